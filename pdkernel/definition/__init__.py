@@ -1,8 +1,8 @@
 """
-The deployable files of a workflow, both ways: `workflow.yaml`, `pdkernel.yaml`, one entry file a code step.
+The deployable files of a workflow, both ways: `workflow.yaml`, `pdkernel.yaml`, one entry file per code step.
 
-Knows the shapes that Git sync has, and keeps them here alone. Plans files as values; writing is a step
-of its own, which never overwrites what an export did not write. Reads no accounts and runs nothing.
+The file formats are those of Pipedream's Git sync. Files are planned as values, then written in a separate step, which
+overwrites only files of an earlier export.
 """
 
 from pdkernel.definition.checklist import build_checklist

@@ -1,8 +1,7 @@
 """
-Files put into a folder, all of them or none.
+Writes a set of files into a folder: all of them, or none.
 
-Knows links, ways out of the folder, and that each rename may fail: what was there before is kept aside until all
-are done, and put back if one fails. Knows nothing of workflows.
+Each rename may fail, so the earlier files are kept as backups until all renames are done, and restored if one fails.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _NEW_MODE = 0o644
 
 def check_write_paths(paths: Iterable[str], folder: Path) -> None:
     """
-    Refuse paths that are not the folder's own.
+    Refuse paths that are links or that leave the folder.
 
     Args:
-        paths: Below the folder, with slashes.
-        folder: It need not be there yet.
+        paths: Relative to the folder, with slashes.
+        folder: The folder; it does not have to exist yet.
 
     Raises:
         RequestError: The folder is a file; or a path is a link, a folder, or leads out of the folder.
@@ -46,10 +45,10 @@ def check_write_paths(paths: Iterable[str], folder: Path) -> None:
 
 def write_files_atomically(files: Mapping[str, bytes], folder: Path) -> None:
     """
-    Write *files*, contents by path below *folder*; made and replaced are all of them, or none.
+    Write *files* (content by path relative to *folder*): all of them, or none.
 
     Raises:
-        RequestError: One could not be written; the folder is as it was.
+        RequestError: A file could not be written; the folder is unchanged.
     """
     placing = _AtomicWrite(folder)
     try:
@@ -58,7 +57,7 @@ def write_files_atomically(files: Mapping[str, bytes], folder: Path) -> None:
         placing.rename()
     except OSError as error:
         placing.undo()
-        raise RequestError(f"{folder} cannot be written: {error.strerror or error}. It is as it was.") from None
+        raise RequestError(f"{folder} cannot be written: {error.strerror or error}. It is unchanged.") from None
     except BaseException:  # an interrupt between two renames
         placing.undo()
         raise
@@ -91,11 +90,11 @@ class _AtomicWrite:
             aside.replace(target)
 
     def undo(self) -> None:
-        """Put back what was there. Nothing here may hide the error that led here."""
+        """Restore the earlier files. Errors are suppressed, so that the original error is the one raised."""
         for aside, target in self._temporaries:
             with suppress(OSError):
                 if aside.exists():
-                    continue  # its rename was never reached
+                    continue  # not renamed yet
                 before = self._backups.get(target)
                 if before is None:
                     target.unlink(missing_ok=True)

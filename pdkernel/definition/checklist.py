@@ -1,8 +1,4 @@
-"""
-What an export cannot carry, as sentences for a person with the builder open.
-
-Knows what Git sync leaves out. Does nothing about it.
-"""
+"""The manual steps after an export, as sentences for a person with the workflow builder open."""
 
 from __future__ import annotations
 
@@ -26,20 +22,20 @@ def build_checklist(
     kept_accounts: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[str, ...]:
     """
-    What to do by hand after an export, in order.
+    The manual steps after an export, in order.
 
     Args:
-        workflow: What was exported.
+        workflow: The exported workflow.
         pinned_steps: Steps whose exports are pinned in the notebook.
-        kept_accounts: Account ids that a synced folder keeps, by step and prop.
+        kept_accounts: Account ids that stay in a synced folder, by step and prop.
     """
     return tuple(_sentences(workflow, frozenset(pinned_steps), kept_accounts or {}))
 
 
 def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
-    """What a folder without `pdkernel.yaml` does not say of a workflow of which *sidecar* is known, as sentences."""
-    accounts = [f"{name}.{prop}" for name, said in sidecar.steps.items() for prop in said.accounts]
-    stores = [f"{name}.{prop}" for name, said in sidecar.steps.items() for prop in said.stores]
+    """The values of *sidecar* that a folder without `pdkernel.yaml` does not store, as sentences."""
+    accounts = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.accounts]
+    stores = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.stores]
     parts = [
         f"whose account fills {', '.join(accounts)}" if accounts else "",
         f"which data store fills {', '.join(stores)}" if stores else "",
@@ -48,16 +44,16 @@ def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
         "its environment variables" if sidecar.variables else "",
         "its test users" if sidecar.test_users else "",
         "where actions run" if sidecar.actions else "",
-        "the trigger's settings" if any(_says_more(trigger) for trigger in sidecar.triggers) else "",
+        "the trigger's settings" if any(_has_settings(trigger) for trigger in sidecar.triggers) else "",
     ]
-    said = "; ".join(part for part in parts if part)
-    if not said:
+    omitted = "; ".join(part for part in parts if part)
+    if not omitted:
         return ()
-    return (f"Left out, as the folder has no {SIDECAR_FILE_NAME} (--docs writes one): {said}.",)
+    return (f"Left out, as the folder has no {SIDECAR_FILE_NAME} (--docs writes one): {omitted}.",)
 
 
-def _says_more(trigger: Trigger) -> bool:
-    """Whether *trigger* says more than that it is there."""
+def _has_settings(trigger: Trigger) -> bool:
+    """Whether *trigger* has any setting besides its type and id."""
     return bool(
         replace(trigger, config={k: v for k, v in trigger.config.items() if k != "id"}) != Trigger(trigger.type)
     )
@@ -72,9 +68,9 @@ def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str
     for trigger in workflow.triggers:
         if "id" not in trigger.config:
             yield _trigger(trigger)
-        elif _says_more(trigger):
-            said = _trigger(trigger).removeprefix("Create ").replace(" in the builder", "", 1)
-            yield f"Trigger {trigger.config['id']}: Git holds its id alone. Check in the builder that it is {said}"
+        elif _has_settings(trigger):
+            setup = _trigger(trigger).removeprefix("Create ").replace(" in the builder", "", 1)
+            yield f"Trigger {trigger.config['id']}: Git holds its id alone. Check in the builder that it is {setup}"
     for step in workflow.steps:
         yield from _step(step, kept)
     limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in SIDECAR_SETTINGS if key in workflow.settings]
@@ -119,13 +115,13 @@ def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
         )
     if step.language in _UNDEPLOYABLE_LANGUAGES:
         yield (
-            f"Step {step.name}: look at it after the sync. How a {_UNDEPLOYABLE_LANGUAGES[step.language]} step stands in "
+            f"Step {step.name}: check it after the sync. The form of a {_UNDEPLOYABLE_LANGUAGES[step.language]} step in "
             "workflow.yaml is inferred; if it is refused, create it in the builder and paste the code."
         )
     if step.props and step.language != "node":
         yield f"Step {step.name}: only Node.js steps have props on Pipedream; {', '.join(step.props)} will be ignored."
     if step.timeout_s is not None:
-        yield f"Step {step.name}: a time limit of its own is not known on Pipedream; the workflow's applies."
+        yield f"Step {step.name}: Pipedream has no time limit per step; the workflow's limit applies."
     if step.debug:
         yield f"Step {step.name}: --debug is for the notebook and is not exported."
 

@@ -1,7 +1,7 @@
 """
-Credentials written into a workflow, which must not get into its files.
+Finds credentials written into a workflow, which must not get into its files.
 
-Knows what well-known credentials look like; only forms that are hardly ever anything else.
+The patterns match forms that are hardly ever anything else.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _CREDENTIAL_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 _CREDENTIAL_NAME = re.compile(r"password|passwd|secret|token\Z|api_?-?key\Z|private_?key", re.IGNORECASE)
 _MIN_CREDENTIAL_CHARS = 8
-"""Of a text that is taken for a credential; shorter ones are words such as a kind of token."""
+"""Length of a text that counts as a credential; shorter texts are words, such as a token's type."""
 
 
 def check_no_credentials(workflow: Workflow, *, existing: Workflow | None = None) -> None:
     """
-    Refuse a workflow in which a credential is written out.
+    Refuse a workflow that contains a credential in plain text.
 
     Args:
-        workflow: What is to be written.
-        existing: What stands in the folder already: a credential that it has is no news to its Git history.
+        workflow: The workflow to write.
+        existing: The workflow in the folder; its credentials are in the Git history already and are not refused.
 
     Raises:
-        DefinitionError: The message names the step and the prop or line, never the text.
+        DefinitionError: A credential was found; the message names the step and the prop or line, never the text.
     """
     known = frozenset() if existing is None else frozenset(_credentials(existing))
     for fault in find_credential_errors(workflow, known_texts=known):
@@ -49,7 +49,7 @@ def check_no_credentials(workflow: Workflow, *, existing: Workflow | None = None
 def find_credential_errors(
     workflow: Workflow, *, known_texts: frozenset[str] = frozenset()
 ) -> Iterator[DefinitionError]:
-    """What `check_literals` refuses, one for each place; texts that are *known_texts* are passed over."""
+    """The errors that `check_no_credentials` raises, one per place; texts in *known_texts* are skipped."""
     for step in workflow.steps:
         for path, text in iter_texts(step.props):
             if (what := _find_credential(text, known_texts)) is not None:
@@ -60,7 +60,7 @@ def find_credential_errors(
 
 
 def find_credential_named_props(step: Step) -> Iterator[tuple[str | int, ...]]:
-    """Paths of props that are called like a credential and hold text, no expression, that looks like nothing known."""
+    """Paths of props with a credential's name and plain text that matches none of the known patterns."""
     for path, text in iter_texts(step.props):
         if (
             _CREDENTIAL_NAME.search(str(path[-1]))
@@ -95,7 +95,7 @@ def _credentials(workflow: Workflow) -> Iterator[str]:
     for step in workflow.steps:
         for text in (step.source, *(text for _, text in iter_texts(step.props))):
             yield text
-            # the head of a private key is the same in all of them, and says nothing of which one it is
+            # all private keys start with the same line, so it does not identify a key
             yield from (found for _, _, found in _iter_credentials(text) if not found.startswith("-----"))
 
 

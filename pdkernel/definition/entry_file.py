@@ -1,8 +1,4 @@
-"""
-The file that an entry of `workflow.yaml` names, read with care.
-
-Knows that it may lead out of the workflow's folder, be no file, or be far too large. Knows no steps.
-"""
+"""Reads an entry file that `workflow.yaml` names, with checks: inside the folder, a regular file, within the size limit."""
 
 from __future__ import annotations
 
@@ -10,11 +6,11 @@ import stat
 from pathlib import Path
 
 MAX_ENTRY_FILE_BYTES = 32 * 1024 * 1024
-"""Of one entry file; the platform's own limit for a step's code is not known, and is surely lower."""
+"""Size limit of one entry file; the platform's own limit for a step's code is not documented, and surely lower."""
 
 
 class EntryFileError(Exception):
-    """Why an entry file cannot be read: words that go on from its name."""
+    """Why an entry file cannot be read: the end of a sentence that starts with the file's name."""
 
 
 def read_entry_file(folder: Path, uses: str) -> str | None:
@@ -22,7 +18,7 @@ def read_entry_file(folder: Path, uses: str) -> str | None:
     The text of the file that *uses* names in *folder*, byte for byte as UTF-8; None if there is no such file.
 
     Raises:
-        EntryCodeError: It leads out of the folder, is no file, is too large, or is not UTF-8.
+        EntryFileError: The path leaves the folder, is not a regular file, is too large, or is not UTF-8.
     """
     path = folder / uses
     try:
@@ -48,5 +44,5 @@ def is_outside(path: Path, folder: Path) -> bool:
 
 
 def get_error_line(fault: UnicodeDecodeError) -> int:
-    """The line, first is 1, of the byte that *fault* is about."""
+    """The line of the byte that *fault* is about, from 1."""
     return fault.object.count(b"\n", 0, fault.start) + 1

@@ -1,7 +1,7 @@
 """
-One call for an export: plan, compare or write, checklist.
+Exports a workflow to a folder: plan the files, compare or write them, build the checklist.
 
-Knows that what only the folder's own `pdkernel.yaml` says (endpoint, test users) outlives an export.
+Values that only the folder's `pdkernel.yaml` holds (endpoint, test users) survive an export.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def export_to_folder(
     Write *workflow* to *folder*.
 
     Args:
-        workflow: What to write; check it first (`inspection.check`).
-        folder: Made if need be; it becomes the workflow's folder itself.
+        workflow: The workflow to write; run `check_workflow` on it first.
+        folder: The workflow's folder; it is created if it does not exist.
         sidecar: The `pdkernel.yaml` beside the notebook, or None.
-        pinned_steps: Steps that are pinned in the notebook: they are exported as they are, and it is said.
-        include_readme: Write a `README.md`, too: the workflow in words.
+        pinned_steps: Steps that are pinned in the notebook; they are exported unpinned, and the checklist names them.
+        include_readme: Also write a `README.md` that describes the workflow.
         dry_run: Compare only.
 
     Raises:

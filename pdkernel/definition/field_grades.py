@@ -1,8 +1,8 @@
 """
-How well each field of a definition's files is known to be what the platform reads.
+Grades each field of a definition's files by how well its meaning to the platform is known.
 
-Knows every key that a plan can write. `documented`: the platform's documentation says it; `observed`: it stands so in synced
-repositories (runtime reference, "Every key observed"); `inferred`: nobody has seen it; `ours`: only this program reads it.
+`documented`: in the platform's documentation. `observed`: seen in synced repositories. `inferred`: never seen.
+`ours`: only pdkernel reads the field.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _DEFINED = frozenset({"app", "name", "type", "authType", "appId"})
 
 def grade_fields(files: Sequence[DefinitionFile], workflow: Workflow) -> tuple[GradedField, ...]:
     """
-    Every field of *files* with its grade; fields of steps that are graded alike are one.
+    Every field of *files* with its grade; equal fields of several steps are merged.
 
     Args:
         files: The files of a definition.
-        workflow: What they were written from: what it has kept of a synced file was observed there.
+        workflow: The source of *files*; keys that it kept from a synced file count as observed.
 
     Raises:
-        LookupError: A key that has no grade: a plan must not write what nobody has graded.
+        LookupError: A key has no grade: a plan must write graded keys only.
         NotebookError: A file cannot be read.
     """
     found: dict[tuple[str, str, Grade], dict[str, None]] = {}
@@ -126,7 +126,7 @@ def _props(props: Mapping[str, Any], step: Step | None) -> Iterator[tuple[str, G
         elif isinstance(value, dict) and LABELLED_VALUE_KEY in value:
             yield f".*.{LABELLED_VALUE_KEY}", "observed"
         else:
-            # values of props were seen at Node.js steps and actions only
+            # prop values were observed for Node.js steps and actions only
             yield ".*", "observed" if step is None or step.uses or step.language == "node" else "inferred"
 
 
@@ -136,7 +136,7 @@ def _grade_definitions(definitions: Any, step: Step | None) -> Iterator[tuple[st
     for item in definitions:
         for key in item:
             grade = "observed" if item in kept else _grade_key(key, _DEFINED, {}, CONFIGURABLE_PROPS_KEY)
-            # a definition of a data store was never seen
+            # a definition of a data store was never observed
             yield (
                 f".{CONFIGURABLE_PROPS_KEY}[].{key}",
                 grade if item in kept or item.get("type") == "app" else "inferred",
@@ -144,7 +144,7 @@ def _grade_definitions(definitions: Any, step: Step | None) -> Iterator[tuple[st
 
 
 def _grade_key(key: str, seen: frozenset[str], kept: Mapping[str, Any], where: str) -> Grade:
-    """Observed in general, or in the very file that was read."""
+    """`observed` if the key is in *seen*, or in the file that was read (*kept*)."""
     if key in seen or key in kept:
         return "observed"
     raise LookupError(f"{where}: {key} has no grade")

@@ -1,8 +1,4 @@
-"""
-A workflow as definition files; pure.
-
-Knows which file says what. Writes nothing.
-"""
+"""Builds the definition files of a workflow as values; pure, writes nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ WORKFLOW_FILE = "workflow.yaml"
 STATE_FILE = ".workflow.state"
 WORKFLOW_SCHEMA = "workflow/2022.04"
 SIDECAR_SETTINGS = ("memory", "concurrency", "throttle", "queue", "auto_retry", "retention")
-"""Settings whose key in `workflow.yaml` nobody has seen: they stand in `pdkernel.yaml`."""
+"""Settings that were never observed in `workflow.yaml`: they are written to `pdkernel.yaml`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +50,11 @@ def plan_files(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[D
     The files of *workflow*: `workflow.yaml`, `pdkernel.yaml`, then one entry file for each code step.
 
     Args:
-        workflow: What to write. Pins are no part of it.
-        sidecar: What the workflow itself does not hold (endpoint, test users, actions, control flow).
+        workflow: The workflow to write, without pins.
+        sidecar: Values that the workflow does not hold (endpoint, test users, actions, control flow).
 
     Raises:
-        DefinitionError: A prop or code holds what looks like a credential; or a prop's expression cannot be read.
+        DefinitionError: A prop or code contains a credential, or a prop's expression cannot be read.
     """
     check_no_credentials(workflow)
     base = sidecar or Sidecar()
@@ -73,12 +69,12 @@ def plan_files(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[D
 
 
 def find_inferred_steps(workflow: Workflow) -> tuple[str, ...]:
-    """Steps whose form in `workflow.yaml` was never seen in a synced repository."""
+    """Steps whose form in `workflow.yaml` was never observed in a synced repository."""
     return tuple(step.name for step in workflow.steps if step.language in INFERRED_LANGUAGES)
 
 
 def build_entry_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
-    """An entry file a code step; none for one that had none, whose cell is empty still."""
+    """One entry file per code step, without steps whose code is missing."""
     found: dict[str, DefinitionFile] = {}
     for step in workflow.steps:
         if step.uses or step.is_code_missing:
@@ -87,7 +83,7 @@ def build_entry_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
         other = found.setdefault(path, DefinitionFile(path, step.source))
         if other.text != step.source:
             raise DefinitionError(
-                f"Step {step.name}: its code stands in {path}, as another step's does, and the two differ.",
+                f"Step {step.name}: its code is written to {path}, and another step has different code there.",
                 fix="Rename this step's cell: a step of another name has a file of its own.",
                 step=step.name,
             )
@@ -95,7 +91,7 @@ def build_entry_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
 
 
 def get_entry_path(step: Step) -> str:
-    """The entry file of a code step, as `uses` names it: where it was read from, else where the platform puts it."""
+    """The path of a code step's entry file for `uses`: the path it was read from, else the platform's default."""
     entry = get_bookkeeping(step).get("entry")
     if isinstance(entry, str) and detect_language(entry) in (step.language, None):
         return entry
@@ -118,7 +114,7 @@ def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
 
 
 def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
-    """The steps, and below each what was kept there; what stood below a step that is gone stands at the end."""
+    """The steps, each followed by its unsupported entries; entries of removed steps come last."""
     names = {step.name for step in workflow.steps}
     below: dict[str | None, list[JSON]] = {}
     for kept in workflow.unsupported_entries:
@@ -138,7 +134,7 @@ def _git_settings(workflow: Workflow) -> dict[str, JSON]:
 
 
 def build_step_mapping(step: Step, step_sidecar: StepSidecar | None = None) -> dict[str, JSON]:
-    """The entry of *step* in `workflow.yaml`; *step_sidecar* is what `pdkernel.yaml` says of it."""
+    """The entry of *step* in `workflow.yaml`; *step_sidecar* is its entry in `pdkernel.yaml`."""
     extra = {key: value for key, value in step.extra.items() if key != ROUND_TRIP_KEY}
     mapping: dict[str, JSON] = {"namespace": step.name}
     if step.disabled:
@@ -156,7 +152,7 @@ def build_step_mapping(step: Step, step_sidecar: StepSidecar | None = None) -> d
     if not has_valid_cursor(step):
         extra.pop(PROPS_CURSOR_KEY, None)
     mapping.update(extra)
-    # Bash and Go have no accounts on the platform: whose account it is stands in pdkernel.yaml alone
+    # Bash and Go steps have no accounts on the platform: only pdkernel.yaml stores the account choice
     if props := build_props_mapping(
         step, () if step.language in INFERRED_LANGUAGES else _synced_apps(step, step_sidecar)
     ):
@@ -164,9 +160,9 @@ def build_step_mapping(step: Step, step_sidecar: StepSidecar | None = None) -> d
     return mapping
 
 
-def _synced_apps(step: Step, said: StepSidecar | None) -> tuple[AppBinding, ...]:
-    """The step's app props with the ids that Git held where the answer is an account of this project, or none yet."""
-    choices = said.accounts if said is not None else {}
+def _synced_apps(step: Step, step_sidecar: StepSidecar | None) -> tuple[AppBinding, ...]:
+    """The step's app props, with the account id from Git where the choice is a local account or is unanswered."""
+    choices = step_sidecar.accounts if step_sidecar is not None else {}
     return tuple(
         replace(app, account=choice.synced)
         if (choice := choices.get(app.prop)) is not None and choice.synced and _stands_for(choice, app)
@@ -180,7 +176,7 @@ def _stands_for(choice: AccountChoice, app: AppBinding) -> bool:
 
 
 def build_sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
-    """Everything that `workflow.yaml` does not say, on top of what *base* knows alone."""
+    """Everything that `workflow.yaml` does not store, added to *base*."""
     variables = dict.fromkeys(
         (*base.variables, *workflow.variables, *find_workflow_variables(workflow, ignore_bad_props=is_synced(workflow)))
     )
@@ -194,8 +190,8 @@ def build_sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
     )
 
 
-def _step_sidecar(step: Step, said: StepSidecar | None) -> StepSidecar:
-    known = said.accounts if said is not None else {}
+def _step_sidecar(step: Step, step_sidecar: StepSidecar | None) -> StepSidecar:
+    known = step_sidecar.accounts if step_sidecar is not None else {}
     accounts: Mapping[str, AccountChoice] = {
         app.prop: _choice(app, known.get(app.prop), get_explicit_app(app, step.uses)) for app in find_app_bindings(step)
     }
@@ -210,7 +206,7 @@ def _step_sidecar(step: Step, said: StepSidecar | None) -> StepSidecar:
 
 
 def _choice(app: AppBinding, known: AccountChoice | None, slug: str | None) -> AccountChoice:
-    """Whose account fills *app*; what was *known* of it stays where the step says the same."""
+    """The account choice for *app*; the *known* choice is kept where it agrees with the step."""
     account = app.account or EXTERNAL_USER
     if known is None or account not in {known.account, EXTERNAL_USER}:
         return AccountChoice(account, slug)

@@ -1,8 +1,7 @@
 """
-A synced folder's files with a notebook's changes made, and all else as it was; pure.
+Applies a notebook's changes to the files of a synced folder; pure, writes nothing.
 
-Knows what of `workflow.yaml` is the notebook's to say: name, settings, steps. Triggers, the folder's ids and keys
-that nobody knows stay. Writes nothing.
+The notebook decides name, settings and steps. Triggers, the folder's ids and unknown keys are kept.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ _ORDER = ("schema", "name", "inactive", "settings", "triggers", "steps")
 @dataclass(frozen=True)
 class FolderPatch:
     """
-    What a patch makes of a folder.
+    The result of a patch.
 
     Attributes:
-        files: `workflow.yaml`, then the entry files; those that stay as they are too.
-        previous_entry_paths: Entry files of the folder's steps, as they were.
-        unused_entry_paths: Those of them that no step uses any more.
-        workflow: The notebook's, with what the folder knows of it: its triggers' ids, its unknown keys.
-        kept_accounts: Account ids that stay in the file whatever the notebook answers, by step and prop.
+        files: `workflow.yaml`, then the entry files, unchanged ones included.
+        previous_entry_paths: Entry files of the folder's steps before the patch.
+        unused_entry_paths: The previous entry files that no step uses any more.
+        workflow: The notebook's workflow with the folder's trigger ids and unknown keys.
+        kept_accounts: Account ids that stay in the file whatever the notebook says, by step and prop.
     """
 
     files: tuple[DefinitionFile, ...]
@@ -55,46 +54,50 @@ def build_folder_patch(
     workflow: Workflow, document: WorkflowDocument, *, sidecar: Sidecar | None = None
 ) -> FolderPatch:
     """
-    The files of the synced folder that *document* is of, as *workflow* would have them.
+    The files of the synced folder of *document*, changed to match *workflow*.
 
     Args:
-        workflow: The notebook's.
+        workflow: The notebook's workflow.
         document: The folder's `workflow.yaml`.
         sidecar: The `pdkernel.yaml` beside the notebook.
 
     Raises:
-        DefinitionError: A prop or code holds what looks like a new credential; or the folder cannot be read.
-        UnsupportedError: The folder is of another workflow; or its YAML has an anchor where something changes.
+        DefinitionError: A prop or code contains a new credential, or the folder cannot be read.
+        UnsupportedError: The folder belongs to another workflow, or a changed value has a YAML anchor.
     """
-    there = build_workflow(document, require_code=False, assumed_account="own")
-    check_no_credentials(workflow, existing=there)
-    _check_same(workflow, there, document)
-    said = sidecar.steps if sidecar is not None else {}
+    folder_workflow = build_workflow(document, require_code=False, assumed_account="own")
+    check_no_credentials(workflow, existing=folder_workflow)
+    _check_same(workflow, folder_workflow, document)
+    step_sidecars = sidecar.steps if sidecar is not None else {}
     complete = "schema" in workflow.extra
-    places = _places(there, document.data)
-    pairs = match_steps(workflow.steps, there.steps)
+    places = _places(folder_workflow, document.data)
+    pairs = match_steps(workflow.steps, folder_workflow.steps)
     steps: dict[str, MergedStep] = {}
     for step in workflow.steps:
         known = pairs.get(step.name)
         if known is None:
-            steps[step.name] = build_new_step(step, said.get(step.name))
+            steps[step.name] = build_new_step(step, step_sidecars.get(step.name))
         else:
             raw = _raw_steps(document.data)[places[known.name]]
-            steps[step.name] = merge_step(step, known, raw, step_sidecar=said.get(step.name), is_complete=complete)
+            steps[step.name] = merge_step(
+                step, known, raw, step_sidecar=step_sidecars.get(step.name), is_complete=complete
+            )
     alignment = _alignment(workflow, pairs, places, len(_raw_steps(document.data)))
-    new = _with_steps(_with_head(document.data, workflow, there, complete=complete), steps, alignment)
+    new = _with_steps(_with_head(document.data, workflow, folder_workflow, complete=complete), steps, alignment)
     name = str(document.folder / WORKFLOW_FILE)
     sources = tuple(source for source, _ in alignment)
     text = patch_yaml(document.text, document.data, new, name=name, alignments={("steps",): sources})
     ready = replace(workflow, steps=tuple(step.step for step in steps.values()))
     files = (DefinitionFile(WORKFLOW_FILE, document.byte_order_mark + text), *build_entry_files(ready))
     used = {file.path for file in files} | {_path_of(step) for step in ready.steps if not step.uses}
-    before = tuple(dict.fromkeys(_path_of(step) for step in there.steps if not step.uses and not step.is_code_missing))
+    before = tuple(
+        dict.fromkeys(_path_of(step) for step in folder_workflow.steps if not step.uses and not step.is_code_missing)
+    )
     return FolderPatch(
         files,
         before,
         tuple(path for path in before if path not in used),
-        _merge_folder_facts(workflow, there, document.data),
+        _merge_folder_facts(workflow, folder_workflow, document.data),
         {(name, prop): account for name, step in steps.items() for prop, account in step.kept_accounts.items()},
     )
 
@@ -106,17 +109,17 @@ def get_workflow_id(workflow: Workflow) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _check_same(workflow: Workflow, there: Workflow, document: WorkflowDocument) -> None:
-    if workflow.name == there.name or (
+def _check_same(workflow: Workflow, folder_workflow: Workflow, document: WorkflowDocument) -> None:
+    if workflow.name == folder_workflow.name or (
         get_workflow_id(workflow) is not None and get_workflow_id(workflow) == document.id
     ):
         return
-    ids = [{trigger.config.get("id") for trigger in each.triggers} - {None} for each in (workflow, there)]
+    ids = [{trigger.config.get("id") for trigger in each.triggers} - {None} for each in (workflow, folder_workflow)]
     if ids[0] & ids[1]:
         return
     raise UnsupportedError(
-        f"{document.folder} is of another workflow: it is called {there.name!r}, and this one {workflow.name!r}.",
-        fix=f"Name the folder of {workflow.name!r}, or write `name: {there.name}` into the %%pdworkflow cell.",
+        f"{document.folder} belongs to another workflow: it is called {folder_workflow.name!r}, and this one {workflow.name!r}.",
+        fix=f"Name the folder of {workflow.name!r}, or write `name: {folder_workflow.name}` into the %%pdworkflow cell.",
     )
 
 
@@ -124,10 +127,10 @@ def _raw_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", data.get("steps") or [])
 
 
-def _places(there: Workflow, data: Mapping[str, Any]) -> dict[str, int]:
-    """The index of every step in the file's `steps`, in which entries of other kinds stand too."""
+def _places(folder_workflow: Workflow, data: Mapping[str, Any]) -> dict[str, int]:
+    """The index of every step in the file's `steps`, which also holds unsupported entries."""
     found: dict[str, int] = {}
-    waiting = list(there.steps)
+    waiting = list(folder_workflow.steps)
     for index, raw in enumerate(_raw_steps(data)):
         if waiting and raw.get("namespace") == waiting[0].name and raw.get("uses") == _uses_of(waiting[0]):
             found[waiting.pop(0).name] = index
@@ -145,7 +148,7 @@ def _path_of(step: Step) -> str:
 def _alignment(
     workflow: Workflow, pairs: Mapping[str, Step], places: Mapping[str, int], count: int
 ) -> list[tuple[int | None, str | None]]:
-    """For each new entry of `steps` the old one's index and the step's name; entries that are no steps have none."""
+    """For each new entry of `steps`: the old index and the step's name; unsupported entries have no name."""
     sources = {step.name: places[pairs[step.name].name] if step.name in pairs else None for step in workflow.steps}
     surviving = {source for source in sources.values() if source is not None}
     below: dict[int, list[int]] = {}
@@ -171,22 +174,30 @@ def _with_steps(
         steps[name].entry if name is not None else _raw_steps(data)[cast("int", source)] for source, name in alignment
     ]
     if not entries:
-        # Where there are no steps, the platform writes no key.
+        # The platform writes no `steps` key for a workflow without steps.
         return {key: value for key, value in data.items() if key != "steps" or not value}
     return _with(data, "steps", entries)
 
 
-def _with_head(data: Mapping[str, Any], workflow: Workflow, there: Workflow, *, complete: bool) -> dict[str, Any]:
+def _with_head(
+    data: Mapping[str, Any], workflow: Workflow, folder_workflow: Workflow, *, complete: bool
+) -> dict[str, Any]:
     """*data* with the notebook's name and settings."""
     result = dict(data)
-    if workflow.name != there.name:
+    if workflow.name != folder_workflow.name:
         result = _with(result, "name", workflow.name)
-    # Settings of which no key was ever seen in Git are written only where the file has them.
-    mine = {
-        key: value for key, value in workflow.settings.items() if key not in SIDECAR_SETTINGS or key in there.settings
+    # Settings that were never observed in Git are written only if the file has them.
+    own_settings = {
+        key: value
+        for key, value in workflow.settings.items()
+        if key not in SIDECAR_SETTINGS or key in folder_workflow.settings
     }
-    settings = merge_value(dict(there.settings), dict(there.settings), mine if complete else {**there.settings, **mine})
-    return result if is_same_value(settings, dict(there.settings)) else _with(result, "settings", settings)
+    settings = merge_value(
+        dict(folder_workflow.settings),
+        dict(folder_workflow.settings),
+        own_settings if complete else {**folder_workflow.settings, **own_settings},
+    )
+    return result if is_same_value(settings, dict(folder_workflow.settings)) else _with(result, "settings", settings)
 
 
 def _with(data: dict[str, Any], key: str, value: JSON) -> dict[str, Any]:
@@ -196,16 +207,16 @@ def _with(data: dict[str, Any], key: str, value: JSON) -> dict[str, Any]:
     return insert_key(data, key, value, above=above[-1] if above else None)
 
 
-def _merge_folder_facts(workflow: Workflow, there: Workflow, data: Mapping[str, Any]) -> Workflow:
-    """*workflow* with the ids of the folder's triggers, and without limits that the file itself says."""
-    ids = [trigger.config["id"] for trigger in there.triggers if "id" in trigger.config]
-    mine = list(workflow.triggers)
-    says_nothing = mine == [Trigger()]
+def _merge_folder_facts(workflow: Workflow, folder_workflow: Workflow, data: Mapping[str, Any]) -> Workflow:
+    """*workflow* with the ids of the folder's triggers, and without the limits that the file stores."""
+    ids = [trigger.config["id"] for trigger in folder_workflow.triggers if "id" in trigger.config]
+    own_triggers = list(workflow.triggers)
+    says_nothing = own_triggers == [Trigger()]
     if says_nothing:
-        mine = list(there.triggers)
+        own_triggers = list(folder_workflow.triggers)
     triggers = [
         replace(trigger, config={"id": ids[index], **trigger.config}) if index < len(ids) else trigger
-        for index, trigger in enumerate(mine)
+        for index, trigger in enumerate(own_triggers)
     ]
     written = data.get("settings") or {}
     return replace(
@@ -214,5 +225,5 @@ def _merge_folder_facts(workflow: Workflow, there: Workflow, data: Mapping[str, 
         settings={
             key: value for key, value in workflow.settings.items() if key not in SIDECAR_SETTINGS or key not in written
         },
-        extra=there.extra,
+        extra=folder_workflow.extra,
     )

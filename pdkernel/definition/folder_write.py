@@ -1,8 +1,7 @@
 """
-Planned files, compared with a folder and written there.
+Compares planned files with a folder and writes them.
 
-Knows what an export may overwrite: what an export of the same workflow wrote. Decides nothing about the
-files' content.
+An export overwrites only files that an export of the same workflow wrote.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from pdkernel.render.files import FileChange, FileState, Finding
 @dataclass(frozen=True, slots=True)
 class ExportResult:
     """
-    What an export did, or would do.
+    The result of an export or of a comparison.
 
     Attributes:
-        folder: Where.
-        files: The definition's files in their order, then what was left alone.
-        checklist: What is to be done by hand, as sentences.
+        folder: The target folder.
+        files: The definition's files in their order, then the files that were left alone.
+        checklist: Manual steps, as sentences.
         is_written: False for a comparison.
-        findings: What to look at before it is deployed.
+        findings: Findings of the lint.
     """
 
     folder: Path
@@ -56,10 +55,10 @@ class ExportResult:
 
 def compare_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[str] = ()) -> ExportResult:
     """
-    What writing *files* to *folder* would do.
+    Compare *files* with *folder*, without writing.
 
     Raises:
-        RequestError: It may not be done: the message says what stands in the way.
+        RequestError: The files may not be written; the message gives the reason.
         UnsupportedError: The folder holds another workflow, or one that Pipedream synced.
     """
     try:
@@ -77,18 +76,18 @@ def write_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: Seq
     Write *files* to *folder*, all of them or none.
 
     Raises:
-        RequestError: As `compare`; or the folder cannot be written.
-        UnsupportedError: As `compare`.
+        RequestError: As for `compare_files`, or the folder cannot be written.
+        UnsupportedError: As for `compare_files`.
     """
     return apply_changes(compare_files(files, folder, checklist=checklist), files)
 
 
 def apply_changes(result: ExportResult, files: Sequence[DefinitionFile]) -> ExportResult:
     """
-    Write those of *files* that *result*, a comparison, says are new or changed.
+    Write the files that are new or changed in *result*, a comparison.
 
     Raises:
-        RequestError: The folder cannot be written; it is as it was.
+        RequestError: The folder cannot be written; it is unchanged.
     """
     due = set(result.paths("new", "changed"))
     write_definition_files([file for file in files if file.path in due], result.folder)
@@ -100,7 +99,7 @@ def write_definition_files(files: Sequence[DefinitionFile], folder: Path) -> Non
     Write *files* to *folder*, all of them or none.
 
     Raises:
-        RequestError: The folder cannot be written; it is as it was.
+        RequestError: The folder cannot be written; it is unchanged.
     """
     write_files_atomically({file.path: _encode_text(file.text) for file in files}, folder)
 
@@ -128,11 +127,11 @@ def _check_same_workflow(files: Sequence[DefinitionFile], folder: Path) -> None:
             f"{path} was not written by an export: there is no {SIDECAR_FILE_NAME} beside it.",
             fix="Patch it with --into FOLDER, or export to another folder.",
         )
-    ours = next((_name_in(file.text) for file in files if file.path == WORKFLOW_FILE), None)
-    theirs = _name_in(path.read_text(encoding="utf-8", errors="replace"))
-    if theirs != ours:
+    name = next((_name_in(file.text) for file in files if file.path == WORKFLOW_FILE), None)
+    existing_name = _name_in(path.read_text(encoding="utf-8", errors="replace"))
+    if existing_name != name:
         raise UnsupportedError(
-            f"{path} is of another workflow: it is called {theirs!r}, and this one {ours!r}.",
+            f"{path} belongs to another workflow: it is called {existing_name!r}, and this one {name!r}.",
             fix="Export to another folder. If you have renamed the workflow, remove the old folder first.",
         )
 
@@ -146,7 +145,7 @@ def _name_in(text: str) -> object:
 
 
 def _check_foreign_files(changes: Sequence[FileChange], folder: Path) -> None:
-    """Without a `workflow.yaml` of ours in it, nothing in the folder is ours to change."""
+    """Refuse to change any file in a folder that has no `workflow.yaml`: no export wrote it."""
     if (folder / WORKFLOW_FILE).exists():
         return
     for change in changes:
@@ -158,7 +157,7 @@ def _check_foreign_files(changes: Sequence[FileChange], folder: Path) -> None:
 
 
 def diff_file(file: DefinitionFile, folder: Path) -> FileChange:
-    """What writing *file* to *folder* changes there."""
+    """The change that writing *file* to *folder* makes."""
     try:
         before: bytes | None = (folder / file.path).read_bytes()
     except FileNotFoundError:
@@ -180,14 +179,14 @@ def _diff(file: DefinitionFile, before: str, *, is_new: bool) -> str:
 
 
 def _list_other_files(files: Sequence[DefinitionFile], folder: Path) -> Iterator[str]:
-    """What else stands in the folder and in the steps' folders, one level deep."""
-    ours = {file.path for file in files}
-    parents = {path.rpartition("/")[0] for path in ours} | {""}
+    """Other files in the folder and in the steps' folders, one level deep."""
+    planned = {file.path for file in files}
+    parents = {path.rpartition("/")[0] for path in planned} | {""}
     for parent in sorted(parents):
         place = folder / parent
         if not place.is_dir():
             continue
         for entry in sorted(place.iterdir()):
             path = f"{parent}/{entry.name}" if parent else entry.name
-            if entry.name != ".git" and path not in ours and path not in parents:
+            if entry.name != ".git" and path not in planned and path not in parents:
                 yield f"{path}/" if entry.is_dir() else path

@@ -1,8 +1,8 @@
 """
-How a step's language is written in a definition.
+The form of each language in a definition: entry file and runtime.
 
-Knows entry files and runtimes. `entry.sh` and `entry.go` are inferred: no synced repository was ever seen
-with a Bash or Go step, and their runtimes are unknown, so none is written for them.
+`entry.sh` and `entry.go` are inferred: no synced repository with a Bash or Go step was observed. Their runtime names are
+unknown, so none is written.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SUFFIXES: Mapping[str, Language] = {
 
 
 def default_entry_path(name: str, language: Language) -> str:
-    """Where the code of step *name* stands in the workflow's folder."""
+    """The default path of step *name*'s code, relative to the workflow's folder."""
     return f"{name}/{ENTRY_FILES[language]}"
 
 
 def detect_language(path: str) -> Language | None:
-    """The language of an entry file, by its ending; None if no language has that ending."""
+    """The language of an entry file by its suffix, or None."""
     return _SUFFIXES.get(PurePosixPath(path).suffix)

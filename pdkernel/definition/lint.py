@@ -1,7 +1,7 @@
 """
-What to look at before a workflow is deployed: the rules of the lint and their order, findings with their place.
+The lint: rules for a workflow before it is deployed, and findings with their place.
 
-Nothing is refused here: `file_plan` and `check_workflow` refuse what must not be written.
+The lint refuses nothing: `file_plan` and `check_workflow` refuse workflows that must not be written.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pdkernel.model import AppBinding, Step, Workflow
 from pdkernel.render.files import Finding
 
 MAX_PROP_BYTES = 64 * 1024
-"""Of a prop's value (components reference, "prop limits")."""
+"""Limit of a prop's value (components reference, "prop limits")."""
 _LANGUAGES = {"bash": "Bash", "go": "Go"}
 _EXACT = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
-_RESPONSE_FIX = "Send one on every way: `$.respond({...})`, in Python `pd.respond({...})`, before the step can end."
+_RESPONSE_FIX = "Send one on every path: `$.respond({...})`, in Python `pd.respond({...})`, before the step can end."
 
 
 def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
@@ -47,7 +47,7 @@ def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def _path_of_reference(step: Step, problem: DefinitionError) -> tuple[str | int, ...] | None:
-    """For a folder's step the prop whose expression *problem* is about, as the message names only the step that is read."""
+    """The path of the prop whose expression caused *problem*, found by the step name in the message; for a folder's step."""
     named = re.search(r"reads steps\.(\w+)", problem.message)
     if named is None:
         return None
@@ -56,7 +56,7 @@ def _path_of_reference(step: Step, problem: DefinitionError) -> tuple[str | int,
 
 
 def check_secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Credentials written out in props or code, and props that are called like one."""
+    """Credentials in props or code, and props with a credential's name."""
     for fault in find_credential_errors(workflow):
         yield _from_error("secret", workflow, fault)
     for step in workflow.steps:
@@ -72,7 +72,7 @@ def check_secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def check_own_accounts(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
-    """Accounts of one's own in a workflow that runs for external users, and accounts of which nobody has said whose."""
+    """Your own accounts in a workflow that runs for external users, and app props without an account choice."""
     bindings = []
     for step in workflow.steps:
         for app in find_app_bindings(step):
@@ -85,14 +85,14 @@ def check_own_accounts(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding
                 )
             elif not step.disabled:
                 bindings.append((step, app))
-    theirs: dict[str, str] = {}
+    external: dict[str, str] = {}
     for step, app in bindings:
         if app.account is None:
-            theirs.setdefault(app.app, step.name)
+            external.setdefault(app.app, step.name)
     for step, app in bindings:
-        if app.account is None or not theirs:
+        if app.account is None or not external:
             continue
-        same = theirs.get(app.app)
+        same = external.get(app.app)
         others = f"step {same} uses the external user's" if same else "other steps use the external user's accounts"
         yield _at_step(
             "own-account",
@@ -110,7 +110,7 @@ def _is_unanswered(step: Step, app: AppBinding, sidecar: Sidecar) -> bool:
 
 
 def missing_response(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Reasons why the caller may not get the custom response."""
+    """Reasons why the caller may not receive the custom response."""
     for missing in missing_responses(workflow):
         if missing.step is None:
             what = "The trigger waits for a custom response, and no step sends one."
@@ -124,16 +124,16 @@ def missing_response(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
-    """What nobody has seen in a synced repository."""
+    """Forms that were never observed in a synced repository."""
     for step in workflow.steps:
         if step.language in INFERRED_LANGUAGES:
             yield _at_step(
                 "git-form",
                 step,
-                f"How a {_LANGUAGES[step.language]} step stands in Git is not known; what is written for it is inferred.",
-                "Look at it after the sync; if it is refused, create it in the builder and paste the code.",
+                f"The form of a {_LANGUAGES[step.language]} step in Git is not known; the written form is inferred.",
+                "Check the step after the sync; if it is refused, create it in the builder and paste the code.",
             )
-        elif people := [
+        elif external := [
             app.prop
             for app in find_app_bindings(step)
             if app.account is None and not _is_unanswered(step, app, sidecar)
@@ -141,7 +141,7 @@ def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
             yield _at_step(
                 "git-form",
                 step,
-                f"That {', '.join(people)} is the external user's account has no known form in Git.",
+                f"The external user's account in {', '.join(external)} has no known form in Git.",
                 'Choose "Use end user\'s auth via Connect" in the builder.',
             )
     flow = [entry.name for entry in workflow.unsupported_entries] or ["in pdkernel.yaml"] * bool(sidecar.control_flow)
@@ -151,11 +151,11 @@ def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
 
 
 def check_names(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Names that make trouble as names of folders."""
+    """Names that cause problems as folder names."""
     if slugify(workflow.name) == "workflow" and workflow.name.strip().lower() != "workflow":
         yield Finding(
             "name", None, None, None,
-            f"Nothing of the name {workflow.name!r} is left in the folder's name that Pipedream makes of it.",
+            f"The folder name that Pipedream makes from {workflow.name!r} keeps no character of it.",
             "Give it a name with letters or digits: `name:` in the %%pdworkflow cell.",
         )  # fmt: skip
     counted = Counter(step.name.lower() for step in workflow.steps)
@@ -170,7 +170,7 @@ def check_names(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def check_limits(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Settings out of their range, time limits that end before a step does, values that are too long."""
+    """Settings out of range, time limits above the platform's, values that are too long."""
     for key, value in workflow.settings.items():
         rule = SETTING_RULES.get(key)
         if rule is not None and not rule.is_valid(value):
@@ -186,7 +186,7 @@ def check_limits(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def check_package_versions(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Packages of which each deployment takes whatever version is the newest."""
+    """Packages without an exact version."""
     for step in workflow.steps:
         if step.uses:
             continue
@@ -233,7 +233,7 @@ def _at_prop(rule: str, step: Step, path: tuple[str | int, ...], message: str, f
 
 
 def _file_of(step: Step | None, line: int | None) -> str | None:
-    """For a folder's step, the file to look at."""
+    """The file of a folder's step, or None for a notebook's step."""
     if step is None or step.cell_index is not None or step.props_file is None:
         return None
     return WORKFLOW_FILE if step.uses or line is None else get_entry_path(step).removeprefix("./")
@@ -250,24 +250,24 @@ LINT_RULES: Mapping[str, Callable[[Workflow, Sidecar], Iterator[Finding]]] = {
     "package": check_package_versions,
 }
 """
-What is looked at: references to steps that are not there or come later; credentials written out; an account of one's own
-among the external user's; a custom response that some way never sends; what has no known form in Git; names; limits;
-packages without a version.
+The rules by name: references to steps that do not exist or come later; credentials in plain text; your own account among
+external users' accounts; a custom response that some path never sends; forms unknown to Git; names; limits; packages
+without an exact version.
 """
 
 
 def lint_workflow(workflow: Workflow, sidecar: Sidecar | None = None) -> tuple[Finding, ...]:
     """
-    What to look at in *workflow*, by rule and then by step.
+    The findings for *workflow*, by rule and then by step.
 
     Args:
-        workflow: A notebook's or a folder's.
+        workflow: The workflow of a notebook or a folder.
         sidecar: The `pdkernel.yaml` that belongs to it.
     """
     found: list[Finding] = []
     for rule in LINT_RULES.values():
         try:
             found += rule(workflow, sidecar or Sidecar())
-        except DefinitionError:  # an expression that cannot be read; `references` has told it
+        except DefinitionError:  # an expression that cannot be read; the rule `reference` reports it
             continue
     return tuple(dict.fromkeys(found))

@@ -1,8 +1,4 @@
-"""
-A workflow in words, for the people who find its folder in a repository.
-
-Knows Markdown. Says nothing that the folder's other files do not hold, and no secret.
-"""
+"""Builds the `README.md` that describes a workflow in its repository folder. It contains no secret."""
 
 from __future__ import annotations
 
@@ -25,18 +21,18 @@ def build_readme(workflow: Workflow, checklist: Sequence[str] = ()) -> str:
     The `README.md` of *workflow*.
 
     Args:
-        workflow: What to tell of.
-        checklist: What is to be done by hand.
+        workflow: The workflow to describe.
+        checklist: Manual steps after the export.
     """
     return "\n".join(_lines(workflow, checklist)) + "\n"
 
 
 def check_readme_replaceable(folder: Path) -> None:
     """
-    Refuse to write over a `README.md` that is somebody's own.
+    Refuse to overwrite a `README.md` that an export did not write.
 
     Raises:
-        RequestError: The one in *folder* was not written by an export, or cannot be read.
+        RequestError: The file in *folder* was not written by an export, or cannot be read.
     """
     path = folder / README
     try:
@@ -72,8 +68,10 @@ def _trigger(trigger: Trigger) -> str:
     config = {key: value for key, value in trigger.config.items() if key != "id"}
     if trigger.type == "http":
         config = {"auth": trigger.auth, "response": trigger.response, **config}
-    said = ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in config.items())
-    return _text(f"{kind[trigger.type]} ({said})" if said else kind[trigger.type])
+    settings = ", ".join(
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in config.items()
+    )
+    return _text(f"{kind[trigger.type]} ({settings})" if settings else kind[trigger.type])
 
 
 def _row(step: Step) -> str:
@@ -84,5 +82,5 @@ def _row(step: Step) -> str:
 
 
 def _text(text: str) -> str:
-    """*text* as one line of Markdown in which nothing is markup."""
+    """*text* as one line of Markdown with all markup escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))

@@ -1,8 +1,7 @@
 """
-`pdkernel.yaml`: what Git sync does not hold of a workflow, and applying it to one.
+`pdkernel.yaml`: workflow data that Git sync does not store, such as account choices, and its application to a workflow.
 
-Knows whose account fills which prop, and that what a notebook says itself wins. Holds no secret: names
-of variables and ids only.
+A value in the notebook wins over the file. The file holds no secret, only ids and names of variables.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ SIDECAR_FILE_NAME = "pdkernel.yaml"
 EXTERNAL_USER = "external_user"
 UNANSWERED = "unanswered"
 UnansweredPolicy = Literal["refuse", "keep"]
-"""What becomes of an app prop that no one has answered: it refuses the workflow, or stays (for what runs nothing)."""
+"""What an unanswered app prop does: `refuse` raises an error; `keep` leaves it (for callers that run nothing)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountChoice:
     """
-    Whose account fills an app prop.
+    The choice of account for an app prop.
 
     Attributes:
         account: `external_user`, `unanswered`, or the id of an account of your own.
-        app: The app's slug, or None if it is called like the prop.
-        synced: The account id that the synced file of the step holds, where the answer is another: what is
-            written back there. None if it holds none, or the answer is that id.
+        app: The app's slug, or None if it equals the prop's name.
+        synced: The account id in the synced file, which is written back there. None if the file holds none, or
+            if *account* is that id.
     """
 
     account: str
@@ -42,7 +41,7 @@ class AccountChoice:
 
 @dataclass(frozen=True, slots=True)
 class StepSidecar:
-    """What the file says of one step; `stores` has None for the project's default store."""
+    """The file's entry for one step; in `stores`, None stands for the project's default store."""
 
     language: Language | None = None
     timeout_s: float | None = None
@@ -56,16 +55,16 @@ class Sidecar:
     The file as a value.
 
     Attributes:
-        workflow: The name of the workflow that it belongs to, or None.
+        workflow: The name of the workflow, or None.
         endpoint: The key of its HTTP endpoint, or None.
-        triggers: Their configuration, in order.
-        steps: By name.
-        limits: Settings that `workflow.yaml` has no known key for.
+        triggers: The triggers' configuration, in order.
+        steps: Entries of steps by name.
+        limits: Settings without a known key in `workflow.yaml`.
         variables: Names of environment variables.
         test_users: Ids of external users.
         actions: Where pre-built actions run, or None.
-        control_flow: As written.
-        path: Where it was read from, for messages, or None.
+        control_flow: Control-flow entries, unchanged.
+        path: The file's path for messages, or None.
     """
 
     workflow: str | None = None
@@ -81,12 +80,12 @@ class Sidecar:
 
 
 def get_notebook_sidecar_path(notebook: Path) -> Path:
-    """Where the file of *notebook* stands: `NAME.pdkernel.yaml` beside `NAME.ipynb`."""
+    """The path of *notebook*'s file: `NAME.pdkernel.yaml` beside `NAME.ipynb`."""
     return notebook.with_name(f"{notebook.stem}.{SIDECAR_FILE_NAME}")
 
 
 def merge_sidecars(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
-    """*sidecar* with what it does not say and *existing*, a folder's own file, does: that is nowhere else."""
+    """*sidecar*, completed with values that only *existing*, the folder's file, holds."""
     if existing is None:
         return sidecar
     return replace(
@@ -102,16 +101,16 @@ def apply_sidecar(
     workflow: Workflow, sidecar: Sidecar | None, *, unanswered_policy: UnansweredPolicy = "refuse"
 ) -> Workflow:
     """
-    *workflow* with what *sidecar* adds; what the workflow says itself wins.
+    *workflow* with the values of *sidecar*; a value of the workflow itself wins.
 
     Args:
-        workflow: What a notebook or `workflow.yaml` says.
-        sidecar: What `pdkernel.yaml` says, or None if there is none.
-        unanswered_policy: `keep` leaves an app prop that is `unanswered_policy` without an account of one's own: for export and
-            doctor, never for a run.
+        workflow: The workflow of a notebook or `workflow.yaml`.
+        sidecar: The content of `pdkernel.yaml`, or None if there is no such file.
+        unanswered_policy: `keep` leaves an unanswered app prop without an account: for export and doctor, never for a
+            run.
 
     Raises:
-        RequestError: Whose account fills a prop is `unanswered_policy`.
+        RequestError: An app prop is unanswered, and the policy is `refuse`.
     """
     if sidecar is None:
         return workflow
@@ -126,22 +125,24 @@ def apply_sidecar(
 
 
 def _apply_to_step(step: Step, sidecar: Sidecar, unanswered: UnansweredPolicy) -> Step:
-    said = sidecar.steps.get(step.name)
-    if said is None:
+    step_sidecar = sidecar.steps.get(step.name)
+    if step_sidecar is None:
         return step
     return replace(
         step,
-        apps=_apps(step, said, sidecar, unanswered),
-        stores=(*step.stores, *_new_stores(step, said)),
-        timeout_s=said.timeout_s if step.timeout_s is None else step.timeout_s,
+        apps=_apps(step, step_sidecar, sidecar, unanswered),
+        stores=(*step.stores, *_new_stores(step, step_sidecar)),
+        timeout_s=step_sidecar.timeout_s if step.timeout_s is None else step.timeout_s,
     )
 
 
-def _apps(step: Step, said: StepSidecar, sidecar: Sidecar, unanswered: UnansweredPolicy) -> tuple[AppBinding, ...]:
-    """The directive's own words, then what the file says of props that only the code or the file names."""
+def _apps(
+    step: Step, step_sidecar: StepSidecar, sidecar: Sidecar, unanswered: UnansweredPolicy
+) -> tuple[AppBinding, ...]:
+    """The directive's apps, then the file's choices for props that the directive does not name."""
     apps = {binding.prop: binding for binding in step.apps}
     declared = {binding.prop: binding.app for binding in find_app_bindings(step)}
-    for prop, choice in said.accounts.items():
+    for prop, choice in step_sidecar.accounts.items():
         if prop in apps:
             continue
         app = choice.app or declared.get(prop, prop)
@@ -150,19 +151,19 @@ def _apps(step: Step, said: StepSidecar, sidecar: Sidecar, unanswered: Unanswere
     return tuple(apps.values())
 
 
-def _new_stores(step: Step, said: StepSidecar) -> tuple[StoreBinding, ...]:
+def _new_stores(step: Step, step_sidecar: StepSidecar) -> tuple[StoreBinding, ...]:
     known = {binding.prop for binding in step.stores}
-    return tuple(StoreBinding(prop, store) for prop, store in said.stores.items() if prop not in known)
+    return tuple(StoreBinding(prop, store) for prop, store in step_sidecar.stores.items() if prop not in known)
 
 
 def resolve_account(
     choice: AccountChoice, *, step: Step, prop: str, sidecar: Sidecar, unanswered_policy: UnansweredPolicy = "refuse"
 ) -> str | None:
     """
-    The account of your own that *choice* names, or None for the external user's.
+    The id of your own account in *choice*, or None for the external user's account.
 
     Raises:
-        RequestError: It is `unanswered_policy`, and the step is not disabled.
+        RequestError: The choice is unanswered, the policy is `refuse`, and the step is not disabled.
     """
     if choice.account == UNANSWERED and unanswered_policy == "refuse" and not step.disabled:
         where = SIDECAR_FILE_NAME if sidecar.path is None else str(sidecar.path)

@@ -1,8 +1,4 @@
-"""
-`pdkernel.yaml` as text: checked against its JSON Schema, and written.
-
-Knows the file's keys. The schema is package data and published with it.
-"""
+"""Reads and writes `pdkernel.yaml`; a file is checked against its JSON Schema, which is package data."""
 
 from __future__ import annotations
 
@@ -32,10 +28,10 @@ def load_sidecar_schema() -> Mapping[str, Any]:
 
 def read_sidecar(path: Path) -> Sidecar | None:
     """
-    The file at *path*, or None if there is none.
+    The file at *path*, or None if there is no such file.
 
     Raises:
-        NotebookError: It is not such a file; the message names the path inside it and the line.
+        NotebookError: The file is not a valid `pdkernel.yaml`; the message names the key's path and the line.
     """
     try:
         found = path.stat()
@@ -59,11 +55,11 @@ def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
     Read the file's text.
 
     Args:
-        text: The file.
-        path: Where it stands, for messages.
+        text: The file's text.
+        path: The file's path, for messages.
 
     Raises:
-        NotebookError: It is not YAML, or not as the schema says; the message names path and line.
+        NotebookError: The text is not YAML or does not match the schema; the message names path and line.
     """
     name = str(path) if path is not None else SIDECAR_FILE_NAME
     located = parse_yaml(text, allow_expressions=False, error_class=NotebookError, document_name=name)
@@ -82,7 +78,7 @@ def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
         workflow=data.get("workflow"),
         endpoint=data.get("endpoint"),
         triggers=triggers,
-        steps={step: _step(said) for step, said in data.get("steps", {}).items()},
+        steps={step: _step(step_sidecar) for step, step_sidecar in data.get("steps", {}).items()},
         limits=data.get("limits", {}),
         variables=tuple(data.get("variables", ())),
         test_users=tuple(data.get("test_users", ())),
@@ -111,12 +107,12 @@ def _validate(located: LocatedYaml, name: str) -> None:
     raise NotebookError(f"{name}: {where}: {error.message} (line {line}).", fix=fix, line=line)
 
 
-def _step(said: Mapping[str, Any]) -> StepSidecar:
+def _step(step_sidecar: Mapping[str, Any]) -> StepSidecar:
     return StepSidecar(
-        language=said.get("language"),
-        timeout_s=said.get("timeout"),
-        accounts={prop: _account(choice) for prop, choice in said.get("accounts", {}).items()},
-        stores=said.get("stores", {}),
+        language=step_sidecar.get("language"),
+        timeout_s=step_sidecar.get("timeout"),
+        accounts={prop: _account(choice) for prop, choice in step_sidecar.get("accounts", {}).items()},
+        stores=step_sidecar.get("stores", {}),
     )
 
 
@@ -127,17 +123,17 @@ def _account(choice: str | Mapping[str, str]) -> AccountChoice:
 
 
 def dump_sidecar(sidecar: Sidecar, *, inferred_steps: Sequence[str] = ()) -> str:
-    """The file's text; arguments are those of `sidecar_mapping`."""
+    """The file's text; the arguments are those of `build_sidecar_mapping`."""
     return dump_yaml(build_sidecar_mapping(sidecar, inferred_steps=inferred_steps))
 
 
 def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = ()) -> dict[str, JSON]:
     """
-    What the file says.
+    The file's content as a mapping.
 
     Args:
-        sidecar: The same as a value.
-        inferred_steps: Steps whose form in `workflow.yaml` was never seen in a synced repository.
+        sidecar: The values to write.
+        inferred_steps: Steps whose form in `workflow.yaml` was never observed in a synced repository.
     """
     data: dict[str, JSON] = {"schema": SIDECAR_SCHEMA}
     optional: dict[str, JSON] = {
@@ -146,8 +142,8 @@ def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = (
         "triggers": _triggers(sidecar.triggers),
         "steps": {
             name: mapping
-            for name, said in sidecar.steps.items()
-            if (mapping := _step_mapping(said, inferred=name in inferred_steps))
+            for name, step_sidecar in sidecar.steps.items()
+            if (mapping := _step_mapping(step_sidecar, inferred=name in inferred_steps))
         },
         "control_flow": list(sidecar.control_flow),
         "limits": dict(sidecar.limits),
@@ -160,7 +156,7 @@ def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = (
 
 
 def _triggers(triggers: Sequence[Trigger]) -> list[JSON]:
-    """Triggers in the order of those in `workflow.yaml`; where only some stand there, those say which they are."""
+    """Triggers in the order of `workflow.yaml`; if only some have an id there, those carry it."""
     with_ids = ["id" in trigger.config for trigger in triggers]
     some = any(with_ids) and not all(with_ids)
     return [
@@ -170,7 +166,7 @@ def _triggers(triggers: Sequence[Trigger]) -> list[JSON]:
 
 
 def build_trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
-    """A trigger as the file writes it, without its id."""
+    """A trigger in the file's form, without its id."""
     mapping: dict[str, JSON] = {"type": trigger.type}
     if trigger.type == "http":
         mapping["auth"] = trigger.auth
@@ -180,23 +176,23 @@ def build_trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
     return {**mapping, **{key: value for key, value in trigger.config.items() if key != "id"}}
 
 
-def _step_mapping(said: StepSidecar, *, inferred: bool) -> dict[str, JSON]:
+def _step_mapping(step_sidecar: StepSidecar, *, inferred: bool) -> dict[str, JSON]:
     mapping: dict[str, JSON] = {}
-    if said.language is not None:
-        mapping["language"] = said.language
+    if step_sidecar.language is not None:
+        mapping["language"] = step_sidecar.language
     if inferred:
         mapping["inferred"] = True
-    if said.timeout_s is not None:
-        mapping["timeout"] = said.timeout_s
-    if said.accounts:
-        mapping["accounts"] = {prop: _account_mapping(choice) for prop, choice in said.accounts.items()}
-    if said.stores:
-        mapping["stores"] = dict(said.stores)
+    if step_sidecar.timeout_s is not None:
+        mapping["timeout"] = step_sidecar.timeout_s
+    if step_sidecar.accounts:
+        mapping["accounts"] = {prop: _account_mapping(choice) for prop, choice in step_sidecar.accounts.items()}
+    if step_sidecar.stores:
+        mapping["stores"] = dict(step_sidecar.stores)
     return mapping
 
 
 def _account_mapping(choice: AccountChoice) -> JSON:
     if choice.app is None and choice.synced is None:
         return choice.account
-    said = {"app": choice.app, "account": choice.account, "synced": choice.synced}
-    return {key: value for key, value in said.items() if value is not None}
+    fields = {"app": choice.app, "account": choice.account, "synced": choice.synced}
+    return {key: value for key, value in fields.items() if value is not None}

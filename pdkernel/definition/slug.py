@@ -1,8 +1,4 @@
-"""
-A workflow's name as a folder's name.
-
-Knows the platform's rule, as seen in synced repositories.
-"""
+"""The folder name of a workflow, by the platform's rule as observed in synced repositories."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
-Which step of a notebook is which of a synced folder, renamed ones too.
+Matches the steps of a notebook to those of a synced folder, renamed steps included.
 
-Knows names first, then what steps hold, then where they stand. Changes nothing.
+The order of criteria: name, content, position.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pdkernel.model import Step
 
 def match_steps(steps: Sequence[Step], folder_steps: Sequence[Step]) -> dict[str, Step]:
     """
-    For each of *steps* by its name the step of the folder that it is; new ones are not in it.
+    The folder's step for each of *steps*, by name; new steps are left out.
 
-    A step under a new name is the same one if it holds the same, or stands in the place of one of its kind that is gone.
+    A renamed step matches by equal content, or by the position of a removed step of the same kind.
     """
     by_name = {step.name: step for step in folder_steps}
     pairs = {step.name: by_name[step.name] for step in steps if step.name in by_name}
@@ -25,7 +25,7 @@ def match_steps(steps: Sequence[Step], folder_steps: Sequence[Step]) -> dict[str
 
 
 def is_same_kind(one: Step, other: Step) -> bool:
-    """Whether both are code in one language, or one action in any version."""
+    """Whether both are code in one language, or the same action in any version."""
     return one.language == other.language and _action(one) == _action(other)
 
 
@@ -34,11 +34,11 @@ def _action(step: Step) -> str | None:
 
 
 def _pair_by(
-    key: Callable[[Step], Hashable | None], steps: Sequence[Step], there: Sequence[Step], pairs: dict[str, Step]
+    key: Callable[[Step], Hashable | None], steps: Sequence[Step], folder_steps: Sequence[Step], pairs: dict[str, Step]
 ) -> None:
     taken = {step.name for step in pairs.values()}
     free: dict[Hashable, list[Step]] = {}
-    for step in there:
+    for step in folder_steps:
         if step.name not in taken and (found := key(step)) is not None:
             free.setdefault(found, []).append(step)
     for step in steps:
@@ -47,20 +47,20 @@ def _pair_by(
 
 
 def _content_key(step: Step) -> Hashable | None:
-    """What the step does, where that says enough to tell it from others."""
+    """The step's content, or None if it is too little to identify the step."""
     if step.uses is None:
         return (step.language, step.source) if step.source.strip() else None
     return (step.uses, repr(sorted(step.props.items()))) if step.props else None
 
 
 def _position_key(
-    steps: Sequence[Step], there: Sequence[Step], pairs: dict[str, Step]
+    steps: Sequence[Step], folder_steps: Sequence[Step], pairs: dict[str, Step]
 ) -> Callable[[Step], Hashable | None]:
-    """Between which known neighbours a step of either side stands, and of what kind it is."""
+    """A key of the step's matched neighbours and its kind."""
     known = {id(step): step.name for step in pairs.values()}
     known |= {id(step): pairs[step.name].name for step in steps if step.name in pairs}
     places: dict[int, Hashable] = {}
-    for side in (steps, there):
+    for side in (steps, folder_steps):
         for index, step in enumerate(side):
             if id(step) in known:
                 continue

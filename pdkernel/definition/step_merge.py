@@ -1,8 +1,4 @@
-"""
-A notebook's step as it stands in a synced folder: with the folder's account ids, data stores, labels and line breaks.
-
-Knows what a notebook does not say, or says of this machine only, and that the folder's word stays then.
-"""
+"""Merges a notebook's step into a synced folder: keeps the folder's account ids, data stores, labels and line breaks."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ class MergedStep:
     A step for the folder.
 
     Attributes:
-        step: With what the folder says where the notebook says nothing.
+        step: The step, with the folder's values where the notebook has none.
         entry: Its entry of `workflow.yaml`.
         kept_accounts: Account ids that stay in the file, by prop.
     """
@@ -45,14 +41,14 @@ def merge_step(
     is_complete: bool,
 ) -> MergedStep:
     """
-    *step* in the place of the folder's step.
+    *step* as a replacement of the folder's step.
 
     Args:
-        step: The notebook's.
-        folder_step: The folder's, with the account ids of the file.
+        step: The notebook's step.
+        folder_step: The folder's step, with the account ids of the file.
         folder_entry: The folder's entry of `workflow.yaml`.
-        step_sidecar: What the notebook's `pdkernel.yaml` says of the step.
-        is_complete: Whether the notebook says every prop, so that one it does not say is gone.
+        step_sidecar: The step's entry in the notebook's `pdkernel.yaml`.
+        is_complete: Whether the notebook holds every prop, so that a missing prop was removed.
     """
     if not is_same_kind(step, folder_step):
         return _of_another_kind(step, folder_step, folder_entry)
@@ -62,7 +58,7 @@ def merge_step(
     apps, kept = _apps(step, ids, choices)
     named = {app.prop for app in apps} | {store.prop for store in step.stores} | set(step.props)
     whole = is_complete and not step.uses
-    as_there = replace(
+    merged = replace(
         step,
         apps=(*apps, *(app for app in folder_step.apps if app.prop not in named and not whole)),
         stores=_stores(step.stores, () if whole else folder_step.stores, folder_step.stores, named),
@@ -71,9 +67,9 @@ def merge_step(
         notes=step.notes or (folder_step.notes if not folder_step.notes else None),
         extra=folder_step.extra,
     )
-    entry = build_step_mapping(as_there)
+    entry = build_step_mapping(merged)
     return MergedStep(
-        as_there,
+        merged,
         merge_value(
             dict(folder_entry),
             _use_file_key(build_step_mapping(folder_step), folder_entry),
@@ -84,24 +80,26 @@ def merge_step(
 
 
 def build_new_step(step: Step, step_sidecar: StepSidecar | None) -> MergedStep:
-    """*step*, which the folder does not have yet."""
+    """A step that is new to the folder."""
     apps, kept = _apps(step, {}, step_sidecar.accounts if step_sidecar is not None else {})
     ready = replace(step, apps=apps)
     return MergedStep(ready, build_step_mapping(ready), kept)
 
 
-def _of_another_kind(step: Step, there: Step, raw: Mapping[str, Any]) -> MergedStep:
-    """Code in the place of an action, another action, another language: only keys that nobody knows stay."""
+def _of_another_kind(step: Step, folder_step: Step, raw: Mapping[str, Any]) -> MergedStep:
+    """A step of another kind (code for an action, another action or language): only unknown keys are kept."""
     dropped = {PROPS_CURSOR_KEY, ROUND_TRIP_KEY, "runtime"}
-    extra = {key: value for key, value in there.extra.items() if key not in dropped}
-    runtime = there.extra.get("runtime")
-    if step.language == there.language and runtime is not None:
+    extra = {key: value for key, value in folder_step.extra.items() if key not in dropped}
+    runtime = folder_step.extra.get("runtime")
+    if step.language == folder_step.language and runtime is not None:
         extra["runtime"] = runtime
     ready = replace(step, extra=extra)
     return MergedStep(
         ready,
         merge_value(
-            dict(raw), _use_file_key(build_step_mapping(there), raw), _use_file_key(build_step_mapping(ready), raw)
+            dict(raw),
+            _use_file_key(build_step_mapping(folder_step), raw),
+            _use_file_key(build_step_mapping(ready), raw),
         ),
     )
 
@@ -109,13 +107,13 @@ def _of_another_kind(step: Step, there: Step, raw: Mapping[str, Any]) -> MergedS
 def _apps(
     step: Step, ids: Mapping[str, str | None], choices: Mapping[str, AccountChoice]
 ) -> tuple[tuple[AppBinding, ...], dict[str, str]]:
-    """The step's app props with the ids for the file, and which of those are the file's own still."""
+    """The step's app props with the ids for the file, and the ids that are unchanged from the file."""
     kept: dict[str, str] = {}
     apps = []
     for app in find_app_bindings(step):
         choice = choices.get(app.prop)
         in_git = ids.get(app.prop) or (choice.synced if choice is not None else None)
-        # An answer of pdkernel.yaml is about this project; only an id on the step itself is meant for the file.
+        # A choice in pdkernel.yaml applies to this project; only an id on the step itself is written to the file.
         answered = app.account is None or (choice is not None and choice.account == app.account)
         if in_git and answered:
             kept[app.prop] = in_git
@@ -131,45 +129,45 @@ def _id_in(value: Any) -> str | None:
 def _stores(
     stores: tuple[StoreBinding, ...],
     more: tuple[StoreBinding, ...],
-    there: tuple[StoreBinding, ...],
+    folder_step: tuple[StoreBinding, ...],
     named: set[str],
 ) -> tuple[StoreBinding, ...]:
-    """With the file's id where the step says a name of this project's, or nothing."""
-    ids = {store.prop: store.store for store in there}
-    mine = (
+    """The stores, with the file's id where the step has a local name or none."""
+    ids = {store.prop: store.store for store in folder_step}
+    resolved = (
         store if store.store is not None and is_store_id(store.store) else replace(store, store=ids.get(store.prop))
         for store in stores
     )
-    return (*mine, *(store for store in more if store.prop not in named))
+    return (*resolved, *(store for store in more if store.prop not in named))
 
 
-def _restore_line_ends(step: Step, there: Step) -> str:
-    """The step's code with the file's line breaks; a cell that is empty since the file was missing changes nothing."""
+def _restore_line_ends(step: Step, folder_step: Step) -> str:
+    """The step's code with the file's line breaks; unchanged for a step whose code is missing."""
     if step.is_code_missing:
-        return there.source
+        return folder_step.source
     plain = step.source.replace("\r\n", "\n")
-    if plain == there.source.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n"):
-        return there.source
+    if plain == folder_step.source.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n"):
+        return folder_step.source
     mark = (
         BYTE_ORDER_MARK
-        if there.source.startswith(BYTE_ORDER_MARK) and not step.source.startswith(BYTE_ORDER_MARK)
+        if folder_step.source.startswith(BYTE_ORDER_MARK) and not step.source.startswith(BYTE_ORDER_MARK)
         else ""
     )
-    breaks = there.source.count("\n")
-    if breaks and there.source.count("\r\n") == breaks and "\r" not in step.source:
+    breaks = folder_step.source.count("\n")
+    if breaks and folder_step.source.count("\r\n") == breaks and "\r" not in step.source:
         return mark + plain.replace("\n", "\r\n")
     return mark + step.source
 
 
 def _use_file_key(entry: dict[str, JSON], raw: Mapping[str, Any]) -> dict[str, JSON]:
-    """*entry* with the file's own word for notes."""
+    """*entry* with the file's own key for notes."""
     if "notes" in raw or "note" not in raw:
         return entry
     return {"note" if key == "notes" else key: value for key, value in entry.items()}
 
 
 def _with_labels(entry: dict[str, JSON], raw: Mapping[str, Any]) -> dict[str, JSON]:
-    """*entry* with the file's labels of picked options at values that have not changed."""
+    """*entry* with the file's labels of picked options, where the value has not changed."""
     props, written = entry.get("props"), raw.get("props")
     if not isinstance(props, dict) or not isinstance(written, dict):
         return entry
@@ -188,12 +186,12 @@ def _restore_label(value: JSON, written: Any) -> JSON:
 
 def merge_value(raw: Any, base: Any, new: Any) -> Any:
     """
-    What stands in a file with the changes from *base* to *new* made; what is the same in both stays as it is.
+    *raw* with the changes from *base* to *new*; values that are equal in both keep the file's form.
 
     Args:
-        raw: What the file says.
-        base: What would be written of what the file says.
-        new: What would be written now.
+        raw: The file's value.
+        base: The value that would be written for the file's content.
+        new: The value to write now.
     """
     if is_same_value(base, new):
         return raw
@@ -219,9 +217,9 @@ def _merged_mapping(raw: dict[str, Any], base: dict[str, Any], new: dict[str, An
 
 def insert_key(mapping: Mapping[str, Any], key: str, value: Any, *, above: str | None) -> dict[str, Any]:
     """*mapping* with a new key below *above*, or at the top."""
-    made: dict[str, Any] = {} if above is not None else {key: value}
+    result: dict[str, Any] = {} if above is not None else {key: value}
     for known, item in mapping.items():
-        made[known] = item
+        result[known] = item
         if known == above:
-            made[key] = value
-    return made
+            result[key] = value
+    return result

@@ -1,8 +1,8 @@
 """
-The `props` of a step in `workflow.yaml`, both ways.
+The `props` of a step in `workflow.yaml`, both ways: accounts, stores, picked options and plain values.
 
-Knows the shapes of accounts, stores and picked options. Keeps what a step's model has no word for under
-`BOOKKEEPING` in its `extra`, so that a file that is read and written again is the same.
+Data without a place in the step's model is kept under `ROUND_TRIP_KEY` in its `extra`, so that a file that is read and
+written again is the same.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ ACCOUNT_KEY = "authProvisionId"
 STORE_KEY = "storeId"
 LABELLED_VALUE_KEY = "__lv"
 PROPS_CURSOR_KEY = "_props_cursor"
-"""The platform's id of the props that an action's code added; it is good for that action and version alone."""
+"""The platform's id of the props that an action's code added; valid for that action and version only."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedProps:
     """
-    Props as a step has them.
+    The props of a step, by kind.
 
     Attributes:
-        apps: With the account ids that the file holds.
-        stores: With the store ids that the file holds.
+        apps: App props, with the account ids of the file.
+        stores: Data stores, with the store ids of the file.
         values: The other props, picked options as their values.
-        bookkeeping: What must be kept to write the same again.
+        bookkeeping: Data that is needed to write the same file again.
     """
 
     apps: tuple[AppBinding, ...]
@@ -41,12 +41,12 @@ class ParsedProps:
 
 def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str | None) -> ParsedProps:
     """
-    Take the mapping of a file apart.
+    Parse the `props` mapping of a file.
 
     Args:
         raw: The file's `props`.
         slugs: App slugs that the step's code declares, by prop.
-        action: The action's key, whose first word is its app's slug, or None.
+        action: The action's key, which starts with its app's slug, or None.
     """
     definitions = [item for item in raw.get(CONFIGURABLE_PROPS_KEY) or () if isinstance(item, dict)]
     declared = {str(item.get("name")): item for item in definitions}
@@ -81,7 +81,7 @@ def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str
 
 
 def get_explicit_app(app: AppBinding, action: str | None) -> str | None:
-    """The slug to write beside whose account fills *app*; None where a reader knows it: it is the prop's name."""
+    """The slug to write beside the account of *app*; None if it equals the prop's name."""
     return None if app.app == app.prop and get_app_slug(action) in (app.app, None) else app.app
 
 
@@ -91,7 +91,7 @@ def get_app_slug(action: str | None) -> str | None:
 
 
 def strip_labels(value: Any) -> JSON:
-    """*value* with every picked option as what the step is given: its value without its label."""
+    """*value* with every picked option replaced by its value, without its label."""
     if isinstance(value, dict):
         if isinstance(value.get(LABELLED_VALUE_KEY), dict) and len(value) == 1:
             return strip_labels(value[LABELLED_VALUE_KEY].get("value"))
@@ -103,18 +103,18 @@ def strip_labels(value: Any) -> JSON:
 
 def build_props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
     """
-    The `props` of *step* for `workflow.yaml`; empty if there is nothing to say.
+    The `props` of *step* for `workflow.yaml`; may be empty.
 
     Args:
         step: The step.
-        apps: All its app props, those that only its code declares too.
+        apps: All app props of the step, including those that only its code declares.
     """
     kept = get_bookkeeping(step)
     picked = step.picked_options
     mapping: dict[str, JSON] = {}
     for binding in apps:
-        # parity[end-user-account-in-git]: how "the end user's account" stands in a synced file is not known: nothing is written,
-        # pdkernel.yaml says it, and the checklist says where to choose it in the builder.
+        # parity[end-user-account-in-git]: the form of "the end user's account" in a synced file is not known. Nothing is
+        # written; pdkernel.yaml stores it, and the checklist tells where to choose it in the builder.
         if binding.account is not None:
             mapping[binding.prop] = {ACCOUNT_KEY: binding.account}
     for store in step.stores:
@@ -129,7 +129,7 @@ def build_props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, J
 
 
 def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
-    """A Python step's app and store props: its code cannot declare them, so the file does."""
+    """Definitions of a Python step's app and store props, which its code cannot declare."""
     if step.language != "python" or step.uses:
         return []
     bound = {"app": {app.prop for app in apps}, "data_store": {store.prop for store in step.stores}}
@@ -141,23 +141,23 @@ def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
         or item.get("name") in bound[str(item["type"])]
     ]
     names = {item.get("name") for item in kept if isinstance(item, dict)}
-    # authType and appId are the platform's own; without them the account is chosen once in the builder.
+    # The platform sets authType and appId; without them the account is chosen once in the builder.
     new: list[JSON] = [{"app": app.app, "name": app.prop, "type": "app"} for app in apps if app.prop not in names]
     new += [{"name": store.prop, "type": "data_store"} for store in step.stores if store.prop not in names]
     return [*kept, *new]
 
 
 def has_valid_cursor(step: Step) -> bool:
-    """Whether the step has a props cursor that is still its action's."""
+    """Whether the step has a props cursor that belongs to its current action."""
     return PROPS_CURSOR_KEY in step.extra and get_bookkeeping(step).get("cursor_of", step.uses) == step.uses
 
 
 def get_bookkeeping(step: Step) -> Mapping[str, Any]:
-    """What reading the step kept for writing it."""
+    """The data that reading the step kept for writing it."""
     kept = step.extra.get(ROUND_TRIP_KEY)
     return kept if isinstance(kept, dict) else {}
 
 
 def is_store_id(store: str) -> bool:
-    """Whether *store* is the platform's id of a store, not a name of ours."""
+    """Whether *store* is the platform's id of a store, not a local name."""
     return store.startswith("ds_")

@@ -1,8 +1,7 @@
 """
-One call for an export into a folder that Pipedream synced: read it, patch it, compare or write, checklist.
+Exports a workflow into a folder that Pipedream synced: read, patch, compare or write, build the checklist.
 
-Knows which files an export may add there: a new step's entry file; `pdkernel.yaml` only where there is one already, or
-where it is asked for.
+New files there are the entry files of new steps, and `pdkernel.yaml` or `README.md` if requested.
 """
 
 from __future__ import annotations
@@ -46,48 +45,48 @@ def export_to_synced_folder(
     dry_run: bool = False,
 ) -> ExportResult:
     """
-    Patch the synced *folder*: what the notebook has not changed stays to the byte.
+    Patch the synced *folder*: parts that the notebook has not changed stay byte for byte.
 
-    Entry files of steps are written over with their cells; what the folder's Git history holds is the way back.
+    Cells overwrite the entry files of their steps; the folder's Git history holds the earlier ones.
 
     Args:
-        workflow: The notebook's; check it first (`inspection.check`).
-        folder: It holds `workflow.yaml`.
+        workflow: The notebook's workflow; run `check_workflow` on it first.
+        folder: A folder with a `workflow.yaml`.
         sidecar: The `pdkernel.yaml` beside the notebook, or None.
         pinned_steps: Steps that are pinned in the notebook.
-        include_readme: Write `pdkernel.yaml` and `README.md` also where there are none.
+        include_readme: Write `pdkernel.yaml` and `README.md` even if the folder has none.
         dry_run: Compare only.
 
     Raises:
-        DefinitionError: The workflow cannot be written, or the folder not be read.
-        RequestError: The folder cannot be written to; it is as it was.
-        UnsupportedError: The folder is of another workflow, or written in a way that cannot be patched.
+        DefinitionError: The workflow cannot be written, or the folder cannot be read.
+        RequestError: The folder cannot be written; it is unchanged.
+        UnsupportedError: The folder belongs to another workflow, or its YAML cannot be patched.
     """
     check_write_paths((WORKFLOW_FILE, SIDECAR_FILE_NAME), folder)
     document = _document(folder)
-    made = build_folder_patch(workflow, document, sidecar=sidecar)
+    patch = build_folder_patch(workflow, document, sidecar=sidecar)
     existing = read_sidecar(folder / SIDECAR_FILE_NAME)
-    own = _own_sidecar(made, sidecar, existing)
+    own = _own_sidecar(patch, sidecar, existing)
     todo = [
-        *build_checklist(made.workflow, pinned_steps=pinned_steps, kept_accounts=made.kept_accounts),
+        *build_checklist(patch.workflow, pinned_steps=pinned_steps, kept_accounts=patch.kept_accounts),
         *([] if existing is not None or include_readme else list_omissions(own)),
         *(
-            f"{path} belongs to no step any more: remove it from the folder when you commit."
-            for path in made.unused_entry_paths
+            f"{path} is not used by any step any more: remove it from the folder when you commit."
+            for path in patch.unused_entry_paths
         ),
     ]
-    files = [*made.files[:1], *_sidecar_files(document, made, own, existing, docs=include_readme), *made.files[1:]]
+    files = [*patch.files[:1], *_sidecar_files(document, patch, own, existing, docs=include_readme), *patch.files[1:]]
     if include_readme:
         check_readme_replaceable(folder)
-        files.append(DefinitionFile(README, build_readme(made.workflow, todo)))
+        files.append(DefinitionFile(README, build_readme(patch.workflow, todo)))
     check_write_paths((file.path for file in files), folder)
     try:
         changes = [diff_file(file, folder) for file in files]
     except OSError as error:
         raise RequestError(f"{folder} cannot be read: {error.strerror or error}.") from None
-    _check_unused_files(changes, made, folder)
-    left = [FileChange(path, "left alone") for path in made.unused_entry_paths if (folder / path).exists()]
-    findings = lint_workflow(replace(made.workflow, steps=workflow.steps), sidecar)
+    _check_unused_files(changes, patch, folder)
+    left = [FileChange(path, "left alone") for path in patch.unused_entry_paths if (folder / path).exists()]
+    findings = lint_workflow(replace(patch.workflow, steps=workflow.steps), sidecar)
     result = ExportResult(folder, (*changes, *left), tuple(todo), findings=findings)
     return result if dry_run else apply_changes(result, files)
 
@@ -103,9 +102,9 @@ def _document(folder: Path) -> WorkflowDocument:
         ) from None
 
 
-def _check_unused_files(changes: list[FileChange], made: FolderPatch, folder: Path) -> None:
-    """A new step's entry file must not take the place of a file that no step of the folder uses."""
-    known = {WORKFLOW_FILE, SIDECAR_FILE_NAME, README, *made.previous_entry_paths}
+def _check_unused_files(changes: list[FileChange], patch: FolderPatch, folder: Path) -> None:
+    """Refuse a new step's entry file that would overwrite a file that no step of the folder uses."""
+    known = {WORKFLOW_FILE, SIDECAR_FILE_NAME, README, *patch.previous_entry_paths}
     for change in changes:
         if change.state == "changed" and change.path not in known:
             raise RequestError(
@@ -114,32 +113,32 @@ def _check_unused_files(changes: list[FileChange], made: FolderPatch, folder: Pa
             )
 
 
-def _own_sidecar(made: FolderPatch, sidecar: Sidecar | None, existing: Sidecar | None) -> Sidecar:
-    """What the folder's `pdkernel.yaml` would say: without the ids that its `workflow.yaml` holds itself."""
+def _own_sidecar(patch: FolderPatch, sidecar: Sidecar | None, existing: Sidecar | None) -> Sidecar:
+    """The content for the folder's `pdkernel.yaml`, without the ids that its `workflow.yaml` holds."""
     base = merge_sidecars(sidecar or Sidecar(), existing)
     if existing is not None and existing.actions:
-        base = replace(base, actions=existing.actions)  # a path in it starts at its own folder
-    return _for_folder(build_sidecar(made.workflow, base), existing or Sidecar())
+        base = replace(base, actions=existing.actions)  # a path in `actions` is relative to the folder
+    return _for_folder(build_sidecar(patch.workflow, base), existing or Sidecar())
 
 
 def _for_folder(sidecar: Sidecar, existing: Sidecar) -> Sidecar:
     steps = {}
-    for name, said in sidecar.steps.items():
+    for name, step_sidecar in sidecar.steps.items():
         known = existing.steps.get(name, StepSidecar()).accounts
         accounts = {
             prop: AccountChoice(choice.account, choice.app)
-            for prop, choice in said.accounts.items()
-            # What nobody has answered is no news to a folder that does not ask it.
+            for prop, choice in step_sidecar.accounts.items()
+            # An unanswered prop is written only if the folder's file has it already.
             if choice.account != UNANSWERED or prop in known
         }
-        steps[name] = replace(said, accounts=accounts)
+        steps[name] = replace(step_sidecar, accounts=accounts)
     return replace(sidecar, steps=steps)
 
 
 def _sidecar_files(
-    document: WorkflowDocument, made: FolderPatch, own: Sidecar, existing: Sidecar | None, *, docs: bool
+    document: WorkflowDocument, patch: FolderPatch, own: Sidecar, existing: Sidecar | None, *, docs: bool
 ) -> Iterator[DefinitionFile]:
-    inferred = find_inferred_steps(made.workflow)
+    inferred = find_inferred_steps(patch.workflow)
     if existing is None:
         if docs:
             yield DefinitionFile(SIDECAR_FILE_NAME, dump_sidecar(own, inferred_steps=inferred))
@@ -147,13 +146,14 @@ def _sidecar_files(
     path = document.folder / SIDECAR_FILE_NAME
     text = path.read_bytes().decode("utf-8")
     raw = parse_yaml(text, allow_expressions=False, error_class=NotebookError, document_name=str(path)).value or {}
-    there = apply_sidecar(
+    existing_workflow = apply_sidecar(
         build_workflow(document, existing, require_code=False, unanswered_policy="keep"),
         existing,
         unanswered_policy="keep",
     )
     base = build_sidecar_mapping(
-        _for_folder(build_sidecar(there, existing), existing), inferred_steps=find_inferred_steps(there)
+        _for_folder(build_sidecar(existing_workflow, existing), existing),
+        inferred_steps=find_inferred_steps(existing_workflow),
     )
     new = merge_value(raw, base, build_sidecar_mapping(own, inferred_steps=inferred))
     if not raw:

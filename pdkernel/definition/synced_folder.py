@@ -1,8 +1,4 @@
-"""
-A workflow's folder, as Pipedream synced it, read as a workflow.
-
-Knows every shape seen in synced repositories; unknown keys are kept. Writes nothing.
-"""
+"""Reads a workflow's folder, written by Pipedream's Git sync, as a workflow. Unknown keys are kept."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ from pdkernel.model import (
 AssumedAccount = Literal["external_user", "own"]
 _STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
 MAX_WORKFLOW_FILE_BYTES = 4 * 1024 * 1024
-"""Of a `workflow.yaml`; the longest one seen has a few thousand."""
+"""Size limit of a `workflow.yaml`; the largest observed one has a few thousand bytes."""
 
 BYTE_ORDER_MARK = "\ufeff"
 """The byte order mark, which some editors put at the start of a file."""
@@ -64,12 +60,12 @@ _TRIGGER_IDS: Mapping[str, TriggerType] = {
 @dataclass(frozen=True, slots=True)
 class SyncedFolder:
     """
-    What a synced folder holds.
+    The content of a synced folder.
 
     Attributes:
-        workflow: With what its `pdkernel.yaml` adds.
-        sidecar: That file, or None if there is none.
-        accounts: The account id that `workflow.yaml` holds, or None, by step and app prop.
+        workflow: The workflow, with the values of its `pdkernel.yaml`.
+        sidecar: The content of `pdkernel.yaml`, or None if there is no such file.
+        accounts: The account id in `workflow.yaml`, or None, by step and app prop.
     """
 
     workflow: Workflow
@@ -85,19 +81,20 @@ def read_folder_workflow(
     unanswered_policy: UnansweredPolicy = "refuse",
 ) -> Workflow:
     """
-    The workflow in *folder*; entries that are no steps known here are its `kept` ones.
+    The workflow in *folder*; entries of unknown types become its unsupported entries.
 
     Args:
-        folder: It holds `workflow.yaml`, perhaps `pdkernel.yaml`, and an entry file for each code step.
-        require_code: False takes a missing entry file as empty code.
-        assumed_account: Whose accounts fill app props of which no `pdkernel.yaml` says it. Never `own` for a run:
-            that would use your own account for someone else's request.
+        folder: A folder with `workflow.yaml`, an entry file for each code step, and optionally `pdkernel.yaml`.
+        require_code: False reads a missing entry file as empty code.
+        assumed_account: The account for app props that `pdkernel.yaml` does not mention. Never `own` for a run:
+            that would use your own account for the request of an external user.
         unanswered_policy: As for `apply_sidecar`.
 
     Raises:
-        NotebookError: Not such a folder, or a file in it cannot be read; the message names file and line.
-        UnsupportedError: A format that this version does not know.
-        RequestError: `pdkernel.yaml` leaves unanswered whose account a step uses.
+        NotebookError: The folder is not a workflow's folder, or a file in it cannot be read; the message names file
+            and line.
+        UnsupportedError: The format is unknown to this version.
+        RequestError: An account choice in `pdkernel.yaml` is unanswered.
     """
     return read_synced_folder(
         folder, require_code=require_code, assumed_account=assumed_account, unanswered_policy=unanswered_policy
@@ -107,7 +104,7 @@ def read_folder_workflow(
 def read_synced_folder(
     folder: Path, *, require_code: bool, assumed_account: AssumedAccount, unanswered_policy: UnansweredPolicy
 ) -> SyncedFolder:
-    """The workflow in *folder* with what was read beside it; arguments and errors are those of `read_folder`."""
+    """The content of *folder*; arguments and errors are those of `read_folder_workflow`."""
     document = read_document(folder)
     sidecar = read_sidecar(folder / SIDECAR_FILE_NAME)
     reader = _StepReader(
@@ -125,11 +122,11 @@ class WorkflowDocument:
     A folder's `workflow.yaml`.
 
     Attributes:
-        folder: Where it stands.
-        text: As it is, without a byte order mark.
-        byte_order_mark: The byte order mark, or nothing.
-        located: What it says; its value is a mapping.
-        id: The workflow's id (`p_...`) that `.workflow.state` says, or None.
+        folder: The folder of the file.
+        text: The file's text, without a byte order mark.
+        byte_order_mark: The byte order mark, or an empty text.
+        located: The parsed YAML; its value is a mapping.
+        id: The workflow's id (`p_...`) in `.workflow.state`, or None.
     """
 
     folder: Path
@@ -140,7 +137,7 @@ class WorkflowDocument:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the file says."""
+        """The file's mapping."""
         return cast("dict[str, Any]", self.located.value)
 
 
@@ -149,8 +146,8 @@ def read_document(folder: Path) -> WorkflowDocument:
     The `workflow.yaml` in *folder*.
 
     Raises:
-        NotebookError: There is none, or it cannot be read; the message names file and line.
-        UnsupportedError: A format that this version does not know.
+        NotebookError: The file does not exist or cannot be read; the message names file and line.
+        UnsupportedError: The format is unknown to this version.
     """
     path = folder / WORKFLOW_FILE
     whole = _text(path, folder)
@@ -175,9 +172,9 @@ def build_workflow(
     unanswered_policy: UnansweredPolicy = "refuse",
 ) -> Workflow:
     """
-    The workflow of *document*; arguments and errors as for `read_folder`.
+    The workflow of *document*; arguments and errors as for `read_folder_workflow`.
 
-    *sidecar* answers whose accounts its props use, and is not applied any further.
+    Only the account choices of *sidecar* are used.
     """
     reader = _StepReader(
         document, sidecar, require_code=require_code, accounts=assumed_account, unanswered=unanswered_policy
@@ -200,7 +197,7 @@ def _workflow(document: WorkflowDocument, sidecar: Sidecar | None, reader: _Step
 
 
 def _state_id(folder: Path) -> str | None:
-    """The id in `.workflow.state`; a folder without that file, or with one that says nothing, has none."""
+    """The id in `.workflow.state`, or None if the file is missing or has no id."""
     path = folder / STATE_FILE
     if not path.is_file() or is_outside(path, folder):
         return None
@@ -213,7 +210,7 @@ def _state_id(folder: Path) -> str | None:
 
 
 def describe_assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
-    """What is assumed of a synced *folder* that has no `pdkernel.yaml`, as sentences; nothing if it has one."""
+    """The assumptions about a synced *folder* without `pdkernel.yaml`, as sentences; empty if it has the file."""
     if (folder / SIDECAR_FILE_NAME).exists():
         return ()
     sentences = []
@@ -235,9 +232,7 @@ def _text(path: Path, folder: Path) -> str:
         if not stat.S_ISREG(found.st_mode):
             raise NotebookError(f"{path} is not a file.")
         if found.st_size > MAX_WORKFLOW_FILE_BYTES:
-            raise NotebookError(
-                f"{path} has {found.st_size} bytes, and no more than {MAX_WORKFLOW_FILE_BYTES} are read."
-            )
+            raise NotebookError(f"{path} has {found.st_size} bytes; the limit is {MAX_WORKFLOW_FILE_BYTES} bytes.")
         return path.read_bytes().decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise NotebookError(f"{folder} is not a workflow's folder: it has no {WORKFLOW_FILE}.") from None
@@ -300,13 +295,13 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
 
 
 def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
-    """What is assumed of a trigger of which only the kind is known: the workflow answers if one of its *steps* may."""
+    """The assumed trigger where only the type is known; the response is custom if one of *steps* may respond."""
     custom = type_ == "http" and any(not step.disabled and responds(step) != "never" for step in steps)
     return Trigger(type_, response="custom" if custom else "default")
 
 
 def _is_step_attribute(key: str, value: Any, raw: Mapping[str, Any]) -> bool:
-    """Whether the step's own attributes say what *key* says."""
+    """Whether an attribute of the step holds the value of *key*."""
     match key:
         case "disabled":
             return value is True
@@ -338,7 +333,7 @@ class _StepReader:
         self.account_ids: dict[tuple[str, str], str | None] = {}
 
     def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[UnsupportedEntry]]:
-        """The steps, and the entries that are none."""
+        """The steps, and the unsupported entries."""
         steps: dict[str, Step] = {}
         kept: list[UnsupportedEntry] = []
         for index, raw in enumerate(raw_steps):
@@ -365,7 +360,7 @@ class _StepReader:
         return tuple(steps.values()), kept
 
     def _is_step(self, raw: Mapping[str, Any]) -> bool:
-        """Whether *raw* is code in a language that is known, or an action with its version."""
+        """Whether *raw* is code in a known language, or an action with its version."""
         uses = raw.get("uses")
         if not isinstance(uses, str):
             return False
@@ -407,8 +402,8 @@ class _StepReader:
         return kind(f"{self._folder / WORKFLOW_FILE}: {what} (line {line}).", step=step, line=line)
 
     def _language(self, uses: str, name: object) -> Language | None:
-        said = self._get_step_sidecar(name).language if isinstance(name, str) else None
-        return said or detect_language(uses)
+        language = self._get_step_sidecar(name).language if isinstance(name, str) else None
+        return language or detect_language(uses)
 
     def _get_step_sidecar(self, name: str) -> StepSidecar:
         steps = self._sidecar.steps if self._sidecar is not None else {}
@@ -460,7 +455,7 @@ class _StepReader:
         return tuple(replace(store, store=named.get(store.prop, store.store)) for store in stores)
 
     def _resolve_account(self, step: Step, app: AppBinding) -> AppBinding:
-        """*app* with the account that `pdkernel.yaml` says, or the one to assume."""
+        """*app* with the account of `pdkernel.yaml`, or the assumed account."""
         choice = self._get_step_sidecar(step.name).accounts.get(app.prop)
         if choice is not None and self._sidecar is not None:
             account = resolve_account(

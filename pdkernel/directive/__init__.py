@@ -1,8 +1,4 @@
-"""
-What stands in a cell: `%%pdstep` and `%%pdworkflow`, one grammar, both ways.
-
-Knows the design's contract for cells. Knows nothing of notebooks' files, kernels or running.
-"""
+"""The grammar of the cells `%%pdstep` and `%%pdworkflow`, both ways."""
 
 from pdkernel.directive.cell import StepCell, format_step_cell, is_step_cell, is_workflow_cell, parse_step_cell
 from pdkernel.directive.cell_yaml import dump_cell_yaml
@@ -13,11 +9,12 @@ from pdkernel.directive.step_line import format_step_line
 from pdkernel.directive.step_options import STEP_OPTIONS, StepOption
 from pdkernel.directive.suggestions import did_you_mean
 from pdkernel.directive.triggers import parse_trigger
-from pdkernel.directive.workflow_header import WorkflowHeader, parse_settings, parse_workflow_cell
+from pdkernel.directive.workflow_header import WORKFLOW_MAGIC, WorkflowHeader, parse_settings, parse_workflow_cell
 from pdkernel.directive.yaml_patch import Alignment, is_same_value, patch_yaml
 
 __all__ = [
     "STEP_OPTIONS",
+    "WORKFLOW_MAGIC",
     "Alignment",
     "LocatedYaml",
     "StepCell",

@@ -1,8 +1,4 @@
-"""
-A whole cell: lines above the magic, the magic, the body.
-
-Knows which cells are steps and which is the workflow's header. Knows nothing of a notebook's other cells.
-"""
+"""A step's whole cell (lines above the magic, the magic, the body), both ways; and which cells are steps or headers."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ class StepCell:
 
 @dataclass(frozen=True, slots=True)
 class SplitCell:
-    """A cell cut at its magic: what follows the magic's name, the lines below, how many lines stand above those."""
+    """A cell split at its magic: the rest of the magic's line, the lines below it, and the number of lines above those."""
 
     line: str
     body: str
@@ -40,7 +36,7 @@ class SplitCell:
 
 
 def split_cell(text: str, magic: re.Pattern[str]) -> SplitCell | None:
-    """*text* cut at *magic* if nothing but comments and blank lines stands above it, else None."""
+    """*text* split at *magic* if only comments and blank lines precede the magic, else None."""
     position = 0
     for number, line in enumerate(text.split("\n"), start=1):
         position += len(line) + 1
@@ -52,7 +48,7 @@ def split_cell(text: str, magic: re.Pattern[str]) -> SplitCell | None:
 
 
 def is_step_cell(text: str) -> bool:
-    """Whether the cell is a step: its first line that says anything starts with `%%pdstep`."""
+    """Whether the cell is a step: its first line of content starts with `%%pdstep`."""
     return split_cell(text, _STEP) is not None
 
 
@@ -62,23 +58,23 @@ def is_workflow_cell(text: str) -> bool:
 
 
 def split_workflow_cell(text: str) -> SplitCell | None:
-    """The header's cell, cut; None if it is none."""
+    """The header's cell, split; None if the cell is not a header."""
     return split_cell(text, _WORKFLOW)
 
 
 @lru_cache(maxsize=512)  # a notebook's cells are read again at every run, and a step is a frozen value
 def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = None) -> StepCell:
     """
-    Read a step's whole cell.
+    Parse a step's whole cell.
 
     Args:
-        text: The cell, as it stands.
+        text: The cell's text.
         cell: Its index in the notebook, or None.
         notes: The step's note, which a cell does not show.
 
     Raises:
-        DirectiveError: Not a step's cell, or its line or props cannot be read; `line` is the cell's.
-        StepNameError: The step's name cannot be one.
+        DirectiveError: The cell is not a step, or its line or props are invalid; `line` counts within the cell.
+        StepNameError: The step's name is invalid.
     """
     found = split_cell(text, _STEP)
     if found is None:
@@ -115,7 +111,7 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
 
 
 def _with_body(props: Mapping[str, JSON], found: SplitCell, *, step: str) -> tuple[dict[str, JSON], LocatedYaml]:
-    """Props of the line and of the body, which must not say the same twice; and where those of the body stand."""
+    """The props of the line and the body, without duplicates, and the lines of the body's props."""
     located = parse_yaml(found.body, allow_expressions=True, line_offset=found.body_offset, step=step)
     body = {} if located.value is None else located.value
     if not isinstance(body, dict):
@@ -141,7 +137,7 @@ def format_step_cell(step: Step) -> str:
     The whole cell of *step*, without its note: what `parse_step_cell` reads back.
 
     Raises:
-        DirectiveError: A prop's name cannot stand in a cell.
+        DirectiveError: A prop's name cannot be written in a cell.
     """
     if not step.uses:
         return f"{format_step_line(step)}\n{step.source}"

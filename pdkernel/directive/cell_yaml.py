@@ -1,7 +1,7 @@
 """
-Props as a cell shows them: YAML as the platform writes it, but `{{ }}` without quotes.
+Writes props as a cell shows them: YAML in the platform's style, but `{{ }}` without quotes.
 
-Knows that a cell's `{{ }}` is read before YAML is. Whatever would not read back the same keeps its quotes.
+A cell's `{{ }}` is read before YAML. A value that would not read back the same keeps its quotes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pdkernel.model import JSON
 
 
 def dump_cell_yaml(value: Mapping[str, JSON]) -> str:
-    """*value* as a cell's YAML, which `read_yaml(..., expressions=True)` reads back where a cell can hold it."""
+    """*value* as a cell's YAML, which `parse_yaml(..., allow_expressions=True)` reads back if a cell can hold it."""
     return "".join(_dump_item(key, item) for key, item in value.items()) or dump_yaml(value)
 
 
@@ -28,10 +28,10 @@ def _dump_item(key: str, item: JSON) -> str:
     plain = dump_yaml({key: item})
     if OPENING_BRACES not in plain:
         return plain
-    stand_ins = _ExpressionTokens(plain)
-    text = stand_ins.restore(dump_yaml({key: stand_ins.tokenize(item)}))
-    # What stands bare reads back by how it was cut; what kept its quotes beside it may change how the rest is read.
-    return text if (stand_ins.all_hidden and OPENING_BRACES not in key) or _reads_as(text, {key: item}) else plain
+    tokens = _ExpressionTokens(plain)
+    text = tokens.restore(dump_yaml({key: tokens.tokenize(item)}))
+    # Unquoted expressions read back by construction; a quoted one beside them can change how the rest is read.
+    return text if (tokens.all_hidden and OPENING_BRACES not in key) or _reads_as(text, {key: item}) else plain
 
 
 def _reads_as(text: str, value: Mapping[str, JSON]) -> bool:
@@ -42,7 +42,7 @@ def _reads_as(text: str, value: Mapping[str, JSON]) -> bool:
 
 
 class _ExpressionTokens:
-    """Words for expressions, none of which stands in *text*."""
+    """Replaces expressions by tokens that do not occur in *text*."""
 
     def __init__(self, text: str) -> None:
         mark = "q"
@@ -53,7 +53,7 @@ class _ExpressionTokens:
         self.all_hidden = True
 
     def tokenize(self, value: Any) -> Any:
-        """*value* with the expressions of its strings hidden, where these can stand without quotes."""
+        """*value* with a token for each expression that can be written without quotes."""
         if isinstance(value, dict):
             return {key: self.tokenize(item) for key, item in value.items()}
         if isinstance(value, list):

@@ -1,8 +1,8 @@
 """
-YAML 1.2 as people and the platform write it, with the line of every value, and with bare `{{ }}`.
+Reads YAML 1.2, as people and the platform write it, with the line of every value and with unquoted `{{ }}`.
 
-Knows that `{{ }}` is read before YAML is: each becomes one character pair that YAML takes as text,
-and comes back afterwards. Knows JSON's types only: dates stay text, anything else is an error.
+Each `{{ }}` is replaced by a token before YAML is parsed, and restored afterwards. In quotes, YAML's own escapes apply, so
+that a line copied from `workflow.yaml` means the same in a cell. Values have JSON's types only: dates stay text.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
-from pdkernel.directive.embedded import TokenizedYaml
 from pdkernel.directive.psych_scalar import is_string
 from pdkernel.errors import DefinitionError, DirectiveError
+from pdkernel.expression import find_closing_braces
+from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES, build_template_error
 from pdkernel.model import JSON
 
 if TYPE_CHECKING:
@@ -27,15 +28,142 @@ _MAX_DEPTH = 200
 _TAGS = frozenset({"null", "bool", "int", "float", "str", "timestamp", "value", "merge"})
 
 
+_PRIVATE_USE_CODES = range(0xE000, 0xF8FF)
+"""Unicode's private use area: YAML accepts these characters as text."""
+
+
+@dataclass(frozen=True)
+class TokenizedYaml:
+    """
+    YAML with tokens in the place of its expressions.
+
+    Attributes:
+        text: The YAML to parse.
+        sources: The expression behind each token: braces and content, unchanged.
+        errors: Tokens for each `{{` that cannot be read, with the error.
+        dropped_breaks: The number of line breaks that each line of *text* (from 1) has lost.
+        token_pattern: Matches a token; None without expressions.
+    """
+
+    text: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, DefinitionError] = field(default_factory=dict)
+    dropped_breaks: Mapping[int, int] = field(default_factory=dict)
+    token_pattern: re.Pattern[str] | None = None
+
+    @classmethod
+    def without_expressions(cls, text: str) -> Self:
+        """*text* unchanged."""
+        return cls(text)
+
+    @classmethod
+    def tokenize(cls, text: str) -> Self:
+        """Replace every expression of *text* by a token."""
+        if OPENING_BRACES not in text:
+            return cls(text)
+        left, right = (chr(code) for code in _unused(text))
+        hidden: dict[str, str] = {}
+        faults: dict[str, DefinitionError] = {}
+        dropped: dict[int, int] = {}
+        parts: list[str] = []
+        position = 0
+        line = 1
+        while (opening := text.find(OPENING_BRACES, position)) != -1:
+            parts.append(text[position:opening])
+            line += text.count("\n", position, opening)
+            if _in_comment(text, opening):
+                parts.append(OPENING_BRACES)
+                position = opening + len(OPENING_BRACES)
+                continue
+            token = f"{left}{len(hidden) + len(faults)}{right}"
+            start = opening + len(OPENING_BRACES)
+            end = _find_end(text, start)
+            if end is None:
+                faults[token] = build_template_error(text, start)
+                position = start
+            else:
+                position = end + len(CLOSING_BRACES)
+                hidden[token] = text[opening:position]
+                if breaks := text.count("\n", opening, position):
+                    dropped[line] = dropped.get(line, 0) + breaks
+            parts.append(token)
+        parts.append(text[position:])
+        pattern = re.compile(f"{left}\\d+{right}")
+        return cls("".join(parts), hidden, faults, dropped, pattern)
+
+    def original_line(self, line: int) -> int:
+        """The line number in the original text for *line* of the tokenized text."""
+        return line + sum(breaks for at, breaks in self.dropped_breaks.items() if at < line)
+
+    def restore(self, text: str, *, style: str | None, line: int) -> str | DefinitionError:
+        """*text*, a scalar that YAML read in *style* at *line*, with its expressions; or the error of one of them."""
+        if self.token_pattern is None:
+            return text
+        for token in self.token_pattern.findall(text):
+            if token in self.errors:
+                return self.errors[token]
+        indent = self._block_indent(text, line) if style in {"|", ">"} else 0
+        return self.token_pattern.sub(lambda match: _as_read(self.sources[match[0]], style, indent), text)
+
+    def _block_indent(self, value: str, line: int) -> int:
+        """The indentation of the block whose `|` or `>` is in *line*, from its first line of content."""
+        below = self.text.split("\n")[line:]
+        raw = next((text for text in below if text.strip()), "")
+        read = next((text for text in value.split("\n") if text.strip()), "")
+        return len(raw) - len(read) if raw.endswith(read) else len(raw) - len(raw.lstrip())
+
+
+def _as_read(source: str, style: str | None, indent: int) -> str:
+    if style in {'"', "'"}:
+        return _unquoted(source, style)
+    if indent:
+        first, *rest = source.split("\n")
+        return "\n".join([first, *(text[indent:] if not text[:indent].strip() else text for text in rest)])
+    return source
+
+
+def _unquoted(source: str, quote: str) -> str:
+    """*source* as YAML reads it inside quotes; unchanged if it is invalid there."""
+    from ruamel.yaml import YAML  # takes a third of the extension's load time: only who reads YAML pays it
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        value = YAML(typ="safe", pure=True).load(f"{quote}{source}{quote}")
+    except YAMLError:
+        return source
+    return value if isinstance(value, str) else source
+
+
+def _find_end(text: str, start: int) -> int | None:
+    # Unquoted first; then as in quotes, where `\"` and `''` mean one quotation mark.
+    for read in (str, lambda source: _unquoted(source, '"'), lambda source: _unquoted(source, "'")):
+        end = find_closing_braces(text, start, unescape=read)
+        if end is not None:
+            return end
+    return None
+
+
+def _in_comment(text: str, position: int) -> bool:
+    """Whether *position* is in a comment that fills its line."""
+    start = text.rfind("\n", 0, position) + 1
+    return text[start:position].lstrip().startswith("#")
+
+
+def _unused(text: str) -> tuple[int, int]:
+    used = set(text)
+    free = (code for code in _PRIVATE_USE_CODES if chr(code) not in used)
+    return next(free), next(free)
+
+
 @dataclass(frozen=True)
 class LocatedYaml:
     """
     A YAML document.
 
     Attributes:
-        value: Its value, JSON's types only.
+        value: The document's value, with JSON's types only.
         lines: The line of every value by its path.
-        ambiguous_paths: With *psych*: paths of texts that stand without quotes and are something else to Ruby's Psych (`12:30`).
+        ambiguous_paths: With *as_psych*: paths of unquoted texts that Ruby's Psych reads as another type (`12:30`).
     """
 
     value: JSON
@@ -43,7 +171,7 @@ class LocatedYaml:
     ambiguous_paths: tuple[ValuePath, ...] = ()
 
     def get_line(self, path: ValuePath) -> int | None:
-        """The line of the value at *path*, or of the nearest one around it that is there."""
+        """The line of the value at *path*, or of its nearest existing parent."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.lines:
                 return self.lines[path[:length]]
@@ -61,19 +189,19 @@ def parse_yaml(
     as_psych: bool = False,
 ) -> LocatedYaml:
     """
-    Read *text*.
+    Parse *text*.
 
     Args:
-        text: One YAML document, or nothing.
-        allow_expressions: Whether `{{ }}` may stand without quotes.
+        text: One YAML document; may be empty.
+        allow_expressions: Whether `{{ }}` may be unquoted.
         line_offset: Lines above *text* in its cell, added to every line.
         step: The step concerned, for errors.
         error_class: The class of error to raise.
-        document_name: What the text is called in messages.
-        as_psych: Read by the platform: a plain `0899` or `1e3` is text, and `yes` is true, as they are to Ruby's Psych.
+        document_name: The name of the text in messages.
+        as_psych: Parse like Ruby's Psych, which the platform uses: an unquoted `0899` or `1e3` is text, `yes` is true.
 
     Raises:
-        DefinitionError: Of class *error_class*: not YAML, a value that JSON has no word for, an unclosed `{{`.
+        DefinitionError: Of class *error_class*: invalid YAML, a value of a type that JSON lacks, an unclosed `{{`.
     """
     embedded = TokenizedYaml.tokenize(text) if allow_expressions else TokenizedYaml.without_expressions(text)
     reader = _Reader(
@@ -113,7 +241,7 @@ class _Reader:
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
         yaml = YAML(typ="safe", pure=True)
-        yaml.allow_duplicate_keys = True  # told apart below, where a good message can be made
+        yaml.allow_duplicate_keys = True  # checked below, with a better message
         try:
             node = yaml.compose(self._embedded.text)
         except MarkedYAMLError as fault:
@@ -158,7 +286,7 @@ class _Reader:
             key = self._text(key_node, line)
             if key in result:
                 raise self._fault(f"has the key {key!r} twice", line)
-            # A value's line is its key's: that is where a person looks.
+            # A value gets the line of its key, where a person looks first.
             self._lines[(*path, key)] = self._embedded.original_line(line) + self._line_offset
             result[key] = self._value(value_node, (*path, key))
         return result
@@ -187,7 +315,7 @@ class _Reader:
         return self._text(node, line)
 
     def _number(self, text: str, line: int) -> JSON:
-        """A number of YAML 1.2's core schema; what only older YAML takes as one (`1_000`) is text."""
+        """A number of YAML 1.2's core schema; a number of older YAML only (`1_000`) is text."""
         try:
             if _INT.match(text):
                 return int(text, 0) if text.startswith(("0o", "0x")) else int(text)

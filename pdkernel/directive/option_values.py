@@ -1,9 +1,8 @@
 """
-The values that options of `%%pdstep` take: text to value, and value to text.
+The values of `%%pdstep` options, parsed from text and formatted as text.
 
-Knows the grammar of each. A prop's value is JSON if it reads as JSON, else text; text that would
-read as JSON, or that does not fit on a line, is written as a JSON string. So every value has one
-reading, and `5` is a number where `"5"` is text.
+A prop's value is JSON if the text parses as JSON, else the text itself: `5` is a number, `"5"` is text. A text that would
+parse as JSON, or that does not fit on a line, is written as a JSON string, so every value has one reading.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import re
 from pdkernel.model import JSON, AppBinding, StoreBinding
 
 MAX_TIMEOUT_S = 750
-"""Seconds; the platform's highest limit for a workflow."""
+"""The platform's highest time limit for a workflow."""
 
 _APP = re.compile(
     r"(?:(?P<prop>[A-Za-z_$][\w$]*):)?(?P<app>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?:=(?P<account>[A-Za-z0-9_-]+))?\Z", re.ASCII
@@ -26,7 +25,7 @@ _USES = re.compile(r"(?:@[\w-]+/)?[A-Za-z0-9_][\w-]*@\d+\.\d+\.\d+(?:-[0-9A-Za-z
 
 
 def parse_app(text: str) -> AppBinding:
-    """`[PROP:]SLUG[=ACCOUNT]`; the prop is called like the app unless it is named."""
+    """Parse `[PROP:]SLUG[=ACCOUNT]`; PROP defaults to SLUG."""
     match = _APP.match(text)
     if match is None:
         raise argparse.ArgumentTypeError(
@@ -36,14 +35,14 @@ def parse_app(text: str) -> AppBinding:
 
 
 def format_app(binding: AppBinding) -> str:
-    """The reverse of `app`."""
+    """The reverse of `parse_app`."""
     prop = "" if binding.prop == binding.app else f"{binding.prop}:"
     account = "" if binding.account is None else f"={binding.account}"
     return f"{prop}{binding.app}{account}"
 
 
 def parse_store(text: str) -> StoreBinding:
-    """`PROP[=STORE]`."""
+    """Parse `PROP[=STORE]`."""
     prop, equals, name = text.partition("=")
     if not _PROP_NAME.match(prop) or (equals and not name.strip()):
         raise argparse.ArgumentTypeError(f"{text!r} is not PROP[=STORE], for example data_store or cache=ds_1")
@@ -51,12 +50,12 @@ def parse_store(text: str) -> StoreBinding:
 
 
 def format_store(binding: StoreBinding) -> str:
-    """The reverse of `store`."""
+    """The reverse of `parse_store`."""
     return binding.prop if binding.store is None else f"{binding.prop}={binding.store}"
 
 
 def parse_prop(text: str) -> tuple[str, JSON]:
-    """`NAME=VALUE`."""
+    """Parse `NAME=VALUE`."""
     name, equals, value = text.partition("=")
     if not equals or not _PROP_NAME.match(name):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, for example channel=general")
@@ -65,18 +64,18 @@ def parse_prop(text: str) -> tuple[str, JSON]:
 
 def format_prop(name: str, value: JSON) -> str:
     """
-    The reverse of `prop`.
+    The reverse of `parse_prop`.
 
     Raises:
-        ValueError: A prop of that name cannot stand on the line.
+        ValueError: The prop's name cannot be written on the line.
     """
     if not _PROP_NAME.match(name):
-        raise ValueError(f"a prop called {name!r} cannot stand on a %%pdstep line")
+        raise ValueError(f"a prop called {name!r} cannot be written on a %%pdstep line")
     return f"{name}={format_value(value)}"
 
 
 def parse_value(text: str) -> JSON:
-    """The JSON that *text* is, or *text* itself."""
+    """The JSON value of *text*, or *text* itself."""
     try:
         value: JSON = json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
     except (ValueError, RecursionError):
@@ -85,10 +84,10 @@ def parse_value(text: str) -> JSON:
 
 
 def format_value(value: JSON) -> str:
-    """The reverse of `value_of`, on one line."""
+    """The reverse of `parse_value`, on one line."""
     if isinstance(value, str) and value.isprintable() and parse_value(value) == value:
         return value
-    # Characters that end a line somewhere, lone halves of a pair: as \u escapes.
+    # Line separators and unpaired surrogates become \u escapes.
     return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
 
 
@@ -98,7 +97,7 @@ def is_action_reference(text: str) -> bool:
 
 
 def parse_action_reference(text: str) -> str:
-    """`KEY@VERSION`, or `@WORKSPACE/KEY@VERSION`."""
+    """Parse `KEY@VERSION` or `@WORKSPACE/KEY@VERSION`."""
     if not is_action_reference(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not KEY@VERSION, for example slack-send-message@0.0.20; the version is not optional"
@@ -107,7 +106,7 @@ def parse_action_reference(text: str) -> str:
 
 
 def parse_timeout(text: str) -> float:
-    """Seconds, more than 0 and at most 750."""
+    """Parse a number of seconds, more than 0 and at most 750."""
     try:
         seconds = float(text)
     except ValueError:
@@ -118,7 +117,7 @@ def parse_timeout(text: str) -> float:
 
 
 def format_timeout(seconds: float) -> str:
-    """The reverse of `timeout`."""
+    """The reverse of `parse_timeout`."""
     return repr(float(seconds)).removesuffix(".0")
 
 

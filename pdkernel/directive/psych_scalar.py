@@ -1,9 +1,8 @@
 """
-One string as Psych and libyaml write it: plain, quoted, or as a block, folded at 80 columns.
+Writes one string as Psych and libyaml do: plain, quoted, or as a block, folded at 80 columns.
 
-Knows the two programs' rules: Psych picks a style (`visit_String` of its YAML tree, and the words
-its scanner would not read back as text), libyaml's emitter overrules it where the style cannot
-hold the text. Knows nothing of documents.
+Psych chooses a style (`visit_String` of its YAML tree, and the words that its scanner would not read back as text).
+libyaml's emitter overrules the style if it cannot hold the text.
 """
 
 from __future__ import annotations
@@ -66,10 +65,10 @@ def format_scalar(text: str, *, column: int, indent: int, key: bool = False, can
 
     Args:
         text: The string.
-        column: Where it starts, for folding.
-        indent: Of the lines that follow its first.
-        key: A mapping's key: one line, never a block.
-        can_be_block: Whether it may be a block; a comment behind one would become a part of it.
+        column: The column where the text starts, for folding.
+        indent: The indentation of the lines after the first.
+        key: True for a mapping's key: one line, never a block.
+        can_be_block: Whether the text may be a block; a comment after a block would become part of it.
     """
     match choose_style(text, key=key, can_be_block=can_be_block):
         case ScalarStyle.PLAIN:
@@ -90,7 +89,7 @@ def format_flow_scalar(text: str) -> str:
 
 
 def choose_style(text: str, *, key: bool = False, can_be_block: bool = True) -> ScalarStyle:
-    """The style that Psych asks for, or the next one that can hold *text*."""
+    """The style that Psych chooses, or the next style that can hold *text*."""
     style = _get_psych_style(text)
     if style is ScalarStyle.LITERAL and (key or not can_be_block or not _block_allowed(text)):
         return ScalarStyle.DOUBLE
@@ -110,7 +109,7 @@ def _get_psych_style(text: str) -> ScalarStyle:
         return ScalarStyle.SINGLE
     if _STARTS_SPECIAL.search(text):
         return ScalarStyle.DOUBLE
-    # parity[yaml-quotes]: Psych leaves `0899` and `1e3` plain; quoted, every reader of YAML takes them as text.
+    # parity[yaml-quotes]: Psych leaves `0899` and `1e3` plain; in quotes, every YAML parser reads them as text.
     if not is_string(text) or _OCTAL_FLOAT.match(text) or _NUMBER_IN_OTHER_PARSERS.match(text):
         return ScalarStyle.SINGLE
     return ScalarStyle.PLAIN
@@ -126,7 +125,7 @@ def is_string(text: str) -> bool:
 
 
 def _printable(char: str) -> bool:
-    # libyaml knows no character beyond the first plane, and no tab: such text is escaped.
+    # libyaml escapes tabs and characters beyond the first plane.
     code = ord(char)
     return (
         char == "\n" or 0x20 <= code <= 0x7E or 0xA0 <= code <= 0xD7FF or (0xE000 <= code <= 0xFFFD and code != 0xFEFF)
@@ -160,7 +159,7 @@ def _block_allowed(text: str) -> bool:
 
 
 def _format_plain(text: str, column: int, indent: int, *, fold: bool) -> str:
-    """Plain text: a line ends at the first space after column 80."""
+    """*text* without quotes; a line ends at the first space after column 80."""
     out: list[str] = []
     spaces = False
     for index, char in enumerate(text):

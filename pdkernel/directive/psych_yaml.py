@@ -1,8 +1,7 @@
 """
-YAML as the platform writes it: the style of Ruby's Psych over libyaml, byte for byte.
+Writes YAML as the platform does: in the style of Ruby's Psych over libyaml, byte for byte.
 
-Knows which strings Psych quotes and where libyaml folds, so that a definition that is read and
-written again is the same file. Knows nothing of what the values mean.
+A definition that is read and written again is the same file.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ def dump_yaml_entry(
     value: JSON, *, indent: int, key: str | None = None, line_start: str | None = None, can_be_block: bool = True
 ) -> str:
     """
-    One entry of a mapping or a sequence, for a document that has others around it; no line break at its end.
+    One entry of a mapping or a sequence, for insertion into a document; without a final line break.
 
     Args:
         value: The key's value, or the item.
-        indent: Of the key or the dash.
+        indent: The indentation of the key or the dash.
         key: The key, or None for an item of a sequence.
-        line_start: What stands on the line up to the colon or the dash, if that is there already.
-        can_be_block: Whether text may be a block of lines.
+        line_start: The existing start of the line, including the colon or the dash, or None.
+        can_be_block: Whether a text may be a block of lines.
     """
     lines: list[str] = []
     start = " " * indent
@@ -64,7 +63,7 @@ def dump_flow_yaml(value: JSON) -> str:
 
 
 def _mapping(value: Mapping[str, JSON], indent: int, lines: list[str], *, lead: str, block: bool = True) -> None:
-    """Append *value*; *lead* (`- `) stands before its first key instead of the indentation."""
+    """Append *value*; *lead* (`- `) replaces the indentation of its first key."""
     for key, item in value.items():
         start = lead or " " * indent
         lead = ""

@@ -1,8 +1,4 @@
-"""
-A workflow's settings: their names and what each may hold.
-
-Knows the platform's limits. Knows nothing of where settings are written.
-"""
+"""A workflow's settings: their names, and the platform's limits for their values."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from pdkernel.model import JSON
 
 @dataclass(frozen=True, slots=True)
 class SettingRule:
-    """What a key may hold, as a test and in words (`a whole number from 1 to 750`)."""
+    """The values that a key may have, as a predicate and as a phrase (`a whole number from 1 to 750`)."""
 
     is_valid: Callable[[JSON], bool]
     description: str
@@ -40,7 +36,7 @@ SETTING_RULES: dict[str, SettingRule] = {
     "retention": BOOLEAN_RULE,
     "error_notification": BOOLEAN_RULE,
 }
-"""Ranges: the platform's settings and limits pages; `concurrency` has no documented ceiling."""
+"""Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum."""
 
 THROTTLE_RULES: dict[str, SettingRule] = {
     "limit": integer_range(0, 10_000),

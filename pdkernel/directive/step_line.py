@@ -1,23 +1,25 @@
 """
-The line after `%%pdstep`, to a step's settings and back.
+The line after `%%pdstep`, parsed into a step's settings and formatted from them.
 
-Knows argparse and the shell's quoting. Knows nothing of the cell around the line.
+The line is split by the shell's rules. An unquoted `{{ }}` keeps its own quotes and blanks.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, Self
 
 from pdkernel.directive import option_values
-from pdkernel.directive.hidden import TokenizedLine
 from pdkernel.directive.step_options import LANGUAGE_ALIASES, STEP_FLAGS, STEP_OPTIONS
 from pdkernel.directive.suggestions import did_you_mean
 from pdkernel.errors import DefinitionError, DirectiveError
+from pdkernel.expression import find_closing_braces
+from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Language, Step, StoreBinding, check_step_name
 
 STEP_MAGIC = "%%pdstep"
@@ -30,9 +32,52 @@ _OPTION_PARSERS = {
 }
 
 
+_LEFT, _RIGHT = "\ue000", "\ue001"
+_TOKEN = re.compile(f"{_LEFT}\\d+{_RIGHT}")
+_QUOTED = re.compile(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"")
+
+
+@dataclass(frozen=True)
+class TokenizedLine:
+    """A line to split into words, and the expression behind each token in it."""
+
+    text: str
+    expressions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def tokenize_unquoted(cls, line: str) -> Self:
+        """Replace every unquoted expression of *line* by a token."""
+        if OPENING_BRACES not in line or _LEFT in line:
+            return cls(line)
+        parts: list[str] = []
+        expressions: dict[str, str] = {}
+        position = 0
+        while position < len(line):
+            end = (
+                find_closing_braces(line, position + len(OPENING_BRACES))
+                if line.startswith(OPENING_BRACES, position)
+                else None
+            )
+            if end is not None:
+                token = f"{_LEFT}{len(expressions)}{_RIGHT}"
+                expressions[token] = line[position : end + len(CLOSING_BRACES)]
+                parts.append(token)
+                position = end + len(CLOSING_BRACES)
+                continue
+            quoted = _QUOTED.match(line, position)
+            stop = quoted.end() if quoted else position + 1
+            parts.append(line[position:stop])
+            position = stop
+        return cls("".join(parts), expressions)
+
+    def restore(self, word: str) -> str:
+        """*word* with its expressions."""
+        return _TOKEN.sub(lambda match: self.expressions.get(match[0], match[0]), word)
+
+
 @dataclass(frozen=True, slots=True)
 class StepLine:
-    """What a `%%pdstep` line says."""
+    """The values of a `%%pdstep` line."""
 
     name: str
     language: Language
@@ -51,7 +96,7 @@ class _Parser(argparse.ArgumentParser):
         raise DirectiveError(f"{STEP_MAGIC}: {message}.")
 
 
-@functools.cache  # building one costs ten times what parsing a line does
+@functools.cache  # building a parser takes ten times as long as parsing a line
 def _parser() -> _Parser:
     parser = _Parser(prog=STEP_MAGIC, add_help=False, allow_abbrev=False)
     parser.add_argument("name", metavar="NAME", nargs="*")
@@ -72,11 +117,11 @@ def _parser() -> _Parser:
 
 def parse_step_line(line: str) -> StepLine:
     """
-    Read what stands after `%%pdstep`.
+    Parse the text after `%%pdstep`.
 
     Raises:
-        DirectiveError: It cannot be read; the message names the word.
-        StepNameError: The step's name cannot be one.
+        DirectiveError: The line is invalid; the message names the word.
+        StepNameError: The step's name is invalid.
     """
     words = _words(line)
     _check_flags(words)
@@ -88,7 +133,7 @@ def parse_step_line(line: str) -> StepLine:
     name = check_step_name(found.name[0])
     if len(found.name) > 1:
         raise DirectiveError(
-            f"{STEP_MAGIC} {name}: what is {found.name[1]!r}? A step has one name, and options start with --.",
+            f"{STEP_MAGIC} {name}: unexpected word {found.name[1]!r}. A step has one name, and options start with --.",
             fix="Put quotes around a value that holds spaces.",
         )
     result = StepLine(
@@ -119,7 +164,7 @@ def _words(line: str) -> list[str]:
 
 
 def _check_flags(words: Sequence[str]) -> None:
-    """Name an unknown option ourselves: argparse would not say what is near it."""
+    """Refuse an unknown option with a suggestion, which argparse does not make."""
     takes_value = {option.flag for option in STEP_OPTIONS if option.metavar is not None}
     skip = False
     for word in words:
@@ -177,7 +222,7 @@ def format_step_line(step: Step, *, props: bool = True, no_run: bool = False) ->
         no_run: Add `--no-run`.
 
     Raises:
-        DirectiveError: A prop's name cannot stand on the line.
+        DirectiveError: A prop's name cannot be written on the line.
     """
     words = [step.name]
     if step.uses:
@@ -200,7 +245,7 @@ def format_step_line(step: Step, *, props: bool = True, no_run: bool = False) ->
 
 
 def with_line(error: DefinitionError, line: int) -> DefinitionError:
-    """*error*, said to be in *line* of the cell unless it knows better."""
+    """*error* with *line* of the cell, unless it has a line already."""
     if error.line is None:
         error.line = line
     return error

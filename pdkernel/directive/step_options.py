@@ -1,8 +1,4 @@
-"""
-The options of `%%pdstep`, as data.
-
-Knows names, placeholders, help and choices, for the parser, completion and `%%pdstep?` alike.
-"""
+"""The options of `%%pdstep` as data, for the parser, completion and `%%pdstep?`."""
 
 from __future__ import annotations
 
@@ -17,11 +13,11 @@ class StepOption:
     One option.
 
     Attributes:
-        flag: As written, `--lang`.
-        metavar: What follows it, or None if nothing does.
+        flag: The option's name, `--lang`.
+        metavar: The placeholder of its value, or None for a flag without a value.
         help: One sentence.
-        choices: The values it takes, or empty for any.
-        is_repeatable: Whether it may stand several times.
+        choices: The allowed values; empty allows any.
+        is_repeatable: Whether the option may be given several times.
     """
 
     flag: str
@@ -69,4 +65,4 @@ LANGUAGE_ALIASES = {
     "shell": "bash",
     "golang": "go",
 }
-"""What people call a language, and what it is called here; used in messages only."""
+"""Other names of the languages, and the option's value for each; used in messages only."""

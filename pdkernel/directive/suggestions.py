@@ -1,8 +1,4 @@
-"""
-"Did you mean ...?" for words that nobody knows.
-
-Knows spelling. Knows nothing of what the words are for.
-"""
+"""Suggestions for unknown words: "Did you mean ...?"."""
 
 from __future__ import annotations
 
@@ -10,17 +6,17 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 _MAX_LISTED_WORDS = 20
-"""Words that a message may list."""
+"""The number of words that a message may list."""
 
 
 def did_you_mean(word: str, known: Iterable[str], *, aliases: Mapping[str, str] | None = None) -> str:
     """
-    A sentence that helps with *word*: the nearest known words, or all of them if they are few.
+    A sentence that suggests the nearest known words, or all known words if they are few.
 
     Args:
-        word: What was written.
-        known: What could have been written.
-        aliases: Other names that people use, and the known word for each.
+        word: The unknown word.
+        known: The known words.
+        aliases: Other common names, and the known word for each.
     """
     words = list(known)
     meant = (aliases or {}).get(word.lower())

@@ -1,8 +1,4 @@
-"""
-A trigger as YAML.
-
-Knows the keys of each kind and which go together. Knows nothing of how a trigger fires.
-"""
+"""Parses a trigger in YAML: the keys of each type, and the combinations that are valid."""
 
 from __future__ import annotations
 
@@ -31,17 +27,17 @@ def parse_trigger(
     document: LocatedYaml, path: ValuePath, *, document_name: str = "%%pdworkflow", is_definition: bool = False
 ) -> Trigger:
     """
-    The trigger at *path*: a mapping, or its type alone as text.
+    The trigger at *path*: a mapping, or only its type as text.
 
     Args:
         document: The document.
-        path: Where the trigger stands in it.
-        document_name: What the document is called in messages.
-        is_definition: The document is a definition's: what the platform alone knows may be missing. So it may of a
-            trigger with an `id`, which was made in the builder.
+        path: The trigger's path in the document.
+        document_name: The name of the document in messages.
+        is_definition: Whether the document is a definition. There, and in a trigger with an `id` (created in the
+            builder), settings that only the platform stores may be missing.
 
     Raises:
-        DirectiveError: A key or a value is wrong; the message and `line` say where.
+        DirectiveError: A key or a value is invalid; the message and `line` give the place.
     """
     check = YamlChecker(document, DirectiveError, document_name)
     value = check.get_value(path)
@@ -100,7 +96,7 @@ def _http(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON], config:
         if auth != "bearer":
             raise check.build_error((*path, "token_env"), "has token_env, which only auth: bearer uses")
         if not isinstance(token_env, str) or not _VARIABLE.match(token_env):
-            # The value is not repeated: someone may have written the token itself.
+            # The value is not repeated: it may be the token itself.
             raise check.build_error(
                 (*path, "token_env"),
                 "has a token_env that is not an environment variable's name",
@@ -137,7 +133,7 @@ def _check_timezone(check: YamlChecker, path: ValuePath) -> None:
         ZoneInfo(name)
     except (ValueError, OSError, LookupError):
         known = sorted(available_timezones())
-        if known:  # a machine without the table cannot tell
+        if known:  # skipped on a machine without the time zone table
             cities = {zone.rpartition("/")[2].lower(): zone for zone in known}
             fix = did_you_mean(name, known, aliases=cities) or "Write one like Europe/Berlin or UTC."
             problem = f"has timezone: {check.format_value(name)}, and there is no such time zone"

@@ -1,8 +1,4 @@
-"""
-The `%%pdworkflow` cell: name, triggers, settings.
-
-Knows their keys and what each may hold. Knows nothing of what they make the platform do.
-"""
+"""Parses the `%%pdworkflow` cell: name, triggers, settings."""
 
 from __future__ import annotations
 
@@ -25,12 +21,12 @@ HEADER_KEYS = ("name", "trigger", "triggers", "settings")
 @dataclass(frozen=True, slots=True)
 class WorkflowHeader:
     """
-    What a `%%pdworkflow` cell says.
+    The content of a `%%pdworkflow` cell.
 
     Attributes:
-        name: The workflow's, or None: then it is called like its file.
-        triggers: At least one.
-        settings: As written.
+        name: The workflow's name, or None for the file's name.
+        triggers: The triggers; at least one.
+        settings: The settings, unchanged.
     """
 
     name: str | None = None
@@ -40,18 +36,18 @@ class WorkflowHeader:
 
 def parse_workflow_cell(text: str) -> WorkflowHeader:
     """
-    Read the header's whole cell.
+    Parse the header's whole cell.
 
     Raises:
-        DirectiveError: It is none, or a key or value is wrong; the message and `line` say where.
+        DirectiveError: The cell is not a header, or a key or value is invalid; the message and `line` give the place.
     """
     found = split_workflow_cell(text)
     if found is None:
         raise DirectiveError(f"This is not a workflow's header: it does not start with {WORKFLOW_MAGIC}.", line=1)
     if found.line:
         raise DirectiveError(
-            f"{WORKFLOW_MAGIC} takes nothing on its line, and this one says {found.line!r}.",
-            fix="Write it below, as YAML: name, trigger or triggers, settings.",
+            f"{WORKFLOW_MAGIC} takes no text on its line: {found.line!r}.",
+            fix="Write the settings below, as YAML: name, trigger or triggers, settings.",
             line=found.body_offset,
         )
     located = parse_yaml(
@@ -88,10 +84,10 @@ def parse_settings(
     located: LocatedYaml, path: ValuePath = ("settings",), *, document_name: str = WORKFLOW_MAGIC
 ) -> dict[str, JSON]:
     """
-    The settings at *path*, checked; empty if there are none.
+    The settings at *path*, checked; may be empty.
 
     Raises:
-        DirectiveError: An unknown key (the message has the nearest), or a value that the key cannot hold.
+        DirectiveError: A key is unknown (the message suggests the nearest), or a value is invalid.
     """
     check = YamlChecker(located, DirectiveError, document_name)
     if check.get_value(path) is None:

@@ -1,8 +1,4 @@
-"""
-Checks of a YAML document that say which line is wrong.
-
-Knows how to say it. Knows no keys.
-"""
+"""Checks a YAML document; an error names the line."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ class YamlChecker:
     Attributes:
         document: The document.
         error_class: The class of error to raise.
-        document_name: What it is called in messages.
+        document_name: The name of the document in messages.
     """
 
     document: LocatedYaml
@@ -33,13 +29,13 @@ class YamlChecker:
     document_name: str
 
     def build_error(self, path: ValuePath, problem: str, *, fix: str = "") -> DefinitionError:
-        """An error that says *problem* and the line of *path*."""
+        """An error with *problem* and the line of *path*."""
         line = self.document.get_line(path)
         where = "" if line is None else f" (line {line})"
         return self.error_class(f"{self.document_name} {problem}{where}.", fix=fix, line=line)
 
     def get_value(self, path: ValuePath) -> JSON:
-        """The value at *path*, or None if there is none."""
+        """The value at *path*, or None."""
         value: Any = self.document.value
         for key in path:
             if isinstance(value, dict):
@@ -75,7 +71,7 @@ class YamlChecker:
 
     @staticmethod
     def format_value(value: JSON) -> str:
-        """*value* as it can stand in a message."""
+        """*value* for a message, shortened to 60 characters."""
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -86,10 +82,10 @@ class YamlChecker:
 
 def check_keys(check: YamlChecker, path: ValuePath, known: Iterable[str] | Mapping[str, object]) -> None:
     """
-    Raise for a key of the mapping at *path* that is not *known*, with the nearest ones.
+    Refuse unknown keys of the mapping at *path*; the error suggests the nearest known keys.
 
     Raises:
-        DefinitionError: Of the check's class.
+        DefinitionError: A key is not *known*; of the checker's error class.
     """
     names = list(known)
     for key in check.require_mapping(path):

@@ -1,8 +1,8 @@
 """
-A YAML text with some of its values changed, and every other character as it was.
+Changes values in a YAML text and leaves every other character unchanged.
 
-Knows how to replace, insert, remove and move values in the text. What it has made is read again and compared
-with what was asked for: it refuses rather than write something else. Knows nothing of what the values mean.
+Values are replaced, inserted, removed or moved in the text. The result is parsed again and compared with the requested
+value; a difference is an error.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pdkernel.errors import DefinitionError, UnsupportedError
 from pdkernel.model import JSON
 
 Alignment = Sequence[int | None]
-"""For each new item of a list the index of the old one that it was, or None for one that is new."""
+"""For each new item of a list, the index of its old item, or None for an added item."""
 
 
 def is_same_value(one: JSON, other: JSON) -> bool:
-    """Whether two values are the same to a reader: `1` and `1.0` are, `1` and `true` are not."""
+    """Whether two values are equal: `1` and `1.0` are, `1` and `true` are not."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(is_same_value(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -43,18 +43,18 @@ def patch_yaml(
     psych: bool = True,
 ) -> str:
     """
-    *text* changed so that it says *new*.
+    *text*, changed to have the value *new*.
 
     Args:
         text: A document, without a byte order mark.
-        old: What it says, as `read_yaml` gives it.
-        new: What it is to say.
-        name: What the text is called in messages.
-        alignments: For lists whose items are known apart, by their path in *old*; others are compared by their items.
-        psych: As for `read_yaml`.
+        old: The document's value, from `parse_yaml`.
+        new: The requested value.
+        name: The name of the text in messages.
+        alignments: Alignments of lists by their path in *old*; other lists are aligned by comparing items.
+        psych: As `as_psych` of `parse_yaml`.
 
     Raises:
-        UnsupportedError: The change touches an anchor or an alias, or stands where it cannot be made.
+        UnsupportedError: The change touches an anchor or an alias, or a construct that cannot be changed.
     """
     if is_same_value(old, new):
         return text
@@ -89,7 +89,7 @@ class _Patcher:
         self._edits: list[_Edit] = []
 
     def patch(self, old: JSON, new: JSON) -> str:
-        """The text with every change made."""
+        """The text with all changes."""
         root = parse_spans(self._text)
         if root is None or root.kind not in {"mapping", "sequence"}:
             raise UnsupportedYamlError(0)
@@ -97,25 +97,25 @@ class _Patcher:
         return self._apply_edits(0, len(self._text), self._edits)
 
     def build_refusal(self, position: int | None) -> UnsupportedError:
-        """That the change is not made, and where it would have been."""
+        """The error for a change that cannot be made at *position*."""
         line = None if position is None else self._text.count("\n", 0, position) + 1
         where = "" if line is None else f" (line {line})"
         return UnsupportedError(
-            f"{self._name} is written in a way that this change cannot be made in{where}: nothing is written.",
-            fix="Make the change in that file by hand, or write the place in plain block style first.",
+            f"{self._name} has a form in which this change cannot be made{where}; nothing was written.",
+            fix="Edit the file by hand, or rewrite the place in plain block style first.",
             line=line,
         )
 
     def _build_anchor_error(self, piece: YamlSpan) -> UnsupportedError:
         line = self._text.count("\n", 0, piece.start) + 1
         return UnsupportedError(
-            f"{self._name} has an anchor or an alias (& or *) in what this change touches (line {line}): nothing is written.",
-            fix="Write the value out there in the place of the alias, remove the anchor, then export again.",
+            f"{self._name} has an anchor or an alias (& or *) at the changed place (line {line}); nothing was written.",
+            fix="Replace the alias by the value, remove the anchor, then export again.",
             line=line,
         )
 
     def _change_inside(self, piece: YamlSpan, path: ValuePath, old: JSON, new: JSON) -> bool:
-        """Change *piece* from within; False if it must be replaced as a whole."""
+        """Change *piece* in place; False if it must be replaced as a whole."""
         if is_same_value(old, new):
             return True
         if piece.kind == "mapping" and isinstance(old, dict) and isinstance(new, dict) and new:
@@ -144,18 +144,18 @@ class _Patcher:
         return True
 
     def _insert_keys(self, kept: list[YamlEntry], new: dict[str, JSON], indent: int) -> None:
-        there = {entry.key: entry for entry in kept}
+        existing = {entry.key: entry for entry in kept}
         last: YamlEntry | None = None
         due: list[str] = []
         for key, value in new.items():
-            if key in there:
+            if key in existing:
                 if due and last is None:
-                    self._insert_before(there[key], due, indent)
+                    self._insert_before(existing[key], due, indent)
                     due = []
                 elif due and last is not None:
                     self._insert_after(last, due)
                     due = []
-                last = there[key]
+                last = existing[key]
             else:
                 due.append(dump_yaml_entry(value, indent=indent, key=key, can_be_block=_may_be_block(value)))
         if due and last is not None:
@@ -177,7 +177,7 @@ class _Patcher:
         if entry.is_explicit_key:
             raise UnsupportedYamlError(entry.start)
         line_start = self._line_start(entry.start)
-        if self._text[line_start : entry.start].strip():  # the first key, behind a dash
+        if self._text[line_start : entry.start].strip():  # the first key, after a dash
             following = piece.entries[piece.entries.index(entry) + 1]
             self._edit(entry.start, following.start, "")
             return
@@ -185,7 +185,7 @@ class _Patcher:
         after = self._after_break(end)
         if after > end or line_start == 0:
             self._edit(line_start, after, "")
-        else:  # the last line has no line break, and keeps none
+        else:  # the last line has no line break, before and after
             self._edit(self._before_break(line_start), end, "")
 
     def _value(self, entry: YamlEntry, path: ValuePath, old: JSON, new: JSON, indent: int) -> None:
@@ -225,7 +225,7 @@ class _Patcher:
     def _rearrange(
         self, piece: YamlSpan, path: ValuePath, old: list[JSON], new: list[JSON], alignment: Alignment
     ) -> None:
-        """Write the items' own lines in their new order; lines above an item go with it."""
+        """Write the items' own lines in their new order; comment lines above an item move with it."""
         indent = self._column(piece.entries[0].start)
         begin = self._line_start(piece.entries[0].start)
         if self._text[begin : piece.entries[0].start].strip():
@@ -264,7 +264,7 @@ class _Patcher:
     def _apply_edits(self, start: int, end: int, edits: list[_Edit]) -> str:
         made: list[str] = []
         position = start
-        # Of two at one place, the one that only inserts comes first.
+        # Of two edits at one position, the insertion comes first.
         for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
             if edit.start < position:
                 raise UnsupportedYamlError(edit.start)
@@ -273,7 +273,7 @@ class _Patcher:
         return "".join([*made, self._text[position:end]])
 
     def _use_newline(self, text: str) -> str:
-        """*text* with the document's own line breaks."""
+        """*text* with the document's kind of line breaks."""
         return text.replace("\r\n", "\n").replace("\n", self._newline)
 
     def _column(self, position: int) -> int:
@@ -283,7 +283,7 @@ class _Patcher:
         return self._text.rfind("\n", 0, position) + 1
 
     def _comment_start(self, position: int) -> int:
-        """The start of the comment that stands directly above the line at *position*, or of that line."""
+        """The start of the comment directly above the line at *position*, or of that line."""
         while position > 0:
             start = self._line_start(position - 1)
             if not self._text[start:position].lstrip().startswith("#"):
@@ -312,7 +312,7 @@ def _end(entry: YamlEntry) -> int:
 
 
 def _may_be_block(value: JSON) -> bool:
-    """Whether a block of lines can hold the texts of *value* wherever it stands."""
+    """Whether a block of lines can hold the texts of *value* at any position."""
     if isinstance(value, dict):
         return all(map(_may_be_block, value.values()))
     if isinstance(value, list):
@@ -321,7 +321,7 @@ def _may_be_block(value: JSON) -> bool:
 
 
 def _align_items(old: list[JSON], new: list[JSON]) -> list[int | None]:
-    """Which old item each new one is: equal ones, and between those the ones in the same place."""
+    """The old index of each new item: equal items, and between those the items at the same position."""
     if len(old) == len(new):
         return list(range(len(old)))
     one, two = ([json.dumps(item, sort_keys=True) for item in items] for items in (old, new))

@@ -1,8 +1,7 @@
 """
-Where everything of a YAML document stands in its text, to the character.
+Locates every value of a YAML document in its text, to the character.
 
-Knows YAML's events and where a value's own text ends: comments, blank lines and the line break after it
-are none of it. Knows nothing of what values mean.
+A value's span ends before comments, blank lines and the line break after it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _FAR_COLON = re.compile(_GAP + ":")
 
 
 class UnsupportedYamlError(Exception):
-    """The text has something at *position* that this module does not follow."""
+    """The text has a construct at *position* that this module does not support."""
 
     def __init__(self, position: int) -> None:
         super().__init__(f"position {position}")
@@ -35,11 +34,11 @@ class YamlEntry:
 
     Attributes:
         key: The key's text, or None for an item.
-        start: Of the key, or of the dash.
-        value_start: Behind the colon or the dash: the value's text starts here.
-        value: What stands there.
-        is_explicit_key: The key is written with a question mark.
-        is_flow: The entry stands inside brackets or braces.
+        start: The position of the key or the dash.
+        value_start: The position after the colon or the dash, where the value's text starts.
+        value: The value's span.
+        is_explicit_key: Whether the key is written with a question mark.
+        is_flow: Whether the entry is inside brackets or braces.
     """
 
     key: str | None
@@ -53,16 +52,16 @@ class YamlEntry:
 @dataclass(slots=True)
 class YamlSpan:
     """
-    One value's place.
+    The span of one value.
 
     Attributes:
-        kind: What it is. An alias is not followed.
-        start: Of its text.
-        end: Behind its text.
-        is_flow: It stands inside brackets or braces, or has some of its own.
-        has_anchor: It or something in it has an anchor, or is an alias.
-        is_block: A literal or folded block.
-        entries: Of a mapping or a sequence.
+        kind: The kind of value. An alias is not followed.
+        start: The start of its text.
+        end: The position after its text.
+        is_flow: Whether the value is inside brackets or braces, or has its own.
+        has_anchor: Whether the value, or a value inside it, has an anchor or is an alias.
+        is_block: Whether the value is a literal or folded block.
+        entries: The entries of a mapping or a sequence.
     """
 
     kind: SpanKind
@@ -76,10 +75,10 @@ class YamlSpan:
 
 def parse_spans(text: str) -> YamlSpan | None:
     """
-    The outermost value of *text*, a document that can be read; None if it is empty.
+    The outermost value of *text*, a valid document; None if the document is empty.
 
     Raises:
-        LostTrackError: The text is YAML that is followed no further.
+        UnsupportedYamlError: The text has a construct that is not supported.
     """
     from ruamel.yaml import YAML
 
@@ -99,14 +98,14 @@ class _Builder:
         return None
 
     def _piece(self, event: Any, mark: int, *, in_flow: bool) -> YamlSpan:
-        """The value that starts with *event*; *mark* is behind its colon or dash."""
+        """The value that starts with *event*; *mark* is the position after its colon or dash."""
         start, end = event.start_mark.index, event.end_mark.index
         tied = getattr(event, "anchor", None) is not None
         match type(event).__name__:
             case "AliasEvent":
                 return YamlSpan("alias", start, end, in_flow, has_anchor=True)
             case "ScalarEvent":
-                if start == end:  # nothing is written there, and the event's place is that of what comes next
+                if start == end:  # an empty value: the event has the position of the next token
                     start = end = mark
                 block = event.style in {"|", ">"}
                 return YamlSpan("scalar", start, self._block_end(start, end) if block else end, in_flow, tied, block)
@@ -117,7 +116,7 @@ class _Builder:
         raise UnsupportedYamlError(start)
 
     def _block_end(self, start: int, end: int) -> int:
-        """Behind a block's last line; blank lines below are its own only if it says so with `+`."""
+        """The position after a block's last line; blank lines below belong to the block only with `+`."""
         head = self._text[start : self._text.find("\n", start)].partition("#")[0]
         if "+" in head:
             return end - (2 if self._text.endswith("\r\n", start, end) else self._text.endswith("\n", start, end))
@@ -160,7 +159,7 @@ class _Builder:
         )
 
     def _before(self, position: int) -> str:
-        """The nearest character on the left that is no space."""
+        """The nearest character to the left that is not blank."""
         while position > 0 and self._text[position - 1] in " \t":
             position -= 1
         return self._text[position - 1 : position]

@@ -1,14 +1,12 @@
 """
-Synced folders, brought into notebooks.
+Imports synced folders into notebooks.
 
-Knows what a notebook needs beside it and what is to be asked. Never writes in the folder that it imports, and never
-over a notebook that says something else.
+An import never writes into the folder that it imports, and never overwrites a notebook with other content.
 
-    accounts   whose account is meant, for every account id that a synced file holds
-    one        a workflow's folder -> the notebook and its `pdkernel.yaml`, as texts
-    report     what runs here as it is, and what is needed for the rest
-    many       a whole repository, workflow by workflow; where each notebook stands
-    place      the two files, compared with what is there and written
+    account_questions     account choices for the account ids in a synced file
+    notebook_texts        a workflow's folder -> the texts of the notebook and its `pdkernel.yaml`
+    requirements_report   which steps can run, and the requirements of the others
+    folder_import         a whole repository, workflow by workflow; writes the notebooks
 """
 
 from pdkernel.importer.account_questions import AccountAnswer, AccountQuestion, answer_questions

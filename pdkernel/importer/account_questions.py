@@ -1,8 +1,8 @@
 """
-Whose account is meant by an account id in a synced file.
+Account choices for the account ids in a synced file, as questions and answers.
 
-Knows that such a file holds ids only, and that nobody but a person can say whose they are: the same id stands for the
-external user's account in one workflow and for one's own in the next. Asks nobody itself.
+Such a file holds ids only. The same id can stand for the external user's account in one workflow and for your own account
+in another, so a person must decide. The caller asks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice, Sideca
 from pdkernel.model import AppBinding, Step, Workflow
 
 AccountAnswer = str
-"""`external_user`, `unanswered`, or the id of an account of one's own."""
+"""`external_user`, `unanswered`, or the id of your own account."""
 BulkAnswer = Literal["own", "external-user"]
 PropLocation = tuple[str, str]
 """A step and its app prop."""
@@ -24,12 +24,12 @@ PropLocation = tuple[str, str]
 @dataclass(frozen=True, slots=True)
 class AccountQuestion:
     """
-    Whose account is meant by an id.
+    A question: does an account id stand for your own account or the external user's?
 
     Attributes:
         app: The app's slug.
         account_id: The id, `apn_...`.
-        locations: Where it stands: steps and props.
+        locations: The steps and props with this id.
     """
 
     app: str
@@ -39,19 +39,19 @@ class AccountQuestion:
 
 def find_known_choices(synced: SyncedFolder, earlier_sidecar: Sidecar | None) -> dict[PropLocation, AccountChoice]:
     """
-    What is answered already: by the folder's `pdkernel.yaml`, by the one of an *earlier_sidecar* import, or needs no answer.
+    Choices without a question: from the folder's `pdkernel.yaml`, from an earlier import, or because the file has no id.
 
-    A prop whose file holds no id is the external user's: that assumes no account of one's own.
+    A prop without an id gets the external user's account, so that your own account is never assumed.
     """
     found: dict[PropLocation, AccountChoice] = {}
     for step, app in _bindings(synced.workflow):
         place = (step.name, app.prop)
-        held = synced.accounts.get(place)
+        account_id = synced.accounts.get(place)
         said = [_get_choice(sidecar, place) for sidecar in (earlier_sidecar, synced.sidecar)]
         known = next((choice for choice in said if choice is not None and choice.account != UNANSWERED), None)
         if known is not None:
             found[place] = known
-        elif held is None and not any(said):
+        elif account_id is None and not any(said):
             found[place] = AccountChoice(EXTERNAL_USER)
     return found
 
@@ -62,17 +62,17 @@ def _get_choice(sidecar: Sidecar | None, place: PropLocation) -> AccountChoice |
 
 
 def build_questions(synced: SyncedFolder, known: Mapping[PropLocation, AccountChoice]) -> tuple[AccountQuestion, ...]:
-    """What is not *known*, a question for each app and id."""
+    """One question for each app and id among the props that are not *known*."""
     asked: dict[tuple[str, str], list[PropLocation]] = {}
     for step, app in _bindings(synced.workflow):
         place = (step.name, app.prop)
         if place not in known:
             asked.setdefault((app.app, synced.accounts.get(place) or ""), []).append(place)
-    return tuple(AccountQuestion(app, held, tuple(places)) for (app, held), places in asked.items())
+    return tuple(AccountQuestion(app, account_id, tuple(places)) for (app, account_id), places in asked.items())
 
 
 def answer_questions(answer: BulkAnswer, questions: Iterable[AccountQuestion]) -> dict[tuple[str, str], AccountAnswer]:
-    """One answer for all of *questions*, by app and id: the external user's, or an account of one's own of the same id."""
+    """The same answer for all *questions*, by app and id: the external user's account, or your own with that id."""
     return {
         (question.app, question.account_id): question.account_id or UNANSWERED if answer == "own" else EXTERNAL_USER
         for question in questions
@@ -82,28 +82,28 @@ def answer_questions(answer: BulkAnswer, questions: Iterable[AccountQuestion]) -
 def build_choices(
     synced: SyncedFolder, known: Mapping[PropLocation, AccountChoice], answers: Mapping[tuple[str, str], AccountAnswer]
 ) -> dict[str, dict[str, AccountChoice]]:
-    """By step and prop, whose account it is, with the id that the synced file holds; what no one answered says so."""
-    made: dict[str, dict[str, AccountChoice]] = {}
+    """The choices by step and prop, with the id of the synced file; without an answer a choice is `unanswered`."""
+    choices: dict[str, dict[str, AccountChoice]] = {}
     for step, app in _bindings(synced.workflow):
         place = (step.name, app.prop)
-        held = synced.accounts.get(place)
+        account_id = synced.accounts.get(place)
         choice = known.get(place)
-        account = choice.account if choice is not None else answers.get((app.app, held or ""), UNANSWERED)
-        kept = held or (choice.synced if choice is not None else None)
+        account = choice.account if choice is not None else answers.get((app.app, account_id or ""), UNANSWERED)
+        kept = account_id or (choice.synced if choice is not None else None)
         slug = get_explicit_app(app, step.uses)
-        made.setdefault(step.name, {})[app.prop] = AccountChoice(account, slug, kept if kept != account else None)
-    return made
+        choices.setdefault(step.name, {})[app.prop] = AccountChoice(account, slug, kept if kept != account else None)
+    return choices
 
 
 def apply_choices(workflow: Workflow, choices: Mapping[str, Mapping[str, AccountChoice]]) -> Workflow:
-    """*workflow* with the accounts of *choices*; what is unanswered has none."""
+    """*workflow* with the accounts of *choices*; an unanswered prop has no account."""
     return replace(workflow, steps=tuple(_apply_to_step(step, choices.get(step.name, {})) for step in workflow.steps))
 
 
-def _apply_to_step(step: Step, made: Mapping[str, AccountChoice]) -> Step:
+def _apply_to_step(step: Step, choices: Mapping[str, AccountChoice]) -> Step:
     apps = []
     for app in step.apps:
-        choice = made.get(app.prop)
+        choice = choices.get(app.prop)
         account = None if choice is None or choice.account in (EXTERNAL_USER, UNANSWERED) else choice.account
         apps.append(replace(app, account=account))
     return replace(step, apps=tuple(apps))

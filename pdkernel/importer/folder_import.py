@@ -1,50 +1,67 @@
 """
-A whole synced repository: which folders are workflows, where each one's notebook stands, one import after the other.
+Imports a synced repository: finds workflow folders, plans notebook paths, builds and writes one notebook after the other.
 
-Knows folders. What one import is, is `one`'s to know.
+A notebook with other content is never overwritten; with *force* it is renamed to a backup. The notebook and its
+`pdkernel.yaml` are written together or not at all.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pdkernel.actions import Catalog
-from pdkernel.definition import AccountChoice, Sidecar, get_notebook_sidecar_path, read_sidecar
-from pdkernel.errors import NotebookError, PdkernelError, RequestError
+from pdkernel.definition import (
+    AccountChoice,
+    DefinitionFile,
+    Sidecar,
+    get_notebook_sidecar_path,
+    read_sidecar,
+    write_definition_files,
+)
+from pdkernel.definition.file_plan import WORKFLOW_FILE
+from pdkernel.definition.sidecar_yaml import parse_sidecar
+from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError
 from pdkernel.importer.account_questions import AccountAnswer, AccountQuestion
-from pdkernel.importer.notebook_texts import AskTrigger, ImportSource, build_notebook_texts, read_for_import
-from pdkernel.importer.place import ImportState, write_notebook_files
+from pdkernel.importer.notebook_texts import (
+    AskTrigger,
+    ImportSource,
+    NotebookTexts,
+    build_notebook_texts,
+    read_for_import,
+)
 from pdkernel.importer.requirements_report import build_import_report
 from pdkernel.model import Workflow
+from pdkernel.notebook import METADATA_KEY
 from pdkernel.render.import_report import ImportReport
 
-WORKFLOW_FILE = "workflow.yaml"
 NOTEBOOK_SUFFIX = ".ipynb"
+ImportState = Literal["new", "unchanged", "replaced"]
 _NO_STATE_NOTE = (
-    "The folder has no `.workflow.state`, by which Pipedream knows the workflow: an export back into it is not "
-    "deployed until it has one."
+    "The folder has no `.workflow.state`, with which Pipedream identifies the workflow: Pipedream does not deploy an "
+    "export into the folder until the file exists."
 )
 
 AskAccounts = Callable[[Sequence[AccountQuestion]], Mapping[tuple[str, str], AccountAnswer]]
-"""Given the questions of a workflow, the answers by app and id; one that is left out is unanswered."""
+"""Returns the answers to a workflow's questions, by app and id; a missing answer means unanswered."""
 
 
 @dataclass(frozen=True)
 class ImportResult:
     """
-    What became of one workflow.
+    The result for one workflow.
 
     Attributes:
-        folder: Where it was.
-        notebook: Where its notebook is, or would be.
-        state: `new`, `unchanged` (a notebook that says the same was there) or `replaced`; None if it failed.
-        report: What it needs here; None if it failed.
-        backups: Where files are now that stood in its place.
-        error: Why it could not be imported, or None.
+        folder: The workflow's folder.
+        notebook: The notebook's path, even if it was not written.
+        state: `new`, `unchanged` (the notebook had the same content) or `replaced`; None after an error.
+        report: The requirements of the workflow; None after an error.
+        backups: Paths of the replaced files' backups.
+        error: The error, or None.
     """
 
     folder: Path
@@ -76,10 +93,10 @@ class ImportResult:
 
 def find_workflow_folders(root: Path) -> list[Path]:
     """
-    Every workflow's folder in *root*, itself among them, by path; links and hidden folders are not followed.
+    Every workflow's folder in *root*, including *root* itself, by path; links and hidden folders are not followed.
 
     Raises:
-        NotebookError: There is none, or *root* is no folder.
+        NotebookError: There is no workflow, or *root* is not a folder.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -96,10 +113,10 @@ def find_workflow_folders(root: Path) -> list[Path]:
 
 def plan_notebook_paths(root: Path, folders: Sequence[Path], target: Path) -> list[tuple[Path, Path]]:
     """
-    Where the notebook of each of *folders* goes: *target* itself if it is a notebook's name, else below it as in *root*.
+    The notebook path for each of *folders*: *target* if it is a notebook's name, else a path below it as in *root*.
 
     Raises:
-        RequestError: One name for several workflows, or a place inside *root*, which an import never writes to.
+        RequestError: *target* is one notebook for several workflows, or a path is inside *root*.
     """
     if target.suffix == NOTEBOOK_SUFFIX:
         if len(folders) > 1:
@@ -107,11 +124,11 @@ def plan_notebook_paths(root: Path, folders: Sequence[Path], target: Path) -> li
                 f"{root} holds {len(folders)} workflows, and {target} is one notebook.",
                 fix="Give --to a folder's name.",
             )
-        made = [(folders[0], target)]
+        paths = [(folders[0], target)]
     else:
-        made = [(folder, target / _name(root, folder)) for folder in folders]
+        paths = [(folder, target / _name(root, folder)) for folder in folders]
     within = root.resolve()
-    for _, notebook in made:
+    for _, notebook in paths:
         if notebook.parent.resolve().is_relative_to(within):
             raise RequestError(
                 f"{notebook} is inside {root}, and an import writes nothing into what it imports.",
@@ -119,7 +136,7 @@ def plan_notebook_paths(root: Path, folders: Sequence[Path], target: Path) -> li
             )
         if target.suffix != NOTEBOOK_SUFFIX and not notebook.parent.resolve().is_relative_to(target.resolve()):
             raise RequestError(f"{notebook.parent} is a link that leads out of {target}.", fix="Choose another folder.")
-    return made
+    return paths
 
 
 def _name(root: Path, folder: Path) -> Path:
@@ -139,15 +156,15 @@ def import_folder(
     force: bool = False,
 ) -> ImportResult:
     """
-    Import the workflow in *folder* as *notebook*; what is wrong with it is told in the result, not raised.
+    Import the workflow in *folder* as *notebook*; an error is part of the result and not raised.
 
     Args:
-        folder: The workflow's.
-        notebook: Where to.
-        build_catalog: The pre-built actions that would run, given the `pdkernel.yaml` that the notebook gets.
-        ask_accounts: Says whose accounts are meant.
-        ask_trigger: Says what Git does not hold of the triggers, at the first import; None asks nothing.
-        force: Put a notebook that is there aside.
+        folder: The workflow's folder.
+        notebook: The notebook's path.
+        build_catalog: Builds the catalog of pre-built actions for the notebook's `pdkernel.yaml`.
+        ask_accounts: Answers the account questions.
+        ask_trigger: Answers for trigger settings that Git does not store, at the first import; None asks nothing.
+        force: Replace an existing notebook and keep a backup.
     """
     try:
         earlier = read_sidecar(get_notebook_sidecar_path(notebook))
@@ -161,17 +178,84 @@ def import_folder(
                 workflow, used, choices=choices, assumed_triggers=read.assumed_triggers, notes=_notes(read)
             )
 
-        given = ask_accounts(read.questions) if read.questions else {}
-        made, told = build_notebook_texts(
-            read, given, notebook_folder=notebook.parent.resolve(), build_report=report, earlier_sidecar=earlier
+        answers = ask_accounts(read.questions) if read.questions else {}
+        texts, import_report = build_notebook_texts(
+            read, answers, notebook_folder=notebook.parent.resolve(), build_report=report, earlier_sidecar=earlier
         )
-        state, kept = write_notebook_files(made, notebook, force=force)
+        state, backups = write_notebook_files(texts, notebook, force=force)
     except PdkernelError as error:
         return ImportResult(folder, notebook, error=error)
-    return ImportResult(folder, notebook, state, told, kept)
+    return ImportResult(folder, notebook, state, import_report, backups)
 
 
 def _notes(read: ImportSource) -> tuple[str, ...]:
     if not read.is_state_missing:
         return ()
     return (_NO_STATE_NOTE,)
+
+
+def write_notebook_files(texts: NotebookTexts, notebook: Path, *, force: bool) -> tuple[ImportState, tuple[Path, ...]]:
+    """
+    Write *texts* as *notebook* and its `pdkernel.yaml`.
+
+    Returns:
+        The state, and the paths of the backups.
+
+    Raises:
+        RequestError: A notebook with other content exists and *force* is False, or the files cannot be written.
+    """
+    sidecar = get_notebook_sidecar_path(notebook)
+    try:
+        existing = [path for path in (notebook, sidecar) if path.exists() or path.is_symlink()]
+        if existing and _has_same_content(texts, notebook, sidecar):
+            return "unchanged", ()
+        if existing and not force:
+            raise RequestError(
+                f"{existing[0]} exists already, and its content differs from this import; nothing was changed.",
+                fix="Import to another name, or pass --force: the existing file is kept as a backup beside the new notebook.",
+            )
+        kept = tuple(_rename_to_backup(path) for path in existing)
+        notebook.parent.mkdir(parents=True, exist_ok=True)
+        # The notebook comes last: if it exists, its pdkernel.yaml exists too.
+        files = [DefinitionFile(sidecar.name, texts.sidecar), DefinitionFile(notebook.name, texts.notebook)]
+        write_definition_files(files, notebook.parent)
+    except OSError as error:
+        raise RequestError(f"{notebook} cannot be written: {error.strerror or error}.") from None
+    return "replaced" if kept else "new", kept
+
+
+def _rename_to_backup(path: Path) -> Path:
+    number = 1
+    while (kept := path.with_name(f"{path.name}.before-import-{number}")).exists():
+        number += 1
+    return path.rename(kept)
+
+
+def _has_same_content(texts: NotebookTexts, notebook: Path, sidecar: Path) -> bool:
+    """Whether the existing files hold the same workflow and answers; outputs and the import report may differ."""
+    try:
+        existing = parse_sidecar(sidecar.read_text(encoding="utf-8"))
+        cells = _cells(json.loads(notebook.read_text(encoding="utf-8")))
+    except (OSError, ValueError, DefinitionError):
+        return False
+    return existing == parse_sidecar(texts.sidecar) and cells == _cells(json.loads(texts.notebook))
+
+
+def _cells(notebook: Any) -> list[Any] | None:
+    cells = notebook.get("cells") if isinstance(notebook, dict) else None
+    if not isinstance(cells, list):
+        return None
+    found = [
+        (cell.get("cell_type"), _text(cell), _get_pdkernel_metadata(cell)) for cell in cells if isinstance(cell, dict)
+    ]
+    return [cell for cell in found if not (isinstance(cell[2], Mapping) and cell[2].get("report"))]
+
+
+def _text(cell: Mapping[str, Any]) -> str:
+    source = cell.get("source", "")
+    return "".join(source) if isinstance(source, list) else str(source)
+
+
+def _get_pdkernel_metadata(cell: Mapping[str, Any]) -> Any:
+    metadata = cell.get("metadata")
+    return metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None

@@ -1,7 +1,7 @@
 """
-What a workflow needs here before its first run, found without running anything.
+The requirements of a workflow on this machine before its first run, found without running code.
 
-Knows which source of actions a project has, and what Git leaves out. How it is told is for `render` to know.
+`render.import_report` formats the report.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def build_import_report(
     The report on *workflow*.
 
     Args:
-        workflow: As it would run here.
-        catalog: The pre-built actions that would run.
-        choices: Whose account fills which prop, where it is known; else what the steps say.
+        workflow: The workflow to run.
+        catalog: The catalog of pre-built actions.
+        choices: Account choices by step and prop; without a choice the step's own account is reported.
         assumed_triggers: Ids of triggers whose settings are assumed.
-        notes: Sentences of the caller's own.
+        notes: Additional sentences.
     """
     readable, faults = _drop_unreadable_props(workflow)
     actions = tuple(_action(step, catalog) for step in workflow.steps if step.uses)
@@ -86,7 +86,7 @@ def build_import_report(
 
 
 def _drop_unreadable_props(workflow: Workflow) -> tuple[Workflow, list[UnsupportedItem]]:
-    """*workflow* without the props of steps of which a prop holds a `{{` that is no expression; and these steps."""
+    """*workflow* without the props of steps that have an unreadable expression; and these steps."""
     faults: list[UnsupportedItem] = []
     steps: list[Step] = []
     for step in workflow.steps:
@@ -104,32 +104,35 @@ def _sentence(message: str) -> str:
 
 
 def _action(step: Step, catalog: Catalog) -> ActionSource:
-    said = step.uses or ""
+    reference = step.uses or ""
     try:
-        uses = ActionReference.parse(said)
+        uses = ActionReference.parse(reference)
     except RequestError:
-        return ActionSource(step.name, said, "which is not an action's key", runs=False)
+        return ActionSource(step.name, reference, "which is not an action's key", runs=False)
     if uses.is_private:
-        return ActionSource(step.name, said, "a private component, whose code only Pipedream has", runs=False)
+        return ActionSource(step.name, reference, "a private component, whose code only Pipedream has", runs=False)
     where = catalog.settings.source_setting
     try:
         found = catalog.resolve(uses.key, uses.version)
     except LicenceError:
         return ActionSource(
-            step.name, said, f"which npm may have, once its licence is accepted: {ACCEPT_LICENCE_COMMAND}", runs=False
+            step.name,
+            reference,
+            f"which npm may have, once its licence is accepted: {ACCEPT_LICENCE_COMMAND}",
+            runs=False,
         )
     except ActionVersionError as fault:
         return ActionSource(
-            step.name, said, f"of which there is another version only: {_sentence(fault.message)}", runs=False
+            step.name, reference, f"of which there is another version only: {_sentence(fault.message)}", runs=False
         )
     except ActionNotFoundError:
         if where.source in ("npm", "connect"):
             name = "npm, looked for at the first run" if where.source == "npm" else "run by Pipedream Connect"
-            return ActionSource(step.name, said, name)
+            return ActionSource(step.name, reference, name)
         way = f"; npm may have it: {ACCEPT_LICENCE_COMMAND}" if uses.app in APPS_ON_NPM else ""
-        return ActionSource(step.name, said, f"which no source of this project has{way}", runs=False)
+        return ActionSource(step.name, reference, f"which no source of this project has{way}", runs=False)
     instead = f", in version {found.version}" if found.version != uses.version else ""
-    return ActionSource(step.name, said, f"{found.source}{instead}")
+    return ActionSource(step.name, reference, f"{found.source}{instead}")
 
 
 def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Iterator[UnsupportedItem]:
@@ -206,8 +209,10 @@ def _trigger(trigger: Trigger, assumed: Collection[str]) -> TriggerUse:
             settings = "an email starts it"
         case "source":
             settings = str(config.get("uses") or "which event source it is, is not known")
-    held = config.get("id")
-    return TriggerUse(held if isinstance(held, str) else None, trigger.type, settings, held in assumed)
+    trigger_id = config.get("id")
+    return TriggerUse(
+        trigger_id if isinstance(trigger_id, str) else None, trigger.type, settings, trigger_id in assumed
+    )
 
 
 def _packages(workflow: Workflow) -> tuple[PackageUse, ...]:

@@ -1,8 +1,4 @@
-"""
-Notebooks, read as workflows, and workflows written as notebooks.
-
-Knows nbformat, which cells count, and what their metadata keeps. Does not write files, run cells or read `pdkernel.yaml`.
-"""
+"""Reads notebooks as workflows, and writes workflows as notebooks. Format: nbformat 4."""
 
 from pdkernel.notebook.cells import METADATA_KEY, NotebookCell, enumerate_cells, read_cells
 from pdkernel.notebook.notebook_text import format_notebook

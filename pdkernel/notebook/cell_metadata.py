@@ -1,13 +1,13 @@
 """
-What a cell's text cannot show of a step, kept under `pdkernel` in the cell's metadata, both ways.
+The parts of a step that its cell's text cannot show, stored under `pdkernel` in the cell's metadata; both ways.
 
-Knows that Jupyter has one kind of line end, and that what a person has written in the cell counts. Knows no files.
+If text and metadata disagree, the cell's text wins.
 
-    notes     the step's note, shown in a Markdown cell of its own
-    extra     `Step.extra`: keys that only the platform understands, and what writing a definition needs
-    source    the code, where the cell shows it without a byte order mark or with other line ends
-    stores    data stores whose prop cannot stand on a magic's line
-    props     values that cannot stand in a cell, with the order of all
+    notes     the step's note, shown in a separate Markdown cell
+    extra     `Step.extra`: keys that only the platform understands, and data for writing a definition
+    source    the code, if the cell shows it without its byte order mark or with other line ends
+    stores    data stores whose prop cannot be written on a magic's line
+    props     values that cannot be written in a cell, with the order of all props
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def encode_mapping(value: Mapping[str, JSON]) -> JSON:
-    """*value* for metadata: as JSON text if its keys are not in alphabetical order, in which Jupyter saves them."""
+    """*value* for metadata: as JSON text unless its keys are sorted, because Jupyter saves metadata with sorted keys."""
     text = json.dumps(value, ensure_ascii=False)
     return dict(value) if text == json.dumps(value, ensure_ascii=False, sort_keys=True) else text
 
 
 def decode_mapping(kept: object) -> dict[str, JSON] | None:
-    """The mapping that `packed` was given; None if *kept* is none."""
+    """The reverse of `encode_mapping`; None if *kept* is not a mapping."""
     if isinstance(kept, str):
         try:
             kept = json.loads(kept)
@@ -44,20 +44,20 @@ def decode_mapping(kept: object) -> dict[str, JSON] | None:
 
 
 def normalize_source(source: str) -> str:
-    """*source* as a cell shows it: without a byte order mark, with Jupyter's line ends."""
+    """*source* as a cell shows it: without a byte order mark, with LF as line ends."""
     return source.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def restore_source(body: str, stored_source: object) -> str:
     """
-    The code that a cell stands for.
+    The code of a cell, with its original byte order mark and line ends.
 
     Args:
         body: The cell's text below its magic.
-        stored_source: What the metadata keeps of the code, if anything.
+        stored_source: The code in the metadata, if any.
 
     Returns:
-        *stored_source* as long as the cell shows it; else the text, each line that was there before as it was.
+        *stored_source* if the cell still shows it; else *body*, with the original form of each unchanged line.
     """
     if not isinstance(stored_source, str) or not stored_source:
         return body
@@ -67,18 +67,18 @@ def restore_source(body: str, stored_source: object) -> str:
     known = [normalize_source(line) for line in before]
     now = _LINES.findall(body)
     end = "\r\n" if sum(line.endswith("\r\n") for line in before) * 2 > len(before) else "\n"
-    made: list[str] = []
+    result: list[str] = []
     matcher = difflib.SequenceMatcher(None, known, now, autojunk=False)
     for kind, start, stop, first, last in matcher.get_opcodes():
-        made += before[start:stop] if kind == "equal" else (line.replace("\n", end) for line in now[first:last])
-    return (_BYTE_ORDER_MARK if stored_source.startswith(_BYTE_ORDER_MARK) else "") + "".join(made)
+        result += before[start:stop] if kind == "equal" else (line.replace("\n", end) for line in now[first:last])
+    return (_BYTE_ORDER_MARK if stored_source.startswith(_BYTE_ORDER_MARK) else "") + "".join(result)
 
 
 def build_step_cell(step: Step) -> tuple[str, dict[str, JSON]]:
     """
-    The text of *step*'s cell, and what its metadata must keep so that `step_of` gives *step* again.
+    The text and metadata of *step*'s cell, from which `restore_step` builds *step* again.
 
-    The step's apps are in neither: `pdkernel.yaml` says whose account fills them.
+    The step's apps are left out: `pdkernel.yaml` stores their account choices.
     """
     hidden: dict[str, Any] = {}
     if step.notes is not None:
@@ -89,27 +89,27 @@ def build_step_cell(step: Step) -> tuple[str, dict[str, JSON]]:
     if source != step.source:
         hidden["source"] = step.source
     shown = replace(step, source=source, apps=())
-    odd = [
+    unwritable = [
         store
         for store in step.stores
         if _format_exact_cell(replace(shown, source="", props={}, stores=(store,))) is None
     ]
-    if odd or {store.prop for store in step.stores} & step.props.keys():
+    if unwritable or {store.prop for store in step.stores} & step.props.keys():
         hidden["stores"] = [[store.prop, store.store] for store in step.stores]
         shown = replace(shown, stores=())
     text = _format_exact_cell(shown)
     if text is None:
-        props = {name: value for name, value in step.props.items() if not _can_stand(shown, name)}
+        props = {name: value for name, value in step.props.items() if not _fits_in_cell(shown, name)}
         hidden["props"] = encode_stored_values(props, step.props)
         shown = replace(shown, props={name: value for name, value in step.props.items() if name not in props})
         text = _format_exact_cell(shown)
-    if text is None:  # values that read well alone and not together
+    if text is None:  # each value reads back alone, but not together with the others
         hidden["props"] = encode_stored_values(step.props, step.props)
         text = format_step_cell(replace(shown, props={}))
     return text, hidden
 
 
-def _can_stand(step: Step, name: str) -> bool:
+def _fits_in_cell(step: Step, name: str) -> bool:
     return _format_exact_cell(replace(step, source="", props={name: step.props[name]})) is not None
 
 
@@ -117,7 +117,7 @@ def _format_exact_cell(step: Step) -> str | None:
     """The cell of *step*, or None if it does not read back as *step*."""
     try:
         text = format_step_cell(step)
-        if not _is_doubtful(step):
+        if not _needs_check(step):
             return text
         back = parse_step_cell(text).step
     except DefinitionError:
@@ -126,8 +126,8 @@ def _format_exact_cell(step: Step) -> str | None:
     return text if same and back.stores == step.stores else None
 
 
-def _is_doubtful(step: Step) -> bool:
-    """Whether the cell may read back otherwise: a `{{` that is no expression, an odd name. Reading takes long."""
+def _needs_check(step: Step) -> bool:
+    """Whether the cell might not read back the same (a `{{`, an unusual name); the check itself is slow."""
     names = (*step.props, *(store.prop for store in step.stores))
     if not all(name.isidentifier() and name.isascii() for name in names):
         return True
@@ -146,12 +146,12 @@ def _holds_braces(value: JSON) -> bool:
 
 def restore_step(step: Step, metadata: Mapping[str, Any], *, note: str | None = None) -> Step:
     """
-    *step*, as its cell was read, with what the metadata keeps.
+    *step*, completed with the cell's metadata.
 
     Args:
-        step: What the cell's text says.
-        metadata: What the metadata says under `pdkernel`.
-        note: The text of the Markdown cell that shows its note, if there is one: it counts.
+        step: The step in the cell's text.
+        metadata: The cell's metadata under `pdkernel`.
+        note: The text of the Markdown cell with the step's note, if any; it wins over the metadata.
     """
     notes = metadata.get("notes")
     return replace(
@@ -165,12 +165,12 @@ def restore_step(step: Step, metadata: Mapping[str, Any], *, note: str | None = 
 
 
 def encode_stored_values(values: Mapping[str, JSON], order: Iterable[str]) -> JSON:
-    """For metadata, the values of *values*, which a cell cannot show, and the *order* that they have among the others."""
+    """*values*, which a cell cannot show, for metadata, with the *order* of all values."""
     return {"values": encode_mapping(values), "order": list(order)}
 
 
 def merge_stored_values(shown: Mapping[str, JSON], stored: object) -> Mapping[str, JSON]:
-    """The values that a cell shows with those that its metadata keeps: what is shown counts."""
+    """The values of a cell's text and its metadata; the text wins."""
     given = decode_mapping(stored.get("values")) if isinstance(stored, dict) else None
     if given is None or not isinstance(stored, dict):
         return shown
@@ -180,6 +180,6 @@ def merge_stored_values(shown: Mapping[str, JSON], stored: object) -> Mapping[st
 
 
 def _stores(step: Step, kept: object) -> tuple[StoreBinding, ...]:
-    said = {store.prop for store in step.stores}
-    read = [StoreBinding(*item) for item in kept if item[0] not in said] if isinstance(kept, list) else []
+    shown = {store.prop for store in step.stores}
+    read = [StoreBinding(*item) for item in kept if item[0] not in shown] if isinstance(kept, list) else []
     return (*read, *step.stores)

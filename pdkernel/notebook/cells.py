@@ -1,8 +1,4 @@
-"""
-A notebook file, read as cells.
-
-Knows the file's format; older ones through nbformat. Knows nothing of steps.
-"""
+"""Reads the cells of a notebook file; nbformat converts older formats."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from pdkernel.files import read_file
 from pdkernel.model import JSON
 
 METADATA_KEY = "pdkernel"
-"""Where a cell's metadata holds what its text cannot show; `hidden` and `write` say what that is."""
+"""The metadata key for data that a cell's text cannot show; see `cell_metadata` and `notebook_text`."""
 
 _NBFORMAT_VERSION = 4
 CellType = Literal["code", "markdown", "raw"]
@@ -31,11 +27,11 @@ class NotebookCell:
     One cell.
 
     Attributes:
-        source: Its text.
-        type: Only code cells can be steps.
-        id: The notebook's id for it, or None in an old notebook.
-        metadata: As the file has it.
-        index: Its place among all cells of the file, from 0; None if it is in none.
+        source: The cell's text.
+        type: The cell's type; only code cells can be steps.
+        id: The cell's id, or None in an old notebook.
+        metadata: The cell's metadata, unchanged.
+        index: The cell's index in the file, from 0; None for a cell without a file.
     """
 
     source: str
@@ -46,7 +42,7 @@ class NotebookCell:
 
     @property
     def pdkernel_metadata(self) -> Mapping[str, Any]:
-        """What the metadata says under `pdkernel`."""
+        """The metadata under `pdkernel`."""
         hidden = self.metadata.get(METADATA_KEY)
         return hidden if isinstance(hidden, dict) else {}
 
@@ -56,14 +52,14 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
     The cells of the notebook at *path*, in the file's order.
 
     Raises:
-        NotebookError: There is no such file, or it is not a notebook; the message says why.
+        NotebookError: The file does not exist or is not a notebook; the message gives the reason.
     """
     found = enumerate(_read(path).get("cells", ()))
     return tuple(replace(_cell(cell), index=place) for place, cell in found)
 
 
 def enumerate_cells(cells: Iterable[NotebookCell]) -> Iterator[tuple[int, NotebookCell]]:
-    """*cells* with their places; one that is in no file stands after the cell before it."""
+    """*cells* with their indexes; a cell without an index follows the cell before it."""
     place = -1
     for cell in cells:
         place = place + 1 if cell.index is None else cell.index
@@ -116,7 +112,7 @@ def _as_version_4(path: Path, data: JSON, text: str) -> Mapping[str, Any]:
     if not isinstance(data.get("nbformat"), int):
         raise NotebookError(f"{path} is not a notebook: it does not say its nbformat.")
     if data["nbformat"] == _NBFORMAT_VERSION:
-        # Read as it is: nbformat would only validate it, and a fault in an output is no fault of the workflow.
+        # Not passed to nbformat, which would only validate: an invalid output is not an error of the workflow.
         return data
     import nbformat
 

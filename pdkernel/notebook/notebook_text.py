@@ -1,15 +1,12 @@
 """
-A workflow, written as a notebook that reads back as it.
+Writes a workflow as a notebook that reads back as the same workflow, except for account choices (`pdkernel.yaml`).
 
-Knows which cells there are and what their metadata keeps. Reads no files, and knows nothing of `pdkernel.yaml`, which
-says whose accounts the steps use.
-
-    title, report        Markdown; the report is text that is given
-    load, workflow       `%load_ext pdkernel`, and the header from the workflow's name, triggers and settings
-    note-STEP            the step's note, as Markdown above it: {"note": STEP}
-    about-, props-STEP   what is wrong with the step, and props that its cell cannot show: {"about": STEP}
-    step-STEP            the step: see `hidden`
-    kept-N               an entry that is no step, as Markdown: {"kept": the entry}
+    title, report        Markdown; the caller passes the report's text
+    load, workflow       `%load_ext pdkernel`, and the header with the workflow's name, triggers and settings
+    note-STEP            the step's note, as Markdown above the step: {"note": STEP}
+    about-, props-STEP   problems of the step, and props that its cell cannot show: {"about": STEP}
+    step-STEP            the step: see `cell_metadata`
+    kept-N               an unsupported entry, as Markdown: {"kept": the entry}
 """
 
 from __future__ import annotations
@@ -20,13 +17,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pdkernel.directive import dump_yaml, parse_workflow_cell
+from pdkernel.directive import WORKFLOW_MAGIC, dump_yaml, parse_workflow_cell
 from pdkernel.errors import DefinitionError
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.notebook.cell_metadata import build_step_cell, encode_mapping, encode_stored_values, merge_stored_values
 from pdkernel.notebook.cells import METADATA_KEY
 
-WORKFLOW_MAGIC = "%%pdworkflow"
 _MAX_ID = 64
 _KERNEL = {
     "kernelspec": {"display_name": "Pipedream workflow (pdkernel)", "language": "python", "name": "pdkernel"},
@@ -36,19 +32,19 @@ _KERNEL = {
 
 def format_notebook(workflow: Workflow, *, about: str = "", report: str = "") -> str:
     """
-    The text of a notebook that `read_notebook` reads as *workflow*, but for its apps.
+    The text of a notebook that `read_notebook` reads as *workflow*, without its apps.
 
     Args:
-        workflow: What to write.
+        workflow: The workflow to write.
         about: Markdown below the title.
-        report: Markdown of a cell of its own, marked as ours; none if it is empty.
+        report: Markdown of a separate cell, marked as a report; no cell if it is empty.
     """
     import nbformat
 
     cells = [_as_cell(*cell) for cell in _cells(workflow, about, report)]
     data = {"cells": cells, "metadata": _KERNEL, "nbformat": 4, "nbformat_minor": 5}
     text: str = nbformat.v4.writes(nbformat.from_dict(data))
-    # YAML can name halves of surrogate pairs, which UTF-8 cannot: JSON's own escapes carry them.
+    # YAML can contain unpaired surrogates, which UTF-8 cannot encode: they are written as JSON escapes.
     return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
@@ -91,7 +87,7 @@ def _step(step: Step) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
 
 def _hidden_props(step: Step, kept: object) -> str:
     fenced = _fenced(dump_yaml(merge_stored_values({}, kept)))
-    return f"Props of `{step.name}` that cannot stand in a cell are kept beside it:\n\n{fenced}"
+    return f"Props of `{step.name}` that a cell cannot show are kept in the cell's metadata:\n\n{fenced}"
 
 
 def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
@@ -116,13 +112,13 @@ def _id(kind: str, name: str) -> str:
 
 
 def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
-    """The text of the `%%pdworkflow` cell, and what its metadata must keep."""
+    """The text and metadata of the `%%pdworkflow` cell."""
     extra = _without_kept(workflow.extra)
     hidden: dict[str, Any] = {"extra": encode_mapping(extra)} if extra else {}
     settings = dict(workflow.settings)
-    odd = {key: value for key, value in settings.items() if not _is_round_trip("settings", {key: value})}
-    if odd:
-        hidden["settings"] = encode_stored_values(odd, settings)
+    unwritable = {key: value for key, value in settings.items() if not _is_round_trip("settings", {key: value})}
+    if unwritable:
+        hidden["settings"] = encode_stored_values(unwritable, settings)
     name = workflow.name
     if not _is_round_trip("name", name):
         name = " ".join(name.replace("{{", "{ {").split()) or "Workflow"
@@ -134,13 +130,13 @@ def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
         "triggers", triggers
     ):
         mapping |= {"trigger": triggers[0]} if len(triggers) == 1 else {"triggers": triggers}
-    if shown := {key: value for key, value in settings.items() if key not in odd}:
+    if shown := {key: value for key, value in settings.items() if key not in unwritable}:
         mapping["settings"] = shown
     return f"{WORKFLOW_MAGIC}\n{dump_yaml(mapping)}".rstrip("\n"), hidden
 
 
 def _without_kept(extra: Mapping[str, JSON]) -> dict[str, JSON]:
-    """*extra* without the entries that have cells of their own."""
+    """*extra* without the entries that have separate cells."""
     bookkeeping = extra.get(ROUND_TRIP_KEY)
     if not isinstance(bookkeeping, dict) or "kept" not in bookkeeping:
         return dict(extra)
@@ -151,7 +147,7 @@ def _without_kept(extra: Mapping[str, JSON]) -> dict[str, JSON]:
 
 def _is_round_trip(key: str, value: JSON) -> bool:
     if key == "name" and isinstance(value, str) and re.fullmatch(r"[\w(][\w ().,!-]*[\w)!.]|\w", value):
-        return True  # most names: reading YAML takes long
+        return True  # a shortcut for most names, because parsing YAML is slow
     try:
         header = parse_workflow_cell(f"{WORKFLOW_MAGIC}\n{dump_yaml({key: value})}")
     except DefinitionError:

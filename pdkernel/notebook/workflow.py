@@ -1,8 +1,7 @@
 """
-Cells, read as a workflow.
+Reads cells as a workflow; the order of cells is the order of steps.
 
-Knows that the notebook's order is the order of steps, and how to say which cell is wrong: every
-cell is read before anything is raised, so that all problems are told at once.
+Every cell is read before an error is raised, so that the error lists all problems with their cells.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from pdkernel.notebook.cells import NotebookCell, enumerate_cells, read_cells
 
 def read_notebook(path: Path) -> Workflow:
     """
-    The workflow that the notebook at *path* holds; one without steps is a workflow without steps.
+    The workflow of the notebook at *path*; it may have no steps.
 
     Raises:
-        NotebookError: It is not a notebook.
-        DefinitionError: A cell is wrong; the message names every such cell.
+        NotebookError: The file is not a notebook.
+        DefinitionError: A cell is invalid; the message names every such cell.
     """
     return workflow_from_cells(read_cells(path), name=path.stem, source=str(path))
 
@@ -41,13 +40,13 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
     The workflow in *cells*.
 
     Args:
-        cells: All cells of the notebook, in its order; a step's `cell` is its index here.
-        name: The workflow's name, unless a `%%pdworkflow` cell says another.
-        source: Where the cells come from, for messages.
+        cells: All cells of the notebook, in order; a step's `cell_index` is its index here.
+        name: The workflow's name, unless a `%%pdworkflow` cell gives another.
+        source: The origin of the cells, for messages.
 
     Raises:
-        DefinitionError: A cell is wrong. One problem keeps its own class; of several the first gives
-            the class, and the message lists them all.
+        DefinitionError: A cell is invalid. One problem keeps its own class; several problems have the class of the
+            first, and the message lists all of them.
     """
     steps: list[Step] = []
     headers: list[tuple[int, WorkflowHeader]] = []
@@ -92,7 +91,7 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
 
 
 def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
-    """The header's name; where it shows one that could not stand there, that one."""
+    """The workflow's name: the header's, or the one in the metadata that the header could not show."""
     kept = hidden.get("name")
     if isinstance(kept, dict) and isinstance(kept.get("is"), str) and header.name == kept.get("shown"):
         return str(kept["is"])
@@ -105,13 +104,13 @@ def _step(cell: NotebookCell, index: int, notes: Mapping[str, str]) -> Step:
 
 
 def _kept(cell: NotebookCell, steps: Sequence[Step]) -> list[UnsupportedEntry]:
-    """The entry that is no step, if *cell* shows one; it stands below the last of *steps*."""
+    """The unsupported entry that *cell* shows, if any; it follows the last of *steps*."""
     entry = decode_mapping(cell.pdkernel_metadata.get("kept"))
     return [] if entry is None else [UnsupportedEntry(steps[-1].name if steps else None, entry)]
 
 
 def _in_cell(error: DefinitionError, index: int) -> DefinitionError:
-    """*error*, saying which cell it is about."""
+    """*error* with the cell's number in its message."""
     return with_message(error, f"Cell {index + 1}: {error.message}")
 
 

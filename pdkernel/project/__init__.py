@@ -1,22 +1,30 @@
 """
 The local project: a folder, a key and a database that several threads and processes use at once.
 
-    folder     `.pdkernel/`: finding it, making it, its key file
-    vault      what is sealed before it reaches the database
-    sqlite     one way to open the SQLite file, shared with the journal
-    database   engine, creation, the checks when it is opened, faults as sentences
-    schema     the tables, the same on SQLite and Postgres
-    accounts clients variables notebooks sent settings source_states     one table each
-    secrets connect_tokens link_visits grants     one table each, for Connect Link
-    deployed_triggers schedule     event sources that run for external users, and when; what they emitted
-    endpoints     keys in URLs, of workflows and deployed triggers
-    client_keys       public keys in a secret's place
-    access_tokens     what clients are given: signed, read, revoked
-    issued_tokens     what a real project's API has given out through us
-    stores     data stores and their records
-    login      which Connect project at Pipedream it works with
-
-Knows nothing of workflows, runs or HTTP.
+    folder                find and create `.pdkernel/`; the key file
+    vault                 encryption of values before they reach the database
+    sqlite                open the SQLite file, shared with the journal
+    database              engine, creation, migration, readable errors
+    schema                the tables, the same on SQLite and Postgres
+    accounts              external users and accounts
+    variables             environment variables
+    notebook_states       the state of each notebook's session
+    idempotency           recorded answers of calls that are sent once
+    settings              settings by name
+    source_states         the state of event sources
+    project_secrets       the project's own secrets
+    connect_tokens        tokens of Connect Link
+    pending_sign_ins      people at an app's sign-in page
+    grants                OAuth grants that renew access tokens
+    deployed_triggers     event sources of external users, and their events
+    schedule              when a timer is due
+    endpoint_keys         keys in URLs of workflows and deployed triggers
+    oauth_clients         OAuth clients of the endpoint
+    client_keys           public keys of OAuth clients without a secret
+    access_tokens         access tokens of those clients: signing, verification, revocation
+    pipedream_tokens      access tokens that a real project's API issued through this server
+    data_stores           data stores and their records
+    login                 the Connect project at Pipedream that the project works with
 """
 
 from pdkernel.project.connect_tokens import ConnectToken

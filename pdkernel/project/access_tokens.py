@@ -1,9 +1,9 @@
 """
-Access tokens of OAuth clients: signed here, read here, revoked here.
+Access tokens of OAuth clients: signing, verification, revocation.
 
-Signed with Ed25519 like the platform's (`alg: EdDSA`), by keys that the database holds sealed: a token of one process is
-good at every other one of the same project. PyJWT writes and checks the signature. What is asked of the database for each
-request (keys, clients, revocations) is remembered for `FRESH_S` seconds. Who may have a token is `clients`' to say.
+Tokens are signed with Ed25519 (`alg: EdDSA`), like the platform's. The keys are stored encrypted in the database, so every
+process of a project accepts the tokens of the others. PyJWT signs and checks. Keys, clients and revocations are read from
+the database at most every `CACHE_TTL_S` seconds. `oauth_clients` authenticates clients.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from jwt.types import Options
 
 TOKEN_LIFETIME_S = 3600
-"""Seconds that a token is good for; the platform says the same as `expires_in`."""
+"""A token's lifetime, equal to the platform's `expires_in`."""
 
 CACHE_TTL_S = 5.0
-"""Seconds for which a token may still pass after another process has revoked it."""
+"""The time for which a token may still be accepted after another process has revoked it."""
 
 _MAX_VERIFIED_TOKENS = 1000
-"""Tokens whose signature is not checked again; by their SHA-256, so that no token is held."""
+"""The number of tokens whose verified claims are cached, by the token's SHA-256, so that no token is held."""
 
 _ALGORITHM = "EdDSA"
 _AUDIENCE = "api"
 _OPTIONS: Options = {
     "require": ["exp", "jti", "sub", "scope"],
-    # by our clock instead
+    # `verify` checks times with the project's clock instead
     "verify_exp": False,
     "verify_nbf": False,
     "verify_iat": False,
@@ -52,13 +52,13 @@ _OPTIONS: Options = {
 @dataclass(frozen=True, slots=True)
 class AccessToken:
     """
-    What a good token says.
+    The claims of a valid token.
 
     Attributes:
-        id: Its own.
-        client_id: Whom it was given to.
-        scopes: What it is good for.
-        expires: Seconds since 1970.
+        id: The token's id (`jti`).
+        client_id: The client that received the token.
+        scopes: The granted scopes.
+        expires: The end of its lifetime, in seconds since 1970.
     """
 
     id: str
@@ -69,7 +69,7 @@ class AccessToken:
 
 @dataclass(frozen=True)
 class _DatabaseSnapshot:
-    """What the database said, and when."""
+    """Cached rows, and the monotonic time of the read."""
 
     at: float
     keys: Mapping[str, Ed25519PublicKey]
@@ -84,7 +84,7 @@ class _SigningKey:
 
 
 class AccessTokens:
-    """The tokens of a project. Threads may share it."""
+    """The access tokens of a project; thread-safe."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock, *, project_id: str) -> None:
         self._database = database
@@ -96,7 +96,7 @@ class AccessTokens:
         self._lock = threading.Lock()
 
     def issue(self, client_id: str, scopes: Sequence[str]) -> str:
-        """A token for *client_id*, good for *scopes* and `LIFE_S` seconds."""
+        """A new token for *client_id* with *scopes*, valid for `TOKEN_LIFETIME_S` seconds."""
         now = int(self._clock.now().timestamp())
         signer = self._signer()
         claims = {
@@ -113,7 +113,7 @@ class AccessTokens:
         return jwt.encode(claims, signer.key, algorithm=_ALGORITHM, headers={"kid": signer.id})
 
     def verify(self, token: str) -> AccessToken | None:
-        """What *token* says, or None if it is not ours, has expired, was revoked, or its client was removed."""
+        """The claims of *token*, or None: another issuer, expired, revoked, or its client was removed."""
         known = self._snapshot()
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         found = self._read.get(digest) or self._verified(token, known)
@@ -127,11 +127,11 @@ class AccessTokens:
         return found if found.client_id in known.clients and found.id not in known.revoked else None
 
     def _verified(self, token: str, known: _DatabaseSnapshot) -> AccessToken | None:
-        """What *token* says, if one of our keys has signed it."""
+        """The claims of *token*, if a key of this project signed it."""
         try:
             unchecked = jwt.decode(token, options={"verify_signature": False})
             if unchecked.get("iss") != self._project_id:
-                return None  # somebody else's: the database need not be asked for its key
+                return None  # another issuer: no database read for its key
             name = str(jwt.get_unverified_header(token).get("kid"))
             if name not in known.keys:
                 known = self._refresh()  # another process may have just made the key
@@ -148,7 +148,7 @@ class AccessTokens:
         return AccessToken(claims["jti"], claims["sub"], tuple(claims["scope"]), claims["exp"])
 
     def revoke(self, token: AccessToken) -> None:
-        """Refuse *token* from now on: here at once, in other processes within `FRESH_S` seconds."""
+        """Refuse *token* from now on: in this process at once, in others within `CACHE_TTL_S` seconds."""
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
             insert_if_absent(connection, revoked_tokens, id=token.id, expires=token.expires)
@@ -156,7 +156,7 @@ class AccessTokens:
         self._refresh()
 
     def rotate_signing_key(self) -> str:
-        """Sign with a new key from now on; returns its name. Tokens that are out stay good until they expire."""
+        """Sign with a new key from now on; returns the key's id. Issued tokens stay valid until they expire."""
         with self._database.write() as connection:
             signer = self._make_signer(connection)
         self._refresh()

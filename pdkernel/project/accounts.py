@@ -1,8 +1,8 @@
 """
-External users and accounts, as rows.
+The tables of external users and accounts.
 
-Knows that a user exists from the first account in an environment until deleted, and that the newest account is
-the one most recently created. What may be connected, and by what name, is `connect`'s to say.
+An external user exists from their first account in an environment until deleted. The newest account is the one created
+last. `connect` validates new accounts.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _NEWEST_FIRST = (accounts.c.created.desc(), accounts.c.number.desc())
 
 
 def _build_newest_accounts_query() -> Select[Any]:
-    """The statement behind `newest_of`."""
+    """The query of `newest_accounts`."""
     place = func.row_number().over(
         partition_by=(accounts.c.external_user, accounts.c.environment, accounts.c.app), order_by=_NEWEST_FIRST
     )
-    theirs = (
+    ranked = (
         select(*_COLUMNS, accounts.c.number, place.label("place"))
         .where(
             accounts.c.external_user.in_(bindparam("users", expanding=True)),
@@ -59,8 +59,8 @@ def _build_newest_accounts_query() -> Select[Any]:
         )
         .subquery()
     )
-    newest = select(theirs).where(theirs.c.place <= bindparam("limit"))
-    return newest.order_by(theirs.c.created.desc(), theirs.c.number.desc())
+    newest = select(ranked).where(ranked.c.place <= bindparam("limit"))
+    return newest.order_by(ranked.c.created.desc(), ranked.c.number.desc())
 
 
 _NEWEST_OF = CompiledQuery(_build_newest_accounts_query())
@@ -68,7 +68,7 @@ _SEALED = CompiledQuery(select(accounts.c.sealed_credentials).where(accounts.c.i
 
 
 class AccountTable:
-    """External users and their accounts, and the accounts of your own."""
+    """External users and their accounts, and your own accounts."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -76,10 +76,10 @@ class AccountTable:
 
     def add(self, account: Account, credentials: Mapping[str, str]) -> None:
         """
-        Store *account* with its credentials; its user exists from now on.
+        Store *account* with its credentials, and its user if new.
 
         Raises:
-            AccountExistsError: Its id is taken.
+            AccountExistsError: An account has this id already.
         """
         created = account.created_at.timestamp()
         row = insert(accounts).values(
@@ -113,7 +113,7 @@ class AccountTable:
         own: bool | None = None,
         limit: int | None = None,
     ) -> Sequence[Account]:
-        """Accounts that match everything given, newest first; accounts of your own match both environments."""
+        """Accounts that match all given filters, newest first; your own accounts match both environments."""
         query = select(*_COLUMNS).where(*_conditions(external_user_id, environment, app, own=own))
         with self._database.read() as connection:
             return [_account(row) for row in connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))]
@@ -126,13 +126,13 @@ class AccountTable:
         app: str | None = None,
         own: bool | None = None,
     ) -> Sequence[str]:
-        """The ids of what `list` gives, in its order."""
+        """The ids of the accounts that `list_accounts` returns, in the same order."""
         query = select(accounts.c.id).where(*_conditions(external_user_id, environment, app, own=own))
         with self._database.read() as connection:
             return connection.execute(query.order_by(*_NEWEST_FIRST)).scalars().all()
 
     def connected_apps(self) -> Collection[str]:
-        """Slugs of the apps that there are accounts of."""
+        """Slugs of the apps with an account."""
         with self._database.read() as connection:
             return set(connection.execute(select(accounts.c.app).distinct()).scalars())
 
@@ -166,7 +166,7 @@ class AccountTable:
         The account's `$auth`.
 
         Raises:
-            AccountGoneError: There is no such account.
+            AccountGoneError: No account has this id.
         """
         with self._database.read() as connection:
             row = _SEALED.fetch_first(connection, account=account_id)
@@ -179,30 +179,31 @@ class AccountTable:
         self, account_id: str, credentials: Mapping[str, str], *, renewal_claim: float | None = None
     ) -> bool:
         """
-        Give the account these credentials in the place of those that it has, and mark it healthy; False: none.
+        Replace the account's credentials and mark it healthy; False if nothing was changed.
 
-        *renewal_claim*: only while its grant is claimed so; whoever connects the account anew takes the claim away.
+        With *renewal_claim*, the change is made only while the account's grant has that claim; connecting the account
+        again removes the claim.
         """
         sealed = self._vault.seal_json(dict(credentials), _vault_context(account_id))
         values = {"sealed_credentials": sealed, "fields": json.dumps(list(credentials)), "healthy": True}
         return self._change(account_id, renewal_claim, values)
 
     def mark_unhealthy(self, account_id: str, *, renewal_claim: float | None = None) -> bool:
-        """Its credentials are known not to work; *renewal_claim* as for `renew`."""
+        """Record that the credentials do not work; *renewal_claim* as for `replace_credentials`."""
         return self._change(account_id, renewal_claim, {"healthy": False})
 
     def _change(self, account_id: str, claim: float | None, values: Mapping[str, Any]) -> bool:
         with self._database.write() as connection:
             if claim is not None:
                 claimed = select(account_grants.c.claimed).where(account_grants.c.account == account_id)
-                # for update: whoever takes the claim away waits until this is written
+                # for update: a process that removes the claim waits until this is written
                 if connection.execute(claimed.with_for_update()).scalar_one_or_none() != claim:
                     return False
             row = update(accounts).where(accounts.c.id == account_id)
             return connection.execute(row.values(values)).rowcount > 0
 
     def remove(self, account_id: str) -> bool:
-        """Remove the account and what renews its token; its user stays. False if there was none."""
+        """Remove the account and its grant; the user stays. False if there was no such account."""
         with self._database.write() as connection:
             connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
             return connection.execute(delete(accounts).where(accounts.c.id == account_id)).rowcount > 0
@@ -214,7 +215,9 @@ class AccountTable:
             query = query.order_by(external_users.c.external_user).limit(limit)
         with self._database.read() as connection:
             users = [_user(row) for row in connection.execute(query)]
-        return sorted(users, key=lambda user: user.external_id)  # here: databases differ in how they sort text
+        return sorted(
+            users, key=lambda user: user.external_id
+        )  # sorted in Python: databases differ in how they sort text
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """That external user, or None."""
@@ -228,15 +231,15 @@ class AccountTable:
         key = {"external_user": external_user_id, "environment": environment}
         with self._database.write() as connection:
             found = connection.execute(delete(external_users).filter_by(**key)).rowcount > 0
-            theirs = select(accounts.c.id).filter_by(**key)
-            connection.execute(delete(account_grants).where(account_grants.c.account.in_(theirs)))
+            account_ids = select(accounts.c.id).filter_by(**key)
+            connection.execute(delete(account_grants).where(account_grants.c.account.in_(account_ids)))
             connection.execute(delete(accounts).filter_by(**key))
-            theirs = select(deployed_triggers.c.id).filter_by(**key)
-            connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(theirs)))
+            trigger_ids = select(deployed_triggers.c.id).filter_by(**key)
+            connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(trigger_ids)))
             for trigger in connection.execute(select(deployed_triggers.c.id).filter_by(**key)).scalars().all():
                 delete_source_states(connection, trigger)
-            theirs = select(literal(TRIGGER_SOURCE_PREFIX) + deployed_triggers.c.id).filter_by(**key)
-            connection.execute(delete(endpoints).where(endpoints.c.source.in_(theirs)))
+            trigger_sources = select(literal(TRIGGER_SOURCE_PREFIX) + deployed_triggers.c.id).filter_by(**key)
+            connection.execute(delete(endpoints).where(endpoints.c.source.in_(trigger_sources)))
             connection.execute(delete(deployed_triggers).filter_by(**key))
         return found
 
@@ -253,7 +256,7 @@ def _conditions(
     if app is not None:
         conditions.append(accounts.c.app == app)
     if own:
-        # they all carry development: said here too, it leads into the index of newest accounts
+        # your own accounts all have the environment development; the condition makes the query use the index
         conditions += [accounts.c.external_user.is_(None), accounts.c.environment == DEFAULT_ENVIRONMENT]
     elif own is not None:
         conditions.append(accounts.c.external_user.is_not(None))

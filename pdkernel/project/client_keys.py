@@ -1,7 +1,7 @@
 """
-Public keys of OAuth clients, and the assertions that were taken from them.
+Public keys of OAuth clients, and the assertions that clients have used.
 
-Knows which keys may be registered, and that an assertion is taken once. What an assertion must say is the server's to know.
+This module checks which keys may be registered, and that an assertion is used once. The server checks its claims.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ClientKeyTable:
         return None if text is None else parse_public_key(text)
 
     def consume_assertion(self, client_id: str, assertion_id: str, expires: float) -> bool:
-        """Take the assertion of that id, which is good until *expires* (seconds since 1970); False if it was taken before."""
+        """Mark the assertion of that id as used until *expires* (seconds since 1970); False if it was used before."""
         mark = hashlib.sha256(f"{client_id}\n{assertion_id}".encode("utf-8", "surrogatepass")).hexdigest()
         now = self._clock.now().timestamp()
         try:
@@ -51,7 +51,7 @@ class ClientKeyTable:
 
 
 def insert_key(connection: Connection, client_id: str, key: PublicKey) -> None:
-    """Keep the key of a client that is made in the same transaction."""
+    """Store the key of a client that is created in the same transaction."""
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
     connection.execute(insert(client_keys).values(client=client_id, public_key=pem))
 
@@ -61,13 +61,13 @@ def parse_public_key(text: str) -> PublicKey:
     The key in a PEM text: EC on P-256 (signs ES256) or RSA (RS256).
 
     Raises:
-        RequestError: It is none of these; a private key is not taken for one, and not shown.
+        RequestError: The text is not such a key. A private key is refused too, and not shown.
     """
     try:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise RequestError(
-            "The file holds no public key in PEM.",
+            "The file does not contain a public key in PEM.",
             fix="Make it from the private key, which stays with your product: openssl pkey -in private.pem -pubout",
         ) from None
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):

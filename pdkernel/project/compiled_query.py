@@ -1,8 +1,7 @@
 """
-Statements that every run reads with: compiled once, and on SQLite given to its driver as they are.
+Queries that every run executes: compiled once, and on SQLite passed to the driver directly.
 
-SQLAlchemy takes a tenth of a millisecond for a row that SQLite finds in a few microseconds. Knows how the two write parameters,
-and nothing of tables.
+SQLAlchemy takes a tenth of a millisecond for a row that SQLite finds in a few microseconds.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ _DIALECT = sqlite.dialect(paramstyle="named")
 
 class CompiledQuery:
     """
-    A statement, to be read with again and again.
+    A statement that is executed often.
 
-    Columns come as the driver has them: on SQLite true is 1. Values that are lists stand where the statement has an
-    expanding parameter.
+    Columns have the driver's types: on SQLite, true is 1. A list value fills an expanding parameter of the statement.
     """
 
     def __init__(self, statement: Select[Any]) -> None:
@@ -59,5 +57,5 @@ class CompiledQuery:
 
 
 def _row_type(names: list[str]) -> Callable[..., Any]:
-    """What makes a row of values by those names."""
+    """The named tuple class for a row with those columns."""
     return namedtuple("_Row", names)  # noqa: PYI024 - each statement has its own

@@ -1,7 +1,7 @@
 """
-Connect tokens: with one, one external user connects one account.
+Connect tokens: each lets one external user connect one account.
 
-Knows that a token is kept as its digest only, ends at a time, and is used once. What is done with it is the server's.
+Only the token's digest is stored. A token expires and can be used once.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pdkernel.project.schema import connect_tokens
 from pdkernel.project.vault import Vault
 
 EXPIRED_RETENTION_S = 24 * 3600.0
-"""Seconds that an expired token is still known, so that its holder can be told that it has expired."""
+"""The time for which an expired token is kept, so that its holder receives a message that it has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTerms:
     """
-    What was agreed when a token was made.
+    The settings of a token from its creation.
 
     Attributes:
-        session: Names this session to the product's back end (`connect_session_id`).
-        allowed_origins: Origins whose pages may use the token and show the page in a frame; none: no page.
-        success_redirect_uri: Where the person goes once an account is connected.
-        error_redirect_uri: Where they go when that failed for good.
-        webhook_uri: Is told of both.
-        scope: Scopes of the API that the token has, separated by blanks.
+        session: The session's id for the product's back end (`connect_session_id`).
+        allowed_origins: Origins whose pages may use the token and embed the page; empty allows no page.
+        success_redirect_uri: Where the browser goes after an account was connected.
+        error_redirect_uri: Where the browser goes after a final failure.
+        webhook_uri: Receives a request for both outcomes.
+        scope: API scopes of the token, separated by blanks.
     """
 
     session: str
@@ -49,16 +49,16 @@ class TokenTerms:
 @dataclass(frozen=True, slots=True)
 class ConnectToken:
     """
-    A token that was made, without its text.
+    A token, without its text.
 
     Attributes:
         digest: SHA-256 of its text.
-        external_user_id: Who connects an account.
-        environment: Where.
-        created_at: When it was made.
-        expires_at: From when it is good for nothing.
-        used_at: When an account was connected with it, or None.
-        terms: What was agreed.
+        external_user_id: The external user who connects an account.
+        environment: The user's environment.
+        created_at: When the token was created.
+        expires_at: The end of its lifetime.
+        used_at: When an account was connected with the token, or None.
+        terms: The token's settings.
     """
 
     digest: str = field(repr=False)
@@ -71,7 +71,7 @@ class ConnectToken:
 
 
 def hash_token(token: str) -> str:
-    """What is kept of a token. Fast on purpose: a token has 128 random bits, which no list of guesses holds."""
+    """The stored digest of a token. A fast hash is enough: a token has 128 random bits and cannot be guessed."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -84,7 +84,7 @@ class ConnectTokenTable:
         self._clock = clock
 
     def add(self, token: ConnectToken) -> None:
-        """Keep it; those that expired long ago go."""
+        """Store *token*; tokens that expired long ago are removed."""
         now = self._clock.now().timestamp()
         row = insert(connect_tokens).values(
             digest=token.digest,
@@ -99,11 +99,11 @@ class ConnectTokenTable:
             connection.execute(row)
 
     def find(self, token: str) -> ConnectToken | None:
-        """What is known of that token, expired or used as it may be, or None."""
+        """The stored token, even if expired or used, or None."""
         return self.find_by_digest(hash_token(token))
 
     def find_by_digest(self, digest: str) -> ConnectToken | None:
-        """What is known of the token of that digest, or None."""
+        """The stored token with that digest, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(connect_tokens).where(connect_tokens.c.digest == digest)).first()
         if row is None or not hmac.compare_digest(row.digest, digest):
@@ -120,19 +120,19 @@ class ConnectTokenTable:
         )
 
     def claim(self, digest: str) -> bool:
-        """Use the token, which only one caller can; False if it was used or has expired."""
+        """Mark the token as used, which succeeds for one caller only; False if it was used or has expired."""
         now = self._clock.now().timestamp()
         free = (connect_tokens.c.digest == digest, connect_tokens.c.used.is_(None), connect_tokens.c.expires > now)
         with self._database.write() as connection:
             return connection.execute(update(connect_tokens).where(*free).values(used=now)).rowcount > 0
 
     def release(self, digest: str) -> None:
-        """Take `claim` back: nothing was connected after all."""
+        """Undo `claim`, because no account was connected."""
         with self._database.write() as connection:
             connection.execute(update(connect_tokens).where(connect_tokens.c.digest == digest).values(used=None))
 
     def count_since(self, external_user_id: str, environment: Environment, moment: datetime) -> int:
-        """How many were made for that user from *moment* on."""
+        """The number of tokens created for that user since *moment*."""
         query = select(func.count()).where(
             connect_tokens.c.external_user == external_user_id,
             connect_tokens.c.environment == environment,

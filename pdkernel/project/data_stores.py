@@ -1,8 +1,8 @@
 """
-Data stores: JSON values by key, durable, shared by every workflow of the project.
+Data stores: durable JSON values by key, shared by all workflows of the project.
 
-Knows names, keys, times to live and pages. A record whose time is over is absent at once and removed at a later
-write. Each call is one transaction. Values are not encrypted: they are the user's data, as a file would be.
+An expired record is absent at once and removed at a later write. Each call is one transaction. Values are not encrypted:
+they are the user's data, like a file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pdkernel.project.schema import store_records, stores
 from pdkernel.project.upsert import insert_if_absent, upsert_row
 
 DEFAULT_DATA_STORE = "default"
-"""The store of a prop that names none."""
+"""The store of a prop without a store name."""
 MAX_TTL_S = 63_072_000
 """Two years (platform documentation of data stores)."""
 MAX_STORE_NAME_CHARACTERS = 200
 MAX_KEY_BYTES = 1024
 MAX_PAGE_RECORDS = 500
-"""Records that one page holds at most."""
+"""The maximum number of records in a page."""
 MAX_PAGE_CHARACTERS = 1 << 20
-"""Characters of JSON after which a page ends."""
+"""The size, in characters of JSON, after which a page ends."""
 _MAX_SWEPT_RECORDS = 200
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -45,10 +45,10 @@ class DataStoreSummary:
     A store.
 
     Attributes:
-        name: What props and commands call it; the platform's id (`ds_...`) for one that a synced folder names.
-        record_count: How many records it holds.
-        characters: Of their values as JSON.
-        created: When.
+        name: The name in props and commands; the platform's id (`ds_...`) for a store from a synced folder.
+        record_count: The number of records.
+        characters: The size of all values as JSON, in characters.
+        created: When the store was created.
     """
 
     name: str
@@ -59,7 +59,7 @@ class DataStoreSummary:
 
 @dataclass(frozen=True, slots=True)
 class StoreRecord:
-    """A record: its key, its value, and when its time is over (None: never)."""
+    """A record: key, value, and the end of its time to live (None: never)."""
 
     key: str
     value: JSON
@@ -68,7 +68,7 @@ class StoreRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordPage:
-    """Some records in the order in which their keys were first set; *next_cursor* asks for the next page, None is the end."""
+    """Records in the order in which their keys were first set; *next_cursor* gets the next page, None is the end."""
 
     records: tuple[StoreRecord, ...]
     next_cursor: int | None
@@ -76,10 +76,10 @@ class RecordPage:
 
 class DataStoreTable:
     """
-    The data stores of a project. A store is made by the first write to it.
+    The data stores of a project. The first write creates a store.
 
-    Every method that takes a store's name raises `RequestError` for one that is empty or too long, and every method
-    that takes a key raises it for one that is no text, empty or too long.
+    Every method raises `RequestError` for a store name that is empty or too long, and for a key that is not text, empty
+    or too long.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -106,7 +106,7 @@ class DataStoreTable:
                 DataStoreSummary(row.name, row.keys, int(row.characters), datetime.fromtimestamp(row.created, UTC))
                 for row in connection.execute(query)
             ]
-        return sorted(found, key=lambda store: store.name)  # here: databases differ in how they sort text
+        return sorted(found, key=lambda store: store.name)  # sorted in Python: databases differ in how they sort text
 
     def names(self) -> Sequence[str]:
         """The stores' names, sorted."""
@@ -114,22 +114,22 @@ class DataStoreTable:
             return sorted(connection.execute(select(stores.c.name)).scalars())
 
     def exists(self, store: str) -> bool:
-        """Whether there is a store of that name."""
+        """Whether a store has that name."""
         with self._database.read() as connection:
             return connection.execute(select(stores.c.number).where(stores.c.name == store)).first() is not None
 
     def require(self, store: str) -> None:
-        """Raises `StoreNotFoundError`, which names the stores that there are, if *store* is none of them."""
+        """Raise `StoreNotFoundError`, which lists the existing stores, if *store* does not exist."""
         if self.exists(store):
             return
         known = self.names()
         raise StoreNotFoundError(
             f"There is no data store {store!r}.",
-            fix=f"Stores that there are: {', '.join(known)}." if known else "A store is made by the first write to it.",
+            fix=f"Existing stores: {', '.join(known)}." if known else "The first write to a store creates it.",
         )
 
     def remove(self, store: str) -> bool:
-        """Remove the store with everything in it; False if there was none."""
+        """Remove the store and its records; False if it does not exist."""
         with self._database.write() as connection:
             number = self._store_number(connection, store)
             if number is None:
@@ -149,20 +149,20 @@ class DataStoreTable:
 
     def set(self, store: str, key: str, value: JSON, *, ttl: Ttl = None) -> None:
         """
-        Store *value*, which lives for *ttl* seconds from now (None: for ever; the record's earlier end is forgotten).
+        Store *value* with a time to live of *ttl* seconds from now (None: no end, also for an existing record).
 
         Raises:
-            RequestError: *value* is not JSON, or *ttl* no number of seconds.
+            RequestError: *value* is not JSON, or *ttl* is not a valid number of seconds.
         """
         row = {"key": check_key(key), "value": _text(value, key), "expires": self._expires(ttl)}
         self._write(store, [row], self._clock.now().timestamp())
 
     def set_ttl(self, store: str, key: str, ttl: Ttl) -> bool:
         """
-        Let the record live for *ttl* seconds from now (None: for ever); False if there is no such record.
+        Set the record's time to live to *ttl* seconds from now (None: no end); False if there is no such record.
 
         Raises:
-            RequestError: *ttl* is no number of seconds.
+            RequestError: *ttl* is not a valid number of seconds.
         """
         change = update(store_records).values(expires=self._expires(ttl))
         with self._database.write() as connection:
@@ -170,7 +170,7 @@ class DataStoreTable:
             return done.rowcount > 0
 
     def delete(self, store: str, key: str) -> bool:
-        """Remove the record; False if there was none."""
+        """Remove the record; False if there was no such record."""
         with self._database.write() as connection:
             return (
                 connection.execute(
@@ -180,7 +180,7 @@ class DataStoreTable:
             )
 
     def clear(self, store: str) -> int:
-        """Remove every record; how many there were."""
+        """Remove all records; returns their number."""
         with self._database.write() as connection:
             number = self._store_number(connection, store)
             alive = select(func.count()).where(store_records.c.store == number, self._not_expired())
@@ -189,7 +189,7 @@ class DataStoreTable:
             return count
 
     def count(self, store: str) -> int:
-        """How many records it holds; 0 for a store that there is not."""
+        """The number of records; 0 if the store does not exist."""
         check_store_name(store)
         joined = store_records.join(stores, store_records.c.store == stores.c.number)
         query = select(func.count()).select_from(joined).where(stores.c.name == store, self._not_expired())
@@ -197,7 +197,7 @@ class DataStoreTable:
             return int(connection.execute(query).scalar_one())
 
     def read_keys(self, store: str, cursor: int | None = None) -> tuple[Sequence[str], int | None]:
-        """Some keys as `page` has records: without reading a value."""
+        """A page of keys and the next cursor, like `read_page` but without reading values."""
         query = self._page_query(select(store_records.c.number, store_records.c.key), store, cursor).limit(
             MAX_PAGE_RECORDS
         )
@@ -206,7 +206,7 @@ class DataStoreTable:
         return [row.key for row in rows], rows[-1].number if len(rows) == MAX_PAGE_RECORDS else None
 
     def read_page(self, store: str, cursor: int | None = None) -> RecordPage:
-        """The records that follow *cursor* (None: the first), at most `PAGE` of them and about `PAGE_CHARACTERS`."""
+        """The records after *cursor* (None: the first), up to `MAX_PAGE_RECORDS` or about `MAX_PAGE_CHARACTERS`."""
         rows: list[Any] = []
         size = 0
         with self._database.read() as connection:
@@ -231,7 +231,7 @@ class DataStoreTable:
     # ── files ──────────────────────────────────────────────────────────────────────
 
     def put_records(self, store: str, records: Sequence[StoreRecord], *, clear_first: bool = False) -> None:
-        """Store *records* with their own ends, in their order: all of them, or after an error none. *clear_first* first."""
+        """Store *records* with their own expiry, in order: all, or none after an error. *clear_first* empties the store."""
         now = self._clock.now().timestamp()
         rows = [
             {
@@ -257,7 +257,9 @@ class DataStoreTable:
     def _ensure_store(self, connection: Connection, store: str, now: float) -> int:
         number = self._store_number(connection, store)
         if number is None:
-            insert_if_absent(connection, stores, name=store, created=now)  # another process may be making it, too
+            insert_if_absent(
+                connection, stores, name=store, created=now
+            )  # another process may create it at the same time
             number = self._store_number(connection, store)
         assert number is not None
         return number
@@ -268,7 +270,7 @@ class DataStoreTable:
         return number
 
     def _sweep(self, connection: Connection, now: float) -> None:
-        """Remove some records whose time is over, so that no one write pays for all."""
+        """Remove some expired records; the number is limited, so that no single write takes long."""
         old = select(store_records.c.number).where(store_records.c.expires <= now).limit(_MAX_SWEPT_RECORDS)
         connection.execute(delete(store_records).where(store_records.c.number.in_(old)))
 
@@ -308,7 +310,7 @@ def check_store_name(name: str) -> str:
 def check_key(key: object) -> str:
     """*key*, if a record can have it. Raises `RequestError`."""
     if not isinstance(key, str):
-        raise RequestError(f"A key of a data store is a text, not {key!r:.60}.", fix="Make a text of it.")
+        raise RequestError(f"A key of a data store is a text, not {key!r:.60}.", fix="Convert it to text.")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
@@ -325,7 +327,7 @@ def check_key(key: object) -> str:
 
 
 def check_ttl(ttl: object) -> float:
-    """*ttl* as seconds, if a record can live that long. Raises `RequestError`."""
+    """*ttl* as seconds. Raises `RequestError` if it is not a valid time to live."""
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL_S or math.isnan(ttl):
         raise RequestError(
             f"A record's time to live is a number of seconds above 0 and up to {MAX_TTL_S:,} (two years), "

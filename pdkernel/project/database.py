@@ -1,8 +1,4 @@
-"""
-The project's database: opening it, making it, and its faults as sentences.
-
-Knows URLs, dialects and transactions. The tables are `schema`; what is in them is the tables' own modules.
-"""
+"""The project's database: opening, creation, migration, transactions, and readable errors."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.project import sqlite
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
-_ADVISORY_LOCK_ID = 0x70646B31  # any number: names our creation among Postgres's advisory locks
+_ADVISORY_LOCK_ID = 0x70646B31  # an arbitrary number for pdkernel's advisory lock on Postgres
 _READ_ONLY_OPTION = "pdkernel_reads"
 
 T = TypeVar("T")
@@ -30,7 +26,7 @@ T = TypeVar("T")
 
 class Database:
     """
-    An engine, with transactions that several processes may want at once and faults that a person can read.
+    An engine with transactions for several processes at once and readable errors.
 
     Attributes:
         engine: SQLAlchemy's; on SQLite its transactions take the write lock when they begin.
@@ -53,10 +49,10 @@ class Database:
     @classmethod
     def open(cls, folder: Path, url: str | None) -> Database:
         """
-        The database at *url*, or `project.db` in *folder*. Nothing is read or made yet.
+        The database at *url*, or `project.db` in *folder*. Nothing is read or created yet.
 
         Raises:
-            ProjectError: The URL is not one, or its driver is not installed.
+            ProjectError: The URL is invalid, or its driver is not installed.
         """
         if url is None:
             return _sqlite(folder / "project.db")
@@ -72,16 +68,16 @@ class Database:
             case "postgresql" | "postgres":
                 return _postgres(parsed)
             case backend:
-                raise ProjectError(f"A project cannot be kept in {backend} (in memory, if sqlite).", fix=_URLS)
+                raise ProjectError(f"A project cannot be stored in {backend} (for SQLite: in memory).", fix=_URLS)
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A connection to read with: never waits for writers."""
+        """A connection for reading, which never waits for writers."""
         held: Connection | None = getattr(self._thread_state, "connection", None)
         return self._read_connection() if held is None else _TranslateErrors(self, held)
 
     @contextmanager
     def shared_read_connection(self) -> Iterator[None]:
-        """Have all that this thread reads meanwhile read with one connection, which takes a while to get."""
+        """Let all reads of this thread share one connection, because opening a connection is slow."""
         if hasattr(self._thread_state, "connection"):
             yield
             return
@@ -94,7 +90,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction: all of it, or after an exception nothing."""
+        """A transaction, rolled back after an exception."""
         with _TranslateErrors(self, None), self.engine.begin() as connection:
             yield connection
 
@@ -106,9 +102,9 @@ class Database:
     @contextmanager
     def _pooled_connection(self) -> Iterator[Connection]:
         """
-        A connection to read with, on SQLite the one of the last time, with its statements.
+        A connection for reading; on SQLite the previous one is reused, with its statement cache.
 
-        On Postgres it would be held in a transaction, or cut off by a server that ends what is idle.
+        On Postgres it would stay in a transaction, or a server that closes idle connections would cut it off.
         """
         if self.sqlite_path is None:
             with self._read_connection() as connection:
@@ -132,8 +128,8 @@ class Database:
                 self._idle_connections.append(connection)
 
     def translate_error(self, fault: BaseException) -> ProjectError | None:
-        """What people are told of *fault*, or None if it is none of the database's own."""
-        if isinstance(fault, sqlite3.Error):  # of a `Prepared`
+        """The readable error for *fault*, or None if *fault* is not a database error."""
+        if isinstance(fault, sqlite3.Error):  # of a `CompiledQuery`
             return None if self.sqlite_path is None else sqlite.translate_error(fault, self.sqlite_path)
         if not isinstance(fault, DBAPIError):
             return None
@@ -149,7 +145,7 @@ class Database:
         return None
 
     def read_meta(self) -> Mapping[str, str] | None:
-        """What `meta` holds, or None if this database holds no project yet."""
+        """The values of `meta`, or None if this database holds no project yet."""
         try:
             with self.read() as connection:
                 return _facts(connection)
@@ -158,10 +154,10 @@ class Database:
 
     def create(self, meta_values: Mapping[str, str]) -> bool:
         """
-        Make the tables and write *meta_values*, in one transaction; False if another process was first.
+        Create the tables and write *meta_values*, in one transaction; False if another process was first.
 
         Raises:
-            ProjectError: The database has a table of somebody else's under one of our names.
+            ProjectError: The database has a foreign table with one of pdkernel's names.
         """
         with self.write() as connection:
             self._lock(connection)
@@ -174,7 +170,7 @@ class Database:
 
     def migrate(self) -> None:
         """
-        Bring an older project's tables up to `SCHEMA_VERSION`, in one transaction; nothing is lost.
+        Migrate an older project's tables to `SCHEMA_VERSION`, in one transaction, without loss.
 
         So far every version has only added tables. Raises `ProjectError` as `create` does.
         """
@@ -194,7 +190,7 @@ class Database:
             connection.execute(version.values(value=str(SCHEMA_VERSION)))
 
     def close(self) -> None:
-        """Give up every connection."""
+        """Close every connection."""
         self._closed = True
         while self._idle_connections:
             self._idle_connections.pop().close()
@@ -210,12 +206,12 @@ class Database:
             raise ProjectError(
                 f"The database {self.location} is not a project of pdkernel and has tables under its names: "
                 f"{', '.join(taken)}. It was left as it is.",
-                fix="Give the project a database of its own.",
+                fix="Use a separate database for the project.",
             )
 
 
 class _TranslateErrors(Generic[T]):
-    """*given*, with faults of the database that are raised while it is used as sentences; every look of a run is in one."""
+    """A context with *given* as its value that turns database errors into readable ones; a cheap class, used often."""
 
     def __init__(self, database: Database, given: T) -> None:
         self._database = database
@@ -227,8 +223,8 @@ class _TranslateErrors(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if fault is not None and (told := self._database.translate_error(fault)) is not None:
-            raise told from fault
+        if fault is not None and (readable := self._database.translate_error(fault)) is not None:
+            raise readable from fault
 
 
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."
@@ -239,7 +235,7 @@ def check_schema_version(meta_values: Mapping[str, str], location: str) -> None:
     Refuse a project that a newer pdkernel wrote.
 
     Raises:
-        ProjectError: It is newer than this version knows.
+        ProjectError: The project's schema is newer than this version supports.
     """
     version = int(meta_values["schema_version"])
     if version > SCHEMA_VERSION:
@@ -268,7 +264,7 @@ def _sqlite(path: Path) -> Database:
         "sqlite://",
         creator=lambda: sqlite.connect(path),
         poolclass=QueuePool,
-        max_overflow=60,  # threads of one process; a connection costs a tenth of a millisecond
+        max_overflow=60,  # threads of one process; opening a connection takes a tenth of a millisecond
         hide_parameters=True,
     )
     event.listen(engine, "begin", _begin)

@@ -1,7 +1,7 @@
 """
 Deployed triggers: event sources that run for an external user, and the newest events of each.
 
-Knows when one is due, and that one process runs it then. What a source is and does is the engine's to know.
+This table claims due triggers, so that only one process runs each. The engine runs the sources.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from pdkernel.project.schema import deployed_events, deployed_triggers, endpoint
 from pdkernel.project.vault import Vault
 
 MAX_EVENTS_PER_TRIGGER = 100
-"""Events that are kept of each."""
+"""The number of events that are stored per trigger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
     """
-    Where the events of a trigger are sent.
+    A webhook that receives the events of a trigger.
 
     Attributes:
         id: `wh_...`.
-        url: Where.
-        signing_key: What a request is signed with.
-        created: Seconds since 1970.
-        key_created: When the key was made.
-        failures: Events that it has not taken since it last took one.
+        url: The webhook's URL.
+        signing_key: The key that signs requests.
+        created: When the webhook was created, in seconds since 1970.
+        key_created: When the key was created, in seconds since 1970.
+        failures: The number of failed deliveries since the last success.
         failing_since: When the first of these was sent, in seconds since 1970; or None.
-        last_error: Why it did not take the last of these, or None.
-        public_only: A Connect token named it: events are sent to public addresses only.
+        last_error: The reason of the last failure, or None.
+        public_only: A Connect token set the webhook: events are sent to public addresses only.
     """
 
     id: str
@@ -57,25 +57,25 @@ class Webhook:
 @dataclass(frozen=True, slots=True)
 class DeployedTrigger:
     """
-    A trigger.
+    A deployed trigger.
 
     Attributes:
         id: `dc_...`.
-        external_user_id: For whom it runs.
-        environment: Where.
-        key: Of its component.
-        version: The component's.
-        name: For people.
-        props: What it was configured with, accounts apart.
-        accounts: The user's accounts that were chosen for it, by app.
+        external_user_id: The external user it runs for.
+        environment: The user's environment.
+        key: The component's key.
+        version: The component's version.
+        name: The display name.
+        props: The configured props, without accounts.
+        accounts: The user's chosen accounts, by app.
         active: Whether it runs.
         created_at: When it was deployed.
-        updated_at: When that was last changed.
-        schedule: When its timer wakes it; empty if it has none.
-        endpoint: The key of its endpoint, where requests wake it; or None.
-        emits_on_deploy: Whether what its deploy hook emitted counts.
+        updated_at: When it was last changed.
+        schedule: The schedule of its timer; empty without a timer.
+        endpoint: The key of its HTTP endpoint, or None.
+        emits_on_deploy: Whether events of its deploy hook are delivered.
         workflows: Ids of the workflows that its events start.
-        webhooks: Where they are sent.
+        webhooks: The webhooks that receive its events.
         public_only: A Connect token configured it: its source reaches public addresses only.
     """
 
@@ -107,7 +107,7 @@ class DeployedTriggerTable:
         self._clock = clock
 
     def add(self, trigger: DeployedTrigger) -> None:
-        """Keep a new one."""
+        """Store a new trigger."""
         with self._database.write() as connection:
             connection.execute(
                 insert(deployed_triggers).values(
@@ -120,7 +120,7 @@ class DeployedTriggerTable:
             )
 
     def update(self, trigger: DeployedTrigger) -> DeployedTrigger:
-        """Keep what was changed; it counts as changed now."""
+        """Store a changed trigger; returns it with the new `updated_at`."""
         changed = replace(trigger, updated_at=self._clock.now())
         with self._database.write() as connection:
             query = update(deployed_triggers).where(deployed_triggers.c.id == trigger.id)
@@ -128,13 +128,13 @@ class DeployedTriggerTable:
         return changed
 
     def find(self, trigger_id: str) -> DeployedTrigger | None:
-        """The one of that id, or None."""
+        """The trigger of that id, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(deployed_triggers).where(deployed_triggers.c.id == trigger_id)).first()
         return self._trigger(row) if row else None
 
     def list_triggers(self, external_user_id: str, environment: Environment) -> Sequence[DeployedTrigger]:
-        """Those of that user, newest first."""
+        """The triggers of that user, newest first."""
         query = select(deployed_triggers).where(
             deployed_triggers.c.external_user == external_user_id, deployed_triggers.c.environment == environment
         )
@@ -143,7 +143,7 @@ class DeployedTriggerTable:
         return [self._trigger(row) for row in rows]
 
     def remove(self, trigger_id: str) -> bool:
-        """Remove it with its events; False if there was none."""
+        """Remove the trigger with its events; False if there was no such trigger."""
         with self._database.write() as connection:
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
             connection.execute(delete(endpoints).where(endpoints.c.source == format_trigger_source(trigger_id)))
@@ -151,14 +151,14 @@ class DeployedTriggerTable:
             return found.rowcount > 0
 
     def claim_due(self) -> DeployedTrigger | None:
-        """One whose time has come, due again at its next: no other process gets it now. None if there is none."""
+        """A due trigger, rescheduled for its next time, so that no other process gets it; None if no trigger is due."""
         moment = self._clock.now()
         now = moment.timestamp()
         table = deployed_triggers
         query = select(table).where(table.c.active, table.c.due <= now).order_by(table.c.due).limit(1)
         with self._database.read() as connection:
             if connection.execute(query).first() is None:
-                return None  # most often; it takes no lock
+                return None  # the usual case, without a lock
         with self._database.write() as connection:
             row = connection.execute(query.with_for_update(skip_locked=True)).first()
             if row is None:
@@ -169,14 +169,14 @@ class DeployedTriggerTable:
         return trigger
 
     def next_due(self) -> datetime | None:
-        """When the next one is due, or None."""
+        """When the next trigger is due, or None."""
         query = select(deployed_triggers.c.due).where(deployed_triggers.c.active, deployed_triggers.c.due.is_not(None))
         with self._database.read() as connection:
             due = connection.execute(query.order_by(deployed_triggers.c.due).limit(1)).scalar_one_or_none()
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
     def record_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
-        """Keep that a webhook has taken an event, or why it has not; nothing if either is gone."""
+        """Record a successful delivery to a webhook, or its *error*; does nothing if trigger or webhook is gone."""
         query = select(deployed_triggers).where(deployed_triggers.c.id == trigger_id).with_for_update()
         with self._database.write() as connection:
             row = connection.execute(query).first()
@@ -185,19 +185,19 @@ class DeployedTriggerTable:
             if trigger is None or hook is None or (error is None and not hook.failures):
                 return
             now = self._clock.now().timestamp()
-            told = replace(
+            changed = replace(
                 hook,
                 failures=0 if error is None else hook.failures + 1,
                 failing_since=None if error is None else hook.failing_since or now,
                 last_error=error,
             )
-            hooks = tuple(told if each.id == webhook_id else each for each in trigger.webhooks)
+            hooks = tuple(changed if each.id == webhook_id else each for each in trigger.webhooks)
             sealed = self._settings(replace(trigger, webhooks=hooks))
             change = update(deployed_triggers).where(deployed_triggers.c.id == trigger_id)
             connection.execute(change.values(sealed_settings=sealed))
 
     def add_events(self, trigger_id: str, events: Sequence[Mapping[str, JSON]]) -> None:
-        """Keep *events*, oldest first, in the place of the oldest that are kept."""
+        """Store *events*, oldest first; the oldest stored events are removed."""
         table = deployed_events
         with self._database.write() as connection:
             for event in events:
@@ -209,7 +209,7 @@ class DeployedTriggerTable:
                 connection.execute(delete(table).where(table.c.trigger == trigger_id, table.c.number < oldest))
 
     def list_events(self, trigger_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Its newest events, newest first."""
+        """The trigger's newest events, newest first."""
         query = select(deployed_events.c.sealed_event).where(deployed_events.c.trigger == trigger_id)
         with self._database.read() as connection:
             found = connection.execute(query.order_by(deployed_events.c.number.desc()).limit(limit)).scalars().all()
@@ -244,7 +244,7 @@ class DeployedTriggerTable:
 
     def _trigger(self, row: Any) -> DeployedTrigger:
         settings = cast("dict[str, Any]", self._vault.unseal_json(row.sealed_settings, _settings_vault_context(row.id)))
-        interval = settings.pop("interval_s", None)  # what earlier versions kept instead of a schedule
+        interval = settings.pop("interval_s", None)  # earlier versions stored this instead of a schedule
         return DeployedTrigger(
             id=row.id,
             external_user_id=row.external_user,

@@ -1,8 +1,8 @@
 """
-Endpoint keys of workflows that no file names one for, and of deployed triggers; ids of workflows that have none of their own.
+Endpoint keys of workflows and deployed triggers, and workflow ids, where no file sets them.
 
-Knows that each is made once and stays, so that a URL is the same after a restart. It is random: whoever does not know
-the key cannot call an endpoint without auth. An id opens nothing.
+Each is created once and kept, so that a URL is the same after a restart. A key is random: without the key, an endpoint
+without auth cannot be called. An id gives no access.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pdkernel.project.schema import endpoints
 from pdkernel.project.upsert import insert_if_absent
 
 TRIGGER_SOURCE_PREFIX = "trigger:"
-"""What a deployed trigger's id is written after, where a workflow has its path."""
+"""Prefix of a deployed trigger's id in the column that holds a workflow's path."""
 
 _ID = "id://"
-"""What a workflow's path is written after where its id is kept; no path begins so."""
+"""Prefix of a workflow's path in the row of its id; no path starts with it."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LENGTH = 16
 
 
 class EndpointKeyTable:
-    """The keys, by where a workflow comes from: relative to the project's own place, so that both may move."""
+    """Keys by workflow path, relative to the project's folder, so that both can move together."""
 
     def __init__(self, database: Database, clock: Clock, base_folder: Path) -> None:
         self._database = database
@@ -35,15 +35,15 @@ class EndpointKeyTable:
         self._place = base_folder
 
     def ensure_workflow_key(self, source: Path) -> str:
-        """The key of the workflow in *source*; made at the first call, by whichever process comes first."""
+        """The key of the workflow in *source*; the first call of any process creates it."""
         return self._key(self._name(source), "eo")
 
     def workflow_id(self, source: Path) -> str:
-        """The id of the workflow in *source*, which no file names; made as its key is."""
+        """The id of the workflow in *source*; the first call of any process creates it."""
         return self._key(f"{_ID}{self._name(source)}", "p_")
 
     def ensure_trigger_key(self, trigger_id: str) -> str:
-        """The key of the endpoint that wakes a deployed trigger; made at the first call."""
+        """The key of a deployed trigger's endpoint; the first call creates it."""
         return self._key(format_trigger_source(trigger_id), "en")
 
     def find_trigger_id(self, key: str) -> str | None:
@@ -68,7 +68,7 @@ class EndpointKeyTable:
             found: str | None = connection.execute(query).scalar_one_or_none()
         if found is not None:
             return found
-        # not from `ids`: nobody guesses it, whatever ids a caller chose
+        # not from `ids`: a key must be random, whatever id generator the caller passes
         made = prefix + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
         with self._database.write() as connection:
             insert_if_absent(connection, endpoints, source=name, key=made, created=self._clock.now().timestamp())
@@ -77,5 +77,5 @@ class EndpointKeyTable:
 
 
 def format_trigger_source(trigger_id: str) -> str:
-    """What stands for a deployed trigger where a workflow has its path."""
+    """The value for a deployed trigger in the column that holds a workflow's path."""
     return f"{TRIGGER_SOURCE_PREFIX}{trigger_id}"

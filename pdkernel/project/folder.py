@@ -1,7 +1,7 @@
 """
-The project's folder: where it is, making it, and the key file in it.
+The project's folder: finding it, creating it, and the key file in it.
 
-Knows file modes and how two processes that start at once agree on one key. Knows nothing of databases.
+Two processes that start at the same time agree on one key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEY_BYTES = 32
 
 
 def find_project(start: Path) -> Path:
-    """The nearest `.pdkernel` folder at *start* or above it, else the one that would be made in *start*."""
+    """The nearest `.pdkernel` folder in *start* or its parents, else the path for a new one in *start*."""
     start = start.absolute()
     for folder in (start, *start.parents):
         if (folder / FOLDER_NAME).is_dir():
@@ -31,10 +31,10 @@ def find_project(start: Path) -> Path:
 
 def ensure_folder(folder: Path) -> None:
     """
-    Make the project's folder if it is not there: for its owner only, and ignored by Git as a whole.
+    Create the project's folder if it does not exist: readable by its owner only, and ignored by Git.
 
     Raises:
-        ProjectError: It cannot be made, or is not a folder.
+        ProjectError: The folder cannot be created, or the path is not a folder.
     """
     try:
         if not folder.is_dir():
@@ -51,7 +51,7 @@ def read_key(path: Path) -> bytes | None:
     The key in *path*, or None if there is no such file.
 
     Raises:
-        ProjectError: It cannot be read, or does not hold a key.
+        ProjectError: The file cannot be read, or does not hold a key.
     """
     try:
         text = path.read_bytes()
@@ -76,13 +76,13 @@ def read_key(path: Path) -> bytes | None:
 
 def ensure_key(path: Path) -> bytes:
     """
-    The key in *path*, made now if nobody has made it yet.
+    The key in *path*, created if the file does not exist.
 
-    The file appears complete or not at all, with mode 0600: a finished file is linked to its name, and
-    the link fails if another process was first, whose key is then the one returned.
+    The file appears complete or not at all, with mode 0600: a finished draft is linked to the final name.
+    If another process was first, the link fails and that process's key is returned.
 
     Raises:
-        ProjectError: It cannot be written.
+        ProjectError: The file cannot be written.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
@@ -94,7 +94,7 @@ def ensure_key(path: Path) -> bytes:
         finally:
             os.close(descriptor)
         try:
-            with suppress(FileExistsError):  # another process was first: its key is read below
+            with suppress(FileExistsError):  # another process was first; its key is read below
                 os.link(draft, path)
         finally:
             draft.unlink()
@@ -105,12 +105,12 @@ def ensure_key(path: Path) -> bytes:
         ) from fault
     key = read_key(path)
     if key is None:
-        raise ProjectError(f"The project's key file {path} vanished while it was being made.", fix="Try again.")
+        raise ProjectError(f"The project's key file {path} vanished while it was being created.", fix="Try again.")
     return key
 
 
 def folder_error(folder: Path, fault: OSError) -> ProjectError:
-    """What to say when *folder* cannot be the project's folder."""
+    """The error for a *folder* that cannot be used."""
     return ProjectError(
         f"The project folder {folder} cannot be used: {_reason(fault)}.",
         fix="Make it a writable folder, or choose another place with --project FOLDER (PDKERNEL_PROJECT).",

@@ -1,8 +1,7 @@
 """
-What renews the access token of an account that was connected by OAuth.
+OAuth grants of accounts: refresh tokens, and claims so that one process at a time renews an access token.
 
-Knows when the token ends, whether the app refused it, and that only one process at a time renews it: many providers
-give a new refresh token each time and take the old one for stolen when it comes again.
+Many providers issue a new refresh token at each renewal, and treat a second use of the old one as theft.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
 RENEWAL_CLAIM_S = 30.0
-"""Seconds after which a process that began to renew a token counts as gone."""
+"""The time after which a renewal claim expires, because its process counts as gone."""
 
 _OF_ACCOUNT = CompiledQuery(select(account_grants).where(account_grants.c.account == bindparam("of")))
 
@@ -29,14 +28,14 @@ _OF_ACCOUNT = CompiledQuery(select(account_grants).where(account_grants.c.accoun
 @dataclass(frozen=True, slots=True)
 class Grant:
     """
-    What there is for one account.
+    The grant of one account.
 
     Attributes:
-        refresh_token: Gets the next access token; None where the app gave none.
-        expires_at: When the access token ends, or None if the app did not say.
-        renewed_at: When the access token was got.
-        is_refused: The app answered 401 to the access token.
-        error: Why it could not be renewed, or None.
+        refresh_token: The refresh token, or None if the app issued none.
+        expires_at: When the access token expires, or None if unknown.
+        renewed_at: When the access token was issued.
+        is_refused: Whether the app answered 401 to the access token.
+        error: Why the last renewal failed, or None.
     """
 
     refresh_token: str | None = field(repr=False)
@@ -55,7 +54,7 @@ class GrantTable:
         self._clock = clock
 
     def set(self, account_id: str, grant: Grant) -> None:
-        """Keep *grant* in the place of the account's last one; nobody renews it any more."""
+        """Store *grant* in place of the account's earlier one; a running renewal loses its claim."""
         sealed = None
         if grant.refresh_token is not None:
             sealed = self._vault.seal(grant.refresh_token, _vault_context(account_id))
@@ -71,18 +70,18 @@ class GrantTable:
             )
 
     def finish_renewal(self, account_id: str, claim: float, grant: Grant) -> bool:
-        """Give *claim* back with *grant*; False, and nothing is kept, if it is somebody else's or the grant is a new one."""
+        """End the renewal with *grant*; False, without a change, if *claim* was lost to another process or a new grant."""
         sealed = None
         if grant.refresh_token is not None:
             sealed = self._vault.seal(grant.refresh_token, _vault_context(account_id))
-        mine = (account_grants.c.account == account_id, account_grants.c.claimed == claim)
+        is_claimed = (account_grants.c.account == account_id, account_grants.c.claimed == claim)
         with self._database.write() as connection:
-            row = update(account_grants).where(*mine)
+            row = update(account_grants).where(*is_claimed)
             kept = {**_columns(grant), "claimed": None, "sealed_refresh_token": sealed}
             return connection.execute(row.values(kept)).rowcount > 0
 
     def find(self, account_id: str) -> Grant | None:
-        """The account's grant; None for one that was not connected by OAuth."""
+        """The account's grant, or None if it was not connected by OAuth."""
         with self._database.read() as connection:
             row = _OF_ACCOUNT.fetch_first(connection, of=account_id)
         if row is None:
@@ -98,24 +97,24 @@ class GrantTable:
 
     def mark_refused(self, account_id: str, since: datetime) -> bool:
         """
-        The app answered 401 to the access token that the account had at *since*; one that came later is as good as before.
+        Record that the app answered 401 to the access token of time *since*; a token renewed later is not affected.
 
         False for an account without a grant.
         """
-        theirs = account_grants.c.account == account_id
+        same_account = account_grants.c.account == account_id
         with self._database.write() as connection:
-            row = update(account_grants).where(theirs, account_grants.c.renewed <= since.timestamp())
+            row = update(account_grants).where(same_account, account_grants.c.renewed <= since.timestamp())
             if connection.execute(row.values(refused=True)).rowcount > 0:
                 return True
-            return connection.execute(select(account_grants.c.account).where(theirs)).first() is not None
+            return connection.execute(select(account_grants.c.account).where(same_account)).first() is not None
 
     def remove(self, account_id: str) -> None:
-        """The account's token is renewed no more: it was given other credentials."""
+        """Remove the account's grant, because the account has other credentials now."""
         with self._database.write() as connection:
             connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
 
     def claim_renewal(self, account_id: str) -> float | None:
-        """Begin to renew the account's token: what `settle` wants; None while another process does."""
+        """Claim the renewal of the account's token; returns the claim for `finish_renewal`, or None if it is taken."""
         now = self._clock.now().timestamp()
         claimed = account_grants.c.claimed
         free = or_(claimed.is_(None), claimed <= now - RENEWAL_CLAIM_S)
@@ -124,7 +123,7 @@ class GrantTable:
             return now if connection.execute(row.values(claimed=now)).rowcount > 0 else None
 
     def is_renewing(self, account_id: str) -> bool:
-        """Whether a process renews the account's token."""
+        """Whether a process is renewing the account's token."""
         query = select(account_grants.c.claimed).where(account_grants.c.account == account_id)
         with self._database.read() as connection:
             return connection.execute(query).scalar_one_or_none() is not None

@@ -1,7 +1,7 @@
 """
-Answers to outside requests that are sent once: a notebook that runs again gets the recorded answer.
+Recorded answers of outbound calls that are sent once: a repeated run gets the recorded answer.
 
-Encrypted, because an answer may hold anything. What makes two requests the same is the caller's to know.
+Answers are encrypted, because they can hold anything. The caller computes the key of a call.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
 ANSWER_RETENTION_S = 90 * 24 * 3600.0
-"""Seconds that an answer is remembered: an event that old is sent for anew."""
+"""The time for which an answer is kept; after that, the call is sent again."""
 
 MAX_ANSWERS = 10_000
-"""Answers that are remembered; the oldest go first."""
+"""The number of answers that are kept; the oldest are removed first."""
 
 
 class IdempotencyTable:
-    """Recorded answers by the request's key; old ones and too many are forgotten as new ones come."""
+    """Recorded answers by the call's key; adding an answer removes expired and excess ones."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock, *, max_answers: int = MAX_ANSWERS) -> None:
-        self._most = max_answers
+        self._max_answers = max_answers
         self._database = database
         self._vault = vault
         self._clock = clock
 
     def find(self, key: str) -> StoredResponse | None:
-        """The answer that was recorded for that request, or None."""
+        """The recorded answer, or None."""
         with self._database.read() as connection:
             query = select(sent.c.sealed_answer).where(sent.c.request == key)
             sealed = connection.execute(query).scalar_one_or_none()
@@ -51,7 +51,7 @@ class IdempotencyTable:
         )
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Record the answer to that request, in the place of an earlier one."""
+        """Record the answer, in place of an earlier one."""
         sealed = self._vault.seal_json(
             {
                 "status": recorded.status,
@@ -66,13 +66,13 @@ class IdempotencyTable:
         with self._database.write() as connection:
             upsert_row(connection, sent, "request", request=key, sealed_answer=sealed, created=now)
             connection.execute(delete(sent).where(sent.c.created < now - ANSWER_RETENTION_S))
-            # a twentieth more may come first, so that not every new answer looks for the oldest
-            if connection.execute(select(func.count()).select_from(sent)).scalar_one() > self._most * 1.05:
-                newest = select(sent.c.request).order_by(sent.c.created.desc(), sent.c.request).limit(self._most)
+            # the limit may be exceeded by 5 %, so that not every new answer searches for the oldest
+            if connection.execute(select(func.count()).select_from(sent)).scalar_one() > self._max_answers * 1.05:
+                newest = select(sent.c.request).order_by(sent.c.created.desc(), sent.c.request).limit(self._max_answers)
                 connection.execute(delete(sent).where(sent.c.request.not_in(newest)))
 
     def remove(self, key: str) -> bool:
-        """Forget the answer; False if there was none."""
+        """Remove the answer; False if there was none."""
         with self._database.write() as connection:
             return connection.execute(delete(sent).where(sent.c.request == key)).rowcount > 0
 

@@ -1,8 +1,8 @@
 """
-Which Connect project at Pipedream a local project works with, and where its client secret is kept.
+The login of a local project: its Connect project at Pipedream, the OAuth client, and where the client secret is stored.
 
-Knows the environment's names for both, the operating system's keyring, and the sealed place in the settings for machines
-without one. Nothing is read before `find` is called. What is done with a login is for `connect`, `actions` and `server`.
+The environment variables come first. The secret is stored in the operating system's keyring, or encrypted in the settings
+on machines without one. Nothing is read before `load` is called.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pdkernel.project.vault import Vault
 PIPEDREAM_API_URL = "https://api.pipedream.com"
 LOGIN_SETTING = "login"
 KEYRING_SERVICE = "pdkernel"
-"""What the keyring calls us."""
+"""The service name of pdkernel's entries in the keyring."""
 _VAULT_CONTEXT = "settings/login/client_secret"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -36,11 +36,11 @@ class Login:
     A Connect project and an OAuth client of its workspace.
 
     Attributes:
-        client_id: Of the OAuth client.
-        client_secret: Its secret.
+        client_id: The OAuth client's id.
+        client_secret: The OAuth client's secret.
         project_id: `proj_...`.
-        environment: Where nothing else says it.
-        base_url: Of the API, without a slash at its end.
+        environment: The default environment.
+        base_url: The API's URL, without a slash at its end.
     """
 
     client_id: str
@@ -56,7 +56,7 @@ def read_setting(environ: Mapping[str, str], name: str) -> str | None:
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
-    """The environment that *environ* names; development if it names none."""
+    """The environment in *environ*; the default is development."""
     return parse_environment(read_setting(environ, "PROJECT_ENVIRONMENT") or read_setting(environ, "ENVIRONMENT"))
 
 
@@ -65,7 +65,7 @@ def check_base_url(url: str) -> str:
     Return *url* without a slash at its end if a client secret may be sent there.
 
     Raises:
-        RequestError: Not a URL, or neither https nor this machine.
+        RequestError: The URL is invalid, or neither https nor on this machine.
     """
     try:
         parts = urlsplit(url)
@@ -74,11 +74,11 @@ def check_base_url(url: str) -> str:
         host = None
     if not host or parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
         raise RequestError(
-            f"{url!r} is not the address of an API.", fix=f"For Pipedream's own leave it out: {PIPEDREAM_API_URL}"
+            f"{url!r} is not the URL of an API.", fix=f"Leave it out for Pipedream's API: {PIPEDREAM_API_URL}"
         )
     if parts.scheme == "http" and host not in _LOOPBACK:
         raise RequestError(
-            f"{url!r} is not encrypted, and the client's secret would be sent there.", fix="Use an https address."
+            f"{url!r} is not encrypted, and the client's secret would be sent there.", fix="Use an https URL."
         )
     return url.rstrip("/")
 
@@ -88,9 +88,9 @@ class LoginTable:
     The login of one project.
 
     Args:
-        settings: Where all but the secret is kept.
-        vault: Seals the secret where there is no keyring.
-        keyring_user: The local project's id: one entry of the keyring each.
+        settings: Stores the login without the secret.
+        vault: Encrypts the secret on machines without a keyring.
+        keyring_user: The local project's id, which names its entry in the keyring.
     """
 
     def __init__(self, settings: SettingsTable, vault: Vault, keyring_user: str) -> None:
@@ -100,13 +100,13 @@ class LoginTable:
 
     def load(self, environ: Mapping[str, str]) -> Login | None:
         """
-        The login that counts, or None for a project of this machine only.
+        The login, or None for a local project.
 
-        `PDKERNEL_PROJECT_ID` in *environ*, with the client's id and secret there too, goes before what was kept.
+        `PDKERNEL_PROJECT_ID` in *environ*, together with the client's id and secret, wins over the stored login.
 
         Raises:
-            ConnectSettingsError: The secret is not where it was kept.
-            RequestError: Environment or address in *environ* cannot be used.
+            ConnectSettingsError: The keyring has lost the secret.
+            RequestError: The environment or the URL in *environ* is invalid.
         """
         project_id = environ.get("PDKERNEL_PROJECT_ID")
         client_id, secret = read_setting(environ, "CLIENT_ID"), read_setting(environ, "CLIENT_SECRET")
@@ -125,7 +125,7 @@ class LoginTable:
         )
 
     def save(self, login: Login) -> SecretLocation:
-        """Keep *login* in the place of another; says where its secret is: the keyring if there is one."""
+        """Store *login* in place of an earlier one; returns the secret's location: the keyring if there is one."""
         self.remove()
         where: SecretLocation = "keyring" if _into_keyring(self._owner, login.client_secret) else "project"
         value: dict[str, JSON] = {
@@ -141,7 +141,7 @@ class LoginTable:
         return where
 
     def remove(self) -> bool:
-        """Forget the login and its secret; False if there was none."""
+        """Remove the login and its secret; False if there was none."""
         kept = self._kept()
         if kept is None:
             return False
@@ -165,14 +165,13 @@ class LoginTable:
         return secret
 
 
-# a keyring is whatever somebody configured: one that is locked, has no session to ask in, is not installed, or fails in a
-# way of its own is none
+# every failure of a keyring (locked, no session, not installed, an error of its own) means that there is no keyring
 
 
 def _into_keyring(owner: str, secret: str) -> bool:
-    """Put *secret* into the keyring; False where there is none that works: the sealed settings take it."""
+    """Store *secret* in the keyring; False if there is no working keyring."""
     with contextlib.suppress(Exception):
-        import keyring  # looks for the system's services when imported
+        import keyring  # the import searches for the system's services
 
         if keyring.get_keyring().priority <= 0:
             return False

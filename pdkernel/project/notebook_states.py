@@ -1,7 +1,7 @@
 """
-What each notebook's session remembers across kernels: last event, external user, exports, pins.
+The state of each notebook's session across kernels: last event, external user, exports, pins.
 
-Encrypted whole, because an event or an export may hold anything. Knows nothing of what is in it.
+The whole state is encrypted, because an event or an export can hold anything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NotebookStateTable:
         self._clock = clock
 
     def load(self, notebook_key: str) -> dict[str, Any] | None:
-        """What was saved for that notebook, or None."""
+        """The saved state of that notebook, or None."""
         query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)
         with self._database.read() as connection:
             sealed = connection.execute(query).scalar_one_or_none()
@@ -37,14 +37,14 @@ class NotebookStateTable:
         )
 
     def save(self, notebook_key: str, state: dict[str, Any]) -> None:
-        """Remember *state* (JSON) for that notebook."""
+        """Save *state* (JSON) for that notebook."""
         sealed = self._vault.seal_json(state, _vault_context(notebook_key))
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
             upsert_row(connection, notebooks, "notebook", notebook=notebook_key, sealed_state=sealed, updated=now)
 
     def remove(self, notebook_key: str) -> bool:
-        """Forget the notebook; False if nothing was remembered."""
+        """Remove the notebook's state; False if there was none."""
         with self._database.write() as connection:
             return connection.execute(delete(notebooks).where(notebooks.c.notebook == notebook_key)).rowcount > 0
 

@@ -1,8 +1,8 @@
 """
-OAuth clients of the endpoint: programs that may ask for access tokens.
+OAuth clients of the endpoint: programs that may request access tokens.
 
-Knows that a secret is shown once and kept as its SHA-256. A secret is 256 random bits: nobody guesses it from its hash, so
-a slow hash (argon2, scrypt) would only slow down our own answers. What a token holds is `access_tokens`' to know.
+A secret is shown once and stored as its SHA-256. A secret has 256 random bits and cannot be guessed from its hash, so a
+slow hash (argon2, scrypt) would only slow down requests. `access_tokens` issues the tokens.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class OAuthClient:
     A client, without its secret.
 
     Attributes:
-        id: What it calls itself.
-        name: For people.
-        scopes: The most that a token of it may be good for; `*` is everything.
-        created_at: When it was made.
+        id: The client's id.
+        name: The display name.
+        scopes: The scopes that its tokens may have; `*` allows all.
+        created_at: When the client was created.
     """
 
     id: str
@@ -50,7 +50,7 @@ class OAuthClient:
 
 @dataclass(frozen=True, slots=True)
 class NewClient:
-    """A client that was just made, with the secret that nobody can read again."""
+    """A new client with its secret, which cannot be read again."""
 
     client: OAuthClient
     secret: str = field(repr=False)
@@ -66,19 +66,19 @@ class OAuthClientTable:
 
     def create(self, name: str = "", scopes: Sequence[str] = ALL_SCOPES) -> NewClient:
         """
-        Make a client.
+        Create a client with a secret.
 
         Raises:
-            RequestError: A scope that OAuth cannot write.
+            RequestError: A scope is invalid.
         """
         return self._create(name, scopes, None)
 
     def create_with_key(self, public_key: str, name: str = "", scopes: Sequence[str] = ALL_SCOPES) -> OAuthClient:
         """
-        Make a client that proves itself with the private key of *public_key* (PEM), and that no secret is good for.
+        Create a client that authenticates with the private key of *public_key* (PEM) and has no secret.
 
         Raises:
-            RequestError: A scope that OAuth cannot write, or a key that cannot be used.
+            RequestError: A scope or the key is invalid.
         """
         return self._create(name, scopes, parse_public_key(public_key)).client
 
@@ -86,7 +86,7 @@ class OAuthClientTable:
         for scope in scopes:
             if not _SCOPE.match(scope):
                 raise RequestError(f"{scope!r} is not a scope.", fix="For example connect:accounts:read, or * for all.")
-        # not from `ids`: a secret is random whatever ids a caller chose
+        # not from `ids`: a secret must be random, whatever id generator the caller passes
         secret = f"pds_{secrets.token_urlsafe(_SECRET_BYTES)}"
         now = self._clock.now()
         client = OAuthClient(self._ids.new("pdc_", 24), name, tuple(scopes) or ALL_SCOPES, now)
@@ -111,7 +111,7 @@ class OAuthClientTable:
             return [_client(row) for row in connection.execute(query)]
 
     def authenticate(self, client_id: str, secret: str) -> OAuthClient | None:
-        """The client of that id if *secret* is its own; an unknown id takes as long as a wrong secret."""
+        """The client of that id if *secret* is correct; an unknown id takes as long as a wrong secret."""
         query = select(clients).where(clients.c.id == client_id, clients.c.removed.is_(None))
         with self._database.read() as connection:
             row = connection.execute(query).first()
@@ -119,19 +119,19 @@ class OAuthClientTable:
         return _client(row) if same and row is not None else None
 
     def find(self, client_id: str) -> OAuthClient | None:
-        """The client of that id, or None if there is none or it was removed."""
+        """The client of that id, or None if it does not exist or was removed."""
         query = select(clients).where(clients.c.id == client_id, clients.c.removed.is_(None))
         with self._database.read() as connection:
             row = connection.execute(query).first()
         return None if row is None else _client(row)
 
     def is_known(self, client_id: str) -> bool:
-        """Whether the client of that id was made here, even if it was removed since."""
+        """Whether a client of that id was ever created in this project, even if it was removed."""
         with self._database.read() as connection:
             return connection.execute(select(clients.c.id).where(clients.c.id == client_id)).first() is not None
 
     def remove(self, client_id: str) -> bool:
-        """Remove it; its tokens are refused within seconds. False if there is none."""
+        """Remove the client; its tokens are refused within seconds. False if there is no such client."""
         now = self._clock.now().timestamp()
         query = update(clients).where(clients.c.id == client_id, clients.c.removed.is_(None)).values(removed=now)
         with self._database.write() as connection:

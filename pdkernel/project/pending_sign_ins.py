@@ -1,7 +1,7 @@
 """
-People who were sent to an app's own sign-in page and are expected back.
+Pending sign-ins: people who were sent to an app's sign-in page and are expected back.
 
-Knows that each comes back once, within minutes, with the state that they were sent away with.
+Each comes back once, within minutes, with the OAuth state of the redirect.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pdkernel.project.schema import link_visits
 from pdkernel.project.vault import Vault
 
 SIGN_IN_TIMEOUT_S = 15 * 60.0
-"""Seconds that a person has for signing in at the app."""
+"""The time that a person has for signing in at the app."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingSignIn:
     """
-    What is needed when the person comes back.
+    The data for the callback of a sign-in.
 
     Attributes:
         token: The connect token.
         app: The app's slug.
-        verifier: PKCE's.
-        browser: Digest of what marks the browser that was sent away.
-        redirect_uri: The address that it comes back to.
-        account: The id of the account that is connected anew, or None.
-        framed: Whether it was sent away in a window of its own, from a page in a frame, which waits to be told.
+        verifier: The PKCE code verifier.
+        browser: Digest of the cookie that identifies the browser.
+        redirect_uri: The callback URL.
+        account: The id of the account to reconnect, or None.
+        framed: Whether the sign-in happens in a popup of an embedded page, which waits for a message.
     """
 
     token: str = field(repr=False)
@@ -45,7 +45,7 @@ class PendingSignIn:
 
 
 class PendingSignInTable:
-    """Visits by the state that they were begun with, which itself is not kept."""
+    """Pending sign-ins by OAuth state; only the digest of the state is stored."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
         self._database = database
@@ -53,7 +53,7 @@ class PendingSignInTable:
         self._clock = clock
 
     def add(self, state: str, visit: PendingSignIn) -> None:
-        """Expect somebody with *state*; those who did not come in time are forgotten."""
+        """Store a sign-in under *state*; expired ones are removed."""
         digest, now = hash_token(state), self._clock.now().timestamp()
         sealed = self._vault.seal_json(asdict(visit), _vault_context(digest))
         with self._database.write() as connection:
@@ -63,7 +63,7 @@ class PendingSignInTable:
             )
 
     def consume(self, state: str) -> PendingSignIn | None:
-        """The visit that was begun with *state*, this once; None if there is none or its time is over."""
+        """Remove and return the sign-in of *state*; None if there is none or it has expired."""
         digest, now = hash_token(state), self._clock.now().timestamp()
         with self._database.write() as connection:
             row = connection.execute(select(link_visits).where(link_visits.c.digest == digest)).first()

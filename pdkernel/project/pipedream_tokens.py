@@ -1,8 +1,7 @@
 """
-Access tokens that Pipedream has given out through this server: whose, and what they are good for.
+Access tokens that Pipedream issued through this server: their client and scopes.
 
-Kept so that another process, and this one after a restart, knows them too. Of a token only its SHA-256 is kept. Who may
-do what with one is the server's to say.
+They are stored so that another process, and this one after a restart, accepts them. Only the token's SHA-256 is stored.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from pdkernel.project.upsert import upsert_row
 @dataclass(frozen=True, slots=True)
 class PipedreamToken:
     """
-    What is known of a token.
+    The stored data of a token.
 
     Attributes:
-        client_id: Whom it was given to.
-        workspace: Whose it says it is (`o_...`), or None.
-        scopes: What it is good for.
+        client_id: The client that received the token.
+        workspace: The workspace in the token (`o_...`), or None.
+        scopes: The granted scopes.
     """
 
     client_id: str
@@ -43,7 +42,7 @@ class PipedreamTokenTable:
         self._clock = clock
 
     def add(self, token: str, client_id: str, workspace: str | None, scopes: Sequence[str], lifetime_s: float) -> None:
-        """Keep *token* for *lifetime_s* seconds; those that have expired go."""
+        """Store *token* for *lifetime_s* seconds; expired tokens are removed."""
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
             connection.execute(delete(issued_tokens).where(issued_tokens.c.expires <= now))
@@ -59,7 +58,7 @@ class PipedreamTokenTable:
             )
 
     def find(self, token: str) -> PipedreamToken | None:
-        """What is known of *token*, or None."""
+        """The stored data of *token*, or None."""
         query = select(issued_tokens).where(
             issued_tokens.c.digest == _digest(token), issued_tokens.c.expires > self._clock.now().timestamp()
         )
@@ -68,7 +67,7 @@ class PipedreamTokenTable:
         return None if row is None else PipedreamToken(row.client, row.workspace, tuple(row.scope.split()))
 
     def remove(self, token: str) -> None:
-        """Know nothing of it any more."""
+        """Remove *token*."""
         with self._database.write() as connection:
             connection.execute(delete(issued_tokens).where(issued_tokens.c.digest == _digest(token)))
 

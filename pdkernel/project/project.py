@@ -1,8 +1,8 @@
 """
-A project, opened: one folder, one key, one database.
+An open project: one folder, one key, one database.
 
-Knows in which order they are made and checked, so that nothing is overwritten and two processes that start at
-once end with the same project. The tables know what is in them.
+The order of creation and checks ensures that nothing is overwritten, and that two processes that start at the same time
+open the same project. Each table has its own module.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _CONNECT_DATA_STORES = "connect_data_stores"
 
 class Project:
     """
-    Accounts, variables and whatever else a project remembers. Threads may share it; processes each open it.
+    The tables of a project. Thread-safe; each process opens the project itself.
 
     Attributes:
         folder: `.../.pdkernel`.
         project_id: `proj_...`.
-        is_new: Whether this call made the project.
+        is_new: Whether this call created the project.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Project:
 
     @property
     def vault(self) -> Vault:
-        """Seals what is kept outside these tables, such as events in the journal."""
+        """Encrypts values that are stored outside these tables, such as events in the journal."""
         return self._vault
 
     @classmethod
@@ -92,17 +92,17 @@ class Project:
         ids: IdGenerator = RANDOM_IDS,
     ) -> Self:
         """
-        Open the project in *folder* (`.../.pdkernel`); make it if there is none.
+        Open the project in *folder* (`.../.pdkernel`); create it if it does not exist.
 
         Args:
-            folder: Its folder; holds caches only when *database_url* names a server.
+            folder: The project's folder; it holds caches only if *database_url* names a server.
             database_url: A URL (`sqlite:///...`, `postgresql://...`), or None for `project.db` in the folder.
             key_file: The file with the key, or None for `key` in the folder.
-            clock: Tells the time.
-            ids: Makes ids.
+            clock: Gives the time.
+            ids: Generates ids.
 
         Raises:
-            ProjectError: Folder, key or database cannot be used; all three are left as they are.
+            ProjectError: Folder, key or database cannot be used; all three are left unchanged.
         """
         folder = folder.absolute()
         ensure_folder(folder)
@@ -158,24 +158,24 @@ class Project:
         return self._database.sqlite_path
 
     def shared_read_connection(self) -> AbstractContextManager[None]:
-        """While it lasts, this thread's questions share a connection, which takes longer to get than most answers."""
+        """Let all reads of this thread share one connection, because opening one is slower than most queries."""
         return self._database.shared_read_connection()
 
     @property
     def plan(self) -> Plan:
-        """The plan that the production gate looks at; another process may have changed it."""
+        """The plan, which decides whether production may be used; read from the database at every call."""
         with self._database.read() as connection:
             value = connection.execute(select(meta.c.value).where(meta.c.name == "plan")).scalar_one()
         return cast("Plan", value)
 
     @property
     def connect_data_stores(self) -> frozenset[str]:
-        """Names of the data stores that Connect tokens may use; another process may have changed them."""
+        """Names of the data stores that Connect tokens may use; read from the database at every call."""
         names = self.settings.get(_CONNECT_DATA_STORES)
         return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
 
     def set_connect_data_stores(self, names: Iterable[str]) -> None:
-        """Let Connect tokens use these data stores and no other."""
+        """Allow Connect tokens these data stores only."""
         chosen = sorted(set(names))
         if chosen:
             self.settings.set(_CONNECT_DATA_STORES, list[JSON](chosen))
@@ -187,7 +187,7 @@ class Project:
         Change the plan.
 
         Raises:
-            RequestError: Neither free nor business.
+            RequestError: *plan* is neither free nor business.
         """
         if plan not in get_args(Plan):
             raise RequestError(f"{plan!r} is not a plan.", fix="Use business or free.")
@@ -206,17 +206,17 @@ class Project:
 
     @cached_property
     def notebook_states(self) -> NotebookStateTable:
-        """What each notebook's session remembers."""
+        """The state of each notebook's session."""
         return NotebookStateTable(self._database, self._vault, self.clock)
 
     @cached_property
     def idempotency(self) -> IdempotencyTable:
-        """Answers to outside requests that are sent once."""
+        """Recorded answers of outbound calls that are sent once."""
         return IdempotencyTable(self._database, self._vault, self.clock)
 
     @cached_property
     def source_states(self) -> SourceStateTable:
-        """What event sources remember between their runs."""
+        """The state of event sources between their runs."""
         return SourceStateTable(self._database, self._vault, self.clock)
 
     @cached_property
@@ -226,7 +226,7 @@ class Project:
 
     @cached_property
     def login(self) -> LoginTable:
-        """Which Connect project at Pipedream it works with, if any."""
+        """The Connect project at Pipedream that this project works with, if any."""
         return LoginTable(self.settings, self._vault, self.project_id)
 
     @cached_property
@@ -236,7 +236,7 @@ class Project:
 
     @cached_property
     def secrets(self) -> SecretTable:
-        """Secrets of the project's own, by name."""
+        """The project's own secrets, by name."""
         return SecretTable(self._database, self._vault)
 
     @cached_property
@@ -251,7 +251,7 @@ class Project:
 
     @cached_property
     def grants(self) -> GrantTable:
-        """What renews access tokens."""
+        """OAuth grants, which renew access tokens."""
         return GrantTable(self._database, self._vault, self.clock)
 
     @cached_property
@@ -266,35 +266,35 @@ class Project:
 
     @cached_property
     def client_keys(self) -> ClientKeyTable:
-        """Public keys of those that have no secret."""
+        """Public keys of OAuth clients without a secret."""
         return ClientKeyTable(self._database, self.clock)
 
     @cached_property
     def access_tokens(self) -> AccessTokens:
-        """The tokens that those clients get."""
+        """Access tokens of OAuth clients."""
         return AccessTokens(self._database, self._vault, self.clock, project_id=self.project_id)
 
     @cached_property
     def pipedream_tokens(self) -> PipedreamTokenTable:
-        """Tokens that a real project's API gave out through this one's server."""
+        """Access tokens that a real project's API issued through this project's server."""
         return PipedreamTokenTable(self._database, self.clock)
 
     @cached_property
     def endpoint_keys(self) -> EndpointKeyTable:
-        """Keys of endpoints: workflows' and deployed triggers'."""
+        """Endpoint keys of workflows and deployed triggers."""
         return EndpointKeyTable(self._database, self.clock, self.folder.parent)
 
     def close(self) -> None:
-        """Give up every connection."""
+        """Close every connection."""
         self._database.close()
 
 
 def _create_key(path: Path, database: Database) -> bytes:
-    """A new key, unless the database holds values that only another key opens."""
+    """A new key, unless the database holds values that were encrypted with another key."""
     facts = database.read_meta()
     if facts is None:
         return ensure_key(path)
-    key = read_key(path)  # again: a process that started with us makes the key first, then the database
+    key = read_key(path)  # read again: another new process creates the key first, then the database
     if key is None:
         raise ProjectError(
             f"The project's key file {path} is missing, and the database {database.location} holds values that only "

@@ -1,4 +1,4 @@
-"""Secrets of the project's own, by name: nothing that a step may see."""
+"""The project's own secrets, by name; steps cannot read them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdkernel.project.vault import Vault
 
 
 class SecretTable:
-    """Sealed texts by name."""
+    """Encrypted texts by name."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -25,14 +25,14 @@ class SecretTable:
         return None if sealed is None else self._vault.unseal(sealed, _vault_context(name))
 
     def set(self, name: str, value: str) -> None:
-        """Store *value* in the place of what was there."""
+        """Store *value*, in place of an earlier one."""
         with self._database.write() as connection:
             upsert_row(
                 connection, secrets, "name", name=name, sealed_value=self._vault.seal(value, _vault_context(name))
             )
 
     def get_or_set(self, name: str, value: str) -> str:
-        """The secret; *value* becomes it if there is none. Two processes that ask at once get the same."""
+        """The secret, set to *value* if there is none. Two processes that call at the same time get the same secret."""
         found = self.get(name)
         if found is not None:
             return found
@@ -41,7 +41,7 @@ class SecretTable:
         return self.get(name) or value
 
     def remove(self, name: str) -> bool:
-        """Forget it; False if there was none."""
+        """Remove the secret; False if there was none."""
         with self._database.write() as connection:
             return connection.execute(delete(secrets).where(secrets.c.name == name)).rowcount > 0
 

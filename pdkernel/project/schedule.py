@@ -1,8 +1,4 @@
-"""
-When something that a timer wakes is due: by an interval, or by cron.
-
-Knows cron's five fields and time zones. Who is woken, and by whom, is not its affair.
-"""
+"""Computes when a timer is due: by an interval or by a cron expression in a time zone."""
 
 from __future__ import annotations
 
@@ -18,12 +14,12 @@ DEFAULT_TIMEZONE = "UTC"
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """
-    An interval, or times by cron.
+    An interval or a cron expression.
 
     Attributes:
-        interval_s: Seconds from one time to the next, or None.
-        cron: Five fields, or None.
-        timezone: Where *cron* is read: `Europe/Berlin`.
+        interval_s: Seconds between two times, or None.
+        cron: A cron expression of five fields, or None.
+        timezone: The time zone of *cron*: `Europe/Berlin`.
     """
 
     interval_s: float | None = None
@@ -31,7 +27,7 @@ class Schedule:
     timezone: str = DEFAULT_TIMEZONE
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first time after *moment*; None if there is none."""
+        """The first due time after *moment*, or None."""
         if self.cron is not None:
             return _after(self.cron, self.timezone, moment)
         return None if self.interval_s is None else moment + timedelta(seconds=self.interval_s)
@@ -39,12 +35,12 @@ class Schedule:
 
 def check_cron(cron: str, timezone: str, now: datetime) -> None:
     """
-    Raise `RequestError` unless there is a time by *cron* after *now*, and such a time zone.
+    Raise `RequestError` unless *cron* matches a time after *now* in an existing time zone.
 
     Args:
-        cron: Five fields.
-        timezone: Its name.
-        now: The present.
+        cron: A cron expression of five fields.
+        timezone: The time zone's name.
+        now: The current time.
     """
     from cronsim import CronSimError
 
@@ -59,7 +55,7 @@ def check_cron(cron: str, timezone: str, now: datetime) -> None:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise RequestError(f"There is no time zone {timezone!r}.", fix="For example Europe/Berlin") from None
     if found is None:
-        raise RequestError(f"There is no time by the cron expression {cron!r}.", fix="For example 0 9 * * 1-5")
+        raise RequestError(f"The cron expression {cron!r} matches no time.", fix="For example 0 9 * * 1-5")
 
 
 def _after(cron: str, timezone: str, moment: datetime) -> datetime | None:

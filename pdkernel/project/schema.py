@@ -1,8 +1,8 @@
 """
 The project's tables, the same on SQLite and Postgres.
 
-Times are seconds since 1970 as double precision, in UTC. Columns called *sealed* went through the vault.
-The journal's tables stand beside these in the same database and are `engine.journal.schema`.
+Times are seconds since 1970 as double precision, in UTC. Columns named *sealed* hold values that the vault encrypted.
+The journal's tables are in the same database; see `engine.journal.schema`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 5
-"""Goes up with every change to a table; an older database is migrated, a newer one refused."""
+"""Increases with every change to a table; an older database is migrated, a newer one refused."""
 
 INTRODUCED_IN = "since"
-"""In a table's `info`: the version that it came with, unless that was the first."""
+"""Key in a table's `info`: the schema version that introduced the table, unless it is 1."""
 
 metadata = MetaData()
 
@@ -39,7 +39,7 @@ meta = Table(
 )
 
 external_users = Table(
-    # a table, not derived from accounts: a user stays when the last account is removed, and keeps created
+    # a separate table, because a user stays, with `created`, when the last account is removed
     "external_users",
     metadata,
     Column("external_user", Text, nullable=False),
@@ -51,7 +51,7 @@ external_users = Table(
 accounts = Table(
     "accounts",
     metadata,
-    # order of insertion: decides between accounts that were created in the same instant
+    # order of insertion, for accounts that were created at the same time
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("app", Text, nullable=False),
@@ -109,11 +109,11 @@ stores = Table(
 store_records = Table(
     "store_records",
     metadata,
-    # order of insertion, which a new value leaves alone: pages of a store that is written to meanwhile skip nothing
+    # order of insertion, unchanged by updates, so that paging through a changing store skips nothing
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("store", ForeignKey("stores.number", ondelete="cascade"), nullable=False),
     Column("key", Text, nullable=False),
-    Column("value", Text, nullable=False),  # JSON, not sealed: it is the user's data, as a file of theirs would be
+    Column("value", Text, nullable=False),  # JSON, not encrypted: the user's data, like a file
     Column("expires", Double),  # null: never
     Column("updated", Double, nullable=False),
     UniqueConstraint("store", "key"),
@@ -123,7 +123,7 @@ store_records = Table(
 )
 
 source_state = Table(
-    # what each event source of a workflow remembers between its runs
+    # the state of event sources between their runs
     "source_state",
     metadata,
     Column("source", Text, primary_key=True),
@@ -133,7 +133,7 @@ source_state = Table(
 )
 
 secrets = Table(
-    # secrets of the project's own, by name: an app's OAuth client secret, the key that signs webhooks
+    # the project's own secrets, by name: an app's OAuth client secret, the key that signs webhooks
     "secrets",
     metadata,
     Column("name", Text, primary_key=True),
@@ -144,7 +144,7 @@ secrets = Table(
 connect_tokens = Table(
     "connect_tokens",
     metadata,
-    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which itself is not kept
+    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which is not stored
     Column("external_user", Text, nullable=False),
     Column("environment", Text, nullable=False),
     Column("created", Double, nullable=False),
@@ -157,7 +157,7 @@ connect_tokens = Table(
 )
 
 link_visits = Table(
-    # people who were sent to an app's own sign-in page and are expected back
+    # people who were sent to an app's sign-in page and are expected back
     "link_visits",
     metadata,
     Column("digest", Text, primary_key=True),  # SHA-256 of OAuth's state
@@ -167,21 +167,21 @@ link_visits = Table(
 )
 
 account_grants = Table(
-    # what renews the access token of an account that was connected by OAuth
+    # OAuth grants of accounts: refresh tokens and renewal claims
     "account_grants",
     metadata,
     Column("account", Text, primary_key=True),
     Column("expires", Double),  # of the access token; null: not known
     Column("renewed", Double, nullable=False),
     Column("refused", Boolean, nullable=False),  # the app answered 401 to the access token
-    Column("claimed", Double),  # when a process began to renew it
+    Column("claimed", Double),  # when a process started a renewal
     Column("error", Text),
     Column("sealed_refresh_token", LargeBinary),
     info={INTRODUCED_IN: 3},
 )
 
 clients = Table(
-    # OAuth clients of the endpoint; removed rows stay, so that a list can say what became of one
+    # OAuth clients of the endpoint; removed rows stay, so that a removed client is still known
     "clients",
     metadata,
     Column("id", Text, primary_key=True),
@@ -189,24 +189,24 @@ clients = Table(
     Column("secret_hash", LargeBinary, nullable=False),
     Column("scope", Text, nullable=False),  # scopes with spaces between
     Column("created", Double, nullable=False),
-    Column("removed", Double),  # null: it may ask for tokens
+    Column("removed", Double),  # null: the client is active
     info={INTRODUCED_IN: 3},
 )
 
 signing_keys = Table(
-    # what access tokens are signed with; the newest signs, the others are good until their tokens have expired
+    # keys of access tokens: the newest signs, the others verify until their tokens have expired
     "signing_keys",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("sealed_key", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
-    Column("expires", Double),  # null: it signs
+    Column("expires", Double),  # null: the key that signs
     info={INTRODUCED_IN: 3},
 )
 
 client_keys = Table(
-    # public keys of clients that have no secret
+    # public keys of clients without a secret
     "client_keys",
     metadata,
     Column("client", Text, primary_key=True),
@@ -214,7 +214,7 @@ client_keys = Table(
     info={INTRODUCED_IN: 5},
 )
 used_assertions = Table(
-    # what such clients have proved themselves with, until it is good for nothing more
+    # assertions that such clients have used, until they expire
     "used_assertions",
     metadata,
     Column("id", Text, primary_key=True),  # a digest of the client's id and the assertion's
@@ -230,10 +230,10 @@ revoked_tokens = Table(
 )
 
 issued_tokens = Table(
-    # access tokens that the real project's API gave out through this server
+    # access tokens that a real project's API issued through this server
     "issued_tokens",
     metadata,
-    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which itself is not kept
+    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which is not stored
     Column("client", Text, nullable=False),
     Column("workspace", Text),
     Column("scope", Text, nullable=False),  # scopes with spaces between
@@ -242,7 +242,7 @@ issued_tokens = Table(
 )
 
 endpoints = Table(
-    # the endpoint's key and the id of each workflow that no file names these for, made at its first serve
+    # endpoint keys and workflow ids that no file sets, created when first served
     "endpoints",
     metadata,
     Column("source", Text, primary_key=True),
@@ -262,7 +262,7 @@ deployed_triggers = Table(
     Column("active", Boolean, nullable=False),
     Column("created", Double, nullable=False),
     Column("updated", Double, nullable=False),
-    Column("due", Double),  # when its timer wakes it; null: nothing does
+    Column("due", Double),  # when its timer is due; null: no timer
     Column("sealed_settings", LargeBinary, nullable=False),
     Index("deployed_triggers_user", "external_user", "environment"),
     Index("deployed_triggers_due", "due"),
@@ -270,7 +270,7 @@ deployed_triggers = Table(
 )
 
 deployed_events = Table(
-    # what those emitted, the newest of each
+    # the newest events of each deployed trigger
     "deployed_events",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),

@@ -1,4 +1,4 @@
-"""Settings of the project, by name: JSON values, nothing secret."""
+"""Settings of the project by name: JSON values without secrets."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class SettingsTable:
         return default if text is None else _load(text)
 
     def set(self, name: str, value: JSON) -> None:
-        """Store *value* in the place of what was there."""
+        """Store *value*, in place of an earlier one."""
         with self._database.write() as connection:
             upsert_row(connection, settings, "name", name=name, value=json.dumps(value))
 
     def remove(self, name: str) -> bool:
-        """Back to the default; False if it was not set."""
+        """Remove the setting, so that the default applies; False if it was not set."""
         with self._database.write() as connection:
             return connection.execute(delete(settings).where(settings.c.name == name)).rowcount > 0
 
     def all_settings(self) -> dict[str, JSON]:
-        """Every setting that was set, by name."""
+        """All stored settings, by name."""
         with self._database.read() as connection:
             rows = connection.execute(select(settings.c.name, settings.c.value).order_by(settings.c.name)).all()
         return {name: _load(text) for name, text in rows}

@@ -1,8 +1,8 @@
 """
-What an event source remembers between its runs: its `$.service.db`, and which events it has emitted.
+The state of event sources between their runs: `$.service.db`, and which events were emitted.
 
-Encrypted whole, because sources keep tokens there. Which of the emitted events are new is the caller's to know, and so is a
-source's key, but that it is a JSON list whose first item says whose the source is: a workflow's, or a deployed trigger's.
+The whole state is encrypted, because sources store tokens in it. A source's key is a JSON list whose first item is the
+owner: a workflow or a deployed trigger. The caller builds the key and compares events.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class SourceStateTable:
         self._clock = clock
 
     def load(self, state_key: str) -> dict[str, Any]:
-        """What is remembered of that source; empty if nothing is."""
+        """The state of that source; empty if there is none."""
         with self._database.read() as connection:
             return self._load(connection, state_key)
 
     def update(self, state_key: str, change: Callable[[dict[str, Any]], T]) -> T:
-        """Let *change* alter what is remembered of that source, in one transaction; returns what it returns."""
+        """Let *change* modify the state of that source, in one transaction; returns the result of *change*."""
         with self._database.write() as connection:
             state = self._load(connection, state_key)
             result = change(state)
@@ -46,7 +46,7 @@ class SourceStateTable:
         return result
 
     def remove(self, source: str) -> bool:
-        """Forget the source; False if nothing was remembered."""
+        """Remove the source's state; False if there was none."""
         with self._database.write() as connection:
             return connection.execute(delete(source_state).where(source_state.c.source == source)).rowcount > 0
 
@@ -57,7 +57,7 @@ class SourceStateTable:
 
 
 def delete_source_states(connection: Connection, owner: str) -> None:
-    """Forget every source of that workflow or deployed trigger, in the caller's transaction."""
+    """Remove the states of all sources of that workflow or deployed trigger, in the caller's transaction."""
     begin = f"{json.dumps([owner])[:-1]}, "
     connection.execute(delete(source_state).where(source_state.c.source.startswith(begin, autoescape=True)))
 

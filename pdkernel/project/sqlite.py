@@ -1,8 +1,7 @@
 """
-One way to open the project's SQLite file, for the project's tables and for the journal's writer.
+Opens the project's SQLite file, for the project's tables and for the journal's writer.
 
-Knows the pragmas, what is worth trying again when several processes start at once, and what SQLite's faults
-mean to a person. Knows nothing of tables.
+Sets the pragmas, retries when several processes start at once, and turns SQLite's errors into readable ones.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 
 def connect(path: Path) -> sqlite3.Connection:
     """
-    A connection in autocommit mode: WAL, every commit on disk before it returns, patient with other writers.
+    A connection in autocommit mode: WAL, commits synced to disk, and a busy timeout for other writers.
 
-    It may be used from any thread, by one at a time.
+    It may be used from any thread, by one thread at a time.
 
     Raises:
         ProjectError: The file cannot be opened, or is not a database.
     """
     try:
-        # made by us first: SQLite gives the -wal and -shm files the mode of the database. Only if it is not there:
-        # closing a descriptor of the file drops this process's locks on it, and another process would then take
-        # itself for the last one and remove the -wal file under our writer.
+        # Created here first, because SQLite gives the -wal and -shm files the mode of the database. Only a new file:
+        # closing a descriptor of an existing one drops this process's locks on it. Another process would then consider
+        # itself the last one and remove the -wal file while this process writes.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         if path.is_dir():
@@ -60,7 +59,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            # Going over to WAL needs the file alone, and SQLite does not call its busy handler for that
+            # Switching to WAL needs exclusive access, and SQLite does not call its busy handler for it
             connection.execute("pragma journal_mode = wal").fetchone()
             break
         except sqlite3.OperationalError as fault:
@@ -72,12 +71,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def is_busy(fault: sqlite3.Error) -> bool:
-    """Whether *fault* says that another connection is writing."""
+    """Whether *fault* means that another connection is writing."""
     return _primary_code(fault) in _BUSY
 
 
 def translate_error(fault: sqlite3.Error, path: Path) -> ProjectError:
-    """What *fault* means to a person."""
+    """The readable error for *fault*."""
     code = _primary_code(fault)
     if code in _DAMAGED:
         return ProjectError(

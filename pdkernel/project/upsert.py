@@ -1,4 +1,4 @@
-"""The statements that the tables share and SQLAlchemy has once for each dialect: insert, or else."""
+"""Insert statements with conflict handling, which SQLAlchemy offers per dialect."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 
 def upsert_row(connection: Connection, table: Table, *key: str, **values: Any) -> None:
-    """Insert the row, or give the row with those *key* columns the new values."""
+    """Insert the row, or update the row with the same *key* columns."""
     others = {name: value for name, value in values.items() if name not in key}
     connection.execute(_insert(connection, table, values).on_conflict_do_update(index_elements=key, set_=others))
 
 
 def insert_if_absent(connection: Connection, table: Table, **values: Any) -> None:
-    """Insert the row, unless there is one of that key."""
+    """Insert the row, unless a row with its key exists."""
     connection.execute(_insert(connection, table, values).on_conflict_do_nothing())
 
 

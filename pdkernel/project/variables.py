@@ -1,7 +1,7 @@
 """
-Environment variables of the project: encrypted at rest, handed to steps at each step's start.
+Environment variables of the project: encrypted in the database, passed to steps when they start.
 
-Knows the rules for names and sizes. Which steps read which variable is the engine's to know.
+Checks names and sizes. The engine decides which steps read which variable.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
 MAX_VALUE_BYTES = 64 * 1024
-"""Of a variable's value in UTF-8 (platform documentation of environment variables)."""
+"""Size limit of a variable's value in UTF-8 (platform documentation of environment variables)."""
 RESERVED_PREFIX = "PIPEDREAM_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_ALL = select(variables.c.name, variables.c.sealed_value)  # once: it is asked at every run
+_ALL = select(variables.c.name, variables.c.sealed_value)  # built once, executed at every run
 
 
 class VariableTable:
@@ -35,10 +35,10 @@ class VariableTable:
 
     def set(self, name: str, value: str) -> None:
         """
-        Store *value* under *name*, in the place of what was there.
+        Store *value* under *name*, in place of an earlier one.
 
         Raises:
-            RequestError: Not a name, a reserved one, or a value that no process environment can hold.
+            RequestError: The name is invalid or reserved, or a process environment cannot hold the value.
         """
         check_variable(name, value)
         sealed = self._vault.seal(value, _vault_context(name))
@@ -53,7 +53,7 @@ class VariableTable:
             return connection.execute(delete(variables).where(variables.c.name == name)).rowcount > 0
 
     def list(self) -> Sequence[str]:
-        """The names, sorted. No value leaves the table this way."""
+        """The names, sorted; without values."""
         with self._database.read() as connection:
             return list(connection.execute(select(variables.c.name).order_by(variables.c.name)).scalars())
 
@@ -66,10 +66,10 @@ class VariableTable:
 
 def check_variable(name: str, value: str) -> None:
     """
-    Refuse what cannot be an environment variable; the message never shows the value.
+    Refuse an invalid environment variable; the message never shows the value.
 
     Raises:
-        RequestError: Not a name, a reserved one, or a value that no process environment can hold.
+        RequestError: The name is invalid or reserved, or a process environment cannot hold the value.
     """
     if not _NAME.match(name):
         raise RequestError(
@@ -82,12 +82,12 @@ def check_variable(name: str, value: str) -> None:
             fix="Choose another name.",
         )
     if "\0" in value:
-        raise RequestError(f"The value of {name} holds a NUL character, which no process environment can.")
+        raise RequestError(f"The value of {name} holds a NUL character, which a process environment cannot hold.")
     size = len(value.encode("utf-8", "surrogatepass"))
     if size > MAX_VALUE_BYTES:
         raise RequestError(
             f"The value of {name} has {size} bytes; an environment variable has at most {MAX_VALUE_BYTES}.",
-            fix="Keep it in a file, and the file's path in the variable.",
+            fix="Store the value in a file, and the file's path in the variable.",
         )
 
 

@@ -1,11 +1,9 @@
 """
-What is sealed before it reaches the database.
+Encryption of values before they reach the database.
 
-AES-256-GCM from `cryptography`, with the value's place (`accounts/apn_1/credentials`) as associated data:
-a sealed value copied to another row does not open there, which Fernet cannot say. It is also half Fernet's
-size. Nonces are random; 96 bits are safe for some 2^32 values a key, more than a project writes.
-
-Knows bytes and keys. Knows nothing of tables.
+AES-256-GCM from `cryptography`, with the value's location (`accounts/apn_1/credentials`) as associated data: a value that
+is copied to another row cannot be decrypted there. Fernet has no associated data and needs twice the space. Nonces are
+random; 96 bits are safe for about 2^32 values per key, more than a project writes.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ _NONCE_BYTES = 12
 
 
 class Vault:
-    """Seals and opens text with the project's key, which no repr shows."""
+    """Encrypts and decrypts text with the project's key; `repr` does not show the key."""
 
     __slots__ = ("_cipher", "fingerprint")
 
@@ -37,17 +35,17 @@ class Vault:
         return f"Vault(fingerprint={self.fingerprint[:8]}...)"
 
     def seal(self, text: str, location: str) -> bytes:
-        """*text* sealed for the place *location*; sealing twice gives two different results."""
+        """*text*, encrypted for *location*; each call gives a different result."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        # surrogatepass: a lone surrogate in a value from JSON is kept, not an error
+        # surrogatepass: an unpaired surrogate in a value from JSON is kept
         return _FORMAT + nonce + self._cipher.encrypt(nonce, text.encode("utf-8", "surrogatepass"), location.encode())
 
     def unseal(self, sealed: bytes, location: str) -> str:
         """
-        The text that was sealed for the place *location*.
+        Decrypt a text that was encrypted for *location*.
 
         Raises:
-            ProjectError: Sealed with another key or for another place, or damaged.
+            ProjectError: The value was encrypted with another key or for another location, or is damaged.
         """
         nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
@@ -56,12 +54,12 @@ class Vault:
             return self._cipher.decrypt(nonce, body, location.encode()).decode("utf-8", "surrogatepass")
         except InvalidTag:
             raise ProjectError(
-                f"A stored value cannot be decrypted ({location}): it is damaged, or was sealed with another key.",
+                f"A stored value cannot be decrypted ({location}): it is damaged, or was encrypted with another key.",
                 fix="Set the value again, or restore the project's database from a copy.",
             ) from None
 
     def seal_json(self, value: JSON, location: str) -> bytes:
-        """*value* as JSON, sealed."""
+        """*value* as encrypted JSON."""
         return self.seal(json.dumps(value, separators=(",", ":")), location)
 
     def unseal_json(self, sealed: bytes, location: str) -> JSON:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.conftest import Shell
 from tests.definition.builders import synced
-from tests.importer.importing import HEAD, PROJECTS, as_written
+from tests.importer.import_helpers import HEAD, PROJECTS, as_written
 
 SEND = """export default defineComponent({
   props: { slack: { type: "app", app: "slack" }, n: { type: "integer" } },

@@ -16,7 +16,7 @@ NODE = 'export default defineComponent({\n  props: { slack: { type: "app", app: 
 
 
 def quickstart() -> Workflow:
-    """The four steps of the quickstart, in small."""
+    """A small workflow with the four steps of the quickstart."""
     return Workflow(
         "Open issue to Slack",
         triggers=(Trigger(auth="oauth", response="custom"),),
@@ -36,7 +36,7 @@ def text_of(files: tuple[DefinitionFile, ...], path: str) -> str:
 
 
 def synced(folder: Path, workflow_yaml: str, **files: str) -> Path:
-    """A folder as Pipedream syncs it; keys of *files* have `__` for a slash and `_DOT_` for a dot."""
+    """A synced folder; keys of *files* have `__` for a slash and `_DOT_` for a dot."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "workflow.yaml").write_text(workflow_yaml)
     for name, text in files.items():

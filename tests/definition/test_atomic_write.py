@@ -1,4 +1,4 @@
-"""Facts about putting files into a folder, all or none."""
+"""Writing files into a folder: all of them, or none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.privileges import drop_override
 WRITE = """
 import resource, sys
 from pathlib import Path
-from pdkernel.definition.atomic_write import place
+from pdkernel.definition.atomic_write import write_files_atomically
 from pdkernel.errors import RequestError
 if {limit}:
     import signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    place({{"a/one": b"new", "b/two": b"new" * 1000, "c/new": b"new"}}, Path(sys.argv[1]))
+    write_files_atomically({{"a/one": b"new", "b/two": b"new" * 1000, "c/new": b"new"}}, Path(sys.argv[1]))
 except RequestError as error:
     sys.exit(error.message)
 """
@@ -48,19 +48,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_are_written_with_the_modes_they_had(folder: Path) -> None:
-    """A file that is replaced keeps its mode; a new one can be read by everybody. Nothing else is left."""
+def test_replaced_files_keep_their_modes(folder: Path) -> None:
+    """A replaced file keeps its mode, and a new file is readable by all. No other file is left."""
     write_files_atomically({"a/one": b"1", "b/two": b"2", "new/deep/three": b"3"}, folder)
 
     assert contents(folder) == {"a/one": (b"1", 0o644), "b/two": (b"2", 0o755), "new/deep/three": (b"3", 0o644)}
 
 
 def test_a_rename_that_fails_midway_undoes_the_others(folder: Path) -> None:
-    """If one rename fails after others were made, every file is as it was and new folders are gone."""
+    """If a rename fails after others, every file is restored and new folders are removed."""
     before = contents(folder)
     (folder / "z").mkdir()  # a file cannot take a folder's place
 
-    with pytest.raises(RequestError, match="It is as it was"):
+    with pytest.raises(RequestError, match="It is unchanged"):
         write_files_atomically({"a/one": b"1", "b/two": b"2", "new/deep/three": b"3", "z": b"4"}, folder)
 
     assert contents(folder) == before
@@ -69,7 +69,7 @@ def test_a_rename_that_fails_midway_undoes_the_others(folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
 def test_a_full_disk_changes_nothing(folder: Path) -> None:
-    """If there is no room for a file, no file is changed and nothing is left behind."""
+    """If the disk is full, no file is changed and nothing is left behind."""
     before = contents(folder)
 
     ended = subprocess.run([sys.executable, "-c", WRITE.format(limit=1000), folder], capture_output=True, text=True)
@@ -80,8 +80,8 @@ def test_a_full_disk_changes_nothing(folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's")
-def test_a_folder_that_is_not_ours_to_write_in(folder: Path) -> None:
-    """If a step's folder may not be written in, no file is changed in the others either."""
+def test_a_read_only_folder_changes_nothing(folder: Path) -> None:
+    """If one step's folder is read-only, no file in the other folders is changed."""
     before = contents(folder)
     (folder / "b").chmod(0o555)
 

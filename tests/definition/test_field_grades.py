@@ -1,4 +1,4 @@
-"""Facts about how well the fields of definition files are known."""
+"""Grades of the fields of definition files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ words = st.sampled_from(["a", "b", "c"])
 
 @st.composite
 def steps(draw: st.DrawFn, name: str) -> Step:
-    """A step that uses whatever a cell can say."""
+    """A step with every feature of a cell."""
     language = draw(st.sampled_from(LANGUAGES))
     uses = draw(st.sampled_from([None, "slack-send-message@0.0.20", "@me/private-thing@1.0.0"]))
     return Step(
@@ -98,7 +98,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
 @settings(deadline=None)
 @given(workflows(), st.sampled_from([None, Sidecar(endpoint="eo1", test_users=("ada",), actions="npm")]))
 def test_every_key_that_a_plan_writes_is_graded(workflow: Workflow, sidecar: Sidecar | None) -> None:
-    """Whatever a notebook holds, each key of the planned files has a grade, and those of pdkernel.yaml are ours."""
+    """For any notebook, each key of the planned files has a grade; those of pdkernel.yaml have `ours`."""
     fields = grade_fields(plan_files(workflow, sidecar=sidecar), workflow)
 
     assert {field.grade for field in fields if field.file == "pdkernel.yaml"} == {"ours"}
@@ -108,16 +108,16 @@ def test_every_key_that_a_plan_writes_is_graded(workflow: Workflow, sidecar: Sid
     }
 
 
-def test_settings_of_the_header_are_known(tmp_path: Path) -> None:
-    """Every setting that a header takes is either graded or among those that stand in pdkernel.yaml."""
+def test_settings_of_the_header_are_graded(tmp_path: Path) -> None:
+    """Every setting of a header is either graded or written to pdkernel.yaml."""
     for name in SETTING_RULES:
         workflow = Workflow("W", settings={name: 1})
         fields = {field.field: field.grade for field in grade_fields(plan_files(workflow), workflow)}
         assert fields.get(f"settings.{name}") == (None if name in SIDECAR_SETTINGS else "observed")
 
 
-def test_what_nobody_has_seen() -> None:
-    """Bash steps and their files are inferred, and the step is named; the rest of the quickstart was observed."""
+def test_bash_steps_are_inferred() -> None:
+    """Bash steps and their files are inferred, with the step's name; the rest of the quickstart is observed."""
     fields = grade_fields(plan_files(quickstart()), quickstart())
 
     assert [(each.file, each.field, each.steps) for each in fields if each.grade == "inferred"] == [
@@ -129,7 +129,7 @@ def test_what_nobody_has_seen() -> None:
 
 
 def test_private_actions_and_stores() -> None:
-    """A private action's key is documented; a data store that a Python step's props define was never seen."""
+    """A private action's key is documented; a data store in a Python step's props is inferred."""
     workflow = Workflow(
         "W",
         steps=(
@@ -146,8 +146,8 @@ def test_private_actions_and_stores() -> None:
     assert grades["steps[].props.*", ("keep",)] == "inferred"
 
 
-def test_what_was_read_is_observed(tmp_path: Path) -> None:
-    """Keys that a synced file holds and nobody else knows were observed there, and are written back."""
+def test_keys_of_a_synced_file_are_observed(tmp_path: Path) -> None:
+    """Unknown keys of a synced file are observed, and are written back."""
     folder = synced(tmp_path / "flow", SYNCED, py__entry_DOT_py=PYTHON)
     workflow = read_folder_workflow(folder)
 
@@ -166,7 +166,7 @@ def test_what_was_read_is_observed(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_key_has_no_grade(before: str, after: str, where: str) -> None:
-    """A key that no table names is an error of ours, not a guess."""
+    """A key without a grade raises `LookupError`."""
     first, *rest = plan_files(quickstart())
     assert before in first.text
 
@@ -175,6 +175,6 @@ def test_an_unknown_key_has_no_grade(before: str, after: str, where: str) -> Non
 
 
 def test_an_unknown_file_has_no_grade() -> None:
-    """Nor has a file of a kind that no definition has."""
+    """A file that is not part of a definition raises `LookupError`."""
     with pytest.raises(LookupError, match="README"):
         grade_fields([DefinitionFile("README.md", "")], quickstart())

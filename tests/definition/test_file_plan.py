@@ -1,4 +1,4 @@
-"""Facts about planning definition files."""
+"""Planning definition files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.definition.builders import GO, NODE, PYTHON, quickstart, text_of
 
 
 def test_workflow_yaml() -> None:
-    """workflow.yaml has the platform's keys in the platform's order and style."""
+    """workflow.yaml has the platform's keys, in the platform's order and style."""
     assert text_of(plan_files(quickstart()), "workflow.yaml") == (
         "schema: workflow/2022.04\n"
         "name: Open issue to Slack\n"
@@ -48,7 +48,7 @@ def test_workflow_yaml() -> None:
 
 
 def test_pdkernel_yaml() -> None:
-    """pdkernel.yaml has what workflow.yaml cannot say."""
+    """pdkernel.yaml has the values that workflow.yaml cannot store."""
     files = plan_files(quickstart(), sidecar=Sidecar(endpoint="eo123", test_users=("ada",), actions="npm"))
 
     assert text_of(files, "pdkernel.yaml") == (
@@ -89,14 +89,14 @@ def test_plan_is_pure() -> None:
 
 
 def test_declared_apps_are_named() -> None:
-    """An app prop that only the code declares is the external user's, and pdkernel.yaml says so."""
+    """An app prop that only the code declares gets the external user's account in pdkernel.yaml."""
     workflow = Workflow("w", steps=(Step("send", "node", NODE),))
 
     assert "    accounts:\n      slack: external_user\n" in text_of(plan_files(workflow), "pdkernel.yaml")
 
 
 def test_accounts_and_stores() -> None:
-    """Own accounts and store ids stand in workflow.yaml; names of stores and slugs in pdkernel.yaml."""
+    """Own accounts and store ids are in workflow.yaml; names of stores and slugs are in pdkernel.yaml."""
     step = Step(
         "send",
         uses="slack-send-message@0.0.20",
@@ -130,7 +130,7 @@ def test_accounts_and_stores() -> None:
 
 
 def test_python_apps_are_declared_in_the_file() -> None:
-    """A Python step's apps and stores are declared in its props, since its code cannot."""
+    """A Python step's apps and stores are declared in its props, because its code cannot declare them."""
     step = Step("a", source=PYTHON, apps=(AppBinding("slack", "slack"),), stores=(StoreBinding("data_store", "ds_1"),))
 
     assert text_of(plan_files(Workflow("w", steps=(step,))), "workflow.yaml").endswith(
@@ -146,8 +146,8 @@ def test_python_apps_are_declared_in_the_file() -> None:
     )
 
 
-def test_limits_stand_aside() -> None:
-    """Settings of which no Git key is known stand in pdkernel.yaml alone."""
+def test_limits_are_in_pdkernel_yaml() -> None:
+    """Settings without a known key in Git are in pdkernel.yaml only."""
     workflow = Workflow("w", settings={"memory": 512, "throttle": {"limit": 1, "interval": 60}})
 
     files = plan_files(workflow)
@@ -166,7 +166,7 @@ def test_limits_stand_aside() -> None:
     ],
 )
 def test_credentials_are_refused(secret: str) -> None:
-    """What looks like a credential is not written into files for Git, and not repeated in the message."""
+    """A credential is not written into files for Git, and not repeated in the message."""
     in_prop = Workflow("w", steps=(Step("a", "node", uses="k@1.0.0", props={"auth": {"token": [f"x {secret}"]}}),))
     in_code = Workflow("w", steps=(Step("a", source=f"\nTOKEN = '{secret}'", line_offset=1),))
 
@@ -180,14 +180,14 @@ def test_credentials_are_refused(secret: str) -> None:
 
 
 def test_checklist() -> None:
-    """The checklist says what is to be done in the builder."""
+    """The checklist names the manual steps in the builder."""
     said = "\n".join(build_checklist(quickstart(), pinned_steps=["build"]))
 
     for part in (
         "Create an empty workflow 'Open issue to Slack'",
         "Create the HTTP trigger in the builder, with Pipedream OAuth and a custom response.",
         'Step send: for slack, choose "Use end user\'s auth via Connect"',
-        "How a Bash step stands in workflow.yaml is inferred",
+        "The form of a Bash step in workflow.yaml is inferred",
         "Set these environment variables in the project: LIMIT.",
         "Pins are not exported: build will run.",
     ):
@@ -195,7 +195,7 @@ def test_checklist() -> None:
 
 
 def test_checklist_of_the_rest() -> None:
-    """Whatever else Git sync leaves out has its sentence."""
+    """Every other omission of Git sync has a sentence."""
     workflow = Workflow(
         "w",
         triggers=(
@@ -225,7 +225,7 @@ def test_checklist_of_the_rest() -> None:
         "Create the trigger github-new-issue@1.0.0",
         "memory: 512",
         "only Node.js steps have props",
-        "a time limit of its own",
+        "no time limit per step",
         "--debug is for the notebook",
         "choose the data store for s",
         "Step b: on Pipedream Go steps have no accounts. slack is not exported",
@@ -249,7 +249,7 @@ def test_checklist_of_the_rest() -> None:
     ],
 )
 def test_slug(name: str, folder: str) -> None:
-    """A folder is called like its workflow, in the platform's way."""
+    """A folder's name is derived from its workflow's name by the platform's rule."""
     assert slugify(name) == folder
 
 
@@ -264,7 +264,7 @@ def test_slug(name: str, folder: str) -> None:
     ids=["unanswered", "mapped", "external user's", "named in the cell"],
 )
 def test_synced_accounts(answer: AccountChoice, own: str | None, in_git: str | None, in_file: list[str]) -> None:
-    """The id that Git held is written again unless the cell names another or it is the external user's; the answer stays."""
+    """The id from Git is written again, unless the cell names another; the choice in pdkernel.yaml stays."""
     step = Step("send", "node", uses="slack-send@0.0.1", apps=(AppBinding("slack", "slack", own),))
     sidecar = Sidecar(steps={"send": StepSidecar(accounts={"slack": answer})})
 
@@ -279,7 +279,7 @@ def test_synced_accounts(answer: AccountChoice, own: str | None, in_git: str | N
 
 
 def test_later_trigger_keeps_its_id(tmp_path: Path) -> None:
-    """Of two triggers of which only the second stands in Git, the second has the id when the files are read back."""
+    """If only the second of two triggers is in Git, the second one has the id when the files are read back."""
     triggers = (Trigger("http"), Trigger("http", response="custom", config={"id": "hi_2"}))
     for file in plan_files(Workflow("W", triggers=triggers)):
         (tmp_path / file.path).write_text(file.text)
@@ -287,8 +287,8 @@ def test_later_trigger_keeps_its_id(tmp_path: Path) -> None:
     assert read_folder_workflow(tmp_path).triggers == triggers
 
 
-def test_app_of_a_prop_that_is_called_like_another_app_is_kept(tmp_path: Path) -> None:
-    """An action's prop that takes another app's account than the action's own is read back as it was."""
+def test_app_of_a_prop_named_like_another_app_is_kept(tmp_path: Path) -> None:
+    """An action's prop for another app's account reads back unchanged."""
     step = Step("a", language="node", uses="slack-send@1.0.0", apps=(AppBinding("github", "github"),))
     for file in plan_files(Workflow("W", steps=(step,))):
         (tmp_path / file.path).write_text(file.text)

@@ -1,4 +1,4 @@
-"""Facts about writing definition files into a folder."""
+"""Writing definition files into a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_new_folder(tmp_path: Path) -> None:
-    """An export into a folder that there is not makes it and writes every file."""
+    """An export into a new folder creates it and writes every file."""
     result = export_to_folder(quickstart(), tmp_path / "new/flow")
 
     assert contents(tmp_path / "new/flow") == {file.path: file.text for file in plan_files(quickstart())}
@@ -38,7 +38,7 @@ def test_new_folder(tmp_path: Path) -> None:
 
 
 def test_same_again(tmp_path: Path) -> None:
-    """An export of the same changes nothing."""
+    """A second export of the same workflow changes nothing."""
     export_to_folder(quickstart(), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
@@ -49,7 +49,7 @@ def test_same_again(tmp_path: Path) -> None:
 
 
 def test_changed_step(tmp_path: Path) -> None:
-    """A changed step's file is changed, and its diff shown."""
+    """A changed step's file is changed, and the result has its diff."""
     export_to_folder(quickstart(), tmp_path)
 
     result = export_to_folder(quickstart().with_step(Step("check", source=PYTHON.replace("hi", "ho"))), tmp_path)
@@ -71,7 +71,7 @@ def test_dry_run(tmp_path: Path) -> None:
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
-    """Files that an export did not write are listed and stay."""
+    """Files that an export did not write are listed and left alone."""
     export_to_folder(quickstart(), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "app").mkdir()
@@ -83,8 +83,8 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "check/helper.py").read_text() == "mine"
 
 
-def test_what_only_the_folder_says_outlives_an_export(tmp_path: Path) -> None:
-    """An endpoint and test users written into pdkernel.yaml by hand are kept."""
+def test_values_of_the_folder_survive_an_export(tmp_path: Path) -> None:
+    """An endpoint and test users that were added to pdkernel.yaml by hand are kept."""
     export_to_folder(quickstart(), tmp_path)
     path = tmp_path / "pdkernel.yaml"
     path.write_text(path.read_text() + "endpoint: eo123\ntest_users:\n- ada\n")
@@ -96,8 +96,8 @@ def test_what_only_the_folder_says_outlives_an_export(tmp_path: Path) -> None:
     assert (sidecar.endpoint, sidecar.test_users) == ("eo123", ("ada",))
 
 
-def test_file_of_someone_else(tmp_path: Path) -> None:
-    """A file that is in the way and was not written by an export is not overwritten."""
+def test_foreign_file(tmp_path: Path) -> None:
+    """An existing file that an export did not write is not overwritten."""
     (tmp_path / "check").mkdir()
     (tmp_path / "check/entry.py").write_text("mine")
 
@@ -108,7 +108,7 @@ def test_file_of_someone_else(tmp_path: Path) -> None:
 
 
 def test_synced_folder(tmp_path: Path) -> None:
-    """A folder that Pipedream synced is for --into, which is not there yet."""
+    """A folder that Pipedream synced is refused; the fix names --into."""
     (tmp_path / ".workflow.state").write_text("id: p_1")
 
     with pytest.raises(UnsupportedError, match="synced") as caught:
@@ -117,8 +117,8 @@ def test_synced_folder(tmp_path: Path) -> None:
     assert "--into" in caught.value.fix
 
 
-def test_workflow_without_our_file(tmp_path: Path) -> None:
-    """A workflow.yaml without pdkernel.yaml beside it is someone else's."""
+def test_workflow_yaml_without_pdkernel_yaml(tmp_path: Path) -> None:
+    """A workflow.yaml without a pdkernel.yaml is not overwritten."""
     (tmp_path / "workflow.yaml").write_text("name: Open issue to Slack")
 
     with pytest.raises(UnsupportedError, match="was not written by an export"):
@@ -133,8 +133,8 @@ def test_another_workflow(tmp_path: Path) -> None:
         export_to_folder(replace(quickstart(), name="Other"), tmp_path)
 
 
-def test_links_and_ways_out(tmp_path: Path) -> None:
-    """An export does not write through links or out of its folder."""
+def test_links_and_paths_outside(tmp_path: Path) -> None:
+    """An export does not write through links or outside its folder."""
     folder = tmp_path / "flow"
     folder.mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -158,7 +158,7 @@ def test_a_link_in_the_place_of_a_file(tmp_path: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    """A file where the folder should be, or a folder where a file should be, is said."""
+    """A file in the place of the folder, or a folder in the place of a file, is refused."""
     (tmp_path / "file").write_text("")
     (tmp_path / "flow/workflow.yaml").mkdir(parents=True)
 
@@ -182,7 +182,7 @@ def test_failed_write_leaves_nothing_half(tmp_path: Path) -> None:
 
 
 def test_written_files_are_readable(tmp_path: Path) -> None:
-    """Files are as readable as a repository's, and read back as the workflow."""
+    """Written files have mode 0644 and read back as the workflow."""
     export_to_folder(quickstart(), tmp_path)
 
     assert (tmp_path / "workflow.yaml").stat().st_mode & 0o777 == 0o644

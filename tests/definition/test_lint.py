@@ -1,4 +1,4 @@
-"""Facts about what to look at before a workflow is deployed."""
+"""The lint of a workflow before it is deployed."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def node(code: str, name: str = "a", cell: int = 1) -> Step:
 
 
 def found(rule: str, *steps: Step, sidecar: Sidecar | None = None, **more: object) -> list[Finding]:
-    """What *rule* finds in a workflow of *steps*."""
+    """The findings of *rule* in a workflow of *steps*."""
     workflow = Workflow("w", steps=steps, **more)  # type: ignore[arg-type]
     return [finding for finding in lint_workflow(workflow, sidecar) if finding.rule == rule]
 
 
 def test_a_finding_names_its_place(tmp_path: Path) -> None:
-    """A finding has rule, step, cell, line, message and fix; the export tells it."""
+    """A finding has rule, step, cell, line, message and fix, and is part of the export's result."""
     step = python("return pd.steps['later']['x']")
     workflow = Workflow("w", steps=(step, python("return 1", name="later", cell=2)))
 
@@ -60,7 +60,7 @@ def test_a_finding_names_its_place(tmp_path: Path) -> None:
 
 
 def test_a_folders_findings_name_its_files() -> None:
-    """In a synced folder the place is a file and its line."""
+    """In a synced folder, the place of a finding is a file and its line."""
     places = {
         (finding.rule, finding.location)
         for finding in lint_workflow(read_folder_workflow(PROJECTS / "nightly-report-p_xYz9876", require_code=False))
@@ -117,7 +117,7 @@ def test_secrets() -> None:
     ],
 )
 def test_own_accounts(other: AppBinding, says: str | None) -> None:
-    """An own account is found where other steps use the external user's; where all are own, nothing is said."""
+    """An own account is found if other steps use the external user's; if all are own, there is no finding."""
     steps = (
         Step("a", source=PYTHON, apps=(AppBinding("slack", "slack", "apn_1"),)),
         Step("b", source=PYTHON, apps=(other,)),
@@ -129,8 +129,8 @@ def test_own_accounts(other: AppBinding, says: str | None) -> None:
     assert all(says is not None and says in finding.message for finding in findings)
 
 
-def test_an_account_that_nobody_has_answered_for_is_nobodys() -> None:
-    """An unanswered app prop is told as that, and not as the external user's."""
+def test_an_unanswered_account_is_found() -> None:
+    """An unanswered app prop is reported as unanswered, and not as the external user's account."""
     step = Step("a", source=PYTHON, apps=(AppBinding("slack", "slack"),))
     sidecar = Sidecar(steps={"a": StepSidecar(accounts={"slack": AccountChoice(UNANSWERED)})})
 
@@ -165,7 +165,7 @@ NONE = "The trigger waits for a custom response, and no step sends one."
     ],
 )
 def test_a_python_step_that_may_not_respond_is_found(lines: list[str], message: str | None) -> None:
-    """A call of `pd.respond` counts where each run of the handler reaches its statement."""
+    """A call of `pd.respond` counts if every run of the handler reaches its statement."""
     findings = found("response", python(*lines), triggers=CUSTOM)
 
     assert [finding.message for finding in findings] == ([] if message is None else [message])
@@ -188,7 +188,7 @@ def test_a_python_step_that_may_not_respond_is_found(lines: list[str], message: 
     ],
 )
 def test_a_node_step_that_may_not_respond_is_found(code: str, message: str | None) -> None:
-    """A call of `$.respond` counts where each run of `run` reaches its statement."""
+    """A call of `$.respond` counts if every call of `run` reaches its statement."""
     findings = found("response", node(code), triggers=CUSTOM)
 
     assert [finding.message for finding in findings] == ([] if message is None else [message])
@@ -229,8 +229,8 @@ def test_a_default_response_needs_no_step_that_responds() -> None:
     assert found("response", python("return 1")) == []
 
 
-def test_what_has_no_form_in_git() -> None:
-    """Bash, Go, an external user's account and control flow are named."""
+def test_forms_that_are_unknown_to_git() -> None:
+    """Bash, Go, an external user's account and control flow are found."""
     workflow = Workflow(
         "w",
         steps=(
@@ -249,7 +249,7 @@ def test_what_has_no_form_in_git() -> None:
 
 
 def test_names() -> None:
-    """Names that differ in capitals only, and one of which no folder's name is left, are found."""
+    """Names that differ in capitals only, and a name without a folder name, are found."""
     steps = (Step("send", source=PYTHON), Step("Send", source=PYTHON))
 
     assert [finding.step for finding in found("name", *steps)] == ["send", "Send"]
@@ -258,7 +258,7 @@ def test_names() -> None:
 
 
 def test_limits() -> None:
-    """Settings out of range, a step's time and a value's length are found."""
+    """Settings out of range, a long time limit and a long value are found."""
     step = Step("a", source=PYTHON, timeout_s=900, props={"text": "é" * 33_000})
 
     findings = found("limit", step, settings={"lambda_timeout": 751, "memory": 512, "unknown": 1})
@@ -267,7 +267,7 @@ def test_limits() -> None:
 
 
 def test_packages() -> None:
-    """Packages without an exact version are found with their line; the platform's own and exact ones are not."""
+    """Packages without an exact version are found with their line; exact ones and the platform's are not."""
     python_step = Step(
         "a", source=f"# pipedream add-package PyYAML==6.0.1\nimport yaml\nimport requests\n{PYTHON}", cell_index=0
     )

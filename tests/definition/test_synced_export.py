@@ -1,4 +1,4 @@
-"""Facts about patching a synced folder."""
+"""Exports into a synced folder."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def imported(folder: Path) -> WorkflowSource:
 
 
 def exported(source: WorkflowSource, folder: Path, **changes: Step | None) -> ExportResult:
-    """The export of *source* into *folder*, with steps replaced, or left out for None."""
+    """The export of *source* into *folder*, with steps replaced (None removes a step)."""
     steps = [changes.get(step.name, step) for step in source.workflow.steps]
     workflow = replace(source.workflow, steps=tuple(step for step in steps if step is not None))
     return export_to_synced_folder(workflow, folder, sidecar=source.sidecar)
@@ -70,7 +70,7 @@ def read_back(folder: Path) -> Workflow:
 
 
 def diff_of(result: ExportResult, path: str = "workflow.yaml") -> list[str]:
-    """The lines that *path* loses and gains."""
+    """The removed and added lines of *path*."""
     diff = next(file.diff for file in result.files if file.path == path)
     return [line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
 
@@ -87,7 +87,7 @@ CHANGED_BYTES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("change", CHANGED_BYTES)
 @pytest.mark.parametrize("synced", FOLDERS, ids=lambda folder: folder.name)
 def test_an_unchanged_notebook_changes_nothing(tmp_path: Path, synced: Path, change: str) -> None:
-    """A folder that is imported and exported into is the same to the byte, and no file is added."""
+    """An import and an export change no byte of the folder and add no file."""
     folder = Path(shutil.copytree(synced, tmp_path / synced.name))
     path = folder / "workflow.yaml"
     path.write_bytes(CHANGED_BYTES[change](path.read_bytes()))
@@ -100,8 +100,8 @@ def test_an_unchanged_notebook_changes_nothing(tmp_path: Path, synced: Path, cha
 
 
 @pytest.mark.parametrize("name", [ORDERS, NIGHTLY, TWO, EMPTY])
-def test_pdkernel_yaml_that_is_there_stays_too(project: Callable[[str], Path], name: str) -> None:
-    """A folder's own pdkernel.yaml, comments and order with it, is the same to the byte."""
+def test_an_existing_pdkernel_yaml_is_unchanged(project: Callable[[str], Path], name: str) -> None:
+    """A folder's own pdkernel.yaml stays byte for byte, comments and order included."""
     folder = project(name)
     (folder / "pdkernel.yaml").write_bytes(b"# ours\r\nendpoint: eo0123456789ab # kept\r\ntest_users: [ada, 'bob']\r\n")
     before = contents(folder)
@@ -113,7 +113,7 @@ def test_pdkernel_yaml_that_is_there_stays_too(project: Callable[[str], Path], n
 
 @pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
 def test_real_files(tmp_path: Path) -> None:
-    """Every real workflow.yaml comes through an import and an export as it was."""
+    """Every real workflow.yaml survives an import and an export unchanged."""
     samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))
     for number, sample in enumerate(samples):
         folder = tmp_path / f"{number}-p_1"
@@ -127,7 +127,7 @@ def test_real_files(tmp_path: Path) -> None:
 
 
 def test_a_hand_written_notebook_keeps_what_the_builder_chose(project: Callable[[str], Path]) -> None:
-    """Triggers, accounts, labels, runtimes and keys that a notebook never saw stay as they are in the folder."""
+    """Triggers, accounts, labels, runtimes and keys that the notebook does not have stay in the folder."""
     folder = project(ORDERS)
     before = contents(folder)
     there = read_back(folder)
@@ -140,7 +140,7 @@ def test_a_hand_written_notebook_keeps_what_the_builder_chose(project: Callable[
 
 
 def test_one_changed_prop_is_one_line(project: Callable[[str], Path]) -> None:
-    """A changed value changes its own line."""
+    """A changed value changes only its own line."""
     folder = project(ORDERS)
     source = imported(folder)
     step = source.workflow.step("add_single_row")
@@ -152,7 +152,7 @@ def test_one_changed_prop_is_one_line(project: Callable[[str], Path]) -> None:
 
 
 def test_one_changed_line_of_code_is_one_line(project: Callable[[str], Path]) -> None:
-    """A changed line of a cell is that line in the entry file, with the file's own line breaks and end."""
+    """A changed line of a cell changes that line of the entry file, with the file's line breaks and end."""
     folder = project(TWO)
     source = imported(folder)
     step = source.workflow.step("code")
@@ -166,7 +166,7 @@ def test_one_changed_line_of_code_is_one_line(project: Callable[[str], Path]) ->
 
 
 def test_settings_notes_and_switches(project: Callable[[str], Path]) -> None:
-    """Changed settings, notes and switches are lines of their own; the old key for notes keeps its name."""
+    """Changed settings, notes and switches change their own lines; the old key for notes keeps its name."""
     folder = project(TWO)
     source = imported(folder)
     steps = {
@@ -185,8 +185,8 @@ def test_settings_notes_and_switches(project: Callable[[str], Path]) -> None:
     assert any("memory: 512" in sentence for sentence in result.checklist)
 
 
-def test_steps_come_go_and_move(project: Callable[[str], Path]) -> None:
-    """A new step is written, one that is gone leaves its file behind, and one that moves keeps its text."""
+def test_steps_are_added_removed_and_moved(project: Callable[[str], Path]) -> None:
+    """A new step is written, a removed step leaves its file behind, and a moved step keeps its text."""
     folder = project(ORDERS)
     source = imported(folder)
     there = {step.name: step for step in source.workflow.steps}
@@ -201,7 +201,7 @@ def test_steps_come_go_and_move(project: Callable[[str], Path]) -> None:
     assert result.paths("new") == ("tell/entry.py",)
     assert result.paths("left alone") == ("old_check/entry.js",)
     assert (folder / "old_check/entry.js").exists()
-    assert any("old_check/entry.js belongs to no step any more" in sentence for sentence in result.checklist)
+    assert any("old_check/entry.js is not used by any step any more" in sentence for sentence in result.checklist)
     assert [step.name for step in read_back(folder).steps] == [*order, "tell"]
     assert after.endswith('    quantity: 1\n- namespace: tell\n  runtime: python3.12\n  uses: "./tell/entry.py"\n\n')
     assert set(before.splitlines()) - set(after.splitlines()) == {
@@ -210,7 +210,7 @@ def test_steps_come_go_and_move(project: Callable[[str], Path]) -> None:
 
 
 def test_a_renamed_step(project: Callable[[str], Path]) -> None:
-    """A step under a new name is the same step: its runtime and place stay, and its code goes into a file of its name."""
+    """A renamed step keeps its runtime and place, and its code is written to a file of the new name."""
     folder = project(ORDERS)
     source = imported(folder)
     renamed = replace(source.workflow.step("old_check"), name="gate")
@@ -226,7 +226,7 @@ def test_a_renamed_step(project: Callable[[str], Path]) -> None:
 
 
 def test_entry_files_of_other_names_stay(project: Callable[[str], Path]) -> None:
-    """A step whose file has a name of its own keeps it, under a new name too; entries that are no steps stay in place."""
+    """A step with an unusual file name keeps it, also when renamed; unsupported entries stay in place."""
     folder = project(TWO)
     source = imported(folder)
 
@@ -236,7 +236,7 @@ def test_entry_files_of_other_names_stay(project: Callable[[str], Path]) -> None
 
 
 def test_another_version_drops_the_props_cursor(project: Callable[[str], Path]) -> None:
-    """A props cursor goes with the version that it is of; a changed prop leaves it."""
+    """A props cursor is dropped with another version of the action, and kept when a prop changes."""
     folder = project(ORDERS)
     source = imported(folder)
     sheets = source.workflow.step("add_single_row")
@@ -268,7 +268,7 @@ def test_another_version_drops_the_props_cursor(project: Callable[[str], Path]) 
 def test_account_ids_are_the_folders(
     project: Callable[[str], Path], answer: str, on_the_step: str | None, in_git: str
 ) -> None:
-    """Whatever is answered for this project, the file keeps its id; only one that the cell itself names is written."""
+    """The file keeps its account id, whatever the local choice is; only an id in the cell replaces it."""
     folder = project(ORDERS)
     source = imported(folder)
     step = replace(
@@ -283,7 +283,7 @@ def test_account_ids_are_the_folders(
 
 
 def test_python_apps_and_stores(project: Callable[[str], Path]) -> None:
-    """A Python step's new app and data store are declared in the file, beside what is there."""
+    """A Python step's new app and data store are declared in the file, beside the existing ones."""
     folder = project(NIGHTLY)
     source = imported(folder)
     step = source.workflow.step("fetch")
@@ -302,7 +302,7 @@ def test_python_apps_and_stores(project: Callable[[str], Path]) -> None:
 
 
 def test_a_missing_entry_file_stays_missing_until_it_is_written(project: Callable[[str], Path]) -> None:
-    """An entry file that Git did not hold is not made of nothing; code in its cell makes it."""
+    """A missing entry file is not created until its cell has code."""
     folder = project(NIGHTLY)
     source = imported(folder)
 
@@ -314,7 +314,7 @@ def test_a_missing_entry_file_stays_missing_until_it_is_written(project: Callabl
 
 
 def test_another_language(project: Callable[[str], Path]) -> None:
-    """A step in another language has that language's runtime and file; what nobody knows of it stays."""
+    """A step in another language gets that language's runtime and file; its unknown keys stay."""
     folder = project(TWO)
     source = imported(folder)
 
@@ -327,7 +327,7 @@ def test_another_language(project: Callable[[str], Path]) -> None:
 
 
 def test_the_first_and_the_last_step(project: Callable[[str], Path]) -> None:
-    """The key of the steps comes with the first one and goes with the last."""
+    """The key `steps` is added with the first step and removed with the last."""
     folder = project(EMPTY)
     source = imported(folder)
     before = contents(folder)
@@ -340,8 +340,8 @@ def test_the_first_and_the_last_step(project: Callable[[str], Path]) -> None:
     assert contents(folder) == {**before, "a/entry.py": PYTHON.encode()}
 
 
-def test_what_is_left_out_is_named(project: Callable[[str], Path]) -> None:
-    """Without pdkernel.yaml in the folder, what it would hold is named; --docs writes it, and a README."""
+def test_omissions_are_listed(project: Callable[[str], Path]) -> None:
+    """Without pdkernel.yaml in the folder, its values are listed as omissions; --docs writes it and a README."""
     folder = project(ORDERS)
     workflow = replace(
         imported(folder).workflow, triggers=(Trigger(auth="bearer", token_env="TOKEN"),), settings={"memory": 512}
@@ -363,8 +363,8 @@ def test_what_is_left_out_is_named(project: Callable[[str], Path]) -> None:
     assert "| `send_message_public_channel` |" in (folder / "README.md").read_text()
 
 
-def test_answers_go_into_the_pdkernel_yaml_that_is_there(project: Callable[[str], Path]) -> None:
-    """A new answer is one more place in a folder's pdkernel.yaml; an open question is none."""
+def test_answers_are_added_to_an_existing_pdkernel_yaml(project: Callable[[str], Path]) -> None:
+    """A new answer is added to a folder's pdkernel.yaml; an unanswered prop is not."""
     folder = project(ORDERS)
     (folder / "pdkernel.yaml").write_text("# ours\nendpoint: eo0123456789ab # kept\n")
     source = imported(folder)
@@ -382,7 +382,7 @@ def test_answers_go_into_the_pdkernel_yaml_that_is_there(project: Callable[[str]
 
 
 def test_credentials(project: Callable[[str], Path]) -> None:
-    """A credential that the folder has already is found, and changes nothing; a new one is refused."""
+    """A credential that the folder has already is reported and not refused; a new one is refused."""
     folder = project(ORDERS)
     path = folder / "workflow.yaml"
     known = "ghp_" + "a1" * 20
@@ -401,7 +401,7 @@ def test_credentials(project: Callable[[str], Path]) -> None:
 
 
 def test_a_dry_run_writes_nothing(project: Callable[[str], Path]) -> None:
-    """A dry run says what would change, and changes nothing."""
+    """A dry run returns the changes and writes nothing."""
     folder = project(ORDERS)
     before = contents(folder)
     source = imported(folder)
@@ -415,11 +415,11 @@ def test_a_dry_run_writes_nothing(project: Callable[[str], Path]) -> None:
 
 
 def test_another_workflow_is_refused(project: Callable[[str], Path]) -> None:
-    """A folder of another name and id is refused with the way out; the same id under a new name is a rename."""
+    """A folder with another name and id is refused with a fix; the same id under a new name is a rename."""
     folder = project(ORDERS)
     source = imported(folder)
 
-    with pytest.raises(UnsupportedError, match="is of another workflow") as caught:
+    with pytest.raises(UnsupportedError, match="belongs to another workflow") as caught:
         export_to_synced_folder(Workflow("Something else", steps=(Step("a", source=PYTHON),)), folder)
     result = export_to_synced_folder(replace(source.workflow, name="New name"), folder, sidecar=source.sidecar)
 
@@ -446,7 +446,7 @@ def test_another_workflow_is_refused(project: Callable[[str], Path]) -> None:
 def test_bad_folders(
     project: Callable[[str], Path], spoil: Callable[[Path], object], kind: type[PdkernelError], says: str
 ) -> None:
-    """What cannot be patched is refused with its name, and no file is touched, inside the folder or out of it."""
+    """A folder that cannot be patched is refused with the file's name, and no file is changed."""
     folder = project(ORDERS)
     source = imported(folder)
     workflow = replace(source.workflow, steps=(*source.workflow.steps, Step("new", source=PYTHON)))
@@ -462,7 +462,7 @@ def test_bad_folders(
 
 
 def link(folder: Path, path: str, *, make: bool = False) -> None:
-    """Put what is at *path* outside the folder, and a link in its place."""
+    """Move *path* outside the folder and put a link in its place."""
     elsewhere = folder.parent / f"elsewhere-{Path(path).name}"
     if make:
         elsewhere.write_text("endpoint: eo0123456789ab\n")
@@ -478,7 +478,7 @@ def write(path: Path, text: str) -> None:
 
 
 def test_an_entry_file_outside_is_not_written(project: Callable[[str], Path]) -> None:
-    """A path out of the folder that a cell's metadata holds is refused."""
+    """A path in a cell's metadata that leaves the folder is refused."""
     folder = project(ORDERS)
     source = imported(folder)
     stray = Step("new", source=PYTHON, extra={"pdkernel": {"entry": "./../../stray/entry.py"}})
@@ -490,7 +490,7 @@ def test_an_entry_file_outside_is_not_written(project: Callable[[str], Path]) ->
 
 
 def test_an_anchor_where_something_changes_is_refused(project: Callable[[str], Path]) -> None:
-    """Anchors stay while nothing touches them; a change that does is refused with the line."""
+    """Unchanged anchors are kept; a change that touches one is refused with the line."""
     folder = project(ORDERS)
     path = folder / "workflow.yaml"
     path.write_text(path.read_text().replace("storeId: ds_Ab12Cd", "storeId: &store ds_Ab12Cd") + "note: *store\n")

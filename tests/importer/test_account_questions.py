@@ -1,4 +1,4 @@
-"""Facts about whose accounts an imported workflow uses."""
+"""Account choices of an imported workflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pdkernel.errors import RequestError
 from pdkernel.importer import AccountQuestion
 from pdkernel.source import load_source
 from tests.definition.builders import synced
-from tests.importer.importing import HEAD, as_written, import_one
+from tests.importer.import_helpers import HEAD, as_written, import_one
 
 SLACK = "  uses: slack-send@0.0.1\n  props:\n    slack:\n      authProvisionId: apn_Git\n"
 YAML = f"{HEAD}- namespace: one\n{SLACK}- namespace: two\n{SLACK}- namespace: three\n{SLACK.replace('apn_Git', '')}"
@@ -27,7 +27,7 @@ YAML = f"{HEAD}- namespace: one\n{SLACK}- namespace: two\n{SLACK}- namespace: th
     ],
 )
 def test_one_answer_for_all(accounts: str, choice: AccountChoice, binding: str | None, tmp_path: Path) -> None:
-    """The answer stands in the notebook's pdkernel.yaml with the id that Git has; where Git has none it is the user's."""
+    """The notebook's pdkernel.yaml stores the answer with the id from Git; without an id it is the external user's account."""
     import_one(synced(tmp_path / "w", YAML), tmp_path / "n.ipynb", accounts=accounts)
 
     back, sidecar = as_written(tmp_path / "n.ipynb")
@@ -38,7 +38,7 @@ def test_one_answer_for_all(accounts: str, choice: AccountChoice, binding: str |
 
 
 def test_an_unanswered_notebook_does_not_run(tmp_path: Path) -> None:
-    """It is refused, with the place where the answer is to be written, and opens for what runs nothing."""
+    """A run is refused with the place for the answer; commands that run nothing can read the notebook."""
     import_one(synced(tmp_path / "w", YAML), tmp_path / "n.ipynb")
 
     with pytest.raises(RequestError, match=r"n\.pdkernel\.yaml: steps\.one\.accounts\.slack is unanswered") as refused:
@@ -49,7 +49,7 @@ def test_an_unanswered_notebook_does_not_run(tmp_path: Path) -> None:
 
 
 def test_each_id_is_asked_for_once(tmp_path: Path) -> None:
-    """A question names the app, the id, and every step that uses it."""
+    """A question names the app, the id, and every step that uses the id."""
     asked: list[AccountQuestion] = []
 
     def answers(questions: Sequence[AccountQuestion]) -> dict[tuple[str, str], str]:
@@ -64,8 +64,8 @@ def test_each_id_is_asked_for_once(tmp_path: Path) -> None:
     )
 
 
-def test_the_folders_own_answers_count(tmp_path: Path) -> None:
-    """What its pdkernel.yaml says is not asked again, and goes into the notebook's with the rest of it."""
+def test_the_folders_own_answers_are_used(tmp_path: Path) -> None:
+    """Choices in the folder's pdkernel.yaml are not asked, and are copied into the notebook's file."""
     folder = synced(tmp_path / "w", YAML)
     (folder / "pdkernel.yaml").write_text(
         "endpoint: eotest\ntest_users: [ada]\nactions: ../parts\ntriggers:\n- type: http\n  auth: oauth\n"
@@ -86,7 +86,7 @@ def test_the_folders_own_answers_count(tmp_path: Path) -> None:
 
 
 def test_an_answer_outlives_the_next_import(tmp_path: Path) -> None:
-    """What a person wrote after the first import is not asked again, and is no difference."""
+    """A choice that a person wrote after the first import is not asked again, and the import is unchanged."""
     folder = synced(tmp_path / "w", YAML)
     import_one(folder, tmp_path / "n.ipynb")
     beside = tmp_path / "n.pdkernel.yaml"

@@ -23,7 +23,7 @@ def test_an_unknown_store_names_those_that_there_are(notebook: Notebook) -> None
     """A store that there is not is an error in words."""
     notebook.session.project.data_stores.set("orders", "last", 1)
 
-    assert "Stores that there are: orders." in notebook.run("%pdstore order")
+    assert "Existing stores: orders." in notebook.run("%pdstore order")
 
 
 def test_a_secret_in_a_store_is_not_shown(notebook: Notebook) -> None:

@@ -1,4 +1,4 @@
-"""A project in a folder of its own."""
+"""A project in a temporary folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pdkernel.project import Project
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A clock that a test moves."""
+    """A clock that the test controls."""
     return ManualClock()
 
 
 @pytest.fixture
 def project(tmp_path: Path, clock: ManualClock) -> Iterator[Project]:
-    """A fresh project."""
+    """A new project."""
     with Project.open(tmp_path / ".pdkernel", clock=clock, ids=SequentialIds()) as project:
         yield project

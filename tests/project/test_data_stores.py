@@ -1,4 +1,4 @@
-"""Data stores: records, their times to live, pages, and ten processes at once."""
+"""Data stores: records, times to live, pages, and ten processes at once."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def value(project: Project, key: str, store: str = "s") -> Any:
 )
 @given(kept=VALUES)
 def test_any_json_value_comes_back(project: Project, kept: JSON) -> None:
-    """A value comes back as it was: great integers, half surrogates, order of keys."""
+    """A value reads back unchanged: large integers, unpaired surrogates, order of keys."""
     project.data_stores.set("s", "key", kept)
 
     assert json.dumps(value(project, "key")) == json.dumps(kept)
 
 
-def test_a_store_is_made_by_its_first_write(project: Project) -> None:
-    """Reading a store that there is not finds nothing and makes nothing."""
+def test_the_first_write_creates_a_store(project: Project) -> None:
+    """Reading a store that does not exist finds nothing and creates nothing."""
     assert value(project, "key") == "absent"
     assert project.data_stores.count("s") == 0
     assert project.data_stores.read_keys("s") == ([], None)
@@ -61,8 +61,8 @@ def test_a_store_is_made_by_its_first_write(project: Project) -> None:
     assert project.data_stores.names() == ["s"]
 
 
-def test_a_new_value_takes_the_place_of_the_old_one(project: Project) -> None:
-    """A key has one value, the last one, and its place in the order stays."""
+def test_a_new_value_replaces_the_old_one(project: Project) -> None:
+    """A key has one value, the last one, and keeps its position in the order."""
     for key in "ab":
         project.data_stores.set("s", key, "old")
 
@@ -74,8 +74,8 @@ def test_a_new_value_takes_the_place_of_the_old_one(project: Project) -> None:
     ]
 
 
-def test_stores_do_not_see_each_other(project: Project) -> None:
-    """One key in two stores is two records."""
+def test_stores_are_separate(project: Project) -> None:
+    """The same key in two stores names two records."""
     project.data_stores.set("one", "key", 1)
     project.data_stores.set("two", "key", 2)
 
@@ -84,8 +84,8 @@ def test_stores_do_not_see_each_other(project: Project) -> None:
     assert (value(project, "key", "one"), value(project, "key", "two")) == ("absent", 2)
 
 
-def test_a_record_is_absent_when_its_time_is_over(project: Project, clock: ManualClock) -> None:
-    """An expired record is found by nothing."""
+def test_an_expired_record_is_absent(project: Project, clock: ManualClock) -> None:
+    """No method finds an expired record."""
     project.data_stores.set("s", "short", 1, ttl=60)
     project.data_stores.set("s", "long", 2)
     clock.advance(60)
@@ -99,8 +99,8 @@ def test_a_record_is_absent_when_its_time_is_over(project: Project, clock: Manua
     assert project.data_stores.clear("s") == 1
 
 
-def test_expired_records_are_removed_by_a_later_write(project: Project, clock: ManualClock) -> None:
-    """What is over does not stay on disk for ever."""
+def test_a_later_write_removes_expired_records(project: Project, clock: ManualClock) -> None:
+    """Expired records do not stay in the database."""
     for number in range(5):
         project.data_stores.set("s", f"k{number}", number, ttl=1)
     clock.advance(2)
@@ -111,8 +111,8 @@ def test_expired_records_are_removed_by_a_later_write(project: Project, clock: M
         assert connection.execute(select(func.count()).select_from(store_records)).scalar_one() == 1
 
 
-def test_time_to_live_can_be_changed_and_taken_away(project: Project, clock: ManualClock) -> None:
-    """`set_ttl` counts from now; None lets the record live for ever; a new value without one does, too."""
+def test_time_to_live_can_be_changed_and_removed(project: Project, clock: ManualClock) -> None:
+    """`set_ttl` counts from now; None removes the time to live, and so does a new value without one."""
     for key in ("longer", "for ever", "new value"):
         project.data_stores.set("s", key, 1, ttl=60)
     project.data_stores.set_ttl("s", "longer", 120)
@@ -135,21 +135,21 @@ def test_an_impossible_time_to_live_is_refused(project: Project, ttl: Any) -> No
 
 @pytest.mark.parametrize("key", ["", "k" * 1025, "half \ud800", "nul \0", 7, None])
 def test_an_impossible_key_is_refused(project: Project, key: Any) -> None:
-    """A key is a text that both databases can hold."""
+    """A key that one of the databases cannot hold is refused."""
     with pytest.raises(RequestError, match="key"):
         project.data_stores.set("s", key, 1)
 
 
 @pytest.mark.parametrize("name", ["", " padded", "two\nlines", "n" * 201])
 def test_an_impossible_name_is_refused(project: Project, name: str) -> None:
-    """A store's name can be written on a directive's line."""
+    """A store name that cannot be written on a directive's line is refused."""
     with pytest.raises(RequestError, match="cannot be called"):
         project.data_stores.set(name, "key", 1)
 
 
 @pytest.mark.parametrize("wrong", [{1, 2}, math.nan, {"deep": object()}])
 def test_a_value_that_is_not_json_is_refused(project: Project, wrong: Any) -> None:
-    """What is not JSON is refused, and nothing is stored."""
+    """A value that is not JSON is refused, and nothing is stored."""
     with pytest.raises(RequestError, match="'key' is not JSON"):
         project.data_stores.set("s", "key", wrong)
 
@@ -157,7 +157,7 @@ def test_a_value_that_is_not_json_is_refused(project: Project, wrong: Any) -> No
 
 
 def test_a_large_store_is_read_in_pages(project: Project) -> None:
-    """Pages together hold every record once, in order, also those that are added meanwhile."""
+    """The pages contain every record once, in order, including records that are added meanwhile."""
     project.data_stores.put_records(
         "s", [StoreRecord(f"k{number}", number, None) for number in range(MAX_PAGE_RECORDS + 3)]
     )
@@ -172,7 +172,7 @@ def test_a_large_store_is_read_in_pages(project: Project) -> None:
     assert project.data_stores.count("s") == MAX_PAGE_RECORDS + 3
 
 
-def test_a_page_of_great_values_ends_early(project: Project) -> None:
+def test_a_page_of_large_values_ends_early(project: Project) -> None:
     """A page holds about a megabyte, whatever the number of its records."""
     project.data_stores.put_records("s", [StoreRecord(f"k{number}", "x" * 700_000, None) for number in range(5)])
 
@@ -181,7 +181,7 @@ def test_a_page_of_great_values_ends_early(project: Project) -> None:
 
 
 def test_a_removed_store_is_gone_with_its_records(project: Project) -> None:
-    """A store of the same name made later is empty."""
+    """A later store of the same name is empty."""
     project.data_stores.set("s", "key", 1)
 
     assert project.data_stores.remove("s") is True
@@ -189,8 +189,8 @@ def test_a_removed_store_is_gone_with_its_records(project: Project) -> None:
     assert value(project, "key") == "absent"
 
 
-def test_an_unknown_store_names_those_that_there_are(project: Project) -> None:
-    """The error for a name that is no store's says which there are."""
+def test_the_error_for_an_unknown_store_lists_the_existing_ones(project: Project) -> None:
+    """The error for an unknown store name lists the existing stores."""
     project.data_stores.set("orders", "key", 1)
 
     with pytest.raises(StoreNotFoundError, match="orders"):
@@ -211,7 +211,7 @@ with Project.open(Path(sys.argv[1])) as project:
 
 
 def test_ten_processes_lose_nothing(tmp_path: Path) -> None:
-    """Ten processes that write to one store at once lose none of each other's records."""
+    """Ten processes that write to one store at the same time lose no record."""
     folder = tmp_path / ".pdkernel"
     Project.open(folder).close()
     processes = [

@@ -1,4 +1,4 @@
-"""The folder, its modes and its key file."""
+"""The project's folder, its modes and its key file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_nearest_folder_above_is_found(tmp_path: Path) -> None:
     assert find_project(deep / "c") == tmp_path / "a" / ".pdkernel"
 
 
-def test_project_is_made_where_one_starts(tmp_path: Path) -> None:
-    """Without a `.pdkernel` above, the project belongs in the folder where one starts."""
+def test_a_new_project_is_in_the_start_folder(tmp_path: Path) -> None:
+    """Without a `.pdkernel` in a parent, the project's path is in the start folder."""
     assert find_project(tmp_path / "new") == tmp_path / "new" / ".pdkernel"
 
 
-def test_file_of_that_name_is_no_project(tmp_path: Path) -> None:
-    """A file called `.pdkernel` is not taken for a project further up."""
+def test_a_file_of_that_name_is_not_a_project(tmp_path: Path) -> None:
+    """A file named `.pdkernel` does not count as a project."""
     (tmp_path / ".pdkernel").mkdir()
     inner = tmp_path / "a"
     inner.mkdir()
@@ -40,7 +40,7 @@ def test_file_of_that_name_is_no_project(tmp_path: Path) -> None:
 
 
 def test_folder_is_for_its_owner_only(project: Project) -> None:
-    """The folder, the key and the database with its logs are closed to other users."""
+    """Other users cannot read the folder, the key, or the database with its logs."""
     project.variables.set("A", "1")
 
     assert mode(project.folder) == 0o700
@@ -53,12 +53,12 @@ def test_folder_is_for_its_owner_only(project: Project) -> None:
 
 
 def test_git_ignores_the_folder(project: Project) -> None:
-    """The folder ignores itself in Git."""
+    """Git ignores the folder."""
     assert (project.folder / ".gitignore").read_text() == "*\n"
 
 
 def test_own_gitignore_is_kept(tmp_path: Path) -> None:
-    """A `.gitignore` that is there already is left as it is."""
+    """An existing `.gitignore` is left unchanged."""
     folder = tmp_path / ".pdkernel"
     folder.mkdir()
     (folder / ".gitignore").write_text("# mine\n*\n")
@@ -69,7 +69,7 @@ def test_own_gitignore_is_kept(tmp_path: Path) -> None:
 
 
 def test_key_file_may_be_elsewhere(tmp_path: Path) -> None:
-    """With a key file named, the folder holds no key."""
+    """With a separate key file, the folder holds no key."""
     key_file = tmp_path / "keys" / "project.key"
 
     Project.open(tmp_path / ".pdkernel", key_file=key_file).close()
@@ -78,8 +78,8 @@ def test_key_file_may_be_elsewhere(tmp_path: Path) -> None:
     assert not (tmp_path / ".pdkernel" / "key").exists()
 
 
-def test_key_that_is_there_is_kept(tmp_path: Path) -> None:
-    """Making a key where there is one returns that one, and leaves no draft behind."""
+def test_an_existing_key_is_kept(tmp_path: Path) -> None:
+    """`ensure_key` returns an existing key and leaves no draft behind."""
     first = ensure_key(tmp_path / "key")
 
     assert ensure_key(tmp_path / "key") == first

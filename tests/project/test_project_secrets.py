@@ -10,7 +10,7 @@ SECRET = "xoxb-planted-4711-secret"
 
 
 def test_no_secret_is_in_the_projects_files(project: Project) -> None:
-    """Credentials, variables, notebook states and answers are in no file as text; an account's name is."""
+    """No file contains credentials, variables, notebook states or answers as text; an account's name is readable."""
     LocalDirectory(project).add_account(
         app="slack", credentials={"oauth_access_token": SECRET}, external_user_id="ada", name="plain-to-see"
     )
@@ -28,7 +28,7 @@ def test_no_secret_is_in_the_projects_files(project: Project) -> None:
 
 
 def test_no_repr_shows_a_secret(project: Project) -> None:
-    """Nothing that a notebook might display shows a value or the key."""
+    """No repr shows a secret value or the key."""
     directory = LocalDirectory(project)
     account = directory.add_account(app="slack", credentials={"token": SECRET}, external_user_id=None)
     answer = StoredResponse(200, "OK", (("authorization", SECRET),), SECRET.encode(), "2026-01-01T00:00:00.000Z")

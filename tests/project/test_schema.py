@@ -1,4 +1,4 @@
-"""The tables on the other dialect, and those of an older version."""
+"""The tables on Postgres, and the migration of older tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pdkernel.project.schema import INTRODUCED_IN, accounts, meta, metadata
 
 
 def test_tables_compile_for_postgres() -> None:
-    """Every table and index can be written in Postgres's words, sealed columns as bytea."""
+    """Every table and index compiles for Postgres, encrypted columns as bytea."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 
     ddl = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables}
@@ -35,15 +35,15 @@ def test_tables_compile_for_postgres() -> None:
     )
 
 
-def test_newest_account_is_one_look_up() -> None:
-    """The index for the newest account leads with what a run knows of its user."""
+def test_the_index_finds_the_newest_account() -> None:
+    """The index for the newest account starts with the columns that a run filters by."""
     index = next(index for index in accounts.indexes if index.name == "accounts_newest")
 
     assert [column.name for column in index.columns] == ["external_user", "environment", "app", "created", "number"]
 
 
 def test_an_older_project_gets_the_new_tables(tmp_path: Path) -> None:
-    """A project that the first version made is brought up to date when it is opened, and loses nothing."""
+    """A project of the first version is migrated when it is opened, without loss."""
     folder = tmp_path / ".pdkernel"
     with Project.open(folder) as project:
         project.variables.set("KEPT", "1")
@@ -60,8 +60,8 @@ def test_an_older_project_gets_the_new_tables(tmp_path: Path) -> None:
         assert project.data_stores.names() == ["new"]
 
 
-def test_a_strange_table_stops_the_migration(tmp_path: Path) -> None:
-    """A database that has a table of somebody else's under a name that is new is left as it is."""
+def test_a_foreign_table_stops_the_migration(tmp_path: Path) -> None:
+    """A database that has a foreign table under a new table's name is left unchanged."""
     folder = tmp_path / ".pdkernel"
     with Project.open(folder) as project, project.sqlalchemy_engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):

@@ -1,4 +1,4 @@
-"""Sealing and opening."""
+"""Encryption and decryption of values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 @settings(deadline=None)
 @given(ANY_TEXT)
-def test_what_is_sealed_opens(text: str) -> None:
-    """Any text comes back, lone surrogates and NUL included."""
+def test_encrypted_text_is_decrypted(text: str) -> None:
+    """Any text is decrypted unchanged, unpaired surrogates and NUL included."""
     assert VAULT.unseal(VAULT.seal(text, "place"), "place") == text
 
 
 def test_sealing_twice_differs() -> None:
-    """Equal values cannot be told by their sealed form."""
+    """Equal values have different encrypted forms."""
     assert VAULT.seal("same", "place") != VAULT.seal("same", "place")
 
 
@@ -29,7 +29,7 @@ def test_sealing_twice_differs() -> None:
     "damage", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"", lambda b: b"\x02" + b[1:]]
 )
 def test_damaged_value_is_refused(damage: object) -> None:
-    """A sealed value with a bit changed, cut or of another format is refused."""
+    """An encrypted value with a changed bit, a missing part or another format is refused."""
     assert callable(damage)
     sealed = damage(VAULT.seal("value", "place"))
 
@@ -37,14 +37,14 @@ def test_damaged_value_is_refused(damage: object) -> None:
         VAULT.unseal(sealed, "place")
 
 
-def test_other_place_is_refused() -> None:
-    """A value sealed for one place does not open at another."""
+def test_another_location_is_refused() -> None:
+    """A value that was encrypted for one location cannot be decrypted for another."""
     with pytest.raises(ProjectError, match="cannot be decrypted"):
         VAULT.unseal(VAULT.seal("value", "accounts/apn_1"), "accounts/apn_2")
 
 
-def test_repr_shows_no_key() -> None:
-    """The key is in no repr."""
+def test_repr_does_not_show_the_key() -> None:
+    """The vault's repr does not contain the key."""
     key = bytes(range(32))
 
     assert repr(Vault(key)) == f"Vault(fingerprint={Vault(key).fingerprint[:8]}...)"

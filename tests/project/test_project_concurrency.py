@@ -40,14 +40,14 @@ with Project.open(Path(sys.argv[1])) as project:
 
 
 def start(program: str, folder: Path, name: str) -> subprocess.Popen[str]:
-    """A real process running *program*, which waits for a line on stdin."""
+    """A process that runs *program*, which waits for a line on stdin."""
     return subprocess.Popen(
         [sys.executable, "-c", program, folder, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
 def go(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Wait until all are ready, let them begin together, and wait for what they print."""
+    """Wait until all processes are ready, start them together, and return their output."""
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -60,8 +60,8 @@ def go(processes: list[subprocess.Popen[str]]) -> list[str]:
     return printed
 
 
-def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
-    """Processes that make a project at the same moment end with one id and one key, and all can write."""
+def test_processes_that_start_together_agree(tmp_path: Path) -> None:
+    """Processes that create a project at the same time share one id and one key, and all can write."""
     folder = tmp_path / ".pdkernel"
     processes = [start(START, folder, name) for name in "ABCD"]
 
@@ -74,7 +74,7 @@ def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
 
 
 def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
-    """Two processes that write at the same time lose nothing of each other's."""
+    """Two processes that write at the same time lose no value."""
     folder = tmp_path / ".pdkernel"
     processes = [start(WRITE, folder, name) for name in "xy"]
 
@@ -90,7 +90,7 @@ def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_project(tmp_path: Path) -> None:
-    """One opened project is used by many threads at once."""
+    """Many threads can use one open project at once."""
     with Project.open(tmp_path / ".pdkernel") as project, ThreadPoolExecutor(8) as threads:
 
         def work(number: int) -> int:
@@ -103,7 +103,7 @@ def test_threads_share_a_project(tmp_path: Path) -> None:
 
 
 def test_one_threads_reads_share_a_connection_and_see_others_writes(project: Project) -> None:
-    """Questions that are asked together are no snapshot: what another thread wrote in between is in the next answer."""
+    """Reads on a shared connection are not a snapshot: the next read sees a write of another thread."""
     directory = LocalDirectory(project)
     with project.shared_read_connection(), ThreadPoolExecutor(1) as other:
         before = directory.newest_account("u", "development", "slack")

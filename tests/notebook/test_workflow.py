@@ -1,4 +1,4 @@
-"""Facts about reading notebooks."""
+"""Reading notebooks as workflows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pdkernel.notebook import NotebookCell, read_cells, read_notebook, workflow_
 
 
 def save(path: Path, *cells: str | dict[str, Any], **top: Any) -> Path:
-    """Write a notebook of code cells, or of cells given whole."""
+    """Write a notebook of code cells; a mapping is written as a complete cell."""
     whole = [
         cell
         if isinstance(cell, dict)
@@ -33,8 +33,8 @@ def save(path: Path, *cells: str | dict[str, Any], **top: Any) -> Path:
     return path
 
 
-def test_order_is_the_files(tmp_path: Path) -> None:
-    """Steps stand in the file's order; markdown and other code are no steps."""
+def test_steps_have_the_files_order(tmp_path: Path) -> None:
+    """Steps have the file's order; Markdown cells and other code cells are not steps."""
     markdown = {"cell_type": "markdown", "source": ["%%pdstep not_me\n"], "metadata": {}}
     path = save(tmp_path / "flow.ipynb", "%load_ext pdkernel", "%%pdstep b\n1", markdown, "x = 1", "%%pdstep a\n2")
 
@@ -88,7 +88,7 @@ def test_no_steps(tmp_path: Path) -> None:
     ],
 )
 def test_not_a_notebook(tmp_path: Path, text: str, says: str) -> None:
-    """A file that is no notebook is refused with the reason."""
+    """A file that is not a notebook is refused with the reason."""
     path = tmp_path / "n.ipynb"
     path.write_text(text)
 
@@ -100,7 +100,7 @@ def test_not_a_notebook(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_not_text(tmp_path: Path) -> None:
-    """A picture is no notebook."""
+    """A picture is refused, because it is not text."""
     path = tmp_path / "n.ipynb"
     path.write_bytes(b"\x89PNG\xff")
 
@@ -109,7 +109,7 @@ def test_not_text(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """A missing file and a folder are told apart from a wrong one."""
+    """A missing file and a folder have errors of their own."""
     with pytest.raises(NotebookError, match="There is no notebook"):
         read_notebook(tmp_path / "none.ipynb")
     with pytest.raises(NotebookError, match="cannot be read"):
@@ -117,7 +117,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_old_format(tmp_path: Path) -> None:
-    """A notebook of format 3 is read as one of format 4."""
+    """A notebook of format 3 is converted to format 4."""
     cell = {"cell_type": "code", "language": "python", "input": ["%%pdstep a\n", "1"], "outputs": [], "metadata": {}}
     path = tmp_path / "old.ipynb"
     path.write_text(
@@ -128,14 +128,14 @@ def test_old_format(tmp_path: Path) -> None:
 
 
 def test_two_steps_of_one_name() -> None:
-    """Two steps of one name are refused with both cells."""
+    """Two steps of one name are refused; the message names both cells."""
     cells = [NotebookCell("%%pdstep a"), NotebookCell("x"), NotebookCell("%%pdstep a")]
 
     with pytest.raises(DuplicateStepError, match="Cells 1 and 3 are both called 'a'"):
         workflow_from_cells(cells, name="n")
 
 
-def test_one_problem_keeps_its_words() -> None:
+def test_one_problem_keeps_its_message() -> None:
     """A single problem names its cell, its line and its fix."""
     with pytest.raises(StepNameError) as caught:
         workflow_from_cells([NotebookCell("x"), NotebookCell("# c\n%%pdstep my-step")], name="n")
@@ -145,7 +145,7 @@ def test_one_problem_keeps_its_words() -> None:
 
 
 def test_all_problems_at_once() -> None:
-    """Every wrong cell is told of in one message of at most fifteen lines."""
+    """One message of at most fifteen lines names every invalid cell."""
     cells = [
         NotebookCell("%%pdstep a --lang cobol"),
         NotebookCell("%%pdworkflow\nnme: x"),
@@ -164,14 +164,14 @@ def test_all_problems_at_once() -> None:
 
 
 def test_two_headers() -> None:
-    """A notebook has one header."""
+    """A notebook with two headers is refused."""
     with pytest.raises(DirectiveError, match="Cells 1 and 2 are both %%pdworkflow"):
         workflow_from_cells([NotebookCell("%%pdworkflow"), NotebookCell("%%pdworkflow")], name="n")
 
 
 @pytest.mark.parametrize("source", [5, None, {}, ["a", 1], [None]])
 def test_a_source_that_is_not_text_is_refused(tmp_path: Path, source: JSON) -> None:
-    """A cell whose source is neither a text nor a list of texts is named."""
+    """The error names a cell whose source is neither a text nor a list of texts."""
     path = save(tmp_path / "n.ipynb", "x = 1", {"cell_type": "code", "source": source, "metadata": {}})
 
     with pytest.raises(NotebookError, match=r"n\.ipynb is not a notebook: the source of its cell 2 is not text"):
@@ -179,7 +179,7 @@ def test_a_source_that_is_not_text_is_refused(tmp_path: Path, source: JSON) -> N
 
 
 def test_a_number_with_too_many_digits_is_refused_with_its_line(tmp_path: Path) -> None:
-    """A notebook that holds a number longer than Python reads is refused by file and line."""
+    """A notebook with a number that is too long for Python is refused with file and line."""
     path = save(tmp_path / "n.ipynb", "x = 1")
     path.write_text('{\n"nbformat": ' + "4" * 5000 + ', "cells": []}')
 
@@ -190,7 +190,7 @@ def test_a_number_with_too_many_digits_is_refused_with_its_line(tmp_path: Path) 
 
 
 def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
-    """A FIFO that is called like a notebook is refused at once."""
+    """A FIFO with a notebook's name is refused without waiting."""
     os.mkfifo(tmp_path / "n.ipynb")
 
     with pytest.raises(NotebookError, match=r"n\.ipynb cannot be read: Not a regular file"):

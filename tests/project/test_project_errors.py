@@ -1,4 +1,4 @@
-"""What a person is told when folder, key or database cannot be used; nothing is overwritten."""
+"""Errors when folder, key or database cannot be used; nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ else:
 
 @pytest.fixture
 def existing(tmp_path: Path) -> Path:
-    """The folder of a project that holds a variable."""
+    """The folder of a project with one variable."""
     folder = tmp_path / ".pdkernel"
     with Project.open(folder) as project:
         project.variables.set("A", "1")
@@ -42,7 +42,7 @@ def existing(tmp_path: Path) -> Path:
 
 
 def without_privilege(folder: Path) -> str:
-    """What a process is told that opens *folder* and writes, and that a file's mode binds even if it is root's."""
+    """The error message of a process that opens *folder* and writes; file modes apply to it, even as root."""
     done = subprocess.run(
         [sys.executable, "-c", OPEN_AND_WRITE, folder],
         capture_output=True,
@@ -60,8 +60,8 @@ def refusal(folder: Path, key_file: Path | None = None) -> ProjectError:
     return caught.value
 
 
-def test_folder_that_may_not_be_made(tmp_path: Path) -> None:
-    """Where no folder can be made, permission is named as the reason and --project as the way out."""
+def test_folder_that_cannot_be_created(tmp_path: Path) -> None:
+    """The error for a folder that cannot be created gives permission as the reason and names --project."""
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o555)
@@ -75,7 +75,7 @@ def test_folder_that_may_not_be_made(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_read_only(existing: Path) -> None:
-    """A project that exists and may be read but not written is refused, and is as it was."""
+    """A project that is read-only is refused and left unchanged."""
     existing.chmod(0o555)
     for path in existing.iterdir():
         path.chmod(0o444)
@@ -89,7 +89,7 @@ def test_folder_that_is_read_only(existing: Path) -> None:
 
 
 def test_folder_that_turns_read_only(existing: Path) -> None:
-    """A write to a file that became unwritable after opening is refused in the same words."""
+    """A write to a file that became read-only after opening has the same error."""
     with Project.open(existing) as project, project.sqlalchemy_engine.connect() as connection:
         connection.exec_driver_sql("pragma query_only = on")
         connection.close()
@@ -98,8 +98,8 @@ def test_folder_that_turns_read_only(existing: Path) -> None:
             project.variables.set("A", "2")
 
 
-def test_key_that_may_not_be_read(existing: Path) -> None:
-    """A key file that may not be read is named."""
+def test_unreadable_key(existing: Path) -> None:
+    """The error names a key file that cannot be read."""
     (existing / "key").chmod(0)
 
     told = without_privilege(existing)
@@ -111,7 +111,7 @@ def test_key_that_may_not_be_read(existing: Path) -> None:
 
 
 def test_file_in_the_folders_place(tmp_path: Path) -> None:
-    """A file where the folder should be is named and kept."""
+    """The error names a file in the place of the folder, and the file is kept."""
     (tmp_path / ".pdkernel").write_text("mine")
 
     error = refusal(tmp_path / ".pdkernel")
@@ -124,7 +124,7 @@ def test_file_in_the_folders_place(tmp_path: Path) -> None:
 
 
 def test_folder_under_a_file(tmp_path: Path) -> None:
-    """A path that leads through a file is refused as such."""
+    """The error for a folder under a file gives the file as the reason."""
     (tmp_path / "notes.txt").write_text("mine")
 
     error = refusal(tmp_path / "notes.txt" / ".pdkernel")
@@ -134,7 +134,7 @@ def test_folder_under_a_file(tmp_path: Path) -> None:
 
 
 def test_folder_in_the_databases_place(tmp_path: Path) -> None:
-    """A folder called project.db is reported, not removed."""
+    """A folder named project.db is reported and not removed."""
     (tmp_path / ".pdkernel" / "project.db").mkdir(parents=True)
 
     error = refusal(tmp_path / ".pdkernel")
@@ -143,7 +143,7 @@ def test_folder_in_the_databases_place(tmp_path: Path) -> None:
 
 
 def test_key_file_under_a_file(tmp_path: Path) -> None:
-    """A key file that cannot be made is named with its variable."""
+    """The error names a key file that cannot be created, and its environment variable."""
     (tmp_path / "notes.txt").write_text("mine")
 
     error = refusal(tmp_path / ".pdkernel", key_file=tmp_path / "notes.txt" / "key")
@@ -153,7 +153,7 @@ def test_key_file_under_a_file(tmp_path: Path) -> None:
 
 
 def test_database_of_garbage(existing: Path) -> None:
-    """A file that is not a database is refused with what to do, byte for byte as it was."""
+    """A file that is not a database is refused with a fix, and left unchanged."""
     garbage = b"not a database, whatever it is called\n" * 500
     (existing / "project.db").write_bytes(garbage)
 
@@ -168,7 +168,7 @@ def test_database_of_garbage(existing: Path) -> None:
 
 
 def test_database_cut_short(existing: Path) -> None:
-    """A database that lost its end is refused, byte for byte as it was."""
+    """A truncated database is refused and left unchanged."""
     path = existing / "project.db"
     rest = path.read_bytes()[: path.stat().st_size // 2]
     path.write_bytes(rest)
@@ -180,7 +180,7 @@ def test_database_cut_short(existing: Path) -> None:
 
 
 def test_database_with_a_damaged_middle(existing: Path) -> None:
-    """A database whose pages were overwritten is refused when it is opened, and kept."""
+    """A database with overwritten pages is refused when it is opened, and kept."""
     path = existing / "project.db"
     damaged = path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096)
     path.write_bytes(damaged)
@@ -192,7 +192,7 @@ def test_database_with_a_damaged_middle(existing: Path) -> None:
 
 
 def test_wrong_key(existing: Path, tmp_path: Path) -> None:
-    """A database that was made with another key is refused; key and database are kept."""
+    """A database of another key is refused; key and database are kept."""
     ensure_key(tmp_path / "other")
 
     error = refusal(existing, key_file=tmp_path / "other")
@@ -206,7 +206,7 @@ def test_wrong_key(existing: Path, tmp_path: Path) -> None:
 
 
 def test_missing_key(existing: Path) -> None:
-    """Without its key an existing database is refused, and no new key takes the place."""
+    """An existing database without its key is refused, and no new key is created."""
     (existing / "key").rename(existing / "kept")
 
     error = refusal(existing)
@@ -217,8 +217,8 @@ def test_missing_key(existing: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "c2hvcnQ=", "not base64 !!"])
-def test_file_that_is_no_key(existing: Path, content: str) -> None:
-    """A key file that holds no key is refused and kept; what it holds is not shown."""
+def test_file_that_is_not_a_key(existing: Path, content: str) -> None:
+    """A key file without a key is refused and kept; its content is not shown."""
     (existing / "key").write_text(content)
 
     error = refusal(existing)
@@ -230,7 +230,7 @@ def test_file_that_is_no_key(existing: Path, content: str) -> None:
 
 
 def test_newer_database(existing: Path) -> None:
-    """A database that a newer version wrote is refused with the command to upgrade."""
+    """A database of a newer version is refused with the command to upgrade."""
     with sqlite3.connect(existing / "project.db") as connection:
         connection.execute("update meta set value = '99' where name = 'schema_version'")
     connection.close()
@@ -241,8 +241,8 @@ def test_newer_database(existing: Path) -> None:
     assert error.fix == "Upgrade: pip install --upgrade pdkernel"
 
 
-def test_somebody_elses_database(tmp_path: Path) -> None:
-    """A database with tables of somebody else's under our names is not taken over."""
+def test_foreign_database(tmp_path: Path) -> None:
+    """A database with foreign tables under pdkernel's names is refused."""
     path = tmp_path / "shop.db"
     with sqlite3.connect(path) as connection:
         connection.execute("create table accounts (iban text)")
@@ -255,7 +255,7 @@ def test_somebody_elses_database(tmp_path: Path) -> None:
 
 
 def test_row_that_was_moved(existing: Path) -> None:
-    """A sealed value that was copied to another name does not open there."""
+    """An encrypted value that was copied to another name cannot be decrypted there."""
     with Project.open(existing) as project:
         project.variables.set("B", "2")
         with project.sqlalchemy_engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Facts about changing values in YAML and nothing else."""
+"""Changing single values in YAML text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOCUMENTS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=4)
 
 
 def read(text: str) -> Any:
-    """What *text* says."""
+    """The value of *text*."""
     return parse_yaml(text, allow_expressions=False, as_psych=True).value
 
 
@@ -65,7 +65,7 @@ def texts(draw: st.DrawFn) -> str:
 
 
 def is_read(text: str) -> bool:
-    """Whether *text* can be read: in brackets ruamel.yaml writes a few things that it does not read."""
+    """Whether *text* is valid: inside brackets, ruamel.yaml writes some forms that it cannot read."""
     try:
         return isinstance(read(text), dict)
     except DefinitionError:
@@ -73,7 +73,7 @@ def is_read(text: str) -> bool:
 
 
 def same_ends(before: str, after: str) -> tuple[int, int]:
-    """How many lines are the same from the top, and how many from the bottom."""
+    """The number of equal lines from the top, and from the bottom."""
     one, two = before.splitlines(keepends=True), after.splitlines(keepends=True)
     top = next((n for n, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two)))
     rest = zip(reversed(one[top:]), reversed(two[top:]), strict=False)
@@ -83,15 +83,15 @@ def same_ends(before: str, after: str) -> tuple[int, int]:
 
 @settings(deadline=None)
 @given(texts())
-def test_what_is_not_changed_is_the_same_text(text: str) -> None:
-    """A document of which nothing changes is the same text."""
+def test_an_unchanged_document_is_the_same_text(text: str) -> None:
+    """Patching a document with its own value returns the same text."""
     assert patch_yaml(text, read(text), read(text)) == text
 
 
 @settings(max_examples=200, deadline=None)
 @given(texts(), st.data())
-def test_one_scalar_changes_its_own_lines_alone(text: str, data: st.DataObject) -> None:
-    """A changed scalar is read back, and no line but the value's own differs."""
+def test_one_scalar_changes_only_its_own_lines(text: str, data: st.DataObject) -> None:
+    """A changed scalar reads back, and only the value's own lines differ."""
     old = read(text)
     found = paths(old)
     if not found or text.startswith("{"):
@@ -117,8 +117,8 @@ def test_one_scalar_changes_its_own_lines_alone(text: str, data: st.DataObject) 
 
 @settings(max_examples=200, deadline=None)
 @given(texts(), DOCUMENTS)
-def test_anything_becomes_anything(text: str, new: dict[str, Any]) -> None:
-    """Whatever is asked for is what the text says afterwards, or it is refused."""
+def test_any_value_becomes_any_other(text: str, new: dict[str, Any]) -> None:
+    """The patched text has the requested value, or the change is refused."""
     try:
         patched = patch_yaml(text, read(text), new)
     except UnsupportedError:
@@ -129,8 +129,8 @@ def test_anything_becomes_anything(text: str, new: dict[str, Any]) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.dictionaries(KEYS, SCALARS, min_size=1, max_size=3), min_size=1, max_size=5), st.data())
-def test_items_keep_their_text_wherever_they_go(items: list[Any], data: st.DataObject) -> None:
-    """Items of a list that is rearranged keep their text, and the line above that tells of them."""
+def test_moved_items_keep_their_text(items: list[Any], data: st.DataObject) -> None:
+    """Items of a rearranged list keep their text and the comment line above."""
     items = [{**item, "id": number} for number, item in enumerate(items)]
     text = "top: 1\nitems:\n"
     parts = [dump_yaml({"items": [item]}).removeprefix("items:\n") for item in items]
@@ -165,8 +165,8 @@ def test_comments_and_styles_stay(change: dict[str, Any], lines: dict[int, str])
     assert patched.split("\n") == expected
 
 
-def test_keys_come_and_go() -> None:
-    """A new key stands behind the one before it, at its own depth; a removed one takes its lines along."""
+def test_keys_are_added_and_removed() -> None:
+    """A new key follows the key before it, with its indentation; a removed key is removed with its lines."""
     text = "a:\n- k: 1\n  l:\n    m: 2\n  n: |\n    text\n\nz: 9\n"
 
     patched = patch_yaml(text, read(text), {"a": [{"k": 1, "new": {"deep": [1]}, "n": "text\n"}], "yy": True, "z": 9})
@@ -175,7 +175,7 @@ def test_keys_come_and_go() -> None:
 
 
 def test_empty_brackets_become_a_block() -> None:
-    """What is no longer empty is written in the platform's own style."""
+    """A value that is no longer empty is written in the platform's style."""
     text = "a: []\nb: {} # none\nc: [1]\n"
 
     patched = patch_yaml(text, read(text), {"a": [{"x": 1}], "b": {}, "c": [1, "two words"]})
@@ -193,7 +193,7 @@ def test_empty_brackets_become_a_block() -> None:
     ],
 )
 def test_anchors_are_refused(new: dict[str, Any]) -> None:
-    """A change that touches an anchor or an alias is refused, with its line; others beside it are made."""
+    """A change that touches an anchor or an alias is refused with its line; other changes are made."""
     text = "base: &a\n  k: 1\nother: *a\nx: 1\n"
 
     with pytest.raises(UnsupportedError, match=r"anchor or an alias|cannot be made") as caught:

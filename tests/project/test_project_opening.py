@@ -1,4 +1,4 @@
-"""Opening, making and opening again."""
+"""Opening a project: creation, plan, database, closing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pdkernel.errors import ProjectError, RequestError
 from pdkernel.project import Project
 
 
-def test_first_opening_makes_the_project(tmp_path: Path) -> None:
-    """Only the call that made the project says so."""
+def test_the_first_opening_creates_the_project(tmp_path: Path) -> None:
+    """`is_new` is true only for the call that created the project."""
     with Project.open(tmp_path / "deep" / ".pdkernel") as first, Project.open(first.folder) as second:
         assert (first.is_new, second.is_new) == (True, False)
         assert first.project_id == second.project_id
@@ -32,7 +32,7 @@ def test_database_is_durable(project: Project) -> None:
 
 
 def test_plan_is_business_until_it_is_set(project: Project) -> None:
-    """The plan of a fresh project is business; setting it is seen by who opened it before."""
+    """The plan of a new project is business; a change is visible to projects that were opened before."""
     with Project.open(project.folder) as other:
         before = other.plan
 
@@ -42,7 +42,7 @@ def test_plan_is_business_until_it_is_set(project: Project) -> None:
 
 
 def test_unknown_plan_is_refused(project: Project) -> None:
-    """Only the two plans can be set."""
+    """A plan other than free and business is refused."""
     with pytest.raises(RequestError, match="'gold' is not a plan"):
         project.set_plan("gold")
 
@@ -70,8 +70,8 @@ def test_two_folders_may_share_a_database(tmp_path: Path) -> None:
         assert two.variables.values() == {"A": "1"}
 
 
-def test_closing_twice_is_fine(tmp_path: Path) -> None:
-    """A project can be closed again, and what it holds is there for the next one."""
+def test_a_project_can_be_closed_twice(tmp_path: Path) -> None:
+    """A second close does nothing, and the stored values are there at the next opening."""
     project = Project.open(tmp_path / ".pdkernel", ids=SequentialIds())
     project.variables.set("A", "1")
 
@@ -84,7 +84,7 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://u:pw-4711@host/db", "sqlite://", "sqlite:///:memory:", "no url, pw-4711"])
 def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
-    """A database that cannot hold a project is refused with the two kinds that can, and no password is shown."""
+    """An unsupported database is refused; the message names the two supported kinds and shows no password."""
     with pytest.raises(ProjectError) as caught:
         Project.open(tmp_path / ".pdkernel", database_url=url)
 
@@ -93,7 +93,7 @@ def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
 
 
 def test_postgres_without_its_driver_names_the_extra(tmp_path: Path) -> None:
-    """Without the driver a Postgres URL names the command that installs it; with it, the server that is not there."""
+    """For a Postgres URL, the error names the driver's install command, or the unreachable server if it is installed."""
     with pytest.raises(ProjectError) as caught:
         Project.open(tmp_path / ".pdkernel", database_url="postgresql://ada:pw-4711@127.0.0.1:1/db")
 

@@ -1,4 +1,4 @@
-"""Variables, notebooks, recorded answers and settings."""
+"""Variables, notebook states, recorded answers and settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdkernel.project import IdempotencyTable, Project
 from pdkernel.project.idempotency import ANSWER_RETENTION_S
 
 
-def test_variables_come_back(project: Project) -> None:
+def test_variables_are_stored(project: Project) -> None:
     """Variables are stored by name, the last value wins, and names are listed sorted."""
     project.variables.set("B_URL", "https://example.com")
     project.variables.set("A", "old")
@@ -22,7 +22,7 @@ def test_variables_come_back(project: Project) -> None:
 
 
 def test_variable_is_removed_once(project: Project) -> None:
-    """Removing says whether there was a variable."""
+    """`remove` returns whether there was a variable."""
     project.variables.set("A", "1")
 
     assert (project.variables.remove("A"), project.variables.remove("A")) == (True, False)
@@ -37,7 +37,7 @@ def test_odd_variable_names_are_refused(project: Project, name: str) -> None:
 
 
 def test_reserved_variable_names_are_refused(project: Project) -> None:
-    """Names of the platform's own cannot be set."""
+    """Names that the platform reserves cannot be set."""
     with pytest.raises(RequestError, match="PIPEDREAM_STEPS cannot be set: names that begin with PIPEDREAM_"):
         project.variables.set("PIPEDREAM_STEPS", "1")
 
@@ -54,13 +54,13 @@ def test_long_variable_is_refused_without_showing_it(project: Project) -> None:
 
 
 def test_variable_with_nul_is_refused(project: Project) -> None:
-    """A value that no process environment can hold is refused when it is set."""
+    """A value that a process environment cannot hold is refused when it is set."""
     with pytest.raises(RequestError, match="holds a NUL character"):
         project.variables.set("A", "a\0b")
 
 
-def test_notebook_state_comes_back(project: Project) -> None:
-    """What a notebook's session saved last is what its next kernel loads."""
+def test_a_notebook_state_is_stored(project: Project) -> None:
+    """A notebook's next kernel loads the state that its session saved last."""
     project.notebook_states.save("/home/ada/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
     project.notebook_states.save("/home/ada/a.ipynb", {"event": {"body": "\ud800"}})
     project.notebook_states.save("/home/ada/b.ipynb", {})
@@ -70,16 +70,16 @@ def test_notebook_state_comes_back(project: Project) -> None:
     assert project.notebook_states.load("/work/c.ipynb") is None
 
 
-def test_notebook_is_forgotten(project: Project) -> None:
-    """A notebook that was removed is as one that was never saved."""
+def test_a_notebook_state_is_removed(project: Project) -> None:
+    """A removed notebook state is absent."""
     project.notebook_states.save("a", {})
 
     assert (project.notebook_states.remove("a"), project.notebook_states.remove("a")) == (True, False)
     assert project.notebook_states.load("a") is None
 
 
-def test_recorded_answer_comes_back(project: Project) -> None:
-    """A recorded answer is found with every byte of its body and its headers in order."""
+def test_an_answer_is_recorded(project: Project) -> None:
+    """A recorded answer has every byte of its body and its headers in order."""
     answer = StoredResponse(
         200, "OK", (("a", "1"), ("set-cookie", "x"), ("set-cookie", "y")), b"\xff\0body", "2026-01-01T00:00:00.000Z"
     )
@@ -90,8 +90,8 @@ def test_recorded_answer_comes_back(project: Project) -> None:
     assert project.idempotency.find("other") is None
 
 
-def test_answer_is_recorded_anew(project: Project) -> None:
-    """Sending again replaces the recorded answer."""
+def test_a_new_answer_replaces_the_old_one(project: Project) -> None:
+    """Recording again replaces the recorded answer."""
     project.idempotency.add("key", StoredResponse(500, "", (), b"", "2026-01-01T00:00:00.000Z"))
     project.idempotency.add("key", StoredResponse(200, "", (), b"", "2026-01-01T00:00:01.000Z"))
 
@@ -101,16 +101,16 @@ def test_answer_is_recorded_anew(project: Project) -> None:
     assert found.status == 200
 
 
-def test_answer_is_forgotten(project: Project) -> None:
-    """A forgotten answer is not given again."""
+def test_an_answer_is_removed(project: Project) -> None:
+    """A removed answer is absent."""
     project.idempotency.add("key", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
 
     assert (project.idempotency.remove("key"), project.idempotency.remove("key")) == (True, False)
     assert project.idempotency.find("key") is None
 
 
-def test_an_old_answer_is_forgotten(project: Project, clock: ManualClock) -> None:
-    """After ninety days an answer goes with the next one that comes."""
+def test_an_old_answer_is_removed(project: Project, clock: ManualClock) -> None:
+    """Recording an answer removes answers that are older than ninety days."""
     project.idempotency.add("old", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
     clock.advance(ANSWER_RETENTION_S + 1)
 
@@ -119,8 +119,8 @@ def test_an_old_answer_is_forgotten(project: Project, clock: ManualClock) -> Non
     assert (project.idempotency.find("old"), project.idempotency.find("new") is not None) == (None, True)
 
 
-def test_no_more_answers_are_kept_than_fit(project: Project, clock: ManualClock) -> None:
-    """The oldest answers go when there are too many."""
+def test_the_number_of_answers_is_limited(project: Project, clock: ManualClock) -> None:
+    """If there are too many answers, the oldest are removed."""
     table = IdempotencyTable(project._database, project._vault, clock, max_answers=3)
     for number in range(5):
         clock.advance(1)
@@ -129,8 +129,8 @@ def test_no_more_answers_are_kept_than_fit(project: Project, clock: ManualClock)
     assert [number for number in range(5) if table.find(f"key{number}")] == [2, 3, 4]
 
 
-def test_settings_come_back(project: Project) -> None:
-    """A setting is any JSON value; without one the default is given."""
+def test_settings_are_stored(project: Project) -> None:
+    """A setting is any JSON value; a missing setting returns the default."""
     project.settings.set("actions", {"npm": True})
     project.settings.set("nothing", None)
 
@@ -141,7 +141,7 @@ def test_settings_come_back(project: Project) -> None:
 
 
 def test_setting_is_removed(project: Project) -> None:
-    """A removed setting is at its default again."""
+    """A removed setting returns the default."""
     project.settings.set("actions", "npm")
 
     assert (project.settings.remove("actions"), project.settings.remove("actions")) == (True, False)

@@ -1,4 +1,4 @@
-"""Facts about imported notebooks: they read back as the folder."""
+"""Imported notebooks read back as the folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pdkernel.notebook import read_notebook
 from pdkernel.session.draft import Draft
 from tests.definition.builders import synced
 from tests.definition.test_synced_folder import workflows
-from tests.importer.importing import HEAD, PROJECTS, as_written, check_round_trip, import_one, without_places
+from tests.importer.import_helpers import HEAD, PROJECTS, as_written, check_round_trip, import_one, without_places
 
 SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
 
 
 @pytest.mark.parametrize("folder", find_workflow_folders(PROJECTS), ids=lambda folder: folder.name)
 def test_projects(folder: Path, tmp_path: Path) -> None:
-    """A synced folder's notebook is a valid one, and holds all that the folder does, in its order."""
+    """A synced folder's notebook is valid and holds the folder's whole content, in order."""
     check_round_trip(folder, tmp_path / "n.ipynb")
 
     notebook = nbformat.read(tmp_path / "n.ipynb", 4)
@@ -38,7 +38,7 @@ def test_projects(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", find_workflow_folders(PROJECTS), ids=lambda folder: folder.name)
 def test_saved_by_jupyter(folder: Path, tmp_path: Path) -> None:
-    """Jupyter sorts the keys of a notebook it saves: nothing of the workflow changes by that."""
+    """Jupyter sorts the keys of a saved notebook, which changes nothing in the workflow."""
     import_one(folder, tmp_path / "n.ipynb")
     before = plan_files(*_planned(tmp_path / "n.ipynb"))
 
@@ -75,7 +75,7 @@ def _planned(notebook: Path) -> tuple[Workflow]:
 )
 @pytest.mark.parametrize("name", ["entry.py", "entry.js"])
 def test_code_is_kept_byte_for_byte(code: bytes, name: str, tmp_path: Path) -> None:
-    """Whatever an entry file holds stands in its cell, or beside it where a cell cannot show it."""
+    """An entry file's content is in its cell, or in the cell's metadata if a cell cannot show it."""
     folder = synced(tmp_path / "w", f"{HEAD}- namespace: a\n  runtime: python3.12\n  uses: ./a/{name}\n")
     (folder / "a").mkdir()
     (folder / "a" / name).write_bytes(code)
@@ -88,7 +88,7 @@ def test_code_is_kept_byte_for_byte(code: bytes, name: str, tmp_path: Path) -> N
 
 
 def test_an_edit_keeps_the_other_lines(tmp_path: Path) -> None:
-    """In code with other line ends, a line that is edited in the notebook changes alone."""
+    """In code with other line ends, only the lines that were edited in the notebook change."""
     folder = synced(tmp_path / "w", f"{HEAD}- namespace: a\n  runtime: python3.12\n  uses: ./a/entry.py\n")
     (folder / "a").mkdir()
     (folder / "a/entry.py").write_bytes(b"\xef\xbb\xbfone\r\ntwo\nthree\r\nfour\r\n")
@@ -101,8 +101,8 @@ def test_an_edit_keeps_the_other_lines(tmp_path: Path) -> None:
     assert source.encode() == b"\xef\xbb\xbfone\r\ntwo\n3\r\nand\r\nfour\r\n"
 
 
-def test_an_edited_note_counts(tmp_path: Path) -> None:
-    """A note stands in a Markdown cell; what is written there is the step's note, once."""
+def test_an_edited_note_is_used(tmp_path: Path) -> None:
+    """A note is in a Markdown cell, whose text is the step's note."""
     folder = synced(tmp_path / "w", f"{HEAD}- namespace: a\n  notes: before\n  uses: k-x@1.0.0\n")
     import_one(folder, tmp_path / "n.ipynb")
     notebook = nbformat.read(tmp_path / "n.ipynb", 4)
@@ -113,15 +113,15 @@ def test_an_edited_note_counts(tmp_path: Path) -> None:
     assert as_written(tmp_path / "n.ipynb")[0].steps[0].notes == "after"
 
 
-def test_notes_are_no_steps_of_the_text_alone(tmp_path: Path) -> None:
-    """A note that looks like a step's cell is a note."""
+def test_a_note_is_not_a_step(tmp_path: Path) -> None:
+    """A note that looks like a step's cell is still a note."""
     folder = synced(tmp_path / "w", f'{HEAD}- namespace: a\n  notes: "%%pdstep b"\n  uses: k-x@1.0.0\n')
 
     assert [step.name for step in check_round_trip(folder, tmp_path / "n.ipynb").steps] == ["a"]
 
 
-def test_halves_of_surrogate_pairs(tmp_path: Path) -> None:
-    """Text that UTF-8 cannot hold, and YAML's escapes can, does not break the notebook."""
+def test_unpaired_surrogates(tmp_path: Path) -> None:
+    """Text that UTF-8 cannot encode, but YAML can escape, is imported."""
     folder = synced(tmp_path / "w", f'{HEAD}- namespace: a\n  uses: k-x@1.0.0\n  props:\n    t: "\\uD83D"\n')
 
     assert check_round_trip(folder, tmp_path / "n.ipynb").steps[0].props == {"t": "\ud83d"}
@@ -130,7 +130,7 @@ def test_halves_of_surrogate_pairs(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(workflows(), st.data())
 def test_generated_workflows(tmp_path: Path, workflow: Workflow, data: st.DataObject) -> None:
-    """Any workflow that a definition can hold comes through a notebook."""
+    """Any workflow that a definition can hold survives a notebook round trip."""
     braces = st.sampled_from(
         ["{{steps.trigger.event.x}}", "{{", "a {{ `}}` }} b", "{{ }}", "# {{x}}", "\n{{x}}: - ", "}}"]
     )
@@ -152,7 +152,7 @@ def test_generated_workflows(tmp_path: Path, workflow: Workflow, data: st.DataOb
 
 @pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
 def test_real_files(tmp_path: Path) -> None:
-    """Every real workflow.yaml comes through a notebook."""
+    """Every real workflow.yaml survives a notebook round trip."""
     samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))
     for number, sample in enumerate(samples):
         folder = synced(tmp_path / str(number), sample.read_text())
@@ -166,7 +166,7 @@ def test_real_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", find_workflow_folders(PROJECTS), ids=lambda folder: folder.name)
 @pytest.mark.parametrize("accounts", ["ask", "external-user", "own"])
 def test_back_into_the_folder(folder: Path, accounts: str, tmp_path: Path) -> None:
-    """An unchanged notebook, exported into the folder that it came from, changes no byte there, whoever's accounts it uses."""
+    """An unchanged notebook, exported into its original folder, changes no byte there, for every account choice."""
     copy = Path(shutil.copytree(folder, tmp_path / folder.name))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     import_one(copy, tmp_path / "n.ipynb", accounts=accounts)
@@ -179,7 +179,7 @@ def test_back_into_the_folder(folder: Path, accounts: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("folder", find_workflow_folders(PROJECTS), ids=lambda folder: folder.name)
 def test_a_session_sees_the_same(folder: Path, tmp_path: Path) -> None:
-    """What an open notebook takes for its workflow has the notes, the metadata and the entries that are no steps, too."""
+    """The workflow of an open notebook includes the notes, the metadata and the unsupported entries."""
     import_one(folder, tmp_path / "n.ipynb")
 
     draft = Draft(tmp_path / "n.ipynb").workflow()

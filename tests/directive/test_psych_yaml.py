@@ -1,4 +1,4 @@
-"""Facts about YAML in the platform's style."""
+"""YAML in the platform's style."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ VALUES: Any = st.recursive(
 
 @settings(deadline=None)
 @given(st.dictionaries(STRINGS, VALUES, max_size=5))
-def test_written_is_read(value: dict[str, Any]) -> None:
-    """What is written is read back, as YAML 1.2 and as the platform's."""
+def test_values_read_back(value: dict[str, Any]) -> None:
+    """A written value reads back the same, as YAML 1.2 and as the platform's YAML."""
     text = dump_yaml(value)
 
     assert parse_yaml(text, allow_expressions=False).value == value
@@ -69,12 +69,12 @@ def test_written_is_read(value: dict[str, Any]) -> None:
     ],
 )
 def test_scalars(value: Any, text: str) -> None:
-    """Each value is quoted as Psych quotes it."""
+    """Each value is quoted like Psych does."""
     assert dump_yaml({"k": value}) == f"k: {text}\n"
 
 
 def test_blocks_and_folds() -> None:
-    """Text of several lines is a block, long text is folded after column 80, lists stand at their key's column."""
+    """Text of several lines is a block, long text is folded after column 80, lists start at their key's column."""
     value: dict[str, Any] = {
         "steps": [
             {
@@ -103,6 +103,6 @@ def test_blocks_and_folds() -> None:
 
 
 def test_plain_text_that_looks_like_a_number() -> None:
-    """Psych leaves `0899` plain: in the platform's files it is text, in a cell a number."""
+    """An unquoted `0899` is text in the platform's files, and a number in a cell."""
     assert parse_yaml("a: 0899", allow_expressions=False, as_psych=True).value == {"a": "0899"}
     assert parse_yaml("a: 0899", allow_expressions=False).value == {"a": 899}

@@ -1,4 +1,4 @@
-"""Facts about folders that are not as they should be: a clear error with file and line, or a faithful notebook; no crash."""
+"""Invalid folders: a clear error with file and line, or a faithful notebook; no crash."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from pdkernel.errors import PdkernelError
 from pdkernel.importer import ImportResult
 from tests.definition.builders import synced
-from tests.importer.importing import HEAD, check_round_trip, import_one
+from tests.importer.import_helpers import HEAD, check_round_trip, import_one
 
 CODE = '- namespace: a\n  runtime: python3.12\n  uses: "./a/entry.py"\n'
 LINE = 8
-"""Of the first step in HEAD."""
+"""The line of the first step in HEAD."""
 
 
 def refused(folder: Path, notebook: Path) -> PdkernelError:
-    """Why *folder* cannot be imported; nothing was written."""
+    """The error of importing *folder*; nothing was written."""
     imported: ImportResult = import_one(folder, notebook)
     assert imported.error is not None
     assert not notebook.exists()
@@ -46,7 +46,7 @@ def refused(folder: Path, notebook: Path) -> PdkernelError:
     ],
 )
 def test_a_clear_error(yaml: str, says: str, line: int, tmp_path: Path) -> None:
-    """The message names the file, the line and what is wrong; the exit status is that of a wrong workflow."""
+    """The message names the file, the line and the problem; the exit status is that of an invalid workflow."""
     error = refused(synced(tmp_path / "w", yaml), tmp_path / "n.ipynb")
 
     assert "workflow.yaml" in error.message
@@ -56,7 +56,7 @@ def test_a_clear_error(yaml: str, says: str, line: int, tmp_path: Path) -> None:
 
 
 def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
-    """Of workflow.yaml and of code the line of the first wrong byte is named."""
+    """The error for workflow.yaml and for code names the line of the first invalid byte."""
     of_yaml = synced(tmp_path / "yaml", HEAD)
     (of_yaml / "workflow.yaml").write_bytes(HEAD.encode() + b"# caf\xe9\n")
     of_code = synced(tmp_path / "code", HEAD + CODE)
@@ -72,7 +72,7 @@ def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_no_file_where_one_should_be(tmp_path: Path) -> None:
-    """A pipe is not waited for, a folder is not read, a link out of the folder is not followed."""
+    """A FIFO, a folder, or a link out of the folder is refused without waiting."""
     (tmp_path / "secret.py").write_text("SECRET")
     folder = synced(tmp_path / "w", HEAD + CODE)
     (folder / "a").mkdir()
@@ -98,7 +98,7 @@ def test_no_file_where_one_should_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["workflow.yaml", "pdkernel.yaml"])
 def test_a_pipe_in_the_place_of_a_definition(name: str, tmp_path: Path) -> None:
-    """It is no file."""
+    """A FIFO is refused, because it is not a file."""
     folder = synced(tmp_path / "w", HEAD)
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -107,7 +107,7 @@ def test_a_pipe_in_the_place_of_a_definition(name: str, tmp_path: Path) -> None:
 
 
 def test_anchors_and_aliases(tmp_path: Path) -> None:
-    """They are read as what they stand for."""
+    """An alias is read as the value of its anchor."""
     yaml = f"{HEAD}- namespace: a\n  uses: k-x@1.0.0\n  props:\n    one: &x\n      k: v\n    two: *x\n"
 
     back = check_round_trip(synced(tmp_path / "w", yaml), tmp_path / "n.ipynb")
@@ -116,7 +116,7 @@ def test_anchors_and_aliases(tmp_path: Path) -> None:
 
 
 def test_other_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
-    """A workflow.yaml saved by an editor on Windows is read."""
+    """A workflow.yaml with a byte order mark and CRLF is read."""
     folder = synced(tmp_path / "w", HEAD)
     (folder / "workflow.yaml").write_bytes(b"\xef\xbb\xbf" + (HEAD + CODE).replace("\n", "\r\n").encode())
 
@@ -124,7 +124,7 @@ def test_other_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_large_files(tmp_path: Path) -> None:
-    """20 MB of code come through; 20 MB of workflow.yaml are refused before they are read."""
+    """20 MB of code are imported; a workflow.yaml of 20 MB is refused before it is read."""
     of_code = synced(tmp_path / "code", HEAD + CODE)
     (of_code / "a").mkdir()
     (of_code / "a/entry.py").write_text("# a line of forty characters, no more...\n" * 500_000)
@@ -133,18 +133,18 @@ def test_large_files(tmp_path: Path) -> None:
     back = check_round_trip(of_code, tmp_path / "n.ipynb")
 
     assert len(back.steps[0].source) == 20_500_000
-    assert "bytes, and no more than" in refused(of_yaml, tmp_path / "m.ipynb").message
+    assert "bytes; the limit is" in refused(of_yaml, tmp_path / "m.ipynb").message
 
 
 def test_aliases_of_aliases(tmp_path: Path) -> None:
-    """A small file that stands for billions of values is refused."""
+    """A small file that expands to billions of values is refused."""
     levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10))
 
     assert "is too large" in refused(synced(tmp_path / "w", f"l0: &l0 x\n{levels}"), tmp_path / "n.ipynb").message
 
 
 def test_code_that_is_missing(tmp_path: Path) -> None:
-    """It is told at its step, and an export makes no file for it until someone writes the code."""
+    """Missing code is reported at its step, and an export writes no file for it until the cell has code."""
     folder = synced(tmp_path / "w", HEAD + CODE)
 
     imported = import_one(folder, tmp_path / "n.ipynb")

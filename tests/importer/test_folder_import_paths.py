@@ -1,4 +1,4 @@
-"""Facts about where notebooks go, and what an import leaves alone."""
+"""The paths of imported notebooks, and the files that an import leaves alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.importer import find_workflow_folders, plan_notebook_paths
 from tests.definition.builders import synced
-from tests.importer.importing import HEAD, PROJECTS, import_one
+from tests.importer.import_helpers import HEAD, PROJECTS, import_one
 
 CODE = "- namespace: a\n  runtime: python3.12\n  uses: ./a/entry.py\n"
 
@@ -21,7 +21,7 @@ def flow(folder: Path, code: str = "def handler(pd):\n    return 1\n") -> Path:
 
 
 def test_a_repository_keeps_its_folders(tmp_path: Path) -> None:
-    """Each workflow's notebook stands where its folder does; folders without one are passed by."""
+    """Each workflow's notebook has the path of its folder; folders without a workflow are skipped."""
     found = plan_notebook_paths(PROJECTS, find_workflow_folders(PROJECTS), tmp_path)
 
     assert [str(notebook.relative_to(tmp_path)) for _, notebook in found] == [
@@ -33,7 +33,7 @@ def test_a_repository_keeps_its_folders(tmp_path: Path) -> None:
 
 
 def test_one_workflow(tmp_path: Path) -> None:
-    """It becomes the notebook that is named, or one of its folder's name."""
+    """One workflow becomes the named notebook, or a notebook with its folder's name."""
     folder = flow(tmp_path / "w-p_1")
 
     assert plan_notebook_paths(folder, find_workflow_folders(folder), tmp_path / "x.ipynb") == [
@@ -44,8 +44,8 @@ def test_one_workflow(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_is_written_where_it_was_read(tmp_path: Path) -> None:
-    """A place in the folder, or one that a link leads there or elsewhere, is refused."""
+def test_nothing_is_written_into_the_imported_folder(tmp_path: Path) -> None:
+    """A path inside the imported folder, or a link that leads there or elsewhere, is refused."""
     repository = tmp_path / "repo"
     flow(repository / "team/w")
     (tmp_path / "link").symlink_to(repository)
@@ -58,7 +58,7 @@ def test_nothing_is_written_where_it_was_read(tmp_path: Path) -> None:
 
 
 def test_no_workflow(tmp_path: Path) -> None:
-    """It is said; so is a name for one notebook where there are several workflows."""
+    """A folder without a workflow is refused; so is one notebook name for several workflows."""
     with pytest.raises(NotebookError, match="holds no workflow"):
         find_workflow_folders(tmp_path)
     with pytest.raises(NotebookError, match="does not exist"):
@@ -68,15 +68,15 @@ def test_no_workflow(tmp_path: Path) -> None:
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
-    """A link to a folder above would lead round and round."""
+    """A link to a parent folder does not cause an endless search."""
     flow(tmp_path / "r/w")
     (tmp_path / "r/up").symlink_to(tmp_path)
 
     assert find_workflow_folders(tmp_path / "r") == [tmp_path / "r/w"]
 
 
-def test_the_same_again(tmp_path: Path) -> None:
-    """A notebook that says the same, whatever its outputs, is left as it is."""
+def test_an_equal_notebook_is_unchanged(tmp_path: Path) -> None:
+    """A notebook with the same content, whatever its outputs, is left unchanged."""
     folder = flow(tmp_path / "w")
     import_one(folder, tmp_path / "n.ipynb")
     notebook = nbformat.read(tmp_path / "n.ipynb", 4)
@@ -89,7 +89,7 @@ def test_the_same_again(tmp_path: Path) -> None:
 
 
 def test_another_notebook_is_never_lost(tmp_path: Path) -> None:
-    """It is refused, or, with force, kept beside the new one; both times nothing of it is gone."""
+    """A notebook with other content is refused, or with force kept as a backup beside the new one."""
     folder = flow(tmp_path / "w")
     import_one(folder, tmp_path / "n.ipynb")
     before = (tmp_path / "n.ipynb").read_bytes()
@@ -109,7 +109,7 @@ def test_another_notebook_is_never_lost(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_left_alone(tmp_path: Path) -> None:
-    """Nothing in it is made, changed or touched."""
+    """An import creates, changes or touches nothing in the imported folder."""
     folder = flow(tmp_path / "w")
     before = {path: (path.stat().st_mtime_ns, path.is_dir()) for path in [folder, *folder.rglob("*")]}
 

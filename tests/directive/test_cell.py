@@ -1,4 +1,4 @@
-"""Facts about `%%pdstep` and `%%pdworkflow` cells."""
+"""`%%pdstep` and `%%pdworkflow` cells, parsed and formatted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def error_of(text: str, *, workflow: bool = False) -> DefinitionError:
 
 @st.composite
 def steps(draw: st.DrawFn, *, action: bool) -> Step:
-    """A step as a cell can hold it."""
+    """A step that a cell can show."""
     props = draw(st.lists(NAMES, unique=True, max_size=6))
     apps, stores, rest = props[:2], props[2:3], props[3:]
     language = "node" if action else draw(st.sampled_from(LANGUAGES))
@@ -66,7 +66,7 @@ def steps(draw: st.DrawFn, *, action: bool) -> Step:
 
 @given(steps(action=False))
 def test_step_line_round_trip(step: Step) -> None:
-    """Reading the line that is written for a step gives the step."""
+    """The line that is formatted for a step parses as the step."""
     text = f"{format_step_line(step)}\n{step.source}"
 
     assert parse_step_cell(text).step == step
@@ -75,7 +75,7 @@ def test_step_line_round_trip(step: Step) -> None:
 
 @given(steps(action=True))
 def test_action_line_round_trip(step: Step) -> None:
-    """An action's props may stand on its line or in its cell's body."""
+    """An action's props may be on its line or in its cell's body."""
     on_the_line = parse_step_cell(format_step_line(step)).step
     in_the_body = parse_step_cell(format_step_cell(step)).step
 
@@ -84,7 +84,7 @@ def test_action_line_round_trip(step: Step) -> None:
 
 
 def test_every_option_is_read() -> None:
-    """The line's options fill the step."""
+    """Every option of the line sets its value of the step."""
     cell = parse_step_cell(
         "%%pdstep send --lang node --app slack --app chat:slack=apn_1 --app gmail=apn_2 --data-store cache "
         "--data-store log=ds_1 --prop text='Hi {{ steps.build.name }}' --prop n=5 --prop 'o={\"a\": [true]}' "
@@ -116,7 +116,7 @@ def test_python_is_the_default() -> None:
 
 
 def test_comments_above() -> None:
-    """Comments and blank lines may stand above the magic, and line numbers stay the cell's."""
+    """Comments and blank lines may precede the magic, and line numbers count from the cell's start."""
     text = "# why\n\n// also\n%%pdstep build\nfirst\nsecond"
 
     step = parse_step_cell(text, cell=4).step
@@ -139,13 +139,13 @@ def test_comments_above() -> None:
     ],
 )
 def test_not_a_step(text: str) -> None:
-    """Other magics, code and help are no steps."""
+    """Other magics, code and help are not steps."""
     assert not is_step_cell(text)
     assert error_of(text).line == 1
 
 
-def test_workflow_cell_is_told() -> None:
-    """A header's cell is told by its magic."""
+def test_workflow_cell_is_recognized() -> None:
+    """A header's cell is recognized by its magic."""
     assert is_workflow_cell("# top\n%%pdworkflow\nname: x")
     assert not is_workflow_cell("%%pdstep a")
     assert not is_workflow_cell("%%pdworkflow?")
@@ -178,7 +178,7 @@ def test_workflow_cell_is_told() -> None:
     ],
 )
 def test_wrong_line(line: str, says: str) -> None:
-    """A line that cannot be read is refused with the word that is wrong and the cell's line."""
+    """An invalid line is refused; the error names the word and the cell's line."""
     error = error_of(f"# above\n%%pdstep {line}\ncode")
 
     assert isinstance(error, DirectiveError)
@@ -188,7 +188,7 @@ def test_wrong_line(line: str, says: str) -> None:
 
 @pytest.mark.parametrize(("name", "better"), [("my-step", "my_step"), ("'my step'", "my_step"), ("1st", "step_1st")])
 def test_wrong_name(name: str, better: str) -> None:
-    """A name that no language could write is refused with one that works."""
+    """A name that is not valid in every language is refused with a valid suggestion."""
     error = error_of(f"%%pdstep {name}")
 
     assert isinstance(error, StepNameError)
@@ -197,7 +197,7 @@ def test_wrong_name(name: str, better: str) -> None:
 
 
 def test_action_body_needs_no_quotes() -> None:
-    """In an action's YAML `{{ }}` stands bare, in quotes and in blocks, and means the same."""
+    """In an action's YAML, `{{ }}` means the same without quotes, in quotes and in blocks."""
     step = parse_step_cell(
         "%%pdstep send --uses slack-send-message@0.0.20\n"
         "# {{ a comment\n"
@@ -247,7 +247,7 @@ def test_yaml_is_1_2() -> None:
     ],
 )
 def test_wrong_body(body: str, line: int, says: str) -> None:
-    """Props that cannot be read are refused with the cell's line, however long the expressions above."""
+    """Invalid props are refused with the cell's line, however long the expressions above are."""
     error = error_of(f"# above\n%%pdstep s --uses k@1.0.0 --prop n=1\n{body}")
 
     assert says in error.message
@@ -256,7 +256,7 @@ def test_wrong_body(body: str, line: int, says: str) -> None:
 
 @pytest.mark.parametrize("text", ["5", "true", '"5"', "null", "[1]", "a\nb", "\u2028", "NaN", "1e999", "", " 5 "])
 def test_prop_text_stays_text(text: str) -> None:
-    """Text that reads as JSON, or does not fit on a line, is written so that it is read as text."""
+    """Text that parses as JSON, or does not fit on a line, is written in a form that reads as text."""
     step = Step("s", props={"x": text})
 
     line = format_step_line(step)
@@ -269,43 +269,43 @@ def test_prop_text_stays_text(text: str) -> None:
     "value",
     ['{{steps["a"].b}}', "x{{ steps['a'] + 1 }}y", "{{ `it's ${steps.a}` }}", "{{{a: {b: 1}}}}", "'{{ steps.a }}'"],
 )
-def test_bare_expression_keeps_its_quotes(value: str) -> None:
-    """On the line an expression needs no quotes, and keeps its own."""
+def test_an_unquoted_expression_keeps_its_quotes(value: str) -> None:
+    """An expression on the line needs no quotes, and keeps the quotes inside it."""
     props = parse_step_cell(f"%%pdstep s --prop x={value} --prop n=1").step.props
 
     assert props == {"x": value.strip("'"), "n": 1}
 
 
 def test_quoted_expression_is_unquoted() -> None:
-    """In quotes the shell's rules count for an expression too."""
+    """The shell's rules apply to an expression in quotes."""
     props = parse_step_cell("""%%pdstep s --prop "x={{ steps[\\"a\\"] }}" --prop y={{""").step.props
 
     assert props == {"x": '{{ steps["a"] }}', "y": "{{"}
 
 
 def test_prop_numbers_are_finite() -> None:
-    """What JSON has no number for is text."""
+    """A number that JSON cannot express is text."""
     props = parse_step_cell("%%pdstep s --prop a=Infinity --prop b=-1.5").step.props
 
     assert props == {"a": "Infinity", "b": -1.5}
     assert not any(isinstance(value, float) and math.isinf(value) for value in props.values())
 
 
-def test_prop_that_no_line_can_hold() -> None:
-    """A prop whose name holds `=` cannot be written on a line, and it is said."""
-    with pytest.raises(DirectiveError, match="cannot stand on a %%pdstep line"):
+def test_prop_that_a_line_cannot_hold() -> None:
+    """Formatting a prop whose name contains `=` is an error."""
+    with pytest.raises(DirectiveError, match="cannot be written on a %%pdstep line"):
         format_step_line(Step("s", props={"a=b": 1}))
 
 
-def test_options_say_what_they_are() -> None:
-    """Every option has help, and its placeholder if it takes a value."""
+def test_options_have_help() -> None:
+    """Every option has help, and a placeholder if it takes a value."""
     assert {option.flag for option in STEP_OPTIONS if option.metavar is None} == {"--disabled", "--debug", "--no-run"}
     assert all(option.help.endswith(".") for option in STEP_OPTIONS)
     assert next(option for option in STEP_OPTIONS if option.flag == "--lang").choices == LANGUAGES
 
 
 def test_header() -> None:
-    """A header gives the name, the trigger and the settings."""
+    """A header sets the name, the trigger and the settings."""
     header = parse_workflow_cell(
         "%%pdworkflow\nname: Open issue to Slack\ntrigger:\n  type: http\n  auth: bearer\n  token_env: TOKEN\n"
         "  response: custom\nsettings:\n  lambda_timeout: 40\n  throttle: {limit: 5, interval: 60}\n"
@@ -324,7 +324,7 @@ def test_empty_header() -> None:
 
 
 def test_several_triggers() -> None:
-    """Each kind of trigger keeps its own keys."""
+    """Each type of trigger keeps its own keys."""
     header = parse_workflow_cell(
         "%%pdworkflow\ntriggers:\n- type: schedule\n  cron: '*/5 * * * *'\n  timezone: Europe/Berlin\n- email\n"
         "- type: source\n  uses: github-new-issue@1.0.0\n  props: {repo: {{process.env.REPO}}}\n"
@@ -367,7 +367,7 @@ def test_several_triggers() -> None:
     ],
 )
 def test_wrong_header(body: str, line: int, says: str) -> None:
-    """A header that cannot be read is refused with the line and, for a word, the nearest one."""
+    """An invalid header is refused with the line and, for an unknown word, the nearest known one."""
     error = error_of(f"%%pdworkflow\n{body}", workflow=True)
 
     assert says in str(error)
@@ -375,20 +375,20 @@ def test_wrong_header(body: str, line: int, says: str) -> None:
 
 
 def test_token_written_for_its_variable() -> None:
-    """A token written where its variable's name belongs is not repeated in the message."""
+    """A token in the place of its variable's name is not repeated in the message."""
     error = error_of("%%pdworkflow\ntrigger:\n  type: http\n  auth: bearer\n  token_env: s3cr3t-t0ken", workflow=True)
 
     assert "s3cr3t" not in str(error)
     assert "pdkernel env set" in error.fix
 
 
-def test_words_after_the_header() -> None:
-    """`%%pdworkflow` takes nothing on its line."""
-    assert "takes nothing on its line" in error_of("%%pdworkflow My flow", workflow=True).message
+def test_text_after_the_header_magic() -> None:
+    """Text on the line of `%%pdworkflow` is refused."""
+    assert "takes no text on its line" in error_of("%%pdworkflow My flow", workflow=True).message
 
 
 @given(st.text(string.printable, max_size=60))
-def test_any_line_is_read_or_refused(line: str) -> None:
-    """A line is read, or refused with an error of ours."""
+def test_any_line_is_parsed_or_refused(line: str) -> None:
+    """Any line is parsed, or refused with a `DefinitionError`."""
     with contextlib.suppress(DefinitionError):
         assert parse_step_cell(f"%%pdstep {line}").step.name

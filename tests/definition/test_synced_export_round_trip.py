@@ -1,4 +1,4 @@
-"""Facts about generated workflows in folders, in the platform's style and in others: what is not changed stays."""
+"""Exports of generated workflows into synced folders, in the platform's style and in others: unchanged parts stay."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STYLES = st.fixed_dictionaries(
 
 
 def written(workflow: Workflow, style: dict[str, Any]) -> str:
-    """The `workflow.yaml` of *workflow* as somebody may have written it."""
+    """The `workflow.yaml` of *workflow* in a given style, as a person may have written it."""
     text = text_of(plan_files(workflow), "workflow.yaml")
     if not style["by_psych"]:
         yaml = YAML(typ="safe", pure=True)
@@ -42,7 +42,7 @@ def written(workflow: Workflow, style: dict[str, Any]) -> str:
         yaml.dump(parse_yaml(text, allow_expressions=False, as_psych=True).value, stream)
         text = stream.getvalue()
     if style["comment"]:
-        text = f"# somebody's\n{text}"
+        text = f"# a comment\n{text}"
     if style["end"] and "|" not in text:
         text = text.rstrip("\n")
     return text.replace("\n", style["break"])
@@ -68,8 +68,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @settings(deadline=None, max_examples=60)
 @given(workflows(), STYLES)
-def test_an_unchanged_workflow_is_the_same_folder(workflow: Workflow, style: dict[str, Any]) -> None:
-    """A workflow that is exported into the folder that it was read from changes no byte, and adds no file."""
+def test_an_unchanged_workflow_changes_nothing(workflow: Workflow, style: dict[str, Any]) -> None:
+    """A workflow that is exported into its original folder changes no byte and adds no file."""
     with folder_of(workflow, style) as (folder, there):
         before = contents(folder)
 
@@ -81,10 +81,8 @@ def test_an_unchanged_workflow_is_the_same_folder(workflow: Workflow, style: dic
 
 @settings(deadline=None, max_examples=60)
 @given(workflows(), STYLES, VALUES, TEXT)
-def test_a_changed_workflow_is_what_the_folder_says(
-    workflow: Workflow, style: dict[str, Any], value: Any, notes: str
-) -> None:
-    """After an export, the folder is read as the workflow that was exported, and only the changed step's lines differ."""
+def test_a_changed_workflow_reads_back(workflow: Workflow, style: dict[str, Any], value: Any, notes: str) -> None:
+    """After an export, the folder reads back as the exported workflow, and only the changed step's lines differ."""
     with folder_of(workflow, style) as (folder, there):
         changeable = [step for step in there.steps if step.language in {"node", "python"}]
         if not changeable:
@@ -104,7 +102,7 @@ def test_a_changed_workflow_is_what_the_folder_says(
 @settings(deadline=None, max_examples=60)
 @given(workflows(), STYLES, st.data())
 def test_steps_in_any_order(workflow: Workflow, style: dict[str, Any], data: st.DataObject) -> None:
-    """Steps that are removed, added and put into another order are read back in that order."""
+    """Steps that are removed, added and reordered read back in that order."""
     with folder_of(workflow, style) as (folder, there):
         kept = data.draw(st.permutations(there.steps))[: data.draw(st.integers(0, len(there.steps)))]
         steps = [*kept, Step("zz_new", "node", "export default {}")]
@@ -117,12 +115,12 @@ def test_steps_in_any_order(workflow: Workflow, style: dict[str, Any], data: st.
 
 
 def plain(step: Step) -> Step:
-    """*step* without what is kept for writing."""
+    """*step* without its round-trip data."""
     return replace(step, extra={}, notes=step.notes or None)
 
 
-def test_the_platforms_style_is_what_is_written() -> None:
-    """A value that an export writes into a synced folder is in the platform's style."""
+def test_new_values_have_the_platforms_style() -> None:
+    """A value that an export writes into a synced folder has the platform's style."""
     with folder_of(
         Workflow("w", steps=(Step("a", source="x = 1"),)),
         dict.fromkeys(("by_psych",), True) | {"break": "\n", "comment": False, "end": False},

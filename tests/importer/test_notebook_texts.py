@@ -1,4 +1,4 @@
-"""Facts about what a person reads in an imported notebook."""
+"""The text of an imported notebook."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from pdkernel.directive import dump_cell_yaml, parse_yaml
 from pdkernel.model import JSON
 from tests.definition.builders import synced
-from tests.importer.importing import HEAD, PROJECTS, import_one
+from tests.importer.import_helpers import HEAD, PROJECTS, import_one
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("name", ["every-shape-p_Ab12Cd3", "odd-entries-p_Qq11Ww2"])
 def test_the_cells(name: str, tmp_path: Path) -> None:
-    """Every cell of a whole workflow, the report first, as its golden file has it."""
+    """The cells of a whole workflow, the report first, equal its golden file."""
     import_one(PROJECTS / name, tmp_path / "n.ipynb")
     notebook = nbformat.read(tmp_path / "n.ipynb", 4)
 
@@ -30,8 +30,8 @@ def test_the_cells(name: str, tmp_path: Path) -> None:
     assert text == golden.read_text()
 
 
-def test_expressions_stand_without_quotes() -> None:
-    """Where a cell can read them bare; elsewhere they keep the quotes that YAML needs."""
+def test_expressions_are_written_without_quotes() -> None:
+    """Expressions have no quotes where a cell can read them; elsewhere they keep the quotes that YAML needs."""
     props: dict[str, JSON] = {
         "whole": "{{steps.a.$return_value}}",
         "mixed": "Hi {{steps.a.name}}, {{steps.b['x']}}",
@@ -57,8 +57,8 @@ def test_expressions_stand_without_quotes() -> None:
     assert parse_yaml(dump_cell_yaml(props), allow_expressions=True).value == props
 
 
-def test_words_of_a_file_are_no_markup(tmp_path: Path) -> None:
-    """What the report quotes from a file stays on its line, in code."""
+def test_text_of_a_file_is_not_markup(tmp_path: Path) -> None:
+    """Text that the report quotes from a file stays on its line, as code."""
     yaml = f'{HEAD}- namespace: a\n  uses: "x` <b>\\n# y@1.0.0"\n- namespace: "``` <script>"\n  type: if\n'
     import_one(synced(tmp_path / "w", yaml), tmp_path / "n.ipynb")
 
