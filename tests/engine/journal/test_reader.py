@@ -168,11 +168,11 @@ async def test_pages_go_by_key(journal: Journal, clock: ManualClock) -> None:
     first = await ids(journal, limit=2)
     await journal.accept_run(new_run("run9"))
 
-    second = await ids(journal, limit=2, before_id=first[-1])
-    third = await ids(journal, limit=2, before_id=second[-1])
+    second = await ids(journal, limit=2, before=first[-1])
+    third = await ids(journal, limit=2, before=second[-1])
 
     assert [*first, *second, *third] == ["run4", "run3", "run2", "run1", "run0"]
-    assert await ids(journal, before_id="unknown") == []
+    assert await ids(journal, before="unknown") == []
 
 
 async def test_filters(journal: Journal, clock: ManualClock) -> None:
