@@ -1,7 +1,7 @@
 """
-Opens a SOURCE: a notebook, a workflow's folder, or a folder of them.
+Finds and loads workflows: a SOURCE is a notebook, a workflow's folder, or a folder of both.
 
-Knows which is which, and that `pdkernel.yaml` belongs to either. Runs nothing.
+`pdkernel.yaml` is applied to each workflow.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ from pdkernel.definition import (
     read_sidecar,
     slugify,
 )
+from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.errors import NotebookError
 from pdkernel.model import Workflow
 from pdkernel.notebook import read_notebook
 
 __all__ = [
     "EVENTS_FOLDER",
+    "WORKFLOW_FILE",
     "WorkflowSource",
     "file_stamps",
     "find_sources",
     "has_workflow",
+    "iter_workflow_paths",
     "load_source",
     "load_sources",
     "load_workflow",
@@ -43,25 +46,26 @@ __all__ = [
     "slugify",
 ]
 
-WORKFLOW_FILE = "workflow.yaml"
 EVENTS_FOLDER = "events"
-"""Beside a source: the saved events, `NAME.json`, and the recorded calls of each, `NAME.recorded.jsonl`."""
-_MAX_DEPTH = 4
+"""Folder beside a source for saved events, `NAME.json`, and their recordings, `NAME.recorded.jsonl`."""
+_MAX_SIBLING_DEPTH = 4
+"""Levels of folders in which another workflow is searched while a step waits."""
+_MAX_STAMPED_DEPTH = 4
 _MAX_STAMPED_FILES = 1000
-"""Files of a folder that are looked at: it may hold data beside a workflow's own."""
+"""Files of a workflow's folder that are checked for changes; the folder may also hold data."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowSource:
     """
-    An opened source.
+    A loaded workflow with its files.
 
     Attributes:
         path: The notebook or the workflow's folder.
-        kind: Which.
-        workflow: What it holds, `pdkernel.yaml` applied.
-        sidecar: What `pdkernel.yaml` says, or None if there is none.
-        assumed_settings: Sentences on what is assumed, for a synced folder without `pdkernel.yaml`.
+        kind: The kind of *path*.
+        workflow: The workflow with `pdkernel.yaml` applied.
+        sidecar: The content of `pdkernel.yaml`, or None.
+        assumed_settings: Sentences about assumed settings, for a synced folder without `pdkernel.yaml`.
     """
 
     path: Path
@@ -72,28 +76,32 @@ class WorkflowSource:
 
     @property
     def folder(self) -> Path:
-        """The folder that the steps' imports and files are looked up in."""
+        """The folder in which imports and files of steps are resolved."""
         return self.path.parent if self.kind == "notebook" else self.path
 
 
 def load_workflow(path: Path) -> Workflow:
     """
-    The one workflow at *path*.
+    Load the one workflow at *path*.
 
     Raises:
-        NotebookError: There is none, or several.
-        DefinitionError: It is wrong.
-        RequestError: Its `pdkernel.yaml` leaves something unanswered.
+        NotebookError: There is no workflow, or there are several.
+        DefinitionError: The workflow is wrong.
+        RequestError: Its `pdkernel.yaml` has unanswered entries.
     """
     return load_source(path).workflow
 
 
 def load_source(path: Path, *, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource:
-    """As `open_source`, with what was found beside the workflow; `keep` as *unanswered* is for what runs nothing.
-
-    With it, app props that are `unanswered` stay, and so do steps without their code and entries that are no steps.
     """
-    found = list(_iter_source_paths(path))
+    Load the one workflow at *path* with its sidecar; see `load_workflow` for the errors.
+
+    Args:
+        path: A notebook, a workflow's folder, or a folder with one workflow.
+        unanswered: `keep` is for callers that run nothing. It accepts unanswered app props, steps without code and
+            unsupported entries.
+    """
+    found = [path] if (path / WORKFLOW_FILE).is_file() else list(_iter_source_paths(path))
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
         raise NotebookError(f"{path} holds {len(found)} workflows: {names}.", fix="Name one of them.")
@@ -102,52 +110,52 @@ def load_source(path: Path, *, unanswered: UnansweredPolicy = "refuse") -> Workf
 
 def find_sources(path: Path) -> tuple[Path, ...]:
     """
-    Where every workflow at *path* is: a notebook, a workflow's folder, or all in a folder and its folders, by name.
+    Return the path of every workflow at *path*: a notebook, or all workflows in a folder and its subfolders, by name.
 
     Raises:
-        NotebookError: There is none.
+        NotebookError: There is no workflow.
     """
     return tuple(_iter_source_paths(path))
 
 
 def load_sources(path: Path) -> tuple[WorkflowSource, ...]:
     """
-    Every workflow at *path*: a notebook, a workflow's folder, or all in a folder and its folders, by name.
+    Load every workflow that `find_sources` finds at *path*.
 
     Raises:
-        NotebookError: There is none, or one cannot be read.
-        DefinitionError: One is wrong.
-        RequestError: The `pdkernel.yaml` of one leaves something unanswered.
+        NotebookError: There is no workflow, or a file cannot be read.
+        DefinitionError: A workflow is wrong.
+        RequestError: A `pdkernel.yaml` has unanswered entries.
     """
     return tuple(_load(entry) for entry in _iter_source_paths(path))
 
 
 def reload_source(source: WorkflowSource) -> WorkflowSource:
     """
-    *source* as it is on disk now.
+    Load *source* again from disk.
 
     Raises:
-        NotebookError: It is gone, or cannot be read.
-        DefinitionError: It is wrong.
-        RequestError: Its `pdkernel.yaml` leaves something unanswered.
+        NotebookError: The source was removed, or cannot be read.
+        DefinitionError: The workflow is wrong.
+        RequestError: Its `pdkernel.yaml` has unanswered entries.
     """
     if not source.path.exists():
-        raise NotebookError(f"There is no {source.path} any more.")
+        raise NotebookError(f"{source.path} does not exist any more.", fix="Restore the file, or name its new path.")
     return _load(source.path)
 
 
 def file_stamps(source: WorkflowSource) -> tuple[tuple[str, int, int], ...]:
-    """Names, times and sizes of the files that *source* was read from; another value means that it may have changed."""
+    """Return names, times and sizes of the files of *source*; a different value means that it may have changed."""
     if source.kind == "notebook":
         files = [source.path, get_notebook_sidecar_path(source.path)]
     else:
-        files = list(islice(_iter_files(source.path, _MAX_DEPTH), _MAX_STAMPED_FILES))
-    found = []
+        files = list(islice(_iter_files(source.path, _MAX_STAMPED_DEPTH), _MAX_STAMPED_FILES))
+    stamps = []
     for file in files:
-        with suppress(OSError):  # gone, or none
-            there = file.stat()
-            found.append((str(file), there.st_mtime_ns, there.st_size))
-    return tuple(found)
+        with suppress(OSError):  # the file does not exist, or was removed
+            status = file.stat()
+            stamps.append((str(file), status.st_mtime_ns, status.st_size))
+    return tuple(stamps)
 
 
 def _iter_files(folder: Path, depth: int) -> Iterator[Path]:
@@ -162,16 +170,48 @@ def _iter_files(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def has_workflow(folder: Path) -> bool:
-    """Whether *folder* is or holds a workflow."""
-    return any(True for _ in _iter_workflow_paths(folder, _MAX_DEPTH))
+    """Return whether there is a workflow in *folder* or its subfolders."""
+    return any(True for _ in iter_workflow_paths(folder))
+
+
+def iter_workflow_paths(
+    folder: Path, *, include_notebooks: bool = True, max_depth: int | None = None
+) -> Iterator[Path]:
+    """
+    Yield the workflows in *folder* and its subfolders in the order of their paths.
+
+    A folder with a `workflow.yaml` is a workflow, and so is a notebook outside of such folders. Links, hidden folders
+    (checkpoints, caches, Git's own files), `node_modules` and folders that cannot be read are skipped.
+
+    Args:
+        folder: The folder to search; it may be a workflow's folder itself.
+        include_notebooks: Whether notebooks are yielded.
+        max_depth: Levels of subfolders to search, or None for all.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    if any(entry.name == WORKFLOW_FILE for entry in entries):
+        yield folder
+        include_notebooks = False
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "node_modules":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            if max_depth != 0:
+                deeper = None if max_depth is None else max_depth - 1
+                yield from iter_workflow_paths(entry, include_notebooks=include_notebooks, max_depth=deeper)
+        elif include_notebooks and entry.suffix == ".ipynb" and entry.is_file():
+            yield entry
 
 
 def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | None]:
     """
-    The other workflows that a step of *source* may trigger: a function from what names one to it, or None.
+    Return a function that loads another workflow by name for a step of *source*; it returns None for an unknown name.
 
-    A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path;
-    looked for in the folder of *source* and the folders of it.
+    A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path. The
+    search covers the parent folder of *source* and its subfolders.
     """
 
     def find(name: str) -> WorkflowSource | None:
@@ -179,7 +219,7 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
         direct = root / name
         if name.endswith(".ipynb") and direct.is_file():
             return _load(direct)
-        for entry in _iter_workflow_paths(root, _MAX_DEPTH):
+        for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
             if name in (entry.name, entry.stem) or entry.name.endswith(f"-{name}"):
                 return _load(entry)
         return None
@@ -189,7 +229,7 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
 
 def _iter_source_paths(path: Path) -> Iterator[Path]:
     if not path.exists():
-        raise NotebookError(f"There is no {path}.", fix="Name a notebook, a workflow's folder, or a folder of them.")
+        raise NotebookError(f"There is no {path}.", fix="Name a notebook, a workflow's folder, or a folder of both.")
     if not path.is_dir():
         if path.name == WORKFLOW_FILE:
             path = path.parent
@@ -199,27 +239,13 @@ def _iter_source_paths(path: Path) -> Iterator[Path]:
             )
         yield path
         return
-    found = list(_iter_workflow_paths(path, _MAX_DEPTH))
+    found = list(iter_workflow_paths(path))
     if not found:
         raise NotebookError(
             f"{path} holds no workflow: neither a {WORKFLOW_FILE} nor a notebook.",
-            fix="`pdkernel new NAME` makes a notebook to start from.",
+            fix="`pdkernel new NAME` creates a notebook to start from.",
         )
     yield from found
-
-
-def _iter_workflow_paths(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / WORKFLOW_FILE).is_file():
-        yield folder
-        return
-    for entry in sorted(folder.iterdir()):
-        # Hidden folders hold checkpoints, caches and Git's own files.
-        if entry.name.startswith(".") or entry.name == "node_modules":
-            continue
-        if entry.is_dir() and not entry.is_symlink() and depth > 0:
-            yield from _iter_workflow_paths(entry, depth - 1)
-        elif entry.suffix == ".ipynb" and entry.is_file():
-            yield entry
 
 
 def _load(path: Path, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource:
@@ -236,7 +262,7 @@ def _load(path: Path, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource
 
 
 def _require_complete(workflow: Workflow, unanswered: UnansweredPolicy) -> Workflow:
-    """*workflow*, which is refused if it is to run and an import could not take everything of it."""
+    """Return *workflow*; refuse a workflow that runs although its import was incomplete."""
     if unanswered == "refuse":
         check_import_complete(workflow)
     return workflow

@@ -1,4 +1,4 @@
-"""Facts about opening sources."""
+"""Finding and loading the workflows of a source."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import NotebookError, RequestError
+from pdkernel.importer.folder_import import find_workflow_folders
 from pdkernel.model import AppBinding, Trigger
-from pdkernel.source import load_source, load_sources, load_workflow
+from pdkernel.source import find_sources, has_workflow, load_source, load_sources, load_workflow
 
 STEP = "%%pdstep a --lang node\nexport default {}"
 
@@ -68,7 +69,7 @@ def test_notebook_unanswered(tmp_path: Path) -> None:
 
 
 def test_workflow_folder(tmp_path: Path) -> None:
-    """A workflow's folder, or the workflow.yaml in it, is one workflow; what is assumed of it is told."""
+    """A workflow's folder, or the workflow.yaml in it, is one workflow; assumed settings are reported."""
     path = folder(tmp_path / "w-p_1", "W")
 
     source = load_source(path)
@@ -79,7 +80,7 @@ def test_workflow_folder(tmp_path: Path) -> None:
 
 
 def test_folder_of_them(tmp_path: Path) -> None:
-    """A folder of notebooks and workflow folders is all of them, by name; hidden ones are not looked at."""
+    """A folder stands for all notebooks and workflow folders in it, by name; hidden folders are skipped."""
     folder(tmp_path / "repo/b-p_1", "B")
     notebook(tmp_path / "a.ipynb", STEP)
     notebook(tmp_path / ".ipynb_checkpoints/a-checkpoint.ipynb", STEP)
@@ -91,6 +92,26 @@ def test_folder_of_them(tmp_path: Path) -> None:
         load_workflow(tmp_path)
 
 
+def test_every_depth(tmp_path: Path) -> None:
+    """Workflow folders are found at every depth and inside one another, the same ones that an import finds."""
+    outer = folder(tmp_path / "a/b/c/d/e/f/outer-p_1", "outer")
+    inner = folder(outer / "copies/inner-p_2", "inner")
+    notebook(outer / "notes.ipynb", STEP)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+
+    assert find_sources(tmp_path) == (outer, inner)
+    assert find_workflow_folders(tmp_path) == [outer, inner]
+    assert has_workflow(tmp_path)
+
+
+def test_a_workflow_inside_a_workflow(tmp_path: Path) -> None:
+    """A workflow's folder that is named itself is that workflow, although another one is inside it."""
+    outer = folder(tmp_path / "outer-p_1", "outer")
+    folder(outer / "copies/inner-p_2", "inner")
+
+    assert load_workflow(outer).name == "outer"
+
+
 def test_folder_of_one(tmp_path: Path) -> None:
     """A folder with one workflow below it is that workflow."""
     folder(tmp_path / "b-p_1", "B")
@@ -99,7 +120,7 @@ def test_folder_of_one(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    """What is no source is refused with what would be one."""
+    """A path that is not a source is refused with a message that says what a source is."""
     (tmp_path / "event.json").write_text("{}")
     (tmp_path / "empty").mkdir()
 

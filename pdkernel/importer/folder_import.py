@@ -8,7 +8,6 @@ A notebook with other content is never overwritten; with *force* it is renamed t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from pdkernel.definition import (
     read_sidecar,
     write_definition_files,
 )
-from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError
 from pdkernel.importer.account_questions import AccountAnswer, AccountQuestion
@@ -38,6 +36,7 @@ from pdkernel.importer.requirements_report import build_import_report
 from pdkernel.model import Workflow
 from pdkernel.notebook import METADATA_KEY
 from pdkernel.render.import_report import ImportReport
+from pdkernel.source import WORKFLOW_FILE, iter_workflow_paths
 
 NOTEBOOK_SUFFIX = ".ipynb"
 ImportState = Literal["new", "unchanged", "replaced"]
@@ -101,11 +100,7 @@ def find_workflow_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise NotebookError(f"{root} {what}.", fix="Name a workflow's folder, or a repository that Pipedream synced.")
-    found: list[Path] = []
-    for place, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "node_modules")
-        if WORKFLOW_FILE in files or WORKFLOW_FILE in folders:
-            found.append(Path(place))
+    found = list(iter_workflow_paths(root, include_notebooks=False))
     if not found:
         raise NotebookError(f"{root} holds no workflow: no folder in it has a {WORKFLOW_FILE}.")
     return found
