@@ -1,8 +1,8 @@
 """
 Write Pipedream workflows in a notebook: one cell, one step.
 
-`%load_ext pdkernel` brings the magics; `pdkernel` on the command line does the same acts on files.
-Importing the package imports nothing heavy.
+`%load_ext pdkernel` registers the magics; the `pdkernel` command works on files.
+Importing the package loads no heavy module.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __version__ = VERSION
 
 
 def load_ipython_extension(ip: Any) -> None:
-    """Bring pdkernel to the IPython shell *ip* (`%load_ext pdkernel`); a second call changes nothing."""
+    """Register pdkernel's magics with the IPython shell *ip* (`%load_ext pdkernel`); a second call changes nothing."""
     from pdkernel.magics import register
 
     register(ip)
 
 
 def unload_ipython_extension(ip: Any) -> None:
-    """Take pdkernel off the IPython shell *ip* (`%unload_ext pdkernel`)."""
+    """Remove pdkernel's magics from the IPython shell *ip* (`%unload_ext pdkernel`)."""
     from pdkernel.magics import unregister
 
     unregister(ip)

@@ -1,7 +1,7 @@
 """
-Values as JSON, the way they are kept and sent: compact, and quickly.
+Fast, compact JSON encoding for storage and for messages to workers.
 
-Knows what the quick encoder refuses. Knows nothing of what the values are.
+Values that `orjson` rejects are encoded by the standard library.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _encode_slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).enc
 
 def encode_json(value: Any) -> bytes:
     """
-    *value* as JSON in one line of UTF-8.
+    Encode *value* as JSON: one line of UTF-8.
 
-    A number of more than 64 bits keeps every digit, half a surrogate pair is escaped. NaN and Infinity, which no value of JSON
-    is, are null unless one of these stands beside them.
+    An integer of more than 64 bits keeps every digit, and a lone surrogate is escaped. NaN and Infinity become null,
+    unless *value* also holds such an integer or surrogate.
     """
     try:
         return orjson.dumps(value)
     except TypeError:
-        return _encode_slowly(value).encode("utf-8", "backslashreplace")  # which for a surrogate is JSON's escape
+        return _encode_slowly(value).encode("utf-8", "backslashreplace")  # for a surrogate this is JSON's own escape

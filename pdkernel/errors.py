@@ -1,55 +1,53 @@
 """
-The errors a person can meet, each one a small document: what, why, what to do.
-
-Knows codes, wording and exit statuses. Knows nothing of HTTP, notebooks or processes.
+Error classes with their codes and exit statuses. A message states what happened and why; `fix` states what to do.
 
     PdkernelError                      code, message, fix, exit_status
-    ├─ DefinitionError            2    the workflow is wrong; its author mends the notebook
+    ├─ DefinitionError            2    the workflow is wrong; its author corrects the notebook
     │  ├─ NotebookError                not a notebook, or not a workflow folder
     │  ├─ DirectiveError               a `%%pdstep` or `%%pdworkflow` cell cannot be read
-    │  ├─ ExpressionError              a `{{ }}` that never ends, or holds no JavaScript expression
+    │  ├─ ExpressionError              a `{{ }}` that never ends, or is not a JavaScript expression
     │  ├─ StepNameError                not usable as `steps.<name>`
-    │  ├─ DuplicateStepError           two steps of one name
-    │  ├─ UnknownStepError             a step is named that the workflow does not have
+    │  ├─ DuplicateStepError           two steps with the same name
+    │  ├─ UnknownStepError             the workflow does not have the named step
     │  ├─ StepOrderError               a step reads the exports of a step below it
     │  ├─ EntryPointError              no `handler`, no default export
-    │  ├─ PackageNameError             a step asks for a package by what names none
+    │  ├─ PackageNameError             a step requires a package by a text that is not a package name
     │  ├─ UnsupportedError             a feature that this version does not run
-    │  ├─ ActionNotFoundError          no source here has that action; says what would run it
-    │  │  └─ ActionVersionError        it has another version of it
-    │  └─ ActionPropsError             a required prop is missing, or a built-in action does not know one
-    ├─ RequestError               2    the call is wrong; the caller mends the request
+    │  ├─ ActionNotFoundError          no source of the project has the action
+    │  │  └─ ActionVersionError        a source has another version of the action
+    │  └─ ActionPropsError             a required prop is missing, or a built-in action does not have a prop
+    ├─ RequestError               2    the call is wrong; the caller corrects the request
     │  ├─ EventError                   not an event; carries line and column
-    │  ├─ EgressModeError              not a mode for outside calls
-    │  ├─ RecordingError               a file of recorded calls cannot be used; carries the line
-    │  ├─ VariableMissingError         an environment variable that no one has set
-    │  ├─ PackageMissingError          packages of steps are not installed, and may not be now
-    │  ├─ AccountExistsError           an account id that is taken
-    │  ├─ LicenceError                 a licence that no one has accepted here
+    │  ├─ EgressModeError              not a mode for outbound calls
+    │  ├─ RecordingError               a recording cannot be used; carries the line
+    │  ├─ VariableMissingError         an environment variable is not set
+    │  ├─ PackageMissingError          packages of steps are not installed, and installing was not allowed
+    │  ├─ AccountExistsError           the account id is taken
+    │  ├─ LicenceError                 the project has not accepted the licence of components
     │  ├─ ConnectSettingsError         credentials of a Connect project are missing
-    │  ├─ StoreNotFoundError           a data store that nothing was written to
-    │  └─ EndUserError                 the four that Pipedream documents, its words first
+    │  ├─ StoreNotFoundError           the data store does not exist
+    │  └─ EndUserError                 the four errors that Pipedream documents, with its message
     │     ├─ ExternalUserRequiredError
     │     ├─ ExternalUserNotFoundError
     │     ├─ AccountNotFoundError
     │     └─ ProductionPlanError
     ├─ StepError                  1    the step's own code failed
     │  ├─ StepTimeoutError
-    │  ├─ ExportNotJSONError           names the path inside the value
-    │  ├─ PayloadLimitError            event, exports and logs of a run are more than it may carry
-    │  ├─ StoreValueError              a data store was given a key, value or time to live that it cannot hold
-    │  ├─ StepMemoryError              the step held more memory than it may
-    │  ├─ StepDiedError                the process ended: exit, signal, memory
-    │  ├─ ProtocolError                the step's process sent a reply that is not in the protocol
+    │  ├─ ExportNotJSONError           an export is not JSON; the message names the path inside the value
+    │  ├─ PayloadLimitError            event, exports and logs of a run exceed the limit
+    │  ├─ StoreValueError              a data store cannot hold the key, value or time to live
+    │  ├─ StepMemoryError              the step exceeded its memory limit
+    │  ├─ StepProcessExitedError       the worker ended during the step: exit, signal, memory
+    │  ├─ WorkerProtocolError          the worker sent an invalid reply
     │  ├─ PackageInstallError          a package that the step imports cannot be installed
-    │  └─ EgressRefusedError           an outside call that nothing may answer
-    └─ HostError                  3    our side failed
+    │  └─ OutboundCallRefusedError     the outbound policy refused a call
+    └─ InternalError              3    pdkernel failed
        ├─ InvokeError                  an endpoint cannot be reached, or does not answer in time
-       ├─ InterpreterMissingError 2    no Node.js; says how to get one
+       ├─ InterpreterMissingError 2    a language's interpreter is not installed
        ├─ ActionSourceError       2    a source of actions cannot be reached: npm, Connect
-       └─ ProjectError                 the project's folder or database cannot be used
+       └─ ProjectError                 the project's folder, key or database cannot be used
 
-No error ever holds a credential, a variable's value or a header.
+No error contains a credential, a variable's value or a header.
 """
 
 from __future__ import annotations
@@ -57,17 +55,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 CONNECT_PREFIX = "Pipedream Connect Error: "
-"""How the platform starts the text of an end-user error (its Connect documentation)."""
+"""The prefix of the platform's end-user errors (its Connect documentation)."""
 
 
 class PdkernelError(Exception):
     """
-    Something that a person can mend, or be told of.
+    The base of all errors that are shown to a person.
 
     Attributes:
-        code: A stable word for programs, the same in every release.
+        code: A stable code for programs, the same in every release.
         message: What happened and why, in one or a few lines.
-        fix: What to do next, or the empty string.
+        fix: What to do, or the empty string.
     """
 
     code: ClassVar[str] = "error"
@@ -84,11 +82,11 @@ class PdkernelError(Exception):
 
 class DefinitionError(PdkernelError):
     """
-    The workflow is wrong: its author mends the notebook or the folder.
+    The workflow is wrong: its author corrects the notebook or the folder.
 
     Attributes:
-        step: The step concerned, or None.
-        line: The line in that step's cell (first line of the cell is 1), or None.
+        step: The step at fault, or None.
+        line: The line of the step's cell (the first line is 1), or None.
     """
 
     code = "definition"
@@ -114,10 +112,10 @@ class DirectiveError(DefinitionError):
 
 class ExpressionError(DefinitionError):
     """
-    A `{{ }}` never ends, is empty, or holds something that is not one JavaScript expression.
+    A `{{ }}` never ends, is empty, or is not one JavaScript expression.
 
     Attributes:
-        path: Of the value that holds it, inside the step's props; empty if it is not known.
+        path: The path of the value inside the step's props; empty if unknown.
     """
 
     code = "expression"
@@ -142,19 +140,19 @@ class StepNameError(DefinitionError):
 
 
 class DuplicateStepError(DefinitionError):
-    """Two steps have one name."""
+    """Two steps have the same name."""
 
     code = "duplicate_step"
 
 
 class UnknownStepError(DefinitionError):
-    """A step is named that the workflow does not have."""
+    """The workflow does not have the named step."""
 
     code = "unknown_step"
 
 
 class StepOrderError(DefinitionError):
-    """A step reads the exports of a step that stands below it."""
+    """A step reads the exports of a step below it."""
 
     code = "step_order"
 
@@ -166,37 +164,37 @@ class EntryPointError(DefinitionError):
 
 
 class PackageNameError(DefinitionError):
-    """A step asks for a package by a path, a URL, a file or another text that does not name a package."""
+    """A step requires a package by a path, a URL, a file or another text that is not a package name."""
 
     code = "package_name"
 
 
 class UnsupportedError(DefinitionError):
-    """The workflow asks for something that this version does not run."""
+    """The workflow needs a feature that this version does not run."""
 
     code = "unsupported"
 
 
 class ActionNotFoundError(DefinitionError):
-    """No source of this project has the action; the message names the nearest and what would run it."""
+    """No source of the project has the action; the message suggests similar actions and other sources."""
 
     code = "action_not_found"
 
 
 class ActionVersionError(ActionNotFoundError):
-    """The action is there in another version than the one asked for."""
+    """The sources have the action only in another version."""
 
     code = "action_version"
 
 
 class ActionPropsError(DefinitionError):
-    """A required prop of an action has no value, or a built-in action does not know a prop that is given."""
+    """A required prop of an action has no value, or a built-in action does not have a given prop."""
 
     code = "action_props"
 
 
 class RequestError(PdkernelError):
-    """The call is wrong: the caller mends the request."""
+    """The call is wrong: the caller corrects the request."""
 
     code = "request"
     exit_status = 2
@@ -207,8 +205,8 @@ class EventError(RequestError):
     The text is not an event.
 
     Attributes:
-        line: 1-based line of the fault, or None.
-        column: 1-based column of the fault, or None.
+        line: 1-based line of the error, or None.
+        column: 1-based column of the error, or None.
     """
 
     code = "event"
@@ -227,10 +225,10 @@ class EgressModeError(RequestError):
 
 class RecordingError(RequestError):
     """
-    A file of recorded calls cannot be used.
+    A recording cannot be used.
 
     Attributes:
-        line: 1-based line of the fault, or None.
+        line: 1-based line of the error, or None.
     """
 
     code = "recording"
@@ -242,7 +240,7 @@ class RecordingError(RequestError):
 
 class VariableMissingError(RequestError):
     """
-    A step reads environment variables that no one has set.
+    A step reads environment variables that are not set.
 
     Attributes:
         names: The variables, sorted.
@@ -257,11 +255,11 @@ class VariableMissingError(RequestError):
 
 class PackageMissingError(RequestError):
     """
-    Packages that steps import are not installed, and the caller said to install none.
+    Packages that steps import are not installed, and the caller did not allow installing.
 
     Attributes:
         names: The packages, sorted.
-        command: Installs them.
+        command: The command that installs the packages.
     """
 
     code = "package_missing"
@@ -278,25 +276,25 @@ class PackageMissingError(RequestError):
 
 
 class AccountExistsError(RequestError):
-    """An account of that id exists already."""
+    """An account with that id exists already."""
 
     code = "account_exists"
 
 
 class LicenceError(RequestError):
-    """Components come under a licence of their own, which this project has not accepted."""
+    """The project has not accepted the licence of Pipedream's components."""
 
     code = "licence"
 
 
 class ConnectSettingsError(RequestError):
-    """Actions are to run at Pipedream Connect, and the environment does not say with which credentials."""
+    """Actions run at Pipedream Connect, and the environment does not set the credentials for it."""
 
     code = "connect_settings"
 
 
 class StoreNotFoundError(RequestError):
-    """There is no data store of that name; names those that there are."""
+    """There is no data store with that name; the message lists the stores."""
 
     code = "store_not_found"
 
@@ -330,7 +328,7 @@ class AccountNotFoundError(EndUserError):
 
     Attributes:
         app: The app's slug.
-        steps: The steps that need it.
+        steps: The steps that need the app.
     """
 
     code = "account_not_found"
@@ -358,12 +356,12 @@ class ProductionPlanError(EndUserError):
 
 class StepError(PdkernelError):
     """
-    A step's own code failed; recorded in the execution, not thrown through it.
+    A step's own code failed; the execution records the error instead of raising it.
 
     Attributes:
-        name: The error's own class name, as the user's language gives it.
-        line: The line in the step's cell, or None.
-        stack: The user's own frames as text, with their locals, or None.
+        name: The error's class name in the step's language.
+        line: The line of the step's cell, or None.
+        stack: The frames of the step's own code with their local variables, as text, or None.
     """
 
     code = "step_failed"
@@ -391,31 +389,31 @@ class ExportNotJSONError(StepError):
 
 
 class PayloadLimitError(StepError):
-    """The event, the exports and the logs of a run are more than it may carry along."""
+    """The event, the exports and the logs of a run together exceed the limit."""
 
     code = "payload_limit"
 
 
 class StoreValueError(StepError):
-    """A data store was given a key, a value or a time to live that it cannot hold."""
+    """A data store cannot hold the key, value or time to live that a step wrote."""
 
     code = "store_value"
 
 
 class StepMemoryError(StepError):
-    """The step's processes held more memory than the workflow's settings allow."""
+    """The step's processes used more memory than the workflow's settings allow."""
 
     code = "memory"
 
 
 class StepProcessExitedError(StepError):
-    """The step's process ended before the step did."""
+    """The worker ended before the step did."""
 
     code = "step_died"
 
 
 class WorkerProtocolError(StepError):
-    """The step's process sent a reply that is not in the protocol: only code that writes to pdkernel's descriptor can."""
+    """The worker sent an invalid reply; only step code that writes to pdkernel's file descriptor causes this."""
 
     code = "protocol"
 
@@ -425,7 +423,7 @@ class PackageInstallError(StepError):
     A package that the step's code imports cannot be installed.
 
     Attributes:
-        package: The one at fault, as the code imports it (`axios@0.19.2`), or None if it is no single one.
+        package: The package at fault, as the code imports it (`axios@0.19.2`), or None for several packages.
     """
 
     code = "package_install"
@@ -436,13 +434,13 @@ class PackageInstallError(StepError):
 
 
 class OutboundCallRefusedError(StepError):
-    """An outside call that nothing may answer in this mode."""
+    """The outbound policy refused a call of the step."""
 
     code = "egress_refused"
 
 
 class InternalError(PdkernelError):
-    """Our side failed."""
+    """Pdkernel itself failed."""
 
     code = "internal"
     exit_status = 3
@@ -455,14 +453,14 @@ class InvokeError(InternalError):
 
 
 class InterpreterMissingError(InternalError):
-    """A language's interpreter is not on this machine."""
+    """A language's interpreter is not installed."""
 
     code = "interpreter_missing"
     exit_status = 2
 
 
 class ActionSourceError(InternalError):
-    """A source of actions cannot be reached, or does not answer as it should."""
+    """A source of actions cannot be reached, or its answer is not valid."""
 
     code = "action_source"
     exit_status = 2
@@ -475,7 +473,7 @@ class ProjectError(InternalError):
 
 
 def exit_status_of(code: str) -> int:
-    """The exit status of the error whose code is *code*; 1 for one that a step's own code made."""
+    """Return the exit status of the error class with *code*; 1 for a code that a step's own code set."""
     classes = [PdkernelError]
     while classes:
         found = classes.pop()

@@ -1,8 +1,7 @@
 """
-The data that starts a workflow: exactly what `steps.trigger.event` holds.
+Events: the data that starts a workflow, exactly as `steps.trigger.event` holds it.
 
-Knows the platform's header names and what is masked when an event is shown or saved.
-Knows nothing of shapes, files' places or HTTP servers.
+The module also parses JSON typed by a person and masks secret headers.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ _AUTH_SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
 
 @functools.lru_cache(maxsize=1000)
 def is_masked_header(name: str) -> bool:
-    """Whether the value of header *name* is hidden in what is shown and saved."""
+    """Return whether the value of header *name* is masked when an event is shown or saved."""
     return _MASKED_HEADER.match(name.lower()) is not None
 
 
 @dataclass(frozen=True, repr=False)
 class Event:
     """
-    An event.
+    An event that starts a workflow.
 
     Attributes:
-        data: An object with any of `method, path, query, headers, body, client_ip, url`; `{}` is an event.
-        is_http: Whether it is a request. What a source or a schedule gives a workflow has keys of its own, and no headers
-            that could name an external user.
+        data: An object with any of `method, path, query, headers, body, client_ip, url`; `{}` is a valid event.
+        is_http: Whether the event is an HTTP request. Events of a source or a schedule have other keys, and no headers
+            that name an external user.
     """
 
     data: Mapping[str, JSON] = field(default_factory=dict)
@@ -56,25 +55,25 @@ class Event:
     @classmethod
     def parse(cls, text: str | bytes, *, label: str = "the event", is_http: bool = True) -> Self:
         """
-        Read an event from JSON text.
+        Parse an event from JSON text.
 
         Raises:
-            EventError: Not JSON (with line and column), or not an object of that kind.
+            EventError: The text is not JSON (with line and column), or not an event.
         """
         return cls.from_json(parse_json(text, label=label), label=label, is_http=is_http)
 
     @classmethod
     def from_json(cls, value: JSON, *, label: str = "the event", is_http: bool = True) -> Self:
         """
-        Take *value* as an event.
+        Make an event of *value*.
 
         Args:
             value: An object.
-            label: What it is called in messages.
-            is_http: Whether it is a request; what a source or a schedule emits has keys of its own.
+            label: The name of the event in error messages.
+            is_http: Whether the event is an HTTP request; events of a source or a schedule have other keys.
 
         Raises:
-            EventError: It is not an object, or has keys that no event has.
+            EventError: *value* is not an object, or has none of the event keys.
         """
         if not isinstance(value, dict):
             raise EventError(
@@ -98,7 +97,7 @@ class Event:
 
     @classmethod
     def from_body(cls, body: JSON) -> Self:
-        """Wrap a bare payload as a JSON POST."""
+        """Wrap the payload *body* as a JSON POST."""
         return cls(
             {
                 "method": "POST",
@@ -112,26 +111,29 @@ class Event:
     @classmethod
     def from_schedule(cls, schedule: Mapping[str, JSON], now: datetime) -> Self:
         """
-        What a schedule hands over at the moment *now*.
+        Build the event that a schedule emits at *now*.
 
         Args:
-            schedule: Its settings: `cron` or `interval_seconds`, and `timezone`, an IANA name; each may be missing.
-            now: With its time zone.
+            schedule: Settings of the schedule: `cron` or `interval_seconds`, and `timezone` (an IANA name); all optional.
+            now: An aware time.
 
         Raises:
-            EventError: There is no such time zone.
+            EventError: The time zone does not exist.
         """
         zone = str(schedule.get("timezone") or "UTC")
         try:
-            there = now.astimezone(ZoneInfo(zone))
+            local = now.astimezone(ZoneInfo(zone))
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise EventError(f"The schedule's time zone is {zone!r}, which does not exist.") from None
+            raise EventError(
+                f"The schedule's time zone is {zone!r}, which does not exist.",
+                fix="Use an IANA name, such as Europe/Berlin.",
+            ) from None
         # parity[schedule-event]: of the two time zones only these fields have been seen
         return cls(
             {
                 **{name: schedule[name] for name in ("cron", "interval_seconds") if schedule.get(name) is not None},
                 "timestamp": int(now.timestamp()),
-                "timezone_configured": _iso8601(there),
+                "timezone_configured": _iso8601(local),
                 "timezone_utc": _iso8601(now.astimezone(UTC)),
             },
             is_http=False,
@@ -139,12 +141,12 @@ class Event:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """Header name to value, as written."""
+        """Header values by name, as written."""
         headers = self.data.get("headers")
         return headers if isinstance(headers, dict) else {}
 
     def header(self, name: str) -> str | None:
-        """The value of header *name*, whatever its case, or None."""
+        """Return the value of header *name* (case-insensitive), or None."""
         for key, value in self.headers.items():
             if key.lower() == name.lower():
                 return str(value)
@@ -152,21 +154,21 @@ class Event:
 
     @property
     def external_user_id(self) -> str | None:
-        """The external user that the event names, or None. A blank header is none."""
+        """The external user that the event names; None if the header is missing or blank."""
         value = (self.header(EXTERNAL_USER_HEADER) or "").strip()
         return value or None
 
     @property
     def environment(self) -> str | None:
-        """The environment that the event names, or None. A blank header is none."""
+        """The environment that the event names; None if the header is missing or blank."""
         value = (self.header(ENVIRONMENT_HEADER) or "").strip()
         return value or None
 
     def with_identity(self, external_user_id: str | None, environment: str | None) -> Self:
         """
-        The event with both `x-pd-*` headers rewritten to match.
+        Return the event with both `x-pd-*` headers set to the arguments.
 
-        None leaves that header as it is. An event that is no request stays as it is.
+        None leaves a header unchanged. An event that is not an HTTP request is returned unchanged.
         """
         if not self.is_http:
             return self
@@ -182,12 +184,12 @@ class Event:
         return replace(self, data={**self.data, "headers": headers})
 
     def without_external_user(self) -> Self:
-        """The event without a header that names an external user."""
+        """Return the event without the header that names an external user."""
         headers = {name: value for name, value in self.headers.items() if name.lower() != EXTERNAL_USER_HEADER}
         return self if len(headers) == len(self.headers) else replace(self, data={**self.data, "headers": headers})
 
     def with_masked_headers(self) -> Self:
-        """The event as it may be shown and saved: values of secret-bearing headers are `***`."""
+        """Return the event for display and storage: values of secret headers are `***`."""
         masked = self._masked_headers
         if not masked:
             return self
@@ -195,9 +197,9 @@ class Event:
         return replace(self, data={**self.data, "headers": headers})
 
     def header_secrets(self) -> dict[str, str]:
-        """Header name to the secret in its value: `Bearer` and its like are none, and neither is a mask."""
-        held = {name.lower(): str(self.headers[name]) for name in self._masked_headers}
-        secrets = {name: _AUTH_SCHEME.sub("", value) for name, value in held.items()}
+        """Return secrets by header name, without the scheme (`Bearer`); masked values are left out."""
+        values = {name.lower(): str(self.headers[name]) for name in self._masked_headers}
+        secrets = {name: _AUTH_SCHEME.sub("", value) for name, value in values.items()}
         return {name: value for name, value in secrets.items() if value.strip() not in ("", MASK)}
 
     @functools.cached_property
@@ -205,7 +207,7 @@ class Event:
         return [name for name in self.headers if is_masked_header(name)]
 
     def summary(self) -> str:
-        """The event in a line, with no value of a header."""
+        """Describe the event in one line, without header values."""
         method, path = self.data.get("method"), self.data.get("path")
         request = " ".join(str(part) for part in (method, path) if part) or "no request line"
         body = self.data.get("body")
@@ -215,22 +217,22 @@ class Event:
         return f"{type(self).__name__}({self.summary()})"
 
     def digest(self) -> str:
-        """A hash of the event's content, for telling events apart."""
+        """Return 16 hex digits of the hash of the event's data."""
         return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
     """
-    Read JSON as a person typed it.
+    Parse JSON that a person typed.
 
     Raises:
-        EventError: Not JSON; carries the line and column.
+        EventError: The text is not JSON; the error carries line and column.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         text = text.removeprefix("\ufeff")
-        # a hook costs time, and next to no text needs it
+        # a number hook slows the decoder down, and few texts need one
         return cast(
             "JSON", (_overflow_checking_decoder if _LARGE_NUMBER.search(text) else _strict_decoder).decode(text)
         )
@@ -265,17 +267,17 @@ _SHOWN = 40
 
 
 class _NotJSONError(ValueError):
-    """A word that is not a value here, and why as the end of a sentence."""
+    """A token that is not a JSON value, and the reason as the end of a sentence."""
 
 
 def _refuse_constant(word: str) -> JSON:
-    raise _NotJSONError(word, "is no JSON value")
+    raise _NotJSONError(word, "is not a JSON value")
 
 
 def _float(word: str) -> float:
     number = float(word)
     if math.isinf(number):  # a number in JSON, and Infinity in every language that reads it
-        raise _NotJSONError(word, "is no JSON value")
+        raise _NotJSONError(word, "is not a JSON value")
     return number
 
 

@@ -1,8 +1,7 @@
 """
-What one run of a workflow did, as frozen values with one JSON form.
+The record of a run as frozen values with one JSON form: `Execution`, its steps and their outbound calls.
 
-Knows the record's shape, the same for `run --json`, history and the server. Knows nothing of how
-it came about or how it is drawn. Everything in it has been through redaction.
+`run --json`, the journal and the server all use this form. All values are redacted.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ Stream = Literal["stdout", "stderr"]
 CallOutcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "failed"]
 
 NOTE_PREFIX = "[pdkernel] "
-"""How a line of ours among a step's logs begins; it stands on stderr, in a piece of its own."""
+"""The prefix of a line that pdkernel adds to a step's logs; such a line is a `Log` of its own, on stderr."""
 RETURN_VALUE = "$return_value"
 SUMMARY = "$summary"
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A piece of what a step printed."""
+    """A piece of a step's output."""
 
     stream: Stream
     text: str
 
     @property
     def is_note(self) -> bool:
-        """Whether it is something of ours, not the step's."""
+        """Whether pdkernel wrote the text, not the step."""
         return self.text.startswith(NOTE_PREFIX)
 
     def to_json(self) -> dict[str, Any]:
@@ -44,7 +43,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class AccountUse:
-    """An account that a step was given: id and app, never credentials."""
+    """An account that a step used: id and app, never credentials."""
 
     prop: str
     app: str
@@ -59,22 +58,22 @@ class AccountUse:
 @dataclass(frozen=True, slots=True)
 class OutboundCall:
     """
-    One outside call of a step: a row of the ledger.
+    One outbound call of a step.
 
     Attributes:
-        method: Upper case, or `CONNECT` where only a connection is known.
+        method: Upper case, or `CONNECT` if only the connection is known.
         url: Redacted.
-        status: Of the answer, or None.
-        duration_ms: Until the answer was complete.
-        safe: GET, HEAD, OPTIONS: repeating it changes nothing.
-        outcome: What became of it.
-        app: The app whose account's credential it carried, or None.
-        at: ISO time it was made.
-        same_as: For `not_sent`, the ISO time of the call whose answer was given again.
-        note: A sentence for people (what a stand-in shows, why it was denied), or None.
-        step: The step that made it.
-        external_user: On whose behalf, or None.
-        bytes: Length of the answer's body as it came, or None where there was none to count.
+        status: HTTP status of the response, or None.
+        duration_ms: Milliseconds until the response was complete.
+        safe: Whether repeating the call changes nothing (GET, HEAD, OPTIONS).
+        outcome: How the call ended.
+        app: The app whose credential the call carried, or None.
+        at: ISO time of the call.
+        same_as: For `not_sent`, the ISO time of the call whose stored response was returned.
+        note: A sentence for people (a stand-in's text, the reason of a refusal), or None.
+        step: The step that made the call.
+        external_user: The external user of the run, or None.
+        bytes: Length of the response body as received, or None.
     """
 
     method: str
@@ -92,7 +91,7 @@ class OutboundCall:
     bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """The call as JSON."""
         return {
             "method": self.method,
             "url": self.url,
@@ -113,17 +112,17 @@ class OutboundCall:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """
-    What became of something that a step queued with `$.send`, after the run.
+    The delivery of a message that a step queued with `$.send`; deliveries follow the last step.
 
     Attributes:
-        step: The step that queued it.
+        step: The step that queued the message.
         kind: `http`, `email`, `emit`, `s3` or `sse`.
-        outcome: `sent`, `shown` (there is no such destination here) or `failed`.
-        to: Whom it went to (method and URL, address), or None.
-        status: HTTP status of the answer, or None.
+        outcome: `sent`, `shown` (pdkernel has no such destination) or `failed`.
+        to: The destination (method and URL, or e-mail address), or None.
+        status: HTTP status of the response, or None.
         note: A sentence for people, or None.
-        payload: What was queued, redacted.
-        request: The row of the ledger, or None.
+        payload: The queued message, redacted.
+        request: The outbound call, or None.
     """
 
     step: str
@@ -158,12 +157,12 @@ class Delivery:
 @dataclass(frozen=True, slots=True)
 class OutboundEnforcement:
     """
-    What became of a run's outside calls, for a run whose mode was not `live`: in the journal and the timeline, not in the JSON.
+    How outbound calls of a run were enforced; recorded if the mode was not `live`, in the journal and the timeline only.
 
     Attributes:
         mode: `deny`, `allow`, `record`, `replay` or `stand-in`.
-        guard: What the operating system did about programs that go around the gateway: `redirect` (led to it),
-            `landlock` (refused), or `none`.
+        guard: What the operating system does with calls that bypass the gateway: `redirect` (sends them to the gateway),
+            `landlock` (refuses them), or `none`.
     """
 
     mode: str
@@ -177,12 +176,12 @@ class OutboundEnforcement:
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
     """
-    The complete answer to an outside request, kept so that the request is sent once.
+    The complete response to an outbound request, stored so that the request is sent once.
 
     Attributes:
-        status: HTTP status, or 0 where there was no answer.
-        reason: Reason phrase, may be empty; why there was no answer.
-        headers: Name and value, in order, as they came; names may repeat.
+        status: HTTP status, or 0 if there was no response.
+        reason: Reason phrase, or the reason why there was no response; may be empty.
+        headers: Names and values in the order received; names may repeat.
         body: The bytes that the step received.
         at: ISO time of the call.
     """
@@ -194,21 +193,21 @@ class StoredResponse:
     at: str
 
     def __repr__(self) -> str:
-        return f"Recorded(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"
+        return f"StoredResponse(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRecord:
     """
-    Why a step or a run failed.
+    The error of a step or a run.
 
     Attributes:
-        code: A stable word (`errors`).
-        name: The error's class name in the user's language.
-        message: For people.
-        step: The step, or None if none was running.
-        line: Line in the step's cell, or None.
-        stack: The user's own frames with their locals as text, or None.
+        code: A stable code (`errors`).
+        name: The error's class name in the step's language.
+        message: Text for people.
+        step: The failed step, or None.
+        line: Line of the step's cell, or None.
+        stack: The frames of the step's own code with their local variables, as text, or None.
     """
 
     code: str
@@ -232,7 +231,7 @@ class ErrorRecord:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The HTTP response that a caller gets. Header names as the step wrote them."""
+    """The HTTP response to the caller; header names are as the step wrote them."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -246,10 +245,10 @@ class Response:
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """
-    What one step did.
+    The result of one step.
 
     Attributes:
-        source: For a pre-built action, where it came from and what that source cannot do; None for code.
+        source: For a pre-built action, where the component came from and the limits of that source; None for code.
     """
 
     name: str
@@ -266,16 +265,16 @@ class StepResult:
 
     @property
     def return_value(self) -> JSON:
-        """What the step returned, or None."""
+        """The step's return value, or None."""
         return self.exports.get(RETURN_VALUE)
 
     @property
     def output(self) -> str:
-        """Everything that the step printed, on both streams, in order."""
+        """The step's output on both streams, in order."""
         return "".join(log.text for log in self.logs)
 
     def to_json(self) -> dict[str, Any]:
-        """The step as JSON (design, "An execution as JSON")."""
+        """The step as JSON; `source` is present for a pre-built action."""
         return {
             "name": self.name,
             "status": self.status,
@@ -314,8 +313,8 @@ class Execution:
     One run of a workflow on one event.
 
     Attributes:
-        sealed: The journal holds the event encrypted only, and *event* is empty: the accounts of the run, whose
-            credentials are to be redacted in it, are not known.
+        sealed: Whether *event* is empty because the journal holds only an encrypted event: the run ended before its
+            accounts were resolved, so their credentials could not be redacted.
     """
 
     id: str
@@ -340,7 +339,7 @@ class Execution:
     sealed: bool = False
 
     def step(self, name: str) -> StepResult:
-        """The result of step *name*. Raises `KeyError`, which names the steps there are, if the execution has none."""
+        """Return the result of step *name*. Raises `KeyError` if there is no such step."""
         for step in self.steps:
             if step.name == name:
                 return step
@@ -348,11 +347,11 @@ class Execution:
 
     @property
     def requests(self) -> tuple[OutboundCall, ...]:
-        """The outside calls of all steps, in their order."""
+        """The outbound calls of all steps, in step order."""
         return tuple(call for step in self.steps for call in step.requests)
 
     def to_json(self) -> dict[str, Any]:
-        """The execution as JSON (design, "An execution as JSON"); `sends` is there if something was queued, `lookup` if an account was looked up."""
+        """The execution as JSON; `sends` is present if a step queued a message, `lookup` if an account was looked up."""
         return {
             "id": self.id,
             "trace_id": self.trace_id,

@@ -1,4 +1,4 @@
-"""Files that other people wrote, or could have put in place: regular files only, and no waiting for a FIFO."""
+"""Safe access to untrusted files: regular files only, no link followed inside a folder, no blocking on a FIFO."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a FIFO to read does not wait for its writer then
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a FIFO does not wait for a writer
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of the regular file at *path*. Raises `OSError`."""
-    with _opened(os.open(path, _FLAGS)) as stream:
+    """Return the bytes of the regular file at *path*. Raises `OSError`."""
+    with _open_regular(os.open(path, _FLAGS)) as stream:
         return stream.read()
 
 
 def open_inside(folder: Path, name: str) -> IO[bytes]:
     """
-    The regular file *name* in *folder*, to be read; a link is not followed, for either of them.
+    Open the regular file *name* in *folder* for reading; neither of them may be a link.
 
     Raises:
-        OSError: There is no such file, it is a link, or *name* is a path.
+        OSError: The file does not exist, one of the two is a link, or *name* is a path.
     """
-    with _folder(folder, name) as opened:
-        return _opened(os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=opened))
+    with _open_folder(folder, name) as folder_fd:
+        return _open_regular(os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=folder_fd))
 
 
 def write_inside(folder: Path, name: str, content: bytes) -> None:
     """
-    Write *content* as the file *name* in *folder*, in one act; a link of that name is replaced, not followed.
+    Write the file *name* in *folder* atomically; a link of that name is replaced, not followed.
 
     Raises:
-        OSError: It cannot be written, *folder* is a link, or *name* is a path.
+        OSError: The file cannot be written, *folder* is a link, or *name* is a path.
     """
-    with _folder(folder, name) as opened:
-        aside = f".{secrets.token_hex(8)}"
+    with _open_folder(folder, name) as folder_fd:
+        temporary_name = f".{secrets.token_hex(8)}"
         try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=opened)
+            descriptor = os.open(temporary_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder_fd)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
-            os.rename(aside, name, src_dir_fd=opened, dst_dir_fd=opened)
+            os.rename(temporary_name, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         except OSError:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside, dir_fd=opened)
+                os.unlink(temporary_name, dir_fd=folder_fd)
             raise
 
 
 @contextlib.contextmanager
-def _folder(folder: Path, name: str) -> Iterator[int]:
+def _open_folder(folder: Path, name: str) -> Iterator[int]:
     if os.sep in name or "\0" in name or name in ("", os.curdir, os.pardir):
         raise OSError(errno.EINVAL, "Not the name of a file")
-    opened = os.open(folder, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW)
+    folder_fd = os.open(folder, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield opened
+        yield folder_fd
     finally:
-        os.close(opened)
+        os.close(folder_fd)
 
 
-def _opened(descriptor: int) -> IO[bytes]:
+def _open_regular(descriptor: int) -> IO[bytes]:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

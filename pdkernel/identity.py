@@ -1,8 +1,7 @@
 """
-Who a workflow runs for: environments, external users, accounts, and where they are looked up.
+Environments, external users, accounts, and the `Directory` protocol that looks them up.
 
-Knows the words and the `Directory` protocol. The local project implements it in `connect.local`;
-a real project in `connect.remote`, over the official SDK. Nothing here holds a credential in its repr.
+`connect` implements the protocol for a local and for a real project. No class shows a credential in its repr.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ MAX_EXTERNAL_USER_ID_CHARACTERS = 250
 
 def parse_environment(text: str | None) -> Environment:
     """
-    Read an environment's name; a missing one is development.
+    Parse an environment's name; None and the empty string mean development.
 
     Raises:
-        RequestError: Neither development nor production.
+        RequestError: *text* is neither development nor production.
     """
     if text is None or text == "":
         return DEFAULT_ENVIRONMENT  # parity[environment-default]: what a missing header means there is not documented
@@ -41,15 +40,15 @@ def parse_environment(text: str | None) -> Environment:
 
 def check_external_user_id(text: str) -> str:
     """
-    Return *text* if it can name an external user.
+    Return *text* if it is a valid external user id.
 
     Raises:
-        RequestError: Blank, longer than 250 characters, or with characters that no database keeps.
+        RequestError: *text* is blank, longer than 250 characters, or has characters that a database cannot store.
     """
     if not text.strip():
         raise RequestError("An external user's id cannot be blank.", fix="Use the id that your own product gives them.")
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise RequestError("An external user's id cannot hold NUL characters or halves of surrogate pairs.")
+        raise RequestError("An external user's id cannot contain NUL characters or lone surrogates.")
     if len(text) > MAX_EXTERNAL_USER_ID_CHARACTERS:
         raise RequestError(
             f"An external user's id has at most {MAX_EXTERNAL_USER_ID_CHARACTERS} characters, this one {len(text)}."
@@ -59,7 +58,7 @@ def check_external_user_id(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExternalUser:
-    """One of your product's users, as the project knows them in one environment."""
+    """A user of the author's product in one environment of the project."""
 
     external_id: str
     environment: Environment
@@ -74,13 +73,13 @@ class Account:
     Attributes:
         id: `apn_...`.
         app: The app's slug.
-        name: For people.
-        external_user_id: Whose account it is, or None for one of your own.
-        environment: Where it is valid; own accounts are valid in both and carry `development`.
-        created_at: When it was connected; the newest of an app is the one used.
-        healthy: False when its credentials are known not to work.
-        credential_fields: Names of its credentials, never their values.
-        withheld: True when its credentials are not given out: outside requests with it go through Connect's proxy.
+        name: A display name.
+        external_user_id: The external user who owns the account, or None for the author's own account.
+        environment: Where the account is valid; own accounts are valid in both and carry `development`.
+        created_at: When the account was connected; a run uses the newest account of an app.
+        healthy: False if the credentials are known not to work.
+        credential_fields: Names of the credentials, never their values.
+        withheld: Whether Connect withholds the credentials: requests with the account go through Connect's proxy.
     """
 
     id: str
@@ -95,12 +94,12 @@ class Account:
 
     @property
     def owner(self) -> Literal["external_user", "own"]:
-        """Whose it is, as an execution writes it."""
+        """The kind of owner, as an execution records it."""
         return "own" if self.external_user_id is None else "external_user"
 
 
 class AccountGoneError(LookupError):
-    """There is no such account, or not any more; the argument is its id."""
+    """The account does not exist or was removed; the argument is its id."""
 
 
 class Credentials(Mapping[str, str]):
@@ -127,14 +126,14 @@ class Credentials(Mapping[str, str]):
 @dataclass(frozen=True, slots=True)
 class ProxyAccess:
     """
-    A way to send requests with an account's credentials without having them: Connect's proxy.
+    Access to Connect's proxy, which sends requests with an account's credentials.
 
     Attributes:
-        url: Of the proxy, `https://.../v1/connect/proj_.../proxy`.
-        account_id: Whose credentials.
-        external_user_id: Who that account belongs to.
-        environment: Where it is valid.
-        fetch_token: A token for the proxy. May ask the network; raises `PdkernelError`.
+        url: The proxy, `https://.../v1/connect/proj_.../proxy`.
+        account_id: The account whose credentials the proxy uses.
+        external_user_id: The owner of the account.
+        environment: The owner's environment.
+        fetch_token: Returns a token for the proxy. May use the network; raises `PdkernelError`.
     """
 
     url: str
@@ -146,11 +145,11 @@ class ProxyAccess:
 
 class WithheldCredentials(Credentials):
     """
-    The `$auth` of an account whose credentials Connect keeps to itself: only what it gives out.
+    The `$auth` of an account whose credentials Connect withholds: only the available values.
 
     Attributes:
-        withheld_names: Of the credentials that are kept back.
-        proxy: How requests are sent with them all the same.
+        withheld_names: Names of the withheld credentials.
+        proxy: Sends requests with the withheld credentials.
     """
 
     __slots__ = ("proxy", "withheld_names")
@@ -162,7 +161,7 @@ class WithheldCredentials(Credentials):
 
 
 class WouldBlockError(Exception):
-    """A directory that was asked for what is `at_hand` would have to wait for somebody."""
+    """A `nonblocking` directory would have to wait for an answer."""
 
 
 class Directory(Protocol):
@@ -175,19 +174,19 @@ class Directory(Protocol):
 
     @property
     def plan(self) -> Plan:
-        """The plan that the production gate looks at."""
+        """The plan; it decides whether runs for production users are allowed."""
         ...
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """External users of *environment*, by id: all of them, or *limit*."""
+        """Return the external users of *environment* sorted by id, at most *limit*."""
         ...
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """That external user, or None."""
+        """Return the external user, or None."""
         ...
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user and their accounts; False if there was no such user."""
+        """Delete the user and their accounts. Return False if there was no such user."""
         ...
 
     def accounts(
@@ -198,7 +197,7 @@ class Directory(Protocol):
         app: str | None = None,
         own: bool | None = None,
     ) -> Sequence[Account]:
-        """Accounts that match everything that is given; *own* picks your own or the external users'."""
+        """Return the accounts that match all arguments; *own* selects the author's or the external users' accounts."""
         ...
 
     def account_ids(
@@ -209,40 +208,36 @@ class Directory(Protocol):
         app: str | None = None,
         own: bool | None = None,
     ) -> Sequence[str]:
-        """The ids of what `accounts` gives, in its order: where there are many, the quicker question."""
+        """Return the ids of `accounts` in the same order; faster than `accounts` for many accounts."""
         ...
 
     def connected_apps(self) -> Collection[str]:
-        """Slugs of the apps that there are accounts of."""
+        """Return the slugs of the apps that have accounts."""
         ...
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
-        """The account that a run for that user uses (platform rule: most recently created), or None."""
+        """Return the account that a run for the user uses (platform rule: most recently created), or None."""
         ...
 
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
-        """
-        What `newest_account` chooses from, for several users and apps at once.
-
-        The *limit* most recently created accounts of each user and app, newest first.
-        """
+        """Return the *limit* most recently created accounts of each user and app, newest first."""
         ...
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account of that id, or None."""
+        """Return the account with that id, or None."""
         ...
 
     def credentials(self, account_id: str) -> Credentials:
-        """The account's `$auth`. Raises `AccountGoneError` for an unknown id."""
+        """Return the account's `$auth`. Raises `AccountGoneError` for an unknown id."""
         ...
 
     def nonblocking(self) -> AbstractContextManager[Directory | None]:
         """
-        The same for a caller who cannot wait and asks from one thread, or None if every answer has to be waited for.
+        Return a directory that never blocks, for use from one thread; None if every answer needs waiting.
 
-        It raises `NotAtHandError` where an answer takes more than a moment.
+        Its methods raise `WouldBlockError` if an answer takes more than a moment.
         """
         ...
 
@@ -257,7 +252,7 @@ class Directory(Protocol):
         name: str | None = None,
     ) -> Account:
         """
-        Connect an account; the user exists from their first account on.
+        Connect an account; an external user is created with their first account.
 
         Raises:
             AccountExistsError: *account_id* is taken.
@@ -266,21 +261,21 @@ class Directory(Protocol):
 
     def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
         """
-        Give an account these credentials in the place of those that it has; its id and its age stay.
+        Replace an account's credentials; its id and creation time stay.
 
         Raises:
-            RequestError: There is no such account, or the credentials cannot be used.
+            RequestError: There is no such account, or the credentials are not valid.
         """
         ...
 
     def remove_account(self, account_id: str) -> bool:
-        """Remove it; False if there was none."""
+        """Remove the account. Return False if there was no such account."""
         ...
 
     def report_unauthorized(self, account_id: str, since: datetime) -> bool:
-        """The app answered 401 to what the account had at *since*; whether `credentials` can give others from now on."""
+        """Report that the app answered 401 to the credentials of *since*. Return whether new ones can be fetched."""
         ...
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Credential names to ask for when an account of *app* is connected, best guess first."""
+        """Return the credential names to ask for when an account of *app* is connected, best guess first."""
         ...

@@ -1,8 +1,8 @@
 """
-Calling a workflow's endpoint for an external user: one request of our own, sent once.
+Calls a workflow's endpoint for an external user: one request, sent once.
 
-Knows the headers and the token that the platform asks for. No SDK in between: theirs append the endpoint's URL to the
-API's, form-encode the body, and send a failed POST again. The client's secret stands in no URL, message or repr.
+The official SDKs are not used: they append the endpoint's URL to the API's, form-encode the body, and repeat a failed
+POST. The client's secret never appears in a URL, a message or a repr.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PIPEDREAM_API_URL = "https://api.pipedream.com"
 PIPEDREAM_ENDPOINT_SUFFIX = ".m.pipedream.net"
 TIMEOUT_S = 60.0
 SHOWN_HEADERS = ("content-type", "location", "retry-after", "www-authenticate")
-"""Headers of an answer that are shown; besides them, those that begin with `x-pd-`."""
+"""Response headers that are shown, besides those that begin with `x-pd-`."""
 
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """An OAuth client; *token_url* is where it gets its tokens, or None for the endpoint's own origin."""
+    """An OAuth client; *token_url* is its token endpoint, or None for the origin of the workflow's endpoint."""
 
     id: str
     secret: str = field(repr=False)
@@ -47,15 +47,15 @@ class InvokeRequest:
     A request to an endpoint.
 
     Attributes:
-        url: The endpoint's, with a query if there is one.
-        external_user_id: On whose behalf, or None.
-        environment: Of that user.
+        url: The endpoint's URL; may have a query.
+        external_user_id: The external user of the run, or None.
+        environment: The external user's environment.
         body: Sent as JSON; None sends no body.
         method: Upper case.
-        query: Names and values that are added to the URL's own.
-        headers: Besides those that say who runs.
-        bearer: A token that is sent as it is, or None.
-        client: Whose token is fetched and sent where there is no *bearer*; None sends no token.
+        query: Names and values that are added to the URL's query.
+        headers: Additional headers; they replace the headers of identity and token.
+        bearer: A token to send, or None.
+        client: Its token is fetched and sent if *bearer* is None; None sends no token.
     """
 
     url: str
@@ -71,7 +71,7 @@ class InvokeRequest:
 
 @dataclass(frozen=True)
 class InvokeResponse:
-    """What came back; *body* is JSON where it is called so and can be read, else text."""
+    """The response; *body* is parsed if its content type is JSON and it is valid, else text."""
 
     status: int
     reason: str
@@ -86,12 +86,12 @@ class InvokeResponse:
 
     @property
     def shown_headers(self) -> dict[str, str]:
-        """Those that say something to a person."""
+        """The headers that are useful to a person."""
         return {n: v for n, v in self.headers.items() if n in SHOWN_HEADERS or n.startswith("x-pd-")}
 
     @property
     def exit_status(self) -> int:
-        """0 for an answer that is no error, 2 where the request was refused, 1 where the workflow or its server failed."""
+        """0 for a status below 400, 2 for a refused request (4xx), 1 for a failed workflow or server (5xx)."""
         return 0 if self.status < 400 else 2 if self.status < 500 else 1
 
 
@@ -100,33 +100,33 @@ def invoke(request: InvokeRequest, *, timeout_s: float = TIMEOUT_S, ca_file: Pat
     Send *request* once.
 
     Args:
-        request: What to send.
-        timeout_s: Seconds for each of the two requests.
-        ca_file: Trust this certificate authority, too (`pdkernel serve --tls` names its own).
+        request: The request.
+        timeout_s: Seconds for each of the two HTTP requests (token, endpoint).
+        ca_file: A further certificate authority to trust (`pdkernel serve --tls` prints its own).
 
     Raises:
-        RequestError: The URL cannot be one, or the client gets no token.
-        InvokeError: Nobody answers.
+        RequestError: The URL is not valid, or the client gets no token.
+        InvokeError: The endpoint cannot be reached or does not answer in time.
     """
     url = _checked(request.url)
     if request.external_user_id is not None:
         check_external_user_id(request.external_user_id)
     with httpx.Client(verify=_ssl_context(ca_file), timeout=timeout_s, follow_redirects=False) as http:
         token = request.bearer or (_token(http, request.client, url) if request.client else None)
-        sent = http.build_request(
+        http_request = http.build_request(
             request.method,
             url.copy_merge_params(list(request.query)) if request.query else url,
             headers=_headers(request, token),
             content=None if request.body is None else json.dumps(request.body).encode(),
         )
         started = time.perf_counter()
-        got = _send(http, sent)
-        taken = (time.perf_counter() - started) * 1e3
-    return InvokeResponse(got.status_code, got.reason_phrase, dict(got.headers), _body(got), taken)
+        answer = _send(http, http_request)
+        duration_ms = (time.perf_counter() - started) * 1e3
+    return InvokeResponse(answer.status_code, answer.reason_phrase, dict(answer.headers), _body(answer), duration_ms)
 
 
 def resolve_token_url(url: str) -> str:
-    """Where a client of the endpoint at *url* gets its tokens: the same origin, or Pipedream's API for its endpoints."""
+    """Return the token URL for the endpoint at *url*: on the same origin, or at Pipedream's API for its endpoints."""
     parts = urlsplit(url)
     if (parts.hostname or "").endswith(PIPEDREAM_ENDPOINT_SUFFIX):
         return PIPEDREAM_API_URL + TOKEN_PATH
@@ -158,23 +158,23 @@ def _headers(call: InvokeRequest, token: str | None) -> dict[str, str]:
 
 
 def _token(http: httpx.Client, client: ClientCredentials, url: httpx.URL) -> str:
-    where = client.token_url or resolve_token_url(str(url))
+    token_url = client.token_url or resolve_token_url(str(url))
     body = {"grant_type": "client_credentials", "client_id": client.id, "client_secret": client.secret}
-    answer = _send(http, http.build_request("POST", where, json=body))
+    answer = _send(http, http.build_request("POST", token_url, json=body))
     try:
         token = answer.json().get("access_token") if answer.status_code == httpx.codes.OK else None
     except (ValueError, AttributeError):
         token = None
     if not isinstance(token, str):
         raise RequestError(
-            f"{where} gave the client {client.id} no token: it answered {answer.status_code}.",
-            fix="Check the client's id and secret; pdkernel clients list shows those of this project.",
+            f"{token_url} gave the client {client.id} no token: it answered {answer.status_code}.",
+            fix="Check the client's id and secret; `pdkernel clients list` shows the clients of this project.",
         )
     return token
 
 
 def explain_missing_token(request: InvokeRequest, response: InvokeResponse) -> str | None:
-    """What to say of an endpoint that refused a request which had no token; None: that is not what happened."""
+    """Return a hint if the endpoint refused the request because it had no token, else None."""
     if response.status != HTTPStatus.UNAUTHORIZED or request.client is not None or request.bearer is not None:
         return None
     return "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET."
@@ -186,7 +186,7 @@ def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
         return http.send(request)
     except httpx.TimeoutException:
         raise InvokeError(
-            f"{origin} did not answer in time.", fix="The run may go on there. Wait longer with --timeout."
+            f"{origin} did not answer in time.", fix="The run may still go on. Wait longer with --timeout."
         ) from None
     except httpx.HTTPError as fault:
         fix = "Is it served? Start it with: pdkernel serve SOURCE"

@@ -1,9 +1,9 @@
 """
-How a run came to the accounts of its external user, as frozen values with one JSON form.
+The account lookup of a run, as frozen values with one JSON form: ids, names and times, never a credential.
 
-    header seen -> environment -> external user -> app -> candidates, newest first -> chosen, or the first link that failed
+    header -> environment -> external user -> app -> candidates, newest first -> chosen account, or the failed stage
 
-Knows the chain's shape: ids, names and times, never a credential. Who walks it is `engine.lookup`.
+`engine.account_lookup` does the lookup.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Literal, Self
 LookupStage = Literal["header", "user", "account", "plan"]
 
 MAX_CANDIDATES = 10
-"""Accounts of one app that a look-up lists: the newest, which is used, and those that it was preferred to."""
+"""Accounts of one app that a lookup lists, newest first; the first is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountCandidate:
-    """An account that could have been used; *withheld* says that Connect does not give its credentials out."""
+    """An account that could be used; *withheld* means that Connect withholds its credentials."""
 
     id: str
     name: str
@@ -42,14 +42,14 @@ class AccountCandidate:
 @dataclass(frozen=True, slots=True)
 class AppLookup:
     """
-    The look-up of one app's account.
+    The lookup of one app's account.
 
     Attributes:
         app: The app's slug.
-        steps: The steps that need it.
-        candidates: The external user's accounts of it, newest first, `CANDIDATES` at most; none where the look-up
-            failed before it came to them.
-        chosen: The id of the one that is used, or None.
+        steps: The steps that need the app.
+        candidates: The external user's accounts of the app, newest first, at most `MAX_CANDIDATES`; empty if an earlier
+            stage failed.
+        chosen: The id of the account that is used, or None.
     """
 
     app: str
@@ -81,13 +81,13 @@ class AppLookup:
 @dataclass(frozen=True, slots=True)
 class LookupFailure:
     """
-    Where a look-up ended.
+    The failed stage of a lookup.
 
     Attributes:
-        link: What failed.
-        code: Of the error that the run ends with.
-        message: The platform's words.
-        fix: What to do.
+        link: The stage that failed.
+        code: The code of the run's error.
+        message: The platform's message.
+        fix: How to repair it.
     """
 
     link: LookupStage
@@ -103,17 +103,17 @@ class LookupFailure:
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """
-    The look-up of all accounts that a run's steps need of its external user.
+    The lookup of all accounts of the external user that a run's steps need.
 
     Attributes:
-        external_user: Whom it was made for, or None.
-        environment: Where.
-        header: What `x-pd-external-user-id` said, or None where the event has no such header.
-        environment_header: What `x-pd-environment` said, likewise.
-        user_exists: Whether the project knows them there; None where the look-up did not come so far.
-        apps: The apps that steps need, in their order.
-        plan: The project's plan, where it matters: in production.
-        failed: The first link that failed, or None.
+        external_user: The external user of the run, or None.
+        environment: The external user's environment.
+        header: The value of `x-pd-external-user-id`, or None if the event has no such header.
+        environment_header: The value of `x-pd-environment`, or None.
+        user_exists: Whether the user exists in the environment; None if the lookup failed earlier.
+        apps: The apps that steps need, in step order.
+        plan: The project's plan in production, else None.
+        failed: The first stage that failed, or None.
     """
 
     external_user: str | None
@@ -126,11 +126,11 @@ class Lookup:
     failed: LookupFailure | None = None
 
     def apps_of_step(self, step: str) -> tuple[AppLookup, ...]:
-        """The apps that *step* needs."""
+        """Return the lookups of the apps that *step* needs."""
         return tuple(app for app in self.apps if step in app.steps)
 
     def to_json(self) -> dict[str, Any]:
-        """The look-up as JSON, its fields by their names."""
+        """The lookup as JSON, with the field names as keys."""
         return {
             "external_user": self.external_user,
             "environment": self.environment,

@@ -1,7 +1,7 @@
 """
-A thread with a running event loop, for callers that block.
+A thread that runs an event loop, for callers that block.
 
-Knows how to hand a coroutine over and how an interrupt of the caller cancels it. Knows nothing of workflows.
+An interrupt (`KeyboardInterrupt`) of a waiting caller cancels its coroutine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in a daemon thread; it starts with the first coroutine."""
+    """An event loop in a daemon thread; the thread starts with the first coroutine."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,11 +38,11 @@ class LoopThread:
         return task
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run *coroutine* to its end; an interrupt cancels it and waits for its clean-up."""
+        """Run *coroutine* and return its result; an interrupt cancels it and waits for its cleanup."""
         return self.submit(coroutine).result()
 
     def close(self) -> None:
-        """Stop the loop; whatever still runs is dropped."""
+        """Cancel all tasks and stop the loop."""
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
@@ -59,14 +59,14 @@ class LoopThread:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="pdkernel", daemon=True)
-                # a debugger that stops the kernel leaves this thread alone: it answers what the stopped step asks
+                # a debugger must not stop this thread: it serves the requests of the step that is being debugged
                 vars(self._thread).update(pydev_do_not_trace=True, is_pydev_daemon_thread=True)
                 self._thread.start()
             return self._loop
 
 
 class ThreadTask(Generic[T]):
-    """A coroutine on its way in the loop's thread."""
+    """A coroutine that runs in the loop's thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, outcome: Future[T]) -> None:
         self._loop = loop
@@ -74,16 +74,16 @@ class ThreadTask(Generic[T]):
         self.asyncio_task: asyncio.Task[T] | None = None
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
-        """Call *callback* when it has ended, from whichever thread is at hand."""
+        """Call *callback* when the coroutine has ended, in an arbitrary thread."""
         self._outcome.add_done_callback(lambda _done: callback())
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether the coroutine has ended."""
         return self._outcome.done()
 
     def cancel(self) -> None:
-        """Ask it to end; `result` then waits for its clean-up."""
+        """Cancel the coroutine; `result` then waits for its cleanup."""
 
         def cancel() -> None:
             if self.asyncio_task is not None:
@@ -93,10 +93,10 @@ class ThreadTask(Generic[T]):
 
     def result(self) -> T:
         """
-        Wait for its end.
+        Wait for the coroutine and return its result.
 
-        An interrupt while waiting cancels it once; what it then returns is returned, so that a cancelled run's
-        record is not lost. A second interrupt gives up waiting.
+        The first interrupt cancels the coroutine, and its result is still returned, so that the record of a cancelled
+        run is not lost. A second interrupt ends the wait.
         """
         try:
             return self._wait()
@@ -105,7 +105,7 @@ class ThreadTask(Generic[T]):
             return self._wait()
 
     def _wait(self) -> T:
-        # a wait without a limit cannot be interrupted on every platform
+        # on some platforms a wait without a timeout cannot be interrupted
         while True:
             try:
                 return self._outcome.result(timeout=0.5)
@@ -126,7 +126,7 @@ def _copy_outcome(done: asyncio.Task[T], outcome: Future[T]) -> None:
 
 
 async def _cancel_all_tasks() -> None:
-    """End what still runs, and let closed connections say goodbye."""
+    """Cancel all other tasks, and give transports time to close."""
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()

@@ -1,8 +1,7 @@
 """
-What a workflow is: a trigger and ordered steps, as frozen values.
+The workflow model: triggers and ordered steps as frozen values, with the platform's rules for names.
 
-Knows the platform's names and rules for them. Knows nothing of files, notebooks or processes;
-reading and writing those is `notebook` and `definition`.
+`notebook` and `definition` read and write workflows.
 """
 
 from __future__ import annotations
@@ -34,10 +33,11 @@ RESERVED_STEP_NAMES = frozenset({"trigger"})
 
 def check_step_name(name: str) -> str:
     """
-    Return *name* if `steps.<name>` can be written in every language.
+    Return *name* if `steps.<name>` is valid in every language.
 
     Raises:
-        StepNameError: It has a dash, a space, a leading digit, or is `trigger`.
+        StepNameError: *name* has a character other than letters, digits and underscores, starts with a digit, or is
+            `trigger`.
     """
     if name in RESERVED_STEP_NAMES:
         raise StepNameError(
@@ -61,12 +61,12 @@ def check_step_name(name: str) -> str:
 @dataclass(frozen=True, slots=True)
 class AppBinding:
     """
-    An app prop of a step and whose account fills it.
+    An app prop of a step and the account that fills it.
 
     Attributes:
         prop: The prop's name in the step, `this.<prop>` or `pd.inputs["<prop>"]`.
         app: The app's slug.
-        account: An account id of your own (`apn_...`), or None for the external user's.
+        account: The id (`apn_...`) of an account of your own, or None for the external user's account.
     """
 
     prop: str
@@ -85,14 +85,14 @@ class StoreBinding:
 @dataclass(frozen=True, slots=True)
 class Trigger:
     """
-    What starts a workflow.
+    A trigger of a workflow.
 
     Attributes:
-        type: The kind.
-        auth: Who may call an HTTP trigger.
+        type: The type of trigger.
+        auth: The authorization of an HTTP trigger.
         token_env: For `auth: bearer`, the environment variable that holds the token.
-        response: For an HTTP trigger, who makes the answer: the platform or the workflow.
-        config: Whatever else the kind needs (`cron`, `interval_seconds`, `timezone`, `uses`, `app`, `props`).
+        response: For an HTTP trigger, whether the platform or the workflow sends the response.
+        config: Further settings of the type (`cron`, `interval_seconds`, `timezone`, `uses`, `app`, `props`).
     """
 
     type: TriggerType = "http"
@@ -103,7 +103,7 @@ class Trigger:
 
 
 ROUND_TRIP_KEY = "pdkernel"
-"""Where `Step.extra` holds what reading a definition keeps for writing the same again."""
+"""The key in `extra` for data that is read from a definition only to be written back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +113,22 @@ class Step:
 
     Attributes:
         name: `steps.<name>`.
-        language: Of the code; pre-built actions are Node.js.
-        source: The code exactly as `entry.py` or `entry.js` holds it; empty for an action.
+        language: Language of the code; pre-built actions are Node.js.
+        source: The code exactly as in `entry.py` or `entry.js`; empty for an action.
         uses: Key and version of a pre-built action (`slack-send-message@0.0.20`), or None.
         apps: App props that the directive names.
         stores: Data store props that the directive names.
-        props: Values for the other props; strings may hold `{{ }}`.
+        props: Values for the other props; strings may contain `{{ }}`.
         timeout_s: The step's own time limit in seconds, or None for the workflow's.
-        disabled: Kept, but not run.
-        debug: A Python step that runs in the kernel, for the debugger.
+        disabled: Whether the step is skipped.
+        debug: Whether a Python step runs in the kernel, for the debugger.
         notes: The step's note, or None.
         line_offset: Lines of the cell above the first line of *source*; 0 for a file.
-        cell_index: Index of the notebook cell (first is 0), or None for a folder.
-        prop_lines: Where values of props stand, by their path, so that errors can say it; lines of the cell, or of
-            *props_file*. Those that are not in it stand on the directive.
+        cell_index: Index of the notebook cell (the first is 0), or None for a folder.
+        prop_lines: Line of each prop value by its path, for error messages; lines of the cell or of *props_file*. A
+            value without an entry is on the directive's line.
         props_file: For a folder, the name of the file that holds the props; None for a cell.
-        extra: What a definition says of the step and this model has no word for, kept for writing it back.
+        extra: Fields of a definition that this model does not use, stored for writing them back.
     """
 
     name: str
@@ -153,19 +153,19 @@ class Step:
 
     @property
     def filename(self) -> str:
-        """What the step's code is called in a stack trace."""
+        """The file name of the step's code in a stack trace."""
         return f"<step {self.name}>"
 
     @property
     def dollar_name(self) -> str:
-        """What the step's language calls `$`."""
+        """The name of `$` in the step's language."""
         return "pd" if self.language == "python" else "$"
 
     def locate_prop(self, *path: str | int) -> tuple[int | None, str]:
         """
-        Where to look for the prop at *path*: the line of the cell or None, and words for a message.
+        Locate the prop at *path*: the line of the cell or None, and a suffix for a message.
 
-        The words are empty for a cell, whose line says enough; for a folder ` (workflow.yaml, line 12)`.
+        The suffix is empty for a cell; for a folder it is ` (workflow.yaml, line 12)`.
         """
         lines = (self.prop_lines.get(path[:length]) for length in range(len(path), 0, -1))
         line = next((line for line in lines if line is not None), None)
@@ -175,13 +175,13 @@ class Step:
 
     @property
     def is_code_missing(self) -> bool:
-        """Whether the definition names an entry file that was not there, and nobody has written the code since."""
+        """Whether the entry file that the definition names was missing, and the step still has no code."""
         kept = self.extra.get(ROUND_TRIP_KEY)
         return isinstance(kept, dict) and kept.get("missing") is True and not self.source
 
     @property
     def picked_options(self) -> dict[str, JSON]:
-        """Values with the labels of the options that were picked in the builder, by prop: of those not changed since."""
+        """Values with the labels of options that were picked in the builder, by prop; changed values are left out."""
         kept = self.extra.get(ROUND_TRIP_KEY)
         picked = kept.get("picked") if isinstance(kept, dict) else None
         return {
@@ -194,11 +194,11 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class UnsupportedEntry:
     """
-    An entry of a definition's `steps` that is no step this program knows (control flow): kept, never run.
+    An entry of a definition's `steps` that is not a supported step (control flow): written back, never run.
 
     Attributes:
-        after_step: The step that it stands below, or None at the top.
-        entry: As the definition has it.
+        after_step: The step above the entry, or None at the top.
+        entry: The entry as read.
     """
 
     after_step: str | None
@@ -206,18 +206,18 @@ class UnsupportedEntry:
 
     @property
     def name(self) -> str:
-        """What to call it in a message."""
+        """The entry's name in messages."""
         name = self.entry.get("namespace")
         return name if isinstance(name, str) and name else "an entry without a name"
 
     @property
     def unsupported_reason(self) -> str:
-        """Why it cannot run here, to follow its name."""
+        """Why the entry is not supported, as the rest of a sentence that begins with its name."""
         uses = self.entry.get("uses")
         if not uses:
             return "has no uses: it is control flow, or another kind of step that this version does not run"
         if isinstance(uses, str) and uses.startswith(("./", "../", "/")):
-            return f"is in a language that is not known: {uses}"
+            return f"is in a language that is not supported: {uses}"
         return f"uses {json.dumps(uses)}, which is not KEY@VERSION"
 
 
@@ -227,13 +227,13 @@ class Workflow:
     A trigger and ordered steps.
 
     Attributes:
-        name: For people.
-        triggers: At least one; `steps.trigger` is whichever fired.
-        steps: In the order they run.
-        settings: `lambda_timeout`, `memory`, `concurrency`, ... as written in the header.
-        origin: Where it was read from, as text for messages, or None.
-        variables: Environment variables that `pdkernel.yaml` says the workflow reads.
-        extra: What a definition says of the workflow and this model has no word for, kept for writing it back.
+        name: The display name.
+        triggers: At least one; `steps.trigger` is the event of the trigger that fired.
+        steps: In the order in which they run.
+        settings: `lambda_timeout`, `memory`, `concurrency`, ... as in the header.
+        origin: The path that the workflow was read from, for messages, or None.
+        variables: Environment variables that `pdkernel.yaml` lists as read by the workflow.
+        extra: Fields of a definition that this model does not use, stored for writing them back.
     """
 
     name: str
@@ -258,15 +258,15 @@ class Workflow:
 
     @property
     def trigger(self) -> Trigger:
-        """The first trigger: the one that a test event stands for."""
+        """The first trigger, which a test event represents."""
         return self.triggers[0]
 
     def step(self, name: str) -> Step:
         """
-        The step called *name*.
+        Return the step called *name*.
 
         Raises:
-            UnknownStepError: There is none; the message names those that there are.
+            UnknownStepError: There is no such step; the message lists the steps.
         """
         for step in self.steps:
             if step.name == name:
@@ -275,15 +275,15 @@ class Workflow:
         raise UnknownStepError(f"The workflow has no step {name!r}. Its steps: {known}.", step=name)
 
     def steps_before(self, name: str) -> tuple[Step, ...]:
-        """The steps above *name*."""
+        """Return the steps above *name*."""
         return self.steps[: self.steps.index(self.step(name))]
 
     def steps_after(self, name: str) -> tuple[Step, ...]:
-        """The steps below *name*."""
+        """Return the steps below *name*."""
         return self.steps[self.steps.index(self.step(name)) + 1 :]
 
     def with_step(self, step: Step) -> Workflow:
-        """The workflow with *step* in the place of the one of that name, or at the end."""
+        """Return the workflow with *step* in place of the step with the same name, or appended."""
         steps = list(self.steps)
         for index, known in enumerate(steps):
             if known.name == step.name:
@@ -294,7 +294,7 @@ class Workflow:
         return replace(self, steps=tuple(steps))
 
     def timeout_s(self, step: Step) -> float:
-        """Seconds that *step* may run."""
+        """Return the time limit of *step* in seconds."""
         if step.timeout_s is not None:
             return step.timeout_s
         limit = self.settings.get("lambda_timeout")
@@ -304,13 +304,13 @@ class Workflow:
 
     @property
     def unsupported_entries(self) -> tuple[UnsupportedEntry, ...]:
-        """Entries of the definition that are no steps, in order."""
+        """Entries of the definition that are not supported steps, in order."""
         bookkeeping = self.extra.get(ROUND_TRIP_KEY)
         kept = bookkeeping.get("kept", []) if isinstance(bookkeeping, dict) else []
         return tuple(UnsupportedEntry(item["after"], item["entry"]) for item in kept)
 
     def with_unsupported_entries(self, entries: Sequence[UnsupportedEntry]) -> Workflow:
-        """The workflow with *entries* as the entries that are no steps."""
+        """Return the workflow with *entries* as its unsupported entries."""
         if not entries:
             return self
         known = self.extra.get(ROUND_TRIP_KEY)
@@ -320,7 +320,7 @@ class Workflow:
 
     @property
     def version(self) -> str:
-        """Twelve hex digits that change with anything that changes what the workflow does."""
+        """Twelve hex digits that change with everything that affects a run."""
         if self._version is None:
             text = json.dumps(self.to_json(), sort_keys=True)
             object.__setattr__(self, "_version", hashlib.sha256(text.encode()).hexdigest()[:12])
@@ -328,7 +328,7 @@ class Workflow:
         return self._version
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that decides what a run does, as JSON (no cell positions)."""
+        """Everything that affects a run, as JSON (no cell positions)."""
         return {
             "name": self.name,
             "triggers": [

@@ -1,7 +1,7 @@
 """
-The environment variables that steps may see: the project's, and those of a `.env` beside the notebook.
+Environment variables for steps: the project's variables and a `.env` file beside the notebook.
 
-Knows which wins. Values are secrets like credentials: they are given to steps and to nobody else.
+The values are secrets, like credentials: only steps get them.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pdkernel.engine.account_resolution import list_account_secrets
 from pdkernel.errors import RequestError
 from pdkernel.files import read_file
-
-if TYPE_CHECKING:
-    from pdkernel.project import Project
-    from pdkernel.redaction import Secret
+from pdkernel.project import Project
+from pdkernel.redaction import Secret
 
 
 def load_variables(project: Project, folder: Path) -> dict[str, str]:
     """
-    Variables by name; a `.env` in *folder* wins over the project's, being nearer to the notebook.
+    Return variables by name; the `.env` in *folder* overrides the project's variables.
 
     A line of `.env` without a value sets nothing.
 
@@ -48,20 +46,17 @@ def _read_env(file: Path) -> dict[str, str]:
     found = {}
     for binding in parse_stream(StringIO(text)):
         if binding.error or "\0" in binding.original.string:
-            # the line itself may be a secret
-            raise RequestError(f"{file}, line {binding.original.line}, is not NAME=VALUE.", fix="Mend the line.")
+            # the text of the line may be a secret, so the message leaves it out
+            raise RequestError(f"{file}, line {binding.original.line}, is not NAME=VALUE.", fix="Correct the line.")
         if binding.key is not None and binding.value is not None:
             found[binding.key] = binding.value
     return found
 
 
 def collect_secrets(project: Project, folder: Path) -> list[Secret]:
-    """Everything secret that *project* holds, and a `.env` in *folder*: a run knows its own, which are fewer."""
-    from pdkernel.engine.account_resolution import list_account_secrets
-    from pdkernel.redaction import Secret
-
+    """Return all secrets of *project* and of a `.env` in *folder*; a run uses only some of them."""
     secrets = [Secret(f"env/{name}", value) for name, value in load_variables(project, folder).items()]
-    held = project.accounts
-    for account in held.list_accounts():
-        secrets += list_account_secrets(account, held.credentials(account.id))
+    accounts = project.accounts
+    for account in accounts.list_accounts():
+        secrets += list_account_secrets(account, accounts.credentials(account.id))
     return secrets

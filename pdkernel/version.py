@@ -1,7 +1,7 @@
 """
-This package's version: the one place where it stands.
+The package's version.
 
-Knows nothing else; it is a module of its own so that every floor may ask, without reading installed metadata.
+A module of its own, so that every layer can import it without reading installed metadata.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pdkernel.event import parse_json
 @pytest.mark.parametrize("number", ["1e400", "-1E+999", "9" * 400 + ".5"])
 def test_a_number_beyond_every_double_is_refused(number: str) -> None:
     """A number that every language reads as Infinity, which JSON cannot carry on, is refused with its place."""
-    with pytest.raises(EventError, match="is no JSON value at line 2, column 7"):
+    with pytest.raises(EventError, match="is not a JSON value at line 2, column 7"):
         parse_json(f'{{\n "a": {number}}}')
 
 

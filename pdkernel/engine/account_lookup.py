@@ -1,9 +1,8 @@
 """
-The account look-up: whose account each app prop gets, or which error says why it gets none.
+The account lookup: the account of each app prop, or the end-user error in the platform's words.
 
-Knows the order of the checks (header, user, account per app, plan; then accounts of your own) and the platform's
-wording. This is the only place that walks the chain: runs, `doctor`, the matrix and "what if" all ask here. Reads a
-directory, never a credential, and runs no code.
+The order of the checks is: header, user, account per app, plan; then accounts of the author. Runs, `doctor`, the matrix
+and "what if" all use this lookup. It reads no credential and runs no code.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from pdkernel.lookup import AppLookup, Lookup, LookupFailure, LookupStage
 from pdkernel.model import AppBinding
 
 BindingsByStep = Mapping[str, tuple[AppBinding, ...]]
-"""Step name to the app props that it has, from its directive and its code."""
+"""App props by step name, from the step's directive and its code."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
     """
-    Whom steps run for.
+    The external user of a run.
 
     Attributes:
         external_user_id: The external user, or None.
-        environment: Theirs.
-        header: What `x-pd-external-user-id` said, or None.
-        environment_header: What `x-pd-environment` said, or None.
+        environment: The external user's environment.
+        header: The value of `x-pd-external-user-id`, or None.
+        environment_header: The value of `x-pd-environment`, or None.
     """
 
     external_user_id: str | None
@@ -50,13 +49,13 @@ class RunIdentity:
 @dataclass(frozen=True)
 class LookupResult:
     """
-    What a look-up came to.
+    The result of a lookup.
 
     Attributes:
-        lookup: The chain, or None where no step uses an external user's account.
-        accounts: By app and by the account that the step names (None: the external user's); all of them, or fewer
-            if there is an error.
-        error: The error that a run ends with before any step, or None.
+        lookup: The record of the lookup, or None if no step uses an external user's account.
+        accounts: Accounts by app and by the account id that the step names (None: the external user's); incomplete if
+            there is an error.
+        error: The error that refuses the run, or None.
     """
 
     lookup: Lookup | None = None
@@ -65,7 +64,7 @@ class LookupResult:
 
 
 def look_up_accounts(bindings: BindingsByStep, identity: RunIdentity, snapshot: DirectorySnapshot) -> LookupResult:
-    """Find the account of every app prop of *bindings* for *identity*, in the order of a run's checks."""
+    """Find the account of every app prop of *bindings* for *identity*."""
     needing = steps_by_external_user_app(bindings)
     if not needing:
         own, refusal = _own_accounts(bindings, snapshot)
@@ -81,7 +80,7 @@ def look_up_accounts(bindings: BindingsByStep, identity: RunIdentity, snapshot: 
 
 
 def steps_by_external_user_app(bindings: BindingsByStep) -> dict[str, list[str]]:
-    """Apps of which steps use the external user's account, and those steps."""
+    """Return the steps that use the external user's account, by app."""
     needing: dict[str, list[str]] = defaultdict(list)
     for step, apps in bindings.items():
         for binding in apps:
@@ -91,102 +90,102 @@ def steps_by_external_user_app(bindings: BindingsByStep) -> dict[str, list[str]]
 
 
 def _first_failure(
-    needing: Mapping[str, Sequence[str]], caller: RunIdentity, facts: DirectorySnapshot
+    needing: Mapping[str, Sequence[str]], identity: RunIdentity, snapshot: DirectorySnapshot
 ) -> tuple[LookupStage | None, EndUserError | None]:
-    user = caller.external_user_id
+    user = identity.external_user_id
     if user is None:
-        return "header", _user_required(needing, caller)
-    if not facts.has_user(user):
-        return "user", _user_not_found(needing, user, facts)
-    missing = [app for app in needing if not facts.accounts(user, app)]
+        return "header", _user_required(needing, identity)
+    if not snapshot.has_user(user):
+        return "user", _user_not_found(needing, user, snapshot)
+    missing = [app for app in needing if not snapshot.accounts(user, app)]
     if missing:
-        return "account", _account_not_found(needing, missing, user, facts)
-    if facts.environment == "production" and facts.plan == "free":
+        return "account", _account_not_found(needing, missing, user, snapshot)
+    if snapshot.environment == "production" and snapshot.plan == "free":
         return "plan", ProductionPlanError(
             "Running workflows for your users in production requires a higher tier plan",
-            fix="This project rehearses the free plan. Use development, or: pdkernel project set plan business",
+            fix="This project simulates the free plan. Use development, or: pdkernel project set plan business",
             external_user_id=user,
-            environment=facts.environment,
+            environment=snapshot.environment,
         )
     return None, None
 
 
 def _build_lookup(
     needing: Mapping[str, Sequence[str]],
-    caller: RunIdentity,
-    facts: DirectorySnapshot,
+    identity: RunIdentity,
+    snapshot: DirectorySnapshot,
     link: LookupStage | None,
     error: EndUserError | None,
 ) -> Lookup:
-    user = caller.external_user_id
+    user = identity.external_user_id
     known = user is not None and link not in ("header", "user")
     apps = []
     for app, steps in needing.items():
-        candidates = facts.candidates(user, app) if user is not None and known else ()
+        candidates = snapshot.candidates(user, app) if user is not None and known else ()
         apps.append(AppLookup(app, tuple(steps), candidates, candidates[0].id if candidates else None))
     failed = LookupFailure(link, error.code, error.message, error.fix) if link and error else None
     return Lookup(
         external_user=user,
-        environment=caller.environment,
-        header=caller.header,
-        environment_header=caller.environment_header,
+        environment=identity.environment,
+        header=identity.header,
+        environment_header=identity.environment_header,
         user_exists=None if user is None else known,
         apps=tuple(apps),
-        plan=facts.plan if facts.environment == "production" else None,
+        plan=snapshot.plan if snapshot.environment == "production" else None,
         failed=failed,
     )
 
 
-def _user_required(needing: Mapping[str, Sequence[str]], caller: RunIdentity) -> EndUserError:
+def _user_required(needing: Mapping[str, Sequence[str]], identity: RunIdentity) -> EndUserError:
     steps = ", ".join(dict.fromkeys(step for names in needing.values() for step in names))
     return ExternalUserRequiredError(
         "No external user ID passed, but one or more steps require it",
         fix=f"Steps that use the external user's account: {steps}. Pick one with %pduser, pass --external-user ID, "
         "or send the header x-pd-external-user-id.",
         external_user_id=None,
-        environment=caller.environment,
+        environment=identity.environment,
     )
 
 
-def _user_not_found(needing: Mapping[str, Sequence[str]], user: str, facts: DirectorySnapshot) -> EndUserError:
-    hint = f" {user!r} exists in {facts.other_environment}." if facts.has_user_in_other_environment(user) else ""
+def _user_not_found(needing: Mapping[str, Sequence[str]], user: str, snapshot: DirectorySnapshot) -> EndUserError:
+    hint = f" {user!r} exists in {snapshot.other_environment}." if snapshot.has_user_in_other_environment(user) else ""
     return ExternalUserNotFoundError(
-        f"No matching external user ID: {user} in {facts.environment}",
-        fix=f"{facts.describe_known_users}{hint} A user exists once their first account is connected: with %pduser, or "
-        + facts.format_connect_command(next(iter(needing)), user),
+        f"No matching external user ID: {user} in {snapshot.environment}",
+        fix=f"{snapshot.describe_known_users}{hint} A user exists once their first account is connected: with %pduser, or "
+        + snapshot.format_connect_command(next(iter(needing)), user),
         external_user_id=user,
-        environment=facts.environment,
+        environment=snapshot.environment,
     )
 
 
 def _account_not_found(
-    needing: Mapping[str, Sequence[str]], missing: Sequence[str], user: str, facts: DirectorySnapshot
+    needing: Mapping[str, Sequence[str]], missing: Sequence[str], user: str, snapshot: DirectorySnapshot
 ) -> EndUserError:
     return AccountNotFoundError(
-        f"Required account for {missing[0]} not found for external user ID {user} in {facts.environment}",
+        f"Required account for {missing[0]} not found for external user ID {user} in {snapshot.environment}",
         fix="\n".join(
             f"Step {' and '.join(needing[app])} needs it. Connect one with %pduser, or: "
-            + facts.format_connect_command(app, user)
+            + snapshot.format_connect_command(app, user)
             for app in missing
         ),
         external_user_id=user,
-        environment=facts.environment,
+        environment=snapshot.environment,
         app=missing[0],
         steps=tuple(needing[missing[0]]),
     )
 
 
 def _own_accounts(
-    bindings: BindingsByStep, facts: DirectorySnapshot
+    bindings: BindingsByStep, snapshot: DirectorySnapshot
 ) -> tuple[dict[tuple[str, str | None], Account], RequestError | None]:
-    """The accounts of your own that steps name, up to the first that cannot be used, and why it cannot."""
+    """Return the author's accounts that steps name, up to the first unusable account, and the error for that account."""
     own: dict[tuple[str, str | None], Account] = {}
     for step, apps in bindings.items():
         for binding in apps:
             if binding.account is None:
                 continue
-            account = facts.find_account(binding.account)
-            refusal = _own_refusal(step, binding, account, facts)
+            account = snapshot.find_account(binding.account)
+            refusal = _own_refusal(step, binding, account, snapshot)
             if account is None or refusal is not None:
                 return own, refusal
             own[binding.app, binding.account] = account
@@ -194,12 +193,12 @@ def _own_accounts(
 
 
 def _own_refusal(
-    step: str, binding: AppBinding, account: Account | None, facts: DirectorySnapshot
+    step: str, binding: AppBinding, account: Account | None, snapshot: DirectorySnapshot
 ) -> RequestError | None:
     if account is None:
         return RequestError(
             f"Step {step!r} uses your own {binding.app} account {binding.account}, which this project does not have.",
-            fix=f"Add it: {facts.format_own_account_command(binding)}",
+            fix=f"Add it: {snapshot.format_own_account_command(binding)}",
         )
     if account.external_user_id is not None:
         return RequestError(
@@ -208,6 +207,7 @@ def _own_refusal(
         )
     if account.app != binding.app:
         return RequestError(
-            f"Step {step!r} asks for a {binding.app} account, and {binding.account} is a {account.app} account."
+            f"Step {step!r} needs a {binding.app} account, and {binding.account} is a {account.app} account.",
+            fix=f"Write --app {account.app}={binding.account}, or name a {binding.app} account.",
         )
     return None

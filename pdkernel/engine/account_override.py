@@ -1,8 +1,7 @@
 """
-Accounts that a caller chose, in the place of the newest of their apps.
+A directory that returns the accounts a caller chose instead of the newest account of each app.
 
-Knows how to make a directory look as if the user had those only. Whether they are the user's is the caller's to check,
-and checked again here: an account of another user is not found.
+An account of another external user is never returned.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from pdkernel.identity import Account, Directory, Environment
 
 
 def override_accounts(directory: Directory, account_ids: Mapping[str, str]) -> Directory:
-    """*directory*, in which external users have of each app in *account_ids* that account only."""
+    """Return *directory* with only the account in *account_ids* for each app there; own accounts stay."""
     return cast("Directory", _AccountOverrideDirectory(directory, account_ids)) if account_ids else directory
 
 
 class _AccountOverrideDirectory:
-    """A directory that hides accounts; all else is the other's."""
+    """A directory that hides accounts and delegates everything else."""
 
     def __init__(self, directory: Directory, chosen: Mapping[str, str]) -> None:
         self._directory = directory
@@ -29,14 +28,14 @@ class _AccountOverrideDirectory:
         return getattr(self._directory, name)
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
-        """The chosen account of *app*, else the newest."""
+        """Return the chosen account of *app*, or the newest."""
         found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=False)
         return found[0] if found else None
 
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
-        """The chosen account of each app, however old it is, else the newest."""
+        """Return the chosen account of each app, however old, or the newest accounts."""
         free = [app for app in apps if app not in self._chosen]
         found = [
             account
@@ -50,7 +49,7 @@ class _AccountOverrideDirectory:
         return found
 
     def accounts(self, **asked: Any) -> Sequence[Account]:
-        """Accounts that match, without those that others of their app were chosen for."""
+        """Return matching accounts, without external users' accounts that were not chosen for their app."""
         return [
             account
             for account in self._directory.accounts(**asked)

@@ -1,8 +1,4 @@
-"""
-The app props of a run's steps, known before the first one runs.
-
-Knows where each kind of step says which apps it uses. Whose account each gets is for `lookup` to know.
-"""
+"""Finds the app props of a run's steps in directives, code and action declarations."""
 
 from __future__ import annotations
 
@@ -20,10 +16,10 @@ async def find_account_props(
     request: RunRequest, workers: RunWorkers, actions: StepActions
 ) -> dict[str, tuple[AppBinding, ...]]:
     """
-    App props by step: the directive's, and those that code declares (the external user's).
+    Return app props by step: those of the directive, and those that code declares (the external user's).
 
     Raises:
-        ActionPropsError: A step does not give its action what that needs.
+        ActionPropsError: A step does not set a required prop of its action.
         EndUserError: Pipedream has no account for an action that Pipedream runs.
     """
     bindings: dict[str, tuple[AppBinding, ...]] = {}
@@ -40,7 +36,7 @@ async def find_account_props(
 
 
 def may_have_app_props(request: RunRequest) -> bool:
-    """False if `app_props` will find none, as far as that can be told without a look into code."""
+    """Return False if `find_account_props` certainly finds none; a quick check that parses no code."""
     return any(
         step.apps
         or step.uses is not None
@@ -58,8 +54,8 @@ def _executed(request: RunRequest) -> Iterator[Step]:
     )
 
 
-async def _declared(step: Step, guests: RunWorkers) -> tuple[AppBinding, ...]:
+async def _declared(step: Step, workers: RunWorkers) -> tuple[AppBinding, ...]:
     try:
-        return (await guests.describe(step)).apps
+        return (await workers.describe(step)).apps
     except StepError:
-        return ()  # the step itself will fail with the same error, at its place in the record
+        return ()  # the step itself fails later with the same error

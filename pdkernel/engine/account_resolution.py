@@ -1,8 +1,7 @@
 """
-The accounts of a run: what its record says of each, and what its steps are given.
+Resolves the accounts of a run: account uses for the record, credentials for steps, secrets for redaction.
 
-Knows what of an account is secret. Whose account each step gets is for `lookup` to say. Knows nothing of HTTP: which
-status a caller sees is the server's affair. Runs no code.
+`account_lookup` chooses the accounts.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SECRET_NAME = re.compile("key|secret|token|password", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class StepAccounts:
-    """The accounts of one step: what the record says, and what the step is given."""
+    """The accounts of one step: *uses* for the record, *auth* (`$auth` by prop) for the step."""
 
     uses: tuple[AccountUse, ...] = ()
     auth: Mapping[str, Credentials] = field(default_factory=dict)
@@ -40,14 +39,14 @@ class AccountResolution:
     The accounts of a run.
 
     Attributes:
-        accounts_by_step: By step.
-        secrets: What of them is secret; if there is an error, what is secret of those that exist.
-        app_by_secret: By a secret's reference, the app whose account it belongs to.
-        proxy_by_secret: By a secret's reference, how requests with it are sent where Connect keeps it to itself.
-        lookup: How they were found, or None where no step uses an external user's account.
-        complete: Whether *secrets* are all of them.
-        error: Why the run must not begin, or None. An `EndUserError` is one of the four documented errors, the first
-            in their order.
+        accounts_by_step: Accounts by step name.
+        secrets: The secrets of the accounts; with an error, those of the accounts that exist.
+        app_by_secret: The app by secret reference.
+        proxy_by_secret: Access to Connect's proxy by the reference of a withheld secret.
+        lookup: The record of the lookup, or None if no step uses an external user's account.
+        error: Why the run is refused, or None. An `EndUserError` is the first of the four documented errors that
+            applies.
+        complete: Whether *secrets* holds all secrets.
     """
 
     accounts_by_step: Mapping[str, StepAccounts] = field(default_factory=dict)
@@ -59,39 +58,39 @@ class AccountResolution:
     complete: bool = True
 
     def for_step(self, step: str) -> StepAccounts:
-        """The accounts of *step*."""
+        """Return the accounts of *step*."""
         return self.accounts_by_step.get(step, StepAccounts())
 
 
-def resolve_accounts(bindings: BindingsByStep, caller: RunIdentity, *, directory: Directory) -> AccountResolution:
-    """Find the account of every app prop, with its credentials; what refuses the run is in the answer."""
+def resolve_accounts(bindings: BindingsByStep, identity: RunIdentity, *, directory: Directory) -> AccountResolution:
+    """Find the account of every app prop and its credentials; a reason to refuse the run is in the result."""
     try:
         try:
-            return _resolve(bindings, caller, directory)
-        except AccountGoneError:  # removed since it was looked up: the next look finds what there is
-            return _resolve(bindings, caller, directory)
+            return _resolve(bindings, identity, directory)
+        except AccountGoneError:  # the account was removed after its lookup: look up again
+            return _resolve(bindings, identity, directory)
     except AccountGoneError as gone:
         return AccountResolution(
-            error=RequestError(f"The account {gone} is listed, but not there any more.", fix="Try again in a moment."),
+            error=RequestError(f"The account {gone} is listed, but was removed.", fix="Try again in a moment."),
             complete=False,
         )
 
 
-def _resolve(bindings: BindingsByStep, caller: RunIdentity, directory: Directory) -> AccountResolution:
-    users = () if caller.external_user_id is None else (caller.external_user_id,)
-    facts = DirectorySnapshot(directory, caller.environment, users, steps_by_external_user_app(bindings))
-    found = look_up_accounts(bindings, caller, facts)
+def _resolve(bindings: BindingsByStep, identity: RunIdentity, directory: Directory) -> AccountResolution:
+    users = () if identity.external_user_id is None else (identity.external_user_id,)
+    snapshot = DirectorySnapshot(directory, identity.environment, users, steps_by_external_user_app(bindings))
+    found = look_up_accounts(bindings, identity, snapshot)
     if found.error is not None:
         try:
-            secrets = tuple(_existing_secrets(bindings, caller, facts, directory))
-        except (PdkernelError, AccountGoneError):  # the run is refused for the reason that was found
+            secrets = tuple(_existing_secrets(bindings, identity, snapshot, directory))
+        except (PdkernelError, AccountGoneError):  # the error of the lookup matters more
             return AccountResolution(lookup=found.lookup, error=found.error, complete=False)
         return AccountResolution(secrets=secrets, lookup=found.lookup, error=found.error)
     return _build_resolution(bindings, found.accounts, directory, found.lookup)
 
 
 def list_account_secrets(account: Account, credentials: Mapping[str, str]) -> list[Secret]:
-    """What is secret of *account*: each credential, and secret fields inside one that is a JSON object."""
+    """Return the secrets of *account*: each credential, and secret fields inside a credential that is a JSON object."""
     return [
         Secret(format_credential_ref(account, name) + part, text)
         for name, value in credentials.items()
@@ -100,7 +99,7 @@ def list_account_secrets(account: Account, credentials: Mapping[str, str]) -> li
 
 
 def find_unauthorized_accounts(execution: Execution) -> frozenset[str]:
-    """The accounts whose app answered 401 to a call of a step that carried them."""
+    """Return the ids of accounts whose app answered 401 to a call that carried their credentials."""
     return frozenset(
         use.id
         for step in execution.steps
@@ -111,21 +110,21 @@ def find_unauthorized_accounts(execution: Execution) -> frozenset[str]:
 
 
 def credentials_read_at(execution: Execution) -> datetime:
-    """A moment when the run had its credentials and had sent nothing with them: its first step's start."""
+    """Return the start of the first step: the run had read its credentials and not used them yet."""
     starts = [step.started_at for step in execution.steps if step.started_at is not None]
     return datetime.fromisoformat(min(starts, default=execution.started_at))
 
 
 def _existing_secrets(
-    bindings: BindingsByStep, caller: RunIdentity, facts: DirectorySnapshot, directory: Directory
+    bindings: BindingsByStep, identity: RunIdentity, snapshot: DirectorySnapshot, directory: Directory
 ) -> Iterator[Secret]:
-    """What is secret of the accounts that a refused run would have used and that exist: its event may hold it."""
+    """Yield secrets of the existing accounts that a refused run would have used: its event may contain them."""
     accounts: dict[str, Account] = {}
     for binding in (binding for apps in bindings.values() for binding in apps):
         if binding.account is not None:
-            account = facts.find_account(binding.account)
+            account = snapshot.find_account(binding.account)
         else:
-            account = next(iter(facts.accounts(caller.external_user_id or "", binding.app)), None)
+            account = next(iter(snapshot.accounts(identity.external_user_id or "", binding.app)), None)
         if account is not None:
             accounts[account.id] = account
     for account in accounts.values():
@@ -133,7 +132,7 @@ def _existing_secrets(
 
 
 def _secret_fields(value: str) -> Iterator[tuple[str, str]]:
-    """Secret fields inside a credential that is a JSON object, such as a service account's key file."""
+    """Yield secret fields of a credential that is a JSON object, such as a service account's key file."""
     if not value.lstrip().startswith("{"):
         return
     try:

@@ -1,8 +1,8 @@
 """
-What a form for an action's props asks: what it declares, what a prop may be, which props it adds.
+Data for the form of an action's props: declarations, options and additional props.
 
-Knows that an action answers this itself, with the chosen external user's account and before any run; what it calls
-outside for that is treated as a step's outside calls are. Nothing is recorded. Knows nothing of widgets.
+The action's own code answers, with the account of the chosen external user. Its outbound calls follow the outbound
+policy. Nothing is recorded.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ _DYNAMIC = "dynamic"
 @dataclass(frozen=True)
 class FormRequest:
     """
-    Whose form it is.
+    The step and the user of a form.
 
     Attributes:
-        step: The step, with the values it has so far.
-        policy: What becomes of outside calls.
-        external_user_id: Whose accounts are used, or None.
-        environment: Of the external user.
+        step: The step with its current values.
+        policy: The policy for outbound calls.
+        external_user_id: The external user whose accounts are used, or None.
+        environment: The external user's environment.
         event: The chosen event's data, for expressions.
-        exports: What steps have exported, for expressions.
+        exports: Exports of steps, for expressions.
         variables: Environment variables.
         folder: The workflow's folder.
-        actions_source: Where pre-built actions run, as the workflow says it; None is the project's choice.
+        actions_source: Where pre-built actions run, as set by the workflow; None is the project's setting.
     """
 
     step: Step
@@ -70,7 +70,7 @@ class FormRequest:
 
 @dataclass(frozen=True)
 class _FormAccounts:
-    """The accounts for a form: `$auth` by prop, whose are missing, their secrets, and which of these Connect keeps."""
+    """The accounts of a form: `$auth` by prop, props without an account, redactor, and withheld secrets."""
 
     auth: Mapping[str, Mapping[str, str]]
     missing: tuple[AppBinding, ...]
@@ -80,18 +80,18 @@ class _FormAccounts:
 
 class ActionForms:
     """
-    Answers the questions of forms.
+    Loads the data of forms.
 
     Args:
         directory: Users and accounts.
-        workers: The processes that run components.
+        workers: The worker pool.
         catalog: The pre-built actions.
-        scratch: A folder for temporary folders.
+        scratch: The parent of temporary folders.
     """
 
     def __init__(self, *, directory: Directory, workers: WorkerPool, catalog: Catalog, scratch: Path) -> None:
         self._directory = directory
-        self._hosts = workers
+        self._workers = workers
         self._catalog = catalog
         self._scratch = scratch
 
@@ -104,31 +104,31 @@ class ActionForms:
         progress: ProgressCallback = lambda _: None,
     ) -> tuple[Component, ComponentDescription]:
         """
-        An action and what it declares, from *catalog* or the project's own.
+        Return an action and its declaration, from *catalog* or the project's catalog.
 
         Raises:
-            ActionNotFoundError: No source has it.
-            ActionSourceError: Its source cannot be reached.
-            StepError: Its module cannot be loaded.
+            ActionNotFoundError: No source has the action.
+            ActionSourceError: The action's source cannot be reached.
+            StepError: The action's module cannot be loaded.
         """
         catalog = catalog or self._catalog
         component = await catalog.resolve_or_install(uses, install=install, progress=progress)
         if component.file is None:
             return await catalog.connect_source.fetch_action(component.key, component.version)
-        async with self._open_workers(FormRequest(Step("form"), _DENY_POLICY), component.file) as guests:
-            return component, await describe_component(component, guests, catalog)
+        async with self._open_workers(FormRequest(Step("form"), _DENY_POLICY), component.file) as workers:
+            return component, await describe_component(component, workers, catalog)
 
     async def load_options(
         self, request: FormRequest, prop: str, *, page: int = 0, context: JSON = None, query: str | None = None
     ) -> PropOptionsPage:
         """
-        A page of what *prop* of an action step may be.
+        Load a page of the options of *prop* of an action step.
 
-        Static options are one page, filtered by *query* here. Without an account the page says why it has none.
+        Static options are one page, filtered by *query*. Without an account the page has a reason instead of options.
 
         Raises:
             ActionNotFoundError: No source has the action.
-            ActionPropsError: The step's action has no such prop that can be chosen from.
+            ActionPropsError: The action has no such prop, or the prop has no options.
         """
         uses = ActionReference.parse(request.step.uses or "")
         component, description = await self.describe(uses, catalog=self._catalog_of(request))
@@ -138,11 +138,11 @@ class ActionForms:
         accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
         if component.file is None:
             return await self._remote_options(request, component, prop, page=page, context=context, query=query)
-        async with self._open_workers(request, component.file) as guests:
-            found = await guests.options(
+        async with self._open_workers(request, component.file) as workers:
+            found = await workers.options(
                 component.file,
                 prop,
-                values=await self._values(request, description, guests),
+                values=await self._values(request, description, workers),
                 auth=accounts.auth,
                 page=page,
                 context=context,
@@ -155,11 +155,11 @@ class ActionForms:
 
     async def load_additional_props(self, request: FormRequest) -> tuple[PropDeclaration, ...]:
         """
-        The props that the step's action adds, or declares differently, for the values that it has so far.
+        Load the props that the step's action adds or redefines for its current values.
 
         Raises:
             ActionNotFoundError: No source has the action.
-            StepError: Its code failed, or needs an account that is not there.
+            StepError: The action's code failed, or needs an account that does not exist.
         """
         component, description = await self.describe(
             ActionReference.parse(request.step.uses or ""), catalog=self._catalog_of(request)
@@ -167,10 +167,10 @@ class ActionForms:
         if component.file is None or not description.additional:
             return ()
         accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
-        async with self._open_workers(request, component.file) as guests:
-            return await guests.additional_props(
+        async with self._open_workers(request, component.file) as workers:
+            return await workers.additional_props(
                 component.file,
-                values=await self._values(request, description, guests),
+                values=await self._values(request, description, workers),
                 auth=accounts.auth,
                 binding=_binding(request, accounts),
             )
@@ -184,11 +184,11 @@ class ActionForms:
         source = self._catalog.connect_source
         if request.external_user_id is None:
             return PropOptionsPage(
-                empty_reason="Choices come from the external user's account, and none is chosen: %pduser."
+                empty_reason="Choices come from the external user's account, and no external user is chosen: %pduser."
             )
         if not is_connect_call_allowed(source, request.policy):
             return PropOptionsPage(
-                empty_reason=f"Choices come from Pipedream, and outside calls do not go out ({request.policy.mode_text})."
+                empty_reason=f"Choices come from Pipedream, and outbound calls are refused ({request.policy.mode_text})."
             )
         return await source.fetch_options(
             component,
@@ -229,30 +229,30 @@ class ActionForms:
         if request.external_user_id is None:
             return (
                 f"Choices come from the external user's {binding.app} account, and no external user is chosen: %pduser. "
-                "A text or an expression can be given without."
+                "You can type a text or an expression instead."
             )
         command = format_connect_account_command(
             binding.app, request.external_user_id, request.environment, self._directory
         )
         return (
-            f"Choices come from {request.external_user_id}'s {binding.app} account, and there is none in "
-            f"{request.environment}. Connect one with %pduser, or: {command}. A text or an expression can be given without."
+            f"Choices come from {request.external_user_id}'s {binding.app} account, and {request.environment} has no such "
+            f"account. Connect one with %pduser, or: {command}. You can type a text or an expression instead."
         )
 
     async def _values(
-        self, request: FormRequest, description: ComponentDescription, guests: RunWorkers
+        self, request: FormRequest, description: ComponentDescription, workers: RunWorkers
     ) -> dict[str, JSON]:
-        """The values so far; of an expression what it gives on the chosen event, itself where it gives nothing."""
+        """Return the current values; an expression is evaluated on the chosen event, and stays if the result is empty."""
         apps = {binding.prop for binding in description.apps}
         values: dict[str, JSON] = {}
         for name, value in request.step.props.items():
             if name in apps:
                 continue
             try:
-                found = await evaluate_props(replace(request.step, props={name: value}), guests, request.exports)
+                found = await evaluate_props(replace(request.step, props={name: value}), workers, request.exports)
             except StepError:
                 found = {}
-            # one that gives nothing is not known until the run: that is another thing than an empty prop
+            # an expression without a result gets its value in the run, so it is not an empty prop
             values[name] = value if found.get(name) is None else found[name]
         return values
 
@@ -270,13 +270,13 @@ class ActionForms:
                 public_only=request.policy.public_only,
                 extra_code_folders=(component.path,),
             )
-            guests = await self._hosts.open_run(
+            workers = await self._workers.open_run(
                 setup, wait_for_slot=False
-            )  # a person looks at it: it does not queue behind runs
+            )  # a person waits for the form, so it does not queue behind runs
             try:
-                yield guests
+                yield workers
             finally:
-                await guests.release()
+                await workers.release()
 
 
 _DENY_POLICY = OutboundPolicy(mode="deny", mode_text="deny")
@@ -291,7 +291,7 @@ def _static(declared: PropDeclaration, query: str | None) -> PropOptionsPage:
         for each in (listed if isinstance(listed, list) else ())
     )
     if not options:
-        return PropOptionsPage(empty_reason=f"{declared.name} is {declared.type}: there is nothing to choose from.")
+        return PropOptionsPage(empty_reason=f"{declared.name} is {declared.type} and has no options.")
     return PropOptionsPage(tuple(each for each in options if not query or query.lower() in each.label.lower()))
 
 

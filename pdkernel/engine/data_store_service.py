@@ -1,8 +1,7 @@
 """
-Data stores for a running step: which it may reach, and the answers to what it asks of them.
+Data stores for a running step: resolves the stores that the step declares and answers its requests.
 
-Knows that a step reaches only the stores that it declares, in its directive, its props or its code. What is in a
-store is `project.stores`' to know.
+A step reaches only the stores that its directive, props or code declare.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ DATA_STORE_PROP_TYPE = "data_store"
 
 def resolve_data_stores(step: Step, declared: Iterable[PropDeclaration] = ()) -> dict[str, str]:
     """
-    The data stores that *step* may reach: prop to the store's name.
+    Return the names of the data stores that *step* may reach, by prop.
 
     Args:
-        step: Its directive's stores come first; a prop that names none is the project's default store.
-        declared: Props that its code declares. The value of one of type `data_store` is a store's name, or
-            `{"storeId": "ds_..."}` as a synced folder has it.
+        step: The step; stores of its directive take precedence. A prop without a name is the project's default store.
+        declared: Props that the step's code declares. The value of a `data_store` prop is a store's name, or
+            `{"storeId": "ds_..."}` as in a synced folder.
     """
     stores = {binding.prop: binding.store or DEFAULT_DATA_STORE for binding in step.stores}
     for prop in declared:
@@ -39,32 +38,32 @@ def resolve_data_stores(step: Step, declared: Iterable[PropDeclaration] = ()) ->
 
 class DataStoreService:
     """
-    Answers one step's `store.*`; every answer is one transaction, so nothing is half done.
+    Answers the `store.*` requests of one step; each operation is one transaction.
 
     Args:
         table: The project's stores.
-        declared_names: Names of those that the step declares.
+        declared_names: The stores that the step declares.
     """
 
-    # parity[store-transactions]: the platform promises no atomicity; here each single operation is atomic and durable
+    # parity[store-transactions]: the platform promises no atomicity; in pdkernel each operation is atomic and durable
     def __init__(self, table: DataStoreTable, declared_names: Collection[str]) -> None:
         self._table = table
         self._reachable = frozenset(declared_names)
 
     async def answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
         """
-        The answer to *operation*.
+        Answer *operation*.
 
-        `get` is `{"value": ...}` or null; `keys` and `entries` are pages `{"keys" | "entries": [...], "after": ...}`,
-        where a number in `after` asks for the next one; `set_ttl`, `has` and `delete` say whether there is such a
-        record; `count` and `clear` are numbers.
+        `get` returns `{"value": ...}` or null. `keys` and `entries` return pages `{"keys" | "entries": [...],
+        "after": ...}`; a number in `after` is the cursor of the next page. `set_ttl`, `has` and `delete` return whether
+        the record exists. `count` and `clear` return a number.
 
         Raises:
-            StoreValueError: A key, value or time to live that no store can hold.
+            StoreValueError: The store cannot hold the key, value or time to live.
             StepError: The step does not declare that store.
         """
         try:
-            return await asyncio.to_thread(self._answer, operation, args)  # the disk is waited for
+            return await asyncio.to_thread(self._answer, operation, args)  # blocks on the disk
         except RequestError as wrong:
             raise StoreValueError(wrong.message, name="StoreValueError", fix=wrong.fix) from None
 
@@ -116,7 +115,7 @@ class DataStoreService:
 def _text(args: Mapping[str, JSON], name: str) -> str:
     value = args.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"A key of a data store is a text, not {value!r:.60}.", fix="Make a text of it.")
+        raise RequestError(f"A key of a data store is a text, not {value!r:.60}.", fix="Convert the key to a text.")
     return value
 
 

@@ -1,7 +1,7 @@
 """
-Which of the events that a source emitted are new, by the strategy that it declares.
+Deduplication of a source's events by the platform's three strategies (its component API page).
 
-Knows the platform's three strategies (its component API page). Changes a plain object that the caller keeps.
+The caller stores the state between runs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MAX_REMEMBERED_IDS = 100
 
 def drop_repeated_events(strategy: str | None, events: Iterable[Emitted], state: dict[str, Any]) -> list[Emitted]:
     """
-    The events of *events* that were not emitted before, oldest first; *state* then knows them.
+    Return the new events, oldest first, and update *state*.
 
     Args:
-        strategy: `unique`, `greatest`, `last`, or None to take all.
-        events: In the order of emission. Those that have a time are put in its order.
-        state: What is remembered between runs; `{}` at first.
+        strategy: `unique`, `greatest`, `last`, or None to keep all.
+        events: Events in the order of emission; they are sorted by time first, events without a time last.
+        state: The state of the last run; `{}` at first. Changed in place.
     """
     ordered = sorted(events, key=lambda event: math.inf if event.ts is None else event.ts)
     match strategy:
@@ -74,7 +74,7 @@ def _last(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
 
 def _number(value: object) -> float | None:
     try:
-        number = float(value)  # type: ignore[arg-type]  # whatever the source gave
+        number = float(value)  # type: ignore[arg-type]  # an arbitrary value from the source
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

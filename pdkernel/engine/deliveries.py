@@ -1,9 +1,8 @@
 """
-Delivers what steps queued with `$.send`, when the run is over.
+Delivers messages that steps queued with `$.send`, after the last step.
 
-Knows the platform's rules (five seconds, no retries, results never seen by code) and which destinations can be had
-without the platform: HTTP always, e-mail by SMTP when that is set up; the rest is shown. An HTTP request passes through
-the same way out as the step's own calls, so that deny, record, replay and stand-ins hold for it too.
+The platform's rules apply: five seconds, no retries, no result for the code. HTTP is always delivered, e-mail if SMTP
+is configured; other kinds are only shown. HTTP requests go through the gateway, under the step's outbound policy.
 """
 
 from __future__ import annotations
@@ -11,41 +10,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from pdkernel.egress import is_loopback
+from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.engine.mail import MailSettings, send_mail
 from pdkernel.execution import Delivery, OutboundCall
 from pdkernel.model import JSON
 from pdkernel.workers import Effect, OutboundGateway
 
-if TYPE_CHECKING:
-    from pdkernel.egress import CallContext
-
 HTTP_TIMEOUT_S = 5.0
-"""Seconds that an HTTP destination has (platform documentation of HTTP destinations)."""
+"""Time limit of an HTTP destination in seconds (platform documentation of HTTP destinations)."""
 
 
 class TextRedactor(Protocol):
-    """Hides a run's secrets."""
+    """Redacts the secrets of a run."""
 
     def redact_value(self, value: Any) -> Any:
-        """*value* with every known secret replaced."""
+        """Return *value* with every known secret replaced."""
         ...
 
     def redact_text(self, text: str) -> str:
-        """*text* with every known secret replaced."""
+        """Return *text* with every known secret replaced."""
         ...
 
 
 class SendDelivery:
     """
-    Delivers effects.
+    Delivers queued messages.
 
     Args:
-        gateway: The way out of steps' calls, or None to go out directly.
-        mail: How e-mail is sent, or None to show it.
+        gateway: The gateway for outbound calls, or None to connect directly.
+        mail: The mail settings, or None to only show e-mail.
     """
 
     def __init__(self, gateway: OutboundGateway | None, mail: MailSettings | None) -> None:
@@ -54,13 +50,13 @@ class SendDelivery:
 
     async def deliver(self, step: str, effect: Effect, *, binding: CallContext, redactor: TextRedactor) -> Delivery:
         """
-        Deliver what *step* queued, and say what became of it; never raises for a destination's fault.
+        Deliver a message of *step* and return the result; an error of the destination is part of the result.
 
         Args:
             step: The step's name.
-            effect: What it queued; raw.
-            binding: How its outside calls are treated.
-            redactor: Of the run's secrets: everything in the result has been through it.
+            effect: The queued message, not redacted.
+            binding: The context of the step's outbound calls.
+            redactor: Redacts the result.
         """
         payload = dict(effect.payload)
         shown = Delivery(step, effect.kind, "shown", payload=redactor.redact_value(payload))
@@ -68,11 +64,11 @@ class SendDelivery:
             return await self._http(shown, payload, binding, redactor)
         if effect.kind == "email":
             return await self._email(shown, payload, binding, redactor)
-        # parity[send-emit]: the platform's listeners, buckets and event streams are not here; what would go to them is shown
+        # parity[send-emit]: pdkernel has no listeners, buckets or event streams; messages to them are only shown
         note = {
-            "emit": "Not emitted: nobody listens to a workflow that is not served.",
+            "emit": "Not emitted: a workflow in pdkernel has no listeners.",
             "s3": "Not written: the platform writes to S3 with its own credentials. Use the AWS SDK with an account.",
-            "sse": "Shown: there is no event stream without the platform.",
+            "sse": "Not streamed: only the platform has event streams.",
         }[effect.kind]
         return replace(shown, note=note)
 
@@ -102,7 +98,7 @@ class SendDelivery:
                 status: int | None = response.status_code
                 note = None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
-            status, note = None, f"It could not be sent: {redactor.redact_text(str(error) or type(error).__name__)}"
+            status, note = None, f"Not sent: {redactor.redact_text(str(error) or type(error).__name__)}"
         if refusals or failures:
             note = (refusals or failures)[0]
         request = calls[0] if calls else None
@@ -121,36 +117,36 @@ class SendDelivery:
         mail = self._mail
         if mail is None:
             return replace(
-                shown, note="Not sent: there is no mail server. See: pdkernel project set mail_server HOST:PORT"
+                shown, note="Not sent: no mail server is set. Set it: pdkernel project set mail_server HOST:PORT"
             )
         shown = replace(shown, to=mail.to)
         if not is_loopback(mail.host) and not binding.policy.allows_tunnel(mail.host):
-            return replace(shown, note=f"Not sent: outside calls are {binding.policy.mode}.")
+            return replace(shown, note=f"Not sent: the mode for outbound calls is {binding.policy.mode}.")
         try:
             await asyncio.to_thread(send_mail, mail, payload)
         except (OSError, ValueError) as error:  # smtplib's errors are OSErrors
             return replace(
-                shown, outcome="failed", note=f"{mail.host} did not take it: {redactor.redact_text(str(error))}"
+                shown, outcome="failed", note=f"{mail.host} did not accept it: {redactor.redact_text(str(error))}"
             )
         return replace(shown, outcome="sent")
 
 
 def find_send_problem(effect: Effect, *, dollar_name: str) -> str | None:
     """
-    A sentence on what cannot be delivered as it was queued, or None.
+    Return a warning if *effect* cannot be delivered as queued, else None.
 
     Args:
-        effect: What a step queued.
-        dollar_name: What the step's language calls `$`.
+        effect: A message that a step queued.
+        dollar_name: The name of `$` in the step's language.
     """
-    # parity[send-checked]: the platform takes anything and never says what became of it; a step is not failed for it here either
+    # parity[send-checked]: the platform accepts every message and never reports its delivery; pdkernel only warns
     call = f"{dollar_name}.send.{effect.kind}" + (f" (line {effect.line})" if effect.line is not None else "")
     if effect.kind == "email" and not any(effect.payload.get(part) for part in ("subject", "text", "html")):
-        return f"{call}: neither subject nor text nor html is given, so the e-mail has nothing in it."
+        return f"{call}: subject, text and html are missing, so the e-mail is empty."
     if effect.kind == "http" and not _is_http(effect.payload.get("url")):
         url = effect.payload.get("url")
-        given = f"{url[:100]!r} is not a URL" if isinstance(url, str) and url else "no URL is given"
-        return f"{call}: {given}, so nothing can be sent. Write url: https://HOST/PATH."
+        reason = f"{url[:100]!r} is not a URL" if isinstance(url, str) and url else "the URL is missing"
+        return f"{call}: {reason}, so the message cannot be sent. Write url: https://HOST/PATH."
     return None
 
 
@@ -169,7 +165,7 @@ def _as_mapping(value: JSON) -> Mapping[str, JSON]:
 
 
 def _with_params(url: str, params: JSON) -> str:
-    """*url* with *params* added to the query that it has, as axios adds them."""
+    """Return *url* with *params* added to its query, as axios adds them."""
     import httpx
 
     if not isinstance(params, dict | str | None):

@@ -1,7 +1,7 @@
 """
-What a directory says about some external users, each thing asked once.
+A cached view of a directory for some external users; each fact is read once, and no credential is read.
 
-Knows the commands that would mend it. What follows from it is for `lookup` to say. Never asks for a credential.
+The snapshot also formats the commands that connect missing accounts.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _MAX_NAMED_USERS = 10
 
 class DirectorySnapshot:
     """
-    Users and accounts as they are now.
+    Users and accounts of a directory at one moment.
 
     Args:
-        directory: Who is asked; once for all accounts of *users*.
-        environment: Of the users.
-        users: External users that may be asked about.
-        apps: Apps that may be asked about.
+        directory: The directory; all accounts of *users* are read in one call.
+        environment: The users' environment.
+        users: The external users of the snapshot.
+        apps: The apps of the snapshot.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DirectorySnapshot:
             for account in directory.newest_accounts(users, environment, apps, limit=MAX_CANDIDATES):
                 user = account.external_user_id or ""
                 self._accounts[user, account.app].append(account)
-                self._exists[user, environment] = True  # a user exists from their first account on
+                self._exists[user, environment] = True  # an external user with an account exists
 
     @cached_property
     def plan(self) -> Plan:
@@ -63,19 +63,19 @@ class DirectorySnapshot:
         return f"External users in {self.environment}: {listed}."
 
     def has_user(self, external_user_id: str) -> bool:
-        """Whether they exist in the environment."""
+        """Return whether the user exists in the environment."""
         return self._has(external_user_id, self.environment)
 
     def has_user_in_other_environment(self, external_user_id: str) -> bool:
-        """Whether they exist in the other environment."""
+        """Return whether the user exists in the other environment."""
         return self._has(external_user_id, self.other_environment)
 
     def accounts(self, external_user_id: str, app: str) -> Sequence[Account]:
-        """Their accounts of *app*, newest first, `CANDIDATES` at most."""
+        """Return the user's accounts of *app*, newest first, at most `MAX_CANDIDATES`."""
         return self._accounts.get((external_user_id, app), ())
 
     def candidates(self, external_user_id: str, app: str) -> tuple[AccountCandidate, ...]:
-        """The same, as a record holds them."""
+        """Return the same accounts in the form of the record."""
         key = (external_user_id, app)
         if key not in self._candidates:
             self._candidates[key] = tuple(
@@ -85,25 +85,25 @@ class DirectorySnapshot:
         return self._candidates[key]
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account of that id, or None."""
+        """Return the account with that id, or None."""
         if account_id not in self._own:
             self._own[account_id] = self._directory.find_account(account_id)
         return self._own[account_id]
 
     def format_connect_command(self, app: str, external_user_id: str) -> str:
-        """The command that connects an account of *app*; it asks for the credentials, so none stands in it."""
-        where = "" if self.environment == "development" else f" --environment {self.environment}"
+        """Return the command that connects an account of *app*; it prompts for the credentials."""
+        environment = "" if self.environment == "development" else f" --environment {self.environment}"
         user = shlex.quote(external_user_id)
-        return f"pdkernel accounts add --external-user {user} --app {app}{where}{self._credentials(app)}"
+        return f"pdkernel accounts add --external-user {user} --app {app}{environment}{self._credentials(app)}"
 
     def format_own_account_command(self, binding: AppBinding) -> str:
-        """The command that adds the account of one's own that *binding* names; it asks for the credentials."""
+        """Return the command that adds the own account of *binding*; it prompts for the credentials."""
         return f"pdkernel accounts add --own --app {binding.app} --id {binding.account}{self._credentials(binding.app)}"
 
     def _credentials(self, app: str) -> str:
         if app not in self._fields:
             fields = self._directory.credential_fields(app) or ("api_key",)
-            # an account with a token has other fields, too, which most steps do without
+            # an account with a token has further fields, which most steps do not need
             asked = fields[:1] if fields[0] == "oauth_access_token" else fields
             self._fields[app] = "".join(f" --credential {name}" for name in asked)
         return self._fields[app]
@@ -118,5 +118,5 @@ class DirectorySnapshot:
 def format_connect_account_command(
     app: str, external_user_id: str, environment: Environment, directory: Directory
 ) -> str:
-    """The command that connects an account of *app*; it asks for the credentials, so none stands in it."""
+    """Return the command that connects an account of *app*; it prompts for the credentials."""
     return DirectorySnapshot(directory, environment, (), ()).format_connect_command(app, external_user_id)

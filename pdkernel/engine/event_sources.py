@@ -1,8 +1,8 @@
 """
-Event sources: running one as the external user, and turning what is new into events that start a workflow.
+Runs event sources for an external user and turns new emissions into events that start a workflow.
 
-Knows that a source has an account, a database and ids it has emitted, kept for each workflow and external user. What a
-source may answer and emit is `hosts`' to know; when it runs is its caller's.
+A source's database and the ids of its emissions are stored per workflow and external user. The caller decides when a
+source runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from pdkernel.workers import (
 
 SourceAct = Literal["run", "deploy", "activate", "deactivate"]
 SOURCE_STEP_NAME = "source"
-"""What a source is called where steps have names: in the ledger and in errors."""
+"""The step name of a source, in outbound calls and in errors."""
 
 _DEFAULT_INTERVAL_S = 900
 _REQUEST_KEYS = frozenset({"method", "path", "query", "headers", "body", "bodyRaw"})
@@ -57,19 +57,19 @@ class SourceRequest:
     One run of a workflow's event source.
 
     Attributes:
-        trigger: The workflow's, of type `source`.
-        owner_key: By which the source is known: its notebook's or folder's path.
-        policy: What becomes of outside calls.
+        trigger: The workflow's trigger of type `source`.
+        owner_key: The path of the workflow's notebook or folder; identifies the source's state.
+        policy: The policy for outbound calls.
         act: `run`, or a hook.
-        event: What the source's interface got; None is a timer's tick.
-        external_user_id: Whose account it uses, or None.
-        environment: Of the external user.
+        event: The request or message for the source's interface; None is a timer's tick.
+        external_user_id: The external user whose account the source uses, or None.
+        environment: The external user's environment.
         folder: The workflow's folder.
-        timeout_s: Seconds that it may run.
+        timeout_s: Time limit in seconds.
         install: Whether the source may be installed.
-        endpoint_url: Where its HTTP interface is reached from outside, or None.
-        account_overrides: Accounts of the external user by app, in the place of the newest of each.
-        on_respond: Told what the source answers by its HTTP interface, when it does.
+        endpoint_url: Public URL of the source's HTTP interface, or None.
+        account_overrides: Account ids by app, used instead of the newest account of the app.
+        on_respond: Receives the response that the source sends by its HTTP interface.
     """
 
     trigger: Trigger
@@ -93,13 +93,13 @@ class SourceRequest:
 
     @property
     def state_key(self) -> str:
-        """By which its state is kept; whose it is comes first."""
+        """The key of the source's state; begins with the owner."""
         return json.dumps([self.owner_key, self.uses.key, self.environment, self.external_user_id])
 
 
 @dataclass(frozen=True)
 class SourceEvent:
-    """An event that a source emitted and that was not emitted before, secrets replaced."""
+    """A new event of a source, redacted."""
 
     event: Event
     id: str | int | float | None
@@ -110,15 +110,15 @@ class SourceEvent:
 @dataclass(frozen=True)
 class SourceResult:
     """
-    What a source did.
+    The result of one run of a source.
 
     Attributes:
-        component: What ran.
+        component: The component that ran.
         events: The new events, oldest first.
-        repeated_count: How many were emitted before.
-        had_hook: Whether the source has what was to be run.
-        record: Logs, outside calls and error, as of a step.
-        response: What it answered by its HTTP interface, or None.
+        repeated_count: Number of emissions that were not new.
+        had_hook: Whether the source implements the requested act.
+        record: Logs, outbound calls and error, in the form of a step's result.
+        response: The response by the HTTP interface, or None.
     """
 
     component: Component
@@ -135,25 +135,25 @@ class SourceRunner:
 
     Args:
         directory: Users and accounts.
-        hosts: The processes that run them.
+        workers: The worker pool.
         catalog: The project's components.
-        states: What sources remember.
+        states: The stored states of sources.
         clock: For time stamps and the timer's tick.
-        scratch: A folder for temporary folders.
+        scratch: The parent of temporary folders.
     """
 
     def __init__(
         self,
         *,
         directory: Directory,
-        hosts: WorkerPool,
+        workers: WorkerPool,
         catalog: Catalog,
         states: SourceStateTable,
         clock: Clock,
         scratch: Path,
     ) -> None:
         self._directory = directory
-        self._hosts = hosts
+        self._workers = workers
         self._catalog = catalog
         self._states = states
         self._clock = clock
@@ -161,14 +161,14 @@ class SourceRunner:
 
     async def run(self, request: SourceRequest) -> SourceResult:
         """
-        Run a source once. What it writes to its database, and the ids of what it emits, are kept even if it fails.
+        Run a source once. Its database and the ids of its emissions are stored even if it fails.
 
         Raises:
-            ActionNotFoundError: No source of components has it.
-            EndUserError: Whose account it would use.
-            UnsupportedError: It is no source, or Pipedream runs it.
-            StepError: Its module cannot be loaded.
-            RequestError: It waits for a request or a message, and was given none.
+            ActionNotFoundError: No source of components has the event source.
+            EndUserError: The external user has no account for it.
+            UnsupportedError: The component is not an event source, or only Pipedream can run it.
+            StepError: The source's module cannot be loaded.
+            RequestError: The source needs a request or a message, and the event is missing.
         """
         component = await self._component(request)
         context = {"id": derive_id("dc_", request.state_key)}
@@ -184,12 +184,12 @@ class SourceRunner:
                 public_only=request.policy.public_only,
                 extra_code_folders=(component.file.path,) if component.file else (),
             )
-            guests = await self._hosts.open_run(setup)
+            workers = await self._workers.open_run(setup)
             try:
-                description = await describe_component(component, guests, self._catalog)
-                return await self._run(request, component, description, guests, context["id"])
+                description = await describe_component(component, workers, self._catalog)
+                return await self._run(request, component, description, workers, context["id"])
             finally:
-                await guests.release()
+                await workers.release()
 
     async def _component(self, request: SourceRequest) -> Component:
         component = await self._catalog.resolve_or_install(request.uses, install=request.install)
@@ -210,7 +210,7 @@ class SourceRunner:
         request: SourceRequest,
         component: Component,
         description: ComponentDescription,
-        guests: RunWorkers,
+        workers: RunWorkers,
         identity: str,
     ) -> SourceResult:
         assert component.file is not None
@@ -263,7 +263,7 @@ class SourceRunner:
                 on_call_refused=recorder.add_note,
             ),
         )
-        outcome = await guests.run_source(call, recorder)
+        outcome = await workers.run_source(call, recorder)
         new, repeated = await asyncio.to_thread(self._store_state, request.state_key, description, outcome)
         for warning in outcome.warnings:
             recorder.add_note(warning)
@@ -287,13 +287,13 @@ class SourceRunner:
         return new, len(outcome.emitted_events) - len(new)
 
     def _timer_event(self, step: Step, description: ComponentDescription) -> JSON:
-        """What a timer's interface hands over."""
+        """Return the event of a timer's tick."""
         tick: dict[str, JSON] = {"timestamp": int(self._clock.now().timestamp())}
         for prop in description.props:
             if prop.type == "$.interface.timer":
                 given = step.props.get(prop.name) or prop.definition.get("default") or prop.definition.get("static")
                 if isinstance(given, dict) and given.get("cron"):
-                    # parity[source-cron]: what a source with a cron timer is given is documented nowhere
+                    # parity[source-cron]: the event of a source's cron timer is not documented
                     return tick | {name: given[name] for name in ("cron", "timezone") if given.get(name)}
                 if isinstance(given, dict) and given.get("intervalSeconds"):
                     return tick | {"interval_seconds": given["intervalSeconds"]}
@@ -301,22 +301,22 @@ class SourceRunner:
 
 
 def _check_has_timer(component: Component, description: ComponentDescription) -> None:
-    """Raise `RequestError` if only a request or an app's message wakes the source, and none was given."""
+    """Raise `RequestError` if the source has no timer: it needs a request or a message of its app."""
     interfaces = {prop.type for prop in description.props if prop.type.startswith("$.interface.")}
     if "$.interface.timer" in interfaces or not interfaces:
         return
     if "$.interface.http" in interfaces:
-        what, given = "an HTTP request", 'its request as JSON: {"method": "POST", "headers": {...}, "body": {...}}'
+        needed, example = "an HTTP request", 'the request as JSON: {"method": "POST", "headers": {...}, "body": {...}}'
     else:
-        what, given = "a message of its app", "such a message as JSON"
+        needed, example = "a message of its app", "the message as JSON"
     raise RequestError(
-        f"{component.uses} is woken by {what}, and none was given.",
-        fix=f"Give {given}: pdkernel source poll SOURCE --event FILE, in a notebook %pdevent FILE --emit.",
+        f"{component.uses} needs {needed} to run, and the event is missing.",
+        fix=f"Pass {example}: pdkernel source poll SOURCE --event FILE, in a notebook %pdevent FILE --emit.",
     )
 
 
 def _received(event: JSON, description: ComponentDescription) -> JSON:
-    """*event*, with what an HTTP interface hands over besides, if it is a request (component API page)."""
+    """Return *event*; a request gets the further fields of an HTTP interface (component API page)."""
     is_request = isinstance(event, dict) and not event.keys().isdisjoint(_REQUEST_KEYS)
     if not is_request or not any(prop.type == "$.interface.http" for prop in description.props):
         return event
@@ -338,7 +338,7 @@ def _received(event: JSON, description: ComponentDescription) -> JSON:
 def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:
     data = redactor.redact_value(emitted.event)
     if not isinstance(data, dict):
-        # parity[source-text]: an emitted text or list starts a workflow on the platform; steps here are given an object
+        # parity[source-text]: on the platform an emitted text or list starts a workflow; in pdkernel it becomes an object
         data = {"value": data}
     summary = redactor.redact_text(str(emitted.summary)) if emitted.summary is not None else None
     return SourceEvent(Event(data, is_http=False), emitted.id, summary, emitted.ts)
@@ -346,14 +346,14 @@ def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:
 
 def require_source_trigger(trigger: Trigger) -> Trigger:
     """
-    *trigger*, if an event source is one.
+    Return *trigger* if it is an event source.
 
     Raises:
-        RequestError: The workflow is started by something else.
+        RequestError: The trigger has another type.
     """
     if trigger.type != "source" or not trigger.config.get("uses"):
         raise RequestError(
-            f"The workflow's trigger is {trigger.type}, and has no source that could be asked for events.",
+            f"The workflow's trigger is of type {trigger.type}, not an event source.",
             fix="Write in %%pdworkflow: trigger: {type: source, uses: KEY@VERSION, props: {...}}",
         )
     return trigger

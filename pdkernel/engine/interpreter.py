@@ -1,9 +1,8 @@
 """
-The loop: one run of a workflow on an event.
+Runs one workflow on one event.
 
-Knows the order: refuse what cannot run, make packages ready, resolve accounts, give each step its turn, deliver what
-they queued. What a step's turn takes is for `step_run` and `attempt` to know. A step's failure ends the run and is in
-the record; what refuses the run before any step is in the record too, as the run's error.
+The order is: preflight checks, packages, accounts, steps, deliveries. The record holds the failure of a step, which ends
+the run, and the reason if the run is refused before its first step.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from pdkernel.engine.account_resolution import (
     find_unauthorized_accounts,
     resolve_accounts,
 )
+from pdkernel.engine.deliveries import SendDelivery
 from pdkernel.engine.journal import Journal, MemoryJournal, MemoryTables
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.mail import MailSettings
@@ -57,16 +57,16 @@ class Interpreter:
     Args:
         directory: Users and accounts.
         stores: Data stores.
-        workers: The processes that run steps.
+        workers: The worker pool.
         catalog: The pre-built actions.
-        packages: What steps import.
-        journal: The record.
+        packages: Packages of steps.
+        journal: The journal.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
-        vault: Seals events in the journal until the accounts of their run are known; None for a journal in memory.
-        scratch: A folder for the temporary folders of runs.
-        file_store: The folder of the project's file store, or None for none.
-        mail: How `$.send.email` is sent, asked at each; None from it shows the message.
+        vault: Encrypts events in the journal until the accounts of their run are resolved; None for a journal in memory.
+        scratch: The parent of the runs' temporary folders.
+        file_store: The folder of the project's file store, or None.
+        mail: Returns the settings for each `$.send.email`; None only shows the message.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Interpreter:
         mail: Callable[[], MailSettings | None] = lambda: None,
     ) -> None:
         self._directory = directory
-        self._hosts = workers
+        self._workers = workers
         self._catalog = catalog
         self._packages = packages
         self._journal = journal
@@ -97,23 +97,22 @@ class Interpreter:
         self._files = file_store
         self._mail = mail
         self._checks = PreflightChecks()
-        attempts = StepExecutor(clock=clock, stores=stores, run_workflow=self._execute)
+        executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._execute)
         self._scheduler = StepScheduler(
-            attempts, clock, reopen_workers=lambda run: self._open(run.request, run.worker_setup)
+            executor, clock, reopen_workers=lambda run: self._open(run.request, run.worker_setup)
         )
 
     async def run(self, request: RunRequest) -> Execution:
         """
-        Run *request* and say what every step did.
+        Run *request* and return its record.
 
-        Cancelling the task ends the running step with all its processes; the execution is then returned
-        with the status `cancelled`.
+        Cancelling the task ends the running step with all its processes; the record then has the status `cancelled`.
         """
         execution, _ = await self._execute(request)
         return execution
 
     async def _execute(self, request: RunRequest) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
-        """The record, and the steps' exports as they are."""
+        """Return the record, and the steps' exports without redaction."""
         run_id, trace_id = request.run_ids or new_run_ids(self._ids)
         context = build_trigger_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
@@ -128,7 +127,7 @@ class Interpreter:
             else MemoryJournal.open(MemoryTables(), clock=self._clock, ids=self._ids),
             clock=self._clock,
             vault=self._vault if request.keep_in_journal and may_have_app_props(request) else None,
-            guard=self._hosts.sandbox_kind if request.policy.guarded else "none",
+            guard=self._workers.sandbox_kind if request.policy.guarded else "none",
         )
         record.record_start()
         scratch = self._scratch / f"run-{run_id}"
@@ -147,7 +146,7 @@ class Interpreter:
             raise
         if _remove_if_empty(scratch):
             return await record.finish(), exports
-        # beside the last commit, and not in the loop's way: a disk under load takes milliseconds to remove files
+        # runs beside the last commit, in a thread: a disk under load takes milliseconds to remove files
         removed = asyncio.to_thread(remove_tree, scratch)
         execution, _ = await asyncio.gather(record.finish(), removed)
         return execution, exports
@@ -155,41 +154,41 @@ class Interpreter:
     async def _run_steps_in(
         self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
     ) -> None:
-        await asyncio.sleep(0)  # the record's first commit goes on beside what follows
+        await asyncio.sleep(0)  # starts the record's first commit, which runs beside the following checks
         self._checks.check(request)
-        if self._hosts.gateway is not None:
-            await self._hosts.gateway.check(request.policy)
+        if self._workers.gateway is not None:
+            await self._workers.gateway.check(request.policy)
         actions = StepActions(self._catalog.with_source(request.actions_source, base=request.folder), request)
         await actions.install()
         ready = await self._packages.prepare_run(request, self._clock, record.notify)
         setup = self._setup(request, record, scratch, ready, actions)
-        guests = await self._open(request, setup)
+        workers = await self._open(request, setup)
         run: RunState | None = None
         try:
-            resolution = await self._resolve(request, await find_account_props(request, guests, actions))
+            resolution = await self._resolve(request, await find_account_props(request, workers, actions))
             if resolution.complete:
                 record.set_redactor(get_redactor(*resolution.secrets, *record.initial_secrets))
             if resolution.lookup is not None:
                 record.set_lookup(resolution.lookup)
             if resolution.error is not None:
                 raise resolution.error
-            # after what may refuse the run: a process that is made ready for nothing is ended
-            guests.prepare_steps([step for step in request.workflow.steps if request.should_execute(step)])
+            # only after all checks: the pool ends a prepared worker that runs no step
+            workers.prepare_steps([step for step in request.workflow.steps if request.should_execute(step)])
             payload = PayloadCounter(request.event.data)
-            run = RunState(request, guests, record, resolution, actions, payload, setup, ready, exports)
+            run = RunState(request, workers, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
-            await self._refuse_tokens(run)
+            await self._report_unauthorized(run)
             if status != "cancelled":
                 await self._deliver(run)
             record.set_final_status(status)
-        except OSError as fault:  # of the run's own files
+        except OSError as fault:  # from the run's own files
             raise scratch_write_error(fault) from None
         finally:
-            await (guests if run is None else run.workers).release()
+            await (workers if run is None else run.workers).release()
 
     async def _open(self, request: RunRequest, setup: RunSetup) -> RunWorkers:
-        # a run that a step waits for has that step's place
-        return await self._hosts.open_run(setup, wait_for_slot=request.depth == 0)
+        # a triggered run uses the slot of the step that waits for it
+        return await self._workers.open_run(setup, wait_for_slot=request.depth == 0)
 
     def _setup(
         self, request: RunRequest, record: RunRecord, scratch: Path, ready: PreparedPackages, actions: StepActions
@@ -213,18 +212,16 @@ class Interpreter:
     async def _resolve(self, request: RunRequest, bindings: BindingsByStep) -> AccountResolution:
         if not any(bindings.values()):
             return AccountResolution()
-        caller = _caller(request)
-        with contextlib.suppress(WouldBlockError), self._directory.nonblocking() as at_hand:
-            if at_hand is not None:
-                return resolve_accounts(
-                    bindings, caller, directory=override_accounts(at_hand, request.account_overrides)
-                )
-        return await asyncio.to_thread(  # a directory may ask the network
-            resolve_accounts, bindings, caller, directory=override_accounts(self._directory, request.account_overrides)
-        )
+        identity = _run_identity(request)
+        with contextlib.suppress(WouldBlockError), self._directory.nonblocking() as cached:
+            if cached is not None:
+                directory = override_accounts(cached, request.account_overrides)
+                return resolve_accounts(bindings, identity, directory=directory)
+        directory = override_accounts(self._directory, request.account_overrides)
+        return await asyncio.to_thread(resolve_accounts, bindings, identity, directory=directory)  # may use the network
 
-    async def _refuse_tokens(self, run: RunState) -> None:
-        """Have accounts that their apps took no more renewed before the next run."""
+    async def _report_unauthorized(self, run: RunState) -> None:
+        """Report accounts whose app answered 401, so that their credentials are renewed before the next run."""
         execution = run.record.execution
         for account in find_unauthorized_accounts(execution):
             await asyncio.to_thread(self._directory.report_unauthorized, account, credentials_read_at(execution))
@@ -233,10 +230,8 @@ class Interpreter:
         if run.queued_sends:
             await run.record.flush()
         for step, effect in run.queued_sends:
-            from pdkernel.engine.deliveries import SendDelivery
-
             binding = build_call_binding(run, step, lambda _: None)
-            deliveries = SendDelivery(self._hosts.gateway, self._mail() if effect.kind == "email" else None)
+            deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
             delivery = await deliveries.deliver(step, effect, binding=binding, redactor=run.record.redactor)
             run.record.add_delivery(delivery)
 
@@ -244,9 +239,9 @@ class Interpreter:
         status: Status = "success"
         try:
             for step in run.request.workflow.steps:
-                ended = await self._scheduler.run(run, step)
-                if ended is not None:
-                    status = ended
+                final_status = await self._scheduler.run(run, step)
+                if final_status is not None:
+                    status = final_status
                     break
         except asyncio.CancelledError:
             _acknowledge_cancellation()
@@ -256,10 +251,10 @@ class Interpreter:
 
 
 def _remove_if_empty(scratch: Path) -> bool:
-    """Whether *scratch* is not there, or gone now: most runs leave nothing in it."""
+    """Remove *scratch* if it is empty; return whether it does not exist now. Most runs leave it empty."""
     if not os.path.lexists(scratch):
         return True
-    with contextlib.suppress(OSError):  # there is something in it
+    with contextlib.suppress(OSError):  # the folder is not empty
         with contextlib.suppress(FileNotFoundError):
             (scratch / WORKING_FOLDER_NAME).rmdir()
         scratch.rmdir()
@@ -267,15 +262,15 @@ def _remove_if_empty(scratch: Path) -> bool:
     return False
 
 
-def _caller(request: RunRequest) -> RunIdentity:
-    """Whom *request* is for, and what its event's headers said of it."""
+def _run_identity(request: RunRequest) -> RunIdentity:
+    """Return the external user of *request*, with the values of its event's headers."""
     return RunIdentity(
         request.external_user_id, request.environment, request.event.external_user_id, request.event.environment
     )
 
 
 def _acknowledge_cancellation() -> None:
-    """The run has dealt with its cancellation: it returns a record instead of raising."""
+    """Clear the task's cancellation: the run returns a record instead of raising."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()

@@ -1,9 +1,8 @@
 """
-Numbers that do not arrive as they were sent: JavaScript reads every number as a double.
+Warns about exported integers that JavaScript cannot represent: it reads every number as a double.
 
-A Python or Bash step can export a whole number that no double holds. Steps in those languages get it exactly, and so
-does the record; a Node.js step or an expression gets the nearest double, as on the platform. The step that exported
-it says so.
+A Python or Bash step can export such an integer. Python and Bash steps and the record get it exactly; a Node.js step or
+an expression gets the nearest double, as on the platform.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _LONG = re.compile(rb"\d{16}")  # 2^53 has 16 digits
 
 
 def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str, JSON]) -> str | None:
-    """A sentence on the first number in *exports* that JavaScript reads as another one, if there is who may read it."""
+    """Return a warning on the first integer in *exports* that JavaScript would round, if JavaScript runs after *step*."""
     if step.language == "node" or not _has_long_number(dict(exports)) or not _is_read_by_javascript(workflow, step):
         return None
     found = list(_iter_inexact_numbers((), dict(exports)))
@@ -30,18 +29,18 @@ def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str
     path, number = found[0]
     others = f" (and {len(found) - 1:,} others)" if len(found) > 1 else ""
     return (
-        f"{format_node_path(path)}{others} is {_digits(number)}, which JavaScript reads as {_as_javascript(number)}: that is what "
-        "Node.js steps and expressions get. Export it as a text to keep every digit."
+        f"{format_node_path(path)}{others} is {_digits(number)}. Node.js steps and expressions read it as "
+        f"{_as_javascript(number)}. Export it as a text to keep every digit."
     )
 
 
 def _has_long_number(exports: dict[str, JSON]) -> bool:
-    """Whether so many digits stand together anywhere; false for most."""
+    """Return whether the JSON text has 16 digits in a row: a quick check that is False for most exports."""
     return _LONG.search(encode_json(exports)) is not None
 
 
 def _is_read_by_javascript(workflow: Workflow, step: Step) -> bool:
-    """Whether JavaScript runs after *step*: a Node.js step, or an expression in a prop."""
+    """Return whether JavaScript runs after *step*: a Node.js step, or an expression in a prop."""
     below = workflow.steps[workflow.steps.index(step) + 1 :] if step in workflow.steps else ()
     return any(
         not each.disabled and (each.language == "node" or any(True for _ in iter_templates(each.props)))

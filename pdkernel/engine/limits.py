@@ -1,7 +1,7 @@
 """
-The platform's limits: what is over one fails with the platform's words, what comes near one is said.
+The platform's limits on sizes (its limits and troubleshooting pages): an error above a limit, a warning near it.
 
-They are those of its limits and troubleshooting pages. Knows sizes and shares. Ending a step at its time or memory limit is `hosts`' work.
+`workers` enforces the time and memory limits of a running step.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pdkernel.model import JSON, Step, Workflow
 from pdkernel.workers import StepOutcome
 
 MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
-"""Of the event, the exports and the logs of one run together."""
+"""Bytes of the event, the exports and the logs of one run together."""
 MAX_EXPORT_DEPTH = 256
-"""Levels of an export."""
+"""Nesting levels of an export."""
 MAX_PROP_BYTES = 64 * 1024
-"""Of a prop's value as it is written; an expression counts as its own text."""
+"""Bytes of a prop's value as written; an expression counts as its text."""
 DEFAULT_MEMORY_MB = 256
 WARNING_SHARE = 0.8
-"""The share of a limit from which on a step says how much of it was used."""
+"""The share of a limit at which a step logs a warning."""
 
 
 def check_props(workflow: Workflow) -> None:
@@ -32,7 +32,7 @@ def check_props(workflow: Workflow) -> None:
     Refuse a prop whose value is too large.
 
     Raises:
-        DefinitionError: Names the step, the prop and its size.
+        DefinitionError: A value is too large; the message names the step, the prop and the size.
     """
     for step in workflow.steps:
         if step.disabled:
@@ -50,14 +50,14 @@ def check_props(workflow: Workflow) -> None:
 
 
 def memory_limit_mb(workflow: Workflow) -> int | None:
-    """Megabytes that a step may hold, or None."""
-    # parity[memory-default]: only a limit that the workflow sets ends a step; the platform's default of 256 MB is warned of
+    """Return the memory limit of a step in megabytes, or None."""
+    # parity[memory-default]: only a limit that the workflow sets ends a step; for the platform's 256 MB there is a warning
     given = workflow.settings.get("memory")
     return given if isinstance(given, int) and not isinstance(given, bool) else None
 
 
 def suggest_longer_timeout(workflow: Workflow, step: Step) -> str:
-    """What to do about a step that needs more time: where the limit that ended it is set."""
+    """Return the fix for a timeout of *step*: where its limit is set."""
     most = f"at most {MAX_TIMEOUT_S} seconds"
     if step.timeout_s is not None:
         return f"The limit is the step's own: raise --timeout {step.timeout_s:g} on its %%pdstep line, {most}."
@@ -73,14 +73,14 @@ def suggest_longer_timeout(workflow: Workflow, step: Step) -> str:
 
 
 class PayloadCounter:
-    """What a run carries along: the event, and each step's exports and logs."""
+    """Counts the bytes of a run's event, exports and logs."""
 
-    # parity[payload-limit]: 6 MB are counted as JSON; the platform counts them compressed, so 12 to 18 MB may pass there
+    # parity[payload-limit]: pdkernel counts JSON bytes; the platform counts compressed bytes and may allow 12 to 18 MB
     def __init__(self, event: Mapping[str, JSON]) -> None:
         self._size = json_size(dict(event))
 
     def add(self, exports: Mapping[str, JSON], logs: Iterable[Log]) -> tuple[PayloadLimitError | None, str | None]:
-        """Count what a step has added: an error if that is too much, a sentence if it is nearly."""
+        """Add the bytes of a step; return an error above the limit, or a warning near it."""
         self._size += json_size(dict(exports)) + sum(json_size(log.text) for log in logs)
         share = self._size / MAX_PAYLOAD_BYTES
         if share > 1:
@@ -104,7 +104,7 @@ def _payload_error(size: int) -> PayloadLimitError:
 
 
 def warn_near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int | None) -> Iterator[str]:
-    """A sentence for each limit that a step came near, or went over without being stopped."""
+    """Yield a warning for each limit that a step came near, or exceeded without being ended."""
     share = outcome.duration_s / timeout_s
     if share >= WARNING_SHARE and outcome.error is None:
         yield f"The step used {min(share, 1):.0%} of the time limit ({outcome.duration_s:.1f} of {timeout_s:g} s)."
@@ -120,7 +120,7 @@ def warn_near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int |
 
 
 def check_export_depth(step: Step, exports: Mapping[str, JSON]) -> StepError | None:
-    """The error for an export of more than `MAX_DEPTH` levels; Node.js and Python steps are told where they export."""
+    """Return an error for an export of more than `MAX_EXPORT_DEPTH` levels; Node.js and Python check this themselves."""
     if step.language in ("node", "python"):
         return None
     for name, value in exports.items():
@@ -133,7 +133,7 @@ def check_export_depth(step: Step, exports: Mapping[str, JSON]) -> StepError | N
 
 
 def json_size(value: JSON) -> int:
-    """Bytes of *value* as JSON in UTF-8; of a text, of the text itself."""
+    """Return the bytes of *value* as JSON in UTF-8; a text counts without quotes and escapes."""
     if isinstance(value, str):
         return len(value.encode("utf-8", "surrogatepass"))
     return len(encode_json(value))

@@ -1,8 +1,4 @@
-"""
-E-mail to oneself, by SMTP.
-
-Knows the message's parts (platform documentation of e-mail destinations) and SMTP's two ways to TLS. Knows nothing of runs.
-"""
+"""Sends `$.send.email` by SMTP, to the author's own address (platform documentation of e-mail destinations)."""
 
 from __future__ import annotations
 
@@ -24,14 +20,14 @@ _TLS_PORT = 465
 @dataclass(frozen=True)
 class MailSettings:
     """
-    How e-mail is sent.
+    Settings for e-mail.
 
     Attributes:
-        to: The address that everything goes to: one's own.
-        host: The server.
-        port: 465 speaks TLS from the start; on another, STARTTLS is used if the server offers it.
-        user: To log in as, or None not to.
-        password: Of *user*; sent over TLS only.
+        to: The author's address, the recipient of every message.
+        host: The SMTP server.
+        port: 465 means TLS from the start; on other ports STARTTLS is used if the server offers it.
+        user: The user to log in as, or None to send without login.
+        password: The user's password; sent over TLS only.
     """
 
     to: str
@@ -42,7 +38,7 @@ class MailSettings:
 
 
 def parse_mail_settings(settings: Mapping[str, JSON], variables: Mapping[str, str]) -> MailSettings | None:
-    """What the project's settings `mail_to`, `mail_server` (HOST[:PORT]) and `mail_user` say; None if not enough."""
+    """Parse the settings `mail_to`, `mail_server` (HOST[:PORT]) and `mail_user`; None if one of the first two is missing."""
     to, server, user = settings.get("mail_to"), settings.get("mail_server"), settings.get("mail_user")
     if not isinstance(to, str) or not isinstance(server, str):
         return None
@@ -56,33 +52,33 @@ def parse_mail_settings(settings: Mapping[str, JSON], variables: Mapping[str, st
     )
 
 
-def message(to: str, payload: Mapping[str, JSON]) -> EmailMessage:
+def build_message(to: str, payload: Mapping[str, JSON]) -> EmailMessage:
     """
-    The message that *payload* (`subject`, `text`, `html`) asks for.
+    Build the message of *payload* (`subject`, `text`, `html`).
 
-    An `html` that is given, even "", stands in the place of the text.
+    If `html` is present, even "", it replaces the text.
     """
-    made = EmailMessage()
-    made["From"] = made["To"] = to
-    made["Subject"] = " ".join(str(payload.get("subject") or "").split())
+    mail_message = EmailMessage()
+    mail_message["From"] = mail_message["To"] = to
+    mail_message["Subject"] = " ".join(str(payload.get("subject") or "").split())
     text, html = payload.get("text"), payload.get("html")
     if html is None:
-        made.set_content(str(text or ""))
+        mail_message.set_content(str(text or ""))
     else:
-        made.set_content(str(html), subtype="html")
-    return made
+        mail_message.set_content(str(html), subtype="html")
+    return mail_message
 
 
 def send_mail(mail: MailSettings, payload: Mapping[str, JSON]) -> None:
     """
-    Send it; blocks.
+    Send the message of *payload*; blocks.
 
     Raises:
-        OSError: The server cannot be reached or does not take it (`smtplib.SMTPException` is one).
-        ValueError: The password would go over a connection that is not encrypted.
+        OSError: The server cannot be reached or rejects the message (`smtplib.SMTPException` is a subclass).
+        ValueError: The server has a login but offers no encryption.
     """
     context = ssl.create_default_context()
-    made = message(mail.to, payload)
+    mail_message = build_message(mail.to, payload)
     server = (
         smtplib.SMTP_SSL(mail.host, mail.port, timeout=_TIMEOUT_S, context=context)
         if mail.port == _TLS_PORT
@@ -97,6 +93,6 @@ def send_mail(mail: MailSettings, payload: Mapping[str, JSON]) -> None:
             encrypted = True
         if mail.user is not None:
             if not encrypted:
-                raise ValueError(f"{mail.host} offers no encryption, and the password is not sent without it.")
+                raise ValueError(f"{mail.host} offers no encryption, and a password is only sent encrypted.")
             server.login(mail.user, mail.password or "")
-        server.send_message(made)
+        server.send_message(mail_message)

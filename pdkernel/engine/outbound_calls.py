@@ -1,8 +1,7 @@
 """
-How the outside calls of a run's steps are treated, and what a refused or failed one means for its step.
+The call context of a step, and the effect of refused and failed outbound calls on the step.
 
-Knows that a step which goes on after a refusal is ended soon, and that a replay must not trust what it made of it.
-Whether a call is refused is `egress`' to know.
+A step that goes on after a refused call is ended after a grace period. `egress` decides whether a call is refused.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from pdkernel.execution import OutboundCall
 from pdkernel.workers import StepOutcome
 
 REFUSED_STEP_GRACE_S = 1.0
-"""Seconds that a step has to end by itself after an outside call of it was refused."""
-_SHOWN = 3
-"""Failed calls that a step's error names, the last ones."""
+"""Seconds until a step with a refused call is ended."""
+_MAX_NAMED_FAILURES = 3
+"""Failed calls that a step's error names; the last ones are named."""
 
 
 def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall], None]) -> CallContext:
-    """How the outside calls of *step* are treated; *on_call* is told each."""
+    """Return the context of outbound calls of *step*; *on_call* receives each finished call."""
 
     def refuse(message: str) -> None:
         error = OutboundCallRefusedError(message, name="OutsideCallRefused")
@@ -34,13 +33,13 @@ def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall
             if run.running_step == step:
                 run.workers.fail_step(error)
 
-        # some clients ask again for minutes whatever the answer: the step ends even then
+        # some clients retry for minutes after any answer
         asyncio.get_running_loop().call_later(REFUSED_STEP_GRACE_S, end)
 
     def fail(message: str) -> None:
-        told = run.failed_calls.setdefault(step, [])
-        if message not in told:
-            told.append(message)
+        messages = run.failed_calls.setdefault(step, [])
+        if message not in messages:
+            messages.append(message)
 
     request = run.request
     return CallContext(
@@ -54,30 +53,29 @@ def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall
         on_call_refused=refuse,
         on_failed=fail,
         sent_requests=request.idempotency,
-        send_once_scope=request.idempotency_scope
-        if request.idempotency is not None
-        else "",  # a hash of the event, which only that needs
+        # the scope hashes the event, which costs time
+        send_once_scope=request.idempotency_scope if request.idempotency is not None else "",
         send_again=request.resend,
         memory_recording=request.recording,
     )
 
 
 def with_calls_explained(run: RunState, step: str, outcome: StepOutcome) -> StepOutcome:
-    """*outcome* of *step*, with what is to be said of calls that were refused, or failed before the step did."""
+    """Return *outcome* of *step* with explanations of refused and failed calls in its error or warnings."""
     failed = run.failed_calls.pop(step, [])
     if outcome.error is not None:
-        # a client's own words ("Connection reset by peer") may not name the cause
-        missing = [message for message in failed[-_SHOWN:] if message not in str(outcome.error)]
+        # a client's message ("Connection reset by peer") may not name the cause
+        missing = [message for message in failed[-_MAX_NAMED_FAILURES:] if message not in str(outcome.error)]
         outcome.error.fix = "\n".join(part for part in (outcome.error.fix, *missing) if part)
     refusal = run.first_refusals.get(step)
     if refusal is None:
         return outcome
     if outcome.error is not None:
-        # a client's own words for a refusal ("403 Forbidden") read like the other side's answer
+        # a client's message for a refusal ("403 Forbidden") looks like an answer of the remote server
         if refusal.message not in str(outcome.error):
             outcome.error.fix = "\n".join(part for part in (outcome.error.fix, refusal.message) if part)
         return outcome
-    # what its code made of the refusal cannot be trusted in a replay
+    # in a replay, results of code that handled a refusal are not reliable
     if run.request.policy.mode == "replay":
         return replace(outcome, error=refusal)
     return replace(outcome, warnings=(*outcome.warnings, refusal.message))

@@ -1,8 +1,7 @@
 """
-What becomes of a pause that a step asked for.
+Decides what to do about a pause that a step requested: `$.flow.delay`, `suspend` or `rerun`.
 
-Knows the platform's rules for delay, suspend and rerun, and the three ways to treat a pause without a server: wait for
-its end, go on at once, or end here as `paused`. Knows nothing of how steps run.
+Without a server there are three modes: wait for the end of the pause, go on at once, or end the run as `paused`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pdkernel.model import JSON
 from pdkernel.workers import Pause
 
 PauseMode = Literal["wait", "skip", "park"]
-"""`wait` waits, `skip` goes on at once, `park` ends the run as paused."""
+"""`wait` waits for the end of the pause, `skip` goes on at once, `park` ends the run as paused."""
 
 MAX_PAUSE_MS = 366 * 24 * 60 * 60 * 1000
 """The platform's longest delay is a year (its documentation of Delay)."""
@@ -24,12 +23,12 @@ MAX_PAUSE_MS = 366 * 24 * 60 * 60 * 1000
 @dataclass(frozen=True)
 class RerunState:
     """
-    Which run of the same step this is (`$.context.run`).
+    The state of a step that reruns itself (`$.context.run`).
 
     Attributes:
-        run_number: 1 for the first.
-        context: What the last `rerun` passed on.
-        previous_result: The record of those before, or None.
+        run_number: 1 for the first attempt.
+        context: The context that the last `rerun` passed on.
+        previous_result: The record of the attempts before, or None.
     """
 
     run_number: int = 1
@@ -40,11 +39,11 @@ class RerunState:
 @dataclass(frozen=True)
 class PauseDecision:
     """
-    What to do about a pause.
+    The decision about a pause.
 
     Attributes:
-        action: Go on to the next step, run the step again, end as paused, or cancel when the time is over.
-        delay_s: To wait first.
+        action: Go on to the next step, run the step again, end as paused, or cancel after the delay.
+        delay_s: Seconds to wait first.
         message: A sentence for the step's log.
     """
 
@@ -55,12 +54,18 @@ class PauseDecision:
 
 def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name: str = "$") -> PauseDecision:
     """
-    What becomes of *pause* after the step has run *run_number* times; its language calls `$` *dollar_name*.
+    Decide what to do about *pause* after the step has run *run_number* times.
 
-    A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it had been resumed without
-    data; a waited one is cancelled at its end, since nobody can resume it without a server.
+    A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it was resumed without data. A
+    `suspend` that is waited for is cancelled at its end, because only a server can resume it.
+
+    Args:
+        pause: The requested pause.
+        mode: How pauses are treated.
+        run_number: The number of the attempt that requested the pause.
+        dollar_name: The name of `$` in the step's language, for the message.
     """
-    # parity[pauses]: a builder test on the platform does not pause; a deployed run does, which takes a server to resume it
+    # parity[pauses]: a builder test on the platform does not pause; a deployed run does, and a server resumes it
     again = pause.kind == "rerun" and run_number <= pause.most
     if pause.kind == "rerun" and not again:
         return PauseDecision(
@@ -81,20 +86,20 @@ def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name:
 
 def build_flow_urls(base: str | None, *, run_id: str, step: str) -> dict[str, str]:
     """
-    `resume_url` and `cancel_url` of a step in a run.
+    Build `resume_url` and `cancel_url` of a step in a run.
 
     Args:
-        base: Where the endpoint answers, or None where nothing is served.
-        run_id: Of the run.
-        step: Its name.
+        base: The URL of the endpoint, or None if the workflow is not served.
+        run_id: The run's id.
+        step: The step's name.
     """
-    # parity[pause-urls]: without a server the two URLs name a host that cannot exist (RFC 2606), so that nobody calls another's
-    where = base or "https://not-served.invalid"
-    return {f"{verb}_url": f"{where}/{verb}/{run_id}/{step}" for verb in ("resume", "cancel")}
+    # parity[pause-urls]: without a server the two URLs name a host that cannot exist (RFC 2606), so no host gets the call
+    base = base or "https://not-served.invalid"
+    return {f"{verb}_url": f"{base}/{verb}/{run_id}/{step}" for verb in ("resume", "cancel")}
 
 
 def format_duration(seconds: float) -> str:
-    """*seconds* in words, in the largest whole unit: `5 minutes`."""
+    """Format *seconds* in the largest whole unit: `5 minutes`."""
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= size and seconds % size == 0:
             count = int(seconds // size)

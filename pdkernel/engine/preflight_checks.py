@@ -1,8 +1,8 @@
 """
-What refuses a run before any step starts, whoever it is for.
+Checks that refuse a run before its first step, independent of its external user.
 
-Knows the order: the workflow's text, what this version does not run (the README names the same), interpreters,
-environment variables. Looks no account up.
+The order is: the workflow's code, unsupported features (the README lists them), interpreters, environment variables.
+`account_lookup` checks the external user and the accounts.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pdkernel.workers import find_bash, find_go, find_node
 
 
 class PreflightChecks:
-    """The checks of one process: what a workflow's text alone decides is looked at once."""
+    """The checks of one process; the result of checks that depend on the workflow alone is cached."""
 
     def __init__(self) -> None:
         self._needed: dict[object, dict[str, list[str]]] = {}
 
     def check(self, request: RunRequest) -> None:
         """
-        Refuse what cannot run.
+        Refuse *request* if it cannot run.
 
         Raises:
-            DefinitionError: The workflow is wrong, or needs what is not built.
-            InterpreterMissingError: A language's interpreter is not on this machine.
+            DefinitionError: The workflow is wrong, or needs an unsupported feature.
+            InterpreterMissingError: A language's interpreter is not installed.
             VariableMissingError: A variable that a step reads is not set.
         """
         complete = (
@@ -54,7 +54,7 @@ class PreflightChecks:
 
 
 def disable_skipped_steps(request: RunRequest) -> Workflow:
-    """The workflow with every step disabled that this run does not run: what is wrong there is no matter now."""
+    """Return the workflow with all steps disabled that this run does not execute: their errors do not refuse the run."""
     steps = (
         step
         if request.is_selected(step.name) and step.name not in request.pinned_exports
@@ -62,12 +62,12 @@ def disable_skipped_steps(request: RunRequest) -> Workflow:
         for step in request.workflow.steps
     )
     running = replace(request.workflow, steps=tuple(steps))
-    # what is no step stands between steps: a run of some of them passes it by
+    # a run of selected steps skips the unsupported entries between them
     return running if request.only_steps is None else replace(running, extra={**running.extra, ROUND_TRIP_KEY: None})
 
 
 def check_interpreters(workflow: Workflow) -> None:
-    """Refuse a workflow whose languages are not on this machine. Raises `InterpreterMissingError`."""
+    """Refuse a workflow whose interpreters are not installed. Raises `InterpreterMissingError`."""
     steps = [step for step in workflow.steps if not step.disabled]
     if any(step.language == "node" or any(True for _ in iter_templates(step.props)) for step in steps):
         find_node()
@@ -79,19 +79,19 @@ def check_interpreters(workflow: Workflow) -> None:
 
 def check_debug(request: RunRequest) -> None:
     """
-    Refuse to debug a step where outside calls are not simply live: those of the kernel itself pass nobody.
+    Refuse to debug a step unless outbound calls are live: calls of the kernel do not pass the gateway.
 
     Raises:
-        UnsupportedError: Names the step.
+        UnsupportedError: A step has `--debug`; the message names it.
     """
     if request.debugger is None or (request.policy.mode == "live" and request.policy.via is None):
         return
     for step in disable_skipped_steps(request).steps:
         if step.debug and not step.disabled:
             raise UnsupportedError(
-                f"Step {step.name!r} has --debug: it would run in the kernel, whose outside calls cannot be kept to "
-                f"{request.policy.mode_text!r}.",
-                fix="Take --debug out of the directive, or let calls through: %pdegress live",
+                f"Step {step.name!r} has --debug: it would run in the kernel, where the outbound policy "
+                f"{request.policy.mode_text!r} does not apply.",
+                fix="Remove --debug from the directive, or allow all calls: %pdegress live",
                 step=step.name,
             )
 
@@ -101,11 +101,11 @@ def check_variables(required: Mapping[str, list[str]], variables: Mapping[str, s
     Refuse a run whose steps read variables that are not set.
 
     Args:
-        required: Variable to the steps that read it.
-        variables: Those that are set.
+        required: The steps that read a variable, by variable.
+        variables: The variables that are set.
 
     Raises:
-        VariableMissingError: Names each, its steps, and the command that sets it.
+        VariableMissingError: The message names each variable, its steps and the command that sets it.
     """
     missing = {name: steps for name, steps in required.items() if name not in variables}
     if not missing:
@@ -122,10 +122,10 @@ def check_variables(required: Mapping[str, list[str]], variables: Mapping[str, s
 
 def check_supported(workflow: Workflow) -> None:
     """
-    Refuse a workflow that needs what is not built.
+    Refuse a workflow that needs an unsupported feature.
 
     Raises:
-        UnsupportedError: Names the step, what it needs, and a way round.
+        UnsupportedError: The message names the step, the feature and an alternative.
     """
     for step in workflow.steps:
         if step.disabled:
@@ -133,7 +133,7 @@ def check_supported(workflow: Workflow) -> None:
         if step.stores and step.language in ("bash", "go"):
             language = "Bash" if step.language == "bash" else "Go"
             raise UnsupportedError(
-                f"Step {step.name!r} is a {language} step with a data store: on the platform {language} has none.",
+                f"Step {step.name!r} is a {language} step with a data store: the platform has no data stores for {language}.",
                 fix="Use a Python or Node.js step.",
                 step=step.name,
             )

@@ -1,8 +1,4 @@
-"""
-What was made ready for the steps of a run before its first one, as values.
-
-Knows packages by step and why a step cannot have them. Knows nothing of how they are had.
-"""
+"""Installed packages per step of a run. `step_packages` installs them."""
 
 from __future__ import annotations
 
@@ -13,19 +9,20 @@ from pdkernel.errors import PdkernelError
 from pdkernel.packages import NpmTree, PythonEnvironment
 
 StepProgressCallback = Callable[[str, str], None]
-"""Is told a step's name and a line of what goes on for it."""
+"""Receives a step's name and a line about the progress of its installation."""
 
 
 @dataclass
 class PreparedPackages:
     """
-    What was made ready.
+    The packages of a run's steps.
 
     Attributes:
         node_packages: The packages of Node.js steps, by step.
-        python_environment: The environment of the workflow's Python steps; None if none runs, or its interpreter is chosen elsewhere.
-        failures: Why a step cannot have its packages, by step.
-        messages: What is worth keeping of what went on, by step.
+        python_environment: The environment of the Python steps; None if no Python step runs, or the caller chose an
+            interpreter.
+        failures: Why the packages of a step could not be installed, by step.
+        messages: Lines about installed packages for the step's log, by step.
     """
 
     node_packages: dict[str, NpmTree] = field(default_factory=dict)
@@ -34,6 +31,6 @@ class PreparedPackages:
     messages: dict[str, list[str]] = field(default_factory=dict)
 
     def raise_failure(self, step: str) -> None:
-        """Raise why *step* cannot have its packages, if it cannot."""
+        """Raise the error of *step*'s installation, if it failed."""
         if step in self.failures:
             raise self.failures[step]

@@ -1,7 +1,7 @@
 """
-What a step is given: its props with every `{{ }}` evaluated, and the environment variables that it names.
+Evaluates the props of a step and selects the environment variables that its workflow names.
 
-Knows the platform's rule that a value which is one whole expression keeps its type. Evaluating is Node.js's work.
+A Node.js worker evaluates `{{ }}`. A value that is one whole expression keeps its type, as on the platform.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ async def evaluate_props(
     step: Step, workers: RunWorkers, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
 ) -> dict[str, JSON]:
     """
-    The step's props, ready to use.
+    Return the step's props with every expression evaluated.
 
     Raises:
-        StepError: An expression throws, and the message names the prop and the expression; or they take longer than the
-            step may, *timeout_s*.
+        StepError: An expression throws (the message names the prop and the expression), or evaluation takes longer
+            than *timeout_s* seconds.
     """
     props = await _braced(step, workers)
     found = list(iter_templates(props))
@@ -58,28 +58,28 @@ async def evaluate_props(
 
 
 async def warn_undeclared_props(step: Step, workers: RunWorkers) -> list[str]:
-    """Sentences on props that a step of code is given and does not declare; Python code declares none."""
+    """Return warnings on props that are set for a code step and that its code does not declare; Python has no declarations."""
     if step.uses is not None or step.language == "python" or not step.props:
         return []
     if step.language != "node":
         names = " and ".join(step.props)
-        return [f"A {step.language.capitalize()} step has no props: it is not given {names}."]
+        return [f"A {step.language.capitalize()} step has no props: it does not receive {names}."]
     try:
         description = await workers.describe(step)
     except StepError:
-        return []  # the step itself fails with the same error
+        return []  # the step itself fails later with the same error
     known = [*(prop.name for prop in description.props), *(app.prop for app in description.apps)]
     unknown = [] if description.additional else [name for name in step.props if name not in known]
     if unknown and not known:
-        return [f"The step's code declares no props, and is given {', '.join(unknown)} all the same."]
+        return [f"The step's code declares no props, but the step sets {', '.join(unknown)}."]
     return [
-        f"The step's code declares no prop {name!r}, and is given it all the same. {did_you_mean(name, known)}".rstrip()
+        f"The step's code declares no prop {name!r}, but the step sets it. {did_you_mean(name, known)}".rstrip()
         for name in unknown
     ]
 
 
 def add_option_labels(step: Step, props: Mapping[str, JSON]) -> dict[str, JSON]:
-    """*props* of *step*, picked options as the builder saves them: what runs in Node.js may ask for labels (`withLabel`)."""
+    """Return *props* with the labels of picked options, as the builder saves them: a component may use them (`withLabel`)."""
     if step.language != "node":
         return dict(props)
     picked = {name: value for name, value in step.picked_options.items() if props.get(name) == step.props[name]}
@@ -87,14 +87,14 @@ def add_option_labels(step: Step, props: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 def _is_option(written: JSON) -> bool:
-    """Whether a component's process takes the labels off by itself: not those deep inside an object."""
+    """Return whether the component's process removes the labels itself, which it does not do inside objects."""
     if isinstance(written, list):
         return all(_is_option(item) or not isinstance(item, dict | list) for item in written)
     return isinstance(written, dict) and written.keys() == {"__lv"}
 
 
-async def _braced(step: Step, guests: RunWorkers) -> dict[str, JSON]:
-    """The step's props; JavaScript without braces, where its code declares a prop that may be so, has got them."""
+async def _braced(step: Step, workers: RunWorkers) -> dict[str, JSON]:
+    """Return the step's props; adds missing `{{ }}` to JavaScript values of props whose declaration allows it."""
     props = dict(step.props)
     if (
         step.language != "node"
@@ -103,16 +103,16 @@ async def _braced(step: Step, guests: RunWorkers) -> dict[str, JSON]:
     ):
         return props
     try:
-        return add_prop_braces(props, (await guests.describe(step)).props)
+        return add_prop_braces(props, (await workers.describe(step)).props)
     except StepError:
-        return props  # the step itself fails with the same error
+        return props  # the step itself fails later with the same error
 
 
 def select_named_variables(request: RunRequest) -> dict[str, str]:
     """
-    The environment variables that the run's steps are given: those that they name, and those `pdkernel.yaml` lists.
+    Return the environment variables that steps or `pdkernel.yaml` name.
 
-    A workflow that does not name a variable has no use for it, so a leak in its code cannot spread it.
+    Steps do not get other variables, so that a leak in their code cannot expose them.
     """
     if not request.variables:
         return {}
@@ -122,7 +122,7 @@ def select_named_variables(request: RunRequest) -> dict[str, str]:
 
 
 def _identifiers_in(workflow: Workflow) -> frozenset[str]:
-    """Everything in the steps of *workflow* that may be a variable's name; long texts are not searched at every run."""
+    """Return all identifiers in the steps of *workflow*, cached by version because the search takes time."""
     found = _words_by_version.get(workflow.version)
     if found is None:
         words = set(workflow.variables)

@@ -1,8 +1,8 @@
 """
-The Python environment of a workflow: what its steps need, and which of them cannot have it.
+Prepares the Python environment that all Python steps of a workflow share.
 
-Knows that all Python steps of a workflow share one environment and that a package that cannot be had fails only the steps
-that need it. What a step needs is `inspection`'s to say, and having it is `packages`'.
+A package that cannot be installed fails only the steps that need it. `analysis` finds the requirements, `packages`
+installs them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class WorkflowPythonEnvironments:
     Prepares Python environments for runs.
 
     Args:
-        packages: Where they come from.
+        packages: Creates and stores environments.
     """
 
     def __init__(self, packages: PythonPackages) -> None:
@@ -45,18 +45,18 @@ class WorkflowPythonEnvironments:
         on_progress: StepProgressCallback,
     ) -> None:
         """
-        Put into *prepared* the environment of the Python steps in *all_steps*, and which of *steps* cannot have theirs.
+        Set the environment of the Python steps in *prepared*, and the failures of *steps*.
 
         Args:
-            prepared: Gets `python` and `failures`.
-            steps: The steps that are to run; without a Python step among them nothing is done.
+            prepared: Receives `python_environment` and `failures`.
+            steps: The steps of the run; without a Python step nothing happens.
             all_steps: All steps of the workflow.
-            folder: The notebook's or the workflow's own.
+            folder: The folder of the notebook or the workflow.
             install: False installs nothing.
-            on_progress: Told what goes on, by step.
+            on_progress: Receives progress by step.
 
         Raises:
-            PackageMissingError: A step that runs needs what is not installed, and *install* is False.
+            PackageMissingError: A package of *steps* is not installed, and *install* is False.
             ProjectError: The lock file cannot be read.
         """
         names = [step.name for step in steps if _is_python(step)]
@@ -75,7 +75,7 @@ class WorkflowPythonEnvironments:
         if not install and wanted != _merge_requirements(needed):
             try:
                 prepared.python_environment = await self._ensure(wanted, install, progress)
-            except PackageMissingError:  # for a step that does not run, it may be
+            except PackageMissingError:  # perhaps only steps that do not run need the package
                 wanted = _merge_requirements(needed)
         if prepared.python_environment is None:
             offsets = {step.name: step.line_offset for step in steps if _is_python(step)}
@@ -92,7 +92,7 @@ class WorkflowPythonEnvironments:
     ) -> None:
         refused = self._refused.get(wanted, frozenset())
         if refused & {each.name for each in _merge_requirements(needed)}:
-            refused = frozenset()  # a step that runs needs it: ask again
+            refused = frozenset()  # a step that runs needs a refused package: try again
         while ready.python_environment is None:
             left = [each for each in wanted if each.name not in refused]
             try:
@@ -124,7 +124,7 @@ def _merge_requirements(needs: RequirementsByStep) -> frozenset[PythonRequiremen
 
 
 def _usable(steps: Sequence[Step], folder: Path, ready: PreparedPackages) -> RequirementsByStep:
-    """What can be asked for, by step; why a step cannot run whatever is installed goes into *ready*."""
+    """Return valid requirements by step; *ready* receives the failures of steps with invalid requirements."""
     usable: dict[str, tuple[PythonRequirement, ...]] = {}
     versions: dict[str, tuple[str, str]] = {}
     for step in steps:
@@ -146,7 +146,7 @@ def _usable(steps: Sequence[Step], folder: Path, ready: PreparedPackages) -> Req
 
 
 def _at_line(error: PackageInstallError, line: int | None) -> PackageInstallError:
-    """The same error, said to be in *line* of the cell; several steps may have it, each in a line of its own."""
+    """Return a copy of *error* for *line* of the cell; several steps may have the error, each at its own line."""
     return PackageInstallError(error.message, fix=error.fix, package=error.package, line=line)
 
 
@@ -158,14 +158,14 @@ def _is_local_file(module: str, folder: Path) -> bool:
 def _local_file_error(module: str) -> PackageInstallError:
     top = module.partition(".")[0]
     return PackageInstallError(
-        f"`import {top}` would mean the file {top} beside the workflow, and a step is one file: it sees no other, here as "
+        f"`import {top}` refers to the file {top} beside the workflow. A step is one file and cannot import other files, as "
         "on the platform.",
-        fix="Put the code that it needs into the step.",
+        fix="Copy the code into the step.",
     )
 
 
 def _two_versions(text: str, other: str, step: str) -> PackageInstallError:
     return PackageInstallError(
-        f"This step asks for {text} and step {step} for {other}: all Python steps of a workflow share one environment.",
-        fix="Ask for one version in both.",
+        f"This step requires {text} and step {step} requires {other}: all Python steps of a workflow share one environment.",
+        fix="Require the same version in both steps.",
     )

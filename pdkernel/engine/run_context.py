@@ -1,8 +1,4 @@
-"""
-`steps.trigger.context`: the event's metadata, in the platform's keys and order.
-
-Knows the nineteen keys (observed on platform 3.56-3.59). Knows nothing of the event's data.
-"""
+"""Builds `steps.trigger.context`, the event's metadata: nineteen keys in the platform's order (observed on 3.56-3.59)."""
 
 from __future__ import annotations
 
@@ -15,17 +11,17 @@ from pdkernel.model import JSON
 from pdkernel.version import VERSION
 
 _EMITTER_ID_PREFIXES = {"schedule": "ti_", "email": "ei_", "source": "dc_"}
-"""How ids of triggers start; those of HTTP with `hi_`."""
+"""Prefixes of trigger ids; the prefix for HTTP is `hi_`."""
 
 
 def build_trigger_context(
     request: RunRequest, *, project_id: str, trace_id: str, run_id: str, clock: Clock
 ) -> dict[str, JSON]:
     """
-    The context of a new run.
+    Build the context of a new run.
 
-    Ids of the trigger, and of a workflow that is not served, are derived from its name: a saved test has the same ones
-    elsewhere. They open nothing.
+    The ids of the trigger, and of a workflow that is not served, are derived from the workflow's name, so that a
+    snapshot test has the same ids on every machine. The ids give no access.
     """
     workflow = request.workflow
     user = request.external_user_id
@@ -41,7 +37,7 @@ def build_trigger_context(
         "test": request.test,
         "replay": False,
         "owner_id": derive_id("o_", project_id),
-        # parity[platform-version]: the platform's own release; here ours, since code may log it but must not mistake us for it
+        # parity[platform-version]: the platform writes its own release; pdkernel's version must not look like one
         "platform_version": f"pdkernel-{VERSION}",
         "workflow_name": workflow.name,
         "resume": None,
@@ -57,14 +53,14 @@ def build_step_context(
     request: RunRequest, clock: Clock, *, timeout_s: float, run_number: int = 1, rerun_context: JSON = None
 ) -> dict[str, JSON]:
     """
-    What `$.context` holds besides `steps.trigger.context` (platform documentation of `$.context`).
+    Build the keys of `$.context` that `steps.trigger.context` does not have (platform documentation of `$.context`).
 
     Args:
         request: The run.
-        clock: Says when the step began.
-        timeout_s: Seconds that the step may run.
-        run_number: Which run of the step this is, counted from 1.
-        rerun_context: The context that the step's last `rerun` was given.
+        clock: The clock for the start of the step.
+        timeout_s: The step's time limit in seconds.
+        run_number: The number of the attempt, counted from 1.
+        rerun_context: The context that the step's last `rerun` passed on.
     """
     return {
         "deadline": int((clock.now().timestamp() + timeout_s) * 1000),
@@ -75,7 +71,7 @@ def build_step_context(
 
 @functools.lru_cache(maxsize=1024)
 def derive_id(prefix: str, text: str) -> str:
-    """An id in the platform's shape (prefix and seven letters) that is the same for the same text."""
+    """Derive an id in the platform's form (prefix and seven letters or digits) from *text*; equal texts give equal ids."""
     alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     number = int.from_bytes(hashlib.sha256(f"{prefix}{text}".encode()).digest()[:8])
     letters = []
@@ -86,5 +82,5 @@ def derive_id(prefix: str, text: str) -> str:
 
 
 def new_run_ids(ids: IdGenerator) -> tuple[str, str]:
-    """A run's own id and the trace id that its retries and resumes share."""
+    """Return a new run id and a new trace id, which retries and resumes of the run share."""
     return ids.new("", 27), ids.new("", 27)

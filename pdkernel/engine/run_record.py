@@ -1,9 +1,8 @@
 """
-One run's record: the execution as it grows, and its rows in the journal.
+The record of one run: the growing execution and its rows in the journal.
 
-Knows what is written when, and that a step must not start before everything before it is on disk. Commits that nothing
-waits for yet go on beside the work. The event is written encrypted until the run's accounts are known, since it may hold their
-credentials; the next commit replaces it. Knows nothing of processes or accounts.
+A step starts only when all earlier writes are on disk; until then commits run beside the work. The event may contain
+credentials, so it is written encrypted until the run's accounts are resolved; the next commit replaces it.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from pdkernel.project import Vault
 from pdkernel.redaction import Redactor, Secret, get_redactor
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
-"""Statuses of steps that have a row of their own in the journal."""
+"""Statuses of steps that have a row in the journal."""
 
 NO_RESPONSE = Response(400, {}, "No $.respond called in workflow")
-"""What a caller gets when a custom response was promised and none was made (platform documentation)."""
+"""The response if the trigger has `response: custom` and no step responded (platform documentation)."""
 
 
 class RunRecord:
@@ -36,22 +35,23 @@ class RunRecord:
     The record of one run.
 
     Args:
-        request: What was asked for.
-        run_id: Of the run.
-        trace_id: The same for a run and its replays.
+        request: The run's request.
+        run_id: The run's id.
+        trace_id: The id that a run and its replays share.
         context: `steps.trigger.context`.
-        journal: Where the rows go.
+        journal: The journal for the rows.
         clock: For time stamps.
-        vault: Seals the event until the accounts are known; None where the run has none, or nothing is written to a disk.
-        guard: What the operating system does about outside calls that go around the gateway.
+        vault: Encrypts the event until the accounts are resolved; None if the run uses no accounts, or the journal is in
+            memory.
+        guard: What the operating system does with outbound calls that bypass the gateway.
 
     Attributes:
-        run_id: Of the run.
+        run_id: The run's id.
         context: `steps.trigger.context`.
-        initial_secrets: The secrets that are known from the start: variables, and the event's headers.
-        redactor: Of the run's secrets; knows those from the start.
-        response: The first response that a step made, raw; the platform ignores the others.
-        write_error: Why some of the record is not on disk, or None as far as is known.
+        initial_secrets: The secrets known at the start: variables and the event's headers.
+        redactor: The redactor of the run's secrets; at first only of *initial_secrets*.
+        response: The first response of a step, not redacted; the platform ignores later responses.
+        write_error: Why a write of the record failed, or None.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class RunRecord:
         self._journal = journal
         self._clock = clock
         self._vault = vault
-        self._event_text: str | None = None  # to take the place of the sealed event
+        self._event_text: str | None = None  # replaces the sealed event with the next commit
         self._pending: list[asyncio.Future[Any]] = []
         self._start_submitted: asyncio.Future[None] | None = None
         self._delayed_writes = 0
         self._last: StepRow | None = None
         self._parked: tuple[int, float] | None = None
-        self._step_positions = {step.name: place for place, step in enumerate(request.workflow.steps)}
+        self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self.initial_secrets = tuple(collect_request_secrets(request))
         self._masked = dict(request.event.with_masked_headers().data)
         self.redactor = get_redactor(*self.initial_secrets)
@@ -104,18 +104,18 @@ class RunRecord:
 
     @property
     def execution(self) -> Execution:
-        """What is known so far. It is put together when it is asked for: most that becomes known is asked for at the end."""
+        """The execution so far; built on access, because most changes are only read at the end."""
         if self._execution is None:
             self._execution = Execution(**self._fields, steps=tuple(self._steps.values()))
         return self._execution
 
     def record_start(self) -> None:
-        """Write that the run was asked for."""
+        """Write the run's first row."""
         self._start_submitted = asyncio.get_running_loop().create_future()
         self._pending.append(asyncio.ensure_future(self._accept(self.execution)))
 
     def set_redactor(self, redactor: Redactor) -> None:
-        """From now on *redactor* tells the run's secrets, its accounts' among them."""
+        """Use *redactor*, which includes the secrets of the run's accounts, from now on."""
         if redactor is not self.redactor:
             self.redactor = redactor
             self._update_fields(event=require_object(redactor.redact_value(self._masked)))
@@ -123,24 +123,24 @@ class RunRecord:
             self._event_text = self._trigger_text(self._fields["event"])
 
     def set_lookup(self, lookup: Lookup) -> None:
-        """Take how the accounts of the external user were found."""
+        """Record the account lookup, redacted."""
         plain = lookup.to_json()
-        told = require_object(self.redactor.redact_value(plain))
-        self._update_fields(lookup=lookup if told is plain else Lookup.from_json(told))
+        redacted = require_object(self.redactor.redact_value(plain))
+        self._update_fields(lookup=lookup if redacted is plain else Lookup.from_json(redacted))
 
     @property
     def has_watcher(self) -> bool:
-        """Whether somebody is told the execution as it grows."""
+        """Whether the request has an `on_change` callback."""
         return self._request.on_change is not None
 
     def notify(self, result: StepResult) -> None:
-        """Take what a step has done so far, and tell whoever watches."""
+        """Update the result of a step and publish the execution."""
         self._steps[result.name] = result
         self._execution = None
         self.publish()
 
     def record_step(self, result: StepResult, *, ends_run: bool = False) -> None:
-        """Take what a finished step did and write its row; that of one that *ends_run* the run goes with the run's end."""
+        """Record a finished step and write its row; the row of the last step is written together with the run's end."""
         self.notify(result)
         row = StepRow(self._step_positions[result.name], result.name, encode_step(result))
         if ends_run or row.seq == len(self._step_positions) - 1:
@@ -149,12 +149,12 @@ class RunRecord:
             self._write(lambda: self._append(row))
 
     async def flush(self) -> None:
-        """Wait until everything that was written is on disk. Raises `ProjectError` if some of it is not."""
+        """Wait until all writes are on disk. Raises `ProjectError` if one failed."""
         self._write_last()
         pending = list(self._pending)
         for each in pending:
             if not each.done():
-                await _ended(each)  # if the run is cancelled here, they are waited for at its end
+                await _ended(each)  # if the run is cancelled during this wait, `finish` waits for the writes
         del self._pending[: len(pending)]
         fault = next((fault for each in pending if (fault := _exception_of(each)) is not None), None)
         if fault is not None:
@@ -162,28 +162,28 @@ class RunRecord:
             raise fault
 
     def set_response(self, response: dict[str, Any]) -> None:
-        """Keep the run's first response."""
+        """Store the run's first response; later responses are ignored."""
         if self.response is None:
             self.response = response
             if self._request.on_respond:
                 self._request.on_respond(response)
 
     def set_status(self, status: Status) -> None:
-        """The run is *status* now, and goes on."""
+        """Set the status of the run, which goes on."""
         self._update_fields(status=status)
         self.publish()
-        self._say_paused()
+        self._notify_paused()
 
     def park(self, step: str, *, wake_at: float) -> None:
-        """The run ends here for now, paused in *step* until *wake_at* (seconds since 1970)."""
+        """Record that the run is paused in *step* until *wake_at* (seconds since 1970)."""
         self._parked = (self._step_positions[step], wake_at)
 
     def add_delivery(self, delivery: Delivery) -> None:
-        """Take what became of something that was to be sent after the run."""
+        """Record the delivery of a message that a step queued."""
         self._update_fields(sends=(*self.execution.sends, delivery))
 
     def skip_remaining(self) -> None:
-        """Mark the steps that the run will not come to; those below a pause are still to come."""
+        """Mark the steps that the run does not reach as skipped, unless the run is paused."""
         if self._parked is not None:
             return
         for result in tuple(self._steps.values()):
@@ -191,7 +191,7 @@ class RunRecord:
                 self.notify(replace(result, status="skipped"))
 
     def set_final_status(self, status: Status) -> None:
-        """Say how the run ended, or that it is paused."""
+        """Set the run's final status, or that it is paused."""
         if status == "paused":
             self._update_fields(status=status)
             return
@@ -199,7 +199,7 @@ class RunRecord:
         self._end(status, failed, self._response() if self._custom else None)
 
     def record_refusal(self, refusal: PdkernelError) -> None:
-        """Say why no step has run."""
+        """End the run with the error that refused it."""
         error = ErrorRecord(
             code=refusal.code,
             name=type(refusal).__name__,
@@ -215,18 +215,17 @@ class RunRecord:
 
     async def finish(self) -> Execution:
         """
-        Write the end, wait for the disk, and return the whole.
+        Write the run's end, wait for the disk, and return the execution.
 
-        What cannot be written (a full disk) is the run's error then, unless it has one: what its steps did is returned
-        all the same.
+        If a write fails (a full disk), the failure becomes the run's error, unless the run has another error.
         """
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED_STATUSES}
         if self._parked is not None and execution.status == "paused":
-            place, wake_at = self._parked
+            position, wake_at = self._parked
             self._write_last()
             event = self._take_event_text()
-            self._write(lambda: self._journal.park(execution.id, place, wake_at=wake_at, event=event))
+            self._write(lambda: self._journal.park(execution.id, position, wake_at=wake_at, event=event))
         else:
             output = encode_output(
                 response=execution.response,
@@ -248,15 +247,15 @@ class RunRecord:
             if execution.error is None:
                 self.record_refusal(unwritten)
         self.publish()
-        self._say_paused()
+        self._notify_paused()
         return self.execution
 
-    def _say_paused(self) -> None:
+    def _notify_paused(self) -> None:
         if self._request.on_paused and self._fields["status"] == "paused":
             self._request.on_paused()
 
     def publish(self) -> None:
-        """Tell whoever watches."""
+        """Pass the execution to the `on_change` callback."""
         if self._request.on_change:
             self._request.on_change(self.execution)
 
@@ -267,8 +266,8 @@ class RunRecord:
     def _end(self, status: Status, error: ErrorRecord | None, response: Response | None) -> None:
         self._update_fields(status=status, finished_at=format_iso(self._clock.now()), error=error, response=response)
 
-    def _update_fields(self, **facts: Any) -> None:
-        self._fields.update(facts)
+    def _update_fields(self, **fields: Any) -> None:
+        self._fields.update(fields)
         self._execution = None
 
     def _response(self) -> Response:
@@ -278,7 +277,7 @@ class RunRecord:
         headers = {
             name: ", ".join(value) if isinstance(value, list) else value for name, value in raw["headers"].items()
         }
-        # parity[redacted-response]: a real endpoint's caller gets what the step sent; the record of it is redacted
+        # parity[redacted-response]: the caller of an endpoint gets the response as the step sent it; the record is redacted
         return Response(
             status=raw["status"],
             headers=require_object(self.redactor.redact_value(headers)),
@@ -286,9 +285,9 @@ class RunRecord:
         )
 
     def _write(self, write: Callable[[], Awaitable[Any]]) -> None:
-        # the journal keeps the order in which it was asked, and nothing is written of a run that it has not been told of
-        known = self._start_submitted is None or self._start_submitted.done()
-        if known and not self._delayed_writes:
+        # the journal writes in the order of calls, so all other writes follow the run's first row
+        has_started = self._start_submitted is None or self._start_submitted.done()
+        if has_started and not self._delayed_writes:
             writing = write()
         else:
             self._delayed_writes += 1
@@ -324,7 +323,7 @@ class RunRecord:
         try:
             version = await self._journal.deploy_definition(self._request.workflow)
         finally:
-            self._start_submitted.set_result(None)  # who waits for this goes on only after what follows is handed in
+            self._start_submitted.set_result(None)  # waiters resume only after `accept_run` below has been called
         event: Mapping[str, JSON] | bytes = execution.event
         if self._vault is not None:
             event = self._vault.seal(encode_json(dict(execution.event)).decode(), f"runs/{execution.id}/event")
@@ -344,7 +343,7 @@ class RunRecord:
 
 
 async def _ended(writing: asyncio.Future[Any]) -> None:
-    """Wait until *writing* has ended, however; it goes on if who waits is cancelled."""
+    """Wait until *writing* has ended in any way; a cancelled wait does not cancel it."""
     ended = asyncio.get_running_loop().create_future()
 
     def end(_: object) -> None:
@@ -360,13 +359,13 @@ def _exception_of(done: asyncio.Future[Any]) -> BaseException | None:
 
 
 def collect_request_secrets(request: RunRequest) -> list[Secret]:
-    """The values of the project's variables and of the event's secret headers, to be found wherever they turn up."""
+    """Return the values of the project's variables and of the event's secret headers as secrets."""
     variables = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
     return [*variables, *(Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items())]
 
 
 def require_object(value: JSON) -> dict[str, Any]:
-    """*value*, which is an object."""
+    """Return *value*; it must be an object."""
     assert isinstance(value, dict)
     return value
 

@@ -1,8 +1,4 @@
-"""
-What a run is asked to do, as values.
-
-Knows the choices that a caller can make. Knows nothing of how they are carried out.
-"""
+"""The request for a run: workflow, event, external user, outbound policy and further choices of the caller."""
 
 from __future__ import annotations
 
@@ -30,58 +26,59 @@ class TriggerableWorkflow(Protocol):
 
     @property
     def workflow(self) -> Workflow:
-        """What it is."""
+        """The workflow."""
         ...
 
     @property
     def folder(self) -> Path:
-        """Where its steps' imports are looked up."""
+        """The folder in which imports of its steps are resolved."""
         ...
 
 
 WorkflowFinder = Callable[[str], TriggerableWorkflow | None]
-"""The workflow of an id, a name or a path, or None."""
+"""Returns the workflow with an id, a name or a path, or None."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
     """
-    One run.
+    The request for one run. Callbacks are called from the engine's thread.
 
     Attributes:
-        workflow: What to run.
-        event: What on.
-        policy: What becomes of outside calls.
-        external_user_id: On whose behalf, or None.
-        environment: Of the external user.
-        variables: Environment variables by name; a step is given those that it names.
-        folder: Where Node.js resolves bare imports: the notebook's or the workflow's own folder.
-        pinned_exports: Steps whose exports are fixed, and those exports.
-        only_steps: Steps to run, or None for all. The others keep *previous_exports*.
-        previous_exports: What the steps that do not run have exported before; may hold secret placeholders.
-        test: Whether `context.test` is true: a run from a notebook or a terminal.
-        idempotency: Remembers unsafe outside calls so that they are made once, or None to make them always.
-        resend: Make unsafe outside calls again even where an answer is remembered.
-        recording: Takes outside calls down in memory, so that the run can be saved as a test; or None.
-        install: Install packages that steps import and that are not there; False refuses the run instead.
-        source: What commands call the workflow: the path of its notebook or folder.
-        actions_source: Where pre-built actions run, as the workflow's `pdkernel.yaml` says it; None is the project's choice.
-        on_progress: Told in short lines what is installed, from the engine's thread.
-        debugger: Runs the steps with `--debug`; None runs them like any other.
-        on_change: Told the execution as it grows, from the engine's thread.
-        on_paused: Told each time that the run pauses, from the engine's thread.
-        pause_mode: What becomes of `$.flow.delay`, `suspend` and `rerun`.
-        base_url: Where the endpoint answers, for resume and cancel URLs, or None where nothing is served.
-        find_workflow: Other workflows that steps may trigger, or None for none.
-        depth: Workflows above this one that triggered each other.
-        account_overrides: Accounts of the external user by app, in the place of the newest of each.
-        workflow_id: `p_...` as callers know it, or None for one made from the name, where nothing is served.
-        run_ids: The run's id and trace id, where a caller is told them first; None for new ones.
-        on_recorded: Told once that the run is on disk, from the engine's thread.
-        on_respond: Told the run's first HTTP response as the step made it, secrets and all, from the engine's thread:
-            `{"status", "headers", "body", "immediate"}`, bytes as `{"$base64": ...}`.
-        keep_in_journal: Whether the run is kept in the journal.
-        refusal: Why nothing of it runs, found out where the request came in; the record says so.
+        workflow: The workflow.
+        event: The event.
+        policy: The policy for outbound calls.
+        external_user_id: The external user of the run, or None.
+        environment: The external user's environment.
+        variables: Environment variables by name; steps only get those that the workflow names.
+        folder: The folder of the notebook or the workflow; Node.js resolves bare imports in it.
+        pinned_exports: Fixed exports by step; such steps do not run.
+        only_steps: Steps to run, or None for all. The others use *previous_exports*.
+        previous_exports: Earlier exports of steps that do not run; may contain placeholders for secrets.
+        test: The value of `context.test`: True for a run from a notebook or a terminal.
+        idempotency: Stores responses to unsafe outbound calls so that each is sent once; None always sends.
+        resend: Whether to send unsafe outbound calls again although a response is stored.
+        recording: Records outbound calls in memory, so that the run can be saved as a test; or None.
+        install: Whether to install missing packages of steps; False refuses the run instead.
+        source: The path of the notebook or folder, for commands in messages.
+        actions_source: Where pre-built actions run, as set in the workflow's `pdkernel.yaml`; None is the project's
+            setting.
+        on_progress: Receives lines about the installation of packages.
+        debugger: Runs the steps with `--debug`; None runs them in workers.
+        on_change: Receives the execution after each change.
+        on_paused: Called each time that the run pauses.
+        pause_mode: The treatment of `$.flow.delay`, `suspend` and `rerun`.
+        base_url: The URL of the endpoint, for resume and cancel URLs, or None if the workflow is not served.
+        find_workflow: Finds other workflows that steps may trigger, or None.
+        depth: The number of workflows in the chain of triggers above this run.
+        account_overrides: Account ids by app, used instead of the external user's newest account of the app.
+        workflow_id: The workflow's public id `p_...`; None derives one from the name.
+        run_ids: The run's id and trace id, for a caller that needs them before the run; None creates new ids.
+        on_recorded: Called once when the run is on disk.
+        on_respond: Receives the run's first HTTP response without redaction: `{"status", "headers", "body",
+            "immediate"}`, bytes as `{"$base64": ...}`.
+        keep_in_journal: Whether the run is recorded in the journal.
+        refusal: An error found by the caller that refuses the run; the record holds it.
     """
 
     workflow: Workflow
@@ -119,13 +116,13 @@ class RunRequest:
 
     @cached_property
     def idempotency_scope(self) -> str:
-        """What one unsafe outside call is counted within: this event, external user and environment."""
+        """The scope in which an unsafe outbound call is sent once: event, external user and environment."""
         return f"{self.event.digest()}/{self.environment}/{self.external_user_id or ''}"
 
     def is_selected(self, name: str) -> bool:
-        """Whether step *name* is to run, going by the choice of steps alone."""
+        """Return whether *only_steps* includes the step."""
         return self.only_steps is None or name in self.only_steps
 
     def should_execute(self, step: Step) -> bool:
-        """Whether code of *step* is to run: it is chosen, switched on and not pinned."""
+        """Return whether the run executes the code of *step*: it is selected, not disabled and not pinned."""
         return self.is_selected(step.name) and not step.disabled and step.name not in self.pinned_exports

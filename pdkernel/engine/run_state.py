@@ -1,8 +1,4 @@
-"""
-What the steps of one run share, as one value that is handed from step to step.
-
-Knows which parts there are. What they do is for their own modules to know.
-"""
+"""The state that the steps of one run share."""
 
 from __future__ import annotations
 
@@ -24,22 +20,22 @@ from pdkernel.workers import Effect, RunSetup, RunWorkers
 @dataclass
 class RunState:
     """
-    A run under way.
+    The state of a run.
 
     Attributes:
-        request: What was asked for.
-        workers: The processes that run its steps.
-        record: What is known of it.
+        request: The run's request.
+        workers: The workers that run the steps.
+        record: The run's record.
         resolution: The accounts.
-        actions: The components of its action steps.
-        payload: Counts what it carries along.
-        worker_setup: What its processes were given.
-        packages: The packages that were made ready.
-        exports: Of the steps so far, raw.
-        first_refusals: The first outside call of each step that was refused.
-        failed_calls: What is to be said of each step's outside calls that got no answer, each once.
-        queued_sends: What steps have queued, by the step's name, in order.
-        running_step: The step that its process runs now.
+        actions: The components of action steps.
+        payload: Counts the bytes of event, exports and logs.
+        worker_setup: The set-up of the workers.
+        packages: The installed packages.
+        exports: Exports by step so far, not redacted.
+        first_refusals: The error of the first refused outbound call, by step.
+        failed_calls: Messages about outbound calls without an answer, by step, without duplicates.
+        queued_sends: Step names and messages queued with `$.send`, in order.
+        running_step: The step that a worker runs now, or None.
     """
 
     request: RunRequest
@@ -58,8 +54,8 @@ class RunState:
 
 
 def scratch_write_error(fault: OSError) -> InternalError:
-    """The error for files of a run that cannot be written."""
+    """Return the error for a run whose files cannot be written."""
     return InternalError(
         f"The files of the run cannot be written: {fault.strerror or fault}.",
-        fix=f"Make room in {tempfile.gettempdir()}, or name another folder in TMPDIR.",
+        fix=f"Free space in {tempfile.gettempdir()}, or set TMPDIR to another folder.",
     )

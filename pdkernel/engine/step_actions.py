@@ -1,8 +1,7 @@
 """
-The action steps of one run: which component each uses, what it declares, and how one that Pipedream runs is run.
+The action steps of one run: resolves and installs components, loads declarations, and runs remote actions.
 
-Knows that everything about them which can be wrong is said before any step runs. Where components come from is
-`actions`' affair, running a module is `hosts`'.
+Errors in action steps are reported before the first step. `actions` resolves components, `workers` runs modules.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ from pdkernel.workers import ComponentDescription, ComponentFile, StepOutcome
 
 
 class ComponentDescriber(Protocol):
-    """Says what a module declares (`hosts.RunGuests`)."""
+    """Loads the declaration of a module (`workers.RunWorkers`)."""
 
     async def describe(self, target: ComponentFile) -> ComponentDescription:
-        """What it declares. Raises `StepError`."""
+        """Return the module's declaration. Raises `StepError`."""
         ...
 
 
 class RemoteStepListener(Protocol):
-    """Is told what a step that runs elsewhere did (`recorder.StepRecorder`)."""
+    """Receives the events of a step that Pipedream runs (`step_recorder.StepRecorder`)."""
 
     def log(self, stream: Stream, text: str) -> None:
-        """It printed *text*."""
+        """Record output of the step."""
         ...
 
     def add_outbound_call(self, call: OutboundCall) -> None:
-        """An outside call was made for it."""
+        """Record an outbound call of the step."""
         ...
 
 
@@ -59,21 +58,20 @@ class StepAction:
     An action step.
 
     Attributes:
-        component: What runs.
-        fitted_step: The step with what the component declares, or None if it could not be loaded.
-        accounts: For one that Pipedream runs: prop to account.
-        has_dynamic_props: For one that Pipedream runs: whether its props depend on values.
+        component: The component.
+        fitted_step: The step with the component's declaration, or None if the declaration could not be loaded.
+        accounts: For a remote action, accounts by prop.
+        has_dynamic_props: For a remote action, whether its props depend on values.
     """
 
     component: Component
     fitted_step: BoundStep | None = None
     accounts: Mapping[str, AccountUse] = field(default_factory=dict)
-
     has_dynamic_props: bool = False
 
     @property
     def remote(self) -> bool:
-        """Whether Pipedream runs it."""
+        """Whether Pipedream runs the action."""
         return self.component.file is None
 
 
@@ -93,11 +91,11 @@ class StepActions:
 
     async def install(self) -> None:
         """
-        Find the component of every action step that is to run, installing what the project has chosen to.
+        Find the component of every selected action step; install missing components if the project allows it.
 
         Raises:
-            ActionNotFoundError: No source has it.
-            LicenceError: It is npm's, and nobody has accepted the licence.
+            ActionNotFoundError: No source has the action.
+            LicenceError: The component is on npm, and the project has not accepted its licence.
             ActionSourceError: A source cannot be reached.
         """
         for step in self._request.workflow.steps:
@@ -130,25 +128,25 @@ class StepActions:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The modules of the actions that run here."""
+        """The modules of the actions that run locally."""
         return tuple(found.component.file.path for found in self._found.values() if found.component.file is not None)
 
     def find(self, step: Step) -> StepAction | None:
-        """The action of *step*, or None for a step of code."""
+        """Return the action of *step*, or None for a code step."""
         return self._found.get(step.name)
 
     def accounts(self, step: Step) -> StepAccounts | None:
-        """The accounts of an action that Pipedream runs, for the record; None for any other step."""
+        """Return the accounts of a remote action, for the record; None for any other step."""
         action = self._found.get(step.name)
         return StepAccounts(uses=tuple(action.accounts.values())) if action is not None and action.remote else None
 
     async def load_declaration(self, step: Step, workers: ComponentDescriber) -> tuple[AppBinding, ...]:
         """
-        Load the action of *step* to know what it declares; returns the accounts that this machine must give it.
+        Load the declaration of the action of *step*; return the app props whose accounts must be resolved locally.
 
         Raises:
-            ActionPropsError: The step does not give it what it needs.
-            EndUserError: Pipedream has no account for it, where Pipedream runs it.
+            ActionPropsError: The step does not set a required prop.
+            EndUserError: The action is remote, and Pipedream has no account for it.
         """
         action = self._found[step.name]
         if action.remote:
@@ -164,7 +162,7 @@ class StepActions:
         try:
             description = await describe_component(action.component, workers, self._catalog)
         except StepError:
-            return ()  # the step itself fails with the same error, at its place in the record
+            return ()  # the step itself fails later with the same error
         fitted = bind_step(step, action.component, description)
         self._found[step.name] = StepAction(action.component, fitted)
         return fitted.step.apps
@@ -187,8 +185,8 @@ class StepActions:
             if account is None:
                 raise AccountNotFoundError(
                     f"Required account for {binding.app} not found for external user ID {user} in {request.environment}",
-                    fix=f"Step {step.name} runs at Pipedream Connect and needs it there: connect one in your product, "
-                    "with a Connect token of this project.",
+                    fix=f"Step {step.name} runs at Pipedream Connect and needs the account there: connect it in your "
+                    "product, with a Connect token of this project.",
                     external_user_id=user,
                     environment=request.environment,
                     app=binding.app,
@@ -207,7 +205,7 @@ class StepActions:
         *,
         timeout_s: float,
     ) -> StepOutcome:
-        """Have Pipedream run *action* once."""
+        """Let Pipedream run *action* once."""
         source, request = self._catalog.connect_source, self._request
         _check_allowed(step, source, request.policy)
         assert request.external_user_id is not None
@@ -255,10 +253,10 @@ async def describe_component(
     component: Component, workers: ComponentDescriber, catalog: Catalog
 ) -> ComponentDescription:
     """
-    What *component*, a module on this machine, declares; loaded once for each state of its files.
+    Return the declaration of *component*, a local module; cached until its files change.
 
     Raises:
-        StepError: Its module cannot be loaded.
+        StepError: The module cannot be loaded.
     """
     assert component.file is not None
     known = catalog.descriptions.get(component.file)
@@ -269,7 +267,7 @@ async def describe_component(
 
 
 def is_connect_call_allowed(source: ConnectSource, policy: OutboundPolicy) -> bool:
-    """Whether *policy* lets us call Pipedream's API: loopback is never outside."""
+    """Return whether *policy* allows calls to Pipedream's API; loopback is always allowed."""
     return policy.allows_host(source.host) or is_loopback(source.host)
 
 
@@ -277,11 +275,11 @@ def _check_allowed(step: Step, source: ConnectSource, policy: OutboundPolicy) ->
     if is_connect_call_allowed(source, policy):
         return
     raise OutboundCallRefusedError(
-        f"Step {step.name} runs at Pipedream Connect, and outside calls do not go out ({policy.mode_text}).",
+        f"Step {step.name} runs at Pipedream Connect, and outbound calls are refused ({policy.mode_text}).",
         name="OutsideCallRefused",
-        fix=f"Let them: --egress live, or --egress allow={source.host}. Or pin its exports.",
+        fix=f"Allow them: --egress live, or --egress allow={source.host}. Or pin the step's exports.",
     )
 
 
 def _ignore_progress(_: str) -> None:
-    """Says nothing."""
+    """Ignore progress."""

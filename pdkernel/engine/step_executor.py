@@ -1,8 +1,7 @@
 """
-One attempt at one step: its props, its process, its record, its limits.
+Executes one attempt at one step: props, worker, record, limits, warnings.
 
-Knows what a step is given and what is said of what it did. Whether the run goes on afterwards, and whether the step is
-run again, is for `step_run` to know.
+`step_scheduler` decides whether the step reruns and whether the run goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from pdkernel.analysis import find_return_line, locate_missing_prop
 from pdkernel.clock import Clock
@@ -25,18 +25,55 @@ from pdkernel.engine.run_context import build_step_context
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepAction
 from pdkernel.engine.step_recorder import StepRecorder
-from pdkernel.engine.step_services import StepServiceRouter
 from pdkernel.engine.workflow_trigger import WorkflowRunner, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
-from pdkernel.model import Step, Workflow
+from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import DataStoreTable
 from pdkernel.workers import StepCall, StepConfigurationError, StepOutcome
 
 
+class Service(Protocol):
+    """Answers the calls of one service name."""
+
+    async def answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """
+        Answer *operation*, the part of the call after the dot.
+
+        Raises:
+            PdkernelError: The operation failed; the step's code gets the error as an exception.
+        """
+        ...
+
+
+class StepServiceRouter:
+    """
+    The services of one step; implements `workers.StepServices`.
+
+    Args:
+        services: Services by name: `store`, `flow`.
+    """
+
+    def __init__(self, services: Mapping[str, Service]) -> None:
+        self._services = services
+
+    async def call(self, call: str, args: Mapping[str, JSON]) -> JSON:
+        """
+        Answer *call*, `NAME.OPERATION`.
+
+        Raises:
+            PdkernelError: There is no such service, or the operation failed.
+        """
+        name, _, operation = call.partition(".")
+        service = self._services.get(name)
+        if service is None:
+            raise StepError(f"This version does not support {call}.", name="NotRunHereError")
+        return await service.answer(operation, args)
+
+
 class StepExecutor:
     """
-    Runs single steps, once each.
+    Executes single attempts at steps.
 
     Args:
         clock: For every time stamp and duration.
@@ -52,7 +89,7 @@ class StepExecutor:
     async def execute(
         self, run: RunState, step: Step, rerun_state: RerunState
     ) -> tuple[StepResult, StepOutcome | None]:
-        """Run *step* once: its result, and what it did unless it could not be started."""
+        """Run *step* once; return its result, and its outcome unless it could not start."""
         action = run.actions.find(step)
         accounts = run.actions.accounts(step) or run.resolution.for_step(step.name)
         recorder = StepRecorder(
@@ -78,7 +115,7 @@ class StepExecutor:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
             run.record.record_step(recorder.finish("error", exports={}, error=cancelled))
             raise
-        except PdkernelError as error:  # its packages, its props or its process cannot be had
+        except PdkernelError as error:  # its packages, props or worker failed
             if error is run.record.write_error:
                 run.record.notify(StepResult(step.name, "not_run"))
                 raise
@@ -87,14 +124,14 @@ class StepExecutor:
         except OSError as fault:
             return recorder.finish("error", exports={}, error=scratch_write_error(fault)), None
         _locate_error(outcome.error, run.request.workflow, step)
-        _say_warnings(run, step, recorder, outcome, rerun_state)
+        _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = _limited(run, step, recorder, outcome)
         run.queued_sends += ((step.name, effect) for effect in outcome.queued_sends)
         status: StepStatus = "error" if outcome.error else "success"
         return recorder.finish(status, exports=outcome.exports, error=outcome.error), outcome
 
     async def _outcome(
-        self, run: RunState, step: Step, recorder: StepRecorder, accounts: StepAccounts, again: RerunState
+        self, run: RunState, step: Step, recorder: StepRecorder, accounts: StepAccounts, rerun_state: RerunState
     ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
         action = run.actions.find(step)
@@ -104,7 +141,7 @@ class StepExecutor:
             props = await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)
             await run.record.flush()
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
-        if again.run_number == 1:
+        if rerun_state.run_number == 1:
             fitted = action.fitted_step.warnings if action and action.fitted_step else ()
             for warning in (*fitted, *await warn_undeclared_props(step, run.workers)):
                 recorder.add_note(warning)
@@ -115,7 +152,11 @@ class StepExecutor:
             props=add_option_labels(written, await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)),
             account_fields=accounts.auth,
             context=build_step_context(
-                run.request, self._clock, timeout_s=timeout_s, run_number=again.run_number, rerun_context=again.context
+                run.request,
+                self._clock,
+                timeout_s=timeout_s,
+                run_number=rerun_state.run_number,
+                rerun_context=rerun_state.context,
             ),
             timeout_s=timeout_s,
             memory_limit_mb=memory_limit_mb(run.request.workflow),
@@ -143,7 +184,7 @@ class StepExecutor:
 
 
 def _locate_error(error: StepError | None, workflow: Workflow, step: Step) -> None:
-    """Say what only the workflow's text knows: where a limit is set, the line of an error that no line of code raised."""
+    """Add details from the workflow's text: where a time limit is set, and the line of an error without a line."""
     if isinstance(error, StepTimeoutError):
         error.fix = suggest_longer_timeout(workflow, step)
     if error is None or error.line is not None:
@@ -155,12 +196,12 @@ def _locate_error(error: StepError | None, workflow: Workflow, step: Step) -> No
 
 
 def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., Awaitable[StepOutcome]]:
-    """What runs *step*: a process of its language, or the kernel for a debugger."""
+    """Return the function that runs *step*: in a worker, or in the kernel for a debugger."""
     debugger = run.request.debugger
     if not step.debug:
         return run.workers.run_step
     if debugger is None:
-        recorder.add_note("--debug is for running the step's cell in a notebook: here the step ran like any other.")
+        recorder.add_note("--debug only has an effect when a notebook runs the step's cell: this step ran in a worker.")
         return run.workers.run_step
 
     async def in_kernel(call: StepCall, listener: StepRecorder) -> StepOutcome:
@@ -178,16 +219,21 @@ async def _reachable_stores(run: RunState, step: Step, action: StepAction | None
     return resolve_data_stores(step, (await run.workers.describe(step)).props)
 
 
-def _say_warnings(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome, again: RerunState) -> None:
+def _add_warnings(
+    run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome, rerun_state: RerunState
+) -> None:
     for warning in outcome.warnings:
         recorder.add_note(warning)
     for effect in outcome.queued_sends:
-        if said := find_send_problem(effect, dollar_name=step.dollar_name):
-            recorder.add_note(said)
+        if problem := find_send_problem(effect, dollar_name=step.dollar_name):
+            recorder.add_note(problem)
     if outcome.pause_request is not None and outcome.error is None:
         recorder.add_note(
             decide_pause(
-                outcome.pause_request, run.request.pause_mode, run_number=again.run_number, dollar_name=step.dollar_name
+                outcome.pause_request,
+                run.request.pause_mode,
+                run_number=rerun_state.run_number,
+                dollar_name=step.dollar_name,
             ).message
         )
     if outcome.has_exited and outcome.exit_reason and outcome.error is None:
@@ -197,13 +243,13 @@ def _say_warnings(run: RunState, step: Step, recorder: StepRecorder, outcome: St
     run.record.set_response(outcome.response)
     if run.request.workflow.trigger.response != "custom":
         recorder.add_note(
-            "The response is not sent: the trigger answers by itself (response: default). "
+            "The response is not sent: the trigger sends its own response (response: default). "
             "Write `response: custom` in %%pdworkflow."
         )
 
 
 def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome) -> StepOutcome:
-    """*outcome*, failed if it is over a limit; one that it came near is said."""
+    """Return *outcome*, failed if the step exceeded a limit; warn if it came near one."""
     workflow = run.request.workflow
     near = warn_near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit_mb(workflow))
     over, payload = run.payload.add(outcome.exports, recorder.logs)

@@ -1,9 +1,8 @@
 """
-The packages that a run's steps import, made ready before its first step.
+Installs the packages that a run's steps import, before the first step.
 
-Knows what becomes of a package that cannot be had: a step whose packages cannot be installed fails at its place, and
-the steps above it run; where nothing may be installed, the run is refused. Finding the imports is `inspection`'s work,
-installing that of `packages`.
+A step whose packages cannot be installed fails when the run reaches it. If installing is not allowed, missing packages
+refuse the run. `analysis` finds the imports, `packages` installs them.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class StepPackages:
 
     Args:
         npm: Packages of Node.js steps.
-        python: Environments of Python steps; None if their interpreter is chosen elsewhere.
-        go: Compiled Go steps: what compiles them downloads the modules that they import.
+        python: Environments of Python steps; None if the caller chose an interpreter.
+        go: Compiled Go steps; the compiler downloads the modules that they import.
     """
 
     def __init__(self, npm: NpmPackages, python: WorkflowPythonEnvironments | None, go: GoBuildCache) -> None:
@@ -52,12 +51,12 @@ class StepPackages:
     @classmethod
     def for_project(cls, folder: Path, environ: Mapping[str, str], *, python: Path | None = None) -> StepPackages:
         """
-        Those of a project.
+        Return the packages of a project.
 
         Args:
-            folder: The project's (`.../.pdkernel`), which holds them.
-            environ: The person's own settings of registries.
-            python: The interpreter of all Python steps, if one is chosen.
+            folder: The project's folder (`.../.pdkernel`), which stores the packages.
+            environ: Environment variables with the user's registry settings.
+            python: The interpreter for all Python steps, or None for an environment per workflow.
         """
         environments = None if python else WorkflowPythonEnvironments(python_packages(folder, environ))
         return cls(npm_packages(folder, environ), environments, go_programs(folder, environ))
@@ -73,18 +72,18 @@ class StepPackages:
         source: str = "SOURCE",
     ) -> PreparedPackages:
         """
-        Install what *steps* import and is not there.
+        Install the missing packages of *steps*.
 
         Args:
-            steps: Those that are to run.
-            all_steps: All of the workflow, whose Python steps share one environment; *steps* by default.
-            folder: The notebook's or the workflow's own; a package in a `node_modules` there is used from there.
+            steps: The steps of the run.
+            all_steps: All steps of the workflow, whose Python steps share one environment; *steps* by default.
+            folder: The folder of the notebook or the workflow; packages in its `node_modules` are used in place.
             install: False installs nothing.
-            on_progress: Told what goes on, by step.
-            source: What commands call the workflow.
+            on_progress: Receives progress by step.
+            source: The path of the notebook or folder, for commands in messages.
 
         Raises:
-            PackageMissingError: Something is not there, and *install* is False.
+            PackageMissingError: A package is not installed, and *install* is False.
             ProjectError: A lock file cannot be read.
         """
         steps = list(steps)
@@ -92,8 +91,8 @@ class StepPackages:
         missing: list[str] = []
         for step in steps:
             if step.language == "go" and step.uses is None and find_external_packages(step.source):
-                missing += await self._compile_go_step(step, ready, install=install, tell=on_progress)
-        # the largest first: a set that was installed stands for every set that it contains
+                missing += await self._compile_go_step(step, ready, install=install, on_progress=on_progress)
+        # the largest set first: an installed set also serves its subsets
         needs = sorted(_iter_npm_imports(steps, folder), key=lambda need: -len(need[1]))
         for step, imports in needs:
 
@@ -128,13 +127,15 @@ class StepPackages:
         return ready
 
     async def _compile_go_step(
-        self, step: Step, ready: PreparedPackages, *, install: bool, tell: StepProgressCallback
+        self, step: Step, ready: PreparedPackages, *, install: bool, on_progress: StepProgressCallback
     ) -> tuple[str, ...]:
-        """Compile a step that imports modules; returns those that are not there if they may not be installed."""
+        """Compile a step that imports modules; return missing modules if installing is not allowed."""
         try:
-            await self._go.build_program(step, install=install, report_progress=lambda line: tell(step.name, line))
+            await self._go.build_program(
+                step, install=install, report_progress=lambda line: on_progress(step.name, line)
+            )
         except StepCompileError:
-            pass  # the step fails with the same words at its place
+            pass  # the step itself fails later with the same error
         except (PackageInstallError, InterpreterMissingError) as error:
             if isinstance(error, PackageInstallError) and not install:
                 return find_external_packages(step.source)
@@ -145,10 +146,10 @@ class StepPackages:
         self, request: RunRequest, clock: Clock, notify: Callable[[StepResult], None]
     ) -> PreparedPackages:
         """
-        As `ready`, for the steps that *request* runs; while a step waits for its packages, *notify* is told so.
+        Install the missing packages of the steps that *request* runs; *notify* receives progress as step results.
 
         Raises:
-            PackageMissingError: Something is not there, and the request says to install nothing.
+            PackageMissingError: A package is not installed, and the request does not allow installing.
             ProjectError: A lock file cannot be read.
         """
         steps = [
@@ -156,13 +157,13 @@ class StepPackages:
             for step in request.workflow.steps
             if not step.disabled and request.is_selected(step.name) and step.name not in request.pinned_exports
         ]
-        told: dict[str, list[str]] = {}
+        lines_by_step: dict[str, list[str]] = {}
         began = clock.now()
 
-        def tell(name: str, line: str) -> None:
+        def report(name: str, line: str) -> None:
             if request.on_progress:
                 request.on_progress(line)
-            lines = told.setdefault(name, [])
+            lines = lines_by_step.setdefault(name, [])
             lines.append(f"{NOTE_PREFIX}{line}\n")
             notify(StepResult(name, "not_run", started_at=format_iso(began), logs=(Log("stderr", "".join(lines)),)))
 
@@ -172,28 +173,28 @@ class StepPackages:
                 request.folder,
                 all_steps=[step for step in request.workflow.steps if not step.disabled],
                 install=request.install,
-                on_progress=tell,
+                on_progress=report,
                 source=request.source,
             )
         finally:
-            for name in told:
+            for name in lines_by_step:
                 notify(StepResult(name, "not_run"))
 
 
 def npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:
-    """The npm packages of the project in *folder*, installed there, with the lock file beside it."""
+    """Return the npm packages stored in the project folder *folder*; the lock file is beside the folder."""
     return NpmPackages(
         folder / "packages" / "node", lock=folder.parent / NPM_LOCK_NAME, node=find_node, environ=environ
     )
 
 
 def python_packages(folder: Path, environ: Mapping[str, str]) -> PythonPackages:
-    """The Python environments of the project in *folder*, kept there, with the lock file beside it."""
+    """Return the Python environments stored in the project folder *folder*; the lock file is beside the folder."""
     return PythonPackages(folder / "packages" / "python", lock=folder.parent / PYTHON_LOCK_NAME, environ=environ)
 
 
 def go_programs(folder: Path, environ: Mapping[str, str]) -> GoBuildCache:
-    """The compiled Go steps of the project in *folder*, kept there, with the versions of their modules beside it."""
+    """Return the compiled Go steps stored in the project folder *folder*; the lock file is beside the folder."""
     return GoBuildCache(folder / "cache" / "go", lock=folder.parent / GO_LOCK_NAME, environ=environ)
 
 
@@ -206,8 +207,8 @@ def _iter_npm_imports(steps: Iterable[Step], folder: Path) -> Iterable[tuple[Ste
 
 
 def _is_in_node_modules(imported: PackageImport, folder: Path) -> bool:
-    """Whether the person has installed the package in *folder* or above, as Node.js looks for it."""
-    # parity[npm-beside]: a folder on the platform has no node_modules of its own
+    """Return whether the package is in a `node_modules` of *folder* or its parents, where Node.js finds it."""
+    # parity[npm-beside]: on the platform a workflow's folder has no node_modules
     if imported.version is not None:
         return False
     places = [folder, *folder.parents]
@@ -215,7 +216,7 @@ def _is_in_node_modules(imported: PackageImport, folder: Path) -> bool:
 
 
 def _at_line(error: PackageInstallError, step: Step, imports: Iterable[PackageImport]) -> PackageInstallError:
-    """*error* with the line of the cell that imports what cannot be had."""
+    """Return *error* with the line of the cell that imports the package at fault."""
     lines = {str(NpmSpec(each.name, each.version)): each.line + step.line_offset for each in imports}
     line = lines.get(error.package or "", min(lines.values()))
     return PackageInstallError(error.message, fix=error.fix, package=error.package, line=line)

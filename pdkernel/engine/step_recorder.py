@@ -1,8 +1,4 @@
-"""
-One step's record while it runs: what it prints, exports and calls, redacted and in order.
-
-Knows how raw reports of a step become a `StepResult`. Knows nothing of processes or the order of steps.
-"""
+"""The record of one running step: output, exports and outbound calls, redacted and in order, as a `StepResult`."""
 
 from __future__ import annotations
 
@@ -19,29 +15,30 @@ from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, StreamRedactor
 
 MIN_REPORT_INTERVAL_S = 0.05
-"""Seconds between two reports of a growing record: faster is not seen, and a chatty step must not pay for it."""
+"""Minimum seconds between two reports of output, so that a step with much output does not slow down."""
 SHORTENED = "…"
-"""How a local that a runtime has shortened ends (`python_errors.py`, `node_locals.mjs`)."""
+"""The end of a local variable that a runtime has shortened (`python_errors.py`, `node_locals.mjs`)."""
 _SHORTENED = re.compile(f"{SHORTENED}$", re.MULTILINE)
 
 
 class StepRecorder:
     """
-    Gathers what one step does.
+    Records one attempt at a step.
 
-    A listener of the process that runs it: `log`, `report_progress`, `export` and `respond` take the raw report.
+    The recorder is the worker's listener: `log`, `report_progress`, `export` and `respond` receive values without
+    redaction.
 
     Args:
-        name: The step's.
-        redactor: Of the run's secrets.
+        name: The step's name.
+        redactor: The redactor of the run's secrets.
         clock: For time stamps and durations.
-        accounts: Those that the step uses.
-        on_change: Told the record as it grows; None where nobody watches.
-        on_respond: Told an HTTP response.
-        call_later: Calls a function after some seconds, unless that is cancelled (a loop's `call_later`).
-        attempt: Which run of the step this is (`$.flow.rerun`).
-        previous_result: The record of the runs before, whose logs and outside calls stay in it.
-        source: For a pre-built action, where it comes from.
+        accounts: The accounts that the step uses.
+        on_change: Receives the record after a change, or None.
+        on_respond: Receives an HTTP response.
+        call_later: Schedules a function after some seconds (a loop's `call_later`).
+        attempt: The number of the attempt (`$.flow.rerun`).
+        previous_result: The record of the attempts before; its logs and outbound calls stay in the record.
+        source: For a pre-built action, the source of the component.
     """
 
     def __init__(
@@ -82,16 +79,16 @@ class StepRecorder:
 
     @property
     def logs(self) -> tuple[Log, ...]:
-        """What this run of the step has printed so far."""
+        """The output of this attempt so far."""
         return tuple(self._logs)
 
     def log(self, stream: Stream, text: str) -> None:
-        """Take a piece of what the step printed."""
+        """Record a piece of the step's output."""
         held = self._streams.get(stream)
         if held is None:
             held = self._streams[stream] = self._redactor.open_stream()
         self._append(stream, held.feed(text))
-        # a step may print once and then work for minutes: what came too soon to be reported is reported a little later
+        # output within the interval is reported by a timer: the step may not print again for minutes
         if self._report_timer is None and self._on_change is not None:
             wait = self._reported + MIN_REPORT_INTERVAL_S - self._clock.monotonic()
             if wait > 0:
@@ -100,36 +97,36 @@ class StepRecorder:
                 self._report()
 
     def export(self, name: str, value: JSON) -> None:
-        """Take a named export."""
+        """Record a named export."""
         self._exports.update(require_object(self._redactor.redact_value({name: value})))
         self._publish()
 
     def respond(self, response: dict[str, Any]) -> None:
-        """Take an HTTP response that is to be sent at once."""
+        """Pass on an HTTP response of the step."""
         self._on_respond(response)
 
     def add_outbound_call(self, call: OutboundCall) -> None:
-        """Take a row of the ledger; it is redacted already."""
+        """Record an outbound call, which is already redacted."""
         self._requests.append(call)
         self._publish()
 
     def add_note(self, text: str) -> None:
-        """Say something of ours among the step's logs."""
+        """Add a note of pdkernel to the step's logs."""
         self._append("stderr", f"{NOTE_PREFIX}{self._redactor.redact_text(text)}\n")
 
     def report_progress(self, text: str) -> None:
-        """Say it, and report it at once: it tells of what takes long."""
+        """Add a note and report it at once."""
         self.add_note(text)
         self._report()
 
     def snapshot(self) -> StepResult:
-        """The record so far; it has no duration before the end."""
+        """Return the record so far, without a duration."""
         return self._result("not_run")
 
     def finish(
         self, status: StepStatus, *, exports: Mapping[str, JSON], error: PdkernelError | None = None
     ) -> StepResult:
-        """The record of the finished step, with *exports* (raw) as the last word on what it exported."""
+        """Return the record of the finished step; *exports* (not redacted) replace exports with the same names."""
         if self._report_timer is not None:
             self._report_timer.cancel()
         for stream, held in self._streams.items():
@@ -175,7 +172,7 @@ class StepRecorder:
         )
 
     def _stack(self, stack: str) -> str:
-        """*stack* redacted. A local that the runtime has shortened may end with a part of a secret, which is left out."""
+        """Redact *stack*; a part of a secret at the end of a shortened local variable is removed."""
         *shortened, rest = _SHORTENED.split(stack)
         return SHORTENED.join(
             [*(self._redactor.open_stream().feed(text) for text in shortened), self._redactor.redact_text(rest)]

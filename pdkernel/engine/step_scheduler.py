@@ -1,7 +1,7 @@
 """
-One step's turn in a run: passed over, pinned, or run as often as it asks to, with its pauses; then recorded.
+Handles each step of a run: skipped, pinned, or executed with its reruns and pauses; then recorded.
 
-Knows when a step's turn ends the run. What one attempt takes is for `attempt` to know, what a pause means for `pauses`.
+`step_executor` runs one attempt, `pauses` decides about a pause.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from pdkernel.workers import Pause, RunWorkers
 
 class StepScheduler:
     """
-    Gives steps their turns.
+    Runs the steps of a run, one call per step.
 
     Args:
-        executor: Runs a step once.
-        clock: What pauses are waited for by.
-        reopen_workers: Gives a run a place and processes anew, when it may go on.
+        executor: Runs one attempt at a step.
+        clock: For pauses.
+        reopen_workers: Returns new workers for a run after a pause, when a slot is free.
     """
 
     def __init__(
         self, executor: StepExecutor, clock: Clock, *, reopen_workers: Callable[[RunState], Awaitable[RunWorkers]]
     ) -> None:
-        self._attempts = executor
+        self._executor = executor
         self._clock = clock
-        self._open_again = reopen_workers
+        self._reopen_workers = reopen_workers
 
     async def run(self, run: RunState, step: Step) -> Status | None:
-        """Do what *step*'s turn asks for; a status says that the run ends here."""
+        """Handle *step*; return a status if the run ends with it, else None."""
         request, redactor = run.request, run.record.redactor
         if step.disabled:
             run.record.notify(StepResult(step.name, "disabled"))
@@ -55,42 +55,42 @@ class StepScheduler:
         return await self._run(run, step)
 
     async def _run(self, run: RunState, step: Step) -> Status | None:
-        again = RerunState()
+        rerun_state = RerunState()
         while True:
-            result, outcome = await self._attempts.execute(run, step, again)
+            result, outcome = await self._executor.execute(run, step, rerun_state)
             if outcome is None or outcome.error is not None:
                 run.record.record_step(result, ends_run=True)
                 return "error"
             run.exports[step.name] = outcome.exports
             pause = outcome.pause_request
-            verdict = decide_pause(pause, run.request.pause_mode, run_number=again.run_number) if pause else None
-            if pause is None or verdict is None or verdict.action == "go_on":
+            decision = decide_pause(pause, run.request.pause_mode, run_number=rerun_state.run_number) if pause else None
+            if pause is None or decision is None or decision.action == "go_on":
                 run.record.record_step(result, ends_run=outcome.has_exited)
-                if verdict is not None:
-                    await self._wait(run, verdict)
+                if decision is not None:
+                    await self._wait(run, decision)
                 return "exited" if outcome.has_exited else None
-            if verdict.action == "park":
-                return self._park(run, step, result, pause, verdict)
+            if decision.action == "park":
+                return self._park(run, step, result, pause, decision)
             run.record.notify(result)
-            await self._wait(run, verdict)
-            if verdict.action == "cancel":
+            await self._wait(run, decision)
+            if decision.action == "cancel":
                 run.record.record_step(result)
                 return "cancelled"
-            again = RerunState(again.run_number + 1, pause.context, result)
+            rerun_state = RerunState(rerun_state.run_number + 1, pause.context, result)
 
-    async def _wait(self, run: RunState, verdict: PauseDecision) -> None:
-        if verdict.delay_s <= 0:
+    async def _wait(self, run: RunState, decision: PauseDecision) -> None:
+        if decision.delay_s <= 0:
             return
         run.record.set_status("paused")
-        await run.workers.release()  # a run that waits keeps no other from running
-        await self._clock.sleep(verdict.delay_s)
-        run.workers = await self._open_again(run)
+        await run.workers.release()  # a paused run must not occupy a slot
+        await self._clock.sleep(decision.delay_s)
+        run.workers = await self._reopen_workers(run)
         run.record.set_status("resumed")
 
-    def _park(self, run: RunState, step: Step, result: StepResult, pause: Pause, verdict: PauseDecision) -> Status:
+    def _park(self, run: RunState, step: Step, result: StepResult, pause: Pause, decision: PauseDecision) -> Status:
         if pause.kind == "rerun":
             run.record.notify(result)
         else:
             run.record.record_step(result)
-        run.record.park(step.name, wake_at=self._clock.now().timestamp() + verdict.delay_s)
+        run.record.park(step.name, wake_at=self._clock.now().timestamp() + decision.delay_s)
         return "paused"

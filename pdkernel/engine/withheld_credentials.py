@@ -1,8 +1,8 @@
 """
-What a step is given in the place of a credential that Connect keeps to itself.
+Placeholders for credentials that Connect withholds.
 
-Knows that it is a word nobody can guess, new for each run, so that a request which carries it is known for the account's.
-Sending such a request is for `egress` to know.
+A placeholder is random and new for each run, so that `egress` recognises requests that carry it and sends them through
+Connect's proxy.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pdkernel.identity import Account, Credentials, ProxyAccess, WithheldCredent
 
 def insert_placeholders(account: Account, credentials: Credentials) -> tuple[Credentials, Mapping[str, ProxyAccess]]:
     """
-    *credentials* with a word in the place of each that is kept back.
+    Add a placeholder to *credentials* for each withheld credential.
 
     Returns:
-        What the step is given, and for each such word the ref of the secret that it is, with the way to send it.
+        The credentials for the step, and access to the proxy by secret reference.
     """
     if not isinstance(credentials, WithheldCredentials):
         return credentials, {}
     # parity[withheld-credentials]: on the platform a step has the account's credentials
-    words = {name: f"withheld-{secrets.token_hex(16)}" for name in credentials.withheld_names}
-    refs = {format_credential_ref(account, name): credentials.proxy for name in words}
-    return Credentials({**credentials, **words}), refs
+    placeholders = {name: f"withheld-{secrets.token_hex(16)}" for name in credentials.withheld_names}
+    proxies = {format_credential_ref(account, name): credentials.proxy for name in placeholders}
+    return Credentials({**credentials, **placeholders}), proxies
 
 
 def format_credential_ref(account: Account, name: str) -> str:
-    """What a credential of *account* is called where its value may not stand."""
+    """Return the reference that replaces a credential's value in redacted text: `APP/ACCOUNT/NAME`."""
     return f"{account.app}/{account.id}/{name}"

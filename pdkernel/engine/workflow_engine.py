@@ -1,8 +1,7 @@
 """
-The parts that one process needs to run workflows, assembled and taken apart in one place.
+Assembles and closes the parts that one process needs to run workflows.
 
-Knows which part needs which. Knows nothing of who asks for a run: a notebook's session, the command line,
-a test and later the server all start one of these.
+A notebook session, the command line, a test and the server each start a `WorkflowEngine`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from pdkernel.workers import WARDEN, WorkerPool, make_scratch_folder
 
 
 class WorkflowEngine:
-    """Everything between a request to run and its execution. Make it with `start`, inside a running loop."""
+    """Runs workflows. Create an engine with `start`, inside a running event loop."""
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class WorkflowEngine:
     ) -> None:
         self._interpreter = interpreter
         self._shared = shares_workers
-        self._hosts = workers
+        self._workers = workers
         self._journal = journal
         self._scratch = scratch
         self.catalog = catalog
@@ -75,25 +74,24 @@ class WorkflowEngine:
         python_executable: Path | None = None,
     ) -> Self:
         """
-        Open the journal and the gateway; processes for steps start when the first step needs them.
+        Open the journal and the gateway; workers start when the first step needs them.
 
         Args:
-            project: Whose journal and key are used.
+            project: The project with the journal and the key.
             directory: Users and accounts.
             clock: For every time stamp.
             ids: For run ids.
-            max_active_runs: Runs that execute at once.
-            gateway: One made elsewhere (tests give it a loopback outside), or None for a new one.
-            workers: Processes that another runtime uses, too, with their gateway; both stay when this one closes.
-            environ: The environment of what installs packages; `os.environ` by default.
-            packages: Those of another project, or None for the project's own.
-            python_executable: An interpreter for all Python steps, with the packages that it has; None for an environment of
-                each workflow's own.
+            max_active_runs: The maximum number of concurrent runs.
+            gateway: An existing gateway (tests pass one for loopback), or None to start a new one.
+            workers: A worker pool with its gateway that another engine shares; `close` leaves both open.
+            environ: Environment variables for package installers; `os.environ` by default.
+            packages: Packages of another project, or None for the project's own.
+            python_executable: An interpreter with packages for all Python steps; None for an environment per workflow.
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         scratch = make_scratch_folder("pdkernel-")
-        WARDEN.register_folder(scratch)  # a notebook's kernel is often ended without being asked
+        WARDEN.register_folder(scratch)  # a notebook's kernel is often killed without a chance to clean up
         environ = os.environ if environ is None else environ
         shared = workers is not None
         workers = workers or WorkerPool(
@@ -121,7 +119,7 @@ class WorkflowEngine:
         forms = ActionForms(directory=directory, workers=workers, catalog=catalog, scratch=scratch)
         sources = SourceRunner(
             directory=directory,
-            hosts=workers,
+            workers=workers,
             catalog=catalog,
             states=project.source_states,
             clock=clock,
@@ -140,13 +138,13 @@ class WorkflowEngine:
         )
 
     async def run(self, request: RunRequest) -> Execution:
-        """Run *request*; see `Interpreter.run`."""
+        """Run *request* and return its record; see `Interpreter.run`."""
         return await self._interpreter.run(request)
 
     async def close(self) -> None:
-        """End every process and close the gateway, unless they are shared; close the journal, remove temporary files."""
+        """Close pool and gateway unless they are shared; close the journal; remove temporary files."""
         if not self._shared:
-            await self._hosts.close()
+            await self._workers.close()
             await self.gateway.close()
         await self._journal.close()
         await asyncio.to_thread(remove_tree, self._scratch)
@@ -164,6 +162,6 @@ class WorkflowEngine:
 def _open_journal(project: Project, clock: Clock, ids: IdGenerator) -> Journal:
     if project.sqlite_path is None:
         raise ProjectError(
-            "This version keeps its journal on SQLite only.", fix="Leave --database out, or give sqlite:///FILE."
+            "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
         )
     return SqliteJournal.open(project.sqlite_path, clock=clock, ids=ids)

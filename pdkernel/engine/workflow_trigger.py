@@ -1,7 +1,7 @@
 """
-`$.flow.trigger`: a step runs another workflow and waits for what it returns.
+Implements `$.flow.trigger`: a step runs another workflow and waits for its result.
 
-Knows the platform's two forms of result. Which workflow a name means is for whoever asked for the run to know.
+The run's request resolves names of workflows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.model import JSON
 
 MAX_TRIGGER_DEPTH = 10
-"""Workflows that trigger each other; more is a circle."""
+"""Maximum length of a chain of triggered workflows; a longer chain is treated as a cycle."""
 
 
 WorkflowRunner = Callable[[RunRequest], Awaitable[tuple[Execution, Mapping[str, Mapping[str, JSON]]]]]
-"""Runs a request and returns the raw exports by step, beside the record."""
+"""Runs a request; returns the record, and the exports by step without redaction."""
 
 
 class WorkflowTriggerService:
@@ -28,7 +28,7 @@ class WorkflowTriggerService:
     Runs other workflows for the steps of a run.
 
     Args:
-        request: The run whose step asks.
+        request: The request of the run whose step triggers.
         run: Runs the other workflow.
     """
 
@@ -38,11 +38,11 @@ class WorkflowTriggerService:
 
     async def answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
         """
-        What the triggered workflow returned.
+        Run the workflow and return its result: the last return value, or all exports.
 
         Raises:
             RequestError: There is no such workflow, or the payload is not an object.
-            StepError: It failed.
+            StepError: The workflow failed.
         """
         name = args.get("workflow")
         if operation != "trigger" or not isinstance(name, str) or not name:
@@ -54,8 +54,10 @@ class WorkflowTriggerService:
             raise RequestError("$.flow.trigger takes an object as the payload: it is the other workflow's event.")
         execution, exports = await self._run(self._callee(name, payload or {}))
         if execution.status not in ("success", "exited"):
-            why = execution.error.message if execution.error else f"it is {execution.status}"
-            raise StepError(f"The workflow {execution.workflow!r} did not finish: {why}", name="TriggeredWorkflowError")
+            reason = execution.error.message if execution.error else f"its status is {execution.status}."
+            raise StepError(
+                f"The workflow {execution.workflow!r} did not finish: {reason}", name="TriggeredWorkflowError"
+            )
         options = args.get("options")
         if isinstance(options, dict) and options.get("result_type") == "all_exports":
             return {**{step: dict(values) for step, values in exports.items()}, "$context": None}
@@ -69,12 +71,12 @@ class WorkflowTriggerService:
         found = request.find_workflow(name) if request.find_workflow else None
         if found is None:
             raise RequestError(
-                f"There is no workflow {name} here.",
+                f"There is no workflow {name} beside this one.",
                 fix="Put its notebook or synced folder beside this one, and name it by its id (the folder's "
                 "name ends with it), its file's name or its path.",
             )
         event = Event(payload)
-        # parity[trigger-user]: whether a triggered workflow keeps the external user is not documented; here its event says
+        # parity[trigger-user]: the external user of a triggered workflow is not documented; pdkernel takes it from the event
         user, environment = event.external_user_id, event.environment
         return replace(
             request,

@@ -12,7 +12,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from pdkernel.engine.mail import message, parse_mail_settings
+from pdkernel.engine.mail import build_message, parse_mail_settings
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Step
 from pdkernel.project import Project
@@ -158,13 +158,13 @@ async def test_e_mail_goes_to_oneself(run: Run, project: Project) -> None:
 
 def test_html_stands_in_the_place_of_the_text() -> None:
     """An `html` that was given wins, even an empty one."""
-    assert message("me@x", {"subject": "s", "text": "t", "html": ""}).get_content().strip() == ""
-    assert message("me@x", {"subject": "s", "text": "t", "html": None}).get_content().strip() == "t"
+    assert build_message("me@x", {"subject": "s", "text": "t", "html": ""}).get_content().strip() == ""
+    assert build_message("me@x", {"subject": "s", "text": "t", "html": None}).get_content().strip() == "t"
 
 
 def test_a_subject_of_several_lines_cannot_add_headers() -> None:
     """Line breaks in the subject become spaces."""
-    assert message("me@x", {"subject": "a\r\nBcc: you@x"})["Subject"] == "a Bcc: you@x"
+    assert build_message("me@x", {"subject": "a\r\nBcc: you@x"})["Subject"] == "a Bcc: you@x"
 
 
 def test_mail_needs_an_address_and_a_server() -> None:
@@ -183,10 +183,10 @@ def test_mail_needs_an_address_and_a_server() -> None:
             node_step("a", "\n$.send.http({ method: 'POST', url: 'hooks/x' });"),
             "$.send.http (line 5): 'hooks/x' is not a URL",
         ),
-        (node_step("a", "$.send.http();"), "$.send.http (line 4): no URL is given"),
+        (node_step("a", "$.send.http();"), "$.send.http (line 4): the URL is missing"),
         (python_step("a", "pd.send.http('POST', 'ftp://x/y')"), "pd.send.http (line 3): 'ftp://x/y' is not a URL"),
-        (node_step("a", "$.send.email({});"), "$.send.email (line 4): neither subject nor text nor html is given"),
-        (python_step("a", "\npd.send.email()"), "pd.send.email (line 3): neither subject nor text nor html is given"),
+        (node_step("a", "$.send.email({});"), "$.send.email (line 4): subject, text and html are missing"),
+        (python_step("a", "\npd.send.email()"), "pd.send.email (line 3): subject, text and html are missing"),
     ],
     ids=["node-path", "node-nothing", "python-scheme", "node-email", "python-email"],
 )
@@ -213,7 +213,5 @@ async def test_params_that_are_not_an_object_are_told(run: Run, server: Server, 
     execution = await run(node_step("one", f"$.send.http({{ method: 'GET', url: '{url}', params: {params} }})"))
 
     assert execution.status == "success"
-    assert [(sent.outcome, sent.note) for sent in execution.sends] == [
-        ("failed", "It could not be sent: params is not an object")
-    ]
+    assert [(sent.outcome, sent.note) for sent in execution.sends] == [("failed", "Not sent: params is not an object")]
     assert server.heads == []

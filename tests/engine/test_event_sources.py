@@ -198,7 +198,7 @@ async def test_a_source_with_an_http_interface_alone_needs_a_request(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
     """It is not run with a timer's tick, which it does not understand."""
-    with pytest.raises(RequestError, match=r"woken by an HTTP request, and none was given") as caught:
+    with pytest.raises(RequestError, match=r"needs an HTTP request to run, and the event is missing") as caught:
         await runtime.source_runner.run(request_of("depot-new-call@0.1.0"))
 
     assert "--event FILE" in (caught.value.fix or "")

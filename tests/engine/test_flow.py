@@ -248,7 +248,7 @@ class TestTrigger:
         execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
         error = execution.step("call").error
         assert error is not None
-        assert "There is no workflow p_gone here." in error.message
+        assert "There is no workflow p_gone beside this one." in error.message
 
     async def test_a_circle_ends(self, run: Run, tmp_path: Path) -> None:
         """Workflows that trigger each other for ever are stopped."""

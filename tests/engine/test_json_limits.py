@@ -34,7 +34,7 @@ async def test_a_number_that_javascript_rounds_is_named_once(run: Run, step: Ste
 
     assert text.count("[pdkernel]") == 1
     assert "$return_value.ids[1] (and 1 others) is 9007199254740993" in text
-    assert "JavaScript reads as 9007199254740992" in text
+    assert "read it as 9007199254740992" in text
 
 
 async def test_an_expression_is_javascript_too(run: Run) -> None:
@@ -60,4 +60,4 @@ async def test_what_arrives_as_it_is_is_not_mentioned(run: Run, steps: tuple[Ste
 
 async def test_a_number_beyond_every_double_is_infinity(run: Run) -> None:
     """JavaScript reads a number of 400 digits as Infinity, and that is said."""
-    assert "JavaScript reads as Infinity" in await said(run, python_step("one", "return 10**400"), node_step("two"))
+    assert "read it as Infinity" in await said(run, python_step("one", "return 10**400"), node_step("two"))

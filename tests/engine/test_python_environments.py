@@ -104,7 +104,7 @@ async def test_two_steps_that_pin_different_versions_are_told(run: Run, wheels: 
 
     assert [step.status for step in execution.steps] == ["success", "error"]
     assert execution.error is not None
-    assert "asks for tiny==2 and step a for ==1" in execution.error.message
+    assert "requires tiny==2 and step a requires ==1" in execution.error.message
 
 
 async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelFolder, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelF
     execution = await run(importing("helpers"))
 
     assert execution.error is not None
-    assert "a step is one file" in execution.error.message
+    assert "A step is one file" in execution.error.message
 
 
 async def test_a_comment_that_does_not_name_a_package_refuses_the_run(run: Run) -> None:
@@ -145,4 +145,6 @@ async def test_debug_outside_a_notebook_runs_the_step_like_any_other(run: Run) -
     execution = await run(python_step(options="--debug"))
 
     assert execution.step("code").return_value == 1
-    assert "--debug is for running the step's cell" in "".join(log.text for log in execution.step("code").logs)
+    assert "--debug only has an effect when a notebook runs the step's cell" in "".join(
+        log.text for log in execution.step("code").logs
+    )

@@ -18,8 +18,8 @@ ADDING = "{ a: { type: 'string', optional: true, reloadProps: true } }, async ad
         (node_step(props=DECLARED, options="--prop chanel=x"), "declares no prop 'chanel'"),
         (node_step(props=DECLARED, options="--prop chanel=x"), "Did you mean channel?"),
         (node_step(props=DECLARED, options="--prop q=x"), "Known: channel, slack."),
-        (node_step(options="--prop q=x"), "declares no props, and is given q all the same."),
-        (bash_step(options="--prop q=x"), "A Bash step has no props: it is not given q."),
+        (node_step(options="--prop q=x"), "declares no props, but the step sets q."),
+        (bash_step(options="--prop q=x"), "A Bash step has no props: it does not receive q."),
     ],
     ids=["name", "nearest", "known", "none", "bash"],
 )

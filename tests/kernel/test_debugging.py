@@ -109,7 +109,7 @@ def test_a_step_to_be_debugged_is_refused_where_calls_are_denied(start_kernel: S
 
     shown = outputs(kernel.run(CELL))
 
-    assert "outside calls cannot be kept to 'deny'" in shown
+    assert "the outbound policy 'deny' does not apply" in shown
     assert "n is 20" not in shown
 
 

@@ -53,7 +53,7 @@ def test_a_workflow_without_a_source_has_nothing_to_emit(notebook: Notebook) -> 
     """The message says what a source trigger looks like."""
     said = notebook.run("%pdevent --emit")
 
-    assert "has no source that could be asked for events" in said
+    assert "is of type http, not an event source" in said
 
 
 def test_a_webhooks_source_is_given_a_request(notebook: Notebook, tmp_path: Path) -> None:

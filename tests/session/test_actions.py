@@ -78,7 +78,7 @@ def test_prop_without_choices(session: Session) -> None:
     """A prop where anything may stand says so."""
     page = session.actions.fetch_options("put", "thing")
 
-    assert page.empty_reason == "thing is string: there is nothing to choose from."
+    assert page.empty_reason == "thing is string and has no options."
 
 
 PICK = """

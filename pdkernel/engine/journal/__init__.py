@@ -1,21 +1,21 @@
 """
-The journal: the record of every event, run and finished step.
+The journal: the durable record of events, runs and finished steps.
 
-    protocol     what the engine may ask of a journal
-    records      values that go in and come out, what the text columns hold
+    protocol     the `Journal` protocol
+    records      values and the text columns
     schema       the tables, the same on SQLite and Postgres
-    sqlite       the journal on SQLite, of `statements`, `writer` (grouped commits) and `history` (reads)
-    memory       a journal of dictionaries, by the same rules
+    sqlite       the journal on SQLite, made of `statements`, `writer` (grouped commits) and `reader`
+    memory       the journal in memory, with the same rules
 
-A run is owned by one executor, whose every write names the owner and the fence it got with the run:
+One executor owns a run. Each of its writes names the owner and the fence of its claim:
 
     accept --> running --finish--> success | error | exited
        |        |   ^
        |queue   |   | claim: fence + 1, owner = me           owner is not null  <=>  status = running
        v        |park                                        the fence changes at claim and nowhere else
      ready <-- paused                                        ready, paused, running --cancel--> cancelled
-       ^ woken by `resolve` or `due`, first wins
-       '- reaped: the owner is dead, attempt + 1
+       ^ woken by `resolve_wait` or `wake_due`, the first wins
+       '- reaped: the owner's lease has expired, attempt + 1
 """
 
 from pdkernel.engine.journal.memory import MemoryJournal, MemoryTables

@@ -1,8 +1,7 @@
 """
-A journal of dictionaries, by the same rules: for fast tests and for examples that keep nothing.
+The journal in memory, for fast tests and for runs that are not recorded; the rules are those of the SQLite journal.
 
-Executors that share a `MemoryStore` see one record, as processes that share a file do. It passes the same
-conformance suite as the one on SQLite.
+Executors that share `MemoryTables` see one record, like processes that share a file.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
 LEASE_S = 10.0
-"""Seconds for which a heartbeat is good."""
+"""Seconds that a lease lasts after a heartbeat."""
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class _Run:
     steps: dict[int, str] = field(default_factory=dict)
 
     def replace_event(self, event: str | None) -> None:
-        """Let *event*, unless it is None, be the run's event text."""
+        """Replace the run's event text, unless *event* is None."""
         if event is not None:
             self.new = replace(self.new, event=event)
 
@@ -63,7 +62,7 @@ class _Limit:
 
 
 class MemoryTables:
-    """What the executors of one memory share."""
+    """The tables that the executors of one memory share."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -93,11 +92,11 @@ class MemoryJournal:
         ids: IdGenerator = RANDOM_IDS,
         lease_s: float = LEASE_S,
     ) -> Self:
-        """Become an executor of *store*, or of a fresh one."""
+        """Become an executor of *store*, or of new tables."""
         return cls(store or MemoryTables(), executor_id=ids.new("exec_", 20), clock=clock, lease_s=lease_s)
 
     async def deploy_definition(self, workflow: Workflow) -> int:
-        """The version number of this definition; the same text has the same number."""
+        """Return the version number of the workflow's definition; equal definitions have the same number."""
         definition = encode_definition(workflow)
         with self._locked() as store:
             versions = store.definitions.setdefault(workflow.name, [])
@@ -106,7 +105,7 @@ class MemoryJournal:
             return versions.index(definition) + 1
 
     async def accept_run(self, run: NewRun) -> bool:
-        """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
+        """Record the run: running, with this executor as the owner and fence 1; with a queue, ready and without owner."""
         with self._locked() as store:
             if run.id in store.runs or self.executor_id not in store.leases:
                 return False
@@ -128,7 +127,7 @@ class MemoryJournal:
         fence: int = 1,
         event: str | None = None,
     ) -> bool:
-        """Record a finished step; False if the run is no longer ours, or has that step."""
+        """Record a finished step. Return False if this executor does not own the run, or it has that step."""
         with self._owned_run(run_id, fence) as run:
             if run is None or position in run.steps:
                 return False
@@ -147,7 +146,7 @@ class MemoryJournal:
         event: str | None = None,
         wait: bool = True,  # noqa: ARG002
     ) -> bool:
-        """End the run; False if it is no longer ours, or has its *last_step* step. There is nothing to wait for."""
+        """End the run. Return False if this executor does not own the run, or it has *last_step*; *wait* has no effect."""
         with self._owned_run(run_id, fence) as run:
             if run is None or (last_step is not None and last_step.seq in run.steps):
                 return False
@@ -167,7 +166,7 @@ class MemoryJournal:
         token_hash: str | None = None,  # noqa: ARG002
         event: str | None = None,
     ) -> bool:
-        """Pause the run in step *seq*; False if it is no longer ours."""
+        """Pause the run in step *seq*. Return False if this executor does not own the run."""
         with self._owned_run(run_id, fence) as run:
             if run is None:
                 return False
@@ -176,13 +175,13 @@ class MemoryJournal:
             return True
 
     async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:  # noqa: ARG002
-        """Make the paused run ready; False if somebody was first."""
+        """Make the paused run ready. Return False if another call was first."""
         with self._locked() as store:
             run = store.runs.get(run_id)
             return run is not None and run.fence == fence and _wake(run)
 
     async def wake_due(self, limit: int = 500) -> int:
-        """Make ready what was paused until now; how many."""
+        """Make runs ready whose pause has ended. Return the number of runs."""
         now = self._now()
         with self._locked() as store:
             waiting = [run for run in store.runs.values() if run.wake_at is not None and run.wake_at <= now]
@@ -190,13 +189,13 @@ class MemoryJournal:
             return sum(_wake(run) for run in waiting[:limit])
 
     async def claim(self, run_id: str) -> Claim | None:
-        """Take that ready run, or None if somebody was first."""
+        """Claim the ready run; None if another executor was first."""
         with self._locked() as store:
             run = store.runs.get(run_id)
             return None if run is None else self._claim(run)
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
-        """Take the oldest ready runs of *queue*, no more than its limits allow."""
+        """Claim the oldest ready runs of *queue*, within its limits."""
         with self._locked() as store:
             ready = sorted(
                 (run for run in store.runs.values() if run.status == "ready" and run.new.queue == queue),
@@ -221,7 +220,7 @@ class MemoryJournal:
             store.limits[queue] = _Limit(concurrency, max_starts, period_s)
 
     async def cancel(self, run_id: str) -> bool:
-        """End a run that has not ended, whoever owns it; False if it has."""
+        """Cancel a run regardless of its owner. Return False if it has ended."""
         with self._locked() as store:
             run = store.runs.get(run_id)
             if run is None or run.status not in ("ready", "paused", "running"):
@@ -230,7 +229,7 @@ class MemoryJournal:
             return True
 
     async def heartbeat(self) -> bool:
-        """Prolong this executor's lease; False if it was declared dead."""
+        """Extend this executor's lease. Return False if the lease has expired and was reaped."""
         with self._locked() as store:
             if self.executor_id not in store.leases:
                 return False
@@ -238,7 +237,7 @@ class MemoryJournal:
             return True
 
     async def reap_expired(self) -> int:
-        """Declare dead whose lease is over, and free their runs; how many runs."""
+        """Remove executors with an expired lease and make their runs ready. Return the number of runs."""
         now = self._now()
         with self._locked() as store:
             dead = {executor for executor, until in store.leases.items() if until < now}
@@ -249,7 +248,7 @@ class MemoryJournal:
             return len(orphans)
 
     async def get_execution(self, run_id: str) -> Execution | None:
-        """The run as it stands, or None."""
+        """Return the run's current record, or None."""
         with self._locked() as store:
             run = store.runs.get(run_id)
             return None if run is None else _execution(store, run)
@@ -266,7 +265,7 @@ class MemoryJournal:
         limit: int = 50,
         before: str | None = None,
     ) -> list[Execution]:
-        """Runs that match everything given, newest first, from below *before* (an id) on."""
+        """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
         query = ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
         with self._locked() as store:
             found = [run for run in store.runs.values() if _matches(store, run, query)]
@@ -274,7 +273,7 @@ class MemoryJournal:
             return [_execution(store, run) for run in found[:limit]]
 
     async def close(self) -> None:
-        """Stop being an executor; one that owns runs stays, for the reaper. Closing twice is fine."""
+        """Remove this executor, unless it owns runs: then its lease expires. A second call does nothing."""
         with self._store.lock:
             self._closed = True
             if not any(run.owner == self.executor_id for run in self._store.runs.values()):
@@ -289,7 +288,7 @@ class MemoryJournal:
 
     @contextmanager
     def _owned_run(self, run_id: str, fence: int) -> Iterator[_Run | None]:
-        """The run, if this executor owns it with that fence."""
+        """Yield the run if this executor owns it with that fence, else None."""
         with self._locked() as store:
             run = store.runs.get(run_id)
             alive = self.executor_id in store.leases

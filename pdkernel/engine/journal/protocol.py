@@ -1,9 +1,9 @@
 """
-The journal as the engine sees it.
+The protocol of a journal.
 
-Every write names (owner, fence): the executor that opened this journal, and the fence it got with the run. A write
-is refused, with False, when the run is no longer that executor's: taken over, cancelled, paused or finished, or
-the executor was declared dead. A write that returns True is on disk.
+Each write names (owner, fence): the executor that opened the journal, and the fence of its claim. A write returns False
+if that executor does not own the run any more: the run was claimed, cancelled, paused or finished, or the executor's
+lease has expired. A write that returns True is on disk.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ class Journal(Protocol):
 
     @property
     def executor_id(self) -> str:
-        """Who this process is in the record; new at every start."""
+        """The id of this executor, new at every start."""
         ...
 
     async def deploy_definition(self, workflow: Workflow) -> int:
-        """The version number of this definition; the same text has the same number."""
+        """Return the version number of the workflow's definition; equal definitions have the same number."""
         ...
 
     async def accept_run(self, run: NewRun) -> bool:
-        """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
+        """Record the run: running, with this executor as the owner and fence 1; with a queue, ready and without owner."""
         ...
 
     def append_step(
         self, run_id: str, position: int, name: str, result_text: str, *, fence: int = 1, event: str | None = None
     ) -> Awaitable[bool]:
         """
-        Record a finished step; *position* is its place in the workflow, *result_text* its result (`step_text`).
+        Record a finished step; *position* is its index in the workflow, *result_text* its result (`encode_step`).
 
-        Here and in `finish` and `park`, *event* replaces the `runs.event` text that the run was accepted with, in the
-        same commit; None keeps that text.
+        In `append_step`, `finish` and `park`, *event* replaces the run's `runs.event` text in the same commit; None
+        leaves it unchanged.
 
-        The write is on its way when this returns, so that it goes on beside whatever the caller does before it waits.
+        The write is submitted before the method returns, so it runs beside the caller's work.
         """
         ...
 
@@ -58,10 +58,10 @@ class Journal(Protocol):
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
-        End the run; on its way when this returns, like `append`. The step that was its *last_step* is recorded with it.
+        End the run and record *last_step* with it; submitted before the method returns, like `append_step`.
 
-        Without *wait* it returns True before the commit. If that is lost, the run is claimed again, finds its steps
-        recorded and finishes.
+        Without *wait* the result is True before the commit. If the commit is lost, another executor claims the run,
+        finds its steps recorded and finishes it.
         """
         ...
 
@@ -75,23 +75,23 @@ class Journal(Protocol):
         token_hash: str | None = None,
         event: str | None = None,
     ) -> bool:
-        """Pause the run in step *seq* until *wake_at* (seconds since 1970) or `resolve`; it has no owner then."""
+        """Pause the run in step *seq* until *wake_at* (seconds since 1970) or `resolve_wait`; removes the owner."""
         ...
 
     async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
-        """Make the paused run ready; False if somebody was first."""
+        """Make the paused run ready. Return False if another call was first."""
         ...
 
     async def wake_due(self, limit: int = 500) -> int:
-        """Make ready what was paused until now, with the outcome `timeout`; how many."""
+        """Make runs ready whose pause has ended, with the outcome `timeout`. Return the number of runs."""
         ...
 
     async def claim(self, run_id: str) -> Claim | None:
-        """Take that ready run, or None if somebody was first."""
+        """Claim the ready run; None if another executor was first."""
         ...
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
-        """Take the oldest ready runs of *queue*, no more than its limits allow."""
+        """Claim the oldest ready runs of *queue*, within its limits."""
         ...
 
     async def set_queue_limits(
@@ -102,23 +102,23 @@ class Journal(Protocol):
         max_starts: int | None = None,
         period_s: float | None = None,
     ) -> None:
-        """Let *queue* have *concurrency* running at once and *max_starts* starts in *period_s* seconds; None: any number."""
+        """Limit *queue* to *concurrency* running runs and *max_starts* starts in *period_s* seconds; None means no limit."""
         ...
 
     async def cancel(self, run_id: str) -> bool:
-        """End a run that has not ended, whoever owns it; False if it has."""
+        """Cancel a run regardless of its owner. Return False if it has ended."""
         ...
 
     async def heartbeat(self) -> bool:
-        """Prolong this executor's lease; False if it was declared dead."""
+        """Extend this executor's lease. Return False if the lease has expired and was reaped."""
         ...
 
     async def reap_expired(self) -> int:
-        """Declare dead whose lease is over; their running runs become ready, one attempt on. How many runs."""
+        """Mark executors with an expired lease as dead; their runs become ready, attempt + 1. Return the number of runs."""
         ...
 
     async def get_execution(self, run_id: str) -> Execution | None:
-        """The run as it stands, or None."""
+        """Return the run's current record, or None."""
         ...
 
     async def list_executions(
@@ -133,9 +133,9 @@ class Journal(Protocol):
         limit: int = 50,
         before: str | None = None,
     ) -> list[Execution]:
-        """Runs that match everything given, newest first, from below *before* (an id) on."""
+        """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
         ...
 
     async def close(self) -> None:
-        """Write what was handed in, then give up the files."""
+        """Commit submitted writes, then close the files."""
         ...

@@ -1,7 +1,7 @@
 """
-Reading the journal on SQLite: a thread and a connection of its own, so that history never delays a commit.
+Reads the SQLite journal in a thread with its own connection, so that a read never delays a commit.
 
-Pages go by key (created, id), never by offset.
+Pages use the key (created, id), not an offset.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RUN = (
 
 
 class JournalReader:
-    """Runs as they stand in one SQLite file."""
+    """Reads runs from one SQLite file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -35,16 +35,16 @@ class JournalReader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-history")
 
     async def execution(self, run_id: str) -> Execution | None:
-        """The run as it stands, or None."""
+        """Return the run's current record, or None."""
         found = await self._in_thread([run_id])
         return found[0] if found else None
 
     async def executions(self, query: ExecutionQuery) -> list[Execution]:
-        """Runs that match, newest first."""
+        """Return the runs that match, newest first."""
         return await self._in_thread(query)
 
     def close(self) -> None:
-        """Give up the file, after what is being read."""
+        """Wait for the current read, then close the file."""
         self._thread.shutdown(wait=True)
         self._connection.close()
 
@@ -54,7 +54,7 @@ class JournalReader:
     def _read(self, wanted: ExecutionQuery | Sequence[str]) -> list[Execution]:
         connection = self._connection
         try:
-            connection.execute("begin")  # one snapshot for all of it
+            connection.execute("begin")  # one snapshot for all statements
             try:
                 ids = _newest(connection, wanted) if isinstance(wanted, ExecutionQuery) else wanted
                 return _load(connection, ids)
@@ -75,7 +75,7 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
 
 
 def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
-    """Ids of the matching runs; without a workflow, the newest of each workflow's own index are merged."""
+    """Return the ids of the matching runs; without a workflow, the results of one indexed query per workflow are merged."""
     conditions, values = _conditions(connection, query)
     statement = f"select created, id from runs where workflow = ? {conditions} order by created desc, id desc limit ?"  # noqa: S608
     workflows = (
@@ -88,7 +88,7 @@ def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
 
 
 def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:
-    """SQL of our own words and the values that go with it."""
+    """Return SQL conditions, made of constants only, and their parameters."""
     parts: list[tuple[str, Sequence[Any]]] = []
     if query.external_user is not None:
         parts.append(("external_user = ?", [query.external_user]))

@@ -1,14 +1,12 @@
 """
-What goes into the journal and comes out of it, as values; and what its text columns hold.
+Values of the journal and the JSON in its text columns.
 
     deployments.definition   the workflow's JSON, keys sorted: its hash is `Workflow.version`
-    runs.event               {"event", "context"} and, if it is a replay, "replay_of"; masked and redacted by the caller.
-                             Until the run's accounts are known, {"sealed", "context"}: the event encrypted, in Base64
+    runs.event               {"event", "context"} and, for a replay, "replay_of"; masked and redacted by the caller.
+                             Until the run's accounts are resolved, {"sealed", "context"}: the encrypted event in Base64
     steps.data               a `StepResult` as JSON
-    runs.output              {"response", "error", "steps": {name: status of a step that has no row}} and, if there
-                             are any, "sends" and "lookup"
-
-Knows the state machine's names. No I/O.
+    runs.output              {"response", "error", "steps": {name: status of a step without a row}} and, if present,
+                             "sends" and "lookup"
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """The row of a step that is written with the end of its run: its place in the workflow, its name, its `step_text`."""
+    """The row of a step that is written with the end of its run: its index in the workflow, name and `encode_step` text."""
 
     seq: int
     name: str
@@ -55,17 +53,17 @@ class StepRow:
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """
-    A run to be accepted.
+    A run for `accept_run`.
 
     Attributes:
-        id: Of the run; accepting it twice is refused the second time.
-        trace_id: The same for a run and its replays.
-        workflow: Its name, as it was deployed.
-        version: What `deploy` returned.
-        event: The `runs.event` text (`trigger_text`).
+        id: The run's id; a second run with the same id is refused.
+        trace_id: The id that a run and its replays share.
+        workflow: The name of the deployed workflow.
+        version: The number from `deploy_definition`.
+        event: The `runs.event` text (`encode_event`).
         external_user: The external user's id, or None.
         environment: `development` or `production`.
-        queue: A queue with limits: the run is then ready, not started; or None.
+        queue: The queue in which the run waits, or None to start the run at once.
         created: Seconds since 1970, or None for now.
     """
 
@@ -83,14 +81,14 @@ class NewRun:
 @dataclass(frozen=True, slots=True)
 class Claim:
     """
-    A run that is now this executor's.
+    A run that this executor owns after a claim.
 
     Attributes:
-        run_id: The run.
-        fence: To be named in every write from now on.
-        attempt: 2 or more: the first step without a row may have run before.
-        workflow: Its name.
-        version: Of its definition.
+        run_id: The run's id.
+        fence: The fence for all writes of this owner.
+        attempt: If 2 or more, the first step without a row may have run before.
+        workflow: The workflow's name.
+        version: The number of its definition.
         event: The `runs.event` text.
         external_user: The external user's id, or None.
         environment: `development` or `production`.
@@ -108,7 +106,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A row of `runs`, with its definition."""
+    """A row of `runs` with the workflow's definition."""
 
     id: str
     trace_id: str
@@ -128,17 +126,17 @@ class RunRow:
 @dataclass(frozen=True, slots=True)
 class ExecutionQuery:
     """
-    Which executions, newest first.
+    A query for executions; the result is sorted newest first. None means no condition.
 
     Attributes:
-        workflow: Its name, or None for all; likewise the next three.
+        workflow: The workflow's name.
         external_user: The external user's id.
         environment: `development` or `production`.
-        status: An execution's status.
+        status: The execution's status.
         since: Started at or after this moment.
         until: Started before this moment.
-        limit: How many at most.
-        before_id: The id of the last execution of the page before: pages go by key, not by offset.
+        limit: The maximum number of executions.
+        before_id: The id of the last execution of the previous page.
     """
 
     workflow: str | None = None
@@ -152,7 +150,7 @@ class ExecutionQuery:
 
 
 def encode_definition(workflow: Workflow) -> str:
-    """The `deployments.definition` text of *workflow*."""
+    """Encode the `deployments.definition` text of *workflow*."""
     return json.dumps(workflow.to_json(), sort_keys=True)
 
 
@@ -163,14 +161,14 @@ def encode_event(
     replay_of: str | None = None,
     outbound_enforcement: OutboundEnforcement | None = None,
 ) -> str:
-    """The `runs.event` text: event (masked and redacted, or sealed: bytes), context, and how the run was begun."""
-    kept = {"sealed": base64.b64encode(event).decode()} if isinstance(event, bytes) else {"event": event}
-    begun = {"replay_of": replay_of, "outside_calls": outbound_enforcement.to_json() if outbound_enforcement else None}
-    return _text({**kept, "context": context} | {name: value for name, value in begun.items() if value})
+    """Encode the `runs.event` text; *event* is masked and redacted, or encrypted (bytes)."""
+    stored = {"sealed": base64.b64encode(event).decode()} if isinstance(event, bytes) else {"event": event}
+    origin = {"replay_of": replay_of, "outside_calls": outbound_enforcement.to_json() if outbound_enforcement else None}
+    return _text({**stored, "context": context} | {name: value for name, value in origin.items() if value})
 
 
 def encode_step(result: StepResult) -> str:
-    """The `steps.data` text of a step's result."""
+    """Encode the `steps.data` text of a step's result."""
     return _text(result.to_json())
 
 
@@ -182,7 +180,7 @@ def encode_output(
     sends: Sequence[Delivery] = (),
     lookup: Lookup | None = None,
 ) -> str:
-    """The `runs.output` text; *steps* says what became of the steps that have no row."""
+    """Encode the `runs.output` text; *steps* holds the statuses of steps without a row."""
     return _text(
         {
             "response": response.to_json() if response else None,
@@ -195,21 +193,21 @@ def encode_output(
 
 
 def escape_json_text(text: str) -> str:
-    """JSON text with NUL and lone surrogates escaped: what a database cannot hold as text, and JSON can."""
+    """Escape NUL and lone surrogates in JSON text: a database cannot store them as text."""
     if text.isascii() and "\0" not in text:
         return text
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\0", "\\u0000"))
 
 
 def replace_unstorable(text: str) -> str:
-    """Plain text with NUL and lone surrogates replaced by U+FFFD."""
+    """Replace NUL and lone surrogates in plain text by U+FFFD."""
     if text.isascii() and "\0" not in text:
         return text
     return _SURROGATE.sub("\ufffd", text.replace("\0", "\ufffd"))
 
 
 def to_row_status(status: Status) -> tuple[RunStatus, bool | None]:
-    """The row's status for an execution's, and whether it was claimed before (None: either)."""
+    """Return the row's status for an execution's status, and whether the run was claimed before (None: either)."""
     match status:
         case "queued":
             return "ready", False
@@ -223,18 +221,18 @@ def to_row_status(status: Status) -> tuple[RunStatus, bool | None]:
 
 def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
     """
-    The run as an `Execution`.
+    Build the `Execution` of a run.
 
     Args:
-        run: Its row.
-        steps: `steps.data` of its rows, in order.
+        run: The run's row.
+        steps: The `steps.data` texts in step order.
     """
     trigger = json.loads(run.event)
     output: dict[str, Any] = json.loads(run.output) if run.output else {}
     definition: dict[str, Any] = json.loads(run.definition) if run.definition else {}
     results = {result.name: result for result in (StepResult.from_json(json.loads(text)) for text in steps)}
     response, error = output.get("response"), output.get("error")
-    outside = trigger.get("outside_calls")
+    enforcement = trigger.get("outside_calls")
     return Execution(
         id=run.id,
         trace_id=run.trace_id,
@@ -254,7 +252,7 @@ def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
         response=Response(**response) if response else None,
         error=ErrorRecord(**error) if error else None,
         sends=tuple(Delivery.from_json(send) for send in output.get("sends", ())),
-        outbound_enforcement=OutboundEnforcement(**outside) if outside else None,
+        outbound_enforcement=OutboundEnforcement(**enforcement) if enforcement else None,
         lookup=Lookup.from_json(output["lookup"]) if output.get("lookup") else None,
     )
 
@@ -262,7 +260,7 @@ def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
 def _in_order(
     defined: Sequence[Mapping[str, Any]], results: Mapping[str, StepResult], others: Mapping[str, StepStatus]
 ) -> tuple[StepResult, ...]:
-    """The definition's steps, each with its result or, without a row, what became of it."""
+    """Return the definition's steps, each with its result, or with its status if it has no row."""
     without_row = (
         StepResult(step["name"], others.get(step["name"], "disabled" if step["disabled"] else "not_run"))
         for step in defined

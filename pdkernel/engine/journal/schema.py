@@ -1,8 +1,8 @@
 """
 The journal's tables, the same on SQLite and Postgres.
 
-No foreign keys: each is one more lock and look-up in the hot statements; deletion is by run id, in batches.
-Times are seconds since 1970 as double precision. What the text columns hold is `records`.
+There are no foreign keys: each costs a lock and an index search in frequent statements. Times are seconds since 1970 in
+double precision. `records` defines the content of the text columns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text, text
 
 SCHEMA_VERSION = 1
-"""Of these tables; on SQLite it is the file's `user_version`."""
+"""The version of the tables; SQLite stores it as the file's `user_version`."""
 
 metadata = MetaData()
 

@@ -1,7 +1,7 @@
 """
-The journal on SQLite: statements, the writer and history put together as one executor's journal.
+The journal on SQLite: `Statements`, `JournalWriter` and `JournalReader` combined as the journal of one executor.
 
-It may share the project's file; several processes may each open it.
+The journal may share the project's file, and several processes may open it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pdkernel.model import Workflow
 from pdkernel.project.sqlite import connect, translate_error
 
 LEASE_S = 10.0
-"""Seconds for which a heartbeat is good."""
+"""Seconds that a lease lasts after a heartbeat."""
 
 
 class SqliteJournal:
@@ -56,15 +56,15 @@ class SqliteJournal:
         max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
     ) -> Self:
         """
-        Become an executor of the journal in *path*; its tables are made if they are not there.
+        Become an executor of the journal in *path*; missing tables are created.
 
         Args:
-            path: The project's SQLite file, or a file of its own.
-            clock: Tells the time.
-            ids: Makes the executor's id.
-            slot: Which of the machine's processes this is, or None for machine and process id.
-            lease_s: Seconds for which a heartbeat is good.
-            max_inline_commit_s: Seconds; while commits take less, a lone run's are made without a thread.
+            path: The project's SQLite file, or another file.
+            clock: For every time stamp.
+            ids: For the executor's id.
+            slot: The name of this process, or None for machine name and process id.
+            lease_s: Seconds that a lease lasts after a heartbeat.
+            max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
 
         Raises:
             ProjectError: The file cannot be used, or was written by a newer version.
@@ -86,11 +86,11 @@ class SqliteJournal:
 
     @property
     def commits(self) -> int:
-        """Transactions so far: fewer than writes when writes come together."""
+        """The number of transactions so far; one transaction may hold several writes."""
         return self._writer.commits
 
     async def deploy_definition(self, workflow: Workflow) -> int:
-        """The version number of this definition; the same text has the same number."""
+        """Return the version number of the workflow's definition; equal definitions have the same number."""
         key = (workflow.name, workflow.version)
         if key not in self._versions:
             definition = encode_definition(workflow)
@@ -101,7 +101,7 @@ class SqliteJournal:
         return self._versions[key]
 
     async def accept_run(self, run: NewRun) -> bool:
-        """Record the run, owned by this executor with fence 1; with a queue, ready and owned by nobody."""
+        """Record the run: running, with this executor as the owner and fence 1; with a queue, ready and without owner."""
         now = self._now()
         if run.queue is None:
             self._active_run_ids.add(run.id)
@@ -110,7 +110,7 @@ class SqliteJournal:
     def append_step(
         self, run_id: str, position: int, name: str, result_text: str, *, fence: int = 1, event: str | None = None
     ) -> Awaitable[bool]:
-        """Record a finished step, handed in at once; False if the run is no longer ours, or has that step."""
+        """Submit a finished step. The result is False if this executor does not own the run, or it has that step."""
         now = self._now()
         return self._writer.write(
             lambda connection: self._statements.append_step(
@@ -132,9 +132,9 @@ class SqliteJournal:
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
-        End the run, handed in at once, with its *last_step* step; False if it is no longer ours, or has that step.
+        Submit the run's end with *last_step*. The result is False if this executor does not own the run, or it has that step.
 
-        Without *wait*, True before the commit.
+        Without *wait*, the result is True before the commit.
         """
         now = self._now()
 
@@ -165,7 +165,7 @@ class SqliteJournal:
         token_hash: str | None = None,
         event: str | None = None,
     ) -> bool:
-        """Pause the run in step *seq*; False if it is no longer ours."""
+        """Pause the run in step *seq*. Return False if this executor does not own the run."""
         self._active_run_ids.discard(run_id)
         return await self._writer.write(
             lambda connection: self._statements.park(connection, run_id, fence, seq, wake_at, token_hash, event=event),
@@ -173,7 +173,7 @@ class SqliteJournal:
         )
 
     async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
-        """Make the paused run ready; False if somebody was first."""
+        """Make the paused run ready. Return False if another call was first."""
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.resolve_wait(connection, run_id, fence, outcome, payload, now),
@@ -181,18 +181,18 @@ class SqliteJournal:
         )
 
     async def wake_due(self, limit: int = 500) -> int:
-        """Make ready what was paused until now; how many."""
+        """Make runs ready whose pause has ended. Return the number of runs."""
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.wake_due(connection, now, limit), is_compound=True
         )
 
     async def claim(self, run_id: str) -> Claim | None:
-        """Take that ready run, or None if somebody was first."""
+        """Claim the ready run; None if another executor was first."""
         return await self._writer.write(lambda connection: self._statements.claim(connection, run_id))
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
-        """Take the oldest ready runs of *queue*, no more than its limits allow."""
+        """Claim the oldest ready runs of *queue*, within its limits."""
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.claim_next(connection, queue, limit, now), is_compound=True
@@ -212,24 +212,24 @@ class SqliteJournal:
         )
 
     async def cancel(self, run_id: str) -> bool:
-        """End a run that has not ended, whoever owns it; False if it has."""
+        """Cancel a run regardless of its owner. Return False if it has ended."""
         now = self._now()
         return await self._writer.write(lambda connection: self._statements.cancel(connection, run_id, now))
 
     async def heartbeat(self) -> bool:
-        """Prolong this executor's lease; False if it was declared dead."""
+        """Extend this executor's lease. Return False if the lease has expired and was reaped."""
         until = self._now() + self.lease_s
         return await self._writer.write(lambda connection: self._statements.heartbeat(connection, until))
 
     async def reap_expired(self) -> int:
-        """Declare dead whose lease is over, and free their runs; how many runs."""
+        """Mark executors with an expired lease as dead and make their runs ready. Return the number of runs."""
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.reap_expired(connection, now), is_compound=True
         )
 
     async def get_execution(self, run_id: str) -> Execution | None:
-        """The run as it stands, or None."""
+        """Return the run's current record, or None."""
         await self._flush_unawaited()
         return await self._history.execution(run_id)
 
@@ -245,14 +245,14 @@ class SqliteJournal:
         limit: int = 50,
         before: str | None = None,
     ) -> list[Execution]:
-        """Runs that match everything given, newest first, from below *before* (an id) on."""
+        """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
         await self._flush_unawaited()
         return await self._history.executions(
             ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
         )
 
     async def close(self) -> None:
-        """Write what was handed in, stop being an executor, give up the file. Closing twice is fine."""
+        """Commit submitted writes, remove this executor, close the file. A second call does nothing."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -260,11 +260,11 @@ class SqliteJournal:
         self._history.close()
 
     def _is_alone(self, run_id: str) -> bool:
-        """Whether no other run waits for the loop while this one writes."""
+        """Return whether no other run waits for the loop while this run writes."""
         return self._active_run_ids <= {run_id}
 
     async def _flush_unawaited(self) -> None:
-        """A reader of this journal sees also what it handed in without waiting."""
+        """Wait for unawaited writes, so that a reader of this journal sees them."""
         if self._unawaited:
             self._unawaited = False
             await self._writer.write(lambda _: True)
@@ -281,8 +281,8 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
         return
     if version > SCHEMA_VERSION:
         raise ProjectError(
-            f"The journal in {path} was written by a newer pdkernel (tables of version {version}, this one knows "
-            f"{SCHEMA_VERSION}). It was left as it is.",
+            f"The journal in {path} was written by a newer pdkernel: its tables have version {version}, and this pdkernel "
+            f"supports {SCHEMA_VERSION}. The file is unchanged.",
             fix="Upgrade: pip install --upgrade pdkernel",
         )
     connection.execute("begin immediate")
@@ -298,13 +298,13 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _ddl() -> Sequence[str]:
-    # only where tables are made: the journal itself needs no SQLAlchemy
+    # imported here because only the creation of tables needs SQLAlchemy
     from sqlalchemy.dialects import sqlite
     from sqlalchemy.schema import CreateIndex, CreateTable
 
     from pdkernel.engine.journal.schema import metadata
 
     tables = metadata.sorted_tables
-    made: list[CreateTable | CreateIndex] = [CreateTable(table) for table in tables]
-    made += [CreateIndex(index) for table in tables for index in table.indexes]
-    return [str(make.compile(dialect=sqlite.dialect())) for make in made]
+    statements: list[CreateTable | CreateIndex] = [CreateTable(table) for table in tables]
+    statements += [CreateIndex(index) for table in tables for index in table.indexes]
+    return [str(statement.compile(dialect=sqlite.dialect())) for statement in statements]

@@ -1,9 +1,8 @@
 """
-The journal's writes on SQLite: one function a call, each on a connection that is in a transaction.
+The SQL writes of the SQLite journal; each method runs inside the caller's transaction.
 
-The numbers of the statements' rows decide who was first. `status = 'running'` is said only where all of an owner's
-or a queue's runs are meant: in the hot statements it would draw the planner to the index on owner.
-Knows nothing of threads, batches or commits.
+The row count of a statement decides which of several writers was first. Only statements about all runs of an owner or a
+queue test `status = 'running'`: in frequent statements the planner would use the index on owner.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and 
 _OWNED = f"id = :run and fence = :fence and owner = :me and {_EXECUTOR_ALIVE}"
 _CLAIM_COLUMNS = "id, fence, attempt, workflow, version, event, external_user, environment"
 
-# Made of our own words only; every value is a parameter.
+# the SQL is made of constants only; every value is a parameter
 _ACCEPT = (
     "insert into runs (id, trace_id, workflow, version, event, external_user, environment, status, owner,"
     " fence, attempt, queue, created)"
@@ -50,12 +49,12 @@ class Statements:
     executor_id: str
 
     def register_executor(self, connection: Connection, slot: str, lease_until: float) -> bool:
-        """Begin to be an executor."""
+        """Insert this executor's row."""
         connection.execute("insert into executors values (?, ?, ?, true)", (self.executor_id, slot, lease_until))
         return True
 
     def unregister_executor(self, connection: Connection) -> bool:
-        """Stop being an executor that owns nothing; one that owns runs stays, for the reaper."""
+        """Delete this executor's row, unless it owns runs: then its lease expires and the runs are reaped."""
         done = connection.execute(
             "delete from executors where id = :me"
             " and not exists (select 1 from runs where owner = :me and status = 'running')",
@@ -64,14 +63,14 @@ class Statements:
         return done.rowcount == 1
 
     def heartbeat(self, connection: Connection, lease_until: float) -> bool:
-        """Prolong the lease, unless declared dead."""
+        """Extend the lease, unless this executor was marked as dead."""
         done = connection.execute(
             "update executors set lease_until = ? where id = ? and alive", (lease_until, self.executor_id)
         )
         return done.rowcount == 1
 
     def deploy_definition(self, connection: Connection, workflow: str, definition: str) -> int:
-        """The number of this definition, a new one if it has none yet."""
+        """Return the number of the definition, a new number for a new definition."""
         name = replace_unstorable(workflow)
         row = connection.execute(
             "select version from deployments where workflow = ? and definition = ? order by version desc limit 1",
@@ -86,7 +85,7 @@ class Statements:
         return int(row[0])
 
     def accept_run(self, connection: Connection, run: NewRun, now: float) -> bool:
-        """Insert the run: owned, or ready if it has a queue. Refused if the id is known or this executor dead."""
+        """Insert the run: owned, or ready if it has a queue. Refused if the id exists or this executor is dead."""
         queued = run.queue is not None
         done = connection.execute(
             _ACCEPT,
@@ -120,7 +119,7 @@ class Statements:
         *,
         event: str | None = None,
     ) -> bool:
-        """Insert the step's row if the run is still ours and has no such row; replace the run's event unless it is None."""
+        """Insert the step's row if this executor owns the run and there is no such row; replace the event unless None."""
         done = connection.execute(
             _APPEND,
             {
@@ -150,7 +149,7 @@ class Statements:
         *,
         event: str | None = None,
     ) -> bool:
-        """End the run if it is still ours."""
+        """End the run if this executor owns it."""
         done = connection.execute(
             _FINISH,
             {
@@ -176,7 +175,7 @@ class Statements:
         *,
         event: str | None = None,
     ) -> bool:
-        """Pause the run if it is still ours, and write its wait in the same transaction."""
+        """Pause the run if this executor owns it, and insert its wait."""
         done = connection.execute(
             _PARK,
             {
@@ -197,7 +196,7 @@ class Statements:
     def resolve_wait(
         self, connection: Connection, run_id: str, fence: int, outcome: str, payload: str | None, now: float
     ) -> bool:
-        """The first one wins on the run's status, and only then writes the wait."""
+        """Make the paused run ready and write the outcome of its wait; the first call wins by the run's status."""
         done = connection.execute(
             "update runs set status = 'ready', wake_at = null where id = ? and fence = ? and status = 'paused'",
             (run_id, fence),
@@ -260,11 +259,11 @@ class Statements:
     def set_queue_limits(
         self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
     ) -> None:
-        """Set the queue's limits."""
+        """Set the limits of the queue."""
         connection.execute("insert or replace into limits values (?, ?, ?, ?)", (queue, concurrency, per, period))
 
     def cancel(self, connection: Connection, run_id: str, now: float) -> bool:
-        """End the run, whoever owns it: the owner's next write is refused."""
+        """Cancel the run regardless of its owner, whose next write is refused."""
         done = connection.execute(
             "update runs set status = 'cancelled', ended = ?, owner = null, wake_at = null"
             " where id = ? and status in ('ready', 'paused', 'running')",
@@ -273,7 +272,7 @@ class Statements:
         return done.rowcount == 1
 
     def reap_expired(self, connection: Connection, now: float) -> int:
-        """Declare dead whose lease is over, and free their runs."""
+        """Mark executors with an expired lease as dead and make their runs ready."""
         dead = connection.execute(
             "update executors set alive = false where alive and lease_until < ? returning id", (now,)
         ).fetchall()

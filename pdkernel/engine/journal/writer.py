@@ -1,11 +1,9 @@
 """
-Grouped commits: one connection, as many writes in one transaction as are waiting.
+Grouped commits on one SQLite connection: all waiting writes share a transaction.
 
-A caller's future resolves after the commit that holds its write, on the loop that it asked from. A write that fails
-undoes only itself and fails only its own caller. On a quick disk the loop commits by itself, once a turn, what was asked
-for in that turn; a thread does it where the disk is slow, another process writes, or another loop asks: handing over
-takes as long as the commit, and under load a thread waits for the interpreter at each statement. Knows nothing of what
-is written.
+A caller's future resolves on the caller's loop after the commit of its write. A failed write is rolled back alone and
+fails only its caller. On a fast disk the event loop itself commits the writes of one iteration. A thread commits if the
+disk is slow, if another process writes, or for a second loop: passing writes to a thread takes as long as a fast commit.
 """
 
 from __future__ import annotations
@@ -28,18 +26,18 @@ T = TypeVar("T")
 WriteFunction = Callable[[sqlite3.Connection], Any]
 
 MAX_BATCH_WRITES = 512
-"""Writes in one transaction at most."""
+"""Maximum number of writes in one transaction."""
 
 MAX_INLINE_COMMIT_S = 0.002
-"""Seconds for which an event loop can be held up by a commit, on the average of the last few."""
+"""Seconds that a commit may block an event loop, as a moving average."""
 
 INLINE_RETRY_S = 0.25
-"""Seconds until a loop tries again on a disk that was slow."""
+"""Seconds until a loop commits by itself again after slow commits."""
 
 _AVERAGE_WEIGHT = 0.2
-"""How much the last commit counts in the average."""
+"""Weight of the last commit in the average."""
 _MAX_OUTLIER_FACTOR = 4
-"""Times `QUICK_S` for which one commit counts at most: a log is copied back now and then, and one such says nothing."""
+"""A commit counts at most this many times the limit: an occasional WAL checkpoint must not change the mode."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Write:
     act: WriteFunction
-    many: bool  # of several statements: needs a savepoint to be undone alone
+    many: bool  # several statements: a savepoint is needed to roll back this write alone
     future: asyncio.Future[Any] | None
     result: Any = None
     fault: Exception | None = None
@@ -55,15 +53,15 @@ class _Write:
 
 class JournalWriter:
     """
-    The thread that writes one SQLite file for one process; other processes may have theirs.
+    The writer of one SQLite file in one process; other processes may have their own writers.
 
     Args:
         path: The file.
-        max_inline_commit_s: Seconds; while commits take less, they are made in the loop that asks for them.
+        max_inline_commit_s: While commits take fewer seconds, the caller's event loop commits.
 
     Attributes:
-        commits: Transactions so far.
-        writes: Writes in them.
+        commits: The number of transactions so far.
+        writes: The number of writes in them.
     """
 
     def __init__(self, path: Path, *, max_inline_commit_s: float = MAX_INLINE_COMMIT_S) -> None:
@@ -72,19 +70,17 @@ class JournalWriter:
         self._path = path
         self._connection = connect(path)
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
-        self._waiting = 0  # handed to the thread and not yet committed
+        self._waiting = 0  # writes queued for the thread and not yet committed
         self._quick_s = max_inline_commit_s
         self._waits_when_busy = True
         self._average_s = 0.0
         self._slow_until = 0.0
-        self._inline_loop: asyncio.AbstractEventLoop | None = (
-            None  # the loop that commits by itself: the first that asks
-        )
-        self._inline_batch: list[_Write] = []  # what it was asked for in this turn
+        self._inline_loop: asyncio.AbstractEventLoop | None = None  # the loop that commits itself: the first caller's
+        self._inline_batch: list[_Write] = []  # writes of the loop's current iteration
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._closed = False
-        # a daemon, so that a forgotten journal does not keep a kernel from ending; `close` loses nothing
+        # a daemon thread, so that an unclosed journal does not block the exit of a kernel; `close` waits for the thread
         self._thread = threading.Thread(target=self._work, name="pdkernel-journal", daemon=True)
         self._thread.start()
 
@@ -92,14 +88,14 @@ class JournalWriter:
         self, statement: Callable[[sqlite3.Connection], T], *, is_compound: bool = False, commit_now: bool = False
     ) -> asyncio.Future[T]:
         """
-        Do *statement* in one of the next transactions.
+        Run *statement* in one of the next transactions.
 
         The future raises `ProjectError` if the journal is closed or the database cannot be written.
 
         Args:
-            statement: What to write.
-            is_compound: It is several statements.
-            commit_now: Nobody else's work waits while this is written: it may be written at once.
+            statement: The write.
+            is_compound: Whether the write has several SQL statements.
+            commit_now: Whether to commit at once; for a run without concurrent runs.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -110,11 +106,11 @@ class JournalWriter:
         return future
 
     def write_unawaited(self, act: WriteFunction) -> None:
-        """Do *act* in one of the next transactions; nobody waits for it, a failure is logged."""
+        """Run *act* in one of the next transactions without a future; a failure is logged."""
         self._take(_Write(act, many=False, future=None), asyncio.get_running_loop(), at_once=False)
 
     def close(self, final_write: WriteFunction) -> None:
-        """Write what is waiting and then *final_write*, and end; blocks until then. Closing twice is fine."""
+        """Commit waiting writes and *final_write*, then end the thread; blocks. A second call does nothing."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -142,7 +138,7 @@ class JournalWriter:
         self._commit_inline()
 
     def _move_to_thread(self) -> None:
-        """Leave what was gathered to the thread; the lock is held."""
+        """Queue the current batch for the thread; the caller holds the lock."""
         self._waiting += len(self._inline_batch)
         for write in self._inline_batch:
             self._queue.put(write)
@@ -152,15 +148,15 @@ class JournalWriter:
         return self._quick_s > 0 and time.monotonic() >= self._slow_until
 
     def _commit_inline(self) -> None:
-        """Commit what was gathered in this thread, or leave it to the other if anything stands in the way."""
+        """Commit the current batch in the loop, or queue it for the thread if the thread has work."""
         with self._lock:
-            # what the thread has was asked for earlier, and is to be on disk earlier
+            # the thread's writes were submitted earlier and must be committed first
             if self._waiting or not self._inline_batch or not self._committing.acquire(blocking=False):
                 self._move_to_thread()
                 return
             batch, self._inline_batch = self._inline_batch, []
         try:
-            if not self._begin_inline() and self._left_to_the_thread(batch):
+            if not self._begin_inline() and self._pass_to_thread(batch):
                 return
             self._commit(batch, begun=self._connection.in_transaction)
         except sqlite3.Error as fault:
@@ -171,7 +167,7 @@ class JournalWriter:
         _resolve(batch)
 
     def _begin_inline(self) -> bool:
-        """Begin a transaction, unless another process writes."""
+        """Begin a transaction; return False if another process writes."""
         self._set_busy_wait(patient=False)
         try:
             self._connection.execute("begin immediate")
@@ -182,8 +178,8 @@ class JournalWriter:
             raise
         return True
 
-    def _left_to_the_thread(self, batch: list[_Write]) -> bool:
-        """Whether the thread will commit *batch*: not if it was told to end meanwhile."""
+    def _pass_to_thread(self, batch: list[_Write]) -> bool:
+        """Queue *batch* for the thread; return False if the writer was closed meanwhile."""
         with self._lock:
             if self._closed:
                 return False
@@ -192,7 +188,7 @@ class JournalWriter:
             return True
 
     def _set_busy_wait(self, *, patient: bool) -> None:
-        """Have SQLite wait, or not, while another process writes; `_committing` is held."""
+        """Set whether SQLite waits while another process writes; the caller holds `_committing`."""
         if patient is not self._waits_when_busy:
             self._connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_S * 1000 if patient else 0:.0f}")
             self._waits_when_busy = patient
@@ -212,7 +208,7 @@ class JournalWriter:
             self._connection.close()
 
     def _next_batch(self) -> tuple[list[_Write], bool]:
-        """What is waiting, at least one; and whether it is the end."""
+        """Wait for writes and return them, and whether the writer was closed."""
         batch: list[_Write] = []
         waiting = self._queue.get()
         while waiting is not None:
@@ -232,11 +228,11 @@ class JournalWriter:
                 connection.execute("begin immediate")
             for write in batch:
                 self._perform(write)
-                if not connection.in_transaction:  # a full disk ends the whole transaction, not the statement
+                if not connection.in_transaction:  # a full disk rolls back the transaction, not only the statement
                     raise write.fault or sqlite3.OperationalError("the transaction ended early")
             began = time.monotonic()
             connection.execute("commit")
-        except Exception as fault:  # noqa: BLE001 - whatever it is, this thread goes on and its callers are told
+        except Exception as fault:  # noqa: BLE001 - the thread must go on; the callers' futures get the error
             if connection.in_transaction:
                 connection.execute("rollback")
             for write in batch:
@@ -244,11 +240,11 @@ class JournalWriter:
         else:
             self.commits += 1
             self.writes += len(batch)
-            if begun:  # in the thread it is also the interpreter that is waited for
-                self._measured(time.monotonic() - began)
+            if begun:  # in the thread, the duration includes waiting for the interpreter lock
+                self._update_average(time.monotonic() - began)
 
-    def _measured(self, seconds: float) -> None:
-        """Take how long a commit held up the loop."""
+    def _update_average(self, seconds: float) -> None:
+        """Update the moving average with the duration of a commit in the loop."""
         seconds = min(seconds, _MAX_OUTLIER_FACTOR * self._quick_s)
         self._average_s += _AVERAGE_WEIGHT * (seconds - self._average_s)
         if self._average_s >= self._quick_s:
@@ -263,23 +259,23 @@ class JournalWriter:
             write.result = write.act(connection)
             if write.many:
                 connection.execute("release one")
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it is its caller's
+        except Exception as fault:  # noqa: BLE001 - the caller's future gets the error
             write.fault = self._translate_error(fault)
             if write.many and connection.in_transaction:
                 connection.execute("rollback to one")
                 connection.execute("release one")
 
     def _translate_error(self, fault: Exception) -> Exception:
-        """What the callers are told: SQLite's own faults as a sentence."""
+        """Return the error for the callers; an error of SQLite becomes a `ProjectError`."""
         if not isinstance(fault, sqlite3.Error):
             return fault
-        told = translate_error(fault, self._path)
-        told.__cause__ = fault
-        return told
+        translated = translate_error(fault, self._path)
+        translated.__cause__ = fault
+        return translated
 
 
 def _resolve_on_loops(batch: Sequence[_Write]) -> None:
-    """Tell every caller, with one wake-up for each loop."""
+    """Resolve the futures of all callers, with one wake-up for each loop."""
     loops: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
     for write in batch:
         if write.future is not None:
@@ -290,7 +286,7 @@ def _resolve_on_loops(batch: Sequence[_Write]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, writes)
         except RuntimeError:
-            # the loop was closed while its write was on the way: it is recorded, and there is nobody to tell
+            # the loop was closed after it submitted the write; the write is committed, and its future is obsolete
             _log.debug("%d writes were recorded after their event loop had closed", len(writes))
 
 
@@ -299,7 +295,7 @@ def _resolve(writes: Sequence[_Write]) -> None:
         future = write.future
         if future is None:
             if write.fault is not None:
-                _log.error("A write that nobody waits for failed: %s", write.fault)
+                _log.error("An unawaited write failed: %s", write.fault)
             continue
         if future.done():  # its caller was cancelled
             continue

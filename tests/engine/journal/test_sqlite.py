@@ -33,15 +33,14 @@ STEP = encode_step(StepResult("one", "success"))
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from pdkernel.clock import FrozenClock
-from pdkernel.engine.journal import NewRun, SqliteJournal, step_text, trigger_text
+from pdkernel.engine.journal import NewRun, SqliteJournal, encode_event, encode_step
 from pdkernel.execution import StepResult
 
 async def work(journal, name):
-    run = NewRun(name, "trace", "Greet", 1, trigger_text({}, {}))
-    assert await journal.accept(run)
+    run = NewRun(name, "trace", "Greet", 1, encode_event({}, {}))
+    assert await journal.accept_run(run)
     for seq in range(int(sys.argv[3])):
-        assert await journal.append(name, seq, f"s{seq}", step_text(StepResult(f"s{seq}", "success")))
+        assert await journal.append_step(name, seq, f"s{seq}", encode_step(StepResult(f"s{seq}", "success")))
         print(name, seq, flush=True)
 
 async def main():
