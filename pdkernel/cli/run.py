@@ -152,7 +152,7 @@ def _request(
     opened: WorkflowSource, event: Event, user: str | None, options: RunOptions, project: Project, source: str
 ) -> Callable[[_Progress], RunRequest]:
     from pdkernel.egress import default_mode, parse_policy
-    from pdkernel.egress.memory_recording import MemoryRecording
+    from pdkernel.egress.recording import MemoryRecording
     from pdkernel.engine.run_request import RunRequest
     from pdkernel.identity import parse_environment
     from pdkernel.source import sibling_workflow_finder

@@ -1,13 +1,12 @@
 """
-Outside calls: what becomes of a request that a step makes to another machine.
+Outbound calls of steps: the policy, the gateway that every call passes, sending once, recordings and stand-ins.
 
-Knows modes, the gateway that every call passes, sending once, recordings and stand-ins. Knows nothing of notebooks,
-accounts or databases: it is handed a binding for each step.
+The caller binds each step to a `CallContext`; accounts and databases are in higher packages.
 """
 
 from __future__ import annotations
 
-from pdkernel.egress.caller_tokens import CallContext, SecretRedactor
+from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.gateway import Gateway
 from pdkernel.egress.outbound_policy import MODES_HELP, OutboundPolicy, default_mode, is_loopback, parse_policy
 from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS as GUARDS
@@ -24,7 +23,6 @@ __all__ = [
     "OutboundPolicy",
     "ReceivedRequest",
     "SandboxKind",
-    "SecretRedactor",
     "SentRequestStore",
     "SlackStandIn",
     "StoredResponse",

@@ -1,7 +1,7 @@
 """
 Searches the bytes of a recorded body for secrets: decodes content codings and character sets, opens archives.
 
-What a secret is and what takes its place is the caller's: a function from text to text.
+The caller passes the function that replaces secrets in a text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class NotSearchableError(Exception):
-    """A body that cannot be searched, or holds a secret where none can be replaced. The message says why."""
+    """A body cannot be searched, or holds a secret in a place that cannot be rewritten. The message is the reason."""
 
 
 def boundary_of(content_type: str) -> bytes | None:
@@ -56,8 +56,8 @@ def without_coding(body: bytes, content_encoding: str) -> bytes:
 
 
 def rewritten(body: bytes, content_type: str, rewrite: Rewrite) -> bytes:
-    """*body* with its text rewritten; bytes that are not text stay as they are."""
-    # UTF-8 always, too: many bodies that are not UTF-16 can be decoded as UTF-16
+    """*body* with its text rewritten; bytes that are not text stay unchanged."""
+    # always UTF-8 as well: many bodies that are not UTF-16 decode as UTF-16 without an error
     for charset in _charsets(body, content_type):
         with contextlib.suppress(ValueError):
             body = _rewritten(body, rewrite, charset, "strict", "backslashreplace")
@@ -66,10 +66,10 @@ def rewritten(body: bytes, content_type: str, rewrite: Rewrite) -> bytes:
 
 def check_archives(body: bytes, content_type: str, rewrite: Rewrite) -> None:
     """
-    Look into *body*, or each part of a multipart one, if it is a ZIP or gzip file, and into files of that kind in it.
+    Search ZIP and gzip data in *body* or in its multipart parts, nested archives included.
 
     Raises:
-        NotSearchableError: *rewrite* would change something inside, or the file cannot be read.
+        NotSearchableError: An archive holds a secret, or cannot be read.
     """
     boundary = boundary_of(content_type) if content_type.lower().startswith("multipart/") else None
     parts = [body]
@@ -111,7 +111,10 @@ def _gunzipped(body: bytes, limit: int = _MAX_UNPACKED_BYTES) -> bytes:
 
 
 def _inflated(body: bytes) -> bytes:
-    for window_bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):  # as the standard says, and as some servers send it
+    for window_bits in (
+        zlib.MAX_WBITS,
+        -zlib.MAX_WBITS,
+    ):  # RFC 9110 requires the zlib header; some servers send raw deflate data
         decoder = zlib.decompressobj(window_bits)
         try:
             data = decoder.decompress(body, _MAX_UNPACKED_BYTES + 1)

@@ -1,8 +1,7 @@
 """
-Whose outside calls these are: an opaque word per process, bound anew to each step.
+Caller tokens: an opaque token per worker process, bound to one step at a time.
 
-Knows the binding's fields and the count of equal requests since it was bound. Knows nothing of HTTP.
-A ticket is looked up at every request, not at every connection: a kept-alive connection outlives its step.
+A token is looked up at every request, not at every connection: a kept-alive connection outlives its step.
 """
 
 from __future__ import annotations
@@ -12,66 +11,46 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.egress.send_once import SentRequestStore
 from pdkernel.execution import OutboundCall
 from pdkernel.identity import ProxyAccess
 from pdkernel.model import JSON
+from pdkernel.redaction import Redactor
 
 if TYPE_CHECKING:
-    from pdkernel.egress.memory_recording import MemoryRecording
+    from pdkernel.egress.recording import MemoryRecording  # loads h11
 
-_FAILURES = 256
-"""Dropped connections of a process whose causes are remembered."""
-
-
-class SecretRedactor(Protocol):
-    """Hides a run's secrets."""
-
-    def redact_text(self, text: str) -> str:
-        """*text* with every known secret, however encoded, replaced by its placeholder."""
-        ...
-
-    def restore(self, value: JSON) -> JSON:
-        """*value* with the secret back in the place of each placeholder."""
-        ...
-
-    @property
-    def secret_refs(self) -> list[str]:
-        """The refs of all of them: `APP/ACCOUNT/FIELD`, `env/NAME`."""
-        ...
-
-    def find_secrets(self, text: str) -> list[str]:
-        """The refs of the secrets that *text* holds."""
-        ...
+_MAX_FAILURES = 256
+"""Dropped connections per token whose causes are stored."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CallContext:
     """
-    The step whose outside calls a ticket stands for.
+    The step that a token is bound to, and how its outbound calls are treated.
 
     Attributes:
         step: The step's name.
-        policy: What becomes of its calls.
-        redactor: Hides the run's secrets in whatever is kept of a call.
-        on_call_finished: Told of each finished call, before the step sees the end of the answer.
-        on_call_refused: Told of a call that nothing may answer: the step should end with this message.
-        on_failed: Told of a call that got no whole answer: the client's own error may not name the cause.
-        external_user: On whose behalf the run is, or None.
-        app_by_secret_ref: Secret ref to app slug, for "whose account was used".
-        proxy_by_secret_ref: Secret ref to the proxy that has the credential, for those that Connect keeps to itself.
-        sent_requests: Answers to unsafe requests of earlier runs, or None to send every time.
-        send_once_scope: Event, user and environment: what "once" is counted in.
-        send_again: Send even what was sent before, and keep the new answer.
-        memory_recording: Takes the calls down in memory, whatever the mode; or None.
+        policy: The outbound policy of its calls.
+        redactor: Redacts the run's secrets in everything that is stored of a call.
+        on_call_finished: Called with each finished call, before the step receives the end of the response.
+        on_call_refused: Called with the message of a refused call; the step should fail with this message.
+        on_failed: Called with the cause of a call without a complete response; the client's own error may not name the cause.
+        external_user: The external user of the run, or None.
+        app_by_secret_ref: Secret ref to the slug of the app whose account has the secret.
+        proxy_by_secret_ref: Secret ref to Connect's proxy, for credentials that Connect does not give out.
+        sent_requests: Responses to unsafe requests of earlier runs, or None to send every time.
+        send_once_scope: Event, user and environment; a request is sent once within this scope.
+        send_again: Send requests that were sent before, and store the new responses.
+        memory_recording: Records the calls in memory, in every mode; or None.
     """
 
     step: str
     policy: OutboundPolicy
-    redactor: SecretRedactor
+    redactor: Redactor
     on_call_finished: Callable[[OutboundCall], None]
     on_call_refused: Callable[[str], None]
     on_failed: Callable[[str], None] = lambda _: None
@@ -85,12 +64,12 @@ class CallContext:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether what goes out is written down."""
+        """Whether calls are recorded."""
         return self.policy.mode == "record" or self.memory_recording is not None
 
 
 class StepBinding:
-    """One binding at work: the binding, and how often each request was made since."""
+    """The context that a token is bound to, with a count of equal requests since the binding."""
 
     def __init__(self, context: CallContext) -> None:
         self.context = context
@@ -98,13 +77,13 @@ class StepBinding:
         self._blocked_urls: set[str] = set()
 
     def next_ordinal(self, identity: str) -> int:
-        """How many equal requests came before this one; counts it."""
+        """The number of earlier equal requests; adds this request to the count."""
         count = self._ordinals[identity]
         self._ordinals[identity] += 1
         return count
 
     def is_first_block(self, url: str) -> bool:
-        """Whether this is the first time that something to *url* is stopped: datagrams come by the thousand."""
+        """Whether this is the first blocked call to *url*: a program may send thousands of datagrams."""
         new = url not in self._blocked_urls
         self._blocked_urls.add(url)
         return new
@@ -112,13 +91,13 @@ class StepBinding:
 
 class CallerToken:
     """
-    A ticket.
+    An issued token and its state.
 
     Attributes:
-        value: The word.
-        public_only: Its process reaches public addresses only, between steps, too.
-        step_binding: Its present binding, or None between steps.
-        connections: Those that carry it.
+        value: The token.
+        public_only: The process may call public addresses only, also between steps.
+        step_binding: The current binding, or None between steps.
+        connections: Tasks of the connections that use the token.
     """
 
     def __init__(self, token: str, *, public_only: bool) -> None:
@@ -129,13 +108,13 @@ class CallerToken:
         self._failures: OrderedDict[int, Mapping[str, JSON]] = OrderedDict()
 
     def add_failure(self, port: int, why: Mapping[str, JSON]) -> None:
-        """Remember *why* the client's connection from its local *port* was dropped, for the hook that asks."""
+        """Store *why* the client's connection from its local *port* was dropped, for a query of the hook."""
         self._failures[port] = why
-        if len(self._failures) > _FAILURES:
+        if len(self._failures) > _MAX_FAILURES:
             self._failures.popitem(last=False)
 
     def forget_failure(self, port: int) -> None:
-        """Forget it: another connection has the port."""
+        """Delete the stored cause: a new connection uses the port."""
         self._failures.pop(port, None)
 
     def failure(self, port: int) -> Mapping[str, JSON]:
@@ -144,40 +123,40 @@ class CallerToken:
 
 
 class CallerTokens:
-    """The tickets of one gateway."""
+    """The tokens of one gateway."""
 
     def __init__(self) -> None:
-        self._tickets: dict[str, CallerToken] = {}
+        self._callers: dict[str, CallerToken] = {}
 
     def issue(self, *, public_only: bool = False) -> str:
-        """A new ticket, unbound; nobody can guess it."""
+        """A new random token without a binding."""
         token = secrets.token_urlsafe(18)
-        self._tickets[token] = CallerToken(token, public_only=public_only)
+        self._callers[token] = CallerToken(token, public_only=public_only)
         return token
 
     def find(self, token: str | None) -> CallerToken | None:
-        """The open ticket of that word, or None."""
-        return self._tickets.get(token) if token else None
+        """The caller with *token*, or None if the token was not issued or is revoked."""
+        return self._callers.get(token) if token else None
 
     def bind(self, token: str, context: CallContext) -> None:
         """
-        From now on *token* stands for *context*.
+        Bind *token* to *context*.
 
         Raises:
-            KeyError: The ticket is not open.
-            ValueError: One of the two is for public addresses only, and the other is not.
+            KeyError: The token was not issued or is revoked.
+            ValueError: `public_only` of the token and of the policy differ.
         """
-        ticket = self._tickets[token]
-        if context.policy.public_only != ticket.public_only:
-            raise ValueError("A ticket and its binding reach the same addresses.")
-        ticket.step_binding = StepBinding(context)
+        caller = self._callers[token]
+        if context.policy.public_only != caller.public_only:
+            raise ValueError("The token and the policy must agree on public_only.")
+        caller.step_binding = StepBinding(context)
 
     def unbind(self, token: str) -> None:
-        """From now on *token* stands for no step; an unknown ticket is left at that."""
-        ticket = self._tickets.get(token)
-        if ticket is not None:
-            ticket.step_binding = None
+        """Remove the binding of *token*; an unknown token is ignored."""
+        caller = self._callers.get(token)
+        if caller is not None:
+            caller.step_binding = None
 
     def revoke(self, token: str) -> CallerToken | None:
-        """Forget *token*; the ticket, if it was open."""
-        return self._tickets.pop(token, None)
+        """Delete *token*; returns its caller, or None if the token is unknown."""
+        return self._callers.pop(token, None)

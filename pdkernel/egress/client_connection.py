@@ -1,7 +1,7 @@
 """
-One client connection, from its first byte to its last.
+Serves one client connection of the gateway: finds its target and protocol, then serves its requests.
 
-Knows the order of things: the door, what is spoken behind it, the requests. What becomes of each is `desk`'s to decide.
+The decision about each request is in `router`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from pdkernel.egress.http1 import Http1ServerConnection
 from pdkernel.egress.message import Body, Request, Response, format_origin, get_header
 from pdkernel.egress.outbound_policy import is_ip_address, is_loopback
 from pdkernel.egress.pending_call import CallResult
-from pdkernel.egress.protocol_sniff import peek, peek_until
+from pdkernel.egress.protocol_sniff import (
+    WireProtocol,
+    detect_protocol,
+    is_conclusive,
+    peek,
+    peek_until,
+    sniff_timeout,
+)
 from pdkernel.egress.proxy_target import PER_REQUEST_TARGET, ProxyTarget, parse_proxy_token, read_proxy_target
 from pdkernel.egress.public_addresses import NotPublicError
 from pdkernel.egress.router import CallRouter
@@ -32,7 +39,6 @@ from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.egress.tls.client_hello import hello_is_complete, parse_client_hello
 from pdkernel.egress.tunnels import close_writer, encode_websocket_request, pipe_both_ways
 from pdkernel.egress.upstream import Destination, UpstreamError
-from pdkernel.egress.wire_protocols import WireProtocol, detect_protocol, is_conclusive, sniff_timeout
 from pdkernel.model import JSON
 
 _PROTOCOL_LABELS = {
@@ -40,9 +46,9 @@ _PROTOCOL_LABELS = {
     "raw": "A connection that does not speak HTTP",
     "tls": "A TLS connection",
 }
-_HANDSHAKE_S = 30.0
-_AT_ONCE = struct.pack("ii", 1, 0)
-"""Of SO_LINGER: closing resets the connection."""
+_HANDSHAKE_TIMEOUT_S = 30.0
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""Value of SO_LINGER: closing resets the connection."""
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -58,176 +64,186 @@ class ClientConnection:
         authority: CertificateAuthority,
         resolve_name: Callable[[str], str],
     ) -> None:
-        """*resolve_name* gives the name that an address of our own name server stands for, and any other host as it is."""
-        self._name_of = resolve_name
+        """*resolve_name* maps an address of the sandbox's name server to its name, and returns any other host unchanged."""
+        self._resolve_name = resolve_name
         self._sock = sock
-        self._tickets = tokens
-        self._desk = router
+        self._tokens = tokens
+        self._router = router
         self._authority = authority
         self._upstream = router.upstream
 
     async def serve(self) -> None:
         """Serve until the client leaves."""
         self._sock.setblocking(False)
-        door = await read_proxy_target(self._sock, lambda token: self._tickets.find(token) is not None, self._failure)
-        if door is None:
+        proxy_target = await read_proxy_target(
+            self._sock, lambda token: self._tokens.find(token) is not None, self._find_failure
+        )
+        if proxy_target is None:
             return
-        if door is not PER_REQUEST_TARGET:
-            door = replace(door, host=self._name_of(door.host))
-        ticket = self._tickets.find(door.token)
+        if proxy_target is not PER_REQUEST_TARGET:
+            proxy_target = replace(proxy_target, host=self._resolve_name(proxy_target.host))
+        caller = self._tokens.find(proxy_target.token)
         self._port = self._sock.getpeername()[1]
-        if ticket is not None:
-            ticket.forget_failure(self._port)
-        with _tracked_by_token(ticket):
-            if door is PER_REQUEST_TARGET:
-                await self._http(await self._streams(), door)
-            elif is_loopback(door.host) and not (ticket is not None and ticket.public_only):
-                if ticket is not None:
-                    streams = await self._streams()
+        if caller is not None:
+            caller.forget_failure(self._port)
+        with _tracked_by_token(caller):
+            if proxy_target is PER_REQUEST_TARGET:
+                await self._serve_http(await self._open_streams(), proxy_target)
+            elif is_loopback(proxy_target.host) and not (caller is not None and caller.public_only):
+                if caller is not None:
+                    streams = await self._open_streams()
                     try:
-                        await self._pipe_to_host(streams, door, tls=door.client_expects_tls)
+                        await self._pipe_to_host(streams, proxy_target, tls=proxy_target.client_expects_tls)
                     except UpstreamError as error:
-                        self._drop(streams[1], ticket, error)
+                        self._drop(streams[1], caller, error)
             else:
-                await self._serve_target(door, ticket)
+                await self._serve_target(proxy_target, caller)
 
-    async def _serve_target(self, door: ProxyTarget, ticket: CallerToken | None) -> None:
-        """Find out what is spoken behind the door."""
-        seen = await peek(self._sock, timeout_s=sniff_timeout(door.port))
+    async def _serve_target(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
+        """Detect the protocol that the client speaks to *proxy_target*, and serve it."""
+        seen = await peek(self._sock, timeout_s=sniff_timeout(proxy_target.port))
         if seen == b"":
             return
         if seen is not None and not is_conclusive(seen):
             seen = await peek_until(self._sock, is_conclusive)
         kind = detect_protocol(seen) if seen else "raw"
         if kind == "http1":
-            await self._http(await self._streams(), door)
-        elif kind == "tls" and not door.client_expects_tls:
-            await self._tls(door, ticket)
+            await self._serve_http(await self._open_streams(), proxy_target)
+        elif kind == "tls" and not proxy_target.client_expects_tls:
+            await self._serve_tls(proxy_target, caller)
         else:
-            await self._tunnel_opaque(await self._streams(), door, ticket, kind, tls=door.client_expects_tls)
+            await self._tunnel_opaque(
+                await self._open_streams(), proxy_target, caller, kind, tls=proxy_target.client_expects_tls
+            )
 
-    async def _tls(self, door: ProxyTarget, ticket: CallerToken | None) -> None:
-        """Open the client's TLS, unless it is to stay closed."""
+    async def _serve_tls(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
+        """Terminate the client's TLS, unless the policy passes it through or it cannot carry HTTP/1.1."""
         hello = parse_client_hello(await peek_until(self._sock, hello_is_complete))
-        if hello.server_name and is_ip_address(door.host):
-            # Looked up by the client itself: the address may be another tomorrow, and a list of hosts or a recording has names.
-            door = replace(door, host=hello.server_name)
-        bound = ticket.step_binding if ticket is not None else None
-        if bound is not None and bound.context.policy.passes_tls_through(door.host):
-            await self._tunnel_opaque(await self._streams(), door, ticket, "tls", tls=False, encrypted=True)
+        if hello.server_name and is_ip_address(proxy_target.host):
+            # The client resolved the name itself. The address may change, and policies and recordings use names.
+            proxy_target = replace(proxy_target, host=hello.server_name)
+        binding = caller.step_binding if caller is not None else None
+        if binding is not None and binding.context.policy.passes_tls_through(proxy_target.host):
+            await self._tunnel_opaque(
+                await self._open_streams(), proxy_target, caller, "tls", tls=False, encrypted=True
+            )
             return
         if not hello.speaks_http1:
             kind: WireProtocol = "http2" if "h2" in hello.protocols else "tls"
-            await self._tunnel_opaque(await self._streams(), door, ticket, kind, tls=False, encrypted=True)
+            await self._tunnel_opaque(await self._open_streams(), proxy_target, caller, kind, tls=False, encrypted=True)
             return
-        name = hello.server_name or door.host
-        door = replace(door, client_expects_tls=True, server_name=hello.server_name)
-        to = Destination("https", door.host, door.port, hello.server_name)
+        name = hello.server_name or proxy_target.host
+        proxy_target = replace(proxy_target, client_expects_tls=True, server_name=hello.server_name)
+        to = Destination("https", proxy_target.host, proxy_target.port, hello.server_name)
         try:
-            opened = await self._desk.open_first(ticket, to)
+            opened = await self._router.open_first(caller, to)
         except UpstreamError as error:
-            self._refuse_tls(ticket, error)
+            self._refuse_tls(caller, error)
             return
         try:
-            await self._inside_tls(door, ticket, name)
+            await self._serve_inside_tls(proxy_target, caller, name)
         finally:
             if opened is not None:
                 await opened.discard()
 
-    async def _inside_tls(self, door: ProxyTarget, ticket: CallerToken | None, name: str) -> None:
-        """Show the client a certificate for *name*, and find out what it speaks then."""
+    async def _serve_inside_tls(self, proxy_target: ProxyTarget, caller: CallerToken | None, name: str) -> None:
+        """Present a certificate for *name*, then detect the protocol inside TLS and serve it."""
         try:
             context = self._authority.server_context(name)
         except ValueError as fault:
             error = UpstreamError(
                 f"{name} was not found: it is not a host name, {fault} (ENOTFOUND).", code="ENOTFOUND", host=name
             )
-            if ticket is not None and ticket.step_binding is not None:
-                self._desk.unreached(ticket.step_binding, Destination("https", door.host, door.port), error)
-            self._refuse_tls(ticket, error)
+            if caller is not None and caller.step_binding is not None:
+                self._router.unreached(
+                    caller.step_binding, Destination("https", proxy_target.host, proxy_target.port), error
+                )
+            self._refuse_tls(caller, error)
             return
         try:
-            streams = await self._streams(context)
+            streams = await self._open_streams(context)
         except ssl.SSLError:
-            self._desk.report_rejected_certificate(ticket, door.host, door.port)
+            self._router.report_rejected_certificate(caller, proxy_target.host, proxy_target.port)
             return
         try:
-            async with asyncio.timeout(sniff_timeout(door.port)):
+            async with asyncio.timeout(sniff_timeout(proxy_target.port)):
                 first = await streams[0].read(1 << 16)
         except TimeoutError:
             first = None
         except asyncio.CancelledError:
-            streams[1].transport.abort()  # the gateway closes before anything was said here
+            streams[1].transport.abort()  # the gateway closes before the client sent anything
             raise
         if first == b"":
             await close_writer(streams[1])
         elif first is not None and detect_protocol(first) == "http1":
-            await self._http(streams, door, first)
+            await self._serve_http(streams, proxy_target, first)
         else:
-            await self._tunnel_opaque(streams, door, ticket, "raw", tls=True, first=first or b"")
+            await self._tunnel_opaque(streams, proxy_target, caller, "raw", tls=True, first=first or b"")
 
-    async def _http(self, streams: _Streams, door: ProxyTarget, first: bytes = b"") -> None:
+    async def _serve_http(self, streams: _Streams, proxy_target: ProxyTarget, first: bytes = b"") -> None:
         """Serve HTTP/1.1 requests, one after another."""
         client = Http1ServerConnection(*streams, first)
         try:
             while (head := await client.next_request()) is not None:
-                if not await self._request(client, door, head):
+                if not await self._serve_request(client, proxy_target, head):
                     return
         except h11.RemoteProtocolError as error:
             client.send_error(error.error_status_hint)
         except UpstreamError:
-            # The answer broke off; so must this one, or the client would take it for whole.
+            # The host's response broke off. A clean end would look like a complete response to the client.
             streams[1].transport.abort()
         finally:
             await close_writer(streams[1])
 
-    async def _request(self, client: Http1ServerConnection, door: ProxyTarget, head: h11.Request) -> bool:
-        """Serve one request; False if the connection has become something else."""
-        request = _build_request(head, door, Body(client.body()))
-        token = door.token
-        if door is PER_REQUEST_TARGET:
+    async def _serve_request(self, client: Http1ServerConnection, proxy_target: ProxyTarget, head: h11.Request) -> bool:
+        """Serve one request; False if the connection no longer speaks HTTP or was dropped."""
+        request = _build_request(head, proxy_target, Body(client.body()))
+        token = proxy_target.token
+        if proxy_target is PER_REQUEST_TARGET:
             token = parse_proxy_token(get_header(request.headers, b"proxy-authorization"))
-        ticket = self._tickets.find(token)
+        caller = self._tokens.find(token)
         try:
-            answer = await self._answer(client, door, ticket, request)
+            answer = await self._respond(client, proxy_target, caller, request)
             if answer is not None:
                 await client.send(answer)
         finally:
             request.body.release()
         return answer is not None
 
-    async def _answer(
-        self, client: Http1ServerConnection, door: ProxyTarget, ticket: CallerToken | None, request: Request
+    async def _respond(
+        self, client: Http1ServerConnection, proxy_target: ProxyTarget, caller: CallerToken | None, request: Request
     ) -> Response | None:
-        """The answer to *request*; None if the connection has become something else, or was dropped for want of an answer."""
+        """The response to *request*; None if the connection no longer speaks HTTP or was dropped."""
         try:
             if request.method == "CONNECT" or (
-                door is not PER_REQUEST_TARGET and not request.target.startswith((b"/", b"*"))
+                proxy_target is not PER_REQUEST_TARGET and not request.target.startswith((b"/", b"*"))
             ):
-                return await self._desk.refuse(ticket, request, refusals.step_uses_proxy(request.method, _origin(door)))
+                return await self._router.refuse(
+                    caller, request, refusals.step_uses_proxy(request.method, _origin(proxy_target))
+                )
             if request.wants_websocket:
-                return await self._websocket(client, ticket, request)
-            return await self._desk.route(ticket, request)
+                return await self._pass_websocket(client, caller, request)
+            return await self._router.route(caller, request)
         except UpstreamError as error:
-            self._drop(client.writer, ticket, error)
+            self._drop(client.writer, caller, error)
             return None
 
-    async def _websocket(
-        self, client: Http1ServerConnection, ticket: CallerToken | None, request: Request
+    async def _pass_websocket(
+        self, client: Http1ServerConnection, caller: CallerToken | None, request: Request
     ) -> Response | None:
-        """Pass a WebSocket through; an answer if it may not pass. Raises `UpstreamError` if the host cannot be reached."""
-        if ticket is None or ticket.step_binding is None:
+        """Pass a WebSocket through; returns a response if it is refused. Raises `UpstreamError` if the host is unreachable."""
+        if caller is None or caller.step_binding is None:
             return refusals.no_step().to_response()
-        policy = ticket.step_binding.context.policy
+        policy = caller.step_binding.context.policy
         if not policy.allows_tunnel(request.host) or policy.via is not None:
             not_http = refusals.opaque_protocol("A WebSocket", request.url, policy.mode_text)
-            return await self._desk.refuse(ticket, request, not_http)
-        binding = ticket.step_binding.context
-        refusal = self._desk.not_public(binding, request) or self._desk.find_proxy_refusal(binding, request)
+            return await self._router.refuse(caller, request, not_http)
+        context = caller.step_binding.context
+        refusal = self._router.not_public(context, request) or self._router.find_proxy_refusal(context, request)
         if refusal is not None:
-            return await self._desk.refuse(ticket, request, refusal)
-        call = self._desk.open_tunnel_call(ticket, "A WebSocket", request.url, request.host, method=request.method)
-        assert call is not None, "the mode lets it through"
+            return await self._router.refuse(caller, request, refusal)
+        call = self._router.open_tunnel_call(caller, "A WebSocket", request.url, request.host, method=request.method)
+        assert call is not None, "the policy allows the tunnel"
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         try:
             server = await self._upstream.connect(
@@ -251,8 +267,8 @@ class ClientConnection:
     async def _tunnel_opaque(
         self,
         streams: _Streams,
-        door: ProxyTarget,
-        ticket: CallerToken | None,
+        proxy_target: ProxyTarget,
+        caller: CallerToken | None,
         kind: WireProtocol,
         *,
         tls: bool,
@@ -260,20 +276,23 @@ class ClientConnection:
         first: bytes = b"",
     ) -> None:
         """
-        Pass through what is not HTTP/1.1, if the mode lets it.
+        Pass through a connection that is not HTTP/1.1, if the policy allows it.
 
         Args:
-            streams: The client's.
-            door: Where it wants to go.
-            ticket: Whose it is.
-            kind: What it speaks.
-            tls: Make TLS to the host: the client's is opened already, or it believes to speak it.
-            encrypted: The client's TLS stays closed.
-            first: Bytes that were read from it.
+            streams: The client's reader and writer.
+            proxy_target: The target of the connection.
+            caller: The caller of the connection, or None.
+            kind: The protocol of the connection.
+            tls: Use TLS to the host: the client's TLS is terminated already, or the client left TLS to the gateway.
+            encrypted: The client's TLS is passed through.
+            first: Bytes that were already read from the client.
         """
         scheme = "https" if tls or encrypted else "tcp"
-        call = self._desk.open_tunnel_call(
-            ticket, _PROTOCOL_LABELS[kind], format_origin(scheme, door.host, door.port), door.host
+        call = self._router.open_tunnel_call(
+            caller,
+            _PROTOCOL_LABELS[kind],
+            format_origin(scheme, proxy_target.host, proxy_target.port),
+            proxy_target.host,
         )
         if call is None:
             await close_writer(streams[1])
@@ -282,11 +301,11 @@ class ClientConnection:
         public_only = call.context.policy.public_only
         try:
             await self._pipe_to_host(
-                streams, door, tls=tls, first=first, public_only=public_only, opened=lambda: call.finish(passed)
+                streams, proxy_target, tls=tls, first=first, public_only=public_only, opened=lambda: call.finish(passed)
             )
         except UpstreamError as error:
             call.fail(str(error))
-            self._drop(streams[1], ticket, error)
+            self._drop(streams[1], caller, error)
         except NotPublicError:
             call.refuse(refusals.not_public(call.method, call.url))
             await close_writer(streams[1])
@@ -294,7 +313,7 @@ class ClientConnection:
     async def _pipe_to_host(
         self,
         streams: _Streams,
-        door: ProxyTarget,
+        proxy_target: ProxyTarget,
         *,
         tls: bool,
         first: bytes = b"",
@@ -302,15 +321,17 @@ class ClientConnection:
         opened: Callable[[], None] = lambda: None,
     ) -> None:
         """
-        Connect to the host and carry bytes both ways.
+        Connect to the host and copy bytes in both directions.
 
         Raises:
-            UpstreamError: The host cannot be reached; the client's side is open.
-            NotPublicError: As `connect`; the client's side is open.
+            UpstreamError: The host is unreachable; the client's side is still open.
+            NotPublicError: As `Upstream.connect`; the client's side is still open.
         """
-        to = Destination("https" if tls else "http", door.host, door.port, door.server_name)
+        to = Destination("https" if tls else "http", proxy_target.host, proxy_target.port, proxy_target.server_name)
         try:
-            server = await self._upstream.connect(to, tls=tls, protocols=list(door.protocols), public_only=public_only)
+            server = await self._upstream.connect(
+                to, tls=tls, protocols=list(proxy_target.protocols), public_only=public_only
+            )
         except asyncio.CancelledError:
             await close_writer(streams[1])
             raise
@@ -320,35 +341,35 @@ class ClientConnection:
         finally:
             await close_writer(streams[1])
 
-    def _refuse_tls(self, ticket: CallerToken | None, error: UpstreamError) -> None:
-        """Have the socket reset when it is closed: the client's TLS is not made."""
-        self._note(ticket, error)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    def _refuse_tls(self, caller: CallerToken | None, error: UpstreamError) -> None:
+        """Make closing reset the socket: the TLS handshake with the client does not take place."""
+        self._remember_failure(caller, error)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
-    def _drop(self, writer: asyncio.StreamWriter, ticket: CallerToken | None, error: UpstreamError) -> None:
-        """Reset the client's connection: it is to see a connection that failed, and its hook may ask why."""
-        self._note(ticket, error)
-        # uvloop's own socket objects take no options
+    def _drop(self, writer: asyncio.StreamWriter, caller: CallerToken | None, error: UpstreamError) -> None:
+        """Reset the client's connection, so that the client sees a failed connection; its hook may query the cause."""
+        self._remember_failure(caller, error)
+        # uvloop's socket objects do not accept options
         with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as same:
-            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         writer.transport.abort()
 
-    def _note(self, ticket: CallerToken | None, error: UpstreamError) -> None:
-        if ticket is not None:
-            bound = ticket.step_binding
-            message = bound.context.redactor.redact_text(str(error)) if bound is not None else str(error)
+    def _remember_failure(self, caller: CallerToken | None, error: UpstreamError) -> None:
+        if caller is not None:
+            binding = caller.step_binding
+            message = binding.context.redactor.redact_text(str(error)) if binding is not None else str(error)
             why: dict[str, JSON] = {"code": error.code, "message": message, "host": error.host, "port": error.port}
-            ticket.add_failure(self._port, why)
+            caller.add_failure(self._port, why)
 
-    def _failure(self, token: str, port: int) -> Mapping[str, JSON]:
-        ticket = self._tickets.find(token)
-        return {} if ticket is None else ticket.failure(port)
+    def _find_failure(self, token: str, port: int) -> Mapping[str, JSON]:
+        caller = self._tokens.find(token)
+        return {} if caller is None else caller.failure(port)
 
-    async def _streams(self, context: ssl.SSLContext | None = None) -> _Streams:
+    async def _open_streams(self, context: ssl.SSLContext | None = None) -> _Streams:
         """
-        Hand the socket to asyncio.
+        Open asyncio streams on the socket.
 
-        It is detached: closing the accepted one later would close whatever has its descriptor by then.
+        The socket is detached: closing the accepted socket later could close another file with the same descriptor.
         """
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 18)
@@ -357,31 +378,31 @@ class ClientConnection:
             lambda: protocol,
             socket.socket(fileno=self._sock.detach()),
             ssl=context,
-            ssl_handshake_timeout=_HANDSHAKE_S if context is not None else None,
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S if context is not None else None,
         )
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 @contextlib.contextmanager
-def _tracked_by_token(ticket: CallerToken | None) -> Iterator[None]:
-    """While it lasts, closing *ticket* ends this connection."""
+def _tracked_by_token(caller: CallerToken | None) -> Iterator[None]:
+    """A context in which revoking the token of *caller* ends this connection."""
     task = asyncio.current_task()
-    if ticket is None or task is None:
+    if caller is None or task is None:
         yield
         return
-    ticket.connections.add(task)
+    caller.connections.add(task)
     try:
         yield
     finally:
-        ticket.connections.discard(task)
+        caller.connections.discard(task)
 
 
-def _build_request(head: h11.Request, door: ProxyTarget, body: Body) -> Request:
-    """The request that *head* begins, to where the door or its own absolute form says."""
+def _build_request(head: h11.Request, proxy_target: ProxyTarget, body: Body) -> Request:
+    """The request with *head*, to *proxy_target* or to the URL of an absolute-form request."""
     target = bytes(head.target)
-    scheme, host, port = "https" if door.client_expects_tls else "http", door.host, door.port
-    if door is PER_REQUEST_TARGET:
-        scheme, host, port, target = _absolute(target)
+    scheme, host, port = "https" if proxy_target.client_expects_tls else "http", proxy_target.host, proxy_target.port
+    if proxy_target is PER_REQUEST_TARGET:
+        scheme, host, port, target = _parse_absolute_target(target)
     return Request(
         method=head.method.decode("ascii"),
         scheme=scheme,
@@ -390,12 +411,12 @@ def _build_request(head: h11.Request, door: ProxyTarget, body: Body) -> Request:
         target=target,
         headers=head.headers.raw_items(),
         body=body,
-        server_name=door.server_name,
+        server_name=proxy_target.server_name,
     )
 
 
-def _absolute(target: bytes) -> tuple[str, str, int, bytes]:
-    """Scheme, host, port, and the rest exactly as it was written. A target of another form has no host."""
+def _parse_absolute_target(target: bytes) -> tuple[str, str, int, bytes]:
+    """Scheme, host, port, and the unchanged path and query. A target that is not in absolute form has an empty host."""
     scheme, separator, rest = target.partition(b"://")
     end = min((at for at in map(rest.find, (b"/", b"?")) if at >= 0), default=len(rest))
     path = rest[end:] if rest[end:].startswith(b"/") else b"/" + rest[end:]
@@ -409,5 +430,5 @@ def _absolute(target: bytes) -> tuple[str, str, int, bytes]:
         return "http", "", 80, target
 
 
-def _origin(door: ProxyTarget) -> str:
-    return format_origin("https" if door.client_expects_tls else "http", door.host, door.port)
+def _origin(proxy_target: ProxyTarget) -> str:
+    return format_origin("https" if proxy_target.client_expects_tls else "http", proxy_target.host, proxy_target.port)

@@ -1,8 +1,8 @@
 """
-Requests with an account whose credentials Connect keeps to itself: which they are, and how Connect's proxy is asked.
+Builds requests to Connect's proxy for accounts whose credentials Connect does not give out.
 
-Knows the proxy's request (Connect documentation, "API proxy") and what it does not carry. Its answer is the host's own and is
-passed back as it comes. Knows nothing of modes; sending is `upstream`'s.
+The request format is in the Connect documentation, "API proxy". The proxy's response is the host's own response. Sending is
+in `call_sender`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pdkernel.egress.upstream import Destination
 from pdkernel.identity import ProxyAccess
 
 PROXY_TIMEOUT_S = 30
-"""Seconds that the proxy waits for the host (Connect documentation); then it answers 504."""
+"""Seconds that the proxy waits for the host (Connect documentation) before it responds with 504."""
 CLIENT_TIMEOUT_S = PROXY_TIMEOUT_S + 10.0
-"""Seconds that we wait for the proxy."""
+"""Seconds to wait for the proxy."""
 HEADER_PREFIX = b"x-pd-proxy-"
 _PORTS = {"http": 80, "https": 443}
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
-# the proxy refuses these, whoever sets them, and makes its own
+# the proxy refuses these headers and sets its own
 _DROPPED_HEADERS = frozenset(
     {b"accept-encoding", b"content-length", b"cookie", b"date", b"expect", b"host", b"origin", b"referer", b"user-agent",
      b"via"}
@@ -33,7 +33,7 @@ _DROPPED_HEADER_PREFIXES = (b"proxy-", b"sec-", HEADER_PREFIX)
 
 @dataclass(frozen=True)
 class ProxyRequest:
-    """What the proxy is sent besides the body."""
+    """A request to the proxy, without its body."""
 
     destination: Destination
     target: bytes
@@ -41,26 +41,26 @@ class ProxyRequest:
 
 
 def find_proxy_access(context: CallContext, request: Request) -> ProxyAccess | None:
-    """The proxy for the account that *request* carries, or None; of a kept body, the first 64 KB count."""
+    """The proxy for the account whose credential *request* carries, or None; only the first 64 KB of a body are searched."""
     if not context.proxy_by_secret_ref:
         return None
     return next((context.proxy_by_secret_ref[ref] for ref in _find_secret_refs(context, _text_of(request))), None)
 
 
 def unsupported_reason(context: CallContext, request: Request) -> str | None:
-    """Why the proxy does not carry *request*, as the end of a sentence, or None if it does."""
+    """Why the proxy does not support *request*, as the end of a sentence, or None if it does."""
     if request.wants_websocket:
-        return "it carries no WebSockets."
+        return "the proxy does not support WebSockets."
     if b"text/event-stream" in (get_header(request.headers, b"accept") or b"").lower():
-        return "it carries no event streams."
+        return "the proxy does not support event streams."
     if request.method not in _METHODS:
-        return f"it does not take {request.method}."
+        return f"the proxy does not support {request.method}."
     if len({context.proxy_by_secret_ref[ref].account_id for ref in _find_secret_refs(context, _text_of(request))}) > 1:
-        return "that sends it with one account: this request carries the credentials of several."
+        return "the proxy sends a request with one account: this request carries the credentials of several."
     if _find_secret_refs(context, f"{request.host}{request.path}"):
-        return "that adds the credential itself: it must not stand in the host's name or in the path."
+        return "the proxy adds the credential itself: the credential must not be in the host's name or in the path."
     if _find_secret_refs(context, request.body.prefix.decode("utf-8", "replace")):
-        return "that adds the credential itself: it must not stand in the request's body."
+        return "the proxy adds the credential itself: the credential must not be in the request's body."
     return None
 
 
@@ -70,7 +70,7 @@ def _text_of(request: Request) -> str:
 
 
 def build_proxy_request(context: CallContext, access: ProxyAccess, token: str, request: Request) -> ProxyRequest:
-    """The proxy's request for *request*, of which the credential's place is left out: the proxy fills it in."""
+    """The proxy's request for *request*, without the header or parameter of the credential: the proxy adds the credential."""
     parts = urlsplit(access.url)
     url = format_origin(request.scheme, request.host, request.port) + _target(context, request)
     coded = base64.urlsafe_b64encode(url.encode("latin-1")).decode().rstrip("=")
@@ -98,23 +98,23 @@ def build_proxy_request(context: CallContext, access: ProxyAccess, token: str, r
 
 
 def format_ledger_note(access: ProxyAccess, status: int) -> str:
-    """What the ledger says of a call that went through the proxy."""
+    """The ledger's note for a call through the proxy."""
     text = f"sent through Connect's proxy, with the account {access.account_id}"
     if status == 504:
-        return f"{text}, which waits {PROXY_TIMEOUT_S} s for an answer and no longer"
+        return f"{text}, which waits at most {PROXY_TIMEOUT_S} s for the host"
     if status in (400, 403):
-        return f"{text}, which lets through only hosts that belong to the account's app"
+        return f"{text}, which allows only hosts of the account's app"
     return text
 
 
-def _target(binding: CallContext, request: Request) -> str:
+def _target(context: CallContext, request: Request) -> str:
     path, mark, query = request.target.decode("latin-1").partition("?")
-    return path + mark + "&".join(part for part in query.split("&") if not _find_secret_refs(binding, part))
+    return path + mark + "&".join(part for part in query.split("&") if not _find_secret_refs(context, part))
 
 
 def _has_body(request: Request) -> bool:
     return request.body.byte_count > 0 or request.method in ("POST", "PUT", "PATCH")
 
 
-def _find_secret_refs(binding: CallContext, text: str) -> list[str]:
-    return [ref for ref in binding.redactor.find_secrets(text) if ref in binding.proxy_by_secret_ref]
+def _find_secret_refs(context: CallContext, text: str) -> list[str]:
+    return [ref for ref in context.redactor.find_secrets(text) if ref in context.proxy_by_secret_ref]

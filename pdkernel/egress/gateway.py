@@ -1,8 +1,7 @@
 """
-The one place through which the outside calls of a project's steps pass: a listener on this machine.
+The gateway: a listener on this machine through which all outbound calls of steps go.
 
-Knows connections: how they begin, what they speak, and whom they belong to. What becomes of a call is `desk`'s to decide.
-One gateway serves all runs of a process; what is allowed hangs on the ticket, so that two runs may differ.
+One gateway serves all runs of a process. The policy belongs to the caller token, so runs may have different policies.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ _T = TypeVar("_T")
 
 class Gateway:
     """
-    A listener on 127.0.0.1 that answers, sends or refuses steps' outside calls.
+    A listener on 127.0.0.1 that answers, sends or refuses the outbound calls of steps.
 
     Use `await Gateway.start(folder)`. All methods but `close` may be called from any thread.
 
     Attributes:
-        port: Where it listens.
-        stand_ins: The built-in stand-ins, by name; each remembers what it received.
+        port: The port that it listens on.
+        stand_ins: The built-in stand-ins, by name; each stores the requests that it received.
     """
 
     def __init__(
@@ -87,50 +86,50 @@ class Gateway:
         Listen on a free port.
 
         Args:
-            folder: Where the project's certificate authority is kept; made if need be.
-            clock: Of the ledger's rows.
-            host_overrides: Hosts that live somewhere else, (host, port) to (host, port): for tests.
-            extra_ca_file: Roots to trust besides the public ones, as PEM.
-            environ: Whose `SSL_CERT_FILE` names the user's own roots; this process's if not given.
-            sandbox_kind: What guards processes that `guarded` starts; the best that works here if not given.
-            lookup: Resolves names where only public addresses may be reached.
+            folder: Folder of the project's certificate authority; created if missing.
+            clock: Clock for the ledger's rows.
+            host_overrides: Maps (host, port) to another (host, port): for tests.
+            extra_ca_file: PEM file of roots to trust besides the public roots.
+            environ: Environment with `SSL_CERT_FILE`, the user's own roots; default: the environment of this process.
+            sandbox_kind: The sandbox for processes that `start_sandboxed` starts; default: the best that works on this machine.
+            lookup: Resolves names where only public addresses are allowed.
         """
         environ = os.environ if environ is None else environ
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         listener.setblocking(False)
 
-        def out() -> Upstream:
+        def make_upstream() -> Upstream:
             from pdkernel.egress.upstream import Upstream
 
             return Upstream(environ=environ, host_overrides=host_overrides or {}, extra_ca=extra_ca_file, lookup=lookup)
 
-        return cls(listener, CertificateAuthority(folder, environ=environ), out, clock, sandbox_kind, lookup)
+        return cls(listener, CertificateAuthority(folder, environ=environ), make_upstream, clock, sandbox_kind, lookup)
 
     def issue_token(self, *, public_only: bool = False) -> str:
-        """A new ticket for a process, not yet bound to a step; with *public_only*, for one that reaches nothing else."""
+        """A new token for a process, without a binding; with *public_only*, for a process that may call public addresses only."""
         return self._tokens.issue(public_only=public_only)
 
     def bind(self, token: str, context: CallContext) -> None:
-        """From now on the calls of *token*'s process are those of *context*'s step. `KeyError` if it is not open."""
+        """Bind *token* to the step of *context*. Raises `KeyError` if the token was not issued or is revoked."""
         self._tokens.bind(token, context)
 
     async def check(self, policy: OutboundPolicy) -> None:
         """Read the recording of *policy*, if it has one. Raises `RecordingError` if it cannot be used."""
         if policy.recording_file is not None:
-            await asyncio.to_thread(self._opened_desk().check, policy)
+            await asyncio.to_thread(self._open_router().check, policy)
 
     def unbind(self, token: str) -> None:
-        """From now on the calls of *token*'s process are nobody's, and refused."""
+        """Remove the binding of *token*: calls with the token are refused."""
         self._tokens.unbind(token)
 
     def revoke_token(self, token: str) -> None:
-        """Forget *token*, and end the connections that it opened."""
+        """Delete *token*, and end its connections."""
         closed = self._tokens.revoke(token)
         if closed is not None and closed.connections:
             self._loop.call_soon_threadsafe(_cancel, closed.connections)
 
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
-        """The variables that lead a process to the gateway; the project's certificates are made if need be."""
+        """Environment variables that route a process to the gateway; creates the project's certificates if missing."""
         return build_gateway_environment(
             port=self.port,
             token=token,
@@ -141,23 +140,23 @@ class Gateway:
 
     @property
     def sandbox_kind(self) -> SandboxKind:
-        """What the operating system does about processes that `guarded` starts; the first time it is tried out."""
+        """The sandbox of processes that `start_sandboxed` starts; detected at the first use."""
         return self._sandbox.kind
 
     def start_sandboxed(self, token: str, start_process: Callable[[], _T]) -> _T:
         """
-        *start_process*'s result; what the processes that it starts do outside is led here or refused, whatever they are.
+        Call *start_process*; outbound calls of the processes that it starts are routed to the gateway or refused.
 
-        For every mode but live, and where only public addresses may be reached. As far as the operating system can: see `guard`.
+        Used in every mode except live, and where only public addresses are allowed. The protection depends on `sandbox_kind`.
 
         Args:
-            token: Whose calls these are.
-            start_process: Starts a process; it is called in a thread of its own.
+            token: The token of the processes.
+            start_process: Starts a process; called in a thread of its own. Its result is returned.
         """
         return self._sandbox.start(token, start_process, public_only=self._public_only(token))
 
     async def leads_inside(self, host: str, port: int) -> bool:
-        """Whether *host* has an address now that is not public; a name without an address leads nowhere."""
+        """Whether *host* resolves to an address that is not public; False for a name without an address."""
         try:
             await public_addresses(host, port, self._lookup)
         except NotPublicError:
@@ -178,29 +177,29 @@ class Gateway:
             await self._router.close()
 
     def _public_only(self, token: str) -> bool:
-        ticket = self._tokens.find(token)
-        return ticket is not None and ticket.public_only
+        caller = self._tokens.find(token)
+        return caller is not None and caller.public_only
 
-    def _record_blocked(self, ticket: str, what: str, place: SocketAddress) -> None:
-        """The operating system has stopped something: there is no way to answer it but the ledger."""
-        found = self._tokens.find(ticket)
-        bound = found.step_binding if found is not None else None
-        if bound is not None:
-            url = format_origin("udp", place.host, place.port)
-            if bound.is_first_block(url):
-                policy = bound.context.policy
-                if policy.public_only and place.is_loopback:
+    def _record_blocked(self, token: str, what: str, address: SocketAddress) -> None:
+        """Add a blocked call of a sandboxed process to the ledger."""
+        caller = self._tokens.find(token)
+        binding = caller.step_binding if caller is not None else None
+        if binding is not None:
+            url = format_origin("udp", address.host, address.port)
+            if binding.is_first_block(url):
+                policy = binding.context.policy
+                if policy.public_only and address.is_loopback:
                     refusal = refusals.not_public("CONNECT", url)
                 else:
                     refusal = refusals.blocked_by_sandbox(what, url, policy.mode_text)
-                PendingCall(bound.context, "CONNECT", url, self._clock).refuse(refusal)
+                PendingCall(binding.context, "CONNECT", url, self._clock).refuse(refusal)
 
     async def _accept(self) -> None:
         while True:
             try:
                 sock, _ = await self._loop.sock_accept(self._listener)
             except OSError:
-                # No descriptors left: they come back as connections end.
+                # No descriptors are left; connections that end free some.
                 await asyncio.sleep(0.1)
                 continue
             task = self._loop.create_task(self._serve(sock))
@@ -208,14 +207,14 @@ class Gateway:
             task.add_done_callback(self._connections.discard)
 
     async def _serve(self, sock: socket.socket) -> None:
-        # Imported with the first connection: a gateway that nobody calls costs nothing.
+        # Imported with the first connection: a gateway without calls costs no import time.
         from pdkernel.egress.client_connection import ClientConnection
 
-        desk = self._opened_desk()
+        router = self._open_router()
         with contextlib.closing(sock), contextlib.suppress(OSError):
-            await ClientConnection(sock, self._tokens, desk, self._authority, self._sandbox.resolve_name).serve()
+            await ClientConnection(sock, self._tokens, router, self._authority, self._sandbox.resolve_name).serve()
 
-    def _opened_desk(self) -> CallRouter:
+    def _open_router(self) -> CallRouter:
         from pdkernel.egress.router import CallRouter
 
         if self._router is None:

@@ -1,8 +1,4 @@
-"""
-An HTTP client of our own whose calls are treated as a step's: a delivery after a run, a call through the proxy.
-
-Knows the way through the gateway. What is called, and for whom, is in the binding.
-"""
+"""An HTTP client whose calls go through the gateway like a step's: deliveries after a run, calls of the API proxy."""
 
 from __future__ import annotations
 
@@ -20,26 +16,26 @@ if TYPE_CHECKING:
 
 
 class GatewayAddress(Protocol):
-    """The way out (`Gateway`)."""
+    """The part of `Gateway` that the client needs."""
 
     def issue_token(self, *, public_only: bool = False) -> str:
-        """A new ticket."""
+        """A new token."""
         ...
 
     def bind(self, token: str, context: CallContext) -> None:
-        """Calls with *token* are *context*'s from now on."""
+        """Bind *token* to *context*."""
         ...
 
     def unbind(self, token: str) -> None:
-        """They are nobody's."""
+        """Remove the binding of *token*."""
         ...
 
     def revoke_token(self, token: str) -> None:
-        """Forget *token*."""
+        """Delete *token*."""
         ...
 
     def build_environment(self, token: str, language: Literal["bash"]) -> dict[str, str]:
-        """The variables that lead a program there."""
+        """Environment variables that route a program to the gateway."""
         ...
 
 
@@ -48,14 +44,13 @@ async def open_client(
     url: str, gateway: GatewayAddress | None, context: CallContext, *, timeout_s: float
 ) -> AsyncIterator[httpx.AsyncClient]:
     """
-    A client for calls to the host of *url*.
+    Open a client for calls to the host of *url*.
 
     Args:
-        url: What is to be called; loopback is called without the gateway, since it is never outside, unless only public
-            addresses may be reached.
-        gateway: Where calls go through, or None for none, which only calls to any address can do without.
-        context: How they are treated.
-        timeout_s: Seconds that one may take.
+        url: The URL to call; loopback is called without the gateway, unless only public addresses are allowed.
+        gateway: The gateway, or None to call directly. Required where only public addresses are allowed.
+        context: The policy and the redactor of the calls.
+        timeout_s: Seconds that a call may take.
     """
     import httpx
 
@@ -64,16 +59,16 @@ async def open_client(
         async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
             yield client
         return
-    assert gateway is not None, "what may reach public addresses only has a gateway that sees to it"
-    ticket = gateway.issue_token(public_only=public_only)
-    gateway.bind(ticket, context)
+    assert gateway is not None, "a policy of public addresses only needs the gateway"
+    token = gateway.issue_token(public_only=public_only)
+    gateway.bind(token, context)
     try:
-        way = gateway.build_environment(ticket, "bash")
-        verify = ssl.create_default_context(cafile=way["SSL_CERT_FILE"])
+        environment = gateway.build_environment(token, "bash")
+        verify = ssl.create_default_context(cafile=environment["SSL_CERT_FILE"])
         async with httpx.AsyncClient(
-            timeout=timeout_s, trust_env=False, proxy=way["https_proxy"], verify=verify
+            timeout=timeout_s, trust_env=False, proxy=environment["https_proxy"], verify=verify
         ) as client:
             yield client
     finally:
-        gateway.unbind(ticket)
-        gateway.revoke_token(ticket)
+        gateway.unbind(token)
+        gateway.revoke_token(token)

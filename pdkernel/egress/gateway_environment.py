@@ -1,8 +1,4 @@
-"""
-The environment that leads a step's programs to the gateway.
-
-Knows which client reads which variable. Knows nothing of connections.
-"""
+"""Environment variables that route a step's programs to the gateway."""
 
 from __future__ import annotations
 
@@ -21,19 +17,19 @@ def build_gateway_environment(
     *, port: int, token: str, language: Language, authority: CertificateAuthority, public_only: bool = False
 ) -> dict[str, str]:
     """
-    The environment for a process of a step.
+    Environment variables for a process of a step.
 
-    The proxy variables in lower case are the one set that every client reads; wget reads no other, and
-    only `WGETRC` tells it of a certificate. Node reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its
+    Every client reads the proxy variables in lower case; wget reads only those, and takes a certificate
+    only from `WGETRC`. Node reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its
     own roots, so it gets the project's certificate alone. `NODE_USE_ENV_PROXY` is read by Node 24 only.
 
     Args:
-        port: Of the gateway, on 127.0.0.1.
-        token: The process's ticket.
-        language: Of the step. A step in any language may start Node, so all get the hook; the variables
-            that the Python hook reads are among them.
+        port: Port of the gateway on 127.0.0.1.
+        token: The token of the process.
+        language: Language of the step. A step in any language may start Node.js, so the variables of the Node.js and
+            Python hooks are always set.
         authority: The project's certificates.
-        public_only: Lead connections to this machine to the gateway, too, which refuses them.
+        public_only: Also route connections to this machine to the gateway, which refuses them.
     """
     proxy = f"http://{token}:x@127.0.0.1:{port}"
     bundle = str(authority.bundle_file)
@@ -44,7 +40,7 @@ def build_gateway_environment(
         "PDK_EGRESS": f"127.0.0.1:{port}",
         "PDK_TICKET": token,
         "WGETRC": str(authority.wgetrc_file),
-        "GRPC_DNS_RESOLVER": "native",  # the system's resolver; its own takes no answer from another address
+        "GRPC_DNS_RESOLVER": "native",  # the system's resolver: gRPC's own rejects replies of the sandbox's name server
     }
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         environment[name] = environment[name.upper()] = proxy
@@ -62,6 +58,6 @@ def build_gateway_environment(
     ):
         environment[name] = bundle
     if language == "go":
-        # Go's own programs are ours to build, and Go reads SSL_CERT_FILE on Linux only.
+        # pdkernel builds the Go program of a step, and Go reads SSL_CERT_FILE on Linux only.
         environment["PD_PROXY"], environment["PD_CA"] = proxy, str(authority.certificate_file)
     return environment

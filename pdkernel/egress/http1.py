@@ -1,8 +1,7 @@
 """
-HTTP/1.1 with a client: requests come out, answers go in.
+The server's side of an HTTP/1.1 connection with a client, based on h11.
 
-Knows h11, `Expect: 100-continue` and when bytes are written. Knows nothing of modes or of where answers come from.
-Head and body of an answer leave in one send: two would cost a kept-alive client some forty milliseconds each time.
+Head and body of a response are written in one send: two sends cost a kept-alive client about 40 ms (delayed ACK).
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ class Http1ServerConnection:
     The client's end of a connection.
 
     Attributes:
-        reader: Where its bytes come from.
-        writer: Where ours go.
+        reader: Reads the client's bytes.
+        writer: Writes to the client.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, initial_data: bytes = b"") -> None:
@@ -37,7 +36,7 @@ class Http1ServerConnection:
             self._h11.receive_data(initial_data)
 
     async def next_request(self) -> h11.Request | None:
-        """The next request's head, or None when the client is done."""
+        """The next request's head, or None at the end of the connection."""
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
         if self._h11.their_state is not h11.IDLE:
@@ -46,7 +45,7 @@ class Http1ServerConnection:
         return event if isinstance(event, h11.Request) else None
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The body of the request that was just read; a client that waits to be asked for it is asked."""
+        """The body of the current request; sends `100 Continue` to a client that expects it."""
         if self._h11.they_are_waiting_for_100_continue:
             self.writer.write(self._send(h11.InformationalResponse(status_code=100, headers=[])))
         while self._h11.their_state is h11.SEND_BODY:
@@ -54,10 +53,10 @@ class Http1ServerConnection:
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif not isinstance(event, h11.EndOfMessage):
-                raise ConnectionResetError("the client left before the end of its request")
+                raise ConnectionResetError("the client closed the connection before the end of its request")
 
     async def send(self, response: Response) -> None:
-        """Send *response* whole."""
+        """Send *response* completely."""
         await self._drop_unread_body()
         head = h11.Response(
             status_code=response.status, reason=response.reason, headers=self._closing(response.headers)
@@ -70,19 +69,19 @@ class Http1ServerConnection:
         await self._stream(self._send(head), response.body)
 
     def send_error(self, status: int) -> None:
-        """Answer a request that cannot be read."""
+        """Respond to a malformed request."""
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [("content-length", "0"), ("connection", "close")]
             self.writer.write(self._send(h11.Response(status_code=status, headers=headers)))
 
     def trailing_data(self) -> bytes:
-        """What the client sent after the request, for a connection that goes on as something else."""
+        """Bytes that the client sent after the request, for a connection that switches protocols."""
         return bytes(self._h11.trailing_data[0])
 
     async def _stream(self, head: bytes, body: AsyncIterator[bytes]) -> None:
         first = asyncio.ensure_future(anext(body, None))
         try:
-            # A head goes alone only where its body is slow in coming.
+            # The head is sent alone only if the body is slow.
             if not (await asyncio.wait({first}, timeout=_HEAD_WAIT_S))[0]:
                 self.writer.write(head)
                 head = b""
@@ -100,7 +99,7 @@ class Http1ServerConnection:
             await close_stream(body)
 
     async def _drop_unread_body(self) -> None:
-        """Read what is left of a short request; a long one ends the connection instead."""
+        """Read the rest of a short request body; after a long body the connection is closed instead."""
         dropped = 0
         while self._h11.their_state is h11.SEND_BODY and not self._h11.they_are_waiting_for_100_continue:
             event = await self._next_event()

@@ -1,8 +1,4 @@
-"""
-A request of a step and the answer to it, as the gateway hands them around.
-
-Knows which headers belong to a connection and not to a message. Knows nothing of sockets or modes.
-"""
+"""A request of a step and its response, as the gateway passes them between its modules."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ def get_header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | N
 
 
 def end_to_end_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """The headers that belong to the message (RFC 9110, 7.6.1)."""
+    """*headers* without those of the connection (RFC 9110, 7.6.1)."""
     named = {
         word.strip().lower() for key, value in headers if key.lower() == b"connection" for word in value.split(b",")
     }
@@ -37,62 +33,62 @@ def end_to_end_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
 
 
 def format_origin(scheme: str, host: str, port: int) -> str:
-    """`scheme://host`, with the port where it is an odd one."""
+    """`scheme://host`, with the port unless it is the scheme's default."""
     name = f"[{host}]" if ":" in host else host
     return f"{scheme}://{name}" if port == _DEFAULT_PORTS.get(scheme) else f"{scheme}://{name}:{port}"
 
 
 async def close_stream(chunks: AsyncIterator[bytes]) -> None:
-    """End *chunks* before its time, so that whatever it reads from is let go at once."""
+    """Close *chunks* early, so that its source is released at once."""
     if isinstance(chunks, AsyncGenerator):
         await chunks.aclose()
 
 
 class Body:
     """
-    A request's body: passed on as it comes, or kept (in memory up to 1 MB, then in a file) to be read again.
+    A request's body: streamed once, or buffered (in memory up to 1 MB, then in a file) to be read again.
 
     Attributes:
-        prefix: The first bytes of what went through, up to 64 KB: enough to see whose credential it carries.
-        byte_count: Bytes that went through so far.
+        prefix: The first bytes read so far, up to 64 KB; they are searched for credentials.
+        byte_count: Bytes read so far.
     """
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
-        self._kept: IO[bytes] | None = None
+        self._buffer: IO[bytes] | None = None
         self._users = 1
         self.prefix = b""
         self.byte_count = 0
 
     @property
     def is_buffered(self) -> bool:
-        """Whether it was taken in, and can be read again."""
-        return self._kept is not None
+        """Whether the body is buffered, and can be read again."""
+        return self._buffer is not None
 
     async def buffer(self) -> str:
-        """Take in the whole body, to be streamed as often as wanted; its SHA-256 as hex. A second time, only that."""
+        """Read and store the whole body, so that it can be streamed again. Returns its SHA-256 as hex."""
         digest = hashlib.sha256()
-        if self._kept is not None:
+        if self._buffer is not None:
             async for chunk in self.stream():
                 digest.update(chunk)
             return digest.hexdigest()
-        kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES)  # noqa: SIM115  # closed by close()
-        self._kept = kept
+        stored: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES)  # noqa: SIM115  # closed by close()
+        self._buffer = stored
         async for chunk in self._chunks:
             self._count(chunk)
             digest.update(chunk)
-            kept.write(chunk)
+            stored.write(chunk)
         return digest.hexdigest()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The body's bytes, in pieces."""
-        if self._kept is None:
+        """The body's bytes, in chunks."""
+        if self._buffer is None:
             async for chunk in self._chunks:
                 self._count(chunk)
                 yield chunk
             return
-        self._kept.seek(0)
-        while chunk := self._kept.read(_CHUNK):
+        self._buffer.seek(0)
+        while chunk := self._buffer.read(_CHUNK):
             yield chunk
 
     async def read(self) -> bytes:
@@ -100,14 +96,14 @@ class Body:
         return b"".join([chunk async for chunk in self.stream()])
 
     def retain(self) -> None:
-        """One more needs what was kept, and will close it."""
+        """Add a user of the buffered body, who calls `release` later."""
         self._users += 1
 
     def release(self) -> None:
-        """Let go of what was kept, when nobody else needs it."""
+        """Remove a user; the buffer is closed after the last one."""
         self._users -= 1
-        if self._kept is not None and self._users == 0:
-            self._kept.close()
+        if self._buffer is not None and self._users == 0:
+            self._buffer.close()
 
     def _count(self, chunk: bytes) -> None:
         self.byte_count += len(chunk)
@@ -121,14 +117,14 @@ class Request:
     A request that a step made.
 
     Attributes:
-        method: As written, mostly upper case.
+        method: As the step wrote it, mostly upper case.
         scheme: `http` or `https`.
-        host: Name or address that the step wants to reach.
-        port: There.
+        host: Name or address that the step calls.
+        port: Port of the host.
         target: Path and query exactly as the step wrote them.
-        headers: In order, those of the connection included.
+        headers: In order, with those of the connection.
         body: May be empty.
-        server_name: What the step's TLS called the server, or None.
+        server_name: The server name in the step's TLS (SNI), or None.
     """
 
     method: str
@@ -152,20 +148,20 @@ class Request:
 
     @property
     def wants_websocket(self) -> bool:
-        """Whether it asks to go on as a WebSocket."""
+        """Whether it asks for an upgrade to a WebSocket."""
         return (get_header(self.headers, b"upgrade") or b"").strip().lower() == b"websocket"
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
     """
-    What a step gets.
+    The response that a step receives.
 
     Attributes:
         status: HTTP status.
         reason: Reason phrase, may be empty.
-        headers: Those of the message.
-        body: All of it, or as it comes.
+        headers: Headers of the message, without those of the connection.
+        body: The complete body, or its chunks.
     """
 
     status: int

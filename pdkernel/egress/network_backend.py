@@ -1,8 +1,4 @@
-"""
-How the way out opens its sockets: by name, to public addresses only, or where a test says that a host lives.
-
-Knows httpcore's network backend; imported with it, at the first request that goes out.
-"""
+"""httpcore's network backend for upstream connections: resolves names, checks addresses, applies host overrides."""
 
 from __future__ import annotations
 
@@ -18,11 +14,11 @@ from pdkernel.egress.public_addresses import Lookup, places
 
 class HostOverrideBackend(httpcore.AsyncNetworkBackend):
     """
-    Connects to hosts.
+    Opens connections to hosts.
 
     Args:
-        host_overrides: Hosts that are somewhere else.
-        lookup: Resolves names, of which none may lead to an address that is not public; None leaves them to the system.
+        host_overrides: Maps (host, port) to another (host, port): for tests.
+        lookup: Resolves names; every address must be public. None: the system resolves, and every address is allowed.
     """
 
     def __init__(self, host_overrides: Mapping[tuple[str, int], tuple[str, int]], lookup: Lookup | None) -> None:
@@ -35,16 +31,16 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
         self, host: str, port: int, context: ssl.SSLContext, *, server_name: str, timeout_s: float
     ) -> Opened:
         """
-        Connect to *host* with TLS; the next `connect_tcp` to it gets that connection.
+        Connect to *host* with TLS; the next `connect_tcp` to the host returns this connection.
 
         Raises httpcore's errors, and `NotPublicError` as `connect_tcp` does.
 
         Args:
             host: Name or address.
-            port: There.
-            context: The client's side of TLS.
-            server_name: What TLS verifies.
-            timeout_s: Seconds for each part.
+            port: Port of the host.
+            context: TLS context of a client.
+            server_name: The name that TLS verifies.
+            timeout_s: Seconds for each of the two parts.
         """
         plain = await self.connect_tcp(host, port, timeout_s)
         try:
@@ -65,10 +61,10 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """
-        Connect to *host*, or to where it is said to live; a connection that was opened before is taken first.
+        Connect to *host* or to its override; a connection that `open` made is used first.
 
         Raises:
-            NotPublicError: It has an address that is not public, and may not.
+            NotPublicError: The host has an address that is not public, and only public addresses are allowed.
         """
         if waiting := self._opened.get((host, port)):
             return waiting.pop(0)
@@ -92,7 +88,7 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
 
 
 class Opened(httpcore.AsyncNetworkStream):
-    """A connection whose TLS is made already; whoever takes it makes it once more, which does nothing."""
+    """A connection with TLS already established; its `start_tls` only returns the encrypted stream."""
 
     def __init__(self, secure: httpcore.AsyncNetworkStream, server_name: str, waiting: list[Opened]) -> None:
         self._secure = secure
@@ -100,18 +96,18 @@ class Opened(httpcore.AsyncNetworkStream):
         self._waiting = waiting
 
     async def discard(self) -> None:
-        """Close it, if no request has taken it."""
+        """Close the connection if no request uses it."""
         if self in self._waiting:
             self._waiting.remove(self)
             await self.aclose()
 
     async def start_tls(
         self,
-        ssl_context: ssl.SSLContext,  # noqa: ARG002  # the one that it was made with
+        ssl_context: ssl.SSLContext,  # noqa: ARG002  # the connection was opened with the same context
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.AsyncNetworkStream:
-        """The connection."""
+        """The encrypted stream."""
         if server_hostname != self._server_name:
             await self.aclose()
             raise httpcore.ConnectError(f"the connection was opened for {self._server_name}")
@@ -130,5 +126,5 @@ class Opened(httpcore.AsyncNetworkStream):
         await self._secure.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """What the transport knows."""
+        """Information of the transport."""
         return self._secure.get_extra_info(info)

@@ -1,13 +1,10 @@
 """
-What becomes of a step's outside calls: the mode, as a person writes it, and as a value.
+The outbound policy: how a mode for outbound calls is written, parsed and applied to hosts.
 
-Knows the spelling of modes, which hosts count as outside and which of them a mode lets through.
-Knows nothing of sockets or HTTP.
-
-What a mode is able to promise: the calls of Node.js and of Python steps (their own sockets lead to the
-gateway), and of every program that reads the proxy variables (curl, wget, git, Go's default client). What ignores both
-(a static binary with its own transport, a C extension, UDP) is stopped by the operating system in every mode but live where
-`guard` has a way to do so, on Linux. A mode is a guard against accidents, not a sandbox.
+The gateway sees the calls of Node.js and Python steps (hooks in their sockets) and of every program that reads the proxy
+variables (curl, wget, git, Go's default client). Other programs (a static binary with its own transport, a C extension,
+UDP) are stopped by the operating system in every mode except live, where `sandbox` supports it (Linux). A mode protects
+against accidents; it does not contain malicious code.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ BUILT_IN_STAND_INS = ("slack", "github", "google_sheets", "openai")
 MODES_HELP = "live, deny, allow=HOST[,HOST], record=FILE, replay=FILE, stand-in=URL or stand-in=slack[,github,...]"
 _OPTION = re.compile(r"\s+(via|unopened)=(\S+)$")
 _LONGEST_NAME = 253
-# names of storage buckets have underscores, though host names of RFC 952 do not
+# names of storage buckets contain underscores, which RFC 952 does not allow
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 MODE_VARIABLE = "PDKERNEL_EGRESS"
 _MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
@@ -38,19 +35,19 @@ _MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
 @dataclass(frozen=True, slots=True)
 class OutboundPolicy:
     """
-    What becomes of outside calls.
+    The rule for outbound calls.
 
     Attributes:
-        mode: The kind.
+        mode: The mode.
         mode_text: The mode as it was written, without `via` and `unopened`.
         allowed_hosts: For `allow`: exact names and `*.domain`, lower case.
         recording_file: For `record` and `replay`: the file of recorded calls, absolute.
         stand_in_url: For `stand-in=URL`: the URL without a slash at its end.
         stand_in_names: For built-in stand-ins: their names, with commas between.
-        via: An upstream proxy's URL for calls that go out, or None.
-        unopened: Hosts whose TLS is passed through unread where calls go out: clients that pin a
-            certificate or show one of their own.
-        public_only: Refuse calls to this machine and to private networks, whatever the mode: for what a Connect token
+        via: URL of an upstream proxy for calls that are sent, or None.
+        unopened: Hosts whose TLS is passed through unread, for clients that pin a certificate or present a client
+            certificate.
+        public_only: Refuse calls to this machine and to private networks in every mode: for runs that a Connect token
             starts.
     """
 
@@ -66,26 +63,26 @@ class OutboundPolicy:
 
     @property
     def guarded(self) -> bool:
-        """Whether the operating system stops what goes around the gateway."""
+        """Whether the operating system stops calls that bypass the gateway."""
         return self.mode != "live" or self.public_only
 
     @property
     def send_once_target(self) -> str:
         """
-        Where unsafe requests end up, as part of "sent once".
+        The target of unsafe requests, as a part of the key of sending once.
 
-        `live` and `allow=...` reach the same service, so that going from one to the other sends nothing twice.
+        `live` and `allow=...` have the same target, so that a change between them sends nothing twice.
         """
         return "live" if self.mode in ("live", "allow") else self.mode_text
 
     def allows_host(self, host: str) -> bool:
-        """Whether a call to *host* is let out to the host itself."""
+        """Whether a call to *host* is sent to the host."""
         if self.mode == "allow":
             return _matches(host, self.allowed_hosts)
         return self.mode in ("live", "record")
 
     def allows_tunnel(self, host: str) -> bool:
-        """Whether what is not HTTP/1.1 may pass to *host*, unread."""
+        """Whether a connection that is not HTTP/1.1 may pass to *host* unread."""
         return self.mode != "record" and self.allows_host(host)
 
     def passes_tls_through(self, host: str) -> bool:
@@ -95,29 +92,29 @@ class OutboundPolicy:
 
 def parse_policy(text: str, *, via: str | None = None, unopened: tuple[str, ...] = ()) -> OutboundPolicy:
     """
-    Read a mode for outside calls.
+    Parse a mode for outbound calls.
 
     Args:
         text: `live`, `deny`, `allow=HOST[,HOST]`, `record=FILE`, `replay=FILE`, `stand-in=URL` or `stand-in=slack`; then, after
-            a blank, `via=PROXY` and `unopened=HOST[,HOST]`, which have the meaning of the arguments.
+            a blank, `via=PROXY` and `unopened=HOST[,HOST]`, with the meaning of the arguments.
         via: An upstream proxy's URL, for `live`, `allow` and `record`.
         unopened: Hosts (exact or `*.domain`) whose TLS is passed through unread.
 
     Raises:
-        EgressModeError: Not a mode; the message names the modes.
+        EgressModeError: *text* is not a mode; the message lists the modes.
     """
-    text, more = _split_options(text.strip())
-    via = via or more.get("via")
-    unopened = (*unopened, *(_check_host(host) for host in more.get("unopened", "").split(",") if host.strip()))
+    text, options = _split_options(text.strip())
+    via = via or options.get("via")
+    unopened = (*unopened, *(_check_host(host) for host in options.get("unopened", "").split(",") if host.strip()))
     word, equals, value = text.partition("=")
     value = value.strip()
     if word not in _MODES:
         near = get_close_matches(word, _MODES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise EgressModeError(f"{text!r} is not a mode for outside calls.{hint}", fix=f"The modes are {MODES_HELP}.")
+        raise EgressModeError(f"{text!r} is not a mode for outbound calls.{hint}", fix=f"The modes are {MODES_HELP}.")
     if (word in ("live", "deny")) == bool(equals) or (equals and not value):
         takes = "takes no value" if word in ("live", "deny") else "needs a value"
-        raise EgressModeError(f"The mode {word!r} for outside calls {takes}.", fix=f"The modes are {MODES_HELP}.")
+        raise EgressModeError(f"The mode {word!r} for outbound calls {takes}.", fix=f"The modes are {MODES_HELP}.")
     if via is not None:
         _check_via(via, word)
     hosts: tuple[str, ...] = ()
@@ -141,7 +138,7 @@ def parse_policy(text: str, *, via: str | None = None, unopened: tuple[str, ...]
 
 
 def default_mode(environ: Mapping[str, str]) -> str:
-    """The mode when none is given: `PDKERNEL_EGRESS`, else `deny` under pytest, else `live`."""
+    """The default mode: `PDKERNEL_EGRESS`, else `deny` under pytest, else `live`."""
     chosen = environ.get(MODE_VARIABLE, "").strip()
     if chosen:
         return chosen
@@ -149,7 +146,7 @@ def default_mode(environ: Mapping[str, str]) -> str:
 
 
 def is_ip_address(host: str) -> bool:
-    """Whether *host* is an address and not a name."""
+    """Whether *host* is an IP address."""
     try:
         ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
@@ -158,12 +155,12 @@ def is_ip_address(host: str) -> bool:
 
 
 def is_host_name(host: str) -> bool:
-    """Whether *host*, in ASCII, is a name that can be looked up: labels of 1 to 63 characters, 253 in all (RFC 1035)."""
+    """Whether *host*, in ASCII, is a valid DNS name: labels of 1 to 63 characters, 253 in total (RFC 1035)."""
     return len(host) <= _LONGEST_NAME and all(map(_LABEL.fullmatch, host.split(".")))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* (a name or an address) is this machine: never outside, in any mode."""
+    """Whether *host* (a name or an address) is this machine; calls to it are not outbound in any mode."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -177,12 +174,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _split_options(text: str) -> tuple[str, dict[str, str]]:
-    """The mode, which may hold blanks (a file's name), and the words after it."""
-    more: dict[str, str] = {}
+    """The mode, which may contain blanks (in a file name), and the options after it."""
+    options: dict[str, str] = {}
     while found := _OPTION.search(text):
-        more.setdefault(found[1], found[2])
+        options.setdefault(found[1], found[2])
         text = text[: found.start()]
-    return text, more
+    return text, options
 
 
 def _matches(host: str, patterns: tuple[str, ...]) -> bool:
@@ -194,7 +191,7 @@ def _check_host(text: str) -> str:
     host = text.strip().lower().rstrip(".")
     if not host or any(sign in host for sign in "/: \t") or "*" in host.removeprefix("*."):
         raise EgressModeError(
-            f"{text.strip()!r} is not a host that outside calls could be allowed to.",
+            f"{text.strip()!r} is not a host name.",
             fix="Write names without scheme, port or path: allow=slack.com,*.slack.com",
         )
     return host
@@ -203,7 +200,9 @@ def _check_host(text: str) -> str:
 def _check_file(word: str, value: str) -> Path:
     file = Path(value).expanduser().absolute()
     if file.exists() and not file.is_file():
-        raise EgressModeError(f"There are no recorded calls at {value}: it is not a file.", fix="Name a file.")
+        raise EgressModeError(
+            f"There are no recorded calls at {value}: it is not a file.", fix="Pass the path of a file."
+        )
     if word == "replay" and not file.exists():
         raise EgressModeError(
             f"There are no recorded calls at {value}: the file does not exist.",
@@ -211,7 +210,8 @@ def _check_file(word: str, value: str) -> Path:
         )
     if not file.parent.is_dir():
         raise EgressModeError(
-            f"Recorded calls cannot be kept at {value}: its folder does not exist.", fix=f"Make {file.parent} first."
+            f"Recorded calls cannot be written to {value}: its folder does not exist.",
+            fix=f"Create {file.parent} first.",
         )
     return file
 
@@ -224,14 +224,14 @@ def _check_stand_in(value: str) -> tuple[str | None, str | None]:
         return value.rstrip("/"), None
     raise EgressModeError(
         f"{value!r} is neither a URL nor a stand-in that comes with pdkernel.",
-        fix=f"Write stand-in=http://127.0.0.1:PORT, or one or more of: {', '.join(BUILT_IN_STAND_INS)}.",
+        fix=f"Write stand-in=http://127.0.0.1:PORT, or one or options of: {', '.join(BUILT_IN_STAND_INS)}.",
     )
 
 
 def _check_via(via: str, word: str) -> None:
     if word not in ("live", "allow", "record"):
         raise EgressModeError(
-            f"An upstream proxy means nothing with {word!r}: no call goes out.", fix="Leave the proxy away."
+            f"An upstream proxy has no effect with {word!r}: no call is sent.", fix="Remove the proxy."
         )
     if urlsplit(via).scheme not in ("http", "https") or not urlsplit(via).hostname:
         raise EgressModeError("The upstream proxy is not a URL.", fix="Write http://HOST:PORT.")

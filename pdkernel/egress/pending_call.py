@@ -1,7 +1,7 @@
 """
-One outside call on its way to becoming a row of the ledger.
+One outbound call until its row is in the ledger.
 
-Knows what is written of a call and that it is written once, redacted, before the step sees the end of the answer.
+The row is written once, redacted, before the step receives the end of the response.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pdkernel.redaction.secret_patterns import redact_url
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """How a call ended: the fields of `OutsideCall` that are known only then."""
+    """How a call ended: the fields of `OutboundCall` that are known at its end."""
 
     outcome: CallOutcome
     status: int | None = None
@@ -30,13 +30,13 @@ class CallResult:
 
 class PendingCall:
     """
-    A call that a step makes.
+    An outbound call of a step that is not finished yet.
 
     Attributes:
-        context: The step's binding when the call began.
-        method: As in the ledger.
-        url: Redacted.
-        started_at: ISO time it began.
+        context: The step's context when the call began.
+        method: The HTTP method, or `CONNECT`.
+        url: The URL, redacted.
+        started_at: ISO time of the call's start.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class PendingCall:
 
     @property
     def duration_ms(self) -> float:
-        """Milliseconds since it began."""
+        """Milliseconds since the call began."""
         return (self._clock.monotonic() - self._began) * 1000
 
     def finish(self, result: CallResult) -> None:
-        """Write the row; only the first time counts."""
+        """Write the row; later calls have no effect."""
         if self._finished:
             return
         self._finished = True
@@ -82,11 +82,11 @@ class PendingCall:
 
     def fail(self, why: str, *, status: int | None = None) -> None:
         """
-        Write the row of a call that got no whole answer, and tell the step's run; only the first time counts.
+        Write the row of a call without a complete response, and report it to the run; later calls have no effect.
 
         Args:
-            why: The cause; what is said of the outcome may follow.
-            status: That of the answer that broke off, or None.
+            why: The cause, as a sentence; may contain a note on the outcome.
+            status: Status of the response that broke off, or None.
         """
         if self._finished:
             return
@@ -95,7 +95,7 @@ class PendingCall:
         self.context.on_failed(f"{self.method} {self.url} {what}: {self.context.redactor.redact_text(why)}")
 
     def refuse(self, refusal: Refusal) -> Response:
-        """Write the row, tell the step's run, and answer."""
+        """Write the row, report the refusal to the run, and return the response."""
         self.finish(CallResult("denied", refusal.status, note=refusal.message.partition("\n")[0]))
         self.context.on_call_refused(refusal.message)
         return refusal.to_response(method=self.method, url=self.url)

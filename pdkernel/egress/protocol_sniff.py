@@ -1,15 +1,29 @@
 """
-Looking at a socket's first bytes without taking them.
+Reads a socket's first bytes without consuming them, and detects the protocol of the connection.
 
-Knows MSG_PEEK. Knows nothing of what the bytes mean. Bytes that asyncio has read cannot be given to TLS any more, so
-the raw socket is looked at until the kind of the connection is known.
+asyncio cannot return bytes that it has read to TLS, so the raw socket is inspected (MSG_PEEK) until the protocol is known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable
+from typing import Literal
+
+from pdkernel.egress.tls.client_hello import HANDSHAKE_RECORD
+
+WireProtocol = Literal["tls", "http1", "http2", "raw"]
+
+CLIENT_FIRST_PORTS = frozenset({80, 443, 8080, 8443})
+"""Ports of protocols in which the client always sends first: a silent client is slow."""
+
+SERVER_FIRST_TIMEOUT_S = 0.3
+"""On other ports, a client that is silent for so long waits for the server: a database, a mail server."""
+
+_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]{2,19} [^\r\n]+ HTTP/1\.[01]\r?\n")
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
 
 MAX_PEEK_BYTES = 64 * 1024
 _PEEK_TIMEOUT_S = 30.0
@@ -17,8 +31,32 @@ _MIN_POLL_S = 0.002
 _MAX_POLL_S = 0.1
 
 
+def is_conclusive(seen: bytes) -> bool:
+    """Whether *seen* is enough to detect the protocol."""
+    if seen[:1] == bytes([HANDSHAKE_RECORD]):
+        return True
+    return b"\n" in seen or not re.match(rb"[A-Z-]{1,20}( |\Z)", seen)
+
+
+def detect_protocol(seen: bytes) -> WireProtocol:
+    """The protocol that starts with *seen*."""
+    if seen[:1] == bytes([HANDSHAKE_RECORD]):
+        return "tls"
+    if seen.startswith(_HTTP2_PREFACE):
+        return "http2"
+    # A request line longer than the inspected bytes is still a request line.
+    if _REQUEST_LINE.match(seen) or (b"\n" not in seen and re.match(rb"[A-Z][A-Z-]{2,19} /", seen)):
+        return "http1"
+    return "raw"
+
+
+def sniff_timeout(port: int) -> float | None:
+    """Seconds of silence after which the server is expected to send first on *port*; None to wait for the client."""
+    return None if port in CLIENT_FIRST_PORTS else SERVER_FIRST_TIMEOUT_S
+
+
 async def wait_readable(sock: socket.socket) -> None:
-    """Wait until *sock* has bytes, or its end."""
+    """Wait until *sock* has bytes or is at its end."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
 
@@ -34,7 +72,7 @@ async def wait_readable(sock: socket.socket) -> None:
 
 
 async def peek(sock: socket.socket, *, timeout_s: float | None = None) -> bytes | None:
-    """The bytes that wait, `b""` at the end, or None if there is silence for *timeout_s* seconds."""
+    """The waiting bytes, `b""` at the end, or None after *timeout_s* seconds of silence."""
     try:
         async with asyncio.timeout(timeout_s):
             await wait_readable(sock)
@@ -47,17 +85,13 @@ async def peek(sock: socket.socket, *, timeout_s: float | None = None) -> bytes 
 
 
 async def peek_until(sock: socket.socket, is_complete: Callable[[bytes], bool]) -> bytes:
-    """
-    The bytes that wait, once *is_complete* says that they are enough.
-
-    They are returned as they are at the end, at 64 KB, and after thirty seconds.
-    """
+    """The waiting bytes, once *is_complete* accepts them, at the end of the connection, at 64 KB or after 30 seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PEEK_TIMEOUT_S
     seen = await peek(sock) or b""
     pause = _MIN_POLL_S
     while seen and not is_complete(seen) and len(seen) < MAX_PEEK_BYTES and loop.time() < deadline:
-        # Waiting for readiness would not wait: the bytes that were seen are still there.
+        # The socket is always readable, because the bytes are not consumed: poll instead.
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _MAX_POLL_S)
         try:
@@ -71,10 +105,10 @@ async def peek_until(sock: socket.socket, is_complete: Callable[[bytes], bool]) 
 
 
 def consume(sock: socket.socket, count: int) -> bytes:
-    """Take *count* bytes that were seen."""
+    """Consume *count* bytes that were inspected before."""
     return sock.recv(count)
 
 
 def _ended(sock: socket.socket) -> bool:
-    """Whether the other side is known to be gone (an end behind waiting bytes cannot be seen)."""
+    """Whether the connection has failed (an end behind waiting bytes is not visible)."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0

@@ -1,8 +1,9 @@
 """
-How a client says where it wants to go: the three ways in.
+Reads from the start of a connection where the client wants to go.
 
-Knows the first bytes of each: the hooks' line `PDK1 {json}`, `CONNECT host:port`, and a request in absolute form. With `dropped` (a
-port of the client's) in its line, a hook asks why the gateway dropped that connection. Knows nothing of modes. After the first two the client speaks as if to the host itself.
+A client uses one of three forms: the hooks' line `PDK1 {json}`, `CONNECT host:port`, or requests in absolute form. After the
+first two, the client speaks as if to the host. A hook may also query, with `dropped` (a port of the client) in its line, why
+the gateway dropped a connection.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 @dataclass(frozen=True, slots=True)
 class ProxyTarget:
     """
-    Where a connection wants to go.
+    The target of a connection.
 
     Attributes:
-        host: Name or address, or empty for requests in absolute form, which say so one by one.
-        port: There.
-        token: The ticket, or None where each request carries its own.
-        client_expects_tls: The client believes that it speaks TLS, and speaks plainly: the hook in Node.js.
-        server_name: What TLS is to be told, or None for the host.
-        protocols: That the client would have offered by ALPN.
+        host: Name or address; empty for requests in absolute form, each of which has its own host.
+        port: Port of the host.
+        token: The caller token, or None where each request carries its own.
+        client_expects_tls: The client sends plain HTTP and leaves TLS to the gateway: the hook in Node.js.
+        server_name: Server name for TLS, or None for the host.
+        protocols: Protocols that the client would offer by ALPN.
     """
 
     host: str
@@ -63,12 +64,12 @@ async def read_proxy_target(
     sock: socket.socket, is_known_token: Callable[[str | None], bool], failure: Callable[[str, int], Mapping[str, JSON]]
 ) -> ProxyTarget | None:
     """
-    Read how *sock* begins; None if it wants to go nowhere, and has been answered.
+    Read the target of *sock*; None if there is no target, and the connection has been answered or is malformed.
 
     Args:
-        sock: The client's.
-        is_known_token: Whether a ticket is open.
-        failure: Why the connection of a ticket and a client's port was dropped.
+        sock: The client's socket.
+        is_known_token: Whether a token is valid.
+        failure: Returns why the connection of a token and a client's port was dropped.
     """
     first = await peek_until(sock, lambda seen: len(seen) >= len(_CONNECT) or b"\n" in seen)
     if first.startswith(HOOK_PREAMBLE):
@@ -79,7 +80,7 @@ async def read_proxy_target(
 
 
 def parse_proxy_token(proxy_authorization: bytes | None) -> str | None:
-    """The ticket in a Proxy-Authorization header: the user name."""
+    """The token in a Proxy-Authorization header: the user name."""
     kind, _, value = (proxy_authorization or b"").strip().partition(b" ")
     if kind.lower() != b"basic":
         return None
@@ -93,18 +94,18 @@ async def _preamble(sock: socket.socket, failure: Callable[[str, int], Mapping[s
     seen = await peek_until(sock, lambda seen: b"\n" in seen)
     line = consume(sock, seen.find(b"\n") + 1) if b"\n" in seen else b""
     try:
-        said = json.loads(line[len(HOOK_PREAMBLE) :])
-        if "dropped" in said:
-            answer = json.dumps(failure(str(said["ticket"]), _port(said["dropped"])))
+        preamble = json.loads(line[len(HOOK_PREAMBLE) :])
+        if "dropped" in preamble:
+            answer = json.dumps(failure(str(preamble["ticket"]), _port(preamble["dropped"])))
             await asyncio.get_running_loop().sock_sendall(sock, answer.encode())
             return None
         return ProxyTarget(
-            _host(str(said["host"])),
-            _port(said["port"]),
-            str(said["ticket"]),
-            client_expects_tls=bool(said.get("tls")),
-            server_name=said.get("servername") or None,
-            protocols=tuple(map(str, said.get("alpn") or ())),
+            _host(str(preamble["host"])),
+            _port(preamble["port"]),
+            str(preamble["ticket"]),
+            client_expects_tls=bool(preamble.get("tls")),
+            server_name=preamble.get("servername") or None,
+            protocols=tuple(map(str, preamble.get("alpn") or ())),
         )
     except (ValueError, KeyError, TypeError):
         await asyncio.get_running_loop().sock_sendall(sock, _BAD_REQUEST_RESPONSE)
@@ -129,7 +130,7 @@ async def _connect(sock: socket.socket, known: Callable[[str | None], bool]) -> 
         if known(token):
             await loop.sock_sendall(sock, _ESTABLISHED)
             return ProxyTarget(host, port, token)
-        # On the same connection: git asks first, and answers the challenge there.
+        # On the same connection: git authenticates only after a challenge.
         await loop.sock_sendall(sock, _CHALLENGE)
     else:
         return None
@@ -139,16 +140,16 @@ async def _connect(sock: socket.socket, known: Callable[[str | None], bool]) -> 
 
 
 def _host(text: str) -> str:
-    """A name or an address, in ASCII. Raises `ValueError` for anything else."""
+    """Validate a name or an address; returns ASCII. Raises `ValueError`."""
     host = text.strip("[]").encode("idna").decode("ascii") if not text.isascii() else text.strip("[]")
     if not host or not host.isprintable() or any(sign in host for sign in " /@?#"):
         raise ValueError(text)
     return host
 
 
-def _port(said: object) -> int:
-    """A port's number. Raises `ValueError` for anything else."""
-    port = int(str(said))
+def _port(value: object) -> int:
+    """Validate a port number. Raises `ValueError`."""
+    port = int(str(value))
     if not 0 < port < 65536:
-        raise ValueError(said)
+        raise ValueError(value)
     return port

@@ -1,8 +1,4 @@
-"""
-Public addresses: which there are, and the lookup of a name that must lead to nothing else.
-
-What a Connect token starts may reach these only. Which calls that concerns is `policy`'s to say.
-"""
+"""Public addresses: the check of an address, and name resolution that accepts public addresses only."""
 
 from __future__ import annotations
 
@@ -14,22 +10,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pdkernel.egress.outbound_policy import is_loopback
 
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a host; raises `OSError` if it has none."""
+"""Resolves host and port to addresses; raises `OSError` if the name has no address."""
 
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # an IPv4 address by NAT64 (RFC 6052)
 
 
 class NotPublicError(Exception):
-    """A host is this machine or in a private network, or its name leads there."""
+    """A host is this machine or in a private network, or its name resolves to such an address."""
 
 
 def is_public(address: str) -> bool:
     """
-    Whether *address* is one of the public internet, and so is an IPv4 address that it carries.
+    Whether *address*, and an IPv4 address embedded in it, belongs to the public internet.
 
     Raises:
-        ValueError: It is a name.
+        ValueError: *address* is a name.
     """
     found = ipaddress.ip_address(address.strip("[]").partition("%")[0])
     if isinstance(found, ipaddress.IPv4Address):
@@ -43,7 +39,7 @@ def is_public(address: str) -> bool:
 
 
 def is_inside(host: str) -> bool:
-    """Whether *host* is an address that is not public or a name of this machine; no name is looked up."""
+    """Whether *host* is an address that is not public or a name of this machine; names are not resolved."""
     try:
         return not is_public(host)
     except ValueError:
@@ -52,10 +48,10 @@ def is_inside(host: str) -> bool:
 
 async def public_addresses(host: str, port: int, lookup: Lookup) -> Sequence[str]:
     """
-    The addresses of *host*, all of them public: the caller connects to one of these and looks nothing up again.
+    Resolve *host* to public addresses; the caller connects to one of them without resolving again.
 
     Raises:
-        NotPublicError: One of them is not public.
+        NotPublicError: An address of the host is not public.
         OSError: The name has no address.
     """
     found = await lookup(host, port)
@@ -68,16 +64,16 @@ async def places(
     host: str, port: int, resolve: Mapping[tuple[str, int], tuple[str, int]], lookup: Lookup | None
 ) -> Sequence[tuple[str, int]]:
     """
-    Where to connect for *host*, in order.
+    Addresses and ports to connect to for *host*, in order.
 
     Args:
         host: Name or address.
-        port: There.
-        resolve: Hosts that a test has put somewhere else.
-        lookup: Resolves the host, of which every address must be public; None leaves it to whoever connects.
+        port: Port of the host.
+        resolve: Overrides of (host, port), for tests.
+        lookup: Resolves the host; every address must be public. None: the name is returned unresolved.
 
     Raises:
-        NotPublicError: One of them is not public.
+        NotPublicError: An address of the host is not public.
         OSError: The name has no address.
     """
     if lookup is None or (host, port) in resolve:

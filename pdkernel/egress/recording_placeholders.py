@@ -1,16 +1,15 @@
 """
-Credentials in recorded calls: `{{secret:slack.bot_token}}`, whoever's they were.
+Placeholders for credentials in recordings: `{{secret:slack.bot_token}}`.
 
-Knows the two spellings of a placeholder: the run's, which names an account, and the recording's, which names app and field only,
-so that a recording made with one person's account is replayed with another's. Knows nothing of files.
+A placeholder of a run names an account; a placeholder of a recording names app and field only, so that a recording made with
+one account can be replayed with another.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
-from pdkernel.model import JSON
+from pdkernel.redaction import Redactor
 
 _PLACEHOLDER_START = "{{secret:"
 _LITERAL = "{{secret:|literal}}"
@@ -18,16 +17,9 @@ _IN_RUN = re.compile(r"⟦secret:([^⟦⟧\[\]|]*)((?:\|[^⟦⟧\[\]|]+)?(?:\[\d
 _IN_RECORDING = re.compile(r"\{\{secret:([^{}|\[\]]*)((?:\|[^{}|\[\]]+)?(?:\[\d+:\])?)\}\}")
 
 
-class _Restores(Protocol):
-    def redact_text(self, text: str) -> str: ...
-    def restore(self, value: JSON) -> JSON: ...
-    @property
-    def secret_refs(self) -> list[str]: ...
-
-
-def insert_placeholders(text: str, redactor: _Restores) -> str:
-    """*text* with the recording's placeholder for each secret that *redactor* knows."""
-    # text that looks like one of ours is told apart, so that it comes back as it was
+def insert_placeholders(text: str, redactor: Redactor) -> str:
+    """*text* with a recording placeholder in place of each secret of *redactor*."""
+    # text that looks like a recording placeholder is escaped, so that it is restored unchanged
     hidden = redactor.redact_text(text.replace(_PLACEHOLDER_START, _LITERAL))
     known = set(redactor.secret_refs)
 
@@ -37,8 +29,8 @@ def insert_placeholders(text: str, redactor: _Restores) -> str:
     return _IN_RUN.sub(named, hidden)
 
 
-def restore_placeholders(text: str, redactor: _Restores) -> str:
-    """*text*, from a recording, with the present run's secrets; a secret that it has not got stays a placeholder."""
+def restore_placeholders(text: str, redactor: Redactor) -> str:
+    """*text* from a recording, with the secrets of *redactor*; an unknown placeholder stays."""
     if _PLACEHOLDER_START not in text:
         return text
     refs = {_without_account(ref): ref for ref in reversed(redactor.secret_refs)}

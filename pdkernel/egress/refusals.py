@@ -51,7 +51,7 @@ class Refusal:
 
 def denied(method: str, url: str, mode: str) -> Refusal:
     """A call that the mode does not let out."""
-    message = f"{method} {url} was not sent: the mode for outside calls is {mode}.\n{_CHANGE_MODE}"
+    message = f"{method} {url} was not sent: the mode for outbound calls is {mode}.\n{_CHANGE_MODE}"
     return Refusal("denied", "egress_denied", message)
 
 
@@ -67,7 +67,7 @@ def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
 def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
     """Something that only passes where calls go out unread."""
     message = (
-        f"{what} to {url} was not made: the mode for outside calls is {mode}, and it cannot be recorded or stood in for.\n"
+        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and it cannot be recorded or stood in for.\n"
         "Only `live`, or `allow=` with that host, lets it through."
     )
     return Refusal("upgrade", "egress_upgrade", message)
@@ -76,7 +76,7 @@ def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
 def blocked_by_sandbox(what: str, url: str, mode: str) -> Refusal:
     """Something that the operating system stopped, because the gateway cannot carry it."""
     message = (
-        f"{what} to {url} was not made: the mode for outside calls is {mode}, and only TCP can be looked at.\n"
+        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and only TCP can be looked at.\n"
         "Only `live` lets it through."
     )
     return Refusal("denied", "egress_stopped", message)

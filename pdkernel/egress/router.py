@@ -7,28 +7,26 @@ Knows modes and sending once. Knows nothing of client connections; those hand it
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pdkernel.clock import Clock
 from pdkernel.egress import connect_proxy, refusals
+from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding
-from pdkernel.egress.memory_recording import MAX_MEMORY_RECORDING_BYTES, MemoryRecording
-from pdkernel.egress.message import Headers, Request, Response, end_to_end_headers, format_origin
+from pdkernel.egress.message import Request, Response, format_origin
 from pdkernel.egress.outbound_policy import OutboundPolicy, is_loopback
 from pdkernel.egress.pending_call import CallResult, PendingCall
+from pdkernel.egress.protocol_sniff import CLIENT_FIRST_PORTS
 from pdkernel.egress.public_addresses import NotPublicError, is_inside
-from pdkernel.egress.recording import RecordingFile, restore_secrets
+from pdkernel.egress.recorded_call import restore_secrets
+from pdkernel.egress.recording import MAX_MEMORY_RECORDING_BYTES, MemoryRecording, RecordingFile
 from pdkernel.egress.responses import (
     ResponseRecorder,
-    UpstreamResult,
     build_response,
     is_bodyless,
-    outgoing_headers,
     stream_response,
 )
 from pdkernel.egress.send_once import (
@@ -44,11 +42,8 @@ from pdkernel.egress.send_once import (
     request_identity,
     sent_key,
 )
-from pdkernel.egress.stand_ins import ReceivedRequest, StandIn, select_stand_in
+from pdkernel.egress.stand_ins import StandIn
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
-from pdkernel.egress.wire_protocols import CLIENT_FIRST_PORTS
-from pdkernel.errors import PdkernelError
-from pdkernel.identity import ProxyAccess
 from pdkernel.redaction.secret_patterns import redact_url
 
 if TYPE_CHECKING:
@@ -67,7 +62,7 @@ class CallRouter:
 
     def __init__(self, *, upstream: Upstream, stand_ins: Mapping[str, StandIn], clock: Clock) -> None:
         self.upstream = upstream
-        self._stand_ins = stand_ins
+        self._sender = CallSender(upstream, stand_ins)
         self._clock = clock
         self._recording_files: dict[Path, RecordingFile] = {}
         self._unfinished_sends: set[asyncio.Task[Response]] = set()
@@ -80,39 +75,39 @@ class CallRouter:
             UpstreamError: The host gave none; the row says why.
         """
         if token is not None and not token.public_only and is_loopback(request.host):
-            return await self._forward_loopback(request)
-        bound = token.step_binding if token is not None else None
-        if bound is None:
+            return await self._sender.forward_loopback(request)
+        binding = token.step_binding if token is not None else None
+        if binding is None:
             return refusals.no_step().to_response()
-        call = PendingCall(bound.context, request.method, request.url, self._clock, request)
-        policy = bound.context.policy
-        inside = self.not_public(bound.context, request)
+        call = PendingCall(binding.context, request.method, request.url, self._clock, request)
+        policy = binding.context.policy
+        inside = self.not_public(binding.context, request)
         if inside is not None:
             return await self._refuse(call, request, inside)
         if policy.mode == "replay":
-            return await self._replay(bound, call, request)
+            return await self._replay(binding, call, request)
         if policy.mode != "stand-in" and not policy.allows_host(request.host):
             return await self._refuse(call, request, refusals.denied(call.method, call.url, policy.mode_text))
         if policy.allows_host(request.host):
             # The body may name the account, so it is looked at before it goes anywhere.
-            if bound.context.proxy_by_secret_ref and not request.body.is_buffered:
+            if binding.context.proxy_by_secret_ref and not request.body.is_buffered:
                 await request.body.buffer()
-            refusal = self.find_proxy_refusal(bound.context, request)
+            refusal = self.find_proxy_refusal(binding.context, request)
             if refusal is not None:
                 return await self._refuse(call, request, refusal)
-        sent = bound.context.sent_requests
+        sent = binding.context.sent_requests
         if sent is not None and not is_safe_method(request.method):
             # Not given up when the client leaves: what went out must be remembered.
-            going = asyncio.ensure_future(self._send_once(bound, sent, call, request))
-            self._unfinished_sends.add(going)
-            going.add_done_callback(self._unfinished_sends.discard)
+            sending = asyncio.ensure_future(self._send_once(binding, sent, call, request))
+            self._unfinished_sends.add(sending)
+            sending.add_done_callback(self._unfinished_sends.discard)
             request.body.retain()
-            going.add_done_callback(lambda _: request.body.release())
-            going.add_done_callback(
+            sending.add_done_callback(lambda _: request.body.release())
+            sending.add_done_callback(
                 lambda done: done.cancelled() or done.exception()
             )  # seen, also when the client left
-            return await asyncio.shield(going)
-        return await self._send_and_stream(bound, call, request)
+            return await asyncio.shield(sending)
+        return await self._send_and_stream(binding, call, request)
 
     async def refuse(self, token: CallerToken | None, request: Request, refusal: refusals.Refusal) -> Response:
         """Refuse *request* for a reason that is not the mode's."""
@@ -121,11 +116,11 @@ class CallRouter:
         call = PendingCall(token.step_binding.context, request.method, request.url, self._clock, request)
         return await self._refuse(call, request, refusal)
 
-    def not_public(self, binding: CallContext, request: Request) -> refusals.Refusal | None:
+    def not_public(self, context: CallContext, request: Request) -> refusals.Refusal | None:
         """The refusal of a call to this machine or a private address that may reach public ones only; None for any other."""
-        if not binding.policy.public_only or not is_inside(request.host):
+        if not context.policy.public_only or not is_inside(request.host):
             return None
-        return refusals.not_public(request.method, redact_url(binding.redactor.redact_text(request.url)))
+        return refusals.not_public(request.method, redact_url(context.redactor.redact_text(request.url)))
 
     def find_proxy_refusal(self, context: CallContext, request: Request) -> refusals.Refusal | None:
         """The refusal of a call with a withheld credential that Connect's proxy does not carry; None for any other."""
@@ -143,11 +138,11 @@ class CallRouter:
 
         A refusal is in the ledger then: there is no other way to tell of it.
         """
-        bound = token.step_binding if token is not None else None
-        if bound is None:
+        binding = token.step_binding if token is not None else None
+        if binding is None:
             return None
-        call = PendingCall(bound.context, method, url, self._clock)
-        policy = bound.context.policy
+        call = PendingCall(binding.context, method, url, self._clock)
+        policy = binding.context.policy
         if policy.public_only and is_inside(host):
             call.refuse(refusals.not_public(method, call.url))
             return None
@@ -160,47 +155,49 @@ class CallRouter:
             return None
         return call
 
-    async def open_first(self, ticket: CallerToken | None, to: Destination) -> Opened | None:
+    async def open_first(self, token: CallerToken | None, to: Destination) -> Opened | None:
         """
-        A connection to *to*, opened before the client's own TLS is: a host that cannot be reached is a failed connection.
+        A connection to *to*, opened before the client's own TLS is: a host that cannot be result is a failed connection.
 
         None where the call may be answered without it.
 
         Raises:
-            UpstreamError: The host cannot be reached; the row says why.
+            UpstreamError: The host cannot be result; the row says why.
         """
-        bound = ticket.step_binding if ticket is not None else None
-        if bound is None or to.port not in CLIENT_FIRST_PORTS:
+        binding = token.step_binding if token is not None else None
+        if binding is None or to.port not in CLIENT_FIRST_PORTS:
             return None
-        binding = bound.context
-        if binding.proxy_by_secret_ref or binding.policy.via is not None or not binding.policy.allows_host(to.host):
+        context = binding.context
+        if context.proxy_by_secret_ref or context.policy.via is not None or not context.policy.allows_host(to.host):
             return None
         try:
-            return await self.upstream.open(to, public_only=binding.policy.public_only)
+            return await self.upstream.open(to, public_only=context.policy.public_only)
         except NotPublicError:
             return None  # the request itself is refused, with its method and path
         except UpstreamError as error:
-            if binding.sent_requests is not None and not binding.send_again:
-                host = _host_key(binding, format_origin(to.scheme, to.host, to.port))
-                if await asyncio.to_thread(binding.sent_requests.find, host) is not None:
+            if context.sent_requests is not None and not context.send_again:
+                host = _host_key(context, format_origin(to.scheme, to.host, to.port))
+                if await asyncio.to_thread(context.sent_requests.find, host) is not None:
                     return None
-            self.unreached(bound, to, error)
+            self.unreached(binding, to, error)
             raise
 
-    def unreached(self, bound: StepBinding, to: Destination, error: UpstreamError) -> None:
-        """Write the row of a host that cannot be reached, of whose call nothing else is known."""
-        PendingCall(bound.context, "CONNECT", format_origin(to.scheme, to.host, to.port), self._clock).fail(str(error))
+    def unreached(self, binding: StepBinding, to: Destination, error: UpstreamError) -> None:
+        """Write the row of a host that cannot be result, of whose call nothing else is known."""
+        PendingCall(binding.context, "CONNECT", format_origin(to.scheme, to.host, to.port), self._clock).fail(
+            str(error)
+        )
 
     def report_rejected_certificate(self, token: CallerToken | None, host: str, port: int) -> None:
         """A client that does not accept the project's certificate: say so, and what can be done."""
-        bound = token.step_binding if token is not None else None
-        if bound is None:
+        binding = token.step_binding if token is not None else None
+        if binding is None:
             return
-        call = PendingCall(bound.context, "CONNECT", format_origin("https", host, port), self._clock)
+        call = PendingCall(binding.context, "CONNECT", format_origin("https", host, port), self._clock)
         message = (
             f"The client that calls {call.url} does not accept the project's certificate, so the call was not made."
         )
-        if bound.context.policy.allows_tunnel(host):
+        if binding.context.policy.allows_tunnel(host):
             message += (
                 f"\nIf it must see the host's own, let {host} pass unopened: `unopened={host}` after the mode of "
                 "`%pdegress` or `--egress`. Then only host and port are known of its calls."
@@ -215,8 +212,8 @@ class CallRouter:
 
     async def close(self) -> None:
         """Give up what is still on its way, and the connections that are kept."""
-        for going in self._unfinished_sends:
-            going.cancel()
+        for sending in self._unfinished_sends:
+            sending.cancel()
         await asyncio.gather(*self._unfinished_sends, return_exceptions=True)
         await self.upstream.close()
 
@@ -226,70 +223,74 @@ class CallRouter:
             pass
         return call.refuse(refusal)
 
-    async def _send_and_stream(self, bound: StepBinding, call: PendingCall, request: Request) -> Response:
+    async def _send_and_stream(self, binding: StepBinding, call: PendingCall, request: Request) -> Response:
         """Reach for an answer, and pass it on as it comes."""
-        keep = None
-        if bound.context.is_recorded:
+        recorder = None
+        if binding.context.is_recorded:
             await request.body.buffer()
-            keep = await self._open_response_recorder(bound, call, request)
+            recorder = await self._open_response_recorder(binding, call, request)
         try:
-            reached = await self._send(bound.context, request)
+            result = await self._sender.send(binding.context, request)
         except UpstreamError as error:
             unknown = error.sent and not is_safe_method(request.method)
             call.fail(f"{error} {UNKNOWN}" if unknown else str(error))
             raise
         except NotPublicError:
             return await self._refuse(call, request, refusals.not_public(call.method, call.url))
-        body = reached.response.body
+        body = result.response.body
         if isinstance(body, bytes):
-            call.finish(replace(reached.call_result, body_bytes=len(body)))
-            if keep is not None:
-                keep(reached.response, body)
-            return reached.response
+            call.finish(replace(result.call_result, body_bytes=len(body)))
+            if recorder is not None:
+                recorder(result.response, body)
+            return result.response
         watched = stream_response(
             call,
-            reached,
+            result,
             body,
-            keep,
-            has_no_body=is_bodyless(request.method, reached.response.status),
-            max_recorded_bytes=None if bound.context.policy.mode == "record" else MAX_MEMORY_RECORDING_BYTES,
+            recorder,
+            has_no_body=is_bodyless(request.method, result.response.status),
+            max_recorded_bytes=None if binding.context.policy.mode == "record" else MAX_MEMORY_RECORDING_BYTES,
         )
-        return replace(reached.response, body=watched)
+        return replace(result.response, body=watched)
 
     async def _send_once(
-        self, bound: StepBinding, sent: SentRequestStore, call: PendingCall, request: Request
+        self, binding: StepBinding, sent: SentRequestStore, call: PendingCall, request: Request
     ) -> Response:
         """Give the answer that was recorded when this was sent, or send it and record the answer."""
-        binding = bound.context
+        context = binding.context
         digest = await request.body.buffer()
         # a withheld credential has another word in each run
-        url = binding.redactor.redact_text(request.url) if binding.proxy_by_secret_ref else request.url
+        url = context.redactor.redact_text(request.url) if context.proxy_by_secret_ref else request.url
         identity = request_identity(method=request.method, url=url, body_sha256=digest)
         key = sent_key(
-            scope=binding.send_once_scope,
-            step=binding.step,
-            target=binding.policy.send_once_target,
+            scope=context.send_once_scope,
+            step=context.step,
+            target=context.policy.send_once_target,
             identity=identity,
-            ordinal=bound.next_ordinal(identity),
+            ordinal=binding.next_ordinal(identity),
         )
-        recorded = None if binding.send_again else await asyncio.to_thread(sent.find, key)
-        keep = await self._open_response_recorder(bound, call, request)
+        recorded = None if context.send_again else await asyncio.to_thread(sent.find, key)
+        recorder = await self._open_response_recorder(binding, call, request)
         if recorded is not None:
-            return _given_again(call, recorded, keep)
+            return _build_repeated_response(call, recorded, recorder)
         try:
-            reached = await self._send(binding, request)
-            body = reached.response.body
+            result = await self._sender.send(context, request)
+            body = result.response.body
             content = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
         except UpstreamError as error:
             call.fail(f"{error} {UNKNOWN} {NOT_AGAIN}" if error.sent else str(error))
             if error.sent:
                 await self._remember(
-                    bound, sent, key, request, no_answer(call.context.redactor.redact_text(str(error)), call.started_at)
+                    binding,
+                    sent,
+                    key,
+                    request,
+                    no_answer(call.context.redactor.redact_text(str(error)), call.started_at),
                 )
             raise
         except NotPublicError:
             return await self._refuse(call, request, refusals.not_public(call.method, call.url))
-        given = reached.response
+        given = result.response
         kept = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in given.headers
@@ -297,124 +298,66 @@ class CallRouter:
         )
         record = StoredResponse(given.status, given.reason.decode("latin-1"), kept, content, call.started_at)
         # The row first: what went out is told, even where it cannot be remembered.
-        notes = [note for note in (reached.call_result.note, doubt(record)) if note]
-        call.finish(replace(reached.call_result, body_bytes=len(content), note=" ".join(notes) or None))
+        notes = [note for note in (result.call_result.note, doubt(record)) if note]
+        call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
         if may_have_effect(given.status):
-            await self._remember(bound, sent, key, request, record)
-        if keep is not None:
-            keep(given, content)
+            await self._remember(binding, sent, key, request, record)
+        if recorder is not None:
+            recorder(given, content)
         bodyless = is_bodyless(request.method, given.status)
         return build_response(given.status, given.reason, given.headers, content, has_no_body=bodyless)
 
     async def _remember(
-        self, bound: StepBinding, sent: SentRequestStore, key: str, request: Request, record: StoredResponse
+        self, binding: StepBinding, sent: SentRequestStore, key: str, request: Request, record: StoredResponse
     ) -> None:
         """Keep *record*, and that the host has a remembered answer."""
         await asyncio.to_thread(sent.add, key, record)
-        host = _host_key(bound.context, format_origin(request.scheme, request.host, request.port))
+        host = _host_key(binding.context, format_origin(request.scheme, request.host, request.port))
         await asyncio.to_thread(sent.add, host, no_answer("", record.at))
 
-    async def _send(self, binding: CallContext, request: Request) -> UpstreamResult:
-        """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
-        policy = binding.policy
-        if policy.stand_in_names is not None:
-            return await _call_built_in_stand_in(select_stand_in(self._stand_ins, policy.stand_in_names), request)
-        if policy.stand_in_url is not None:
-            return await self._stand_in_at(policy.stand_in_url, request, readable=binding.is_recorded)
-        access = connect_proxy.find_proxy_access(binding, request)
-        if access is not None:
-            return await self._send_by_connect_proxy(binding, access, request)
-        headers = _without_compression(outgoing_headers(request)) if binding.is_recorded else outgoing_headers(request)
-        to = Destination(request.scheme, request.host, request.port, request.server_name)
-        got = await self.upstream.send(
-            to,
-            request.method,
-            request.target,
-            headers,
-            request.body,
-            via=policy.via,
-            public_only=policy.public_only,
-        )
-        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
-        return UpstreamResult(answer, CallResult("sent", got.status))
-
-    async def _send_by_connect_proxy(
-        self, binding: CallContext, access: ProxyAccess, request: Request
-    ) -> UpstreamResult:
-        """Send with a credential that Connect keeps to itself. Raises `UpstreamError`."""
-        try:
-            async with asyncio.timeout(connect_proxy.CLIENT_TIMEOUT_S):
-                token = await asyncio.to_thread(access.fetch_token)
-                sent = connect_proxy.build_proxy_request(binding, access, token, request)
-                got = await self.upstream.send(
-                    sent.destination, request.method, sent.target, sent.headers, request.body, via=binding.policy.via
-                )
-        except PdkernelError as fault:
-            raise UpstreamError(fault.message) from fault
-        except TimeoutError:
-            why = f"Connect's proxy gave no answer within {connect_proxy.CLIENT_TIMEOUT_S:g} s (ETIMEDOUT)."
-            raise UpstreamError(why, code="ETIMEDOUT", sent=True) from None
-        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
-        return UpstreamResult(
-            answer, CallResult("sent", got.status, note=connect_proxy.format_ledger_note(access, got.status))
-        )
-
-    async def _stand_in_at(self, base: str, request: Request, *, readable: bool) -> UpstreamResult:
-        parts = urlsplit(base)
-        to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
-        original = format_origin(request.scheme, request.host, request.port).partition("://")[2]
-        headers = _without_compression(outgoing_headers(request)) if readable else outgoing_headers(request)
-        headers = [(name, value) for name, value in headers if name.lower() != b"host"]
-        headers = [(b"host", parts.netloc.rpartition("@")[2].encode("ascii")), *headers]
-        headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
-        target = parts.path.encode("ascii") + request.target
-        got = await self.upstream.send(to, request.method, target, headers, request.body, via=None)
-        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
-        return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {base}"))
-
-    async def _replay(self, bound: StepBinding, call: PendingCall, request: Request) -> Response:
-        policy = bound.context.policy
+    async def _replay(self, binding: StepBinding, call: PendingCall, request: Request) -> Response:
+        policy = binding.context.policy
         await request.body.buffer()
-        cassette = self._recording_file(policy)
-        wanted = cassette.call_redactor.redact_request(
-            request.method, request.url, request.headers, await request.body.read(), bound.context.redactor
+        recording = self._recording_file(policy)
+        wanted = recording.call_redactor.redact_request(
+            request.method, request.url, request.headers, await request.body.read(), binding.context.redactor
         )
         safe = is_safe_method(request.method)
-        found = cassette.find(bound.context.step, bound.next_ordinal(wanted.key), wanted, safe=safe)
+        found = recording.find(binding.context.step, binding.next_ordinal(wanted.key), wanted, safe=safe)
         if isinstance(found, str):
             return call.refuse(refusals.not_recorded(call.method, call.url, policy.mode_text, found))
-        if bound.context.memory_recording is not None:
-            nth = bound.next_ordinal(f"on tape {wanted.key}")
-            bound.context.memory_recording.add(bound.context.step, nth, wanted, found, call.duration_ms)
-        found = restore_secrets(found, bound.context.redactor)
+        if binding.context.memory_recording is not None:
+            nth = binding.next_ordinal(f"on tape {wanted.key}")
+            binding.context.memory_recording.add(binding.context.step, nth, wanted, found, call.duration_ms)
+        found = restore_secrets(found, binding.context.redactor)
         call.finish(CallResult("replayed", found.status, body_bytes=len(found.body)))
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = is_bodyless(request.method, found.status)
         return build_response(found.status, found.reason.encode("latin-1"), headers, found.body, has_no_body=bodyless)
 
     async def _open_response_recorder(
-        self, bound: StepBinding, call: PendingCall, request: Request
+        self, binding: StepBinding, call: PendingCall, request: Request
     ) -> ResponseRecorder | None:
         """Something that writes the call down once its answer is whole, or None; the body must be kept."""
-        binding = bound.context
+        context = binding.context
         recordings: list[RecordingFile | MemoryRecording] = []
-        if binding.policy.mode == "record":
-            recordings.append(self._recording_file(binding.policy))
-        if binding.memory_recording is not None and binding.memory_recording.has_room_for(request.body.byte_count):
-            recordings.append(binding.memory_recording)
-        elif binding.memory_recording is not None:
-            binding.memory_recording.skip(call.method, call.url)
+        if context.policy.mode == "record":
+            recordings.append(self._recording_file(context.policy))
+        if context.memory_recording is not None and context.memory_recording.has_room_for(request.body.byte_count):
+            recordings.append(context.memory_recording)
+        elif context.memory_recording is not None:
+            context.memory_recording.skip(call.method, call.url)
         if not recordings:
             return None
         body = await request.body.read()
         prepared = []
         for number, recording in enumerate(recordings):
             asked = recording.call_redactor.redact_request(
-                request.method, request.url, request.headers, body, binding.redactor
+                request.method, request.url, request.headers, body, context.redactor
             )
-            prepared.append((recording, asked, bound.next_ordinal(f"recorded {number} {asked.key}")))
+            prepared.append((recording, asked, binding.next_ordinal(f"recorded {number} {asked.key}")))
 
-        def keep(answer: Response, body: bytes | None) -> None:
+        def recorder(answer: Response, body: bytes | None) -> None:
             length_only = request.method == "HEAD"
             for recording, asked, nth in prepared:
                 if body is None or (isinstance(recording, MemoryRecording) and not recording.has_room_for(len(body))):
@@ -422,64 +365,32 @@ class CallRouter:
                         recording.skip(call.method, call.url)
                     continue
                 given = recording.call_redactor.redact_response(
-                    answer.status, answer.reason, answer.headers, body, binding.redactor, length_only=length_only
+                    answer.status, answer.reason, answer.headers, body, context.redactor, length_only=length_only
                 )
                 try:
-                    recording.add(binding.step, nth, asked, given, call.duration_ms)
+                    recording.add(context.step, nth, asked, given, call.duration_ms)
                 except OSError as fault:
-                    binding.on_call_refused(
+                    context.on_call_refused(
                         f"{call.method} {call.url} was made, and its answer cannot be recorded "
-                        f"({binding.policy.mode_text}): {fault.strerror}."
+                        f"({context.policy.mode_text}): {fault.strerror}."
                     )
 
-        return keep
+        return recorder
 
     def _recording_file(self, policy: OutboundPolicy) -> RecordingFile:
         assert policy.recording_file is not None, "record and replay have a file"
         return self._recording_files.setdefault(policy.recording_file, RecordingFile(policy.recording_file))
 
-    async def _forward_loopback(self, request: Request) -> Response:
-        """This machine is never outside: no mode, no row."""
-        to = Destination(request.scheme, request.host, request.port, request.server_name)
-        got = await self.upstream.send(
-            to, request.method, request.target, outgoing_headers(request), request.body, via=None
-        )
-        return Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
 
-
-def _without_compression(headers: Headers) -> Headers:
-    """*headers* asking for an answer as it is: recordings that can be read, and the same bytes when they are played."""
-    kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
-    return [*kept, (b"accept-encoding", b"identity")]
-
-
-async def _call_built_in_stand_in(stand_in: StandIn, request: Request) -> UpstreamResult:
-    """Have a built-in stand-in answer."""
-    path, _, query = request.target.decode("latin-1").partition("?")
-    received = ReceivedRequest(
-        method=request.method,
-        host=request.host,
-        path=path,
-        query=query,
-        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers},
-        body=await request.body.read(),
-    )
-    given = stand_in.answer(received)
-    body = json.dumps(given.body, ensure_ascii=False).encode()
-    headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
-    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.headers.items()]
-    return UpstreamResult(
-        build_response(given.status, b"", headers, body), CallResult("stand_in", given.status, note=given.note)
-    )
-
-
-def _host_key(binding: CallContext, url: str) -> str:
+def _host_key(context: CallContext, url: str) -> str:
     return host_key(
-        scope=binding.send_once_scope, step=binding.step, target=binding.policy.send_once_target, origin=url
+        scope=context.send_once_scope, step=context.step, target=context.policy.send_once_target, origin=url
     )
 
 
-def _given_again(call: PendingCall, recorded: StoredResponse, keep: ResponseRecorder | None) -> Response:
+def _build_repeated_response(
+    call: PendingCall, recorded: StoredResponse, recorder: ResponseRecorder | None
+) -> Response:
     """The answer that was once given, its row written. Raises `UpstreamError` where there was none."""
     note = doubt(recorded)
     if recorded.status == 0:
@@ -488,8 +399,8 @@ def _given_again(call: PendingCall, recorded: StoredResponse, keep: ResponseReco
         call.context.on_failed(f"{call.method} {call.url} was not sent again: {note}")
         raise UpstreamError(f"{call.method} {call.url} was not sent again: {note}")
     answer = _build_recorded_response(call.method, recorded)
-    if keep is not None:
-        keep(answer, recorded.body)
+    if recorder is not None:
+        recorder(answer, recorded.body)
     call.finish(
         CallResult("not_sent", recorded.status, recorded_at=recorded.at, body_bytes=len(recorded.body), note=note)
     )

@@ -10,29 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.engine.mail import MailSettings, send_mail
 from pdkernel.execution import Delivery, OutboundCall
 from pdkernel.model import JSON
+from pdkernel.redaction import Redactor
 from pdkernel.workers import Effect, OutboundGateway
 
 HTTP_TIMEOUT_S = 5.0
 """Time limit of an HTTP destination in seconds (platform documentation of HTTP destinations)."""
-
-
-class TextRedactor(Protocol):
-    """Redacts the secrets of a run."""
-
-    def redact_value(self, value: Any) -> Any:
-        """Return *value* with every known secret replaced."""
-        ...
-
-    def redact_text(self, text: str) -> str:
-        """Return *text* with every known secret replaced."""
-        ...
 
 
 class SendDelivery:
@@ -48,7 +37,7 @@ class SendDelivery:
         self._gateway = gateway
         self._mail = mail
 
-    async def deliver(self, step: str, effect: Effect, *, binding: CallContext, redactor: TextRedactor) -> Delivery:
+    async def deliver(self, step: str, effect: Effect, *, binding: CallContext, redactor: Redactor) -> Delivery:
         """
         Deliver a message of *step* and return the result; an error of the destination is part of the result.
 
@@ -73,7 +62,7 @@ class SendDelivery:
         return replace(shown, note=note)
 
     async def _http(
-        self, shown: Delivery, payload: Mapping[str, JSON], binding: CallContext, redactor: TextRedactor
+        self, shown: Delivery, payload: Mapping[str, JSON], binding: CallContext, redactor: Redactor
     ) -> Delivery:
         import httpx
 
@@ -112,7 +101,7 @@ class SendDelivery:
         )
 
     async def _email(
-        self, shown: Delivery, payload: Mapping[str, JSON], binding: CallContext, redactor: TextRedactor
+        self, shown: Delivery, payload: Mapping[str, JSON], binding: CallContext, redactor: Redactor
     ) -> Delivery:
         mail = self._mail
         if mail is None:

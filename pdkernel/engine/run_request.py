@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pdkernel.egress import OutboundPolicy, SentRequestStore
-from pdkernel.egress.memory_recording import MemoryRecording
+from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event

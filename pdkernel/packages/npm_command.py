@@ -119,8 +119,8 @@ async def run_npm(
         await asyncio.shield(asyncio.wait([reading]))
         raise
     if process.returncode != 0:
-        told = _error_in(output)
-        raise NpmFailedError(*(str(told.get(name) or "") for name in ("code", "summary", "detail")))
+        error = _error_in(output)
+        raise NpmFailedError(*(str(error.get(name) or "") for name in ("code", "summary", "detail")))
     return output
 
 
@@ -230,7 +230,7 @@ def build_disk_error(fault: OSError, wanted: Sequence[str]) -> PackageInstallErr
 def _error_in(output: bytes) -> Mapping[str, Any]:
     # with --json npm prints an object, and only that; a part of it if it was ended in between
     try:
-        told = json.loads(output)["error"]
+        error = json.loads(output)["error"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return error if isinstance(error, dict) else {}

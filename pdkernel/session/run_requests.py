@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel.clock import Clock
 from pdkernel.egress import parse_policy
-from pdkernel.egress.memory_recording import MemoryRecording
+from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.run_context import build_trigger_context
 from pdkernel.engine.run_request import OnChange, RunRequest
 from pdkernel.errors import RequestError

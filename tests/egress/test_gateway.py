@@ -20,10 +20,10 @@ from pdkernel.errors import ProjectError
 START = """
 import asyncio, sys
 from pathlib import Path
-from pdkernel.egress import Gateway, parse_mode
+from pdkernel.egress import Gateway, parse_policy
 async def main():
     gateway = await Gateway.start(Path(sys.argv[1]))
-    gateway.open_ticket()
+    gateway.issue_token()
     print(sorted({"httpx", "httpcore", "h11", "trustme", "cryptography", "certifi", "pdkernel.egress.router"} & set(sys.modules)))
     await gateway.close()
 asyncio.run(main())

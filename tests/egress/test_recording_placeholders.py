@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.egress.recording import CallRedactor, RecordingFile, restore_secrets
+from pdkernel.egress.recorded_call import CallRedactor, restore_secrets
+from pdkernel.egress.recording import RecordingFile
 from pdkernel.egress.recording_placeholders import insert_placeholders, restore_placeholders
 from tests.egress.kit import TOKEN, redactor
 

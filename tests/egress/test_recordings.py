@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.egress import parse_policy
-from pdkernel.egress.recording import CallRedactor, RecordedCall, RecordedResponse, RecordingFile, restore_secrets
+from pdkernel.egress.recorded_call import CallRedactor, RecordedCall, RecordedResponse, restore_secrets
+from pdkernel.egress.recording import RecordingFile
 from pdkernel.errors import EgressModeError, RecordingError
 from tests.egress.kit import REF, TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
@@ -159,7 +160,7 @@ def test_an_unsafe_call_more_than_recorded_is_a_miss(
     got = python.request("requests", "POST", URL, "x")
 
     assert (got.status, got.headers["x-pdkernel-egress"]) == (403, "miss")
-    assert "recorded once, and asked for twice" in ledger.refused[0]
+    assert "recorded once, and was made twice" in ledger.refused[0]
     assert len(outside.seen) == 1
 
 

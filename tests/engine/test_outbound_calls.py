@@ -64,7 +64,7 @@ async def test_an_error_made_of_a_refusal_names_what_was_asked_for(run: Run) -> 
     error = done.step("call").error
     assert error is not None
     assert error.name.endswith("HTTPError")
-    assert "GET http://api.example.com/v1/things was not sent: the mode for outside calls is deny." in error.message
+    assert "GET http://api.example.com/v1/things was not sent: the mode for outbound calls is deny." in error.message
 
 
 @pytest.mark.parametrize("language", UNREACHABLE)

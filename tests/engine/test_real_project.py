@@ -166,7 +166,7 @@ async def test_other_calls_go_their_own_way(run: Run, upstream: Upstream) -> Non
 
 
 async def test_denied_stays_denied(run: Run, upstream: Upstream) -> None:
-    """The mode for outside calls counts as ever."""
+    """The mode for outbound calls counts as ever."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
 
     execution = await run(step, external_user_id="ada", egress="deny")
@@ -178,10 +178,13 @@ async def test_denied_stays_denied(run: Run, upstream: Upstream) -> None:
 UNCARRIED = [
     ('call(f"https://api.github.com/{token}/x")', "must not stand in the host's name or in the path"),
     ('call("https://api.github.com/x", f"token={token}".encode())', "must not stand in the request's body"),
-    ('call("https://api.github.com/x", Authorization=token, Accept="text/event-stream")', "carries no event streams"),
+    (
+        'call("https://api.github.com/x", Authorization=token, Accept="text/event-stream")',
+        "does not support event streams",
+    ),
     (
         'call("https://api.github.com/x", Authorization=token, Connection="Upgrade", Upgrade="websocket")',
-        "carries no WebSockets",
+        "does not support WebSockets",
     ),
 ]
 
@@ -216,7 +219,7 @@ async def test_request_with_two_withheld_accounts_is_refused(run: Run, upstream:
 @pytest.mark.parametrize(
     ("url", "status", "note"),
     [
-        ("https://api.github.com/slow", 504, "waits 30 s for an answer and no longer"),
+        ("https://api.github.com/slow", 504, "waits at most 30 s for the host"),
         ("https://evil.example.test/", 403, "only hosts that belong to the account's app"),
     ],
 )

@@ -53,7 +53,8 @@ class Notebook:
 
     def record(self, event: str, *calls: Mapping[str, Any]) -> None:
         """Write recorded calls of *event*: `{"step", "method", "url", "body"}` and what was answered, `answer`."""
-        from pdkernel.egress.recording import CallRedactor, RecordingFile
+        from pdkernel.egress.recorded_call import CallRedactor
+        from pdkernel.egress.recording import RecordingFile
         from pdkernel.redaction import Redactor
 
         cassette = RecordingFile(self.folder / "events" / f"{event}.recorded.jsonl")

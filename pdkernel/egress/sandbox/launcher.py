@@ -1,5 +1,5 @@
 """
-Starts processes under the guard, and answers for them as long as one of them lives.
+Starts processes under the kind, and answers for them as long as one of them lives.
 
 Knows event loops and who listens to which process tree. What may go where is `supervisor`'s to know.
 """
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class SandboxLauncher:
-    """The guard of one gateway."""
+    """The kind of one gateway."""
 
     def __init__(
         self,
@@ -44,18 +44,18 @@ class SandboxLauncher:
             loop: Where questions are answered.
             port: Of the gateway.
             on_blocked: Told the ticket, what was refused, and where it wanted to go.
-            kind: Which guard to use; the best that works here if not given.
+            kind: Which kind to use; the best that works here if not given.
         """
         self._loop = loop
         self._port = port
-        self._refused = on_blocked
+        self._on_blocked = on_blocked
         self._requested_kind = kind
         self._name_server: NameServer | None = None
         self._supervisors: set[Supervisor] = set()
 
     @property
     def kind(self) -> SandboxKind:
-        """Which guard is in force."""
+        """Which kind is in force."""
         return self._requested_kind or detect_sandbox()
 
     def resolve_name(self, host: str) -> str:
@@ -64,10 +64,10 @@ class SandboxLauncher:
 
     def start(self, token: str, start: Callable[[], _T], *, public_only: bool = False) -> _T:
         """*start*'s result; the processes that it starts, and theirs, are guarded; with *public_only*, from this machine."""
-        guard = self.kind
-        if guard == "none":
+        kind = self.kind
+        if kind == "none":
             return start()
-        if guard == "landlock":
+        if kind == "landlock":
             return start_with_landlock(start, self._port)
         if self._name_server is None:
             self._name_server = NameServer()
@@ -79,7 +79,7 @@ class SandboxLauncher:
             gateway=self._port,
             name_server=self._name_server.port,
             token=token,
-            on_blocked=lambda what, place: self._refused(token, what, place),
+            on_blocked=lambda what, place: self._on_blocked(token, what, place),
             public_only=public_only,
         )
         self._supervisors.add(supervisor)

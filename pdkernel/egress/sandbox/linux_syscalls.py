@@ -88,8 +88,8 @@ def receive_notification(listener: int) -> Notification | None:
         fcntl.ioctl(listener, _RECEIVE, buffer, True)
     except (FileNotFoundError, InterruptedError):
         return None
-    number_of, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-    return Notification(number_of, thread, number, tuple(arguments))
+    notification_id, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+    return Notification(notification_id, thread, number, tuple(arguments))
 
 
 def continue_syscall(listener: int, notification: Notification) -> None:
@@ -141,9 +141,9 @@ def _process_of(thread: int) -> int:
 
 def _filter(machine: str, program: bytes, flags: int) -> int:
     lines = ctypes.create_string_buffer(program, len(program))
-    told = _Program(len(program) // 8, ctypes.addressof(lines))
+    filter_program = _Program(len(program) // 8, ctypes.addressof(lines))
     _no_new_privileges()
-    return _call(_SECCOMP[machine], ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(flags), ctypes.byref(told))
+    return _call(_SECCOMP[machine], ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(flags), ctypes.byref(filter_program))
 
 
 def _no_new_privileges() -> None:

@@ -63,8 +63,8 @@ class Supervisor:
         self.listener = listener
         self._gateway = gateway
         self._name_server = name_server
-        self._ticket = token
-        self._refused = on_blocked
+        self._token = token
+        self._on_blocked = on_blocked
         self._public_only = public_only
         self._rules: dict[int, Callable[[Notification], int | None]] = {
             table.connect: self._connect,
@@ -80,90 +80,94 @@ class Supervisor:
         events = ready.poll(0)
         if not events or not events[0][1] & select.POLLIN:
             return not events
-        asked = linux_syscalls.receive_notification(self.listener)
-        if asked is None:
+        notification = linux_syscalls.receive_notification(self.listener)
+        if notification is None:
             return True
         try:
-            error = self._rules[asked.syscall_number](asked)
+            error = self._rules[notification.syscall_number](notification)
         except (OSError, ValueError, struct.error):
             error = errno.EACCES  # what cannot be looked at does not pass
         if error is None:
-            linux_syscalls.continue_syscall(self.listener, asked)
+            linux_syscalls.continue_syscall(self.listener, notification)
         else:
-            linux_syscalls.reply_with_errno(self.listener, asked, error)
+            linux_syscalls.reply_with_errno(self.listener, notification, error)
         return True
 
-    def _connect(self, asked: Notification) -> int | None:
+    def _connect(self, notification: Notification) -> int | None:
         """The error of a connect call, 0 if it was made elsewhere, None to let it be made as it is."""
-        descriptor, address, length, *_ = asked.arguments
-        where = self._address(asked, address, length)
+        descriptor, address, length, *_ = notification.arguments
+        where = self._address(notification, address, length)
         if is_resolver_socket(where):
             return errno.ECONNREFUSED
-        place = self._place(where)
-        if place is None or self._is_left_alone(place):
+        destination = self._parse_destination(where)
+        if destination is None or self._is_left_alone(destination):
             return None
-        with linux_syscalls.duplicate_socket(asked.thread_id, descriptor) as sock:
+        with linux_syscalls.duplicate_socket(notification.thread_id, descriptor) as sock:
             if sock.type == socket.SOCK_STREAM:
-                return None if place.is_loopback and not self._public_only else self._redirect(sock, place)
-            if sock.type == socket.SOCK_DGRAM and place.port == _DNS:
+                return None if destination.is_loopback and not self._public_only else self._redirect(sock, destination)
+            if sock.type == socket.SOCK_DGRAM and destination.port == _DNS:
                 return _connect_to(sock, self._name_server)
-            if sock.type == socket.SOCK_DGRAM and place.port in _PROBE_PORTS:
+            if sock.type == socket.SOCK_DGRAM and destination.port in _PROBE_PORTS:
                 return None
-        return self._refuse("A UDP connection", place)
+        return self._refuse("A UDP connection", destination)
 
-    def _redirect(self, sock: socket.socket, place: SocketAddress) -> int:
+    def _redirect(self, sock: socket.socket, destination: SocketAddress) -> int:
         error = _connect_to(sock, self._gateway)
         if error == errno.EISCONN and sock.getpeername()[1] == self._gateway:
             return 0  # a signal came while the first call was answered, and it is made again
         if error:
             return error
-        preamble = {"host": place.host, "port": place.port, "tls": False, "ticket": self._ticket}
+        preamble = {"host": destination.host, "port": destination.port, "tls": False, "ticket": self._token}
         sock.send(f"PDK1 {json.dumps(preamble)}\n".encode(), socket.MSG_NOSIGNAL)
         return 0
 
-    def _sendto(self, asked: Notification) -> int | None:
-        return self._send(self._address(asked, *asked.arguments[4:6]))
+    def _sendto(self, notification: Notification) -> int | None:
+        return self._send(self._address(notification, *notification.arguments[4:6]))
 
-    def _sendmsg(self, asked: Notification) -> int | None:
-        return self._message(asked, asked.arguments[1])
+    def _sendmsg(self, notification: Notification) -> int | None:
+        return self._message(notification, notification.arguments[1])
 
-    def _sendmmsg(self, asked: Notification) -> int | None:
-        count = asked.arguments[2] & 0xFFFFFFFF
+    def _sendmmsg(self, notification: Notification) -> int | None:
+        count = notification.arguments[2] & 0xFFFFFFFF
         messages = range(min(count, _MAX_MESSAGES))  # Linux sends no more at once
-        answers = (self._message(asked, asked.arguments[1] + _MANY_MESSAGE_SIZE * number) for number in messages)
+        answers = (
+            self._message(notification, notification.arguments[1] + _MANY_MESSAGE_SIZE * number) for number in messages
+        )
         return next((answer for answer in answers if answer is not None), None)
 
-    def _message(self, asked: Notification, address: int) -> int | None:
-        name, length = _MESSAGE.unpack(linux_syscalls.read_process_memory(asked.thread_id, address, _MESSAGE.size))
-        return self._send(self._address(asked, name, length)) if name and length else None
+    def _message(self, notification: Notification, address: int) -> int | None:
+        name, length = _MESSAGE.unpack(
+            linux_syscalls.read_process_memory(notification.thread_id, address, _MESSAGE.size)
+        )
+        return self._send(self._address(notification, name, length)) if name and length else None
 
     def _send(self, address: bytes) -> int | None:
-        place = self._place(address, sending=True)
-        if place is None or self._is_left_alone(place):
+        destination = self._parse_destination(address, sending=True)
+        if destination is None or self._is_left_alone(destination):
             return None
-        return self._refuse("A DNS question" if place.port == _DNS else "A datagram", place)
+        return self._refuse("A DNS question" if destination.port == _DNS else "A datagram", destination)
 
-    def _place(self, address: bytes, *, sending: bool = False) -> SocketAddress | None:
+    def _parse_destination(self, address: bytes, *, sending: bool = False) -> SocketAddress | None:
         """As `place_of`. Raises `PermissionError` for a Unix socket that must not be reached."""
         if self._public_only and is_unix(address):
             raise PermissionError("a Unix socket")
         return parse_sockaddr(address, for_datagram=sending)
 
-    def _is_left_alone(self, place: SocketAddress) -> bool:
+    def _is_left_alone(self, destination: SocketAddress) -> bool:
         if self._public_only:
-            return place.is_loopback and place.port == self._gateway
-        return place.is_loopback and place.port != _DNS
+            return destination.is_loopback and destination.port == self._gateway
+        return destination.is_loopback and destination.port != _DNS
 
-    def _refuse(self, what: str, place: SocketAddress) -> int:
-        self._refused(what, place)
+    def _refuse(self, what: str, destination: SocketAddress) -> int:
+        self._on_blocked(what, destination)
         return errno.EACCES
 
-    def _address(self, asked: Notification, address: int, length: int) -> bytes:
+    def _address(self, notification: Notification, address: int, length: int) -> bytes:
         found = linux_syscalls.read_process_memory(
-            asked.thread_id, address, min(length & 0xFFFFFFFF, _MAX_ADDRESS_BYTES)
+            notification.thread_id, address, min(length & 0xFFFFFFFF, _MAX_ADDRESS_BYTES)
         )
-        if not linux_syscalls.is_pending(self.listener, asked):
-            raise ProcessLookupError(asked.thread_id)
+        if not linux_syscalls.is_pending(self.listener, notification):
+            raise ProcessLookupError(notification.thread_id)
         return found
 
 

@@ -253,7 +253,7 @@ async def test_the_mode_of_outside_calls_holds(tmp_path: Path) -> None:
         answer = await send(site)
 
         assert answer.status_code == 403
-        assert "the mode for outside calls is deny" in answer.json()["error"]
+        assert "the mode for outbound calls is deny" in answer.json()["error"]
         assert TOKEN not in answer.text
 
 

@@ -1,0 +1,124 @@
+"""
+Sends a call to the host that answers in the chosen mode: the real host, Connect's proxy or a stand-in.
+
+The decision whether a call is sent is in `router`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from pdkernel.egress import connect_proxy
+from pdkernel.egress.caller_tokens import CallContext
+from pdkernel.egress.message import Headers, Request, Response, end_to_end_headers, format_origin
+from pdkernel.egress.pending_call import CallResult
+from pdkernel.egress.responses import UpstreamResult, build_response, outgoing_headers
+from pdkernel.egress.stand_ins import ReceivedRequest, StandIn, select_stand_in
+from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.errors import PdkernelError
+from pdkernel.identity import ProxyAccess
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class CallSender:
+    """Sends calls through *upstream*, or to one of the built-in *stand_ins*."""
+
+    def __init__(self, upstream: Upstream, stand_ins: Mapping[str, StandIn]) -> None:
+        self._upstream = upstream
+        self._stand_ins = stand_ins
+
+    async def send(self, context: CallContext, request: Request) -> UpstreamResult:
+        """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
+        policy = context.policy
+        if policy.stand_in_names is not None:
+            return await _call_built_in_stand_in(select_stand_in(self._stand_ins, policy.stand_in_names), request)
+        if policy.stand_in_url is not None:
+            return await self._send_to_stand_in(policy.stand_in_url, request, readable=context.is_recorded)
+        access = connect_proxy.find_proxy_access(context, request)
+        if access is not None:
+            return await self._send_by_connect_proxy(context, access, request)
+        headers = _without_compression(outgoing_headers(request)) if context.is_recorded else outgoing_headers(request)
+        to = Destination(request.scheme, request.host, request.port, request.server_name)
+        got = await self._upstream.send(
+            to,
+            request.method,
+            request.target,
+            headers,
+            request.body,
+            via=policy.via,
+            public_only=policy.public_only,
+        )
+        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+        return UpstreamResult(answer, CallResult("sent", got.status))
+
+    async def _send_by_connect_proxy(
+        self, context: CallContext, access: ProxyAccess, request: Request
+    ) -> UpstreamResult:
+        """Send with a credential that Connect keeps to itself. Raises `UpstreamError`."""
+        try:
+            async with asyncio.timeout(connect_proxy.CLIENT_TIMEOUT_S):
+                token = await asyncio.to_thread(access.fetch_token)
+                sent = connect_proxy.build_proxy_request(context, access, token, request)
+                got = await self._upstream.send(
+                    sent.destination, request.method, sent.target, sent.headers, request.body, via=context.policy.via
+                )
+        except PdkernelError as fault:
+            raise UpstreamError(fault.message) from fault
+        except TimeoutError:
+            why = f"Connect's proxy gave no answer within {connect_proxy.CLIENT_TIMEOUT_S:g} s (ETIMEDOUT)."
+            raise UpstreamError(why, code="ETIMEDOUT", sent=True) from None
+        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+        return UpstreamResult(
+            answer, CallResult("sent", got.status, note=connect_proxy.format_ledger_note(access, got.status))
+        )
+
+    async def _send_to_stand_in(self, base: str, request: Request, *, readable: bool) -> UpstreamResult:
+        parts = urlsplit(base)
+        to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
+        original = format_origin(request.scheme, request.host, request.port).partition("://")[2]
+        headers = _without_compression(outgoing_headers(request)) if readable else outgoing_headers(request)
+        headers = [(name, value) for name, value in headers if name.lower() != b"host"]
+        headers = [(b"host", parts.netloc.rpartition("@")[2].encode("ascii")), *headers]
+        headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
+        target = parts.path.encode("ascii") + request.target
+        got = await self._upstream.send(to, request.method, target, headers, request.body, via=None)
+        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+        return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {base}"))
+
+    async def forward_loopback(self, request: Request) -> Response:
+        """This machine is never outside: no mode, no row."""
+        to = Destination(request.scheme, request.host, request.port, request.server_name)
+        got = await self._upstream.send(
+            to, request.method, request.target, outgoing_headers(request), request.body, via=None
+        )
+        return Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+
+
+def _without_compression(headers: Headers) -> Headers:
+    """*headers* asking for an answer as it is: recordings that can be read, and the same bytes when they are played."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
+    return [*kept, (b"accept-encoding", b"identity")]
+
+
+async def _call_built_in_stand_in(stand_in: StandIn, request: Request) -> UpstreamResult:
+    """Have a built-in stand-in answer."""
+    path, _, query = request.target.decode("latin-1").partition("?")
+    received = ReceivedRequest(
+        method=request.method,
+        host=request.host,
+        path=path,
+        query=query,
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers},
+        body=await request.body.read(),
+    )
+    given = stand_in.answer(received)
+    body = json.dumps(given.body, ensure_ascii=False).encode()
+    headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.headers.items()]
+    return UpstreamResult(
+        build_response(given.status, b"", headers, body), CallResult("stand_in", given.status, note=given.note)
+    )
