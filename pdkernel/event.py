@@ -20,22 +20,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pdkernel.errors import EventError
 from pdkernel.model import JSON
+from pdkernel.redaction.secret_patterns import is_masked_header
 
 ENVIRONMENT_HEADER = "x-pd-environment"
 EXTERNAL_USER_HEADER = "x-pd-external-user-id"
 EVENT_KEYS = ("method", "path", "query", "headers", "body", "client_ip", "url")
 MASK = "***"
-_MASKED_HEADER = re.compile(
-    r"(authorization|proxy-authorization|cookie|set-cookie|x-api-key|api-key|x-auth-token|.*-signature(-\d+)?|.*signature.*|.*-token|x-.*-secret)\Z"
-)
-
 _AUTH_SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
-
-
-@functools.lru_cache(maxsize=1000)
-def is_masked_header(name: str) -> bool:
-    """Return whether the value of header *name* is masked when an event is shown or saved."""
-    return _MASKED_HEADER.match(name.lower()) is not None
 
 
 @dataclass(frozen=True, repr=False)

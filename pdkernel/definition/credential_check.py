@@ -1,31 +1,18 @@
 """
 Finds credentials written into a workflow, which must not get into its files.
 
-The patterns match forms that are hardly ever anything else.
+The forms and names of credentials are in `redaction.secret_patterns`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from pdkernel.errors import DefinitionError
 from pdkernel.model import Step, Workflow
+from pdkernel.redaction.secret_patterns import CREDENTIAL_FORMS, is_credential_prop
 
-_CREDENTIAL_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("a Slack token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{20,}|\bxapp-\d-[A-Za-z0-9-]{20,}")),
-    ("a GitHub token", re.compile(r"\b(?:gh[oprsu]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})")),
-    ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
-    ("a Google API key", re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b")),
-    ("a Stripe key", re.compile(r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{20,}")),
-    ("an API key", re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}")),
-    ("a SendGrid key", re.compile(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{32,}")),
-    ("a signed token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
-    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
-)
-
-_CREDENTIAL_NAME = re.compile(r"password|passwd|secret|token\Z|api_?-?key\Z|private_?key", re.IGNORECASE)
 _MIN_CREDENTIAL_CHARS = 8
 """Length of a text that counts as a credential; shorter texts are words, such as a token's type."""
 
@@ -63,7 +50,7 @@ def find_credential_named_props(step: Step) -> Iterator[tuple[str | int, ...]]:
     """Paths of props with a credential's name and plain text that matches none of the known patterns."""
     for path, text in iter_texts(step.props):
         if (
-            _CREDENTIAL_NAME.search(str(path[-1]))
+            is_credential_prop(str(path[-1]))
             and len(text) >= _MIN_CREDENTIAL_CHARS
             and "{{" not in text
             and _find_credential(text) is None
@@ -87,7 +74,7 @@ def _find_credential(text: str, known: frozenset[str] = frozenset()) -> tuple[st
 
 
 def _iter_credentials(text: str) -> Iterator[tuple[str, int, str]]:
-    for what, form in _CREDENTIAL_PATTERNS:
+    for what, form in CREDENTIAL_FORMS:
         yield from ((what, match.start(), match[0]) for match in form.finditer(text))
 
 

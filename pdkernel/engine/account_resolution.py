@@ -7,7 +7,6 @@ Resolves the accounts of a run: account uses for the record, credentials for ste
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,8 +20,7 @@ from pdkernel.execution import AccountUse, Execution
 from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
 from pdkernel.lookup import Lookup
 from pdkernel.redaction import Secret
-
-_SECRET_NAME = re.compile("key|secret|token|password", re.IGNORECASE)
+from pdkernel.redaction.secret_patterns import is_secret_field
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def _secret_fields(value: str) -> Iterator[tuple[str, str]]:
     except ValueError:
         return
     for name, field_value in fields.items():
-        if isinstance(field_value, str) and _SECRET_NAME.search(name):
+        if isinstance(field_value, str) and is_secret_field(name):
             yield f".{name}", field_value
 
 

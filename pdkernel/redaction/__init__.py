@@ -1,12 +1,9 @@
 """
-Finds known secrets in what leaves a step, and puts a placeholder where each one stood.
+Redaction: finds secrets in texts and JSON values, and replaces each with a placeholder.
 
-Knows texts, JSON values and the encodings in which a secret usually travels. Knows nothing of accounts, variables
-or steps: whoever makes a `Redactor` hands it the values.
-
-A placeholder names the secret and the form it stood in, `⟦secret:slack/apn_1/oauth_access_token|base64+1⟧`, so that
-`restore` gives back the exact text. Values shorter than `MIN_LENGTH` would hide half of what people print; they are
-hidden only where a key names their own field.
+A placeholder names the secret and its encoding, `⟦secret:slack/apn_1/oauth_access_token|base64+1⟧`, so that `restore`
+returns the exact text. Secrets shorter than `MIN_SECRET_CHARS` would match ordinary output; they are redacted only under a
+key with the name of their field. `secret_patterns` recognises secrets whose values are not known.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""
-The forms in which a secret stands in what programs write: escaped, percent-encoded, in hex, in Base64, line by line.
-
-Knows encodings. Knows nothing of searching.
-"""
+"""The encodings in which a secret may occur in output: escaped, percent-encoded, hex, Base64, line by line."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def iter_encoded_forms(value: str) -> Iterator[tuple[str, str]]:
-    """Every form of *value* to search for, each with its name; the plain one has the empty name."""
+    """Yield (name, encoded text) for every form of *value* to search for; the name of the plain form is empty."""
     yield "", value
     yield from _iter_encodings(value, "")
     trimmed = value.strip()
@@ -29,7 +25,7 @@ def iter_encoded_forms(value: str) -> Iterator[tuple[str, str]]:
         yield from _iter_encodings(trimmed, "trimmed-")
     lines = value.splitlines()
     if len(lines) > 1:
-        # Node.js prints a text of several lines as one literal per line; a key's lines are secret one by one.
+        # Node.js prints a text of several lines as one literal per line, so each line of a key is searched for.
         for number, line in enumerate(lines, start=1):
             if len(line) >= _MIN_SECRET_LINE_CHARS and not line.startswith("-----"):
                 yield f"line{number}", line
@@ -43,7 +39,7 @@ def _iter_encodings(value: str, prefix: str) -> Iterator[tuple[str, str]]:
     yield f"{prefix}hex-upper", data.hex().upper()
     for name, alphabet in (("base64", b"+/"), ("base64url", b"-_")):
         for offset in range(3):
-            # The letters that depend on the secret alone, whatever stands before and after it.
+            # the letters that depend on the secret alone, not on the bytes before and after it
             letters = base64.b64encode(bytes(offset) + data, alphabet).decode("ascii")
             yield f"{prefix}{name}+{offset}", letters[-(-8 * offset // 6) : 8 * (offset + len(data)) // 6]
     letters = base64.b64encode(data).decode("ascii").rstrip("=")
@@ -72,4 +68,4 @@ _TEXT_ENCODINGS: dict[str, Callable[[str], str]] = {
     "json-json": lambda value: _json(_json(value)),
     "repr": lambda value: repr(value)[1:-1],
 }
-"""The ways in which programs write a text into another: each gives the text as it then stands."""
+"""Text encodings by name: each function returns the encoded text."""

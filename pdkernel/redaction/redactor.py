@@ -1,8 +1,4 @@
-"""
-Secrets and their placeholders, in texts and in JSON values.
-
-Knows what is hidden where, and how to restore it. Finding is `scanner`'s, encoding is `encodings`'.
-"""
+"""Redacts known secrets in texts and JSON values, and restores them. The search is in `scanner`, encodings in `encodings`."""
 
 from __future__ import annotations
 
@@ -26,12 +22,12 @@ _LITERAL_LABEL = "|literal"
 @dataclass(frozen=True, slots=True)
 class Secret:
     """
-    One value that must not be seen.
+    One secret value.
 
     Attributes:
-        ref: What it is called in a placeholder: `slack/apn_1/oauth_access_token`, `env/NAME`. The part after the
-            last slash is the name of its field.
-        value: The secret itself; no repr shows it.
+        ref: Name of the secret in placeholders: `slack/apn_1/oauth_access_token`, `env/NAME`. The part after the last
+            slash is the name of its field.
+        value: The secret; not part of the repr.
     """
 
     ref: str
@@ -40,27 +36,27 @@ class Secret:
 
 @lru_cache(maxsize=64)
 def get_redactor(*secrets: Secret) -> Redactor:
-    """The redactor of *secrets*; runs of the same people with the same variables share one, which takes a while to make."""
+    """The redactor of *secrets*, cached: building one takes time, and many runs have the same secrets."""
     return Redactor(secrets)
 
 
 def mask_values(text: str, values: Iterable[str]) -> str:
-    """*text*, a sentence for a person, with stars for each of *values* of four letters or more, in whatever form it stands there."""
+    """*text*, a message, with `***` in place of each of *values* of four or more characters, in any encoding."""
     known = [value for value in values if len(value) > 3]
-    hidden = _PLACEHOLDER.sub("***", Redactor(Secret("value", value) for value in known).redact_text(text))
+    redacted = _PLACEHOLDER.sub("***", Redactor(Secret("value", value) for value in known).redact_text(text))
     for value in known:
-        hidden = hidden.replace(value, "***")
-    return hidden
+        redacted = redacted.replace(value, "***")
+    return redacted
 
 
 class Redactor:
     """
-    Hides a set of secrets, and restores them.
+    Redacts a set of secrets, and restores them.
 
-    `redact_text` and `open_stream` are for what is only ever read (logs, URLs, messages): they leave an existing placeholder
-    alone, so redacting twice changes nothing. `redact_value` is for exports: it also escapes text that merely looks like a
-    placeholder, so `restore(value(x)) == x` for every x, and nobody gets a secret by sending its placeholder in an
-    event. Hence: `restore` only what `redact_value` made, and do not apply `redact_value` twice.
+    `redact_text` and `open_stream` are for output (logs, URLs, messages): they keep existing placeholders, so redacting
+    twice changes nothing. `redact_value` is for exports: it also escapes text that looks like a placeholder, so
+    `restore(redact_value(x)) == x` for every x, and a placeholder in an event does not reveal a secret. Therefore, call
+    `restore` only on results of `redact_value`, and do not apply `redact_value` twice.
     """
 
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
@@ -94,44 +90,44 @@ class Redactor:
         self._json_scanner = PatternScanner(dict(_iter_json_patterns(in_values)))
 
     def redact_text(self, text: str) -> str:
-        """*text* with a placeholder for each secret in it, in whatever form it stands."""
+        """*text* with a placeholder in place of each secret, in any encoding."""
         return self._text_scanner.replace(text)
 
     def open_stream(self) -> StreamRedactor:
-        """A redactor for a text that arrives in pieces."""
+        """A redactor for a text that arrives in chunks."""
         return StreamRedactor(self._text_scanner)
 
     def redact_value(self, value: JSON) -> JSON:
         """
-        *value* with a placeholder for each secret in it: in texts, in keys, and in numbers that are one.
+        *value* with a placeholder in place of each secret in its texts, keys and numbers.
 
-        A secret shorter than `MIN_LENGTH` is hidden where it stands alone under a key named as its field. Where there
-        is nothing to hide, it is *value* itself.
+        A secret shorter than `MIN_SECRET_CHARS` is redacted where it is the whole value of a key with its field's name.
+        Without a secret, the result is *value* itself.
         """
-        return value if self._is_clean(value) else self._hidden(value)
+        return value if self._is_clean(value) else self._redact(value)
 
     def _is_clean(self, value: JSON) -> bool:
-        """Whether nothing in *value* is to be hidden, by a look at its JSON: a walk takes ten times as long."""
+        """Whether *value* holds no secret, by a search of its JSON: a walk takes ten times as long."""
         if not self._by_label:
             return True
-        if self._short:  # whether one is hidden depends on its key
+        if self._short:  # whether a short secret is redacted depends on its key
             return False
         try:
             return not self._json_scanner.can_match(orjson.dumps(value))
-        except TypeError:  # it has half a surrogate pair, or a number of more than 64 bits
+        except TypeError:  # a lone surrogate, or a number of more than 64 bits
             return False
 
-    def _hidden(self, value: JSON) -> JSON:
+    def _redact(self, value: JSON) -> JSON:
         match value:
             case str():
                 return self._value_scanner.replace(value)
             case dict():
-                hidden = {}
+                redacted = {}
                 for key, item in value.items():
-                    hidden[self._value_scanner.replace(key)] = self._short_field(key, item) or self._hidden(item)
-                return hidden
+                    redacted[self._value_scanner.replace(key)] = self._short_field(key, item) or self._redact(item)
+                return redacted
             case list():
-                return list(map(self._hidden, value))
+                return list(map(self._redact, value))
             case int() | float() if self._numbers and not isinstance(value, bool):
                 ref = self._numbers.get(json.dumps(value))
                 return value if ref is None else f"{PLACEHOLDER_START}{ref}|number⟧"
@@ -139,15 +135,15 @@ class Redactor:
                 return value
 
     def restore(self, value: JSON) -> JSON:
-        """*value*, made by this redactor's `value`, with every secret back in its place. Foreign placeholders stay."""
+        """*value*, a result of `redact_value` of this redactor, with every secret restored. Other placeholders stay."""
         match value:
             case str():
                 return self._restore_text(value) if PLACEHOLDER_START in value else value
             case dict():
-                shown = {}
+                restored = {}
                 for key, item in value.items():
-                    shown[self._restore_placeholders(key)] = self.restore(item)
-                return shown
+                    restored[self._restore_placeholders(key)] = self.restore(item)
+                return restored
             case list():
                 return list(map(self.restore, value))
             case _:
@@ -155,17 +151,17 @@ class Redactor:
 
     @property
     def secret_refs(self) -> list[str]:
-        """The names that this redactor's placeholders call secrets by; a value may have several."""
+        """The refs of the secrets, as in placeholders; a value may have several."""
         return list(self._refs)
 
     def find_secrets(self, text: str) -> list[str]:
-        """The refs of the secrets of `MIN_LENGTH` characters or more that stand in *text*, in any form."""
+        """The refs of the secrets of `MIN_SECRET_CHARS` or more characters in *text*, in any encoding."""
         if not self._text_scanner.can_match(text):
             return []
         return [ref for ref, forms in self._forms.items() if any(form in text for form in forms)]
 
     def _short_field(self, key: str, item: JSON) -> str | None:
-        """The placeholder for *item* if it is the short secret whose field is called *key*."""
+        """The placeholder for *item* if it is a short secret whose field is *key*, or None."""
         if not self._short or isinstance(item, bool) or not isinstance(item, str | int | float):
             return None
         ref = self._short.get((key.casefold(), item if isinstance(item, str) else json.dumps(item)))
@@ -189,16 +185,18 @@ class Redactor:
 
 
 def _iter_json_patterns(patterns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """*patterns* as they stand in the JSON of a value that holds them."""
+    """*patterns* as they are encoded in JSON."""
     for text, label in patterns.items():
-        with contextlib.suppress(TypeError):  # half a surrogate pair, and more than 64 bits, are in no such JSON
+        with contextlib.suppress(
+            TypeError
+        ):  # JSON of orjson has no lone surrogates and no numbers of more than 64 bits
             yield orjson.dumps(text)[1:-1].decode(), label
-            if _is_number(text):  # 1.5e+20 stands there as 1.5e20
+            if _is_number(text):  # orjson writes 1.5e+20 as 1.5e20
                 yield orjson.dumps(json.loads(text)).decode(), label
 
 
 def _refs(secrets: list[Secret]) -> Iterator[str]:
-    """A name for each secret that no other has, that fits a placeholder and gives no secret away."""
+    """A unique ref for each secret that is valid in a placeholder and contains no secret."""
     taken: set[str] = set()
     values = [secret.value for secret in secrets if len(secret.value) >= MIN_SECRET_CHARS]
     for number, secret in enumerate(secrets, start=1):
@@ -212,7 +210,7 @@ def _refs(secrets: list[Secret]) -> Iterator[str]:
 
 
 def _is_number(value: str) -> bool:
-    """Whether a JSON number is written exactly as *value*."""
+    """Whether *value* is the JSON text of a number."""
     try:
         number = json.loads(value)
         return type(number) in (int, float) and json.dumps(number) == value

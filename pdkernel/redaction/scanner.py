@@ -1,8 +1,4 @@
-"""
-Searches for many fixed texts at once, in a whole text or in one that arrives in pieces.
-
-Knows texts and labels; that the texts are secrets makes no difference here.
-"""
+"""Searches for many fixed texts at once, in a whole text or in one that arrives in chunks."""
 
 from __future__ import annotations
 
@@ -14,17 +10,17 @@ from functools import cached_property
 from itertools import groupby
 
 MIN_SECRET_CHARS = 8
-"""Characters from which on a secret is searched for everywhere (design, decision 8)."""
+"""A secret of at least this many characters is searched for everywhere; shorter ones would match ordinary words."""
 PLACEHOLDER_START = "⟦secret:"
-"""How every placeholder begins."""
+"""The start of every placeholder."""
 
 
 class StreamRedactor:
     """
-    Redacts a text that arrives in pieces, as if it had come at once.
+    Redacts a text that arrives in chunks, with the same result as for the whole text.
 
-    What could be the beginning of a secret is held back until it is known not to be; everything else is let through
-    at once, so that a log can be read while it is written.
+    A possible start of a secret is held back until the next chunk decides; all other text is returned at once, so that a
+    log can be read while it is written.
     """
 
     def __init__(self, scanner: PatternScanner) -> None:
@@ -32,14 +28,14 @@ class StreamRedactor:
         self._pending = _ScanState()
 
     def feed(self, text: str) -> str:
-        """Take the next piece; return what is certain by now."""
+        """Add a chunk; returns the redacted text that can no longer change."""
         if self._scanner.is_empty:
             return text
         self._pending.buffer += text
         return self._scanner.replace_until(self._pending, self._scanner.find_safe_end(self._pending.buffer))
 
     def close(self) -> str:
-        """The end: return what was still held back."""
+        """Finish the text; returns the rest that was held back."""
         if not self._pending.buffer:
             return ""
         return self._scanner.replace_until(self._pending, len(self._pending.buffer))
@@ -47,7 +43,7 @@ class StreamRedactor:
 
 @dataclass(slots=True)
 class _ScanState:
-    """A text in the middle of being scanned: searched up to `searched`, given out up to `emitted`."""
+    """A text during a scan: searched up to `searched`, returned up to `emitted`."""
 
     buffer: str = ""
     searched: int = 0
@@ -80,16 +76,16 @@ class PatternScanner:
 
     def can_match(self, text: str | bytes) -> bool:
         """
-        False if no pattern is in *text*, which may be in UTF-8; a cheap test, as most texts hold none.
+        False if no pattern is in *text* (text or UTF-8): a cheap test, as most texts contain none.
 
-        A text of eight bytes or more covers a whole aligned word of four bytes, wherever it lies. So it is enough
-        to look at each aligned word of the text once, in C, whatever the number of patterns.
+        A pattern of eight or more bytes covers a whole aligned word of four bytes at any offset. So one look at each
+        aligned word of the text, in C, is enough for any number of patterns.
         """
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         return not self._words.isdisjoint(memoryview(data)[: len(data) & ~3].cast("I"))
 
     def find_safe_end(self, buffer: str) -> int:
-        """The position in *buffer* from which on more text could still complete a pattern."""
+        """The position in *buffer* after which more text could still complete a pattern."""
         for start in range(max(0, len(buffer) - self._longest + 1), len(buffer)):
             for pattern in self._by_prefix.get(buffer[start : start + 3], ()):
                 if len(pattern) > len(buffer) - start and pattern.startswith(buffer[start:]):
@@ -97,14 +93,14 @@ class PatternScanner:
         return len(buffer)
 
     def replace_until(self, pending: _ScanState, limit: int) -> str:
-        """Replace what begins before *limit* in the pending text, and drop what is done."""
+        """Replace matches that begin before *limit* in the pending text, and remove the finished part from the buffer."""
         buffer, out = pending.buffer, list[str]()
         for start, found in self._matches(buffer, pending.searched, limit):
             end = start + len(found)
             if start >= pending.emitted:
                 out += [buffer[pending.emitted : start], f"{PLACEHOLDER_START}{self._labels[found]}⟧"]
             elif end > pending.emitted:
-                # Two secrets overlap: the second one's placeholder stands for the rest of it.
+                # two secrets overlap: the second placeholder stands for the rest of the second secret
                 out.append(f"{PLACEHOLDER_START}{self._labels[found]}[{pending.emitted - start}:]⟧")
             pending.emitted = max(pending.emitted, end)
             pending.searched = self._next_start(start, found)
@@ -131,7 +127,7 @@ class PatternScanner:
 
     @cached_property
     def _heads(self) -> re.Pattern[str]:
-        """Finds where a pattern may begin. Made when first needed, of the beginnings only: compiling takes long."""
+        """Finds where a pattern may begin. Compiled at the first use, from the first characters only: compiling is slow."""
         return re.compile(_alternation(list(self._by_head), 0))
 
     def _next_start(self, start: int, found: str) -> int:
@@ -149,7 +145,7 @@ class PatternScanner:
 
 
 def _alternation(texts: list[str], depth: int) -> str:
-    """A pattern for any of *texts*, which are of one length; the first letters are shared."""
+    """A regular expression for any of *texts*, which have the same length, with shared first letters."""
     if len(texts) == 1 or depth == 3:
         return "|".join(re.escape(text[depth:]) for text in texts)
     groups = groupby(sorted(texts, key=lambda text: text[depth]), key=lambda text: text[depth])

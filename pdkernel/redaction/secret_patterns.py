@@ -1,54 +1,102 @@
 """
-Secrets that nobody told us of: values under names that say what they are.
+What looks like a secret: the names of fields, parameters and headers that hold one, and the forms of well-known credentials.
 
-Knows those names and how they stand in URLs, forms, multipart bodies and JSON. Knows nothing of known secrets: the redactor does those.
+This is the only table of such patterns; each pattern says where it is used and why it differs. Values that a run knows to be
+secret are redacted by `redactor`.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from urllib.parse import unquote_plus
 
 REDACTED = "{{redacted}}"
 _SECRET = "{{secret:"  # noqa: S105  # how a placeholder begins
 
-_NAMES = (
+CREDENTIAL_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("a Slack token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{20,}|\bxapp-\d-[A-Za-z0-9-]{20,}")),
+    ("a GitHub token", re.compile(r"\b(?:gh[oprsu]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})")),
+    ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
+    ("a Google API key", re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b")),
+    ("a Stripe key", re.compile(r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{20,}")),
+    ("an API key", re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}")),
+    ("a SendGrid key", re.compile(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{32,}")),
+    ("a signed token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
+    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+)
+"""Forms of well-known credentials, each with its name for messages; only forms that are hardly ever anything else."""
+
+# a field of an account's credentials: redacting too much costs little
+_FIELD_WORDS = "key|secret|token|password|passwd"
+_SECRET_FIELD = re.compile(_FIELD_WORDS, re.IGNORECASE)
+# an input of a form: hiding what is typed costs nothing, so more words count
+_SECRET_INPUT = re.compile(f"{_FIELD_WORDS}|auth|credential", re.IGNORECASE)
+# a prop of a step that holds plain text: props such as `key` or `token_type` are mostly not secret
+_CREDENTIAL_PROP = re.compile(r"password|passwd|secret|token\Z|api_?-?key\Z|private_?key", re.IGNORECASE)
+# a header of an event
+_SECRET_HEADER = re.compile(
+    r"(authorization|proxy-authorization|cookie|set-cookie|x-api-key|api-key|x-auth-token|.*-signature(-\d+)?|.*signature.*|.*-token|x-.*-secret)\Z"
+)
+# a parameter of a URL or a form, or a key of JSON, in an outbound call: exact names, as the value of any `key` is often not secret
+_PARAMETERS = (
     "access_token|refresh_token|id_token|token|auth_token|client_secret|secret|password|passwd|api_key|apikey"
     "|x-amz-signature|x-amz-credential|x-amz-security-token|signature"
 )
-_IN_FORM = re.compile(rf"((?:^|[?&;])(?:{_NAMES})=)([^&#\s]+)", re.IGNORECASE)
-_IN_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*")((?:[^"\\]|\\.)+)"', re.IGNORECASE)
-_IN_QUOTED_JSON = re.compile(rf'(\\"(?:{_NAMES})\\"\s*:\s*\\")(.+?)\\"', re.IGNORECASE)
+_IN_FORM = re.compile(rf"((?:^|[?&;])(?:{_PARAMETERS})=)([^&#\s]+)", re.IGNORECASE)
+_IN_JSON = re.compile(rf'("(?:{_PARAMETERS})"\s*:\s*")((?:[^"\\]|\\.)+)"', re.IGNORECASE)
+_IN_QUOTED_JSON = re.compile(rf'(\\"(?:{_PARAMETERS})\\"\s*:\s*\\")(.+?)\\"', re.IGNORECASE)
 _IN_PART = re.compile(
-    rf'(\bname="?(?:{_NAMES})"?[ \t]*(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)([^\r\n]+)', re.IGNORECASE
+    rf'(\bname="?(?:{_PARAMETERS})"?[ \t]*(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)([^\r\n]+)', re.IGNORECASE
 )
 _MIN_SECRET_LENGTH = 8
 
 
+def is_secret_field(name: str) -> bool:
+    """Whether the field *name* of an account's credentials, or of a JSON object in one, is secret by its name."""
+    return _SECRET_FIELD.search(name) is not None
+
+
+def is_secret_input(name: str) -> bool:
+    """Whether a form hides the value of the credential field *name* while a person types."""
+    return _SECRET_INPUT.search(name) is not None
+
+
+def is_credential_prop(name: str) -> bool:
+    """Whether the prop *name* of a step is named like a credential."""
+    return _CREDENTIAL_PROP.search(name) is not None
+
+
+@functools.lru_cache(maxsize=1000)
+def is_masked_header(name: str) -> bool:
+    """Whether the value of the header *name* is masked in output and in saved files."""
+    return _SECRET_HEADER.match(name.lower()) is not None
+
+
 def redact_url(url: str) -> str:
-    """*url* with the values of telling parameters hidden."""
+    """*url* with the values of secret parameters redacted."""
     return _IN_FORM.sub(rf"\1{REDACTED}", url)
 
 
 class SecretPatternRedactor:
     """
-    Hides such values, and finds the same values again wherever else they turn up.
+    Redacts values with secret names, and later occurrences of the same values.
 
-    Without the memory, a secret that a server echoes under another name would be kept.
+    The values are stored because a server may return a secret under another name.
     """
 
     def __init__(self) -> None:
         self._values: set[str] = set()
 
     def redact(self, text: str) -> str:
-        """*text* without telling values and without those met before (of eight characters or more)."""
+        """*text* with values of secret names redacted, and earlier such values of eight characters or more."""
         for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM, _IN_PART):
             for found in pattern.finditer(text):
                 self._remember(found[2])
-        text = _IN_JSON.sub(lambda found: f'{found[1]}{_hidden(found[2])}"', text)
-        text = _IN_QUOTED_JSON.sub(lambda found: f'{found[1]}{_hidden(found[2])}\\"', text)
+        text = _IN_JSON.sub(lambda found: f'{found[1]}{_replacement(found[2])}"', text)
+        text = _IN_QUOTED_JSON.sub(lambda found: f'{found[1]}{_replacement(found[2])}\\"', text)
         for pattern in (_IN_FORM, _IN_PART):
-            text = pattern.sub(lambda found: found[1] + _hidden(found[2]), text)
+            text = pattern.sub(lambda found: found[1] + _replacement(found[2]), text)
         for value in sorted(self._values, key=len, reverse=True):
             text = text.replace(value, REDACTED)
         return text
@@ -58,6 +106,6 @@ class SecretPatternRedactor:
             self._values |= {form for form in (value, unquote_plus(value)) if len(form) >= _MIN_SECRET_LENGTH}
 
 
-def _hidden(value: str) -> str:
-    """What stands in the place of *value*: a known secret's placeholder stays, because it can be put back."""
+def _replacement(value: str) -> str:
+    """The replacement for *value*: a placeholder of a known secret stays, because it can be restored."""
     return value if _SECRET in value else REDACTED

@@ -6,7 +6,6 @@ A real value is copied only if the user declares that it is not a secret.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -17,10 +16,9 @@ from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
 from pdkernel.redaction import Redactor, Secret
+from pdkernel.redaction.secret_patterns import is_secret_field
 from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
 from pdkernel.snapshot_tests.temporary_project import TemporaryProject
-
-_SECRET_NAME_PATTERN = re.compile("key|secret|token|password", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def collect_run_inputs(
         for field, value in given.items():
             name = f"{use.app}.{field}"
             names.append(name)
-            if name in non_secret_names and _SECRET_NAME_PATTERN.search(field):
+            if name in non_secret_names and is_secret_field(field):
                 raise RequestError(f"{name} is a secret by its name and cannot be written into a test.")
             if name not in non_secret_names:
                 secrets.append(Secret(f"{use.app}/{use.id}/{field}", value))

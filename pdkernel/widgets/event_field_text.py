@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdkernel.errors import EventError
-from pdkernel.event import ENVIRONMENT_HEADER, EVENT_KEYS, EXTERNAL_USER_HEADER, MASK, is_masked_header
+from pdkernel.event import ENVIRONMENT_HEADER, EVENT_KEYS, EXTERNAL_USER_HEADER, MASK
 from pdkernel.model import JSON
+from pdkernel.redaction.secret_patterns import is_masked_header
 
 STARTER_EVENT: Mapping[str, JSON] = {
     "method": "POST",

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse
 
 from pdkernel.connect.oauth_providers import format_origin
 from pdkernel.project import ConnectToken
+from pdkernel.redaction.secret_patterns import is_secret_input
 from pdkernel.render.markup import Html, join, tag
 from pdkernel.server.link.link_request import APP_PARAM, FRAMED_PARAM, LinkRequest
 from pdkernel.server.link.page_assets import SCRIPT, STYLE
@@ -25,13 +26,7 @@ from pdkernel.server.link.page_assets import SCRIPT, STYLE
 CANCEL_BUTTON = "cancel"
 """Name of the button that gives the wish up."""
 
-_SECRET_FIELD = re.compile("key|secret|token|password|auth|credential", re.IGNORECASE)
 _MULTILINE_FIELD = re.compile("private_?key|certificate|_json|pem", re.IGNORECASE)
-
-
-def is_secret(field: str) -> bool:
-    """Whether the value of a credential of that name is hidden as it is typed; the safe guess is that it is."""
-    return bool(_SECRET_FIELD.search(field))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +200,7 @@ def _field(number: int, field: str, typed: str) -> tuple[str, str]:
         given["autofocus"] = "autofocus"
     if _MULTILINE_FIELD.search(field):
         return label, tag("textarea", **given)
-    if is_secret(field):
+    if is_secret_input(field):
         return label, _void("input", type="password", **{**given, "autocomplete": "new-password"})
     return label, _void("input", type="text", value=typed, **given)
 

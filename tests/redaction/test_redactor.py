@@ -1,4 +1,4 @@
-"""Secrets leave no step, in no encoding, however the text is cut; placeholders become the exact text again."""
+"""The redactor replaces secrets in every encoding and in every split of a text, and restores the exact text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def named(values: list[str]) -> list[Secret]:
 
 
 def fed(stream: StreamRedactor, text: str, cuts: list[int]) -> str:
-    """What *stream* makes of *text* cut at *cuts*."""
+    """The output of *stream* for *text* split at *cuts*."""
     edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
     pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
     return "".join(map(stream.feed, pieces)) + stream.close()
@@ -72,7 +72,7 @@ def fed(stream: StreamRedactor, text: str, cuts: list[int]) -> str:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("secret", SECRETS, ids=lambda secret: secret.ref)
 def test_no_encoding_of_a_secret_survives(secret: Secret, encoding: str) -> None:
-    """A secret is found in every encoding, and its placeholder becomes the exact text again."""
+    """A secret is redacted in every encoding, and its placeholder is restored to the exact text."""
     redactor = Redactor(SECRETS)
     encoded = ENCODINGS[encoding](secret.value)
     text = f"before {encoded} after"
@@ -99,7 +99,7 @@ def test_no_encoding_of_a_secret_survives(secret: Secret, encoding: str) -> None
     ],
 )
 def test_every_spelling_in_a_url_is_found(form: str, written: str) -> None:
-    """Each spelling is found whole: of Python's `quote` and `quote_plus`, `encodeURIComponent`, `URL`, `URLSearchParams`."""
+    """The whole encoded secret is redacted for Python's `quote` and `quote_plus`, `encodeURIComponent`, `URL`, `URLSearchParams`."""
     redactor = Redactor([Secret("env/S", "pä ss~w(o)r'd!*&%/+=")])
 
     hidden = redactor.redact_text(f"https://api.test/{written}&x")
@@ -109,7 +109,7 @@ def test_every_spelling_in_a_url_is_found(form: str, written: str) -> None:
 
 @pytest.mark.parametrize(("form", "text"), list(iter_encoded_forms(ODD)), ids=lambda part: part.strip()[:16] or "plain")
 def test_form_that_is_cut_anywhere_is_hidden(form: str, text: str) -> None:
-    """A form of a secret in two pieces is hidden whole, wherever it is cut: the longest form, too."""
+    """Every encoding of a secret is redacted as a whole when a stream splits it, at any position."""
     redactor = Redactor([Secret("env/S", ODD)])
     whole = redactor.redact_text(text)
 
@@ -123,7 +123,7 @@ def test_form_that_is_cut_anywhere_is_hidden(form: str, text: str) -> None:
 @settings(deadline=None)
 @given(st.data(), secret_lists)
 def test_a_stream_hides_what_a_text_hides(data: st.DataObject, values: list[str]) -> None:
-    """However a text is cut into pieces, the stream gives what the whole text gives, and no secret is in it."""
+    """A stream returns the same as the whole text, without a secret, for every split."""
     redactor = Redactor(named(values))
     encoded = st.builds(
         lambda value, encode: encode(value), st.sampled_from(values), st.sampled_from([*ENCODINGS.values()])
@@ -142,7 +142,7 @@ def test_a_stream_hides_what_a_text_hides(data: st.DataObject, values: list[str]
     st.lists(st.text("ab", min_size=8, max_size=12), min_size=1, max_size=4, unique=True), st.text("ab", max_size=60)
 )
 def test_overlapping_secrets_are_all_hidden(values: list[str], text: str) -> None:
-    """Secrets that overlap one another in a text are hidden, restored, and cut anywhere give the same."""
+    """Overlapping secrets are redacted and restored, with the same result for every split."""
     redactor = Redactor(named(values))
 
     hidden = redactor.redact_text(text)
@@ -155,7 +155,7 @@ def test_overlapping_secrets_are_all_hidden(values: list[str], text: str) -> Non
 @settings(deadline=None)
 @given(st.data(), secret_lists)
 def test_restore_reverses_value(data: st.DataObject, values: list[str]) -> None:
-    """Whatever an export holds, placeholders of its own included, it is the same after hiding and restoring."""
+    """Redacting and restoring returns the same value, also for a value with text that looks like a placeholder."""
     redactor = Redactor([*named(values), Secret("env/PIN", "0123"), Secret("env/NUMBER", "1234567890")])
     encoded = st.builds(
         lambda value, encode: encode(value), st.sampled_from(values), st.sampled_from([*ENCODINGS.values()])
@@ -178,7 +178,7 @@ def test_restore_reverses_value(data: st.DataObject, values: list[str]) -> None:
 @settings(deadline=None)
 @given(st.text("abcdefghijklmnopqrstuvwxyz \n"))
 def test_a_text_without_secrets_is_unchanged(text: str) -> None:
-    """Nothing is touched where there is no secret."""
+    """A value without a secret does not change."""
     redactor = Redactor([Secret("env/TOKEN", TOKEN)])
 
     streamed = fed(redactor.open_stream(), text, [3, 5])
@@ -188,7 +188,7 @@ def test_a_text_without_secrets_is_unchanged(text: str) -> None:
 
 
 def test_placeholder_names_the_secret_and_its_form() -> None:
-    """A reader sees which secret stood there and how it was written."""
+    """A placeholder names the secret and its encoding."""
     redactor = Redactor(SECRETS)
 
     hidden = redactor.redact_text(f"token={TOKEN} basic {base64.b64encode(b'u:' + TOKEN.encode()).decode()}")
@@ -199,7 +199,7 @@ def test_placeholder_names_the_secret_and_its_form() -> None:
 
 
 def test_redacting_a_text_twice_changes_nothing() -> None:
-    """A text that is already redacted is left as it is."""
+    """A redacted text does not change when it is redacted again."""
     redactor = Redactor(SECRETS)
     once = redactor.redact_text(f"{TOKEN} {TOKEN.encode().hex()}")
 
@@ -209,7 +209,7 @@ def test_redacting_a_text_twice_changes_nothing() -> None:
 
 
 def test_a_forged_placeholder_brings_no_secret() -> None:
-    """Who sends a placeholder in an event gets their own text back, not the secret that it names."""
+    """A placeholder in an event is restored to its own text, not to the secret that it names."""
     redactor = Redactor(SECRETS)
     forged = {"body": "⟦secret:slack/apn_1/oauth_access_token⟧"}
 
@@ -219,7 +219,7 @@ def test_a_forged_placeholder_brings_no_secret() -> None:
 
 
 def test_the_longest_secret_wins() -> None:
-    """A secret that begins with another one is hidden whole."""
+    """A secret that begins with another secret is redacted as a whole."""
     redactor = Redactor([Secret("env/SHORT", "password"), Secret("env/LONG", "password-of-ada")])
 
     hidden = redactor.redact_text("password-of-ada, password")
@@ -228,7 +228,7 @@ def test_the_longest_secret_wins() -> None:
 
 
 def test_the_rest_of_an_overlapping_secret_is_hidden() -> None:
-    """Where two secrets share letters, nothing of either is left to read."""
+    """No part of two overlapping secrets stays in the text."""
     redactor = Redactor([Secret("env/ONE", "abcdefgh"), Secret("env/TWO", "ghijklmnop")])
 
     hidden = redactor.redact_text("<abcdefghijklmnop>")
@@ -238,7 +238,7 @@ def test_the_rest_of_an_overlapping_secret_is_hidden() -> None:
 
 
 def test_short_values_are_hidden_under_their_own_key_only() -> None:
-    """A short secret would hide half of what people print; it is hidden where a key names its field."""
+    """A short secret is redacted only under a key with the name of its field."""
     redactor = Redactor([Secret("bank/apn_1/pin", "4711")])
 
     hidden = redactor.redact_value({"Pin": "4711", "count": "4711", "nested": [{"pin": 4711}]})
@@ -255,14 +255,14 @@ def test_short_values_are_hidden_under_their_own_key_only() -> None:
     "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e-07", "-1.25e-300"]
 )
 def test_a_secret_number_is_hidden_however_json_writes_it(number: str) -> None:
-    """Some write 1.5e+20 as 1.5e20."""
+    """A secret number is redacted in every JSON notation: 1.5e+20 and 1.5e20."""
     redactor = Redactor([Secret("env/NUMBER", number)])
 
     assert redactor.redact_value({"x": [json.loads(number)]}) == {"x": ["⟦secret:env/NUMBER|number⟧"]}
 
 
 def test_a_number_that_is_a_secret_keeps_its_type() -> None:
-    """A secret number in an export is hidden, and is a number again when restored."""
+    """A secret number in an export is redacted, and restored as a number."""
     redactor = Redactor([Secret("env/CLIENT_NUMBER", "1234567890")])
 
     hidden = redactor.redact_value({"client": 1234567890})
@@ -272,7 +272,7 @@ def test_a_number_that_is_a_secret_keeps_its_type() -> None:
 
 
 def test_restore_leaves_foreign_placeholders() -> None:
-    """A placeholder of a secret that this redactor does not know stays a placeholder."""
+    """A placeholder of an unknown secret stays."""
     text = "⟦secret:github/apn_9/oauth_access_token⟧"
 
     restored = Redactor(SECRETS).restore([text])
@@ -281,7 +281,7 @@ def test_restore_leaves_foreign_placeholders() -> None:
 
 
 def test_a_reference_gives_no_secret_away() -> None:
-    """A secret that is part of another one's name does not stand in its placeholder."""
+    """A secret that is part of another secret's name is not in the placeholder."""
     redactor = Redactor([Secret("slack/apn_1234567/token", TOKEN), Secret("env/ACCOUNT", "apn_1234567")])
 
     hidden = redactor.redact_text(TOKEN)
@@ -291,7 +291,7 @@ def test_a_reference_gives_no_secret_away() -> None:
 
 
 def test_two_secrets_of_one_name_are_told_apart() -> None:
-    """An old and a new value of one name are both hidden and each is restored to itself."""
+    """Two values of one name are both redacted, and each is restored to itself."""
     redactor = Redactor([Secret("env/TOKEN", "first-value"), Secret("env/TOKEN", "second-value")])
     export: JSON = ["first-value", "second-value"]
 
@@ -303,7 +303,7 @@ def test_two_secrets_of_one_name_are_told_apart() -> None:
 
 
 def test_lines_of_a_key_are_secret_one_by_one() -> None:
-    """Node.js prints a key line by line; no line of it survives."""
+    """Every line of a key of several lines is redacted, as Node.js prints a key line by line."""
     redactor = Redactor(SECRETS)
     printed = " +\n".join(f"  '{line}\\n'" for line in PEM.splitlines())
 
@@ -314,7 +314,7 @@ def test_lines_of_a_key_are_secret_one_by_one() -> None:
 
 
 def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
-    """Who trims a secret before using it does not give it away."""
+    """A secret without its surrounding white space is redacted."""
     redactor = Redactor([Secret("env/TOKEN", f"{TOKEN}\n")])
 
     hidden = redactor.redact_text(f"Bearer {TOKEN}")
@@ -323,7 +323,7 @@ def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
 
 
 def test_half_a_letter_in_a_secret_does_no_harm() -> None:
-    """A secret that is no valid Unicode, as JSON may hold one, is hidden like any other."""
+    """A secret with a lone surrogate, which JSON may contain, is redacted."""
     redactor = Redactor([Secret("env/TOKEN", "half \ud83d letter")])
 
     hidden = redactor.redact_value({"text": "a half \ud83d letter, and \ud83d"})
@@ -332,7 +332,7 @@ def test_half_a_letter_in_a_secret_does_no_harm() -> None:
 
 
 def test_a_stream_holds_back_only_what_may_become_a_secret() -> None:
-    """What cannot be the beginning of a secret is readable at once."""
+    """A stream returns text at once if it cannot be the start of a secret."""
     stream = Redactor(SECRETS).open_stream()
 
     pieces = [stream.feed("connected\n"), stream.feed("token: xoxb-4"), stream.feed("711\n"), stream.close()]
@@ -341,7 +341,7 @@ def test_a_stream_holds_back_only_what_may_become_a_secret() -> None:
 
 
 def test_no_repr_shows_a_value() -> None:
-    """Printing a secret or its redactor shows no value."""
+    """The repr of a secret and of a redactor contains no value."""
     secret = Secret("env/TOKEN", TOKEN)
     redactor = Redactor([secret])
 
@@ -352,7 +352,7 @@ def test_no_repr_shows_a_value() -> None:
 
 
 def test_without_secrets_nothing_is_done() -> None:
-    """A redactor without secrets gives back the very objects."""
+    """A redactor without secrets returns the same objects."""
     redactor = Redactor()
     export: dict[str, JSON] = {"text": "⟦secret:env/TOKEN⟧"}
 
