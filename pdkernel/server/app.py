@@ -13,12 +13,13 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from pdkernel.server import api, endpoint, link, oauth, passthrough, run_pages
+from pdkernel.server import api, endpoint, link, oauth, passthrough_routes, run_pages
+from pdkernel.server.access_log import AccessLogMiddleware
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.endpoint.throttle import Throttle
 from pdkernel.server.endpoint.uploads import UploadFolder
 from pdkernel.server.host_names import HostNames
-from pdkernel.server.middleware import AccessLogMiddleware, EndpointRoutingMiddleware, HostCheckMiddleware
+from pdkernel.server.middleware import EndpointRoutingMiddleware, HostCheckMiddleware
 from pdkernel.server.run_registry import RunRegistry
 
 
@@ -41,7 +42,9 @@ def create_app(context: AppContext) -> Starlette:
     if context.write_line is not None:
         middleware.insert(0, Middleware(AccessLogMiddleware, write_line=context.write_line))
     connect = (
-        passthrough.routes() if context.passthrough else [*api.routes(), *link.routes(), *api.unsupported_routes()]
+        passthrough_routes.routes()
+        if context.passthrough
+        else [*api.routes(), *link.routes(), *api.unsupported_routes()]
     )
     app = Starlette(
         routes=[*run_pages.routes(), *oauth.routes(), *connect, *endpoint.routes()],

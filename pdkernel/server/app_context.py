@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.egress import OutboundPolicy
@@ -19,10 +19,8 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
 from pdkernel.project import Project
+from pdkernel.server.passthrough import PipedreamPassthrough
 from pdkernel.source import WorkflowSource
-
-if TYPE_CHECKING:
-    from pdkernel.server.passthrough import PipedreamPassthrough
 
 
 @dataclass(frozen=True)

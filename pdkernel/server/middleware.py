@@ -6,27 +6,19 @@ Knows no route. Requests for another host are refused, so that a page on another
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
-from collections.abc import Callable, MutableMapping
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.host_names import HostNames
 
 _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
 """An endpoint's key, in the platform's form; others are found among the routes."""
-_NOTE_KEY, _OUTCOME_KEY = "note", "outcome"
-_LOG_STATE_KEY = "pdkernel.state"
-"""Where a handler leaves what belongs to the request's line, in the scope."""
 BASE_PATH_KEY = "pdkernel.base"
 """Where the scope holds what was taken from the beginning of the path."""
-_TOKEN_LIKE = re.compile(r"ctok_[^\s/]*|[^\s/]{41,}|ey[A-Za-z0-9_-]{20,}[^\s/]*")
 
 
 class HostCheckMiddleware:
@@ -100,78 +92,11 @@ class EndpointRoutingMiddleware:
         return key
 
 
-class AccessLogMiddleware:
-    """
-    A line for each request: what, how it was answered, how long that took; no value of a query, no token.
-
-    Of a request that starts a run, the line says how the run ended, and comes when it has, or when it pauses: the caller may
-    have had a 200 before.
-
-    Args:
-        app: Whoever answers.
-        write_line: Takes the line.
-    """
-
-    def __init__(self, app: ASGIApp, write_line: Callable[[str], None]) -> None:
-        self._app = app
-        self._say = write_line
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on, and say the line when it is answered."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.monotonic()
-        status = 0
-
-        async def sent(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, sent)
-        finally:
-            took = (time.monotonic() - began) * 1000
-            line = f"{scope['method']} {redact_path(scope)} {status or 'cut off'} {took:.0f} ms"
-            note, outcome = _state(scope).get(_NOTE_KEY), _state(scope).get(_OUTCOME_KEY)
-            if outcome is None:
-                self._say(_escape_unprintable(f"{line}  {note}") if note else line)
-            elif outcome.done():
-                self._say(_escape_unprintable(f"{line}  {note} {outcome.result()}"))
-            else:
-                outcome.add_done_callback(
-                    lambda done: self._say(_escape_unprintable(f"{line}  {note} {done.result()}"))
-                )
-
-
-def add_access_log_note(scope: Scope, words: str, outcome: asyncio.Future[str] | None = None) -> None:
-    """Leave *words* for the request's line, which waits for *outcome* where there is one."""
-    _state(scope).update({_NOTE_KEY: words, _OUTCOME_KEY: outcome})
-
-
-def redact_path(scope: Scope) -> str:
-    """The path as it may be shown: without what may be a token, and without what could move a terminal's cursor."""
-    # a whole URL as a path (some Python SDKs) may bring its query along
-    path = scope["path"].partition("?")[0]
-    return _escape_unprintable(_TOKEN_LIKE.sub("***", path)[:200])
-
-
 def _strip_base_path(scope: Scope, base: str) -> None:
     """Take *base*, the public URL's own path, from the request's path: some proxies leave it there, others do not."""
     raw = scope.get("raw_path") or scope["path"].encode()
     if scope["path"].startswith(f"{base}/") and raw.startswith(f"{base}/".encode()):
         scope.update({"path": scope["path"][len(base) :], "raw_path": raw[len(base.encode()) :], BASE_PATH_KEY: base})
-
-
-def _escape_unprintable(text: str) -> str:
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _state(scope: Scope) -> MutableMapping[str, Any]:
-    state: MutableMapping[str, Any] = scope.setdefault(_LOG_STATE_KEY, {})
-    return state
 
 
 _MISDIRECTED = PlainTextResponse(

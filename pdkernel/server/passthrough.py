@@ -15,18 +15,14 @@ from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from pdkernel.clock import Clock
 from pdkernel.egress.message import end_to_end_headers
 from pdkernel.project import Login
 from pdkernel.project.pipedream_tokens import PipedreamTokenTable
-from pdkernel.server.app_context import AppContext
+from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.http_protocol import filter_response_headers
-from pdkernel.server.middleware import add_access_log_note
-from pdkernel.server.oauth.authorization import parse_bearer_token
-from pdkernel.server.path_params import rest_of_path
 from pdkernel.server.pipedream_tokens import PipedreamTokenVerifier, parse_json_object
 
 if TYPE_CHECKING:
@@ -37,7 +33,6 @@ READ_TIMEOUT_S = 330.0
 CONNECT_TIMEOUT_S = 20.0
 MAX_CONNECTIONS = 200
 """Requests under way; one more waits for `CONNECT_S` seconds at most."""
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # cookies are this host's, whoever set them; the server says `date` itself, and has asked for the body already
 _NOT_SENT = frozenset({b"host", b"cookie", b"expect"})
 _NOT_RETURNED = frozenset({b"date"})
@@ -195,11 +190,6 @@ class PipedreamPassthrough:
         )
 
 
-def routes() -> list[BaseRoute]:
-    """Every route of Connect; handlers find `Serving`, whose `pipedream` is there, in `request.app.state.context`."""
-    return [Route(f"/v1/{rest_of_path()}", _forward, methods=_METHODS)]
-
-
 class _UpstreamResponse(StreamingResponse):
     """An answer as it comes, encoded as it was; one that breaks off breaks off here, too."""
 
@@ -218,21 +208,6 @@ class _UpstreamResponse(StreamingResponse):
             add_access_log_note(scope, "Pipedream's answer broke off")
         finally:
             await asyncio.shield(self._got.aclose())
-
-
-async def _forward(request: Request) -> Response:
-    serving: AppContext = request.app.state.context
-    token = parse_bearer_token(request.headers.get("authorization"))
-    if token is not None and serving.project.access_tokens.verify(token) is not None:
-        return JSONResponse({"error": _OURS}, status_code=401)
-    assert serving.passthrough is not None
-    return await serving.passthrough.forward(request)
-
-
-_OURS = (
-    "This access token is one of this server's and opens workflow endpoints only. Connect's routes are Pipedream's here: "
-    "they take tokens of an OAuth client of your Pipedream workspace."
-)
 
 
 async def _wait_for_disconnect(request: Request, read: asyncio.Event) -> None:

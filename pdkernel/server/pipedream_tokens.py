@@ -12,18 +12,15 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pdkernel.clock import Clock
+from pdkernel.project import Login
 from pdkernel.project.pipedream_tokens import PipedreamToken, PipedreamTokenTable
-from pdkernel.server.oauth.authorization import INVOKE_SCOPE
-from pdkernel.server.oauth.scopes import scope_covers
-
-if TYPE_CHECKING:
-    from pdkernel.server.passthrough import PipedreamPassthrough
+from pdkernel.server.oauth.scopes import INVOKE_SCOPE, scope_covers
 
 TokenStatus = Literal["good", "unknown", "scope", "unasked"]
 """Good; not the project's; not good for starting workflows; Pipedream could not be asked."""
@@ -38,18 +35,43 @@ _MAX_TOKEN_CHARACTERS = 8192
 _MAX_TOKEN_LIFETIME_S = 86400.0
 
 
+class TokenIssuer(Protocol):
+    """The requests to Pipedream that issue, revoke and check tokens."""
+
+    @property
+    def login(self) -> Login:
+        """The login at the real project."""
+        ...
+
+    async def forward(self, request: Request) -> Response:
+        """Pipedream's response to *request*, or a 502 with the reason."""
+        ...
+
+    async def forward_and_parse(self, request: Request) -> tuple[Response, dict[str, Any]]:
+        """As `forward`, with the JSON object in the response; an empty object if the body is too large or not JSON."""
+        ...
+
+    async def probe_accounts(self, token: str, *, timeout_s: float) -> int | None:
+        """The status of a request for the project's accounts with *token*; None if Pipedream does not respond."""
+        ...
+
+    async def fetch_own_token(self, *, timeout_s: float) -> str | None:
+        """A new token for the client of the login, or None if Pipedream issues none."""
+        ...
+
+
 class PipedreamTokenVerifier:
     """
     The tokens of one server. One event loop's.
 
     Args:
-        passthrough: Whoever answers.
-        token_table: Those that were given out through us.
-        clock: Tells for how long something is known.
+        issuer: Sends requests to Pipedream.
+        token_table: Tokens that Pipedream issued through this server.
+        clock: For the age of cached results.
     """
 
-    def __init__(self, passthrough: PipedreamPassthrough, token_table: PipedreamTokenTable, clock: Clock) -> None:
-        self._pipedream = passthrough
+    def __init__(self, issuer: TokenIssuer, token_table: PipedreamTokenTable, clock: Clock) -> None:
+        self._issuer = issuer
         self._table = token_table
         self._clock = clock
         self._cache: dict[bytes, tuple[float, TokenStatus]] = {}
@@ -59,7 +81,7 @@ class PipedreamTokenVerifier:
 
     async def issue(self, request: Request, fields: Mapping[str, str], client_id: str) -> Response:
         """Pipedream's answer to a request for a token; a token in it is known here from now on."""
-        answer, told = await self._pipedream.forward_and_parse(request)
+        answer, told = await self._issuer.forward_and_parse(request)
         token = told.get("access_token")
         if answer.status_code == 200 and isinstance(token, str):
             claims = decode_claims(token)
@@ -79,7 +101,7 @@ class PipedreamTokenVerifier:
         """Pipedream's answer to a request to revoke *token*, which opens nothing here any more."""
         await asyncio.to_thread(self._table.remove, token)
         self._cache.pop(_digest(token), None)
-        return await self._pipedream.forward(request)
+        return await self._issuer.forward(request)
 
     async def check(self, token: str) -> TokenStatus:
         """What is known of *token*; what has to be asked is asked once for all who wait for it."""
@@ -113,7 +135,7 @@ class PipedreamTokenVerifier:
             if await self._is_ours(issued):
                 return "good"
         async with self._turns:
-            status = await self._pipedream.probe_accounts(token, timeout_s=CHECK_TIMEOUT_S)
+            status = await self._issuer.probe_accounts(token, timeout_s=CHECK_TIMEOUT_S)
         if status == 200:
             scopes = _scopes(
                 decode_claims(token).get("scope")
@@ -122,12 +144,12 @@ class PipedreamTokenVerifier:
         return "unknown" if status in (401, 403, 404) else "unasked"
 
     async def _is_ours(self, issued: PipedreamToken) -> bool:
-        if issued.client_id == self._pipedream.login.client_id:
+        if issued.client_id == self._issuer.login.client_id:
             return True
         if issued.workspace is None:
             return False
         if self._workspace is None:
-            own = await self._pipedream.fetch_own_token(timeout_s=CHECK_TIMEOUT_S)
+            own = await self._issuer.fetch_own_token(timeout_s=CHECK_TIMEOUT_S)
             self._workspace = _workspace(decode_claims(own)) if own else None
         return issued.workspace == self._workspace
 

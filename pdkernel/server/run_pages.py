@@ -56,15 +56,15 @@ async def ready(request: Request) -> Response:
 
 async def run_page(request: Request) -> Response:
     """GET `/-/runs/{run_id}`: the run as a notebook shows it."""
-    serving: AppContext = request.app.state.context
-    if not _is_local_request(request, serving) and not _is_admin(serving, request.headers.get("authorization", "")):
+    context: AppContext = request.app.state.context
+    if not _is_local_request(request, context) and not _is_admin(context, request.headers.get("authorization", "")):
         return PlainTextResponse(
             "Runs are shown on the server's own machine (not behind a proxy or with --public-url), or with the admin token "
             "(PDKERNEL_ADMIN_TOKEN).\n",
             status_code=401,
             headers={**_HEADERS, "www-authenticate": 'Basic realm="pdkernel"'},
         )
-    execution = await serving.engine.journal.get_execution(request.path_params["run_id"])
+    execution = await context.engine.journal.get_execution(request.path_params["run_id"])
     if execution is None:
         return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
     if "application/json" in request.headers.get("accept", ""):
@@ -95,16 +95,16 @@ async def resume(_: Request) -> Response:
     )
 
 
-def _is_local_request(request: Request, serving: AppContext) -> bool:
+def _is_local_request(request: Request, context: AppContext) -> bool:
     """Whether this machine asks. A proxy on it may give no sign of whom it asks for, so none is believed where one is meant."""
-    settings = serving.settings
+    settings = context.settings
     if settings.trusted_proxies or not is_loopback_name(urlsplit(settings.base_url).netloc):
         return False
     return is_from_this_machine(request.scope, request.headers)
 
 
-def _is_admin(serving: AppContext, authorization: str) -> bool:
-    expected = serving.settings.admin_token_hash
+def _is_admin(context: AppContext, authorization: str) -> bool:
+    expected = context.settings.admin_token_hash
     scheme, _, given = authorization.partition(" ")
     if expected is None:
         return False

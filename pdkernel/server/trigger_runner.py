@@ -30,6 +30,8 @@ from pdkernel.server.link.webhooks import SIGNATURE_HEADER, TIMEOUT_S, sign_body
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.source import sibling_workflow_finder
 
+HTTP_INTERFACE = "$.interface.http"
+"""Type of the prop that gives a source an endpoint."""
 MAX_POLL_INTERVAL_S = 5.0
 """Seconds after which triggers that another process deployed are seen."""
 
@@ -54,9 +56,9 @@ async def run_due_triggers(context: AppContext, runs: RunRegistry) -> None:
         await asyncio.sleep(min(max(wait, 0.05), MAX_POLL_INTERVAL_S))
 
 
-async def _by_timer(serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger) -> None:
+async def _by_timer(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger) -> None:
     try:
-        await run_trigger(serving, runs, trigger)
+        await run_trigger(context, runs, trigger)
     except PdkernelError as fault:
         _log.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
 
@@ -150,15 +152,15 @@ def _serialize_event(event: SourceEvent, at: int, fresh: str) -> dict[str, JSON]
     return told if event.summary is None else {**told, "sum": event.summary}
 
 
-def find_workflow(serving: AppContext, name: str) -> ServedWorkflow | None:
+def find_workflow(context: AppContext, name: str) -> ServedWorkflow | None:
     """The workflow of that id, or of that endpoint key, that is served; or None."""
-    return serving.workflows.find_id(name) or serving.workflows.find(name)
+    return context.workflows.find_id(name) or context.workflows.find(name)
 
 
 def _start_workflow(
-    serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger, workflow: str, event: SourceEvent
+    context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, workflow: str, event: SourceEvent
 ) -> None:
-    served = find_workflow(serving, workflow)
+    served = find_workflow(context, workflow)
     if served is None:
         _log.warning("The deployed trigger %s starts the workflow %s, which is not served.", trigger.id, workflow)
         return
@@ -167,7 +169,7 @@ def _start_workflow(
             RunRequest,
             workflow=served.source.workflow,
             event=event.event,
-            policy=serving.settings.policy,
+            policy=context.settings.policy,
             external_user_id=trigger.external_user_id,
             environment=trigger.environment,
             variables=served.variables,
@@ -176,7 +178,7 @@ def _start_workflow(
             test=False,
             source=shlex.quote(str(served.source.path)),
             pause_mode="wait",
-            base_url=serving.settings.base_url,
+            base_url=context.settings.base_url,
             find_workflow=sibling_workflow_finder(served.source.path),
             workflow_id=served.id,
         )
@@ -184,39 +186,39 @@ def _start_workflow(
 
 
 async def _deliver_to_webhook(
-    serving: AppContext, trigger: DeployedTrigger, hook: Webhook, events: Sequence[Mapping[str, JSON]]
+    context: AppContext, trigger: DeployedTrigger, hook: Webhook, events: Sequence[Mapping[str, JSON]]
 ) -> None:
     """Send *events* in their order; one that is not taken is in the log, and in the list of events."""
     failing = hook.failures > 0
     for event in events:
-        said = await _post(serving, trigger, hook, json.dumps(event["e"]).encode())
+        said = await _post(context, trigger, hook, json.dumps(event["e"]).encode())
         if said is not None or failing:
             failing = said is not None
-            await asyncio.to_thread(serving.project.deployed_triggers.record_delivery, trigger.id, hook.id, said)
+            await asyncio.to_thread(context.project.deployed_triggers.record_delivery, trigger.id, hook.id, said)
         if said is not None:
             _log.warning("A webhook of the deployed trigger %s did not take an event: %s", trigger.id, said)
 
 
-async def _post(serving: AppContext, trigger: DeployedTrigger, hook: Webhook, body: bytes) -> str | None:
+async def _post(context: AppContext, trigger: DeployedTrigger, hook: Webhook, body: bytes) -> str | None:
     """Why the webhook did not take it, or None."""
     import httpx
 
     headers = {
         "content-type": "application/json",
-        SIGNATURE_HEADER: sign_body(hook.signing_key, int(serving.clock.now().timestamp()), body),
+        SIGNATURE_HEADER: sign_body(hook.signing_key, int(context.clock.now().timestamp()), body),
         "x-pd-emitter-id": trigger.id,
         "x-pd-external-user-id": trigger.external_user_id,
         "user-agent": "pdkernel",
     }
     binding = CallContext(
         step="webhook",
-        policy=replace(serving.settings.policy, public_only=hook.public_only),
+        policy=replace(context.settings.policy, public_only=hook.public_only),
         redactor=Redactor(()),
         on_call_finished=lambda _: None,
         on_call_refused=lambda _: None,
     )
     try:
-        async with open_client(hook.url, serving.engine.gateway, binding, timeout_s=TIMEOUT_S) as client:
+        async with open_client(hook.url, context.engine.gateway, binding, timeout_s=TIMEOUT_S) as client:
             answer = await client.post(hook.url, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as fault:
         return type(fault).__name__

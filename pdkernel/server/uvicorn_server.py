@@ -123,7 +123,7 @@ class Server(UvicornServer):
 
     def _started(self) -> None:
         state = self._app.state
-        self._triggers = asyncio.create_task(run_due_triggers(state.serving, state.runs))
+        self._triggers = asyncio.create_task(run_due_triggers(state.context, state.runs))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End runs first, since callers wait for their answers, then connections."""

@@ -27,7 +27,7 @@ async def test_a_caller_gets_what_the_matrix_told(tmp_path: Path, seed: int) -> 
     workflows = [_workflow(f"W{number}", chance) for number in range(4)]
     async with site_of(tmp_path, *workflows) as site:
         _connect(site, chance)
-        site.serving.project.set_plan("free" if seed % 2 else "business")
+        site.context.project.set_plan("free" if seed % 2 else "business")
         told, got = [], []
         for workflow in workflows:
             for environment in ENVIRONMENTS:
@@ -63,7 +63,7 @@ def _connect(site: Site, chance: random.Random) -> None:
 
 
 def _table(site: Site, workflow: Workflow, environment: Environment) -> list[tuple[str, MatrixCell]]:
-    catalog = Catalog.for_project(site.serving.project, environ={})
+    catalog = Catalog.for_project(site.context.project, environ={})
     table = build_matrix(workflow, directory=site.directory, catalog=catalog, environment=environment, users=USERS)
     return [(row.external_user or "", row.workflow_cell) for row in table.rows]
 

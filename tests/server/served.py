@@ -45,25 +45,25 @@ class Served:
     A project while it is served.
 
     Attributes:
-        serving: What the handlers are given.
+        context: What the handlers are given.
         http: Calls it, without a token of its own.
         client: An OAuth client that may do everything.
     """
 
-    serving: AppContext
+    context: AppContext
     http: httpx.AsyncClient
     client: NewClient
 
     @property
     def project(self) -> Project:
         """Its tables."""
-        return self.serving.project
+        return self.context.project
 
     @property
     def directory(self) -> LocalDirectory:
         """Its users and accounts."""
-        assert isinstance(self.serving.directory, LocalDirectory)
-        return self.serving.directory
+        assert isinstance(self.context.directory, LocalDirectory)
+        return self.context.directory
 
     def headers(self, *scopes: str, environment: str | None = "development") -> dict[str, str]:
         """What a client with a token for *scopes* sends."""
@@ -97,7 +97,7 @@ async def served(
         async with await WorkflowEngine.start(
             project, directory, clock=clock, max_active_runs=2, gateway=gateway
         ) as runtime:
-            serving = AppContext(
+            context = AppContext(
                 project=project,
                 directory=directory,
                 engine=runtime,
@@ -106,6 +106,6 @@ async def served(
                 clock=clock,
                 ids=RANDOM_IDS,
             )
-            transport = httpx.ASGITransport(create_app(serving))
+            transport = httpx.ASGITransport(create_app(context))
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as http:
-                yield Served(serving, http, project.oauth_clients.create("tests"))
+                yield Served(context, http, project.oauth_clients.create("tests"))

@@ -32,14 +32,14 @@ class Site:
 
     Attributes:
         url: Where.
-        serving: What the handlers are given.
+        context: What the handlers are given.
         http: Calls it.
         server: Can be told to stop.
         lines: One for each request.
     """
 
     url: str
-    serving: AppContext
+    context: AppContext
     http: httpx.AsyncClient
     server: Server
     lines: list[str] = field(default_factory=list)
@@ -47,14 +47,14 @@ class Site:
     @property
     def directory(self) -> LocalDirectory:
         """Its users and accounts."""
-        assert isinstance(self.serving.directory, LocalDirectory)
-        return self.serving.directory
+        assert isinstance(self.context.directory, LocalDirectory)
+        return self.context.directory
 
     def path(self, name: str = "Test") -> str:
         """`/KEY` of the workflow of that name."""
         return next(
             f"/{each.endpoint_key}"
-            for each in self.serving.workflows.list_workflows()
+            for each in self.context.workflows.list_workflows()
             if each.source.workflow.name == name
         )
 
@@ -64,7 +64,7 @@ class Site:
 
     def token(self, *scopes: str) -> dict[str, str]:
         """The header of a client with a token for *scopes*."""
-        project = self.serving.project
+        project = self.context.project
         client = project.oauth_clients.create("tests").client
         return {"Authorization": f"Bearer {project.access_tokens.issue(client.id, scopes or ('*',))}"}
 
@@ -79,7 +79,7 @@ class Site:
     async def runs(self) -> list[Execution]:
         """Runs in the journal that have ended, oldest first; waits for those under way."""
         for _ in range(500):
-            kept = await self.serving.engine.journal.list_executions(limit=1000)
+            kept = await self.context.engine.journal.list_executions(limit=1000)
             if all(each.finished_at is not None for each in kept):
                 return kept[::-1]
             await asyncio.sleep(0.02)
@@ -102,7 +102,7 @@ async def site_of(
         opened = listen("127.0.0.1", 0)
         url = local_url(opened, "127.0.0.1", tls=tls is not None)
         async with await WorkflowEngine.start(project, directory, max_active_runs=settings.pop("size", 4)) as runtime:
-            serving = AppContext(
+            context = AppContext(
                 project=project,
                 directory=directory,
                 engine=runtime,
@@ -115,11 +115,11 @@ async def site_of(
                 ids=project.ids,
                 write_line=lines.append,
             )
-            server = Server(create_app(serving), tls=tls, on_ready=lambda: None)
+            server = Server(create_app(context), tls=tls, on_ready=lambda: None)
             task = asyncio.ensure_future(server.serve(sockets=[opened]))
             try:
                 async with httpx.AsyncClient(base_url=url, timeout=60, verify=verify) as http:
-                    yield Site(url, serving, http, server, lines)
+                    yield Site(url, context, http, server, lines)
             finally:
                 server.stop()
                 server.force_exit = True

@@ -39,8 +39,8 @@ async def hanging(start: bytes) -> AsyncIterator[str]:
 async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of *site*, whose real project is at *url*."""
     login = Login("client", "a-secret-0123456789", "proj_1", base_url=url)
-    pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.serving.clock, timeout_s=timeout_s)
-    app = create_app(replace(site.serving, passthrough=pipedream))
+    pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock, timeout_s=timeout_s)
+    app = create_app(replace(site.context, passthrough=pipedream))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4000") as http:
         yield http
     await pipedream.close()

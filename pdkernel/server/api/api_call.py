@@ -170,16 +170,16 @@ def authenticated_endpoint(
     """
 
     async def endpoint(request: Request) -> Response:
-        serving: AppContext = request.app.state.context
+        context: AppContext = request.app.state.context
         page = None
         answer: Response | JSON
         try:
-            call = await _authenticate(request, serving, backend=backend_only)
+            call = await _authenticate(request, context, backend=backend_only)
             page = request.headers.get("origin") if call.token is not None else None
             call.check_scope(*scopes)
             call.check_project()
-            if bucket is not None and serving.settings.applies_rate_limits:
-                rate_limiter.count(bucket, serving.clock)
+            if bucket is not None and context.settings.applies_rate_limits:
+                rate_limiter.count(bucket, context.clock)
             answer = await handler(call)
         except UnauthorizedError as refused:
             if _connect_token(request) is not None:
@@ -229,21 +229,21 @@ def public_message(fault: PdkernelError) -> str:
     return fault.message if isinstance(fault, EndUserError) else str(fault)
 
 
-async def _authenticate(request: Request, serving: AppContext, *, backend: bool) -> ApiCall:
+async def _authenticate(request: Request, context: AppContext, *, backend: bool) -> ApiCall:
     text = _connect_token(request)
     if text is not None:
-        found = await asyncio.to_thread(find_token, serving, text)
+        found = await asyncio.to_thread(find_token, context, text)
         if found is None:
             raise UnauthorizedError("The Connect token is not valid here or has expired.")
         if backend:
             raise ApiError(403, _BACKEND_ONLY)
         if not is_origin_allowed(found, request.headers.get("origin")):
             raise ApiError(403, "Pages of this origin may not use the Connect token: see allowed_origins.")
-        call = ApiCall(request, serving, found.environment, tuple((found.terms.scope or "connect:*").split()), found)
+        call = ApiCall(request, context, found.environment, tuple((found.terms.scope or "connect:*").split()), found)
     else:
-        caller = authorize(serving, request.headers.get("authorization"))
+        caller = authorize(context, request.headers.get("authorization"))
         environment = parse_environment(request.headers.get("x-pd-environment"))
-        call = ApiCall(request, serving, environment, caller.scopes)
+        call = ApiCall(request, context, environment, caller.scopes)
     return call
 
 

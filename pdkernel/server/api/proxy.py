@@ -28,10 +28,10 @@ from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.engine.account_resolution import list_account_secrets
 from pdkernel.identity import Account, Credentials
 from pdkernel.redaction import Redactor
+from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.api_call import ApiCall, ApiError, read_body
 from pdkernel.server.http_protocol import filter_response_headers
-from pdkernel.server.middleware import add_access_log_note
 
 if TYPE_CHECKING:
     import httpx

@@ -21,9 +21,15 @@ from pdkernel.project import DeployedTrigger, Schedule, Webhook
 from pdkernel.project.schedule import DEFAULT_TIMEZONE, check_cron
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.component_request import ComponentRequest, parse_component_request
-from pdkernel.server.api.trigger_serializers import HTTP_INTERFACE, serialize_trigger
+from pdkernel.server.api.trigger_serializers import serialize_trigger
 from pdkernel.server.app_context import AppContext
-from pdkernel.server.trigger_runner import build_source_request, dispatch_events, find_workflow, run_hook
+from pdkernel.server.trigger_runner import (
+    HTTP_INTERFACE,
+    build_source_request,
+    dispatch_events,
+    find_workflow,
+    run_hook,
+)
 from pdkernel.workers import ComponentDescription, PropDeclaration
 
 DEFAULT_INTERVAL_S = 900.0
@@ -68,9 +74,9 @@ async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEven
     return told
 
 
-def _forget(serving: AppContext, trigger: DeployedTrigger) -> None:
-    serving.project.deployed_triggers.remove(trigger.id)
-    serving.project.source_states.remove(build_source_request(serving, trigger, "run").state_key)
+def _forget(context: AppContext, trigger: DeployedTrigger) -> None:
+    context.project.deployed_triggers.remove(trigger.id)
+    context.project.source_states.remove(build_source_request(context, trigger, "run").state_key)
 
 
 async def _read(call: ApiCall, configured: ComponentRequest, body: Mapping[str, Any]) -> DeployedTrigger:
@@ -78,9 +84,9 @@ async def _read(call: ApiCall, configured: ComponentRequest, body: Mapping[str, 
     emits = body.get("emit_on_deploy")
     if emits is not None and not isinstance(emits, bool):
         raise ApiError(400, "emit_on_deploy is true or false.")
-    serving, now = call.context, call.context.clock.now()
+    context, now = call.context, call.context.clock.now()
     return DeployedTrigger(
-        id=serving.ids.new("dc_", 24),
+        id=context.ids.new("dc_", 24),
         external_user_id=configured.external_user_id,
         environment=call.environment,
         key=configured.component.key,

@@ -14,10 +14,8 @@ from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, Webhook
 from pdkernel.server.api.api_call import ApiCall
 from pdkernel.server.api.component_serializers import serialize_props
-from pdkernel.server.trigger_runner import trigger_endpoint_url
+from pdkernel.server.trigger_runner import HTTP_INTERFACE, trigger_endpoint_url
 from pdkernel.workers import ComponentDescription
-
-HTTP_INTERFACE = "$.interface.http"
 
 
 def serialize_trigger(

@@ -21,6 +21,7 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.identity import parse_environment
 from pdkernel.model import Trigger, Workflow
+from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses, trigger_auth, trigger_handler
@@ -35,7 +36,6 @@ from pdkernel.server.endpoint.request_body import (
     read_body,
 )
 from pdkernel.server.host_names import HostNames
-from pdkernel.server.middleware import add_access_log_note
 from pdkernel.server.run_registry import StartedRun
 from pdkernel.source import sibling_workflow_finder
 
@@ -63,28 +63,28 @@ class Endpoint:
 
 async def _handle(request: Request) -> Response:
     state = request.app.state
-    serving: AppContext = state.serving
-    address = _resolve_route(request, serving)
+    context: AppContext = state.context
+    address = _resolve_route(request, context)
     trigger = _http_trigger(address.workflow.source.workflow) if address else None
     if address is None or trigger is None:
         woken = await trigger_handler.handle_trigger_request(request) if address is None else None
         return woken or responses.refusal_response(404, "There is no such endpoint.")
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
-    why = await trigger_auth.check_auth(serving, address.workflow, trigger, request.headers.get("authorization"))
+    why = await trigger_auth.check_auth(context, address.workflow, trigger, request.headers.get("authorization"))
     if why is not None:
         more = {"www_authenticate": "Bearer"} if why.status == 401 else {"retry_after": "2"}
         return responses.refusal_response(why.status, why.text, **more)
     if state.runs.full or (
-        serving.settings.applies_rate_limits and not state.throttle.passes(address.workflow.endpoint_key)
+        context.settings.applies_rate_limits and not state.throttle.passes(address.workflow.endpoint_key)
     ):
         return responses.refusal_response(429, "Too many requests.", retry_after="1")
     query = collect_fields(parse_qsl(address.query, keep_blank_values=True)) if address.query else {}
-    return await _received(request, serving, address, trigger, query)
+    return await _received(request, context, address, trigger, query)
 
 
 async def _received(
-    request: Request, serving: AppContext, address: EndpointRoute, trigger: Trigger, query: dict[str, Any]
+    request: Request, context: AppContext, address: EndpointRoute, trigger: Trigger, query: dict[str, Any]
 ) -> Response:
     refusal = None
     try:
@@ -97,18 +97,18 @@ async def _received(
     except BodyError as wrong:
         return responses.refusal_response(400, str(wrong))
     try:
-        run = _start(request, serving, address, trigger, query, body, refusal=refusal)
+        run = _start(request, context, address, trigger, query, body, refusal=refusal)
     except RequestError as wrong:
         return responses.refusal_response(400, str(wrong))
     if refusal is None:
-        return await _answered(request, serving, address, trigger, run)
+        return await _answered(request, context, address, trigger, run)
     _note(request, run)
     await run.recorded
     return responses.refusal_response(413, str(refusal).replace("\n", " "))
 
 
 async def _answered(
-    request: Request, serving: AppContext, address: EndpointRoute, trigger: Trigger, run: StartedRun
+    request: Request, context: AppContext, address: EndpointRoute, trigger: Trigger, run: StartedRun
 ) -> Response:
     made = run.request
     _note(request, run)
@@ -116,7 +116,7 @@ async def _answered(
         if not await run.recorded:
             # not 5xx: its steps may have run, and the request would be sent again
             return responses.refusal_response(400, UNRECORDED_MESSAGE)
-        return responses.accepted_response(serving, address.workflow, run)
+        return responses.accepted_response(context, address.workflow, run)
     raw = await run.response
     execution = None
     if raw is None and run.task.done():
@@ -132,8 +132,8 @@ def _note(request: Request, run: StartedRun) -> None:
     add_access_log_note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}", run.outcome)
 
 
-def _resolve_route(request: Request, serving: AppContext) -> EndpointRoute | None:
-    trusted = serving.settings.trusted_proxies
+def _resolve_route(request: Request, context: AppContext) -> EndpointRoute | None:
+    trusted = context.settings.trusted_proxies
     forwarded = request.headers.get("x-forwarded-host", "") if request.scope.get("pdkernel.key") else ""
     names: HostNames = request.app.state.names
     host = request.headers.get("host", "")
@@ -143,7 +143,7 @@ def _resolve_route(request: Request, serving: AppContext) -> EndpointRoute | Non
         request.scope,
         scheme=resolve_scheme(request.scope, request.headers, trusted),
         host=host,
-        workflows=serving.workflows,
+        workflows=context.workflows,
         host_names=names,
     )
 
@@ -154,7 +154,7 @@ def _http_trigger(workflow: Workflow) -> Trigger | None:
 
 def _start(
     request: Request,
-    serving: AppContext,
+    context: AppContext,
     address: EndpointRoute,
     trigger: Trigger,
     query: dict[str, Any],
@@ -167,7 +167,7 @@ def _start(
     if workflow.trigger is not trigger:
         others = tuple(each for each in workflow.triggers if each is not trigger)
         workflow = replace(workflow, triggers=(trigger, *others))
-    event = Event(_event(request, serving, address, query, body))
+    event = Event(_event(request, context, address, query, body))
     recorded = _switch(request, query, "x-pd-notrigger")
     runs: Any = request.app.state.runs
     made: StartedRun = runs.start(
@@ -175,7 +175,7 @@ def _start(
             RunRequest,
             workflow=workflow,
             event=event,
-            policy=served.policy or serving.settings.policy,
+            policy=served.policy or context.settings.policy,
             external_user_id=event.external_user_id,
             environment=parse_environment(event.environment),
             variables=served.variables,
@@ -187,7 +187,7 @@ def _start(
             source=shlex.quote(str(served.source.path)),
             # parity[served-pauses]: a served run waits in this process; one that is suspended is cancelled at its end
             pause_mode="wait",
-            base_url=serving.settings.base_url,
+            base_url=context.settings.base_url,
             find_workflow=sibling_workflow_finder(served.source.path),
             workflow_id=served.id,
             keep_in_journal=not _switch(request, query, "x-pd-nostore"),
@@ -198,7 +198,7 @@ def _start(
 
 
 def _event(
-    request: Request, serving: AppContext, address: EndpointRoute, query: dict[str, Any], body: Any
+    request: Request, context: AppContext, address: EndpointRoute, query: dict[str, Any], body: Any
 ) -> dict[str, Any]:
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
@@ -207,7 +207,7 @@ def _event(
         "method": request.method,
         "path": address.remaining_path,
         "query": query,
-        "client_ip": resolve_client_ip(request.scope, request.headers, serving.settings.trusted_proxies),
+        "client_ip": resolve_client_ip(request.scope, request.headers, context.settings.trusted_proxies),
         "url": address.url,
         "headers": headers,
     }

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pdkernel.model import Trigger
 from pdkernel.server.app_context import AppContext, ServedWorkflow
-from pdkernel.server.oauth.authorization import INVOKE_SCOPE, UnauthorizedError, authorize, parse_bearer_token
+from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
+from pdkernel.server.oauth.scopes import INVOKE_SCOPE
 from pdkernel.server.pipedream_tokens import TokenStatus
 
 _LACKS_SCOPE = f"The access token lacks the scope {INVOKE_SCOPE}."
@@ -47,7 +48,7 @@ async def check_auth(
     return None if caller.has_scope(INVOKE_SCOPE) else Refusal(_LACKS_SCOPE)
 
 
-def _refusal_for_status(serving: AppContext, known: TokenStatus) -> Refusal | None:
+def _refusal_for_status(context: AppContext, known: TokenStatus) -> Refusal | None:
     match known:
         case "good":
             return None
@@ -58,5 +59,5 @@ def _refusal_for_status(serving: AppContext, known: TokenStatus) -> Refusal | No
         case "unknown":
             return Refusal(
                 "The access token is neither one of this server's nor one of the workspace of its Connect project, as "
-                f"far as that is known here. POST {serving.settings.base_url}/v1/oauth/token gives those of both."
+                f"far as that is known here. POST {context.settings.base_url}/v1/oauth/token gives those of both."
             )

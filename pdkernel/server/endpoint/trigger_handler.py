@@ -22,7 +22,7 @@ from pdkernel.engine.event_sources import SourceResult
 from pdkernel.errors import PdkernelError
 from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger
-from pdkernel.server.api.trigger_serializers import HTTP_INTERFACE
+from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses
@@ -33,9 +33,8 @@ from pdkernel.server.endpoint.request_body import (
     collect_fields,
     read_body_and_text,
 )
-from pdkernel.server.middleware import add_access_log_note
 from pdkernel.server.run_registry import RunRegistry
-from pdkernel.server.trigger_runner import run_trigger
+from pdkernel.server.trigger_runner import HTTP_INTERFACE, run_trigger
 
 _KEY = re.compile(r"en[a-z0-9]{16}\Z", re.IGNORECASE)
 _LOG = logging.getLogger(__name__)
@@ -43,37 +42,37 @@ _LOG = logging.getLogger(__name__)
 
 async def handle_trigger_request(request: Request) -> Response | None:
     """The answer to *request*; None if it is to no deployed trigger."""
-    serving: AppContext = request.app.state.context
+    context: AppContext = request.app.state.context
     key, path = _key(request)
     if key is None:
         return None
-    trigger = await asyncio.to_thread(_find, serving, key)
+    trigger = await asyncio.to_thread(_find, context, key)
     if trigger is None:
         return None
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
     state = request.app.state
-    if state.runs.full or (serving.settings.applies_rate_limits and not state.throttle.passes(key)):
+    if state.runs.full or (context.settings.applies_rate_limits and not state.throttle.passes(key)):
         return responses.refusal_response(429, "Too many requests.", retry_after="1")
     try:
-        event = await _event(request, serving, path)
+        event = await _event(request, context, path)
     except BodyTooLargeError:
         return responses.refusal_response(413, f"The body is over {MAX_BODY_BYTES // 1024} KB.")
     except BodyError as wrong:
         return responses.refusal_response(400, str(wrong))
     add_access_log_note(request.scope, f"wakes {trigger.key} ({trigger.external_user_id}, {trigger.environment})")
-    return await _run_and_respond(serving, state.runs, trigger, event)
+    return await _run_and_respond(context, state.runs, trigger, event)
 
 
-async def _run_and_respond(serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON) -> Response:
+async def _run_and_respond(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON) -> Response:
     said: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     def on_respond(response: Mapping[str, Any]) -> None:
         if not said.done():
             said.set_result(response)
 
-    run = runs.start_source(_run(serving, runs, trigger, event, on_respond))
-    if not await _has_custom_response(serving, trigger):
+    run = runs.start_source(_run(context, runs, trigger, event, on_respond))
+    if not await _has_custom_response(context, trigger):
         return responses.trigger_response()
     either: list[asyncio.Future[Any]] = [run, said]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -89,20 +88,20 @@ async def _run_and_respond(serving: AppContext, runs: RunRegistry, trigger: Depl
 
 
 async def _run(
-    serving: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON, on_respond: Any
+    context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON, on_respond: Any
 ) -> SourceResult | None:
     try:
-        return await run_trigger(serving, runs, trigger, event, on_respond)
+        return await run_trigger(context, runs, trigger, event, on_respond)
     except PdkernelError as fault:
         _LOG.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
         return None
 
 
-async def _has_custom_response(serving: AppContext, trigger: DeployedTrigger) -> bool:
+async def _has_custom_response(context: AppContext, trigger: DeployedTrigger) -> bool:
     """Whether the source makes the answer."""
     try:
         uses = ActionReference(trigger.key, trigger.version)
-        _, description = await serving.engine.forms.describe(uses, install=False)
+        _, description = await context.engine.forms.describe(uses, install=False)
     except PdkernelError:
         return False  # it cannot be loaded any more, which its run says
     return any(prop.type == HTTP_INTERFACE and prop.definition.get("customResponse") for prop in description.props)
@@ -118,15 +117,15 @@ def _key(request: Request) -> tuple[str | None, str]:
     return (key if _KEY.match(key) else None), unquote(raw) or "/"
 
 
-def _find(serving: AppContext, key: str) -> DeployedTrigger | None:
+def _find(context: AppContext, key: str) -> DeployedTrigger | None:
     """The trigger whose endpoint has that key, if it runs."""
-    trigger_id = serving.project.endpoint_keys.find_trigger_id(key)
-    trigger = serving.project.deployed_triggers.find(trigger_id) if trigger_id is not None else None
+    trigger_id = context.project.endpoint_keys.find_trigger_id(key)
+    trigger = context.project.deployed_triggers.find(trigger_id) if trigger_id is not None else None
     return trigger if trigger is not None and trigger.active and trigger.endpoint is not None else None
 
 
-async def _event(request: Request, serving: AppContext, path: str) -> JSON:
-    trusted = serving.settings.trusted_proxies
+async def _event(request: Request, context: AppContext, path: str) -> JSON:
+    trusted = context.settings.trusted_proxies
     body, raw = await read_body_and_text(request)
     scheme, host = resolve_scheme(request.scope, request.headers, trusted), request.headers.get("host", "")
     query = request.scope.get("query_string", b"").decode("latin-1")

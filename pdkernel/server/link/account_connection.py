@@ -63,7 +63,7 @@ def connect_account(
 
 
 def _connect(
-    serving: LinkContext,
+    context: LinkContext,
     token: ConnectToken,
     app: str,
     credentials: Mapping[str, str],
@@ -71,15 +71,15 @@ def _connect(
     account_id: str | None,
 ) -> Account:
     if account_id is not None:
-        check_reconnectable(serving, token, app, account_id)
+        check_reconnectable(context, token, app, account_id)
     else:
-        _check_user_limit(serving, token)
-    if not serving.project.connect_tokens.claim(token.digest):
+        _check_user_limit(context, token)
+    if not context.project.connect_tokens.claim(token.digest):
         raise TokenUsedError(USED_MESSAGE)
     try:
         if account_id is not None:
-            return serving.directory.reconnect_account(account_id, credentials)
-        return serving.directory.add_account(
+            return context.directory.reconnect_account(account_id, credentials)
+        return context.directory.add_account(
             app=app,
             credentials=credentials,
             external_user_id=token.external_user_id,
@@ -87,7 +87,7 @@ def _connect(
             name=name,
         )
     except BaseException:
-        serving.project.connect_tokens.release(token.digest)
+        context.project.connect_tokens.release(token.digest)
         raise
 
 
@@ -119,10 +119,10 @@ def check_reconnectable(context: LinkContext, token: ConnectToken, app: str, acc
         raise NoSuchAccountError(f"There is no {app} account {account_id[:80]} of this user to be connected again.")
 
 
-def _check_user_limit(serving: LinkContext, token: ConnectToken) -> None:
-    most = serving.settings.max_development_users
+def _check_user_limit(context: LinkContext, token: ConnectToken) -> None:
+    most = context.settings.max_development_users
     if most is None or token.environment != "development":
         return
-    users = serving.directory.users(token.environment)
+    users = context.directory.users(token.environment)
     if len(users) >= most and all(user.external_id != token.external_user_id for user in users):
         raise TooManyUsersError(TOO_MANY_USERS_MESSAGE)

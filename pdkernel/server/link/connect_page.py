@@ -44,53 +44,53 @@ FOREIGN_FORM_MESSAGE = "The form was sent from another page. If you were about t
 
 async def show(request: Request) -> Response:
     """`GET /_static/connect.html?token=...&app=...`."""
-    serving: LinkContext = request.app.state.context
+    context: LinkContext = request.app.state.context
     wish = LinkRequest.from_params(request.query_params)
-    wish = replace(wish, app=await asyncio.to_thread(resolve_app, serving, wish.app))
-    token = await asyncio.to_thread(serving.project.connect_tokens.find, wish.token_text)
-    if (fault := find_token_problem(serving, token)) is not None or token is None:
+    wish = replace(wish, app=await asyncio.to_thread(resolve_app, context, wish.app))
+    token = await asyncio.to_thread(context.project.connect_tokens.find, wish.token_text)
+    if (fault := find_token_problem(context, token)) is not None or token is None:
         return html_pages.error_page(fault or "", token=token, has_close_button=not wish.hides_close_button)
-    publish_link_event(serving, token, "opened")
+    publish_link_event(context, token, "opened")
     if not wish.app:
-        known = await asyncio.to_thread(list_offered_apps, serving)
+        known = await asyncio.to_thread(list_offered_apps, context)
         return html_pages.choose_page(wish, token, known)
-    return await _credentials_response(serving, token, wish)
+    return await _credentials_response(context, token, wish)
 
 
 async def submit(request: Request) -> Response:
     """`POST /_static/connect.html`, from the page's form."""
-    serving: LinkContext = request.app.state.context
+    context: LinkContext = request.app.state.context
     form = await _read_form(request)
     if form is None:
         return html_pages.error_page(f"The form holds more than {MAX_FORM_BYTES} bytes.", status=413)
     wish = LinkRequest.from_params(form)
-    token = await asyncio.to_thread(serving.project.connect_tokens.find, wish.token_text)
-    if (fault := find_token_problem(serving, token)) is not None or token is None:
+    token = await asyncio.to_thread(context.project.connect_tokens.find, wish.token_text)
+    if (fault := find_token_problem(context, token)) is not None or token is None:
         return html_pages.error_page(fault or "", token=token, has_close_button=not wish.hides_close_button)
-    if not csrf.is_from_our_page(serving, request):
-        return await _credentials_response(serving, token, wish, problem=FOREIGN_FORM_MESSAGE)
+    if not csrf.is_from_our_page(context, request):
+        return await _credentials_response(context, token, wish, problem=FOREIGN_FORM_MESSAGE)
     if html_pages.CANCEL_BUTTON in form:
-        publish_link_event(serving, token, "cancelled")
+        publish_link_event(context, token, "cancelled")
         return html_pages.cancelled_page(token)
-    provider = await asyncio.to_thread(find_provider, serving.project, wish.app)
+    provider = await asyncio.to_thread(find_provider, context.project, wish.app)
     if provider is not None:
-        return await _start_oauth(serving, token, wish, provider, csrf.read_browser_id(request))
+        return await _start_oauth(context, token, wish, provider, csrf.read_browser_id(request))
     typed = {
         name.removeprefix(FIELD_PREFIX): value
         for name, value in form.items()
         if name.startswith(FIELD_PREFIX) and value
     }
     if not typed:
-        return await _credentials_response(serving, token, wish, problem="Fill in at least one field.")
+        return await _credentials_response(context, token, wish, problem="Fill in at least one field.")
     try:
         account = await asyncio.to_thread(
-            connect_account, serving, token, app=wish.app, credentials=typed, account_id=wish.account_id
+            connect_account, context, token, app=wish.app, credentials=typed, account_id=wish.account_id
         )
     except FINAL_ERRORS as refusal:
-        return failure_response(serving, token, wish, str(refusal))
+        return failure_response(context, token, wish, str(refusal))
     except RequestError as refusal:
-        return await _credentials_response(serving, token, wish, problem=str(refusal))
-    return success_response(serving, token, wish, account)
+        return await _credentials_response(context, token, wish, problem=str(refusal))
+    return success_response(context, token, wish, account)
 
 
 def success_response(
@@ -149,36 +149,36 @@ def failure_response(
 
 
 async def _credentials_response(
-    serving: LinkContext, token: ConnectToken, wish: LinkRequest, *, problem: str = ""
+    context: LinkContext, token: ConnectToken, wish: LinkRequest, *, problem: str = ""
 ) -> Response:
     closes = not wish.hides_close_button
     try:
         check_app_slug(wish.app)
         if wish.account_id is not None:
-            await asyncio.to_thread(check_reconnectable, serving, token, wish.app, wish.account_id)
+            await asyncio.to_thread(check_reconnectable, context, token, wish.app, wish.account_id)
     except NoSuchAccountError as fault:
         return html_pages.error_page(str(fault), token=token, status=404, has_close_button=closes)
     except RequestError:
         return html_pages.error_page(APP_NOT_FOUND_MESSAGE, token=token, status=404, has_close_button=closes)
     about = html_pages.PageSubject(wish, token)
-    provider = await asyncio.to_thread(find_provider, serving.project, wish.app)
+    provider = await asyncio.to_thread(find_provider, context.project, wish.app)
     if provider is not None:
         return html_pages.sign_in_page(about, urlsplit(provider.authorize_url).netloc, problem=problem)
-    fields = await asyncio.to_thread(serving.directory.credential_fields, wish.app)
+    fields = await asyncio.to_thread(context.directory.credential_fields, wish.app)
     return html_pages.credentials_page(about, fields, problem=problem)
 
 
 async def _start_oauth(
-    serving: LinkContext, token: ConnectToken, wish: LinkRequest, provider: OAuthProvider, mark: str | None
+    context: LinkContext, token: ConnectToken, wish: LinkRequest, provider: OAuthProvider, mark: str | None
 ) -> Response:
     if wish.account_id is not None:
         try:
-            await asyncio.to_thread(check_reconnectable, serving, token, wish.app, wish.account_id)
+            await asyncio.to_thread(check_reconnectable, context, token, wish.app, wish.account_id)
         except NoSuchAccountError as refusal:
-            return failure_response(serving, token, wish, str(refusal), from_callback=wish.is_framed)
-    mark = mark or serving.ids.new("", 43)
-    state, verifier = serving.ids.new("", 43), serving.ids.new("", 64)
-    redirect_uri = serving.settings.base_url + CALLBACK_PATH
+            return failure_response(context, token, wish, str(refusal), from_callback=wish.is_framed)
+    mark = mark or context.ids.new("", 43)
+    state, verifier = context.ids.new("", 43), context.ids.new("", 64)
+    redirect_uri = context.settings.base_url + CALLBACK_PATH
     visit = PendingSignIn(
         wish.token_text,
         wish.app,
@@ -188,10 +188,10 @@ async def _start_oauth(
         wish.account_id,
         wish.is_framed,
     )
-    await asyncio.to_thread(serving.project.pending_sign_ins.add, state, visit)
+    await asyncio.to_thread(context.project.pending_sign_ins.add, state, visit)
     url = authorize_url(provider, state=state, verifier=verifier, redirect_uri=redirect_uri)
     answer = html_pages.redirect_page(token, url, f"Go on to {urlsplit(url).netloc}.")
-    csrf.set_browser_id(serving, answer, mark)
+    csrf.set_browser_id(context, answer, mark)
     return answer
 
 

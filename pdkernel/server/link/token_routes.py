@@ -33,14 +33,14 @@ MAX_TOKENS_PER_MINUTE = 100
 
 async def create_token_route(request: Request) -> Response:
     """`POST /v1/connect/{project_id}/tokens`."""
-    serving: AppContext = request.app.state.context
+    context: AppContext = request.app.state.context
     try:
-        caller = await asyncio.to_thread(authorize, serving, request.headers.get("authorization"))
+        caller = await asyncio.to_thread(authorize, context, request.headers.get("authorization"))
     except UnauthorizedError as fault:
         return _error(401, str(fault))
     if not caller.has_scope(SCOPE):
         return _error(403, f"The access token is not good for {SCOPE}.")
-    if request.path_params["project_id"] != serving.directory.project_id:
+    if request.path_params["project_id"] != context.directory.project_id:
         return _error(404, "project not found")
     try:
         body = await _read(request)
@@ -49,51 +49,51 @@ async def create_token_route(request: Request) -> Response:
         user = body.get("external_user_id", body.get("external_id"))
         if not isinstance(user, str):
             raise RequestError("external_user_id is missing.", fix="It is a text: your own id of the user.")
-        terms, lasts_s = parse_terms(serving, body)
-        if serving.settings.applies_rate_limits:
-            since = serving.clock.now() - timedelta(minutes=1)
-            made_so_far = await asyncio.to_thread(serving.project.connect_tokens.count_since, user, environment, since)
+        terms, lasts_s = parse_terms(context, body)
+        if context.settings.applies_rate_limits:
+            since = context.clock.now() - timedelta(minutes=1)
+            made_so_far = await asyncio.to_thread(context.project.connect_tokens.count_since, user, environment, since)
             if made_so_far >= MAX_TOKENS_PER_MINUTE:
-                return _throttled(serving)
+                return _throttled(context)
         made = await asyncio.to_thread(
-            create_token, serving, external_user_id=user, environment=environment, terms=terms, lifetime_s=lasts_s
+            create_token, context, external_user_id=user, environment=environment, terms=terms, lifetime_s=lasts_s
         )
     except RequestError as fault:
         return _error(400, str(fault))
     answer = {
         "token": made.text,
         "expires_at": format_iso(made.token.expires_at),
-        "connect_link_url": made.link_url(serving.settings.base_url),
+        "connect_link_url": made.link_url(context.settings.base_url),
     }
     return JSONResponse(answer, headers={"cache-control": "no-store"})
 
 
 async def validate_token_route(request: Request) -> Response:
     """`GET /v1/connect/tokens/{token}/validate?app_id=...`: 200 also for a token that is no good; it needs no other."""
-    serving: AppContext = request.app.state.context
-    token = await asyncio.to_thread(serving.project.connect_tokens.find, request.path_params["token"])
-    fault = find_token_problem(serving, token)
+    context: AppContext = request.app.state.context
+    token = await asyncio.to_thread(context.project.connect_tokens.find, request.path_params["token"])
+    fault = find_token_problem(context, token)
     if fault is not None or token is None:
         return _validation_response({"success": False, "error": fault})
     answer: dict[str, Any] = {
         "success": True,
-        "project_id": serving.directory.project_id,
+        "project_id": context.directory.project_id,
         "project_environment": token.environment,
         "project_app_name": "pdkernel",
         "success_redirect_uri": token.terms.success_redirect_uri,
         "error_redirect_uri": token.terms.error_redirect_uri,
     }
-    app = await asyncio.to_thread(resolve_app, serving, request.query_params.get("app_id", ""))
+    app = await asyncio.to_thread(resolve_app, context, request.query_params.get("app_id", ""))
     if app:
         try:
             check_app_slug(app)
         except RequestError:
             return _validation_response({"success": False, "error": APP_NOT_FOUND_MESSAGE})
-        answer["app"] = await asyncio.to_thread(serialize_app, serving, app)
+        answer["app"] = await asyncio.to_thread(serialize_app, context, app)
     account = request.query_params.get("account_id")
     if app and account:
         try:
-            await asyncio.to_thread(check_reconnectable, serving, token, app, account)
+            await asyncio.to_thread(check_reconnectable, context, token, app, account)
         except NoSuchAccountError as fault:
             return _validation_response({"success": False, "error": str(fault)})
     return _validation_response(answer)
@@ -123,8 +123,8 @@ def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status)
 
 
-def _throttled(serving: AppContext) -> Response:
-    reset = str(int(serving.clock.now().timestamp()) + 60)
+def _throttled(context: AppContext) -> Response:
+    reset = str(int(context.clock.now().timestamp()) + 60)
     headers = {
         "retry-after": "60",
         "x-ratelimit-limit": str(MAX_TOKENS_PER_MINUTE),

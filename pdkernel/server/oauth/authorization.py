@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.oauth.scopes import scope_covers
 
-INVOKE_SCOPE = "connect:workflow:invoke"
-"""What a token must be good for to start a workflow whose trigger's auth is OAuth."""
-
 
 class UnauthorizedError(Exception):
     """No token, or one that is not good; the message says which, and never the token."""

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+INVOKE_SCOPE = "connect:workflow:invoke"
+"""The scope that starts a workflow whose trigger requires OAuth."""
+
 
 def scope_covers(held: Iterable[str], wanted: str) -> bool:
     """Whether one of the *held* scopes is *wanted* or stands for it."""

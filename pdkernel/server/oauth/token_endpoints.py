@@ -44,24 +44,24 @@ class _OAuthError(Exception):
 
 async def create_token(request: Request) -> Response:
     """Answer a client's credentials with an access token."""
-    serving: AppContext = request.app.state.context
+    context: AppContext = request.app.state.context
     request = _limited(request)
     try:
         fields = await _fields(request)
-        if serving.passthrough is not None and await _is_pipedreams(serving, request, fields):
-            return await serving.passthrough.tokens.issue(request, fields, _credentials(request, fields)[0])
-        client = await _client(serving, request, fields)
+        if context.passthrough is not None and await _is_pipedreams(context, request, fields):
+            return await context.passthrough.tokens.issue(request, fields, _credentials(request, fields)[0])
+        client = await _client(context, request, fields)
         if fields.get("grant_type") != GRANT:
             raise _OAuthError("unsupported_grant_type", f"grant_type is {GRANT} here.")
         scopes = _scopes(client, fields.get("scope", ""))
     except _OAuthError as refused:
         return _refusal(refused)
-    token = await run_in_threadpool(serving.project.access_tokens.issue, client.id, scopes)
+    token = await run_in_threadpool(context.project.access_tokens.issue, client.id, scopes)
     answer = {
         "access_token": token,
         "token_type": "Bearer",
         "expires_in": TOKEN_LIFETIME_S,
-        "created_at": int(serving.clock.now().timestamp()),
+        "created_at": int(context.clock.now().timestamp()),
         "scope": " ".join(scopes),
     }
     return JSONResponse(answer, headers=_UNCACHED)
@@ -69,14 +69,14 @@ async def create_token(request: Request) -> Response:
 
 async def revoke_token(request: Request) -> Response:
     """Refuse a token from now on; like RFC 7009, a token that is not good any more is no error."""
-    serving: AppContext = request.app.state.context
-    tokens = serving.project.access_tokens
+    context: AppContext = request.app.state.context
+    tokens = context.project.access_tokens
     try:
         request = _limited(request)
         fields = await _fields(request)
-        if serving.passthrough is not None and await _is_pipedreams(serving, request, fields):
-            return await serving.passthrough.tokens.revoke(request, fields.get("token", ""))
-        client = await _client(serving, request, fields)
+        if context.passthrough is not None and await _is_pipedreams(context, request, fields):
+            return await context.passthrough.tokens.revoke(request, fields.get("token", ""))
+        client = await _client(context, request, fields)
         if not fields.get("token"):
             raise _OAuthError("invalid_request", "Which token is to be revoked? Send it as `token`.")
     except _OAuthError as refused:
@@ -87,9 +87,9 @@ async def revoke_token(request: Request) -> Response:
     return JSONResponse({}, headers=_UNCACHED)
 
 
-async def _is_pipedreams(serving: AppContext, request: Request, fields: Mapping[str, str]) -> bool:
+async def _is_pipedreams(context: AppContext, request: Request, fields: Mapping[str, str]) -> bool:
     """Whether the client is one of the real project's: one that nobody has made here. What is ours is not sent there."""
-    return not await run_in_threadpool(serving.project.oauth_clients.is_known, _credentials(request, fields)[0])
+    return not await run_in_threadpool(context.project.oauth_clients.is_known, _credentials(request, fields)[0])
 
 
 def _credentials(request: Request, fields: Mapping[str, str]) -> tuple[str, str]:
@@ -99,24 +99,24 @@ def _credentials(request: Request, fields: Mapping[str, str]) -> tuple[str, str]
     )
 
 
-async def _client(serving: AppContext, request: Request, fields: Mapping[str, str]) -> OAuthClient:
+async def _client(context: AppContext, request: Request, fields: Mapping[str, str]) -> OAuthClient:
     client_id, secret = _credentials(request, fields)
     if "client_assertion" in fields:
-        return await _assertions_client(serving, request, fields, client_id, secret)
-    client = await run_in_threadpool(serving.project.oauth_clients.authenticate, client_id, secret)
+        return await _assertions_client(context, request, fields, client_id, secret)
+    client = await run_in_threadpool(context.project.oauth_clients.authenticate, client_id, secret)
     if client is None:
         raise _OAuthError("invalid_client", "There is no such client, or its secret is another.", 401)
     return client
 
 
 async def _assertions_client(
-    serving: AppContext, request: Request, fields: Mapping[str, str], client_id: str, secret: str
+    context: AppContext, request: Request, fields: Mapping[str, str], client_id: str, secret: str
 ) -> OAuthClient:
     if secret or fields.get("client_assertion_type") != client_assertions.TYPE:
         raise _OAuthError("invalid_request", f"client_assertion comes without a secret, as {client_assertions.TYPE}.")
-    named = client_assertions.audiences(serving, request)
+    named = client_assertions.audiences(context, request)
     client = await run_in_threadpool(
-        client_assertions.authenticate_assertion, serving, fields["client_assertion"], named, client_id
+        client_assertions.authenticate_assertion, context, fields["client_assertion"], named, client_id
     )
     if client is None:
         text = f"The assertion is not good here, has expired or was used. Its audience is {' or '.join(named)}."

@@ -25,9 +25,9 @@ def connect(site: Served, user: str | None = "ada", app: str = "slack", **choice
 
 def connect_token(site: Served, user: str = "ada", **terms: object) -> str:
     """A Connect token of that user."""
-    agreed, lasts_s = parse_terms(site.serving, terms)
+    agreed, lasts_s = parse_terms(site.context, terms)
     made = create_token(
-        site.serving, external_user_id=user, environment="development", terms=agreed, lifetime_s=lasts_s
+        site.context, external_user_id=user, environment="development", terms=agreed, lifetime_s=lasts_s
     )
     return made.text
 
@@ -67,7 +67,7 @@ async def test_credentials_on_request(site: Served) -> None:
 
 async def test_renewal_of_an_account_by_oauth(site: Served) -> None:
     """With the credentials comes when the token ends, when it was got and when it is got anew."""
-    account, now = connect(site), site.serving.clock.now()
+    account, now = connect(site), site.context.clock.now()
     site.project.grants.set(account, Grant("refresh-0123456789", now + timedelta(hours=1), now))
 
     answer = (await site.call("GET", f"/accounts/{account}", params={"include_credentials": "true"})).json()

@@ -117,7 +117,7 @@ async def test_a_connect_token_reaches_public_hosts(site: Served) -> None:
     """A public host is reached where the mode lets calls out."""
     answer = await run(site, f"http://{AWAY}/", bearer(connect_token(site)))
 
-    assert (answer["ret"] is None) == (site.serving.settings.policy.mode == "deny")
+    assert (answer["ret"] is None) == (site.context.settings.policy.mode == "deny")
 
 
 GET = {"id": "data_stores-get-record", "configured_props": {"dataStore": "orders", "key": "a"}}

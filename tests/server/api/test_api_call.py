@@ -108,13 +108,13 @@ async def test_rate_limits_are_a_switch(tmp_path: Any) -> None:
         assert (answer.status_code, answer.json()) == (429, {"error": "Throttled"})
         assert answer.headers["x-ratelimit-remaining"] == "0"
         assert answer.headers["x-ratelimit-limit"] == str(MAX_REQUESTS_PER_WINDOW["accounts"])
-        now = site.serving.clock.now().timestamp()
-        site.serving.clock.move(0.5)  # type: ignore[attr-defined]
+        now = site.context.clock.now().timestamp()
+        site.context.clock.advance(0.5)  # type: ignore[attr-defined]
         later = (await site.call("GET", "/accounts/apn_1")).headers
         # whoever waits as long as it is told comes after the end of the window
         assert int(later["retry-after"]) >= 300 - 0.5
         assert int(later["x-ratelimit-reset"]) >= now + 300
-        site.serving.clock.move(301)  # type: ignore[attr-defined]
+        site.context.clock.advance(301)  # type: ignore[attr-defined]
         assert (await site.call("GET", "/accounts/apn_1")).status_code == 404
         assert (await other.call("GET", "/accounts/apn_1")).status_code == 404
 
@@ -150,7 +150,7 @@ async def test_a_page_learns_that_its_token_is_no_good(site: Served) -> None:
     """A Connect token that has expired or is none is answered 401 where the page can read it, and not as a failed fetch."""
     page = {"Origin": "https://product.example"}
     expired = await token_for(site, "https://product.example")
-    site.serving.clock.move(4 * 3600)  # type: ignore[attr-defined]
+    site.context.clock.advance(4 * 3600)  # type: ignore[attr-defined]
 
     for text in (expired, "ctok_" + "0" * 32):
         answer = await site.call("GET", "/accounts", headers={**page, "Authorization": f"Bearer {text}"})

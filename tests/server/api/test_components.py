@@ -180,12 +180,12 @@ async def test_the_newest_account_runs_unless_one_is_chosen(depot: Served) -> No
     values = {"shelf": "s1", "thing": "box"}
 
     await post(depot, "/actions/run", id="depot-put-thing", configured_props=values)
-    depot.serving.clock.move(1)  # type: ignore[attr-defined]
+    depot.context.clock.advance(1)  # type: ignore[attr-defined]
     await post(depot, "/actions/run", id="depot-put-thing", configured_props={**values, "depot": ADA})
 
     used = [
         execution.step("action").accounts[0].id
-        for execution in await depot.serving.engine.journal.list_executions(limit=2)
+        for execution in await depot.context.engine.journal.list_executions(limit=2)
     ]
     assert used == ["apn_ada", "apn_newer"]
 
@@ -248,7 +248,7 @@ async def test_a_secret_value_is_not_kept(depot: Served, tmp_path: Path) -> None
 
     answer = await post(depot, "/actions/run", id="depot-sign-in", configured_props={"pin": KEY, "who": "ada-marked"})
 
-    kept = str(await depot.serving.engine.journal.list_executions(limit=10))
+    kept = str(await depot.context.engine.journal.list_executions(limit=10))
     assert answer["ret"]["length"] == len(KEY)
     assert "ada-marked" in kept
     assert KEY not in kept

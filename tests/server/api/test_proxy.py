@@ -315,7 +315,7 @@ async def test_an_answer_that_breaks_off(site: Served) -> None:
     path = f"/v1/connect/{site.project.project_id}/proxy/{encoded('https://slack.com/broken')}"
     headers = [(name.lower().encode(), value.encode()) for name, value in {**site.headers(), "host": HOST}.items()]
     scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
-    await create_app(site.serving)({**scope, "query_string": b"external_user_id=ada&account_id=apn_ada"}, receive, send)
+    await create_app(site.context)({**scope, "query_string": b"external_user_id=ada&account_id=apn_ada"}, receive, send)
 
     assert [message.get("status") for message in said if message["type"] == "http.response.start"] == [200]
     assert b"".join(message.get("body", b"") for message in said) == b"half"

@@ -100,10 +100,10 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
 
 async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> list[Any]:
     """Let *seconds* pass while triggers run, until there are so many events."""
-    assert isinstance(site.serving.clock, ManualClock)
-    site.serving.clock.advance(seconds)
-    runs = RunRegistry(site.serving)
-    running = asyncio.create_task(run_due_triggers(site.serving, runs))
+    assert isinstance(site.context.clock, ManualClock)
+    site.context.clock.advance(seconds)
+    runs = RunRegistry(site.context)
+    running = asyncio.create_task(run_due_triggers(site.context, runs))
     try:
         async with asyncio.timeout(20):
             while len(found := await events(site, trigger)) < until:
@@ -160,7 +160,7 @@ async def test_cron_runs_it(site: Served) -> None:
     due = site.project.deployed_triggers.next_due()
     assert due is not None
 
-    found = await pass_time(site, (due - site.serving.clock.now()).total_seconds(), 1, made["id"])
+    found = await pass_time(site, (due - site.context.clock.now()).total_seconds(), 1, made["id"])
 
     assert (due.hour, due.minute) == (4, 0)
     assert found[0]["parcel"] == 1
@@ -227,7 +227,7 @@ async def test_a_workflow_is_started(site: Served) -> None:
 
     await pass_time(site, 61, 1, made["id"])
 
-    (run,) = await site.serving.engine.journal.list_executions(limit=5)
+    (run,) = await site.context.engine.journal.list_executions(limit=5)
     assert (run.status, run.external_user, run.step("note").return_value) == ("success", "ada", 1)
 
 
@@ -250,7 +250,7 @@ async def test_a_trigger_is_changed(site: Served) -> None:
     changed = (
         await of(site, "PUT", path, json={"name": "Mine", "active": False, "configured_props": {"size": "xl"}})
     ).json()["data"]
-    site.serving.clock.move(1000)  # type: ignore[attr-defined]
+    site.context.clock.advance(1000)  # type: ignore[attr-defined]
     asleep = site.project.deployed_triggers.claim_due()
     await of(site, "PUT", path, json={"active": True})
     found = await pass_time(site, 61, 1, made["id"])
@@ -306,7 +306,7 @@ def state_key(site: Served, trigger_id: str) -> str:
     """By which the state of a trigger's source is kept."""
     trigger = site.project.deployed_triggers.find(trigger_id)
     assert trigger is not None
-    return build_source_request(site.serving, trigger, "run").state_key
+    return build_source_request(site.context, trigger, "run").state_key
 
 
 async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog: pytest.LogCaptureFixture) -> None:

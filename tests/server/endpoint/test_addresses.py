@@ -76,7 +76,7 @@ async def test_by_mangled_path(echo: Site, mangled: str, path: str, query: dict[
 )
 async def test_a_workflow_id_opens_nothing(echo: Site, path: str) -> None:
     """A workflow's id in a path is 404, and starts nothing: neither the one that it has nor one made from its name."""
-    (served,) = echo.serving.workflows.list_workflows()
+    (served,) = echo.context.workflows.list_workflows()
     for known in (served.id, derive_id("p_", served.source.workflow.name)):
         answer = await echo.http.post(path.format(id=known))
         assert answer.status_code == 404
@@ -86,7 +86,7 @@ async def test_a_workflow_id_opens_nothing(echo: Site, path: str) -> None:
 
 async def test_a_workflow_id_as_a_host_opens_nothing(echo: Site) -> None:
     """A host that begins with a workflow's id is no endpoint."""
-    (served,) = echo.serving.workflows.list_workflows()
+    (served,) = echo.context.workflows.list_workflows()
     for known in (served.id, derive_id("p_", served.source.workflow.name)):
         answer = await echo.http.post("/", headers={"host": f"{known}.m.pipedream.net"})
         assert answer.status_code == 404

@@ -118,7 +118,7 @@ def marks(number: int) -> list[str]:
 
 async def reach(site: Site, number: int, other: int) -> tuple[list[int], str]:
     """All that user *number*'s Connect token gets: what is theirs, then what is *other*'s; the statuses and the text."""
-    project = f"/v1/connect/{site.serving.project.project_id}"
+    project = f"/v1/connect/{site.context.project.project_id}"
     made = await site.http.post(
         f"{project}/tokens",
         json={"external_user_id": f"user-{number:03d}"},
@@ -159,8 +159,8 @@ async def test_fifty_connect_tokens(tmp_path: Path) -> None:
                 account_id=f"apn_{number:03d}",
                 name=f"name-mark-{number:03d}",
             )
-            triggers = site.serving.project.deployed_triggers
-            triggers.add(trigger(number, site.serving.clock.now()))
+            triggers = site.context.project.deployed_triggers
+            triggers.add(trigger(number, site.context.clock.now()))
             triggers.add_events(
                 f"dc_{number:03d}", [{"e": f"emitted-mark-{number:03d}", "k": "emit", "ts": 1, "id": "1"}]
             )

@@ -9,7 +9,7 @@ from tests.server.endpoint.conftest import Serve
 async def test_a_run_that_cannot_be_recorded(serve: Serve) -> None:
     """The caller is not told of a run that nobody will find, nor asked to send the request again."""
     site = await serve(python_step(), response="default")
-    await site.serving.engine.journal.close()
+    await site.context.engine.journal.close()
     answer = await site.http.post(site.path(), json={})
 
     assert answer.status_code == 400

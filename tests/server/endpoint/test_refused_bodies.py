@@ -136,7 +136,7 @@ async def test_charsets_that_are_none(serve: Serve) -> None:
 )
 async def test_a_file_that_cannot_be_kept(echo: Site, request_of: dict[str, Any]) -> None:
     """The caller hears that nothing has run, and is not asked to try again by a status of 5xx."""
-    echo.serving.project.folder.joinpath("uploads").write_text("in the folder's way")
+    echo.context.project.folder.joinpath("uploads").write_text("in the folder's way")
 
     answer = await echo.http.post(echo.path(), **request_of)
 

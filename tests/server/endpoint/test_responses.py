@@ -16,7 +16,7 @@ from tests.server.site import Site
 
 async def goes_on(site: Site) -> bool:
     """Whether a run has not ended yet."""
-    kept = await site.serving.engine.journal.list_executions(limit=1000)
+    kept = await site.context.engine.journal.list_executions(limit=1000)
     return any(run.finished_at is None for run in kept)
 
 

@@ -26,7 +26,7 @@ async def test_nostore(echo: Site, where: str) -> None:
     answer = await echo.http.post(echo.path(), content=mark, **switched(where, "x-pd-nostore"))
     await echo.http.post(echo.path(), content="to-be-kept")
     (run,) = await echo.runs()
-    path = echo.serving.project.sqlite_path
+    path = echo.context.project.sqlite_path
     assert path is not None
     with sqlite3.connect(path) as database:
         rows = [str(row) for table in ("runs", "steps") for row in database.execute(f"select * from {table}")]

@@ -50,7 +50,7 @@ async def test_a_revoked_token(tmp_path: Path) -> None:
     """A token that was revoked does not pass."""
     async with site_of(tmp_path, guarded("oauth")) as site:
         header = site.token()
-        tokens = site.serving.project.access_tokens
+        tokens = site.context.project.access_tokens
         token = tokens.verify(header["Authorization"].removeprefix("Bearer "))
         assert token is not None
         tokens.revoke(token)
@@ -103,7 +103,7 @@ def people(site: Site) -> None:
             app="slack", credentials={"api_key": "0123456789"}, external_user_id="ada", environment=environment
         )
     site.directory.add_account(app="github", credentials={"api_key": "0123456789"}, external_user_id="bob")
-    site.serving.project.set_plan("free")
+    site.context.project.set_plan("free")
 
 
 @pytest.mark.parametrize(("headers", "sentence"), ERRORS)

@@ -18,7 +18,7 @@ from tests.server.served import served
 async def routes(tmp_path: Path) -> list[Route]:
     """Those of a project that is served."""
     async with served(tmp_path) as site:
-        return [route for route in create_app(site.serving).routes if isinstance(route, Route)]
+        return [route for route in create_app(site.context).routes if isinstance(route, Route)]
 
 
 def _described(route: Route) -> set[tuple[str, str]]:

@@ -230,8 +230,8 @@ async def test_an_old_link(site: Served, visitor: Visitor) -> None:
     """A token whose time is over opens no form, and sends none that was open."""
     made = await make(site, expires_in=60)
     page = await visitor.open(made["connect_link_url"], app="slack")
-    assert isinstance(site.serving.clock, ManualClock)
-    site.serving.clock.advance(61)
+    assert isinstance(site.context.clock, ManualClock)
+    site.context.clock.advance(61)
 
     opened = await visitor.open(made["connect_link_url"], app="slack")
     sent = await visitor.fill(page, api_key="k-0123456789")

@@ -179,7 +179,7 @@ async def test_an_account_is_connected_again(site: Served, visitor: Visitor, pro
     assert done.status == 200
     assert (found.id, found.healthy) == (account, True)
     assert site.directory.credentials(account)["oauth_access_token"] != first
-    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    site.context.clock.advance(3590)  # type: ignore[attr-defined]
     assert site.directory.credentials(account)["oauth_access_token"] in provider.tokens
     assert [form["grant_type"] for form in provider.asked][-1] == "refresh_token"
 
@@ -247,11 +247,11 @@ async def test_a_token_is_renewed_before_it_ends(site: Served, visitor: Visitor,
     account = await connected(site, visitor, provider)
     first = site.directory.credentials(account)["oauth_access_token"]
 
-    site.serving.clock.move(3299)  # type: ignore[attr-defined]
+    site.context.clock.advance(3299)  # type: ignore[attr-defined]
     early = site.directory.credentials(account)["oauth_access_token"]
-    site.serving.clock.move(2)  # type: ignore[attr-defined]
+    site.context.clock.advance(2)  # type: ignore[attr-defined]
     second = site.directory.credentials(account)["oauth_access_token"]
-    site.serving.clock.move(3600)  # type: ignore[attr-defined]
+    site.context.clock.advance(3600)  # type: ignore[attr-defined]
     third = site.directory.credentials(account)["oauth_access_token"]
 
     assert early == first
@@ -264,19 +264,19 @@ async def test_a_refused_token_is_renewed(site: Served, visitor: Visitor, provid
     account = await connected(site, visitor, provider)
     first = site.directory.credentials(account)["oauth_access_token"]
 
-    assert site.directory.report_unauthorized(account, site.serving.clock.now())
+    assert site.directory.report_unauthorized(account, site.context.clock.now())
     second = site.directory.credentials(account)["oauth_access_token"]
 
     assert second != first
     assert site.directory.credentials(account)["oauth_access_token"] == second
-    assert not site.directory.report_unauthorized("apn_unknown", site.serving.clock.now())
+    assert not site.directory.report_unauthorized("apn_unknown", site.context.clock.now())
 
 
 async def test_two_who_were_refused_the_same_token(site: Served, visitor: Visitor, provider: Provider) -> None:
     """It is renewed once; the second is told that there are other credentials, and gets those."""
     account = await connected(site, visitor, provider)
-    since = site.serving.clock.now()
-    site.serving.clock.move(1)  # type: ignore[attr-defined]
+    since = site.context.clock.now()
+    site.context.clock.advance(1)  # type: ignore[attr-defined]
 
     assert site.directory.report_unauthorized(account, since)
     first = site.directory.credentials(account)["oauth_access_token"]
@@ -290,7 +290,7 @@ async def test_two_who_were_refused_the_same_token(site: Served, visitor: Visito
 async def test_many_at_once_renew_once(site: Served, visitor: Visitor, provider: Provider) -> None:
     """A refresh token that comes twice is taken for stolen: eight who ask at once send it once."""
     account = await connected(site, visitor, provider)
-    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    site.context.clock.advance(3590)  # type: ignore[attr-defined]
 
     asked = (asyncio.to_thread(site.directory.credentials, account) for _ in range(8))
     got = {credentials["oauth_access_token"] for credentials in await asyncio.gather(*asked)}
@@ -304,7 +304,7 @@ async def test_a_provider_that_is_down_changes_nothing(site: Served, visitor: Vi
     """The token that there is stays, and the next to ask tries again."""
     account = await connected(site, visitor, provider)
     first = site.directory.credentials(account)["oauth_access_token"]
-    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    site.context.clock.advance(3590)  # type: ignore[attr-defined]
 
     provider.down = True
     meanwhile = site.directory.credentials(account)["oauth_access_token"]
@@ -321,7 +321,7 @@ async def test_a_provider_that_is_down_changes_nothing(site: Served, visitor: Vi
 async def test_many_at_once_wait_for_one_refusal(site: Served, visitor: Visitor, provider: Provider) -> None:
     """Those who wait for a renewal go on as soon as the provider has failed, with the token that there is."""
     account = await connected(site, visitor, provider)
-    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    site.context.clock.advance(3590)  # type: ignore[attr-defined]
     provider.down, provider.slowly = True, None
 
     began = time.monotonic()
@@ -338,7 +338,7 @@ async def test_connected_again_while_it_is_renewed(
 ) -> None:
     """What the provider says of the old refresh token changes nothing of the account that was connected anew."""
     account = await connected(site, visitor, provider)
-    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    site.context.clock.advance(3590)  # type: ignore[attr-defined]
     made = await make(site)
     away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP, accountId=account))
     back = await sign_in(away)
@@ -367,7 +367,7 @@ async def test_a_wrong_client_is_mended(site: Served, visitor: Visitor, provider
     """A secret that the provider takes no more is not the account's fault: with the right one its token is renewed."""
     account = await connected(site, visitor, provider)
     first = site.directory.credentials(account)["oauth_access_token"]
-    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    site.context.clock.advance(3590)  # type: ignore[attr-defined]
 
     tell(site, provider, secret="an-old-secret")
     meanwhile = site.directory.credentials(account)["oauth_access_token"]
@@ -385,7 +385,7 @@ async def test_a_withdrawn_grant_marks_the_account(site: Served, visitor: Visito
     """A provider that takes the refresh token no more is asked once; the account counts as unhealthy."""
     account = await connected(site, visitor, provider)
     provider._refresh_tokens.clear()
-    site.serving.clock.move(3590)  # type: ignore[attr-defined]
+    site.context.clock.advance(3590)  # type: ignore[attr-defined]
 
     site.directory.credentials(account)
     site.directory.credentials(account)

@@ -16,8 +16,8 @@ from tests.server.served import Served, served
 
 def moved(site: Served) -> ManualClock:
     """The clock of the project."""
-    assert isinstance(site.serving.clock, ManualClock)
-    return site.serving.clock
+    assert isinstance(site.context.clock, ManualClock)
+    return site.context.clock
 
 
 async def test_a_token_is_made(site: Served) -> None:
@@ -37,7 +37,7 @@ async def test_js_1_sends_both_names_of_the_user(site: Served) -> None:
     """`external_id` is taken where `external_user_id` is missing."""
     answer = await site.call("POST", "/tokens", json={"external_id": "ada"})
 
-    found = find_token(site.serving, answer.json()["token"])
+    found = find_token(site.context, answer.json()["token"])
     assert found is not None
     assert found.external_user_id == "ada"
 
@@ -47,7 +47,7 @@ async def test_a_token_is_for_its_environment(site: Served) -> None:
     production = await site.call("POST", "/tokens", json={"external_user_id": "ada"}, environment="production")
     silent = await site.call("POST", "/tokens", json={"external_user_id": "ada"}, environment=None)
 
-    environments = [find_token(site.serving, answer.json()["token"]) for answer in (production, silent)]
+    environments = [find_token(site.context, answer.json()["token"]) for answer in (production, silent)]
     assert [each and each.environment for each in environments] == ["production", "development"]
 
 
@@ -68,15 +68,15 @@ async def test_a_token_ends(site: Served) -> None:
     made = await make(site, expires_in=60)
 
     moved(site).advance(59)
-    assert find_token(site.serving, made["token"]) is not None
+    assert find_token(site.context, made["token"]) is not None
     moved(site).advance(1)
-    assert find_token(site.serving, made["token"]) is None
+    assert find_token(site.context, made["token"]) is None
 
 
 async def test_an_unknown_token_is_not_found(site: Served) -> None:
     """Neither a token that nobody made nor what is none."""
-    assert find_token(site.serving, "ctok_" + "0" * 32) is None
-    assert find_token(site.serving, "\ud800") is None
+    assert find_token(site.context, "ctok_" + "0" * 32) is None
+    assert find_token(site.context, "\ud800") is None
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ async def test_rate_limit(tmp_path: Path) -> None:
 
 async def test_a_link_for_the_notebook(site: Served) -> None:
     """A link can be had without the API, for one app."""
-    url = create_link(site.serving, external_user_id="ada", environment="production", app="slack").url
+    url = create_link(site.context, external_user_id="ada", environment="production", app="slack").url
 
-    found = find_token(site.serving, token_of(url))
+    found = find_token(site.context, token_of(url))
     assert url.endswith("&connectLink=true&app=slack")
     assert found is not None
     assert (found.external_user_id, found.environment) == ("ada", "production")

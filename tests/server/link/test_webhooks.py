@@ -83,7 +83,7 @@ async def test_signature(site: Served, visitor: Visitor, back_end: BackEnd) -> N
     at = stamp.removeprefix("t=")
     expected = hmac.new(get_signing_key(site.project).encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
     assert signed == expected
-    assert int(at) == int(site.serving.clock.now().timestamp())
+    assert int(at) == int(site.context.clock.now().timestamp())
 
 
 async def test_the_key_stays(tmp_path: Path) -> None:

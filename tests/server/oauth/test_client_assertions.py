@@ -34,8 +34,8 @@ def keyed(site: Served, key: PrivateKey = EC, *scopes: str) -> OAuthClient:
 
 def moved(site: Served) -> ManualClock:
     """The clock of the project."""
-    assert isinstance(site.serving.clock, ManualClock)
-    return site.serving.clock
+    assert isinstance(site.context.clock, ManualClock)
+    return site.context.clock
 
 
 def signed(
@@ -67,7 +67,7 @@ async def test_a_client_signs(site: Served, key: PrivateKey) -> None:
     answer = await ask(site, signed(site, client, key), client_id=client.id)
 
     assert answer.status_code == 200, answer.text
-    caller = authorize(site.serving, f"Bearer {answer.json()['access_token']}")
+    caller = authorize(site.context, f"Bearer {answer.json()['access_token']}")
     assert (caller.client_id, caller.scopes) == (client.id, ("connect:users:read",))
 
 
@@ -87,7 +87,7 @@ async def test_a_public_address_is_an_audience(site: Served) -> None:
     """A client that reaches the server through a proxy names the address that it knows, by any path below it."""
     client = keyed(site)
     moved_url = "https://work.example.com"
-    object.__setattr__(site.serving.settings, "url", f"{moved_url}/below")
+    object.__setattr__(site.context.settings, "base_url", f"{moved_url}/below")
 
     by_public = await ask(site, signed(site, client, aud=moved_url, jti="a"))
     by_address = await ask(site, signed(site, client, aud=[HERE], jti="b"))

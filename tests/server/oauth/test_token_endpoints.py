@@ -22,8 +22,8 @@ TOKEN = "/v1/oauth/token"
 
 def moved(site: Served) -> ManualClock:
     """The clock of the project."""
-    assert isinstance(site.serving.clock, ManualClock)
-    return site.serving.clock
+    assert isinstance(site.context.clock, ManualClock)
+    return site.context.clock
 
 
 async def test_credentials_as_json(site: Served) -> None:
@@ -40,7 +40,7 @@ async def test_credentials_as_json(site: Served) -> None:
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
     assert (answer.json()["token_type"], answer.json()["expires_in"]) == ("Bearer", 3600)
-    assert authorize(site.serving, f"Bearer {answer.json()['access_token']}").scopes == ("*",)
+    assert authorize(site.context, f"Bearer {answer.json()['access_token']}").scopes == ("*",)
 
 
 async def test_credentials_as_a_form(site: Served) -> None:
@@ -56,7 +56,7 @@ async def test_credentials_as_a_form(site: Served) -> None:
 
     answer = await site.http.post(TOKEN, data=fields)
 
-    caller = authorize(site.serving, f"Bearer {answer.json()['access_token']}")
+    caller = authorize(site.context, f"Bearer {answer.json()['access_token']}")
     assert caller.scopes == ("connect:accounts:read", "connect:proxy")
     assert (caller.client_id, caller.project_id) == (site.client.client.id, site.project.project_id)
 
@@ -69,7 +69,7 @@ async def test_credentials_as_basic(site: Served) -> None:
         TOKEN, data={"grant_type": "client_credentials"}, headers={"Authorization": f"Basic {pair}"}
     )
 
-    assert authorize(site.serving, f"Bearer {answer.json()['access_token']}").client_id
+    assert authorize(site.context, f"Bearer {answer.json()['access_token']}").client_id
 
 
 @pytest.mark.parametrize(
@@ -135,19 +135,19 @@ async def test_a_token_is_a_signed_one(site: Served) -> None:
     forged = jwt.encode(claims, "", algorithm="none", headers={"kid": head["kid"]})
     for bad in (forged, token[:-4] + ("AAAA" if not token.endswith("AAAA") else "BBBB"), "", "a.b.c"):
         with pytest.raises(UnauthorizedError):
-            authorize(site.serving, f"Bearer {bad}")
+            authorize(site.context, f"Bearer {bad}")
 
 
 async def test_a_token_expires(site: Served) -> None:
     """An hour later a token is no good."""
     header = site.headers()["Authorization"]
     moved(site).advance(3599)
-    assert authorize(site.serving, header).client_id
+    assert authorize(site.context, header).client_id
 
     moved(site).advance(1)
 
     with pytest.raises(UnauthorizedError):
-        authorize(site.serving, header)
+        authorize(site.context, header)
 
 
 async def test_a_revoked_token(site: Served) -> None:
@@ -159,9 +159,9 @@ async def test_a_revoked_token(site: Served) -> None:
     answers = [await site.http.post("/v1/oauth/revoke", data={**fields, "token": each}) for each in (token, other, "x")]
 
     assert [answer.status_code for answer in answers] == [200, 200, 200]
-    assert authorize(site.serving, f"Bearer {other}").client_id
+    assert authorize(site.context, f"Bearer {other}").client_id
     with pytest.raises(UnauthorizedError):
-        authorize(site.serving, f"Bearer {token}")
+        authorize(site.context, f"Bearer {token}")
 
 
 async def test_another_process_has_the_same_tokens(site: Served, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ async def test_another_process_has_the_same_tokens(site: Served, tmp_path: Path)
 
 async def test_a_key_that_was_just_made_elsewhere(site: Served, tmp_path: Path) -> None:
     """A token signed with a new key, for a new client, is good at once where both were not known yet."""
-    with Project.open(tmp_path / ".pdkernel", clock=site.serving.clock) as other:
+    with Project.open(tmp_path / ".pdkernel", clock=site.context.clock) as other:
         before = site.project.access_tokens.issue(site.client.client.id, ("*",))
         assert other.access_tokens.verify(before)
 
@@ -194,13 +194,13 @@ async def test_a_key_that_was_just_made_elsewhere(site: Served, tmp_path: Path) 
 async def test_a_removed_client(site: Served) -> None:
     """A client that was removed gets no token, and those it has are refused within five seconds."""
     header = site.headers()["Authorization"]
-    assert authorize(site.serving, header).client_id
+    assert authorize(site.context, header).client_id
 
     site.project.oauth_clients.remove(site.client.client.id)
     moved(site).advance(5.1)
 
     with pytest.raises(UnauthorizedError):
-        authorize(site.serving, header)
+        authorize(site.context, header)
     assert site.project.oauth_clients.authenticate(site.client.client.id, site.client.secret) is None
 
 
@@ -208,7 +208,7 @@ async def test_a_removed_client(site: Served) -> None:
 async def test_no_token(site: Served, header: str | None) -> None:
     """An empty header is none, as the Python SDK sends one."""
     with pytest.raises(UnauthorizedError):
-        authorize(site.serving, header)
+        authorize(site.context, header)
 
 
 async def test_nothing_secret_is_kept(site: Served, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_whoever_goes_away(site: Served) -> None:
 
     scope = {"type": "http", "method": "POST", "path": TOKEN, "raw_path": TOKEN.encode(), "query_string": b""}
     headers = [(b"host", b"localhost"), (b"content-length", b"10")]
-    await create_app(site.serving)({**scope, "headers": headers, "client": ("127.0.0.1", 1)}, receive, send)
+    await create_app(site.context)({**scope, "headers": headers, "client": ("127.0.0.1", 1)}, receive, send)
 
     assert sent[0]["status"] == 400
 
