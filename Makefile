@@ -9,7 +9,7 @@
 # make bench  the figures of tests/benchmarks, printed as ratios
 PYTHON ?= python3
 BIN := .venv/bin
-PROPERTIES := tests/redaction/test_redactor.py tests/test_shape.py tests/directive tests/test_expression.py \
+PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests/expression \
   tests/definition tests/runtimes tests/workers/test_crossing.py tests/egress/test_recordings.py tests/project/test_data_stores.py \
   tests/project/test_vault.py tests/widgets
 

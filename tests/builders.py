@@ -1,4 +1,4 @@
-"""Workflows, steps and events with defaults for all but what a test is about."""
+"""Builders of workflows, steps and events with defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdkernel.model import JSON, Step, Trigger, Workflow
 
 
 def a_step(text: str) -> Step:
-    """The step of a cell, written as a person writes it (indented text is dedented)."""
+    """The step of a cell with *text*, which is dedented."""
     return parse_step_cell(textwrap.dedent(text).lstrip("\n")).step
 
 

@@ -1,4 +1,4 @@
-"""What `notebooks/03_end_users.ipynb` asks of a project and of a person: one account, and a link that somebody opens."""
+"""The setup of `notebooks/03_end_users.ipynb`: an account, and a link that is opened during the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINK_CELL = "link"
 
 
 def prepare(project: Project) -> None:
-    """Connect Slack for ada; grace does it through the link."""
+    """Connect Slack for ada; grace connects Slack through the link."""
     LocalDirectory(project).add_account(
         app="slack",
         credentials={"oauth_access_token": f"{TOKEN}-ada"},

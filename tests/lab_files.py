@@ -1,4 +1,4 @@
-"""Jupyter on this checkout's kernel and Lab extension, whatever is installed, in folders of its own."""
+"""Jupyter with the kernel and the Lab extension of this checkout, in temporary folders."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def private_environment(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """A temporary folder with a short path: that of a socket in it may have some hundred characters at most."""
+    """A temporary folder with a short path: the path of a socket has at most about a hundred characters."""
     with tempfile.TemporaryDirectory(prefix="pdk") as folder:
         yield Path(folder)
 
 
 def wait_for_url(folder: Path, process: subprocess.Popen[bytes], log: Path) -> str:
-    """The address of the server that was started with `private_environment(folder)`, once it answers there."""
+    """The address of the server that was started with `private_environment(folder)`, after it responds."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        # The server writes this file a moment before it listens.
+        # The server writes this file shortly before it listens.
         for file in (folder / "runtime").glob("jpserver-*.json"):
             try:
                 url = json.loads(file.read_text())["url"].rstrip("/")

@@ -1,4 +1,4 @@
-"""What `notebooks/02_languages_and_actions.ipynb` asks of a project: accounts, a table, npm's actions, Go compiled before."""
+"""The setup of `notebooks/02_languages_and_actions.ipynb`: accounts, a table, npm's actions, a Go build cache."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def connect(directory: LocalDirectory, postgres: Postgres) -> None:
 
 def prepare(project: Project, postgres: Postgres, go_cache: Path) -> None:
     """
-    Bring it all.
+    Set up everything that the notebook needs.
 
     Args:
         project: To run the notebook in.

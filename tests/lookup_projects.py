@@ -1,4 +1,4 @@
-"""Projects with many external users, with accounts that nobody can use: a look-up reads no credential."""
+"""Projects with many external users and accounts without usable credentials: a lookup reads no credential."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdkernel.project.schema import accounts, external_users
 
 
 def fill(project: Project, *, users: int, apps: Sequence[str]) -> None:
-    """Give *project* that many external users in development, each with one account of every app of *apps*."""
+    """Create external users in development, each with one account of every app of *apps*."""
     rows = [
         {
             "id": f"apn_{user}x{place}",
@@ -22,7 +22,7 @@ def fill(project: Project, *, users: int, apps: Sequence[str]) -> None:
             "created": 1_700_000_000.0 + user,
             "healthy": True,
             "fields": '["oauth_access_token"]',
-            "sealed_credentials": b"",  # a look-up never opens them
+            "sealed_credentials": b"",  # a lookup never decrypts credentials
         }
         for user in range(users)
         for place, app in enumerate(apps)

@@ -1,4 +1,4 @@
-"""A mount namespace for a test's commands: what they mount, this process and the machine never see."""
+"""A mount namespace for the commands of a test, so that their mounts are not visible outside."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shutil
 import subprocess
 
 APART = ("unshare", "--mount", "sh", "-c", 'mount --make-rprivate / && exec "$@"', "sh")
-"""Runs the command that follows in a mount namespace of its own."""
+"""The prefix that runs a command in its own mount namespace."""
 
 
 @functools.cache
 def may_mount() -> bool:
-    """Whether this user may mount there."""
+    """Whether the user may mount in such a namespace."""
     if shutil.which("unshare") is None:
         return False
     tried = [*APART, "mount", "-t", "tmpfs", "none", "/mnt"]

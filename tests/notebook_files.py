@@ -1,4 +1,4 @@
-"""Notebooks written as files, for what reads them from disk."""
+"""Notebooks written as files."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ ACCOUNTS = {"ada": "apn_AdaSlk1", "grace": "apn_GraceS1"}
 """External users who have connected Slack, and their accounts' ids."""
 TOKEN = "xoxb-planted-in-a-notebook"
 CELL_TIMEOUT_S = 100
-"""For one cell: the first one of a new project may have packages to install."""
+"""Time limit of a cell in seconds: the first cell of a new project may install packages."""
 KEPT_FORMATS = ("text/html", "text/plain")
-"""A saved form would only say that its model is gone; a reader is shown its text."""
+"""Output formats that are saved. A saved widget would lack its model, so its text is saved instead."""
 
 SCRUBBED = (
     (r"\x1b\[[0-9;]*m", ""),
@@ -44,7 +44,7 @@ SCRUBBED = (
     (r" *<duration>(  \|[█ ]+\|)?", " <duration>"),
     (r"\b(margin-left|width):\d+(\.\d+)?%", r"\1:<bar>"),
 )
-"""What differs from run to run, and what stands in its place when two runs are compared."""
+"""Patterns of values that differ between runs, and their replacements for comparisons."""
 
 
 def connect_slack(project: Project) -> None:
@@ -98,7 +98,7 @@ def run(
             timeout=CELL_TIMEOUT_S,
             on_cell_executed=lambda cell, **_: after_cell(cell),
         )
-        client.execute(env=environment, cleanup_kc=True)  # it would leave a manager that it was given running
+        client.execute(env=environment, cleanup_kc=True)  # nbclient does not stop a manager that it was given
     for cell in ran.cells:
         if cell.cell_type == "code":
             cell.outputs = [_for_readers(output) for output in _merged(cell.outputs)]
@@ -111,7 +111,7 @@ def read(notebook: Path) -> Any:
 
 
 def differences(saved: Any, ran: Any) -> str:
-    """Where the outputs of two runs of one notebook differ, as a diff; empty if nowhere but in what always does."""
+    """The diff of the outputs of two runs of one notebook, without the values that always differ."""
     found: list[str] = []
     for before, after in zip(saved.cells, ran.cells, strict=True):
         if before.cell_type == "code":
@@ -129,7 +129,7 @@ def differences(saved: Any, ran: Any) -> str:
 
 
 def update(notebook: Path, ran: Any) -> None:
-    """Save the outputs of *ran* in *notebook*; those that differ only in what always does stay, and so does a clean Git status."""
+    """Save the outputs of *ran* in *notebook*, except those that differ only in values that always differ."""
     saved = read(notebook)
     for before, after in zip(saved.cells, ran.cells, strict=True):
         if before.cell_type == "code":
@@ -143,7 +143,7 @@ def update(notebook: Path, ran: Any) -> None:
 
 
 def scrub(text: str) -> str:
-    """*text* without what differs from run to run."""
+    """*text* without the values that differ between runs."""
     for pattern, replacement in SCRUBBED:
         text = re.sub(pattern, replacement, text)
     return text
@@ -165,7 +165,7 @@ def _lines(outputs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _merged(outputs: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Outputs with neighbouring pieces of one stream joined: where they are cut is chance."""
+    """Outputs with neighbouring pieces of one stream joined, since they are split at random."""
     merged: list[Any] = []
     for output in outputs:
         last = merged[-1] if merged else None
@@ -182,7 +182,7 @@ def _merged(outputs: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 
 def _for_readers(output: Any) -> Any:
-    """An output without the formats that only a running kernel could show."""
+    """An output without the formats that need a running kernel."""
     if "data" in output:
         output = nbformat.from_dict({**output, "data": {f: t for f, t in output.data.items() if f in KEPT_FORMATS}})
     return output

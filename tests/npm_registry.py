@@ -1,4 +1,4 @@
-"""A registry of npm packages on loopback, with packages that a test makes."""
+"""A registry of npm packages on the loopback interface, with packages of a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 class NpmRegistry:
     """
-    What it serves and what was asked for.
+    The packages that the registry serves, and its requests.
 
     Attributes:
         url: Its address.
@@ -55,17 +55,17 @@ class NpmRegistry:
         about["dist-tags"]["latest"] = version
 
     def change(self, name: str, version: str) -> None:
-        """Serve other bytes for a version that has been published, and say so in its description."""
+        """Serve other bytes for a published version, with their hash in its document."""
         about, newest = self._about[name], self._about[name]["dist-tags"]["latest"]
         self.publish(name, version, {"index.js": "module.exports = 'changed'"})
         about["dist-tags"]["latest"] = newest
 
     def withdraw(self, name: str, version: str) -> None:
-        """Take a version back."""
+        """Remove a version."""
         del self._about[name]["versions"][version]
 
     def environ(self, home: Path) -> dict[str, str]:
-        """What npm needs to use it, with a cache of its own in *home*."""
+        """The environment variables of npm for this registry, with a cache in *home*."""
         return {
             "PATH": "/usr/bin:/bin",
             "HOME": str(home),
@@ -74,11 +74,11 @@ class NpmRegistry:
         }
 
     def downloads(self) -> list[str]:
-        """Paths of the archives that were asked for."""
+        """Paths of the requested archives."""
         return [path for path in self.asked if path.endswith(".tgz")]
 
     def answer(self, path: str) -> tuple[int, bytes]:
-        """The answer to GET *path*."""
+        """The response to GET *path*."""
         self.asked.append(path)
         self.gate.wait(30)
         if self.status != 200:
@@ -105,10 +105,10 @@ def npm_registry() -> Iterator[NpmRegistry]:
                 self.end_headers()
                 self.wfile.write(body)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # whoever asked is gone
+                pass  # the client has disconnected
 
         def log_message(self, *_: Any) -> None:
-            """Not wanted."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

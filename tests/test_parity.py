@@ -1,4 +1,4 @@
-"""Where we differ from the platform, or copy a quirk of it, is said in the code and in the README alike."""
+"""Differences from the platform have a comment in the code and a row in the README."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def in_code() -> set[str]:
 
 
 def in_readme() -> dict[str, str]:
-    """Id to grade of the README's rows."""
+    """The grade of each row of the README, by id."""
     rows = re.findall(
         r"^\| `([a-z-]+)` \|.*\| (\w+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -24,18 +24,18 @@ def in_readme() -> dict[str, str]:
 
 
 def test_readme_and_code_name_the_same_differences() -> None:
-    """Each parity comment has its row in the README, and each row its comment."""
+    """Each parity comment has a row in the README, and each row has a comment."""
     assert set(in_readme()) == in_code()
 
 
 def test_comments_carry_an_id() -> None:
-    """No parity comment is without an id."""
+    """Every parity comment has an id."""
     files = [path for path in (ROOT / "pdkernel").rglob("*") if path.suffix in (".py", ".mjs", ".go")]
     nameless = [path.name for path in files if re.search(r"parity: ", path.read_text(encoding="utf-8"))]
 
     assert nameless == []
 
 
-def test_each_row_says_how_it_is_known() -> None:
+def test_each_row_has_a_grade() -> None:
     """Each row's grade is one of four words."""
     assert set(in_readme().values()) <= GRADES

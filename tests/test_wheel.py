@@ -50,7 +50,7 @@ def watch(event, args):
             os.close(descriptor)
 sys.addaudithook(watch)
 """
-"""Writes down what any Python program of the environment opens in the checkout."""
+"""Records the files of the checkout that a Python program of the environment opens."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Installed:
     log: Path
 
     def run(self, folder: Path, program: str, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run one of its programs in *folder*, with nothing of this process's environment but where programs are."""
+        """Run a program of the environment in *folder*, with `PATH` as the only inherited variable."""
         return subprocess.run(
             [self.prefix / "bin" / program, *args],
             cwd=folder,
@@ -73,13 +73,13 @@ class Installed:
         )
 
     def read_in_the_checkout(self) -> list[str]:
-        """What its programs have opened there so far."""
+        """The files of the checkout that programs have opened so far."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built where there is no Git."""
+    """The wheel of this checkout, built without Git."""
     folder = tmp_path_factory.mktemp("archive")
     shutil.copytree(ROOT, folder / "pdkernel", ignore=NOT_IN_AN_ARCHIVE)
     return Path(ProjectBuilder(folder / "pdkernel").build("wheel", folder / "dist"))
@@ -95,7 +95,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(prefix)}))
     libraries = sysconfig.get_path("purelib")
-    # a path in a .pth file brings the packages in that folder, not what its own .pth files (this checkout) would
+    # a path in a .pth file adds the packages of that folder, but not the .pth files in it (this checkout)
     (packages / "libraries.pth").write_text(f"{libraries}\nimport watch_checkout\n")
     (packages / "watch_checkout.py").write_text(
         WATCH.format(checkout=f"{ROOT}{os.sep}", libraries=sys.prefix, log=str(log))
@@ -104,12 +104,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def test_wheel_holds_what_the_package_needs(wheel: Path) -> None:
-    """Files that steps, notebooks, Jupyter and people need are inside."""
+    """The wheel contains the files that steps, notebooks and Jupyter need."""
     assert set(zipfile.ZipFile(wheel).namelist()) >= NEEDED
 
 
 def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
-    """No file of the package stays behind, and nothing else comes along: no tests, no notebooks."""
+    """The wheel contains every file of the package, and no tests and notebooks."""
     of_package = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "pdkernel").rglob("*")
@@ -135,7 +135,7 @@ def test_it_is_the_installed_package(installed: Installed, tmp_path: Path) -> No
 
 
 def test_demo_runs_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
-    """`pdkernel demo` does the whole job and leaves the folder as it was."""
+    """`pdkernel demo` succeeds and leaves the folder unchanged."""
     ended = installed.run(tmp_path, "pdkernel", "demo")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -146,7 +146,7 @@ def test_demo_runs_from_an_empty_folder(installed: Installed, tmp_path: Path) ->
 
 
 def test_new_notebook_runs_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
-    """`pdkernel new` and then the command that it names give a response."""
+    """`pdkernel new` and then the command that it names return a response."""
     made = installed.run(tmp_path, "pdkernel", "new", "hello")
     ran = installed.run(tmp_path, "pdkernel", "run", "hello.ipynb", "--event", "events/issues-opened.json", "--json")
 
@@ -158,7 +158,7 @@ def test_new_notebook_runs_from_an_empty_folder(installed: Installed, tmp_path: 
 
 
 def test_doctor_finds_the_kernel(installed: Installed, tmp_path: Path) -> None:
-    """The wheel has put the kernel and Lab's extension where Jupyter looks."""
+    """Jupyter finds the kernel and the Lab extension of the wheel."""
     ended = installed.run(tmp_path, "pdkernel", "doctor", "--json")
 
     assert ended.returncode == 0, ended.stderr
@@ -168,7 +168,7 @@ def test_doctor_finds_the_kernel(installed: Installed, tmp_path: Path) -> None:
 
 
 def test_reading_the_checkout_would_be_seen(installed: Installed, tmp_path: Path) -> None:
-    """The watch works: a program of the environment that opens a file of the checkout is written down."""
+    """A program of the environment that opens a file of the checkout is recorded."""
     watched = installed.log.with_name("control.log")
     program = (installed.prefix / "control.py").resolve()
     program.write_text(WATCH.format(checkout=f"{ROOT}{os.sep}", libraries=sys.prefix, log=str(watched)))

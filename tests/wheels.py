@@ -1,4 +1,4 @@
-"""Wheels and source archives made in a test, and the variables with which pip finds them and nothing else."""
+"""Wheels and source archives of a test, and the environment variables that limit pip to them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 class WheelFolder:
-    """A folder of packages that stands for a registry."""
+    """A folder of packages in the place of a registry."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def environ(self, **more: str) -> dict[str, str]:
-        """Variables for pip."""
+        """Environment variables for pip."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),

@@ -1,16 +1,16 @@
 """
-Pre-built actions: which there are, where they come from, and those that come with pdkernel.
+Pre-built actions: their sources, their declarations, and the actions that come with pdkernel.
 
-    catalog     all of a project's, by key and version
-    choices     where they run, as the project has chosen
-    lock        where each came from, for people to commit
-    own         the built-in ones (`builtin/`)
-    npm         packages @pipedream/APP, through `registry` and `version_search`
-    folder      a checkout of components
-    connect     those that Pipedream runs
-    described   what components were found to declare
+    catalog             the actions of a project, by key and version
+    source_settings     the source that the project has chosen
+    lock                the lock file with the origin of each action
+    builtin_source      the built-in actions (`builtin/`)
+    npm_source          packages @pipedream/APP, through `npm_registry` and `version_search`
+    folder_source       a checkout of components
+    connect_source      actions that Pipedream runs
+    description_cache   the declarations of components
 
-Knows where an action is and what it says of itself. Running one is the work of a step's process.
+Workers run the actions.
 """
 
 from pdkernel.actions.action_reference import ActionReference, get_app_slug, suggest_step_name

@@ -1,7 +1,7 @@
 """
-The names of actions: `slack-send-message@0.0.20`, and what follows from them.
+References to actions such as `slack-send-message@0.0.20`: parsing, the app slug, the suggested step name.
 
-Knows the platform's rule that a component's key starts with its app's slug. Knows nothing of where components are.
+On the platform, the key of a component starts with the slug of its app.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ACCOUNTLESS_APPS = frozenset(
     {"ai", "data_stores", "delay", "email", "filter", "formatting", "go", "helper_functions", "http", "node"}
     | {"bash", "pipedream_utils", "python", "rss", "schedule"}
 )
-"""Apps that the platform lists and that nobody has an account of: an app prop of one needs none."""
+"""Apps of the platform that have no accounts: an app prop of such an app needs no account."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionReference:
-    """What a step's `uses` says: a key, and a version unless any will do."""
+    """The value of a step's `uses`: a key, and a version or None for any version."""
 
     key: str
     version: str | None
@@ -32,10 +32,10 @@ class ActionReference:
     @classmethod
     def parse(cls, text: str) -> ActionReference:
         """
-        Read `KEY` or `KEY@VERSION`, either with `@WORKSPACE/` before it.
+        Parse `KEY` or `KEY@VERSION`, with an optional prefix `@WORKSPACE/`.
 
         Raises:
-            RequestError: It is neither.
+            RequestError: *text* has another form.
         """
         head, at, version = text.rpartition("@")
         key = head if at and head else text
@@ -48,7 +48,7 @@ class ActionReference:
 
     @property
     def is_private(self) -> bool:
-        """Whether it is a workspace's own component (`@WORKSPACE/KEY`)."""
+        """Whether the action is a private component of a workspace (`@WORKSPACE/KEY`)."""
         return self.key.startswith("@")
 
     @property
@@ -61,18 +61,18 @@ class ActionReference:
 
 
 def get_app_slug(key: str) -> str:
-    """`google_sheets` of `google_sheets-add-single-row`."""
+    """The app slug of *key*: `google_sheets` of `google_sheets-add-single-row`."""
     return key.rpartition("/")[2].partition("-")[0]
 
 
 def suggest_step_name(key: str) -> str:
-    """What the platform's builder calls a step of that action: `send_message` of `slack-send-message`."""
+    """The step name that the platform's builder would choose: `send_message` for `slack-send-message`."""
     words = key.rpartition("/")[2].partition("-")[2]
     name = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_") or "step"
     return f"step_{name}" if name[0].isdigit() else name
 
 
 def version_sort_key(version: str) -> tuple[tuple[int, str], ...]:
-    """A key that sorts versions: numbers by value, `0.10.0` after `0.9.0`."""
+    """A sort key for versions that compares numbers by value: `0.10.0` comes after `0.9.0`."""
     parts = re.split(r"[.+-]", version)
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)

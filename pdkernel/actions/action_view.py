@@ -1,7 +1,7 @@
 """
-An action as a person looks it up, and the cell that uses it.
+The description of an action for display, and the notebook cell that uses the action.
 
-Knows how declarations become words, and a cell's form. Drawing is `render.actions`'.
+Drawing is in `render.actions`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pdkernel.workers import ComponentDescription, PropDeclaration
 
 _MAX_LISTED_CHOICES = 12
 _HIDDEN_PROP_TYPES = frozenset({"alert", "dir"})
-_VALUE_HINTS: Mapping[str, str] = {"data_store": "the name of a data store; none is the project's default store"}
+_VALUE_HINTS: Mapping[str, str] = {"data_store": "the name of a data store; if empty, the project's default store"}
 
 
 def build_action_view(
     component: Component, description: ComponentDescription | None = None, *, name: str | None = None
 ) -> ActionView:
     """
-    *component* for showing.
+    Build the view of *component* for display.
 
     Args:
         component: The action.
-        description: What it declares, or None where only the list is shown.
-        name: What its step is to be called; by default what the platform's builder calls it.
+        description: The declarations of the action, or None for an entry of a list.
+        name: The name of its step; by default the name that the platform's builder chooses.
     """
     if description is None:
         return ActionView(component.uses, component.name, component.description, component.source)
@@ -43,14 +43,14 @@ def build_action_view(
         apps=tuple(dict.fromkeys(app.app for app in description.apps if app.app not in ACCOUNTLESS_APPS)),
         props=tuple(_row(prop) for prop in shown),
         cell=build_action_cell(component, description, name=name),
-        note="It has more props once these have values." if description.additional else "",
+        note="The action has more props once these have values." if description.additional else "",
     )
 
 
 def build_action_cell(component: Component, description: ComponentDescription, *, name: str | None = None) -> str:
-    """A cell that uses *component*: its required props to be filled in, the others as comments."""
+    """A cell that uses *component*, with the required props to fill in and the others as comments."""
     apps = tuple(AppBinding(app.app, app.app) for app in description.apps if app.app not in ACCOUNTLESS_APPS)
-    # the directive's form of an app whose prop has another name is the slug alone: the prop is found by the app
+    # the directive names the slug alone: a prop with another name is found by its app
     step = Step(name or suggest_step_name(component.key), "node", uses=component.uses, apps=tuple(dict.fromkeys(apps)))
     lines = [format_step_line(step)]
     for prop in description.props:
@@ -61,9 +61,9 @@ def build_action_cell(component: Component, description: ComponentDescription, *
 
 def _prop_lines(prop: PropDeclaration) -> list[str]:
     row = _row(prop)
-    said = ". ".join(part.rstrip(".") for part in (row.label, " ".join(row.description.split())) if part)
-    said = said.replace("{{", "{ {")  # in a cell that would start an expression, even in a comment
-    comment = f"# {row.type_label}: {said}" if said else f"# {row.type_label}"
+    text = ". ".join(part.rstrip(".") for part in (row.label, " ".join(row.description.split())) if part)
+    text = text.replace("{{", "{ {")  # {{ starts an expression in a cell, even in a comment
+    comment = f"# {row.type_label}: {text}" if text else f"# {row.type_label}"
     lines = [comment[:200]]
     if row.choices:
         lines.append(f"# {row.choices}"[:200])
@@ -76,14 +76,14 @@ def _is_shown(prop: PropDeclaration) -> bool:
 
 
 def _row(prop: PropDeclaration) -> PropRow:
-    given = prop.definition
-    default = given.get("default")
+    definition = prop.definition
+    default = definition.get("default")
     return PropRow(
         name=prop.name,
         type=prop.type,
         required=not prop.optional and prop.type != "data_store",
-        label=str(given.get("label") or ""),
-        description=str(given.get("description") or ""),
+        label=str(definition.get("label") or ""),
+        description=str(definition.get("description") or ""),
         choices=_choices(prop),
         default=None if default is None else json.dumps(default, ensure_ascii=False),
     )
@@ -91,7 +91,7 @@ def _row(prop: PropDeclaration) -> PropRow:
 
 def _choices(prop: PropDeclaration) -> str:
     if prop.definition.get("dynamic"):
-        return "Choices are looked up with the external user's account: %pdactions --form STEP"
+        return "List the choices with the external user's account: %pdactions --form STEP"
     listed = prop.definition.get("options")
     if isinstance(listed, list) and listed:
         return f"One of: {_join_first(_choice(each) for each in listed)}"

@@ -1,8 +1,7 @@
 """
-The actions that come with pdkernel: flow, state, HTTP answers and email, which need no account.
+The built-in actions: flow, state, HTTP responses and email, which need no account.
 
-Knows where their modules are and which versions of an action one of ours stands for. They are written from what is
-documented and observed of the platform's, and share no code with them.
+They are written after the documented and observed behaviour of the platform's actions and share no code with them.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from pdkernel.actions.component import Component, build_component_file, parse_he
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 BUILTIN_SOURCE_LABEL = "built in"
 _LIMITATIONS_BY_APP = {
-    "email": "sent by SMTP where the settings name a server, else only shown",
+    "email": "sent by SMTP if the settings name a server, else only shown",
 }
-"""What ours cannot do, by app."""
+"""The limitations of built-in actions, by app."""
 
 
 @functools.cache
 def load_builtin_actions() -> Mapping[str, Component]:
-    """Our actions by key."""
+    """The built-in actions, by key."""
     found = {}
     for path in sorted(BUILTIN_FOLDER.glob("*.mjs")):
         header = parse_header(path.read_text(encoding="utf-8"))
@@ -44,10 +43,10 @@ def load_builtin_actions() -> Mapping[str, Component]:
 
 def can_replace_version(component: Component, version: str | None) -> bool:
     """
-    Whether our *component* runs where a step asks for *version* of it.
+    Whether the built-in *component* can run for a step that uses *version* of the action.
 
-    Within one first number the platform kept the props' names; a prop that ours does not know is refused before the
-    run, so a version that differs more is told and not guessed at.
+    The platform kept the names of props within one major version. A prop that the built-in action does not have is
+    refused before the run.
     """
-    # parity[built-in-versions]: the platform runs the exact version; ours stands for all with the same first number
+    # parity[built-in-versions]: the platform runs the exact version; a built-in action runs for its whole major version
     return version is None or version.partition(".")[0] == component.version.partition(".")[0]

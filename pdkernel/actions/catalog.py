@@ -1,12 +1,12 @@
 """
 The actions that a project can run, from all its sources, by key and version.
 
-    catalog = Catalog.of(project, environ=os.environ)
-    catalog.resolve("slack-send-message", "0.0.20")     # what is here already
-    await catalog.obtain(Uses.parse(...))               # installs it if need be
+    catalog = Catalog.for_project(project, environ=os.environ)
+    catalog.resolve("slack-send-message", "0.0.20")                  # on this machine
+    await catalog.resolve_or_install(ActionReference.parse(...))     # installs the action if necessary
 
-Knows the order of the sources (built in, then the one that the project has chosen), that an exact version runs unless
-another was chosen for it, and what to say of one that nobody has. Runs nothing.
+Built-in actions come first, then the source that the project has chosen. The exact version runs unless the lock file
+names another version for it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MAX_SUGGESTIONS = 3
 
 
 def _silent(_: str) -> None:
-    """Says nothing."""
+    """Ignore the progress."""
 
 
 class Catalog:
@@ -56,15 +56,15 @@ class Catalog:
 
     Args:
         settings: The project's settings.
-        get_folder_source: Where components are kept, `.pdkernel/packages/components`.
-        lock: What is written down of them for people to commit.
+        folder: The folder for components, `.pdkernel/packages/components`.
+        lock: The lock file of actions.
         packages: The registry that npm components come from.
-        login: Which Connect project runs actions; raises `ConnectSettingsError` if there is none.
+        login: Returns the login of the Connect project that runs actions; raises `ConnectSettingsError` without one.
 
     Attributes:
-        settings: What the project has chosen.
-        lock: Which version runs for another.
-        descriptions: What components were found to declare.
+        settings: The settings of the project about actions.
+        lock: The lock file, which also names the versions that run for others.
+        descriptions: The declarations of components.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Catalog:
 
     @classmethod
     def without_project(cls, folder: Path, *, environ: Mapping[str, str]) -> Catalog:
-        """The catalogue that a project in *folder* would have if one were made there now; makes none."""
+        """The catalogue of a new project in *folder*, without creating the project."""
 
         def login() -> Login:
             raise ConnectSettingsError("There is no project yet, and so no login at Pipedream.", fix="pdkernel login")
@@ -112,12 +112,12 @@ class Catalog:
 
     def with_source(self, source: str | None, *, base: Path) -> Catalog:
         """
-        This catalogue for a workflow that says itself where its actions run; None is the project's choice.
+        This catalogue with the *source* of a workflow's `pdkernel.yaml`; None keeps the project's source.
 
-        With `npm` and no accepted licence what npm has is refused, each action when it is asked for.
+        If the source is `npm` and its licence is not accepted, resolving an action of npm raises `LicenceError`.
 
         Raises:
-            RequestError: It says neither a word nor a folder with components.
+            RequestError: *source* is not the name of a source or a folder with components.
         """
         if source is None:
             return self
@@ -127,72 +127,72 @@ class Catalog:
 
     @property
     def connect_source(self) -> ConnectSource:
-        """The Connect project. Raises `ConnectSettingsError`."""
+        """The source for the actions of the Connect project. Raises `ConnectSettingsError`."""
         settings = self._login()
         if self._connect is None or self._connect.login != settings:
             self._connect = ConnectSource(settings)
         return self._connect
 
-    def get_folder_source(self, where: SourceSetting) -> FolderSource:
-        """The folder that *where* names."""
-        assert where.folder is not None
-        return self._folders.setdefault(where.folder, FolderSource(where.folder))
+    def get_folder_source(self, setting: SourceSetting) -> FolderSource:
+        """The source for the folder of *setting*."""
+        assert setting.folder is not None
+        return self._folders.setdefault(setting.folder, FolderSource(setting.folder))
 
     def resolve(self, key: str, version: str | None) -> Component:
         """
-        The component that runs for KEY@VERSION, from what is known on this machine.
+        The component that runs for KEY@VERSION, without a network call.
 
-        Its `file` is None if it is not installed yet.
+        Its `file` is None if the component is not installed yet.
 
         Raises:
-            ActionNotFoundError: No source here has it; the message names the nearest, and what would run it.
-            LicenceError: npm may have it, and nobody has accepted the licence.
-            ActionVersionError: There is another version; the message names it and how to choose it.
+            ActionNotFoundError: No source has the action; the message names similar keys and the sources that could run it.
+            LicenceError: The action comes from npm, whose licence is not accepted.
+            ActionVersionError: The source has another version; the message names it and how to choose it.
         """
-        asked = ActionReference(key, version)
-        instead = self.lock.version_overrides.get(str(asked))
-        found = self._find_local(ActionReference(key, instead) if instead else asked)
+        reference = ActionReference(key, version)
+        override = self.lock.version_overrides.get(str(reference))
+        found = self._find_local(ActionReference(key, override) if override else reference)
         if found is None:
-            self._check_licence(asked)
-            raise self._not_found(asked)
-        return replace(found, requested_version=version) if instead and instead != version else found
+            self._check_licence(reference)
+            raise self._not_found(reference)
+        return replace(found, requested_version=version) if override and override != version else found
 
     async def resolve_or_install(
         self, reference: ActionReference, *, install: bool = True, progress: ProgressCallback = _silent
     ) -> Component:
         """
-        The component that runs for *reference*; looked for and installed if the project's source is npm.
+        The component that runs for *reference*; if the project's source is npm, it is found there and installed.
 
         Args:
-            reference: What a step asks for.
-            install: False forbids what the network is needed for.
-            progress: Told what takes time.
+            reference: The action that a step uses.
+            install: False forbids network calls and installations.
+            progress: Called with a text before each slow operation.
 
         Raises:
-            ActionNotFoundError: No source has it, or it is not here and may not be installed.
-            LicenceError: npm may have it, and nobody has accepted the licence.
+            ActionNotFoundError: No source has the action, or it is not installed and *install* is False.
+            LicenceError: The action comes from npm, whose licence is not accepted.
             ActionSourceError: The source cannot be reached.
         """
-        instead = self.lock.version_overrides.get(str(reference))
-        wanted = ActionReference(reference.key, instead) if instead else reference
+        override = self.lock.version_overrides.get(str(reference))
+        wanted = ActionReference(reference.key, override) if override else reference
         found = self._find_local(wanted)
-        where = self.settings.source_setting
-        if found is None and where.source == "connect" and not reference.is_private:
+        setting = self.settings.source_setting
+        if found is None and setting.source == "connect" and not reference.is_private:
             found, _ = await self.connect_source.fetch_action(wanted.key, wanted.version)
-        if found is None or (found.file is None and where.source == "npm"):
-            if where.source != "npm" or reference.is_private or wanted.key in load_builtin_actions():
+        if found is None or (found.file is None and setting.source == "npm"):
+            if setting.source != "npm" or reference.is_private or wanted.key in load_builtin_actions():
                 raise self._not_found(reference)
             self._check_licence(reference)
             if not install:
                 raise ActionNotFoundError(
-                    f"The action {wanted} is not installed in this project, and --no-install forbids that.",
-                    fix=f"Install it: pdkernel actions add {wanted}",
+                    f"The action {wanted} is not installed in this project, and --no-install forbids its installation.",
+                    fix=f"Install the action: pdkernel actions add {wanted}",
                 )
             found = await self._from_npm(wanted, progress)
         elif found.file is not None and found.file.origin == "npm":
             self.npm_source.lock_component(found)  # another action of its package was installed before
         return (
-            replace(found, requested_version=reference.version) if instead and instead != reference.version else found
+            replace(found, requested_version=reference.version) if override and override != reference.version else found
         )
 
     async def search(
@@ -205,28 +205,29 @@ class Catalog:
         limit: int | None = None,
     ) -> list[Component]:
         """
-        Components of *kind* whose key, name or description holds every word of *query*, best first, *limit* of them; None is all.
+        Components of *kind* whose key, name or description contains every word of *query*, best match first.
 
-        With npm chosen and an *app* of which nothing is known yet, npm is asked.
+        At most *limit* components; None returns all. If the source is npm and *app* is not indexed yet, its newest
+        package is downloaded.
 
         Raises:
             ActionSourceError: npm or Pipedream cannot be reached.
-            LicenceError: It is about an *app* on npm, and nobody has accepted the licence.
+            LicenceError: *app* comes from npm, whose licence is not accepted.
         """
-        where = self.settings.source_setting
-        if where.source == "connect" and kind == "action":
+        setting = self.settings.source_setting
+        if setting.source == "connect" and kind == "action":
             return [
                 *self._filter_components(load_builtin_actions().values(), query, app),
                 *await self.connect_source.search(query, app),
             ]
         if self.settings.is_licence_missing and app and not self._filter_components(self.list_components(app), "", app):
-            raise build_licence_error(f"Actions of {app} are to come from npm.")
-        if where.source == "npm" and app and not self.npm_source.load_components(app):
+            raise build_licence_error(f"Actions of {app} come from npm.")
+        if setting.source == "npm" and app and not self.npm_source.load_components(app):
             await self.npm_source.index_newest_package(app, progress)
         return self._filter_components(self.list_components(app, kind), query, app)[:limit]
 
     def list_components(self, app: str | None = None, kind: ComponentKind = "action") -> list[Component]:
-        """The components of *kind* that are known here without a network, of *app* or all."""
+        """The components of *kind* that are indexed on this machine, of *app* or of all apps."""
         found = [component for component in load_builtin_actions().values() if component.kind == kind]
         source = self._get_local_source()
         if source is not None:
@@ -235,7 +236,7 @@ class Catalog:
         return found
 
     def find_app_bindings(self, step: Step) -> tuple[AppBinding, ...]:
-        """The app props of *step*: its directive's, and what its code or its action is known to declare. Runs no code."""
+        """The app props of *step*, from its directive and from its code or its action, without running code."""
         if step.uses is None:
             return find_app_bindings(step)
         uses = ActionReference.parse(step.uses)
@@ -249,19 +250,19 @@ class Catalog:
         )
 
     def list_apps(self) -> list[str]:
-        """The apps of which components are known here."""
+        """The apps with components that are indexed on this machine."""
         source = self._get_local_source()
         return source.list_apps() if source else []
 
     def _get_local_source(self) -> NpmSource | FolderSource | None:
-        where = self.settings.source_setting
-        if where.source == "folder":
-            return self.get_folder_source(where)
-        return self.npm_source if where.source == "npm" and self.settings.is_licence_accepted else None
+        setting = self.settings.source_setting
+        if setting.source == "folder":
+            return self.get_folder_source(setting)
+        return self.npm_source if setting.source == "npm" and self.settings.is_licence_accepted else None
 
     def _check_licence(self, uses: ActionReference) -> None:
         if self.settings.is_licence_missing and not uses.is_private and uses.key not in load_builtin_actions():
-            raise build_licence_error(f"The action {uses} is to run from npm.")
+            raise build_licence_error(f"The action {uses} comes from npm.")
 
     async def _from_npm(self, uses: ActionReference, progress: ProgressCallback) -> Component:
         try:
@@ -275,49 +276,51 @@ class Catalog:
         own = load_builtin_actions().get(uses.key)
         if own is not None:
             if can_replace_version(own, uses.version):
-                asked = uses.version if uses.version not in (None, own.version) else None
-                return replace(own, requested_version=asked)
+                requested = uses.version if uses.version not in (None, own.version) else None
+                return replace(own, requested_version=requested)
             return None
-        where = self.settings.source_setting
-        if where.source == "npm" and self.settings.is_licence_accepted:
+        setting = self.settings.source_setting
+        if setting.source == "npm" and self.settings.is_licence_accepted:
             return self.npm_source.find_component(uses.key, uses.version)
-        if where.source == "folder":
-            there = self.get_folder_source(where).load_components(uses.app).get(uses.key)
-            return there if there is not None and uses.version in (None, there.version) else None
+        if setting.source == "folder":
+            other = self.get_folder_source(setting).load_components(uses.app).get(uses.key)
+            return other if other is not None and uses.version in (None, other.version) else None
         return None
 
     def _not_found(self, uses: ActionReference, why: str = "") -> ActionNotFoundError:
         if uses.is_private:
             return ActionNotFoundError(
-                f"{uses.key} is a private component of a workspace, whose code no one but Pipedream has.",
-                fix="Write the step as code, or pin its exports to run the steps around it.",
+                f"{uses.key} is a private component of a workspace. Its code is available at Pipedream only.",
+                fix="Write the step as code, or pin its exports to run the other steps.",
             )
         own = load_builtin_actions().get(uses.key)
         if own is not None:
             return ActionVersionError(
-                f"The built-in {uses.key} is written after version {own.version} and does not stand for {uses.version}, "
-                "whose props may be others.",
-                fix=f"If its props are the same: pdkernel actions add {own.uses} --instead-of {uses}",
+                f"The built-in {uses.key} is written after version {own.version} and does not replace {uses.version}, "
+                "whose props may differ.",
+                fix=f"If the props are the same: pdkernel actions add {own.uses} --instead-of {uses}",
             )
-        where = self.settings.source_setting
-        there = (
-            self.get_folder_source(where).load_components(uses.app).get(uses.key) if where.source == "folder" else None
+        setting = self.settings.source_setting
+        other = (
+            self.get_folder_source(setting).load_components(uses.app).get(uses.key)
+            if setting.source == "folder"
+            else None
         )
-        if there is not None:
+        if other is not None:
             return ActionVersionError(
-                f"{there.source} has {there.key} in version {there.version}, and {uses.version} is asked for.",
-                fix=f"Write @{there.version}, or: pdkernel actions add {there.uses} --instead-of {uses}",
+                f"{other.source} has {other.key} in version {other.version}, and the step uses {uses.version}.",
+                fix=f"Write @{other.version}, or: pdkernel actions add {other.uses} --instead-of {uses}",
             )
-        near = self._find_similar_keys(uses.key)
-        hint = f" Nearest: {', '.join(near)}." if near else ""
-        said = why or f"No source of this project has the action {uses}."
-        return ActionNotFoundError(f"{said}{hint}", fix=_suggest_sources(uses.key, where))
+        similar = self._find_similar_keys(uses.key)
+        hint = f" Nearest: {', '.join(similar)}." if similar else ""
+        message = why or f"No source of this project has the action {uses}."
+        return ActionNotFoundError(f"{message}{hint}", fix=_suggest_sources(uses.key, setting))
 
     def _find_similar_keys(self, key: str) -> list[str]:
-        """Keys like *key*, of the same app first."""
+        """Keys similar to *key*, of the same app first."""
         keys = {component.key: component for component in self.list_components()}
         keys |= {component.key: component for component in self.list_components(get_app_slug(key))}
-        return [keys[near].uses for near in difflib.get_close_matches(key, keys, n=_MAX_SUGGESTIONS, cutoff=0.6)]
+        return [keys[similar].uses for similar in difflib.get_close_matches(key, keys, n=_MAX_SUGGESTIONS, cutoff=0.6)]
 
     @staticmethod
     def _filter_components(components: Iterable[Component], words: str, app: str | None) -> list[Component]:
@@ -337,16 +340,14 @@ class Catalog:
         return [component for _, component in sorted(found.values(), key=lambda item: item[0])]
 
 
-def _suggest_sources(key: str, where: SourceSetting) -> str:
+def _suggest_sources(key: str, setting: SourceSetting) -> str:
     app = get_app_slug(key)
-    ways = []
-    if where.source != "npm" and app in APPS_ON_NPM:
-        ways.append(f"npm ({NPM_SCOPE}/{app}), once its licence is accepted: {ACCEPT_LICENCE_COMMAND}")
-    if where.source != "folder":
-        ways.append("a folder with the layout of a components checkout: pdkernel project set actions FOLDER")
-    if where.source != "connect":
-        ways.append("Pipedream itself, with a Connect project: pdkernel project set actions connect")
-    what = "What could run it: " if len(ways) > 1 else "What could run it is "
-    return (
-        what + "; ".join(ways) + ". Or pin its exports to run the steps around it: --pin STEP=FILE, %pdpin STEP JSON."
-    )
+    sources = []
+    if setting.source != "npm" and app in APPS_ON_NPM:
+        sources.append(f"npm ({NPM_SCOPE}/{app}), after you accept its licence: {ACCEPT_LICENCE_COMMAND}")
+    if setting.source != "folder":
+        sources.append("a folder with the layout of a components checkout: pdkernel project set actions FOLDER")
+    if setting.source != "connect":
+        sources.append("Pipedream, with a Connect project: pdkernel project set actions connect")
+    what = "Sources that may have it: " if len(sources) > 1 else "A source that may have it is "
+    return what + "; ".join(sources) + ". Or pin its exports to run the other steps: --pin STEP=FILE, %pdpin STEP JSON."

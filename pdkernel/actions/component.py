@@ -1,7 +1,7 @@
 """
-What an action is before anyone loads it: its key, version, name and text, read from its module without running it.
+Components: the key, version, name and description of an action, read from its module without running the module.
 
-Knows how components write these down. Describing props needs the module itself: a step's process does that.
+A worker loads the module to describe its props.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COMPONENT_KINDS: tuple[ComponentKind, ...] = ("action", "source")
 
 @dataclass(frozen=True, slots=True)
 class ComponentHeader:
-    """What a component's module says of itself."""
+    """The header of a component's module."""
 
     key: str
     version: str
@@ -35,19 +35,19 @@ class ComponentHeader:
 @dataclass(frozen=True, slots=True)
 class Component:
     """
-    A component that a source of this project has.
+    A component of one of the project's sources.
 
     Attributes:
         key: `slack-send-message`.
-        version: Its own.
-        app: The app's slug, or None for a built-in one, which needs no account.
-        name: For people.
-        description: For people.
-        source: Which source it is, in words for people: `npm @pipedream/slack 0.10.3`.
-        file: Its module, or None where Pipedream Connect runs it or it is not installed yet.
-        kind: What it is.
-        limitations: What this source cannot do, as a sentence, or empty.
-        requested_version: The version that was asked for, if it is another one.
+        version: The version of the component.
+        app: The slug of the app, or None for a built-in action, which needs no account.
+        name: The display name.
+        description: The text for display.
+        source: The source for display: `npm @pipedream/slack 0.10.3`.
+        file: The module, or None if Pipedream Connect runs the action or it is not installed yet.
+        kind: Action or event source.
+        limitations: The limitations of this source as a sentence, or empty.
+        requested_version: The version that the step uses, if another version runs for it.
     """
 
     key: str
@@ -63,12 +63,12 @@ class Component:
 
     @property
     def uses(self) -> str:
-        """What a step's `uses` says."""
+        """The value of `uses` for this component: `KEY@VERSION`."""
         return f"{self.key}@{self.version}"
 
     @property
     def source_summary(self) -> str:
-        """Where it comes from and what is special about that, for the record of a step."""
+        """The source with its limitations and a replaced version, for the record of a step."""
         which = ""
         if self.requested_version is not None:
             own = self.file is not None and self.file.origin == "builtin"
@@ -81,7 +81,7 @@ class Component:
 
 
 def parse_header(text: str) -> ComponentHeader | None:
-    """What the module *text* says of itself; None unless it exports a component with a literal key and version."""
+    """The header of the module *text*; None unless it exports a component with a literal key and version."""
     exported = _find_default_export(javascript.parse_source(text))
     if exported is None:
         return None
@@ -100,7 +100,7 @@ def parse_header(text: str) -> ComponentHeader | None:
 
 def iter_component_modules(folder: Path) -> Iterator[Path]:
     """
-    The modules under an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.mjs`.
+    The modules in an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.mjs`.
 
     A link that leads out of *folder* is not followed.
     """
@@ -115,12 +115,12 @@ def iter_component_modules(folder: Path) -> Iterator[Path]:
 def build_component_file(
     header: ComponentHeader, path: Path, origin: Literal["builtin", "npm", "folder"]
 ) -> ComponentFile:
-    """The module at *path*, whose header is *header*."""
+    """The component file for the module at *path* with *header*."""
     return ComponentFile(path=path, key=header.key, version=header.version, kind=header.kind, origin=origin)
 
 
 def build_component(header: ComponentHeader, *, source: str, file: ComponentFile | None = None) -> Component:
-    """A component of an app, as *source* has it."""
+    """The component of an app with *header* from *source*."""
     return Component(
         key=header.key,
         version=header.version,
@@ -134,7 +134,7 @@ def build_component(header: ComponentHeader, *, source: str, file: ComponentFile
 
 
 def _find_default_export(root: Node) -> Node | None:
-    """The object that is the module's default export, written there or in a constant of the module."""
+    """The object of the module's default export, written in the export or in a constant of the module."""
     for node in root.named_children:
         if node.type != "export_statement" or not any(child.type == "default" for child in node.children):
             continue
@@ -159,7 +159,7 @@ def _constant(root: Node, name: str) -> Node | None:
 
 
 def _get_literal_text(node: Node | None) -> str | None:
-    """A literal's text, where it is one; texts that are added up count."""
+    """The text of a string literal or of a sum of string literals, else None."""
     if node is None:
         return None
     if node.type == "binary_expression":

@@ -1,7 +1,7 @@
 """
-Actions that Pipedream runs: a Connect project's API for looking actions up, filling their props and running them.
+Actions that Pipedream runs: a client of the Connect API for finding actions, listing options of props, and runs.
 
-Knows that API (paths, shapes, how an answer tells a failure). Which project is for `project.login` to know. Written on httpx: the API is small, and a failed run must not be repeated by itself.
+The login comes from `project.login`. The client uses httpx and never retries: a failed run must not be repeated.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from pdkernel.project import Login, Project
 
 CONNECT_LIMITATIONS = (
-    "Pipedream runs it: no $.flow, data stores or files of this run, and its own outside calls are not seen here"
+    "Pipedream runs the action: no $.flow, data stores or files of this run, and its outbound calls are not recorded"
 )
 _NO_VALUE = frozenset({"alert", "dir", "$.service.db", "$.interface.http", "$.interface.timer", "$.interface.apphook"})
 _TOKEN_RENEWAL_MARGIN_S = 60
-"""A token is replaced this long before it ends."""
+"""Seconds before its expiry at which a token is replaced."""
 _MAX_SEARCH_PAGES = 10
-"""Of a search: who finds more than that has to name an app or more words."""
+"""Maximum number of pages of a search; an app or more words narrow the search."""
 
 
 def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login:
     """
-    The Connect project that runs actions for *project*: the one it is logged in to, else the one that *environ* names.
+    The login of the Connect project that runs actions: the login of *project*, else the variables of *environ*.
 
     Raises:
-        ConnectSettingsError: Neither; the message names what is missing.
+        ConnectSettingsError: There is no login and a variable is missing; the message names the missing variables.
     """
     from pdkernel.project.login import PIPEDREAM_API_URL, Login, check_base_url, read_environment, read_setting
 
@@ -61,14 +61,14 @@ def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login
 @dataclass(frozen=True)
 class ActionRunResult:
     """
-    What Pipedream says of a run of an action.
+    The result of an action that Pipedream ran.
 
     Attributes:
-        exports: By name.
-        return_value: What it returned.
-        logs: What it printed.
-        error: Name and message of its failure, or None.
-        http_status: Of the HTTP answer.
+        exports: Values by name.
+        return_value: The value that the action returned.
+        logs: Lines that the action printed.
+        error: Name and message of the failure, or None.
+        http_status: Status code of the HTTP response.
     """
 
     exports: Mapping[str, JSON]
@@ -80,10 +80,10 @@ class ActionRunResult:
 
 class ConnectSource:
     """
-    The actions of a Connect project. One event loop's.
+    The actions of a Connect project. An instance belongs to one event loop.
 
     Args:
-        login: Which project.
+        login: The login of the project.
     """
 
     name = "connect"
@@ -97,21 +97,21 @@ class ConnectSource:
 
     @property
     def host(self) -> str:
-        """The API's host name."""
+        """The host name of the API."""
         return urlsplit(self.login.base_url).hostname or ""
 
     @property
     def run_url(self) -> str:
-        """Where a run is asked for."""
+        """The URL that runs an action."""
         return f"{self.login.base_url}/v1/connect/{self.login.project_id}/actions/run"
 
     async def fetch_action(self, key: str, version: str | None) -> tuple[Component, ComponentDescription]:
         """
-        An action and its props.
+        Fetch an action and its props.
 
         Raises:
             ActionNotFoundError: Pipedream has no such action in that version.
-            ActionSourceError: The API cannot be reached or refuses us.
+            ActionSourceError: The API cannot be reached or refuses the call.
         """
         answer = await self._request("GET", f"actions/{key}", params={"version": version} if version else {})
         if answer.status_code == 404:
@@ -120,17 +120,17 @@ class ConnectSource:
         return self._component(data), _description(data)
 
     async def search(self, query: str, app: str | None) -> list[Component]:
-        """Actions that match, from the first pages if there are very many. Raises `ActionSourceError`."""
+        """Actions that match, from at most the first ten pages. Raises `ActionSourceError`."""
         params = {"q": query, "app": app, "limit": "100"}
         found: list[Component] = []
         for _ in range(_MAX_SEARCH_PAGES):
             answer = await self._request(
                 "GET", "actions", params={key: value for key, value in params.items() if value}
             )
-            told = self._data(answer, bare=True)
-            found += (self._component(each) for each in told["data"])
-            params["after"] = (told.get("page_info") or {}).get("end_cursor")
-            if not told["data"] or not params["after"]:
+            page = self._data(answer, bare=True)
+            found += (self._component(each) for each in page["data"])
+            params["after"] = (page.get("page_info") or {}).get("end_cursor")
+            if not page["data"] or not params["after"]:
                 break
         return found
 
@@ -157,15 +157,15 @@ class ConnectSource:
         has_dynamic_props: bool = False,
     ) -> ActionRunResult:
         """
-        Run an action once; it is never asked for again by itself.
+        Run an action once, without retries.
 
         Args:
-            component: Which.
-            props: Values of its props, accounts as `{"authProvisionId": ID}`.
-            external_user_id: For whom.
-            environment: Of the external user.
-            timeout_s: Seconds that it may take.
-            has_dynamic_props: Whether its props depend on values, so that Pipedream must be asked for them first.
+            component: The action.
+            props: Values of the props, accounts as `{"authProvisionId": ID}`.
+            external_user_id: The external user that the action runs as.
+            environment: The environment of the external user.
+            timeout_s: Time limit in seconds.
+            has_dynamic_props: Whether the props depend on values: then Pipedream reloads the props first.
 
         Raises:
             ActionSourceError: The API cannot be reached or refuses the call.
@@ -198,7 +198,7 @@ class ConnectSource:
         context: JSON = None,
         query: str | None = None,
     ) -> PropOptionsPage:
-        """Values of a prop to choose from. Raises `ActionSourceError`."""
+        """A page of options of a prop. Raises `ActionSourceError`."""
         body: dict[str, JSON] = {
             "id": component.key,
             "version": component.version,
@@ -234,7 +234,7 @@ class ConnectSource:
         environment: str | None = None,
         timeout_s: float = 60.0,
     ) -> httpx.Response:
-        import httpx  # a notebook that never asks Pipedream does without
+        import httpx  # loaded by the first call only
 
         settings = self.login
         try:
@@ -253,7 +253,7 @@ class ConnectSource:
         except httpx.HTTPError as fault:
             raise ActionSourceError(
                 f"Pipedream Connect cannot be reached at {self.host}: {str(fault) or type(fault).__name__}.",
-                fix="Look at the network, then run it again.",
+                fix="Check the network, then run the step again.",
             ) from None
 
     async def _access(self, client: httpx.AsyncClient) -> str:
@@ -270,7 +270,7 @@ class ConnectSource:
         if answer.status_code != 200:
             raise ActionSourceError(
                 f"Pipedream does not accept the OAuth client {self.login.client_id} (HTTP {answer.status_code}).",
-                fix="Log in again: pdkernel login, or look at PIPEDREAM_CLIENT_ID and PIPEDREAM_CLIENT_SECRET.",
+                fix="Log in again: pdkernel login, or check PIPEDREAM_CLIENT_ID and PIPEDREAM_CLIENT_SECRET.",
             )
         data = answer.json()
         self._token = (
@@ -282,13 +282,13 @@ class ConnectSource:
     def _data(self, answer: httpx.Response, *, bare: bool = False) -> Any:
         if answer.status_code >= 400:
             raise ActionSourceError(
-                f"Pipedream Connect answers {answer.status_code} to {answer.request.method} {answer.request.url.path}: "
+                f"Pipedream Connect responded with HTTP {answer.status_code} to {answer.request.method} {answer.request.url.path}: "
                 f"{_get_error_message(answer)}"
             )
         try:
             data = answer.json()
         except ValueError:
-            raise ActionSourceError("Pipedream Connect did not answer with JSON.") from None
+            raise ActionSourceError("The response of Pipedream Connect is not JSON.") from None
         return data if bare else data.get("data")
 
     def _component(self, data: Mapping[str, Any]) -> Component:
@@ -304,8 +304,8 @@ def _get_error_message(answer: httpx.Response) -> str:
         data = answer.json()
     except ValueError:
         return answer.text[:300] or answer.reason_phrase
-    said = data.get("error") or data.get("message") or data if isinstance(data, dict) else data
-    return str(said)[:300]
+    message = data.get("error") or data.get("message") or data if isinstance(data, dict) else data
+    return str(message)[:300]
 
 
 def _description(data: Mapping[str, Any]) -> ComponentDescription:
@@ -338,8 +338,8 @@ def _answer(data: Mapping[str, Any], status: int) -> ActionRunResult:
         if not isinstance(observation, dict):
             continue
         if observation.get("k") == "error":
-            told = observation.get("err") or {}
-            error = error or (str(told.get("name") or "Error"), str(told.get("message") or "The action failed."))
+            failure = observation.get("err") or {}
+            error = error or (str(failure.get("name") or "Error"), str(failure.get("message") or "The action failed."))
         else:
             logs.append(str(observation.get("msg", observation)))
     exports = data.get("exports") or {}

@@ -1,7 +1,7 @@
 """
-What components were found to declare, kept so that nobody has to load them again to know.
+A cache on disk of the props that components declare.
 
-Knows the form on disk. Loading a component is the work of a step's process.
+A worker loads a component; the cache avoids loading the same file again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class DescriptionCache:
     Descriptions of components by file.
 
     Args:
-        folder: Where they are kept; made at the first one.
+        folder: The folder of the cache; created with the first entry.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,7 +29,7 @@ class DescriptionCache:
         self._descriptions: dict[str, ComponentDescription] = {}
 
     def get(self, file: ComponentFile) -> ComponentDescription | None:
-        """What the component at *file* declares, if that is known of the file as it is now."""
+        """The description of the component at *file*, or None if the current content of the file is not cached."""
         name = self._name(file)
         if name not in self._descriptions:
             try:
@@ -41,7 +41,7 @@ class DescriptionCache:
         return self._descriptions[name]
 
     def put(self, file: ComponentFile, description: ComponentDescription) -> None:
-        """Keep what it declares. A disk that takes nothing more costs the next process a load, no more."""
+        """Store the description. If the disk is full, the description is not stored and the next process loads the component."""
         name = self._name(file)
         self._descriptions[name] = description
         try:
@@ -53,7 +53,7 @@ class DescriptionCache:
             return
 
     def _name(self, file: ComponentFile) -> str:
-        """A name that changes with the module, and in a folder that a person edits with every module of the app."""
+        """The name of the cache entry, which changes with the module; in a folder source, with every module of the app."""
         modules = [file.path]
         if file.origin == "folder":
             modules = sorted(path for path in file.path.parents[2].rglob("*.mjs") if "node_modules" not in path.parts)

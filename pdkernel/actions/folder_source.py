@@ -1,8 +1,7 @@
 """
 Components in a folder with the layout of a components checkout: `components/APP/actions/NAME/NAME.mjs`, and `sources`.
 
-Knows the layout. What a module imports is found from there, as Node.js finds it: installing that is its owner's
-affair.
+Node.js resolves the imports of a module from its folder. The owner of the folder installs its packages.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from pdkernel.actions.source_settings import find_components_folder
 
 class FolderSource:
     """
-    One such folder.
+    The components of one folder.
 
     Args:
-        folder: It, or the folder above `components`.
+        folder: The folder of components, or the parent of a folder `components`.
     """
 
     name = "folder"
@@ -38,16 +37,16 @@ class FolderSource:
         return f"folder {self._folder}"
 
     def list_apps(self) -> list[str]:
-        """The apps that it has components of."""
+        """The apps with components in the folder."""
         kinds = ("actions", "sources")
         return sorted({path.parent.name for kind in kinds for path in self._folder.glob(f"*/{kind}") if path.is_dir()})
 
     def load_components(self, app: str) -> Mapping[str, Component]:
         """The components of *app*, by key."""
-        place = self._folder / app
-        if not place.is_dir():
+        app_folder = self._folder / app
+        if not app_folder.is_dir():
             return {}
-        modules = list(iter_component_modules(place))
+        modules = list(iter_component_modules(app_folder))
         changed = max((path.stat().st_mtime for path in modules), default=0.0)
         known = self._cache.get(app)
         if known is not None and known[0] == changed and len(known[1]) <= len(modules):

@@ -1,8 +1,8 @@
 """
-The lock file for pre-built actions: from which package version each comes, and which version runs for another.
+The lock file of pre-built actions: the package version of each action, and the versions that run for others.
 
-Knows what is written there beyond packages and their hashes, which `packages.npm_lock` keeps in the same file. It lies
-beside the project, for people to commit: who clones it runs the same code.
+`packages.npm_lock` stores packages and their hashes in the same file. The file is beside the project and is meant to be
+committed, so that every clone runs the same code.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ _OVERRIDES_KEY = "instead"
 
 
 class ActionsLock:
-    """The lock file at *path*; read again whenever it has changed."""
+    """The lock file at *path*; a changed file is read again."""
 
     def __init__(self, path: Path) -> None:
         self._file = NpmLock(path, about=LOCK_COMMENT)
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of the lock file."""
         return self._file.path
 
     @property
     def version_overrides(self) -> Mapping[str, str]:
-        """`KEY@VERSION` that steps ask for, to the version that runs for it. Raises `ProjectError`."""
+        """The version that runs for each overridden `KEY@VERSION`. Raises `ProjectError`."""
         return self._read_section(_OVERRIDES_KEY)
 
     def override_version(self, reference: str, version: str) -> None:
-        """From now on *version* runs where a step says *reference* (`KEY@VERSION`). Raises `ActionSourceError`."""
+        """Store that *version* runs for steps that use *reference* (`KEY@VERSION`). Raises `ActionSourceError`."""
         self._put(_OVERRIDES_KEY, reference, version)
 
     def get_package_version(self, reference: str) -> str | None:
-        """The version of the app's package that *reference* (`KEY@VERSION`) comes from, if that is known."""
+        """The locked package version that *reference* (`KEY@VERSION`) comes from, or None."""
         return self._read_section(_PACKAGES).get(reference)
 
     def lock_package_version(self, reference: str, package_version: str) -> None:
-        """From now on *reference* comes from version *package_version* of its app's package. Raises `ActionSourceError`."""
+        """Store that *reference* comes from *package_version* of its app's package. Raises `ActionSourceError`."""
         if self.get_package_version(reference) != package_version:
             self._put(_PACKAGES, reference, package_version)
 
@@ -60,6 +60,6 @@ class ActionsLock:
             self._file.set_extra(name, lambda: {**self._read_section(name), key: value})
         except OSError as fault:
             raise ActionSourceError(
-                f"{self.path} cannot be written: {(fault.strerror or type(fault).__name__).lower()}.",
-                fix="It keeps the versions of actions: give yourself permission to write it.",
+                f"Cannot write {self.path}: {(fault.strerror or type(fault).__name__).lower()}.",
+                fix="pdkernel stores the versions of actions in this file. Make the file writable.",
             ) from None

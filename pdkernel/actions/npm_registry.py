@@ -1,7 +1,7 @@
 """
-A package registry, as npm sees it: which versions a package has, what is in one, and installing one.
+The npm registry: listing the versions of a package, downloading a version, and installing a version.
 
-Knows which of npm's commands tell that. Running npm is `packages`' work; no script of a package is ever run.
+`packages` runs npm. Install scripts of packages never run.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _NOT_FOUND_CODES = frozenset({"E404", "ETARGET", "ENOVERSIONS"})
 
 class NpmRegistry:
     """
-    npm's registry.
+    The registry that npm is configured for.
 
     Args:
-        environ: npm's environment: its configuration, a proxy, `PATH`.
-        folder: Where packages are installed.
-        lock: The lock file with their versions and hashes.
+        environ: The environment of npm: its configuration, a proxy, `PATH`.
+        folder: The folder for installed packages.
+        lock: The path of the lock file with versions and hashes.
     """
 
     def __init__(self, environ: Mapping[str, str], *, folder: Path, lock: Path) -> None:
@@ -43,8 +43,8 @@ class NpmRegistry:
         The published versions of *package*, as npm orders them.
 
         Raises:
-            ActionNotFoundError: There is no such package.
-            ActionSourceError: npm cannot be run, or the registry not be reached.
+            ActionNotFoundError: The package does not exist.
+            ActionSourceError: npm cannot run, or the registry cannot be reached.
         """
         with tempfile.TemporaryDirectory(prefix="pdkernel-view-") as folder:
             output = await self._npm("view", package, Path(folder), "versions")
@@ -53,11 +53,11 @@ class NpmRegistry:
 
     async def download(self, package: str, version: str, target: Path) -> None:
         """
-        The files of one version under *target*, without what it depends on.
+        Download the files of one version into *target*, without its dependencies.
 
         Raises:
-            ActionNotFoundError: There is no such version.
-            ActionSourceError: npm cannot be run, or the registry not be reached.
+            ActionNotFoundError: The version does not exist.
+            ActionSourceError: npm cannot run, or the registry cannot be reached.
         """
         with tempfile.TemporaryDirectory(prefix="pdkernel-pack-") as folder:
             await self._npm("pack", f"{package}@{version}", Path(folder))
@@ -65,18 +65,18 @@ class NpmRegistry:
             await asyncio.to_thread(_extract, archive, target)
 
     def find_installed(self, package: str, version: str) -> Path | None:
-        """The folder of one version that is installed with what it depends on; None if it is not."""
+        """The folder of an installed version, or None if that version is not installed."""
         spec = NpmSpec(package, version)
         tree = self._installed.find([spec])
         return tree.folder / "node_modules" / tree.aliases[str(spec)] if tree else None
 
     async def install(self, package: str, version: str, progress: Callable[[str], None]) -> Path:
         """
-        One version with what it depends on, in the versions of the lock file; complete or not at all.
+        Install one version and its dependencies in the locked versions, completely or not at all; return the folder.
 
         Raises:
-            ActionSourceError: npm cannot be run, the registry not be reached, or nothing be written; there is no such
-                version, or it has other bytes than the lock file knows.
+            ActionSourceError: npm cannot run, the registry cannot be reached, the disk cannot be written, the version
+                does not exist, or its hash differs from the lock file.
         """
         spec = NpmSpec(package, version)
         try:
@@ -93,8 +93,8 @@ class NpmRegistry:
         except NpmFailedError as failure:
             if failure.code in _NOT_FOUND_CODES:
                 raise ActionNotFoundError(f"npm has no {failure.missing_package or package}.") from None
-            told = explain_failure(failure, [package], lambda _: "")
-            raise ActionSourceError(told.message, fix=told.fix) from None
+            error = explain_failure(failure, [package], lambda _: "")
+            raise ActionSourceError(error.message, fix=error.fix) from None
 
 
 def _extract(archive: Path, into: Path) -> None:

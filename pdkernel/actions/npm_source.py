@@ -1,8 +1,8 @@
 """
-Components that npm has: packages `@pipedream/APP`, installed into the project when a step needs one.
+Components on npm: packages `@pipedream/APP`, installed into the project when a step uses one of their components.
 
-Knows that a package version holds one version of each component, and finds the package version that holds the one
-asked for. What is known of package versions is kept, so that the second look needs no network.
+A package version contains one version of each component. An index of the examined package versions is stored on disk,
+so that the next search needs no network.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ _APPS = (
     "youtube_data_api"
 )
 APPS_ON_NPM = tuple(_APPS.split())
-"""Apps whose components were found on npm; there may be more by now."""
+"""Apps whose components are known to be on npm; the list is not complete."""
 
 
 class PackageRegistry(Protocol):
-    """What a registry does (`registry.Registry`)."""
+    """The operations of a package registry (`npm_registry.NpmRegistry`)."""
 
     async def list_versions(self, package: str) -> list[str]:
         """The published versions, oldest first."""
         ...
 
     async def download(self, package: str, version: str, target: Path) -> None:
-        """The files of one version."""
+        """Download the files of one version into *target*."""
         ...
 
     def find_installed(self, package: str, version: str) -> Path | None:
-        """The folder of one version that is installed."""
+        """The folder of an installed version, or None."""
         ...
 
     async def install(self, package: str, version: str, progress: ProgressCallback) -> Path:
-        """One version with what it depends on; its folder."""
+        """Install one version and its dependencies; return its folder."""
         ...
 
 
 @dataclass(frozen=True)
 class _IndexedComponent:
-    """A component in a package version: its header, and its module's path in the package."""
+    """A component of a package version: its header, and the path of its module in the package."""
 
     header: ComponentHeader
     path: str
@@ -72,10 +72,10 @@ class NpmSource:
     The components on npm.
 
     Args:
-        folder: Where what is known of packages is kept, `.pdkernel/packages/components`.
+        folder: The folder of the index, `.pdkernel/packages/components`.
         packages: The registry.
-        lock: From which package version each component comes.
-        max_downloads: Package versions that one search downloads; they are remembered, so that the next one goes on from there.
+        lock: The lock file with the package version of each component.
+        max_downloads: Maximum number of package versions that one search downloads. The next search continues after them.
     """
 
     name = "npm"
@@ -91,35 +91,35 @@ class NpmSource:
         return "npm"
 
     def list_apps(self) -> list[str]:
-        """The apps of which a package was looked at."""
+        """The apps with an indexed package version."""
         return sorted(path.stem for path in (self._folder / "index").glob("*.json"))
 
     def load_components(self, app: str) -> Mapping[str, Component]:
-        """What is known of *app* here, by key, in the newest package version that was looked at."""
+        """The components of *app* in its newest indexed package version, by key."""
         known = self._load_index(app)
         if not known:
             return {}
         newest = max(known, key=version_sort_key)
-        place = self._packages.find_installed(f"{NPM_SCOPE}/{app}", newest)
-        return {held.header.key: _component(app, newest, held, place) for held in known[newest]}
+        installed = self._packages.find_installed(f"{NPM_SCOPE}/{app}", newest)
+        return {indexed.header.key: _component(app, newest, indexed, installed) for indexed in known[newest]}
 
     def find_component(self, key: str, version: str | None) -> Component | None:
-        """The component in the package version that the lock file names; in any that was looked at if it names none."""
+        """The component in the locked package version; without a locked version, in any indexed package version."""
         app = get_app_slug(key)
         pinned = self._lock.get_package_version(f"{key}@{version}")
         found = [
-            _component(app, package, held, self._packages.find_installed(f"{NPM_SCOPE}/{app}", package))
-            for package, all_held in sorted(self._load_index(app).items(), key=lambda item: version_sort_key(item[0]))
-            for held in all_held
-            if held.header.key == key and version in (None, held.header.version) and pinned in (None, package)
+            _component(app, package, indexed, self._packages.find_installed(f"{NPM_SCOPE}/{app}", package))
+            for package, components in sorted(self._load_index(app).items(), key=lambda item: version_sort_key(item[0]))
+            for indexed in components
+            if indexed.header.key == key and version in (None, indexed.header.version) and pinned in (None, package)
         ]
         installed = [component for component in found if component.file is not None]
         best = installed if version is not None and installed else found
         return best[-1] if best else None
 
     async def index_newest_package(self, app: str, progress: ProgressCallback) -> bool:
-        """Look at the newest package of *app*; False if npm has none. Raises `ActionSourceError`."""
-        progress(f"Looking at npm's {NPM_SCOPE}/{app}")
+        """Index the newest package version of *app*; False if npm has no package. Raises `ActionSourceError`."""
+        progress(f"Reading {NPM_SCOPE}/{app} on npm")
         try:
             versions = await self._packages.list_versions(f"{NPM_SCOPE}/{app}")
         except ActionNotFoundError:
@@ -131,13 +131,13 @@ class NpmSource:
 
     async def install_component(self, uses: ActionReference, progress: ProgressCallback) -> Component:
         """
-        The component, installed.
+        Install the component.
 
         Raises:
-            ActionNotFoundError: npm has no such package, or no version of it has such a component.
-            ActionVersionError: No package version has that version of it; the message names those that there are.
-            ActionSourceError: npm cannot be run, or the registry not be reached.
-            ProjectError: The lock file cannot be read, or says what is not so.
+            ActionNotFoundError: The package does not exist, or no version of the package has the component.
+            ActionVersionError: No package version has that version of the component; the message names the existing versions.
+            ActionSourceError: npm cannot run, or the registry cannot be reached.
+            ProjectError: The lock file cannot be read or is wrong.
         """
         app = get_app_slug(uses.key)
         component = self.find_component(uses.key, uses.version)
@@ -152,71 +152,71 @@ class NpmSource:
             installed = self.find_component(uses.key, component.version)
             if installed is None or installed.file is None:
                 raise ActionNotFoundError(
-                    f"{NPM_SCOPE}/{app} {package} was installed and does not hold {component.uses}."
+                    f"{NPM_SCOPE}/{app} {package} is installed and does not contain {component.uses}."
                 )
             component = installed
         self.lock_component(component)
         return component
 
     def lock_component(self, component: Component) -> None:
-        """Write into the lock file where *component* comes from. Raises `ActionSourceError`."""
+        """Store the package version of *component* in the lock file. Raises `ActionSourceError`."""
         self._lock.lock_package_version(component.uses, get_package_version(component))
 
     async def _install_locked(self, uses: ActionReference, package: str, progress: ProgressCallback) -> Component:
-        """The component in the package version that the lock file names, which nobody here has looked at yet."""
+        """Index and install the locked package version."""
         app = get_app_slug(uses.key)
-        place = await self._packages.install(f"{NPM_SCOPE}/{app}", package, progress)
+        installed = await self._packages.install(f"{NPM_SCOPE}/{app}", package, progress)
         known = self._load_index(app)
-        known[package] = tuple(_index_components(place))
+        known[package] = tuple(_index_components(installed))
         self._write(app, known)
         found = self.find_component(uses.key, uses.version)
         if found is None:
             raise ProjectError(
-                f"{self._lock.path.name} says that {NPM_SCOPE}/{app} {package} has {uses}, and it has not.",
-                fix=f"Take that line out of {self._lock.path.name}: then it is looked for again.",
+                f"{self._lock.path.name} names {NPM_SCOPE}/{app} {package} for {uses}, which that package does not contain.",
+                fix=f"Remove that line from {self._lock.path.name}: pdkernel then searches for the package again.",
             )
         return found
 
     async def _search_versions(self, uses: ActionReference, progress: ProgressCallback) -> Component:
-        """Look at package versions until one holds what is asked for."""
+        """Search the package versions for one that contains the component, and install it."""
         app = get_app_slug(uses.key)
-        progress(f"Looking for {uses} on npm")
+        progress(f"Searching npm for {uses}")
         try:
             versions = sorted(await self._packages.list_versions(f"{NPM_SCOPE}/{app}"), key=version_sort_key)
         except ActionNotFoundError:
             versions = []
         if not versions:
-            raise ActionNotFoundError(f"npm has no package {NPM_SCOPE}/{app}, which would hold {uses.key}.")
+            raise ActionNotFoundError(f"npm has no package {NPM_SCOPE}/{app}, which would contain {uses.key}.")
         search, looks = VersionSearch(uses.version, versions), 0
         while (package := search.next_version) is not None:
             if looks == self._looks and package not in self._load_index(app):
                 raise ActionNotFoundError(
-                    f"{uses} is in none of {looks} versions of {NPM_SCOPE}/{app} that were looked at, of {len(versions)}.",
-                    fix=f"To look at more of them: pdkernel actions add {uses}",
+                    f"{uses} is not in the {looks} of {len(versions)} searched versions of {NPM_SCOPE}/{app}.",
+                    fix=f"To search more versions: pdkernel actions add {uses}",
                 )
             if package not in self._load_index(app):
                 looks += 1
                 if looks > 1:
                     progress(
-                        f"Looking for {uses} on npm: {NPM_SCOPE}/{app} {package} ({search.remaining_count} left at most)"
+                        f"Searching npm for {uses}: {NPM_SCOPE}/{app} {package} (at most {search.remaining_count} left)"
                     )
-            there = await self._version_in(app, package, uses.key)
-            if there is not None and uses.version in (None, there):
-                found = self.find_component(uses.key, there)
+            component_version = await self._version_in(app, package, uses.key)
+            if component_version is not None and uses.version in (None, component_version):
+                found = self.find_component(uses.key, component_version)
                 assert found is not None
                 return found
-            search.add_result(there)
+            search.add_result(component_version)
         if not search.found_versions:
             raise ActionNotFoundError(f"{NPM_SCOPE}/{app} on npm has no component {uses.key}.")
         seen = sorted(set(search.found_versions.values()), key=version_sort_key)
         raise ActionVersionError(
-            f"npm has no package with {uses}: packages hold {uses.key} in {', '.join(seen)}.",
-            fix=f"Run another version from now on: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
+            f"npm has no package with {uses}. Packages contain {uses.key} in {', '.join(seen)}.",
+            fix=f"Choose another version: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
         )
 
     async def _version_in(self, app: str, package: str, key: str) -> str | None:
-        held = await self._index_package(app, package)
-        return next((each.header.version for each in held if each.header.key == key), None)
+        indexed = await self._index_package(app, package)
+        return next((each.header.version for each in indexed if each.header.key == key), None)
 
     async def _index_package(self, app: str, package: str) -> Sequence[_IndexedComponent]:
         known = self._load_index(app)
@@ -232,8 +232,10 @@ class NpmSource:
             try:
                 data = json.loads(self._file(app).read_text(encoding="utf-8"))
                 self._index[app] = {
-                    package: tuple(_IndexedComponent(ComponentHeader(**each["header"]), each["path"]) for each in held)
-                    for package, held in data.items()
+                    package: tuple(
+                        _IndexedComponent(ComponentHeader(**each["header"]), each["path"]) for each in indexed
+                    )
+                    for package, indexed in data.items()
                 }
             except (OSError, ValueError, TypeError, KeyError):
                 return self._index.setdefault(app, {})
@@ -243,7 +245,9 @@ class NpmSource:
         path = self._file(app)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps({package: [asdict(each) for each in held] for package, held in known.items()}))
+        draft.write_text(
+            json.dumps({package: [asdict(each) for each in indexed] for package, indexed in known.items()})
+        )
         draft.replace(path)
 
     def _file(self, app: str) -> Path:
@@ -251,13 +255,13 @@ class NpmSource:
 
 
 def get_package_version(component: Component) -> str:
-    """The version of the package that a component of npm comes from."""
+    """The package version that a component on npm comes from."""
     return component.source.rpartition(" ")[2]
 
 
-def _component(app: str, package: str, held: _IndexedComponent, place: Path | None) -> Component:
-    file = build_component_file(held.header, place / held.path, "npm") if place is not None else None
-    return build_component(held.header, source=f"npm {NPM_SCOPE}/{app} {package}", file=file)
+def _component(app: str, package: str, indexed: _IndexedComponent, installed: Path | None) -> Component:
+    file = build_component_file(indexed.header, installed / indexed.path, "npm") if installed is not None else None
+    return build_component(indexed.header, source=f"npm {NPM_SCOPE}/{app} {package}", file=file)
 
 
 def _index_components(folder: Path) -> Iterator[_IndexedComponent]:

@@ -1,7 +1,7 @@
 """
-How a step and the component that it uses fit together: whose accounts, which stores, which props are missing.
+Binding of a step to the component that it uses: accounts, data stores, and missing or unknown props.
 
-Knows what a component declares and what a step says. Looks nothing up and runs nothing.
+The functions are pure: they make no lookups.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pdkernel.workers import ComponentDescription, PropDeclaration
 _ACCOUNT = "authProvisionId"
 _STORE = "storeId"
 _VALUELESS_PROP_TYPES = frozenset({"alert", "data_store", "dir", "app"})
-"""Types of props that nobody writes a value for: shown, or filled by the project."""
+"""Types of props that take no value in the cell: display only, or filled by the project."""
 
 
 @dataclass(frozen=True)
 class BoundStep:
     """
-    A step whose directive and component have been put together.
+    A step bound to its component.
 
     Attributes:
-        step: With every app and store of the component bound, and the other props as values.
-        warnings: Sentences for people.
+        step: The step with every app and store of the component bound, and the other props as values.
+        warnings: Messages for display.
     """
 
     step: Step
@@ -40,16 +40,16 @@ class BoundStep:
 
 def guess_app_bindings(step: Step, component: Component | None) -> tuple[AppBinding, ...]:
     """
-    The app props of an action step whose component nobody has loaded: its key starts with its app.
+    The app props of an action step whose component is not described yet, from the app slug of its key.
 
-    The prop's own name is not known then; the directive's is kept, and the slug stands for the rest.
+    The props of the directive keep their names. Otherwise the slug is used as the name of the prop.
     """
     app = component.app if component is not None else get_app_slug(step.uses or "")
     return merge_app_bindings(step.apps, _with_account((AppBinding(app, app),) if app else ()))
 
 
 def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple[AppBinding, ...]:
-    """The app props of an action step: the directive's and the body's, then the component's as the external user's."""
+    """The app props of an action step: from its directive and body, then from the component with external users' accounts."""
     written = tuple(
         AppBinding(declared.prop, declared.app, str(value[_ACCOUNT]) if value.get(_ACCOUNT) else None)
         for declared in description.apps
@@ -62,15 +62,15 @@ def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple
 
 def bind_step(step: Step, component: Component, description: ComponentDescription) -> BoundStep:
     """
-    Put *step* and what its component declares together.
+    Bind *step* to its component.
 
     Args:
-        step: As it is written.
-        component: What runs.
-        description: What that declares.
+        step: The step as written.
+        component: The component that runs.
+        description: The declarations of the component.
 
     Raises:
-        ActionPropsError: A required prop has no value, or a built-in action does not know one that is given.
+        ActionPropsError: A required prop has no value, or a prop is unknown to a built-in action.
     """
     apps = resolve_app_bindings(step, description)
     stores, values = _stores(step, description)
@@ -84,7 +84,7 @@ def bind_step(step: Step, component: Component, description: ComponentDescriptio
             f"Step {step.name}{where}: the built-in {component.uses} has no prop {' or '.join(map(repr, unknown))}"
             + (f", which {component.key} {component.requested_version} may have" if component.requested_version else "")
             + f".{_format_suggestions(unknown, description)}",
-            fix=f"Its props: {_format_props(description)}.",
+            fix=f"Use the props of the action: {_format_props(description)}.",
             step=step.name,
             line=line,
         )
@@ -103,8 +103,8 @@ def bind_step(step: Step, component: Component, description: ComponentDescriptio
             f"Step {step.name}{where}: {component.uses} needs "
             + " and ".join(f"{prop.name} ({_format_prop_type(prop)})" for prop in missing)
             + f", and the cell gives no value.{_format_suggestions(unknown, description)}",
-            fix=f"Write it in the cell's body, one a line: {missing[0].name}: VALUE, or an expression "
-            f"{{{{steps.trigger.event.body...}}}}. All its props: pdkernel actions show {component.uses}",
+            fix=f"Write each prop on a line of the cell's body: {missing[0].name}: VALUE, or an expression "
+            f"{{{{steps.trigger.event.body...}}}}. To list all props: pdkernel actions show {component.uses}",
             step=step.name,
             line=line,
         )
@@ -113,7 +113,7 @@ def bind_step(step: Step, component: Component, description: ComponentDescriptio
 
 
 def add_prop_braces(values: Mapping[str, JSON], declarations: Sequence[PropDeclaration]) -> dict[str, JSON]:
-    """*values* with braces around those of `any` and `object` props that are JavaScript without them."""
+    """*values* with missing `{{ }}` added around JavaScript in `any` and `object` props."""
     types = {prop.name: prop.type for prop in declarations}
     return {
         name: add_missing_braces(value) if types.get(name) in {"any", "object"} else value
@@ -126,7 +126,7 @@ def _with_account(apps: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
 
 
 def _stores(step: Step, description: ComponentDescription) -> tuple[tuple[StoreBinding, ...], dict[str, JSON]]:
-    """The stores of the step, each store prop of the component among them, and the values that are not stores."""
+    """The data stores of the step with every store prop of the component, and the values of the other props."""
     values = dict(step.props)
     stores = {store.prop: store for store in step.stores}
     for prop in description.props:

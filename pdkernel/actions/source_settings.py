@@ -1,8 +1,4 @@
-"""
-What a project has chosen about actions: where they run, and whose licence was accepted.
-
-Knows the setting's words. Kept in the project's settings; nothing here looks at components.
-"""
+"""The settings of a project about actions: the source that they come from, and the accepted licence."""
 
 from __future__ import annotations
 
@@ -17,13 +13,13 @@ SourceName = Literal["builtin", "npm", "folder", "connect"]
 
 SOURCE_SETTING_KEY = "actions"
 LOGIN_SETTING_KEY = "login"
-"""The setting of a project that is logged in at Pipedream: there actions run unless something else was chosen."""
+"""The setting of a login at Pipedream: with a login, actions run at Pipedream unless another source is set."""
 LICENCE_SETTING_KEY = "actions_licence"
 LICENCE_NAME = "Pipedream Source Available License 1.0"
 ACCEPT_LICENCE_COMMAND = "pdkernel project set actions npm --accept-licence"
 LICENCE_TEXT = (
     f"The components that npm has under @pipedream are third-party code under the {LICENCE_NAME}, which excludes "
-    "commercial use. pdkernel does not hold them: npm installs them into this project's .pdkernel folder."
+    "commercial use. pdkernel does not contain them: npm installs them into this project's .pdkernel folder."
 )
 
 
@@ -35,24 +31,24 @@ class SettingsStore(Protocol):
         ...
 
     def set(self, name: str, value: JSON) -> None:
-        """Store it."""
+        """Store the setting."""
         ...
 
 
 class EmptySettings:
-    """The settings where there is no project yet; what is set is forgotten."""
+    """Settings for a folder without a project; values that are set are discarded."""
 
     def get(self, name: str, default: JSON = None) -> JSON:  # noqa: ARG002
-        """Always *default*."""
+        """Return *default*."""
         return default
 
     def set(self, name: str, value: JSON) -> None:
-        """Nothing is kept."""
+        """Discard *value*."""
 
 
 @dataclass(frozen=True)
 class SourceSetting:
-    """Where actions run that are not built in."""
+    """The source of actions that are not built in."""
 
     source: SourceName = "builtin"
     folder: Path | None = None
@@ -63,22 +59,22 @@ class SourceSetting:
 
 class ActionSettings:
     """
-    The choices of one project; read anew each time, since another process may have changed them.
+    The settings of one project. Every access reads them again, since another process may have changed them.
 
     Args:
         settings: The project's settings.
-        source_override: Where actions run whatever the project has chosen: what a workflow's own `pdkernel.yaml` says.
+        source_override: The source from a workflow's `pdkernel.yaml`, which overrides the project's setting.
     """
 
     def __init__(self, settings: SettingsStore, source_override: SourceSetting | None = None) -> None:
         self._settings = settings
-        self._here = source_override
+        self._source_override = source_override
 
     @property
     def source_setting(self) -> SourceSetting:
-        """Where actions run that are not built in."""
-        if self._here is not None:
-            return self._here
+        """The source of actions that are not built in."""
+        if self._source_override is not None:
+            return self._source_override
         text = self._settings.get(SOURCE_SETTING_KEY)
         if text in ("builtin", "npm", "connect"):
             return SourceSetting(cast("SourceName", text))
@@ -88,12 +84,12 @@ class ActionSettings:
 
     @property
     def is_licence_accepted(self) -> bool:
-        """Whether someone has accepted the licence of the components on npm."""
+        """Whether the licence of the components on npm is accepted."""
         return self._settings.get(LICENCE_SETTING_KEY) == LICENCE_NAME
 
     @property
     def is_licence_missing(self) -> bool:
-        """Whether actions run from npm here, and nobody has accepted the licence of what is there."""
+        """Whether the source is npm and its licence is not accepted."""
         return self.source_setting.source == "npm" and not self.is_licence_accepted
 
     def accept_licence(self) -> None:
@@ -102,48 +98,48 @@ class ActionSettings:
 
     def set_source(self, text: str, *, base: Path) -> SourceSetting:
         """
-        Set where actions run.
+        Set the source of actions.
 
         Args:
             text: `builtin`, `npm`, `connect`, or a folder.
-            base: What a folder is relative to.
+            base: The folder that a relative path starts from.
 
         Raises:
-            LicenceError: `npm`, and its licence is not accepted.
-            RequestError: Neither a word nor a folder with components.
+            LicenceError: *text* is `npm`, and its licence is not accepted.
+            RequestError: *text* is not the name of a source or a folder with components.
         """
-        where = self.parse_source(text, base=base)
-        if where.source == "npm" and not self.is_licence_accepted:
+        setting = self.parse_source(text, base=base)
+        if setting.source == "npm" and not self.is_licence_accepted:
             raise build_licence_error()
-        self._settings.set(SOURCE_SETTING_KEY, str(where))
-        return where
+        self._settings.set(SOURCE_SETTING_KEY, str(setting))
+        return setting
 
     def parse_source(self, text: str, *, base: Path) -> SourceSetting:
-        """What *text* means, whatever licence was accepted. Raises `RequestError` as `choose`, which stores it."""
+        """The source that *text* names, without a check of the licence. Raises `RequestError` like `set_source`."""
         if text in ("builtin", "npm", "connect"):
             return SourceSetting(cast("SourceName", text))
         folder = (base / text).resolve()
         if find_components_folder(folder) is None:
             raise RequestError(
-                f"{text!r} is none of builtin, npm and connect, nor a folder with components "
+                f"{text!r} is not builtin, npm or connect, and is not a folder with components "
                 "(components/APP/actions/NAME/NAME.mjs, components/APP/sources/NAME/NAME.mjs).",
-                fix="Give one of these words, or the folder of a components checkout.",
+                fix="Pass one of these names, or the folder of a components checkout.",
             )
         return SourceSetting("folder", folder)
 
-    def with_source(self, where: SourceSetting) -> ActionSettings:
-        """The same choices, with actions running at *where*."""
-        return ActionSettings(self._settings, where)
+    def with_source(self, setting: SourceSetting) -> ActionSettings:
+        """These settings with *setting* as the source."""
+        return ActionSettings(self._settings, setting)
 
 
 def build_licence_error(reason: str = "") -> LicenceError:
-    """What to tell who needs components on npm before their licence is accepted; *reason* needs them, as a sentence."""
-    return LicenceError(f"{reason} {LICENCE_TEXT}".lstrip(), fix=f"To accept it: {ACCEPT_LICENCE_COMMAND}")
+    """The error for components on npm while their licence is not accepted; *reason* is the sentence that comes first."""
+    return LicenceError(f"{reason} {LICENCE_TEXT}".lstrip(), fix=f"To accept the licence: {ACCEPT_LICENCE_COMMAND}")
 
 
 def find_components_folder(folder: Path) -> Path | None:
-    """The folder that holds a folder for each app: *folder* itself or its `components`; None if neither does."""
-    for place in (folder / "components", folder):
-        if any(next(place.glob(f"*/{kind}"), None) for kind in ("actions/*/*.mjs", "sources/*/*.mjs", "*.app.mjs")):
-            return place
+    """The folder with a folder for each app: *folder* or its `components`; None if neither has components."""
+    for candidate in (folder / "components", folder):
+        if any(next(candidate.glob(f"*/{kind}"), None) for kind in ("actions/*/*.mjs", "sources/*/*.mjs", "*.app.mjs")):
+            return candidate
     return None

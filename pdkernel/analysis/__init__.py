@@ -1,8 +1,8 @@
 """
 Static reading of step code: what steps read, declare, import and respond, and the contract of a workflow's events.
 
-Python is read by `ast`, Node.js and `{{ }}` expressions by tree-sitter. No code runs. Literal names count; what only a run
-determines, and the event fields that Bash and Go steps read, are reported as unknown.
+Python is read by `ast`, Node.js and `{{ }}` expressions by tree-sitter. No code runs. Only literal names
+count. Names that only a run determines, and the event fields of Bash and Go steps, are reported as unknown.
 """
 
 from pdkernel.analysis.abstract_values import FieldPath
@@ -13,8 +13,7 @@ from pdkernel.analysis.contract_check import ContractViolation, check_event
 from pdkernel.analysis.contract_derivation import derive_contract
 from pdkernel.analysis.contract_examples import build_contract_schema, build_example_body, build_example_event
 from pdkernel.analysis.custom_response import MissingResponse, missing_responses, responds
-from pdkernel.analysis.drift import Drift, detect_drift
-from pdkernel.analysis.event_comparison import EventComparison, compare_event
+from pdkernel.analysis.event_comparison import Drift, EventComparison, compare_event, detect_drift
 from pdkernel.analysis.node_code import PackageImport, package_fault
 from pdkernel.analysis.node_code import find_packages as node_packages
 from pdkernel.analysis.python_requirements import (

@@ -1,8 +1,8 @@
 """
-What a name in a step's code may stand for, as far as the event is concerned.
+Abstract values: the possible values of a name in the code of a step, for every language.
 
-A value is a tuple of what it may be: a place in `steps`, a literal, an object or a list that the code writes, a
-function. The empty tuple is anything else. Knows no language.
+A value set is a tuple of possible values: a path below `steps`, a literal, an object or a list of the code, or a
+function. The empty tuple is any other value.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, Literal, TypeAlias
 from pdkernel.shape import Segment
 
 FieldPath: TypeAlias = tuple[Segment, ...]
-"""Below `steps`; the items of a list share the segment 0, as in a shape."""
+"""A path below `steps`; the items of a list share the segment 0, as in a shape."""
 
 LIST_ITEM = 0
 EVENT_PATH: FieldPath = ("trigger", "event")
 
-Presence = Literal["plain", "soft", "default", "maybe"]
+Presence = Literal["plain", "optional", "default", "maybe"]
 
 
 @dataclass(frozen=True, slots=True)
 class PathValue:
     """
-    What stands at a place.
+    The value at a path of the event.
 
     Attributes:
-        path: The place.
-        presence: `plain`: the code counts on it. `soft`: it may be nothing, and getting it did not fail. `default`: in
-            its place stands something else if it is nothing. `maybe`: the value may come from elsewhere.
+        path: The path.
+        presence: `plain`: the code requires the value. `optional`: the value may be missing, and the lookup did not fail.
+            `default`: a default replaces a missing value. `maybe`: the value may come from another expression.
     """
 
     path: FieldPath
@@ -39,14 +39,14 @@ class PathValue:
 
 @dataclass(frozen=True, slots=True)
 class LiteralValue:
-    """A text or a whole number that the code writes."""
+    """A string or integer literal of the code."""
 
     value: str | int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectValue:
-    """An object that the code writes, with keys that are not known under marks; *spread* are spread into it."""
+    """An object literal of the code. Computed keys get generated names; *spread* are the values that are spread into it."""
 
     items: Mapping[Any, ValueSet] = field(default_factory=dict)
     spread: ValueSet = ()
@@ -54,7 +54,7 @@ class ObjectValue:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ListValue:
-    """A list that the code writes or makes: each item is one of these."""
+    """A list that the code builds; each item is one of *items*."""
 
     item: ValueSet = ()
 
@@ -66,17 +66,9 @@ class JsonTextValue:
     parsed: ValueSet
 
 
-@dataclass(frozen=True, slots=True)
-class Shaped:
-    """A value that was read into a type that the code declares; *kind* is the type's syntax."""
-
-    of: ValueSet
-    kind: Any
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FunctionValue:
-    """A function of the step's own: its syntax and the scope it was written in."""
+    """A function of the step: its syntax node and its enclosing scope."""
 
     node: Any
     scope: Scope
@@ -85,20 +77,20 @@ class FunctionValue:
 
 @dataclass(frozen=True, slots=True)
 class PlatformValue:
-    """Something of the platform's: `pd`, `$`, `this`."""
+    """An object of the platform: `pd`, `$`, `this`."""
 
     name: str
 
 
 AbstractValue: TypeAlias = (
-    "PathValue | LiteralValue | ObjectValue | ListValue | JsonTextValue | Shaped | FunctionValue | PlatformValue"
+    "PathValue | LiteralValue | ObjectValue | ListValue | JsonTextValue | FunctionValue | PlatformValue"
 )
 ValueSet: TypeAlias = "tuple[AbstractValue, ...]"
 UNTRACKED: ValueSet = ()
 
 
 class Scope:
-    """Names and what they stand for; what is not here is looked up outside."""
+    """The names of a scope and their values, with a link to the enclosing scope."""
 
     __slots__ = ("names", "parent")
 
@@ -107,7 +99,7 @@ class Scope:
         self.parent = outer
 
     def find(self, name: str) -> ValueSet | None:
-        """What *name* stands for; None if it is nobody's."""
+        """The value set of *name* in this or an enclosing scope; None if the name is not bound."""
         scope: Scope | None = self
         while scope is not None:
             if name in scope.names:
@@ -116,7 +108,7 @@ class Scope:
         return None
 
     def find_scope(self, name: str) -> Scope | None:
-        """The scope that has *name*."""
+        """The nearest scope that binds *name*, or None."""
         scope: Scope | None = self
         while scope is not None and name not in scope.names:
             scope = scope.parent
@@ -124,5 +116,5 @@ class Scope:
 
 
 def union(*values: ValueSet) -> ValueSet:
-    """What is one of *values*."""
+    """The union of *values*."""
     return tuple(dict.fromkeys(atom for value in values for atom in value))

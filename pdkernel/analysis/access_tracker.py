@@ -1,7 +1,7 @@
 """
-Looking keys up in values that come from the event, and the notes that are taken of it.
+Lookups of keys in values of the event, and the record of these accesses.
 
-Knows when a missing key makes code fail, which differs between languages. What is done with a value is `trace`'s.
+Languages differ in whether a missing key fails at once. The uses of a value are in `trace`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from pdkernel.analysis.abstract_values import (
 )
 from pdkernel.shape import Segment
 
-AccessKind = Literal["needs", "copes", "reads", "uses", "whole", "hands", "unknown", "untyped", "type", "looks"]
+AccessKind = Literal[
+    "requires", "tolerates", "reads", "uses", "passes_on", "escapes", "dynamic", "mixed_type", "type", "checks"
+]
 """
-What code does with a place: it fails without it (`needs`) or does not (`copes`), looks it up (`reads`) or looks
-whether it is there (`looks`), uses its value, gives it on as it is (`whole`), hands it to code that is not followed
-(`hands`), reads keys that only a run knows (`unknown`), or tells its type.
+How code accesses a path. It fails without the value (`requires`) or does not (`tolerates`), reads it (`reads`), checks
+its presence (`checks`), uses its value (`uses`), passes it on unchanged (`passes_on`), passes it to code that is not
+followed (`escapes`), reads computed keys (`dynamic`), accepts several types (`mixed_type`), or expects a type (`type`).
 """
 
 EVENT_CONTAINERS = frozenset({(), ("body",), ("headers",), ("query",)})
-"""Places below the event that are objects for the platform."""
+"""Paths below the event that are always objects on the platform."""
 
 ConditionPaths: TypeAlias = tuple[frozenset[FieldPath], frozenset[FieldPath]]
-"""What is there if a test is true, and what if it is false."""
+"""The paths that are present if a condition is true, and those that are present if it is false."""
 NO_PATHS: frozenset[FieldPath] = frozenset()
 
 KnownExports = Mapping[tuple[str, str], ValueSet]
@@ -45,7 +47,7 @@ KnownExports = Mapping[tuple[str, str], ValueSet]
 
 @dataclass(frozen=True, slots=True)
 class PathAccess:
-    """One thing that code does with a place, below the event; *line* counts from 1."""
+    """One access to a path below the event; *line* counts from 1."""
 
     kind: AccessKind
     path: FieldPath
@@ -55,14 +57,14 @@ class PathAccess:
 
 class AccessTracker(ABC):
     """
-    What is known at one point of a walk, and the notes of the way there.
+    The state of a trace: the paths that are known to be present, and the accesses so far.
 
     Args:
-        exports_above: What steps above export, where that could be followed.
+        exports_above: The known exports of earlier steps.
     """
 
     fails_on_missing_key: ClassVar[bool] = False
-    """Whether looking up a missing key fails at once (Python), and not only when its value is used."""
+    """Whether the lookup of a missing key fails at once (Python) or only the use of its value (JavaScript)."""
 
     def __init__(self, exports_above: KnownExports | None = None) -> None:
         self.accesses: list[PathAccess] = []
@@ -75,58 +77,58 @@ class AccessTracker(ABC):
 
     @abstractmethod
     def add_use(self, value: ValueSet, kind: AccessKind = "uses") -> None:
-        """The code uses *value*; *kind* says how."""
+        """Record a use of *value* of *kind*."""
 
-    # ── notes ──────────────────────────────────────────────────────────────────────
+    # ── accesses ──────────────────────────────────────────────────────────────────────
 
     def add_access(self, kind: AccessKind, path: FieldPath, types: tuple[str, ...] = ()) -> None:
-        """Note something about *path*, a place below `steps`."""
-        if kind == "untyped":
+        """Record an access to *path* below `steps`."""
+        if kind == "mixed_type":
             self.mixed_type_paths.add(path)
         if path[:2] == EVENT_PATH:
             self.accesses.append(PathAccess(kind, path[2:], self.line, types))
-        elif path in ((), EVENT_PATH[:1]) and kind in {"whole", "hands", "unknown"}:
+        elif path in ((), EVENT_PATH[:1]) and kind in {"passes_on", "escapes", "dynamic"}:
             self.accesses.append(PathAccess(kind, (), self.line))
 
     def require_path(self, path: FieldPath, *, is_indexed: bool = False) -> None:
         """
-        The code fails where there is nothing at *path*, unless it has looked before.
+        Record that the code fails if *path* is missing, unless the code has checked the path before.
 
-        A list may be empty unless an item of it is looked up by its *is_indexed*.
+        A list may be empty, unless the code looks up an item by its index (*is_indexed*).
         """
         if (
             (path[-1:] == (LIST_ITEM,) and not is_indexed)
             or self._caught_depth
             or any(known[: len(path)] == path for known in self._present)
         ):
-            self.add_access("copes", path)
+            self.add_access("tolerates", path)
         elif self._branches:
             self._branches[-1].add(path)
-            self.add_access("copes", path)
+            self.add_access("tolerates", path)
         else:
-            self.add_access("needs", path)
+            self.add_access("requires", path)
 
     def expect_type(self, value: ValueSet, *types: str) -> ValueSet:
-        """*value*, which the code takes for one of *types*."""
+        """Record that the code expects one of *types*; return *value*."""
         for atom in value:
             if isinstance(atom, PathValue):
                 self.add_access("type", atom.path, types)
         return value
 
-    # ── looking up ─────────────────────────────────────────────────────────────────
+    # ── lookups ─────────────────────────────────────────────────────────────────
 
     def get_member(
         self, value: ValueSet, key: Segment, *, is_optional: bool = False, default: bool = False, chained: bool = False
     ) -> ValueSet:
         """
-        What *value* has under *key*.
+        The value of *key* in *value*.
 
         Args:
             value: An object or a list.
             key: A key, or `ITEM`.
-            is_optional: Looking it up does not fail where it is missing, and the code goes on without it.
-            default: Something else stands in its place then.
-            chained: Where *value* is nothing, so is the result (`?.`).
+            is_optional: The lookup of a missing key does not fail, and the code continues without the value.
+            default: A default replaces a missing value.
+            chained: If *value* is null or undefined, so is the result (`?.`).
         """
         found: list[ValueSet] = []
         for atom in value:
@@ -149,7 +151,7 @@ class AccessTracker(ABC):
             return self._exports_above.get((str(place[0]), str(key)), UNTRACKED)
         self._require_container(at, chained=chained)
         if soft or at.presence == "maybe":
-            self.add_access("copes", place)
+            self.add_access("tolerates", place)
         elif self.fails_on_missing_key:
             if at.presence == "default":
                 self.require_path(at.path)
@@ -157,25 +159,27 @@ class AccessTracker(ABC):
         elif at.presence == "plain" and not chained and key == LIST_ITEM:
             self.require_path(place, is_indexed=True)
         elif self._branches or self._caught_depth:
-            self.add_access("copes", place)
+            self.add_access("tolerates", place)
         self.add_access("reads", place)
         lax = soft or chained or (at.presence != "plain" and not self.fails_on_missing_key)
-        state: Presence = "maybe" if at.presence == "maybe" else "default" if default else "soft" if lax else "plain"
+        state: Presence = (
+            "maybe" if at.presence == "maybe" else "default" if default else "optional" if lax else "plain"
+        )
         return (PathValue(place, state),)
 
     def _require_container(self, at: PathValue, *, chained: bool) -> None:
-        """A key is looked up in what stands at a place."""
+        """Record that the code looks up a key in the value *at*."""
         if chained or at.presence == "maybe":
-            self.add_access("copes", at.path)
-        elif at.presence == "soft" or (at.presence == "plain" and not self.fails_on_missing_key):
+            self.add_access("tolerates", at.path)
+        elif at.presence == "optional" or (at.presence == "plain" and not self.fails_on_missing_key):
             self.require_path(at.path)
 
     def get_dynamic_member(self, value: ValueSet) -> ValueSet:
-        """A key that only a run knows is looked up in *value*."""
+        """The value of a computed key in *value*."""
         found: list[ValueSet] = []
         for atom in value:
             if isinstance(atom, PathValue):
-                self.add_access("unknown", atom.path)
+                self.add_access("dynamic", atom.path)
             elif isinstance(atom, ObjectValue):
                 found += [*atom.items.values(), self.get_dynamic_member(atom.spread)]
             elif isinstance(atom, ListValue):
@@ -191,7 +195,7 @@ class AccessTracker(ABC):
         default: bool = False,
         chained: bool = False,
     ) -> ValueSet:
-        """What *value* has under a key that is itself a value."""
+        """The value of a key in *value*, where the key is a value set."""
         literal = [atom.value for atom in keys if isinstance(atom, LiteralValue)]
         if len(literal) != len(keys) or not keys:
             self.add_use(keys)
@@ -210,17 +214,17 @@ class AccessTracker(ABC):
         )
 
     def get_item(self, value: ValueSet, *, is_optional: bool = False) -> ValueSet:
-        """An item of *value*, which the code takes for a list; *is_optional* where it goes on without one."""
+        """An item of *value*, which the code uses as a list; with *is_optional* the code continues without an item."""
         found: list[ValueSet] = []
         for atom in value:
             if isinstance(atom, PathValue):
                 if atom.path in (EVENT_PATH, (*EVENT_PATH, "headers"), (*EVENT_PATH, "query")):
-                    self.add_access("unknown", atom.path)
+                    self.add_access("dynamic", atom.path)
                     continue
                 self.add_access("type", atom.path, ("array",))
                 self._require_container(atom, chained=is_optional)
                 place = (*atom.path, LIST_ITEM)
-                self.add_access("copes", place)
+                self.add_access("tolerates", place)
                 self.add_access("reads", place)
                 found.append((PathValue(place, "maybe" if atom.presence == "maybe" else "plain"),))
             elif isinstance(atom, ListValue):

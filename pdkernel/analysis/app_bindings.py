@@ -1,7 +1,7 @@
 """
-The apps that a step uses: those its directive names and those its code declares.
+The app props of a step: from its directive and from the declarations in its code.
 
-Knows whose account fills a prop that nobody names: the external user's. Looks nothing up.
+An app prop that the directive does not name gets the account of the external user.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pdkernel.model import AppBinding, Step
 
 def find_declared_apps(step: Step) -> tuple[AppBinding, ...]:
     """
-    App props that a step's code declares with literals, in order, each as the external user's.
+    App props that the code of *step* declares with literals, in order, each with the external user's account.
 
-    Node.js code declares them as props; Go code has no props, and names an app when it reads `pd.Accounts["slack"]`.
+    Node.js code declares app props. Go code has no props and names an app by reading `pd.Accounts["slack"]`.
     """
     if step.uses:
         return ()
@@ -28,15 +28,15 @@ def find_declared_apps(step: Step) -> tuple[AppBinding, ...]:
 
 
 def find_app_bindings(step: Step) -> tuple[AppBinding, ...]:
-    """All app props of *step*: what the directive says, then what only the code declares."""
+    """All app props of *step*: those of the directive, then those that only the code declares."""
     return merge_app_bindings(step.apps, find_declared_apps(step))
 
 
 def merge_app_bindings(directive: tuple[AppBinding, ...], declared: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
     """
-    The directive's app props, then what code declares besides: matched by prop, else by app.
+    The app props of *directive*, then the other *declared* app props. Props match by name, else by app.
 
-    `--app slack` for code that calls its prop `chat` says whose account `chat` is.
+    So `--app slack` sets the account of a prop `chat` that the code declares for the app slack.
     """
     named = {binding.prop for binding in directive}
     by_app = {binding.app: binding for binding in directive if binding.prop == binding.app}

@@ -1,8 +1,8 @@
 """
-Bash step code: which environment variables it reads.
+Analysis of Bash code: the environment variables that the code reads.
 
-Knows enough of the shell to skip comments, single quotes and quoted here-documents. Takes only names in
-capitals for environment variables: others are the script's own by custom. Knows no command.
+Comments, single quotes and quoted here-documents are skipped. Only names in capitals count as environment variables:
+other names are by convention variables of the script.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _SHELL_VARIABLES = frozenset(
 
 
 def find_variables(source: str) -> VariableReferences:
-    """Environment variables that *source* reads and does not set; `${X:-default}` and a test make X optional."""
+    """Environment variables that *source* reads and does not set; `${X:-default}` or a test makes X optional."""
     required: set[str] = set()
     optional: set[str] = set()
     for name, operator in _expansions(source):
@@ -120,7 +120,7 @@ def _expansions(source: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _strip_heredocs(source: str) -> str:
-    """*source* without quoted here-documents; in others, whose quotes and hashes are text, those are blanked."""
+    """*source* without quoted here-documents; in other here-documents, quotes and hashes become blanks."""
     lines: list[str] = []
     waiting: list[tuple[str, bool]] = []
     for line in source.split("\n"):

@@ -1,8 +1,4 @@
-"""
-Several problems, raised as one error.
-
-Knows how to list them. Knows nothing of what they are.
-"""
+"""Raising several errors as one error with a list."""
 
 from __future__ import annotations
 
@@ -11,20 +7,20 @@ from collections.abc import Sequence
 from pdkernel.errors import DefinitionError
 
 _MAX_LISTED_ERRORS = 10
-"""Problems that one message lists: a refusal has at most 15 lines."""
+"""Maximum number of errors that one message lists, so that a message has at most 15 lines."""
 
 
 def with_message(error: DefinitionError, message: str, *, fix: str | None = None) -> DefinitionError:
-    """An error of the same class, step and line, in other words."""
+    """A copy of *error* with another message and fix."""
     return type(error)(message, fix=error.fix if fix is None else fix, step=error.step, line=error.line)
 
 
 def raise_combined(problems: Sequence[DefinitionError]) -> None:
     """
-    Raise *problems* as one error; nothing if there are none.
+    Raise *problems* as one error; return if there are none.
 
     Raises:
-        DefinitionError: One problem as it is; of several, the first one's class with all in its message.
+        DefinitionError: A single problem unchanged; for several problems, the class of the first with all messages.
     """
     if not problems:
         return
@@ -37,5 +33,5 @@ def raise_combined(problems: Sequence[DefinitionError]) -> None:
 
 
 def _on_one_line(problem: DefinitionError) -> str:
-    fix = "" if "\n" in problem.fix else problem.fix  # code to paste does not fit in a list
+    fix = "" if "\n" in problem.fix else problem.fix  # a list has no space for code
     return " ".join(f"{problem.message} {fix}".split())

@@ -1,8 +1,4 @@
-"""
-What a contract says: fields, who reads them, what cannot be known.
-
-Plain values. Knows how a field's path is written; knows nothing of code.
-"""
+"""The data classes of a contract: the event fields that steps read, their readers, and paths with unknown keys."""
 
 from __future__ import annotations
 
@@ -18,14 +14,14 @@ from pdkernel.shape import format_node_path
 @dataclass(frozen=True, slots=True, order=True)
 class FieldReader:
     """
-    Where a step reads a field.
+    The place in a step that reads a field.
 
     Attributes:
-        step: The step.
-        cell: The number of its cell, the first being 1; None for a folder.
-        line: Of the cell, or of the folder's entry file; None for a prop on the directive.
+        step: The name of the step.
+        cell: The number of its cell, from 1; None for a synced folder.
+        line: The line of the cell, or of the folder's entry file; None for a prop on the directive line.
         prop: The prop whose `{{ }}` reads it; empty for code.
-        file: For a folder, the file that holds the prop; empty for code.
+        file: For a synced folder, the file that contains the prop; empty for code.
     """
 
     step: str
@@ -42,7 +38,7 @@ class FieldReader:
         return f"{self.step} ({', '.join(where)})" if where else self.step
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+        """The object as a JSON value."""
         return {
             "step": self.step,
             "cell": self.cell,
@@ -58,11 +54,11 @@ class Field:
     A field that steps read.
 
     Attributes:
-        segments: Below the event; a list's items are 0.
-        required: Whether a step fails, or goes on with nothing, where it is missing.
-        types: What steps take it for, as JSON Schema names types, or `numeric`: a number or a text that is one. Empty
-            where the code does not tell.
-        readers: Where it is read.
+        segments: The path below the event; an item of a list is 0.
+        required: Whether a step fails without the field, or continues with an undefined value.
+        types: The types that steps expect, as JSON Schema names, or `numeric`: a number or a numeric text. Empty if
+            the code does not tell.
+        readers: The places that read the field.
     """
 
     segments: FieldPath
@@ -72,26 +68,26 @@ class Field:
 
     @property
     def path(self) -> str:
-        """`body.labels[].name`."""
+        """The path as text: `body.labels[].name`."""
         return format_path(self.segments)
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectUse:
-    """An object of the event that is given on whole, or whose keys only a run knows; *readers* say where."""
+    """An object of the event that *readers* pass on as a whole, or read with computed keys."""
 
     segments: FieldPath
     readers: tuple[FieldReader, ...] = ()
 
     @property
     def path(self) -> str:
-        """`body`; the event itself is `event`."""
+        """The path as text: `body`, or `event` for the event itself."""
         return format_path(self.segments) or "event"
 
 
 @dataclass(frozen=True, slots=True)
 class PathExpectation:
-    """What stands at a place, fields and what is around them alike; *is_required* where what is around it is there."""
+    """The expected value at a path of a field or its container; *is_required* applies if the container is present."""
 
     is_required: bool
     types: tuple[str, ...] = ()
@@ -101,14 +97,14 @@ class PathExpectation:
 @dataclass(frozen=True)
 class Contract:
     """
-    Which fields an event must have, as far as the steps' code says it.
+    The fields that an event must have, as far as the code of the steps shows.
 
     Attributes:
-        fields: In the order of their paths.
-        passed_on: Objects that are given on as they are: sent, exported, logged.
-        dynamic: Places whose keys only a run knows, or that are handed to code that is not followed.
-        expectations: Every place on the way to a field, by path.
-        unparsed_steps: Steps whose code cannot be read, or is no code that can be followed.
+        fields: The fields, in the order of their paths.
+        passed_on: Objects that steps pass on as a whole: send, export or log.
+        dynamic: Paths that steps read with computed keys, or pass to code that is not followed.
+        expectations: The fields and their containers, by path.
+        unparsed_steps: Steps with code that cannot be parsed, or in a language that is not followed.
     """
 
     fields: tuple[Field, ...] = ()
@@ -119,7 +115,7 @@ class Contract:
 
     @cached_property
     def child_paths(self) -> Mapping[FieldPath, tuple[FieldPath, ...]]:
-        """The places that stand directly below a place."""
+        """The expected paths directly below each path."""
         below: dict[FieldPath, list[FieldPath]] = {}
         for place in self.expectations:
             below.setdefault(place[:-1], []).append(place)
@@ -131,14 +127,14 @@ class Contract:
         return tuple(each for each in self.fields if each.required)
 
     def readers_below(self, path: FieldPath) -> tuple[FieldReader, ...]:
-        """Who reads *path* or what is in it."""
+        """The readers of *path* and of the paths below it."""
         fields = {r for each in self.fields if each.segments[: len(path)] == path for r in each.readers}
         whole = {r for each in self.passed_on if each.segments[: len(path)] == path for r in each.readers}
         found = fields | whole
         return tuple(sorted(found, key=reader_sort_key)) or self.expectations[path].readers
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+        """The object as a JSON value."""
         return {
             "fields": [
                 {
@@ -160,12 +156,12 @@ def _use(use: ObjectUse) -> dict[str, Any]:
 
 
 def reader_sort_key(reader: FieldReader) -> tuple[int, str, str, int]:
-    """Readers in the order of cells, then of lines."""
+    """The sort key of readers: by cell, then by line."""
     return (reader.cell or 0, reader.step, reader.prop, reader.line or 0)
 
 
 def format_path(path: FieldPath) -> str:
-    """`body.labels[].name`, `headers["user-agent"]`."""
+    """*path* as text: `body.labels[].name`, `headers["user-agent"]`."""
     return "".join(_parts(path))
 
 

@@ -1,7 +1,7 @@
 """
-A contract and an event: what is missing, what is of another type.
+The check of an event against a contract: missing fields and fields of another type.
 
-Knows JSON. Says nothing of fields that no step reads.
+Fields that no step reads are ignored.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pdkernel.shape.inference import get_type_name
 @dataclass(frozen=True, slots=True)
 class ContractViolation:
     """
-    What is wrong with an event.
+    A violation of a contract by an event.
 
     Attributes:
-        kind: `missing`, or `type`: something else stands there than the steps take it for.
-        segments: Below the event.
-        expected_types: Types that the steps take it for.
-        actual_type: The type that stands there; empty where nothing does.
-        readers: Who reads it, or what is in it.
+        kind: `missing`, or `type`: the value has another type than the steps expect.
+        segments: The path below the event.
+        expected_types: The types that the steps expect.
+        actual_type: The type of the value; empty if the value is missing.
+        readers: The readers of the path and of the paths below it.
     """
 
     kind: Literal["missing", "type"]
@@ -37,11 +37,11 @@ class ContractViolation:
 
     @property
     def path(self) -> str:
-        """`body.labels[].name`."""
+        """The path as text: `body.labels[].name`."""
         return format_path(self.segments)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
+        """The object as a JSON value."""
         return {
             "kind": self.kind,
             "path": self.path,
@@ -52,7 +52,7 @@ class ContractViolation:
 
 
 def check_event(contract: Contract, event: Mapping[str, JSON]) -> tuple[ContractViolation, ...]:
-    """What in *event*, an event's data, the steps will not find; each place once."""
+    """The violations of *contract* by *event*, the data of an event; each path once."""
     found: dict[tuple[str, FieldPath], ContractViolation] = {}
     for finding in _check_children(contract, (), dict(event)):
         found.setdefault((finding.kind, finding.segments), finding)
@@ -88,7 +88,7 @@ def _check_value(contract: Contract, place: FieldPath, value: JSON) -> Iterator[
 
 
 def is_of_type(value: JSON, expected_type: str) -> bool:
-    """Whether *value* is what steps take it for."""
+    """Whether *value* has the type *expected_type*."""
     kind = get_type_name(value)
     if expected_type == "numeric":
         return kind in {"integer", "number"} or (isinstance(value, str) and _is_numeric(value))

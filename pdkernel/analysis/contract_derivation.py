@@ -1,23 +1,214 @@
 """
-The caller's contract of a workflow, from what its steps read.
+Derivation of the contract of a workflow from the event fields that its steps read.
 
-Knows how the reads of several steps go together. A step that returns the event, or a part of it, hands it on to the
-steps below; what a step makes of it otherwise is not followed.
+The trace of a step's language records the accesses of its code and props; this module summarizes them per path and merges
+the steps. If a step returns or exports the event or a part of it, the reads of later steps from that export count too.
+Other results of a step are not followed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath, ValueSet
-from pdkernel.analysis.access_tracker import EVENT_CONTAINERS
+from pdkernel.analysis.access_tracker import EVENT_CONTAINERS, AccessKind, KnownExports, PathAccess
 from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, PathExpectation, reader_sort_key
-from pdkernel.analysis.step_reads import PathReads, collect_step_reads
-from pdkernel.model import Workflow
+from pdkernel.analysis.trace import StepTracer
+from pdkernel.errors import ExpressionError
+from pdkernel.expression import add_missing_braces, iter_templates
+from pdkernel.model import Step, Workflow
+
+_VALUE_USES: frozenset[AccessKind] = frozenset({"uses", "passes_on", "escapes", "dynamic"})
+_SCALARS = frozenset({"string", "number", "numeric", "boolean"})
+
+
+@dataclass(slots=True)
+class PathReads:
+    """
+    The accesses of one step to one path.
+
+    Attributes:
+        is_required: Whether the step fails without the value.
+        is_optional: Whether the step checks the value first somewhere, or continues without it.
+        is_value_used: Whether the step uses the value itself, and not only its members.
+        passed_on_by: The places that pass on the object.
+        dynamic_in: The places that read computed keys.
+        has_mixed_types: Whether the step accepts several types.
+        types: The types that the step expects.
+        readers: All places that read the path.
+    """
+
+    is_required: bool = False
+    is_optional: bool = False
+    is_value_used: bool = False
+    passed_on_by: set[FieldReader] = field(default_factory=set)
+    dynamic_in: set[FieldReader] = field(default_factory=set)
+    has_mixed_types: bool = False
+    types: set[str] = field(default_factory=set)
+    readers: set[FieldReader] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReads:
+    """The reads of a step by path; *exports* are the known exports; *is_parsed* is False if its code is not understood."""
+
+    by_path: dict[FieldPath, PathReads]
+    exports: dict[str, ValueSet]
+    is_parsed: bool = True
+
+
+def collect_step_reads(step: Step, exports_above: KnownExports) -> StepReads:
+    """The event fields that *step* reads; *exports_above* are the known exports of earlier steps."""
+    accesses: list[tuple[PathAccess, FieldReader]] = []
+    cell = step.cell_index + 1 if step.cell_index is not None else None
+    try:
+        tracer, is_read = _trace_code(step, exports_above)
+    except RecursionError:  # extremely deep nesting
+        tracer, is_read = None, False
+    if tracer is not None:
+        accesses += [
+            (access, FieldReader(step.name, cell, access.line + step.line_offset)) for access in tracer.accesses
+        ]
+    accesses += _trace_props(step, exports_above, cell)
+    exports = {name: values[0] for name, values in tracer.exports.items() if len(values) == 1} if tracer else {}
+    return StepReads(_summarize_accesses(accesses), exports, is_read)
+
+
+def _trace_code(step: Step, known: KnownExports) -> tuple[StepTracer | None, bool]:
+    """The trace of the step's code, and whether the code can be parsed."""
+    if step.uses:
+        return None, True
+    match step.language:
+        case "python":
+            from pdkernel.analysis import python_trace
+
+            tracer: StepTracer | None = python_trace.trace_module(step.source, known)
+            return tracer, tracer is not None
+        case "node":
+            from pdkernel.analysis import node_trace
+            from pdkernel.expression import javascript
+
+            return node_trace.trace_module(step.source, known), not javascript.parse_source(step.source).has_error
+        case "bash" | "go":
+            return None, False
+
+
+def _trace_props(step: Step, known: KnownExports, cell: int | None) -> Iterator[tuple[PathAccess, FieldReader]]:
+    from pdkernel.analysis import node_trace
+
+    for name, value in step.props.items():
+        written = add_missing_braces(value) if step.language == "node" and step.uses is None else value
+        try:
+            found = list(iter_templates({name: written}))
+        except ExpressionError:
+            continue  # the run of the step reports the error
+        for path, template in found:
+            reader = FieldReader(
+                step.name, cell, _line_of(step, path), prop=".".join(map(str, path)), file=step.props_file or ""
+            )
+            for expression in template.expressions:
+                for access in node_trace.trace_expression(expression.source, known).accesses:
+                    yield access, reader
+
+
+def _line_of(step: Step, path: tuple[str | int, ...]) -> int | None:
+    """The line of the cell, or of the folder's file, that contains the prop at *path*."""
+    if step.props_file is None:
+        return step.locate_prop(*path)[0]
+    lines = (step.prop_lines.get(path[:length]) for length in range(len(path), 0, -1))
+    return next((line for line in lines if line is not None), None)
+
+
+# ── summary per path ───────────────────────────────────────────────────────────
+
+
+def _summarize_accesses(accesses: Iterable[tuple[PathAccess, FieldReader]]) -> dict[FieldPath, PathReads]:
+    by_place: dict[FieldPath, list[tuple[PathAccess, FieldReader]]] = defaultdict(list)
+    for access, reader in accesses:
+        by_place[access.path].append((access, reader))
+    _resolve_key_checks(by_place)
+    _resolve_item_loops(by_place)
+    inner = {place[:length] for place in by_place for length in range(len(place))}
+    return {place: _read(place, found, is_inner=place in inner, by_place=by_place) for place, found in by_place.items()}
+
+
+def _resolve_key_checks(by_place: dict[FieldPath, list[tuple[PathAccess, FieldReader]]]) -> None:
+    """Interpret `"x" in value`: a check for a key if the value has keys, else for a part of a text or list."""
+    for place in list(by_place):
+        kinds = {access.kind for access, _ in by_place[place]}
+        above = place[:-1]
+        if "checks" not in kinds or "reads" in kinds or not place or above in EVENT_CONTAINERS:
+            continue
+        siblings = (other for other in by_place if len(other) == len(place) and other[:-1] == above and other != place)
+        if not any(
+            access.kind == "reads" and other[-1] != LIST_ITEM for other in siblings for access, _ in by_place[other]
+        ):
+            by_place[above] += [
+                (PathAccess("uses", above, access.line), reader)
+                for access, reader in by_place.pop(place)
+                if access.kind == "checks"
+            ]
+
+
+def _resolve_item_loops(by_place: dict[FieldPath, list[tuple[PathAccess, FieldReader]]]) -> None:
+    """Interpret loops over objects as loops over their keys."""
+    for place in [place for place in by_place if place and place[-1] == LIST_ITEM]:
+        above = place[:-1]
+        if above not in by_place or any(len(other) > len(place) and other[: len(place)] == place for other in by_place):
+            continue
+        is_unknown = any(access.kind == "dynamic" for access, _ in by_place[above])
+        if not is_unknown and above not in EVENT_CONTAINERS:
+            continue
+        if not is_unknown:
+            at = [
+                (PathAccess("dynamic", above, access.line), reader)
+                for access, reader in by_place[place]
+                if access.kind == "reads"
+            ]
+            by_place[above] += at
+        del by_place[place]
+        by_place[above] = [pair for pair in by_place[above] if pair[0].types != ("array",)]
+
+
+def _read(
+    place: FieldPath,
+    accesses: list[tuple[PathAccess, FieldReader]],
+    *,
+    is_inner: bool,
+    by_place: dict[FieldPath, list[tuple[PathAccess, FieldReader]]],
+) -> PathReads:
+    read = PathReads()
+    for access, _ in accesses:
+        read.is_required |= access.kind == "requires"
+        read.is_optional |= access.kind == "tolerates"
+        read.has_mixed_types |= access.kind == "mixed_type"
+        read.types.update(access.types)
+    is_object = (place in EVENT_CONTAINERS or is_inner) and (read.has_mixed_types or not read.types & _SCALARS)
+    is_list = (*place, LIST_ITEM) in by_place
+    for access, reader in accesses:
+        if access.kind == "dynamic" or (is_object and access.kind == "escapes"):
+            read.dynamic_in.add(reader)
+        elif is_object and (
+            access.kind == "passes_on" or (access.kind == "uses" and not read.has_mixed_types and not is_list)
+        ):
+            read.passed_on_by.add(reader)
+        read.is_value_used |= access.kind in _VALUE_USES
+    read.is_value_used |= not is_inner
+    read_kinds: set[AccessKind] = {"reads", "checks", "uses", "passes_on", "escapes", "dynamic"}
+    read.readers = {reader for access, reader in accesses if access.kind in read_kinds}
+    if is_inner:
+        read.types.add("array" if is_list else "object")
+        read.types -= {"object"} if "array" in read.types else set()
+    return read
+
+
+# ── the contract of all steps ──
 
 
 def derive_contract(workflow: Workflow) -> Contract:
-    """Which fields the events of *workflow* must have; its disabled steps read nothing."""
+    """The contract of the enabled steps of *workflow*."""
     exports: dict[tuple[str, str], ValueSet] = {}
     found: dict[FieldPath, list[PathReads]] = {}
     unread: list[FieldReader] = []
@@ -76,9 +267,9 @@ def _types(reads: list[PathReads]) -> tuple[str, ...]:
 
 def _is_required(place: FieldPath, places: dict[FieldPath, PathExpectation]) -> bool:
     """
-    Whether the field must be there: it is needed, and so is everything around it.
+    Whether the field is required: the field and all its containers are.
 
-    A list may be empty. A step that leaves when there is no body at all still counts on what must be in one.
+    A list may be empty. If a step ends early without a body, the required fields of the body stay required.
     """
     above = (place[:length] for length in range(1, len(place) + 1))
     free = (each for each in above if each[-1] != LIST_ITEM and (each not in EVENT_CONTAINERS or each == place))

@@ -1,7 +1,7 @@
 """
-An event that keeps a contract, and the contract as JSON Schema.
+Example events for a contract, and the contract as JSON Schema.
 
-Values come from saved events where these have them; others are made up from what the steps take them for.
+Values come from saved events if these have the field. Otherwise the expected type determines the value.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def build_example_event(
     only_required: bool = False,
 ) -> dict[str, JSON]:
     """
-    An event with every field that is required.
+    Build an event with every required field.
 
     Args:
-        contract: What steps read.
-        saved_events: Data of saved events, masked; fields that they have are taken from the first that has no fault, and those
-            that are not required only from them.
-        is_http: Whether it is a request.
-        only_required: True for nothing but what is required.
+        contract: The contract of the workflow.
+        saved_events: Masked data of saved events. Values come from the first event without violations. Optional fields
+            come from saved events only.
+        is_http: Whether the event is an HTTP request.
+        only_required: True leaves out the optional fields.
     """
     sources: list[Any] = sorted(map(dict, saved_events), key=lambda event: len(check_event(contract, event)))
     contract = _required_of(contract) if only_required else contract
@@ -50,10 +50,10 @@ def build_example_event(
 
 
 def _request(contract: Contract, saved: Mapping[str, Any]) -> dict[str, JSON]:
-    """A request's line and headers, as *saved* has them, with what is read of each where it is there at all."""
+    """The method, path, query and headers of a request, from *saved* and the fields that steps read."""
     base: dict[str, JSON] = {key: saved.get(key, value) for key, value in _REQUEST.items()}
     headers = base["headers"] if isinstance(base["headers"], dict) else {}
-    # of other headers only what says how the body is written
+    # of the other headers only the content type matters
     kept = {name: value for name, value in headers.items() if name.lower() == "content-type"}
     for key, written in (("query", {}), ("headers", kept)):
         base[key] = {**written, **_object(contract, (key,), [saved[key]] if key in saved else [])}
@@ -63,12 +63,12 @@ def _request(contract: Contract, saved: Mapping[str, Any]) -> dict[str, JSON]:
 def build_example_body(
     contract: Contract, saved_events: Sequence[Mapping[str, JSON]] = (), *, only_required: bool = False
 ) -> JSON:
-    """The body of the example."""
+    """Build the body of the example event."""
     return build_example_event(contract, saved_events, only_required=only_required).get("body")
 
 
 def _required_of(contract: Contract) -> Contract:
-    """*contract* without what is not required."""
+    """*contract* with its required fields only."""
     kept = {
         field.segments[:length] for field in contract.required_fields for length in range(1, len(field.segments) + 1)
     }
@@ -119,7 +119,7 @@ def _invent_value(place: FieldPath, types: tuple[str, ...]) -> JSON:
 
 
 def build_contract_schema(contract: Contract) -> dict[str, Any]:
-    """The JSON Schema of the events that keep *contract*."""
+    """The JSON Schema of events that satisfy *contract*."""
     return {"$schema": JSON_SCHEMA_DIALECT, **_schema(contract, (), ("object",))}
 
 

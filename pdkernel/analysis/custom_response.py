@@ -1,7 +1,7 @@
 """
-Which steps can send a workflow's custom response, as far as one look at each step tells.
+The steps that send a workflow's custom response.
 
-Paths through the code are not followed: a call inside a condition, a loop or a `try` may not happen.
+Paths through the code are not followed: a call inside a condition, a loop or a `try` counts as possible.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MissingResponse:
     A reason why a workflow may not send its custom response.
 
     Attributes:
-        step: The step to look at; None if no step sends a response.
+        step: The step that may prevent the response; None if no step sends a response.
         ends: Whether *step* may end the workflow before a step below responds.
     """
 
@@ -46,7 +46,7 @@ class MissingResponse:
 
 
 def responds(step: Step) -> Responds:
-    """Whether *step* sends a custom response each time it runs, perhaps, or never."""
+    """Whether *step* sends a custom response always, possibly, or never."""
     if step.uses:
         key = step.uses.rpartition("@")[0]
         return "always" if key == _RESPOND_ACTION else "maybe" if key.startswith("@") else "never"
@@ -63,7 +63,7 @@ def responds(step: Step) -> Responds:
 
 def missing_responses(workflow: Workflow) -> Iterator[MissingResponse]:
     """
-    Why the caller of *workflow* may not get the custom response for which a trigger waits.
+    The reasons why *workflow* may not send the custom response that a trigger waits for.
 
     Empty if no trigger waits for one, or if control flow may respond in a branch.
     """
@@ -103,7 +103,7 @@ def _python_responds(source: str) -> Responds:
 
 
 def _python_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run each time: those of `with` and `finally` too."""
+    """Statements that always run, with those of `with` and `finally`."""
     for statement in body:
         if isinstance(statement, ast.With | ast.AsyncWith):
             yield from _python_statements(statement.body)

@@ -1,8 +1,4 @@
-"""
-The environment variables that a piece of code reads, as a value.
-
-Knows which of them code cannot do without. Knows no language.
-"""
+"""The environment variables that a piece of code reads, required and optional."""
 
 from __future__ import annotations
 
@@ -12,11 +8,11 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class VariableReferences:
     """
-    Variables by name.
+    The names of environment variables.
 
     Attributes:
-        required: Read as if they were there.
-        optional: Read with a default, or only to see whether they are there.
+        required: Variables that the code reads without a default or a check.
+        optional: Variables that the code reads with a default or a check.
     """
 
     required: frozenset[str] = field(default_factory=frozenset)
@@ -26,5 +22,5 @@ class VariableReferences:
         return VariableReferences(self.required | other.required, self.optional | other.optional)
 
     def without(self, names: frozenset[str] | set[str]) -> VariableReferences:
-        """Those that are not in *names*."""
+        """The variables that are not in *names*."""
         return VariableReferences(self.required - names, self.optional - names)

@@ -1,8 +1,7 @@
 """
-Go step code, read through a syntax tree.
+Analysis of Go code with tree-sitter: entry point, imports, steps, accounts and environment variables.
 
-Knows `package main`, `func main()`, imports, `pd.Steps["NAME"]`, `pd.Accounts["APP"]` and `os.Getenv("X")`. Code with a
-syntax error has an entry point as far as this module is concerned: compiling it gives the better message.
+Code with a syntax error counts as having an entry point: the compiler gives the better message.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def _language() -> Language:
 
 @functools.lru_cache(maxsize=64)
 def parse_source(source: str) -> Node:
-    """The root of *source*'s tree; faults are `ERROR` nodes in it."""
+    """The root node of the syntax tree of *source*; a syntax error becomes an `ERROR` node."""
     return Parser(_language()).parse(source.encode("utf-8", "replace")).root_node
 
 
@@ -49,7 +48,7 @@ def _text(node: Node | None) -> str:
 
 
 def has_entry_point(source: str) -> bool:
-    """Whether *source* is `package main` with a `func main()`, or cannot be read."""
+    """Whether *source* is `package main` with a `func main()`, or has a syntax error."""
     tree = parse_source(source)
     if tree.has_error:
         return True
@@ -63,7 +62,7 @@ def has_entry_point(source: str) -> bool:
 
 
 def find_imports(source: str) -> dict[str, str]:
-    """Packages that *source* imports, each with the name that the code has for it; `_` and `.` are as written."""
+    """Packages that *source* imports, each with its name in the code; `_` and `.` stay as written."""
     found: dict[str, str] = {}
     for node in _walk(parse_source(source)):
         if node.type == "import_spec":
@@ -76,15 +75,15 @@ def find_imports(source: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def find_external_packages(source: str) -> tuple[str, ...]:
-    """Packages that *source* imports from modules other than Go's own and the helper, sorted."""
-    # packages of Go's own have no dot in their first word
+    """Packages that *source* imports outside the standard library and the helper, sorted."""
+    # packages of the standard library have no dot in their first path segment
     return tuple(
         sorted(path for path in find_imports(source) if path != HELPER_IMPORT_PATH and "." in path.partition("/")[0])
     )
 
 
 def find_step_references(source: str) -> dict[str, int]:
-    """Steps that *source* reads by a literal name, each with the line where it first does."""
+    """Steps that *source* reads by a literal name, each with the line of the first read."""
     lines: dict[str, int] = {}
     for name, node in _indexed(source, "Steps"):
         lines.setdefault(name, node.start_point[0] + 1)
@@ -97,7 +96,7 @@ def find_apps(source: str) -> tuple[str, ...]:
 
 
 def has_response_call(source: str) -> bool:
-    """Whether *source* calls `pd.Respond`, or names the file that it writes."""
+    """Whether *source* calls `pd.Respond`, or names the file that `pd.Respond` writes."""
     call = f"{find_imports(source).get(HELPER_IMPORT_PATH, 'pd')}.Respond"
     return any(
         (node.type == "call_expression" and _text(node.child_by_field_name("function")) == call)
@@ -108,9 +107,9 @@ def has_response_call(source: str) -> bool:
 
 def find_variables(source: str) -> VariableReferences:
     """
-    Environment variables that *source* reads; `os.Getenv("X")` needs X.
+    Environment variables that *source* reads; `os.Getenv("X")` makes X required.
 
-    `os.LookupEnv("X")` does not, nor does a program that compares what it gets with "".
+    `os.LookupEnv("X")` and a comparison of the value with "" make X optional.
     """
     found: dict[str, set[str]] = {"Getenv": set(), "LookupEnv": set(), "Setenv": set()}
     package = find_imports(source).get("os", "os")
@@ -146,14 +145,14 @@ def _indexed(source: str, member: str) -> Iterator[tuple[str, Node]]:
 
 
 def _string(node: Node | None) -> str | None:
-    """What a literal string says; None for anything else."""
+    """The value of a string literal; None for other nodes."""
     if node is None or node.type not in ("interpreted_string_literal", "raw_string_literal"):
         return None
     text = _text(node)
     if text.startswith("`"):
         return text[1:-1]
     try:
-        said = json.loads(text)  # its escapes are those of JSON, and more that no name has
+        value = json.loads(text)  # Go has more escapes than JSON, but names do not contain them
     except ValueError:
         return None
-    return said if isinstance(said, str) else None
+    return value if isinstance(value, str) else None

@@ -1,8 +1,4 @@
-"""
-JavaScript's own functions and methods, as far as they say what a value of the event must be.
-
-Knows names. Follows nothing.
-"""
+"""Tables of JavaScript's built-in functions and methods that reveal the type of a value."""
 
 from __future__ import annotations
 

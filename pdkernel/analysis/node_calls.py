@@ -1,7 +1,7 @@
 """
-Calls in JavaScript: methods of what comes from the event, JavaScript's own functions, the step's.
+Tracing of JavaScript calls: methods of event values, built-in functions, and functions of the step.
 
-Knows what each does with its arguments. What is handed to any other function is not followed.
+Values that are passed to any other function are not followed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pdkernel.analysis.node_syntax import get_arguments, get_field, get_source
 
 
 class NodeCallTracer(NodeExpressionTracer):
-    """A walk through JavaScript expressions, calls among them."""
+    """A trace of JavaScript expressions with calls."""
 
     def _call_expression(self, node: Node) -> ValueSet:
         function = get_field(node, "function")
@@ -69,14 +69,14 @@ class NodeCallTracer(NodeExpressionTracer):
 
     def _pass_values(self, values: Sequence[ValueSet], *, sent: bool) -> None:
         for value in values:
-            self.add_use(value, "whole" if sent else "hands")
+            self.add_use(value, "passes_on" if sent else "escapes")
             if sent:
                 self.trace_calls(value, ())
 
     def _new_expression(self, node: Node) -> ValueSet:
         made = get_source(get_field(node, "constructor"))
         for value in self.evaluate_list(get_arguments(node)):
-            self.add_use(value, "uses" if made.rpartition(".")[2] in words.VALUE_CONSTRUCTORS else "hands")
+            self.add_use(value, "uses" if made.rpartition(".")[2] in words.VALUE_CONSTRUCTORS else "escapes")
         return UNTRACKED
 
     # ── methods ────────────────────────────────────────────────────────────────────
@@ -94,7 +94,7 @@ class NodeCallTracer(NodeExpressionTracer):
         if name == "hasOwnProperty":
             self.evaluate_condition(node)
             return UNTRACKED
-        if name in {"keys", "values", "entries"} and places:  # of a list: objects have no such methods
+        if name in {"keys", "values", "entries"} and places:  # methods of lists only
             items = self.get_item(owner, is_optional=chained)
             pair = (ObjectValue({0: UNTRACKED, 1: items}),)
             return UNTRACKED if name == "keys" else (ListValue(items if name == "values" else pair),)
@@ -139,7 +139,7 @@ class NodeCallTracer(NodeExpressionTracer):
             before = rest[0] if rest else items
             descends = any(isinstance(atom, PathValue) for atom in before)
             if descends and any(isinstance(atom, LiteralValue) for atom in items):
-                return self.get_dynamic_member(before)  # goes down from key to key
+                return self.get_dynamic_member(before)  # descends by computed keys
             return union(before, self.trace_calls(callback, [before, items, UNTRACKED, owner]))
         if name in {"sort", "toSorted"}:
             self.trace_calls(callback, [items, items])
@@ -212,7 +212,7 @@ class NodeCallTracer(NodeExpressionTracer):
         return (ListValue(found),) if name == "Object.values" else (ListValue((ListValue(found),)),)
 
     def _get_by_path(self, given: Sequence[ValueSet]) -> ValueSet | None:
-        """`_.get(object, "a.b[0]", default)`; None if the path is no literal."""
+        """The value of `_.get(object, "a.b[0]", default)`; None if the path is not a literal."""
         keys = given[1]
         if len(keys) != 1 or not isinstance(keys[0], LiteralValue) or not isinstance(keys[0].value, str):
             return None

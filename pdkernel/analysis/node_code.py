@@ -1,8 +1,7 @@
 """
-Node.js step code and expressions, read through a syntax tree.
+Analysis of Node.js code and expressions with tree-sitter: entry point, `process.env`, app props and packages.
 
-Knows the default export, `process.env`, app props and how a package is imported. Code with a syntax error has an entry point as far
-as this module is concerned: running it gives the better message.
+Code with a syntax error counts as having an entry point: running the code gives the better message.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ _BUILTIN_NAMES = (
     "util util/types v8 vm wasi worker_threads zlib"
 )
 NODE_BUILTIN_MODULES = frozenset(_BUILTIN_NAMES.split())
-"""Modules of Node.js that are imported without `node:`: what Node.js 20, 22 and 24 list in `module.builtinModules`."""
+"""Built-in modules that are imported without `node:`, from `module.builtinModules` of Node.js 20, 22 and 24."""
 
 _NAME = re.compile(r"(?:@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*", re.IGNORECASE)
-_RANGE = re.compile(r"(?!\.)[\w.~^<>=*|+\- ]+", re.ASCII)  # npm takes what begins with a dot for a folder
+_RANGE = re.compile(r"(?!\.)[\w.~^<>=*|+\- ]+", re.ASCII)  # npm reads a leading dot as a folder
 _ARCHIVE = re.compile(r"\.(?:tgz|tar|tar\.gz)", re.IGNORECASE)
 _RESERVED = frozenset({"node_modules", "favicon.ico"})
 _LOADED = ("node:", "file:", "data:")
-"""URLs that Node.js imports."""
+"""Schemes of URLs that Node.js imports."""
 
 _SPECIFIER = re.compile(r"(?P<name>(?:@[^/@\s]+/)?[^/@\s][^/@]*)(?:@(?P<version>[^/]+))?(?:/.*)?", re.DOTALL)
 _URL = re.compile(r"[a-zA-Z][\w+.-]*:")
 _NON_PACKAGE_SPECIFIER = re.compile(rf"[./#]|{_URL.pattern}")
 _MAX_SHOWN = 60
-"""Characters of an import that a message repeats."""
+"""Maximum number of characters of an import in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,8 @@ class PackageImport:
 
     Attributes:
         name: `axios`, `@scope/name`.
-        version: What stands after the `@`: `0.19.2`, `~0.20.0`, `latest`; or None.
-        line: Of the source, the first being 1.
+        version: The text after the `@`: `0.19.2`, `~0.20.0`, `latest`; or None.
+        line: The line of the source, from 1.
     """
 
     name: str
@@ -63,7 +62,7 @@ class PackageImport:
 
 
 def has_entry_point(source: str) -> bool:
-    """Whether *source* has a default export or sets `module.exports`, or cannot be read."""
+    """Whether *source* has a default export, sets `module.exports`, or has a syntax error."""
     root = javascript.parse_source(source)
     return root.has_error or any(_exports(node) for node in javascript.iter_nodes(root))
 
@@ -81,7 +80,7 @@ def _exports(node: Node) -> bool:
 
 
 def find_step_references(source: str) -> dict[str, int]:
-    """Steps that *source* reads by a literal name, each with the line where it first does."""
+    """Steps that *source* reads by a literal name, each with the line of the first read."""
     return find_reference_lines(source)
 
 
@@ -89,8 +88,8 @@ def find_variables(source: str) -> VariableReferences:
     """
     Environment variables that *source*, a module or an expression, reads.
 
-    One that has a default, is tested or compared is optional; any other is required, since an
-    undefined one breaks the step later and in silence.
+    A variable with a default, a test or a comparison is optional. Other variables are required: an
+    undefined value breaks the step later without an error message.
     """
     root = javascript.parse_expression(source) or javascript.parse_source(source)
     required: set[str] = set()
@@ -123,7 +122,7 @@ def _is_target(node: Node) -> bool:
 
 
 def _has_fallback(node: Node) -> bool:
-    """Whether the code around *node* says what happens without it."""
+    """Whether the code around *node* handles an undefined value."""
     parent = node.parent
     while parent is not None and parent.type == "parenthesized_expression":
         node, parent = parent, parent.parent
@@ -158,7 +157,7 @@ def _get_destructured_names(pattern: Node | None) -> tuple[set[str], set[str]]:
 
 
 def find_apps(source: str) -> dict[str, str]:
-    """App props that *source* declares with literals under `props`: prop to the app's slug."""
+    """The app slugs of the app props that *source* declares with literals under `props`, by prop."""
     found: dict[str, str] = {}
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         if node.type == "pair" and javascript.get_key(node) == "props":
@@ -185,10 +184,10 @@ def _app_of(definition: Node | None) -> str | None:
 @lru_cache(maxsize=500)
 def find_packages(source: str) -> tuple[PackageImport, ...]:
     """
-    Packages that *source* imports by a literal name, each name and version once, where it first does.
+    Packages that *source* imports by a literal name, each name and version once with the line of its first import.
 
-    Found are `import`, `export ... from`, `import("name")` and `require("name")`. What Node.js brings itself, files
-    and URLs are no packages.
+    Recognises `import`, `export ... from`, `import("name")` and `require("name")`. Built-in modules, files and URLs are
+    not packages.
     """
     found: dict[tuple[str, str | None], PackageImport] = {}
     for node in javascript.iter_nodes(javascript.parse_source(source)):
@@ -200,7 +199,7 @@ def find_packages(source: str) -> tuple[PackageImport, ...]:
 
 
 def parse_specifier(specifier: str) -> tuple[str, str | None] | None:
-    """Package and version of `@scope/name@^1/sub/path`; None for what is not in a package."""
+    """The package and version of a specifier like `@scope/name@^1/sub/path`; None if it does not name a package."""
     if specifier in NODE_BUILTIN_MODULES or _NON_PACKAGE_SPECIFIER.match(specifier):
         return None
     found = _SPECIFIER.fullmatch(specifier)
@@ -208,7 +207,7 @@ def parse_specifier(specifier: str) -> tuple[str, str | None] | None:
 
 
 def package_fault(name: str, version: str | None) -> str | None:
-    """Why no npm package has that name and version, as the end of a sentence; None if one may."""
+    """Why *name* and *version* are not valid for an npm package, as the end of a sentence; None if they are valid."""
     if not _NAME.fullmatch(name) or len(name) > 214 or name.lower() in _RESERVED:
         return f"{_short(name)} is not the name of an npm package"
     if version is not None and (not _RANGE.fullmatch(version) or _ARCHIVE.search(version)):
@@ -217,7 +216,7 @@ def package_fault(name: str, version: str | None) -> str | None:
 
 
 def import_faults(source: str) -> Iterator[tuple[str, int]]:
-    """Imports of *source* by a literal name that is neither a package's nor a file's: why, and the line."""
+    """Imports of *source* with a literal name of neither a package nor a file: the reason, and the line."""
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         specifier = _get_import_specifier(node)
         fault = None if specifier is None else _import_fault(specifier)
@@ -233,7 +232,7 @@ def _import_fault(specifier: str) -> str | None:
     ):
         return None
     if _URL.match(specifier):
-        return f"{_short(specifier)} is a URL, and not the name of an npm package"
+        return f"{_short(specifier)} is a URL and not the name of an npm package"
     split = parse_specifier(specifier)
     if split is None or ".." in specifier.split("/"):
         return f"{_short(specifier)} is not the name of an npm package"
@@ -241,12 +240,12 @@ def _import_fault(specifier: str) -> str | None:
 
 
 def _short(text: str) -> str:
-    shown = re.sub(r"://\S*", "://...", text)  # a URL may hold a password
+    shown = re.sub(r"://\S*", "://...", text)  # a URL may contain a password
     return repr(shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}...")
 
 
 def _get_import_specifier(node: Node) -> str | None:
-    """What *node* imports, if that is a literal."""
+    """The literal specifier that *node* imports, or None."""
     if node.type in {"import_statement", "export_statement"}:
         return javascript.get_string_literal(node.child_by_field_name("source"))
     if node.type != "call_expression":

@@ -1,7 +1,7 @@
 """
-Tests in JavaScript: what a condition looks for, and what is there if it holds.
+Tracing of JavaScript conditions: the paths that a condition checks, and those that are present if it is true.
 
-Knows conditions. What stands in them is `node_expressions`'.
+Operands are evaluated in `node_expressions`.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ NUMERIC_OPERATORS = frozenset({"-", "*", "/", "%", "**", "<", ">", "<=", ">="})
 
 
 class NodeConditionTracer(StepTracer):
-    """A walk through JavaScript's conditions."""
+    """A trace of JavaScript conditions."""
 
     @abstractmethod
     def evaluate(self, node: Node | None) -> ValueSet:
-        """What *node* stands for; what it reads on the way is noted."""
+        """The value set of *node*; its accesses are recorded."""
 
     @abstractmethod
     def set_line(self, node: Node) -> None:
-        """The walk is at *node*."""
+        """Set the current line to that of *node*."""
 
     def evaluate_silently(self, node: Node) -> ValueSet:
-        """What *node* stands for, without the notes: it was read already."""
+        """The value set of *node*, without recording its accesses a second time."""
         count = len(self.accesses)
         value = self.evaluate(node)
         del self.accesses[count:]
         return value
 
-    # ── tests ──────────────────────────────────────────────────────────────────────
+    # ── conditions ──────────────────────────────────────────────────────────────────────
 
     def evaluate_condition(self, node: Node | None) -> ConditionPaths:
-        """Follow a test: what is there if it is true, and what if it is false."""
+        """Trace a condition; return the paths that are present if it is true and if it is false."""
         if node is None:
             return NO_PATHS, NO_PATHS
         node = unwrap(node)

@@ -1,8 +1,7 @@
 """
-JavaScript expressions, followed through tree-sitter.
+Tracing of JavaScript expressions with tree-sitter: lookups, destructuring, operators and defaults.
 
-Knows how JavaScript looks a key up, takes apart, tests and puts defaults. Calls are `node_calls`', statements
-`node_reader`'s.
+Calls are in `node_calls`, statements in `node_trace`.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from pdkernel.expression import javascript
 
 
 class NodeExpressionTracer(NodeConditionTracer):
-    """A walk through JavaScript expressions."""
+    """A trace of JavaScript expressions."""
 
     methods: ValueSet = UNTRACKED
     first_line = 1
 
     def evaluate(self, node: Node | None) -> ValueSet:
-        """What *node* stands for; what it reads on the way is noted."""
+        """The value set of *node*; its accesses are recorded."""
         if node is None:
             return UNTRACKED
         self.set_line(node)
@@ -51,7 +50,7 @@ class NodeExpressionTracer(NodeConditionTracer):
         return UNTRACKED
 
     def set_line(self, node: Node) -> None:
-        """The walk is at *node*."""
+        """Set the current line to that of *node*."""
         self.line = node.start_point[0] + self.first_line
 
     # ── names and keys ─────────────────────────────────────────────────────────────
@@ -120,12 +119,12 @@ class NodeExpressionTracer(NodeConditionTracer):
         return self.get_members(owner, keys, chained=chained)
 
     def require_value(self, owner: ValueSet, *, chained: bool) -> None:
-        """The code looks something of *owner* up that only JavaScript gives: nothing has none."""
+        """Record a lookup of a built-in member of *owner*, which fails for null and undefined."""
         for atom in owner:
             if isinstance(atom, PathValue):
                 self._require_container(atom, chained=chained)
 
-    # ── what is written ────────────────────────────────────────────────────────────
+    # ── literals ────────────────────────────────────────────────────────────
 
     def _object(self, node: Node) -> ValueSet:
         items: dict[Any, ValueSet] = {}
@@ -148,7 +147,7 @@ class NodeExpressionTracer(NodeConditionTracer):
         return (ListValue(union(*self.evaluate_list(get_code_children(node)))),)
 
     def evaluate_list(self, nodes: Iterable[Node]) -> list[ValueSet]:
-        """What each of *nodes* stands for, lists that are spread among them."""
+        """The value set of each of *nodes*, with spread lists."""
         found: list[ValueSet] = []
         for node in nodes:
             if node.type == "spread_element":
@@ -167,10 +166,10 @@ class NodeExpressionTracer(NodeConditionTracer):
 
     _class_declaration = _import_statement = _comment = _class
 
-    # ── taking apart ───────────────────────────────────────────────────────────────
+    # ── destructuring ───────────────────────────────────────────────────────────────
 
     def assign(self, pattern: Node | None, value: ValueSet, *, new: bool = True) -> None:
-        """*pattern* stands for *value* from here on."""
+        """Assign *value* to *pattern*."""
         if pattern is None:
             return
         self.set_line(pattern)
@@ -232,7 +231,7 @@ class NodeExpressionTracer(NodeConditionTracer):
         return union(self.expect_type(found, *infer_default_type(default)), self._evaluate_default(default))
 
     def _evaluate_default(self, node: Node | None) -> ValueSet:
-        """What a default stands for; it is looked at only where the value is missing."""
+        """The value set of a default, which the code evaluates only if the value is missing."""
         return self.trace_optional_branch(NO_PATHS, NO_PATHS, partial(self.evaluate, node))
 
     def _store(self, target: Node, value: ValueSet) -> None:
@@ -244,7 +243,7 @@ class NodeExpressionTracer(NodeConditionTracer):
                 atom.items[name] = union(atom.items.get(name, UNTRACKED), value) if self._branches else value
                 kept = True
         if not kept:
-            self.add_use(value, "whole")
+            self.add_use(value, "passes_on")
 
     def _assignment_expression(self, node: Node) -> ValueSet:
         value = self.evaluate(get_field(node, "right"))

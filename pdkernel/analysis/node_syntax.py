@@ -1,8 +1,4 @@
-"""
-Small questions about JavaScript's syntax trees.
-
-Knows tree-sitter's names for nodes. Follows nothing.
-"""
+"""Helpers that read JavaScript syntax trees of tree-sitter."""
 
 from __future__ import annotations
 
@@ -15,12 +11,12 @@ from pdkernel.expression import javascript
 
 
 def get_code_children(node: Node) -> list[Node]:
-    """The children of *node* that say something."""
+    """The named children of *node* without comments."""
     return [child for child in node.named_children if child.type != "comment"]
 
 
 def get_field(node: Node, field: str) -> Node | None:
-    """A part of *node* by its name in the grammar."""
+    """The child of *node* in *field* of the grammar."""
     return node.child_by_field_name(field)
 
 
@@ -37,17 +33,17 @@ def unwrap(node: Node) -> Node:
 
 
 def get_member_object(node: Node) -> Node:
-    """What the member *node* is looked up in."""
+    """The object of the member expression *node*."""
     return get_field(node, "object") or node
 
 
 def infer_default_type(node: Node | None) -> tuple[str, ...]:
-    """What a default tells of the value in whose place it stands; a number may be written as text."""
+    """The types of a value that a default reveals; for a number also numeric text."""
     return tuple("numeric" if name == "number" else name for name in infer_literal_type(node))
 
 
 def infer_literal_type(node: Node | None) -> tuple[str, ...]:
-    """What a literal tells of the value that it is compared with or stands in for."""
+    """The types of a value that is compared with a literal or replaced by it."""
     if node is None:
         return ()
     kind = unwrap(node).type

@@ -1,8 +1,7 @@
 """
-What a Node.js step, or an expression of a prop, reads of the event.
+The event fields that a Node.js step, or an expression of a prop, reads.
 
-Knows JavaScript's statements and a component. Starts at `run` and follows the step's own functions and methods; code
-that nothing calls reads nothing.
+The trace starts at `run` and follows the functions and methods of the step. Code that is never called is ignored.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ _SINGLE_STATEMENTS = frozenset(
 
 
 class NodeStepTracer(NodeCallTracer):
-    """A walk through a Node.js step."""
+    """A trace of a Node.js step."""
 
     def trace_step(self, root: Node) -> None:
-        """Follow the step from its entry point."""
+        """Trace the step from its entry point."""
         self.bind("steps", (PathValue(()),), new=True)
         self.bind("$", (PlatformValue("$"),), new=True)
         self.evaluate(root)
@@ -56,14 +55,14 @@ class NodeStepTracer(NodeCallTracer):
                     self.exports.setdefault(RETURN_VALUE, []).append(returned)
 
     def trace_function(self, function: FunctionValue, arguments: Sequence[ValueSet], _: Mapping[str, ValueSet]) -> None:
-        """Bind the parameters and follow the body."""
+        """Bind the parameters and trace the body."""
         node = function.node
         single = get_field(node, "parameter")
         patterns = [single] if single is not None else get_code_children(get_field(node, "parameters") or node)
         for index, pattern in enumerate(patterns):
             value = arguments[index] if index < len(arguments) else UNTRACKED
             if pattern.type == "rest_pattern":
-                self.add_use(tuple(atom for rest in arguments[index:] for atom in rest), "hands")
+                self.add_use(tuple(atom for rest in arguments[index:] for atom in rest), "escapes")
             elif pattern.type == "assignment_pattern" and value:
                 self.assign(get_field(pattern, "left"), value)
             else:
@@ -76,7 +75,7 @@ class NodeStepTracer(NodeCallTracer):
 
     def _add_result(self, value: ValueSet) -> None:
         if self.is_in_entry_point:
-            self.add_use(value, "whole")
+            self.add_use(value, "passes_on")
         self.add_return(value)
 
     # ── statements ─────────────────────────────────────────────────────────────────
@@ -183,7 +182,7 @@ class NodeStepTracer(NodeCallTracer):
         return self.evaluate(get_field(node, "increment"))
 
     def bind_loop_index(self, node: Node) -> None:
-        """The variable of a counting loop is an index."""
+        """Bind the variable of a counting loop as an index."""
         declared = get_field(node, "initializer")
         for child in get_code_children(declared) if declared is not None else ():
             if child.type == "variable_declarator" and infer_literal_type(get_field(child, "value")) == ("number",):
@@ -244,17 +243,17 @@ def _last(branch: Node | None) -> Node | None:
 
 
 def trace_module(source: str, exports_above: KnownExports | None = None) -> NodeStepTracer:
-    """The walk through the module *source*."""
-    reader = NodeStepTracer(exports_above)
-    reader.trace_step(javascript.parse_source(source))
-    return reader
+    """The trace of the module *source*."""
+    tracer = NodeStepTracer(exports_above)
+    tracer.trace_step(javascript.parse_source(source))
+    return tracer
 
 
 def trace_expression(source: str, exports_above: KnownExports | None = None) -> NodeStepTracer:
-    """The walk through the expression *source*, whose value is given on."""
-    reader = NodeStepTracer(exports_above)
-    reader.bind("steps", (PathValue(()),), new=True)
+    """The trace of the expression *source*, whose value the prop passes on."""
+    tracer = NodeStepTracer(exports_above)
+    tracer.bind("steps", (PathValue(()),), new=True)
     node = javascript.parse_expression(source)
     if node is not None:
-        reader.add_use(reader.evaluate(node), "whole")
-    return reader
+        tracer.add_use(tracer.evaluate(node), "passes_on")
+    return tracer

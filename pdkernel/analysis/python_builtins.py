@@ -1,8 +1,4 @@
-"""
-Python's own functions and methods, as far as they say what a value of the event must be.
-
-Knows names. Follows nothing.
-"""
+"""Tables of Python's built-in functions and methods that reveal the type of a value."""
 
 from __future__ import annotations
 
@@ -85,4 +81,3 @@ SCALAR_FUNCTIONS = frozenset(
 )
 MISSING_KEY_ERRORS = frozenset(["KeyError", "LookupError", "TypeError", "AttributeError", "IndexError"])
 CATCH_ALL_ERRORS = frozenset(["Exception", "BaseException"])
-TYPES = {"str": "string", "int": "number", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}

@@ -1,7 +1,7 @@
 """
-Calls in Python: methods of what comes from the event, Python's own functions, the step's.
+Tracing of Python calls: methods of event values, built-in functions, and functions of the step.
 
-Knows what each does with its arguments. What is handed to any other function is not followed.
+Values that are passed to any other function are not followed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pdkernel.analysis.python_expressions import PythonExpressionTracer, get_dot
 
 
 class PythonCallTracer(PythonExpressionTracer):
-    """A walk through Python expressions, calls among them."""
+    """A trace of Python expressions with calls."""
 
     def _call(self, node: ast.Call) -> ValueSet:
         if isinstance(node.func, ast.Attribute):
@@ -39,7 +39,7 @@ class PythonCallTracer(PythonExpressionTracer):
         called = self.evaluate(node.func)
         found = self.trace_calls(called, self._arguments(node), self._evaluate_keywords(node))
         if not any(isinstance(atom, FunctionValue) for atom in called):
-            self._pass_arguments(node, "hands")
+            self._pass_arguments(node, "escapes")
         return found
 
     def _arguments(self, node: ast.Call) -> list[ValueSet]:
@@ -53,15 +53,15 @@ class PythonCallTracer(PythonExpressionTracer):
     def _evaluate_keywords(self, node: ast.Call) -> dict[str, ValueSet]:
         for each in node.keywords:
             if each.arg is None:
-                self.add_use(self.evaluate(each.value), "hands")
+                self.add_use(self.evaluate(each.value), "escapes")
         return {each.arg: self.evaluate(each.value) for each in node.keywords if each.arg is not None}
 
     def _pass_arguments(self, node: ast.Call, kind: str) -> None:
         for value in self._arguments(node):
-            self.add_use(value, "whole" if kind == "whole" else "hands")
+            self.add_use(value, "passes_on" if kind == "passes_on" else "escapes")
         for each in node.keywords:
-            sent = kind == "whole" or each.arg in words.PAYLOAD_ARGUMENTS
-            self.add_use(self.evaluate(each.value), "whole" if sent else "hands")
+            sent = kind == "passes_on" or each.arg in words.PAYLOAD_ARGUMENTS
+            self.add_use(self.evaluate(each.value), "passes_on" if sent else "escapes")
 
     # ── methods ────────────────────────────────────────────────────────────────────
 
@@ -83,22 +83,22 @@ class PythonCallTracer(PythonExpressionTracer):
         self._count_on(places)
         self.add_use(places)
         if name in {"append", "extend", "update", "add", "insert"} or (not places and name in words.LOG_METHODS):
-            self._pass_arguments(node, "whole")
+            self._pass_arguments(node, "passes_on")
         elif name == "join" and len(node.args) == 1:
             self.add_use(self.expect_type(self.get_item(self.evaluate(node.args[0])), "string"))
         elif name in {"map", "apply"}:
-            self._pass_arguments(node, "hands")
+            self._pass_arguments(node, "escapes")
         else:
             sent = name in words.TEXT_METHODS or get_dotted_name(node.func).startswith(words.HTTP_CLIENT_PREFIXES)
-            self._pass_arguments(node, "whole" if sent else "hands")
+            self._pass_arguments(node, "passes_on" if sent else "escapes")
         if name in {"split", "splitlines", "rsplit"}:
             return UNTRACKED
         return tuple(atom for atom in owner if isinstance(atom, ObjectValue)) if name == "update" else UNTRACKED
 
     def _count_on(self, places: tuple[PathValue, ...]) -> None:
-        """Nothing has no such method."""
+        """Record a method call that fails for None."""
         for at in places:
-            if at.presence == "soft":
+            if at.presence == "optional":
                 self.require_path(at.path)
 
     def _get_by_method(self, node: ast.Call, owner: ValueSet, name: str) -> ValueSet:
@@ -119,9 +119,9 @@ class PythonCallTracer(PythonExpressionTracer):
                 if isinstance(atom, LiteralValue):
                     self.add_export(str(atom.value), value)
                     return UNTRACKED
-            self.add_use(value, "whole")
+            self.add_use(value, "passes_on")
             return UNTRACKED
-        self._pass_arguments(node, "whole")
+        self._pass_arguments(node, "passes_on")
         return UNTRACKED
 
     # ── functions ──────────────────────────────────────────────────────────────────
@@ -154,7 +154,7 @@ class PythonCallTracer(PythonExpressionTracer):
             self.evaluate_condition(node) if name == "isinstance" else self._use_arguments(node)
             return UNTRACKED
         logs = name.startswith(words.LOG_PREFIXES)
-        self._pass_arguments(node, "whole" if logs or name.startswith(words.HTTP_CLIENT_PREFIXES) else "hands")
+        self._pass_arguments(node, "passes_on" if logs or name.startswith(words.HTTP_CLIENT_PREFIXES) else "escapes")
         return UNTRACKED
 
     def _use_arguments(self, node: ast.Call) -> None:
@@ -172,7 +172,7 @@ class PythonCallTracer(PythonExpressionTracer):
             self.evaluate(each.value)
 
     def _parse_json(self, value: ValueSet) -> ValueSet:
-        """What was JSON text of the code's own is what it was made of; JSON text in the event is not followed."""
+        """The value behind JSON text that the code has encoded; JSON text in the event is not followed."""
         places = tuple(atom for atom in value if isinstance(atom, PathValue))
         self.add_use(self.expect_type(places, "string"))
         return union(*(atom.parsed for atom in value if isinstance(atom, JsonTextValue)))
@@ -208,7 +208,7 @@ class PythonCallTracer(PythonExpressionTracer):
 
 
 def _default_type(node: ast.expr) -> tuple[str, ...]:
-    """What a default tells of the value in whose place it stands."""
+    """The types of a value that a default reveals."""
     match node:
         case ast.Constant(value=bool()):
             return ("boolean",)

@@ -1,8 +1,7 @@
 """
-Python step code, read through `ast`.
+Analysis of Python code with `ast`: entry point, `pd.steps["NAME"]` and `os.environ`.
 
-Knows `def handler(pd)`, `pd.steps["NAME"]` and `os.environ`. Code with a syntax error says nothing here:
-running it gives the better message.
+Code with a syntax error counts as having an entry point: running the code gives the better message.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ from pdkernel.analysis.environment_variables import VariableReferences
 ENTRY_FUNCTION = "handler"
 ENTRY_POINT_TEMPLATE = 'def handler(pd: "pipedream"):\n    return pd.steps["trigger"]["event"]'
 LEGACY_HELPER_MODULE = "pipedream.script_helpers"
-"""The platform's old helper module, which every Python step has without installing anything."""
+"""The platform's old helper module, which every Python step can import."""
 
 
 def parse_source(source: str) -> ast.Module | None:
-    """*source* parsed, or None if it cannot be."""
+    """The syntax tree of *source*, or None after a syntax error."""
     try:
         with warnings.catch_warnings():
-            # An escape that Python dislikes is told of when the step runs.
+            # The run of the step reports invalid escapes.
             warnings.simplefilter("ignore")
-            return ast.parse(source.removeprefix("\ufeff"))  # a byte order mark, which a file may have
+            return ast.parse(source.removeprefix("\ufeff"))  # a file may start with a byte order mark
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
 def has_entry_point(source: str) -> bool:
-    """Whether *source* binds `handler` at its top level, is of the old kind that needs none, or cannot be read."""
+    """Whether *source* binds `handler` at its top level, imports the old helper module, or has a syntax error."""
     tree = parse_source(source)
     if tree is None or any(ENTRY_FUNCTION in _get_bound_names(node) for node in _top_level(tree.body)):
         return True
@@ -39,7 +38,7 @@ def has_entry_point(source: str) -> bool:
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of the module, those in `if`, `try` and `with` too."""
+    """Statements of the module, with those in `if`, `try` and `with`."""
     for statement in body:
         yield statement
         for name in ("body", "orelse", "finalbody"):
@@ -63,7 +62,7 @@ def _get_bound_names(statement: ast.stmt) -> set[str]:
 
 
 def find_step_references(source: str) -> dict[str, int]:
-    """Steps that *source* reads by a literal name, each with the line where it first does."""
+    """Steps that *source* reads by a literal name, each with the line of the first read."""
     tree = parse_source(source)
     if tree is None:
         return {}
@@ -86,7 +85,7 @@ def _first_parameter(node: ast.AST) -> list[str]:
 
 
 def _aliases(node: ast.AST, pds: set[str]) -> Iterator[str]:
-    """Names for `pd.steps`: `steps = pd.steps`, or the import of the old helper module."""
+    """Aliases of `pd.steps`: `steps = pd.steps`, or an import from the old helper module."""
     if isinstance(node, ast.Assign) and _is_steps(node.value, pds, set()):
         yield from (target.id for target in node.targets if isinstance(target, ast.Name))
     elif isinstance(node, ast.ImportFrom) and node.module == LEGACY_HELPER_MODULE:
@@ -109,7 +108,7 @@ def _step_name(node: ast.AST, pds: set[str], aliases: set[str]) -> str | None:
 
 
 def find_variables(source: str) -> VariableReferences:
-    """Environment variables that *source* reads; `os.environ["X"]` needs X, `os.getenv("X")` does not."""
+    """Environment variables that *source* reads; `os.environ["X"]` makes X required, `os.getenv("X")` optional."""
     tree = parse_source(source)
     if tree is None:
         return VariableReferences()
@@ -126,7 +125,7 @@ def find_variables(source: str) -> VariableReferences:
                 if _is_environ(value):
                     assigned.add(name)
             case ast.Compare(left=ast.Constant(value=str(name)), comparators=[right, *_]) if _is_environ(right):
-                assigned.add(name)  # `"X" in os.environ`: the code looks for itself
+                assigned.add(name)  # `"X" in os.environ`: the code checks the variable
     return VariableReferences(frozenset(required - assigned), frozenset(optional))
 
 

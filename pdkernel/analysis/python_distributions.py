@@ -1,8 +1,8 @@
 """
-Which distribution provides a module, where the two have different names.
+The distributions of modules with another name than their distribution.
 
-Knows the commonest ones (public facts of the packages themselves). A module that is not here is provided by a distribution
-of its own name, or a step says otherwise: `# pipedream add-package NAME`.
+The table has the most common modules (public facts of the packages). Any other module has a distribution of the same
+name, unless a step names the distribution: `# pipedream add-package NAME`.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ DISTRIBUTION_BY_MODULE: Mapping[str, str] = {
     "yaml": "PyYAML",
     "zmq": "pyzmq",
 }
-"""Module, or the part of it that tells, to distribution. The longest that fits counts."""
+"""The distribution of each module or prefix of a module. The longest matching prefix counts."""
 
 NAMESPACE_PACKAGES = frozenset({"azure", "google", "google.cloud", "ruamel", "snowflake", "zope"})
-"""Packages that several distributions share: they alone name none."""
+"""Namespace packages of several distributions; their name alone does not identify a distribution."""
 
 REMOVED_STDLIB_MODULES = frozenset(
     [
@@ -117,7 +117,7 @@ REMOVED_STDLIB_MODULES = frozenset(
         "xdrlib",
     ]
 )
-"""Modules of earlier Pythons: what the registry has under these names is something else."""
+"""Standard modules of earlier Python versions; distributions of the same names in the registry are unrelated."""
 
 
 def resolve_distribution(module: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """
-Python expressions, followed through `ast`.
+Tracing of Python expressions with `ast`: lookups, operators, conditions and assignments.
 
-Knows how Python looks a key up, tests and calls. Statements are `python_reader`'s.
+Calls are in `python_calls`, statements in `python_trace`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pdkernel.analysis.trace import NO_PATHS, ConditionPaths, StepTracer
 
 
 class PythonExpressionTracer(StepTracer):
-    """A walk through Python expressions."""
+    """A trace of Python expressions."""
 
     fails_on_missing_key: ClassVar[bool] = True
 
     def evaluate(self, node: ast.expr | None) -> ValueSet:
-        """What *node* stands for; what it reads on the way is noted."""
+        """The value set of *node*; its accesses are recorded."""
         if node is None:
             return UNTRACKED
         self.line = getattr(node, "lineno", self.line)
@@ -109,7 +109,7 @@ class PythonExpressionTracer(StepTracer):
         self.bind(node.target.id, value)
         return value
 
-    # ── what is written ────────────────────────────────────────────────────────────
+    # ── literals ────────────────────────────────────────────────────────────
 
     def _dict(self, node: ast.Dict) -> ValueSet:
         items: dict[Any, ValueSet] = {}
@@ -215,7 +215,7 @@ class PythonExpressionTracer(StepTracer):
         return union(*found)
 
     def _quietly(self, node: ast.expr) -> ValueSet:
-        """What *node* stands for, without the notes: it was read already."""
+        """The value set of *node*, without recording its accesses a second time."""
         count = len(self.accesses)
         value = self.evaluate(node)
         del self.accesses[count:]
@@ -238,10 +238,10 @@ class PythonExpressionTracer(StepTracer):
         self.evaluate_condition(node)
         return UNTRACKED
 
-    # ── tests ──────────────────────────────────────────────────────────────────────
+    # ── conditions ──────────────────────────────────────────────────────────────────────
 
     def evaluate_condition(self, node: ast.expr) -> ConditionPaths:
-        """Follow a test."""
+        """Trace a condition."""
         self.line = getattr(node, "lineno", self.line)
         match node:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -313,10 +313,10 @@ class PythonExpressionTracer(StepTracer):
         self.add_use(value)
         return NO_PATHS
 
-    # ── assigning ──────────────────────────────────────────────────────────────────
+    # ── assignments ──────────────────────────────────────────────────────────────────
 
     def assign(self, target: ast.expr, value: ValueSet, *, new: bool = False) -> None:
-        """*target* stands for *value* from here on."""
+        """Assign *value* to *target*."""
         match target:
             case ast.Name(id=name):
                 self.bind(name, value, new=new)
@@ -341,7 +341,7 @@ class PythonExpressionTracer(StepTracer):
         for items in objects if key is not None else ():
             items[key] = value
         if not objects or key is None:
-            self.add_use(value, "whole")
+            self.add_use(value, "passes_on")
 
 
 def _counts(node: ast.expr) -> bool:
@@ -354,7 +354,7 @@ def _is_number(node: ast.expr) -> bool:
 
 
 def _type_of_text(node: ast.expr) -> tuple[str, ...]:
-    """What a literal tells of what it is compared with or added to."""
+    """The types of a value that is compared with a literal or added to it."""
     match node:
         case ast.JoinedStr():
             return ("string",)
@@ -370,7 +370,7 @@ def _type_of_text(node: ast.expr) -> tuple[str, ...]:
 
 
 def get_dotted_name(node: ast.expr) -> str:
-    """`a.b.c` as it is written, else nothing."""
+    """The dotted name `a.b.c` of *node*, else empty."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

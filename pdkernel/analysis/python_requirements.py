@@ -1,8 +1,7 @@
 """
-What Python steps need installed: the packages that their code imports and those that its comments add.
+The requirements of Python code: packages that the code imports, and those of `# pipedream add-package` comments.
 
-Knows imports, `# pipedream add-package` and which names are the standard library's. Knows nothing of registries or of what
-is installed; a name may turn out to be nobody's.
+The names are not checked against a registry or the installed packages.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from pdkernel.analysis.python_distributions import NAMESPACE_PACKAGES, REMOVED_S
 _COMMENT = re.compile(r"^[ \t]*#[ \t]*pipedream[ \t]+add-package\b[ \t]*(.*)$", re.MULTILINE)
 _IGNORED_WORDS = frozenset({"pip", "pip3", "install", "add", "python", "python3", "and"})
 _TAKES_A_FILE = frozenset({"-r", "--requirement", "-c", "--constraint", "-e", "--editable"})
-"""Options of pip; what follows one is not a package."""
+"""Options of pip that take a file or URL as their value."""
 
 _FILE = re.compile(r"\.(?:whl|egg|zip|tar|tgz|tbz|txz|tlz|tar\.\w+)$", re.IGNORECASE)
-"""The end of a name that pip takes for a file, if there is one."""
+"""Endings of names that pip treats as files if they exist."""
 _OPERATOR_SPACES = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>|,(?=\s*[=~!<>]))\s*")
 _SEPARATOR = re.compile(r"\s+|,(?![=~!<>])\s*")
 _IMPORT_GUARD_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
@@ -31,14 +30,14 @@ _IMPORT_GUARD_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Excepti
 @dataclass(frozen=True, slots=True, order=True)
 class PythonRequirement:
     """
-    One thing to be installed.
+    A package to install.
 
     Attributes:
-        specifier: As a requirement: `PyYAML`, `requests[socks]==2.31.0`.
-        module: The import that it is for; empty if a comment asks for it. What a comment adds may provide the
-            module too, and then nothing is installed for the import.
-        is_optional: The code does without it: its import is guarded.
-        line: Of the source, where it is first asked for; not part of what is asked for.
+        specifier: The requirement: `PyYAML`, `requests[socks]==2.31.0`.
+        module: The imported module; empty if a comment adds the package. If a package of a comment provides the module,
+            the requirement of the import is not installed.
+        is_optional: Whether the import is guarded, so that the code works without the package.
+        line: The first line of the source that requires the package; ignored by comparisons.
     """
 
     specifier: str
@@ -48,12 +47,12 @@ class PythonRequirement:
 
     @property
     def name(self) -> str:
-        """The distribution's name as registries compare names: lower case, `-` for `_` and `.`."""
+        """The normalized name of the distribution: lower case, `-` for `_` and `.`."""
         return normalize_name(re.split(r"[\[=~!<>]", self.specifier, maxsplit=1)[0])
 
     @property
     def version(self) -> str:
-        """Which versions may be taken, as written (`==2.31.0`); empty for any."""
+        """The version specifier as written (`==2.31.0`); empty for any version."""
         return self.specifier[re.match(r"[^=~!<>]*", self.specifier).end() :]  # type: ignore[union-attr]  # it always matches
 
     def __str__(self) -> str:
@@ -62,19 +61,19 @@ class PythonRequirement:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRequirement:
-    """Words after `# pipedream add-package` that name no package."""
+    """Words after `# pipedream add-package` that do not name a package."""
 
     words: str
     line: int
 
 
 def normalize_name(name: str) -> str:
-    """*name* of a distribution as registries compare it."""
+    """The normalized *name* of a distribution."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def find_python_requirements(source: str) -> tuple[PythonRequirement, ...]:
-    """What *source* needs installed, comments first, each distribution once. Empty for most steps."""
+    """The requirements of *source*, those of comments first, each distribution once."""
     found: dict[str, PythonRequirement] = {}
     if "add-package" in source:
         for asked in _find_comment_requirements(source):
@@ -89,7 +88,7 @@ def find_python_requirements(source: str) -> tuple[PythonRequirement, ...]:
 
 
 def find_unreadable_requirements(source: str) -> tuple[UnreadableRequirement, ...]:
-    """The comments of *source* that ask for a package and name none."""
+    """The `add-package` comments of *source* that do not name a package."""
     if "add-package" not in source:
         return ()
     return tuple(asked for asked in _find_comment_requirements(source) if isinstance(asked, UnreadableRequirement))
@@ -113,7 +112,7 @@ def _find_comment_requirements(source: str) -> Iterator[PythonRequirement | Unre
 
 
 def _is_package(word: str) -> bool:
-    """Whether *word* is a name with versions, and nothing that pip would look for elsewhere than in a registry."""
+    """Whether *word* is a package name with optional versions, which pip finds in a registry."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
@@ -125,7 +124,7 @@ def _is_package(word: str) -> bool:
 
 
 def _mask_urls(words: str) -> str:
-    shown = re.sub(r"://\S*", "://...", words)[:100]  # a URL may hold a password
+    shown = re.sub(r"://\S*", "://...", words)[:100]  # a URL may contain a password
     return "".join(character if character.isprintable() else "?" for character in shown)
 
 
@@ -141,7 +140,7 @@ def _find_import_requirements(source: str) -> Iterator[PythonRequirement]:
 
 
 def _imports(source: str) -> Iterator[tuple[str, bool, int]]:
-    """Modules that *source* imports, dotted, whether it does without, and the line."""
+    """The dotted modules that *source* imports, whether each import is optional, and the line."""
     tree = parse_source(source)
     if tree is not None:
         yield from _imports_of(tree, optional=False)

@@ -1,8 +1,8 @@
 """
-What a Python step reads of the event.
+The event fields that a Python step reads.
 
-Knows Python's statements and a step's entry point. Starts at `handler`, or at the top for steps of the old kind, and
-follows the step's own functions; code that nothing calls reads nothing.
+The trace starts at `handler`, or at the top for steps with the old helper module, and follows the functions of the
+step. Code that is never called is ignored.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class PythonStepTracer(PythonCallTracer):
-    """A walk through a Python step."""
+    """A trace of a Python step."""
 
     def trace_step(self, tree: ast.Module) -> None:
-        """Follow the step from its entry point."""
+        """Trace the step from its entry point."""
         self._body(tree.body)
         for atom in self.scope.find(python_code.ENTRY_FUNCTION) or UNTRACKED:
             if isinstance(atom, FunctionValue):
@@ -44,7 +44,7 @@ class PythonStepTracer(PythonCallTracer):
     def trace_function(
         self, function: FunctionValue, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet]
     ) -> None:
-        """Bind the parameters and follow the body."""
+        """Bind the parameters and trace the body."""
         given = function.node.args
         parameters = [*given.posonlyargs, *given.args]
         values = list(arguments)
@@ -62,7 +62,7 @@ class PythonStepTracer(PythonCallTracer):
                 value = self.evaluate(defaults.get(parameter.arg))
             self.bind(parameter.arg, value, new=True)
         for rest in values[len(parameters) :]:
-            self.add_use(rest, "hands")
+            self.add_use(rest, "escapes")
         if isinstance(function.node, ast.Lambda):
             self.add_return(self.evaluate(function.node.body))
         else:
@@ -97,7 +97,7 @@ class PythonStepTracer(PythonCallTracer):
         added = self.evaluate(node.value)
         kept = self.evaluate(node.target) if isinstance(node.target, ast.Name) else UNTRACKED
         if isinstance(node.op, ast.BitOr) or any(isinstance(atom, ObjectValue | ListValue) for atom in kept):
-            self.add_use(added, "whole")
+            self.add_use(added, "passes_on")
             return
         self.add_use(added)
         self.add_use(kept)
@@ -105,7 +105,7 @@ class PythonStepTracer(PythonCallTracer):
     def _on_return(self, node: ast.Return) -> None:
         found = self.evaluate(node.value)
         if self.is_in_entry_point:
-            self.add_use(found, "whole")
+            self.add_use(found, "passes_on")
         self.add_return(found)
 
     def _on_expr(self, node: ast.Expr) -> None:
@@ -144,7 +144,7 @@ class PythonStepTracer(PythonCallTracer):
                 self.bind(alias.asname or alias.name, (PathValue(()),), new=True)
 
     def _on_classdef(self, node: ast.ClassDef) -> None:
-        # methods are not followed: a class is nobody's function
+        # methods of classes are not followed
         self.bind(node.name, UNTRACKED, new=True)
 
     def _on_raise(self, node: ast.Raise) -> None:
@@ -206,7 +206,7 @@ class PythonStepTracer(PythonCallTracer):
 
 
 def _is_exit(body: Sequence[ast.stmt]) -> bool:
-    """Whether what stands after *body* is not reached from it."""
+    """Whether *body* always leaves, so that the code after it is not reached."""
     if not body:
         return False
     last = body[-1]
@@ -225,14 +225,14 @@ def _is_raise(body: Sequence[ast.stmt]) -> bool:
 
 
 def _handles_missing_key(handler: ast.ExceptHandler, body: Sequence[ast.stmt]) -> bool:
-    """Whether *handler* goes on where a key is missing in *body*."""
+    """Whether *handler* handles a missing key in *body*."""
     if _is_raise(handler.body):
         return False
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     names = {kind.id for kind in kinds if isinstance(kind, ast.Name)}
     if names & words.MISSING_KEY_ERRORS:
         return True
-    # what catches everything around a whole step is there for other failures
+    # a handler for every exception around the whole step is for other failures
     simple = len(body) == 1 and not isinstance(body[0], ast.If | ast.For | ast.With | ast.Try | ast.While)
     return simple and (handler.type is None or bool(names & words.CATCH_ALL_ERRORS))
 
@@ -244,10 +244,10 @@ def _value_types(patterns: Sequence[ast.pattern]) -> tuple[str, ...]:
 
 
 def trace_module(source: str, exports_above: KnownExports | None = None) -> PythonStepTracer | None:
-    """The walk through *source*, or None if it cannot be read."""
+    """The trace of *source*, or None after a syntax error."""
     tree = python_code.parse_source(source)
     if tree is None:
         return None
-    reader = PythonStepTracer(exports_above)
-    reader.trace_step(tree)
-    return reader
+    tracer = PythonStepTracer(exports_above)
+    tracer.trace_step(tree)
+    return tracer

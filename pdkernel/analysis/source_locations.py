@@ -1,7 +1,7 @@
 """
-Where in a step's cell a person must look for what only a run shows: its `return`, a prop's declaration.
+Line numbers for error messages: the `return` of a step, the declaration of a prop.
 
-Knows Python's and JavaScript's functions. Guesses nothing: of several places none is named.
+If there are several candidates, no line is returned.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def find_return_line(step: Step) -> int | None:
 
 def locate_missing_prop(step: Step, prop: str) -> tuple[int | None, str]:
     """
-    Where to give *prop* a value, as `Step.place_of_prop`.
+    The place to set a value of *prop*, in the form of `Step.locate_prop`.
 
-    For a synced folder's code that is the line of its entry file that declares the prop, since nothing else names it.
+    For code of a synced folder, this is the line of its entry file that declares the prop.
     """
     line, where = step.locate_prop(prop)
     if step.props_file is not None and not step.uses and step.language == "node":
@@ -84,7 +84,7 @@ def find_run_function(root: Node) -> Node | None:
 
 
 def _run_of(node: Node) -> Node | None:
-    """The function that *node*, a member of an object, is, if it is called `run`."""
+    """The function of *node*, a member of an object, if its name is `run`."""
     if node.type == "method_definition" and javascript.get_key(node) == "run":
         return node
     if node.type == "pair" and javascript.get_key(node) == "run":

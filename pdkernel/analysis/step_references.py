@@ -1,7 +1,7 @@
 """
-What the steps of a workflow read: other steps, environment variables.
+The other steps and the environment variables that steps read, by literal names.
 
-Knows which module reads which language. Reads literal names only.
+The module of the step's language analyses the code.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pdkernel.expression import ValuePath, iter_templates
 from pdkernel.model import Step, Workflow
 
 STANDARD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER"})
-"""Variables that a step has without anyone setting them; so are all that start with `PIPEDREAM_`."""
+"""Variables that every step has, besides those that start with `PIPEDREAM_`."""
 
 
 def find_step_references(step: Step) -> dict[str, int | None]:
     """
-    Names that *step* reads as `steps.NAME`, `trigger` among them, each with the line of the cell, or None where there is no cell.
+    Names that *step* reads as `steps.NAME`, with `trigger`, each with the line of the cell or None without a cell.
 
     Raises:
-        ExpressionError: A prop's expression cannot be read.
+        ExpressionError: An expression of a prop is invalid.
     """
     lines: dict[str, int | None] = {name: line + step.line_offset for name, line in _code_reads(step).items()}
     for path, source in _expressions(step):
@@ -48,10 +48,10 @@ def _code_reads(step: Step) -> dict[str, int]:
 
 def find_step_variables(step: Step) -> VariableReferences:
     """
-    Environment variables that *step*'s code and props read, without those that are always there.
+    Environment variables that the code and props of *step* read, without those that every step has.
 
     Raises:
-        ExpressionError: A prop's expression cannot be read.
+        ExpressionError: An expression of a prop is invalid.
     """
     found = _code_variables(step)
     for _, source in _expressions(step):
@@ -104,11 +104,11 @@ def find_workflow_variables(
 
     Args:
         workflow: The workflow.
-        include_optional: True adds those that steps read with a default or look for first.
-        ignore_bad_props: True reads the code alone of a step of which a prop's expression cannot be read.
+        include_optional: True adds variables that steps read with a default or a check.
+        ignore_bad_props: True reads only the code of a step if an expression of its props is invalid.
 
     Raises:
-        ExpressionError: A prop's expression cannot be read.
+        ExpressionError: An expression of a prop is invalid.
     """
     readers: dict[str, list[str]] = {}
     for step in workflow.steps:

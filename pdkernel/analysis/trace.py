@@ -1,8 +1,8 @@
 """
-Following values from the event through a step's code: what is shared by all languages.
+The trace of event values through the code of a step, shared by all languages.
 
-Knows what it means to look up a key, to use a value, to test one first. Each language's reader says where that
-happens. Guesses nothing: what cannot be followed is noted as such.
+The base class defines lookups, uses, checks and branches. The subclass of each language calls them. Values that
+cannot be followed are recorded as dynamic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pdkernel.analysis.abstract_values import (
     ObjectValue,
     PathValue,
     Scope,
-    Shaped,
     ValueSet,
     union,
 )
@@ -35,10 +34,10 @@ MAX_CALL_DEPTH = 12
 
 class StepTracer(AccessTracker):
     """
-    A walk through one step.
+    A trace of one step.
 
     Args:
-        exports_above: What steps above export, where that could be followed.
+        exports_above: The known exports of earlier steps.
     """
 
     def __init__(self, exports_above: KnownExports | None = None) -> None:
@@ -51,10 +50,10 @@ class StepTracer(AccessTracker):
         self._descents: list[tuple[FieldPath, Scope, str]] = []
         self._active: set[Any] = set()
 
-    # ── using ──────────────────────────────────────────────────────────────────────
+    # ── uses ──────────────────────────────────────────────────────────────────────
 
     def add_use(self, value: ValueSet, kind: AccessKind = "uses") -> None:
-        """The code uses *value*; *kind* says how."""
+        """Record a use of *value* of *kind*."""
         for atom in value:
             self._add_use(atom, kind)
 
@@ -64,27 +63,25 @@ class StepTracer(AccessTracker):
                 if state == "plain" and not self.fails_on_missing_key:
                     self.require_path(place)
                 elif state != "plain":
-                    self.add_access("copes", place)
+                    self.add_access("tolerates", place)
                 self.add_access(kind, place)
             case ObjectValue(items=items, spread=bases):
-                inner: AccessKind = "whole" if kind in {"uses", "hands"} else kind
+                inner: AccessKind = "passes_on" if kind in {"uses", "escapes"} else kind
                 for value in [*items.values(), bases]:
                     self.add_use(value, inner)
             case ListValue(item=of):
-                self.add_use(of, "whole" if kind in {"uses", "hands"} else kind)
+                self.add_use(of, "passes_on" if kind in {"uses", "escapes"} else kind)
             case JsonTextValue(parsed=of):
-                self.add_use(of, "hands")
-            case Shaped(of=of):
-                self.add_use(of, kind)
-            case FunctionValue() if kind != "whole":
+                self.add_use(of, "escapes")
+            case FunctionValue() if kind != "passes_on":
                 self.trace_call(atom, ())
 
     def with_default(self, value: ValueSet) -> ValueSet:
-        """*value* where something else stands in its place if it is nothing."""
+        """*value* with a default for a missing value."""
         return tuple(PathValue(atom.path, "default") if isinstance(atom, PathValue) else atom for atom in value)
 
     def maybe(self, value: ValueSet) -> ValueSet:
-        """*value* where the code may have taken another; of one that it takes in several types that is the same."""
+        """*value* as one of several alternatives; paths with mixed types stay unchanged."""
         return tuple(
             PathValue(atom.path, "maybe")
             if isinstance(atom, PathValue) and atom.path not in self.mixed_type_paths
@@ -93,28 +90,28 @@ class StepTracer(AccessTracker):
         )
 
     def optional(self, value: ValueSet) -> ValueSet:
-        """*value* where the code goes on without it."""
+        """*value* as an optional value."""
         return tuple(
-            PathValue(atom.path, "soft") if isinstance(atom, PathValue) and atom.presence == "plain" else atom
+            PathValue(atom.path, "optional") if isinstance(atom, PathValue) and atom.presence == "plain" else atom
             for atom in value
         )
 
     def presence_check(self, value: ValueSet) -> frozenset[FieldPath]:
-        """The code looks whether *value* is there, and uses no more of it; the places."""
+        """Record a check that *value* is present; return the checked paths."""
         places = frozenset(atom.path for atom in value if isinstance(atom, PathValue))
         for place in places:
-            self.add_access("copes", place)
-            self.add_access("looks", place)
+            self.add_access("tolerates", place)
+            self.add_access("checks", place)
         return places
 
     def key_check(self, value: ValueSet, key: str) -> frozenset[FieldPath]:
-        """The code looks whether *value* has *key*."""
+        """Record a check that *value* has *key*; return the checked paths."""
         found: set[FieldPath] = set()
         for atom in value:
             if isinstance(atom, PathValue):
                 place = (*atom.path, key)
-                self.add_access("looks", place)
-                self.add_access("copes", place)
+                self.add_access("checks", place)
+                self.add_access("tolerates", place)
                 found.add(place)
         return frozenset(found)
 
@@ -122,7 +119,7 @@ class StepTracer(AccessTracker):
 
     @contextmanager
     def assuming(self, present: frozenset[FieldPath], absent: frozenset[FieldPath] = frozenset()) -> Iterator[None]:
-        """Code that runs only where there is something at *present*, and nothing at *absent*."""
+        """Code that runs only if the paths *present* exist and the paths *absent* do not."""
         before = self._present, self._absent
         self._present, self._absent = (self._present | present) - absent, self._absent | absent
         try:
@@ -131,12 +128,12 @@ class StepTracer(AccessTracker):
             self._present, self._absent = before
 
     def assume(self, present: frozenset[FieldPath]) -> None:
-        """From here on there is something at *present*: the code went another way otherwise."""
+        """The paths *present* exist in the following code: otherwise the code has left before."""
         self._present |= present
 
     @contextmanager
     def catching_errors(self) -> Iterator[None]:
-        """Code around which failures are caught."""
+        """Code inside a handler for errors."""
         self._caught_depth += 1
         try:
             yield
@@ -145,7 +142,7 @@ class StepTracer(AccessTracker):
 
     @contextmanager
     def function_scope(self) -> Iterator[None]:
-        """What the code finds out in a function holds in that function."""
+        """Limit assumptions about paths to the body of a function."""
         before = self._present
         try:
             yield
@@ -156,9 +153,9 @@ class StepTracer(AccessTracker):
         self, *branches: tuple[frozenset[FieldPath], frozenset[FieldPath], Callable[[], ValueSet]]
     ) -> ValueSet:
         """
-        One of *branches* is taken; each has what is present and absent on it.
+        Trace alternative *branches*, each with its present and absent paths.
 
-        What all of them need is needed.
+        Paths that all branches require are required.
         """
         needed: list[set[FieldPath]] = []
         results: list[ValueSet] = []
@@ -176,11 +173,11 @@ class StepTracer(AccessTracker):
     def trace_optional_branch(
         self, present: frozenset[FieldPath], absent: frozenset[FieldPath], trace: Callable[[], ValueSet]
     ) -> ValueSet:
-        """A way that may not be taken."""
+        """Trace a branch that may not run."""
         return self.trace_branches((present, absent, trace), (frozenset(), frozenset(), lambda: UNTRACKED))
 
     def trace_logical(self, *tests: Callable[[], ConditionPaths], is_and: bool) -> ConditionPaths:
-        """Follow `a and b`, `a or b`: each test is made only where those before it did not decide."""
+        """Trace `a and b` or `a or b`: each test runs only if the tests before it do not decide."""
         known = NO_PATHS
         for index, test in enumerate(tests):
             found: list[ConditionPaths] = []
@@ -197,14 +194,14 @@ class StepTracer(AccessTracker):
         return (known, NO_PATHS) if is_and else (NO_PATHS, known)
 
     def type_check(self, value: ValueSet) -> frozenset[FieldPath]:
-        """The code asks of what type *value* is; the places."""
+        """Record a check of the type of *value*; return the checked paths."""
         places = self.presence_check(value)
         for place in places:
-            self.add_access("untyped", place)
+            self.add_access("mixed_type", place)
         return places
 
     def trace_loop(self, items: ValueSet, trace: Callable[[], object]) -> None:
-        """Follow the body of a loop; one that goes down from key to key reads what only a run knows."""
+        """Trace the body of a loop; a loop that descends by computed keys makes the paths dynamic."""
         if sum(isinstance(atom, LiteralValue) for atom in items) < 2:
             trace()
             return
@@ -217,11 +214,11 @@ class StepTracer(AccessTracker):
         if descended:
             del self.accesses[count:]
         for place, scope, name in descended:
-            self.add_access("unknown", place)
+            self.add_access("dynamic", place)
             scope.names[name] = UNTRACKED
 
     def bind(self, name: str, value: ValueSet, *, new: bool = False) -> None:
-        """*name* stands for *value* from here on; in a branch, or for what it was before."""
+        """Bind *name* to *value*; in a branch, to the union with its earlier value."""
         owner = self.scope if new else (self.scope.find_scope(name) or self.scope)
         before = owner.names.get(name)
         if before is not None and not new:
@@ -243,11 +240,11 @@ class StepTracer(AccessTracker):
     def trace_call(
         self, function: FunctionValue, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet] | None = None
     ) -> ValueSet:
-        """What *function* returns for *arguments*; a call that was followed already is not followed again."""
+        """The return value of *function* for *arguments*; each call is traced once."""
         key = (id(function.node), tuple(arguments), tuple(sorted((named or {}).items(), key=lambda pair: pair[0])))
         if key in self._active or len(self._returned) >= MAX_CALL_DEPTH or self._calls >= MAX_TRACED_CALLS:
             for value in [*arguments, *(named or {}).values()]:
-                self.add_use(value, "hands")
+                self.add_use(value, "escapes")
             return UNTRACKED
         self._calls += 1
         self._active.add(key)
@@ -267,15 +264,15 @@ class StepTracer(AccessTracker):
     def trace_function(
         self, function: FunctionValue, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet]
     ) -> None:
-        """Bind the parameters and follow the body."""
+        """Bind the parameters and trace the body."""
 
     @property
     def is_in_entry_point(self) -> bool:
-        """Whether the function that is followed is the step's entry point."""
+        """Whether the current function is the entry point of the step."""
         return len(self._returned) == 1
 
     def add_return(self, value: ValueSet) -> None:
-        """The function that is followed returns *value*."""
+        """Record that the current function returns *value*."""
         if self._returned:
             values, branches = self._returned[-1]
             values.append(self.maybe(value) if len(self._branches) > branches else value)
@@ -283,13 +280,13 @@ class StepTracer(AccessTracker):
     def trace_calls(
         self, called: ValueSet, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet] | None = None
     ) -> ValueSet:
-        """What those of *called* that are functions of the step return."""
+        """The return values of the functions of the step in *called*."""
         return union(*(self.trace_call(atom, arguments, named) for atom in called if isinstance(atom, FunctionValue)))
 
     def add_export(self, name: str, value: ValueSet) -> None:
-        """The step exports *value*."""
+        """Record that the step exports *value* as *name*."""
         self.exports.setdefault(name, []).append(value)
-        self.add_use(value, "whole")
+        self.add_use(value, "passes_on")
 
 
 def _is_below(place: FieldPath, outer: FieldPath) -> bool:

@@ -1,8 +1,8 @@
 """
-What is wrong with a workflow before any step has run.
+Checks of a workflow before a run: the order of steps, entry points, packages and expressions.
 
-Knows the order of steps and that code needs an entry point. All problems are told at once. A workflow
-that the platform synced is taken as it is: what is stale in it is a warning, since it ran there like that.
+A check reports all problems at once. In a synced workflow, a stale reference is a warning, since the workflow ran on
+the platform.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _SURROGATE = re.compile("[\\ud800-\\udfff]")
 
 def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
     """
-    Refuse a workflow that cannot run: order of steps, entry points, expressions.
+    Check the order of steps, entry points and expressions of *workflow*.
 
     Args:
-        workflow: What to look at.
-        to_run: False is for an export: what the platform synced is taken as it is, whatever code and expressions it has.
+        workflow: The workflow.
+        to_run: False for an export, which accepts any code and expressions of a synced workflow.
 
     Raises:
-        DefinitionError: One problem, in its own class; of several the first one's class, with all in its message.
+        DefinitionError: A single problem in its own class; for several, the class of the first with all messages.
     """
     lenient = not to_run and is_synced(workflow)
     problems: list[DefinitionError] = []
@@ -49,11 +49,11 @@ def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
 
 def check_import_complete(workflow: Workflow) -> None:
     """
-    Refuse to run a workflow of which an import could not take everything.
+    Check that the import of *workflow* was complete.
 
     Raises:
-        EntryPointError: The code of an enabled step was not there.
-        UnsupportedError: The workflow has entries that are not known step types, or a name that is not text.
+        EntryPointError: The code of an enabled step was missing.
+        UnsupportedError: The workflow has entries that are not supported steps, or a name that is not text.
     """
     if _SURROGATE.search(workflow.name):
         raise UnsupportedError(
@@ -62,7 +62,7 @@ def check_import_complete(workflow: Workflow) -> None:
         )
     problems: list[DefinitionError] = [
         EntryPointError(
-            f"Step {step.name}{_where(step, None)} has no code: its entry file was missing where it was imported from.",
+            f"Step {step.name}{_where(step, None)} has no code: its entry file was missing in the imported folder.",
             fix="Write the code into its cell, or disable the step.",
             step=step.name,
             line=step.line_offset + 1,
@@ -73,7 +73,7 @@ def check_import_complete(workflow: Workflow) -> None:
     problems += [
         UnsupportedError(
             f"{kept.name} {kept.unsupported_reason}.",
-            fix="It is kept for export; take it out to run the steps around it.",
+            fix="The entry is stored for export. Remove it to run the other steps.",
         )
         for kept in workflow.unsupported_entries
     ]
@@ -82,28 +82,28 @@ def check_import_complete(workflow: Workflow) -> None:
 
 def check_packages(workflow: Workflow) -> None:
     """
-    Refuse a workflow whose steps ask for a package by a path, a URL, a file, or another text that names none.
+    Check that steps require packages by name, and not by a path, a URL or a file.
 
     Raises:
-        PackageNameError: Names the step and the line.
+        PackageNameError: A step requires a package in another way; the message names the step and the line.
     """
     raise_combined([problem for step in _enabled(workflow) if not step.uses for problem in _package_problems(step)])
 
 
 def check_step_order(workflow: Workflow) -> None:
     """
-    Refuse a workflow in which a step reads itself, a step below it, or one that there is not.
+    Check that every step reads earlier steps only.
 
     Raises:
-        StepOrderError: It reads itself or a step below.
-        UnknownStepError: It reads a step that there is not.
-        ExpressionError: A prop's expression cannot be read.
+        StepOrderError: A step reads itself or a later step.
+        UnknownStepError: A step reads a step that does not exist.
+        ExpressionError: An expression of a prop is invalid.
     """
     raise_combined([problem for step in _enabled(workflow) for problem in _order_problems(workflow, step)])
 
 
 def find_reference_errors(workflow: Workflow) -> tuple[DefinitionError, ...]:
-    """Every reference of an enabled step to one that is not there or comes later, of a synced workflow too."""
+    """References of enabled steps to steps that are missing or come later, also in a synced workflow."""
     problems: list[DefinitionError] = []
     for step in _enabled(workflow):
         try:
@@ -114,7 +114,7 @@ def find_reference_errors(workflow: Workflow) -> tuple[DefinitionError, ...]:
 
 
 def find_order_warnings(workflow: Workflow) -> tuple[str, ...]:
-    """For a synced workflow, a sentence for each step that reads what is not there yet."""
+    """For a synced workflow, a message for each reference to a step that is missing or comes later."""
     if not is_synced(workflow):
         return ()
     # parity[references]: the platform does not check references when it syncs; real workflows have stale ones.
@@ -147,14 +147,14 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
         where = _where(step, line)
         if name == step.name:
             yield StepOrderError(
-                f"Step {step.name}{where} reads steps.{name}: its own exports, which are not there before it ends.",
-                fix="Read a step above it.",
+                f"Step {step.name}{where} reads steps.{name}, its own exports, which do not exist before it ends.",
+                fix="Read an earlier step.",
                 step=step.name,
                 line=line,
             )
         elif name in known:
             yield StepOrderError(
-                f"Step {step.name}{where} reads steps.{name}, which stands below it and has not run by then.",
+                f"Step {step.name}{where} reads steps.{name}, which comes later and has not run yet.",
                 fix=f"Move {name} above {step.name}.",
                 step=step.name,
                 line=line,
@@ -162,7 +162,7 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
         else:
             yield UnknownStepError(
                 f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
-                fix=f"Steps above it: {', '.join(sorted(above - RESERVED_STEP_NAMES)) or 'none'}.",
+                fix=f"Read an earlier step: {', '.join(sorted(above - RESERVED_STEP_NAMES)) or 'none'}.",
                 step=step.name,
                 line=line,
             )
@@ -196,7 +196,7 @@ def _where(step: Step, line: int | None) -> str:
 
 
 def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
-    if step.uses or step.is_code_missing:  # the engine refuses the latter; a definition of it is whole without the file
+    if step.uses or step.is_code_missing:  # the engine refuses missing code; an export needs no code
         return
     if step.language == "python" and not python_code.has_entry_point(step.source):
         what, template = "no `def handler(pd)` at its top level", python_code.ENTRY_POINT_TEMPLATE
@@ -207,7 +207,7 @@ def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
     else:
         return
     yield EntryPointError(
-        f"Step {step.name}{_where(step, None)} has {what}: there is nothing to call.",
+        f"Step {step.name}{_where(step, None)} has {what}.",
         fix=f"Write\n{template}",
         step=step.name,
         line=step.line_offset + 1,

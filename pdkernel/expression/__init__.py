@@ -1,8 +1,7 @@
 """
-Finds `{{ }}` in values, says which steps an expression reads, and puts results back.
+`{{ }}` expressions: finding them in values, the steps that they read, and substituting their results.
 
-Knows where an expression ends and how results become values again. Does not evaluate: that is a
-JavaScript process's work.
+A Node.js worker evaluates the expressions.
 """
 
 from pdkernel.expression.references import find_javascript_references, find_reference_lines

@@ -1,8 +1,4 @@
-"""
-JavaScript as a syntax tree.
-
-Knows tree-sitter and its names for nodes. Knows nothing of workflows.
-"""
+"""JavaScript syntax trees: parsing with tree-sitter and helpers that read its nodes."""
 
 from __future__ import annotations
 
@@ -31,7 +27,7 @@ def _parser() -> Parser:
 
 
 def parse_source(source: str) -> Node:
-    """The root of *source*'s tree; faults are `ERROR` nodes in it."""
+    """The root node of the syntax tree of *source*; a syntax error becomes an `ERROR` node."""
     return _parser().parse(source.encode("utf-8", "surrogatepass")).root_node
 
 
@@ -53,8 +49,8 @@ def parse_expression(source: str) -> Node | None:
     """
     The tree of *source* if it is exactly one expression, else None.
 
-    It is read in parentheses, so that `{a: 1}` is an object; the line break before the closing
-    one ends a trailing `//` comment.
+    The source is parsed in parentheses, so that `{a: 1}` is an object. The line break before the closing
+    parenthesis ends a trailing `//` comment.
     """
     root = parse_source(f"({source}\n)")
     if root.has_error:
@@ -63,7 +59,7 @@ def parse_expression(source: str) -> Node | None:
     if len(statements) != 1 or statements[0].type != "expression_statement":
         return None
     inner = [child for child in statements[0].named_children if child.type != "comment"]
-    # The outermost parentheses must be ours: `a) + (b` closes them early.
+    # The outermost parentheses must be the added ones: `a) + (b` closes them early.
     if len(inner) != 1 or inner[0].type != "parenthesized_expression" or inner[0].end_byte < root.end_byte:
         return None
     content = [child for child in inner[0].named_children if child.type != "comment"]
@@ -82,7 +78,7 @@ def has_await(node: Node) -> bool:
 
 
 def get_string_literal(node: Node | None) -> str | None:
-    """What a string literal without escapes or substitutions holds, else None."""
+    """The text of a string literal without escapes or substitutions, else None."""
     if node is None or node.type not in {"string", "template_string"}:
         return None
     if any(child.type in {"escape_sequence", "template_substitution"} for child in node.named_children):

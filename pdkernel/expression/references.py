@@ -1,7 +1,7 @@
 """
-Which steps a piece of JavaScript reads.
+The steps that a piece of JavaScript reads.
 
-Knows `steps.NAME`, `steps["NAME"]` and `const { NAME } = steps`. Does not follow aliases or computed names.
+Recognises `steps.NAME`, `steps["NAME"]` and `const { NAME } = steps`. Aliases and computed names are not followed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def find_javascript_references(source: str) -> set[str]:
     """
     Names of the steps that *source*, an expression or a module, reads by a literal name.
 
-    A source with a variable of its own called `steps` reads none that we could tell.
+    The result is empty if the source declares its own variable `steps`.
     """
     return set(find_reference_lines(source))
 
 
 def find_reference_lines(source: str) -> dict[str, int]:
-    """As `references`, with the line of *source* (first is 1) where each is first read."""
+    """As `find_javascript_references`, with the line of *source* (from 1) that first reads each step."""
     root = javascript.parse_expression(source) or javascript.parse_source(source)
     lines: dict[str, int] = {}
     for node in javascript.iter_nodes(root):
@@ -63,7 +63,7 @@ def _is_steps(node: Node | None) -> bool:
 
 
 def _declares_steps(node: Node) -> bool:
-    """Whether *node* binds the plain name `steps`; `run({ steps })` does not, that is the platform's."""
+    """Whether *node* binds the plain name `steps`. The parameter of `run({ steps })` is the platform's and does not count."""
     if node.type == "variable_declarator":
         return _is_steps(node.child_by_field_name("name"))
     if node.type == "formal_parameters":

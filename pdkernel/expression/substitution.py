@@ -1,8 +1,4 @@
-"""
-Results of expressions, put back into the values that held them.
-
-Knows the platform's rules for types and text. Knows nothing of how a result came about.
-"""
+"""Substitution of expressions by their results, with the platform's rules for types and text."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from pdkernel.model import JSON
 
 
 class _Undefined:
-    """JavaScript's `undefined`, which JSON lacks."""
+    """JavaScript's `undefined`, which JSON does not have."""
 
     def __repr__(self) -> str:
         return "UNDEFINED"
@@ -33,12 +29,12 @@ def substitute_results(value: JSON | Mapping[str, JSON], results: Sequence[Any])
     """
     *value* with every expression replaced by its result.
 
-    One that is the whole text keeps the result's type; in other text results are written as text.
+    If an expression is the whole text, its result keeps its type. Inside other text, a result becomes text.
     A key whose value is `UNDEFINED` is dropped.
 
     Args:
         value: Props, or any JSON.
-        results: One for each expression, in the order of `templates_in(value)`; JSON or `UNDEFINED`.
+        results: One result for each expression, in the order of `iter_templates(value)`; JSON or `UNDEFINED`.
     """
     rest = iter(results)
     assembled = _assemble(value, rest, depth=0)
@@ -55,8 +51,8 @@ def _assemble(value: Any, results: Iterator[Any], *, depth: int) -> Any:
         return {key: item for key, item in filled.items() if item is not UNDEFINED}
     if isinstance(value, list):
         items = [_assemble(item, results, depth=depth + 1) for item in value]
-        # parity[expression-list]: a list prop is stored as one expression in a list of one (seen in synced workflows); it
-        # stands for the whole list. Only the prop's own value: deeper, a list in a list may be meant.
+        # parity[expression-list]: synced workflows store a list prop as a list of one expression, whose result is the
+        # whole list. Applies to the prop's own value only: deeper, a list in a list may be intended.
         if depth <= 1 and len(items) == 1 and isinstance(items[0], list) and isinstance(value[0], str):
             return items[0]
         return [None if item is UNDEFINED else item for item in items]
@@ -71,7 +67,7 @@ def _fill(template: Template, results: Iterator[Any]) -> Any:
 
 def format_result(result: Any) -> str:
     """
-    A result as it stands in text: as JavaScript writes it, null and undefined as nothing, objects as JSON.
+    A result as text: as JavaScript writes it, with null and undefined as empty text and objects as JSON.
 
     # parity[expression-text]: only the whole-text rule is observed; text for null and objects is assumed.
     """

@@ -1,7 +1,7 @@
 """
-Text with `{{ }}` in it, cut into text and expressions.
+Templates: text with `{{ }}` expressions, split into literal text and expressions.
 
-Knows where an expression ends, by asking a JavaScript grammar. Knows nothing of what one evaluates to.
+A JavaScript parser decides where an expression ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Expression:
     One `{{ }}`.
 
     Attributes:
-        source: The JavaScript between the braces, blanks and all.
+        source: The JavaScript between the braces, with its leading and trailing blanks.
         offset: Where *source* starts in the text, in characters.
     """
 
@@ -48,8 +48,8 @@ class Template:
 
     @property
     def sole_expression(self) -> Expression | None:
-        """The expression, if it is all of the text: then its value keeps its type."""
-        # parity[expression-blanks]: blanks around it make it text; the platform's rule for that is not documented.
+        """The expression if it is the whole text, else None. Its result then keeps its type."""
+        # parity[expression-blanks]: with blanks around the braces the result is text; the platform does not document this.
         if len(self.parts) == 1 and isinstance(self.parts[0], Expression):
             return self.parts[0]
         return None
@@ -59,8 +59,8 @@ def find_closing_braces(text: str, start: int, *, unescape: Callable[[str], str]
     """
     The index of the `}}` that ends the expression whose source starts at *start*, or None.
 
-    It is the first one up to which the text, as *unescape* gives it, is one expression: so objects,
-    template literals and strings may hold `}}`.
+    This is the first `}}` before which the text, after *unescape*, is one expression. So objects,
+    template literals and strings may contain `}}`.
     """
     end = text.find(CLOSING_BRACES, start)
     while end != -1:
@@ -72,10 +72,10 @@ def find_closing_braces(text: str, start: int, *, unescape: Callable[[str], str]
 
 def parse_template(text: str) -> Template:
     """
-    Cut *text* into text and expressions.
+    Split *text* into literal text and expressions.
 
     Raises:
-        ExpressionError: A `{{` is never closed, holds no expression, or awaits.
+        ExpressionError: A `{{` is not closed, does not contain an expression, or its expression uses `await`.
     """
     parts: list[str | Expression] = []
     position = 0
@@ -90,8 +90,8 @@ def parse_template(text: str) -> Template:
         node = javascript.parse_expression(source)
         if node is not None and javascript.has_await(node):
             raise ExpressionError(
-                f"{OPENING_BRACES}{_shorten(source)}{CLOSING_BRACES} awaits, and an expression cannot wait.",
-                fix="Await it in a step above and read that step's export.",
+                f"{OPENING_BRACES}{_shorten(source)}{CLOSING_BRACES} uses await. Expressions are synchronous.",
+                fix="Use await in an earlier step and read the export of that step.",
             )
         parts.append(Expression(source, start))
         position = end + len(CLOSING_BRACES)
@@ -101,29 +101,29 @@ def parse_template(text: str) -> Template:
 
 
 def build_template_error(text: str, start: int) -> ExpressionError:
-    """The error for the `{{` before *start*, whose end `find_end` did not find."""
+    """The error for the `{{` before *start* if `find_closing_braces` found no end."""
     end = text.find(CLOSING_BRACES, start)
     if end == -1:
         return ExpressionError(
-            f"{OPENING_BRACES}{_shorten(text[start:])} is never closed.", fix=f"Close it with {CLOSING_BRACES}."
+            f"{OPENING_BRACES}{_shorten(text[start:])} is not closed.", fix=f"Close it with {CLOSING_BRACES}."
         )
     if not text[start:end].strip():
         return ExpressionError(
             f"{OPENING_BRACES} {CLOSING_BRACES} is empty.", fix="Write an expression between the braces."
         )
     return ExpressionError(
-        f"{OPENING_BRACES}{_shorten(text[start:end])}{CLOSING_BRACES} does not hold one JavaScript expression.",
-        fix="An expression is what can stand to the right of an equals sign: no statements, no semicolon.",
+        f"{OPENING_BRACES}{_shorten(text[start:end])}{CLOSING_BRACES} does not contain exactly one JavaScript expression.",
+        fix="Write what could follow an equals sign, without statements and semicolons.",
     )
 
 
 def add_missing_braces(value: JSON) -> JSON:
     """
-    The value of an `any` or `object` prop with the braces that it lacks: `{ "photos": steps.x.photos }` is JavaScript.
+    The value of an `any` or `object` prop with missing braces added: `{ "photos": steps.x.photos }` is JavaScript.
 
-    Any other value, text of other kinds among it, is returned as it is.
+    Any other value is returned unchanged.
     """
-    # parity[bare-javascript]: seen in synced workflows as objects that read steps; any other text is taken as text
+    # parity[bare-javascript]: synced workflows contain such objects that read steps; any other text stays text
     if (
         not isinstance(value, str)
         or OPENING_BRACES in value
@@ -139,10 +139,10 @@ def add_missing_braces(value: JSON) -> JSON:
 
 def iter_templates(value: JSON | Mapping[str, JSON], path: ValuePath = ()) -> Iterator[tuple[ValuePath, Template]]:
     """
-    Every text in *value* that holds an expression, with its path, in order.
+    Every text in *value* that contains an expression, with its path, in order.
 
     Raises:
-        ExpressionError: One cannot be read; the message starts with the path.
+        ExpressionError: A text is not a valid template; the message starts with its path.
     """
     if isinstance(value, str):
         if OPENING_BRACES in value:

@@ -1,8 +1,7 @@
 """
-What an event looks like: a tree of paths, a table, a JSON Schema, and how to write a path in a step.
+The shape of JSON values: a tree of paths, a pandas table, a JSON Schema, and paths as Node.js and Python write them.
 
-Knows JSON values and how Node.js and Python name a place in one. Knows nothing of drawing (`render`) and nothing of
-secrets: samples are shown as they are, so hand in `event.masked().data`, never the data of an unmasked event.
+Samples are not redacted: pass `event.masked().data`, never the data of an unmasked event. Drawing is in `render`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
-JSON values as pandas tables.
+JSON values as pandas tables, with a row per leaf or a row per record of a list.
 
-Knows two forms: a row per leaf, and a row per record of a list. pandas is imported when a table is made.
+pandas is imported when the first table is built.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def build_data_frame(value: JSON | Mapping[str, JSON], list_path: str | Sequence
     """
     *value* as a table.
 
-    Without *list_path*: one row per leaf, with the columns `path`, `type` and `value`; lists are unrolled, each item under
-    its index (`body.commits[0].message`). An empty list or object is a leaf.
+    Without *list_path*: one row per leaf, with the columns `path`, `type` and `value`. Each item of a list has its
+    own rows, under its index (`body.commits[0].message`). An empty list or object is a leaf.
 
-    With *list_path*, the path of a list: one row per record, nested objects flattened with dots (`author.name`); items that
-    are no objects stand in the column `value`. The path may be written as the shape copies it
-    (`steps.trigger.event.body.commits`) or without its beginning; a key after a list stands for that key of all its
+    With *list_path*, the path of a list: one row per record, with nested objects flattened with dots (`author.name`).
+    Items that are not objects go to the column `value`. The path may be written as the shape copies it
+    (`steps.trigger.event.body.commits`) or without `steps.trigger.event`. A key after a list selects that key of all
     items (`body.commits.added`).
 
     Raises:
-        RequestError: There is nothing at *list_path*; the message names the lists that there are.
+        RequestError: There is no value at *list_path*; the message names the existing lists.
     """
     import pandas as pd
 
@@ -71,7 +71,7 @@ def _records(value: JSON, at: str | Sequence[Segment]) -> list[Any]:
     try:
         path = parse_path(at) if isinstance(at, str) else tuple(at)
     except ValueError as fault:
-        raise RequestError(str(fault), fix="Write it as the shape copies it: body.commits") from None
+        raise RequestError(str(fault), fix="Write the path as the shape copies it, for example body.commits.") from None
     if path[:3] == _EVENT and not (isinstance(value, dict) and "steps" in value):
         path = path[3:]
     found: list[Any] = [value]
@@ -79,7 +79,7 @@ def _records(value: JSON, at: str | Sequence[Segment]) -> list[Any]:
         found = [below for item in found for below in _get_children(item, segment)]
     if not found:
         lists = ", ".join(_paths_of_lists(infer_shape(value))) or "none"
-        raise RequestError(f"There is nothing at {format_node_path(path)}.", fix=f"Lists that there are: {lists}.")
+        raise RequestError(f"There is no value at {format_node_path(path)}.", fix=f"Use the path of a list: {lists}.")
     return [record for item in found for record in (item if isinstance(item, list) else [item])]
 
 

@@ -1,8 +1,8 @@
 """
-The shape of JSON values: for each path, which types stand there, how often, and a few samples.
+Inference of the shape of JSON values: the types of each path, their counts, and a few samples.
 
-Knows JSON only. All values of one path are looked at together, level by level, so that the work per value is done
-in C: ten megabytes take a fraction of a second.
+All values of one path are processed together, level by level. So the work per value runs in C: ten megabytes take a
+fraction of a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pdkernel.model import JSON
 from pdkernel.shape.path_syntax import Segment
 
 MAX_SHAPE_DEPTH = 100
-"""Levels that are looked at; what lies deeper counts with its type alone."""
+"""Maximum depth in levels. For deeper values only the type is counted."""
 MAX_SAMPLES = 3
 MAX_SAMPLE_CHARS = 60
 
@@ -37,14 +37,14 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 @dataclass(frozen=True, slots=True)
 class Shape:
     """
-    What stands at one path.
+    The values at one path.
 
     Attributes:
-        path: Segments below the value that was looked at; the items of a list share the segment 0.
+        path: Segments below the root value; the items of a list share the segment 0.
         types: Type names as JSON Schema has them, each with its count, in order of first appearance.
-        samples: Up to three distinct values as JSON text, long ones cut. Null is no sample.
-        present_count: How many values stand there.
-        possible_count: How many could: the objects that might have this key, or the items of the list.
+        samples: Up to three distinct values other than null, as JSON text; long texts are shortened.
+        present_count: Number of values at the path.
+        possible_count: Number of objects that could have this key, or of items of the list.
         children: The keys of the objects in order of first appearance, then the items of the lists.
     """
 
@@ -57,7 +57,7 @@ class Shape:
 
     @property
     def type_names(self) -> tuple[str, ...]:
-        """The types without their counts."""
+        """The names of the types, without their counts."""
         return tuple(name for name, _ in self.types)
 
     @property
@@ -70,13 +70,13 @@ def infer_shape(*values: JSON | Mapping[str, JSON]) -> Shape:
     """
     The shape of *values*, merged.
 
-    Samples show what the values hold: give it an event's masked data.
+    Samples contain values of the input, so pass an event's masked data.
     """
     return _shape((), list(map(to_json_value, values)), len(values))
 
 
 def to_json_value(value: JSON | Mapping[str, JSON]) -> JSON:
-    """*value* as JSON: an event's data is a mapping, which need not be a dict."""
+    """*value* with a mapping converted to a dict: the data of an event is a mapping of any class."""
     return dict(value) if isinstance(value, Mapping) else value
 
 

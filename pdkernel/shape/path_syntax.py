@@ -1,8 +1,7 @@
 """
-A place in a JSON value, as Node.js and Python write it.
+Paths into JSON values in the syntax of Node.js and of Python.
 
-A place is a tuple of segments: a text for a key, a number for the item of a list. Knows the syntax of two
-languages; knows nothing of the value.
+A path is a tuple of segments: a text for a key, a number for an item of a list.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ _PART = re.compile(
 
 def format_node_path(segments: Sequence[Segment]) -> str:
     """
-    The expression for a place in Node.js and in `{{ }}`.
+    The expression for a path in Node.js and in `{{ }}`.
 
-    >>> node_path(("steps", "trigger", "event", "headers", "user-agent"))
+    >>> format_node_path(("steps", "trigger", "event", "headers", "user-agent"))
     'steps.trigger.event.headers["user-agent"]'
     """
     written = ""
@@ -43,9 +42,9 @@ def format_node_path(segments: Sequence[Segment]) -> str:
 
 def format_python_path(segments: Sequence[Segment]) -> str:
     """
-    The expression for a place in a Python step; the first segment is an attribute of `pd`.
+    The expression for a path in a Python step; the first segment is an attribute of `pd`.
 
-    >>> python_path(("steps", "trigger", "event", "body", 0))
+    >>> format_python_path(("steps", "trigger", "event", "body", 0))
     'pd.steps["trigger"]["event"]["body"][0]'
     """
     rest = "".join(f"[{_literal(segment, lambda letter: repr(letter)[1:-1])}]" for segment in segments[1:])
@@ -91,6 +90,6 @@ def _escaped(letter: str, escape: Callable[[str], str]) -> str:
 
 
 def _read_literal(literal: str) -> str:
-    """A quoted text of JavaScript or Python; where both could be meant, a pair of surrogates is one letter."""
+    """The value of a string literal of JavaScript or Python; a pair of surrogates becomes one character."""
     text = str(ast.literal_eval(literal))
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

@@ -1,8 +1,8 @@
 """
 The JSON Schema of a value.
 
-genson makes the schema. It looks at every value one by one, so it is not given the value but a small one of the same
-structure, built from the shape: the result is equal, and ten megabytes cost no more than one record.
+genson builds the schema. genson processes every value on its own, so it gets a few example values that are built
+from the shape. The schema is equal, and ten megabytes cost no more than one record.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _SAMPLE_BY_TYPE: dict[str, JSON] = {"null": None, "boolean": True, "integer": 0,
 
 
 def infer_schema(value: JSON | Mapping[str, JSON]) -> dict[str, Any]:
-    """The JSON Schema of *value*, equal to what `genson.SchemaBuilder` makes of it (down to `MAX_DEPTH` levels)."""
+    """The JSON Schema of *value*, equal to the schema of `genson.SchemaBuilder` down to `MAX_SHAPE_DEPTH` levels."""
     return build_schema(infer_shape(value))
 
 
 def build_schema(shape: Shape) -> dict[str, Any]:
-    """The JSON Schema of the values whose shape *shape* is."""
+    """The JSON Schema of the values with the shape *shape*."""
     from genson import SchemaBuilder
 
     builder = SchemaBuilder()
@@ -33,7 +33,7 @@ def build_schema(shape: Shape) -> dict[str, Any]:
 
 
 def _exemplars(shape: Shape) -> list[JSON]:
-    """A few values with the types of *shape*, in order of first appearance, that lack what may be lacking."""
+    """Example values with the types of *shape*, in order of first appearance; some lack the optional keys."""
     made: list[JSON] = []
     for name in shape.type_names:
         if name == "object":
@@ -47,7 +47,7 @@ def _exemplars(shape: Shape) -> list[JSON]:
 
 
 def _objects(properties: list[Shape]) -> list[JSON]:
-    """As few objects as show every exemplar of every property, and each optional property missing at least once."""
+    """The fewest objects that contain every exemplar of every property, with each optional property missing once."""
     columns = [(str(child.path[-1]), _exemplars(child), child.is_optional) for child in properties]
     rows = max((len(column) + optional for _, column, optional in columns), default=1)
     return [

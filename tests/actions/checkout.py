@@ -1,5 +1,5 @@
 """
-Components of ours, written for tests, in the layout of a components checkout.
+Components that were written for tests, in the layout of a components checkout.
 
 The app is `depot`: a key-based app with an action that sends, one whose options come from the account, one that adds
 props, one that cannot be loaded, and an event source.
@@ -82,7 +82,7 @@ export default {
 """
 
 BROKEN = """
-import missing from "a-package-that-nobody-installed";
+import missing from "a-package-that-is-not-installed";
 
 export default {
   key: "depot-broken",

@@ -1,4 +1,4 @@
-"""A project whose actions are tried, and the engine that runs them."""
+"""Fixtures: a project with actions, and the engine that runs them."""
 
 from __future__ import annotations
 

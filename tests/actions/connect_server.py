@@ -1,7 +1,7 @@
 """
 A Connect API on the loopback interface, as far as running actions needs it (`reference/connect-api.md`, sections 2, 4, 5).
 
-Attributes of what was asked are kept, so that a test can say what a real project would have received.
+The server stores its requests, so that a test can check what a real project would have received.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ConnectServer(ThreadingHTTPServer):
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of someone who uses it."""
+        """Environment variables of a client."""
         return {
             "PIPEDREAM_CLIENT_ID": CLIENT["client_id"],
             "PIPEDREAM_CLIENT_SECRET": CLIENT["client_secret"],
@@ -73,16 +73,16 @@ class _Handler(BaseHTTPRequestHandler):
     server: ConnectServer
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Send the response."""
         self._serve("GET", None)
 
     def do_POST(self) -> None:
-        """Answer."""
+        """Send the response."""
         length = int(self.headers.get("content-length") or 0)
         self._serve("POST", json.loads(self.rfile.read(length)))
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _serve(self, method: str, body: Any) -> None:
         url = urlsplit(self.path)

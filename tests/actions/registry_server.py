@@ -1,7 +1,7 @@
 """
 A package registry on the loopback interface, with packages that a test made.
 
-Answers what npm asks: a package's document and its archives. Knows no more of the protocol.
+The server has two routes: the document of a package, and its archives.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class PackageServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the registry."""
         return f"http://127.0.0.1:{self.server_port}/"
 
     def document(self, name: str) -> dict[str, object]:
-        """What npm is told of package *name*."""
+        """The document of package *name*."""
         versions = {}
         for version, packed in self.packages[name].items():
             versions[version] = {
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: PackageServer
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Send the response."""
         path = unquote(self.path).lstrip("/")
         self.server.asked.append(path)
         name, _, file = path.partition("/-/")
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, json.dumps(self.server.document(name)).encode())
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)

@@ -49,7 +49,7 @@ HOLDS = [
 
 @pytest.mark.parametrize(("kind", "initial", "second"), HOLDS, ids=[each[0] for each in HOLDS])
 async def test_end_based_on_condition_ends(run: Run, kind: str, initial: str, second: str) -> None:
-    """A condition that holds ends the workflow, with the message as the reason; steps below are skipped."""
+    """A true condition ends the workflow, with the message as the reason; later steps are skipped."""
     step = action("filter-end-based-on-condition@0.0.1", condition(kind, initial, second))
 
     execution = await run(step, python_step("after"))
@@ -68,7 +68,7 @@ FAILS = [
 
 @pytest.mark.parametrize(("kind", "initial", "second"), FAILS, ids=[each[0] for each in FAILS])
 async def test_end_based_on_condition_goes_on(run: Run, kind: str, initial: str, second: str) -> None:
-    """A condition that does not hold lets the workflow go on, and the step returns the other message."""
+    """With a false condition the workflow continues, and the step returns the other message."""
     step = action("filter-end-based-on-condition@0.0.1", condition(kind, initial, second))
 
     execution = await run(step, python_step("after"))
@@ -77,7 +77,7 @@ async def test_end_based_on_condition_goes_on(run: Run, kind: str, initial: str,
 
 
 async def test_continue_based_on_condition(run: Run) -> None:
-    """The other filter goes on where the condition holds, and ends the workflow where it does not."""
+    """The other filter continues if the condition is true, and ends the workflow if it is false."""
     on = await run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{true}}")))
     off = await run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{false}}")))
 
@@ -85,7 +85,7 @@ async def test_continue_based_on_condition(run: Run) -> None:
 
 
 async def test_unknown_condition(run: Run) -> None:
-    """A condition that there is not fails at the step, and the message names those that there are."""
+    """An unknown condition fails the step, and the message names the known conditions."""
     execution = await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1")))
 
     error = execution.step("act").error
@@ -95,7 +95,7 @@ async def test_unknown_condition(run: Run) -> None:
 
 
 async def test_built_in_actions_show_no_lines_of_their_own(run: Run) -> None:
-    """What a built-in action refuses is told without a stack: it would name files of pdkernel."""
+    """The error of a built-in action has no stack, since the stack would name files of pdkernel."""
     execution = await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1")))
 
     error = execution.step("act").error
@@ -111,7 +111,7 @@ async def test_end_workflow(run: Run) -> None:
 
 
 async def test_return_http_response(run: Run) -> None:
-    """The response is what the props say, with the defaults for the rest."""
+    """The response has the values of the props, with defaults for the others."""
     step = action("http-return-http-response@0.0.3", "resStatusCode: 201\nresHeaders:\n  x-a: b\nresBody:\n  ok: 1\n")
 
     execution = await run(a_workflow(step, response="custom"))
@@ -122,7 +122,7 @@ async def test_return_http_response(run: Run) -> None:
 
 
 async def test_return_http_response_default(run: Run) -> None:
-    """Without props the answer is status 200 and `{"success": true}`."""
+    """Without props the response is status 200 and `{"success": true}`."""
     execution = await run(a_workflow(action("http-return-http-response@0.0.3"), response="custom"))
 
     assert execution.response is not None

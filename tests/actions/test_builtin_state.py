@@ -19,7 +19,7 @@ STORE = "dataStore: cache\n"
 
 
 async def returned(run: Run, uses: str, body: str = "") -> JSON:
-    """What an action on the store `cache` returns."""
+    """The return value of an action on the store `cache`."""
     execution = await run(action(f"data_stores-{uses}@0.0.1", STORE + body))
     step = execution.step("act")
     assert step.status == "success", step.error or execution.error
@@ -27,12 +27,12 @@ async def returned(run: Run, uses: str, body: str = "") -> JSON:
 
 
 def records(project: Project) -> dict[str, JSON]:
-    """What is in the store `cache`."""
+    """The records of the store `cache`."""
     return {record.key: record.value for record in project.data_stores.read_page("cache").records}
 
 
 async def test_add_update_record(run: Run, project: Project) -> None:
-    """A value is stored under its key; text that is JSON is stored as what it says."""
+    """A value is stored under its key; JSON text is stored as the value that it encodes."""
     await returned(run, "add-update-record", "key: n\nvalue: '[1, 2]'\n")
     await returned(run, "add-update-record", "key: t\nvalue: plain\n")
 
@@ -47,7 +47,7 @@ async def test_add_update_multiple_records(run: Run, project: Project) -> None:
 
 
 async def test_get_record(run: Run, project: Project) -> None:
-    """A record's value is returned, and nothing where there is none."""
+    """The value of a record is returned, or null if the record does not exist."""
     project.data_stores.set("cache", "a", {"x": 1})
 
     assert await returned(run, "get-record", "key: a\n") == {"x": 1}
@@ -56,7 +56,7 @@ async def test_get_record(run: Run, project: Project) -> None:
 
 @pytest.mark.parametrize(("add", "stored"), [("'Yes'", {"models": []}), ("'No'", {})])
 async def test_get_record_or_create(run: Run, project: Project, add: str, stored: dict[str, JSON]) -> None:
-    """What is not there is created and returned if it is asked for, as synced workflows write it."""
+    """A missing record is created and returned, with the props of synced workflows."""
     value = await returned(run, "get-record-or-create", f"key: models\naddRecordIfNotFound: {add}\nvalue: '[]'\n")
 
     assert records(project) == stored
@@ -64,7 +64,7 @@ async def test_get_record_or_create(run: Run, project: Project, add: str, stored
 
 
 async def test_get_record_that_is_there(run: Run, project: Project) -> None:
-    """What is there is returned as it is."""
+    """An existing record is returned unchanged."""
     project.data_stores.set("cache", "models", ["m1"])
 
     value = await returned(run, "get-record-or-create", "key: models\naddRecordIfNotFound: 'Yes'\nvalue: '[]'\n")
@@ -73,7 +73,7 @@ async def test_get_record_that_is_there(run: Run, project: Project) -> None:
 
 
 async def test_has_key_or_create(run: Run, project: Project) -> None:
-    """The answer is whether the key was there; it is there afterwards if that is asked for."""
+    """The action returns whether the key exists, and creates the record if its props require that."""
     first = await returned(run, "has-key-or-create", "key: a\naddRecordIfNotFound: 'Yes'\nvalue: 1\n")
     second = await returned(run, "has-key-or-create", "key: a\n")
 
@@ -100,7 +100,7 @@ async def test_list_and_clear(run: Run, project: Project) -> None:
 
 
 async def test_append_to_record(run: Run, project: Project) -> None:
-    """A value is added to the end of a list, which is made if it is not there."""
+    """A value is appended to a list; a missing list is created."""
     await returned(run, "append-to-record", "key: a\nvalue: one\n")
     await returned(run, "append-to-record", "key: a\nvalue: two\n")
 
@@ -108,7 +108,7 @@ async def test_append_to_record(run: Run, project: Project) -> None:
 
 
 async def test_update_ttl(run: Run, project: Project) -> None:
-    """A record's time to live is set; one that is not there is an error."""
+    """The time to live of a record is set; a missing record is an error."""
     project.data_stores.set("cache", "a", 1)
     await returned(run, "update-ttl", "key: a\nttl: 60\n")
 
@@ -119,7 +119,7 @@ async def test_update_ttl(run: Run, project: Project) -> None:
 
 
 async def test_default_store(run: Run, project: Project) -> None:
-    """An action that names no store uses the project's default one."""
+    """An action without a store uses the project's default store."""
     execution = await run(action("data_stores-add-update-record@0.0.9", "key: a\nvalue: 1\n"))
 
     assert execution.status == "success", execution.error
@@ -128,15 +128,15 @@ async def test_default_store(run: Run, project: Project) -> None:
 
 class _Echo(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        """Say what was received."""
+        """Respond with the received request."""
         text = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
-        told = {
+        received = {
             "path": self.path,
             "body": text,
             "auth": self.headers.get("authorization"),
             "x": self.headers.get("x-a"),
         }
-        body = json.dumps(told).encode()
+        body = json.dumps(received).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
@@ -144,12 +144,12 @@ class _Echo(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    """The URL of a server on the loopback interface that says what it received."""
+    """The URL of a server on the loopback interface that responds with the received request."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

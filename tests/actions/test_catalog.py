@@ -1,4 +1,4 @@
-"""Where an action comes from: sources, versions, licence; packages from a registry of ours."""
+"""The catalogue of actions: sources, versions, licence; packages come from a local registry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.actions.registry_server import PackageServer, archive, depot, serving
 
 PACKAGE = "@pipedream/depot"
 VERSIONS = {"0.1.0": "0.0.9", "0.9.0": "0.1.1", "0.10.0": "0.1.2"}
-"""Of the package, and of its action in it."""
+"""Versions of the package, each with the version of its action."""
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_two_versions_side_by_side(catalog: Catalog) -> None:
 
 
 async def test_a_version_that_npm_does_not_have(catalog: Catalog) -> None:
-    """The message names the versions that packages hold, and how to run another from now on."""
+    """The message names the versions in the packages, and the command that chooses another version."""
     with pytest.raises(ActionVersionError) as caught:
         await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
 
@@ -105,7 +105,7 @@ def history(registry: PackageServer, *held: str | None) -> None:
 async def test_a_version_is_found_wherever_it_is(
     catalog: Catalog, registry: PackageServer, held: list[str | None], package: str
 ) -> None:
-    """An action that was taken out for a while, or for good, or whose versions do not grow."""
+    """The version is found if the action was removed for a while or for good, or if its versions do not grow."""
     history(registry, *held)
 
     component = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.2"))
@@ -114,23 +114,23 @@ async def test_a_version_is_found_wherever_it_is(
 
 
 async def test_a_version_that_is_nowhere_was_looked_for_everywhere(catalog: Catalog, registry: PackageServer) -> None:
-    """Each package is downloaded once, which is told, and all versions that there are are named."""
+    """Each package is downloaded once, with a progress message, and the error names all existing versions."""
     history(registry, "0.0.1", None, None, "0.0.4", None, "0.0.6")
-    told: list[str] = []
+    messages: list[str] = []
 
     with pytest.raises(ActionVersionError) as caught:
-        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.2"), progress=told.append)
+        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.2"), progress=messages.append)
 
     downloads = [path for path in registry.asked if path.endswith(".tgz")]
     assert sorted(downloads) == [f"{PACKAGE}/-/1.{minor}.0.tgz" for minor in range(6)]
-    assert "packages hold depot-put-thing in 0.0.1, 0.0.4, 0.0.6." in caught.value.message
-    assert told[-1] == f"Looking for depot-put-thing@0.0.2 on npm: {PACKAGE} 1.4.0 (0 left at most)"
+    assert "Packages contain depot-put-thing in 0.0.1, 0.0.4, 0.0.6." in caught.value.message
+    assert messages[-1] == f"Searching npm for depot-put-thing@0.0.2: {PACKAGE} 1.4.0 (at most 0 left)"
 
 
 async def test_a_search_has_an_end_and_goes_on_next_time(
     project: Project, registry: PackageServer, tmp_path: Path
 ) -> None:
-    """It says how many of how many it has looked at; what it knows is not downloaded again."""
+    """The error names the number of searched versions; indexed packages are not downloaded again."""
     history(registry, None, "0.0.2", *[None] * 4)
     folder, lock = tmp_path / "components", ActionsLock(tmp_path / LOCK_NAME)
     packages = NpmRegistry(npm_environ(tmp_path, registry.url), folder=folder / "installed", lock=lock.path)
@@ -140,13 +140,13 @@ async def test_a_search_has_an_end_and_goes_on_next_time(
         await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
     found = await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
 
-    assert "in none of 3 versions of @pipedream/depot that were looked at, of 6" in caught.value.message
-    assert caught.value.fix == "To look at more of them: pdkernel actions add depot-put-thing@0.0.2"
+    assert "not in the 3 of 6 searched versions of @pipedream/depot" in caught.value.message
+    assert caught.value.fix == "To search more versions: pdkernel actions add depot-put-thing@0.0.2"
     assert found.source == f"npm {PACKAGE} 1.1.0"
 
 
 async def test_a_long_history_is_looked_at_in_few_steps(catalog: Catalog, registry: PackageServer) -> None:
-    """Where versions grow, halves find it."""
+    """If versions grow, the binary search finds the version."""
     history(registry, *(f"0.0.{minor}" for minor in range(30)))
 
     component = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.11"))
@@ -157,7 +157,7 @@ async def test_a_long_history_is_looked_at_in_few_steps(catalog: Catalog, regist
 
 
 async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> None:
-    """A key that is not in the package names its neighbours there."""
+    """The error for a key that is not in the package names similar keys."""
     with pytest.raises(ActionNotFoundError) as caught:
         await catalog.resolve_or_install(ActionReference("depot-put-things", None))
 
@@ -165,7 +165,7 @@ async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> Non
 
 
 async def test_a_package_that_npm_does_not_have(catalog: Catalog) -> None:
-    """An app without a package says what else could run it."""
+    """The error for an app without a package names the other sources."""
     with pytest.raises(ActionNotFoundError) as caught:
         await catalog.resolve_or_install(ActionReference("hangar-open", "0.0.1"))
 
@@ -174,7 +174,7 @@ async def test_a_package_that_npm_does_not_have(catalog: Catalog) -> None:
 
 
 async def test_installed_once(catalog: Catalog, registry: PackageServer) -> None:
-    """What is installed is found again without asking the registry."""
+    """An installed component is found without a request to the registry."""
     await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
     registry.asked.clear()
 
@@ -185,7 +185,7 @@ async def test_installed_once(catalog: Catalog, registry: PackageServer) -> None
 
 
 async def test_no_install(catalog: Catalog, registry: PackageServer) -> None:
-    """Where installing is forbidden the message names the command, and nothing is asked."""
+    """If installations are forbidden, the message names the command, and no request is sent."""
     with pytest.raises(ActionNotFoundError) as caught:
         await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"), install=False)
 
@@ -194,7 +194,7 @@ async def test_no_install(catalog: Catalog, registry: PackageServer) -> None:
 
 
 async def test_no_network(project: Project, tmp_path: Path) -> None:
-    """A registry that cannot be reached is told apart from an action that is not there."""
+    """An unreachable registry has another error than a missing action."""
     catalog = Catalog.for_project(project, environ=npm_environ(tmp_path, "http://127.0.0.1:1/"))
     catalog.settings.accept_licence()
     catalog.settings.set_source("npm", base=tmp_path)
@@ -204,14 +204,14 @@ async def test_no_network(project: Project, tmp_path: Path) -> None:
 
 
 async def test_search_on_npm(catalog: Catalog) -> None:
-    """With an app named, npm is asked; its sources are not among the actions."""
+    """A search with an app finds its actions on npm, without its event sources."""
     found = await catalog.search("thing", app="depot")
 
     assert [component.uses for component in found] == ["depot-put-thing@0.1.2"]
 
 
 async def test_search_among_the_built_in(project: Project) -> None:
-    """Every word must be there; a hit in the name comes before one in the description."""
+    """Every word must match; a match in the name comes before a match in the description."""
     found = await Catalog.for_project(project, environ={}).search("record")
 
     assert all("record" in f"{each.key} {each.name} {each.description}".lower() for each in found)
@@ -227,7 +227,7 @@ def test_npm_needs_its_licence(project: Project, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_components(project: Project, tmp_path: Path) -> None:
-    """A folder that holds no components is refused."""
+    """A folder without components is refused."""
     with pytest.raises(RequestError):
         ActionSettings(project.settings).set_source(".", base=tmp_path)
 
@@ -268,7 +268,7 @@ def test_a_module_that_is_not_a_file_of_the_checkout(project: Project, tmp_path:
 
 
 def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> None:
-    """A folder is the author's: what is changed there counts at once."""
+    """A change in a folder of components takes effect at once."""
     write_checkout(tmp_path / "checkout")
     catalog = Catalog.for_project(project, environ={})
     catalog.settings.set_source("checkout", base=tmp_path)
@@ -284,7 +284,7 @@ def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("version", ["0.0.1", "0.0.99", None])
 def test_built_in_versions(project: Project, version: str | None) -> None:
-    """A built-in action stands for every version with the same first number, and the record says which it is."""
+    """A built-in action runs for every version of its major version, and the record names its own version."""
     component = Catalog.for_project(project, environ={}).resolve("filter-continue-based-on-condition", version)
 
     assert component.version == "0.0.2"
@@ -292,13 +292,13 @@ def test_built_in_versions(project: Project, version: str | None) -> None:
 
 
 def test_built_in_other_version(project: Project) -> None:
-    """A first number that differs is refused: its props may be others."""
+    """Another major version is refused: its props may differ."""
     with pytest.raises(ActionVersionError):
         Catalog.for_project(project, environ={}).resolve("http-custom-request", "0.2.0")
 
 
 def test_every_built_in_action_is_complete() -> None:
-    """Each of our modules that is a component has a name, a description and its key as the file's name."""
+    """Each built-in component has a name and a description, and its key is the name of its file."""
     own = load_builtin_actions()
 
     assert len(own) == 18
@@ -319,13 +319,13 @@ def test_every_built_in_action_is_complete() -> None:
     ],
 )
 def test_default_step_name(key: str, name: str) -> None:
-    """A step is called what the platform's builder calls it."""
+    """The suggested step name is the name that the platform's builder chooses."""
     assert suggest_step_name(key) == name
 
 
 @pytest.mark.parametrize("text", ["slack", "slack-send@x", "@0.0.1", "Slack-send@0.0.1", ""])
 def test_not_a_key(text: str) -> None:
-    """What is no key is refused with an example."""
+    """A text that is not a key is refused with an example."""
     with pytest.raises(RequestError):
         ActionReference.parse(text)
 
@@ -351,5 +351,5 @@ def test_header_without_running(text: str) -> None:
     "text", ["export const a = 1;", "export default { key: name, version: '1.0.0' };", "export default {"]
 )
 def test_not_a_component(text: str) -> None:
-    """A module that says no key is none."""
+    """A module without a literal key is not a component."""
     assert parse_header(text) is None

@@ -1,4 +1,4 @@
-"""Actions that Pipedream runs, against an API of ours on the loopback interface."""
+"""Actions that Pipedream runs, against a local server with the Connect API."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_pipedream_runs_the_action(run: RunSteps, api: ConnectServer) -> N
 
 
 async def test_the_record_says_where_it_ran(run: RunSteps) -> None:
-    """The step's record names Connect, what that cannot do, the account and the one call that was made."""
+    """The record of the step names Connect, its limitations, the account and the single call."""
     execution = await run(action(OPEN, "door: A\n"))
 
     step = execution.step("act")
@@ -88,14 +88,14 @@ async def test_the_record_says_where_it_ran(run: RunSteps) -> None:
 
 
 async def test_the_users_environment_is_told(run: RunSteps, api: ConnectServer) -> None:
-    """The external user's environment is the one that the API is asked in."""
+    """Requests to the API use the environment of the external user."""
     await run(action(OPEN, "door: A\n"), environment="production")
 
     assert {environment for _, path, environment, _ in api.asked if path == "/actions/run"} == {"production"}
 
 
 async def test_a_failure_there_is_the_steps(run: RunSteps, api: ConnectServer) -> None:
-    """An error among the observations fails the step with its name and message, what it printed is kept."""
+    """An error among the observations fails the step with its name and message; the printed lines are in the record."""
     api.answer = {
         "exports": {},
         "os": [
@@ -114,7 +114,7 @@ async def test_a_failure_there_is_the_steps(run: RunSteps, api: ConnectServer) -
 
 
 async def test_an_http_error_is_not_repeated(run: RunSteps, api: ConnectServer) -> None:
-    """A status of 500 fails the step; the run is not asked for a second time."""
+    """A status of 500 fails the step, without a second request."""
     api.status = 500
 
     execution = await run(action(OPEN, "door: A\n"))
@@ -126,7 +126,7 @@ async def test_an_http_error_is_not_repeated(run: RunSteps, api: ConnectServer) 
 
 
 async def test_no_account_there(run: RunSteps) -> None:
-    """A user without an account at Connect refuses the run with the platform's words."""
+    """A user without an account at Connect refuses the run with the platform's message."""
     execution = await run(python_step("first"), action(OPEN, "door: A\n"), user="bob")
 
     assert execution.error is not None
@@ -151,7 +151,7 @@ async def test_an_action_that_pipedream_does_not_have(run: RunSteps) -> None:
 
 
 async def test_missing_prop(run: RunSteps, api: ConnectServer) -> None:
-    """A required prop without a value is told before anything runs there."""
+    """A required prop without a value refuses the run before any request."""
     execution = await run(action(OPEN))
 
     assert execution.error is not None
@@ -169,7 +169,7 @@ async def test_neither_secret_nor_token_is_in_the_record(run: RunSteps, api: Con
 
 
 async def test_options(runtime: WorkflowEngine, api: ConnectServer) -> None:
-    """What a prop may be is asked of Connect, with the user and the other props."""
+    """Options of a prop come from Connect, for the user and the values of the other props."""
     request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
 
     page = await runtime.forms.load_options(request, "door", query="d")
@@ -191,7 +191,7 @@ async def test_missing_settings(project: Project, tmp_path: Path) -> None:
 
 
 async def test_a_search_takes_every_page(project: Project, api: ConnectServer, tmp_path: Path) -> None:
-    """Pipedream answers in pages."""
+    """A search reads all pages."""
     catalog = Catalog.for_project(project, environ=api.environ)
     catalog.settings.set_source("connect", base=tmp_path)
 

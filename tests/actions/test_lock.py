@@ -1,4 +1,4 @@
-"""The lock file for actions: who clones a project runs the same packages, and the same choices."""
+"""The lock file for actions: every clone of a project runs the same packages and the same versions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def registry() -> Iterator[PackageServer]:
 
 @pytest.fixture
 def clone(registry: PackageServer, tmp_path: Path) -> Iterator[Clone]:
-    """Opens a project of a colleague, with the lock file that `ours` has by then."""
+    """Open another clone of the project, with the current lock file of the clone `ours`."""
     opened: list[Project] = []
 
     def open_project(name: str) -> Catalog:
@@ -57,7 +57,7 @@ def publish(registry: PackageServer, package: str, action: str) -> None:
 
 
 async def test_the_lock_file_has_hashes_and_no_address(clone: Clone, registry: PackageServer, tmp_path: Path) -> None:
-    """It names the package version of each action, and each package's hash."""
+    """The lock file names the package version of each action, and the hash of each package."""
     await clone("ours").resolve_or_install(PUT)
 
     text = (tmp_path / "ours" / LOCK_NAME).read_text()
@@ -68,7 +68,7 @@ async def test_the_lock_file_has_hashes_and_no_address(clone: Clone, registry: P
 
 
 async def test_a_clone_gets_the_same_package(clone: Clone, registry: PackageServer) -> None:
-    """A newer package with the same version of an action is not taken, nor looked at."""
+    """A newer package with the same version of an action is not downloaded."""
     ours = clone("ours")
     await ours.resolve_or_install(PUT)
     await ours.resolve_or_install(FILL)
@@ -82,7 +82,7 @@ async def test_a_clone_gets_the_same_package(clone: Clone, registry: PackageServ
 
 
 async def test_without_the_lock_file_the_newest_is_taken(clone: Clone, registry: PackageServer) -> None:
-    """The other side of the test above."""
+    """Without a lock file, the newer package is installed."""
     publish(registry, "0.11.0", "0.1.2")
 
     found = await clone("ours").resolve_or_install(PUT)
@@ -91,7 +91,7 @@ async def test_without_the_lock_file_the_newest_is_taken(clone: Clone, registry:
 
 
 async def test_the_lock_file_counts_more_than_what_is_installed(clone: Clone, registry: PackageServer) -> None:
-    """Who takes a colleague's lock file runs the colleague's package from then on."""
+    """With another lock file, the package that it names runs."""
     await clone("ours").resolve_or_install(PUT)
     publish(registry, "0.11.0", "0.1.2")
     theirs = clone("theirs")
@@ -107,7 +107,7 @@ async def test_the_lock_file_counts_more_than_what_is_installed(clone: Clone, re
 
 
 async def test_other_bytes_than_the_lock_file_knows_are_refused(clone: Clone, registry: PackageServer) -> None:
-    """A registry that gives another package under the same version."""
+    """A package with another hash than the locked one is refused."""
     await clone("ours").resolve_or_install(PUT)
     publish(registry, "0.10.0", '0.1.2", name: "other')
 
@@ -116,20 +116,20 @@ async def test_other_bytes_than_the_lock_file_knows_are_refused(clone: Clone, re
 
 
 async def test_a_lock_file_that_names_the_wrong_package(clone: Clone, registry: PackageServer) -> None:
-    """What was merged wrongly is told, with what to do."""
+    """A locked package version without the action is refused, with the fix."""
     publish(registry, "0.9.0", "0.1.1")
     ours = clone("ours")
     await ours.resolve_or_install(PUT)
     ours.lock.lock_package_version(str(PUT), "0.9.0")
 
-    with pytest.raises(ProjectError, match=r"says that @pipedream/depot 0.9.0 has depot-put-thing@0.1.2") as told:
+    with pytest.raises(ProjectError, match=r"names @pipedream/depot 0.9.0 for depot-put-thing@0.1.2") as caught:
         await clone("theirs").resolve_or_install(PUT)
 
-    assert LOCK_NAME in told.value.fix
+    assert LOCK_NAME in caught.value.fix
 
 
 async def test_a_clone_has_the_choice_of_another_version(clone: Clone) -> None:
-    """`--instead-of` is part of what is committed."""
+    """The lock file contains the versions that `--instead-of` has chosen."""
     clone("ours").lock.override_version("depot-put-thing@0.1.7", "0.1.2")
 
     found = await clone("theirs").resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
@@ -138,7 +138,7 @@ async def test_a_clone_has_the_choice_of_another_version(clone: Clone) -> None:
 
 
 def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
-    """Each writes the whole file, one after the other."""
+    """Concurrent writers of the lock file keep each other's entries."""
     path = tmp_path / LOCK_NAME
 
     with ThreadPoolExecutor(8) as pool:
@@ -148,7 +148,7 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_lock_file_that_is_none(tmp_path: Path) -> None:
-    """What cannot be read is told, and left as it is."""
+    """An unreadable lock file raises an error and stays unchanged."""
     path = tmp_path / LOCK_NAME
     path.write_text("<<<<<<< HEAD\n")
 

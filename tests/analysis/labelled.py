@@ -41,14 +41,14 @@ class Case:
 
     @property
     def found(self) -> frozenset[str]:
-        """What the contract says; of types those that are labelled or wrong."""
+        """The fields of the contract, with the types that are labelled or wrong."""
         workflow = Workflow("case", steps=(Step("case", self.language, self.code),))
         return frozenset(_said(derive_contract(workflow)))
 
 
 @dataclass(frozen=True)
 class Score:
-    """Found and labelled, found and not, labelled and not found."""
+    """The counts of true positives, false positives and false negatives."""
 
     right: int
     wrong: int
@@ -56,12 +56,12 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """Of what was found, what is so."""
+        """The part of the found facts that is labelled."""
         return self.right / (self.right + self.wrong)
 
     @property
     def recall(self) -> float:
-        """Of what is so, what was found."""
+        """The part of the labelled facts that is found."""
         return self.right / (self.right + self.missed)
 
 
@@ -90,7 +90,7 @@ def _said(contract: Contract) -> Iterator[str]:
 
 
 def score(language: str) -> Score:
-    """How the contract does on the cases of *language*."""
+    """The score of the contract on the cases of *language*."""
     pairs = [(case.found, case.labels) for case in cases(language)]
     return Score(
         right=sum(len(found & labels) for found, labels in pairs),

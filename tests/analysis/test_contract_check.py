@@ -11,7 +11,7 @@ from tests.builders import a_workflow, an_event, node_step, python_step
 
 
 def contract(body: str) -> Contract:
-    """The contract of one Python step, `body` being the event's."""
+    """The contract of one Python step, where `body` is the body of the event."""
     return derive_contract(
         a_workflow(python_step("read", "event = pd.steps['trigger']['event']\nbody = event['body']\n" + body))
     )
@@ -29,7 +29,7 @@ def test_an_event_that_has_everything_has_no_findings() -> None:
 
 
 def test_a_required_field_that_is_missing_is_named_once() -> None:
-    """What is missing is named where the event ends, with everybody who reads what would be in it."""
+    """The violation names the first missing container, with all readers of the fields in it."""
     found = contract("issue = body['issue']\nprint(issue['title'], issue['number'])")
 
     (finding,) = check_event(found, an_event({"other": 1}).data)
@@ -39,14 +39,14 @@ def test_a_required_field_that_is_missing_is_named_once() -> None:
 
 
 def test_an_optional_field_may_be_missing_or_null() -> None:
-    """What the code copes without is not missed."""
+    """An optional field is not a violation."""
     found = contract("print(body.get('title', 'x').lower())\nif body.get('user'):\n    print(body['user']['id'])")
     assert findings(found, {}) == []
     assert findings(found, {"title": "a", "user": None}) == []
 
 
 def test_what_is_in_an_optional_object_is_missed_only_with_the_object() -> None:
-    """An object that may be missing must be whole where it is there."""
+    """If an optional object is present, its required fields must be too."""
     found = contract("if 'user' in body:\n    print(body['user'].get('name'))")
     assert findings(found, {"user": {}}) == []
 
@@ -55,13 +55,13 @@ def test_what_is_in_an_optional_object_is_missed_only_with_the_object() -> None:
     ("value", "kind"), [(1, "integer"), (True, "boolean"), ([], "array"), ({"a": 1}, "object"), (None, "null")]
 )
 def test_another_type_is_named(value: Any, kind: str) -> None:
-    """Something else than the text that a step takes it for is a finding."""
+    """A value that is not the expected text is a violation."""
     found = contract("print(body['title'].lower())")
     assert findings(found, {"title": value}) == [("type", "body.title", kind)]
 
 
 def test_an_object_that_is_a_text_is_named_and_not_looked_into() -> None:
-    """Where an object must be, a text is one finding."""
+    """A text in the place of an object is one violation."""
     found = contract("print(body['user']['id'], body['user']['name'])")
     assert findings(found, {"user": "ada"}) == [("type", "body.user", "string")]
 
@@ -79,7 +79,7 @@ def test_a_list_whose_first_item_is_read_must_have_one() -> None:
 
 
 def test_a_whole_body_must_be_there() -> None:
-    """A step that looks the body up fails on an event without one."""
+    """A step that reads the body fails on an event without a body."""
     assert [each.path for each in check_event(contract("return body"), {"method": "GET"})] == ["body"]
 
 
@@ -91,6 +91,6 @@ def test_javascript_takes_a_text_that_is_a_number() -> None:
 
 
 def test_several_types_that_the_code_tells_apart_are_all_right() -> None:
-    """A type that the code asks for is no expectation."""
+    """A type that the code checks is not an expectation."""
     found = contract("tags = body['tags']\nif isinstance(tags, str):\n    tags = tags.split(',')\nprint(tags)")
     assert findings(found, {"tags": "a"}) == findings(found, {"tags": ["a"]}) == []

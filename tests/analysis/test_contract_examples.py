@@ -1,4 +1,4 @@
-"""An event that keeps a contract, and the contract as JSON Schema."""
+"""Example events for a contract, and the contract as JSON Schema."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALL = [case for language in ("python", "node") for case in cases(language)]
 
 
 def test_without_saved_events_values_are_made_up_by_type() -> None:
-    """Required fields have values of their types; what is not required is left out."""
+    """Required fields have values of their types; optional fields are left out."""
     assert build_example_event(CONTRACT) == {
         "method": "POST",
         "path": "/",
@@ -39,7 +39,7 @@ def test_without_saved_events_values_are_made_up_by_type() -> None:
 
 
 def test_values_are_taken_from_saved_events() -> None:
-    """What a saved event has stands in the example, unread fields left out; what it lacks is made up."""
+    """The example has the read fields of a saved event; missing fields get values of their types."""
     saved = an_event({"title": "Café", "note": "n", "secret": "s", "items": [{"sku": "A1", "price": 2}]}).data
 
     made = build_example_event(CONTRACT, [saved])
@@ -48,14 +48,14 @@ def test_values_are_taken_from_saved_events() -> None:
 
 
 def test_the_event_without_fault_comes_first() -> None:
-    """Of several saved events the one that keeps the contract is taken."""
+    """The values come from the saved event without violations."""
     bad = an_event({"title": 7}).data
     good = {**an_event({"title": "t", "count": 3, "items": [{"sku": "B"}]}).data, "headers": {"x-kind": "k"}}
     assert build_example_body(CONTRACT, [bad, good]) == {"title": "t", "count": 3, "items": [{"sku": "B"}]}
 
 
 def test_only_what_is_required() -> None:
-    """The body for a caller's snippet holds nothing that may be left out."""
+    """The body for a caller's snippet has no optional fields."""
     saved = an_event({"title": "t", "note": "n"}).data
     assert build_example_body(CONTRACT, [saved], only_required=True) == {
         "title": "t",
@@ -65,14 +65,14 @@ def test_only_what_is_required() -> None:
 
 
 def test_an_event_that_is_no_request_has_no_request_line() -> None:
-    """What a source emits has only what is read of it."""
+    """The example event of a source has only the read fields."""
     step = python_step("read", "print(pd.steps['trigger']['event']['timestamp'])")
     assert build_example_event(derive_contract(a_workflow(step)), is_http=False) == {"timestamp": "timestamp"}
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case.language}: {case.name}")
 def test_every_example_keeps_its_contract(case: Case) -> None:
-    """The example has no fault, and the JSON Schema takes it."""
+    """The example has no violations, and the JSON Schema accepts it."""
     from pdkernel.model import Step
 
     contract = derive_contract(Workflow("case", steps=(Step("case", case.language, case.code),)))
@@ -83,7 +83,7 @@ def test_every_example_keeps_its_contract(case: Case) -> None:
 
 
 def test_the_schema_refuses_what_the_check_finds() -> None:
-    """Missing fields and other types are faults by the schema, too."""
+    """The schema rejects missing fields and other types, too."""
     schema = build_contract_schema(CONTRACT)
     good = build_example_event(CONTRACT)
     assert isinstance(good["body"], dict)
@@ -95,7 +95,7 @@ def test_the_schema_refuses_what_the_check_finds() -> None:
 
 
 def test_the_schema() -> None:
-    """Objects, lists and what is required of them."""
+    """The schema has objects, lists and required fields."""
     schema = build_contract_schema(CONTRACT)
     assert schema["required"] == ["body", "headers"]
     assert schema["properties"]["body"] == {

@@ -51,7 +51,7 @@ def test_a_finding_names_its_place(tmp_path: Path) -> None:
     assert result.findings == (
         Finding(
             "reference", "a", 2, 3,
-            "Step a (cell 2, line 3) reads steps.later, which stands below it and has not run by then.",
+            "Step a (cell 2, line 3) reads steps.later, which comes later and has not run yet.",
             "Move later above a.",
         ),
     )  # fmt: skip

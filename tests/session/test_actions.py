@@ -191,7 +191,7 @@ def test_a_step_of_npm_names_the_command_that_accepts_the_licence(unlicensed: Se
 
     assert execution.error is not None
     assert execution.error.code == "licence"
-    assert execution.error.message.startswith("Step put: The action depot-put-thing@0.1.2 is to run from npm.")
+    assert execution.error.message.startswith("Step put: The action depot-put-thing@0.1.2 comes from npm.")
     for error in (execution.error, described.value, searched.value):
         assert "pdkernel project set actions npm --accept-licence" in str(error)
 

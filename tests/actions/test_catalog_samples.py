@@ -1,4 +1,4 @@
-"""Every `uses` of real synced workflows runs, or the message names what would run it."""
+"""Every `uses` of real synced workflows runs, or the message names a source that can run it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMED = [
 
 @pytest.mark.parametrize("uses", RUNS)
 def test_built_in(project: Project, uses: str) -> None:
-    """It is built in."""
+    """The action is built in."""
     wanted = ActionReference.parse(uses)
 
     assert Catalog.for_project(project, environ={}).resolve(wanted.key, wanted.version).source == "built in"
@@ -34,7 +34,7 @@ def test_built_in(project: Project, uses: str) -> None:
 
 @pytest.mark.parametrize(("uses", "source"), NAMED)
 def test_named(project: Project, uses: str, source: str) -> None:
-    """It is not, and the message names a source that would run it."""
+    """The action is not built in, and the message names a source that can run it."""
     wanted = ActionReference.parse(uses)
 
     with pytest.raises(ActionNotFoundError) as caught:

@@ -1,4 +1,4 @@
-"""A workflow's contract: several steps, props, readers, what is handed on from step to step."""
+"""The contract of a workflow: several steps, props, readers, values that steps export."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_reader_is_a_step_its_cell_and_the_line_in_it() -> None:
 
 
 def test_a_field_is_required_if_one_step_requires_it() -> None:
-    """One step copes without a field and the next does not: the event must have it."""
+    """A field that is optional for one step and required by the next is required."""
     copes = python_step("first", "print(pd.steps['trigger']['event']['body'].get('title'))")
     needs = node_step("second", "return steps.trigger.event.body.title.trim();")
 
@@ -84,7 +84,7 @@ def test_a_step_that_returns_the_event_hands_it_on() -> None:
 
 
 def test_what_a_step_makes_of_the_event_is_not_followed() -> None:
-    """A result that is one of several, or computed, is nobody's field."""
+    """A result that is one of several, or computed, is not a field of the event."""
     first = python_step("first", "body = pd.steps['trigger']['event']['body']\nreturn transform(body)")
     second = node_step("second", "return steps.first.$return_value.title;")
 
@@ -95,7 +95,7 @@ def test_what_a_step_makes_of_the_event_is_not_followed() -> None:
 
 
 def test_a_disabled_step_reads_nothing() -> None:
-    """A disabled step has no part in the contract."""
+    """A disabled step is not part of the contract."""
     step = replace(python_step("off", "return pd.steps['trigger']['event']['body']['title']"), disabled=True)
     assert derive_contract(a_workflow(step)) == Contract()
 
@@ -109,7 +109,7 @@ def test_a_disabled_step_reads_nothing() -> None:
     ids=lambda step: step.language,
 )
 def test_code_that_cannot_be_read_is_named(step: Step) -> None:
-    """A step with a syntax error stands among those that were not read."""
+    """A step with a syntax error is listed as not read."""
     assert [reader.step for reader in derive_contract(a_workflow(step)).unparsed_steps] == ["broken"]
 
 
@@ -117,7 +117,7 @@ def test_code_that_cannot_be_read_is_named(step: Step) -> None:
     "step", [bash_step("shell", "jq .trigger.event.body.x $PIPEDREAM_STEPS"), go_step("compiled")], ids=["bash", "go"]
 )
 def test_code_of_bash_and_go_steps_is_not_read(step: Step) -> None:
-    """A Bash or Go step is listed as not read: what its code needs of the event is unknown."""
+    """A Bash or Go step is listed as not read."""
     contract = derive_contract(a_workflow(step))
 
     assert [reader.step for reader in contract.unparsed_steps] == [step.name]
@@ -125,13 +125,13 @@ def test_code_of_bash_and_go_steps_is_not_read(step: Step) -> None:
 
 
 def test_code_that_is_nested_too_deeply_is_named() -> None:
-    """A step that no walk can follow to its end is not read, and breaks nothing."""
+    """A step that is nested too deeply is listed as not read."""
     deep = node_step("deep", f"return {'(' * 3000}1{')' * 3000};")
     assert [reader.step for reader in derive_contract(a_workflow(deep)).unparsed_steps] == ["deep"]
 
 
 def test_a_function_that_calls_itself_ends() -> None:
-    """Recursion over the event is followed once, and what it goes on with is unknown or read."""
+    """Recursion over the event is traced once, and deeper values are dynamic or read."""
     step = python_step(
         "walk",
         "def walk(node):\n    print(node['name'])\n    for child in node['children']:\n        walk(child)\n"
@@ -143,7 +143,7 @@ def test_a_function_that_calls_itself_ends() -> None:
 
 
 def test_an_action_without_expressions_reads_nothing() -> None:
-    """Props that are plain values, and accounts, are no reads."""
+    """Props with plain values, and accounts, are not reads."""
     step = a_step("%%pdstep send --uses slack-send-message@0.0.20 --app slack\ntext: steps.trigger.event.body.title\n")
     assert derive_contract(a_workflow(step)) == Contract()
 
@@ -159,7 +159,7 @@ def test_types_of_two_steps_are_both_told() -> None:
 
 
 def test_the_contract_as_json() -> None:
-    """The JSON names path, whether it is required, types and readers, and the objects that are whole or unknown."""
+    """The JSON has path, required, types and readers of the fields, and the `whole` and `unknown` objects."""
     step = python_step("b", "body = pd.steps['trigger']['event']['body']\nprint(body['id'])\nreturn list(body.items())")
     read, listed = ({"step": "b", "cell": None, "line": line, "prop": None, "file": None} for line in (4, 5))
 

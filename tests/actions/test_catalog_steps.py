@@ -79,7 +79,7 @@ async def test_props_are_evaluated(run: Run, folder: Path, ada: str) -> None:
 
 
 async def test_the_record_names_the_source(run: Run, folder: Path, ada: str) -> None:
-    """The step's record says where the action came from."""
+    """The record of the step names the source of the action."""
     execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada")
 
     assert execution.step("act").source == "folder components/depot"
@@ -98,7 +98,7 @@ async def test_missing_prop(run: Run, folder: Path, ada: str) -> None:
 
 
 async def test_unknown_prop_is_a_warning(run: Run, folder: Path, ada: str) -> None:
-    """A prop that an action of others does not declare is said, not refused."""
+    """An undeclared prop of an action that is not built in is a warning."""
     execution = await run(action("depot-put-thing@0.1.2", PUT + "nots: x\n"), external_user_id="ada")
 
     assert execution.status == "success"
@@ -106,7 +106,7 @@ async def test_unknown_prop_is_a_warning(run: Run, folder: Path, ada: str) -> No
 
 
 async def test_unknown_prop_of_a_built_in_action(run: Run) -> None:
-    """A built-in action that does not know a prop refuses: its version may be another than was meant."""
+    """An unknown prop of a built-in action refuses the run, since another version may have the prop."""
     execution = await run(action("email-send-email-to-self@0.3.0", "subject: a\ntext: b\nbcc: c\n"))
 
     assert execution.error is not None
@@ -116,7 +116,7 @@ async def test_unknown_prop_of_a_built_in_action(run: Run) -> None:
 
 
 async def test_added_props(run: Run, folder: Path, ada: str) -> None:
-    """Values of props that the action adds by the values of others reach it."""
+    """The action receives the values of props that it adds depending on other props."""
     step = action("depot-fill-form@0.0.1", "columns: 2\ncol_0: a\ncol_1: b\n")
 
     execution = await run(step, external_user_id="ada")
@@ -131,11 +131,11 @@ async def test_component_that_cannot_be_loaded(run: Run, folder: Path) -> None:
     assert [step.status for step in execution.steps] == ["success", "error", "skipped"]
     error = execution.step("act").error
     assert error is not None
-    assert "a-package-that-nobody-installed" in error.message
+    assert "a-package-that-is-not-installed" in error.message
 
 
 async def test_another_version_is_refused(run: Run, folder: Path) -> None:
-    """A version that the source does not have refuses the run, and names the one there is and how to choose it."""
+    """A version that the source does not have refuses the run; the message names the existing version and how to choose it."""
     execution = await run(python_step("first"), action("depot-put-thing@0.1.1", PUT))
 
     assert execution.error is not None
@@ -146,7 +146,7 @@ async def test_another_version_is_refused(run: Run, folder: Path) -> None:
 
 
 async def test_another_version_by_choice(run: Run, folder: Path, ada: str, project: Project) -> None:
-    """A version that was chosen for another runs, and the record says so."""
+    """A version that was chosen for another version runs, and the record names both."""
     Catalog.for_project(project, environ={}).lock.override_version("depot-put-thing@0.1.1", "0.1.2")
 
     execution = await run(action("depot-put-thing@0.1.1", PUT), external_user_id="ada")
@@ -156,7 +156,7 @@ async def test_another_version_by_choice(run: Run, folder: Path, ada: str, proje
 
 
 async def test_action_that_there_is_not(run: Run, folder: Path) -> None:
-    """An unknown key refuses the run with the nearest ones and what could run it."""
+    """An unknown key refuses the run; the message names similar keys and sources that may have the action."""
     execution = await run(action("depot-put-things@0.1.2", PUT))
 
     assert execution.error is not None
@@ -167,7 +167,7 @@ async def test_action_that_there_is_not(run: Run, folder: Path) -> None:
 
 
 async def test_private_component(run: Run) -> None:
-    """A workspace's private component is told apart: nobody else has its code."""
+    """A private component of a workspace has its own error, since its code is at Pipedream only."""
     execution = await run(action("@acme/send-thing@0.0.1"))
 
     assert execution.error is not None
@@ -177,8 +177,8 @@ async def test_private_component(run: Run) -> None:
 async def test_disabled_and_pinned_actions_are_not_looked_for(run: Run) -> None:
     """An action step that does not run needs no source."""
     workflow = a_workflow(
-        action("nobody-has-this@0.0.1", name="off", options="--disabled"),
-        action("nobody-has-that@0.0.1", name="fixed"),
+        action("unavailable-first@0.0.1", name="off", options="--disabled"),
+        action("unavailable-second@0.0.1", name="fixed"),
         python_step("last"),
     )
 
@@ -188,7 +188,7 @@ async def test_disabled_and_pinned_actions_are_not_looked_for(run: Run) -> None:
 
 
 async def test_the_workflow_says_where_its_actions_run(run: Run, project: Project, tmp_path: Path, ada: str) -> None:
-    """What a workflow's `pdkernel.yaml` says counts more than the project's choice; a folder is relative to its own."""
+    """The source in a workflow's `pdkernel.yaml` overrides the project's source; a folder is relative to that file."""
     write_checkout(tmp_path / "beside")
 
     execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada", actions_source="beside")
@@ -198,7 +198,7 @@ async def test_the_workflow_says_where_its_actions_run(run: Run, project: Projec
 
 
 async def test_the_workflow_says_npm(run: Run) -> None:
-    """A workflow that says npm does not accept the licence for the project."""
+    """A workflow with the source npm does not accept the licence for the project."""
     execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), actions_source="npm")
 
     assert execution.error is not None

@@ -1,4 +1,4 @@
-"""What Python code is found to need installed."""
+"""The requirements of Python code."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from pdkernel.analysis import find_python_requirements, find_unreadable_requirem
     ],
 )
 def test_what_a_step_needs(source: str, found: list[str]) -> None:
-    """Imports that are not the standard library's, by the distribution that provides them, and what comments add."""
+    """The distributions of imports outside the standard library, and the packages of comments."""
     assert [str(requirement) for requirement in find_python_requirements(source)] == found
 
 
 def test_a_guarded_import_is_optional() -> None:
-    """Code that catches ImportError does without; the same import elsewhere is needed after all."""
+    """An import that catches ImportError is optional, unless the same import is elsewhere."""
     guarded = "try:\n    import ujson\nexcept ImportError:\n    import json\n"
 
     assert [each.is_optional for each in find_python_requirements(guarded)] == [True]
@@ -80,7 +80,7 @@ def test_a_guarded_import_is_optional() -> None:
     ],
 )
 def test_words_that_name_no_package_are_told(words: str) -> None:
-    """Each with its line; an address that may hold a password is not repeated."""
+    """Each unreadable comment has its line; a URL that may contain a password is not repeated."""
     source = f"import os\n# pipedream add-package {words}\n"
 
     assert find_python_requirements(source) == ()
@@ -91,7 +91,7 @@ def test_words_that_name_no_package_are_told(words: str) -> None:
 
 @given(st.text())
 def test_any_comment_is_read_or_refused(words: str) -> None:
-    """No text after `add-package` makes reading fail, and no option reaches pip."""
+    """Any text after `add-package` can be parsed, and no option reaches pip."""
     for requirement in find_python_requirements(f"# pipedream add-package {words}"):
         assert requirement.specifier[0].isalnum()
         assert requirement.name

@@ -19,7 +19,7 @@ def test_the_labelled_set_is_of_some_size(language: str) -> None:
 
 @pytest.mark.parametrize("language", LEAST)
 def test_nothing_is_claimed_that_is_not_so(language: str) -> None:
-    """Precision: what the contract says of a step stands in its labels."""
+    """Precision: every fact of the contract of a step is in its labels."""
     wrong = {case.name: sorted(case.found - case.labels) for case in cases(language) if case.found - case.labels}
     assert wrong == {}
     assert score(language).precision == 1.0
@@ -27,7 +27,7 @@ def test_nothing_is_claimed_that_is_not_so(language: str) -> None:
 
 @pytest.mark.parametrize("language", LEAST)
 def test_what_is_read_is_found(language: str) -> None:
-    """Recall: what a step's labels say stands in the contract."""
+    """Recall: every label of a step is in the contract."""
     missed = {case.name: sorted(case.labels - case.found) for case in cases(language) if case.labels - case.found}
     assert missed == {}
     assert score(language).recall == 1.0

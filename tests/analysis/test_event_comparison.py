@@ -1,4 +1,4 @@
-"""Drift: what steps read has another type than before, or is gone."""
+"""Drift: a field that steps read is gone, or has another type than before."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def drifts(after: Any, *before: Any) -> tuple[Drift, ...]:
 
 
 def test_the_same_structure_is_no_drift() -> None:
-    """Other values of the same types raise nothing; a whole number and one with a fraction are both numbers."""
+    """Other values of the same types are not drift; integers and fractions are both numbers."""
     assert drifts({"title": "b", "issue": {"number": 1.5}, "labels": [], "unread": 2}) == ()
 
 
 def test_fields_that_nobody_reads_raise_nothing() -> None:
-    """A field that no step reads may change or go, and new ones may come."""
+    """Changed, missing and new fields that no step reads are not drift."""
     after = {key: value for key, value in BEFORE.items() if key != "unread"}
     assert drifts({**after, "new": True}) == drifts({**BEFORE, "unread": ["x"]}) == ()
 
 
 def test_a_field_that_is_gone_names_who_read_it() -> None:
-    """A read field that every earlier event had is gone: step, cell and line are named."""
+    """If a read field of every earlier event is gone, the drift names step, cell and line."""
     (found,) = drifts({key: value for key, value in BEFORE.items() if key != "title"})
 
     assert (found.kind, found.path, found.types_before, found.types_after, found.required) == (
@@ -62,7 +62,7 @@ def test_what_is_gone_around_a_field_is_named() -> None:
 
 
 def test_another_type_is_drift() -> None:
-    """A read field of a type that no earlier event had."""
+    """A read field of a type that no earlier event had is drift."""
     (found,) = drifts({**BEFORE, "issue": {"number": "1"}})
     assert (found.kind, found.path, found.types_before, found.types_after) == (
         "type",
@@ -92,13 +92,13 @@ def test_items_of_a_list_are_looked_at_together() -> None:
 
 
 def test_an_optional_field_that_is_gone_is_drift_too() -> None:
-    """The code copes without it, and reads it: it is said, and that it is not required."""
+    """A missing optional field is drift that is not required."""
     (found,) = drifts({key: value for key, value in BEFORE.items() if key != "labels"})
     assert (found.path, found.required, found.to_json()["at"]) == ("body.labels[].name", False, "body.labels")
 
 
 def test_an_object_that_became_a_text_is_another_type() -> None:
-    """Where what held a field is something else now, that is the drift, and the field its place."""
+    """If the container of a field has another type, the drift names the field and the container."""
     (found,) = drifts({**BEFORE, "issue": "#1"})
     assert (found.kind, found.path, found.types_before, found.types_after) == (
         "type",
@@ -110,12 +110,12 @@ def test_an_object_that_became_a_text_is_another_type() -> None:
 
 
 def test_without_earlier_events_there_is_no_drift() -> None:
-    """The first event drifts from nothing."""
+    """The first event has no drift."""
     assert detect_drift(CONTRACT, [], an_event({}).data) == ()
 
 
 def test_events_of_another_kind_and_of_the_same_name_are_not_earlier() -> None:
-    """An event is compared with others that have at least half of what steps count on, and never with itself."""
+    """An event is compared with events that have at least half of the required fields, and never with itself."""
     event = an_event({**BEFORE, "title": 1}).data
     other = an_event({"title": "t", "pull_request": {}}).data  # lacks the issue: one of two
 

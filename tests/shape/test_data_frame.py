@@ -1,0 +1,109 @@
+"""JSON values as pandas tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdkernel.errors import RequestError
+from pdkernel.model import JSON
+from pdkernel.shape import (
+    build_data_frame,
+    parse_path,
+)
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 9)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "a", "long " * 20]),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=4),
+    max_leaves=40,
+)
+COMMITS: JSON = {
+    "ref": "main",
+    "commits": [
+        {"id": "a1", "author": {"name": "ada"}, "added": ["one.py", "two.py"]},
+        {"id": "b2", "author": {"name": "bob", "email": "bob@example.com"}, "added": []},
+    ],
+    "tags": ["x", 1],
+}
+
+
+def test_frame_has_a_row_for_each_leaf() -> None:
+    """An event as a table: one row for each leaf, lists unrolled, empty containers kept."""
+    table = build_data_frame(COMMITS)
+
+    assert list(table.itertuples(index=False, name=None)) == [
+        ("ref", "string", "main"),
+        ("commits[0].id", "string", "a1"),
+        ("commits[0].author.name", "string", "ada"),
+        ("commits[0].added[0]", "string", "one.py"),
+        ("commits[0].added[1]", "string", "two.py"),
+        ("commits[1].id", "string", "b2"),
+        ("commits[1].author.name", "string", "bob"),
+        ("commits[1].author.email", "string", "bob@example.com"),
+        ("commits[1].added", "array", []),
+        ("tags[0]", "string", "x"),
+        ("tags[1]", "integer", 1),
+    ]
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=4), json_values, min_size=1, max_size=3))
+def test_every_row_of_a_frame_names_its_place(value: dict[str, Any]) -> None:
+    """The path of each row leads to the value of that row."""
+    table = build_data_frame(value)
+
+    for path, leaf in zip(table["path"], table["value"], strict=True):
+        found: Any = value
+        for segment in parse_path(path):
+            found = found[segment]
+        assert found is leaf or found == leaf
+
+
+def test_frame_of_a_list_has_a_row_for_each_record() -> None:
+    """A list of records as a table: nested objects become columns with dots."""
+    table = build_data_frame(COMMITS, list_path="commits")
+
+    assert list(table.columns) == ["id", "added", "author.name", "author.email"]
+    assert list(table["author.name"]) == ["ada", "bob"]
+
+
+@pytest.mark.parametrize("at", ["commits.added", ("commits", "added")])
+def test_frame_unrolls_lists_in_lists(at: str | tuple[str, ...]) -> None:
+    """A key after a list selects that key of all items."""
+    table = build_data_frame(COMMITS, list_path=at)
+
+    assert list(table["value"]) == ["one.py", "two.py"]
+
+
+@pytest.mark.parametrize("at", ["steps.trigger.event.tags", 'pd.steps["trigger"]["event"]["tags"]', "tags"])
+def test_frame_takes_a_path_as_it_was_copied(at: str) -> None:
+    """The path may be written as the shape copies it, for either language."""
+    table = build_data_frame(COMMITS, list_path=at)
+
+    assert list(table["value"]) == ["x", 1]
+
+
+@pytest.mark.parametrize("at", ["commit", "tags[9]", "ref.x", "commits[0].nothing"])
+def test_frame_of_nothing_names_the_lists(at: str) -> None:
+    """A path without a value is refused with the existing lists."""
+    with pytest.raises(RequestError) as refused:
+        build_data_frame(COMMITS, list_path=at)
+
+    assert refused.value.message == f"There is no value at {at}."
+    assert refused.value.fix == "Use the path of a list: commits, commits[0].added, tags."
+
+
+def test_frame_of_what_is_no_path_says_how_to_write_one() -> None:
+    """An invalid path is refused with an example."""
+    with pytest.raises(RequestError) as refused:
+        build_data_frame(COMMITS, list_path="body commits")
+
+    assert "is not a path" in refused.value.message
+    assert "body.commits" in refused.value.fix
