@@ -1,6 +1,6 @@
 """
-Programs that other interpreters run: a person's steps, and the warden that ends them.
+Programs that run in their own processes: the workers' programs by language, and the warden.
 
-They are started by path, know only their own language's standard library, and never import pdkernel.
-`process_tree` and `file_tree` are used on both sides: by the warden, and by pdkernel.
+They are started by path, use only the standard library of their language, and never import pdkernel.
+Both the warden and pdkernel use `process_tree` and `file_tree`.
 """

@@ -1,8 +1,8 @@
 """
-Removes folders that a step could write to, and nothing that lies elsewhere.
+Removes folders that a step could write to, and never a file outside of them.
 
-A link is removed and never followed. A mount is left where it is, with everything behind it. Standard library only, because
-the warden runs this module without site-packages.
+A link is removed, not followed. A mount stays, with everything in it. Standard library only, because the warden runs this
+module without site-packages.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import NamedTuple
 
 _log = logging.getLogger(__name__)
 
-_LOOK = getattr(os, "O_PATH", os.O_RDONLY)  # O_PATH asks nothing of a file system that is mounted there
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY)  # O_PATH sends no request to a file system that is mounted there
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 
 
 def remove_tree(folder: Path) -> bool:
     """
-    Remove *folder* with everything in it; whether nothing of it is left.
+    Remove *folder* with everything in it; return whether all of it is gone.
 
-    If something is left, the log names the folder, the reason and what to do.
+    If something is left, a warning in the log names the folder, the reason and the remedy.
     """
     removal = _Removal()
     try:
         removal.run(folder)
     except OSError as error:
-        if not isinstance(error, FileNotFoundError) or os.path.lexists(folder):  # else another process removes it, too
+        if not isinstance(error, FileNotFoundError) or os.path.lexists(folder):  # otherwise another process removed it
             removal.failed(error)
     finally:
         removal.close()
@@ -55,7 +55,7 @@ def remove_tree(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str, *, inside: Path | None = None) -> Iterator[Path]:
-    """A new folder, in *inside* or where the system has temporary files, that is removed at the end."""
+    """Create a temporary folder in *inside* (default: the system's), and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=inside))
     try:
         yield folder
@@ -64,7 +64,7 @@ def temporary_folder(prefix: str, *, inside: Path | None = None) -> Iterator[Pat
 
 
 class _Level(NamedTuple):
-    """A folder on the way to the current one: its name in the folder above, itself, and its subfolders to come."""
+    """A folder on the path to the current one: its name, its device and inode, and its remaining subfolders."""
 
     name: str
     identity: tuple[int, int]
@@ -73,7 +73,7 @@ class _Level(NamedTuple):
 
 class _Removal:
     """
-    One removal. Holds one folder open at a time, so a tree may be of any depth.
+    One removal. It keeps one folder open at a time, so a tree may have any depth.
 
     Attributes:
         error: The first failure.
@@ -81,40 +81,40 @@ class _Removal:
 
     def __init__(self) -> None:
         self.error: OSError | None = None
-        self._here = -1
+        self._current_fd = -1
 
     def run(self, folder: Path) -> None:
-        """Remove *folder*. Raises `OSError` for what ends the removal early; other failures are in `error`."""
-        self._here = os.open(folder.parent, _LOOK | os.O_DIRECTORY | os.O_CLOEXEC)
-        mount = _mount(self._here)
-        levels = [_Level("", _identity(self._here), [folder.name])]
+        """Remove *folder*. Raises `OSError` for failures that end the removal early; `error` has the first other failure."""
+        self._current_fd = os.open(folder.parent, _LOOK | os.O_DIRECTORY | os.O_CLOEXEC)
+        mount = _mount(self._current_fd)
+        levels = [_Level("", _identity(self._current_fd), [folder.name])]
         while True:
             if levels[-1].folders:
                 name = levels[-1].folders.pop()
                 if self._enter(name, mount):
-                    levels.append(_Level(name, _identity(self._here), self._clear()))
+                    levels.append(_Level(name, _identity(self._current_fd), self._clear()))
             elif len(levels) > 1:
                 name = levels.pop().name
-                self._move(os.open("..", _LOOK | _FOLDER, dir_fd=self._here))
-                if _identity(self._here) != levels[-1].identity:
+                self._move(os.open("..", _LOOK | _FOLDER, dir_fd=self._current_fd))
+                if _identity(self._current_fd) != levels[-1].identity:
                     raise OSError(errno.EAGAIN, "a folder in it was moved meanwhile")
                 self._try(os.rmdir, name)
             else:
                 return
 
     def close(self) -> None:
-        """Close the folder that is open."""
-        if self._here >= 0:
-            os.close(self._here)
+        """Close the open folder."""
+        if self._current_fd >= 0:
+            os.close(self._current_fd)
 
     def failed(self, error: OSError) -> None:
-        """Keep the first failure: that a folder is not empty follows from it."""
+        """Store the first failure: later ones, such as a folder that is not empty, follow from it."""
         self.error = self.error or error
 
     def _enter(self, name: str, mount: int) -> bool:
-        """Make the subfolder *name* the current folder; whether it can be. What is not a folder is removed."""
+        """Make the subfolder *name* the current folder, and return whether that worked. A file is removed."""
         try:
-            below = _open(name, self._here, mount)
+            below = _open(name, self._current_fd, mount)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -127,10 +127,10 @@ class _Removal:
         return True
 
     def _clear(self) -> list[str]:
-        """Remove everything in the current folder but its subfolders; their names."""
+        """Remove everything in the current folder but its subfolders, and return the names of these."""
         folders = []
         try:
-            opened = os.open(".", os.O_RDONLY | _FOLDER, dir_fd=self._here)
+            opened = os.open(".", os.O_RDONLY | _FOLDER, dir_fd=self._current_fd)
             try:
                 with os.scandir(opened) as found:
                     entries = list(found)
@@ -146,12 +146,12 @@ class _Removal:
         return folders
 
     def _move(self, folder: int) -> None:
-        os.close(self._here)
-        self._here = folder
+        os.close(self._current_fd)
+        self._current_fd = folder
 
     def _try(self, remove: Callable[..., None], name: str) -> None:
         try:
-            remove(name, dir_fd=self._here)
+            remove(name, dir_fd=self._current_fd)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -159,8 +159,8 @@ class _Removal:
 
 
 def _open(name: str, above: int, mount: int) -> int:
-    """A descriptor of the folder *name*, with its owner's permissions. Raises `OSError` (EBUSY) if it is a mount."""
-    if sys.platform != "linux":  # where a folder must be readable to be opened
+    """Open the folder *name* and give its owner full access. Raises `OSError` (EBUSY) if it is a mount."""
+    if sys.platform != "linux":  # there, a folder must be readable before it can be opened
         found = os.stat(name, dir_fd=above, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode) and found.st_dev == mount and found.st_mode & stat.S_IRWXU != stat.S_IRWXU:
             os.chmod(name, stat.S_IRWXU, dir_fd=above, follow_symlinks=False)
@@ -169,7 +169,7 @@ def _open(name: str, above: int, mount: int) -> int:
         if _mount(folder) != mount:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         if sys.platform == "linux" and os.fstat(folder).st_mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.chmod(f"/proc/self/fd/{folder}", stat.S_IRWXU)  # noqa: PTH101 - fchmod takes no descriptor of O_PATH
+            os.chmod(f"/proc/self/fd/{folder}", stat.S_IRWXU)  # noqa: PTH101 - fchmod does not accept an O_PATH descriptor
     except BaseException:
         os.close(folder)
         raise
@@ -177,7 +177,7 @@ def _open(name: str, above: int, mount: int) -> int:
 
 
 def _mount(folder: int) -> int:
-    """By which a mount differs from what surrounds it: a folder that is bound elsewhere keeps its device, on Linux."""
+    """Return the id of the mount (on Linux, because a bind mount keeps the device), else the device."""
     if sys.platform != "linux":
         return os.fstat(folder).st_dev
     with open(f"/proc/self/fdinfo/{folder}", "rb") as file:  # noqa: PTH123 - for each folder

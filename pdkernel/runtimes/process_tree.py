@@ -1,10 +1,9 @@
 """
-Finds and ends everything that a step started, however it tried to get away.
+Finds and ends every process that a step started, including daemons.
 
-Knows process tables: /proc on Linux, `ps` elsewhere. Standard library only, because the warden runs it
-without site-packages. A process belongs to a step if it is one of the step's roots, is in a root's
-group or session, has such a parent, or (Linux) carries the step's mark in its environment. The mark is
-what finds a daemon that has forked twice and left its group.
+It reads /proc on Linux, and `ps` elsewhere. Standard library only, because the warden runs it without site-packages.
+A process belongs to a step if it is one of the step's roots, is in a root's group or session, has such a parent, or
+(Linux) has the step's tag in its environment. The tag finds a daemon that forked twice and left its group.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROCESS_TAG_VARIABLE = "PDKERNEL_STEP_PROCESS"
-"""The environment variable whose value tells whose process it is."""
+"""The environment variable with the tag of the step or worker that a process belongs to."""
 
 _PROC = Path("/proc")
 _ROUNDS = 12
-_CLEAN_ROUNDS = 2  # one may be forked behind our back while we look
+_CLEAN_ROUNDS = 2  # a process may fork during the scan
 _PAUSE_S = 0.002
 _START_TIME_FIELD = 19  # field 22 of /proc/PID/stat, in clock ticks since the machine was started
 _YOUNG_S = 2.0
@@ -40,15 +39,15 @@ class _Process(NamedTuple):
 
 
 def find_processes(roots: Collection[int], process_tags: Collection[str] = ()) -> set[int]:
-    """The living processes that belong to the process groups *roots* or carry one of *process_tags*; never our own."""
+    """Return the living processes of the process groups *roots* or with one of *process_tags*; never this process."""
     return _scan(roots, process_tags)[0]
 
 
-def _scan(roots: Collection[int], marks: Collection[str]) -> tuple[set[int], bool]:
-    """The members, and whether it is sure that there are no others."""
+def _scan(roots: Collection[int], tags: Collection[str]) -> tuple[set[int], bool]:
+    """Return the members, and whether the scan is certain that there are no others."""
     table = _table()
     belongs = set(roots)
-    wanted = [f"{PROCESS_TAG_VARIABLE}={mark}".encode() for mark in marks]
+    wanted = [f"{PROCESS_TAG_VARIABLE}={tag}".encode() for tag in tags]
     sure = True
     for process in table:
         if process.group in belongs or process.session in belongs:
@@ -70,9 +69,9 @@ def _scan(roots: Collection[int], marks: Collection[str]) -> tuple[set[int], boo
 
 def kill_processes(roots: Collection[int], process_tags: Collection[str] = ()) -> None:
     """
-    Kill every member, again until none is left: one may fork while it is being looked for.
+    Kill every member, and repeat until none is left, because a process may fork during a scan.
 
-    Blocks for a few milliseconds. A process that cannot be killed (uninterruptible sleep) is given up on.
+    Blocks for a few milliseconds. It gives up on a process that cannot be killed (uninterruptible sleep).
     """
     for root in roots:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -103,7 +102,7 @@ def _read_proc() -> list[_Process]:
             continue
         try:
             with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
-                # the command's name stands in brackets and may itself hold brackets and blanks
+                # the command's name is in parentheses and may contain parentheses and spaces
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
@@ -123,13 +122,13 @@ def _read_proc() -> list[_Process]:
 
 
 def _has_tag(pid: int, wanted: list[bytes]) -> bool | None:
-    """Whether one of *wanted* is in its environment; None if that is empty, as it is in the middle of an exec."""
+    """Whether one of *wanted* is in its environment; None if the environment is empty, as during an exec."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
             environ = file.read()
     except OSError:  # another user's process, one that has ended, or no /proc
         return False
-    return any(mark in environ for mark in wanted) if environ else None
+    return any(tag in environ for tag in wanted) if environ else None
 
 
 def _read_ps() -> list[_Process]:

@@ -1,10 +1,10 @@
 """
-The warden: outlives its owner by a moment, to end the owner's steps and remove their files.
+The warden: when its owner process ends, it ends the owner's steps and removes their files.
 
-Run as `python -I -S warden.py` in a session of its own, with the read end of a pipe as descriptor 3.
-The owner writes `+ PID MARK` and `- PID MARK` lines (a PID below 0 stands for no process, only for the mark), and
-`> FOLDER` and `< FOLDER` lines, the folder as JSON. The pipe's end means that the owner is gone, kill -9 included: everything
-still registered is killed with its descendants, and the folders are removed.
+It runs as `python -I -S warden.py` in its own session, with the read end of a pipe as descriptor 3.
+The owner writes `+ PID TAG` and `- PID TAG` lines (a PID below 0 stands for the tag alone), and `> FOLDER` and `< FOLDER`
+lines, the folder as JSON. The pipe closes when the owner ends, even by kill -9. The warden then kills all registered
+processes with their descendants, and removes the folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DESCRIPTOR = 3
 
 
 def main() -> None:
-    """Keep the list until the owner is gone, then end what is on it."""
+    """Maintain the list until the owner ends, then kill its processes and remove its folders."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     registered: dict[int, str] = {}
@@ -35,9 +35,9 @@ def main() -> None:
                 elif sign == "<":
                     folders.discard(what)
                 else:
-                    pid, mark = what.split(" ")
+                    pid, tag = what.split(" ")
                     if sign == "+":
-                        registered[int(pid)] = mark
+                        registered[int(pid)] = tag
                     else:
                         registered.pop(int(pid), None)
     if registered:

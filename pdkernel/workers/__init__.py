@@ -1,14 +1,22 @@
 """
-Processes that run a person's steps: Node.js and Python kept warm, Bash and compiled Go one a step.
+Worker processes that run steps. Node.js and Python workers are kept warm; a Bash or Go step has its own process.
 
-    hosts = Hosts(gateway=...)
-    guests = await hosts.open(RunSetup(...))
-    outcome = await guests.run(StepCall(step, steps={...}), listener)
-    await guests.release()
-    await hosts.close()
+    pool = WorkerPool(gateway=...)
+    workers = await pool.open_run(RunSetup(...))
+    outcome = await workers.run_step(StepCall(step, steps={...}), listener)
+    await workers.release()
+    await pool.close()
 """
 
-from pdkernel.workers.calls import WORKING_FOLDER_NAME, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
+from pdkernel.workers.calls import (
+    WORKING_FOLDER_NAME,
+    RunSetup,
+    SourceCall,
+    SourceOutcome,
+    StepCall,
+    StepDebugger,
+    StepOutcome,
+)
 from pdkernel.workers.declarations import (
     ComponentDescription,
     ComponentFile,
@@ -21,7 +29,7 @@ from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache
 from pdkernel.workers.interpreters import find_bash, find_go, find_node
 from pdkernel.workers.pool import WorkerPool
 from pdkernel.workers.private_tmp import describe_step_tmp, make_scratch_folder
-from pdkernel.workers.protocols import OutboundGateway, StepDebugger, StepListener, StepServices
+from pdkernel.workers.protocols import OutboundGateway, StepListener, StepServices
 from pdkernel.workers.replies import Effect, Emitted, Evaluation, Pause
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.step_errors import (

@@ -1,7 +1,7 @@
 """
-What a caller hands to a process of steps and what comes back, as values.
+Input and output types of the workers: the setup of a run, the call of a step or source, and its outcome.
 
-Knows shapes only. Everything here is raw: who calls looks for secrets before anything is kept or shown.
+All values are unredacted. The caller redacts secrets before it stores or shows a value.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pdkernel.errors import StepError
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
 from pdkernel.workers.declarations import ComponentFile
-from pdkernel.workers.protocols import StepServices
+from pdkernel.workers.protocols import StepListener, StepServices
 from pdkernel.workers.replies import Effect, Emitted, Pause
 
 WORKING_FOLDER_NAME = "tmp"
-"""The name of the steps' working folder in a run's scratch folder, where steps have no `/tmp` of their own."""
+"""Name of the working folder inside a run's scratch folder, for steps without a private `/tmp`."""
 
 
 @dataclass(frozen=True)
 class RunSetup:
     """
-    What all steps of one run share.
+    Settings that all steps of one run share.
 
     Attributes:
         run_id: The execution's id.
-        reuse_key: Processes are used again only by runs with the same word: the workflow's name and version.
+        reuse_key: The workflow's name and version. Only runs with the same key reuse a worker.
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
-        import_folder: Where Node.js resolves imports from that are not in *node_packages*.
-        scratch_folder: A folder of this run, removed by the caller and made when something is first put there
-            (`ensure_scratch_folder`): most runs have no use for it. Steps work in `tmp` inside it where they cannot have a `/tmp` of
-            their own.
-        install: Whether packages that a step needs may be downloaded.
-        file_store_folder: The folder of the project's file store (`$.files`), or None for none.
-        python: The interpreter of the environment that has the packages of the workflow's Python steps.
-        node_packages: The installed packages of each Node.js step that imports some, by step.
-        is_sandboxed: The operating system stops outside calls that go around the gateway: every mode but live, and *public_only*.
+        import_folder: The folder from which Node.js resolves imports that are not in *node_packages*.
+        scratch_folder: The run's folder for temporary files. `ensure_scratch_folder` creates it at first use, and the caller
+            removes it. Steps without a private `/tmp` work in its subfolder `tmp`.
+        install: Whether missing packages may be downloaded.
+        file_store_folder: The folder of the project's file store (`$.files`), or None if there is no store.
+        python: The interpreter of the environment with the packages of the workflow's Python steps.
+        node_packages: The installed packages of each Node.js step that imports packages, by step.
+        is_sandboxed: The operating system stops outbound calls that bypass the gateway. True for every policy but live, and
+            for *public_only*.
         public_only: Steps reach public addresses only, neither this machine nor a private network.
-        extra_code_folders: More folders that steps' code is read from.
+        extra_code_folders: More folders from which steps read code.
     """
 
     run_id: str
@@ -60,7 +60,7 @@ class RunSetup:
     extra_code_folders: tuple[Path, ...] = ()
 
     def ensure_scratch_folder(self) -> Path:
-        """`scratch`, which is there now. Raises `OSError` if it cannot be made."""
+        """Create the scratch folder if it is missing, and return it. Raises `OSError` if that fails."""
         self.scratch_folder.mkdir(mode=0o700, exist_ok=True)
         return self.scratch_folder
 
@@ -72,20 +72,19 @@ class StepCall:
 
     Attributes:
         step: The step.
-        steps: Exports of the steps above, complete. A step's value is sent once to each language as long
-            as the same object is passed.
-        props: Prop name to value, expressions evaluated.
+        steps: The complete exports of the steps above. The pool sends a value once to each worker while the object is the same.
+        props: Prop name to value; expressions are evaluated.
         account_fields: App prop name to the fields of `$auth`.
-        context: What `$.context` and `pd.context` hold besides `steps.trigger.context`.
-        timeout_s: Seconds that it may run.
-        memory_limit_mb: Megabytes that it may hold, or None for any number.
-        call_context: How its outside calls are treated; None where there is no gateway.
+        context: Additional fields of `$.context` and `pd.context`, besides `steps.trigger.context`.
+        timeout_s: The time limit in seconds.
+        memory_limit_mb: The memory limit in megabytes, or None.
+        call_context: The rules for the step's outbound calls; None without a gateway.
         store_names: Data store prop to the store's name.
-        services: Answers what the step asks for; None refuses everything.
+        services: The services of the step; None refuses every service call.
         flow_urls: `resume_url` and `cancel_url` of this step in this run.
-        component: Runs in place of the step's source.
-        service_db: What a `$.service.db` prop holds.
-        before_start: Waited for when all is ready, before the step's code begins; what it raises refuses the step.
+        component: A component that runs in place of the step's source, or None.
+        service_db: The content of a `$.service.db` prop.
+        before_start: Awaited when the worker is ready, before the step's code starts. An exception from it cancels the step.
     """
 
     step: Step
@@ -107,22 +106,21 @@ class StepCall:
 @dataclass(frozen=True)
 class StepOutcome:
     """
-    What a step did; raw.
+    The result of a step, unredacted.
 
     Attributes:
-        exports: Name to value, in order; `$return_value` among them unless nothing was returned. Those made
-            before a failure are kept.
-        has_exited: The step asked to end the run.
-        exit_reason: What it gave as the reason.
-        response: Its first response, or None. A body of bytes that are not text is
-            `{"$base64": TEXT}`.
+        exports: Name to value, in order, including exports before a failure. `$return_value` is absent if the step returned
+            nothing.
+        has_exited: The step ended the run (`$.flow.exit`).
+        exit_reason: The reason that the step gave for the exit.
+        response: The first response, or None. A body of bytes that are not text is `{"$base64": TEXT}`.
         warnings: Sentences for people.
-        queued_sends: What is to be sent when the run is over, in order.
-        pause_request: How the run is to pause after this step, or None.
-        duration_s: How long it ran, without the start of its process.
-        peak_memory_mb: The most memory that was seen in its processes, in megabytes; 0 where nobody looked.
-        service_db: What a `$.service.db` prop now holds, or None if nothing was written to it.
-        error: Why it failed, or None.
+        queued_sends: Messages that are sent when the run is over, in order.
+        pause_request: The pause that the step requested, or None.
+        duration_s: The duration in seconds, without the start of the process.
+        peak_memory_mb: The highest measured memory of its processes in megabytes; 0 if it was not measured.
+        service_db: The new content of the `$.service.db` prop, or None if the step did not write to it.
+        error: The error of the step, or None.
     """
 
     exports: dict[str, JSON] = field(default_factory=dict)
@@ -145,15 +143,15 @@ class SourceCall:
 
     Attributes:
         component: The source.
-        id: By which it is known to itself (`PD_COMPONENT`).
-        operation: What to run.
-        event: For `run`: what its interface got, such as `{"timestamp": ...}` from a timer.
+        id: The component's id (`PD_COMPONENT`).
+        operation: `run`, or the name of a hook.
+        event: For `run`: the event from its interface, such as `{"timestamp": ...}` from a timer.
         props: Prop name to value.
         account_fields: App prop name to the fields of `$auth`.
-        service_db: What its `$.service.db` holds.
-        endpoint: Where its HTTP interface is reached, or None.
-        timeout_s: Seconds that it may run.
-        call_context: How its outside calls are treated; None where there is no gateway.
+        service_db: The content of its `$.service.db`.
+        endpoint: The URL of its HTTP interface, or None.
+        timeout_s: The time limit in seconds.
+        call_context: The rules for its outbound calls; None without a gateway.
     """
 
     component: ComponentFile
@@ -171,15 +169,15 @@ class SourceCall:
 @dataclass(frozen=True)
 class SourceOutcome:
     """
-    What a source did; raw.
+    The result of a run of a source, unredacted.
 
     Attributes:
-        emitted_events: In order; those before a failure are kept.
-        is_implemented: Whether the source has what was to be run.
-        service_db: What its `$.service.db` now holds.
-        response: What it answered by its HTTP interface, or None.
+        emitted_events: The emitted events in order, including those before a failure.
+        is_implemented: Whether the source implements the operation.
+        service_db: The new content of its `$.service.db`.
+        response: The response from its HTTP interface, or None.
         warnings: Sentences for people.
-        error: Why it failed, or None.
+        error: The error of the source, or None.
     """
 
     emitted_events: tuple[Emitted, ...] = ()
@@ -188,3 +186,11 @@ class SourceOutcome:
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     error: StepError | None = None
+
+
+class StepDebugger(Protocol):
+    """Runs Python steps in the kernel, where a debugger can stop them."""
+
+    async def run_step(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
+        """Run a step as `RunWorkers.run_step` does, without a time limit."""
+        ...

@@ -1,7 +1,7 @@
 """
-What can be asked of a component besides running it as a step: what it declares, options of its props, an event source's run.
+Requests about a component: its description, the options of its props, its additional props, and a run of an event source.
 
-Knows the requests and their answers' shapes. How a request reaches a guest is its caller's to know.
+The caller passes the function that sends a request to a worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pdkernel.workers.step_errors import parse_step_error
 from pdkernel.workers.worker_command import WorkerLanguage
 
 _PROPS_HINT = re.compile(r"props|\.\.\.|export\s*\{|require")
-"""Code without any of these declares no props, written here or taken from elsewhere: no need to load it to know."""
+"""Code that matches none of these declares no props, so it need not be loaded."""
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -36,7 +36,7 @@ AccountFields = Mapping[str, Mapping[str, str]]
 
 
 class SendRequest(Protocol):
-    """Sends a request to a guest and waits for its `done`, or says why there is none."""
+    """Sends a request to a worker and waits for the reply."""
 
     async def __call__(
         self,
@@ -47,10 +47,10 @@ class SendRequest(Protocol):
         target: ComponentTarget | None,
         name: str,
         timeout_s: float,
-        binding: Any,
+        call_context: Any,
         read: Callable[[JSON], Any],
     ) -> Done | StepError:
-        """The guest's `done` with its value as *read* returns it, or how the step failed."""
+        """Return the worker's `done`, its value converted by *read*, or the error of the step."""
         ...
 
 
@@ -59,9 +59,9 @@ class ComponentClient:
     The components of one run.
 
     Args:
-        send_request: How to reach a guest.
-        setup: Of the run: where the imports of code steps are resolved.
-        description_cache: Descriptions that have been made; added to.
+        send_request: Sends a request to a worker.
+        setup: The setup of the run, with the folders in which imports of code steps are resolved.
+        description_cache: The cache of descriptions, which this class fills.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class ComponentClient:
         *,
         description_cache: MutableMapping[object, ComponentDescription],
     ) -> None:
-        self._ask = send_request
+        self._send_request = send_request
         self._setup = setup
-        self._known = description_cache
+        self._descriptions = description_cache
 
     async def describe(self, target: ComponentTarget, *, timeout_s: float) -> ComponentDescription:
-        """What *target* declares. Raises as `RunGuests.describe` says."""
+        """Return what *target* declares. Raises the errors of `RunWorkers.describe`."""
         if isinstance(target, Step) and (
             target.language != "node" or target.uses or not _PROPS_HINT.search(target.source)
         ):
             return ComponentDescription()
         key = self._key(target)
-        found = self._known.get(key)
+        found = self._descriptions.get(key)
         if found is None:
-            found = await self._answer(ComponentDescription, {"op": "describe"}, target, timeout_s=timeout_s)
-            self._known[key] = found
+            found = await self._request(ComponentDescription, {"op": "describe"}, target, timeout_s=timeout_s)
+            self._descriptions[key] = found
         return found
 
     async def options(
@@ -102,28 +102,28 @@ class ComponentClient:
         call_context: Any = None,
     ) -> PropOptionsPage:
         """
-        A page of the options of *prop*, from the component's own `options`.
+        Return a page of the options of *prop*, from the component's own `options`.
 
-        That there are none, because the account is only known at run time or its code failed, is in the page.
+        If there are no options, for example because its code failed, the page contains the reason.
 
         Args:
             target: The component.
-            prop: The prop's name; it may be one that the component adds.
-            values: The other props so far, as written: expressions not evaluated.
-            account_fields: App prop name or slug to the fields of `$auth`; an app that is not there has no account yet.
-            page: Counted from 0.
-            context: What the page before gave as its context.
-            query: What a person searches for.
-            timeout_s: Seconds that it may take.
-            call_context: How its outside calls are treated.
+            prop: The prop's name; it may be an additional prop.
+            values: The values of the other props as written; expressions are not evaluated.
+            account_fields: App prop name or slug to the fields of `$auth`; a missing app has no account yet.
+            page: The number of the page, counted from 0.
+            context: The context of the previous page.
+            query: The text that the user searches for.
+            timeout_s: The time limit in seconds.
+            call_context: The rules for its outbound calls.
 
         Raises:
-            InterpreterMissingError: There is no Node.js.
+            InterpreterMissingError: Node.js is not installed.
         """
         request = {"op": "options", "prop": prop, "page": page, "context": context, "query": query}
         request |= {"values": dict(values), "auth": {app: dict(fields) for app, fields in account_fields.items()}}
         try:
-            return await self._answer(PropOptionsPage, request, target, timeout_s=timeout_s, binding=call_context)
+            return await self._request(PropOptionsPage, request, target, timeout_s=timeout_s, call_context=call_context)
         except StepError as error:
             return PropOptionsPage(empty_reason=f"{error.name}: {error.message}")
 
@@ -137,11 +137,11 @@ class ComponentClient:
         call_context: Any = None,
     ) -> tuple[PropDeclaration, ...]:
         """
-        The props that the component adds, or declares differently, for the values so far.
+        Return the props that the component adds or changes for *values*.
 
         Raises:
-            StepError: Its code failed, or needs an account that is not there.
-            InterpreterMissingError: There is no Node.js.
+            StepError: Its code failed, or needs an account that is missing.
+            InterpreterMissingError: Node.js is not installed.
         """
         request = {
             "op": "additional",
@@ -149,10 +149,10 @@ class ComponentClient:
             "auth": {app: dict(f) for app, f in account_fields.items()},
         }
         added = tuple[PropDeclaration, ...]
-        return await self._answer(added, request, target, timeout_s=timeout_s, binding=call_context)
+        return await self._request(added, request, target, timeout_s=timeout_s, call_context=call_context)
 
     async def run_source(self, call: SourceCall, listener: StepListener) -> SourceOutcome:
-        """What the source did. Raises as `RunGuests.run_source` says."""
+        """Run an event source or one of its hooks. Raises the errors of `RunWorkers.run_source`."""
         recorder = StepRecorder(listener, call.service_db)
         request: dict[str, Any] = {
             "op": "source",
@@ -165,17 +165,17 @@ class ComponentClient:
             "stores": {},
             "db": dict(call.service_db),
         }
-        done = await self._ask(
+        done = await self._send_request(
             "node",
             request,
             recorder,
             target=call.component,
             name=call.component.key,
             timeout_s=call.timeout_s,
-            binding=call.call_context,
+            call_context=call.call_context,
             read=partial(msgspec.convert, type=bool | None),
         )
-        recorder.outcome()  # what is left of its output
+        recorder.outcome()  # passes the rest of its output to the listener
         return SourceOutcome(
             emitted_events=tuple(recorder.emitted_events),
             is_implemented=not isinstance(done, StepError) and done.value is not False,
@@ -185,17 +185,23 @@ class ComponentClient:
             error=find_error(done),
         )
 
-    async def _answer(
-        self, kind: type[T], request: dict[str, Any], target: ComponentTarget, *, timeout_s: float, binding: Any = None
+    async def _request(
+        self,
+        kind: type[T],
+        request: dict[str, Any],
+        target: ComponentTarget,
+        *,
+        timeout_s: float,
+        call_context: Any = None,
     ) -> T:
-        done = await self._ask(
+        done = await self._send_request(
             "node",
             request,
             StepRecorder(NullListener()),
             target=target,
             name=target.name if isinstance(target, Step) else target.key,
             timeout_s=timeout_s,
-            binding=binding,
+            call_context=call_context,
             read=partial(msgspec.convert, type=kind),
         )
         error = find_error(done)
@@ -216,23 +222,23 @@ class ComponentClient:
 
 
 class NullListener:
-    """Listens to what is not a step's run."""
+    """A listener that ignores everything, for requests that do not run a step."""
 
     def log(self, stream: Stream, text: str) -> None:
-        """Not kept."""
+        """Ignore it."""
 
     def report_progress(self, text: str) -> None:
-        """Not kept."""
+        """Ignore it."""
 
     def export(self, name: str, value: JSON) -> None:
-        """Not kept."""
+        """Ignore it."""
 
     def respond(self, response: dict[str, Any]) -> None:
-        """Not kept."""
+        """Ignore it."""
 
 
 def find_error(reply: Done | StepError) -> StepError | None:
-    """What a request failed with, or None."""
+    """Return the error of a failed request, or None."""
     if isinstance(reply, StepError):
         return reply
     return parse_step_error(reply.error) if reply.error else None

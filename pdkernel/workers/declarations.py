@@ -1,7 +1,7 @@
 """
-A component and what it says of itself: its props, their options.
+A component and what it declares: its props and their options.
 
-Knows shapes only. What a prop of a step must be is for `actions` to know.
+The rules for the props of a step are in `actions`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class ComponentFile:
     A pre-built component: a module with the platform's component API.
 
     Attributes:
-        path: The module. What it imports is found from there.
-        key: Such as `slack-send-message`.
-        version: Its own.
-        kind: What it is.
-        origin: Where it comes from. A file of a `folder` may change between two runs; the others may not.
+        path: The module file. Its imports are resolved from there.
+        key: The component's key, such as `slack-send-message`.
+        version: The component's version.
+        kind: An action or a source.
+        origin: Where the component comes from. A file of a `folder` may change between two runs.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class PropDeclaration:
     A prop that a component declares.
 
     Attributes:
-        name: On `this`.
-        type: As written (`string[]`, `data_store`, `alert`).
-        optional: Whether it may be left out; true as well for what the builder does not ask for.
-        definition: All of its definition that is JSON, with what it builds on: `label`, `description`, `default`,
+        name: The name of the prop on `this`.
+        type: The type as written (`string[]`, `data_store`, `alert`).
+        optional: Whether the prop may be omitted; also true for props that the builder does not show.
+        definition: The JSON part of its definition, merged with its `propDefinition`: `label`, `description`, `default`,
             `min`, `max`, `secret`, `hidden`, `reloadProps`, `withLabel`, `useQuery`, and `options` if they are a list;
-            `"dynamic": True` if they are asked for.
+            `"dynamic": True` if a function returns them.
     """
 
     name: str
@@ -61,15 +61,15 @@ class ComponentDescription:
 
     Attributes:
         apps: Its app props.
-        props: Its other props, in order; `alert` among them, which is for showing only.
-        key: None for a code step, as are the next four.
-        name: For people.
-        description: For people, Markdown.
-        version: Its own.
+        props: Its other props in order, including `alert`, which is for display only.
+        key: The key. For a code step, the key, name, description, version and type are None.
+        name: The display name.
+        description: The description in Markdown.
+        version: The component's version.
         type: `action` or `source`.
-        additional: Whether it adds or changes props by the values of others.
-        dedupe: Of a source: `unique`, `greatest`, `last`, or None.
-        hooks: Of a source: those that it has.
+        additional: Whether it adds or changes props, depending on the values of others.
+        dedupe: The strategy of a source: `unique`, `greatest`, `last`, or None.
+        hooks: The names of a source's hooks.
     """
 
     apps: tuple[AppBinding, ...] = ()
@@ -98,9 +98,9 @@ class PropOptionsPage:
     A page of a prop's options.
 
     Attributes:
-        options: The choices.
-        context: To be handed back for the next page; None if pages are counted, or there is no more.
-        empty_reason: Why there are none, in a sentence, or None.
+        options: The options.
+        context: Passed to the request for the next page; None if pages are numbered, or this is the last page.
+        empty_reason: Why there are no options, in a sentence, or None.
     """
 
     options: tuple[PropOption, ...] = ()

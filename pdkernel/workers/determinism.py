@@ -1,8 +1,4 @@
-"""
-A clock and chance that are the same in every step, as a value.
-
-Knows what processes are told of it. Off unless somebody asks for it: for comparing two runs.
-"""
+"""Settings for a fixed clock and fixed random numbers in steps, for comparing two runs. Off by default."""
 
 from __future__ import annotations
 
@@ -14,22 +10,22 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Determinism:
     """
-    Clock and chance of steps.
+    The clock and the random seed of steps.
 
     Attributes:
-        clock_start: The moment at which each step begins, in whole seconds. It leaps ahead every ten seconds, so that code which
-            waits for the clock comes to an end.
-        seed: What chance follows from, together with a step's name.
+        clock_start: The time at which each step begins, in whole seconds. The clock advances every ten seconds, so code
+            that waits for it ends.
+        seed: The seed of the random numbers, combined with the step's name.
     """
 
     clock_start: datetime
     seed: str
 
     def to_json(self) -> dict[str, Any]:
-        """`{"ms", "seed"}`, as a process is told it when a run begins."""
+        """`{"ms", "seed"}`: the form that a worker receives when a run begins."""
         return {"ms": int(self.clock_start.timestamp()) * 1000, "seed": self.seed}
 
     @property
     def interpreter_variables(self) -> dict[str, str]:
-        """What an interpreter must know when it starts: Python orders sets of texts by chance."""
+        """Environment variables for the start of an interpreter: they fix the order of Python's sets of strings."""
         return {"PYTHONHASHSEED": "0"}

@@ -1,8 +1,4 @@
-"""
-The environment of a step's process: made from a list, never inherited.
-
-Knows what a program needs to run at all. What the workflow and the gateway add, they say.
-"""
+"""The environment variables of a step's process: built from a fixed list, never inherited."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
 
 def base_environment(folder: Path, process_tag: str) -> dict[str, str]:
     """
-    What every step's process has.
+    Return the variables that every step's process has.
 
     Args:
-        folder: The working folder; HOME too, so that a step reads none of the person's own files by accident.
-        process_tag: By which the processes of one guest are known.
+        folder: The working folder. It is HOME too, so a step does not read the user's own files by accident.
+        process_tag: Identifies the processes of one worker.
     """
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -35,5 +31,5 @@ def base_environment(folder: Path, process_tag: str) -> dict[str, str]:
 def step_environment(
     folder: Path, process_tag: str, *, variables: Mapping[str, str], gateway_variables: Mapping[str, str]
 ) -> dict[str, str]:
-    """The base, the workflow's *variables*, and *gateway_variables*, which no variable may take away."""
+    """Return the base, the workflow's *variables*, and *gateway_variables*, which override the others."""
     return base_environment(folder, process_tag) | dict(variables) | dict(gateway_variables)

@@ -1,8 +1,7 @@
 """
-Compiled Go steps: built once for a source and a toolchain, kept in the project.
+Builds Go steps and caches the programs in the project: one program for each source and toolchain.
 
-Knows `go build` and the cache. A program is written aside and renamed into place, so any number of processes may build
-the same step at once. Knows nothing of running it.
+A program is written to a temporary name and renamed, so several processes may build the same step at once.
 """
 
 from __future__ import annotations
@@ -27,37 +26,36 @@ from pdkernel.errors import ProjectError
 from pdkernel.model import Step
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
-from pdkernel.workers.go_errors import STEP_MODULE, parse_compile_error
-from pdkernel.workers.go_modules import parse_module_error
+from pdkernel.workers.go_errors import STEP_MODULE, parse_compile_error, parse_module_error
 from pdkernel.workers.interpreters import GoToolchain, find_go
 from pdkernel.workers.warden_client import WARDEN
 
 MAX_CACHED_PROGRAMS = 100
-"""Compiled steps that are kept, 2 to 10 MB each; Go itself removes from its cache what was not used for five days."""
+"""The number of cached programs, 2 to 10 MB each. Go itself removes entries of its cache after five days without use."""
 
 GO_LOCK_NAME = "pdkernel-go.mod"
-"""The file beside a project that holds the versions of the modules that its steps import; `pdkernel-go.sum` their hashes."""
+"""The lock file beside a project with the versions of the modules that steps import; `pdkernel-go.sum` has their hashes."""
 
 _HELPER_FOLDER = Path(runtimes.__file__).parent / "go" / "pd_module"
 # parity[go-version]: the platform's documentation says Go 1.21.5; a newer Go compiles steps as that language
 _GO_MOD = f"module {STEP_MODULE}\n\ngo 1.21\n"
 _HELPER_LINES = re.compile(rf"^(?:require |replace )?\s*{re.escape(HELPER_IMPORT_PATH)} .*\n", re.MULTILINE)
 _FLAGS = "-mod=mod -modcacherw -trimpath -buildvcs=false"
-_NO_SPACE = os.strerror(errno.ENOSPC).lower()  # as Go says it
-_LINK = "-s -w"  # no tables for debuggers: linked sooner, and traces need none
+_NO_SPACE = os.strerror(errno.ENOSPC).lower()  # as in Go's messages
+_LINK = "-s -w"  # no debug tables: linking is faster, and traces do not need them
 
 
 class GoBuildCache:
     """
-    The compiled steps of one project.
+    The compiled Go steps of one project.
 
     Args:
-        folder: Of the cache: programs, Go's own build cache, downloaded modules. Whatever is in it can be made again.
-        lock: The `go.mod` that keeps the versions of the modules that steps import; its `go.sum` stands beside it.
-        environ: What `go` is found and run with; `os.environ` by default.
+        folder: The folder of the cache: programs, Go's build cache, downloaded modules. All of it can be rebuilt.
+        lock: The `go.mod` with the versions of the modules that steps import; its `go.sum` is beside it.
+        environ: The environment in which `go` is found and run; `os.environ` by default.
 
     Attributes:
-        folder: Of the cache.
+        folder: The folder of the cache.
     """
 
     def __init__(self, folder: Path, *, lock: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -69,17 +67,17 @@ class GoBuildCache:
 
     async def build_program(self, step: Step, *, install: bool, report_progress: Callable[[str], None]) -> Path:
         """
-        The compiled program of *step*.
+        Return the program of *step*; compile it if it is not cached.
 
         Args:
             step: A Go step.
             install: Whether modules that it imports may be downloaded.
-            report_progress: Told in a sentence what takes long.
+            report_progress: Called with a sentence before a slow build.
 
         Raises:
-            InterpreterMissingError: There is no Go.
-            StepCompileError: It does not compile.
-            PackageInstallError: It imports what cannot be had.
+            InterpreterMissingError: Go is not installed.
+            StepCompileError: The step does not compile.
+            PackageInstallError: A module that it imports cannot be installed.
             ProjectError: The cache cannot be written.
         """
         go = find_go(self._environ)
@@ -88,7 +86,7 @@ class GoBuildCache:
         try:
             if (program := self._find_cached(go, source, imported)) is not None:
                 return program
-            async with self._building[source]:  # runs of this process wait for one another's; others may build too
+            async with self._building[source]:  # one build at a time in this process; other processes may build too
                 if (program := self._find_cached(go, source, imported)) is not None:
                     return program
                 report_progress(self._announcement(step, imported))
@@ -96,13 +94,13 @@ class GoBuildCache:
         except OSError as error:
             raise ProjectError(
                 f"Step {step.name} cannot be compiled: {error.strerror or error} ({self.folder}).",
-                fix="Compiled steps are kept in the project's folder: look at its rights and at the space on its disk.",
+                fix="Compiled steps are stored in the project's folder. Check its permissions and the free disk space.",
             ) from None
 
     def _find_cached(self, go: GoToolchain, source: str, imported: tuple[str, ...]) -> Path | None:
         program = self._programs / self._key(go, source, imported)
         try:
-            os.utime(program)  # the last one used is the last one removed
+            os.utime(program)  # programs are removed in order of last use
         except FileNotFoundError:
             return None
         return program
@@ -152,7 +150,7 @@ class GoBuildCache:
         return program
 
     def _environment(self, go: GoToolchain, *, download: bool) -> dict[str, str]:
-        ours = {
+        settings = {
             "CGO_ENABLED": "0",
             "GO111MODULE": "on",
             "GOCACHE": str(self.folder / "build"),
@@ -163,13 +161,13 @@ class GoBuildCache:
             "GOWORK": "off",
         }
         if not download:
-            ours["GOPROXY"] = "off"
-        # the compiler runs none of the step's code: it has the person's own proxies, certificates and private modules
+            settings["GOPROXY"] = "off"
+        # the compiler runs no code of the step, so it gets the user's own proxies, certificates and private modules
         foreign = ("GOOS", "GOARCH", "GOEXPERIMENT", "GODEBUG", PROCESS_TAG_VARIABLE)
-        return {name: value for name, value in self._environ.items() if name not in foreign} | ours
+        return {name: value for name, value in self._environ.items() if name not in foreign} | settings
 
     def _update_lock(self, work: Path) -> None:
-        """Write the versions that Go chose into the lock, so that they are chosen again."""
+        """Write the versions that Go chose into the lock file, so the next build uses them."""
         chosen = (_HELPER_LINES.sub("", _text(work / "go.mod")), _text(work / "go.sum"))
         for path, text in zip(self._lock_files(), chosen, strict=True):
             if text != _text(path):
@@ -178,7 +176,7 @@ class GoBuildCache:
                 aside.replace(path)
 
     def _trim(self) -> None:
-        """Remove the programs used longest ago."""
+        """Remove the least recently used programs."""
         found = []
         for path in self._programs.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process trims too
@@ -188,7 +186,7 @@ class GoBuildCache:
 
 
 def _import_lines(step: Step, imported: tuple[str, ...]) -> dict[str, int]:
-    """Each of *imported* with the line of the cell that imports it."""
+    """Map each of *imported* to the line of the cell that imports it."""
     lines = step.source.split("\n")
     return {
         path: next((n for n, line in enumerate(lines, 1) if re.search(rf'["`]{re.escape(path)}["`]', line)), 1)
@@ -198,10 +196,10 @@ def _import_lines(step: Step, imported: tuple[str, ...]) -> dict[str, int]:
 
 
 def _write_module(work: Path, source: str, imported: tuple[str, ...], locks: tuple[Path, Path]) -> None:
-    """Write the module that is compiled into *work*."""
+    """Write the module of the step into *work*."""
     (work / "step.go").write_text(source, encoding="utf-8", errors="replace")
     if imported or '"net/http"' in source:
-        # what Go does not read from the environment on a Mac
+        # on macOS, Go does not read SSL_CERT_FILE from the environment
         (work / "rootca_darwin.go").write_text(f'package main\n\nimport _ "{HELPER_IMPORT_PATH}/rootca"\n')
     text, sums = (_text(path) for path in locks) if imported else ("", "")
     text = text or _GO_MOD
@@ -213,18 +211,18 @@ def _write_module(work: Path, source: str, imported: tuple[str, ...], locks: tup
 
 
 async def _run_go(command: list[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
-    """Run *command*; returns its status and what it printed. It ends when the task is cancelled or we are gone."""
-    mark = secrets.token_hex(16)
+    """Run *command*, and return its status and output. It ends when the task is cancelled or this process ends."""
+    tag = secrets.token_hex(16)
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=folder,
-        env={**environment, PROCESS_TAG_VARIABLE: mark},
+        env={**environment, PROCESS_TAG_VARIABLE: tag},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
-    WARDEN.register(process.pid, mark)
+    WARDEN.register(process.pid, tag)
     try:
         output, _ = await process.communicate()
     except BaseException:

@@ -1,8 +1,8 @@
 """
-A Python step in this very process and thread, where a debugger can stop it.
+Runs a Python step in the kernel's own process and thread, where a debugger can stop it.
 
-Knows what a step finds around itself (variables, working folder, streams, import path) and puts all of it back afterwards.
-Whoever calls is the kernel of a notebook; outside calls are its own, and nothing guards them.
+It sets variables, working folder, streams and import path for the step, and restores them afterwards. Outbound calls go
+out directly from the kernel, without the gateway or a sandbox.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ DEBUGGER_QUIT_MESSAGE = "The debugger ended the step."
 @dataclass(frozen=True)
 class StepChannel:
     """
-    Where what a step says goes.
+    The functions through which a step in the kernel reaches its caller.
 
     Attributes:
-        send_line: Takes each line that it says: exports, a response, and so on.
-        call_services: Asks on its behalf, and waits for the answer.
-        on_output: Takes what it prints.
-        redact: What the debugger says to the person, with secrets hidden.
+        send_line: Receives each message of the step as a line: exports, a response, and so on.
+        call_services: Calls a service of the step and waits for the result.
+        on_output: Receives the output of the step.
+        redact: Redacts secrets in the debugger's output.
     """
 
     send_line: Callable[[str], object]
@@ -53,11 +53,11 @@ class StepChannel:
 @dataclass
 class InKernelRunner:
     """
-    Runs steps here, one at a time.
+    Runs steps in the kernel, one at a time.
 
     Attributes:
-        modules_by_site: What steps imported from an environment, by its folder of packages: gone from the kernel when no step
-            runs, and the same when the next one does, because some cannot be loaded twice.
+        modules_by_site: The modules that steps imported from an environment, by its folder of packages. They are removed
+            from the kernel after a step and restored for the next one, because some modules cannot be loaded twice.
     """
 
     modules_by_site: dict[Path, dict[str, ModuleType]] = field(default_factory=dict)
@@ -74,19 +74,19 @@ class InKernelRunner:
         channel: StepChannel,
     ) -> StepError | None:
         """
-        Run *step*; returns why it failed, or None.
+        Run *step*, and return its error or None.
 
         Args:
             step: The step.
-            request: What a step's process would be told; `file` is what the debugger calls the cell.
-            exports_json: Exports of the steps above as JSON, by step.
+            request: The request that a worker would receive; `file` is the debugger's name of the cell.
+            exports_json: The exports of the steps above as JSON, by step.
             variables: The workflow's environment variables.
-            folder: Where it works.
+            folder: The working folder.
             site_packages: The packages of the workflow's environment.
-            channel: Where what it says goes.
+            channel: Receives the step's messages and output.
 
         Raises:
-            KeyboardInterrupt: The person interrupted the kernel.
+            KeyboardInterrupt: The user interrupted the kernel.
         """
         secrets = [*variables.values(), *(value for fields in request["auth"].values() for value in fields.values())]
 
@@ -158,15 +158,15 @@ def _process_state(environment: Mapping[str, str], folder: Path) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def _breakpoints(shown: Callable[[str], str]) -> Iterator[None]:
-    """`breakpoint()` talks to the person, while what the step prints goes into the record."""
+def _breakpoints(redact: Callable[[str], str]) -> Iterator[None]:
+    """Let `breakpoint()` write to the notebook, while the step's own output goes into the record."""
     hook, out = sys.breakpointhook, sys.stdout
 
     def stop(*_arguments: Any, **_options: Any) -> None:
-        import pdb  # noqa: T100 - the person asked for it
+        import pdb  # noqa: T100 - the step's code called breakpoint()
 
-        told: Any = _CallbackStream(lambda text: out.write(shown(text)))
-        debugger = pdb.Pdb(stdout=told)
+        stream: Any = _CallbackStream(lambda text: out.write(redact(text)))
+        debugger = pdb.Pdb(stdout=stream)
         debugger.use_rawinput = True  # the kernel asks for a line; there is no standard input to read
         debugger.set_trace(sys._getframe(1))  # noqa: SLF001 - as pdb.set_trace itself does
 
@@ -182,14 +182,14 @@ def _print(output: Callable[[Stream, bytes], object], stream: Stream, text: str)
 
 
 class _CallbackStream(io.TextIOBase):
-    """A stream that hands on whatever is written."""
+    """A stream that passes all text to a function."""
 
-    def __init__(self, take: Callable[[str], object]) -> None:
-        self._take = take
+    def __init__(self, on_write: Callable[[str], object]) -> None:
+        self._on_write = on_write
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        self._take(text)
+        self._on_write(text)
         return len(text)

@@ -1,8 +1,7 @@
 """
-Finds the interpreters and compilers that run steps.
+Finds the interpreters and compilers of steps.
 
-Knows where they can come from, in order: Node.js from `PDKERNEL_NODE`, the wheel, PATH; Go from `PDKERNEL_GO`, PATH, the
-wheel. Starts nothing but what asks for a version.
+The order for Node.js is `PDKERNEL_NODE`, the wheel, PATH; for Go it is `PDKERNEL_GO`, PATH, the wheel.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _INSTALL_GO_COMMAND = "pip install 'pdkernel[go]'"
 
 @dataclass(frozen=True)
 class GoToolchain:
-    """A Go: its command, its root folder, and its version as it says it (`go1.27.3`)."""
+    """A Go toolchain: its command, its root folder, and its version as Go reports it (`go1.27.3`)."""
 
     command: Path
     root: Path
@@ -37,13 +36,13 @@ class GoToolchain:
 
 def find_node(environ: Mapping[str, str] | None = None) -> Path:
     """
-    The Node.js to run steps with.
+    Return the path of the Node.js that runs steps.
 
     Args:
-        environ: Where `PDKERNEL_NODE` and `PATH` are looked up; `os.environ` by default.
+        environ: The variables with `PDKERNEL_NODE` and `PATH`; `os.environ` by default.
 
     Raises:
-        InterpreterMissingError: There is none, or none of version 20 or newer.
+        InterpreterMissingError: Node.js 20 or newer was not found.
     """
     environ = os.environ if environ is None else environ
     if chosen := environ.get("PDKERNEL_NODE"):
@@ -53,16 +52,16 @@ def find_node(environ: Mapping[str, str] | None = None) -> Path:
     if found := shutil.which("node", path=environ.get("PATH", os.defpath)):
         return _check_node(Path(found), "The one on PATH is")
     raise InterpreterMissingError(
-        "Node.js steps and {{ }} need Node.js, and there is none here.", fix=_INSTALL_NODE_COMMAND
+        "Node.js steps and {{ }} need Node.js, which was not found.", fix=_INSTALL_NODE_COMMAND
     )
 
 
 def find_bash(environ: Mapping[str, str] | None = None) -> Path:
     """
-    The Bash to run steps with.
+    Return the path of the Bash that runs steps.
 
     Raises:
-        InterpreterMissingError: There is none on PATH.
+        InterpreterMissingError: Bash is not on PATH.
     """
     path = (os.environ if environ is None else environ).get("PATH", os.defpath)
     if found := shutil.which("bash", path=path):
@@ -72,16 +71,16 @@ def find_bash(environ: Mapping[str, str] | None = None) -> Path:
 
 def find_go(environ: Mapping[str, str] | None = None) -> GoToolchain:
     """
-    The Go to compile steps with. The first search takes the time of a `go env`.
+    Return the Go that compiles steps. The first call runs `go env`.
 
     Args:
-        environ: Where `PDKERNEL_GO` and `PATH` are looked up; `os.environ` by default.
+        environ: The variables with `PDKERNEL_GO` and `PATH`; `os.environ` by default.
 
     Raises:
-        InterpreterMissingError: There is none, or none of version 1.21 or newer.
+        InterpreterMissingError: Go 1.21 or newer was not found.
     """
     environ = os.environ if environ is None else environ
-    why = "there is none here"
+    why = "Go was not found"
     if chosen := environ.get("PDKERNEL_GO"):
         found, why = _probe_go(Path(chosen))
         if found is None:
@@ -103,8 +102,8 @@ def _node_of_wheel() -> Path | None:
 
 def _in_wheel(package: str, program: str) -> Path | None:
     spec = importlib.util.find_spec(package)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        found = Path(place) / "bin" / program
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        found = Path(folder) / "bin" / program
         if found.is_file():
             return found
     return None
@@ -112,7 +111,7 @@ def _in_wheel(package: str, program: str) -> Path | None:
 
 @functools.lru_cache(maxsize=16)
 def _probe_go(command: Path) -> tuple[GoToolchain | None, str]:
-    """The toolchain behind *command*, which may be a script that starts it; else why it cannot be used."""
+    """Return the toolchain of *command*, which may be a wrapper script; or None and the reason why it is unusable."""
     try:
         answer = subprocess.run(
             [command, "env", "-json", "GOROOT", "GOVERSION"],
@@ -122,8 +121,8 @@ def _probe_go(command: Path) -> tuple[GoToolchain | None, str]:
             check=False,
             timeout=20,
         ).stdout
-        said = json.loads(answer)
-        root, version = Path(said["GOROOT"]), str(said["GOVERSION"])
+        variables = json.loads(answer)
+        root, version = Path(variables["GOROOT"]), str(variables["GOVERSION"])
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
         return None, "it does not run as Go"
     number = re.search(r"go(\d+)\.(\d+)", version)

@@ -1,8 +1,8 @@
 """
-How much memory a running step's processes hold, and the end of a step that holds more than it may.
+Measures the memory of a running step's processes, and ends a step that exceeds its limit.
 
-Knows how to look, and that a short step must not pay for it: nothing is looked at before half a second, except once
-when the step ends, and then only if that took more than an instant or there is a limit. What is left of a guest that has ended is nobody's memory.
+A short step must not pay for this. Without a limit, the first sample is taken after half a second, and another when the
+step ends, unless the step took less than `MIN_SAMPLED_DURATION_S`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import psutil
 from pdkernel.errors import StepMemoryError
 
 SAMPLE_INTERVAL_S = 0.5
-"""Seconds between two looks where no limit is set, and until the first."""
+"""Seconds between two samples, and before the first one, without a limit."""
 LIMITED_SAMPLE_INTERVAL_S = 0.1
 MIN_SAMPLED_DURATION_S = 0.02
-"""Seconds in which no step fills the memory that is warned of."""
+"""Steps shorter than this, in seconds, are not sampled without a limit."""
 BYTES_PER_MB = 1 << 20
 
 
 class MemoryWatch:
     """
-    Looks at a process and its children until it is closed.
+    Samples the memory of a process and its children until it is closed.
 
     Args:
         pid: The process.
-        limit_mb: Megabytes that all of them may hold together, or None.
-        on_exceeded: Is told when they hold more.
+        limit_mb: The limit for all processes together in megabytes, or None.
+        on_exceeded: Called with the error when they exceed the limit.
 
     Attributes:
-        peak_bytes: The most bytes that were seen.
-        error: That they held more than they may, or None.
+        peak_bytes: The highest sample in bytes.
+        error: The error if the limit was exceeded, or None.
     """
 
     def __init__(self, pid: int, limit_mb: int | None, on_exceeded: Callable[[StepMemoryError], None]) -> None:
@@ -42,7 +42,7 @@ class MemoryWatch:
         self.error: StepMemoryError | None = None
         self._pid = pid
         self._limit_mb = limit_mb
-        self._over = on_exceeded
+        self._on_exceeded = on_exceeded
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
@@ -50,31 +50,31 @@ class MemoryWatch:
         self._timer = self._loop.call_later(self._wait_s, self._sample)
 
     def close(self) -> None:
-        """Look once more, and then no more; without a limit a step of an instant is not looked at."""
+        """Take the last sample and stop; without a limit, a very short step is not sampled."""
         self._closed = True
         self._timer.cancel()
         if self._limit_mb is not None or self._loop.time() - self._began >= MIN_SAMPLED_DURATION_S:
             self._record(_resident(self._pid))
 
     def _sample(self) -> None:
-        looking = self._loop.run_in_executor(None, _resident_with_children, self._pid)
-        looking.add_done_callback(self._on_sampled)
+        sample = self._loop.run_in_executor(None, _resident_with_children, self._pid)
+        sample.add_done_callback(self._on_sampled)
 
-    def _on_sampled(self, looking: asyncio.Future[int]) -> None:
-        if self._closed or looking.cancelled():
+    def _on_sampled(self, sample: asyncio.Future[int]) -> None:
+        if self._closed or sample.cancelled():
             return
-        self._record(looking.result())
+        self._record(sample.result())
         self._timer = self._loop.call_later(self._wait_s, self._sample)
 
-    def _record(self, held: int) -> None:
-        self.peak_bytes = max(self.peak_bytes, held)
-        if self.error is None and self._limit_mb is not None and held > self._limit_mb * BYTES_PER_MB:
-            self.error = build_memory_error(held, self._limit_mb)
-            self._over(self.error)
+    def _record(self, used_bytes: int) -> None:
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+        if self.error is None and self._limit_mb is not None and used_bytes > self._limit_mb * BYTES_PER_MB:
+            self.error = build_memory_error(used_bytes, self._limit_mb)
+            self._on_exceeded(self.error)
 
 
 def build_memory_error(used_bytes: int, limit_mb: int) -> StepMemoryError:
-    """The step's processes hold *used_bytes* bytes; the platform's words first."""
+    """Build the error of a step whose processes use *used_bytes*; the message begins as the platform's does."""
     return StepMemoryError(
         f"Out of Memory: the step held {used_bytes / BYTES_PER_MB:,.0f} MB, and settings.memory allows {limit_mb:,} MB.",
         name="OutOfMemory",

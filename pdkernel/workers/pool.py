@@ -1,8 +1,7 @@
 """
-Guests kept warm, and how many runs execute at once.
+The pool of workers: keeps workers warm and limits how many runs execute at once.
 
-Knows which place may serve which run: one workflow version, one run at a time, and never a guest that a step
-has left dirty.
+A warm slot serves one run at a time, always of the same workflow version. A worker that a step left dirty is not reused.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
 
 class WorkerPool:
     """
-    Everything that runs steps in this process. Belongs to one event loop.
+    All workers of this process. Belongs to one event loop.
 
     Attributes:
-        gateway: The way out for steps, or None.
+        gateway: The gateway for outbound calls, or None.
         go_cache: Compiled Go steps, or None.
-        descriptions: What Node.js steps and components were found to declare, by source or file.
-        determinism: A clock and chance that are the same in every step, or None for the machine's own.
+        descriptions: Cached descriptions of Node.js steps and components, by source or file.
+        determinism: A fixed clock and fixed random numbers for steps, or None for those of the system.
     """
 
     def __init__(
@@ -54,17 +53,17 @@ class WorkerPool:
         determinism: Determinism | None = None,
     ) -> None:
         """
-        Nothing is started before it is needed.
+        Create a pool. It starts a worker when a step needs that worker.
 
         Args:
-            gateway: The way out for steps; None leaves them their own.
-            max_active_runs: Runs that execute at once.
-            python: Interpreter for the Python steps of every run, whatever a run's setup says; without it, where a
-                setup names none either, the one that runs us.
-            node: Interpreter for Node.js steps; `find_node()` by default.
-            go_cache: Compiled Go steps; None compiles a step in each run.
-            extra_read_folders: Folders that steps' processes read; they see them even where these are in this machine's `/tmp`.
-            determinism: Fixes clock and chance in Python and Node.js steps; Bash and Go steps keep the machine's.
+            gateway: The gateway for outbound calls; with None, steps use the network directly.
+            max_active_runs: The number of runs that execute at once.
+            python: The interpreter for all Python steps. It overrides the interpreter of a run's setup. If neither is set,
+                `sys.executable` runs the steps.
+            node: The interpreter for Node.js steps; `find_node()` by default.
+            go_cache: Compiled Go steps; with None, each run compiles its own.
+            extra_read_folders: Folders that workers read. They stay visible in a private `/tmp`, even if they are below `/tmp`.
+            determinism: Fixes clock and random numbers in Python and Node.js steps, not in Bash and Go steps.
         """
         self.gateway = gateway
         self.go_cache = go_cache
@@ -74,8 +73,8 @@ class WorkerPool:
         self._python = python
         self._node = node
         self._run_semaphore = asyncio.Semaphore(max_active_runs)
-        self._idle_slots: dict[WorkerSlot, None] = {}  # the one that was used last is last
-        self._kept = tuple(extra_read_folders)
+        self._idle_slots: dict[WorkerSlot, None] = {}  # in order of last use
+        self._extra_read_folders = tuple(extra_read_folders)
         self._tmp_works = is_supported()
         self._tmp_folder: Path | None = None
         self._tmp_count = 0
@@ -84,9 +83,9 @@ class WorkerPool:
 
     async def open_run(self, setup: RunSetup, *, wait_for_slot: bool = True) -> RunWorkers:
         """
-        The guests for one run.
+        Return the workers for one run.
 
-        It waits while *size* runs execute, unless it is run for a step of one of them, which waits for it.
+        Waits while `max_active_runs` runs execute. Pass *wait_for_slot* False for a run that a step of an active run waits for.
         """
         if wait_for_slot:
             await self._run_semaphore.acquire()
@@ -98,8 +97,8 @@ class WorkerPool:
         """End every process."""
         for run in list(self._runs):
             run.kill()
-        for place in list(self._idle_slots):
-            place.close()
+        for slot in list(self._idle_slots):
+            slot.close()
         self._idle_slots.clear()
         self._closed = True
         if self._tmp_folder is not None:
@@ -108,16 +107,16 @@ class WorkerPool:
 
     @property
     def active_runs(self) -> int:
-        """How many runs execute."""
+        """The number of runs that execute."""
         return len(self._runs)
 
     @property
     def sandbox_kind(self) -> str:
-        """What the operating system does about programs that go around the gateway, where that is asked for."""
+        """The kind of sandbox that stops programs from bypassing the gateway: `redirect`, `landlock` or `none`."""
         return self.gateway.sandbox_kind if self.gateway else "none"
 
     def acquire_slot(self, setup: RunSetup) -> WorkerSlot:
-        """A place for a run of *setup*: one that is kept warm for its workflow, else a new one."""
+        """Return a slot for a run of *setup*: a warm one of its workflow, else a new one."""
         warm = self.acquire_warm_slot(setup)
         if warm is not None:
             return warm
@@ -126,20 +125,20 @@ class WorkerPool:
         return WorkerSlot(setup.reuse_key, setup.is_sandboxed, setup.public_only, tmp)
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
-        """A place that is kept warm for runs of *setup*'s workflow, or None."""
+        """Return a slot that is kept warm for the workflow of *setup*, or None."""
         needed = self._needed_tmp_names(setup)
-        for place in reversed(self._idle_slots):
-            if place.can_serve(setup.reuse_key, needed, is_sandboxed=setup.is_sandboxed, public_only=setup.public_only):
-                del self._idle_slots[place]
-                return place
+        for slot in reversed(self._idle_slots):
+            if slot.can_serve(setup.reuse_key, needed, is_sandboxed=setup.is_sandboxed, public_only=setup.public_only):
+                del self._idle_slots[slot]
+                return slot
         return None
 
     def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker:
         """
-        The guest of *language* in *slot*, with the packages of the environment of *python*: the warm one, else a new one.
+        Return the worker of *language* in *slot*: the warm one if its interpreter is *python*, else a new one.
 
         Raises:
-            InterpreterMissingError: The language's interpreter is not there.
+            InterpreterMissingError: The interpreter of the language is not installed.
         """
         warm = self.find_warm_worker(slot, language, python=python)
         if warm is not None:
@@ -155,24 +154,24 @@ class WorkerPool:
         environment = base_environment(Path("/"), "") | (
             self.determinism.interpreter_variables if self.determinism else {}
         )
-        guest = Worker(
+        worker = Worker(
             language, argv, environment, self.gateway, is_sandboxed=slot.is_sandboxed, public_only=slot.public_only
         )
-        slot.workers[language] = guest
+        slot.workers[language] = worker
         if language == "python":
             slot.python = python
-        return guest
+        return worker
 
     @staticmethod
     def find_warm_worker(slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker | None:
-        """The warm guest as of `guest`, or None."""
-        guest = slot.workers.get(language)
-        if guest is None or not guest.is_alive or (language == "python" and slot.python != python):
+        """Return the warm worker of *language* in *slot*, or None if there is none for the interpreter *python*."""
+        worker = slot.workers.get(language)
+        if worker is None or not worker.is_alive or (language == "python" and slot.python != python):
             return None
-        return guest
+        return worker
 
     def release_slot(self, slot: WorkerSlot) -> None:
-        """Keep *slot* for the next run of its workflow, or end what is in it if it is not clean."""
+        """Keep *slot* for the next run of its workflow, or close it if it is not clean."""
         if not slot.reset() or self._closed:
             slot.close()
             return
@@ -183,15 +182,15 @@ class WorkerPool:
             oldest.close()
 
     def finish_run(self, run: RunWorkers) -> None:
-        """*run* executes no more."""
+        """Remove *run* from the active runs and free its slot."""
         if run in self._runs:
             self._runs.discard(run)
             if run.holds_slot:
                 self._run_semaphore.release()
 
     def _needed_tmp_names(self, setup: RunSetup) -> frozenset[str] | None:
-        """The names in `/tmp` that the run's processes must see, or None if they get the machine's own."""
-        # what steps may write to is not shown in a /tmp that they may empty
+        """The names in `/tmp` that the run's processes must see, or None if they get the system's `/tmp`."""
+        # a private /tmp shows folders read-only, so a folder that steps write to must not be below /tmp
         written = [
             path
             for path in (setup.import_folder, setup.scratch_folder.parent, setup.file_store_folder)
@@ -199,31 +198,31 @@ class WorkerPool:
         ]
         if not self._tmp_works or names_in_tmp(*written) != frozenset():
             return None
-        if (
-            setup.is_sandboxed and self.sandbox_kind == "landlock"
-        ):  # which keeps what is started under it from our descriptors
+        # under Landlock a new process cannot open the parent's descriptors, which entering a private /tmp needs
+        if setup.is_sandboxed and self.sandbox_kind == "landlock":
             return None
         trees = [tree.folder for tree in setup.node_packages.values()]
         compiled = self.go_cache.folder if self.go_cache else None
-        read = [setup.python, self._python, self._node, compiled, *setup.extra_code_folders, *trees, *self._kept]
-        everyones, own = _common_tmp_names(), names_in_tmp(*(path for path in read if path is not None))
-        return None if everyones is None or own is None else everyones | own
+        interpreters = [setup.python, self._python, self._node]
+        read = [*interpreters, compiled, *setup.extra_code_folders, *trees, *self._extra_read_folders]
+        common, own = _common_tmp_names(), names_in_tmp(*(path for path in read if path is not None))
+        return None if common is None or own is None else common | own
 
     def _make_tmp(self, needed: frozenset[str]) -> PrivateTmp | None:
-        with contextlib.suppress(OSError):  # a disk that is full is for the step to meet
+        with contextlib.suppress(OSError):  # if the disk is full, the step reports it
             if self._tmp_folder is None:
                 self._tmp_folder = make_scratch_folder("pdkernel-tmp-")
                 WARDEN.register_folder(self._tmp_folder)
             self._tmp_count += 1
-            made = PrivateTmp.create(self._tmp_folder / str(self._tmp_count), needed)
-            self._tmp_works = made is not None
-            return made
+            private_tmp = PrivateTmp.create(self._tmp_folder / str(self._tmp_count), needed)
+            self._tmp_works = private_tmp is not None
+            return private_tmp
         return None
 
 
 @functools.cache
 def _common_tmp_names() -> frozenset[str] | None:
-    """The names in `/tmp` of what every process of a step may read; None if something lies in `/tmp` itself."""
+    """The names in `/tmp` that every worker may read; None if such a file lies directly in `/tmp`."""
     programs = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    places = [sys.prefix, sys.base_prefix, sys.executable, *runtimes.__path__, *sys.path, *programs]
-    return names_in_tmp(*(Path(place) for place in places if Path(place).is_absolute() and Path(place) != TMP_FOLDER))
+    paths = [sys.prefix, sys.base_prefix, sys.executable, *runtimes.__path__, *sys.path, *programs]
+    return names_in_tmp(*(Path(path) for path in paths if Path(path).is_absolute() and Path(path) != TMP_FOLDER))

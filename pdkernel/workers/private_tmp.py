@@ -1,9 +1,8 @@
 """
-A `/tmp` that only the steps of one run see (Linux).
+A private `/tmp` that only the steps of one run see (Linux).
 
-Knows mount namespaces, by way of util-linux's programs: a user who is not root makes one inside a user namespace, and
-neither can be done in a process with threads, which we are. Making one takes some 5 ms, starting a program in it 1 ms.
-Knows nothing of steps.
+It is a mount namespace, created with programs of util-linux, because a process with threads cannot create a user
+namespace, which a user other than root needs. Creating a namespace takes about 5 ms, starting a program in it 1 ms.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from typing import Self
 
 from pdkernel.runtimes.file_tree import remove_tree
 
-TMP_FOLDER = Path("/tmp")  # noqa: S108 - the place itself, not a file in it
+TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
 _VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
 
 _MOUNT_TIMEOUT_S = 5.0
-# What is kept is read only, and not its owner's to make otherwise: steps may empty /tmp, as they may on the platform.
+# Visible folders are mounted read-only, and steps cannot remount them: steps may empty /tmp, as on the platform.
 _MOUNT_SCRIPT = """
 set -e
 folder=$1; shift
@@ -42,16 +41,16 @@ read _ || :
 
 class PrivateTmp:
     """
-    A folder that is `/tmp` for the programs that are started by `wrap_command`.
+    A folder that is `/tmp` for programs started with `wrap_command`.
 
     Attributes:
-        visible_names: Folders in the machine's own `/tmp` that are seen there too, and cannot be written to.
+        visible_names: Folders of the system's `/tmp` that are visible, read-only, in this one.
     """
 
     def __init__(
         self, folder: Path, visible_names: frozenset[str], namespaces: Sequence[int], tmp_descriptor: int
     ) -> None:
-        """Descriptors: of the *namespaces*, the user's first if there is one, and of `/tmp` in them (*tmp_descriptor*)."""
+        """Take descriptors of the *namespaces* (a user namespace first, if any) and of `/tmp` in them."""
         self.visible_names = visible_names
         self._folder = folder
         self._descriptors = [*namespaces, tmp_descriptor]
@@ -63,14 +62,14 @@ class PrivateTmp:
     @classmethod
     def create(cls, folder: Path, visible_names: frozenset[str]) -> Self | None:
         """
-        One in *folder*, which is made; None if the operating system does not permit it.
+        Create a private `/tmp` in the new *folder*; return None if the operating system does not permit it.
 
         Args:
-            folder: Where its files are, for us.
-            visible_names: Names of folders in the machine's `/tmp` that are to be seen.
+            folder: The folder of its files, as this process sees it.
+            visible_names: Names of folders in the system's `/tmp` that stay visible.
 
         Raises:
-            OSError: The folder cannot be made.
+            OSError: The folder cannot be created.
         """
         unshare = shutil.which("unshare")
         if unshare is None or shutil.which("nsenter") is None:
@@ -78,39 +77,39 @@ class PrivateTmp:
         folder.mkdir(mode=0o700)
         for name in visible_names:
             folder.joinpath(name).mkdir(mode=0o700)
-        # who is root keeps to the user namespace that is there: in one of its own, other users' files were not its
+        # root uses the current user namespace: in a new one it would lose access to the files of other users
         user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
-        maker = subprocess.Popen(
+        helper = subprocess.Popen(
             [unshare, *user, "--mount", "sh", "-c", _MOUNT_SCRIPT, "sh", str(folder), *visible_names],
             env={"PATH": os.environ.get("PATH", os.defpath)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        with maker:
-            assert maker.stdout is not None
-            if not select.select([maker.stdout], [], [], _MOUNT_TIMEOUT_S)[0]:
-                maker.kill()
-            opened = _open(maker.pid, ["user", "mnt"] if user else ["mnt"]) if maker.stdout.read(1) else None
+        with helper:
+            assert helper.stdout is not None
+            if not select.select([helper.stdout], [], [], _MOUNT_TIMEOUT_S)[0]:
+                helper.kill()
+            opened = _open(helper.pid, ["user", "mnt"] if user else ["mnt"]) if helper.stdout.read(1) else None
         if opened is None:
             remove_tree(folder)
             return None
         return cls(folder, visible_names, opened[:-1], opened[-1])
 
     def wrap_command(self, argv: Sequence[str]) -> list[str]:
-        """The command that runs *argv* with this `/tmp`, which is its working folder too."""
+        """Return the command that runs *argv* with this `/tmp` as its working folder."""
         if not os.access(argv[0], os.X_OK):
-            return list(argv)  # whoever starts it hears what is wrong from the operating system itself
+            return list(argv)  # the start then fails with the error of the operating system
         return [*self._enter, *argv]
 
     def clear(self) -> bool:
-        """Remove what steps have put there; whether nothing of it is left."""
+        """Remove the files of steps; return whether all of them are gone."""
         names = set(os.listdir(self._folder)) - self.visible_names  # noqa: PTH208 - at the end of every run
         left = [name for name in names if not remove_tree(self._folder / name)]
         return not left
 
     def close(self) -> None:
-        """Nothing is started there any more; remove its files."""
+        """Close the namespaces and remove the files. Start no program in it afterwards."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []
@@ -118,12 +117,12 @@ class PrivateTmp:
 
 
 def is_supported() -> bool:
-    """Whether this system could have one, before it is tried."""
+    """Whether this system may support a private `/tmp`; only `PrivateTmp.create` finds out."""
     return sys.platform == "linux" and os.path.realpath(TMP_FOLDER) == str(TMP_FOLDER)
 
 
 def describe_step_tmp(project: Path) -> str:
-    """In a sentence for people, what `/tmp` is for the steps of a project in *project*; found out by trying."""
+    """Describe in a sentence which `/tmp` the steps of the project in *project* use; this creates one to find out."""
     if names_in_tmp(project) != frozenset():
         return "a step's /tmp is this machine's, because the project is below it"
     if is_supported():
@@ -136,7 +135,7 @@ def describe_step_tmp(project: Path) -> str:
 
 
 def make_scratch_folder(prefix: str) -> Path:
-    """A fresh folder for temporary files of ours: not in `/tmp`, where steps with a `/tmp` of their own would not see it."""
+    """Create a folder for temporary files, outside of `/tmp` if possible: steps with a private `/tmp` must see it."""
     beside = (
         is_supported() and tempfile.gettempdir() == str(TMP_FOLDER) and os.access(_VAR_TMP_FOLDER, os.W_OK | os.X_OK)
     )
@@ -146,9 +145,9 @@ def make_scratch_folder(prefix: str) -> Path:
 @functools.lru_cache(maxsize=1000)
 def names_in_tmp(*paths: Path) -> frozenset[str] | None:
     """
-    The folders in the machine's `/tmp` that *paths* are in; None if one of them lies in `/tmp` itself.
+    Return the folders of the system's `/tmp` that contain *paths*; None if a path is a file directly in `/tmp`.
 
-    A link counts for the place where it is and for the one where it leads. That is not looked at again.
+    For a link, both its own path and its target count. Results are cached.
     """
     names: set[str] = set()
     for path in paths:
@@ -173,7 +172,7 @@ def _names(path: Path) -> frozenset[str] | None:
 
 
 def _open(process: int, namespaces: Sequence[str]) -> list[int]:
-    """Descriptors of *process*'s namespaces and of what is `/tmp` there."""
+    """Open the namespaces of *process*, and `/tmp` as that process sees it."""
     opened: list[int] = []
     try:
         opened.extend(os.open(f"/proc/{process}/ns/{name}", os.O_RDONLY) for name in namespaces)

@@ -1,96 +1,89 @@
 """
-Whom the processes of steps deal with: the way out, who listens to a step, who answers it, who debugs it.
+Interfaces that workers call: the gateway for outbound calls, the listener of a step, and the services of a step.
 
-Knows what each must do. Everything that passes here is raw: who listens looks for secrets before anything is kept or shown.
+All values are unredacted. A listener redacts secrets before it stores or shows a value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, Language
-
-if TYPE_CHECKING:
-    from pdkernel.workers.calls import RunSetup, StepCall, StepOutcome
 
 StartedT = TypeVar("StartedT")
 
 
 class OutboundGateway(Protocol):
-    """The way out for a step's network traffic (`egress.Gateway`)."""
+    """The gateway for the outbound calls of steps (`egress.Gateway`)."""
 
     def issue_token(self, *, public_only: bool = False) -> str:
-        """A fresh opaque word that one process shows with each outside call; *public_only* keeps it from this machine."""
+        """
+        Return a new opaque token, which one process sends with each outbound call.
+
+        With *public_only*, calls with this token reach public addresses only.
+        """
         ...
 
     async def check(self, policy: Any) -> None:
-        """Refuse a mode for outside calls whose file of recorded calls cannot be used."""
+        """Raise an error if the recording that *policy* names is unusable."""
         ...
 
     def bind(self, token: str, context: Any) -> None:
-        """From now on, calls with *token* are treated as *context* says."""
+        """Apply *context* to all later calls with *token*."""
         ...
 
     def unbind(self, token: str) -> None:
-        """Calls with *token* belong to no step."""
+        """Detach *token* from its step."""
         ...
 
     def revoke_token(self, token: str) -> None:
-        """The process is gone."""
+        """Revoke *token*, because its process has ended."""
         ...
 
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
-        """The variables that lead a process of *language* through the gateway."""
+        """Return the environment variables that route a process of *language* through the gateway."""
         ...
 
     @property
     def sandbox_kind(self) -> str:
-        """What `guarded` does here: `redirect`, `landlock` or `none`."""
+        """The kind of sandbox that `start_sandboxed` uses on this system: `redirect`, `landlock` or `none`."""
         ...
 
     def start_sandboxed(self, token: str, start_process: Callable[[], StartedT]) -> StartedT:
-        """*start_process*'s result; the operating system sees to it that what it starts does not go around the gateway."""
+        """Call *start_process* and return its result; the operating system stops the new process from bypassing the gateway."""
         ...
 
 
 class StepListener(Protocol):
-    """Is told what a step does, as it happens and in order."""
+    """Receives what a step does, as it happens and in order."""
 
     def log(self, stream: Stream, text: str) -> None:
-        """The step printed *text*: any piece of a line or several lines."""
+        """Receive printed *text*: a part of a line, or several lines."""
         ...
 
     def report_progress(self, text: str) -> None:
-        """Something of ours is under way for the step, and takes long: *text* is a sentence."""
+        """Receive a sentence about slow preparation work for the step, such as compiling."""
         ...
 
     def export(self, name: str, value: JSON) -> None:
-        """The step exported *value*; `$return_value` is what it returned."""
+        """Receive an export; the name `$return_value` is the step's return value."""
         ...
 
     def respond(self, response: dict[str, Any]) -> None:
-        """The step's first response; `{"status", "headers", "body"}`, and `"immediate": True` if it is to go at once."""
+        """Receive the step's first response: `{"status", "headers", "body"}`, with `"immediate": True` to send it at once."""
         ...
 
 
 class StepServices(Protocol):
-    """What a running step may ask for beyond its own process: its data stores, other workflows."""
+    """Services for a running step: its data stores, and runs of other workflows."""
 
     async def call(self, operation: str, args: Mapping[str, JSON]) -> JSON:
         """
-        The answer to *operation* (`store.get`, `flow.trigger`).
+        Return the result of *operation* (`store.get`, `flow.trigger`).
 
         Raises:
-            StepError: Cannot be done; the step's code gets it as an exception at the line that asked.
+            StepError: The operation failed. The step's code gets it as an exception at the calling line.
         """
-        ...
-
-
-class StepDebugger(Protocol):
-    """Runs Python steps where a debugger can stop them: in the kernel."""
-
-    async def run_step(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
-        """As `RunGuests.run`; takes as long as the person does."""
         ...

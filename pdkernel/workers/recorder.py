@@ -1,13 +1,16 @@
 """
-Gathers what one step does and passes it on as it happens.
+Collects what one step does, and passes each event to a listener as it happens.
 
-Knows decoding, the limit on what a step may print, and that the first response wins. Knows nothing of processes.
+It decodes output, limits its size, and keeps the first response. A response body of text bytes becomes text.
 """
 
 from __future__ import annotations
 
+import base64
 import codecs
+import re
 from collections.abc import Mapping
+from email.message import Message
 from typing import Any
 
 from msgspec import UNSET
@@ -15,7 +18,6 @@ from msgspec import UNSET
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON
-from pdkernel.workers.bodies import decode_text_body
 from pdkernel.workers.calls import StepOutcome
 from pdkernel.workers.protocols import StepListener
 from pdkernel.workers.replies import (
@@ -33,21 +35,26 @@ from pdkernel.workers.replies import (
 )
 
 MAX_OUTPUT_BYTES = 1 << 20
-"""Bytes of a step's output that are kept."""
+"""The size of a step's recorded output in bytes."""
 
 _decoder = codecs.getincrementaldecoder("utf-8")
 _MAX_LINE_OVERRUN_BYTES = 1 << 16
 _STDERR_TAIL_BYTES = 4096
 _STDERR_TAIL_LINES = 10
+_BASE64_KEY = "$base64"
+_TEXT_TYPES = re.compile(
+    r"text/.*|application/(?:.*\+)?(?:json|xml|yaml|javascript|graphql|x-ndjson|x-www-form-urlencoded)"
+)
+_UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
 class StepRecorder:
     """
-    What a running step has done so far.
+    The results of a running step so far.
 
     Attributes:
-        emitted_events: What it emitted as an event source.
-        service_db: What its `$.service.db` holds.
+        emitted_events: The events that it emitted as an event source.
+        service_db: The content of its `$.service.db`.
     """
 
     def __init__(self, listener: StepListener, service_db: Mapping[str, JSON] | None = None) -> None:
@@ -71,7 +78,7 @@ class StepRecorder:
         self._memory_mb = 0.0
 
     def output(self, stream: Stream, data: bytes) -> None:
-        """The step printed *data*."""
+        """Record printed *data*."""
         if stream == "stderr":
             self._tail = (self._tail + data)[-_STDERR_TAIL_BYTES:]
         if self._full or len(data) > self._bytes_left:
@@ -85,7 +92,7 @@ class StepRecorder:
                 self._listener.log(stream, text)
 
     def parse_message(self, reply: StepReply) -> None:
-        """The step did what *reply* says."""
+        """Record a reply of the step's worker."""
         match reply:
             case Export():
                 self.export(reply.name, reply.value)
@@ -94,7 +101,7 @@ class StepRecorder:
             case Effect():
                 self._effects.append(reply)
             case Pause():
-                self._pause = reply  # the last word counts
+                self._pause = reply  # the last request counts
             case Emitted():
                 self.emitted_events.append(reply)
             case StoreWrite():
@@ -110,28 +117,28 @@ class StepRecorder:
                 self.warn(reply.text)
 
     def export(self, name: str, value: JSON) -> None:
-        """The step exported *value*."""
+        """Record an export."""
         self._exports[name] = value
         self._listener.export(name, value)
 
     def respond(self, response: Response) -> None:
-        """The step responded; the first response wins."""
+        """Record a response; the first response wins."""
         if self._response is not None:
             self.warn("The step responded more than once; the first response was sent.")
             return
-        body = decode_text_body(response.body, response.headers)
+        body = _decode_text_body(response.body, response.headers)
         self._response = {"status": response.status, "headers": response.headers, "body": body}
         if response.immediate:
             self._response["immediate"] = True
         self._listener.respond(self._response)
 
     def report_progress(self, text: str) -> None:
-        """Tell at once what takes long before the step runs."""
+        """Report slow preparation work to the listener."""
         self._listener.report_progress(text)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences for people, so far."""
+        """The warnings so far, as sentences for people."""
         return tuple(self._warnings)
 
     @property
@@ -140,30 +147,34 @@ class StepRecorder:
         return self._response
 
     def set_usage(self, *, seconds: float, memory_mb: float) -> None:
-        """How long the step ran, and the most memory that was seen."""
+        """Record the duration of the step and its highest measured memory."""
         self._seconds, self._memory_mb = seconds, memory_mb
 
     def warn(self, text: str) -> None:
-        """Something that a person should know, once."""
+        """Record a warning, unless the same text was recorded before."""
         if text not in self._warnings:
             self._warnings.append(text)
 
     def stderr_tail(self) -> str:
-        """The last whole lines of stderr."""
+        """Return the last complete lines of stderr."""
         tail = self._tail
         if len(tail) == _STDERR_TAIL_BYTES:
-            tail = tail.partition(b"\n")[2]  # half a line may be half a secret, which nobody would recognise
+            tail = tail.partition(b"\n")[
+                2
+            ]  # a partial line may contain a partial secret, which redaction does not find
         return "\n".join(tail.decode("utf-8", "replace").rstrip().splitlines()[-_STDERR_TAIL_LINES:])
 
     def outcome(self, error: StepError | None = None) -> StepOutcome:
-        """Everything, now that the step has ended."""
+        """Return the outcome of the step, which has ended."""
         for stream, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
                 self._listener.log(stream, text)
         if self._dropped:
-            said = f"{self._dropped:,} more bytes were printed and not kept: the limit is {MAX_OUTPUT_BYTES:,} a step."
-            self._listener.log("stderr", f"\n[{said}]\n")
-            self.warn(said)
+            notice = (
+                f"{self._dropped:,} more bytes were printed and not kept: the limit is {MAX_OUTPUT_BYTES:,} a step."
+            )
+            self._listener.log("stderr", f"\n[{notice}]\n")
+            self.warn(notice)
         return StepOutcome(
             exports=self._exports,
             has_exited=self._exited,
@@ -182,10 +193,37 @@ class StepRecorder:
         if self._full:
             self._dropped += len(data)
             return b""
-        # to the end of the line, if that is near: half a line may be half a secret
+        # keep data to the end of the line, if the end is near: a partial line may contain a partial secret
         end = data.find(b"\n", max(self._bytes_left - 1, 0)) + 1
         self._full = bool(end) or self._bytes_left < -_MAX_LINE_OVERRUN_BYTES
         if not self._full:
             end = len(data)
         self._dropped = len(data) - end
         return data[:end]
+
+
+def _decode_text_body(body: JSON, headers: Mapping[str, str | list[str]]) -> JSON:
+    """
+    Return *body* as text if it holds bytes of a text content type in UTF-8 or without a charset, else unchanged.
+
+    The text encodes to exactly the same bytes in UTF-8. Other bytes stay `{"$base64": TEXT}`.
+    """
+    if not isinstance(body, dict) or set(body) != {_BASE64_KEY} or not _is_text(headers):
+        return body
+    try:
+        return base64.b64decode(str(body[_BASE64_KEY]), validate=True).decode("utf-8")
+    except ValueError:  # not base64, or not UTF-8
+        return body
+
+
+def _is_text(headers: Mapping[str, str | list[str]]) -> bool:
+    content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), None)
+    if not isinstance(content_type, str):
+        return False
+    parsed = Message()
+    parsed["content-type"] = " ".join(content_type.split())
+    try:
+        charset = parsed.get_content_charset("utf-8")
+    except UnicodeError:  # characters that are invalid in a header
+        return False
+    return bool(_TEXT_TYPES.fullmatch(parsed.get_content_type())) and charset in _UTF8_CHARSETS

@@ -1,8 +1,8 @@
 """
-The replies of a worker: what each kind holds, and how a line becomes one.
+The replies of a worker: their types, and their decoding from lines.
 
-A step's code shares its process with the runtime and can write to the private descriptor. A reply is checked whole before
-anything of it is used.
+A step's code shares its process with the runtime and can write to the private descriptor. So each reply is validated
+completely before it is used.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pdkernel.errors import WorkerProtocolError
 from pdkernel.model import JSON
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
-"""A whole number that JavaScript has, too."""
+"""A whole number in JavaScript's safe range."""
 
 
 class ReplyError(ValueError):
-    """A reply is not in the protocol. The text says why, without anything that the reply holds."""
+    """A reply is invalid. The text gives the reason, without content of the reply."""
 
 
 class Reply(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=True):
-    """What a worker sends for the request at hand; `t` is the kind."""
+    """A message of a worker for the current request; `t` is its kind."""
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a step failed; *prop* is the prop at fault."""
+    """The failure of a step; *prop* is the invalid prop."""
 
     code: str
     name: str
@@ -46,11 +46,11 @@ class Done(Reply, frozen=True, tag="done"):
     The last reply.
 
     Attributes:
-        error: How the request failed, or None.
-        busy: Something that the step started still runs.
-        dirty: The worker holds files that may change before the next run.
-        spoiled: The step closed its standard output or error.
-        value: The answer, for a request that has one.
+        error: The failure of the request, or None.
+        busy: Whether code that the step started still runs.
+        dirty: Whether the worker loaded files that may change before the next run.
+        spoiled: Whether the step closed its standard output or error.
+        value: The result, for a request with a result.
     """
 
     error: Fault | None
@@ -68,7 +68,7 @@ class Export(Reply, frozen=True, tag="export"):
 
 
 class Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An HTTP response. A list is a header that stands several times; a body of bytes is `{"$base64": TEXT}`."""
+    """An HTTP response. A list is a header with several values; a body of bytes is `{"$base64": TEXT}`."""
 
     status: Annotated[int, msgspec.Meta(ge=100, le=599)]
     headers: dict[str, str | list[str]]
@@ -84,12 +84,12 @@ class Respond(Reply, frozen=True, tag="respond"):
 
 class Effect(Reply, frozen=True, eq=False, tag="effect"):
     """
-    Something to be sent when the run is over (`$.send.*`).
+    A message that is sent when the run is over (`$.send.*`).
 
     Attributes:
         kind: The destination.
-        payload: What the step's code gave, as JSON.
-        line: Of the cell, where it was asked for; None for code that is not in the cell. Not compared.
+        payload: The arguments of the step's code, as JSON.
+        line: The calling line of the cell; None for code outside of the cell. Not compared.
     """
 
     kind: Literal["http", "email", "s3", "emit", "sse"]
@@ -104,13 +104,13 @@ class Effect(Reply, frozen=True, eq=False, tag="effect"):
 
 class Pause(Reply, frozen=True, tag="pause"):
     """
-    What a step asked for by `$.flow.delay|suspend|rerun`; acted on when the step has ended.
+    A pause that a step requested with `$.flow.delay|suspend|rerun`. It takes effect when the step has ended.
 
     Attributes:
-        kind: `delay` goes on when the time is over, `suspend` cancels the run, `rerun` runs the step again.
-        ms: Milliseconds until then.
-        context: For `rerun`: what the next run of the step finds as `$.context.run.context`.
-        most: For `rerun`: how many times the step may be run again.
+        kind: After the time, `delay` continues the run, `suspend` cancels it, and `rerun` runs the step again.
+        ms: The time in milliseconds.
+        context: For `rerun`: the value of `$.context.run.context` in the next run of the step.
+        most: For `rerun`: the maximum number of reruns.
     """
 
     kind: Literal["delay", "suspend", "rerun"]
@@ -121,9 +121,9 @@ class Pause(Reply, frozen=True, tag="pause"):
 
 class Emitted(Reply, frozen=True, tag="emitted"):
     """
-    What a source emitted; *id* is what its `dedupe` goes by, *ts* is milliseconds since 1970.
+    An event that a source emitted; *id* is the key of its `dedupe`, *ts* is milliseconds since 1970.
 
-    Nothing has been left out yet: which events are new is for whoever keeps the ids to say.
+    Events are not deduplicated yet.
     """
 
     event: JSON
@@ -134,7 +134,7 @@ class Emitted(Reply, frozen=True, tag="emitted"):
 
 
 class StoreWrite(Reply, frozen=True, tag="db"):
-    """A write to `$.service.db`; without *value* the key is gone."""
+    """A write to `$.service.db`; without *value* the key is deleted."""
 
     key: str
     value: JSON | msgspec.UnsetType = msgspec.UNSET
@@ -153,13 +153,13 @@ class Warn(Reply, frozen=True, tag="warn"):
 
 
 class Late(Reply, frozen=True, tag="late"):
-    """Code failed that a step, perhaps an earlier one, had left behind."""
+    """A failure of code that a step, perhaps an earlier one, left running."""
 
     text: str
 
 
 class Ask(Reply, frozen=True, tag="ask"):
-    """A question to a service; the answer carries *id*."""
+    """A call of a service; the answer has the same *id*."""
 
     id: Count
     call: str
@@ -167,7 +167,7 @@ class Ask(Reply, frozen=True, tag="ask"):
 
 
 class EvaluationError(TypedDict):
-    """Why an expression has no value."""
+    """The error of an expression."""
 
     name: str
     message: str
@@ -183,10 +183,10 @@ class Evaluation(TypedDict, total=False):
 
 def evaluations(value: JSON, count: int) -> list[Evaluation]:
     """
-    *value* as the results of *count* expressions.
+    Convert *value* to the results of *count* expressions.
 
     Raises:
-        msgspec.ValidationError: It is something else.
+        msgspec.ValidationError: *value* has another shape.
     """
     found = msgspec.convert(value, list[Evaluation])
     if len(found) != count or any(len(each) != 1 for each in found):
@@ -195,10 +195,10 @@ def evaluations(value: JSON, count: int) -> list[Evaluation]:
 
 
 StepReply = Export | Respond | Effect | Pause | Emitted | StoreWrite | Exit | Warn | Late
-"""What a step does."""
+"""A message about what a step does."""
 
 AnyReply = StepReply | Done | Ask
-"""What comes between a request and the end of its `done`."""
+"""Any message after a request, up to its `done`."""
 
 _DECODE = msgspec.json.Decoder(AnyReply).decode
 _CONTENT = re.compile(r"(Invalid (?:enum )?value|Object contains unknown field) .*?( - at `\$[\w.\[\]]*`)?", re.DOTALL)
@@ -206,11 +206,11 @@ _CONTENT = re.compile(r"(Invalid (?:enum )?value|Object contains unknown field) 
 
 def decode_reply(text: bytes | str) -> AnyReply:
     """
-    The reply that *text* is.
+    Decode and validate a reply.
 
     Raises:
-        ReplyError: It is not JSON, or not a reply.
-        RecursionError: It is nested too deeply.
+        ReplyError: *text* is not JSON, or not a reply.
+        RecursionError: *text* is nested too deeply.
     """
     reply: AnyReply
     try:
@@ -232,7 +232,7 @@ def decode_reply(text: bytes | str) -> AnyReply:
 
 
 def step_reply(text: str) -> StepReply:
-    """As `decode_reply`, for a step that has no worker: what is asked and done there are no lines."""
+    """Decode a message of a step that runs without a worker; `ask` and `done` are invalid there."""
     reply = decode_reply(text)
     if isinstance(reply, Done | Ask):
         raise ReplyError("it is not a step's")
@@ -240,7 +240,7 @@ def step_reply(text: str) -> StepReply:
 
 
 def reason(wrong: msgspec.ValidationError) -> str:
-    """Why a value is not of its type, without the value: a part of a secret could not be recognised in it."""
+    """Return why a value does not match its type, without the value: redaction would not find a partial secret in it."""
     text = str(wrong)
     if shortened := _CONTENT.fullmatch(text):
         text = f"{shortened[1]}{shortened[2] or ''}"
@@ -248,11 +248,11 @@ def reason(wrong: msgspec.ValidationError) -> str:
 
 
 def refused(step: str, why: str) -> WorkerProtocolError:
-    """The error for a reply of *step* that is refused; `""` is a request that is not for a step."""
+    """Build the error for an invalid reply of *step*; `""` is a request that does not run a step."""
     return WorkerProtocolError(
         f"{f'Step `{step}`' if step else 'A worker'} sent a reply that pdkernel does not understand: {why}.",
         name="ProtocolError",
-        fix="Do not write to the descriptors 3 and 4 of a step's process: they are pdkernel's own.",
+        fix="Do not write to the descriptors 3 and 4 of a step's process: pdkernel uses them.",
     )
 
 

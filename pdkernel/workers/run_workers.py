@@ -1,18 +1,18 @@
 """
-Runs the steps of one run, each in the guest of its language.
+Runs the steps of one run, each in the worker of its language.
 
-Knows the order of things in a step's life: bind, ask, listen, time out, unbind, replace what is dirty.
+It binds outbound calls to the step, sends the request, enforces limits, and replaces workers that the step left dirty.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from pdkernel.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
@@ -20,9 +20,11 @@ from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import WORKING_FOLDER_NAME, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.workers.component_client import ComponentClient, NullListener, find_error
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
+from pdkernel.workers.determinism import Determinism
+from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.private_tmp import TMP_FOLDER
-from pdkernel.workers.protocols import StepListener, StepServices
+from pdkernel.workers.protocols import OutboundGateway, StepListener, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, Evaluation, evaluations
 from pdkernel.workers.slot import WorkerSlot
@@ -30,21 +32,73 @@ from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessR
 from pdkernel.workers.worker import StepExchange, Worker, WorkerGone, diagnose_exit
 from pdkernel.workers.worker_command import WorkerLanguage
 
-if TYPE_CHECKING:
-    from pdkernel.workers.pool import WorkerPool
-
 CODE_STILL_RUNNING_WARNING = (
     "Code was still running when the step ended. It was stopped: await every promise and join every thread."
 )
 
 
-class RunWorkers:
-    """The processes of one run, started as they are needed. One step at a time."""
+class WorkerProvider(Protocol):
+    """What the workers of one run need from their pool."""
 
-    def __init__(self, setup: RunSetup, pool: WorkerPool, *, holds_slot: bool = True) -> None:
+    @property
+    def gateway(self) -> OutboundGateway | None:
+        """The gateway for outbound calls, or None."""
+        ...
+
+    @property
+    def go_cache(self) -> GoBuildCache | None:
+        """Compiled Go steps, or None."""
+        ...
+
+    @property
+    def descriptions(self) -> MutableMapping[object, ComponentDescription]:
+        """Cached descriptions of components, by source or file."""
+        ...
+
+    @property
+    def determinism(self) -> Determinism | None:
+        """A fixed clock and fixed random numbers, or None."""
+        ...
+
+    @property
+    def active_runs(self) -> int:
+        """The number of runs that execute."""
+        ...
+
+    def acquire_slot(self, setup: RunSetup) -> WorkerSlot:
+        """Return a slot for a run of *setup*: a warm one, else a new one."""
+        ...
+
+    def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
+        """Return a slot that is kept warm for the workflow of *setup*, or None."""
+        ...
+
+    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker:
+        """Return the worker of *language* in *slot*: the warm one, else a new one."""
+        ...
+
+    def find_warm_worker(
+        self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None
+    ) -> Worker | None:
+        """Return the warm worker of *language* in *slot*, or None."""
+        ...
+
+    def release_slot(self, slot: WorkerSlot) -> None:
+        """Keep *slot* for the next run of its workflow, or end its workers."""
+        ...
+
+    def finish_run(self, run: RunWorkers) -> None:
+        """Remove *run* from the runs that execute."""
+        ...
+
+
+class RunWorkers:
+    """The workers of one run, started on demand. Runs one step at a time."""
+
+    def __init__(self, setup: RunSetup, pool: WorkerProvider, *, holds_slot: bool = True) -> None:
         self.holds_slot = holds_slot
         self._setup = setup
-        self._hosts = pool
+        self._pool = pool
         self._slot: WorkerSlot | None = None
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._exchange: StepExchange | SubprocessRunner | None = None
@@ -53,15 +107,14 @@ class RunWorkers:
 
     async def run_step(self, call: StepCall, listener: StepListener) -> StepOutcome:
         """
-        Run a step to its end.
+        Run a step to its end, and return its outcome.
 
-        What the step did before a failure is in the outcome. If the task is cancelled, the step's processes are ended
-        first.
+        The outcome includes what the step did before a failure. If the task is cancelled, the step's processes end first.
 
         Raises:
-            InterpreterMissingError: The step's language is not on this machine.
-            ProjectError: A Go step cannot be compiled in the project's folder.
-            UnsupportedError: The step is a pre-built action.
+            InterpreterMissingError: The interpreter of the step's language is not installed.
+            ProjectError: A Go step could not be compiled in the project's folder.
+            UnsupportedError: The step is a pre-built action, and *call* has no component.
         """
         step = call.step
         if step.uses and call.component is None:
@@ -82,58 +135,58 @@ class RunWorkers:
             name=step.name,
             steps=call.steps,
             timeout_s=call.timeout_s,
-            memory_mb=call.memory_limit_mb,
-            binding=call.call_context,
+            memory_limit_mb=call.memory_limit_mb,
+            call_context=call.call_context,
             services=call.services,
-            cleared=call.before_start,
+            before_start=call.before_start,
         )
         return recorder.outcome(find_error(done))
 
     def prepare_steps(self, steps: Sequence[Step]) -> None:
         """
-        Let warm processes make ready for *steps*, beside whatever else is done until their turn.
+        Let warm workers prepare *steps* in parallel with other work.
 
-        Nothing of the steps' own code runs, and no process is started. Where other runs execute, each has enough to do
-        meanwhile: it would be more work and nobody would have an answer sooner.
+        No code of the steps runs, and no process starts. While other runs execute, the workers prepare nothing, because
+        preparing early does not shorten the runs.
         """
-        if self._hosts.active_runs > 1:
+        if self._pool.active_runs > 1:
             return
-        self._slot = self._slot or self._hosts.acquire_warm_slot(self._setup)
+        self._slot = self._slot or self._pool.acquire_warm_slot(self._setup)
         if self._slot is None:
             return
         languages: tuple[WorkerLanguage, ...] = ("python", "node")
         for language in languages:
-            mine = [step for step in steps if step.language == language and not step.uses]
-            guest = self._hosts.find_warm_worker(self._slot, language, python=self._setup.python) if mine else None
-            if guest is not None:
-                request = {"op": "prepare", "texts": [], **self._begin(guest)}
-                request["codes"] = [guest.build_code(step) for step in mine]
-                guest.process.send(encode_json(request) + b"\n")
+            matching = [step for step in steps if step.language == language and not step.uses]
+            worker = self._pool.find_warm_worker(self._slot, language, python=self._setup.python) if matching else None
+            if worker is not None:
+                request = {"op": "prepare", "texts": [], **self._begin(worker)}
+                request["codes"] = [worker.build_code(step) for step in matching]
+                worker.process.send(encode_json(request) + b"\n")
 
     async def describe(self, target: Step | ComponentFile, *, timeout_s: float = 30.0) -> ComponentDescription:
         """
-        What the code of a Node.js step or a component declares, without running it.
+        Return what a Node.js step or a component declares, without running it.
 
         Raises:
             StepError: The module cannot be evaluated, or has no default export.
-            InterpreterMissingError: There is no Node.js.
+            InterpreterMissingError: Node.js is not installed.
         """
         return await self._components.describe(target, timeout_s=timeout_s)
 
     async def options(self, target: Step | ComponentFile, prop: str, **choices: Any) -> PropOptionsPage:
-        """A page of the options of *prop*; arguments as of `Components.options`."""
+        """Return a page of the options of *prop*; for the arguments see `ComponentClient.options`."""
         return await self._components.options(target, prop, **choices)
 
     async def additional_props(self, target: Step | ComponentFile, **choices: Any) -> tuple[PropDeclaration, ...]:
-        """The props that are added or changed by values; arguments as of `Components.additional_props`."""
+        """Return the props that values add or change; for the arguments see `ComponentClient.additional_props`."""
         return await self._components.additional_props(target, **choices)
 
     async def run_source(self, call: SourceCall, listener: StepListener) -> SourceOutcome:
         """
-        Run an event source, or a hook of it, to its end.
+        Run an event source, or one of its hooks, to its end.
 
         Raises:
-            InterpreterMissingError: There is no Node.js.
+            InterpreterMissingError: Node.js is not installed.
         """
         return await self._components.run_source(call, listener)
 
@@ -145,14 +198,14 @@ class RunWorkers:
         timeout_s: float = 30.0,
     ) -> list[Evaluation]:
         """
-        The values of JavaScript *expressions*, in order; one that fails does not stop the others.
+        Return the values of JavaScript *expressions*, in order. If an expression fails, the others are still evaluated.
 
         Their scope: `steps`, `event` (`steps.trigger.event`), `process.env` (the workflow's variables), and
         JavaScript's own globals.
 
         Raises:
-            StepError: They took longer than *timeout_s*, or ended the process.
-            InterpreterMissingError: There is no Node.js.
+            StepError: The expressions took longer than *timeout_s*, or ended the process.
+            InterpreterMissingError: Node.js is not installed.
         """
         if not expressions:
             return []
@@ -168,36 +221,36 @@ class RunWorkers:
         return cast("list[Evaluation]", done.value)
 
     def fail_step(self, error: StepError) -> None:
-        """Make the running `run` return with *error*; its guest is not used again."""
+        """Make the active `run_step` return with *error*; its worker is not reused."""
         if self._exchange is not None:
             self._exchange.fail_step(error)
 
     def kill(self) -> None:
-        """End every process of the run at once; a running `run` returns with `StepDiedError`."""
+        """End every process of the run at once; an active `run_step` returns with `StepProcessExitedError`."""
         if self._exchange is not None:
             self._exchange.fail_step(StepProcessExitedError("The step was stopped.", name="Stopped"))
-        for guest in self._acquired_slot.workers.values() if self._slot is not None else ():
-            guest.kill()
+        for worker in self._acquired_slot.workers.values() if self._slot is not None else ():
+            worker.kill()
         self._subprocesses.kill()
 
     async def release(self) -> None:
-        """The run is over: keep what is clean for the next one, end the rest, also if the caller is cancelled meanwhile."""
+        """Finish the run: keep clean workers for the next run and end the others, even if the caller is cancelled."""
         if self._exchange is not None:
             self.kill()
         if self._subprocesses.has_leftovers:
-            await asyncio.shield(self._release_files())
+            await asyncio.shield(self._end_leftovers())
         else:
             self._release_slot()
 
-    async def _release_files(self) -> None:
+    async def _end_leftovers(self) -> None:
         await self._subprocesses.end_leftovers()
         self._release_slot()
 
     def _release_slot(self) -> None:
         if self._slot is not None:
-            self._hosts.release_slot(self._slot)
+            self._pool.release_slot(self._slot)
             self._slot = None
-        self._hosts.finish_run(self)
+        self._pool.finish_run(self)
 
     async def _exchange_request(
         self,
@@ -209,73 +262,73 @@ class RunWorkers:
         name: str = "",
         steps: Mapping[str, Mapping[str, JSON]] = MappingProxyType({}),
         timeout_s: float,
-        binding: Any = None,
-        memory_mb: int | None = None,
+        call_context: Any = None,
+        memory_limit_mb: int | None = None,
         services: StepServices | None = None,
-        cleared: Callable[[], Awaitable[None]] | None = None,
+        before_start: Callable[[], Awaitable[None]] | None = None,
         read: Callable[[JSON], Any] = lambda value: value,
     ) -> Done | StepError:
-        guest = self._get_worker(language)
+        worker = self._get_worker(language)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._encode_value(name, value) for name, value in values.items()}
-        request |= self._begin(guest)
-        news = guest.take_unsent(values, texts)
+        request |= self._begin(worker)
+        unsent = worker.take_unsent(values, texts)
         if isinstance(target, ComponentFile):
-            request |= guest.build_component(target, name)
+            request |= worker.build_component(target, name)
         elif target is not None:
-            request |= guest.build_code(target)
+            request |= worker.build_code(target)
         request["steps"] = list(texts)
-        request["texts"] = news
-        if cleared is not None:
-            await self._await_before_start(cleared, guest)
-        talk = self._exchange = StepExchange(guest, recorder, services, name=name, read=read)
-        guest.bind(binding)
-        watch = MemoryWatch(guest.process.pid, memory_mb, talk.fail_step)
+        request["texts"] = unsent
+        if before_start is not None:
+            await self._await_before_start(before_start, worker)
+        exchange = self._exchange = StepExchange(worker, recorder, services, name=name, read=read)
+        worker.bind(call_context)
+        watch = MemoryWatch(worker.process.pid, memory_limit_mb, exchange.fail_step)
         done: Done | None = None
         try:
-            talk.send(request, [texts[name] for name in news], timeout_s=timeout_s)
-            done = await talk.reply
+            exchange.send(request, [texts[name] for name in unsent], timeout_s=timeout_s)
+            done = await exchange.reply
         except StepError as error:
             return error
         except WorkerGone:
-            return await diagnose_exit(guest, recorder)
+            return await diagnose_exit(worker, recorder)
         finally:
             watch.close()
-            recorder.set_usage(seconds=talk.elapsed_s, memory_mb=watch.peak_bytes / BYTES_PER_MB)
-            talk.close()
+            recorder.set_usage(seconds=exchange.elapsed_s, memory_mb=watch.peak_bytes / BYTES_PER_MB)
+            exchange.close()
             self._exchange = None
-            if done is None:  # else what it printed was read before it said so
-                guest.process.drain()
-            guest.rest()
-            guest.unbind()
-            if not guest.is_healthy:
-                self._end_worker(guest)
-        if talk.broken is not None:
-            return talk.broken
-        if done.busy or guest.process.has_children():
+            if done is None:  # with a `done`, its output was read before it
+                worker.process.drain()
+            worker.rest()
+            worker.unbind()
+            if not worker.is_healthy:
+                self._end_worker(worker)
+        if exchange.broken is not None:
+            return exchange.broken
+        if done.busy or worker.process.has_children():
             recorder.warn(CODE_STILL_RUNNING_WARNING)
-            self._end_worker(guest)
+            self._end_worker(worker)
         return watch.error or done
 
-    async def _await_before_start(self, cleared: Callable[[], Awaitable[None]], guest: Worker) -> None:
+    async def _await_before_start(self, before_start: Callable[[], Awaitable[None]], worker: Worker) -> None:
         try:
-            await cleared()
-        except BaseException:  # the guest was not told what it is taken to know by now
-            self._end_worker(guest)
+            await before_start()
+        except BaseException:  # the worker is recorded as having values that it did not receive
+            self._end_worker(worker)
             raise
 
-    def _begin(self, guest: Worker) -> dict[str, Any]:
+    def _begin(self, worker: Worker) -> dict[str, Any]:
         folder = self._folder()
-        if guest.has_begun(self):
+        if worker.has_begun(self):
             return {}
         setup, tmp = self._setup, self._acquired_slot.private_tmp
-        return guest.build_begin(
+        return worker.build_begin(
             self,
             variables=dict(setup.variables),
             folder=str(setup.import_folder),
             files=str(setup.file_store_folder) if setup.file_store_folder else None,
             cwd=folder,
-            fixed=self._hosts.determinism.to_json() if self._hosts.determinism else None,
+            fixed=self._pool.determinism.to_json() if self._pool.determinism else None,
             kept=[f"{TMP_FOLDER}/{name}/" for name in tmp.visible_names] if tmp else [],
             packages={
                 name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
@@ -294,16 +347,16 @@ class RunWorkers:
         finally:
             self._exchange = None
 
-    def _end_worker(self, guest: Worker) -> None:
-        self._acquired_slot.end_worker(guest.language)
+    def _end_worker(self, worker: Worker) -> None:
+        self._acquired_slot.end_worker(worker.language)
 
     def _get_worker(self, language: WorkerLanguage) -> Worker:
-        return self._hosts.get_worker(self._acquired_slot, language, python=self._setup.python)
+        return self._pool.get_worker(self._acquired_slot, language, python=self._setup.python)
 
     @property
     def _acquired_slot(self) -> WorkerSlot:
         if self._slot is None:
-            self._slot = self._hosts.acquire_slot(self._setup)
+            self._slot = self._pool.acquire_slot(self._setup)
         return self._slot
 
     def _encode_value(self, name: str, value: object) -> bytes:
@@ -315,10 +368,10 @@ class RunWorkers:
         return text
 
     def _folder(self) -> Path:
-        """The working folder, as steps see it."""
+        """Return the path of the working folder as steps see it."""
         if self._acquired_slot.private_tmp is not None:
             return TMP_FOLDER
-        # parity[temporary-folder]: a path that is written as /tmp/... is this machine's own here, which no run empties
+        # parity[temporary-folder]: without a private /tmp, a path /tmp/... is the system's folder, which no run empties
         working = self._setup.scratch_folder / WORKING_FOLDER_NAME
         if not os.path.isdir(working):  # noqa: PTH112 - each time: a step may have removed it
             self._setup.ensure_scratch_folder()
@@ -327,7 +380,7 @@ class RunWorkers:
 
 
 def build_step_input(call: StepCall, setup: RunSetup) -> dict[str, Any]:
-    """What a step's code is given, besides the exports of the steps above."""
+    """Build the input of a step's code, besides the exports of the steps above."""
     return {
         "props": dict(call.props),
         "auth": {prop: dict(fields) for prop, fields in call.account_fields.items()},

@@ -1,7 +1,7 @@
 """
-Where the runs of one workflow execute, one at a time: the guests kept warm for them, and their `/tmp`.
+A slot of the pool: the warm workers for the runs of one workflow version, and their private `/tmp`.
 
-Knows which run it is fit for. Guests of one place stay together, because the steps of a run pass files through `/tmp`.
+The workers of a slot stay together, because the steps of a run pass files through `/tmp`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pdkernel.workers.worker_command import WorkerLanguage
 @dataclass(eq=False)
 class WorkerSlot:
     """
-    A place.
+    The workers for the runs of one workflow version.
 
     Attributes:
-        reuse_key: Whose runs it serves: name and version.
-        is_sandboxed: The operating system keeps its guests from going around the gateway.
-        public_only: They reach public addresses only.
-        private_tmp: What its processes have as `/tmp`, or None for the machine's own.
-        workers: By language.
-        python: The interpreter of the environment that its Python guest was started for.
+        reuse_key: The name and version of the workflow.
+        is_sandboxed: The operating system stops its workers from bypassing the gateway.
+        public_only: Its workers reach public addresses only.
+        private_tmp: The private `/tmp` of its workers, or None for the system's.
+        workers: The workers by language.
+        python: The interpreter with which its Python worker was started.
     """
 
     reuse_key: str
@@ -38,7 +38,7 @@ class WorkerSlot:
     def can_serve(
         self, reuse_key: str, tmp_names: frozenset[str] | None, *, is_sandboxed: bool, public_only: bool
     ) -> bool:
-        """Whether a run of *reuse_key* that *tmp_names* these names in `/tmp` (None: the machine's own) can execute here."""
+        """Whether a run of *reuse_key* that needs *tmp_names* in `/tmp` (None: the system's `/tmp`) can use this slot."""
         if (self.reuse_key, self.is_sandboxed, self.public_only) != (reuse_key, is_sandboxed, public_only):
             return False
         return (
@@ -48,22 +48,22 @@ class WorkerSlot:
         )
 
     def reset(self) -> bool:
-        """The run is over: keep what is clean; whether the next one may come."""
-        for language, guest in list(self.workers.items()):
-            if guest.is_stale or not guest.is_healthy or not guest.is_alive:
+        """End workers that are not clean, and empty `/tmp`; return whether the slot can serve another run."""
+        for language, worker in list(self.workers.items()):
+            if worker.is_stale or not worker.is_healthy or not worker.is_alive:
                 self.end_worker(language)
             else:
-                guest.end_run()
+                worker.end_run()
         return self.private_tmp.clear() if self.private_tmp is not None else bool(self.workers)
 
     def end_worker(self, language: WorkerLanguage) -> None:
-        """End the guest of *language*."""
-        guest = self.workers.pop(language, None)
-        if guest is not None:
-            guest.kill()
+        """End the worker of *language*."""
+        worker = self.workers.pop(language, None)
+        if worker is not None:
+            worker.kill()
 
     def close(self) -> None:
-        """End every guest, and remove the files in `/tmp`."""
+        """End every worker, and remove the files in `/tmp`."""
         for language in list(self.workers):
             self.end_worker(language)
         if self.private_tmp is not None:

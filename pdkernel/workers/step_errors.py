@@ -1,9 +1,4 @@
-"""
-What went wrong in a step, in words.
-
-Knows the codes that the guests use and the messages for what a guest cannot say itself: that it ran too
-long, or that it is dead.
-"""
+"""Errors of steps: built from the reports of workers, and for failures that a worker cannot report itself (timeout, exit)."""
 
 from __future__ import annotations
 
@@ -29,7 +24,7 @@ class StepEntryPointError(StepError):
 
 
 class StepUnsupportedError(StepError):
-    """A step asked for something that this version does not run."""
+    """A step used a feature that this version does not support."""
 
     code: ClassVar[str] = "unsupported"
 
@@ -42,10 +37,10 @@ class StepCompileError(StepError):
 
 class StepConfigurationError(StepError):
     """
-    A prop of a step is missing, or cannot be what it is.
+    A prop of a step is missing, or its value is invalid.
 
     Attributes:
-        prop: Its name, or None.
+        prop: The name of the prop, or None.
     """
 
     code: ClassVar[str] = "configuration"
@@ -69,7 +64,7 @@ _BY_CODE: Mapping[str, type[StepError]] = {
 
 
 def parse_step_error(data: Fault) -> StepError:
-    """The error that a worker described."""
+    """Build the error that a worker reported."""
     error = _BY_CODE.get(data.code, StepError)(
         data.message,
         name=data.name or "Error",
@@ -83,7 +78,7 @@ def parse_step_error(data: Fault) -> StepError:
 
 
 def build_timeout_error(timeout_s: float) -> StepTimeoutError:
-    """The step ran too long."""
+    """Build the error of a step that exceeded its time limit."""
     return StepTimeoutError(
         f"Timeout: the step ran longer than {timeout_s:g} second{'' if timeout_s == 1 else 's'} and was stopped.",
         name="TimeoutError",
@@ -93,10 +88,10 @@ def build_timeout_error(timeout_s: float) -> StepTimeoutError:
 
 def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepProcessExitedError:
     """
-    The step's process ended before the step did.
+    Build the error of a step whose process ended early.
 
     Args:
-        exit_code: As `subprocess` has it: negative for a signal; None if it is not known.
+        exit_code: The exit code as `subprocess` reports it: negative for a signal; None if it is unknown.
         stderr_tail: The last lines of its stderr.
     """
     if exit_code is None:

@@ -1,8 +1,7 @@
 """
-The files through which a step that is its own process is given its data and gives back what it made.
+The files with the input and the results of a Bash or Go step.
 
-Knows the platform's file protocol (`$PIPEDREAM_STEPS`, `$PIPEDREAM_EXPORTS`) and the two files that are ours. Knows
-nothing of languages or processes.
+`$PIPEDREAM_STEPS` and `$PIPEDREAM_EXPORTS` follow the platform; `$PIPEDREAM_RESPONSE` and `$PIPEDREAM_ACCOUNTS` are additions.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Response, reason
 
 _MAX_FILE_BYTES = 64 << 20
-"""Bytes that are read of a file."""
+"""The largest file that is read, in bytes."""
 
 
 class SubprocessIO:
@@ -29,16 +28,16 @@ class SubprocessIO:
     The files of one step, in a folder that only this user can read.
 
     Attributes:
-        folder: Where they are; a step's code may be put beside them.
-        environment: The variables that name them.
+        folder: The folder of the files; a step's code may be written there too.
+        environment: The environment variables with the paths of the files.
     """
 
     def __init__(self, scratch: Path, steps: bytes, account_fields: Mapping[str, Mapping[str, str]]) -> None:
         """
-        Write what the step is given.
+        Write the input of the step.
 
         Args:
-            scratch: The run's scratch folder; ours is made inside it.
+            scratch: The run's scratch folder, in which `folder` is created.
             steps: The JSON text of `steps`.
             account_fields: App prop to the fields of its account.
         """
@@ -46,19 +45,19 @@ class SubprocessIO:
         self.folder.mkdir(mode=0o700)
         self._exports = self.folder / "exports"
         self._response = self.folder / "response"
-        # parity[response-file]: on the platform Bash and Go steps cannot respond; here they may write to this file
+        # parity[response-file]: on the platform Bash and Go steps cannot respond; in pdkernel they may write to this file
         self.environment = {
             "PIPEDREAM_STEPS": self._put("steps.json", steps),
             "PIPEDREAM_EXPORTS": self._put("exports"),
             "PIPEDREAM_RESPONSE": self._put("response"),
         }
         if account_fields:
-            # parity[accounts-file]: on the platform Bash and Go steps have no accounts; here `--app` names this file
+            # parity[accounts-file]: on the platform Bash and Go steps have no accounts; in pdkernel `--app` creates this file
             text = json.dumps({prop: dict(fields) for prop, fields in account_fields.items()})
             self.environment["PIPEDREAM_ACCOUNTS"] = self._put("accounts.json", text.encode())
 
     def collect(self, recorder: StepRecorder) -> StepError | None:
-        """Tell *recorder* what the step has exported and responded; returns why that failed, if it did."""
+        """Pass the exports and the response to *recorder*; return an error if a file is invalid, else None."""
         return self._collect_exports(recorder) or self._collect_response(recorder)
 
     def remove(self) -> None:
@@ -107,7 +106,7 @@ def _export(number: int, line: str, recorder: StepRecorder) -> StepError | None:
     name = name.removesuffix(":json")
     try:
         parsed = _DECODER.decode(value)
-        json.dumps(parsed, allow_nan=False)  # a number too great for any machine reads as Infinity
+        json.dumps(parsed, allow_nan=False)  # a number beyond the range of a double is parsed as Infinity
     except (ValueError, RecursionError) as wrong:
         reason = f" ({_reason(wrong)})" if isinstance(wrong, json.JSONDecodeError) else ""
         return ExportNotJSONError(
@@ -121,7 +120,7 @@ def _export(number: int, line: str, recorder: StepRecorder) -> StepError | None:
 
 
 def _check_response(response: JSON) -> Response:
-    """*response* if it is one: `{"status": NUMBER, "headers": OBJECT, "body": ANYTHING}`, each part optional."""
+    """Validate *response*: `{"status": NUMBER, "headers": OBJECT, "body": ANYTHING}`, each part optional."""
     if not isinstance(response, dict):
         raise _bad_response("is not a JSON object")
     headers = response.get("headers") or {}
@@ -165,7 +164,7 @@ def _refuse_constant(constant: str) -> None:
 
 
 def _integer(text: str) -> int | float:
-    return -0.0 if text == "-0" else int(text)  # an integer of Python has no sign when it is nothing
+    return -0.0 if text == "-0" else int(text)  # Python's integer zero has no sign
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_integer)

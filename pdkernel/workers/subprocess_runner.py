@@ -1,7 +1,7 @@
 """
-The Bash and Go steps of one run: each its own process, with its data in files.
+Runs the Bash and Go steps of one run, each in its own process, with its data in files.
 
-Knows the order of things in such a step's life: compile, lay out the files, start, wait, collect, remove.
+A step is compiled (Go), its files are written, the process runs, and its exports are read from the files.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from pdkernel.errors import StepError, StepProcessExitedError
+from pdkernel.model import Step
 from pdkernel.runtimes import process_tree
-from pdkernel.workers.bash import prepare_bash_command
 from pdkernel.workers.calls import RunSetup, StepCall
 from pdkernel.workers.environment import step_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.go_errors import parse_panic
+from pdkernel.workers.interpreters import find_bash
 from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.private_tmp import PrivateTmp
 from pdkernel.workers.protocols import OutboundGateway
@@ -29,16 +30,16 @@ SUBPROCESS_LANGUAGES = frozenset({"bash", "go"})
 
 
 class SubprocessRunner:
-    """Runs the steps of one run, one at a time; afterwards, `end_leftovers` ends what they have left behind."""
+    """Runs the steps of one run, one at a time; `end_leftovers` then ends the processes that they left behind."""
 
     def __init__(self, setup: RunSetup, gateway: OutboundGateway | None, go_cache: GoBuildCache | None) -> None:
         """
-        Nothing is started.
+        Create a runner; it starts no process.
 
         Args:
-            setup: The run's.
-            gateway: The way out for steps; None leaves them their own.
-            go_cache: Compiled steps; None compiles those of this run alone.
+            setup: The setup of the run.
+            gateway: The gateway for outbound calls; with None, steps use the network directly.
+            go_cache: Compiled Go steps; with None, this run compiles its own.
         """
         self._setup = setup
         self._gateway = gateway
@@ -57,18 +58,18 @@ class SubprocessRunner:
         private_tmp: PrivateTmp | None = None,
     ) -> StepError | None:
         """
-        Run the step of *call* to its end; returns why it failed.
+        Run the step of *call* to its end, and return its error or None.
 
         Args:
-            call: What to run.
+            call: The step with its input.
             steps: The JSON text of `steps`.
             folder: The working folder.
-            recorder: Is told what the step does.
-            private_tmp: The run's own `/tmp`, which is then the working folder.
+            recorder: Receives what the step does.
+            private_tmp: The run's private `/tmp`, which is then the working folder.
 
         Raises:
-            InterpreterMissingError: The step's language is not on this machine.
-            ProjectError: A Go step cannot be compiled in the project's folder.
+            InterpreterMissingError: The interpreter of the step's language is not installed.
+            ProjectError: A Go step could not be compiled in the project's folder.
         """
         program = None
         if call.step.language == "go":
@@ -81,7 +82,7 @@ class SubprocessRunner:
             if program is not None:
                 step, command = SubprocessStep(recorder, parse_panic), [str(program)]
             else:
-                command, script = prepare_bash_command(call.step, files.folder)
+                command, script = _prepare_bash_command(call.step, files.folder)
                 step = SubprocessStep(recorder, ignore_exit_status, script=script)
             error = await self._run(
                 step, private_tmp.wrap_command(command) if private_tmp else command, call, files, folder, recorder
@@ -92,12 +93,12 @@ class SubprocessRunner:
             files.remove()
 
     def fail_step(self, error: StepError) -> None:
-        """Make the running `run` return with *error*."""
+        """Make the active `run_step` return with *error*."""
         if self._running is not None:
             self._running.fail(error)
 
     def kill(self) -> None:
-        """End the running step's processes at once, the compiler's too."""
+        """End the processes of the running step at once, including the compiler."""
         if self._compiling is not None:
             self._compiling.cancel()
         if self._running is not None:
@@ -105,11 +106,11 @@ class SubprocessRunner:
 
     @property
     def has_leftovers(self) -> bool:
-        """Whether steps may have left something behind."""
+        """Whether steps may have left processes behind."""
         return bool(self._finished_steps)
 
     async def end_leftovers(self) -> None:
-        """End what steps have left behind."""
+        """End the processes that steps left behind."""
         await asyncio.to_thread(process_tree.kill_processes, [], [step.process_tag for step in self._finished_steps])
         for step in self._finished_steps:
             step.unregister_leftovers()
@@ -121,7 +122,7 @@ class SubprocessRunner:
         )
         try:
             await asyncio.wait([self._compiling])
-            if self._compiling.cancelled():  # by `kill`; had our task been cancelled, `wait` would have raised
+            if self._compiling.cancelled():  # by `kill`; if this task were cancelled, `wait` would raise
                 raise StepProcessExitedError("The step was stopped.", name="Stopped")
             return self._compiling.result()
         except asyncio.CancelledError:
@@ -141,24 +142,22 @@ class SubprocessRunner:
         recorder: StepRecorder,
     ) -> StepError | None:
         gateway = self._gateway
-        ticket = gateway.issue_token(public_only=self._setup.public_only) if gateway else None
+        token = gateway.issue_token(public_only=self._setup.public_only) if gateway else None
         loop = asyncio.get_running_loop()
         timer = loop.call_later(call.timeout_s, lambda: step.fail(build_timeout_error(call.timeout_s)))
         watch, began = None, loop.time()
         self._running = step
         self._finished_steps.append(step)
         try:
-            outside = {}
-            if gateway and ticket:
-                outside = gateway.build_environment(ticket, call.step.language)
+            gateway_variables = {}
+            if gateway and token:
+                gateway_variables = gateway.build_environment(token, call.step.language)
                 if call.call_context is not None:
-                    gateway.bind(ticket, call.call_context)
+                    gateway.bind(token, call.call_context)
             environment = step_environment(
-                folder, step.process_tag, variables=self._setup.variables, gateway_variables=outside
+                folder, step.process_tag, variables=self._setup.variables, gateway_variables=gateway_variables
             )
-            launch = (
-                partial(gateway.start_sandboxed, ticket) if self._setup.is_sandboxed and gateway and ticket else None
-            )
+            launch = partial(gateway.start_sandboxed, token) if self._setup.is_sandboxed and gateway and token else None
             step.start(command, folder, environment | files.environment, launch)
             watch = MemoryWatch(step.pid, call.memory_limit_mb, step.fail)
             error = await step.finished
@@ -172,6 +171,19 @@ class SubprocessRunner:
                 recorder.set_usage(seconds=loop.time() - began, memory_mb=watch.peak_bytes / BYTES_PER_MB)
             self._running = None
             step.close()
-            if gateway and ticket:
-                gateway.unbind(ticket)
-                gateway.revoke_token(ticket)
+            if gateway and token:
+                gateway.unbind(token)
+                gateway.revoke_token(token)
+
+
+def _prepare_bash_command(step: Step, folder: Path) -> tuple[list[str], Path]:
+    """
+    Write the script of *step* into *folder*; return the command that runs it, and the path of the script.
+
+    Raises:
+        InterpreterMissingError: Bash is not installed.
+    """
+    script = folder / f"{step.name}.sh"
+    # blank lines above the source: Bash then reports the line numbers of the cell
+    script.write_text("\n" * step.line_offset + step.source, encoding="utf-8", errors="replace")
+    return [str(find_bash()), "--noprofile", "--norc", str(script)], script

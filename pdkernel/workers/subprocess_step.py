@@ -1,8 +1,4 @@
-"""
-A step that is a process of its own, started for it and ended with it.
-
-Knows one process: its output, its end, what it leaves behind. Knows neither its language nor what is in its files.
-"""
+"""The process of one Bash or Go step: its start, its output, its end, and the processes that it leaves behind."""
 
 from __future__ import annotations
 
@@ -27,14 +23,14 @@ _DRAIN_LIMIT = 4 << 20
 _STDERR_TAIL_BYTES = 1 << 16
 
 Launcher = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
-"""Calls the function that starts a process, in whatever surroundings the process is to have."""
+"""Calls the function that starts a process, for example inside a sandbox, and returns its result."""
 
 ExitJudge = Callable[[int, str], StepError | None]
-"""What a program's exit status (not 0) and the last 64 KiB of its stderr say: an error, or None."""
+"""Turns an exit status other than 0 and the last 64 KiB of stderr into an error, or None."""
 
 
 def ignore_exit_status(_exit_code: int, _stderr_tail: str) -> None:
-    """An exit status ends the step and no more, as on the platform."""
+    """Return no error: on the platform, the exit status of a Bash step is not an error."""
 
 
 class SubprocessStep:
@@ -42,20 +38,20 @@ class SubprocessStep:
     A running step.
 
     Attributes:
-        process_tag: By which the processes that it starts are known.
-        finished: Why it failed, or None, when it has ended.
+        process_tag: Identifies the processes that the step starts.
+        finished: Resolves when the step has ended, to its error or None.
     """
 
     def __init__(
         self, recorder: StepRecorder, judge_exit: ExitJudge = ignore_exit_status, *, script: Path | None = None
     ) -> None:
         """
-        Nothing is started.
+        Create the step; `start` starts its process.
 
         Args:
-            recorder: Is told what the step prints.
-            judge_exit: Is asked about an exit status other than 0.
-            script: A file of ours whose path stands in its interpreter's messages: they name it without its folder.
+            recorder: Receives what the step prints.
+            judge_exit: Turns an exit status other than 0 into an error or None.
+            script: The script file; its folder is removed from messages of the interpreter.
         """
         self.process_tag = secrets.token_hex(16)
         self._loop = asyncio.get_running_loop()
@@ -73,14 +69,14 @@ class SubprocessStep:
 
     @property
     def pid(self) -> int:
-        """The process that was started."""
+        """The process id. `start` was called before."""
         assert self._process is not None
         return self._process.pid
 
     def start(
         self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str], launch: Launcher | None = None
     ) -> None:
-        """Start *argv* in *cwd*, with *environment* and its mark; *launch* is called with what starts it."""
+        """Start *argv* in *cwd* with *environment* and the process tag; *launch* calls the function that starts it."""
         stdout, stderr = os.pipe(), os.pipe()
 
         def start() -> subprocess.Popen[bytes]:
@@ -122,7 +118,7 @@ class SubprocessStep:
         self._pid = None
 
     def close(self) -> None:
-        """End it if it has not ended."""
+        """End the process if it still runs, and close its pipes."""
         self.kill()
         self._unwatch_exit()
         for stream in list(self._pipes):
@@ -130,12 +126,12 @@ class SubprocessStep:
             self._close(stream)
 
     def unregister_leftovers(self) -> None:
-        """What it left over has been ended."""
+        """Remove the leftover processes from the warden, because they have ended."""
         if self._leftover_key is not None:
             WARDEN.unregister(self._leftover_key)
 
     def fail(self, error: StepError) -> None:
-        """The step has failed, whatever it does from now on."""
+        """Finish the step with *error*; later results are ignored."""
         if not self.finished.done():
             self.finished.set_result(error)
 
@@ -162,11 +158,11 @@ class SubprocessStep:
         self._unwatch_exit()
         if self._pid is None:  # `kill` was quicker
             return
-        if process.returncode is None:  # not reaped yet: its number is nobody else's, so its group can be ended by it
+        if process.returncode is None:  # not reaped yet: no other process has its number, so the group can be killed
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
-        # what has left the group is looked for when the run is over, by its mark; the pid may be another's by then
+        # processes that left the group are found by their tag when the run is over; the pid may be reused by then
         self._leftover_key = -process.pid
         WARDEN.register(self._leftover_key, self.process_tag)
         WARDEN.unregister(process.pid)
@@ -212,7 +208,7 @@ class SubprocessStep:
         self._recorder.output(stream, data)
 
     def _without_folder(self, data: bytes) -> bytes:
-        """*data* and what was held back, without the script's folder; the beginning of its path at the end is held back."""
+        """Return held-back output and *data* without the script's folder; hold back a partial path at the end."""
         folder = self._folder
         if not folder:
             return data

@@ -1,9 +1,8 @@
 """
-Our side of the warden: tells it which processes to end, and which folders to remove, when we are gone.
+The client of the warden: registers the processes that the warden ends, and the folders that it removes, when this process ends.
 
-Knows the pipe to the warden and how to start it. Which processes there are, others say. There is one warden
-for each owner process; it is started with the first registration. PR_SET_PDEATHSIG would need no extra
-process, but it follows the *thread* that started the child, and event loops run in threads that end early.
+Each process has one warden, started at the first registration. PR_SET_PDEATHSIG would need no extra process, but it
+follows the *thread* that started the child, and event loops run in threads that end early.
 """
 
 from __future__ import annotations
@@ -31,26 +30,26 @@ class WardenClient:
         os.register_at_fork(after_in_child=self._reset_after_fork)
 
     def register(self, pid: int, process_tag: str) -> None:
-        """End process group *pid* (if above 0), and whatever carries *process_tag*, when we are gone."""
+        """Register process group *pid* (if above 0) and all processes with *process_tag*."""
         with self._lock:
             self._registered[pid] = process_tag
             self._write(f"+ {pid} {process_tag}\n")
 
     def unregister(self, pid: int) -> None:
-        """*pid* has been ended and reaped; its number may soon be another's."""
+        """Remove *pid*, which was reaped; the system may soon reuse its number."""
         with self._lock:
-            mark = self._registered.pop(pid, None)
-            if mark is not None:
-                self._write(f"- {pid} {mark}\n")
+            tag = self._registered.pop(pid, None)
+            if tag is not None:
+                self._write(f"- {pid} {tag}\n")
 
     def register_folder(self, folder: Path) -> None:
-        """Remove *folder* when we are gone: steps' files hold what the record of a run does not, credentials too."""
+        """Register *folder*: files of steps may hold credentials, which the record of a run does not."""
         with self._lock:
             self._folders.add(folder)
             self._write(_folder_line(">", folder))
 
     def unregister_folder(self, folder: Path) -> None:
-        """*folder* has been removed."""
+        """Remove *folder*, which was deleted, from the list."""
         with self._lock:
             if folder in self._folders:
                 self._folders.discard(folder)
@@ -60,17 +59,17 @@ class WardenClient:
         if self._pipe is not None:
             try:
                 os.write(self._pipe, line.encode())
-            except BrokenPipeError:  # someone has killed the warden: get another
+            except BrokenPipeError:  # the warden was killed: start another
                 os.close(self._pipe)
             else:
                 return
         self._pipe = self._start()
-        lines = [f"+ {pid} {mark}\n" for pid, mark in self._registered.items()]
+        lines = [f"+ {pid} {tag}\n" for pid, tag in self._registered.items()]
         lines += [_folder_line(">", folder) for folder in self._folders]
         os.write(self._pipe, "".join(lines).encode())
 
     def _reset_after_fork(self) -> None:
-        """After a fork: the parent's processes are not ours to end, and its warden must not wait for us."""
+        """Forget the parent's processes after a fork, and close the pipe: the parent's warden must not wait for the child."""
         if self._pipe is not None:
             os.close(self._pipe)
         self._pipe = None
@@ -80,7 +79,7 @@ class WardenClient:
 
     @staticmethod
     def _start() -> int:
-        """Start a warden; returns the pipe to it."""
+        """Start a warden, and return the pipe to it."""
         read, write = os.pipe()
         try:
             os.posix_spawn(
@@ -106,8 +105,8 @@ class WardenClient:
 
 
 def _folder_line(sign: str, folder: Path) -> str:
-    return f"{sign} {json.dumps(str(folder))}\n"  # JSON: a path may hold blanks and even ends of lines
+    return f"{sign} {json.dumps(str(folder))}\n"  # JSON: a path may contain spaces and line ends
 
 
 WARDEN = WardenClient()
-"""One a process, as the operating system has it."""
+"""The warden of this operating system process."""

@@ -1,8 +1,8 @@
 """
-A guest that can be asked: one request at a time, with the texts that it has not got.
+A worker and the protocol with it: one request at a time.
 
-Knows the protocol: a JSON line out (and one for each new export), lines back until `done`, each after the number of the
-request. Knows what the guest was told already, so that a step's source and exports are sent once.
+A request is a JSON line, followed by one line for each export that the worker does not have yet. Each reply begins with
+the number of the request; the last one is `done`. The source and the exports of a step are sent once.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from pdkernel.workers.worker_command import WorkerLanguage
 from pdkernel.workers.worker_process import WorkerProcess
 
 STARTUP_TIMEOUT_S = 30.0
-"""How long a guest may take to come up on a busy machine; not the step's time."""
+"""The time limit for the start of a worker in seconds. It does not count as the step's time."""
 
 _READY = b'0 {"t":"ready"}'
-_MAX_SOURCES = 500  # edits of cells; each leaves a few kilobytes in the guest
+_MAX_SOURCES = 500  # each version of a cell keeps a few kilobytes in the worker
 
 
 class Worker:
     """
-    A process of one language and what it knows.
+    A worker process of one language, and what was sent to it.
 
     Attributes:
-        is_healthy: It can be asked again; a step that failed badly makes it false.
-        is_stale: The next run may not have it.
-        is_ready: It has come up.
-        request: The number of its last request; each of its replies begins with that.
-        intruded: Something wrote to its private descriptor when no reply was due, and it was ended.
-        gateway_variables: Variables that lead it through the gateway.
-        is_sandboxed: The operating system keeps it from going around the gateway.
+        is_healthy: Whether it accepts more requests; false after a failure that may have damaged it.
+        is_stale: Whether the next run must use another worker.
+        is_ready: Whether it has started.
+        request: The number of its last request; each reply begins with it.
+        intruded: Code wrote to its private descriptor when no reply was due, and the worker was ended.
+        gateway_variables: The environment variables that route it through the gateway.
+        is_sandboxed: The operating system stops it from bypassing the gateway.
         public_only: It reaches public addresses only.
     """
 
@@ -89,12 +89,12 @@ class Worker:
         self.rest()
 
     def rest(self) -> None:
-        """It has no request: it may come up, or say what code failed too late, and nothing else."""
+        """Expect no reply: only the ready line and reports of late failures are valid until the next request."""
         if self.process.is_alive:
             self.process.listener = self
 
     def on_line(self, line: bytes) -> None:
-        """It said something unasked."""
+        """Handle a line without a request; an invalid line ends the worker."""
         if line == _READY and not self.is_ready:
             self.is_ready = True
         elif not _is_late(line):
@@ -102,72 +102,72 @@ class Worker:
             self.kill()
 
     def on_output(self, stream: Stream, data: bytes) -> None:
-        """It printed something unasked."""
+        """Ignore output that comes without a request."""
 
     def flooded(self) -> None:
-        """It said too much, unasked."""
+        """End the worker, whose line without a request is too long."""
         self.intruded = True
         self.kill()
 
     def on_closed(self) -> None:
-        """It has closed its side."""
+        """End the worker, which closed its pipe."""
         self.kill()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the process runs."""
         return self.process.is_alive
 
     def has_begun(self, run: object) -> bool:
-        """Whether *run* has begun in it."""
+        """Whether the `begin` of *run* was built for this worker."""
         return self._run is run
 
     def build_begin(self, run: object, **setup: Any) -> dict[str, Any]:
-        """The `begin` of *run*, to be sent with its first request."""
+        """Build the `begin` of *run*, which is sent with its first request."""
         self._run = run
         self._sent_values = {}
         environment = base_environment(setup["cwd"], self.process.process_tag)
         return {"begin": {**setup, "cwd": str(setup["cwd"]), "env": environment, "outside": self.gateway_variables}}
 
     def build_code(self, step: Step) -> dict[str, Any]:
-        """The part of a request that says which code; with its source if the guest has not seen it."""
-        told: dict[str, Any] = {"step": step.name, "file": step.filename, "offset": step.line_offset}
+        """Build the part of a request that names the code, with its source if the worker does not have it."""
+        code: dict[str, Any] = {"step": step.name, "file": step.filename, "offset": step.line_offset}
         number = self._code_numbers.get(step.source)
         if number is None:
             number = self._code_numbers[step.source] = len(self._code_numbers)
-            told["source"] = step.source
+            code["source"] = step.source
             self.is_stale = self.is_stale or number >= _MAX_SOURCES
-        told["code"] = number
-        return told
+        code["code"] = number
+        return code
 
     def build_component(self, component: ComponentFile, name: str) -> dict[str, Any]:
-        """The part of a request that says which component."""
+        """Build the part of a request that names the component."""
         return {"step": name, "component": {"path": str(component.path), "fresh": component.origin == "folder"}}
 
     def end_run(self) -> None:
-        """The run is over: hold on to nothing of it."""
+        """Forget the run, which is over."""
         self._run = None
         self._sent_values = {}
 
     def take_unsent(self, values: Mapping[str, object], texts: Mapping[str, bytes]) -> list[str]:
-        """The names in *values* whose value the guest has not got, which it now has."""
+        """Return the names whose values the worker does not have yet, and mark these values as sent."""
         names = [name for name in texts if self._sent_values.get(name) is not values[name]]
         for name in names:
             self._sent_values[name] = values[name]
         return names
 
     def bind(self, call_context: Any) -> None:
-        """Outside calls are from now on treated as *call_context* says."""
+        """Apply *call_context* to later outbound calls."""
         if self._gateway and self.caller_token and call_context is not None:
             self._gateway.bind(self.caller_token, call_context)
 
     def unbind(self) -> None:
-        """Outside calls belong to no step."""
+        """Detach later outbound calls from the step."""
         if self._gateway and self.caller_token:
             self._gateway.unbind(self.caller_token)
 
     def kill(self) -> None:
-        """End it and everything that it started."""
+        """End the worker and every process that it started."""
         if self.process.is_alive:
             self.process.kill()
         if self._gateway and self.caller_token:
@@ -177,11 +177,11 @@ class Worker:
 
 class StepExchange:
     """
-    One request to a guest, until its `done` (a `Conversation`).
+    One request to a worker, until its `done` (a `WorkerListener`).
 
     Attributes:
-        reply: The `done`, its value as *read* returns it.
-        broken: Why the step has failed although it said that it is done.
+        reply: Resolves to the `done`, its value converted by *read*.
+        broken: The error of a step that sent an invalid line after its `done`.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class StepExchange:
         self._name = name
         self._read = read
         self._number = b""
-        self._guest = worker
+        self._worker = worker
         self._recorder = recorder
         self._services = services
         self._answers: set[asyncio.Task[None]] = set()
@@ -208,25 +208,25 @@ class StepExchange:
 
     @property
     def elapsed_s(self) -> float:
-        """How long the guest has had the request, once it was up."""
+        """Seconds since the ready worker received the request."""
         return asyncio.get_running_loop().time() - self._began if self._began is not None else 0.0
 
     def send(self, request: Mapping[str, Any], texts: list[bytes], *, timeout_s: float) -> None:
-        """Send the request; *timeout_s* counts from when the guest is up."""
+        """Send the request; *timeout_s* counts from the time at which the worker is ready."""
         self._timeout_s = timeout_s
-        self._start_timer(0.0 if self._guest.is_ready else STARTUP_TIMEOUT_S)
-        guest = self._guest
-        if guest.intruded:
+        self._start_timer(0.0 if self._worker.is_ready else STARTUP_TIMEOUT_S)
+        worker = self._worker
+        if worker.intruded:
             self.fail_step(refused(self._name, "it came when no step ran"))
-        elif not guest.is_alive:
+        elif not worker.is_alive:
             self.on_closed()
-        guest.request += 1
-        self._number = str(guest.request).encode()
-        guest.process.listener = self
-        guest.process.send(b"\n".join([encode_json({**request, "request": guest.request}), *texts, b""]))
+        worker.request += 1
+        self._number = str(worker.request).encode()
+        worker.process.listener = self
+        worker.process.send(b"\n".join([encode_json({**request, "request": worker.request}), *texts, b""]))
 
     def close(self) -> None:
-        """Nothing more is waited for."""
+        """Stop waiting for replies."""
         if self._timer:
             self._timer.cancel()
         for answer in self._answers:
@@ -234,17 +234,17 @@ class StepExchange:
         if not self.reply.done():
             self.reply.cancel()
         if self.reply.cancelled():
-            self._guest.is_healthy = False
+            self._worker.is_healthy = False
 
     def fail_step(self, error: StepError) -> None:
-        """The step has failed, whatever it does from now on; the guest is not to be used again."""
-        self._guest.is_healthy = False
+        """Finish the request with *error*; later replies are ignored, and the worker is not reused."""
+        self._worker.is_healthy = False
         if not self.reply.done():
             self.reply.set_exception(error)
 
     def on_line(self, line: bytes) -> None:
-        """The guest said something."""
-        if line == _READY and not self._guest.is_ready:
+        """Handle a line of the worker."""
+        if line == _READY and not self._worker.is_ready:
             self._ready()
             return
         try:
@@ -257,24 +257,24 @@ class StepExchange:
             self._dispatch(act)
 
     def flooded(self) -> None:
-        """The guest said a line without an end."""
+        """Refuse a line that is too long."""
         self._refuse("it is too long")
 
     def on_output(self, stream: Stream, data: bytes) -> None:
-        """User code printed."""
+        """Record output of the step's code."""
         self._dispatch(partial(self._recorder.output, stream, data))
 
     def on_closed(self) -> None:
-        """The guest is dead: how, is found out by whoever waits."""
-        self._guest.is_healthy = False
+        """Finish the request with `WorkerGone`; the caller then diagnoses the exit."""
+        self._worker.is_healthy = False
         if not self.reply.done():
             self.reply.set_exception(WorkerGone())
 
     def _dispatch(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - the listener's own: it goes to whoever passed the listener
-            self._guest.is_healthy = False
+        except Exception as error:  # noqa: BLE001 - an error of the listener reaches the caller that passed the listener
+            self._worker.is_healthy = False
             if not self.reply.done():
                 self.reply.set_exception(error)
 
@@ -286,7 +286,7 @@ class StepExchange:
         self._timer = loop.call_later(limit + allowance_s, lambda: self.fail_step(build_timeout_error(limit)))
 
     def _parse_message(self, line: bytes) -> Callable[[], None]:
-        """What to do about a message. Raises `ReplyError` for what is none of this request's."""
+        """Return the function that handles a line. Raises `ReplyError` if the line does not belong to this request."""
         number, _, text = line.partition(b" ")
         reply = decode_reply(text)
         if number != self._number or self.reply.done():
@@ -320,32 +320,32 @@ class StepExchange:
         task.add_done_callback(self._answers.discard)
 
     async def _answer(self, number: int, call: str, args: dict[str, JSON]) -> None:
-        told: dict[str, Any] = {"answer": number}
+        answer: dict[str, Any] = {"answer": number}
         try:
             if self._services is None:
-                raise StepError(f"{call} can be asked for by a running step only.", name="NotRunHere")
+                raise StepError(f"Only a running step can call {call}.", name="NotRunHere")
             value = await self._services.call(call, args)
             if value is not None:
-                told["value"] = value
+                answer["value"] = value
         except PdkernelError as error:
             name = error.name if isinstance(error, StepError) else type(error).__name__
-            told["fault"] = {"name": name, "message": error.message, "fix": error.fix, "code": error.code}
-        except Exception as error:  # noqa: BLE001 - ours: it goes to whoever waits for the step, and the step ends
+            answer["fault"] = {"name": name, "message": error.message, "fix": error.fix, "code": error.code}
+        except Exception as error:  # noqa: BLE001 - an internal error ends the step and reaches its caller
             if not self.reply.done():
                 self.reply.set_exception(error)
             return
         if not self.reply.done():
-            self._guest.process.send(encode_json(told) + b"\n")
+            self._worker.process.send(encode_json(answer) + b"\n")
 
     def _ready(self) -> None:
-        self._guest.is_ready = True
+        self._worker.is_ready = True
         self._start_timer()
 
     def _done(self, done: Done) -> None:
         if done.spoiled:
-            self._guest.is_healthy = False
+            self._worker.is_healthy = False
         if done.dirty or done.busy:
-            self._guest.is_stale = True
+            self._worker.is_stale = True
         self.reply.set_result(done)
 
 
@@ -356,12 +356,12 @@ def _is_late(line: bytes) -> bool:
         return False
 
 
-class WorkerGone(Exception):  # noqa: N818 - not an error of ours until we know how it went
-    """The guest closed its side."""
+class WorkerGone(Exception):  # noqa: N818 - becomes an error after `diagnose_exit`
+    """The worker closed its pipe."""
 
 
 async def diagnose_exit(worker: Worker, recorder: StepRecorder) -> StepError:
-    """How the guest died."""
+    """Return the error that describes how the worker ended."""
     code = await worker.process.wait_exit_code()
     worker.process.drain()
     return build_process_died_error(code, recorder.stderr_tail())

@@ -1,8 +1,4 @@
-"""
-How each long-lived guest is started.
-
-Knows command lines. Nothing secret is ever on one.
-"""
+"""The commands that start the long-lived workers. A command line never contains a secret."""
 
 from __future__ import annotations
 
@@ -22,16 +18,16 @@ def build_worker_command(
     language: WorkerLanguage, *, python: Path | None, node: Path | None, ignore_environment: bool = True
 ) -> Sequence[str]:
     """
-    The command that starts a guest.
+    Return the command that starts a worker.
 
     Args:
         language: The language.
-        python: The interpreter for Python steps; the one that runs us by default.
+        python: The interpreter for Python steps; `sys.executable` by default.
         node: The interpreter for Node.js steps; `find_node()` by default.
-        ignore_environment: False lets a Python process have variables that Python itself reads, which its environment then names.
+        ignore_environment: Whether Python ignores the `PYTHON*` variables of its environment.
 
     Raises:
-        InterpreterMissingError: There is no Node.js.
+        InterpreterMissingError: Node.js is not installed.
     """
     if language == "python":
         alone = ["-I"] if ignore_environment else ["-s", "-P"]

@@ -1,9 +1,8 @@
 """
-A long-lived guest as a process: starting it, its lines and its output, ending it.
+The process of a long-lived worker: its start, its lines and output, and its end.
 
-Knows descriptors and processes. Lines come on a private pipe as JSON; stdout and stderr are wholly the
-user's. What the lines mean, and whose step prints, is for `Conversation`s to know. All of it runs in one
-event loop, with no threads: a call costs one write, and a reply one read.
+JSON lines use private pipes; stdout and stderr belong to the user's code. A `WorkerListener` interprets the lines.
+All of it runs in one event loop without threads: a request costs one write, and a reply one read.
 """
 
 from __future__ import annotations
@@ -26,39 +25,39 @@ from pdkernel.runtimes import process_tree
 from pdkernel.workers.warden_client import WARDEN
 
 MAX_LINE_BYTES = 256 << 20
-"""Bytes; an event of 10 MB and exports of twice the platform's limit fit many times over."""
+"""The longest line in bytes; an event of 10 MB and exports of twice the platform's limit fit many times."""
 
 _CHUNK = 1 << 16
-_DRAIN_LIMIT = 4 << 20  # more than any pipe holds: what comes after was printed after
-_REQUEST_FD, _REPLY_FD = 3, 4  # in the guest; small numbers, because Node.js closes only small ones in its children
-_MIN_PARENT_FD = 10  # our own ends, while a guest is started: never a number that the guest's own ends take
+_DRAIN_LIMIT = 4 << 20  # more than a pipe holds: later bytes were printed later
+_REQUEST_FD, _REPLY_FD = 3, 4  # in the worker; Node.js closes only small descriptors in its children
+_MIN_PARENT_FD = 10  # the parent's copies during the start: never a number of the worker's own descriptors
 _REAP_TRIES = 10
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _PIPE_SIZE = 1 << 20
 
 
 class WorkerListener(Protocol):
-    """Whoever has the guest's attention."""
+    """Receives the lines and the output of a worker."""
 
     def on_line(self, line: bytes) -> None:
-        """The guest said *line*, without its end."""
+        """Receive a line without its line end."""
         ...
 
     def on_output(self, stream: Stream, data: bytes) -> None:
-        """User code in the guest printed *data*."""
+        """Receive *data* that user code printed."""
         ...
 
     def flooded(self) -> None:
-        """The guest said a line that is longer than any may be."""
+        """Handle a line that exceeds the limit."""
         ...
 
     def on_closed(self) -> None:
-        """The guest has closed its side: it is dead or as good as."""
+        """Handle the end of the pipe: the worker has ended or is about to."""
         ...
 
 
 class WorkerProcess:
-    """A guest, in its own session and process group."""
+    """A worker process in its own session and process group."""
 
     def __init__(
         self,
@@ -73,9 +72,9 @@ class WorkerProcess:
 
         Args:
             argv: Program and arguments.
-            environment: All of it.
-            launch: Called with what starts the process, for whoever has to be there when it starts.
-            longest: Bytes that a line may have.
+            environment: The complete environment.
+            launch: Calls the function that starts the process, for example inside a sandbox.
+            longest: The longest line in bytes.
         """
         self.process_tag = secrets.token_hex(16)
         self.is_alive = True
@@ -87,18 +86,20 @@ class WorkerProcess:
         self._unsent: deque[memoryview] = deque()
         self._exit_code: int | None = None
         self._reaped = False
-        ours, theirs = _pipes()
-        self._write_fd, self._read_fd, *outputs = ours
+        parent_fds, worker_fds = _pipes()
+        self._write_fd, self._read_fd, *outputs = parent_fds
         self._outputs: dict[Stream, int] = {"stdout": outputs[0], "stderr": outputs[1]}
         try:
-            spawn = partial(_spawn, argv, {**environment, process_tree.PROCESS_TAG_VARIABLE: self.process_tag}, theirs)
+            spawn = partial(
+                _spawn, argv, {**environment, process_tree.PROCESS_TAG_VARIABLE: self.process_tag}, worker_fds
+            )
             self.pid = launch(spawn) if launch else spawn()
         except BaseException:
-            for fd in ours:
+            for fd in parent_fds:
                 os.close(fd)
             raise
         finally:
-            for fd in theirs:
+            for fd in worker_fds:
                 os.close(fd)
         WARDEN.register(self.pid, self.process_tag)
         self._children = _try_open(f"/proc/{self.pid}/task/{self.pid}/children")
@@ -110,7 +111,7 @@ class WorkerProcess:
             self._loop.add_reader(fd, self._on_output, stream)
 
     def send(self, data: bytes) -> None:
-        """Write *data*, now as far as the pipe takes it and the rest as it can."""
+        """Write *data*: as much as the pipe accepts now, and the rest when the pipe is writable."""
         if not self.is_alive:
             return
         view = memoryview(data)
@@ -122,7 +123,7 @@ class WorkerProcess:
             self._unsent.append(view)
 
     def drain(self) -> None:
-        """Read everything that has been printed so far."""
+        """Read all output that was printed so far."""
         if not self._output_poll.poll(0):
             return
         for stream in list(self._outputs):
@@ -153,7 +154,7 @@ class WorkerProcess:
         self.listener = None
 
     async def wait_exit_code(self) -> int | None:
-        """How the process ended, given a moment to do so; None if it has not. Kill it afterwards."""
+        """Wait up to 0.2 s for the exit code; None if the process still runs. Kill the process afterwards."""
         for _ in range(50):
             if self._reap():
                 break
@@ -162,10 +163,10 @@ class WorkerProcess:
 
     def has_children(self) -> bool:
         """
-        Whether processes that user code started are left (Linux; elsewhere the guest itself knows what it can).
+        Whether processes that user code started still run (Linux only; elsewhere the worker reports what it finds).
 
-        Those of the main thread: a thread that has ended leaves its own to that one, and one that has not is seen by
-        the guest.
+        It checks the children of the main thread. Children of an ended thread move to the main thread, and the worker
+        itself reports a running thread.
         """
         if self._children is None or not self.is_alive:
             return False
@@ -179,7 +180,7 @@ class WorkerProcess:
             return os.write(self._write_fd, view)
         except BlockingIOError:
             return 0
-        except BrokenPipeError:  # it is dead; the end of its own pipe says so in a moment
+        except BrokenPipeError:  # the worker has ended; the end of its own pipe follows
             return len(view)
 
     def _on_writable(self) -> None:
@@ -215,14 +216,14 @@ class WorkerProcess:
             lines[0] = b"".join([*self._parts, lines[0]])
         self._parts = [rest] if rest else []
         self._buffered_bytes = len(rest)
-        # what was printed before a line was said is in the pipe by now: output keeps its place among exports
+        # output that was printed before a line is in the pipe by now: output keeps its order among exports
         self.drain()
         for line in lines:
             if self.listener:
                 self.listener.on_line(line)
 
     def _read_lines(self) -> bytes:
-        """What is there, up to a pipe's fill; read in parts, since room for a whole one is asked of the system and given back."""
+        """Read the available data, up to the size of a pipe, in chunks: a large buffer would be allocated for each read."""
         data = os.read(self._read_fd, _CHUNK)
         if len(data) < _CHUNK:
             return data
@@ -265,7 +266,7 @@ class WorkerProcess:
         if not self._reaped:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # someone in this process reaps every child
+            except ChildProcessError:  # other code in this process reaps every child
                 pid, status = self.pid, None
             if pid:
                 self._reaped = True
@@ -275,7 +276,7 @@ class WorkerProcess:
 
 
 def _try_open(path: str) -> int | None:
-    """A descriptor of that file, which is read again and again; None where there is no such file."""
+    """Open the file for repeated reads; return None if it does not exist."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -283,25 +284,25 @@ def _try_open(path: str) -> int | None:
 
 
 def _pipes() -> tuple[list[int], list[int]]:
-    """Our ends (to write, to read, stdout, stderr; not blocking) and the guest's, in the same order."""
-    ours, theirs = [], []
-    for we_write in (True, False, False, False):
+    """Return the parent's descriptors (requests, replies, stdout, stderr; non-blocking) and the worker's, in this order."""
+    parent_fds, worker_fds = [], []
+    for parent_writes in (True, False, False, False):
         read, write = os.pipe()
-        mine, other = (write, read) if we_write else (read, write)
-        moved = fcntl.fcntl(other, fcntl.F_DUPFD_CLOEXEC, _MIN_PARENT_FD)
-        os.close(other)
-        os.set_blocking(mine, False)
-        ours.append(mine)
-        theirs.append(moved)
-    for fd in ours[:2]:
+        parent_fd, worker_fd = (write, read) if parent_writes else (read, write)
+        moved = fcntl.fcntl(worker_fd, fcntl.F_DUPFD_CLOEXEC, _MIN_PARENT_FD)
+        os.close(worker_fd)
+        os.set_blocking(parent_fd, False)
+        parent_fds.append(parent_fd)
+        worker_fds.append(moved)
+    for fd in parent_fds[:2]:
         with contextlib.suppress(OSError):  # not Linux, or the user's share of pipe memory is used up
             fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
-    return ours, theirs
+    return parent_fds, worker_fds
 
 
-def _spawn(argv: Sequence[str], environment: Mapping[str, str], ends: Sequence[int]) -> int:
-    """Start *argv* with *ends* in their places; everything else that is open here is closed there."""
-    incoming, outgoing, stdout, stderr = ends
+def _spawn(argv: Sequence[str], environment: Mapping[str, str], worker_fds: Sequence[int]) -> int:
+    """Start *argv* with *worker_fds* as descriptors 3, 4, 1 and 2; all other descriptors are closed in the process."""
+    incoming, outgoing, stdout, stderr = worker_fds
     return os.posix_spawn(
         argv[0],
         list(argv),

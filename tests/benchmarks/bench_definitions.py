@@ -38,7 +38,7 @@ ACTION = """- namespace: send_{n}
         label: orders
         value: C0AB12CD3
     text: "{{{{steps.node_{n}.$return_value.body.text}}}} and {{{{steps.python_{n}.$return_value.size}}}} more, for
-      whoever reads it"
+      every reader"
     mrkdwn: true
     icon_emoji: # none
     icon_url: https://shop.example/favicon.ico

@@ -35,7 +35,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 class PlainGo:
-    """A Go project as a person has it, without us; of the same program, with a cache of its own."""
+    """A plain Go project with the same program, without pdkernel, and with its own cache."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

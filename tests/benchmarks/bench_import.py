@@ -58,7 +58,7 @@ def make_package(folder: Path) -> None:
 
 
 async def in_a_step(tree: NpmTree, scratch: Path) -> float:
-    """Milliseconds from asking for the step to its end, in a guest that is up."""
+    """Milliseconds from the request to the end of the step, in a running worker."""
     hosts = WorkerPool()
     trigger: dict[str, JSON] = {"event": {}, "context": {}}
     setup = RunSetup("run", "bench@1", trigger, {}, scratch, scratch, node_packages={"work": tree})

@@ -104,7 +104,7 @@ def together(url: str, headers: dict[str, str], calls_each: int) -> float:
 
 @contextmanager
 def served(folder: Path, notebook: Path) -> Iterator[tuple[dict[str, object], float]]:
-    """`pdkernel serve` in a process of its own: what it said, and the seconds until it answered."""
+    """`pdkernel serve` in its own process: its output, and the seconds until it answered."""
     environ = {**os.environ, "PDKERNEL_EGRESS": "deny"}
     began = time.perf_counter()
     with subprocess.Popen(

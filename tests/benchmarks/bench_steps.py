@@ -71,7 +71,7 @@ def in_new_processes() -> float:
 
 
 async def in_our_processes(folder: Path) -> float:
-    """p50 of the same three steps, each in a process of ours that is started for it, in ms."""
+    """p50 of the same three steps, each in a process that is started for it, in ms."""
     trigger: dict[str, JSON] = {"event": dict(an_event().data), "context": {}}
     times = []
     for _ in range(PROCESS_RUNS):

@@ -102,7 +102,7 @@ async def runtime(
 
 @pytest.fixture
 def check(runtime: WorkflowEngine, directory: LocalDirectory, tmp_path: Path) -> Check:
-    """Runs a case with outside calls denied and compares the record with its golden file."""
+    """Runs a case with outbound calls denied and compares the record with its golden file."""
 
     async def run_and_compare(
         name: str,

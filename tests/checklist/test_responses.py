@@ -48,7 +48,7 @@ async def test_a_stream_is_a_body(check: Check) -> None:
 
 @pytest.mark.parametrize("language", WITH_RETURN)
 async def test_leaving_early(check: Check, language: str) -> None:
-    """2.7: `return $.flow.exit(reason)` ends the run, which is no error; in custom mode nobody has responded then."""
+    """2.7: `return $.flow.exit(reason)` ends the run, which is not an error; in custom mode the response is then missing."""
     await check("exit", language, trigger=CUSTOM)
 
 

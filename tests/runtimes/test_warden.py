@@ -11,7 +11,7 @@ from pdkernel.runtimes import process_tree
 
 
 def test_members_are_found_by_group_parent_and_mark() -> None:
-    """Whatever way a process left, one of the three finds it; we ourselves are never among them."""
+    """Group, parent or tag finds each process; this process is never included."""
     mark = f"test-{os.getpid()}"
     shell = "setsid sleep 1000 & env -i sleep 1000 & sleep 1000 & echo up; wait"
     with subprocess.Popen(
@@ -52,7 +52,7 @@ def test_a_mark_alone_finds_an_orphan_in_a_session_of_its_own() -> None:
 
 
 def test_the_programs_for_other_interpreters_import_nothing_of_ours() -> None:
-    """A guest's Python has only its own library."""
+    """A worker's Python has only its standard library."""
     script = (
         "import sys, pathlib, ast\n"
         "for path in pathlib.Path(sys.argv[1]).glob('*.py'):\n"

@@ -1,4 +1,4 @@
-"""Values for props that nobody has filled in: enough for a component to start."""
+"""Values for empty props: enough for a component to start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A way out for steps that leads to one server, which answers every request with the same JSON."""
+"""A gateway that leads to one server, which answers every request with the same JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ANSWER = {
 
 class StandIn:
     """
-    An `OutsideCalls` whose every connection ends here.
+    An `OutboundGateway` that connects to one local server.
 
     Attributes:
         requests: The request lines that were seen, with the host that was meant.
@@ -66,32 +66,32 @@ class StandIn:
             await asyncio.sleep(0.01)
 
     def issue_token(self, *, public_only: bool = False) -> str:
-        """Every guest has the same."""
+        """Return one token for all workers."""
         return "sweep"
 
     async def check(self, policy: Any) -> None:
-        """No mode has a file."""
+        """Accept every policy."""
 
     def bind(self, token: str, context: Any) -> None:
-        """Nothing is booked on a step."""
+        """Do nothing."""
 
     def unbind(self, token: str) -> None:
-        """Nothing is booked on a step."""
+        """Do nothing."""
 
     def revoke_token(self, token: str) -> None:
-        """Every guest has the same."""
+        """Return one token for all workers."""
 
     @property
     def sandbox_kind(self) -> str:
-        """Nothing is kept from going around: there is no network to go to."""
+        """There is no sandbox, because there is no network."""
         return "none"
 
     def start_sandboxed(self, token: str, start_process: Callable[[], StartedT]) -> StartedT:
-        """As it is."""
+        """Start without a sandbox."""
         return start_process()
 
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
-        """Lead a Node.js process here, and have its marks written."""
+        """Route a Node.js process to this server, and have its marks written."""
         preloads = f"--import {HOOK.as_uri()} --import {MARKS.as_uri()}"
         return {
             "NODE_OPTIONS": preloads,

@@ -144,7 +144,9 @@ async def _try(guests: RunWorkers, one: dict[str, Any], marks: Path, row: Row, s
     values = values_for(described.props)
     if described.additional:
         try:
-            values |= values_for(await guests.additional_props(file, values=values, auth=auth, timeout_s=step_s))
+            values |= values_for(
+                await guests.additional_props(file, values=values, account_fields=auth, timeout_s=step_s)
+            )
         except StepError as error:
             row.trouble.append(f"{file.key} adds no props: {error.message.splitlines()[0]}")
     marks.write_text("")
@@ -167,7 +169,7 @@ def was_entered(run: str, marks: Path) -> bool:
 
 
 def lacks(outcome: StepOutcome) -> bool:
-    """Whether the step failed for something that we do not have."""
+    """Whether the step failed because of an unsupported feature."""
     error = outcome.error
     if error is None:
         return False

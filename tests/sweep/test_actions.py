@@ -33,7 +33,7 @@ export default action;
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("app", FEW)
 async def test_every_importable_action_is_described_and_entered(installed: Path, app: str) -> None:
-    """None of them lacks a feature of ours, and there are as many as were counted."""
+    """No action needs an unsupported feature, and the number of actions is as counted."""
     row = await sweep(installed, app)
 
     assert row.lacking == []

@@ -19,7 +19,7 @@ BROKEN = 'import "not-there";\nexport default { key: "desk-e", version: "1", typ
 
 
 async def test_entered_is_what_v8_has_counted(tmp_path: Path) -> None:
-    """Runs that end, fail or hang are entered; one that is refused for a feature we lack is not."""
+    """Runs that end, fail or hang are entered; a run that is refused for an unsupported feature is not."""
     package = tmp_path / "node_modules" / "@sample" / "desk"
     for name, text in {"a": ENTERED, "b": FAILS, "c": STUCK, "d": NEVER, "e": BROKEN}.items():
         folder = package / "actions" / name
@@ -36,7 +36,7 @@ async def test_entered_is_what_v8_has_counted(tmp_path: Path) -> None:
 
 
 def test_shared_modules_are_no_components(tmp_path: Path) -> None:
-    """A module without a key is left out, and one that cannot be imported is told with its error."""
+    """A module without a key is left out, and a module that cannot be imported is listed with its error."""
     for name, text in {"common": "export default {}", "e": BROKEN}.items():
         folder = tmp_path / "actions" / name
         folder.mkdir(parents=True)

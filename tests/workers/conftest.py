@@ -1,4 +1,4 @@
-"""Real guests, run as the engine runs them."""
+"""Real workers, run as the engine runs them."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ from pdkernel.workers import GoBuildCache, RunSetup, RunWorkers, StepCall, StepO
 
 
 @dataclass
-class Heard:
-    """Everything that a listener was told."""
+class ListenerSpy:
+    """A listener that stores everything it receives."""
 
     logs: list[tuple[Stream, str]] = field(default_factory=list)
     exports: list[tuple[str, JSON]] = field(default_factory=list)
     responses: list[dict[str, Any]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    progress: list[str] = field(default_factory=list)
     on_log: Callable[[str], None] | None = None
 
     def log(self, stream: Stream, text: str) -> None:
-        """Remember it."""
+        """Store it."""
         self.logs.append((stream, text))
         if self.on_log:
             self.on_log(text)
 
     def report_progress(self, text: str) -> None:
-        """Remember it."""
-        self.said.append(text)
+        """Store it."""
+        self.progress.append(text)
 
     def export(self, name: str, value: JSON) -> None:
-        """Remember it."""
+        """Store it."""
         self.exports.append((name, value))
 
     def respond(self, response: dict[str, Any]) -> None:
-        """Remember it."""
+        """Store it."""
         self.responses.append(response)
 
     def text(self, stream: Stream = "stdout") -> str:
-        """All that was printed on *stream*."""
+        """Return all output on *stream*."""
         return "".join(text for of, text in self.logs if of == stream)
 
 
 class Bench:
     """A run whose steps are written in a test."""
 
-    def __init__(self, guests: RunWorkers) -> None:
-        self.guests = guests
-        self.heard = Heard()
+    def __init__(self, workers: RunWorkers) -> None:
+        self.workers = workers
+        self.listener = ListenerSpy()
         self.steps: dict[str, Mapping[str, JSON]] = {}
 
     async def run(self, language: Language, source: str, *, name: str = "work", **call: Any) -> StepOutcome:
-        """Run a step on the exports of those run before; `self.heard` is what it told."""
-        self.heard = call.pop("heard", None) or Heard()
+        """Run a step on the exports of those run before; `self.listener` has its messages."""
+        self.listener = call.pop("listener", None) or ListenerSpy()
         step = call.pop("step", None) or Step(name, language, source, line_offset=call.pop("line_offset", 0))
-        outcome = await self.guests.run_step(StepCall(step, steps=dict(self.steps), **call), self.heard)
+        outcome = await self.workers.run_step(StepCall(step, steps=dict(self.steps), **call), self.listener)
         self.steps[step.name] = outcome.exports
         return outcome
 
@@ -75,15 +75,15 @@ def go_programs(go_cache: Path) -> GoBuildCache:
 
 
 @pytest.fixture
-async def hosts(go_programs: GoBuildCache) -> AsyncIterator[WorkerPool]:
-    """Hosts of this test alone."""
-    hosts = WorkerPool(max_active_runs=4, go_cache=go_programs)
-    yield hosts
-    await hosts.close()
+async def pool(go_programs: GoBuildCache) -> AsyncIterator[WorkerPool]:
+    """A pool for this test only."""
+    pool = WorkerPool(max_active_runs=4, go_cache=go_programs)
+    yield pool
+    await pool.close()
 
 
 @pytest.fixture
-async def open_run(hosts: WorkerPool, tmp_path: Path) -> OpenRun:
+async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
     """A factory of runs: event, variables, context and workflow are its arguments."""
     opened = 0
 
@@ -94,7 +94,7 @@ async def open_run(hosts: WorkerPool, tmp_path: Path) -> OpenRun:
         context: Mapping[str, JSON] | None = None,
         workflow: str = "demo@1",
         node_packages: Mapping[str, NpmTree] | None = None,
-        of: WorkerPool = hosts,
+        of: WorkerPool = pool,
         guarded: bool = False,
     ) -> Bench:
         nonlocal opened

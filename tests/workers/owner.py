@@ -1,4 +1,4 @@
-"""An owner of steps that a test kills: starts a step, says so, and waits."""
+"""A process that a test kills: it starts a step, prints a line, and waits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pdkernel.model import Step
 from pdkernel.workers import RunSetup, StepCall, WorkerPool
 
 
-class Teller:
-    """Passes a step's first print on, with the marks of every process."""
+class PrintingListener:
+    """Prints the output of a step."""
 
     def log(self, stream: str, text: str) -> None:
-        """Say that the step is up."""
+        """Print the step's first output."""
         print(text, end="", flush=True)
 
     def report_progress(self, text: str) -> None:
@@ -32,8 +32,8 @@ class Teller:
 async def main(language: Any, source: str, folder: Path) -> None:
     """Run one step, which is expected never to end."""
     setup = RunSetup("run", "w", {"event": {}, "context": {}}, {}, folder, folder)
-    guests = await WorkerPool().open_run(setup)
-    await guests.run_step(StepCall(Step("forever", language, source), timeout_s=600), Teller())
+    workers = await WorkerPool().open_run(setup)
+    await workers.run_step(StepCall(Step("forever", language, source), timeout_s=600), PrintingListener())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Components that are files: what they declare, run and answer. All of them are written here."""
+"""Components in files: their declarations, runs and options. The tests write all of them."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def action(body: str, props: str = "", extra: str = "") -> str:
 
 async def run(bench: Bench, component: ComponentFile, **call: Any) -> Any:
     """Run *component* as a step with an account of its app."""
-    call.setdefault("auth", {"desk": {"token": "tok-1"}})
+    call.setdefault("account_fields", {"desk": {"token": "tok-1"}})
     return await bench.run("node", "", step=Step("work", "node", uses="desk-x@1"), component=component, **call)
 
 
 async def test_what_a_component_declares(bench: Bench, write: Write) -> None:
     """Key, version, apps, and each prop's definition with what it builds on under it."""
-    found = await bench.guests.describe(write(ACTION))
+    found = await bench.workers.describe(write(ACTION))
 
     assert (found.key, found.version, found.type, found.additional) == ("desk-make-ticket", "1.2.3", "action", True)
     assert found.apps == (AppBinding("desk", "desk"),)
@@ -147,8 +147,8 @@ export default { key: "k", version: "1", type: "action", run() {},
 """
     component = write(text)
 
-    described = await bench.guests.describe(component)
-    page = await bench.guests.options(component, "z", values={"given": 7})
+    described = await bench.workers.describe(component)
+    page = await bench.workers.options(component, "z", values={"given": 7})
 
     assert described.props[0].definition == {"type": "integer", "label": "Outer", "min": 2, "dynamic": True}
     assert [option.value for option in page.options] == [1, 7]
@@ -168,7 +168,7 @@ async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: 
     assert outcome.error.fix == (
         'Give it among the step\'s props (channel: "general"), or on the line of a code step: --prop channel=VALUE'
     )
-    assert bench.heard.text() == ""
+    assert bench.listener.text() == ""
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: 
 async def test_a_value_that_a_prop_cannot_take_is_a_warning(
     bench: Bench, write: Write, type_: str, given: JSON, told: str
 ) -> None:
-    """The code gets it as it is; the timeline says what does not fit."""
+    """The code gets the value unchanged, and a warning names the mismatch."""
     component = write(action("return 1", f'n: "{type_}"'))
 
     outcome = await run(bench, component, props={"n": given})
@@ -239,7 +239,7 @@ async def test_a_value_is_what_its_type_asks_for(
 
 
 async def test_a_number_outside_its_limits_is_a_warning(bench: Bench, write: Write) -> None:
-    """The component decides; the person is told."""
+    """The component gets the value, and the user gets a warning."""
     outcome = await run(bench, write(action("", "count: { type: 'integer', max: 5 }")), props={"count": 9})
 
     assert outcome.error is None
@@ -291,9 +291,9 @@ async def test_pages_of_options_hand_their_context_on(bench: Bench, write: Write
     component = write(ACTION)
     values = {"site": {"__lv": {"label": "Home", "value": "home"}}}
 
-    first = await bench.guests.options(component, "queue", values=values, auth={"desk": {"token": "T"}})
-    second = await bench.guests.options(
-        component, "queue", values=values, auth={"desk": {"token": "T"}}, page=1, context=first.context
+    first = await bench.workers.options(component, "queue", values=values, account_fields={"desk": {"token": "T"}})
+    second = await bench.workers.options(
+        component, "queue", values=values, account_fields={"desk": {"token": "T"}}, page=1, context=first.context
     )
 
     assert first.options == (PropOption("home T 0 0", 0),)
@@ -306,7 +306,7 @@ TEAM = '{ type: "string", label: "The team" }'
 
 
 @pytest.mark.parametrize(
-    ("options", "auth", "values", "why"),
+    ("options", "account_fields", "values", "reason"),
     [
         ("return [this.desk.token()]", {}, {}, "The desk account is only known at run time."),
         (
@@ -338,23 +338,23 @@ TEAM = '{ type: "string", label: "The team" }'
     ],
 )
 async def test_why_there_are_no_options(
-    bench: Bench, write: Write, options: str, auth: Any, values: Any, why: str
+    bench: Bench, write: Write, options: str, account_fields: Any, values: Any, reason: str
 ) -> None:
     """The account is not known yet, the code failed, or a value is not known yet; each in a sentence."""
     props = f'site: "string", team: {TEAM}, x: {{ type: "string", async options() {{ {options} }} }}'
     component = write(action("", props))
 
-    page = await bench.guests.options(component, "x", auth=auth, values=values)
+    page = await bench.workers.options(component, "x", account_fields=account_fields, values=values)
 
-    assert (page.options, page.empty_reason) == ((), why)
+    assert (page.options, page.empty_reason) == ((), reason)
 
 
 async def test_options_that_do_not_read_an_expression_are_given(bench: Bench, write: Write) -> None:
-    """An expression elsewhere among the values is no obstacle."""
+    """An expression in another value does not matter."""
     component = write(ACTION)
 
-    page = await bench.guests.options(
-        component, "queue", auth={"desk": {"token": "T"}}, values={"color": "{{steps.a}}", "site": "s"}
+    page = await bench.workers.options(
+        component, "queue", account_fields={"desk": {"token": "T"}}, values={"color": "{{steps.a}}", "site": "s"}
     )
 
     assert page.options == (PropOption("s T 0 0", 0),)
@@ -385,7 +385,7 @@ async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
     """
     values = {} if team is None else {"team": team}
 
-    page = await bench.guests.options(write(text), "seat", auth={"desk": {}}, values=values)
+    page = await bench.workers.options(write(text), "seat", account_fields={"desk": {}}, values=values)
 
     assert (note.read_text().split() if note.exists() else []) == asked
     assert (page.empty_reason is None) == bool(asked)
@@ -393,7 +393,7 @@ async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
 
 async def test_an_empty_optional_prop_is_no_obstacle(bench: Bench, write: Write) -> None:
     """A dropdown that narrows by it is given whole."""
-    page = await bench.guests.options(write(ACTION), "queue", auth={"desk": {"token": "T"}})
+    page = await bench.workers.options(write(ACTION), "queue", account_fields={"desk": {"token": "T"}})
 
     assert page.options == (PropOption("any T 0 0", 0),)
 
@@ -402,7 +402,7 @@ async def test_a_prop_that_depends_on_itself_is_asked_for(bench: Bench, write: W
     """Its options may look at what was chosen so far."""
     props = 'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }'
 
-    page = await bench.guests.options(write(action("", props)), "x", auth={"desk": {}})
+    page = await bench.workers.options(write(action("", props)), "x", account_fields={"desk": {}})
 
     assert [option.value for option in page.options] == ["a", "b"]
 
@@ -411,8 +411,8 @@ async def test_static_options_are_searched(bench: Bench, write: Write) -> None:
     """A list in the definition is there without the component's code, on one page."""
     component = write(ACTION)
 
-    found = await bench.guests.options(component, "color", query="GRE")
-    more = await bench.guests.options(component, "color", page=1)
+    found = await bench.workers.options(component, "color", query="GRE")
+    more = await bench.workers.options(component, "color", page=1)
 
     assert found.options == (PropOption("green", "green"),)
     assert more.options == ()
@@ -422,8 +422,8 @@ async def test_added_props_are_those_changed_and_those_returned(bench: Bench, wr
     """A component may change its argument or return new props, and its own declaration stays as it was."""
     component = write(ACTION)
 
-    changed = await bench.guests.additional_props(component, values={"detail": True, "site": "Home"})
-    unchanged = await bench.guests.additional_props(component)
+    changed = await bench.workers.additional_props(component, values={"detail": True, "site": "Home"})
+    unchanged = await bench.workers.additional_props(component)
 
     assert [(prop.name, prop.optional, prop.definition.get("label")) for prop in changed] == [
         ("extra", False, None),
@@ -477,13 +477,13 @@ async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, writ
 
     assert outcome.exports["$return_value"] == {"mode": "plain"}
     assert outcome.warnings == (
-        "The props that the action adds for its values are not known (the other side is away): they have no defaults.",
+        "The additional props of the action are unknown (the other side is away), so they have no defaults.",
     )
 
 
 async def test_options_of_an_added_prop(bench: Bench, write: Write) -> None:
     """The component is asked for its props first."""
-    page = await bench.guests.options(write(ACTION), "fromSite", values={"site": "Home"})
+    page = await bench.workers.options(write(ACTION), "fromSite", values={"site": "Home"})
 
     assert [option.value for option in page.options] == ["a", "b"]
 
@@ -491,10 +491,10 @@ async def test_options_of_an_added_prop(bench: Bench, write: Write) -> None:
 async def test_a_component_that_cannot_be_loaded_says_why(bench: Bench, write: Write) -> None:
     """A package that is missing is named, a syntax error shown with its place in the file."""
     with pytest.raises(StepError, match="The package 'not-there' is not installed"):
-        await bench.guests.describe(write('import x from "not-there"; export default {}', name="missing"))
+        await bench.workers.describe(write('import x from "not-there"; export default {}', name="missing"))
 
     with pytest.raises(StepError) as caught:
-        await bench.guests.describe(write("export default {\n  run( {\n};", name="wrong"))
+        await bench.workers.describe(write("export default {\n  run( {\n};", name="wrong"))
 
     assert caught.value.name == "SyntaxError"
     assert caught.value.line is None
@@ -539,7 +539,7 @@ async def test_the_platforms_configuration_error_shows_no_frames(bench: Bench, w
 
 
 async def test_an_instance_of_a_class_is_returned_as_its_data(bench: Bench, write: Write) -> None:
-    """What a client library returns holds functions that nobody meant to export; shared references are no cycle."""
+    """Functions in the result of a client library are dropped without a warning; shared references are not a cycle."""
     component = write(
         action(
             "class Issue { constructor() { this.id = 1; this.send = () => {}; this._same = shared; this.again = shared } }\n"
@@ -561,7 +561,7 @@ async def test_a_file_of_ones_own_folder_is_seen_as_it_is_now(open_run: OpenRun,
         bench = await open_run()
         component = write(action(f"return {value}"), origin="folder")
         values.append((await run(bench, component)).exports["$return_value"])
-        await bench.guests.release()
+        await bench.workers.release()
 
     assert values == [1, 2]
 
@@ -597,8 +597,8 @@ async def test_the_database_of_a_component_is_read_and_written_at_once(bench: Be
 
     outcome = await run(bench, component, service_db={"a": 5, "c": [1]})
 
-    assert bench.heard.text() == "5 { n: 1 } undefined\n"
-    assert outcome.db == {"c": [1], "b": {"n": 1}}
+    assert bench.listener.text() == "5 { n: 1 } undefined\n"
+    assert outcome.service_db == {"c": [1], "b": {"n": 1}}
 
 
 SOURCE = """
@@ -623,10 +623,10 @@ export default {
 
 
 async def test_a_source_runs(bench: Bench, write: Write) -> None:
-    """It sees the event, its db, timer and account, answers the request, and what it emits is told."""
+    """A source reads the event, its db, timer and account, responds to the request, and its events are reported."""
     component = write(SOURCE, name="new-ticket", kind="source")
 
-    outcome = await bench.guests.run_source(
+    outcome = await bench.workers.run_source(
         SourceCall(
             component,
             "dc_1",
@@ -634,7 +634,7 @@ async def test_a_source_runs(bench: Bench, write: Write) -> None:
             account_fields={"desk": {"token": "T"}},
             service_db={"seen": 3},
         ),
-        bench.heard,
+        bench.listener,
     )
 
     assert outcome.error is None
@@ -646,15 +646,15 @@ async def test_a_source_runs(bench: Bench, write: Write) -> None:
 
 
 async def test_odd_words_of_a_component_and_its_events_are_texts_or_left_out(bench: Bench, write: Write) -> None:
-    """A version or a summary that is not a text is no reason to refuse the component."""
+    """A component is accepted although its version or summary is not a text."""
     source = (
         "export default { key: 'odd', version: 1, type: 'source', description: {},\n"
         "  run() { this.$emit(1, { id: { a: 1 }, name: 2, summary: [3], ts: 'now' }) } }"
     )
     component = write(source, name="odd", kind="source")
 
-    described = await bench.guests.describe(component)
-    outcome = await bench.guests.run_source(SourceCall(component, "dc_1"), bench.heard)
+    described = await bench.workers.describe(component)
+    outcome = await bench.workers.run_source(SourceCall(component, "dc_1"), bench.listener)
 
     assert (described.key, described.version, described.description) == ("odd", None, None)
     assert outcome.error is None
@@ -665,9 +665,9 @@ async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: W
     """Emitted events and the db."""
     component = write(SOURCE, name="new-ticket", kind="source")
 
-    outcome = await bench.guests.run_source(
+    outcome = await bench.workers.run_source(
         SourceCall(component, "dc_1", event={"body": {"fail": True}}, account_fields={"desk": {"token": "T"}}),
-        bench.heard,
+        bench.listener,
     )
 
     assert outcome.error is not None
@@ -676,15 +676,15 @@ async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: W
 
 
 async def test_the_hooks_of_a_source(bench: Bench, write: Write) -> None:
-    """Each runs by its name; one that is not there is told apart from one that did nothing."""
+    """Each hook runs by its name; a missing hook is distinguished from one that did nothing."""
     component = write(SOURCE, name="new-ticket", kind="source")
 
-    described = await bench.guests.describe(component)
-    deployed = await bench.guests.run_source(SourceCall(component, "dc_1", operation="deploy"), bench.heard)
-    active = await bench.guests.run_source(
-        SourceCall(component, "dc_1", operation="activate", endpoint="http://127.0.0.1/x"), bench.heard
+    described = await bench.workers.describe(component)
+    deployed = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deploy"), bench.listener)
+    active = await bench.workers.run_source(
+        SourceCall(component, "dc_1", operation="activate", endpoint="http://127.0.0.1/x"), bench.listener
     )
-    none = await bench.guests.run_source(SourceCall(component, "dc_1", operation="deactivate"), bench.heard)
+    none = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deactivate"), bench.listener)
 
     assert (described.hooks, described.dedupe) == (("deploy", "activate"), "unique")
     assert [(e.event, e.id, e.summary, e.ts) for e in deployed.emitted_events] == [({"old": True}, 1, "Old", 5)]
@@ -693,16 +693,18 @@ async def test_the_hooks_of_a_source(bench: Bench, write: Write) -> None:
 
 
 async def test_interfaces_are_for_sources_only(bench: Bench, write: Write) -> None:
-    """A step with a timer says so."""
+    """A step with a timer prop fails with a clear error."""
     outcome = await run(bench, write(action("", 'timer: "$.interface.timer"')))
 
     assert outcome.error is not None
-    assert outcome.error.message == "A prop of type $.interface.timer (timer) in a step is not run by this version."
+    assert (
+        outcome.error.message == "A prop of type $.interface.timer (timer) in a step is not supported by this version."
+    )
 
 
-async def test_a_component_that_never_loads_ends_by_its_time(hosts: WorkerPool, bench: Bench, write: Write) -> None:
+async def test_a_component_that_never_loads_ends_by_its_time(pool: WorkerPool, bench: Bench, write: Write) -> None:
     """And the next question is answered by a new process."""
     with pytest.raises(StepError, match="longer than"):
-        await bench.guests.describe(write("for (;;);\nexport default {}", name="stuck"), timeout_s=0.5)
+        await bench.workers.describe(write("for (;;);\nexport default {}", name="stuck"), timeout_s=0.5)
 
-    assert (await bench.guests.describe(write(ACTION))).key == "desk-make-ticket"
+    assert (await bench.workers.describe(write(ACTION))).key == "desk-make-ticket"

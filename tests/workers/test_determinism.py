@@ -52,7 +52,7 @@ async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> 
     """A run in processes of its own."""
     scratch = folder / f"scratch-{number}"
     scratch.mkdir()
-    hosts = WorkerPool(max_active_runs=1, determinism=fixed)
+    pool = WorkerPool(max_active_runs=1, determinism=fixed)
     setup = RunSetup(
         run_id="r",
         reuse_key="w",
@@ -61,12 +61,12 @@ async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> 
         import_folder=folder,
         scratch_folder=scratch,
     )
-    guests = await hosts.open_run(setup)
+    workers = await pool.open_run(setup)
     try:
-        yield Bench(guests)
+        yield Bench(workers)
     finally:
-        await guests.release()
-        await hosts.close()
+        await workers.release()
+        await pool.close()
 
 
 async def twice(folder: Path, language: Language, source: str, fixed: Determinism | None) -> list[Any]:
@@ -143,7 +143,7 @@ async def test_expressions_and_another_seed(tmp_path: Path) -> None:
     said = []
     for number, seed in enumerate(("seed", "seed", "another")):
         async with a_run(tmp_path, fixed=Determinism(AT, seed), number=number) as bench:
-            said.append(await bench.guests.evaluate(["new Date().toISOString()", "Math.random()"], {}))
+            said.append(await bench.workers.evaluate(["new Date().toISOString()", "Math.random()"], {}))
 
     assert said[0] == said[1]
     assert said[0][0] == {"value": "2026-03-01T12:30:15.000Z"}

@@ -10,9 +10,9 @@ from pdkernel.errors import InterpreterMissingError
 from pdkernel.workers import find_bash, find_go, find_node
 
 
-def program(path: Path, says: str) -> Path:
-    """A program that prints *says*."""
-    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+def program(path: Path, output: str) -> Path:
+    """Write a program that prints *output*."""
+    path.write_text(f"#!/bin/sh\necho '{output}'\n")
     path.chmod(0o755)
     return path
 
@@ -46,7 +46,7 @@ def test_something_that_is_not_node_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_bash_is_a_clear_error(tmp_path: Path) -> None:
-    """A PATH without bash is told."""
+    """A PATH without bash is an error."""
     with pytest.raises(InterpreterMissingError, match="there is none on PATH"):
         find_bash({"PATH": str(tmp_path)})
 

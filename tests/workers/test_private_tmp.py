@@ -17,7 +17,7 @@ from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
 from pdkernel.workers.private_tmp import PrivateTmp, is_supported, names_in_tmp
 from tests.workers.conftest import Bench
-from tests.workers.test_processes import go, node, python
+from tests.workers.test_worker_process import go, node, python
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
 NAME = "pdkernel-written-by-a-test"
@@ -57,7 +57,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def possible(place: Path) -> None:
-    """Nothing here can be seen where the operating system lets nobody have a `/tmp`."""
+    """These tests need a system that permits a private `/tmp`."""
     made = PrivateTmp.create(place / "made", frozenset()) if is_supported() else None
     if made is None:
         pytest.skip("this system permits no mount namespace")
@@ -67,10 +67,10 @@ def possible(place: Path) -> None:
 @pytest.fixture
 async def open_one(place: Path, go_programs: GoBuildCache) -> AsyncIterator[Open]:
     """A factory of runs of one workflow, whose project is not in `/tmp`."""
-    hosts = WorkerPool(max_active_runs=4, go_cache=go_programs)
+    pool = WorkerPool(max_active_runs=4, go_cache=go_programs)
     count = 0
 
-    async def open_run(*, event: JSON = None, of: WorkerPool = hosts, folder: Path | None = None) -> Bench:
+    async def open_run(*, event: JSON = None, of: WorkerPool = pool, folder: Path | None = None) -> Bench:
         nonlocal count
         count += 1
         folder, scratch = folder or place / "project", place / f"scratch{count}"
@@ -80,7 +80,7 @@ async def open_one(place: Path, go_programs: GoBuildCache) -> AsyncIterator[Open
         return Bench(await of.open_run(RunSetup(f"run{count}", "demo@1", trigger, {}, folder, scratch)))
 
     yield open_run
-    await hosts.close()
+    await pool.close()
 
 
 @pytest.mark.parametrize("reader", LANGUAGES)
@@ -103,7 +103,7 @@ async def test_a_run_finds_tmp_empty(open_one: Open, language: Language) -> None
     first = await open_one()
     await first.run(language, WRITE[language])
     await first.run("bash", "mkdir -p /tmp/a/b; touch /tmp/a/b/.hidden /tmp/.dot; ln -s /nowhere /tmp/link")
-    await first.guests.release()
+    await first.workers.release()
 
     second = await open_one()
     found = await second.run(language, READ[language])
@@ -120,7 +120,7 @@ async def test_a_run_that_follows_is_served_by_the_same_processes(open_one: Open
         bench = await open_one()
         for language, source in (("node", node("return process.pid")), ("python", python("return os.getpid()"))):
             pids.append((await bench.run(language, source)).exports["$return_value"])  # type: ignore[arg-type]
-        await bench.guests.release()
+        await bench.workers.release()
 
     assert pids[:2] == pids[2:]
 
@@ -171,7 +171,7 @@ async def test_a_module_that_a_run_wrote_is_not_the_next_ones(open_one: Open) ->
         bench = await open_one(event=event)
         outcome = await bench.run("python", source)
         words.append(outcome.exports.get("$return_value") or (outcome.error and outcome.error.name))
-        await bench.guests.release()
+        await bench.workers.release()
 
     assert words == ["first", "second", "ModuleNotFoundError"]
 
@@ -188,26 +188,26 @@ async def test_a_process_that_takes_anothers_place_has_the_same(open_one: Open) 
 
 
 async def test_an_interpreter_that_is_not_there_is_named(open_one: Open, place: Path) -> None:
-    """The program between us and the interpreter does not hide that it is missing."""
-    hosts = WorkerPool(node=place / "no-node")
-    bench = await open_one(of=hosts)
+    """The wrapper program does not hide that the interpreter is missing."""
+    pool = WorkerPool(node=place / "no-node")
+    bench = await open_one(of=pool)
 
     with pytest.raises(InterpreterMissingError, match="no-node cannot be started: No such file or directory"):
         await bench.run("node", node("return 1"))
 
-    await hosts.close()
+    await pool.close()
 
 
 async def test_nothing_is_left_when_all_is_closed(open_one: Open, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    """A run's files go with it, and the folders that were `/tmp` with the hosts."""
+    """A run's files go with it, and the folders that were `/tmp` with the pool."""
     monkeypatch.setattr(tempfile, "tempdir", str(place))
-    hosts = WorkerPool()
-    bench = await open_one(of=hosts)
+    pool = WorkerPool()
+    bench = await open_one(of=pool)
     await bench.run("bash", "touch /tmp/x")
     during = list(place.glob("pdkernel-tmp-*/*/x"))
-    await bench.guests.release()
+    await bench.workers.release()
     after = list(place.glob("pdkernel-tmp-*/*/x"))
-    await hosts.close()
+    await pool.close()
 
     assert (len(during), len(after), list(place.glob("pdkernel-tmp-*"))) == (1, 0, [])
 
@@ -246,7 +246,7 @@ def test_a_link_into_tmp_counts(place: Path) -> None:
     assert list(names_in_tmp(place / "link") or ()) == ["elsewhere"]
 
 
-AS_NOBODY = """
+AS_OTHER_USER = """
 import ctypes, os, subprocess, sys, tempfile
 from pathlib import Path
 from pdkernel.workers.private_tmp import PrivateTmp
@@ -257,12 +257,12 @@ with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
-        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # what it starts may look at it, as at any program of nobody's
-    made = PrivateTmp.make(Path(place) / "made", frozenset())
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # its children may read its /proc entries
+    made = PrivateTmp.create(Path(place) / "made", frozenset())
     if made is None:
         raise SystemExit("no user namespaces")
     script = "echo word > /tmp/it; cat /tmp/it; id -u; mount --bind /usr /mnt 2> /dev/null || echo refused"
-    done = subprocess.run(made.command([SHELL, "-c", script]), capture_output=True, text=True)
+    done = subprocess.run(made.wrap_command([SHELL, "-c", script]), capture_output=True, text=True)
     print(done.stdout.split(), done.stderr, [path.name for path in Path(place, "made").iterdir()])
     made.close()
     os.rmdir(place)
@@ -272,7 +272,7 @@ with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
 
 def test_who_is_not_root_has_one_too() -> None:
     """Without any right: a user namespace of one's own, in which steps are who they were and have no rights either."""
-    code = AS_NOBODY.replace("SHELL", repr(shutil.which("sh"))).replace(
+    code = AS_OTHER_USER.replace("SHELL", repr(shutil.which("sh"))).replace(
         "os._exit(0)", "sys.stdout.flush(); os._exit(0)"
     )
     uid = str(os.geteuid() or 65534)
@@ -289,11 +289,11 @@ import subprocess, sys
 from pathlib import Path
 from pdkernel.workers.private_tmp import PrivateTmp
 folder, outside = map(Path, sys.argv[1:])
-tmp = PrivateTmp.make(folder, frozenset())
+tmp = PrivateTmp.create(folder, frozenset())
 (folder / "mounted").mkdir()
 (folder / "beside").mkdir()
 subprocess.run(["mount", "--bind", outside, folder / "mounted"], check=True)
-print(tmp.empty())
+print(tmp.clear())
 tmp.close()
 """
 

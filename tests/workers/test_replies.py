@@ -1,4 +1,4 @@
-"""What a worker sends, and what is refused of it."""
+"""Replies of workers: which are valid, and which are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from pdkernel.workers.replies import (
 )
 from pdkernel.workers.worker import StepExchange, Worker
 from pdkernel.workers.worker_process import WorkerProcess
-from tests.workers.conftest import Heard
+from tests.workers.conftest import ListenerSpy
 
 DONE = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'
 FAULT = '{"code":"c","name":"N","message":"m","line":1,"stack":null,"fix":""}'
@@ -163,27 +163,27 @@ async def start() -> AsyncIterator[Start]:
         return started[-1]
 
     yield start_one
-    for guest in started:
-        guest.kill()
+    for worker in started:
+        worker.kill()
 
 
-async def asked(guest: Worker, name: str = "work", heard: Heard | None = None, **more: Any) -> StepExchange:
-    """A request to *guest*, when it is over."""
-    talk = StepExchange(guest, StepRecorder(heard or Heard()), name=name, **more)
+async def asked(worker: Worker, name: str = "work", listener: ListenerSpy | None = None, **more: Any) -> StepExchange:
+    """A request to *worker*, when it is over."""
+    talk = StepExchange(worker, StepRecorder(listener or ListenerSpy()), name=name, **more)
     talk.send({"op": "run"}, [], timeout_s=20)
     await asyncio.wait([talk.reply])
-    guest.rest()
+    worker.rest()
     return talk
 
 
 class OnlyTheFirst(StepExchange):
-    """A request after whose `done` no step runs, before the next line is read."""
+    """A request that detaches from its worker at the first `done`, before the next line is read."""
 
-    def line(self, line: bytes) -> None:
-        """Take it."""
+    def on_line(self, line: bytes) -> None:
+        """Read the line, then detach the request from the worker."""
         super().on_line(line)
         if self.reply.done():
-            self._guest.rest()
+            self._worker.rest()
 
 
 def refusal(talk: StepExchange) -> WorkerProtocolError:
@@ -234,15 +234,15 @@ def test_any_line_is_a_reply_or_refused(line: bytes) -> None:
 
 async def test_any_line_ends_in_a_reply_or_the_documented_error(start: Start) -> None:
     """Whatever a worker writes, the request goes on, is done, or fails with an error of the step."""
-    guest = start()
+    worker = start()
     kinds: set[type] = set()
 
     @given(LINES)
     def write(line: bytes) -> None:
-        recorder = StepRecorder(Heard())
-        talk = StepExchange(guest, recorder, name="work")
+        recorder = StepRecorder(ListenerSpy())
+        talk = StepExchange(worker, recorder, name="work")
         talk.send({"op": "run"}, [], timeout_s=20)
-        talk.on_line(f"{guest.request} ".encode() + line)
+        talk.on_line(f"{worker.request} ".encode() + line)
         talk.on_line(line)
         if talk.reply.done():
             error = talk.broken or talk.reply.exception()
@@ -268,11 +268,11 @@ HEADERS = st.dictionaries(st.sampled_from(["content-type", "a"]), CONTENT_TYPES 
 @example(200, {"content-type": "text/html; charset=\ud800"}, {"$base64": "YQ=="})
 def test_any_response_is_recorded(status: int, headers: dict[str, str | list[str]], body: JSON) -> None:
     """Bytes that are not what the headers say stay as they are."""
-    heard = Heard()
+    listener = ListenerSpy()
 
-    StepRecorder(heard).parse_message(Respond(Response(status, headers, body)))
+    StepRecorder(listener).parse_message(Respond(Response(status, headers, body)))
 
-    assert [(response["status"], response["headers"]) for response in heard.responses] == [(status, headers)]
+    assert [(response["status"], response["headers"]) for response in listener.responses] == [(status, headers)]
 
 
 @pytest.mark.parametrize(
@@ -293,24 +293,24 @@ def test_any_response_is_recorded(status: int, headers: dict[str, str | list[str
 )
 async def test_a_step_fails_with_a_reply_that_is_refused(start: Start, lines: list[str], why: str) -> None:
     """The error names the step and the reason, and the worker is not used again."""
-    guest = start(lines)
+    worker = start(lines)
 
-    error = refusal(await asked(guest, "send_mail"))
+    error = refusal(await asked(worker, "send_mail"))
 
     assert error.message.startswith(f"Step `send_mail` sent a reply that pdkernel does not understand: {why}")
-    assert not guest.is_healthy
+    assert not worker.is_healthy
 
 
 async def test_a_reply_when_no_step_runs_ends_the_worker(start: Start) -> None:
     """A second `done` that comes later is not taken for the next step's."""
-    guest = start([f"N {DONE}\nN {DONE.replace('false', 'true', 1)}"])
-    talk = OnlyTheFirst(guest, StepRecorder(Heard()), name="one")
+    worker = start([f"N {DONE}\nN {DONE.replace('false', 'true', 1)}"])
+    talk = OnlyTheFirst(worker, StepRecorder(ListenerSpy()), name="one")
     talk.send({"op": "run"}, [], timeout_s=20)
     await talk.reply
 
-    error = refusal(await asked(guest, "two"))
+    error = refusal(await asked(worker, "two"))
 
-    assert not guest.is_alive
+    assert not worker.is_alive
     assert error.message.startswith(
         "Step `two` sent a reply that pdkernel does not understand: it came when no step ran"
     )
@@ -319,25 +319,25 @@ async def test_a_reply_when_no_step_runs_ends_the_worker(start: Start) -> None:
 async def test_code_that_fails_too_late_is_not_refused(start: Start) -> None:
     """A failure of what an earlier step left behind ends neither the worker nor the step that runs."""
     late = '{"t":"late","text":"too late"}'
-    guest = start([f"N {DONE}", f"N {late}"], [f"1 {late}", f"N {late}", f"N {DONE}"])
-    await asked(guest)
+    worker = start([f"N {DONE}", f"N {late}"], [f"1 {late}", f"N {late}", f"N {DONE}"])
+    await asked(worker)
 
-    recorder = StepRecorder(Heard())
-    talk = StepExchange(guest, recorder)
+    recorder = StepRecorder(ListenerSpy())
+    talk = StepExchange(worker, recorder)
     talk.send({"op": "run"}, [], timeout_s=20)
     await talk.reply
 
-    assert guest.is_healthy
+    assert worker.is_healthy
     assert recorder.warnings == ("too late",)
 
 
 async def test_a_worker_that_comes_up_unasked_is_ready(start: Start) -> None:
     """The time of its first step counts from its request then."""
-    guest = start([f"N {DONE}"])
-    while not guest.is_ready:
+    worker = start([f"N {DONE}"])
+    while not worker.is_ready:
         await asyncio.sleep(0.001)
 
-    talk = await asked(guest)
+    talk = await asked(worker)
 
     assert talk.reply.result() == Done(None, False, False, False)
     assert talk.elapsed_s > 0
@@ -371,7 +371,7 @@ async def test_a_line_without_an_end_is_refused() -> None:
 
 async def test_a_flood_fails_the_step(start: Start) -> None:
     """The step is named."""
-    talk = StepExchange(start([]), StepRecorder(Heard()), name="work")
+    talk = StepExchange(start([]), StepRecorder(ListenerSpy()), name="work")
     talk.flooded()
 
     assert "Step `work` sent a reply that pdkernel does not understand: it is too long." in refusal(talk).message
@@ -398,13 +398,13 @@ async def test_an_export_that_is_too_deep_is_told(start: Start) -> None:
     ],
 )
 async def test_an_answer_of_the_wrong_shape_is_refused(start: Start, value: str, kind: Any) -> None:
-    """What a component says of itself is checked as a step's replies are."""
-    guest = start([f'N {DONE[:-1]},"value":{value}}}'])
+    """The description of a component is validated like a step's replies."""
+    worker = start([f'N {DONE[:-1]},"value":{value}}}'])
 
-    talk = await asked(guest, read=lambda found: msgspec.convert(found, kind))
+    talk = await asked(worker, read=lambda found: msgspec.convert(found, kind))
 
     assert "Step `work` sent a reply" in refusal(talk).message
-    assert not guest.is_healthy
+    assert not worker.is_healthy
 
 
 @pytest.mark.parametrize(

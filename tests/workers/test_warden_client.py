@@ -59,7 +59,7 @@ def test_kill_9_of_the_owner_leaves_no_process_of_the_step(tmp_path: Path, langu
 
 
 def test_an_owner_that_ends_by_itself_leaves_nothing_either(tmp_path: Path) -> None:
-    """SIGTERM, which runs no clean-up of ours, is no different."""
+    """SIGTERM, which runs no cleanup, has the same effect."""
     owner = subprocess.Popen(
         [sys.executable, "-m", "tests.workers.owner", json.dumps(["node", STEPS["busy"]["node"], str(tmp_path)])],
         cwd=ROOT,

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * What a running step says to the host and asks of it.
+ * The channel of a running step to pdkernel: its messages, and its service calls with their answers.
  *
- * Knows the lines. A step that has ended says nothing more, and gets no answers.
+ * After the step has ended, messages are dropped and calls are rejected.
  */
 
 import { CallRefusedError } from "./error_report.mjs";
@@ -11,17 +11,17 @@ import { isRunning } from "./step_runner.mjs";
 
 const { stringify } = JSON;
 
-let asked = 0;
+let lastCallId = 0;
 /** @type {Map<number, {resolve: (value: any) => void, reject: (error: any) => void, refused: CallRefusedError}>} */
-const open = new Map();
+const pendingCalls = new Map();
 
-/** Wait for no answers of a run that is over. */
+/** Forget the calls of a run that is over. */
 export function dropPendingCalls() {
-  open.clear();
+  pendingCalls.clear();
 }
 
 /**
- * Ask the host for something on behalf of a step.
+ * Call a service of a step.
  *
  * @param {number} mine the step's number
  * @param {string} call
@@ -29,48 +29,48 @@ export function dropPendingCalls() {
  * @returns {Promise<any>}
  */
 function ask(mine, call, text) {
-  if (!isRunning(mine)) return Promise.reject(new Error(`The step has ended: it can ask for ${call} no more.`));
-  const id = ++asked;
+  if (!isRunning(mine)) return Promise.reject(new Error(`The step has ended, so it cannot call ${call}.`));
+  const id = ++lastCallId;
   sendLine(`{"t":"ask","id":${id},"call":${stringify(call)},"args":${text}}`);
   const refused = new CallRefusedError();
-  return new Promise((resolve, reject) => open.set(id, { resolve, reject, refused }));
+  return new Promise((resolve, reject) => pendingCalls.set(id, { resolve, reject, refused }));
 }
 
-/** @param {any} told */
-export function handleAnswer(told) {
-  const asker = open.get(told.answer);
-  open.delete(told.answer);
-  if (told.fault) asker?.reject(asker.refused.withFault(told.fault));
-  else asker?.resolve(told.value);
+/** @param {any} answer */
+export function handleAnswer(answer) {
+  const call = pendingCalls.get(answer.answer);
+  pendingCalls.delete(answer.answer);
+  if (answer.fault) call?.reject(call.refused.withFault(answer.fault));
+  else call?.resolve(answer.value);
 }
 
-/** The line of the cell that called, or null: where the stack first names a step's code. */
+/** The calling line of the cell (the first stack frame of a step's code), or null. */
 function lineOfStep() {
   return /<step [^>]*>:(\d+)/.exec(String(new Error().stack))?.[1] ?? null;
 }
 
 /**
- * What a step says to the host, for as long as it runs.
+ * The channel of a step. It sends messages while the step runs.
  *
  * @param {number} mine the step's number
  * @returns {import("./step_api.mjs").StepChannel & {db: (key: string, text: string | undefined) => void, returned: (text: string) => void}}
  */
 export function createChannel(mine) {
-  const tell = (/** @type {string} */ line) => {
+  const send = (/** @type {string} */ line) => {
     if (isRunning(mine)) sendLine(line);
   };
   return {
-    export: (name, text) => tell(`{"t":"export","n":${stringify(name)},"v":${text}}`),
+    export: (name, text) => send(`{"t":"export","n":${stringify(name)},"v":${text}}`),
     returned: (text) => {
       if (isRunning(mine)) bufferLine(`{"t":"export","n":"$return_value","v":${text}}`);
     },
-    respond: (text) => tell(`{"t":"respond","r":${text}}`),
-    exit: (reason) => tell(stringify({ t: "exit", reason })),
-    warn: (text) => tell(stringify({ t: "warn", text })),
-    effect: (kind, text) => tell(`{"t":"effect","kind":${stringify(kind)},"line":${lineOfStep()},"payload":${text}}`),
-    pause: (kind, text) => tell(`{"t":"pause","kind":${stringify(kind)},${text.slice(1)}`),
-    emit: (text) => tell(`{"t":"emitted",${text.slice(1)}`),
-    db: (key, text) => tell(`{"t":"db","key":${stringify(key)}${text === undefined ? "" : `,"value":${text}`}}`),
+    respond: (text) => send(`{"t":"respond","r":${text}}`),
+    exit: (reason) => send(stringify({ t: "exit", reason })),
+    warn: (text) => send(stringify({ t: "warn", text })),
+    effect: (kind, text) => send(`{"t":"effect","kind":${stringify(kind)},"line":${lineOfStep()},"payload":${text}}`),
+    pause: (kind, text) => send(`{"t":"pause","kind":${stringify(kind)},${text.slice(1)}`),
+    emit: (text) => send(`{"t":"emitted",${text.slice(1)}`),
+    db: (key, text) => send(`{"t":"db","key":${stringify(key)}${text === undefined ? "" : `,"value":${text}`}}`),
     ask: (call, text) => ask(mine, call, text),
   };
 }

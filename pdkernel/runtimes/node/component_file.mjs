@@ -1,9 +1,8 @@
 // @ts-check
 /**
- * Loads a component that is a file, with everything that it imports, as Node.js itself would.
+ * Loads a component from a file with its imports, as Node.js does, and finds the root folder of its package.
  *
- * Knows where the folder that it came in begins. Node.js keeps what it has loaded: an unchanged package's action is
- * loaded once in the life of the process.
+ * Node.js caches modules: an action of an unchanged package is loaded once in the life of the process.
  */
 
 import { existsSync, readFileSync } from "node:fs";
@@ -38,8 +37,8 @@ export function findPackageRoot(path) {
 
 /**
  * @param {import("./error_report.mjs").StepCode} step
- * @param {() => () => void} watch is called before it is loaded, and what it returns afterwards: what the component's
- *   packages did to globals stays
+ * @param {() => () => void} watch is called before loading, and its result afterwards: changes that the component's
+ *   packages make to globals remain
  * @returns {Promise<any>} the component
  */
 export async function loadComponent(step, watch) {

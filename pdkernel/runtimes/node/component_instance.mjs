@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * `this`, as a component sees it: bound methods, app instances, stores and the values of its props.
+ * `this` as a component sees it: bound methods, app instances, stores and the values of its props.
  *
- * Knows the platform's component API (its documentation). Everything is made afresh for each run, because components
- * write to `this`. An app's `$auth` is not enumerable, so nothing that prints or returns the app carries a credential.
+ * It follows the platform's documented component API. It is created for each run, because components write to `this`.
+ * An app's `$auth` is not enumerable, so printing or returning the app exposes no credential.
  */
 
 import { UnsupportedFeatureError } from "./error_report.mjs";
@@ -13,15 +13,15 @@ import { DataStore } from "./data_store.mjs";
 
 /**
  * @typedef {import("./props.mjs").Prop} Prop
- * @typedef {object} ComponentInput what the host says about the props of one run
+ * @typedef {object} ComponentInput the input for the props of one run
  * @property {Record<string, any>} props
  * @property {Record<string, Record<string, string>>} auth by prop name or app slug
  * @property {Record<string, string>} stores the name of the data store by prop
- * @property {string[]} [configured] the names that the step gives, even if to no value
+ * @property {string[]} [configured] the names of props that the step sets, even without a value
  * @property {Prop[]} [added] the props that the component adds or changes for these values
- * @property {boolean} [tolerant] while it is being configured: nothing is required, and an account may be missing
+ * @property {boolean} [tolerant] true while it is configured: no prop is required, and an account may be missing
  * @typedef {object} ComponentContext
- * @property {import("./step_api.mjs").StepChannel} voice
+ * @property {import("./step_api.mjs").StepChannel} channel
  * @property {string} folder for temporary files
  * @property {any} [db] the value of `$.service.db` props
  * @property {any} [http] the value of `$.interface.http` props; none outside of sources
@@ -37,12 +37,12 @@ export class AccountUnknownError extends Error {
   }
 }
 
-/** `this` and what it was made of. */
+/** `this` of a component, with its app instances. */
 export class ComponentInstance {
   /** @type {any} */ self = {};
   /** @type {Map<any, any>} app definition to its instance */ #apps = new Map();
   /** @type {ComponentInput} */ #given;
-  /** The app whose account was asked for although nobody knows it yet. */
+  /** The app whose account was read before it is known. */
   /** @type {string | null} */ unknown = null;
 
   /**
@@ -57,9 +57,9 @@ export class ComponentInstance {
     bind(self, component.methods);
     for (const [name, fields] of Object.entries(given.auth)) self[name] = this.#app(undefined, name, fields);
     const configured = given.tolerant ? props.map((prop) => prop.name) : (given.configured ?? Object.keys(given.props));
-    const warn = given.tolerant ? () => {} : around.voice.warn;
+    const warn = given.tolerant ? () => {} : around.channel.warn;
     Object.assign(self, resolveValues(props, given.props, { configured, warn }));
-    for (const [name, store] of Object.entries(given.stores)) self[name] = new DataStore(store, around.voice);
+    for (const [name, store] of Object.entries(given.stores)) self[name] = new DataStore(store, around.channel);
     for (const prop of props) this.#place(prop, around);
   }
 
@@ -83,7 +83,7 @@ export class ComponentInstance {
     const { self } = this;
     if (type === "app") self[name] = this.#app(definition, name, undefined);
     else if (type === "data_store") {
-      if (!(self[name] instanceof DataStore)) self[name] = new DataStore("", around.voice); // the host knows of none
+      if (!(self[name] instanceof DataStore)) self[name] = new DataStore("", around.channel); // no store is configured
     } else if (type === "http_request") {
       if (self[name] !== undefined) self[name] = createHttpRequest({ ...definition.default, ...self[name] });
     } else if (type === "dir") self[name] ??= around.folder;
@@ -128,7 +128,7 @@ export class ComponentInstance {
 
 /**
  * @param {Prop[]} declared
- * @param {Prop[]} [added] not asked for unless they were before: what the builder showed last is not known
+ * @param {Prop[]} [added] required only if they were declared as required: the last state of the builder is unknown
  */
 function withAdded(declared, added) {
   if (!added?.length) return declared;

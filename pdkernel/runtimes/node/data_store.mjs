@@ -1,9 +1,8 @@
 // @ts-check
 /**
- * A data store, as a Node.js step sees it (`this.<prop>`).
+ * A data store as a Node.js step sees it (`this.<prop>`), with the platform's documented methods.
  *
- * Knows the platform's names (its documentation of data stores in Node.js). Where values are kept is the host's to
- * know; each call is one question to it.
+ * Each method calls a service of pdkernel, which stores the values.
  */
 
 import { inspect } from "node:util";
@@ -15,7 +14,7 @@ import { encodeJson, ExportNotJSONError } from "./export_encoding.mjs";
  * @property {(text: string) => void} warn
  */
 
-/** A data store was given what it cannot hold. */
+/** A key or value is not valid in a data store. */
 export class StoreValueError extends TypeError {
   /** @param {string} message */
   constructor(message) {
@@ -28,15 +27,15 @@ export class StoreValueError extends TypeError {
 /** One data store. Every method is asynchronous. */
 export class DataStore {
   /** @type {string} */ #name;
-  /** @type {StoreChannel} */ #voice;
+  /** @type {StoreChannel} */ #channel;
 
   /**
    * @param {string} name
-   * @param {StoreChannel} voice
+   * @param {StoreChannel} channel
    */
-  constructor(name, voice) {
+  constructor(name, channel) {
     this.#name = name;
-    this.#voice = voice;
+    this.#channel = channel;
   }
 
   /**
@@ -57,7 +56,7 @@ export class DataStore {
     /** @type {string | undefined} */
     let text;
     try {
-      text = encodeJson(value, where, this.#voice.warn, "stored");
+      text = encodeJson(value, where, this.#channel.warn, "stored");
     } catch (error) {
       if (error instanceof ExportNotJSONError) throw new StoreValueError(error.message);
       throw error;
@@ -65,8 +64,7 @@ export class DataStore {
     if (text === undefined) {
       throw new StoreValueError(`${where} is set to ${inspect(value)}, which JSON does not have. Use delete, or null.`);
     }
-    const told = { key, ttl: options?.ttl ?? null };
-    await this.#do("set", told, `,"value":${text}`);
+    await this.#do("set", { key, ttl: options?.ttl ?? null }, `,"value":${text}`);
   }
 
   /**
@@ -85,7 +83,7 @@ export class DataStore {
     return this.#do("has", { key });
   }
 
-  /** @returns {Promise<string[]>} in the order in which they were first set */
+  /** @returns {Promise<string[]>} in the order of their first `set` */
   async keys() {
     const keys = [];
     for await (const key of this.#pages("keys")) keys.push(key);
@@ -130,7 +128,7 @@ export class DataStore {
   /**
    * @param {string} operation
    * @param {Record<string, any>} args
-   * @param {string} [more] JSON to be put behind *args*
+   * @param {string} [more] JSON that is appended to *args*
    * @returns {Promise<any>}
    */
   #do(operation, args, more = "") {
@@ -138,6 +136,6 @@ export class DataStore {
       throw new StoreValueError(`A key of a data store is a text, not ${inspect(args.key)}. Use String(...).`);
     }
     const text = JSON.stringify({ store: this.#name, ...args });
-    return this.#voice.ask(`store.${operation}`, text.slice(0, -1) + more + "}");
+    return this.#channel.ask(`store.${operation}`, text.slice(0, -1) + more + "}");
   }
 }

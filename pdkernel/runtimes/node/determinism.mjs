@@ -1,17 +1,17 @@
 // @ts-check
 /**
- * A fixed clock and fixed chance for this process: two runs that do the same see the same.
+ * A fixed clock and fixed random numbers for this process, so that two equal runs get equal values.
  *
- * Knows `Date`, `Math.random` and what `crypto` draws. It is put in place before any package is loaded, if the host asks for it,
- * and stays for as long as the process lives. The time stands still and leaps ahead every `LEAP_MS`, so that code which
- * waits for it comes to an end; `performance.now` and timers go on. Not fixed: TLS, and programs that a step starts.
+ * It replaces `Date`, `Math.random` and the random functions of `crypto` before any package is loaded, for the life of the
+ * process. The clock stands still and advances every `CLOCK_STEP_MS`, so code that waits for it ends. `performance.now` and
+ * timers continue. TLS, and programs that a step starts, are not fixed.
  */
 
 import crypto from "node:crypto";
 import { syncBuiltinESMExports } from "node:module";
 import { trackChanges } from "./process_reset.mjs";
 
-const LEAP_MS = 10_000;
+const CLOCK_STEP_MS = 10_000;
 
 const RealDate = Date;
 const { createHash } = crypto;
@@ -23,16 +23,16 @@ let began = 0;
 let state = 0;
 
 /**
- * Fix the clock at *ms* (milliseconds since 1970) and chance by *seed*, for good.
+ * Fix the clock at *ms* (milliseconds since 1970), and the random numbers with *seed*, for the life of the process.
  *
- * @param {{ms: number, seed: string} | null | undefined} told
+ * @param {{ms: number, seed: string} | null | undefined} settings
  */
-export function installDeterminism(told) {
-  if (!told) return;
+export function installDeterminism(settings) {
+  if (!settings) return;
   const first = fixed === null;
-  fixed = told;
+  fixed = settings;
   if (first) {
-    const keep = trackChanges(); // what is put in place now is how every step finds the process
+    const keep = trackChanges(); // every later reset keeps these replacements
     fixTime();
     fixChance();
     keep();
@@ -41,7 +41,7 @@ export function installDeterminism(told) {
 }
 
 /**
- * A step begins: what it sees does not depend on what ran before it.
+ * Reset clock and random numbers for a step, so that they do not depend on earlier steps.
  *
  * @param {string} step
  */
@@ -52,10 +52,10 @@ export function restartForStep(step) {
 }
 
 function now() {
-  return /** @type {any} */ (fixed).ms + Math.floor((elapsed() - began) / LEAP_MS) * LEAP_MS;
+  return /** @type {any} */ (fixed).ms + Math.floor((elapsed() - began) / CLOCK_STEP_MS) * CLOCK_STEP_MS;
 }
 
-/** A number of 32 bits (mulberry32, in the public domain). */
+/** Return a random number of 32 bits (mulberry32, in the public domain). */
 function draw() {
   state = (state + 0x6d2b79f5) | 0;
   let mixed = Math.imul(state ^ (state >>> 15), 1 | state);

@@ -1,16 +1,17 @@
-// Leads the outside connections of a Node.js process to the gateway for outside calls.
+// Routes the outbound connections of a Node.js process to the gateway.
 //
-// Knows Node's sockets and one line of protocol. Knows nothing of modes, steps or HTTP. Loaded by
-// NODE_OPTIONS=--import before any module can keep a reference to the functions that it replaces.
+// NODE_OPTIONS=--import loads it before any module can store a reference to the functions that it replaces.
 //
-// A connection that is not for this machine is made to the gateway instead, and says first, in one line, where it
-// was meant to go. For TLS the gateway makes the encrypted connection, so the step's own side stays plain and is dressed
-// as a secure socket: no certificate is involved. Lost by that: rejectUnauthorized, pinning, client certificates.
-// Not covered: TLS over a socket that exists already (proxy variables and the project's certificate do that), native addons, UDP,
-// a child process that is given an environment without our variables, and on Node.js 20 a worker made from a string.
-// A host that cannot be reached is a connection that the gateway drops; the hook asks it why, and the socket's error is that.
-// If the gateway is gone, connecting fails; nothing ever goes out directly. With PDK_EGRESS_ALL, a process that may reach public
-// addresses only, connections to this machine are led to the gateway, too, and Unix sockets are refused.
+// - A connection to another machine connects to the gateway instead, and first sends one line with its target.
+// - For TLS, the gateway makes the encrypted connection. The step's side is a plain socket that looks like a secure one, so no
+//   certificate is involved, and rejectUnauthorized, pinning and client certificates have no effect.
+// - If a host is unreachable, the gateway drops the connection. The hook asks the gateway for the reason, which becomes the
+//   socket's error.
+// - If the gateway has ended, connecting fails; no connection goes out directly.
+// - With PDK_EGRESS_ALL, for a process that reaches public addresses only, connections to this machine go to the gateway too,
+//   and Unix sockets are refused.
+// - Not covered: TLS over an existing socket (proxy variables and the project's certificate cover it), native addons, UDP, a
+//   child process with an environment without these variables, and on Node.js 20 a worker created from a string.
 
 import { syncBuiltinESMExports } from "node:module";
 import net from "node:net";
@@ -34,28 +35,28 @@ function normalize(args) {
   return [more ? { ...options, ...more } : options, callback];
 }
 
-/** Replace what Node connects with; *address* is "host:port" of the gateway. */
-function install(address, ticket, everything) {
+/** Replace Node's connect functions; *address* is "host:port" of the gateway. */
+function install(address, token, everything) {
   const [gatewayHost, gatewayPort] = address.split(":");
   const plainConnect = net.Socket.prototype.connect;
   const plainDestroy = net.Socket.prototype._destroy;
   const secureConnect = tls.connect;
-  const ports = new WeakMap(); // of sockets to the gateway: their own
+  const ports = new WeakMap(); // sockets to the gateway, with their local ports
 
   /** Ask the gateway why it dropped the connection from *port*; `callback({})` if it did not. */
   function askWhy(port, callback) {
-    const asking = new net.Socket();
-    let said = "";
-    asking.setEncoding("utf8");
-    asking.on("data", (text) => { said += text; });
-    asking.on("error", () => {});
-    asking.on("close", () => {
-      let why = {};
-      try { why = JSON.parse(said); } catch { /* the gateway is gone */ }
-      callback(why);
+    const query = new net.Socket();
+    let received = "";
+    query.setEncoding("utf8");
+    query.on("data", (text) => { received += text; });
+    query.on("error", () => {});
+    query.on("close", () => {
+      let reason = {};
+      try { reason = JSON.parse(received); } catch { /* the gateway has ended */ }
+      callback(reason);
     });
-    plainConnect.call(asking, { host: gatewayHost, port: Number(gatewayPort), family: 4 });
-    asking.write(`PDK1 ${JSON.stringify({ ticket, dropped: port })}\n`);
+    plainConnect.call(query, { host: gatewayHost, port: Number(gatewayPort), family: 4 });
+    query.write(`PDK1 ${JSON.stringify({ ticket: token, dropped: port })}\n`);
   }
 
   net.Socket.prototype._destroy = function destroy(error, callback) {
@@ -64,18 +65,18 @@ function install(address, ticket, everything) {
     return askWhy(port, (why) => plainDestroy.call(this, why.code ? failed(why) : error, callback));
   };
 
-  /** Remember *socket*, which connects to the gateway. */
+  /** Record the local port of *socket*, which connects to the gateway. */
   function watch(socket) {
     socket.once("connect", () => ports.set(socket, socket.localPort));
   }
 
-  /** Whether a connection to *host* and *port* is made as it is. */
+  /** Whether a connection to *host* and *port* goes out unchanged. */
   function isDirect(host, port) {
     if (everything) return host === gatewayHost && Number(port) === Number(gatewayPort);
     return isLocal(host);
   }
 
-  /** Connect *socket* to the gateway; the first line that it sends says where it was meant to go. */
+  /** Connect *socket* to the gateway; its first line names the target. */
   function redirect(socket, options, callback, secure) {
     const preamble = {
       host: options.host || "localhost",
@@ -83,7 +84,7 @@ function install(address, ticket, everything) {
       tls: secure,
       servername: options.servername || undefined,
       alpn: secure ? protocolsOf(options) : undefined,
-      ticket,
+      ticket: token,
     };
     const target = {
       ...options, host: gatewayHost, port: Number(gatewayPort), family: 4, noDelay: true,
@@ -91,7 +92,7 @@ function install(address, ticket, everything) {
     };
     watch(socket);
     plainConnect.call(socket, target, callback);
-    // Written while still connecting, so that it is the first of the writes that wait for the connection.
+    // Written before the connection exists, so that it is the first of the pending writes.
     socket.write(`PDK1 ${JSON.stringify(preamble)}\n`);
     return socket;
   }
@@ -125,7 +126,7 @@ function install(address, ticket, everything) {
   syncBuiltinESMExports();
 }
 
-/** The error of a host that cannot be reached, as Node.js has it. */
+/** Build Node.js's error for an unreachable host. */
 function failed({ code, message, host, port }) {
   if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
     return Object.assign(new Error(`getaddrinfo ${code} ${host}`), { code, syscall: "getaddrinfo", hostname: host });
@@ -148,7 +149,7 @@ function protocolsOf(options) {
   return names;
 }
 
-/** Give a plain socket what its users ask of a secure one. */
+/** Add the properties and methods of a secure socket to a plain one. */
 function dress(socket, options) {
   const offered = protocolsOf(options);
   const name = options.servername || options.host;

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * Describes what a Node.js step threw, by the user's own frames with their source lines.
+ * Describes an error of a Node.js step: the frames of user code with source lines, parsed from V8's stack text.
  *
- * Knows V8's stack text. Copes with what people and packages throw: strings, errors without a stack.
+ * Any thrown value is supported, such as a string, or an error without a stack.
  */
 
 import { spawnSync } from "node:child_process";
@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 
 const MAX_FRAMES = 15;
 const RUNTIME_FOLDER_URL = new URL(".", import.meta.url).href;
-/** Our own actions: what they say is about their props, and their lines are nobody's but ours. */
+/** pdkernel's built-in actions: their errors are about props, so their frames are hidden. */
 const BUILT_IN = new URL("../../actions/builtin/", import.meta.url).href;
 const NOT_BOTH = "A step uses either import or require, not both: write `import name from \"package\"`.";
 /** @type {Record<string, string>} */
@@ -22,7 +22,7 @@ const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT
 /**
  * @typedef {object} StepCode
  * @property {string} name
- * @property {string} file what frames call it
+ * @property {string} file its name in stack frames
  * @property {string} source
  * @property {number} offset lines of the cell above the source
  * @property {string} folder of the project
@@ -35,19 +35,20 @@ const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT
  * @property {string | null} stack
  * @property {string} fix
  * @property {string} [prop] the prop that is at fault
+ * @typedef {{line: number, column: number, locals: [string, string][]}} Frame a frame with its local variables as text
  */
 
-/** Something the step asks for that this version does not run. */
+/** The step uses a feature that this version does not support. */
 export class UnsupportedFeatureError extends Error {
   /** @param {string} what */
   constructor(what) {
-    super(`${what} is not run by this version.`);
+    super(`${what} is not supported by this version.`);
     this.name = "NotRunHereError";
     this.pdkernelCode = "unsupported";
   }
 }
 
-/** The host says no to what the step asked for. Made when it asks, so that its stack names the user's line. */
+/** A service call was refused. It is created at the call, so that its stack has the user's line. */
 export class CallRefusedError extends Error {
   /** @param {{name: string, message: string, code?: string, fix?: string}} fault */
   withFault(fault) {
@@ -62,7 +63,7 @@ export class CallRefusedError extends Error {
 const IMPORTED = Symbol("pdkernel.imported");
 
 /**
- * Remembers which import of a step failed with *error*.
+ * Store on *error* which import of a step failed.
  *
  * @param {any} error
  * @param {string} specifier
@@ -90,10 +91,10 @@ export class EntryPointError extends Error {
 /**
  * @param {any} error whatever was thrown
  * @param {StepCode} step
- * @param {import("./frame_locals.mjs").FrameLocals} locals of its frames
+ * @param {(stack: string) => Frame[]} framesFor the frames with their locals for the stack of an error
  * @returns {Fault}
  */
-export function describeError(error, step, locals) {
+export function describeError(error, step, framesFor) {
   if (error instanceof SyntaxError && !placedIn(error, step)) {
     const place = syntaxError(error, step);
     if (place) return place;
@@ -101,7 +102,7 @@ export function describeError(error, step, locals) {
   const isObject = error !== null && (typeof error === "object" || typeof error === "function");
   const { name, message } = isObject ? headline(error) : { name: "Error", message: String(error) };
   const frames = isObject ? usersFrames(error, step) : [];
-  addLocals(frames, locals.framesFor(text(() => error?.stack, "")), step);
+  addLocals(frames, framesFor(text(() => error?.stack, "")), step);
   const missing = missingPackage(error, step);
   const ofStep = (/** @type {{file: string}} */ frame) => frame.file === step.file && !step.root;
   const causeFrames = isObject ? usersFrames(error.cause, step) : [];
@@ -114,14 +115,14 @@ export function describeError(error, step, locals) {
   const causes = isObject ? cause(error, step) : [];
   const during = imported ? ` (while '${imported}' was imported)` : "";
   const lines = [`${name}: ${missing?.message ?? message + during}`, ...shown(frames), ...causes];
-  // fetch says only "fetch failed" itself; what failed is in its cause
+  // fetch throws only "fetch failed"; the reason is in its cause
   const more = causes.length && message === "fetch failed" ? `: ${text(() => error.cause.message, "")}` : "";
   return {
     code: String((isObject && error.pdkernelCode) || "step_failed"),
     name,
     message: missing?.message ?? message + more + during,
     line,
-    // the platform's ConfigurationError is for the person who fills in the props
+    // the platform's ConfigurationError addresses the user who sets the props
     stack: lines.length > 1 && !(isObject && error.exposeStack === false) ? lines.join("\n") : null,
     fix: missing?.fix ?? String((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
     prop: isObject && error.pdkernelProp ? String(error.pdkernelProp) : undefined,
@@ -129,20 +130,20 @@ export function describeError(error, step, locals) {
 }
 
 /**
- * What to call the error and what it says.
+ * The name and the message of an error.
  *
- * The platform's axios names an error "AxiosError - Request failed with status code 404" and gives the answer's body
- * as JSON for its message; for a person that is the wrong way round.
+ * The platform's axios names an error "AxiosError - Request failed with status code 404", and its message is the response
+ * body as JSON. This function moves the text after the dash into the message.
  *
  * @param {any} error
  */
 function headline(error) {
   const name = text(() => error.name, "Error");
   const message = text(() => error.message, text(() => JSON.stringify(error), ""));
-  const [, kind, says] = /^(\w*Error) - ([^]+)$/.exec(name) ?? [];
+  const [, kind, detail] = /^(\w*Error) - ([^]+)$/.exec(name) ?? [];
   if (!kind) return { name, message };
   const body = text(() => JSON.stringify(JSON.parse(message), null, 2), message);
-  return { name: kind, message: body && body !== "undefined" ? `${says}\n${body}` : says };
+  return { name: kind, message: body && body !== "undefined" ? `${detail}\n${body}` : detail };
 }
 
 /**
@@ -150,7 +151,7 @@ function headline(error) {
  * @param {StepCode} step
  */
 function placedIn(error, step) {
-  // a SyntaxError with a frame of the step's was thrown by running code, as JSON.parse does
+  // a SyntaxError with a frame of the step was thrown by running code, such as JSON.parse
   return usersFrames(error, step).some((frame) => frame.file === step.file);
 }
 
@@ -189,7 +190,7 @@ function usersFrames(error, step) {
 
 /**
  * @param {{file: string, line: number, text: string}[]} frames
- * @param {import("./frame_locals.mjs").Frame[]} seen
+ * @param {Frame[]} seen
  * @param {StepCode} step
  */
 function addLocals(frames, seen, step) {
@@ -225,8 +226,8 @@ function isUsers(file, step) {
 function cause(error, step) {
   const inner = error?.cause;
   if (inner === undefined || inner === null) return [];
-  const said = text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?");
-  return [`Caused by: ${said}`, ...shown(usersFrames(inner, step))];
+  const output = text(() => `${inner.name ?? "Error"}: ${inner.message ?? inner}`, "?");
+  return [`Caused by: ${output}`, ...shown(usersFrames(inner, step))];
 }
 
 /** @param {{text: string}[]} frames */
@@ -242,13 +243,13 @@ function shown(frames) {
  */
 function missingPackage(error, step) {
   if (!["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"].includes(error?.code)) return undefined;
-  const said = text(() => error.message, "");
-  const found = /Cannot find (package|module) '([^']+)'(?: imported from (.+))?/.exec(said);
+  const output = text(() => error.message, "");
+  const found = /Cannot find (package|module) '([^']+)'(?: imported from (.+))?/.exec(output);
   if (!found) return undefined;
   const wanted = found[2];
   const name = packageOf(wanted);
   if (step.root && !/^(\.|\/|file:)/.test(wanted)) {
-    // some components import what their package does not name among its dependencies
+    // some components import a package that is missing in their own dependencies
     const folder = step.root.split("/node_modules/")[0];
     const fix = `Install it beside the component: npm install ${name} in ${folder}`;
     return { message: `The package '${name}' is not installed.`, fix, line: null };
@@ -257,7 +258,7 @@ function missingPackage(error, step) {
   const imported = error[IMPORTED];
   if (importer && imported && packageOf(imported) !== name) {
     return {
-      message: `The package '${importer}' needs '${name}', which it does not name among its dependencies.`,
+      message: `The package '${importer}' needs '${name}', which is missing in its dependencies.`,
       fix: `Import that in the step, too, and it is installed beside it: import "${name}";`,
       line: importLine(step, imported),
     };
@@ -302,7 +303,7 @@ function importLine(step, name) {
 }
 
 /**
- * V8 gives no position for a syntax error in a module; `node --check` does, at some 60 ms.
+ * V8 reports no position for a syntax error in a module; `node --check` does, in about 60 ms.
  *
  * @param {any} error
  * @param {StepCode} step
@@ -311,16 +312,16 @@ function importLine(step, name) {
 function syntaxError(error, step) {
   const folder = mkdtempSync(join(tmpdir(), "check-"));
   try {
-    // a module first; a step in CommonJS style is no module, but its syntax is nearly the same
+    // check as a module, unless the step is CommonJS
     const file = join(folder, error.pdkernelCommonJS ? "step.cjs" : "step.mjs");
     writeFileSync(file, step.source, { mode: 0o600 });
     const { NODE_OPTIONS, ...environment } = process.env;
-    const said = spawnSync(process.execPath, ["--check", file], { encoding: "utf8", env: environment }).stderr;
-    const lines = said.split("\n");
+    const output = spawnSync(process.execPath, ["--check", file], { encoding: "utf8", env: environment }).stderr;
+    const lines = output.split("\n");
     const message = text(() => error.message, "");
     const head = lines.findIndex((line) => /step\.[cm]js:\d+$/.test(line));
     if (head < 0) {
-      // the syntax is right: a name that is imported is not there
+      // the syntax is correct: an imported name does not exist
       const missing = /The requested module '([^']+)' does not provide an export/.exec(message);
       if (!missing) return undefined;
       const line = importLine(step, missing[1]);

@@ -1,9 +1,8 @@
 // @ts-check
 /**
- * What an event source has besides its props: `$emit`, its `db`, its HTTP interface.
+ * The parts of an event source besides its props: `$emit`, its `db`, and its HTTP interface.
  *
- * Knows the platform's sources (its component API page). Which emitted events are new, and where `db` is kept, is for the
- * host to know.
+ * They follow the platform's component API page. pdkernel deduplicates events and stores `db`.
  */
 
 import { encodeJson } from "./export_encoding.mjs";
@@ -12,13 +11,13 @@ import { PropError } from "./props.mjs";
 const { parse, stringify } = JSON;
 
 /**
- * The value of a `$.service.db` prop: read and written at once, told to the host as it is written.
+ * The value of a `$.service.db` prop: synchronous reads and writes; each write is sent to pdkernel.
  *
- * @param {Record<string, any>} kept
- * @param {(key: string, text: string | undefined) => void} tell
+ * @param {Record<string, any>} content
+ * @param {(key: string, text: string | undefined) => void} send
  */
-export function createServiceDb(kept, tell) {
-  const texts = new Map(Object.entries(kept).map(([key, value]) => [key, stringify(value)]));
+export function createServiceDb(content, send) {
+  const texts = new Map(Object.entries(content).map(([key, value]) => [key, stringify(value)]));
   return {
     /** @param {string} key */
     get(key) {
@@ -33,7 +32,7 @@ export function createServiceDb(kept, tell) {
       const text = encodeJson(value, `db.${key}`, () => {});
       if (text === undefined) texts.delete(String(key));
       else texts.set(String(key), text);
-      tell(String(key), text);
+      send(String(key), text);
     },
   };
 }
@@ -41,8 +40,8 @@ export function createServiceDb(kept, tell) {
 /**
  * The value of a `$.interface.http` prop.
  *
- * @param {string | null} endpoint where it is reached from outside; who asks for one that nobody has told gets an error,
- *   because a service would be told to call nowhere
+ * @param {string | null} endpoint its public URL; if it is null, reading `endpoint` throws an error, because the source
+ *   would register an invalid webhook
  * @param {(response: any) => Promise<void>} respond
  * @returns {{endpoint: string, respond: (response: any) => Promise<void>}}
  */
@@ -50,23 +49,23 @@ export function createHttpInterface(endpoint, respond) {
   if (endpoint !== null) return { endpoint, respond };
   const get = () => {
     throw new PropError(
-      "The source asks for the address of its HTTP interface (endpoint), and it has none here.",
-      "Give an address that leads to you, such as a tunnel's: pdkernel source poll SOURCE --endpoint URL",
+      "The source needs the public URL of its HTTP interface (endpoint), and none is configured.",
+      "Pass a URL that reaches this machine, such as a tunnel's: pdkernel source poll SOURCE --endpoint URL",
     );
   };
   return /** @type {any} */ (Object.defineProperty({ respond }, "endpoint", { get, enumerable: false }));
 }
 
 /**
- * @param {import("./step_api.mjs").StepChannel} voice
+ * @param {import("./step_api.mjs").StepChannel} channel
  * @returns {(event: any, meta?: any) => void} `this.$emit`
  */
-export function createEmitter(voice) {
+export function createEmitter(channel) {
   return (event, meta) => {
     const { id, name, summary, ts } = meta ?? {};
-    const told = { id: scalar(id), name: word(name), summary: word(summary), ts: ts instanceof Date ? +ts : number(ts) };
-    const text = encodeJson({ event: event ?? null, ...told }, "$emit", voice.warn);
-    voice.emit(/** @type {string} */ (text));
+    const fields = { id: scalar(id), name: word(name), summary: word(summary), ts: ts instanceof Date ? +ts : number(ts) };
+    const text = encodeJson({ event: event ?? null, ...fields }, "$emit", channel.warn);
+    channel.emit(/** @type {string} */ (text));
   };
 }
 
@@ -82,7 +81,7 @@ const scalar = (value) => number(value) ?? word(value);
  * @param {string} act `run`, or the name of a hook
  * @param {any} self
  * @param {any} event
- * @returns {Promise<boolean>} whether there is such a thing to do
+ * @returns {Promise<boolean>} whether the component implements it
  */
 export async function runOperation(component, act, self, event) {
   const work = act === "run" ? component.run : component.hooks?.[act];

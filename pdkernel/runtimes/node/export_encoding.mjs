@@ -1,10 +1,10 @@
 // @ts-check
 /**
- * Turns what a Node.js step exports into JSON, and names the path of what JSON cannot hold.
+ * Encodes the exports of a Node.js step as JSON, and names the path of values that JSON does not support.
  *
- * Knows JSON.stringify's rules, which are the platform's: undefined and functions are dropped, NaN is null.
- * The caller is warned of what was dropped, but for the functions of a class's instance, such as a client library's
- * answer: only its data was meant. BigInt and cycles are errors.
+ * The rules are those of JSON.stringify, as on the platform: undefined and functions are dropped, NaN becomes null.
+ * A dropped value causes a warning, except for functions of class instances, such as responses of client libraries.
+ * BigInt and cycles are errors.
  */
 
 const { stringify } = JSON;
@@ -24,10 +24,10 @@ export class ExportNotJSONError extends TypeError {
 
 /**
  * @param {unknown} value
- * @param {string} name where the path in a message begins
- * @param {(text: string) => void} warn is told what is not exported as it is
- * @param {string} [verb] what is done with it, in a warning
- * @returns {string | undefined} JSON on one line; undefined if there is nothing to export
+ * @param {string} name the beginning of paths in messages
+ * @param {(text: string) => void} warn receives a warning for each value that is changed or dropped
+ * @param {string} [verb] the verb in warnings
+ * @returns {string | undefined} JSON on one line; undefined if there is no value to export
  */
 export function encodeJson(value, name, warn, verb = "exported") {
   /** @type {string | undefined} */
@@ -35,12 +35,12 @@ export function encodeJson(value, name, warn, verb = "exported") {
   try {
     text = stringify(value);
   } catch (error) {
-    const said = explain(value, name, [], { left: MAX_NODES, verb }, () => {});
-    throw new ExportNotJSONError(said ?? `${name} cannot be written as JSON: ${error?.message ?? error}`);
+    const problem = explain(value, name, [], { left: MAX_NODES, verb }, () => {});
+    throw new ExportNotJSONError(problem ?? `${name} cannot be written as JSON: ${error?.message ?? error}`);
   }
   if (value !== null && (typeof value === "object" || typeof value === "function" || typeof value === "number")) {
-    const said = explain(value, name, [], { left: MAX_NODES, verb }, warn);
-    if (said) throw new ExportNotJSONError(said);
+    const problem = explain(value, name, [], { left: MAX_NODES, verb }, warn);
+    if (problem) throw new ExportNotJSONError(problem);
   }
   return text;
 }
@@ -84,15 +84,15 @@ function explain(value, path, above, budget, warn) {
   try {
     if (Array.isArray(value)) {
       for (let i = 0; i < value.length; i++) {
-        const said = explain(value[i], `${path}[${i}]`, above, budget, warn);
-        if (said) return said;
+        const problem = explain(value[i], `${path}[${i}]`, above, budget, warn);
+        if (problem) return problem;
       }
     } else {
       const isPlain = [Object.prototype, null].includes(Object.getPrototypeOf(value));
       for (const key of Object.keys(value)) {
         if (!isPlain && typeof value[key] === "function") continue;
-        const said = explain(value[key], path + segment(key), above, budget, warn);
-        if (said) return said;
+        const problem = explain(value[key], path + segment(key), above, budget, warn);
+        if (problem) return problem;
       }
     }
   } finally {

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * Evaluates what stands in `{{ }}`, each expression by itself.
+ * Evaluates the expressions in `{{ }}`, each separately.
  *
- * Knows what an expression sees: `steps`, `event` and `process.env`, which holds the workflow's variables only.
+ * The scope of an expression is `steps`, `event` and `process.env`, which holds only the workflow's variables.
  */
 
 import vm from "node:vm";
@@ -29,7 +29,7 @@ function compile(source) {
  * @param {string[]} expressions
  * @param {string[]} names of the steps that they read
  * @param {{texts: Map<string, string>, variables: Record<string, string>}} run
- * @returns {object[]} for each its `value`, or that it is `undefined`, or its `error`
+ * @returns {object[]} for each expression its `value`, or `undefined: true`, or its `error`
  */
 export function evaluateExpressions(expressions, names, run) {
   const steps = createSteps(names, run.texts);

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * `$.files`: the project's file store, a folder.
+ * `$.files`: the project's file store, which is a folder, with the methods that the platform documents.
  *
- * Knows the methods that the platform's file stores document, and that no path leaves the folder.
+ * A path outside of the folder is refused.
  */
 
 import { createReadStream, createWriteStream } from "node:fs";
@@ -15,7 +15,7 @@ import { pathToFileURL } from "node:url";
 const send = fetch;
 
 /**
- * @param {string} folder where the files are; made when the first one is written
+ * @param {string} folder the folder of the files; created at the first write
  * @returns {{open: (path: string) => File, openDescriptor: (descriptor: any) => File, dir: (path?: string) => AsyncGenerator<Entry>}}
  */
 export function createFileStore(folder) {
@@ -26,9 +26,9 @@ export function createFileStore(folder) {
   };
 }
 
-/** A file of the store, there or not yet. */
+/** A file of the store, which may not exist yet. */
 class File {
-  #place;
+  #path;
 
   /**
    * @param {string} folder
@@ -36,23 +36,23 @@ class File {
    */
   constructor(folder, path) {
     if (typeof path !== "string" || !path) throw new TypeError("A file of the file store is opened by its path, a text.");
-    this.#place = resolvePath(folder, path);
+    this.#path = resolvePath(folder, path);
     this.path = posix.normalize(path.replace(/^\/+/, ""));
   }
 
   async delete() {
-    await rm(this.#place, { recursive: true, force: true });
+    await rm(this.#path, { recursive: true, force: true });
   }
 
   async createReadStream() {
-    await stat(this.#place); // a file that is not there is said now, not by the stream
-    return createReadStream(this.#place);
+    await stat(this.#path); // a missing file fails now, not in the stream
+    return createReadStream(this.#path);
   }
 
   /** @returns {Promise<import("node:stream").Writable>} */
   async createWriteStream() {
-    await mkdir(dirname(this.#place), { recursive: true });
-    return createWriteStream(this.#place);
+    await mkdir(dirname(this.#path), { recursive: true });
+    return createWriteStream(this.#path);
   }
 
   /**
@@ -61,22 +61,22 @@ class File {
    * @param {number} [end]
    */
   async toEncodedString(encoding = "utf8", start, end) {
-    return (await readFile(this.#place)).toString(encoding, start, end);
+    return (await readFile(this.#path)).toString(encoding, start, end);
   }
 
-  // parity[file-url]: the platform makes a link that works for 30 minutes anywhere; here it is a file: URL of this machine
+  // parity[file-url]: the platform returns a public link that works for 30 minutes; pdkernel returns a file: URL
   async toUrl() {
-    return pathToFileURL(this.#place).href;
+    return pathToFileURL(this.#path).href;
   }
 
   /** @param {string} local */
   async toFile(local) {
     await mkdir(dirname(resolve(local)), { recursive: true });
-    await copyFile(this.#place, local);
+    await copyFile(this.#path, local);
   }
 
   async toBuffer() {
-    return readFile(this.#place);
+    return readFile(this.#path);
   }
 
   /** @param {any} stream */
@@ -87,8 +87,8 @@ class File {
 
   /** @param {string} local */
   async fromFile(local) {
-    await mkdir(dirname(this.#place), { recursive: true });
-    await copyFile(local, this.#place);
+    await mkdir(dirname(this.#path), { recursive: true });
+    await copyFile(local, this.#path);
     return this;
   }
 
@@ -107,7 +107,7 @@ class File {
   }
 }
 
-/** What a folder of the store lists. */
+/** An entry of a folder of the store. */
 class Entry {
   #isFolder;
 

@@ -1,11 +1,11 @@
 // @ts-check
 /**
- * The locals of a step's frames where it threw, as text.
+ * The local variables of a step's frames at a throw, as text.
  *
- * Knows V8's debugger protocol, in this very process: the debugger stops at a throw, reads the scopes of the frames
- * that belong to the step's file, and goes on. Turning the debugger on takes some 7 ms (it names every script), so it is
- * off for code that has been through the same input without a fault. Values of known secrets are replaced here. A shortened local ends
- * with `…` and not with a part of such a value. The recorder of the run removes the other forms of a secret, and their parts before a `…`.
+ * It uses V8's debugger protocol in this process: the debugger stops at a throw, reads the scopes of the frames of the
+ * step's file, and continues. Enabling the debugger takes about 7 ms (it lists every script), so it stays off for code that
+ * ran without an error on the same input. Values of known secrets are replaced. A shortened local ends with `…`, never with
+ * a part of such a value. The recorder of the run redacts other forms of a secret, and their parts before a `…`.
  */
 
 import { createHash } from "node:crypto";
@@ -14,17 +14,17 @@ import { inspect } from "node:util";
 
 const MAX_TEXT_LENGTH = 200;
 const SHORTENED = "…";
-/** What `inspect` writes after a text that it has cut: the text before it may end with a part of a secret. */
+/** The suffix that `inspect` adds to a cut text; the text before it may end with a part of a secret. */
 const CUT = /["'`]?\.{3} \d+ more characters?[^]*$/;
 const MAX_LOCALS = 20;
 const MAX_FRAMES = 5;
-/** Throws that are looked at in one step: code that throws all the time must not pay for it. */
+/** The number of inspected throws in one step: code that throws often must stay fast. */
 const MAX_PAUSES = 50;
 const MAX_ERRORS = 8;
 const SCOPES = new Set(["local", "block", "catch", "with"]);
 const LOCALS_READER = Symbol.for("pdkernel.locals");
 
-/** @typedef {{line: number, column: number, locals: [string, string][]}} Frame */
+/** @typedef {import("./error_report.mjs").Frame} Frame */
 
 /** Watches for throws while a step runs. */
 export class FrameLocals {
@@ -38,17 +38,17 @@ export class FrameLocals {
     this.hidden = new WeakSet();
     this.left = 0;
     this.input = "";
-    /** @type {Map<string, string>} source to the input on which it has ended well */
+    /** @type {Map<string, string>} source to the input on which it succeeded */
     this.known = new Map();
     /** @type {Map<string, string>} */
     this.scripts = new Map();
-    /** @type {Map<string, Frame[]>} by the text that V8 gives of the error */
+    /** @type {Map<string, Frame[]>} by V8's stack text of the error */
     this.seen = new Map();
     const read = (/** @type {any} */ scope) => this.read(scope);
     Object.defineProperty(globalThis, LOCALS_READER, { value: read, enumerable: false, configurable: false, writable: false });
     this.session.connect();
     this.session.on("Debugger.paused", ({ params }) => this.paused(params));
-    // a frame names its script by number; of a file that is no URL it names nothing else
+    // a frame has only the number of a script whose name is not a URL
     this.session.on("Debugger.scriptParsed", ({ params }) => {
       if (params.url.startsWith("<step ")) this.scripts.set(params.scriptId, params.url);
     });
@@ -56,9 +56,9 @@ export class FrameLocals {
 
   /**
    * @param {import("./error_report.mjs").StepCode} step
-   * @param {Iterable<string>} input everything that it reads, as text
+   * @param {Iterable<string>} input its complete input as text
    * @param {string[]} secrets values to replace
-   * @param {object[]} hidden objects that are not the user's own: `steps`, `$`
+   * @param {object[]} hidden objects of the runtime: `steps`, `$`
    */
   start(step, input, secrets, hidden) {
     const hash = createHash("sha1");
@@ -71,18 +71,18 @@ export class FrameLocals {
     this.hidden = new WeakSet(hidden);
     this.left = MAX_PAUSES;
     this.scripts.clear();
-    this.session.post("Debugger.enable"); // names every script that is loaded
+    this.session.post("Debugger.enable"); // lists every loaded script
     this.session.post("Debugger.setPauseOnExceptions", { state: "all" });
   }
 
   /**
-   * The step has ended; what was seen is kept until the next.
+   * Stop when the step has ended; the frames stay available until the next step.
    *
    * @param {import("./error_report.mjs").StepCode} step
-   * @param {boolean} well
+   * @param {boolean} succeeded
    */
-  stop(step, well) {
-    if (well && this.input) this.known.set(step.source, this.input);
+  stop(step, succeeded) {
+    if (succeeded && this.input) this.known.set(step.source, this.input);
     else this.known.delete(step.source);
     if (this.file !== null) this.session.post("Debugger.disable");
     this.file = null;
@@ -158,7 +158,7 @@ export class FrameLocals {
         if (kind === "function" || value === undefined || (value !== null && kind === "object" && this.hidden.has(value))) continue;
         found.push([name, this.text(value)]);
       } catch {
-        // a variable before its declaration, or an object that does not want to be looked at
+        // a variable before its declaration, or an object that cannot be inspected
       }
     }
     return found;
@@ -176,7 +176,7 @@ export class FrameLocals {
 /**
  * @param {string} text
  * @param {string[]} secrets
- * @returns {number} of characters at the end of the text that begin one of the secrets
+ * @returns {number} the number of characters at the end of the text that are the beginning of a secret
  */
 function partOfSecret(text, secrets) {
   let longest = 0;

@@ -2,8 +2,8 @@
 /**
  * The value of a prop of type `http_request`: its fields, and `execute()`.
  *
- * Knows the form that the builder's HTTP editor saves (lists of `{name, value, disabled}`, `auth`, `body`) and the
- * error shape of the platform's own client. Knows nothing of steps.
+ * The fields have the format of the builder's HTTP editor (lists of `{name, value, disabled}`, `auth`, `body`). Errors have
+ * the shape of the platform's client.
  */
 
 const send = fetch; // a step may replace the global one
@@ -58,7 +58,7 @@ function authorize(headers, auth) {
 
 /**
  * @param {any} body
- * @param {Headers} headers gets a content type, unless it has one
+ * @param {Headers} headers receives a content type, unless it has one
  * @returns {any}
  */
 function contentOf(body, headers) {
@@ -78,7 +78,7 @@ function contentOf(body, headers) {
   if (/multipart/i.test(type ?? "")) {
     const form = new FormData();
     for (const [name, value] of fields) form.append(name, text(value));
-    headers.delete("content-type"); // with its boundary it is set by what sends the form
+    headers.delete("content-type"); // fetch sets it, with the boundary
     return form;
   }
   if (/urlencoded/i.test(type ?? "")) {
@@ -116,11 +116,11 @@ function text(value) {
 
 /** @param {Response} response */
 async function dataOf(response) {
-  const said = await response.text();
+  const content = await response.text();
   try {
-    return JSON.parse(said);
+    return JSON.parse(content);
   } catch {
-    return said;
+    return content;
   }
 }
 

@@ -1,9 +1,8 @@
 // @ts-check
 /**
- * Lines to and from the host.
+ * Lines from and to pdkernel.
  *
- * Requests come on descriptor 3. Replies go out on descriptor 4, written synchronously so that `process.exit` loses
- * nothing. Knows nothing of what a line says.
+ * Requests arrive on descriptor 3. Replies are written to descriptor 4, synchronously, so that `process.exit` loses no line.
  */
 
 import { writeSync } from "node:fs";
@@ -14,11 +13,11 @@ const IN = 3;
 const OUT = 4;
 const { exit } = process;
 
-let held = "";
+let buffered = "";
 let request = 0;
 
 /**
- * What is said from now on belongs to request *number*: each line begins with that.
+ * Begin request *number*: each later line begins with this number.
  *
  * @param {number} number
  */
@@ -27,17 +26,17 @@ export function begin(number) {
 }
 
 /**
- * Say *line* together with the next one, for which the host then need not wake twice.
+ * Buffer *line* until the next one, so that pdkernel wakes up once for both.
  *
  * @param {string} line
  */
 export function bufferLine(line) {
-  held += `${request} ${line}\n`;
+  buffered += `${request} ${line}\n`;
 }
 
-/** Say what is held. */
+/** Write the buffered line. */
 export function flushBuffer() {
-  if (held) write("");
+  if (buffered) write("");
 }
 
 /** @param {string} line */
@@ -47,13 +46,13 @@ export function sendLine(line) {
 
 /** @param {string} text */
 function write(text) {
-  const data = Buffer.from(held + text);
-  held = "";
+  const data = Buffer.from(buffered + text);
+  buffered = "";
   for (let at = 0; at < data.length; ) at += writeSync(OUT, data, at);
 }
 
 /**
- * Hear what the host says, until it goes away: then this process ends.
+ * Read lines until pdkernel closes the pipe, then exit.
  *
  * @param {(line: string) => void} onLine
  */

@@ -1,13 +1,13 @@
 // @ts-check
 /**
- * The Node.js guest: runs components, one step after another, and evaluates `{{ }}`.
+ * The program of a Node.js worker: runs components, one step after another, and evaluates `{{ }}`.
  *
- * Run as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings main.mjs`. Requests
- * are JSON lines; standard output and error are the step's. A request that names `texts` is followed by one line of JSON
- * for each: exports, kept as text and parsed by the step that reads them. A `begin` with `fixed` (`{ms, seed}`, else null) fixes
- * clock and chance for as long as the process lives (`node_fixed`).
+ * It runs as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings main.mjs`. Requests are JSON
+ * lines; standard output and error belong to the step. After a request with `texts`, one line of JSON follows for each name:
+ * exports, stored as text and parsed by the step that reads them. A `begin` with `fixed` (`{ms, seed}`, else null) fixes clock
+ * and random numbers for the life of the process (`determinism.mjs`).
  *
- * parity[process-env]: on the platform `process.env` is undefined outside the component; here it is there for the module too.
+ * parity[process-env]: on the platform `process.env` is undefined outside the component; in pdkernel the module has it too.
  */
 
 import process from "node:process";
@@ -31,7 +31,7 @@ import { dropPendingCalls, handleAnswer, createChannel } from "./channel.mjs";
 
 const { stringify, parse } = JSON;
 
-/** What the run at hand has given us. */
+/** The settings of the current run. */
 const run = {
   /** @type {Record<string, string>} */ environment: {},
   /** @type {Record<string, string>} */ variables: {},
@@ -44,44 +44,44 @@ const run = {
 /** @type {Map<number, string>} */
 const sources = new Map();
 
-/** @param {any} told */
-function begin(told) {
-  run.environment = { __proto__: null, ...told.env, ...told.variables, ...told.outside };
-  run.variables = told.variables;
-  run.folder = told.folder;
-  run.cwd = told.cwd;
-  run.files = told.files;
+/** @param {any} setup */
+function begin(setup) {
+  run.environment = { __proto__: null, ...setup.env, ...setup.variables, ...setup.outside };
+  run.variables = setup.variables;
+  run.folder = setup.folder;
+  run.cwd = setup.cwd;
+  run.files = setup.files;
   run.texts = new Map();
-  run.loader = new ModuleLoader(told.folder, trackChanges, told.packages);
+  run.loader = new ModuleLoader(setup.folder, trackChanges, setup.packages);
   dropPendingCalls();
   discardPreparedReset();
-  installDeterminism(told.fixed);
+  installDeterminism(setup.fixed);
 }
 
 /**
- * Make ready what can be made ready before a step's turn has come.
+ * Prepare for steps ahead of time.
  *
- * @param {any} told
+ * @param {any} request
  */
-function prepare(told) {
+function prepare(request) {
   resetProcessAhead(run.environment, run.cwd);
-  for (const code of told.codes) run.loader.prepare(resolveCode(code));
+  for (const code of request.codes) run.loader.prepare(resolveCode(code));
 }
 
 /**
- * @param {any} told
+ * @param {any} request
  * @returns {StepCode}
  */
-function resolveCode(told) {
-  if (told.component) {
-    const { path, fresh } = told.component;
-    // Node.js keeps what it has loaded, so a later run would see an old version of a file of the user's own
+function resolveCode(request) {
+  if (request.component) {
+    const { path, fresh } = request.component;
+    // Node.js caches loaded modules, so a later run would see an old version of a user's file
     if (fresh) run.loader.ownFiles = true;
-    return { name: told.step, file: pathToFileURL(path).href, source: "", offset: 0, folder: run.folder, root: findPackageRoot(path) };
+    return { name: request.step, file: pathToFileURL(path).href, source: "", offset: 0, folder: run.folder, root: findPackageRoot(path) };
   }
-  if (told.source !== undefined) sources.set(told.code, told.source);
-  const source = /** @type {string} */ (sources.get(told.code));
-  return { name: told.step, file: told.file, source, offset: told.offset, folder: run.folder };
+  if (request.source !== undefined) sources.set(request.code, request.source);
+  const source = /** @type {string} */ (sources.get(request.code));
+  return { name: request.step, file: request.file, source, offset: request.offset, folder: run.folder };
 }
 
 /**
@@ -92,33 +92,33 @@ function load(step) {
   return step.root ? loadComponent(step, trackChanges) : run.loader.load(step);
 }
 
-/** @param {any} told */
-async function runStep(told) {
-  const step = resolveCode(told);
-  const { workflow_id: workflow } = told.context;
-  if (workflow) run.environment.PIPEDREAM_WORKFLOW_ID = String(workflow); // which actions read
+/** @param {any} request */
+async function runStep(request) {
+  const step = resolveCode(request);
+  const { workflow_id: workflow } = request.context;
+  if (workflow) run.environment.PIPEDREAM_WORKFLOW_ID = String(workflow); // actions read it
   const { fault } = await runStepWork(step, run, async (mine) => {
     const component = await load(step);
-    const voice = createChannel(mine);
-    const given = { steps: createSteps(told.steps, run.texts), $: createStepApi(told.context, voice, told.flow, run.files) };
-    const around = { voice, folder: run.cwd, db: createServiceDb(told.db, voice.db) };
+    const channel = createChannel(mine);
+    const given = { steps: createSteps(request.steps, run.texts), $: createStepApi(request.context, channel, request.flow, run.files) };
+    const around = { channel, folder: run.cwd, db: createServiceDb(request.db, channel.db) };
     if (typeof component !== "function" && typeof component.run !== "function") throw new EntryPointError("The component has no run method.");
-    if (told.context.test && !step.root) {
-      const secrets = [told.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
-      const input = [stringify(told.props), ...told.steps.map(inputText)];
+    if (request.context.test && !step.root) {
+      const secrets = [request.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
+      const input = [stringify(request.props), ...request.steps.map(inputText)];
       frameLocals.start(step, input, secrets, Object.values(given));
     }
     const isFunction = typeof component === "function";
-    if (typeof component.additionalProps === "function") told.added = await resolveAdditionalPropsForRun(component, told, around);
-    const value = await (isFunction ? component(given) : component.run.call(new ComponentInstance(component, told, around).self, given));
-    const text = encodeJson(value, "$return_value", voice.warn);
-    if (text !== undefined) voice.returned(text);
+    if (typeof component.additionalProps === "function") request.added = await resolveAdditionalPropsForRun(component, request, around);
+    const value = await (isFunction ? component(given) : component.run.call(new ComponentInstance(component, request, around).self, given));
+    const text = encodeJson(value, "$return_value", channel.warn);
+    if (text !== undefined) channel.returned(text);
   });
   return done(fault);
 }
 
 /**
- * What a step reads of step *name*, without the context, which is another in every run.
+ * The exports of step *name* as text, without the context, which differs in every run.
  *
  * @param {string} name
  */
@@ -127,49 +127,49 @@ function inputText(name) {
   return name === "trigger" ? text.slice(0, text.lastIndexOf('"context":')) : text;
 }
 
-/** @param {any} told */
-async function runSource(told) {
-  const step = resolveCode(told);
-  run.environment.PD_COMPONENT = told.id;
+/** @param {any} request */
+async function runSource(request) {
+  const step = resolveCode(request);
+  run.environment.PD_COMPONENT = request.id;
   const { fault, result } = await runStepWork(step, run, async (mine) => {
     const component = await load(step);
-    const voice = createChannel(mine);
-    const http = createHttpInterface(told.endpoint, createResponder(voice));
-    const around = { voice, folder: run.cwd, db: createServiceDb(told.db, voice.db), http };
-    if (typeof component.additionalProps === "function") told.added = await resolveAdditionalPropsForRun(component, told, around);
-    const { self } = new ComponentInstance(component, told, around);
-    Object.defineProperty(self, "$emit", { value: createEmitter(voice), enumerable: false });
-    return runOperation(component, told.act, self, told.event);
+    const channel = createChannel(mine);
+    const http = createHttpInterface(request.endpoint, createResponder(channel));
+    const around = { channel, folder: run.cwd, db: createServiceDb(request.db, channel.db), http };
+    if (typeof component.additionalProps === "function") request.added = await resolveAdditionalPropsForRun(component, request, around);
+    const { self } = new ComponentInstance(component, request, around);
+    Object.defineProperty(self, "$emit", { value: createEmitter(channel), enumerable: false });
+    return runOperation(component, request.act, self, request.event);
   });
   return done(fault, result);
 }
 
 /**
- * An operation on a component that runs none of its work.
+ * A request about a component that does not run it.
  *
- * @param {(component: any, told: any, around: import("./component_instance.mjs").ComponentContext) => any} question
+ * @param {(component: any, request: any, around: import("./component_instance.mjs").ComponentContext) => any} question
  */
 function componentQuery(question) {
-  return async (/** @type {any} */ told) => {
-    const step = resolveCode(told);
+  return async (/** @type {any} */ request) => {
+    const step = resolveCode(request);
     const { fault, result } = await runStepWork(step, run, async (mine) => {
-      const around = { voice: createChannel(mine), folder: run.cwd, db: createServiceDb({}, () => {}) };
-      return question(await load(step), told, around);
+      const around = { channel: createChannel(mine), folder: run.cwd, db: createServiceDb({}, () => {}) };
+      return question(await load(step), request, around);
     });
     return done(fault, result);
   };
 }
 
-/** @param {any} told */
-async function evaluateAll(told) {
+/** @param {any} request */
+async function evaluateAll(request) {
   resetProcess(run.environment, run.cwd);
   restartForStep("");
-  const value = evaluateExpressions(told.expressions, told.steps, run);
+  const value = evaluateExpressions(request.expressions, request.steps, run);
   return { t: "done", error: null, value, busy: false, dirty: false, spoiled: false };
 }
 
 /**
- * The last line of a step.
+ * The last reply to a request.
  *
  * @param {any} fault
  * @param {any} [value]
@@ -179,7 +179,7 @@ async function done(fault, value) {
   return { t: "done", error: fault, value, busy, dirty: run.loader.ownFiles, spoiled };
 }
 
-/** @type {Record<string, (told: any) => Promise<any>>} */
+/** @type {Record<string, (request: any) => Promise<any>>} */
 const OPERATIONS = {
   run: runStep,
   source: runSource,
@@ -197,9 +197,9 @@ function onLine(line) {
   if (pendingRequest === null) {
     pendingRequest = parse(line);
     if (pendingRequest.answer !== undefined) {
-      const told = pendingRequest;
+      const request = pendingRequest;
       pendingRequest = null;
-      handleAnswer(told);
+      handleAnswer(request);
       return;
     }
     if (pendingRequest.begin) begin(pendingRequest.begin);
@@ -207,14 +207,14 @@ function onLine(line) {
     run.texts.set(pendingRequest.texts.shift(), line);
   }
   if (pendingRequest.texts.length) return;
-  const told = pendingRequest;
+  const request = pendingRequest;
   pendingRequest = null;
-  if (told.op === "prepare") {
-    prepare(told);
+  if (request.op === "prepare") {
+    prepare(request);
     return;
   }
-  beginRequest(told.request);
-  OPERATIONS[told.op](told).then((reply) => sendLine(stringify(reply)));
+  beginRequest(request.request);
+  OPERATIONS[request.op](request).then((reply) => sendLine(stringify(reply)));
 }
 
 const defineComponent = (/** @type {any} */ component) => component;

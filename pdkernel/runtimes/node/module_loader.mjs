@@ -1,22 +1,31 @@
 // @ts-check
 /**
- * Loads a step's source as a module, fresh each time, with packages from the folder that they are installed in.
+ * Compiles and loads a step's source as a new module for each execution, with imports from the folder of installed packages.
  *
- * Knows vm.SourceTextModule (so that frames carry the cell's lines and an edit leaks nothing) and CommonJS-style steps.
- * What a package itself imports is loaded by Node.js alone.
+ * It uses vm.SourceTextModule, so that stack frames have the cell's lines and an old version leaves no state. The bytecode of
+ * a source is cached. CommonJS-style steps are supported. Node.js loads the imports of packages.
  */
 
 import Module, { createRequire, isBuiltin } from "node:module";
 import { join } from "node:path";
+import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { types } from "node:util";
+import { setFlagsFromString } from "node:v8";
 import vm from "node:vm";
-import { compileModule } from "./module_compiler.mjs";
 import { EntryPointError, noteFailedImport } from "./error_report.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
 const OWN_FILE = /^(\.|\/|file:)/;
 const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
+
+/** Before Node.js 22 a module with cached code has no `import()`. */
+const MAY_CACHE = parseInt(process.versions.node) >= 22;
+/** Characters of a source whose functions are all compiled at once, rather than each when it is first called. */
+const MAX_EAGER_CHARS = 20_000;
+
+/** @type {Map<string, {file: string, offset: number, cachedData: Buffer}>} by source */
+const codeCache = new Map();
 
 /** URLs and files that steps have imported in this process. */
 const loaded = new Set();
@@ -40,22 +49,22 @@ function urlIn(folder) {
 export class ModuleLoader {
   /**
    * @param {string} folder where imports are resolved from that are not among the installed packages
-   * @param {() => () => void} watch is called before a package is loaded, and what it returns afterwards: what the
-   * package did to globals stays
+   * @param {() => () => void} watch is called before a package is loaded, and its result afterwards: changes that the
+   * package makes to globals remain
    * @param {Record<string, Tree>} packages by step
    */
   constructor(folder, watch, packages = {}) {
     this.folder = folder;
     this.watch = watch;
     this.packages = packages;
-    /** Whether a file of the user's own was loaded: Node.js keeps it, so a later run would see an old one. */
+    /** Whether a user's file was loaded: Node.js caches it, so a later run would see an old version. */
     this.ownFiles = false;
     /** @type {Map<string, {source: string, module: vm.SourceTextModule, imports: Imports}>} by step */
     this.prepared = new Map();
   }
 
   /**
-   * Compile *step* ahead of its turn; nothing of it runs, and what is wrong with it is for its turn to say.
+   * Compile *step* ahead of time; none of its code runs, and its errors are reported when it is loaded.
    *
    * @param {StepCode} step
    */
@@ -65,7 +74,7 @@ export class ModuleLoader {
     try {
       this.prepared.set(step.name, { source: step.source, module: compiled(step, imports), imports });
     } catch {
-      // the same again at its turn
+      // loading the step reports the same error
     }
   }
 
@@ -127,7 +136,7 @@ class Imports {
     };
   }
 
-  /** The step's `require`, made when it is asked for: modules do without. */
+  /** The step's `require`, created at first use, because modules do not need it. */
   get require() {
     this.#require ??= this.#requiring();
     return this.#require;
@@ -161,7 +170,7 @@ class Imports {
   }
 
   /**
-   * The specifier as the folder of installed packages has it; undefined for what is not there.
+   * The specifier in the folder of installed packages; undefined if the package is not installed there.
    *
    * @param {string} specifier
    */
@@ -199,7 +208,7 @@ class Imports {
   }
 
   /**
-   * Whether this process has been told to load it before: then it changes no globals any more.
+   * Whether this process loaded the module before: then loading it changes no globals.
    *
    * @param {string} place
    */
@@ -269,7 +278,7 @@ function synthetic(specifier, namespace) {
 }
 
 /**
- * What `import()` in a step does.
+ * The implementation of `import()` in a step.
  *
  * @param {Imports} imports
  * @returns {any}
@@ -286,7 +295,7 @@ function dynamic(imports) {
 }
 
 /**
- * A step in CommonJS style: no import or export, and something of require or module.exports.
+ * Load a step in CommonJS style: it has no import or export, and uses require or module.exports.
  *
  * @param {StepCode} step
  * @param {Imports} imports
@@ -301,11 +310,43 @@ function commonJS(step, imports) {
       importModuleDynamically: dynamic(imports),
     });
   } catch {
-    return undefined; // import, export or top-level await: a module, or wrong as one too
+    return undefined; // import, export or top-level await: it is a module, or also invalid as a module
   }
   const module = { exports: /** @type {any} */ ({}) };
   body.call(module.exports, module.exports, imports.require, module, step.file, process.cwd());
   const exported = module.exports;
   if (exported && typeof exported === "object" && "default" in exported) return exported.default;
   return typeof exported === "object" && Object.keys(exported).length === 0 ? null : exported;
+}
+
+/**
+ * @param {StepCode} step
+ * @param {Pick<vm.SourceTextModuleOptions, "initializeImportMeta" | "importModuleDynamically">} options
+ * @returns {vm.SourceTextModule}
+ */
+function compileModule({ source, file, offset }, options) {
+  const all = { ...options, identifier: file, lineOffset: offset };
+  // V8's own cache never finds these modules again, because each has its own `import()` callback. But it keeps them and
+  // searches all of them at each compilation, so each execution would be slower than the last.
+  setFlagsFromString("--no-compilation-cache");
+  try {
+    if (!MAY_CACHE) return new vm.SourceTextModule(source, all);
+    const before = codeCache.get(source);
+    if (before?.file === file && before.offset === offset) {
+      try {
+        return new vm.SourceTextModule(source, { ...all, cachedData: before.cachedData });
+      } catch {
+        // V8 rejects the cache if a step changed flags
+      }
+    }
+    // functions that are compiled lazily are not in the cache
+    if (source.length <= MAX_EAGER_CHARS) setFlagsFromString("--no-lazy");
+    const module = new vm.SourceTextModule(source, all);
+    setFlagsFromString("--lazy");
+    codeCache.set(source, { file, offset, cachedData: module.createCachedData() });
+    return module;
+  } finally {
+    setFlagsFromString("--lazy");
+    setFlagsFromString("--compilation-cache");
+  }
 }

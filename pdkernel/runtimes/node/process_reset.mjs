@@ -1,32 +1,31 @@
 // @ts-check
 /**
- * Puts the process back to how a step should find it: globals, console, environment, working folder.
+ * Resets the process before each step: globals, console, environment, working folder.
  *
- * Knows what may be changed by one step and seen by the next. What packages do to globals while they load is theirs to
- * keep, because they load once.
+ * Changes that packages make to globals while they load remain, because packages load once.
  */
 
 /** @type {Map<any, Map<PropertyKey, PropertyDescriptor>>} */
-const kept = new Map();
+const baseline = new Map();
 
 const TARGETS = [globalThis, console];
 
-/** Remember everything as it is now. */
+/** Store the current properties as the baseline. */
 export function recordBaseline() {
-  for (const target of TARGETS) kept.set(target, propertiesOf(target));
+  for (const target of TARGETS) baseline.set(target, propertiesOf(target));
 }
 
 /**
- * Look at everything as it is now.
+ * Track changes to globals from now on.
  *
- * @returns {() => void} remembers what has changed since, and nothing else
+ * @returns {() => void} adds the changes since then to the baseline
  */
 export function trackChanges() {
   const seen = TARGETS.map(propertiesOf);
   return () => {
     TARGETS.forEach((target, at) => {
       const now = propertiesOf(target);
-      const known = /** @type {Map<PropertyKey, PropertyDescriptor>} */ (kept.get(target));
+      const known = /** @type {Map<PropertyKey, PropertyDescriptor>} */ (baseline.get(target));
       for (const [key, property] of now) {
         const before = seen[at].get(key);
         if (before?.value !== property.value || before?.get !== property.get) known.set(key, property);
@@ -47,7 +46,7 @@ function propertiesOf(target) {
 }
 
 /**
- * The environment that the process was put back with ahead of a step's turn, for as long as nothing has run since.
+ * The environment of a reset that was done ahead of a step, until other code runs.
  *
  * @type {Record<string, string> | null}
  */
@@ -59,7 +58,7 @@ let ahead = null;
  * @param {Record<string, string>} environment without a prototype
  */
 function setEnvironment(environment) {
-  const { env } = process; // whose every look-up asks the operating system
+  const { env } = process; // each lookup is a call to the operating system
   let found = 0;
   for (const name of Object.keys(env)) {
     const value = environment[name];
@@ -73,7 +72,7 @@ function setEnvironment(environment) {
 }
 
 /**
- * Do what `freshen` does before the step's turn has come, so that it has less to do then.
+ * Do the work of `resetProcess` ahead of a step.
  *
  * @param {Record<string, string>} environment without a prototype
  * @param {string} folder
@@ -83,18 +82,18 @@ export function resetProcessAhead(environment, folder) {
   try {
     resetProcess(environment, folder);
   } catch {
-    return; // the run is over already, and its folder gone
+    return; // the run is already over and its folder was removed
   }
   ahead = { ...environment };
 }
 
-/** Another run has the process now. */
+/** Discard a reset that was done ahead, because another run begins. */
 export function discardPreparedReset() {
   ahead = null;
 }
 
 /**
- * Undo what was done since to what is remembered, and set the process up.
+ * Restore the baseline, and set environment and working folder.
  *
  * @param {Record<string, string>} environment without a prototype
  * @param {string} folder
@@ -107,7 +106,7 @@ export function resetProcess(environment, folder) {
     ahead = null;
     return;
   }
-  for (const [target, properties] of kept) {
+  for (const [target, properties] of baseline) {
     let found = 0;
     for (const key of Reflect.ownKeys(target)) {
       const known = properties.get(key);
@@ -124,7 +123,7 @@ export function resetProcess(environment, folder) {
     }
   }
   setEnvironment(environment);
-  process.chdir(folder); // without asking where we are: the last run's folder is gone
+  process.chdir(folder); // the old folder is not read, because the last run's folder was removed
   process.exitCode = undefined;
   Error.stackTraceLimit = 50;
 }

@@ -1,10 +1,9 @@
 // @ts-check
 /**
- * What is asked of a component while a person fills in its props: options of a dropdown, props that depend on others.
+ * Requests of a form that configures a component: options of a dropdown, and props that depend on other props.
  *
- * Knows that values may be missing, that an account may be known at run time only, and that a value may be a `{{ }}`
- * expression, which has no value yet; and which props a run has that its values add. Runs nothing but `options` and
- * `additionalProps`.
+ * During configuration a value may be missing or a `{{ }}` expression, and an account may be known at run time only.
+ * Only `options` and `additionalProps` of the component run. A run gets its additional props from this module too.
  */
 
 import { ComponentInstance } from "./component_instance.mjs";
@@ -20,47 +19,47 @@ const WITHOUT = "A text or an expression can be given without.";
  * @property {number} page
  * @property {any} context
  * @property {string | null} query
- * @typedef {{options: {label: string, value: any}[], context: any, why: string | null}} Page
+ * @typedef {{options: {label: string, value: any}[], context: any, empty_reason: string | null}} Page
  */
 
 /**
  * A page of a prop's options.
  *
  * @param {any} component
- * @param {OptionsRequest} told
+ * @param {OptionsRequest} request
  * @param {import("./component_instance.mjs").ComponentContext} around
  * @returns {Promise<Page>}
  */
-export async function loadOptions(component, told, around) {
-  const { instance, configured, lacking } = configuring(component, told, around);
-  let prop = resolveProps(component).find(({ name }) => name === told.prop);
+export async function loadOptions(component, request, around) {
+  const { instance, configured, missing } = configuring(component, request, around);
+  let prop = resolveProps(component).find(({ name }) => name === request.prop);
   if (!prop && typeof component.additionalProps === "function") {
-    prop = (await callAdditionalProps(component, instance)).find(({ name }) => name === told.prop);
+    prop = (await callAdditionalProps(component, instance)).find(({ name }) => name === request.prop);
   }
-  if (!prop && lacking.read) return emptyPage(lacking.read);
-  if (!prop) throw new PropError(`There is no prop ${told.prop}.`);
+  if (!prop && missing.read) return emptyPage(missing.read);
+  if (!prop) throw new PropError(`There is no prop ${request.prop}.`);
   const given = prop.definition.options;
   if (typeof given !== "function") {
-    const none = given === undefined ? `The prop ${told.prop} has no options.` : null;
-    return { options: told.page ? [] : matching(listed(given), told.query), context: null, why: none };
+    const none = given === undefined ? `The prop ${request.prop} has no options.` : null;
+    return { options: request.page ? [] : matching(listed(given), request.query), context: null, empty_reason: none };
   }
-  lacking.refuse();
+  missing.refuse();
   try {
     const more = {};
-    for (const parameter of prop.parameters) Object.assign(more, await parameter(lacking.watch({ ...configured, ...more })));
+    for (const parameter of prop.parameters) Object.assign(more, await parameter(missing.watch({ ...configured, ...more })));
     const owner = prop.owner ? instance.findApp(prop.owner) : instance.self;
-    const { page, query } = told;
-    const asked = { ...configured, ...more, page, prevContext: told.context ?? {}, query: query ?? undefined };
-    const found = await given.call(owner, lacking.watch(asked));
-    // its code may have caught the refusal
-    if (lacking.read) return emptyPage(lacking.read);
+    const { page, query } = request;
+    const asked = { ...configured, ...more, page, prevContext: request.context ?? {}, query: query ?? undefined };
+    const found = await given.call(owner, missing.watch(asked));
+    // the component's code may have caught the error
+    if (missing.read) return emptyPage(missing.read);
     const list = listed(Array.isArray(found) ? found : found?.options);
     const context = Array.isArray(found) ? null : (found?.context ?? null);
-    return { options: prop.definition.useQuery ? list : matching(list, query), context, why: null };
+    return { options: prop.definition.useQuery ? list : matching(list, query), context, empty_reason: null };
   } catch (error) {
-    // its code may have thrown something of its own about what it could not read
+    // the component's code may have thrown its own error about a value that it could not read
     if (instance.unknown) return emptyPage(`The ${instance.unknown} account is only known at run time.`);
-    if (lacking.read) return emptyPage(lacking.read);
+    if (missing.read) return emptyPage(missing.read);
     throw error;
   }
 }
@@ -69,12 +68,12 @@ export async function loadOptions(component, told, around) {
  * The props that the component adds or changes for the values so far.
  *
  * @param {any} component
- * @param {OptionsRequest} told
+ * @param {OptionsRequest} request
  * @param {import("./component_instance.mjs").ComponentContext} around
  */
-export async function resolveAdditionalProps(component, told, around) {
+export async function resolveAdditionalProps(component, request, around) {
   if (typeof component.additionalProps !== "function") return [];
-  const { instance } = configuring(component, told, around);
+  const { instance } = configuring(component, request, around);
   try {
     return (await callAdditionalProps(component, instance)).map(describeProp);
   } catch (error) {
@@ -89,10 +88,10 @@ export async function resolveAdditionalProps(component, told, around) {
  * @param {any} component which has `additionalProps`
  * @param {import("./component_instance.mjs").ComponentInput} given
  * @param {import("./component_instance.mjs").ComponentContext} around
- * @returns {Promise<import("./props.mjs").Prop[]>} none if its code fails, which is said
+ * @returns {Promise<import("./props.mjs").Prop[]>} empty, with a warning, if its code fails
  */
 export async function resolveAdditionalPropsForRun(component, given, around) {
-  // parity[added-props]: the builder has asked for them and keeps them with the step; here each run asks
+  // parity[added-props]: the platform's builder stores additional props with the step; in pdkernel each run computes them
   try {
     const instance = new ComponentInstance(component, { ...given, tolerant: true }, around);
     const reloading = resolveProps(component).filter(({ definition }) => definition.reloadProps);
@@ -100,7 +99,7 @@ export async function resolveAdditionalPropsForRun(component, given, around) {
     return await callAdditionalProps(component, instance);
   } catch (error) {
     const why = /** @type {any} */ (error)?.message ?? error;
-    around.voice.warn(`The props that the action adds for its values are not known (${why}): they have no defaults.`);
+    around.channel.warn(`The additional props of the action are unknown (${why}), so they have no defaults.`);
     return [];
   }
 }
@@ -133,29 +132,29 @@ function differs(now, before) {
 
 /**
  * @param {any} component
- * @param {OptionsRequest} told
+ * @param {OptionsRequest} request
  * @param {import("./component_instance.mjs").ComponentContext} around
  */
-function configuring(component, told, around) {
-  const known = Object.entries(told.values).filter(([, value]) => !holdsExpression(value));
-  const given = { props: Object.fromEntries(known), auth: told.auth, stores: {}, tolerant: true };
+function configuring(component, request, around) {
+  const known = Object.entries(request.values).filter(([, value]) => !holdsExpression(value));
+  const given = { props: Object.fromEntries(known), auth: request.auth, stores: {}, tolerant: true };
   const instance = new ComponentInstance(component, given, around);
   const configured = Object.fromEntries(known.map(([name, value]) => [name, unwrapLabels(value, false)]));
-  const lacking = new MissingProps(component, told);
-  lacking.watch(instance.self);
-  return { instance, configured, lacking };
+  const missing = new MissingProps(component, request);
+  missing.watch(instance.self);
+  return { instance, configured, missing };
 }
 
-/** The props without a value yet: those that are expressions, and required ones that nobody has filled. */
+/** The props without a value yet: expressions, and required props that are empty. */
 class MissingProps {
-  /** @type {Map<string, string>} name to what is to be said */
+  /** @type {Map<string, string>} name to the reason */
   #why = new Map();
   #refuses = false;
-  /** @type {string | null} what is to be said of the first of them that was read */ read = null;
+  /** @type {string | null} the reason of the first of them that was read */ read = null;
 
   /**
    * @param {any} component
-   * @param {OptionsRequest} told
+   * @param {OptionsRequest} request
    */
   constructor(component, { prop: asked, values }) {
     for (const prop of resolveProps(component)) {
@@ -165,13 +164,13 @@ class MissingProps {
     for (const [name, value] of Object.entries(values)) if (holdsExpression(value)) this.#why.set(name, expression(name));
   }
 
-  /** From now on reading one of them ends what reads it: without its value it would call outside in vain. */
+  /** Throw from now on when one of them is read: an outbound call without its value would fail. */
   refuse() {
     this.#refuses = true;
     this.read = null;
   }
 
-  /** @param {any} target notes from now on what is read of it */
+  /** @param {any} target the object whose reads are tracked */
   watch(target) {
     for (const [name, why] of this.#why) {
       if (target[name] !== undefined && target[name] !== "") continue;
@@ -180,7 +179,7 @@ class MissingProps {
         if (this.#refuses) throw new PropError(why);
       };
       const set = (/** @type {any} */ value) => Object.defineProperty(target, name, { value, writable: true });
-      // not enumerable: spreading all values is not yet depending on this one
+      // not enumerable, because spreading all values does not depend on this one
       Object.defineProperty(target, name, { get, set, enumerable: false, configurable: true });
     }
     return target;
@@ -207,9 +206,9 @@ function unfilled({ name, definition: { label } }) {
   return `Choices depend on the prop ${called}: fill it first. ${WITHOUT}`;
 }
 
-/** @param {string} why @returns {Page} */
-function emptyPage(why) {
-  return { options: [], context: null, why };
+/** @param {string} reason @returns {Page} */
+function emptyPage(reason) {
+  return { options: [], context: null, empty_reason: reason };
 }
 
 /**

@@ -1,30 +1,30 @@
 // @ts-check
 /**
- * The props of a component: what is declared, and the values that `this` has for them.
+ * The props of a component: their declarations, and their values on `this`.
  *
- * Knows the platform's prop definitions (its component API page): `propDefinition` to any depth, defaults, wrapped
- * labels, and the few conversions of a value that was written as text. Makes no objects with behaviour.
+ * It follows the prop definitions of the platform's component API page: `propDefinition` to any depth, defaults, wrapped
+ * labels, and conversions of values written as text. `component_instance.mjs` creates the objects for apps and stores.
  */
 
 const INTEGER = /^\s*[+-]?\d+\s*$/;
-/** Types without a value that a person gives. */
+/** Types whose value the user does not enter. */
 const TYPES_WITHOUT_VALUE = /^(alert|app|dir|data_store|\$\..*)$/;
 
 /**
- * @typedef {object} Prop a prop with everything that it builds on
+ * @typedef {object} Prop a prop, merged with its `propDefinition`
  * @property {string} name
- * @property {any} definition merged, the component's own words last
+ * @property {any} definition merged; the component's own values take precedence
  * @property {string} type
  * @property {any} owner the app whose `options` it has, or null if they are the component's
  * @property {Function[]} parameters what each `propDefinition` adds for `options`, outermost first
  */
 
-/** A prop is not there, not as declared, or declared wrongly. */
+/** A prop is missing, invalid, or declared incorrectly. */
 export class PropError extends Error {
   /**
    * @param {string} message
    * @param {string} [fix]
-   * @param {string} [prop] the one that a person must look at
+   * @param {string} [prop] the name of the invalid prop
    */
   constructor(message, fix = "", prop = "") {
     super(message);
@@ -78,7 +78,7 @@ function resolved(name, declared, depth) {
   const below = app?.propDefinitions?.[key];
   if (below === undefined || depth > 50) {
     const what = `propDefinition [${app?.app ?? typeof app}, ${JSON.stringify(key)}]`;
-    throw new PropError(`The prop ${name} builds on ${what}, ${depth > 50 ? "which has no end" : "which is not there"}.`, "", name);
+    throw new PropError(`The prop ${name} builds on ${what}, ${depth > 50 ? "which has no end" : "which does not exist"}.`, "", name);
   }
   const inner = resolved(name, below, depth + 1);
   const definition = { ...inner.definition, ...own };
@@ -92,26 +92,26 @@ function resolved(name, declared, depth) {
  * @returns {{name: string, type: string, optional: boolean, definition: any}} as JSON
  */
 export function describeProp(prop) {
-  const { methods, propDefinitions, propDefinition, ...told } = prop.definition;
-  const definition = JSON.parse(JSON.stringify(told, (_key, value) => (typeof value === "bigint" ? String(value) : value)));
-  if (typeof told.options === "function") definition.dynamic = true;
+  const { methods, propDefinitions, propDefinition, ...declared } = prop.definition;
+  const definition = JSON.parse(JSON.stringify(declared, (_key, value) => (typeof value === "bigint" ? String(value) : value)));
+  if (typeof declared.options === "function") definition.dynamic = true;
   return { name: prop.name, type: prop.type, optional: !isRequired(prop), definition };
 }
 
 /** @param {Prop} prop */
 export function isRequired({ type, definition }) {
-  // parity[hidden-props]: a prop that the builder does not show is not asked for, even if it is not marked as optional
+  // parity[hidden-props]: a prop that the builder does not show is not required, even if it is not marked as optional
   if (definition.optional || definition.hidden || definition.disabled) return false;
   return !("default" in definition) && !TYPES_WITHOUT_VALUE.test(type);
 }
 
 /**
- * The values of the props that a person gives.
+ * Resolve the values of the props that the user enters.
  *
  * @param {Prop[]} props
  * @param {Record<string, any>} given
- * @param {{configured: string[], warn: (text: string) => void}} step the names that the step gives, even if to no value
- * @returns {Record<string, any>} those that have one; others of *given* as they are
+ * @param {{configured: string[], warn: (text: string) => void}} step the names of props that the step sets, even without a value
+ * @returns {Record<string, any>} the props with a value; values of *given* without a prop are unchanged
  */
 export function resolveValues(props, given, { configured, warn }) {
   /** @type {Record<string, any>} */
@@ -147,7 +147,7 @@ function missing({ name, type, definition }) {
 }
 
 /**
- * A number or a boolean that is neither, said so that a mistyped prop is not looked for in the code.
+ * Warn if the value of a number or boolean prop has another type, so that the user checks the prop and not the code.
  *
  * @param {Prop} prop
  * @param {any} value as converted
@@ -181,7 +181,7 @@ function limits({ name, definition: { min, max } }, value, warn) {
 }
 
 /**
- * A value without the label that a dropdown wrapped around it, or, if the prop asks for labels, always with one.
+ * Return a value without the label that a dropdown added, or, if *withLabel*, always with a label.
  *
  * @param {any} value
  * @param {boolean} withLabel
@@ -201,9 +201,9 @@ export function unwrapLabels(value, withLabel) {
 }
 
 /**
- * A value as its type asks for it, where it was written as text or as a list of one expression.
+ * Convert a value that was written as text, or as a list of one expression, to its type.
  *
- * parity[value-types]: assumed of the platform, whose documentation is silent; what is not listed is passed on as it is.
+ * parity[value-types]: the platform does not document this; other values are passed unchanged.
  *
  * @param {string} type
  * @param {any} value

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * `steps` and `$`, as a Node.js step sees them.
+ * `steps` and `$` as a Node.js step sees them.
  *
- * Knows the platform's `$` (its documentation and types). What a call of `$` leads to is for the host to know.
+ * `$` follows the platform's documentation and types. Its methods send messages to pdkernel through the step's channel.
  */
 
 import { inspect } from "node:util";
@@ -13,7 +13,7 @@ import { createFileStore } from "./file_store.mjs";
 const DAY_MS = 24 * 60 * 60 * 1000;
 
 /**
- * @typedef {object} StepChannel how a step reaches the host
+ * @typedef {object} StepChannel the messages and calls from a step to pdkernel
  * @property {(name: string, text: string) => void} export
  * @property {(text: string) => void} respond
  * @property {(reason: string | null) => void} exit
@@ -25,7 +25,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
  */
 
 /**
- * `steps`, whose values are parsed when they are first read: every step has its own copy of what it reads.
+ * `steps`, which parses a value when it is first read. Every step has its own copy.
  *
  * @param {string[]} names
  * @param {Map<string, string>} texts JSON by name
@@ -62,16 +62,16 @@ function replace(steps, name, value) {
 
 /**
  * @param {any} context
- * @param {StepChannel} voice
+ * @param {StepChannel} channel
  * @param {Record<string, string>} urls `resume_url` and `cancel_url` of this step
  * @param {string | null} files the folder of the project's file store
  * @returns {any} `$`
  */
-export function createStepApi(context, voice, urls, files) {
+export function createStepApi(context, channel, urls, files) {
   return {
     context,
-    send: sends(voice),
-    flow: flow(voice, urls),
+    send: sends(channel),
+    flow: flow(channel, urls),
     get files() {
       if (!files) throw new UnsupportedFeatureError("$.files without a project");
       return createFileStore(files);
@@ -80,62 +80,62 @@ export function createStepApi(context, voice, urls, files) {
       if (typeof name !== "string" || !name) {
         throw new TypeError(`$.export takes a name first, and ${inspect(name)} is not one`);
       }
-      const text = encodeJson(value, name, voice.warn);
-      if (text !== undefined) voice.export(name, text);
+      const text = encodeJson(value, name, channel.warn);
+      if (text !== undefined) channel.export(name, text);
     },
-    respond: createResponder(voice),
+    respond: createResponder(channel),
   };
 }
 
 /**
- * `$.respond`, and what answers a request to a source.
+ * `$.respond`, also used for the HTTP interface of a source.
  *
- * @param {StepChannel} voice
+ * @param {StepChannel} channel
  * @returns {(response: any) => Promise<void>}
  */
-export function createResponder(voice) {
+export function createResponder(channel) {
   return (response) => {
     const { status, headers, body, immediate } = response ?? {};
     if (!Number.isInteger(status) || status < 100 || status > 599) {
       throw new TypeError("$.respond needs a status, a whole number from 100 to 599: { status: 200, body: ... }");
     }
-    // a list is a header that stands several times, as in Node.js: Set-Cookie
+    // a list is a header with several values, as in Node.js: Set-Cookie
     const texts = Object.entries(headers ?? {}).map(([key, value]) => [key, Array.isArray(value) ? value.map(String) : String(value)]);
-    const tell = (/** @type {any} */ content) => {
+    const send = (/** @type {any} */ content) => {
       const answer = { status, headers: Object.fromEntries(texts), body: bodyOf(content), ...(immediate ? { immediate: true } : {}) };
-      voice.respond(/** @type {string} */ (encodeJson(answer, "respond", voice.warn)));
+      channel.respond(/** @type {string} */ (encodeJson(answer, "respond", channel.warn)));
     };
     if (typeof body?.pipe === "function" && typeof body[Symbol.asyncIterator] === "function") {
-      return collected(body).then(tell);
+      return collected(body).then(send);
     }
-    tell(body);
+    send(body);
     return Promise.resolve();
   };
 }
 
 /**
- * `$.flow`. None of these but `trigger` waits: the host acts when the step has ended (platform documentation).
+ * `$.flow`. Only `trigger` waits; the others take effect when the step has ended, as the platform documents.
  *
- * @param {StepChannel} voice
+ * @param {StepChannel} channel
  * @param {Record<string, string>} urls
  */
-function flow(voice, urls) {
+function flow(channel, urls) {
   const pause = (/** @type {string} */ kind, /** @type {any} */ ms, /** @type {object} */ more = {}) => {
     if (typeof ms !== "number" || !Number.isFinite(ms) || ms < 0) {
       throw new TypeError(`$.flow.${kind} takes a number of milliseconds, and ${inspect(ms)} is not one`);
     }
-    voice.pause(kind, written({ ms: counted(ms), ...more }, `$.flow.${kind}`, voice));
+    channel.pause(kind, written({ ms: counted(ms), ...more }, `$.flow.${kind}`, channel));
     return { ...urls };
   };
   return {
     // parity[bare-exit]: as on the platform, only `return $.flow.exit()` ends the step too
-    exit: (/** @type {any} */ reason) => voice.exit(reason === undefined || reason === null ? null : String(reason)),
+    exit: (/** @type {any} */ reason) => channel.exit(reason === undefined || reason === null ? null : String(reason)),
     delay: (/** @type {any} */ ms) => pause("delay", ms),
     suspend: (/** @type {any} */ ms = DAY_MS) => pause("suspend", ms),
     rerun: (/** @type {any} */ ms = DAY_MS, /** @type {any} */ context = null, /** @type {any} */ most = 10) =>
       pause("rerun", ms, { context: context ?? null, max: Number.isInteger(most) ? counted(most) : 10 }),
     trigger: (/** @type {any} */ workflow, /** @type {any} */ payload, /** @type {any} */ options) =>
-      voice.ask("flow.trigger", written({ workflow, payload, options }, "$.flow.trigger", voice)),
+      channel.ask("flow.trigger", written({ workflow, payload, options }, "$.flow.trigger", channel)),
     refreshTimeout: () => {
       throw new UnsupportedFeatureError("$.flow.refreshTimeout");
     },
@@ -148,13 +148,13 @@ function counted(number) {
 }
 
 /**
- * `$.send`: each is queued here and delivered when the run is over; code never sees what becomes of it.
+ * `$.send`: messages are queued and delivered when the run is over. Code does not see the result.
  *
- * @param {StepChannel} voice
+ * @param {StepChannel} channel
  */
-function sends(voice) {
+function sends(channel) {
   const effect = (/** @type {string} */ kind, /** @type {object} */ payload) =>
-    voice.effect(kind, written(payload, `$.send.${kind}`, voice));
+    channel.effect(kind, written(payload, `$.send.${kind}`, channel));
   return {
     http: (/** @type {any} */ request) => effect("http", { ...request }),
     email: (/** @type {any} */ message) => effect("email", { ...message }),
@@ -168,11 +168,11 @@ function sends(voice) {
 /**
  * @param {any} value
  * @param {string} where
- * @param {StepChannel} voice
+ * @param {StepChannel} channel
  * @returns {string}
  */
-function written(value, where, voice) {
-  return encodeJson(value, where, voice.warn) ?? "null";
+function written(value, where, channel) {
+  return encodeJson(value, where, channel.warn) ?? "null";
 }
 
 /** @param {any} content */
@@ -182,7 +182,7 @@ function bodyOf(content) {
 
 /**
  * @param {AsyncIterable<any>} stream
- * @returns {Promise<string | Buffer>} text if it gave nothing but text
+ * @returns {Promise<string | Buffer>} text if all parts are text
  */
 async function collected(stream) {
   const parts = [];

@@ -1,8 +1,6 @@
 // @ts-check
 /**
- * The step that runs now: its work, the failures that reach it from anywhere, and what it leaves running.
- *
- * Knows when a step begins and ends.
+ * Runs the work of one step: assigns failures from any part of its code to the step, and finds code that it leaves running.
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
@@ -43,11 +41,11 @@ export function isRunning(mine) {
 }
 
 /**
- * Run *work* for a step, to its end or its failure, whichever part of the code that comes from.
+ * Run *work* for a step until it ends, or until any code of the step fails.
  *
  * @param {StepCode} step
  * @param {{environment: Record<string, string>, cwd: string}} run
- * @param {(mine: number) => Promise<any>} work is given the step's number
+ * @param {(mine: number) => Promise<any>} work receives the step's number
  */
 export async function runStepWork(step, run, work) {
   const mine = ++number;
@@ -63,7 +61,7 @@ export async function runStepWork(step, run, work) {
       current.run(mine, () => work(mine)).then(resolve, reject);
     });
   } catch (error) {
-    fault = describeError(error, step, frameLocals);
+    fault = describeError(error, step, (stack) => frameLocals.framesFor(stack));
   }
   frameLocals.stop(step, fault === null);
   running = null;
@@ -77,7 +75,7 @@ export function handleLateError(error) {
   else sendLine(stringify({ t: "late", text: `A step failed after it had ended: ${String(error?.message ?? error)}` }));
 }
 
-/** What keeps running, by kind. */
+/** Count the active resources that keep the process running, by kind. */
 function countPersistentResources() {
   const counts = new Map();
   for (const kind of getActiveResourcesInfo.call(process)) {
@@ -86,7 +84,7 @@ function countPersistentResources() {
   return counts;
 }
 
-/** What runs now is this process's own, and not left behind by a step. */
+/** Record the current resources as those of the idle process. */
 export function recordIdleResources() {
   idle = countPersistentResources();
 }
@@ -96,10 +94,10 @@ function isBusy() {
   return false;
 }
 
-/** Whether the step left something running, once what was about to end has ended; and whether it has spoiled its output. */
+/** Whether the step left code running (after a short grace period), and whether it closed its output. */
 export async function findLeftovers() {
   let busy = isBusy();
-  if (busy || process.stdout.writableLength || process.stderr.writableLength) flushBuffer(); // what runs on may end the process
+  if (busy || process.stdout.writableLength || process.stderr.writableLength) flushBuffer(); // code that still runs may end the process
   if (process.stdout.writableLength) await new Promise((resolve) => process.stdout.write("", resolve));
   if (process.stderr.writableLength) await new Promise((resolve) => process.stderr.write("", resolve));
   if (busy) {

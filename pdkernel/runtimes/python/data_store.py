@@ -1,8 +1,7 @@
 """
-A data store, as a Python step sees it (`pd.inputs["data_store"]`).
+A data store as a Python step sees it (`pd.inputs["data_store"]`), with the platform's documented methods.
 
-Knows the platform's names (its documentation of data stores in Python). Where values are kept is the host's to know;
-each call is one question to it.
+Each method calls a service of pdkernel, which stores the values.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ CallServices = Callable[[str, dict[str, Any]], Any]
 
 
 class StoreKeyError(KeyError, TypeError):
-    """There is no record of that key. The platform's documentation says TypeError, Python's dicts KeyError: it is both."""
+    """The key has no record. It is a TypeError, as the platform documents, and a KeyError, as for a dict."""
 
     def __str__(self) -> str:
         return f"The data store has no key {self.args[0]!r}. Use .get(key) for None instead of this error."
 
 
 class StoreValueError(TypeError):
-    """A data store was given what it cannot hold."""
+    """A key or value is not valid in a data store."""
 
     pdkernel_code = "store_value"
 
 
 class Keys:
-    """The keys of a store, asked for as they are gone through. Not a list: make one to export them."""
+    """The keys of a store, loaded page by page during iteration. To export them, make a list."""
 
     def __init__(self, pages: Callable[[], Iterator[Any]]) -> None:
         self._pages = pages
@@ -42,19 +41,19 @@ class Keys:
 
 
 class Items(Keys):
-    """The records of a store as (key, value), asked for as they are gone through."""
+    """The records of a store as (key, value), loaded page by page during iteration."""
 
 
 class DataStore:
     """
     One data store.
 
-    What is read is a copy: a change inside of it is not stored before it is set again.
+    A value that is read is a copy: a change in it is stored only by setting the key again.
     """
 
     def __init__(self, name: str, call_services: CallServices) -> None:
         self._name = name
-        self._ask = call_services
+        self._call_services = call_services
 
     def __getitem__(self, key: str) -> Any:
         record = self._call("get", key=key)
@@ -81,13 +80,13 @@ class DataStore:
         return f"<data store {self._name!r}>"
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of *key*, or *default*."""
+        """Return the value of *key*, or *default*."""
         record = self._call("get", key=key)
         return default if record is None else record["value"]
 
     def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """
-        Store *value*, for *ttl* seconds from now if that is given.
+        Store *value*; with *ttl*, it expires after that many seconds.
 
         Raises:
             StoreValueError: *value* is not JSON; the message names the path.
@@ -99,15 +98,15 @@ class DataStore:
         self._call("set", key=key, value=value, ttl=ttl)
 
     def set_ttl(self, key: str, ttl: float | None = None) -> None:
-        """Let the record of *key* live for *ttl* seconds from now; None: for ever. Without such a record, nothing."""
+        """Let the record of *key* expire after *ttl* seconds, or never if *ttl* is None. A missing key is ignored."""
         self._call("set_ttl", key=key, ttl=ttl)
 
     def keys(self) -> Keys:
-        """Every key, in the order in which they were first set."""
+        """Return every key in the order of their first `set`."""
         return Keys(lambda: self._pages("keys"))
 
     def items(self) -> Items:
-        """Every record as (key, value), in the order in which the keys were first set."""
+        """Return every record as (key, value) in the order of the keys' first `set`."""
         return Items(lambda: ((key, value) for key, value in self._pages("entries")))
 
     def clear(self) -> None:
@@ -127,4 +126,4 @@ class DataStore:
         key = args.get("key", "")
         if not isinstance(key, str):
             raise StoreValueError(f"A key of a data store is a text, not {key!r:.60}. Use str(...).")
-        return self._ask(f"store.{operation}", {"store": self._name, **args})
+        return self._call_services(f"store.{operation}", {"store": self._name, **args})

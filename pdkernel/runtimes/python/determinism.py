@@ -1,10 +1,9 @@
 """
-A fixed clock and fixed chance for a Python process: two runs that do the same see the same.
+A fixed clock and fixed random numbers for a Python process, so that two equal runs get equal values.
 
-Knows `time`, `datetime`, `random`, `uuid`, `secrets` and `os.urandom`. It is put in place before any package is loaded, if the
-host asks for it, and stays for as long as the process lives. The time stands still and leaps ahead every `LEAP_S` seconds, so
-that code which waits for it comes to an end; `time.monotonic` and `time.perf_counter` go on. Not fixed: what libraries in C
-ask the system for, and programs that a step starts.
+It replaces `time`, `datetime`, `random`, `uuid`, `secrets` and `os.urandom` before any package is loaded, for the life of the
+process. The clock stands still and advances every `CLOCK_STEP_S` seconds, so code that waits for it ends. `time.monotonic` and
+`time.perf_counter` continue. Values that C libraries get from the system, and programs that a step starts, are not fixed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _real_monotonic = time.monotonic
 
 
 class _State:
-    """When it is and what comes next; one for the process."""
+    """The time and the state of the random numbers of this process."""
 
     at = 0
     seed = ""
@@ -37,9 +36,9 @@ class _State:
 
 def install_determinism(start_s: int, seed: str) -> None:
     """
-    Fix the clock at *start_s* (seconds since 1970) and chance by *seed*, for good.
+    Fix the clock at *start_s* (seconds since 1970), and the random numbers with *seed*, for the life of the process.
 
-    `restart` begins a step.
+    Call `restart_for_step` before each step.
     """
     first = not _State.seed
     _State.at, _State.seed = start_s, seed
@@ -50,7 +49,7 @@ def install_determinism(start_s: int, seed: str) -> None:
 
 
 def restart_for_step(step: str) -> None:
-    """A step begins: what it sees does not depend on what ran before it."""
+    """Reset clock and random numbers for a step, so that they do not depend on earlier steps."""
     _State.began = _real_monotonic()
     _State.block = 0
     _State.left = hashlib.sha256(f"{_State.seed}/{step}".encode()).digest()
@@ -66,7 +65,7 @@ def _now() -> float:
 
 
 def _next_random_bytes(size: int) -> bytes:
-    """The next *size* bytes of chance."""
+    """Return the next *size* random bytes."""
     while len(_State.left) < size:
         _State.block += 1
         _State.left += hashlib.sha256(_State.left[-32:] + _State.block.to_bytes(8)).digest()
@@ -78,7 +77,7 @@ def _next_random_bytes(size: int) -> bytes:
 
 def _fix_time() -> None:
     def at_least_now(real: Callable[..., Any]) -> Callable[..., Any]:
-        """*real*, which takes a time and else means now."""
+        """Wrap *real*, which takes a time and uses the current one by default."""
 
         def fixed(seconds: float | None = None) -> Any:
             return real(_now() if seconds is None else seconds)
@@ -97,24 +96,24 @@ def _fix_time() -> None:
     }
     for name, function in fixed.items():
         setattr(time, name, function)
-    setattr(dt, "date", _FixedDate)  # noqa: B010 - the types do not know that it may be replaced
+    setattr(dt, "date", _FixedDate)  # noqa: B010 - the type stubs forbid assignment
     setattr(dt, "datetime", _FixedDatetime)  # noqa: B010
 
 
 def _fix_chance() -> None:
     os.urandom = _next_random_bytes
-    vars(random)["_urandom"] = _next_random_bytes  # what SystemRandom, and with it `secrets`, draws from
+    vars(random)["_urandom"] = _next_random_bytes  # the source of SystemRandom and `secrets`
     real_seed = random.Random.seed
 
     def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
         real_seed(self, int.from_bytes(_next_random_bytes(16)) if a is None else a, version)
 
     setattr(random.Random, "seed", seed)  # noqa: B010
-    vars(random)["seed"] = random._inst.seed  # noqa: SLF001 - it was bound to the old one
+    vars(random)["seed"] = random._inst.seed  # noqa: SLF001 - the module function was bound to the old method
 
 
 class _LikeDate(type):
-    """Dates that were made elsewhere are dates, too."""
+    """Makes `isinstance` accept dates of the original class."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, real_date)
@@ -124,7 +123,7 @@ class _LikeDate(type):
 
 
 class _LikeDatetime(type):
-    """Moments that were made elsewhere are moments, too."""
+    """Makes `isinstance` accept datetimes of the original class."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, real_datetime)
@@ -136,7 +135,7 @@ class _LikeDatetime(type):
 class _FixedDate(real_date, metaclass=_LikeDate):
     @classmethod
     def today(cls) -> Any:
-        """The day, in local time."""
+        """Return the current date in local time."""
         return cls.fromtimestamp(_now())
 
     def __repr__(self) -> str:
@@ -146,17 +145,17 @@ class _FixedDate(real_date, metaclass=_LikeDate):
 class _FixedDatetime(real_datetime, metaclass=_LikeDatetime):
     @classmethod
     def now(cls, tz: dt.tzinfo | None = None) -> Any:
-        """The moment."""
+        """Return the current time."""
         return cls.fromtimestamp(_now(), tz)
 
     @classmethod
     def today(cls) -> Any:
-        """The moment, in local time."""
+        """Return the current local time."""
         return cls.fromtimestamp(_now())
 
     @classmethod
     def utcnow(cls) -> Any:
-        """The moment in UTC, without a time zone."""
+        """Return the current time in UTC, without a time zone."""
         return cls.fromtimestamp(_now(), dt.UTC).replace(tzinfo=None)
 
     def __repr__(self) -> str:

@@ -1,15 +1,17 @@
 """
-Leads the outside connections of a Python process to the gateway for outside calls.
+Routes the outbound connections of a Python process to the gateway.
 
-Knows Python's sockets and one line of protocol. Knows nothing of modes, steps or HTTP. Imported by a process's main
-module before the user's code; it acts if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TICKET` are in the environment.
+The program of a worker imports it before user code. It is active if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TICKET` are in
+the environment.
 
-A name is not resolved: it becomes an address of 198.18.0.0/16 (set aside for tests, RFC 2544) that stands for it.
-Connecting a TCP socket to anything but this machine connects it to the gateway instead and says first, in one line, where it was
-meant to go. TLS, with its checks, is then the client's own, and meets the project's certificate. Unix sockets, UDP and
-loopback are left alone. If the gateway is gone, connecting fails; nothing ever goes out directly. A host that cannot be reached is
-a connection that the gateway drops; the hook asks it why, and raises the error that connecting to the host would have raised.
-Not covered: libraries that make their sockets in C (libpq, gRPC, pycurl, uvloop).
+- A host name is not resolved: an address of 198.18.0.0/16 (reserved for tests, RFC 2544) stands for it.
+- A TCP connection to another machine connects to the gateway instead, and first sends one line with its target. The client
+  then does TLS itself, with its own checks, and gets the project's certificate.
+- Unix sockets, UDP and loopback connections are unchanged.
+- If the gateway has ended, connecting fails; no connection goes out directly.
+- If a host is unreachable, the gateway drops the connection. The hook asks the gateway for the reason, and raises the
+  error that a direct connection would raise.
+- Libraries that create sockets in C are not covered (libpq, gRPC, pycurl, uvloop).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def _is_local(host: str) -> bool:
 
 
 def _parse(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """*host* as an address (a mapped IPv4 address as such), or None if it is a name."""
+    """Parse *host* as an address (a mapped IPv4 address as IPv4); None if it is a name."""
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
@@ -61,7 +63,7 @@ def _text(host: Any) -> str:
 
 
 def _assign_address(name: str) -> str:
-    """The address that stands for *name*, the same each time."""
+    """Return the address that stands for *name*, the same at each call."""
     with _lock:
         known = _address_of.get(name)
         if known is None:
@@ -84,7 +86,7 @@ def _getaddrinfo(
         return _real_getaddrinfo(host, port, family, type, proto, flags)
     name = _text(host)
     address = _assign_address(name)
-    # The port's name, the family and the kinds are left to the real function, which asks nobody about an address.
+    # The real function handles port name, family and type; it sends no query for an address.
     found = _real_getaddrinfo(
         f"::ffff:{address}" if family == socket.AF_INET6 else address,
         port,
@@ -105,7 +107,7 @@ def _gethostbyname(hostname: str) -> str:
 
 
 def _intended_target(address: Any) -> tuple[str, int] | None:
-    """The host and port that *address* stands for, or None if it is this machine."""
+    """Return the host and port that *address* stands for, or None if it is this machine."""
     host, port = _text(address[0]), int(address[1])
     if _is_local(host):
         return None
@@ -113,61 +115,63 @@ def _intended_target(address: Any) -> tuple[str, int] | None:
     return _name_of.get(str(parsed), host) if parsed is not None else host, port
 
 
-def _why(gateway: tuple[str, int], ticket: str, sock: socket.socket) -> OSError | None:
-    """Why the gateway dropped the connection of *sock*, as the error of a failed connection; None if it did not."""
-    asking = _socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _drop_reason(gateway: tuple[str, int], token: str, sock: socket.socket) -> OSError | None:
+    """Return the error for which the gateway dropped the connection of *sock*; None if the gateway did not drop it."""
+    query_socket = _socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        asking.settimeout(_CONNECT_TIMEOUT_S)
-        asking.connect(gateway)
-        question = {"ticket": ticket, "dropped": sock.getsockname()[1]}
-        asking.sendall(f"PDK1 {json.dumps(question)}\n".encode())
-        said = b""
-        while part := asking.recv(65536):
-            said += part
-        answer = json.loads(said)
+        query_socket.settimeout(_CONNECT_TIMEOUT_S)
+        query_socket.connect(gateway)
+        query = {"ticket": token, "dropped": sock.getsockname()[1]}
+        query_socket.sendall(f"PDK1 {json.dumps(query)}\n".encode())
+        received = b""
+        while part := query_socket.recv(65536):
+            received += part
+        answer = json.loads(received)
     except (OSError, ValueError, IndexError):
         return None
     finally:
-        asking.close()
-    return _failed(answer["code"], answer["message"]) if answer else None
+        query_socket.close()
+    return _connection_error(answer["code"], answer["message"]) if answer else None
 
 
-def _explained(method: Callable[..., Any], why: Callable[[socket.socket], OSError | None]) -> Callable[..., Any]:
-    """*method* of a socket; where the gateway has dropped the connection it raises the cause."""
+def _explained(
+    method: Callable[..., Any], drop_reason: Callable[[socket.socket], OSError | None]
+) -> Callable[..., Any]:
+    """Wrap *method* of a socket: if the gateway dropped the connection, it raises the reason."""
 
     def call(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
         try:
             result = method(self, *args, **kwargs)
         except (ConnectionResetError, BrokenPipeError):
-            cause = why(self)
+            cause = drop_reason(self)
             if cause is None:
                 raise
             raise cause from None
-        # a TLS socket takes a connection that was reset for one that has ended
-        if method.__name__ == "read" and not result and (cause := why(self)) is not None:
+        # a TLS socket reports a reset connection as a closed one
+        if method.__name__ == "read" and not result and (cause := drop_reason(self)) is not None:
             raise cause
         return result
 
     return call
 
 
-def _explain_tls(why: Callable[[socket.socket], OSError | None]) -> None:
-    """The same for TLS sockets, which read in C; only in a process that has them, because importing them takes time."""
+def _explain_tls(drop_reason: Callable[[socket.socket], OSError | None]) -> None:
+    """Wrap the methods of TLS sockets, which read in C, if the process has imported `ssl`: importing it is slow."""
     kind = getattr(sys.modules.get("ssl"), "SSLSocket", None)
     if kind is None or kind in _explained_kinds:
         return
     _explained_kinds.add(kind)
     for name in ("do_handshake", "read", "write"):
-        setattr(kind, name, _explained(getattr(kind, name), why))
+        setattr(kind, name, _explained(getattr(kind, name), drop_reason))
 
 
-def _failed(code: str, message: str) -> OSError:
-    """The error that Python has for a failed connection; *code* is Node.js's word for the cause."""
+def _connection_error(code: str, message: str) -> OSError:
+    """Build Python's error for a failed connection from Node.js's error *code*."""
     if code in ("ENOTFOUND", "EAI_AGAIN"):
         return socket.gaierror(socket.EAI_NONAME if code == "ENOTFOUND" else socket.EAI_AGAIN, message)
     number = getattr(errno, code, None)
     if number is not None:
-        return OSError(number, message)  # Python makes it a ConnectionRefusedError, a TimeoutError ...
+        return OSError(number, message)  # Python selects the subclass, such as ConnectionRefusedError
     import ssl
 
     return (ssl.SSLError if code == "EPROTO" else ssl.SSLCertVerificationError)(1, message)
@@ -175,29 +179,29 @@ def _failed(code: str, message: str) -> OSError:
 
 def install(address: str, token: str) -> None:
     """
-    Lead outside connections to the gateway.
+    Route outbound connections to the gateway.
 
     Args:
         address: `host:port` of the gateway, on loopback.
-        token: Says whose connections these are.
+        token: The caller token of this process.
     """
     gateway_host, _, gateway_port = address.partition(":")
     real_connect = _socket.socket.connect
     real_sendall = _socket.socket.sendall
 
-    def why(sock: socket.socket) -> OSError | None:
-        return _why((gateway_host, int(gateway_port)), token, sock)
+    def drop_reason(sock: socket.socket) -> OSError | None:
+        return _drop_reason((gateway_host, int(gateway_port)), token, sock)
 
     def connect(self: socket.socket, address: Any) -> None:
-        _explain_tls(why)
-        outside = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
-        meant = _intended_target(address) if outside else None
-        if meant is None:
+        _explain_tls(drop_reason)
+        is_tcp = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
+        target = _intended_target(address) if is_tcp else None
+        if target is None:
             return real_connect(self, address)
-        preamble = json.dumps({"host": meant[0], "port": meant[1], "tls": False, "ticket": token})
+        preamble = json.dumps({"host": target[0], "port": target[1], "tls": False, "ticket": token})
         mapped = "::ffff:" if self.family == socket.AF_INET6 else ""
         timeout = self.gettimeout()
-        # One hop on this machine: waited for, also by a socket that does not wait, so that the line goes first.
+        # Non-blocking sockets wait too, for one hop on this machine, so that the line is sent first.
         self.settimeout(_CONNECT_TIMEOUT_S)
         try:
             real_connect(self, (mapped + gateway_host, int(gateway_port)))
@@ -218,13 +222,13 @@ def install(address: str, token: str) -> None:
             return error.errno
         return 0
 
-    # setattr: the types do not know that these may be replaced
+    # setattr: the type stubs forbid assignment
     setattr(socket, "getaddrinfo", _getaddrinfo)  # noqa: B010
     setattr(socket, "gethostbyname", _gethostbyname)  # noqa: B010
     setattr(socket.socket, "connect", connect)  # noqa: B010
     setattr(socket.socket, "connect_ex", connect_ex)  # noqa: B010
     for name in ("recv", "recv_into", "send", "sendall"):
-        setattr(socket.socket, name, _explained(getattr(_socket.socket, name), why))
+        setattr(socket.socket, name, _explained(getattr(_socket.socket, name), drop_reason))
 
 
 if os.environ.get("PDK_EGRESS") and os.environ.get("PDK_TICKET"):

@@ -1,8 +1,8 @@
 """
-Describes an exception of a Python step by the user's own frames, with source lines and locals.
+Describes an exception of a Python step: the frames of user code with source lines and local variables.
 
-Values of known secrets are replaced here. A shortened local ends with `…` and not with a part of such a value. The
-recorder of the run removes the other forms of a secret, and their parts before a `…`.
+It replaces the values of known secrets. A shortened local ends with `…`, never with a part of such a value. The recorder
+of the run redacts other forms of a secret, and their parts before a `…`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LIBRARY = tuple(
     for path in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), os.path.dirname(os.path.abspath(__file__))}  # noqa: PTH100, PTH120
 )
 _SHORTENED = "…"
-_CUT = "\0"  # no repr of a text holds one
+_CUT = "\0"  # the repr of a string never contains it
 _LONGEST = 20_000
 
 
@@ -54,7 +54,7 @@ PLAIN_CELLS_HINT = (
 
 
 def describe_error(error: BaseException, step_file: str, secrets: Iterable[str]) -> dict[str, Any]:
-    """The error as the host reads it: code, name, message, line, stack, fix."""
+    """Return the error as the worker reports it: code, name, message, line, stack, fix."""
     if isinstance(error, SystemExit):
         return _exited(error, step_file)
     hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
@@ -73,11 +73,11 @@ def describe_error(error: BaseException, step_file: str, secrets: Iterable[str])
 
 def _exited(error: SystemExit, step_file: str) -> dict[str, Any]:
     status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    said = f" It said: {error.code}" if isinstance(error.code, str) else ""
+    text = f" Its message: {error.code}" if isinstance(error.code, str) else ""
     return {
         "code": "step_died",
         "name": "SystemExit",
-        "message": f"The step ended its own process with exit status {status}.{said}",
+        "message": f"The step ended its own process with exit status {status}.{text}",
         "line": _line(error.__traceback__, step_file),
         "stack": _stack(error, step_file, [], 1),
         "fix": "Return from the step, or raise an error, rather than end the process.",
@@ -128,7 +128,7 @@ def _stack(error: BaseException, step_file: str, hidden: list[str], chain: int) 
             lines += _frame(frame, line, hidden)
         elif index == _OUTER_FRAMES:
             lines.append(f"  ... {len(frames) - _OUTER_FRAMES - _INNER_FRAMES} more of your frames ...")
-    if hasattr(error, "pdkernel_code"):  # one of ours: its module is nothing to show
+    if hasattr(error, "pdkernel_code"):  # an error of pdkernel: omit its module
         lines.append(f"{type(error).__name__}: {error}")
     else:
         lines += [line.rstrip("\n") for line in traceback.format_exception_only(type(error), error)]
@@ -175,6 +175,6 @@ def _text(value: Any, hidden: list[str]) -> str:
 
 
 def _part_of_secret(text: str, hidden: list[str]) -> int:
-    """The number of characters at the end of *text* that begin one of the secrets."""
+    """Return the number of characters at the end of *text* that are the beginning of a secret."""
     lengths = ((length, secret) for secret in hidden for length in range(1, min(len(secret), len(text) + 1)))
     return max((length for length, secret in lengths if text.endswith(secret[:length])), default=0)

@@ -1,8 +1,7 @@
 """
-Turns what a Python step exports into JSON, or says which part of it is not JSON.
+Encodes the exports of a Python step as JSON, or names the part that is not JSON.
 
-Knows JSON. Strict where `json.dumps` is lenient: NaN and keys that are not text would come back as
-something else, so they are refused.
+It is stricter than `json.dumps`: it refuses NaN and keys that are not strings, which would decode to other values.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class ExportNotJSONError(TypeError):
 
 def encode_json(value: Any, path: str) -> str:
     """
-    *value* as JSON text on one line.
+    Encode *value* as JSON on one line.
 
     Raises:
-        ExportNotJSONError: It is not JSON; the message names the path, beginning with *path*.
+        ExportNotJSONError: *value* is not JSON. The message names the invalid part by its path, which begins with *path*.
     """
     try:
         _check_keys(value, 0)
@@ -81,7 +80,7 @@ def _fault_inside(value: Any, path: str, above: list[Any]) -> str | None:
         inside = [(_segment(key), item) for key, item in value.items()]
     else:
         inside = [(f"[{index}]", item) for index, item in enumerate(value)]
-    return next((said for segment, item in inside if (said := _fault(item, path + segment, above))), None)
+    return next((fault for segment, item in inside if (fault := _fault(item, path + segment, above))), None)
 
 
 def _segment(key: str) -> str:

@@ -1,10 +1,10 @@
 """
-The Python guest: runs `handler(pd)` of one step after another.
+The program of a Python worker: runs `handler(pd)` of one step after another.
 
-Run as `python -I -X utf8 main.py`. Requests come as JSON lines on descriptor 3 and replies go out on
-descriptor 4, each after the request's number and a blank; standard output and error are the step's. A request that names `texts` is followed by one line
-of JSON for each: exports, kept as text and parsed by the step that reads them. A `begin` with `fixed` (`{"ms", "seed"}`, else
-null) fixes clock and chance for as long as the process lives (`determinism`).
+It runs as `python -I -X utf8 main.py`. Requests are JSON lines on descriptor 3. Replies are JSON lines on descriptor 4,
+each after the request's number and a space. Standard output and error belong to the step. After a request with `texts`,
+one line of JSON follows for each name: exports, stored as text and parsed by the step that reads them. A `begin` with
+`fixed` (`{"ms", "seed"}`, else null) fixes clock and random numbers for the life of the process (`determinism`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 class Runtime:
-    """One run of one workflow at a time."""
+    """The state of the worker: it executes one run of one workflow at a time."""
 
     def __init__(self, requests: BinaryIO) -> None:
         self.request = 0
@@ -59,10 +59,10 @@ class Runtime:
         self._fixed: Any = None
 
     def begin_run(self, message: dict[str, Any]) -> None:
-        """Forget the last run."""
+        """Forget the last run, and store the settings of the new one."""
         for name in self._modules_of_the_run():
             del sys.modules[name]
-        for path in list(sys.path_importer_cache):  # the next run may have other files under the same names
+        for path in list(sys.path_importer_cache):  # the next run may have other files with the same names
             if self._is_of_the_run(path + os.sep):
                 del sys.path_importer_cache[path]
         self._environment = {**message["env"], **message["variables"], **message["outside"]}
@@ -74,24 +74,24 @@ class Runtime:
         linecache.clearcache()
         if message["fixed"]:
             self._fixed = self._fixed or importlib.import_module("_pdkernel_runtime.determinism")
-            self._fixed.install(message["fixed"]["ms"] // 1000, message["fixed"]["seed"])
+            self._fixed.install_determinism(message["fixed"]["ms"] // 1000, message["fixed"]["seed"])
 
     def prepare_steps(self, message: dict[str, Any]) -> None:
-        """Make ready what can be made ready before a step's turn has come; none of the user's code runs."""
+        """Prepare for steps ahead of time; no user code runs."""
         for code in message["codes"]:
             self._store_source(code)
         try:
             process_reset.reset_process(self._environment, self._folder)
-        except OSError:  # the run is over already, and its folder gone
+        except OSError:  # the run is already over and its folder was removed
             return
         self._is_prepared = True
 
     def store_exports(self, name: str, exports_json: bytes) -> None:
-        """The exports of step *name*."""
+        """Store the exports of step *name*."""
         self._texts[name] = exports_json
 
     def run_step(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run a step; returns the reply."""
+        """Run a step, and return the reply."""
         self._step_number += 1
         running = self._step_number
         secrets = self._secrets + [v for fields in request["auth"].values() for v in fields.values()]
@@ -100,7 +100,7 @@ class Runtime:
         self._is_prepared = False
         self._store_source(request)
         if self._fixed is not None:
-            self._fixed.restart(request["step"])
+            self._fixed.restart_for_step(request["step"])
         try:
             error = step_runner.run_step(
                 request,
@@ -113,7 +113,7 @@ class Runtime:
                 call_services=partial(self._call_services, running),
             )
         finally:
-            self._step_number += 1  # what the step left behind has no voice any more
+            self._step_number += 1  # code that the step left running cannot send messages any more
         _flush()
         return {
             "t": "done",
@@ -124,7 +124,7 @@ class Runtime:
         }
 
     def send_line(self, line: str) -> None:
-        """Write one line to the host, after what was held back for it."""
+        """Write one line to pdkernel, after the buffered line."""
         with self._lock:
             data = memoryview(self._buffered + self._numbered(line))
             self._buffered = b""
@@ -135,24 +135,24 @@ class Runtime:
         return f"{self.request} {line}\n".encode()
 
     def _buffer_line(self, line: str) -> None:
-        """Keep the step's last line for the one that says it is done: the host then need not wake twice."""
+        """Buffer the step's last line until its `done`, so that pdkernel wakes up once for both."""
         self._buffered = self._numbered(line)
 
-    def _store_source(self, told: dict[str, Any]) -> None:
-        if "source" in told:
-            self._sources[told["code"]] = told["source"]
+    def _store_source(self, request: dict[str, Any]) -> None:
+        if "source" in request:
+            self._sources[request["code"]] = request["source"]
 
     def _send_step_line(self, line: str, running: int) -> None:
         if running != self._step_number:
-            raise RuntimeError("The step has ended: it can export and respond no more.")
+            raise RuntimeError("The step has ended, so it cannot export or respond.")
         _flush()
         self.send_line(line)
 
     def _call_services(self, running: int, call: str, args: dict[str, Any]) -> Any:
         """
-        Ask the host for something on behalf of the step; blocks until it is told.
+        Call a service of the step; blocks until the answer arrives.
 
-        No other line comes while a step runs: the host sends the next request when this one is done.
+        No other line arrives while a step runs, because pdkernel sends the next request after `done`.
         """
         text = export_encoding.encode_json(args, call)
         with self._call_lock:
@@ -161,18 +161,18 @@ class Runtime:
                 f'{{"t":"ask","id":{self._last_call_id},"call":{json.dumps(call)},"args":{text}}}', running
             )
             while line := self._requests.readline():
-                told = json.loads(line)
-                if told.get("answer") == self._last_call_id:
+                answer = json.loads(line)
+                if answer.get("answer") == self._last_call_id:
                     break
             else:
-                raise RuntimeError("pdkernel has gone away.")
-        if "fault" in told:
-            raise step_api.RefusedError(told["fault"])
-        return told.get("value")
+                raise RuntimeError("The pdkernel process has ended.")
+        if "fault" in answer:
+            raise step_api.RefusedError(answer["fault"])
+        return answer.get("value")
 
-    def _compile(self, told: dict[str, Any]) -> CodeType:
-        number, file, offset = told["code"], told["file"], told["offset"]
-        # a byte order mark is no code: Python takes it off a file, and compile does not
+    def _compile(self, request: dict[str, Any]) -> CodeType:
+        number, file, offset = request["code"], request["file"], request["offset"]
+        # Python removes a byte order mark from a file, and `compile` does not
         source = "\n" * offset + self._sources[number].removeprefix("\ufeff")
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
         code = self._codes.get((number, file, offset))
@@ -182,10 +182,10 @@ class Runtime:
         return code
 
     def _modules_of_the_run(self) -> list[str]:
-        """The modules that the run's steps wrote themselves."""
+        """Return the names of imported modules whose files the run's steps wrote."""
         found = []
         for name, module in sys.modules.copy().items():
-            if self._built_in.get(name) is module:  # has no file, which it would take long to say
+            if self._built_in.get(name) is module:  # has no file; `__file__` of such a module is slow to look up
                 continue
             file = getattr(module, "__file__", None) or ""
             if file in self._foreign_files:
@@ -210,8 +210,8 @@ class Runtime:
         for _ in range(5):
             if threading.active_count() <= self._threads:
                 return False
-            self._flush_buffer()  # what runs on may end the process
-            time.sleep(0.001)  # one that was told to end may be about to
+            self._flush_buffer()  # code that still runs may end the process
+            time.sleep(0.001)  # a thread that was asked to end may need a moment
         return True
 
 
@@ -229,7 +229,7 @@ def _are_streams_closed() -> bool:
 
 
 def _load_helpers() -> None:
-    """Import our own modules under a name that no step would use."""
+    """Import the runtime's modules in a package whose name no step would use."""
     package = ModuleType("_pdkernel_runtime")
     package.__path__ = [str(_HERE)]
     sys.modules[package.__name__] = package
@@ -238,7 +238,7 @@ def _load_helpers() -> None:
 
 
 def _load_hook() -> None:
-    """Lead outside calls through the gateway, before any code of the user's runs."""
+    """Route outbound calls through the gateway, before any user code runs."""
     hook = _HERE / "egress_hook.py"
     if not os.environ.get("PDK_EGRESS") or not hook.exists():
         return
@@ -255,7 +255,7 @@ def _silence_child() -> None:
 
 
 def main() -> None:
-    """Answer requests until the host closes its end."""
+    """Execute requests until pdkernel closes the pipe."""
     for fd in (_IN, _OUT):
         os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=_silence_child)
@@ -263,27 +263,27 @@ def main() -> None:
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     _load_helpers()
     _load_hook()
-    sys.modules["__main__"] = ModuleType("__main__")  # a step that looks there finds nothing of ours
+    sys.modules["__main__"] = ModuleType("__main__")  # hides this program's names from steps
     owner = os.getpid()
     with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
-        guest = Runtime(requests)
-        guest.send_line('{"t":"ready"}')
+        runtime = Runtime(requests)
+        runtime.send_line('{"t":"ready"}')
         while line := requests.readline():
-            told = json.loads(line)
-            if "begin" in told:
-                guest.begin_run(told["begin"])
-            for name in told["texts"]:
-                guest.store_exports(name, requests.readline())
-            if told["op"] == "prepare":
-                guest.prepare_steps(told)
+            request = json.loads(line)
+            if "begin" in request:
+                runtime.begin_run(request["begin"])
+            for name in request["texts"]:
+                runtime.store_exports(name, requests.readline())
+            if request["op"] == "prepare":
+                runtime.prepare_steps(request)
                 continue
-            guest.request = told["request"]
-            reply = json.dumps(guest.run_step(told))
-            if os.getpid() != owner:  # a process that the step forked has come back from its handler
+            runtime.request = request["request"]
+            reply = json.dumps(runtime.run_step(request))
+            if os.getpid() != owner:  # a process that the step forked returned from the handler
                 os._exit(0)
             try:
-                guest.send_line(reply)
-            except OSError:  # the step closed our descriptor
+                runtime.send_line(reply)
+            except OSError:  # the step closed the reply descriptor
                 os._exit(1)
     os._exit(0)
 

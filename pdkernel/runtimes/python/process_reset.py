@@ -1,9 +1,8 @@
 """
-Puts the process back to how a Python step should find it.
+Resets the process before each Python step.
 
-Knows what one step may change that the next would see: environment, working folder, standard streams, builtins,
-the import path, log handlers, signals. What packages did while they were imported is theirs to keep, because they are
-imported once.
+It restores what an earlier step may have changed: environment, working folder, standard streams, builtins, import path,
+log handlers, signals. Changes that packages made during their import remain, because packages are imported once.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SIGNALS = {
 
 
 def reset_process(environment: dict[str, str], folder: str) -> None:
-    """Undo what earlier steps did, and set the process up with *environment* in *folder*."""
+    """Undo the changes of earlier steps, and set *environment* and the working *folder*."""
     _set_environment(environment)
     os.chdir(folder)
     sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
@@ -43,7 +42,7 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
             delattr(sys, name)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in _SIGNALS.items():
-        _signal.signal(number, handler)  # `signal.signal` makes enums of all of it, which takes seven times as long
+        _signal.signal(number, handler)  # `signal.signal` converts to enums, which takes seven times as long
     tempfile, logging = sys.modules.get("tempfile"), sys.modules.get("logging")
     if tempfile is not None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
@@ -52,7 +51,7 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
 
 
 class _LastEnvironment:
-    """The environment that was set last, and what `os.environ` held then."""
+    """The environment that was set last, and the encoded content of `os.environ` at that time."""
 
     environment: Mapping[str, str] = MappingProxyType({})
     encoded: Mapping[bytes, bytes] = MappingProxyType({})
@@ -72,11 +71,11 @@ def _set_environment(environment: dict[str, str]) -> None:
 
 
 def _reset_logging(logging: Any) -> None:
-    """Take away the handlers that print to the step's streams: each run would add another."""
+    """Remove handlers that print to the step's streams, because each run would add another."""
     logging.root.handlers[:] = []
     logging.root.setLevel(logging.WARNING)
     for logger in logging.root.manager.loggerDict.values():
         handlers = getattr(logger, "handlers", ())
         if handlers:
-            ours = (sys.__stdout__, sys.__stderr__)
-            handlers[:] = [handler for handler in handlers if getattr(handler, "stream", None) not in ours]
+            streams = (sys.__stdout__, sys.__stderr__)
+            handlers[:] = [handler for handler in handlers if getattr(handler, "stream", None) not in streams]

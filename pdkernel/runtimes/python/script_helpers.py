@@ -1,7 +1,7 @@
 """
-The platform's helper module from before there was `pd`: `from pipedream.script_helpers import steps, export`.
+The platform's older helper module: `from pipedream.script_helpers import steps, export`.
 
-Knows its two names. Each step has a module of its own, which is there while the step runs.
+Each step gets its own module, which exists while the step runs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 MODULE_NAME = "pipedream.script_helpers"
 MODULE_MARKER = "script_helpers"
-"""Code without it does not import the module."""
+"""Code without this word does not import the module."""
 
 _PACKAGE = MODULE_NAME.partition(".")[0]
 
 
 def install_script_helpers(pd: Any) -> None:
-    """Let the running step import `steps` and `export`, whether the `pipedream` package is installed or not."""
+    """Let the running step import `steps` and `export`, even if the `pipedream` package is not installed."""
     helpers = ModuleType(MODULE_NAME)
     vars(helpers).update(steps=pd.steps, export=pd.export)
     if _PACKAGE not in sys.modules and importlib.util.find_spec(_PACKAGE) is None:
@@ -30,6 +30,6 @@ def install_script_helpers(pd: Any) -> None:
 
 
 def remove_script_helpers() -> None:
-    """The step has ended: another has steps of its own."""
+    """Remove the module of the step, which has ended."""
     if sys.modules.pop(MODULE_NAME, None) is not None and hasattr(sys.modules.get(_PACKAGE), "pdkernel_hidden"):
         del sys.modules[_PACKAGE]

@@ -1,7 +1,7 @@
 """
-`pd`, as a Python step sees it.
+`pd` as a Python step sees it, with the names of the platform's Python documentation.
 
-Knows the platform's names (its Python documentation). How something reaches the host is the `send` that it is given.
+Its methods send lines to pdkernel through the `send_line` function.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .export_encoding import ExportNotJSONError, encode_json
 SendLine = Callable[[str], object]
 CallServices = Callable[[str, dict[str, Any]], Any]
 _DAY_MS = 24 * 60 * 60 * 1000
-_MOST = 2**53 - 1  # a whole number that every language has
+_MAX_SAFE_INTEGER = 2**53 - 1  # the largest whole number that JavaScript represents exactly
 
 
 class Steps(dict[str, Any]):
     """
-    The exports of the steps above: a dict whose values are parsed when they are first read.
+    The exports of the steps above: a dict that parses a value when it is first read.
 
-    Every step has its own, so a change that one makes is not seen by the next.
+    Each step has its own copy, so the next step does not see its changes.
     """
 
     def __init__(self, texts: Mapping[str, bytes]) -> None:
@@ -45,7 +45,7 @@ class Steps(dict[str, Any]):
 
     def __missing__(self, name: str) -> NoReturn:
         known = ", ".join(self) or "none"
-        raise KeyError(f"{name} (steps that have exports here: {known})")
+        raise KeyError(f"{name} (steps with exports: {known})")
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._texts.pop(name, None)
@@ -73,33 +73,33 @@ class Steps(dict[str, Any]):
         return other | dict(self.items())
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As of a dict."""
+        """Behave as the method of a dict."""
         return self[name] if name in self else default  # noqa: SIM401 - this is get
 
     def items(self) -> Any:
-        """As of a dict."""
+        """Behave as the method of a dict."""
         return dict.items(self._all())
 
     def values(self) -> Any:
-        """As of a dict."""
+        """Behave as the method of a dict."""
         return dict.values(self._all())
 
     def copy(self) -> dict[str, Any]:
-        """As of a dict."""
+        """Behave as the method of a dict."""
         return dict(self.items())
 
     def pop(self, name: str, *default: Any) -> Any:
-        """As of a dict."""
+        """Behave as the method of a dict."""
         if name in self:
             self[name]
         return super().pop(name, *default)
 
     def popitem(self) -> tuple[str, Any]:
-        """As of a dict."""
+        """Behave as the method of a dict."""
         return dict.popitem(self._all())
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        """As of a dict."""
+        """Behave as the method of a dict."""
         return self[name] if name in self else super().setdefault(name, default)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -107,7 +107,7 @@ class Steps(dict[str, Any]):
 
 
 class RefusedError(RuntimeError):
-    """The host says no to what the step asked for."""
+    """pdkernel refused a service call of the step."""
 
     def __init__(self, fault: Mapping[str, Any]) -> None:
         super().__init__(fault.get("message", ""))
@@ -117,18 +117,18 @@ class RefusedError(RuntimeError):
 
 
 class Flow:
-    """`pd.flow`. None of these but `trigger` waits: the host acts when the step has ended (platform documentation)."""
+    """`pd.flow`. Only `trigger` waits; the others take effect when the step has ended, as the platform documents."""
 
     pdkernel_hidden = True
 
     def __init__(self, send: SendLine, call_services: CallServices, urls: Mapping[str, str]) -> None:
         self._send = send
-        self._ask = call_services
+        self._call_services = call_services
         self._urls = dict(urls)
 
     def exit(self, reason: Any = None) -> None:
         """
-        End the workflow after this step.
+        End the run after this step.
 
         parity[bare-exit]: as on the platform, only `return pd.flow.exit()` ends the step too.
         """
@@ -144,24 +144,28 @@ class Flow:
 
     def rerun(self, ms: float = _DAY_MS, context: Any = None, max_retries: int = 10, **names: Any) -> dict[str, str]:
         """Run this step again after *ms* milliseconds, at most *max_retries* times, with *context*."""
-        most = names.pop("maxRetries", max_retries)
+        limit = names.pop("maxRetries", max_retries)
         if names:
             raise TypeError(f"pd.flow.rerun takes no {next(iter(names))!r}")
-        return self._pause("rerun", ms, context=context, max=max(0, min(int(most), _MOST)))
+        return self._pause("rerun", ms, context=context, max=max(0, min(int(limit), _MAX_SAFE_INTEGER)))
 
     def trigger(self, workflow: str, payload: Any = None, options: Any = None) -> Any:
-        """Run another workflow on *payload* and wait for what it returns."""
-        return self._ask("flow.trigger", {"workflow": workflow, "payload": payload, "options": options})
+        """Run another workflow on *payload*, and return its result."""
+        return self._call_services("flow.trigger", {"workflow": workflow, "payload": payload, "options": options})
 
     def _pause(self, kind: str, ms: Any, **more: Any) -> dict[str, str]:
         if not isinstance(ms, int | float) or isinstance(ms, bool) or not 0 <= ms < float("inf"):
             raise TypeError(f"pd.flow.{kind} takes a number of milliseconds, and {ms!r:.60} is not one")
-        self._send(encode_json({"t": "pause", "kind": kind, "ms": min(round(ms), _MOST), **more}, f"pd.flow.{kind}"))
+        self._send(
+            encode_json(
+                {"t": "pause", "kind": kind, "ms": min(round(ms), _MAX_SAFE_INTEGER), **more}, f"pd.flow.{kind}"
+            )
+        )
         return dict(self._urls)
 
 
 class SendApi:
-    """`pd.send`: each is queued here and delivered when the run is over; code never sees what becomes of it."""
+    """`pd.send`: messages are queued and delivered when the run is over. Code does not see the result."""
 
     pdkernel_hidden = True
 
@@ -169,7 +173,7 @@ class SendApi:
         self._send = send
 
     def http(self, method: str, url: str, **request: Any) -> None:
-        """Send an HTTP request: `data`, `headers`, `params`, `auth` besides."""
+        """Send an HTTP request; *request* may have `data`, `headers`, `params` and `auth`."""
         self._effect("http", {"method": method, "url": url, **request})
 
     def email(self, subject: str = "", text: str | None = None, html: str | None = "") -> None:
@@ -181,7 +185,7 @@ class SendApi:
         self._effect("email", {"subject": subject, "text": text, "html": html})
 
     def emit(self, event: Any, channel: str = "") -> None:
-        """Emit *event* to whoever listens to this workflow."""
+        """Emit *event* to the listeners of this workflow."""
         self._effect("emit", {"event": event, "channel": channel})
 
     def s3(self, bucket: str, prefix: str, payload: Any) -> None:
@@ -189,7 +193,7 @@ class SendApi:
         self._effect("s3", {"bucket": bucket, "prefix": prefix, "payload": payload})
 
     def sse(self, channel: str, payload: Any) -> None:
-        """Send *payload* to whoever listens to *channel*."""
+        """Send *payload* to the listeners of *channel*."""
         self._effect("sse", {"channel": channel, "payload": payload})
 
     def _effect(self, kind: str, payload: dict[str, Any]) -> None:
@@ -198,7 +202,7 @@ class SendApi:
 
 
 def _calling_line() -> int | None:
-    """The line of the cell that called; None for code that is not in the cell."""
+    """Return the calling line of the cell; None for code outside of the cell."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` takes a tenth of a second to import
     while frame is not None and not frame.f_code.co_filename.startswith("<step "):
         frame = frame.f_back
@@ -206,20 +210,20 @@ def _calling_line() -> int | None:
 
 
 def encode_export(name: str, value: Any) -> str:
-    """What the host is told of an export. Raises `ExportNotJSONError`."""
+    """Encode the message of an export. Raises `ExportNotJSONError`."""
     return f'{{"t":"export","n":{json.dumps(name)},"v":{encode_json(value, name)}}}'
 
 
 class Pd:
     """
-    What `handler(pd)` is given.
+    The argument of `handler(pd)`.
 
     Attributes:
         steps: Exports of the steps above, `pd.steps["trigger"]["event"]` among them.
         inputs: Values of props; an app is `{"$auth": {...}}`.
         context: The run's context.
         flow: Exits, pauses, other workflows.
-        send_line: What is sent when the run is over.
+        send: Messages that are sent when the run is over.
     """
 
     pdkernel_hidden = True
@@ -241,7 +245,7 @@ class Pd:
         self._send = send_line
 
     def export(self, name: Any, value: Any) -> None:
-        """Export *value* as `steps.<this step>.<name>`, as it is now."""
+        """Export the current *value* as `steps.<this step>.<name>`."""
         if not isinstance(name, str) or not name:
             raise TypeError(f"pd.export takes a name first, and {name!r:.60} is not one")
         self._send(encode_export(name, value))
@@ -251,7 +255,7 @@ class Pd:
         Answer the HTTP request.
 
         Raises:
-            TypeError: No status, or not a number.
+            TypeError: The status is missing or invalid.
             ExportNotJSONError: The body is not JSON.
         """
         answer: dict[str, Any] = {**(response or {}), **parts}
@@ -261,9 +265,9 @@ class Pd:
         body = answer.get("body")
         if isinstance(body, bytes | bytearray):
             body = {"$base64": base64.b64encode(body).decode()}
-        told: dict[str, Any] = {
+        encoded: dict[str, Any] = {
             "status": status,
-            # a list is a header that stands several times: Set-Cookie
+            # a list is a header with several values, such as Set-Cookie
             "headers": {
                 str(key): [_header(each) for each in value] if isinstance(value, list | tuple) else _header(value)
                 for key, value in dict(answer.get("headers") or {}).items()
@@ -271,12 +275,12 @@ class Pd:
             "body": body,
         }
         if answer.get("immediate"):
-            told["immediate"] = True
-        self._send(f'{{"t":"respond","r":{encode_json(told, "respond")}}}')
+            encoded["immediate"] = True
+        self._send(f'{{"t":"respond","r":{encode_json(encoded, "respond")}}}')
 
 
 def _header(value: Any) -> str:
-    """A header's value as text; true and false as JSON writes them."""
+    """Return a header's value as text; booleans as in JSON."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

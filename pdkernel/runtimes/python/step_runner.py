@@ -1,8 +1,8 @@
 """
-One Python step: its code, its `handler(pd)`, what that returns, and how it failed.
+Runs one Python step: its code, then its `handler(pd)`.
 
-Knows what a step's code is given. Where it runs (a process for steps, or the kernel for a debugger) and where what it says
-goes are for whoever calls. Everything between a caller and the user's frames is in this folder, which no stack shows.
+The caller is a worker, or the kernel for a debugger, and receives the step's messages. Frames of this folder are hidden
+in the stack of an error.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ def run_step(
     send_return_value: Callable[[str], object] | None = None,
 ) -> dict[str, Any] | None:
     """
-    Run a step; returns why it failed (`error_report.describe_error`), or None.
+    Run a step; return its failure (`error_report.describe_error`), or None.
 
     Args:
-        request: What the host said: `step, file, props, auth, stores, context, flow`.
-        compile_code: Compiles it; what goes wrong there is the step's failure too.
-        exports_json: Exports of the steps above as JSON, by step.
-        uses_script_helpers: The code uses the platform's old helper module, and then needs no handler.
-        secrets: Values that no local may show.
-        send_line: Takes each line that the step says.
-        call_services: Asks the host, and waits for the answer.
-        send_return_value: Takes the last line, which says what the step returned; `send_line` by default.
+        request: The request of pdkernel, with `step, file, props, auth, stores, context, flow`.
+        compile_code: Compiles the code; an exception from it is a failure of the step.
+        exports_json: The exports of the steps above as JSON, by step.
+        uses_script_helpers: The code uses the platform's older helper module, so it needs no handler.
+        secrets: Values that are replaced in local variables.
+        send_line: Receives each message of the step as a line.
+        call_services: Calls a service and waits for the answer.
+        send_return_value: Receives the line with the return value; `send_line` by default.
     """
     module = ModuleType(f"step_{request['step']}")
     sys.modules[module.__name__] = module
@@ -80,17 +80,17 @@ def run_step(
     return None
 
 
-def _inputs(told: Mapping[str, Any], ask: Callable[[str, dict[str, Any]], Any]) -> dict[str, Any]:
+def _inputs(request: Mapping[str, Any], call_services: Callable[[str, dict[str, Any]], Any]) -> dict[str, Any]:
     return {
-        **told["props"],
-        **{prop: {"$auth": fields} for prop, fields in told["auth"].items()},
-        **{prop: data_store.DataStore(store, ask) for prop, store in told["stores"].items()},
+        **request["props"],
+        **{prop: {"$auth": fields} for prop, fields in request["auth"].items()},
+        **{prop: data_store.DataStore(store, call_services) for prop, store in request["stores"].items()},
     }
 
 
 def _handler(module: ModuleType, *, is_old: bool) -> Any:
     handler = vars(module).get("handler")
-    if handler is None and is_old:  # such steps did their work at the top level
+    if handler is None and is_old:  # such steps do their work at module level
         return lambda _pd: None
     if not callable(handler):
         raise StepHasNoHandlerError(_MISSING_HANDLER)
@@ -98,7 +98,7 @@ def _handler(module: ModuleType, *, is_old: bool) -> Any:
 
 
 def _awaited(value: Any) -> Any:
-    import asyncio  # most steps do without, and it is half of what a process takes to start
+    import asyncio  # most steps do not need it, and importing it takes half of the start time of a process
 
     async def wait() -> Any:
         return await value
@@ -107,7 +107,7 @@ def _awaited(value: Any) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(wait())
-    outcome: list[Any] = []  # a kernel's own loop is running in this thread: another thread has room for the step's
+    outcome: list[Any] = []  # the kernel's event loop runs in this thread, so the step's loop runs in another thread
 
     def run_apart() -> None:
         try:

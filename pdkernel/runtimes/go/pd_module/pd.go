@@ -1,8 +1,8 @@
-// Package pd gives a Go step what the steps above it have exported, and takes what it exports.
+// Package pd gives a Go step the exports of the steps above it, and stores its own exports.
 //
-// Written from the published description of Pipedream's helper, whose import path it bears, so that a step compiles
-// here as it does there. Knows the two files of the platform, $PIPEDREAM_STEPS and $PIPEDREAM_EXPORTS, and the two
-// that are ours, $PIPEDREAM_ACCOUNTS and $PIPEDREAM_RESPONSE.
+// It is written from the published description of Pipedream's helper and has the same import path, so that a step
+// compiles in both. It uses the platform's files $PIPEDREAM_STEPS and $PIPEDREAM_EXPORTS, and pdkernel's additions
+// $PIPEDREAM_ACCOUNTS and $PIPEDREAM_RESPONSE.
 package pd
 
 import (
@@ -58,7 +58,7 @@ func MustUnmarshal(v interface{}) {
 	}
 }
 
-// Export makes value known to the steps below as steps.<name>. It panics if value is not JSON, or cannot be written.
+// Export exports value to the steps below as steps.<name>. It panics if value is not JSON, or cannot be written.
 func Export(name string, value interface{}) {
 	if name == "" || strings.ContainsAny(name, "=\r\n") {
 		panic(fmt.Errorf("pd.Export(%q): a name is not empty and holds no = and no end of line", name))
@@ -72,9 +72,9 @@ func Export(name string, value interface{}) {
 	}
 }
 
-// Respond answers the HTTP request that started the workflow, when the step has ended. The body is sent as it is if
-// it is a string or []byte, else as JSON. Of several responses the first is sent. It panics if the body is not JSON.
-// Pipedream itself lets no Go step respond.
+// Respond responds to the HTTP request that started the workflow, when the step has ended. A string or []byte body is
+// sent unchanged, any other body as JSON. Of several responses the first is sent. It panics if the body is not JSON.
+// On Pipedream, Go steps cannot respond.
 func Respond(status int, headers map[string]string, body interface{}) {
 	if raw, ok := body.([]byte); ok {
 		body = map[string]string{"$base64": base64.StdEncoding.EncodeToString(raw)}

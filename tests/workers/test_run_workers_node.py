@@ -111,7 +111,7 @@ async def test_printing_or_returning_an_app_leaks_nothing(bench: Bench) -> None:
     outcome = await bench.run("node", source, account_fields={"slack": {"oauth_access_token": "xoxb-very-secret"}})
 
     assert outcome.exports == {"$return_value": {}}
-    assert "xoxb" not in bench.heard.text()
+    assert "xoxb" not in bench.listener.text()
 
 
 async def test_an_app_file_gives_its_methods(bench: Bench) -> None:
@@ -178,7 +178,7 @@ async def test_a_configuration_error_keeps_its_name(bench: Bench) -> None:
     ],
 )
 async def test_a_syntax_error_has_line_and_caret(bench: Bench, source: str, line: int) -> None:
-    """Found by `node --check`, told in the cell's lines."""
+    """A syntax error is reported at the line of the cell."""
     outcome = await bench.run("node", source, line_offset=3)
 
     assert outcome.error is not None
@@ -227,7 +227,7 @@ async def test_a_value_that_is_not_json_is_named_by_its_path(bench: Bench, expre
 
 
 async def test_what_stringify_drops_is_a_warning(bench: Bench) -> None:
-    """Functions, NaN and Maps are exported as JSON.stringify does, and the path is told."""
+    """Functions, NaN and Maps are exported as JSON.stringify does, and a warning has the path."""
     outcome = await bench.run(
         "node", component("const o = {}; return { f() {}, n: [NaN], m: new Map(), u: undefined, again: [o, o] }")
     )
@@ -287,7 +287,7 @@ async def test_a_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
     ids=["text", "json", "latin1", "image", "not-utf8"],
 )
 async def test_bytes_that_are_text_are_text(bench: Bench, content_type: str, data: str, expected: object) -> None:
-    """A stream of bytes whose content type says so, if it is UTF-8; anything else stays the bytes that it is."""
+    """A byte stream with a text content type in UTF-8 becomes text; other bytes stay bytes."""
     encoding = "latin1" if "x" in data else "utf8"
     code = (
         "import { Readable } from 'stream';\nexport default { async run({ $ }) { await $.respond({ status: 200, "
@@ -314,7 +314,7 @@ async def test_what_is_not_run_says_so(bench: Bench, call: str) -> None:
 
     assert outcome.error is not None
     assert outcome.error.code == "unsupported"
-    assert "is not run by this version" in outcome.error.message
+    assert "is not supported by this version" in outcome.error.message
     assert outcome.error.line == 2
 
 
@@ -326,7 +326,7 @@ async def test_the_context_is_a_plain_object(bench: Bench) -> None:
 
 
 async def test_an_unhandled_rejection_fails_the_running_step(bench: Bench) -> None:
-    """A promise that nobody awaits and that fails is the step's failure."""
+    """A promise that fails without being awaited is a failure of the step."""
     outcome = await bench.run(
         "node", component("Promise.reject(new Error('forgotten'));\nawait new Promise((r) => setTimeout(r, 5000))")
     )
@@ -353,7 +353,7 @@ async def test_what_a_step_leaves_running_is_stopped_and_told(bench: Bench) -> N
 
     assert "still running" in first.warnings[0]
     assert second.exports == {"$return_value": 1}
-    assert bench.heard.logs == []
+    assert bench.listener.logs == []
     assert second.warnings == ()
 
 
@@ -370,14 +370,14 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
     outcome = await bench.run(
         "node",
         component(
-            "console.log('heard'); return [typeof leak, typeof URL, process.env.LEAK ?? null, process.env.TOKEN, process.cwd() === process.env.TMPDIR]"
+            "console.log('listener'); return [typeof leak, typeof URL, process.env.LEAK ?? null, process.env.TOKEN, process.cwd() === process.env.TMPDIR]"
         ),
         name="second",
     )
 
     assert outcome.error is None
     assert outcome.exports["$return_value"] == ["undefined", "function", None, "tok-123456", True]
-    assert bench.heard.text() == "heard\n"
+    assert bench.listener.text() == "listener\n"
 
 
 async def test_steps_is_read_late_and_each_step_has_its_own(bench: Bench) -> None:
@@ -407,7 +407,7 @@ async def test_an_edited_file_of_ones_own_is_seen_by_the_next_run(open_run: Open
         bench = await open_run()
         tmp_path.joinpath("project/helper.mjs").write_text(f"export const x = {value}")
         values.append((await bench.run("node", source)).exports["$return_value"])
-        await bench.guests.release()
+        await bench.workers.release()
 
     assert values == [1, 2]
 
@@ -419,7 +419,7 @@ async def test_describe_lists_the_apps_that_the_code_declares(bench: Bench) -> N
         extra="props: { slack: { type: 'app', app: 'slack' }, channel: { type: 'string' }, n: { type: 'integer', optional: true }, any: 'any' },",
     )
 
-    description = await bench.guests.describe(Step("work", "node", source))
+    description = await bench.workers.describe(Step("work", "node", source))
 
     assert description.apps == (AppBinding("slack", "slack"),)
     assert [(prop.name, prop.type, prop.optional) for prop in description.props] == [
@@ -434,7 +434,7 @@ async def test_describe_of_broken_code_is_the_steps_error(bench: Bench) -> None:
     step = Step("work", "node", "const props = 1;\nthrow new Error('at load');", line_offset=2)
 
     with pytest.raises(StepError, match="at load") as caught:
-        await bench.guests.describe(step)
+        await bench.workers.describe(step)
 
     assert caught.value.line == 4
 
@@ -443,7 +443,7 @@ async def test_expressions_are_full_javascript(bench: Bench) -> None:
     """`steps`, `event` and `process.env` are in scope; one failure stops no other."""
     bench.steps["a"] = {"$return_value": {"items": [1, 2]}}
 
-    results = await bench.guests.evaluate(
+    results = await bench.workers.evaluate(
         [
             "steps.a.$return_value.items.map((n) => n * event.n)",
             "`${event.name.toUpperCase()}`",
@@ -474,12 +474,12 @@ async def test_expressions_are_full_javascript(bench: Bench) -> None:
 async def test_code_that_never_ends_is_stopped_in_every_use(bench: Bench) -> None:
     """Describing a step and evaluating an expression have time limits too."""
     with pytest.raises(StepTimeoutError, match=r"longer than 0\.3 seconds"):
-        await bench.guests.describe(Step("work", "node", "const props = 1;\nfor (;;);"), timeout_s=0.3)
+        await bench.workers.describe(Step("work", "node", "const props = 1;\nfor (;;);"), timeout_s=0.3)
 
     with pytest.raises(StepTimeoutError, match=r"longer than 0\.3 seconds"):
-        await bench.guests.evaluate(["(() => { for (;;); })()"], {}, timeout_s=0.3)
+        await bench.workers.evaluate(["(() => { for (;;); })()"], {}, timeout_s=0.3)
 
-    assert await bench.guests.evaluate(["1 + 1"], {}) == [{"value": 2}]
+    assert await bench.workers.evaluate(["1 + 1"], {}) == [{"value": 2}]
 
 
 async def test_describe_sees_props_that_are_spread_from_elsewhere(bench: Bench, tmp_path: Path) -> None:
@@ -488,6 +488,6 @@ async def test_describe_sees_props_that_are_spread_from_elsewhere(bench: Bench, 
     folder.joinpath("base.mjs").write_text("export default { props: { slack: { type: 'app', app: 'slack' } } }")
     source = "import base from './base.mjs';\nexport default { ...base, run() {} }"
 
-    description = await bench.guests.describe(Step("work", "node", source))
+    description = await bench.workers.describe(Step("work", "node", source))
 
     assert description.apps == (AppBinding("slack", "slack"),)

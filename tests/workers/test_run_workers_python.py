@@ -16,7 +16,7 @@ async def test_a_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
 
     assert outcome.error is None
     assert outcome.exports == {"twice": 14, "$return_value": {"id": "ctx1"}}
-    assert bench.heard.exports == [("twice", 14), ("$return_value", {"id": "ctx1"})]
+    assert bench.listener.exports == [("twice", 14), ("$return_value", {"id": "ctx1"})]
 
 
 async def test_a_coroutine_is_awaited(bench: Bench) -> None:
@@ -218,7 +218,7 @@ async def test_reading_a_step_that_is_not_there_names_those_that_are(bench: Benc
     outcome = await bench.run("python", 'def handler(pd):\n    return pd.steps["nope"]\n')
 
     assert outcome.error is not None
-    assert "steps that have exports here: trigger" in outcome.error.message
+    assert "steps with exports: trigger" in outcome.error.message
 
 
 async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
@@ -240,7 +240,7 @@ async def test_the_first_response_wins(bench: Bench) -> None:
     )
 
     assert outcome.response == {"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}}
-    assert bench.heard.responses == [outcome.response]
+    assert bench.listener.responses == [outcome.response]
     assert "more than once" in outcome.warnings[0]
 
 
@@ -266,7 +266,7 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
     look = (
         "import os, sys, builtins\n"
         "def handler(pd):\n"
-        "    print('heard')\n"
+        "    print('listener')\n"
         "    return [os.environ.get('LEAK'), os.environ.get('TOKEN'), os.getcwd() == os.environ['TMPDIR'], hasattr(builtins, 'leak'),\n"
         "            callable(len), '/nowhere' in sys.path, hasattr(sys, 'leak'), 'leak2' in globals(), 'step_first' in sys.modules]\n"
     )
@@ -275,7 +275,7 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
     outcome = await bench.run("python", look, name="second")
 
     assert outcome.exports["$return_value"] == [None, "tok-123456", True, False, True, False, False, False, False]
-    assert bench.heard.text() == "heard\n"
+    assert bench.listener.text() == "listener\n"
 
 
 async def test_another_mapping_in_place_of_the_environment_is_gone_in_the_next_step(bench: Bench) -> None:
@@ -322,11 +322,11 @@ async def test_the_same_code_prints_the_same_the_second_time(bench: Bench) -> No
         "    log.addHandler(logging.StreamHandler(sys.stdout))\n    log.warning('hello')\n"
     )
     await bench.run("python", source, name="first")
-    first = bench.heard.text()
+    first = bench.listener.text()
 
     await bench.run("python", source, name="second")
 
-    assert (first, bench.heard.text()) == ("hello\n", "hello\n")
+    assert (first, bench.listener.text()) == ("hello\n", "hello\n")
 
 
 async def test_the_old_helper_module_needs_no_handler(bench: Bench) -> None:

@@ -155,14 +155,14 @@ async def test_a_request_without_a_url_says_so(bench: Bench) -> None:
 
 
 @pytest.fixture
-async def filing(hosts: WorkerPool, tmp_path: Path) -> Bench:
+async def filing(pool: WorkerPool, tmp_path: Path) -> Bench:
     """A run with a file store in `files`."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     setup = RunSetup(
         "r", "w@1", {"event": {}, "context": {}}, {}, tmp_path, scratch, file_store_folder=tmp_path / "files"
     )
-    return Bench(await hosts.open_run(setup))
+    return Bench(await pool.open_run(setup))
 
 
 async def test_files_are_written_listed_and_read(filing: Bench, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a running step asks of us: answers, things to send, pauses."""
+"""Service calls, queued messages and pauses of a running step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ URLS = {"resume_url": "https://one.invalid/resume", "cancel_url": "https://one.i
 
 
 class Echo:
-    """Answers with what it was asked, or refuses."""
+    """Services that return the operation and its arguments, or refuse."""
 
-    async def answer(self, call: str, args: Mapping[str, JSON]) -> JSON:
-        """The question."""
+    async def call(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """Return the operation and its arguments; refuse the payload "no"."""
         if args.get("payload") == "no":
             raise RequestError("There is no such workflow.", fix="Name another.")
-        return None if args.get("payload") is None else {"call": call, "args": dict(args)}
+        return None if args.get("payload") is None else {"call": operation, "args": dict(args)}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def asked(bench: Bench, language: Language, payload: str) -> StepOutcome:
 
 @pytest.mark.parametrize("language", ["node", "python"])
 class TestAsking:
-    """A question goes out while the step runs, and its code goes on with the answer."""
+    """A step calls a service while it runs, and continues with the answer."""
 
     async def test_the_answer_comes_back(self, bench: Bench, language: Language) -> None:
         """Code gets the value that the service gives."""
@@ -78,7 +78,7 @@ class TestAsking:
         assert outcome.error.line == (1 if language == "node" else 2)
 
     async def test_without_services_it_is_refused(self, bench: Bench, language: Language) -> None:
-        """A step that is run by itself can ask nobody."""
+        """A step without services cannot call one."""
         code = in_node("await $.flow.trigger('p')") if language == "node" else in_python("pd.flow.trigger('p')")
         outcome = await bench.run(language, code)
         assert outcome.error is not None
@@ -86,7 +86,7 @@ class TestAsking:
 
 
 async def test_many_questions_at_once_get_their_own_answers(bench: Bench) -> None:
-    """Promises that wait together are each told their own."""
+    """Each of several waiting promises gets its own answer."""
     code = in_node(
         "const all = await Promise.all([...Array(50).keys()].map((i) => $.flow.trigger('p', i)));"
         "return all.map((one) => one.args.payload)"
@@ -96,7 +96,7 @@ async def test_many_questions_at_once_get_their_own_answers(bench: Bench) -> Non
 
 
 async def test_threads_ask_one_after_the_other(bench: Bench) -> None:
-    """A thread that asks is told its own answer."""
+    """Each thread gets its own answer."""
     code = in_python(
         "from concurrent.futures import ThreadPoolExecutor\n"
         "with ThreadPoolExecutor(8) as pool:\n"
@@ -150,7 +150,7 @@ async def test_a_pause_is_noted_and_the_step_runs_on(bench: Bench, language: Lan
     ],
 )
 async def test_what_is_to_be_sent_is_queued(bench: Bench, language: Language, call: str, effect: Effect) -> None:
-    """Code sees nothing of what becomes of it."""
+    """Code does not see the result of a queued message."""
     code = in_node(f"return {call} ?? 'nothing'") if language == "node" else in_python(f"return {call} or 'nothing'")
     outcome = await bench.run(language, code)
     assert outcome.queued_sends == (effect,)
@@ -158,7 +158,7 @@ async def test_what_is_to_be_sent_is_queued(bench: Bench, language: Language, ca
 
 
 async def test_a_pause_without_a_number_fails_at_its_line(bench: Bench) -> None:
-    """What is no number of milliseconds is said, not guessed."""
+    """A value that is not a number of milliseconds is an error."""
     outcome = await bench.run("node", in_node("$.flow.delay('soon')"))
     assert outcome.error is not None
     assert "milliseconds" in outcome.error.message
@@ -183,7 +183,7 @@ async def test_a_status_that_no_response_has_fails_at_its_line(bench: Bench, lan
 
 @pytest.mark.parametrize("language", ["node", "python"])
 async def test_an_error_with_odd_attributes_is_told(bench: Bench, language: Language) -> None:
-    """What code puts on its errors under our names is text for the record."""
+    """Attributes with internal names on user errors are recorded as text."""
     code = (
         in_node("throw Object.assign(new Error('x'), { pdkernelCode: 1, pdkernelFix: [2], pdkernelProp: 3, name: 4 })")
         if language == "node"

@@ -1,4 +1,4 @@
-"""What is made ready before a step's turn, and what a step's code waits for."""
+"""Preparation of steps ahead of time, and the check before a step's code starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.model import Language, Step
 from pdkernel.workers import RunSetup, StepCall, WorkerPool
-from tests.workers.conftest import Heard, OpenRun
+from tests.workers.conftest import ListenerSpy, OpenRun
 
 MARKS = {
     "python": "open({path!r}, 'a').write('x')\ndef handler(pd):\n    return 1\n",
@@ -32,15 +32,15 @@ DIRT: dict[Language, str] = {
 
 @pytest.mark.parametrize("language", ["python", "node"])
 async def test_nothing_of_a_step_runs_ahead_of_its_turn(language: Language, open_run: OpenRun, tmp_path: Path) -> None:
-    """Making ready compiles a step and runs none of its code, nor that of its module."""
+    """Preparing compiles a step, and runs no code of it or its module."""
     mark = tmp_path / "mark"
     step = Step("work", language, MARKS[language].format(path=str(mark)))
     first = await open_run()
     await first.run(language, FACES[language])
-    await first.guests.release()
+    await first.workers.release()
     second = await open_run()
 
-    second.guests.prepare_steps([step])
+    second.workers.prepare_steps([step])
     answer = await second.run(language, FACES[language], name="other")
     before = mark.exists()
     await second.run(language, "", step=step)
@@ -52,13 +52,13 @@ async def test_nothing_of_a_step_runs_ahead_of_its_turn(language: Language, open
 
 @pytest.mark.parametrize("language", ["python", "node"])
 async def test_a_process_made_ready_is_as_fresh_as_any(language: Language, open_run: OpenRun) -> None:
-    """A step that is made ready for finds neither folder, globals nor variables of the run before."""
+    """A prepared step finds no folder, globals or variables of the run before."""
     first = await open_run()
     await first.run(language, DIRT[language])
-    await first.guests.release()
+    await first.workers.release()
     second = await open_run()
 
-    second.guests.prepare_steps([Step("work", language, FACES[language])])
+    second.workers.prepare_steps([Step("work", language, FACES[language])])
     outcome = await second.run(language, FACES[language])
 
     answer = outcome.exports["$return_value"]
@@ -71,15 +71,15 @@ async def test_a_process_made_ready_is_as_fresh_as_any(language: Language, open_
 async def test_a_process_made_ready_in_vain_serves_the_next_run(
     language: Language, open_run: OpenRun, tmp_path: Path
 ) -> None:
-    """A run may end before a process has made ready for it, its folder gone by then: the process serves on."""
+    """A worker survives a run that ends, with its folder, before the preparation."""
     first = await open_run()
     before = await first.run(language, PIDS[language])
-    await first.guests.release()
+    await first.workers.release()
     second = await open_run()
-    second.guests.prepare_steps([Step("work", language, FACES[language])])
+    second.workers.prepare_steps([Step("work", language, FACES[language])])
     shutil.rmtree(tmp_path / "scratch2")
 
-    await second.guests.release()
+    await second.workers.release()
     third = await open_run()
     after = await third.run(language, PIDS[language])
 
@@ -89,12 +89,12 @@ async def test_a_process_made_ready_in_vain_serves_the_next_run(
 
 @pytest.mark.parametrize("language", ["python", "node"])
 async def test_steps_after_the_first_are_fresh_too(language: Language, open_run: OpenRun) -> None:
-    """Having been made ready holds for one step: what it leaves behind, the next does not find."""
+    """A preparation counts for one step: the next step does not find its leftovers."""
     first = await open_run()
     await first.run(language, FACES[language])
-    await first.guests.release()
+    await first.workers.release()
     second = await open_run()
-    second.guests.prepare_steps([Step("dirt", language, DIRT[language]), Step("work", language, FACES[language])])
+    second.workers.prepare_steps([Step("dirt", language, DIRT[language]), Step("work", language, FACES[language])])
 
     await second.run(language, DIRT[language], name="dirt")
     outcome = await second.run(language, FACES[language])
@@ -104,7 +104,7 @@ async def test_steps_after_the_first_are_fresh_too(language: Language, open_run:
 
 @pytest.mark.parametrize("language", ["python", "node", "bash"])
 async def test_code_waits_until_it_is_cleared(language: Language, open_run: OpenRun) -> None:
-    """A step that is refused when all is ready has not run, and the next one of its run can."""
+    """A step that is refused before its start has not run, and the next step of the run works."""
     run = await open_run()
     source = {
         "bash": "echo ran",
@@ -115,18 +115,18 @@ async def test_code_waits_until_it_is_cleared(language: Language, open_run: Open
     async def refuse() -> None:
         raise ProjectError("The disk is full.")
 
-    heard = Heard()
+    listener = ListenerSpy()
     with pytest.raises(ProjectError):
-        await run.guests.run_step(StepCall(Step("one", language, source[language]), before_start=refuse), heard)
+        await run.workers.run_step(StepCall(Step("one", language, source[language]), before_start=refuse), listener)
     outcome = await run.run(language, source[language], name="two")
 
-    assert heard.text() == ""
+    assert listener.text() == ""
     assert outcome.error is None
-    assert run.heard.text() == "ran\n"
+    assert run.listener.text() == "ran\n"
 
 
 async def test_what_was_returned_outlives_an_exit_that_was_left_behind(open_run: OpenRun) -> None:
-    """A timer that ends the process after the step has returned takes nothing of it away."""
+    """A timer that ends the process after the step has returned loses no result."""
     run = await open_run()
 
     outcome = await run.run("node", "export default () => { setTimeout(() => process.exit(0), 1); return 7; };")
@@ -134,6 +134,6 @@ async def test_what_was_returned_outlives_an_exit_that_was_left_behind(open_run:
     assert outcome.exports["$return_value"] == 7
 
 
-def test_a_language_that_is_not_warm_is_not_started(hosts: WorkerPool, tmp_path: Path) -> None:
-    """There is no place with processes to make ready before one was needed."""
-    assert hosts.acquire_warm_slot(RunSetup("run", "w@1", {"event": {}, "context": {}}, {}, tmp_path, tmp_path)) is None
+def test_a_language_that_is_not_warm_is_not_started(pool: WorkerPool, tmp_path: Path) -> None:
+    """Preparing does not start a worker."""
+    assert pool.acquire_warm_slot(RunSetup("run", "w@1", {"event": {}, "context": {}}, {}, tmp_path, tmp_path)) is None

@@ -34,10 +34,10 @@ async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
 
 
 async def test_messages_of_bash_have_the_cells_line(bench: Bench) -> None:
-    """A command that is not there, and a syntax error, are told with the step's file and line, once and without a path."""
+    """A missing command and a syntax error are reported with the step's file and line, once and without a path."""
     outcome = await bench.run("bash", "true\nno_such_command\nif then\n", line_offset=3)
 
-    said = bench.heard.text("stderr").splitlines()
+    said = bench.listener.text("stderr").splitlines()
     assert said[0] == "work.sh: line 5: no_such_command: command not found"
     assert said[1].startswith("work.sh: line 6: syntax error near")
     assert outcome.warnings == ("exit status 2",)
@@ -51,7 +51,7 @@ async def test_the_scripts_folder_is_left_out_of_messages_in_pieces(bench: Bench
         'printf %s " and $head" >&2\n',
     )
 
-    assert bench.heard.text("stderr") == f"work.sh: here and {str(tmp_path)[:7]}"
+    assert bench.listener.text("stderr") == f"work.sh: here and {str(tmp_path)[:7]}"
     assert outcome.error is None
 
 
@@ -94,7 +94,7 @@ async def test_children_in_the_background_end_with_the_run(bench: Bench) -> None
     assert isinstance(mark, str)
     during = process_tree.find_processes([], [mark])
 
-    await bench.guests.release()
+    await bench.workers.release()
 
     assert len(during) == 1
     assert process_tree.find_processes([], [mark]) == set()

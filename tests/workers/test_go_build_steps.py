@@ -61,7 +61,7 @@ async def test_a_step_without_the_helper(bench: Bench) -> None:
     )
 
     assert outcome.exports == {"text": "plain"}
-    assert bench.heard.text() == "tok-123456\n"
+    assert bench.listener.text() == "tok-123456\n"
 
 
 async def test_exports_of_many_goroutines_are_whole(bench: Bench) -> None:
@@ -110,7 +110,7 @@ async def test_a_panic_is_an_error_at_the_cells_line(bench: Bench) -> None:
     ],
 )
 async def test_panics_of_all_kinds(bench: Bench, body: str, name: str, message: str) -> None:
-    """Errors, texts, signals and deadlocks are told in their own words."""
+    """Errors, texts, signals and deadlocks keep their own messages."""
     outcome = await bench.run("go", program(f"_ = fmt.Sprint; _ = errors.New\n{body}", "errors", "fmt"))
 
     assert outcome.error is not None
@@ -125,7 +125,7 @@ async def test_a_print_that_looks_like_a_panic_is_a_print(bench: Bench) -> None:
 
 
 async def test_a_compile_error_is_at_the_cells_line(bench: Bench) -> None:
-    """All that the compiler says, and the first line."""
+    """The error has all messages of the compiler, and the first line."""
     outcome = await bench.run("go", program("one()\ntwo()"), line_offset=2)
 
     assert isinstance(outcome.error, StepCompileError)
@@ -234,7 +234,7 @@ async def test_the_default_client_trusts_the_projects_certificate_without_ssl_ce
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"https://localhost:{server.server_port}/"
     source = program(f'_, err := http.Get("{url}"); println(err == nil)', "net/http").replace(
-        "import (", f'import (_ "{HELPER_IMPORT_PATH}/outside"; '
+        "import (", f'import (_ "{HELPER_IMPORT_PATH}/rootca"; '
     )
     built = await go_programs.build_program(Step("work", "go", source), install=False, report_progress=lambda _: None)
 
@@ -283,11 +283,11 @@ async def test_a_step_is_compiled_once_and_says_so(open_run: OpenRun, tmp_path: 
     first, second = await open_run(), await open_run()
 
     await first.run("go", source)
-    told = first.heard.said
+    told = first.listener.progress
     await second.run("go", source)
 
     assert told == ["compiling work.go"]
-    assert second.heard.said == []
+    assert second.listener.progress == []
 
 
 async def test_processes_may_build_the_same_step_at_once(go_cache: Path) -> None:
@@ -360,7 +360,7 @@ async def test_a_stopped_run_ends_the_compiler(open_run: OpenRun, go_cache: Path
     while not list(go_cache.glob("work-*")):
         await asyncio.sleep(0.001)
 
-    bench.guests.kill()
+    bench.workers.kill()
     outcome = await task
 
     assert outcome.error is not None
@@ -376,7 +376,7 @@ async def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         await programs.build_program(Step("work", "go", program("")), install=False, report_progress=lambda _: None)
 
 
-async def test_a_full_disk_is_told(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     """A compiler that runs out of space is not the code's mistake."""
     compiler = tmp_path / "bin" / "go"
     compiler.parent.mkdir()
@@ -392,7 +392,7 @@ async def test_a_full_disk_is_told(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no space left on device") as caught:
         await programs.build_program(Step("work", "go", program("")), install=False, report_progress=lambda _: None)
 
-    assert "space on its disk" in caught.value.fix
+    assert "free disk space" in caught.value.fix
 
 
 def proxy_with(folder: Path, module: str, version: str, source: str) -> str:
@@ -439,7 +439,7 @@ async def test_other_modules_are_downloaded_and_keep_their_version(go_cache: Pat
     [
         ("empty", True, "The Go module example.test/nowhere cannot be found or reached.", "Look at the import"),
         ("http://127.0.0.1:9", True, "cannot be installed: the Go module proxy cannot be reached.", "HTTPS_PROXY"),
-        ("empty", False, "cannot be installed: nothing was to be installed.", "--no-install"),
+        ("empty", False, "cannot be installed: installation is off.", "--no-install"),
     ],
     ids=["not-there", "no-network", "no-install"],
 )

@@ -88,7 +88,7 @@ async def test_an_error_that_code_catches_costs_only_its_own(bench: Bench) -> No
 
 
 async def test_code_that_throws_all_the_time_ends(bench: Bench) -> None:
-    """After some fifty throws nobody looks any more."""
+    """After about fifty throws, locals are not read any more."""
     code = """export default defineComponent({ async run() {
         let caught = 0;
         for (let i = 0; i < 20_000; i++) { try { throw new Error("no " + i); } catch { caught++; } }
@@ -104,7 +104,7 @@ async def test_the_same_code_on_the_same_input_fails_with_them_the_second_time_t
     assert "twice = 2" in await stack_of(bench, CODE)
 
 
-async def test_an_object_that_cannot_be_looked_at_harms_nobody(bench: Bench) -> None:
+async def test_an_object_that_cannot_be_inspected_is_skipped(bench: Bench) -> None:
     """A proxy that throws is left out."""
     code = """export default defineComponent({ async run() {
         const fine = 1;

@@ -17,7 +17,7 @@ from pdkernel.model import Language, Step
 from pdkernel.runtimes import process_tree
 from pdkernel.workers import GoBuildCache, StepOutcome, WorkerPool
 from pdkernel.workers.recorder import MAX_OUTPUT_BYTES
-from tests.workers.conftest import Bench, Heard, OpenRun
+from tests.workers.conftest import Bench, ListenerSpy, OpenRun
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
 GUESTS: tuple[Language, ...] = ("python", "node")
@@ -140,7 +140,7 @@ async def leftovers(marks: set[str]) -> set[int]:
 
 
 def marks_of(bench: Bench) -> set[str]:
-    """The marks of the processes of our own children."""
+    """Return the process tags of the children of this process."""
     marks = set()
     for child in psutil.Process().children(recursive=True):
         try:
@@ -155,8 +155,8 @@ def marks_of(bench: Bench) -> set[str]:
 async def run_until_up(bench: Bench, language: Language, source: str, **call: Any) -> asyncio.Task[StepOutcome]:
     """Start a step and wait until it has printed something."""
     up = asyncio.Event()
-    heard = Heard(on_log=lambda _: up.set())
-    task = asyncio.create_task(bench.run(language, source, heard=heard, **call))
+    listener = ListenerSpy(on_log=lambda _: up.set())
+    task = asyncio.create_task(bench.run(language, source, listener=listener, **call))
     await asyncio.wait_for(up.wait(), 30)
     return task
 
@@ -165,12 +165,12 @@ async def run_until_up(bench: Bench, language: Language, source: str, **call: An
 async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Language) -> None:
     """Every line is there when the step ends, the last without a line's end too, and none is the next step's."""
     await bench.run(language, SOURCES["print"][language], name="first")
-    first = bench.heard
+    first = bench.listener
     await bench.run(language, SOURCES["print"][language], name="second")
 
     assert first.text() == "één\nthree"
     assert first.text("stderr") == "two\n"
-    assert bench.heard.text() == "één\nthree"
+    assert bench.listener.text() == "één\nthree"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -180,7 +180,7 @@ async def test_a_print_that_looks_like_our_protocol_is_a_print(bench: Bench, lan
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": 1}
-    assert bench.heard.text() == '{"t":"done","error":null,"busy":false,"dirty":false}\n'
+    assert bench.listener.text() == '{"t":"done","error":null,"busy":false,"dirty":false}\n'
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -189,19 +189,19 @@ async def test_logs_arrive_while_the_step_runs(bench: Bench, language: Language)
     task = await run_until_up(bench, language, SOURCES["kept"][language])
 
     assert not task.done()
-    bench.guests.kill()
+    bench.workers.kill()
     await task
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_step_that_prints_50_mb_is_cut_and_told(bench: Bench, language: Language) -> None:
-    """What is kept is bounded, and how much was not is said at the end."""
+    """The stored output is limited, and the log ends with the number of dropped bytes."""
     outcome = await bench.run(language, SOURCES["flood"][language])
 
     assert outcome.error is None
-    assert MAX_OUTPUT_BYTES <= len(bench.heard.text()) <= MAX_OUTPUT_BYTES + 1000
-    assert bench.heard.text().endswith("x\n")
-    assert "more bytes were printed and not kept" in bench.heard.logs[-1][1]
+    assert MAX_OUTPUT_BYTES <= len(bench.listener.text()) <= MAX_OUTPUT_BYTES + 1000
+    assert bench.listener.text().endswith("x\n")
+    assert "more bytes were printed and not kept" in bench.listener.logs[-1][1]
     assert "more bytes" in outcome.warnings[0]
 
 
@@ -229,7 +229,7 @@ async def test_a_step_that_runs_too_long_is_ended_with_its_children(
 async def test_what_was_done_before_a_time_out_is_kept(bench: Bench, language: Language) -> None:
     """Exports and logs survive, and the next step runs."""
     outcome = await bench.run(language, SOURCES["kept"][language], timeout_s=0.7)
-    said = bench.heard.text()
+    said = bench.listener.text()
     after = await bench.run(language, SOURCES["lookalike"][language], name="after")
 
     assert outcome.exports == {"kept": 1}
@@ -291,7 +291,7 @@ async def test_kill_ends_everything_at_once(bench: Bench, language: Language) ->
     task = await run_until_up(bench, language, SOURCES["escape"][language])
     marks = marks_of(bench)
 
-    bench.guests.kill()
+    bench.workers.kill()
     outcome = await task
 
     assert outcome.error is not None
@@ -301,10 +301,10 @@ async def test_kill_ends_everything_at_once(bench: Bench, language: Language) ->
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_step_can_be_ended_with_an_error_from_outside(bench: Bench, language: Language) -> None:
-    """A refused outside call ends the step with that error."""
+    """A refused outbound call ends the step with its error."""
     task = await run_until_up(bench, language, SOURCES["kept"][language])
 
-    bench.guests.fail_step(OutboundCallRefusedError("no answer for api.example.com"))
+    bench.workers.fail_step(OutboundCallRefusedError("no answer for api.example.com"))
     outcome = await task
     after = await bench.run(language, SOURCES["lookalike"][language], name="after")
 
@@ -365,7 +365,7 @@ class TestWarmth:
         for _ in range(2):
             bench = await open_run()
             pids += [(await bench.run(language, pid, name=name)).exports["$return_value"] for name in ("a", "b")]
-            await bench.guests.release()
+            await bench.workers.release()
 
         assert len(set(pids)) == 1
 
@@ -375,7 +375,7 @@ class TestWarmth:
         for workflow in ("one@1", "one@2"):
             bench = await open_run(workflow=workflow)
             pids.append((await bench.run(language, pid)).exports["$return_value"])
-            await bench.guests.release()
+            await bench.workers.release()
 
         assert len(set(pids)) == 2
 
@@ -399,7 +399,7 @@ class TestWarmth:
         first = await open_run()
         old = (await first.run(language, spawn)).exports["$return_value"]
         marks = marks_of(first)
-        await first.guests.release()
+        await first.workers.release()
         second = await open_run()
 
         new = (await second.run(language, pid)).exports["$return_value"]
@@ -411,7 +411,7 @@ class TestWarmth:
         """A warm process that someone has killed is not given to the next run."""
         first = await open_run()
         old = (await first.run(language, pid)).exports["$return_value"]
-        await first.guests.release()
+        await first.workers.release()
         assert isinstance(old, int)
         os.kill(old, signal.SIGKILL)
         await asyncio.sleep(0.1)
@@ -434,7 +434,7 @@ async def test_a_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None
         ):
             seen.append((await bench.run(language, source, name="look")).exports["$return_value"])  # type: ignore[arg-type]
             del bench.steps["look"]
-        await bench.guests.release()
+        await bench.workers.release()
 
     assert seen == [
         [["trigger", "only1"], 1, "value1"],
@@ -474,7 +474,7 @@ async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: Open
     await asyncio.sleep(0.01)
     waited = not waiting.done()
 
-    await first.guests.release()
+    await first.workers.release()
 
     assert waited
     assert isinstance(await waiting, Bench)
@@ -482,61 +482,61 @@ async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: Open
 
 
 async def test_what_this_version_does_not_run_is_refused(bench: Bench) -> None:
-    """A pre-built action that nobody looked up is a clear error."""
+    """A pre-built action without its component is a clear error."""
     with pytest.raises(UnsupportedError, match="run with its component only"):
         await bench.run("node", "", step=Step("a", "node", uses="slack-send-message@0.0.20"))
 
 
-class Gate:
-    """A gateway that writes down what it is told."""
+class GatewaySpy:
+    """A gateway that lists its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, ...]] = []
+        self.calls: list[tuple[str, ...]] = []
 
-    def open_ticket(self, *, public_only: bool = False) -> str:
-        """Count up."""
-        self.told.append(("open",))
-        return f"ticket{sum(entry[0] == 'open' for entry in self.told)}"
+    def issue_token(self, *, public_only: bool = False) -> str:
+        """Issue token1, token2 and so on."""
+        self.calls.append(("issue",))
+        return f"token{sum(entry[0] == 'issue' for entry in self.calls)}"
 
-    def bind(self, ticket: str, binding: Any) -> None:
-        """Write it down."""
-        self.told.append(("bind", ticket, binding))
+    def bind(self, token: str, context: Any) -> None:
+        """Add it to `calls`."""
+        self.calls.append(("bind", token, context))
 
-    def unbind(self, ticket: str) -> None:
-        """Write it down."""
-        self.told.append(("unbind", ticket))
+    def unbind(self, token: str) -> None:
+        """Add it to `calls`."""
+        self.calls.append(("unbind", token))
 
-    def close_ticket(self, ticket: str) -> None:
-        """Write it down."""
-        self.told.append(("close", ticket))
+    def revoke_token(self, token: str) -> None:
+        """Add it to `calls`."""
+        self.calls.append(("revoke", token))
 
-    def environment(self, ticket: str, language: Language) -> Mapping[str, str]:
+    def build_environment(self, token: str, language: Language) -> Mapping[str, str]:
         """One variable."""
-        return {"HTTPS_PROXY": f"http://{ticket}@{language}"}
+        return {"HTTPS_PROXY": f"http://{token}@{language}"}
 
-    def guarded(self, ticket: str, start: Callable[[], Any]) -> Any:
-        """Write it down, and start it."""
-        self.told.append(("guarded", ticket))
-        return start()
+    def start_sandboxed(self, token: str, start_process: Callable[[], Any]) -> Any:
+        """Add it to `calls` and start the process."""
+        self.calls.append(("sandboxed", token))
+        return start_process()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_outside_calls_are_bound_to_the_step(
     open_run: OpenRun, go_programs: GoBuildCache, language: Language
 ) -> None:
-    """One ticket a process, bound while the step runs, closed when the process is gone; no variable takes its environment away."""
-    gate = Gate()
-    hosts = WorkerPool(gateway=gate, go_cache=go_programs)  # type: ignore[arg-type]
-    bench = await open_run(of=hosts, variables={"HTTPS_PROXY": "http://elsewhere"})
+    """A process has one token: bound while the step runs, revoked when the process ends. No variable replaces its environment."""
+    gateway = GatewaySpy()
+    pool = WorkerPool(gateway=gateway, go_cache=go_programs)  # type: ignore[arg-type]
+    bench = await open_run(of=pool, variables={"HTTPS_PROXY": "http://elsewhere"})
 
     outcome = await bench.run(language, SOURCES["environment"][language], call_context="the binding")
-    await bench.guests.release()
-    await hosts.close()
+    await bench.workers.release()
+    await pool.close()
 
     environment = outcome.exports["$return_value"]
     assert isinstance(environment, dict)
-    assert environment["HTTPS_PROXY"] == f"http://ticket1@{language}"
-    assert gate.told == [("open",), ("bind", "ticket1", "the binding"), ("unbind", "ticket1"), ("close", "ticket1")]
+    assert environment["HTTPS_PROXY"] == f"http://token1@{language}"
+    assert gateway.calls == [("issue",), ("bind", "token1", "the binding"), ("unbind", "token1"), ("revoke", "token1")]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -544,18 +544,18 @@ async def test_a_guarded_run_gets_no_process_that_is_not(
     open_run: OpenRun, go_programs: GoBuildCache, language: Language
 ) -> None:
     """A process that was started without the guard is not used again by a run that needs it, and the other way round."""
-    gate = Gate()
-    hosts = WorkerPool(gateway=gate, go_cache=go_programs)  # type: ignore[arg-type]
+    gateway = GatewaySpy()
+    pool = WorkerPool(gateway=gateway, go_cache=go_programs)  # type: ignore[arg-type]
 
     for guarded in (False, True, True):
-        bench = await open_run(of=hosts, guarded=guarded)
+        bench = await open_run(of=pool, guarded=guarded)
         await bench.run(language, SOURCES["environment"][language])
-        await bench.guests.release()
-    await hosts.close()
+        await bench.workers.release()
+    await pool.close()
 
-    started = [entry for entry in gate.told if entry[0] in ("open", "guarded")]
-    once_each = [("open",), ("open",), ("guarded", "ticket2")]
-    assert started == ([*once_each, ("open",), ("guarded", "ticket3")] if language in ("bash", "go") else once_each)
+    started = [entry for entry in gateway.calls if entry[0] in ("issue", "sandboxed")]
+    once_each = [("issue",), ("issue",), ("sandboxed", "token2")]
+    assert started == ([*once_each, ("issue",), ("sandboxed", "token3")] if language in ("bash", "go") else once_each)
 
 
 async def test_no_secret_is_on_a_command_line(bench: Bench) -> None:
@@ -564,7 +564,7 @@ async def test_no_secret_is_on_a_command_line(bench: Bench) -> None:
         bench, "python", SOURCES["kept"]["python"], account_fields={"slack": {"token": "xoxb-secret"}}
     )
     lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in process_tree.find_processes([], marks_of(bench))]
-    bench.guests.kill()
+    bench.workers.kill()
     await tasks
 
     assert any("runtimes/python/main.py" in line for line in lines)

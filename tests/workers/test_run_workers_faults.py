@@ -1,4 +1,4 @@
-"""Steps that do to their process what nobody should, and the step after each of them."""
+"""Steps that damage their process, and the step after each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pdkernel.errors import InterpreterMissingError, WorkerProtocolError
 from pdkernel.model import JSON, Language, Step
 from pdkernel.workers import WorkerPool
-from tests.workers.conftest import Bench, Heard, OpenRun
+from tests.workers.conftest import Bench, ListenerSpy, OpenRun
 
 GOOD: dict[Language, str] = {
     "python": "def handler(pd):\n    print('fine')\n    return pd.steps['trigger']['event']['n']\n",
@@ -19,12 +19,12 @@ GOOD: dict[Language, str] = {
 
 
 async def run_good(bench: Bench, language: Language) -> None:
-    """The next step is none the worse for it."""
+    """The next step works."""
     outcome = await bench.run(language, GOOD[language], name="after")
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": 7}
-    assert bench.heard.text() == "fine\n"
+    assert bench.listener.text() == "fine\n"
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ async def run_good(bench: Bench, language: Language) -> None:
     ],
 )
 async def test_a_step_that_breaks_its_process_fails(bench: Bench, language: Language, source: str) -> None:
-    """Touching our descriptors is the step's own death; nothing of ours is in its logs."""
+    """A step that uses the private descriptors ends itself, and no internal line is in its logs."""
     outcome = await bench.run(language, source)
 
     assert outcome.error is not None
     assert outcome.error.code == "step_died"
-    assert "_guest.py" not in bench.heard.text("stderr")
+    assert "_guest.py" not in bench.listener.text("stderr")
     await run_good(bench, language)
 
 
@@ -67,7 +67,7 @@ FORGED = {
 @pytest.mark.parametrize("line", FORGED.values(), ids=FORGED.keys())
 @pytest.mark.parametrize("language", ["python", "node"])
 async def test_a_step_that_forges_a_reply_fails(bench: Bench, language: Language, line: str) -> None:
-    """What a step writes to our descriptor is refused with an error that names the step."""
+    """A line that a step writes to the private descriptor is refused with an error that names the step."""
     text = json.dumps(f"{line}\n")
     source = (
         f"import os\ndef handler(pd):\n    os.write(4, {text}.encode())\n"
@@ -125,17 +125,17 @@ async def test_odd_is_not_wrong(bench: Bench, language: Language, source: str, r
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": returned}
-    assert bench.heard.text("stderr") == ""
+    assert bench.listener.text("stderr") == ""
     await run_good(bench, language)
 
 
 async def test_a_module_that_forges_its_description_is_refused(bench: Bench) -> None:
-    """What a component says of itself is checked as its replies are."""
+    """The description of a component is validated like its replies."""
     forged = '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false,"value":{"props":[{}]}}\\n'
     source = f"import fs from 'fs';\nfs.writeSync(4, '{forged}');\nexport default {{ props: {{}}, run() {{}} }}"
 
     with pytest.raises(WorkerProtocolError, match="Step `work` sent a reply that pdkernel does not understand"):
-        await bench.guests.describe(Step("work", "node", source))
+        await bench.workers.describe(Step("work", "node", source))
 
     await run_good(bench, "node")
 
@@ -170,27 +170,27 @@ async def test_a_deep_recursion_is_told_briefly(bench: Bench) -> None:
 async def test_a_listener_that_fails_is_not_taken_for_the_step(bench: Bench) -> None:
     """An exception of the caller's own reaches the caller."""
 
-    class Failing(Heard):
+    class Failing(ListenerSpy):
         def export(self, name: str, value: JSON) -> None:
             raise LookupError(name)
 
     with pytest.raises(LookupError, match="return_value"):
-        await bench.run("python", GOOD["python"], heard=Failing())
+        await bench.run("python", GOOD["python"], listener=Failing())
 
 
 async def test_an_interpreter_that_does_not_start_is_named(open_run: OpenRun, tmp_path: Path) -> None:
     """A path to no program is a clear error."""
-    hosts = WorkerPool(python=tmp_path / "nothing")
-    bench = await open_run(of=hosts)
+    pool = WorkerPool(python=tmp_path / "nothing")
+    bench = await open_run(of=pool)
 
     with pytest.raises(InterpreterMissingError, match="nothing cannot be started: No such file or directory"):
         await bench.run("python", GOOD["python"])
 
-    await hosts.close()
+    await pool.close()
 
 
 async def test_fetch_tells_what_failed_and_where(bench: Bench) -> None:
-    """`fetch failed` alone would help nobody."""
+    """The error of a failed `fetch` contains its cause."""
     outcome = await bench.run(
         "node", "export default {\n  async run() {\n    await fetch('http://127.0.0.1:9/');\n  }\n}"
     )
