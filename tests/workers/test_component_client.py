@@ -70,7 +70,7 @@ Write = Callable[..., ComponentFile]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a component where a package has it, beside its app."""
+    """Write a component into a package, beside its app."""
     package = tmp_path / "project" / "node_modules" / "@sample" / "desk"
 
     def write(text: str, *, name: str = "make-ticket", kind: Any = "action", origin: Any = "npm") -> ComponentFile:
@@ -101,7 +101,7 @@ async def run(bench: Bench, component: ComponentFile, **call: Any) -> Any:
 
 
 async def test_what_a_component_declares(bench: Bench, write: Write) -> None:
-    """Key, version, apps, and each prop's definition with what it builds on under it."""
+    """A description has key, version, apps, and each prop's definition merged with its `propDefinition`."""
     found = await bench.workers.describe(write(ACTION))
 
     assert (found.key, found.version, found.type, found.additional) == ("desk-make-ticket", "1.2.3", "action", True)
@@ -155,7 +155,7 @@ export default { key: "k", version: "1", type: "action", run() {},
 
 
 async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: Write) -> None:
-    """Before anything of the component runs."""
+    """A missing prop is an error before the component runs."""
     component = write(
         action("console.log('ran')", 'channel: { type: "string", label: "Send To", options: ["general"] }')
     )
@@ -191,7 +191,7 @@ async def test_a_value_that_a_prop_cannot_take_is_a_warning(
 
 
 async def test_a_required_prop_whose_expression_gave_nothing_is_a_warning(bench: Bench, write: Write) -> None:
-    """The step gave it; the component sees undefined, as on the platform."""
+    """A prop without a value is undefined in the component, as on the platform."""
     component = write(action("return typeof this.channel", 'channel: "string"'))
     step = Step("work", "node", uses="desk-x@1", props={"channel": "{{steps.trigger.event.none}}"})
 
@@ -231,7 +231,7 @@ async def test_a_required_prop_whose_expression_gave_nothing_is_a_warning(bench:
 async def test_a_value_is_what_its_type_asks_for(
     bench: Bench, write: Write, declared: str, given: Any, expected: object
 ) -> None:
-    """Labels are unwrapped unless they are asked for; text becomes the type where it plainly is one."""
+    """Labels are unwrapped unless the prop uses them; text is converted to the prop's type if it matches."""
     outcome = await run(bench, write(action("return this.x", f"x: {declared}")), props={"x": given})
 
     assert outcome.error is None
@@ -247,7 +247,7 @@ async def test_a_number_outside_its_limits_is_a_warning(bench: Bench, write: Wri
 
 
 async def test_an_optional_prop_that_is_not_given_is_undefined(bench: Bench, write: Write) -> None:
-    """Not null: components test for either."""
+    """A prop without a value is undefined, not null."""
     component = write(action('return ["x" in this, this.x === undefined]', 'x: { type: "string", optional: true }'))
 
     outcome = await run(bench, component)
@@ -263,7 +263,7 @@ async def test_a_folder_prop_is_the_runs_own(bench: Bench, write: Write) -> None
 
 
 async def test_this_is_fresh_in_each_run(bench: Bench, write: Write) -> None:
-    """What a component writes to `this`, its app or a default is gone in the next run."""
+    """Changes of a component to `this`, its app or a default do not reach the next run."""
     component = write(
         action(
             "const seen = [this.x, this.desk.y, this.list.length]; this.x = 1; this.desk.y = 1; this.list.push(1); return seen",
@@ -340,7 +340,7 @@ TEAM = '{ type: "string", label: "The team" }'
 async def test_why_there_are_no_options(
     bench: Bench, write: Write, options: str, account_fields: Any, values: Any, reason: str
 ) -> None:
-    """The account is not known yet, the code failed, or a value is not known yet; each in a sentence."""
+    """A page without options has the reason: an unknown account, an error of the code, or an unknown value."""
     props = f'site: "string", team: {TEAM}, x: {{ type: "string", async options() {{ {options} }} }}'
     component = write(action("", props))
 
@@ -372,7 +372,7 @@ async def test_options_that_do_not_read_an_expression_are_given(bench: Bench, wr
 async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
     bench: Bench, write: Write, tmp_path: Path, how: str, team: str | None, asked: list[str]
 ) -> None:
-    """Whichever way a dropdown reads another required prop."""
+    """A dropdown that reads an empty required prop names this prop."""
     note = tmp_path / "asked"
     text = f"""
         import {{ appendFileSync }} from "node:fs";
@@ -392,14 +392,14 @@ async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
 
 
 async def test_an_empty_optional_prop_is_no_obstacle(bench: Bench, write: Write) -> None:
-    """A dropdown that narrows by it is given whole."""
+    """A dropdown that filters by an optional prop lists all options without it."""
     page = await bench.workers.options(write(ACTION), "queue", account_fields={"desk": {"token": "T"}})
 
     assert page.options == (PropOption("any T 0 0", 0),)
 
 
 async def test_a_prop_that_depends_on_itself_is_asked_for(bench: Bench, write: Write) -> None:
-    """Its options may look at what was chosen so far."""
+    """The options of a prop may read its own current value."""
     props = 'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }'
 
     page = await bench.workers.options(write(action("", props)), "x", account_fields={"desk": {}})
@@ -408,7 +408,7 @@ async def test_a_prop_that_depends_on_itself_is_asked_for(bench: Bench, write: W
 
 
 async def test_static_options_are_searched(bench: Bench, write: Write) -> None:
-    """A list in the definition is there without the component's code, on one page."""
+    """Options that are a list are searched without the component's code, on one page."""
     component = write(ACTION)
 
     found = await bench.workers.options(component, "color", query="GRE")
@@ -472,7 +472,7 @@ async def test_a_run_has_the_defaults_of_added_props(bench: Bench, write: Write,
 
 
 async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, write: Write) -> None:
-    """The action runs without their defaults."""
+    """If additional props fail, the action runs without their defaults."""
     outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props={"wanted": "nothing known"})
 
     assert outcome.exports["$return_value"] == {"mode": "plain"}
@@ -482,13 +482,13 @@ async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, writ
 
 
 async def test_options_of_an_added_prop(bench: Bench, write: Write) -> None:
-    """The component is asked for its props first."""
+    """Options of an additional prop are found through the component's `additionalProps`."""
     page = await bench.workers.options(write(ACTION), "fromSite", values={"site": "Home"})
 
     assert [option.value for option in page.options] == ["a", "b"]
 
 
-async def test_a_component_that_cannot_be_loaded_says_why(bench: Bench, write: Write) -> None:
+async def test_a_component_that_cannot_be_loaded_is_an_error_with_the_reason(bench: Bench, write: Write) -> None:
     """A package that is missing is named, a syntax error shown with its place in the file."""
     with pytest.raises(StepError, match="The package 'not-there' is not installed"):
         await bench.workers.describe(write('import x from "not-there"; export default {}', name="missing"))
@@ -511,7 +511,7 @@ async def test_frames_are_the_components_and_no_line_is_the_cells(bench: Bench, 
 
 
 async def test_the_platforms_http_error_reads_the_right_way_round(bench: Bench, write: Write) -> None:
-    """Its name carries the headline and its message the body."""
+    """The platform's axios error is reported with its status text first, then its body."""
     component = write(
         action(
             'throw Object.assign(new Error(\'{"error":"no such queue"}\'), '
@@ -527,7 +527,7 @@ async def test_the_platforms_http_error_reads_the_right_way_round(bench: Bench, 
 
 
 async def test_the_platforms_configuration_error_shows_no_frames(bench: Bench, write: Write) -> None:
-    """It is for the person who fills in the props."""
+    """A `ConfigurationError` has no stack."""
     component = write(
         action("throw Object.assign(new Error('Pick one'), { name: 'ConfigurationError', exposeStack: false })")
     )
@@ -554,7 +554,7 @@ async def test_an_instance_of_a_class_is_returned_as_its_data(bench: Bench, writ
 
 
 async def test_a_file_of_ones_own_folder_is_seen_as_it_is_now(open_run: OpenRun, write: Write) -> None:
-    """A component of a folder may be edited between two runs."""
+    """A component of a folder is loaded again in each run."""
     values = []
 
     for value in (1, 2):
@@ -567,7 +567,7 @@ async def test_a_file_of_ones_own_folder_is_seen_as_it_is_now(open_run: OpenRun,
 
 
 async def test_the_workflows_id_is_in_the_environment(open_run: OpenRun, write: Write) -> None:
-    """The one variable of the platform's that components read."""
+    """`PIPEDREAM_WORKFLOW_ID` is set, because components read it."""
     bench = await open_run(context={"workflow_id": "p_1"})
 
     outcome = await run(bench, write(action("return process.env.PIPEDREAM_WORKFLOW_ID")))
@@ -576,7 +576,7 @@ async def test_the_workflows_id_is_in_the_environment(open_run: OpenRun, write: 
 
 
 async def test_a_warm_action_is_not_loaded_again(bench: Bench, write: Write) -> None:
-    """Its module is evaluated once in the life of a process."""
+    """The module of a package is evaluated once in the life of a process."""
     component = write("globalThis.n = (globalThis.n ?? 0) + 1;\n" + action("return globalThis.n"))
 
     await run(bench, component)
@@ -662,7 +662,7 @@ async def test_odd_words_of_a_component_and_its_events_are_texts_or_left_out(ben
 
 
 async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: Write) -> None:
-    """Emitted events and the db."""
+    """Emitted events and the db survive a failure."""
     component = write(SOURCE, name="new-ticket", kind="source")
 
     outcome = await bench.workers.run_source(
@@ -703,7 +703,7 @@ async def test_interfaces_are_for_sources_only(bench: Bench, write: Write) -> No
 
 
 async def test_a_component_that_never_loads_ends_by_its_time(pool: WorkerPool, bench: Bench, write: Write) -> None:
-    """And the next question is answered by a new process."""
+    """The next request is answered by a new process."""
     with pytest.raises(StepError, match="longer than"):
         await bench.workers.describe(write("for (;;);\nexport default {}", name="stuck"), timeout_s=0.5)
 

@@ -277,7 +277,7 @@ async def test_a_response(bench: Bench, body: str, expected: object) -> None:
     assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
 
 
-async def test_a_step_is_compiled_once_and_says_so(open_run: OpenRun, tmp_path: Path, go_cache: Path) -> None:
+async def test_a_step_is_compiled_once_and_reports_it(open_run: OpenRun, tmp_path: Path, go_cache: Path) -> None:
     """A line tells of the compiler; an unchanged step is only started; the programs of a project outlive its process."""
     source = program(f'pd.Export("n", {time.time_ns()})')
     first, second = await open_run(), await open_run()
@@ -367,7 +367,7 @@ async def test_a_stopped_run_ends_the_compiler(open_run: OpenRun, go_cache: Path
     assert outcome.error.code == "step_died"
 
 
-async def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+async def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     """A file where the folder should be is a clear error."""
     (tmp_path / "cache").touch()
     programs = GoBuildCache(tmp_path / "cache", lock=tmp_path / "go.mod")
@@ -443,7 +443,7 @@ async def test_other_modules_are_downloaded_and_keep_their_version(go_cache: Pat
     ],
     ids=["not-there", "no-network", "no-install"],
 )
-async def test_a_module_that_cannot_be_had(
+async def test_a_module_that_cannot_be_installed(
     go_cache: Path, tmp_path: Path, proxy: str, install: bool, message: str, fix: str
 ) -> None:
     """The package, the line and what to do are in the error, as for any language's package; no address is."""

@@ -195,13 +195,13 @@ def refusal(talk: StepExchange) -> WorkerProtocolError:
 
 @pytest.mark.parametrize(("text", "reply"), GOOD.items())
 def test_a_reply_is_decoded_as_its_kind(text: str, reply: object) -> None:
-    """Each kind holds what the runtimes send."""
+    """Each kind of reply is decoded from the runtime's line."""
     assert decode_reply(text) == reply
 
 
 @pytest.mark.parametrize(("text", "why"), BAD.items())
 def test_what_is_not_a_reply_is_refused(text: str, why: str) -> None:
-    """The reason names the place and the types, and nothing that the reply holds."""
+    """The reason names the path and the types, without content of the reply."""
     with pytest.raises(ReplyError) as caught:
         decode_reply(text.encode())
 
@@ -216,7 +216,7 @@ def test_half_a_surrogate_pair_stays() -> None:
 
 
 @given(VALUES.filter(lambda value: "NaN" not in json.dumps(value) and "Infinity" not in json.dumps(value)))
-def test_an_export_is_what_json_says(value: JSON) -> None:
+def test_an_export_is_decoded_as_json(value: JSON) -> None:
     """Numbers of any size, texts and nesting arrive as they were sent."""
     reply = decode_reply(json.dumps({"t": "export", "n": "a", "v": value}).encode())
 
@@ -233,7 +233,7 @@ def test_any_line_is_a_reply_or_refused(line: bytes) -> None:
 
 
 async def test_any_line_ends_in_a_reply_or_the_documented_error(start: Start) -> None:
-    """Whatever a worker writes, the request goes on, is done, or fails with an error of the step."""
+    """For any line of a worker, the request continues, ends, or fails with an error of the step."""
     worker = start()
     kinds: set[type] = set()
 
@@ -267,7 +267,7 @@ HEADERS = st.dictionaries(st.sampled_from(["content-type", "a"]), CONTENT_TYPES 
 @example(200, {"content-type": ["text/plain"]}, {"$base64": "YQ=="})
 @example(200, {"content-type": "text/html; charset=\ud800"}, {"$base64": "YQ=="})
 def test_any_response_is_recorded(status: int, headers: dict[str, str | list[str]], body: JSON) -> None:
-    """Bytes that are not what the headers say stay as they are."""
+    """Any response is recorded with its status and headers."""
     listener = ListenerSpy()
 
     StepRecorder(listener).parse_message(Respond(Response(status, headers, body)))
@@ -344,7 +344,7 @@ async def test_a_worker_that_comes_up_unasked_is_ready(start: Start) -> None:
 
 
 async def test_a_line_without_an_end_is_refused() -> None:
-    """More than a line may have is not gathered."""
+    """A line above the limit is not buffered."""
     program = "import os\nwhile True: os.write(4, b'x' * 100)"
     flooded = asyncio.get_running_loop().create_future()
 
@@ -370,14 +370,14 @@ async def test_a_line_without_an_end_is_refused() -> None:
 
 
 async def test_a_flood_fails_the_step(start: Start) -> None:
-    """The step is named."""
+    """The error names the step."""
     talk = StepExchange(start([]), StepRecorder(ListenerSpy()), name="work")
     talk.flooded()
 
     assert "Step `work` sent a reply that pdkernel does not understand: it is too long." in refusal(talk).message
 
 
-async def test_an_export_that_is_too_deep_is_told(start: Start) -> None:
+async def test_an_export_that_is_too_deep_is_reported(start: Start) -> None:
     """Nesting beyond what any reader takes is an error of the export."""
     deep = "[" * 20_000 + "]" * 20_000
     talk = await asked(start([f'N {{"t":"export","n":"a","v":{deep}}}']))

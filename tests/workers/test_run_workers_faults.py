@@ -140,7 +140,7 @@ async def test_a_module_that_forges_its_description_is_refused(bench: Bench) -> 
     await run_good(bench, "node")
 
 
-async def test_threads_that_go_on_are_stopped_and_told(bench: Bench) -> None:
+async def test_threads_that_go_on_are_stopped_and_reported(bench: Bench) -> None:
     """A thread's prints after the step are not the next step's."""
     source = (
         "import threading, time\ndef talk():\n    while True:\n        print('late')\n        time.sleep(0.001)\n"
@@ -154,7 +154,7 @@ async def test_threads_that_go_on_are_stopped_and_told(bench: Bench) -> None:
     await run_good(bench, "python")
 
 
-async def test_a_deep_recursion_is_told_briefly(bench: Bench) -> None:
+async def test_a_deep_recursion_has_a_short_stack(bench: Bench) -> None:
     """A stack of a thousand frames is cut in the middle."""
     python = await bench.run("python", "def handler(pd):\n    return handler(pd)\n")
     node = await bench.run("node", "const f = () => f() + 1;\nexport default { run() { f() } }")
@@ -200,7 +200,7 @@ async def test_fetch_tells_what_failed_and_where(bench: Bench) -> None:
     assert outcome.error.line == 3
 
 
-async def test_a_cause_is_told(bench: Bench) -> None:
+async def test_a_cause_is_reported(bench: Bench) -> None:
     """Both languages show what an error was raised from."""
     python = await bench.run(
         "python",

@@ -152,7 +152,7 @@ async def test_an_error_carries_the_cells_line(bench: Bench) -> None:
         ("undefined", "undefined"),
     ],
 )
-async def test_whatever_is_thrown_is_told(bench: Bench, thrown: str, message: str) -> None:
+async def test_whatever_is_thrown_is_reported(bench: Bench, thrown: str, message: str) -> None:
     """Not everything thrown is an Error."""
     outcome = await bench.run("node", component(f"throw {thrown}"))
 
@@ -197,7 +197,7 @@ async def test_json_parse_in_a_step_is_no_syntax_error_of_the_cell(bench: Bench)
 @pytest.mark.parametrize(
     "source", ["const x = 1;", "export const a = 1;", "", "export default 5", "export default { props: {} }"]
 )
-async def test_a_cell_without_default_export_is_told_how_to_write_one(bench: Bench, source: str) -> None:
+async def test_a_cell_without_default_export_gets_an_example_in_its_error(bench: Bench, source: str) -> None:
     """No default export that can run is an entry point error."""
     outcome = await bench.run("node", source)
 
@@ -308,7 +308,7 @@ async def test_bytes_that_are_text_are_text(bench: Bench, content_type: str, dat
         "$.files.open('x')",
     ],
 )
-async def test_what_is_not_run_says_so(bench: Bench, call: str) -> None:
+async def test_an_unsupported_feature_is_an_error(bench: Bench, call: str) -> None:
     """Features of later versions are clear errors."""
     outcome = await bench.run("node", component(call))
 
@@ -346,7 +346,7 @@ async def test_a_throw_in_a_callback_fails_the_running_step(bench: Bench) -> Non
     assert outcome.error.message == "thrown"
 
 
-async def test_what_a_step_leaves_running_is_stopped_and_told(bench: Bench) -> None:
+async def test_what_a_step_leaves_running_is_stopped_and_reported(bench: Bench) -> None:
     """No line of a step is booked on the next."""
     first = await bench.run("node", component("setInterval(() => console.log('late'), 1)"), name="first")
     second = await bench.run("node", component("await new Promise((r) => setTimeout(r, 60)); return 1"), name="second")

@@ -146,7 +146,7 @@ async def test_the_declared_default_is_under_what_is_given(bench: Bench, server:
     assert server.head.startswith("POST / ")
 
 
-async def test_a_request_without_a_url_says_so(bench: Bench) -> None:
+async def test_a_request_without_a_url_is_an_error(bench: Bench) -> None:
     """Rather than asking for nothing."""
     outcome = await bench.run("node", STEP, props={"r": {"method": "GET"}})
 

@@ -139,7 +139,7 @@ async def test_a_missing_package_is_named_with_what_to_do(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("source", ["x = 1\n", "handler = 3\n", ""])
-async def test_a_cell_without_handler_is_told_how_to_write_one(bench: Bench, source: str) -> None:
+async def test_a_cell_without_handler_gets_an_example_in_its_error(bench: Bench, source: str) -> None:
     """No `handler` is an entry point error."""
     outcome = await bench.run("python", source)
 

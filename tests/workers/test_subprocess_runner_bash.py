@@ -132,7 +132,7 @@ async def test_without_an_app_there_is_no_accounts_file(bench: Bench) -> None:
         ('{"body": NaN}', "is not JSON (NaN)"),
     ],
 )
-async def test_a_response_that_is_none_is_told(bench: Bench, text: str, what: str) -> None:
+async def test_an_invalid_response_is_reported(bench: Bench, text: str, what: str) -> None:
     """What is wrong with it is in the error, and how to write it."""
     outcome = await bench.run("bash", f"echo '{text}' > $PIPEDREAM_RESPONSE; echo a=1 >> $PIPEDREAM_EXPORTS")
 

@@ -130,7 +130,7 @@ print('\\$return_value:json=' + str(n))" >> $PIPEDREAM_EXPORTS""",
 
 
 async def leftovers(marks: set[str]) -> set[int]:
-    """Processes with one of *marks* that are there after a moment."""
+    """Return the processes with one of *marks* that still run after a moment."""
     for _ in range(100):
         found = process_tree.find_processes([], marks)
         if not found:
@@ -163,7 +163,7 @@ async def run_until_up(bench: Bench, language: Language, source: str, **call: An
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Language) -> None:
-    """Every line is there when the step ends, the last without a line's end too, and none is the next step's."""
+    """All output arrives before the step ends, also a last line without a line end, and none arrives in the next step."""
     await bench.run(language, SOURCES["print"][language], name="first")
     first = bench.listener
     await bench.run(language, SOURCES["print"][language], name="second")
@@ -175,7 +175,7 @@ async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Languag
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_print_that_looks_like_our_protocol_is_a_print(bench: Bench, language: Language) -> None:
-    """Standard output is wholly the user's."""
+    """Text in the protocol's format on standard output is plain output."""
     outcome = await bench.run(language, SOURCES["lookalike"][language])
 
     assert outcome.error is None
@@ -185,7 +185,7 @@ async def test_a_print_that_looks_like_our_protocol_is_a_print(bench: Bench, lan
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_logs_arrive_while_the_step_runs(bench: Bench, language: Language) -> None:
-    """A listener hears of a print before the step has ended."""
+    """A listener receives output before the step has ended."""
     task = await run_until_up(bench, language, SOURCES["kept"][language])
 
     assert not task.done()
@@ -194,7 +194,7 @@ async def test_logs_arrive_while_the_step_runs(bench: Bench, language: Language)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_step_that_prints_50_mb_is_cut_and_told(bench: Bench, language: Language) -> None:
+async def test_a_step_that_prints_50_mb_is_cut_and_reported(bench: Bench, language: Language) -> None:
     """The stored output is limited, and the log ends with the number of dropped bytes."""
     outcome = await bench.run(language, SOURCES["flood"][language])
 
@@ -210,7 +210,7 @@ async def test_a_step_that_prints_50_mb_is_cut_and_told(bench: Bench, language: 
 async def test_a_step_that_runs_too_long_is_ended_with_its_children(
     bench: Bench, language: Language, kind: str
 ) -> None:
-    """A busy loop, a child and a child in a session of its own are gone when the error is there."""
+    """A busy loop, a child, and a child in its own session have ended when the timeout error is returned."""
     task = asyncio.create_task(bench.run(language, SOURCES[kind][language], timeout_s=0.6))
     await asyncio.sleep(0.4)
     marks = marks_of(bench)
@@ -315,7 +315,7 @@ async def test_a_step_can_be_ended_with_an_error_from_outside(bench: Bench, lang
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_the_environment_is_made_from_a_list(bench: Bench, language: Language) -> None:
-    """Nothing is inherited: a fixed set, and the workflow's variables."""
+    """The environment is a fixed set and the workflow's variables; none is inherited."""
     outcome = await bench.run(language, SOURCES["environment"][language])
 
     environment = outcome.exports["$return_value"]
@@ -332,7 +332,7 @@ async def test_the_environment_is_made_from_a_list(bench: Bench, language: Langu
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_10_mb_event_arrives(open_run: OpenRun, language: Language) -> None:
-    """No limit of a pipe or a reader cuts a large event."""
+    """A large event reaches the step completely."""
     bench = await open_run(event={"big": "ä" * 10_000_000})
 
     outcome = await bench.run(language, SOURCES["size"][language])
@@ -345,7 +345,7 @@ async def test_a_10_mb_event_arrives(open_run: OpenRun, language: Language) -> N
     [("python", python("return 'x' * 20_000_000")), ("node", node("return 'x'.repeat(20_000_000)"))],
 )
 async def test_a_20_mb_export_arrives(bench: Bench, language: Language, source: str) -> None:
-    """Nor a large export."""
+    """A large export arrives completely."""
     outcome = await bench.run(language, source)
 
     assert outcome.exports == {"$return_value": "x" * 20_000_000}
@@ -355,7 +355,7 @@ async def test_a_20_mb_export_arrives(bench: Bench, language: Language, source: 
     ("language", "pid"), [("python", python("return os.getpid()")), ("node", node("return process.pid"))]
 )
 class TestWarmth:
-    """Which process serves which run."""
+    """The rules for reusing a process."""
 
     async def test_the_next_run_of_the_same_workflow_gets_the_warm_one(
         self, open_run: OpenRun, language: Language, pid: str
@@ -408,7 +408,7 @@ class TestWarmth:
         assert await leftovers(marks - marks_of(second)) == set()
 
     async def test_a_dead_one_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
-        """A warm process that someone has killed is not given to the next run."""
+        """A warm process that was killed is not given to the next run."""
         first = await open_run()
         old = (await first.run(language, pid)).exports["$return_value"]
         await first.workers.release()
@@ -445,7 +445,7 @@ async def test_a_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None
 
 
 async def test_a_value_that_is_changed_between_steps_is_sent_again(bench: Bench) -> None:
-    """Pinned exports replace those that a process has got."""
+    """Pinned exports replace exports that a process already has."""
     look = python("return pd.steps['a']['x']")
     bench.steps["a"] = {"x": 1}
     first = await bench.run("python", look, name="look1")
@@ -456,7 +456,7 @@ async def test_a_value_that_is_changed_between_steps_is_sent_again(bench: Bench)
 
 
 async def test_a_step_that_is_gone_from_steps_is_gone_in_the_process(bench: Bench) -> None:
-    """A step is shown exactly the exports that it is given."""
+    """A step sees exactly the exports of its call."""
     bench.steps["a"] = {"x": 1}
     await bench.run("python", python("return 1"), name="b")
     del bench.steps["a"], bench.steps["b"]
@@ -467,7 +467,7 @@ async def test_a_step_that_is_gone_from_steps_is_gone_in_the_process(bench: Benc
 
 
 async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: OpenRun) -> None:
-    """`open` waits for a place."""
+    """`open_run` waits for a free slot."""
     small = WorkerPool(max_active_runs=1)
     first = await open_run(of=small)
     waiting = asyncio.ensure_future(open_run(of=small))
@@ -511,7 +511,7 @@ class GatewaySpy:
         self.calls.append(("revoke", token))
 
     def build_environment(self, token: str, language: Language) -> Mapping[str, str]:
-        """One variable."""
+        """Return one variable."""
         return {"HTTPS_PROXY": f"http://{token}@{language}"}
 
     def start_sandboxed(self, token: str, start_process: Callable[[], Any]) -> Any:
@@ -543,7 +543,7 @@ async def test_outside_calls_are_bound_to_the_step(
 async def test_a_guarded_run_gets_no_process_that_is_not(
     open_run: OpenRun, go_programs: GoBuildCache, language: Language
 ) -> None:
-    """A process that was started without the guard is not used again by a run that needs it, and the other way round."""
+    """A process without a sandbox is not reused by a run that needs one, nor the other way round."""
     gateway = GatewaySpy()
     pool = WorkerPool(gateway=gateway, go_cache=go_programs)  # type: ignore[arg-type]
 

@@ -182,7 +182,7 @@ async def test_a_status_that_no_response_has_fails_at_its_line(bench: Bench, lan
 
 
 @pytest.mark.parametrize("language", ["node", "python"])
-async def test_an_error_with_odd_attributes_is_told(bench: Bench, language: Language) -> None:
+async def test_an_error_with_odd_attributes_is_reported(bench: Bench, language: Language) -> None:
     """Attributes with internal names on user errors are recorded as text."""
     code = (
         in_node("throw Object.assign(new Error('x'), { pdkernelCode: 1, pdkernelFix: [2], pdkernelProp: 3, name: 4 })")
