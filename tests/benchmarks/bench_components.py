@@ -42,13 +42,13 @@ def plain_import(action: Path) -> float:
     return float(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
 
 
-async def opened(hosts: WorkerPool, folder: Path, scratch: Path, name: str) -> RunWorkers:
+async def opened(pool: WorkerPool, folder: Path, scratch: Path, name: str) -> RunWorkers:
     """A run whose Node.js is up."""
     place = scratch / name
     place.mkdir()
-    guests = await hosts.open_run(RunSetup(name, name, {"event": {}, "context": {}}, {}, folder, place))
-    await guests.evaluate(["1"], {})
-    return guests
+    workers = await pool.open_run(RunSetup(name, name, {"event": {}, "context": {}}, {}, folder, place))
+    await workers.evaluate(["1"], {})
+    return workers
 
 
 async def main(folder: Path) -> None:
@@ -56,28 +56,28 @@ async def main(folder: Path) -> None:
     action = (folder / ACTION).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        hosts = WorkerPool()
+        pool = WorkerPool()
         if action.is_file():
             file = ComponentFile(action, "slack-verify-slack-signature", "0.0.17", "action", "npm")
             plain, ours = [], []
             for number in range(ROUNDS):  # in turn, so that both meet the same machine
                 plain.append(plain_import(action))
-                guests = await opened(hosts, folder, scratch, f"first{number}")
+                workers = await opened(pool, folder, scratch, f"first{number}")
                 began = time.perf_counter()
-                await guests.describe(file)
+                await workers.describe(file)
                 ours.append((time.perf_counter() - began) * 1000)
-                await guests.release()
-                hosts.descriptions.clear()
+                await workers.release()
+                pool.descriptions.clear()
             ratio = statistics.median(ours) / statistics.median(plain)
             print(f"plain import() of a slack action      {statistics.median(plain):7.1f} ms")
             print(
-                f"its first load in a fresh guest       {statistics.median(ours):7.1f} ms   {ratio:.2f} x (goal <= 1.2)"
+                f"its first load in a fresh worker       {statistics.median(ours):7.1f} ms   {ratio:.2f} x (goal <= 1.2)"
             )
         else:
             print(f"{PACKAGE} is not in {folder}: the first load is not measured (`make actions` installs it)")
         one = scratch / "one.mjs"
         one.write_text(WARM)
-        guests = await opened(hosts, scratch, scratch, "warm")
+        workers = await opened(pool, scratch, scratch, "warm")
         call = StepCall(
             Step("one", "node", uses="bench-one@1"),
             component=ComponentFile(one, "bench-one", "1", "action", "npm"),
@@ -86,11 +86,11 @@ async def main(folder: Path) -> None:
         times = []
         for _ in range(CALLS):
             began = time.perf_counter()
-            await guests.run_step(call, _NullListener())
+            await workers.run_step(call, _NullListener())
             times.append((time.perf_counter() - began) * 1000)
         print(f"warm call of an action that does nothing {statistics.median(times[10:]):4.2f} ms   (goal <= 1)")
-        await guests.release()
-        await hosts.close()
+        await workers.release()
+        await pool.close()
 
 
 if __name__ == "__main__":

@@ -59,19 +59,19 @@ def make_package(folder: Path) -> None:
 
 async def in_a_step(tree: NpmTree, scratch: Path) -> float:
     """Milliseconds from the request to the end of the step, in a running worker."""
-    hosts = WorkerPool()
+    pool = WorkerPool()
     trigger: dict[str, JSON] = {"event": {}, "context": {}}
     setup = RunSetup("run", "bench@1", trigger, {}, scratch, scratch, node_packages={"work": tree})
-    guests = await hosts.open_run(setup)
-    await guests.run_step(StepCall(Step("first", "node", EMPTY)), NullListener())
+    workers = await pool.open_run(setup)
+    await workers.run_step(StepCall(Step("first", "node", EMPTY)), NullListener())
     began = time.perf_counter()
-    outcome = await guests.run_step(
+    outcome = await workers.run_step(
         StepCall(Step("work", "node", f"import big from 'big@1';\n{EMPTY}")), NullListener()
     )
     taken = (time.perf_counter() - began) * 1000
     assert outcome.error is None, outcome.error
-    await guests.release()
-    await hosts.close()
+    await workers.release()
+    await pool.close()
     return taken
 
 

@@ -2,7 +2,7 @@
 Warm steps beside the same code run in place, the first Node.js step, and a recorded run of three steps.
 
 The run of three is compared with a new process for each step, twice, recorded neither time: with the same processes
-as ours, started for one step (outside calls hooked, logs and exports read, errors told at the cell's line), and with
+as ours, started for one step (outbound calls hooked, logs and exports read, errors reported at the cell's line), and with
 the least that could be: `python -c` and `node -e` which read the steps above as JSON and write what the code returns.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_steps.py`
@@ -78,13 +78,13 @@ async def in_our_processes(folder: Path) -> float:
         began = time.perf_counter()
         exports: dict[str, Mapping[str, JSON]] = {}
         for step in (python_step("one", WORK), node_step("node", NODE_WORK), python_step("two", WORK)):
-            hosts = WorkerPool()
-            guests = await hosts.open_run(RunSetup("run", "bench@1", trigger, {}, folder, folder))
-            outcome = await guests.run_step(StepCall(step, exports), NullListener())
+            pool = WorkerPool()
+            workers = await pool.open_run(RunSetup("run", "bench@1", trigger, {}, folder, folder))
+            outcome = await workers.run_step(StepCall(step, exports), NullListener())
             assert outcome.error is None, outcome.error
             exports[step.name] = outcome.exports
-            await guests.release()
-            await hosts.close()
+            await workers.release()
+            await pool.close()
         times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times)
 

@@ -1,7 +1,7 @@
 // Says which `run` functions of installed components were entered, as V8 counted their calls.
 //
-// Loaded before a guest by NODE_OPTIONS=--import. The counts are V8's own (precise coverage): nothing here, and nothing in
-// pdkernel, calls or wraps a component. They are written to the file SWEEP_MARKS before the guest says that a
+// Loaded before a worker by NODE_OPTIONS=--import. The counts are V8's own (precise coverage): nothing here, and nothing in
+// pdkernel, calls or wraps a component. They are written to the file SWEEP_MARKS before the worker says that a
 // request is done, once a second for a step that never is, and at exit.
 
 import fs from "node:fs";

@@ -114,25 +114,25 @@ async def sweep_package(row: Row, package: Path, folder: Path, *, step_s: float)
     row.sources = sum(1 for one in found if one["kind"] == "source" and "error" not in one)
     with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
         marks = Path(scratch) / "marks"
-        async with StandIn(marks) as outside:
-            hosts = WorkerPool(gateway=outside, max_active_runs=1)
+        async with StandIn(marks) as gateway:
+            pool = WorkerPool(gateway=gateway, max_active_runs=1)
             setup = RunSetup("sweep", row.app, {"event": {}, "context": {"id": "1"}}, {}, folder, Path(scratch))
-            guests = await hosts.open_run(setup)
+            workers = await pool.open_run(setup)
             try:
                 for one in found:
                     if one["kind"] == "action" and "error" not in one:
                         row.importable += 1
-                        await _try(guests, one, marks, row, step_s)
+                        await _try(workers, one, marks, row, step_s)
             finally:
-                await guests.release()
-                await hosts.close()
+                await workers.release()
+                await pool.close()
     return row
 
 
-async def _try(guests: RunWorkers, one: dict[str, Any], marks: Path, row: Row, step_s: float) -> None:
+async def _try(workers: RunWorkers, one: dict[str, Any], marks: Path, row: Row, step_s: float) -> None:
     file = ComponentFile(Path(one["path"]), one["key"], one["version"], "action", "npm")
     try:
-        described = await guests.describe(file)
+        described = await workers.describe(file)
     except StepError as error:
         row.lacking.append(f"{file.key} is not described: {error.message}")
         return
@@ -145,14 +145,14 @@ async def _try(guests: RunWorkers, one: dict[str, Any], marks: Path, row: Row, s
     if described.additional:
         try:
             values |= values_for(
-                await guests.additional_props(file, values=values, account_fields=auth, timeout_s=step_s)
+                await workers.additional_props(file, values=values, account_fields=auth, timeout_s=step_s)
             )
         except StepError as error:
             row.trouble.append(f"{file.key} adds no props: {error.message.splitlines()[0]}")
     marks.write_text("")
     step = Step("work", "node", uses=f"{file.key}@{file.version}")
     call = StepCall(step, component=file, props=values, account_fields=auth, timeout_s=step_s)
-    outcome = await guests.run_step(call, _Listener())
+    outcome = await workers.run_step(call, _Listener())
     if was_entered(one["run"], marks):
         row.entered += 1
     else:
