@@ -111,7 +111,7 @@ def _machine(project: Path) -> dict[str, Any]:
 
     import shutil
 
-    from pdkernel.egress import GUARDS, available_guard
+    from pdkernel.egress import SANDBOX_DESCRIPTIONS, detect_sandbox
 
     return {
         "pdkernel": VERSION,
@@ -123,7 +123,7 @@ def _machine(project: Path) -> dict[str, Any]:
         "chromium": shutil.which("chromium")
         or shutil.which("google-chrome")
         or "not found (only needed for pdkernel's own tests)",
-        "outside_calls": GUARDS[available_guard()],
+        "outside_calls": SANDBOX_DESCRIPTIONS[detect_sandbox()],
         "tmp": describe_step_tmp(project),
     }
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.gateway import Gateway
 from pdkernel.egress.outbound_policy import MODES_HELP, OutboundPolicy, default_mode, is_loopback, parse_policy
-from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS as GUARDS
-from pdkernel.egress.sandbox.detection import SandboxKind
-from pdkernel.egress.sandbox.detection import detect_sandbox as available_guard
+from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS, SandboxKind, detect_sandbox
 from pdkernel.egress.send_once import SentRequestStore, StoredResponse, is_safe_method
 from pdkernel.egress.stand_ins import ReceivedRequest, SlackStandIn
 
 __all__ = [
-    "GUARDS",
     "MODES_HELP",
+    "SANDBOX_DESCRIPTIONS",
     "CallContext",
     "Gateway",
     "OutboundPolicy",
@@ -26,8 +24,8 @@ __all__ = [
     "SentRequestStore",
     "SlackStandIn",
     "StoredResponse",
-    "available_guard",
     "default_mode",
+    "detect_sandbox",
     "is_loopback",
     "is_safe_method",
     "parse_policy",

@@ -32,7 +32,7 @@ class CallSender:
         self._stand_ins = stand_ins
 
     async def send(self, context: CallContext, request: Request) -> UpstreamResult:
-        """Send to whoever answers in this mode. Raises `UpstreamError` if nobody does."""
+        """Send *request* to the host or stand-in of the policy. Raises `UpstreamError` if there is no response."""
         policy = context.policy
         if policy.stand_in_names is not None:
             return await _call_built_in_stand_in(select_stand_in(self._stand_ins, policy.stand_in_names), request)
@@ -58,7 +58,7 @@ class CallSender:
     async def _send_by_connect_proxy(
         self, context: CallContext, access: ProxyAccess, request: Request
     ) -> UpstreamResult:
-        """Send with a credential that Connect keeps to itself. Raises `UpstreamError`."""
+        """Send *request* through Connect's proxy, which adds the credential. Raises `UpstreamError`."""
         try:
             async with asyncio.timeout(connect_proxy.CLIENT_TIMEOUT_S):
                 token = await asyncio.to_thread(access.fetch_token)
@@ -90,7 +90,7 @@ class CallSender:
         return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {base}"))
 
     async def forward_loopback(self, request: Request) -> Response:
-        """This machine is never outside: no mode, no row."""
+        """Forward a call to this machine: it is not outbound, so it has no policy and no row."""
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self._upstream.send(
             to, request.method, request.target, outgoing_headers(request), request.body, via=None
@@ -99,13 +99,13 @@ class CallSender:
 
 
 def _without_compression(headers: Headers) -> Headers:
-    """*headers* asking for an answer as it is: recordings that can be read, and the same bytes when they are played."""
+    """*headers* that ask for an uncompressed response: recordings are readable, and a replay has the same bytes."""
     kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
     return [*kept, (b"accept-encoding", b"identity")]
 
 
 async def _call_built_in_stand_in(stand_in: StandIn, request: Request) -> UpstreamResult:
-    """Have a built-in stand-in answer."""
+    """Answer *request* with a built-in stand-in."""
     path, _, query = request.target.decode("latin-1").partition("?")
     received = ReceivedRequest(
         method=request.method,

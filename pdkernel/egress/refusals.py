@@ -1,9 +1,9 @@
 """
-How a call that nothing may answer is refused: by an answer, so that a client does not take it for a broken network.
+Refusals of outbound calls: status, marking header and message.
 
-Knows statuses, the marking header and the wording. Knows nothing of sockets.
-403 and no 5xx: clients were seen to retry every 5xx, and a dropped connection for minutes. A host that cannot be reached is not
-refused: its client's connection is dropped (`connection`), because the client has to see a failed connection.
+A refusal is an HTTP response, so that a client does not report a broken network. The status is 403 and not 5xx: clients
+retry every 5xx, and dropped connections for minutes. An unreachable host is not a refusal: `client_connection` drops the
+client's connection, because the client must see a failed connection.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pdkernel.egress.message import Response
 REFUSAL_HEADER = b"x-pdkernel-egress"
 
 _CHANGE_MODE = (
-    "To let it out, choose `%pdegress live` in the notebook or `--egress live` on the command line; "
-    "to have it answered here, `stand-in=URL`."
+    "To send it, use `%pdegress live` in the notebook or `--egress live` on the command line; "
+    "to answer it locally, use `stand-in=URL`."
 )
 
 
@@ -29,8 +29,8 @@ class Refusal:
 
     Attributes:
         kind: Value of the marking header: `denied`, `miss`, `upgrade`, `no-ticket` or `proxy`.
-        code: A stable word for programs.
-        message: For people: method, redacted URL, mode, what to do.
+        code: A stable code for programs.
+        message: For people: method, redacted URL, mode, and what to do.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Refusal:
     status: ClassVar[int] = 403
 
     def to_response(self, **more: Any) -> Response:
-        """The refusal as an HTTP answer; *more* goes into its `error` object."""
+        """The refusal as an HTTP response; *more* is added to its `error` object."""
         body = json.dumps({"error": {"code": self.code, "message": self.message, **more}}, ensure_ascii=False).encode()
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
@@ -50,13 +50,13 @@ class Refusal:
 
 
 def denied(method: str, url: str, mode: str) -> Refusal:
-    """A call that the mode does not let out."""
+    """A call that the mode does not allow."""
     message = f"{method} {url} was not sent: the mode for outbound calls is {mode}.\n{_CHANGE_MODE}"
     return Refusal("denied", "egress_denied", message)
 
 
 def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
-    """A call that is not among the recorded ones."""
+    """A call without a recorded response."""
     message = (
         f"{method} {url} cannot be answered from the recorded calls ({mode}): {why}\n"
         f"Record it with {mode.replace('replay=', 'record=', 1)}."
@@ -65,53 +65,53 @@ def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
 
 
 def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
-    """Something that only passes where calls go out unread."""
+    """A connection that cannot be read, and so neither recorded nor answered by a stand-in."""
     message = (
-        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and it cannot be recorded or stood in for.\n"
-        "Only `live`, or `allow=` with that host, lets it through."
+        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and it can be neither recorded nor answered by a stand-in.\n"
+        "Only `live`, or `allow=` with that host, allows it."
     )
     return Refusal("upgrade", "egress_upgrade", message)
 
 
 def blocked_by_sandbox(what: str, url: str, mode: str) -> Refusal:
-    """Something that the operating system stopped, because the gateway cannot carry it."""
+    """A call that the operating system stopped, because the gateway does not support its protocol."""
     message = (
-        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and only TCP can be looked at.\n"
-        "Only `live` lets it through."
+        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and the gateway supports TCP only.\n"
+        "Only `live` allows it."
     )
     return Refusal("denied", "egress_stopped", message)
 
 
 def not_public(method: str, url: str) -> Refusal:
-    """A call to this machine or a private network that may reach public addresses only."""
+    """A call to this machine or a private network, where only public addresses are allowed."""
     message = (
-        f"{method} {url} was not sent: what a Connect token starts reaches public addresses only, and this host is, or its "
-        "name leads to, this machine or a private network.\n"
+        f"{method} {url} was not sent: a run that a Connect token starts may call public addresses only, and this host is, or "
+        "resolves to, this machine or a private network.\n"
         "Call it from a workflow, or start the action or trigger with the access token of an OAuth client."
     )
     return Refusal("denied", "egress_not_public", message)
 
 
 def step_uses_proxy(method: str, url: str) -> Refusal:
-    """A call through a proxy of the step's own: it would hide what is called."""
+    """A call through a proxy that the step configured: the proxy would hide the target."""
     message = (
-        f"{method} {url} was not sent: the step calls through a proxy of its own, which hides what it calls.\n"
-        "Take the proxy out of the step; calls leave through the one given with `--via`."
+        f"{method} {url} was not sent: the step uses its own proxy, which hides the target.\n"
+        "Remove the proxy from the step, and pass it with `--via`."
     )
     return Refusal("proxy", "egress_proxy", message)
 
 
 def withheld(method: str, url: str, why: str) -> Refusal:
-    """A call with an account whose credentials Connect keeps to itself, which Connect's proxy does not carry."""
+    """A call with an account whose credentials Connect does not give out, which Connect's proxy does not support."""
     message = (
         f"{method} {url} was not sent: Connect does not give out this account's credentials, so the call would have to go "
         f"through Connect's proxy, and {why}\n"
-        "Connect the account through an OAuth client of your own to have its credentials here."
+        "To have the credentials available, connect the account through your own OAuth client."
     )
     return Refusal("proxy", "egress_withheld", message)
 
 
 def no_step() -> Refusal:
-    """A call that no running step made."""
+    """A call that does not come from a running step."""
     message = "This call was not sent: the step that made it has ended, or it does not come from a step."
     return Refusal("no-ticket", "egress_no_step", message)

@@ -1,8 +1,4 @@
-"""
-Answers on their way to a step: whole, or as they come with someone watching for the end.
-
-Knows when an answer is at its end and that the ledger's row comes before its last byte. Knows nothing of modes.
-"""
+"""Responses on their way to a step: complete or streamed, with the ledger's row written before the last byte."""
 
 from __future__ import annotations
 
@@ -15,12 +11,12 @@ from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.upstream import UpstreamError
 
 ResponseRecorder = Callable[[Response, bytes | None], None]
-"""Takes a whole answer; without a body where that was too long to be kept."""
+"""Records a complete response; the body is None if it was too long to store."""
 
 
 @dataclass(frozen=True, eq=False)
 class UpstreamResult:
-    """An answer that someone gave, and how the ledger calls that."""
+    """A response, and its result for the ledger."""
 
     response: Response
     call_result: CallResult
@@ -36,9 +32,9 @@ async def stream_response(
     max_recorded_bytes: int | None = None,
 ) -> AsyncIterator[bytes]:
     """
-    Pass *body* on; write the call's row as soon as its last byte is here, before that byte is passed on.
+    Stream *body*; the call's row is written when the last byte has arrived, before the byte is passed on.
 
-    Of a body longer than *max_recorded_bytes* bytes nothing is kept: it may never end.
+    A body longer than *max_recorded_bytes* is not recorded: it may never end.
     """
     length = get_header(upstream_result.response.headers, b"content-length")
     left = int(length) if length is not None and length.isdigit() and not has_no_body else None
@@ -73,14 +69,14 @@ async def stream_response(
         call.fail(str(error), status=upstream_result.call_result.status)
         raise
     finally:
-        # A client that leaves early has still made the call.
+        # the call was made, even if the client leaves early
         call.finish(replace(upstream_result.call_result, body_bytes=size))
         with contextlib.suppress(UpstreamError):
             await close_stream(body)
 
 
 def outgoing_headers(request: Request) -> Headers:
-    """The headers that go out, with the framing that the body came in."""
+    """The headers to send, with the framing of the request's body."""
     headers = [(name, value) for name, value in end_to_end_headers(request.headers) if name.lower() != b"expect"]
     if get_header(request.headers, b"transfer-encoding") is not None:
         headers.append((b"transfer-encoding", b"chunked"))
@@ -88,7 +84,7 @@ def outgoing_headers(request: Request) -> Headers:
 
 
 def build_response(status: int, reason: bytes, headers: Headers, body: bytes, *, has_no_body: bool = False) -> Response:
-    """An answer of known length; *has_no_body* leaves the length that it tells as it is."""
+    """A response of known length; *has_no_body* keeps its `content-length`."""
     if has_no_body:
         return Response(status, reason, headers, b"")
     rest = [(name, value) for name, value in headers if name.lower() != b"content-length"]
@@ -96,5 +92,5 @@ def build_response(status: int, reason: bytes, headers: Headers, body: bytes, *,
 
 
 def is_bodyless(method: str, status: int) -> bool:
-    """Whether an answer has no body, whatever length it tells."""
+    """Whether a response has no body, whatever its `content-length`."""
     return method == "HEAD" or status in (204, 304)

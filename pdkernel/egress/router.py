@@ -1,8 +1,4 @@
-"""
-Where each outside call is decided: refused, sent, answered from a recording, from an earlier run or by a stand-in.
-
-Knows modes and sending once. Knows nothing of client connections; those hand it requests and get answers.
-"""
+"""Decides each outbound call: refused, sent, or answered from a recording, from an earlier run or by a stand-in."""
 
 from __future__ import annotations
 
@@ -54,10 +50,10 @@ _PORTS = {"http": 80, "https": 443}
 
 class CallRouter:
     """
-    Decides calls. One for a gateway.
+    Decides the outbound calls of one gateway.
 
     Attributes:
-        upstream: The way out.
+        upstream: The connections to hosts.
     """
 
     def __init__(self, *, upstream: Upstream, stand_ins: Mapping[str, StandIn], clock: Clock) -> None:
@@ -69,10 +65,10 @@ class CallRouter:
 
     async def route(self, token: CallerToken | None, request: Request) -> Response:
         """
-        The answer to *request*; its row is written before the answer's last byte can be read.
+        The response to *request*; its row is written before the response's last byte can be read.
 
         Raises:
-            UpstreamError: The host gave none; the row says why.
+            UpstreamError: The host sent no response; the row has the cause.
         """
         if token is not None and not token.public_only and is_loopback(request.host):
             return await self._sender.forward_loopback(request)
@@ -89,7 +85,7 @@ class CallRouter:
         if policy.mode != "stand-in" and not policy.allows_host(request.host):
             return await self._refuse(call, request, refusals.denied(call.method, call.url, policy.mode_text))
         if policy.allows_host(request.host):
-            # The body may name the account, so it is looked at before it goes anywhere.
+            # the body may contain the credential, so it is searched before it is sent
             if binding.context.proxy_by_secret_ref and not request.body.is_buffered:
                 await request.body.buffer()
             refusal = self.find_proxy_refusal(binding.context, request)
@@ -97,7 +93,7 @@ class CallRouter:
                 return await self._refuse(call, request, refusal)
         sent = binding.context.sent_requests
         if sent is not None and not is_safe_method(request.method):
-            # Not given up when the client leaves: what went out must be remembered.
+            # Continues when the client leaves: the response to a sent request must be stored.
             sending = asyncio.ensure_future(self._send_once(binding, sent, call, request))
             self._unfinished_sends.add(sending)
             sending.add_done_callback(self._unfinished_sends.discard)
@@ -105,25 +101,25 @@ class CallRouter:
             sending.add_done_callback(lambda _: request.body.release())
             sending.add_done_callback(
                 lambda done: done.cancelled() or done.exception()
-            )  # seen, also when the client left
+            )  # retrieved, even if the client left
             return await asyncio.shield(sending)
         return await self._send_and_stream(binding, call, request)
 
     async def refuse(self, token: CallerToken | None, request: Request, refusal: refusals.Refusal) -> Response:
-        """Refuse *request* for a reason that is not the mode's."""
+        """Refuse *request* with *refusal*."""
         if token is None or token.step_binding is None:
             return refusals.no_step().to_response()
         call = PendingCall(token.step_binding.context, request.method, request.url, self._clock, request)
         return await self._refuse(call, request, refusal)
 
     def not_public(self, context: CallContext, request: Request) -> refusals.Refusal | None:
-        """The refusal of a call to this machine or a private address that may reach public ones only; None for any other."""
+        """The refusal of a call to an address that is not public, where only public addresses are allowed; otherwise None."""
         if not context.policy.public_only or not is_inside(request.host):
             return None
         return refusals.not_public(request.method, redact_url(context.redactor.redact_text(request.url)))
 
     def find_proxy_refusal(self, context: CallContext, request: Request) -> refusals.Refusal | None:
-        """The refusal of a call with a withheld credential that Connect's proxy does not carry; None for any other."""
+        """The refusal of a call with a withheld credential that Connect's proxy does not support; otherwise None."""
         if connect_proxy.find_proxy_access(context, request) is None:
             return None
         why = connect_proxy.unsupported_reason(context, request)
@@ -133,11 +129,7 @@ class CallRouter:
     def open_tunnel_call(
         self, token: CallerToken | None, what: str, url: str, host: str, method: str = "CONNECT"
     ) -> PendingCall | None:
-        """
-        A call for something that is passed through unread, or None if it may not pass.
-
-        A refusal is in the ledger then: there is no other way to tell of it.
-        """
+        """A call for a connection that is passed through unread, or None if it is refused; a refusal is in the ledger."""
         binding = token.step_binding if token is not None else None
         if binding is None:
             return None
@@ -157,12 +149,12 @@ class CallRouter:
 
     async def open_first(self, token: CallerToken | None, to: Destination) -> Opened | None:
         """
-        A connection to *to*, opened before the client's own TLS is: a host that cannot be result is a failed connection.
+        Connect to *to* before the client's TLS is established: an unreachable host must be a failed connection.
 
-        None where the call may be answered without it.
+        None if the call may be answered without a connection.
 
         Raises:
-            UpstreamError: The host cannot be result; the row says why.
+            UpstreamError: The host is unreachable; the row has the cause.
         """
         binding = token.step_binding if token is not None else None
         if binding is None or to.port not in CLIENT_FIRST_PORTS:
@@ -173,7 +165,7 @@ class CallRouter:
         try:
             return await self.upstream.open(to, public_only=context.policy.public_only)
         except NotPublicError:
-            return None  # the request itself is refused, with its method and path
+            return None  # the request is refused later, with its method and path
         except UpstreamError as error:
             if context.sent_requests is not None and not context.send_again:
                 host = _host_key(context, format_origin(to.scheme, to.host, to.port))
@@ -183,13 +175,13 @@ class CallRouter:
             raise
 
     def unreached(self, binding: StepBinding, to: Destination, error: UpstreamError) -> None:
-        """Write the row of a host that cannot be result, of whose call nothing else is known."""
+        """Write the row of a call to an unreachable host of which only the destination is known."""
         PendingCall(binding.context, "CONNECT", format_origin(to.scheme, to.host, to.port), self._clock).fail(
             str(error)
         )
 
     def report_rejected_certificate(self, token: CallerToken | None, host: str, port: int) -> None:
-        """A client that does not accept the project's certificate: say so, and what can be done."""
+        """Report a client that does not accept the project's certificate, with a fix."""
         binding = token.step_binding if token is not None else None
         if binding is None:
             return
@@ -199,32 +191,32 @@ class CallRouter:
         )
         if binding.context.policy.allows_tunnel(host):
             message += (
-                f"\nIf it must see the host's own, let {host} pass unopened: `unopened={host}` after the mode of "
-                "`%pdegress` or `--egress`. Then only host and port are known of its calls."
+                f"\nIf it must see the host's certificate, add `unopened={host}` after the mode of `%pdegress` or "
+                "`--egress`. The ledger then has only host and port of its calls."
             )
             call.finish(CallResult("failed", note=message.replace("\n", " ")))
         else:
             call.refuse(refusals.Refusal("denied", "egress_tls", message))
 
     def check(self, policy: OutboundPolicy) -> None:
-        """Read the recording that *policy* names, from a thread. Raises `RecordingError` if it cannot be used."""
+        """Read the recording of *policy*; called in a thread. Raises `RecordingError`."""
         self._recording_file(policy).check(replay=policy.mode == "replay")
 
     async def close(self) -> None:
-        """Give up what is still on its way, and the connections that are kept."""
+        """Cancel unfinished calls and close all connections."""
         for sending in self._unfinished_sends:
             sending.cancel()
         await asyncio.gather(*self._unfinished_sends, return_exceptions=True)
         await self.upstream.close()
 
     async def _refuse(self, call: PendingCall, request: Request, refusal: refusals.Refusal) -> Response:
-        # Read to its end: a client that cannot finish its request does not read an answer.
+        # Read to the end: a client that cannot finish its request does not read the response.
         async for _ in request.body.stream():
             pass
         return call.refuse(refusal)
 
     async def _send_and_stream(self, binding: StepBinding, call: PendingCall, request: Request) -> Response:
-        """Reach for an answer, and pass it on as it comes."""
+        """Send the request, and stream the response."""
         recorder = None
         if binding.context.is_recorded:
             await request.body.buffer()
@@ -256,10 +248,10 @@ class CallRouter:
     async def _send_once(
         self, binding: StepBinding, sent: SentRequestStore, call: PendingCall, request: Request
     ) -> Response:
-        """Give the answer that was recorded when this was sent, or send it and record the answer."""
+        """Return the stored response of an equal request of an earlier run, or send the request and store the response."""
         context = binding.context
         digest = await request.body.buffer()
-        # a withheld credential has another word in each run
+        # a withheld credential has a different placeholder in each run
         url = context.redactor.redact_text(request.url) if context.proxy_by_secret_ref else request.url
         identity = request_identity(method=request.method, url=url, body_sha256=digest)
         key = sent_key(
@@ -297,7 +289,7 @@ class CallRouter:
             if name.lower() != b"content-length"
         )
         record = StoredResponse(given.status, given.reason.decode("latin-1"), kept, content, call.started_at)
-        # The row first: what went out is told, even where it cannot be remembered.
+        # The row first: the ledger has the call even if storing the response fails.
         notes = [note for note in (result.call_result.note, doubt(record)) if note]
         call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
         if may_have_effect(given.status):
@@ -310,7 +302,7 @@ class CallRouter:
     async def _remember(
         self, binding: StepBinding, sent: SentRequestStore, key: str, request: Request, record: StoredResponse
     ) -> None:
-        """Keep *record*, and that the host has a remembered answer."""
+        """Store *record*, and that a response of the host is stored."""
         await asyncio.to_thread(sent.add, key, record)
         host = _host_key(binding.context, format_origin(request.scheme, request.host, request.port))
         await asyncio.to_thread(sent.add, host, no_answer("", record.at))
@@ -327,7 +319,7 @@ class CallRouter:
         if isinstance(found, str):
             return call.refuse(refusals.not_recorded(call.method, call.url, policy.mode_text, found))
         if binding.context.memory_recording is not None:
-            nth = binding.next_ordinal(f"on tape {wanted.key}")
+            nth = binding.next_ordinal(f"in memory {wanted.key}")
             binding.context.memory_recording.add(binding.context.step, nth, wanted, found, call.duration_ms)
         found = restore_secrets(found, binding.context.redactor)
         call.finish(CallResult("replayed", found.status, body_bytes=len(found.body)))
@@ -338,7 +330,7 @@ class CallRouter:
     async def _open_response_recorder(
         self, binding: StepBinding, call: PendingCall, request: Request
     ) -> ResponseRecorder | None:
-        """Something that writes the call down once its answer is whole, or None; the body must be kept."""
+        """A function that records the call with its complete response, or None. The request's body must be buffered."""
         context = binding.context
         recordings: list[RecordingFile | MemoryRecording] = []
         if context.policy.mode == "record":
@@ -378,7 +370,7 @@ class CallRouter:
         return recorder
 
     def _recording_file(self, policy: OutboundPolicy) -> RecordingFile:
-        assert policy.recording_file is not None, "record and replay have a file"
+        assert policy.recording_file is not None, "the modes record and replay have a file"
         return self._recording_files.setdefault(policy.recording_file, RecordingFile(policy.recording_file))
 
 
@@ -391,7 +383,7 @@ def _host_key(context: CallContext, url: str) -> str:
 def _build_repeated_response(
     call: PendingCall, recorded: StoredResponse, recorder: ResponseRecorder | None
 ) -> Response:
-    """The answer that was once given, its row written. Raises `UpstreamError` where there was none."""
+    """The stored response, with its row written. Raises `UpstreamError` if the earlier request got no response."""
     note = doubt(recorded)
     if recorded.status == 0:
         assert note is not None, "the outcome is unknown"
@@ -408,7 +400,7 @@ def _build_repeated_response(
 
 
 def _build_recorded_response(method: str, recorded: StoredResponse) -> Response:
-    """The answer that was once given."""
+    """The stored response."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in recorded.headers]
     reason, bodyless = recorded.reason.encode("latin-1"), is_bodyless(method, recorded.status)
     return build_response(recorded.status, reason, headers, recorded.body, has_no_body=bodyless)

@@ -1,8 +1,7 @@
 """
-Sending once: what makes two unsafe requests the same, what is kept of the answer, and when the outcome is unknown.
+Sending once: the identity of unsafe requests, what is stored of their responses, and unknown outcomes.
 
-Knows the identity of a request within one event and external user. Knows nothing of where answers are kept:
-the project has a table for them.
+The table of stored responses is in `project`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = [
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 UNKNOWN = "The outcome is unknown: the host may have acted."
-"""Said of an unsafe request of which a part was sent, and which no answer says is done or not done."""
+"""Note for an unsafe request of which a part was sent and whose response does not show whether the host acted."""
 NOT_AGAIN = "A run on the same event does not send it again; `%pdrun --send` repeats it."
 
 _REFUSING_STATUSES = frozenset({401, 403, 407, 408, 425, 429})
@@ -36,55 +35,55 @@ _NO_ANSWER = 0
 
 
 def is_safe_method(method: str) -> bool:
-    """Whether repeating a request of that method changes nothing."""
+    """Whether the HTTP method is safe to repeat."""
     return method.upper() in SAFE_METHODS
 
 
 def may_have_effect(status: int) -> bool:
     """
-    Whether a request that was answered so may have changed something, and must not be made again.
+    Whether a request with the response *status* may have had an effect, and must not be sent again.
 
-    A host that answers 401, 403, 407, 408, 425 or 429 has turned it away: the next run, with another account or a minute later,
-    asks again. A host that answers 5xx may have acted before it failed.
+    A host that responds with 401, 403, 407, 408, 425 or 429 has rejected the request: the next run, with another account or
+    later, sends it again. A host that responds with 5xx may have acted before it failed.
     """
     return status not in _REFUSING_STATUSES
 
 
 def no_answer(why: str, at: str) -> StoredResponse:
-    """What is kept of a request that was sent at *at* and got no answer."""
+    """The record of a request that was sent at *at* and got no response."""
     return StoredResponse(_NO_ANSWER, why, (), b"", at)
 
 
 def doubt(recorded: StoredResponse) -> str | None:
-    """What is to be said of a request that is not sent again though its outcome is unknown; None if it is known."""
+    """The note for a request that is not sent again although its outcome is unknown; None for a known outcome."""
     if recorded.status == _NO_ANSWER:
         return f"it was sent at {recorded.at} and got no answer: {recorded.reason} {UNKNOWN} {NOT_AGAIN}"
     return f"{UNKNOWN} {NOT_AGAIN}" if recorded.status >= 500 else None
 
 
 class SentRequestStore(Protocol):
-    """Answers to unsafe requests, by key. Called from a thread of its own, never two at once for one key."""
+    """Stored responses to unsafe requests, by key. Called in threads, never at the same time for one key."""
 
     def find(self, key: str) -> StoredResponse | None:
-        """The answer that was kept under *key*, or None."""
+        """The response stored under *key*, or None."""
         ...
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Keep *recorded* under *key*, in the place of an older one."""
+        """Store *recorded* under *key*; replaces an older response."""
         ...
 
 
 def request_identity(*, method: str, url: str, body_sha256: str) -> str:
-    """What equal requests of one step's run have in common; their ordinal is counted by this."""
+    """The identity of equal requests of one step; their ordinal is counted per identity."""
     return f"{method}\n{url}\n{body_sha256}"
 
 
 def sent_key(*, scope: str, step: str, target: str, identity: str, ordinal: int) -> str:
-    """Hex digest that is the same for a request made again by a later run of the same step, on the same event."""
+    """Hex digest that is equal for the same request in a later run of the step on the same event."""
     parts = json.dumps([scope, step, target, identity, ordinal])
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def host_key(*, scope: str, step: str, target: str, origin: str) -> str:
-    """The key under which is kept that an answer of *origin* is remembered: its requests need no connection."""
+    """The key of the record that a response of *origin* is stored: such requests need no connection."""
     return hashlib.sha256(json.dumps(["host", scope, step, target, origin]).encode()).hexdigest()

@@ -1,8 +1,4 @@
-"""
-What is passed through unread: WebSockets, HTTP/2, databases, hosts whose TLS stays closed.
-
-Knows how to carry bytes both ways. Knows nothing of modes.
-"""
+"""Connections that are passed through unread: WebSockets, HTTP/2, databases, and hosts whose TLS is not terminated."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ async def pipe_both_ways(
     server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     initial_data: bytes = b"",
 ) -> None:
-    """Carry bytes both ways until both sides have ended; *initial_data* was read from the client before."""
+    """Copy bytes in both directions until both sides have ended; *initial_data* was already read from the client."""
     if initial_data:
         server[1].write(initial_data)
     try:
@@ -29,7 +25,7 @@ async def pipe_both_ways(
 
 
 async def close_writer(writer: asyncio.StreamWriter) -> None:
-    """Close *writer*, whatever state its connection is in."""
+    """Close *writer*, in any state of its connection."""
     writer.close()
     try:
         with contextlib.suppress(OSError):
@@ -40,7 +36,7 @@ async def close_writer(writer: asyncio.StreamWriter) -> None:
 
 
 def encode_websocket_request(request: Request) -> bytes:
-    """The request that asks for a WebSocket, as the host is to read it."""
+    """The upgrade request for a WebSocket, as it is sent to the host."""
     headers = [*end_to_end_headers(request.headers), (b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
     lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in headers]

@@ -1,8 +1,8 @@
 """
-The way out: a request to the host itself or to a stand-in, with TLS verified.
+Connections to hosts and stand-ins, with TLS verified.
 
-Knows httpcore and whom to trust. Knows nothing of modes, tickets or ledgers. Nothing is resolved or dialled before `send` or
-`connect` is called. httpcore and not httpx: every byte of target and headers leaves as the step wrote it.
+Nothing is resolved or connected before `send`, `open` or `connect`. The library is httpcore and not httpx, because every
+byte of target and headers must be sent as the step wrote it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TIMEOUT = {"connect": 30.0, "read": 750.0, "write": 750.0, "pool": None}
 _CONNECT_S = 30.0
 
 
-# OpenSSL's numbers (x509_vfy.h) and the words that Node.js has for them
+# OpenSSL's codes (x509_vfy.h) and the names that Node.js has for them
 _UNTRUSTED = {
     10: "CERT_HAS_EXPIRED",
     18: "DEPTH_ZERO_SELF_SIGNED_CERT",
@@ -45,12 +45,12 @@ _UNTRUSTED = {
 
 class UpstreamError(Exception):
     """
-    A host gave no answer; the text says why, for people.
+    A host sent no complete response; the message has the cause.
 
     Attributes:
         code: The cause as Node.js names it: `ENOTFOUND`, `ECONNREFUSED`, `CERT_HAS_EXPIRED`.
-        host: What was called, or "".
-        port: There.
+        host: The host, or "".
+        port: Port of the host, or 0.
         sent: Whether a part of the request may have reached the host.
     """
 
@@ -66,7 +66,7 @@ class UpstreamError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where to send: *server_name* is what TLS verifies."""
+    """The destination of a request; TLS verifies *server_name*, or *host* if it is None."""
 
     scheme: str
     host: str
@@ -76,7 +76,7 @@ class Destination:
 
 @dataclass(frozen=True, eq=False)
 class UpstreamResponse:
-    """A host's answer; *body* is what came over the wire, and must be read to its end or closed."""
+    """A host's response; *body* has the bytes as received, and must be read to its end or closed."""
 
     status: int
     reason: bytes
@@ -86,10 +86,10 @@ class UpstreamResponse:
 
 class Upstream:
     """
-    Connections to hosts, kept for the next request.
+    Connections to hosts, pooled.
 
-    Where a call may reach public addresses only, the host is resolved here, checked, and connected to by the address that
-    was checked: another answer of its name server a moment later changes nothing.
+    Where only public addresses are allowed, the host is resolved and checked first, and the connection uses a checked
+    address: a different reply of the name server later has no effect.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Upstream:
         self._extra_ca = extra_ca
         self._context: ssl.SSLContext | None = None
         self._pools: dict[tuple[str | None, bool], httpcore.AsyncConnectionPool] = {}
-        self._dialling: dict[bool, HostOverrideBackend] = {}
+        self._backends: dict[bool, HostOverrideBackend] = {}
 
     async def send(
         self,
@@ -115,18 +115,18 @@ class Upstream:
         public_only: bool = False,
     ) -> UpstreamResponse:
         """
-        Send a request and wait for the head of the answer.
+        Send a request and wait for the head of the response.
 
         Raises:
-            UpstreamError: Nothing answered.
-            NotPublicError: The host has an address that is not public, and *public_only* asks for these.
+            UpstreamError: There is no response.
+            NotPublicError: *public_only* is set, and the host has an address that is not public.
         """
         import httpcore
 
         if via is not None and public_only:
             to = await self._public(to)
 
-        # A body is there if it has a length or comes in pieces; httpcore sends what it is given and adds nothing.
+        # A request has a body if it has a length or is chunked; httpcore adds no headers.
         has_body = (
             get_header(headers, b"content-length") is not None or get_header(headers, b"transfer-encoding") is not None
         )
@@ -153,21 +153,21 @@ class Upstream:
 
     async def open(self, to: Destination, *, public_only: bool = False) -> Opened | None:
         """
-        Connect to *to* with TLS, for the next request to it; None if a kept connection is free.
+        Connect to *to* with TLS, for the next request to it; None if a pooled connection is idle.
 
         Raises:
-            UpstreamError: It cannot be reached.
+            UpstreamError: The host is unreachable.
             NotPublicError: As `send`.
         """
         import httpcore
 
-        asked = httpcore.Origin(to.scheme.encode(), to.host.encode("ascii"), to.port)
-        for kept in self._pool(None, public_only=public_only).connections:
-            if kept.can_handle_request(asked) and kept.is_idle() and not kept.has_expired():
+        origin = httpcore.Origin(to.scheme.encode(), to.host.encode("ascii"), to.port)
+        for pooled in self._pool(None, public_only=public_only).connections:
+            if pooled.can_handle_request(origin) and pooled.is_idle() and not pooled.has_expired():
                 return None
-        assert self._context is not None, "the pool has it"
+        assert self._context is not None, "creating the pool sets the context"
         try:
-            return await self._dial(public_only=public_only).open(
+            return await self._backend(public_only=public_only).open(
                 to.host, to.port, self._context, server_name=to.server_name or to.host, timeout_s=_CONNECT_S
             )
         except _failures() as error:
@@ -177,10 +177,10 @@ class Upstream:
         self, to: Destination, *, tls: bool, protocols: list[str] | None = None, public_only: bool = False
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """
-        Open a connection, for what is passed through unread.
+        Open a connection that is passed through unread.
 
         Raises:
-            UpstreamError: It cannot be opened.
+            UpstreamError: The connection cannot be opened.
             NotPublicError: As `send`.
         """
         context = None
@@ -202,13 +202,13 @@ class Upstream:
         raise _failure(failure, to) from failure
 
     async def close(self) -> None:
-        """Close what is kept."""
+        """Close all pooled connections."""
         for pool in self._pools.values():
             await pool.aclose()
         self._pools.clear()
 
     async def _public(self, to: Destination) -> Destination:
-        """*to* by its address: an upstream proxy would look the name up for itself."""
+        """*to* with its checked address: an upstream proxy would resolve the name itself."""
         try:
             address = (await public_addresses(to.host, to.port, self._lookup))[0]
         except OSError as error:
@@ -226,25 +226,25 @@ class Upstream:
                 ssl_context=self._context,
                 proxy=_proxy(via) if via else None,
                 max_connections=256,
-                # by a proxy, connections are told apart by the address alone, and several names may have one
+                # httpcore identifies a proxied connection by its address, which several names may share
                 max_keepalive_connections=0 if via and public_only else 64,
                 keepalive_expiry=5.0,
-                network_backend=self._dial(public_only=public_only and not via),
+                network_backend=self._backend(public_only=public_only and not via),
             )
             self._pools[via, public_only] = pool
         return pool
 
-    def _dial(self, *, public_only: bool) -> HostOverrideBackend:
-        """How sockets are opened; one for each, as a connection that was opened before is taken by its pool."""
+    def _backend(self, *, public_only: bool) -> HostOverrideBackend:
+        """The network backend, one for each value of *public_only*: a connection that `open` made belongs to one pool."""
         from pdkernel.egress.network_backend import HostOverrideBackend
 
-        if public_only not in self._dialling:
-            self._dialling[public_only] = HostOverrideBackend(self._resolve, self._lookup if public_only else None)
-        return self._dialling[public_only]
+        if public_only not in self._backends:
+            self._backends[public_only] = HostOverrideBackend(self._resolve, self._lookup if public_only else None)
+        return self._backends[public_only]
 
 
 def _proxy(url: str) -> httpcore.Proxy:
-    """An upstream proxy; name and password stand in its URL."""
+    """An upstream proxy; its URL may contain user name and password."""
     import httpcore
 
     parts = urlsplit(url)
@@ -272,19 +272,19 @@ def _failures() -> tuple[type[Exception], ...]:
         httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
         OSError,
-        UnicodeError,  # a name that IDNA cannot write
+        UnicodeError,  # a name that IDNA cannot encode
     )
 
 
 def _failure(error: BaseException, to: Destination) -> UpstreamError:
-    """*error* in words, by its innermost cause: httpcore's own texts are often empty."""
+    """*error* as an `UpstreamError`, described by its innermost cause: httpcore's messages are often empty."""
     import httpcore
 
     cause = error
     while (deeper := cause.__cause__ or cause.__context__) is not None:
         cause = deeper.exceptions[0] if isinstance(deeper, BaseExceptionGroup) else deeper
     place = f"{to.host}:{to.port}"
-    # httpcore's other errors may come after a part of the request has left
+    # other errors of httpcore may occur after a part of the request was sent
     before = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
     sent = isinstance(error, httpcore.NetworkError | httpcore.TimeoutException | httpcore.ProtocolError | OSError)
     sent = sent and not isinstance(error, (*before, httpcore.LocalProtocolError, socket.gaierror))

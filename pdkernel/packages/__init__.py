@@ -1,12 +1,12 @@
 """
 Packages that steps import, installed into the project.
 
-    npm           packages of Node.js steps: which are there, installing those that are not
-    npm_lock      the lock file beside the project
-    npm_command   running npm, and its failures in words
-    python        environments of Python steps
-    python_lock   the lock file beside the project
-    pip           running pip, and its failures in words
+    npm_packages          packages of Node.js steps: find and install
+    npm_lock              the lock file of npm packages
+    npm_command           runs npm and explains its failures
+    python_environments   environments of Python steps
+    python_lock           the lock file of Python packages
+    pip                   runs pip and explains its failures
 """
 
 from pdkernel.packages.npm_lock import NpmLock

@@ -1,8 +1,7 @@
 """
-Runs npm, and says in words why it failed.
+Runs npm, and explains its failures.
 
-Knows where a Node.js has its npm, the options, and npm's error codes. Nothing of npm's own text reaches a person but a
-sentence without addresses: they can hold passwords.
+Of npm's own output, a person sees at most one line without URLs: URLs can contain passwords.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ _OPTIONS = (
     "--no-update-notifier",
     "--no-progress",
     "--omit=dev",
-    "--package-lock",  # these three in case that the person's own settings say otherwise
+    "--package-lock",  # this and the next two override the user's npm settings
     "--global=false",
     "--install-strategy=hoisted",
     "--omit-lockfile-registry-resolved",
     "--loglevel=silent",
     "--json",
-    "--fetch-retries=1",  # a person waits: who has no network learns it in seconds
+    "--fetch-retries=1",  # a person waits: a missing network is reported within seconds
     "--fetch-retry-mintimeout=500",
     "--fetch-retry-maxtimeout=2000",
 )
@@ -56,12 +55,12 @@ _PERMISSION_CODES = frozenset({"EACCES", "EPERM", "EROFS"})
 
 class NpmFailedError(Exception):
     """
-    npm has failed.
+    npm failed.
 
     Attributes:
-        code: npm's or the system's word for it: `E404`, `ETARGET`, `ENOSPC`; or the empty string.
-        summary: What npm says, in a line without addresses; may be empty.
-        missing_package: The package that is not there, as far as npm says so: `name@range`; or the empty string.
+        code: Error code of npm or the system: `E404`, `ETARGET`, `ENOSPC`; or the empty string.
+        summary: npm's message, one line without URLs; may be empty.
+        missing_package: The package that does not exist, `name@range`, if npm names it; or the empty string.
     """
 
     def __init__(self, code: str, summary: str = "", detail: str = "") -> None:
@@ -69,7 +68,7 @@ class NpmFailedError(Exception):
         self.code = code
         found = _MISSING_PACKAGE.search(detail) or _NO_VERSION.search(summary)
         self.missing_package = found[1] if found else ""
-        self.summary = _ADDRESS.sub("(address left out)", summary.strip().split("\n")[0])[:300].rstrip(".")
+        self.summary = _ADDRESS.sub("(URL removed)", summary.strip().split("\n")[0])[:300].rstrip(".")
 
 
 async def run_npm(
@@ -82,18 +81,18 @@ async def run_npm(
     on_waiting: Callable[[float], None] = lambda _: None,
 ) -> bytes:
     """
-    Run npm in *folder* and return what it printed, which is JSON. If the task is cancelled, npm is ended first.
+    Run npm in *folder* and return its output, which is JSON. If the task is cancelled, npm is killed first.
 
     Args:
         command: `install`, `ci`, `view`, `pack`.
-        folder: Where `package.json` is.
-        arguments: What follows the command.
-        node: The Node.js whose npm it is.
-        environ: Its environment: the person's own, with their registry and proxy.
-        on_waiting: Told the seconds so far, every few seconds.
+        folder: The folder with `package.json`.
+        arguments: Arguments of the command.
+        node: The Node.js whose npm is used.
+        environ: Environment of npm, with the user's registry and proxy.
+        on_waiting: Called every few seconds with the seconds so far.
 
     Raises:
-        NpmFailedError: It failed.
+        NpmFailedError: npm failed.
         InterpreterMissingError: This Node.js has no npm.
     """
     argv = [str(node), str(find_npm(node, environ)), command, *arguments, *_OPTIONS]
@@ -126,10 +125,10 @@ async def run_npm(
 
 def find_npm(node: Path, environ: Mapping[str, str]) -> Path:
     """
-    The program of npm that belongs to *node*.
+    The npm program of *node*.
 
     Raises:
-        InterpreterMissingError: There is none.
+        InterpreterMissingError: This Node.js has no npm.
     """
     for place in (node, node.resolve()):
         beside = place.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
@@ -140,7 +139,7 @@ def find_npm(node: Path, environ: Mapping[str, str]) -> Path:
         if found and Path(found).resolve().suffix == ".js":
             return Path(found).resolve()
     raise InterpreterMissingError(
-        f"Packages are installed with npm, and the Node.js in {node.parent} has none.",
+        f"Packages are installed with npm, but the Node.js in {node.parent} has no npm.",
         fix="pip install 'pdkernel[node]'",
     )
 
@@ -149,78 +148,78 @@ def explain_failure(
     failure: NpmFailedError, wanted: Sequence[str], suggestion: Callable[[str], str]
 ) -> PackageInstallError:
     """
-    What to tell a person about *failure*.
+    The error for a person that explains *failure*.
 
     Args:
-        failure: What npm said.
-        wanted: What was to be installed, as code names it.
-        suggestion: A sentence that helps with a name that no package has, or the empty string.
+        failure: The failure of npm.
+        wanted: The packages to install, as code imports them.
+        suggestion: Returns a sentence with similar package names for a name, or the empty string.
     """
     cannot = f"{', '.join(wanted)} cannot be installed"
     code, package = failure.code, failure.missing_package
     name = re.sub(r"(?<=.)@.*", "", package, flags=re.DOTALL)
     near = [each for each in wanted if each == name or each.startswith(f"{name}@")]
-    ours = next((each for each in near if each == package), near[0] if near else None)
+    imported = next((each for each in near if each == package), near[0] if near else None)
     match code:
         case "E404" if package:
             return PackageInstallError(
                 f"There is no npm package {name}."
-                if ours
-                else f"{cannot}: there is no npm package {name}, which it needs.",
-                fix=(suggestion(name) or "Look at the name's spelling.") if ours else "Import another version of it.",
-                package=ours,
+                if imported
+                else f"{cannot}: there is no npm package {name}, which is a dependency.",
+                fix=(suggestion(name) or "Check the spelling of the name.") if imported else "Import another version.",
+                package=imported,
             )
         case "ETARGET" | "ENOVERSIONS" if package:
             return PackageInstallError(
                 f"There is no version of the npm package {name} that is {package[len(name) + 1 :] or 'usable'}"
-                + ("." if ours else f": {cannot}."),
-                fix=f"`npm view {name} versions` lists those that there are.",
-                package=ours,
+                + ("." if imported else f": {cannot}."),
+                fix=f"`npm view {name} versions` lists the versions.",
+                package=imported,
             )
         case "ERESOLVE":
             return PackageInstallError(
-                f"{cannot} together: their own needs contradict each other.",
+                f"{cannot} together: their dependencies conflict.",
                 fix='Import other versions ("name@version"), or use them in different steps: each has its own.',
             )
         case "EINTEGRITY":
             return PackageInstallError(
-                f"{cannot}: what the registry gave is not what the lock file has the hash of.",
-                fix="Ask whoever runs your registry. Only if the change is right: delete the lock file and run again.",
+                f"{cannot}: the package from the registry does not match the hash in the lock file.",
+                fix="Ask the operator of your registry. If the change is intended, delete the lock file and run again.",
             )
     return _build_machine_error(code, cannot) or PackageInstallError(
         f"{cannot}: npm failed{f' with {code}' if code else ''}{f': {failure.summary}' if failure.summary else ''}.",
-        fix=f"Try it by hand: npm install {' '.join(wanted)}",
+        fix=f"Run npm yourself: npm install {' '.join(wanted)}",
     )
 
 
 def _build_machine_error(code: str, cannot: str) -> PackageInstallError | None:
     if code in _NO_NETWORK:
         return PackageInstallError(
-            f"{cannot}: the npm registry does not answer ({code}). Is there a network?",
-            fix="Run again when there is. npm's own settings (registry, proxy) are used.",
+            f"{cannot}: the npm registry does not respond ({code}).",
+            fix="Check the network and npm's settings (registry, proxy), and run again.",
         )
     if code in _ACCESS_DENIED_CODES:
         return PackageInstallError(
             f"{cannot}: the npm registry refuses access ({code}).",
-            fix="Log in to it (npm login), or look at the token in your .npmrc.",
+            fix="Log in with npm login, or check the token in your .npmrc.",
         )
     if _CERTIFICATE_CODE.search(code):
         return PackageInstallError(
             f"{cannot}: the npm registry's certificate is not trusted ({code}).",
-            fix="Name your organisation's certificates: npm config set cafile FILE, or NODE_EXTRA_CA_CERTS=FILE.",
+            fix="Pass your organisation's certificates: npm config set cafile FILE, or NODE_EXTRA_CA_CERTS=FILE.",
         )
     if code in _DISK_FULL:
-        return PackageInstallError(f"{cannot}: the disk is full.", fix="Make room and run again.")
+        return PackageInstallError(f"{cannot}: the disk is full.", fix="Free some space and run again.")
     if code in _PERMISSION_CODES:
         return PackageInstallError(
             f"{cannot}: permission to write the project's folder or npm's cache is denied ({code}).",
-            fix="Give yourself permission to write in both.",
+            fix="Make both writable, and run again.",
         )
     return None
 
 
 def build_disk_error(fault: OSError, wanted: Sequence[str]) -> PackageInstallError:
-    """What to tell a person when *fault* kept us from writing a folder or the lock file."""
+    """The error for a person if *fault* prevented writing a folder or the lock file."""
     code = errno.errorcode.get(fault.errno or 0, "")
     cannot = f"{', '.join(wanted)} cannot be installed"
     reason = (fault.strerror or type(fault).__name__).lower()
@@ -228,7 +227,7 @@ def build_disk_error(fault: OSError, wanted: Sequence[str]) -> PackageInstallErr
 
 
 def _error_in(output: bytes) -> Mapping[str, Any]:
-    # with --json npm prints an object, and only that; a part of it if it was ended in between
+    # with --json, npm prints one object, or a part of it if npm was killed
     try:
         error = json.loads(output)["error"]
     except (ValueError, KeyError, TypeError):

@@ -1,12 +1,9 @@
 """
-The lock file for npm packages: which versions the project has, with hashes and without any registry's address.
+The lock file of npm packages: exact versions with hashes, without registry addresses.
 
-Knows the file's form, and that one set of packages stands for every set it contains. Knows nothing of npm's command or
-of what is installed. The file is for people to commit: sorted, one line a fact, written aside and then renamed.
-
-Each set has been resolved together by npm and holds `packages` as npm's own lock files do. A package that several sets
-import without a version has the same version in all of them. Who uses the packages may keep facts of its own beside
-them.
+Each set of packages was resolved together by npm; `packages` has the format of npm's own lock files. A set also serves every
+subset of its imports. A package that several sets import without a version has the same version in all of them. The caller
+may store further facts in the file. The file is for people to commit: sorted, one fact a line, replaced atomically.
 """
 
 from __future__ import annotations
@@ -39,8 +36,8 @@ class LockedSet:
     Packages that were resolved together.
 
     Attributes:
-        imports: What code imports (`axios`, `axios@~0.20.0`), and its folder under `node_modules`.
-        packages: Those and what they need, as in npm's lock files, version 3.
+        imports: Maps imports of code (`axios`, `axios@~0.20.0`) to folders under `node_modules`.
+        packages: The imported packages and their dependencies, as in npm's lock files, version 3.
     """
 
     imports: Mapping[str, str]
@@ -48,27 +45,27 @@ class LockedSet:
 
     @cached_property
     def key(self) -> str:
-        """A word that stands for exactly these packages on this kind of machine."""
-        # npm leaves packages out that are for other machines, so a shared folder must keep them apart
+        """A hash of exactly these packages on this kind of machine."""
+        # npm omits packages for other machines, so machines that share a folder need different keys
         facts = [dict(self.imports), dict(self.packages), platform.system(), platform.machine()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
     def version(self, imported: str) -> str:
-        """The exact version that code gets which imports *imported*."""
+        """The exact version for the import *imported*."""
         return str(self.packages[f"node_modules/{self.imports[imported]}"]["version"])
 
     def holds(self, wanted: Collection[str]) -> bool:
-        """Whether everything in *wanted* is among the imports."""
+        """Whether the set has all imports in *wanted*."""
         return all(each in self.imports for each in wanted)
 
 
 class NpmLock:
     """
-    A lock file; read again whenever it has changed.
+    A lock file, read again after each change.
 
     Args:
         path: The file.
-        about: What it says of itself.
+        about: The file's description of itself.
     """
 
     def __init__(self, path: Path, *, about: str = DEFAULT_ABOUT) -> None:
@@ -80,7 +77,7 @@ class NpmLock:
 
     def sets(self) -> tuple[LockedSet, ...]:
         """
-        Every set, the small ones first; none if there is no file.
+        All sets, the small ones first; empty if there is no file.
 
         Raises:
             ProjectError: The file is not a lock file, or cannot be read.
@@ -96,25 +93,25 @@ class NpmLock:
         except OSError as fault:
             raise ProjectError(
                 f"{self.path} cannot be read: {(fault.strerror or type(fault).__name__).lower()}.",
-                fix="It holds the versions of npm packages: give yourself permission to read it.",
+                fix="Make the file readable: it has the versions of the npm packages.",
             ) from None
         return self._sets
 
     def load_extra(self) -> Mapping[str, Any]:
-        """What is kept beside the packages, by name. Raises as `sets`."""
+        """Further facts in the file, by name. Raises as `sets`."""
         self.sets()
         return self._extra
 
     def version(self, imported: str) -> str | None:
-        """The version that the project has for *imported*, or None."""
+        """The project's version for *imported*, or None."""
         return next((each.version(imported) for each in self.sets() if imported in each.imports), None)
 
     def add(self, new: LockedSet) -> None:
         """
-        Put *new* into the file; sets that it contains go, since it stands for them.
+        Add *new* to the file, and remove its subsets.
 
         Raises:
-            OSError: The file cannot be written; it is as it was.
+            OSError: The file cannot be written; it is unchanged.
         """
         with self._write_lock():
             kept = [each for each in self.sets() if not new.holds(each.imports)]
@@ -122,22 +119,22 @@ class NpmLock:
 
     def set_extra(self, name: str, build_value: Callable[[], Mapping[str, Any]]) -> None:
         """
-        Keep a fact beside the packages.
+        Store a further fact in the file.
 
         Args:
-            name: Its name.
-            build_value: Gives it, while nobody else writes the file.
+            name: Name of the fact.
+            build_value: Returns the value; called while the file is locked against other writers.
 
         Raises:
             ProjectError: The file is not a lock file.
-            OSError: The file cannot be written; it is as it was.
+            OSError: The file cannot be written; it is unchanged.
         """
         with self._write_lock():
             self._write(self.sets(), {**self.load_extra(), name: dict(sorted(build_value().items()))})
 
     @contextlib.contextmanager
     def _write_lock(self) -> Iterator[None]:
-        """No other process writes the file meanwhile: each writes it whole."""
+        """A lock against other processes, because each process writes the whole file."""
         descriptor = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -158,7 +155,7 @@ class NpmLock:
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-            os.replace(draft, self.path)  # noqa: PTH105 - one act, over what is there
+            os.replace(draft, self.path)  # noqa: PTH105 - atomic, replaces the existing file
         finally:
             draft.unlink(missing_ok=True)
 
@@ -172,15 +169,15 @@ class NpmLock:
                 _check_places(each)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ProjectError(
-                f"{self.path} is not a lock file that this version can read. It was left as it is.",
-                fix="Take it from your version control again, or delete it: the next run installs the newest versions.",
+                f"{self.path} is not a lock file that this version can read. The file is unchanged.",
+                fix="Restore it from your version control, or delete it: the next run installs the newest versions.",
             ) from None
         facts = {name: fact for name, fact in value.items() if name not in _KNOWN_KEYS}
         return tuple(sorted(sets, key=lambda each: (len(each.imports), each.key))), facts
 
 
 def _check_places(locked: LockedSet) -> None:
-    """Refuse a set whose packages would stand outside of its folder, or be links. Raises `ValueError`, `KeyError` or `TypeError`."""
+    """Reject packages outside of the set's folder, and links. Raises `ValueError`, `KeyError` or `TypeError`."""
     for imported, folder in locked.imports.items():
         locked.version(imported)
         if package_fault(folder, None):

@@ -1,10 +1,10 @@
 """
-npm packages of a project: which are there, installing those that are not.
+npm packages of a project: finds installed packages and installs missing ones.
 
-Knows that each set of packages that is imported together has a folder of its own, which is complete from the moment it
-has its name and never changes: steps may load from it while another process installs. Knows nothing of workflows.
+Each set of packages that is imported together has its own folder. A folder is complete when it gets its name and never changes
+afterwards: steps may load from it while another process installs.
 
-    .pdkernel/packages/node/KEY/node_modules/...     one set; KEY stands for its exact versions
+    .pdkernel/packages/node/KEY/node_modules/...     one set; KEY is a hash of its exact versions
     pdkernel-npm.lock.json                           beside the project: the versions, for people to commit
 """
 
@@ -31,10 +31,10 @@ from pdkernel.runtimes.file_tree import remove_tree
 
 NPM_LOCK_NAME = "pdkernel-npm.lock.json"
 REMOVE_UNUSED_AFTER_S = 60 * 24 * 3600
-"""Seconds after which a set that no run has used is removed; the lock file brings it back."""
+"""Seconds after which an unused set is removed; it can be installed again from the lock file."""
 
 _STAGING = ".new-"
-_DROPPED_ENTRY_KEYS = ("funding", "license", "deprecated")  # of npm's entries: nothing that installing needs
+_DROPPED_ENTRY_KEYS = ("funding", "license", "deprecated")  # keys of npm's entries that installing does not need
 _NAMES = (
     "@pipedream/platform axios got node-fetch lodash lodash-es moment moment-timezone dayjs date-fns luxon uuid nanoid "
     "cheerio jsdom puppeteer-core playwright-core express openai @anthropic-ai/sdk @slack/web-api @octokit/rest "
@@ -69,8 +69,8 @@ class NpmTree:
     Installed packages.
 
     Attributes:
-        folder: Has them in its `node_modules`.
-        aliases: What code imports (`axios`, `axios@0.19.2`) and its folder's name under `node_modules`.
+        folder: The folder with `node_modules`.
+        aliases: Maps imports of code (`axios`, `axios@0.19.2`) to folders under `node_modules`.
     """
 
     folder: Path
@@ -82,11 +82,11 @@ class NpmPackages:
     The npm packages of a project.
 
     Args:
-        folder: Where they are installed.
+        folder: The folder of the installed sets.
         lock: The lock file.
-        node: Finds the Node.js whose npm installs; asked when something is to be installed.
-        environ: The environment of npm, with the person's registry and proxy.
-        about: What the lock file says of itself.
+        node: Finds the Node.js whose npm installs; called only before an installation.
+        environ: Environment of npm, with the user's registry and proxy.
+        about: The lock file's description of itself.
     """
 
     def __init__(
@@ -112,20 +112,20 @@ class NpmPackages:
         command: str = "pdkernel packages install SOURCE",
     ) -> NpmTree:
         """
-        The folder with *specs*, which are installed together first if they are not there.
+        The folder with *specs*; installs them together first if they are missing.
 
-        Versions are those of the lock file; what is not in it is added. Any number of processes may do this at once.
+        Versions come from the lock file; missing packages are added to it. Several processes may call this at the same time.
 
         Args:
-            specs: What code imports.
-            install: False installs nothing.
-            progress: Told in short lines what goes on.
-            command: Installs the packages, for the error that says so.
+            specs: The packages that code imports.
+            install: Whether packages may be installed.
+            progress: Called with short lines of progress.
+            command: The command that installs the packages, for the error message.
 
         Raises:
-            PackageMissingError: They are not there, and *install* is False.
-            PackageInstallError: They cannot be installed.
-            InterpreterMissingError: There is no npm.
+            PackageMissingError: Packages are missing, and *install* is False.
+            PackageInstallError: Packages cannot be installed.
+            InterpreterMissingError: npm is missing.
             ProjectError: The lock file cannot be read.
         """
         wanted = {str(spec): spec for spec in sorted(set(specs), key=str)}
@@ -143,12 +143,12 @@ class NpmPackages:
             raise build_disk_error(fault, list(wanted)) from None
 
     def find(self, specs: Iterable[NpmSpec]) -> NpmTree | None:
-        """The folder with *specs*, if they are there. Raises `ProjectError` for a lock file that cannot be read."""
+        """The folder with *specs*, or None if they are not installed. Raises `ProjectError` for an invalid lock file."""
         return self._find_tree({str(spec): spec for spec in specs})
 
     def locked(self) -> list[tuple[LockedSet, bool]]:
         """
-        The sets of the lock file, each with whether it is installed here.
+        The sets of the lock file, each with whether it is installed on this machine.
 
         Raises:
             ProjectError: The lock file cannot be read.
@@ -166,11 +166,11 @@ class NpmPackages:
     def _tree(self, locked: LockedSet, wanted: Iterable[str]) -> NpmTree:
         folder = self._folder / locked.key
         with contextlib.suppress(OSError):
-            os.utime(folder)  # used now
+            os.utime(folder)  # marks the set as used
         return NpmTree(folder, {each: locked.imports[each] for each in wanted})
 
     def _missing(self, wanted: Mapping[str, NpmSpec]) -> list[str]:
-        """Those that are in no installed set; all of *wanted* if they only never were installed together."""
+        """Packages that are in no installed set; all of *wanted* if each is installed, but not together."""
         there = {imported for locked, is_installed in self.locked() if is_installed for imported in locked.imports}
         return [each for each in wanted if each not in there] or list(wanted)
 
@@ -201,12 +201,12 @@ class NpmPackages:
     async def _resolve(
         self, wanted: Mapping[str, NpmSpec], staging: Path, progress: Callable[[str], None]
     ) -> LockedSet:
-        """Install *wanted* in *staging*, with the versions that the project has already where it has any."""
+        """Install *wanted* in *staging*, with the versions of the lock file where it has them."""
         imports = _folders(wanted.values())
-        # parity[npm-newest]: the platform takes the newest version at each deploy; here the lock file keeps it
+        # parity[npm-newest]: the platform takes the newest version at each deploy; pdkernel keeps it in the lock file
         versions = {each: self._lock.version(each) or spec.range or "latest" for each, spec in wanted.items()}
         inside = [each for each in self._lock.sets() if all(imported in wanted for imported in each.imports)]
-        if inside:  # what the largest known part needs keeps its versions too
+        if inside:  # dependencies of the largest known subset also keep their versions
             _write_lock(staging, inside[-1].packages)
         _write_dependencies(
             staging,
@@ -226,7 +226,7 @@ class NpmPackages:
     ) -> None:
         names = list(wanted)
         settings = self._lock.path.parent / ".npmrc"
-        if settings.is_file():  # npm looks for a project's settings beside package.json only
+        if settings.is_file():  # npm reads a project's settings only beside package.json
             (staging / ".npmrc").symlink_to(settings)
 
         def waiting(seconds: float) -> None:
@@ -236,12 +236,12 @@ class NpmPackages:
             await run_npm(command, staging, node=self._node(), environ=self._environ, on_waiting=waiting)
         except NpmFailedError as failure:
             error = explain_failure(failure, names, did_you_mean_package)
-            if command == "ci" and failure.missing_package:  # it is the lock file that asks for what is gone
-                error.fix = f"{self._lock.path.name} asks for it. Without that file the newest versions are taken."
+            if command == "ci" and failure.missing_package:  # the lock file requires a package that no longer exists
+                error.fix = f"{self._lock.path.name} requires it. Delete the file to install the newest versions."
             raise error from None
 
     def _remove_unused(self) -> None:
-        """Remove what a process left that was ended, and sets that nobody uses. Only while alone."""
+        """Remove leftovers of killed processes, and unused sets. Call it only with the installation lock."""
         for entry in self._folder.iterdir():
             if entry.is_dir() and (
                 entry.name.startswith(_STAGING) or entry.stat().st_mtime < time.time() - REMOVE_UNUSED_AFTER_S
@@ -250,7 +250,7 @@ class NpmPackages:
 
     @contextlib.asynccontextmanager
     async def _installation_lock(self, progress: Callable[[str], None]) -> AsyncIterator[None]:
-        """No other process, and no other task of this one, installs meanwhile."""
+        """A lock against installations by other processes and tasks."""
         self._folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -270,20 +270,20 @@ class NpmPackages:
 
 
 def did_you_mean_package(name: str) -> str:
-    """A sentence with well-known packages whose name is near *name*, or the empty string."""
-    said = did_you_mean(name, _WELL_KNOWN)
-    return said if said.startswith("Did") else ""
+    """A sentence with well-known packages with a similar name, or the empty string."""
+    suggestion = did_you_mean(name, _WELL_KNOWN)
+    return suggestion if suggestion.startswith("Did") else ""
 
 
 def _check(spec: NpmSpec) -> None:
-    """Refuse what npm would not take for a package of a registry. Raises `PackageInstallError`."""
+    """Reject a spec that is not a package of a registry. Raises `PackageInstallError`."""
     fault = package_fault(spec.name, spec.range)
     if fault is not None:
         raise PackageInstallError(f"{fault}.", package=str(spec))
 
 
 def _folders(specs: Iterable[NpmSpec]) -> dict[str, str]:
-    """Each import and its folder under `node_modules`: the package's own name, and an alias for a second version."""
+    """Maps each import to a folder under `node_modules`: the package's name, or an alias for a second version."""
     folders: dict[str, str] = {}
     for spec in sorted(specs, key=lambda spec: (spec.range is not None, str(spec))):
         folder, number = spec.name, 1
@@ -318,11 +318,11 @@ def _write_dependencies(staging: Path, dependencies: Mapping[str, str]) -> None:
 
 
 def _publish(staging: Path, place: Path) -> None:
-    """Give *staging* its name."""
+    """Move *staging* to its final path."""
     (staging / ".npmrc").unlink(missing_ok=True)
     (staging / "node_modules").mkdir(exist_ok=True)
     try:
         staging.rename(place)
     except OSError:
-        if not place.is_dir():  # it is there: the same packages
+        if not place.is_dir():  # another process has published the same packages
             raise

@@ -1,7 +1,7 @@
 """
-Runs pip, and says in a person's words why it failed.
+Runs pip, and explains its failures.
 
-Knows pip's options, its report and its messages. No address of a registry and no credential in one is ever passed on.
+Messages contain neither addresses of registries nor credentials.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class PythonInstallError(PackageInstallError):
     Packages of Python steps cannot be installed.
 
     Attributes:
-        failed_names: The requirements that are to blame, as `PythonRequirement.name`; empty if none in particular is.
-        retry_without_lock: The versions that a lock file holds may be to blame: without them it may go.
+        failed_names: The requirements that caused the failure, as `PythonRequirement.name`; may be empty.
+        retry_without_lock: Whether the versions of the lock file may be the cause, so that a retry without them can work.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class Pip:
     pip for one environment.
 
     Args:
-        python: The environment's interpreter. It need not have pip: ours is used.
-        environ: Variables for pip: where registries are, proxies, the cache's place.
-        progress: Told a line for each thing that pip does.
+        python: The environment's interpreter. It needs no pip: the pip of this process is used.
+        environ: Variables for pip: registries, proxies, cache.
+        progress: Called with a line for each action of pip.
     """
 
     def __init__(self, python: Path, environ: Mapping[str, str], progress: ProgressCallback) -> None:
         self._python = python
         self._environ = {
-            "PIP_RETRIES": "2",  # what is not there after two more tries is not there
+            "PIP_RETRIES": "2",  # more retries only delay the error
             **{name: value for name, value in environ.items() if name not in _DROPPED_VARIABLES},
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
@@ -78,14 +78,14 @@ class Pip:
 
     async def install(self, arguments: Sequence[str], wanted: Sequence[PythonRequirement]) -> None:
         """
-        Install, from wheels only: a source archive would run code of its own.
+        Install packages, from wheels only: a source archive would run its own code.
 
         Args:
-            arguments: Of `pip install`.
-            wanted: What is installed, for messages.
+            arguments: Arguments of `pip install`.
+            wanted: The requirements, for messages.
 
         Raises:
-            PythonInstallError: It did not go.
+            PythonInstallError: The installation failed.
         """
         wheels = ("--only-binary", ":all:", "--progress-bar", "off", "--no-compile")
         status, output = await self._run("install", *wheels, *arguments)
@@ -95,14 +95,16 @@ class Pip:
     async def _explain(self, output: str, wanted: Sequence[PythonRequirement]) -> PythonInstallError:
         names = ", ".join(dict.fromkeys(requirement.specifier for requirement in wanted))
         if "No space left on device" in output:
-            return PythonInstallError(f"There is no room on the disk to install {names}.", fix="Make room, run again.")
+            return PythonInstallError(
+                f"{names} cannot be installed: the disk is full.", fix="Free some space and run again."
+            )
         if _NO_NETWORK.search(output):
             return _no_network(names)
         if "DO NOT MATCH THE HASHES" in output:
             return PythonInstallError(
-                f"{names}: what the registry has is not what the lock file says. Nothing was installed.\n"
+                f"{names}: the files of the registry do not match the hashes in the lock file. Nothing was installed.\n"
                 f"{_errors(output)}",
-                fix=f"If you expect that, delete their lines in {PYTHON_LOCK_NAME} and run again.",
+                fix=f"If the change is intended, delete their lines in {PYTHON_LOCK_NAME} and run again.",
             )
         if "ResolutionImpossible" in output or "conflicting dependencies" in output:
             return PythonInstallError(
@@ -125,14 +127,14 @@ class Pip:
         here = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
         if versions != ["none"]:
             return PythonInstallError(
-                f"The package {name} has no version {asked or 'that fits'} for {here}. "
+                f"The package {name} has no version {asked or 'that is compatible'} for {here}. "
                 f"The latest: {', '.join(versions[-5:])}.",
                 fix=f"Write one of them: # pipedream add-package {name}=={versions[-1]}",
                 failed_names=names,
                 retry_without_lock=True,
             )
         status, output = await self._run("index", "versions", "-vv", name)
-        if status and _NO_NETWORK.search(output):  # without tries to follow, `pip install` keeps it to itself
+        if status and _NO_NETWORK.search(output):  # without retries, `pip install` does not report a missing network
             return _no_network(name)
         if status == 0:
             return PythonInstallError(
@@ -142,17 +144,17 @@ class Pip:
                 failed_names=names,
             )
         module = next((requirement.module for requirement in blamed if requirement.module), "")
-        asks = f", which `import {module}` asks for" if module else ""
+        required_by = f", which `import {module}` requires" if module else ""
         return PythonInstallError(
-            f"The registry has no package {name}{asks}.",
+            f"The registry has no package {name}{required_by}.",
             fix=f"If another package provides {module}, write in the step: # pipedream add-package NAME"
             if module
-            else f"Look at the spelling of {name} in `# pipedream add-package`.",
+            else f"Check the spelling of {name} in `# pipedream add-package`.",
             failed_names=names,
         )
 
     async def _run(self, *arguments: str) -> tuple[int, str]:
-        """Pip's exit status and everything that it printed."""
+        """Run pip; returns its exit status and its output."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-m", "pip", "--python", str(self._python), *arguments),
             stdin=asyncio.subprocess.DEVNULL,
@@ -181,18 +183,18 @@ class Pip:
 def _no_network(names: str) -> PythonInstallError:
     return PythonInstallError(
         f"{names} could not be installed: the package registry cannot be reached.",
-        fix="Look at the network and at PIP_INDEX_URL and HTTPS_PROXY, and run again.",
+        fix="Check the network, PIP_INDEX_URL and HTTPS_PROXY, and run again.",
     )
 
 
 def _errors(output: str) -> str:
-    """The lines of pip's output that say what is wrong, without addresses."""
+    """The error lines of pip's output, without URLs."""
     lines = [line for line in output.splitlines() if line]
     first = next(
         (index for index, line in enumerate(lines) if line.startswith("ERROR:")), len(lines) - _MAX_ERROR_LINES
     )
-    said = [line for line in lines[max(first, 0) :] if not _ADVICE_LINE.match(line)][:_MAX_ERROR_LINES]
-    return "\n".join(_URL.sub("(address)", line.removeprefix("ERROR: ")) for line in said)
+    errors = [line for line in lines[max(first, 0) :] if not _ADVICE_LINE.match(line)][:_MAX_ERROR_LINES]
+    return "\n".join(_URL.sub("(address)", line.removeprefix("ERROR: ")) for line in errors)
 
 
 def _canonical(text: str) -> str:

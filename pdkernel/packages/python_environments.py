@@ -1,9 +1,8 @@
 """
-Python environments for steps: one for each set of packages, never the one that runs us.
+Python environments for steps: one for each set of packages, separate from the environment of pdkernel.
 
-Knows where they are, how one is made and kept, and the lock file beside the project. An environment is made aside and
-put in its place when it is complete, and never changed from then on. A workflow whose steps need no package has the
-bare one, which all such workflows share and which is made of links in a few milliseconds.
+An environment is built under a temporary name, renamed when it is complete, and never changed afterwards. Workflows without
+packages share a bare environment, which consists of links and is created in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ INSTALL_COMMAND = "pdkernel packages install SOURCE"
 
 _MAX_ENVIRONMENTS = 20
 _UNUSED_S = 24 * 3600.0
-"""Environments beyond the most recent ones are removed when they have not been used for so long."""
+"""Environments beyond the most recent ones are removed after this time without use."""
 
 _TOUCH_S = 600.0
 _BUILDING = "building-"
@@ -47,8 +46,8 @@ class PythonEnvironment:
     An environment for steps.
 
     Attributes:
-        python: Its interpreter.
-        folder: Its folder.
+        python: The interpreter.
+        folder: The environment's folder.
     """
 
     python: Path
@@ -56,11 +55,11 @@ class PythonEnvironment:
 
     @property
     def site(self) -> Path:
-        """Where its packages are."""
+        """The folder of its packages."""
         return self.folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
     def packages(self) -> dict[str, str]:
-        """What is installed in it: name to version."""
+        """The installed packages: name to version."""
         found = importlib.metadata.distributions(path=[str(self.site)])
         return dict(sorted((each.metadata["Name"], each.version) for each in found))
 
@@ -70,8 +69,8 @@ class PythonPackages:
     The environments of one project. Belongs to one event loop; other processes may use the same folder.
 
     Args:
-        folder: Where they are: `.pdkernel/packages/python`.
-        lock: The lock file, the user's to commit.
+        folder: The folder of the environments: `.pdkernel/packages/python`.
+        lock: The lock file, for the user to commit.
         environ: Variables for pip.
     """
 
@@ -84,7 +83,7 @@ class PythonPackages:
         self._building = asyncio.Lock()
 
     def locked(self) -> Iterator[tuple[Pin, bool]]:
-        """Each package that the lock file has for this kind of machine, and whether it is installed."""
+        """Yield each package in the lock file for this kind of machine, with whether it is installed."""
         for block in self._lock.read():
             if block.machine == describe_machine():
                 is_installed = (self._folder / block.digest).exists()
@@ -94,17 +93,17 @@ class PythonPackages:
         self, requirements: Iterable[PythonRequirement], *, install: bool, progress: ProgressCallback
     ) -> PythonEnvironment:
         """
-        The environment that has *requirements*; made, and its packages installed, if there is none.
+        The environment with *requirements*; it is built if it does not exist.
 
         Args:
-            requirements: What steps need; none asks for the bare environment.
+            requirements: The packages that steps import; empty for the bare environment.
             install: Whether packages may be installed.
-            progress: Told what is being done, a line at a time; never called if all is there. The last line is
+            progress: Called with lines of progress, only if something is installed. The last line is
                 `installed NAME VERSION, ... in N s`.
 
         Raises:
-            PackageMissingError: Something is not installed, and nothing was to be.
-            PythonInstallError: Something cannot be installed.
+            PackageMissingError: Packages are missing, and *install* is False.
+            PythonInstallError: Packages cannot be installed.
             ProjectError: The lock file cannot be read.
         """
         wanted = tuple(sorted(set(requirements)))
@@ -124,8 +123,8 @@ class PythonPackages:
         except OSError as error:
             texts = ", ".join(requirement.specifier for requirement in wanted)
             raise PythonInstallError(
-                f"The Python environment{' for ' + texts if texts else ''} cannot be made: {error.strerror or error}.",
-                fix=f"Look at {self._folder}: it must be writable, and its disk have room.",
+                f"The Python environment{' for ' + texts if texts else ''} cannot be created: {error.strerror or error}.",
+                fix=f"Check that {self._folder} is writable, and that its disk is not full.",
             ) from None
         self._known[wanted] = (self._lock.signature(), found)
         self._touch(found.folder)
@@ -143,7 +142,7 @@ class PythonPackages:
         found = PythonEnvironment(folder / "bin" / "python", folder)
         if found.python.exists():
             return found
-        if folder.exists() and not remove_tree(folder):  # the Python that it was made from has gone
+        if folder.exists() and not remove_tree(folder):  # the Python that it was built from is gone
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
         return None
 
@@ -153,7 +152,7 @@ class PythonPackages:
         return self._complete(place) or self._publish(self._make("making-"), place)
 
     async def _build(self, wanted: Sequence[PythonRequirement], progress: ProgressCallback) -> PythonEnvironment:
-        for left in self._folder.glob(f"{_BUILDING}*"):  # nobody else builds now: whoever made it has died
+        for left in self._folder.glob(f"{_BUILDING}*"):  # left by a killed process: only this process builds now
             remove_tree(left)
         block = self._block(wanted)
         started = time.monotonic()
@@ -180,7 +179,7 @@ class PythonPackages:
         added = [requirement for requirement in wanted if not requirement.module]
         pins: dict[str, Pin] = {}
         if added and len(added) < len(wanted):
-            # what a comment adds may provide what is imported: `add-package py-foo` for `import foo`
+            # a package of a comment may provide an import: `add-package py-foo` for `import foo`
             pins |= await self._install_some(pip, made, added)
         rest = [requirement for requirement in wanted if not (pins and _is_provided(made.site, requirement, pins))]
         if rest:
@@ -190,7 +189,7 @@ class PythonPackages:
     async def _install_some(
         self, pip: Pip, made: PythonEnvironment, some: Sequence[PythonRequirement]
     ) -> dict[str, Pin]:
-        """Install *some*, in the versions that the lock file has for others as far as they go together."""
+        """Install *some*, in the versions that other blocks of the lock file have, where these are compatible."""
         report, constraints = made.folder / "report.json", made.folder / "constraints.txt"
         arguments = ["--report", str(report), *dict.fromkeys(requirement.specifier for requirement in some)]
         lines = self._constraints(some)
@@ -225,7 +224,7 @@ class PythonPackages:
             made.folder.rename(place)
         except OSError:
             remove_tree(made.folder)
-            if not place.exists():  # if it does, another process was first
+            if not place.exists():  # if it exists, another process has published it first
                 raise
         return PythonEnvironment(place / "bin" / "python", place)
 
@@ -245,18 +244,18 @@ class PythonPackages:
 
     @contextlib.asynccontextmanager
     async def _installation_lock(self, progress: ProgressCallback) -> AsyncIterator[None]:
-        """While no other process builds in this folder."""
+        """A lock against builds by other processes."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / ".lock").open("ab") as file:
-            said = False
+            reported = False
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not said:
+                    if not reported:
                         progress("Waiting for another process that installs packages")
-                    said = True
+                    reported = True
                     await asyncio.sleep(0.1)
             yield
 
@@ -269,7 +268,7 @@ def _is_provided(site: Path, requirement: PythonRequirement, pins: Mapping[str, 
 
 
 def _pins(report: Mapping[str, Any]) -> dict[str, Pin]:
-    """What pip's report says it installed, by name as registries compare names."""
+    """The packages in pip's installation report, by normalised name."""
     pins = {}
     for item in report["install"]:
         name = PythonRequirement(item["metadata"]["name"]).name
@@ -279,7 +278,7 @@ def _pins(report: Mapping[str, Any]) -> dict[str, Pin]:
 
 
 def _move_scripts(folder: Path, place: Path) -> None:
-    """Make the commands of an environment start its interpreter in the place where it is going to be."""
+    """Change the first lines of an environment's scripts to the interpreter in its final folder."""
     old, new = f"#!{folder}/bin/".encode(), f"#!{place}/bin/".encode()
     for script in (folder / "bin").iterdir():
         if script.is_symlink() or not script.is_file():

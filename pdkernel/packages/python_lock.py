@@ -1,9 +1,9 @@
 """
-The lock file of Python packages: which versions and files a set of requirements was answered with.
+The lock file of Python packages: the versions and files that a set of requirements was resolved to.
 
-Knows its format, which is pip's for requirements with hashes, one block for each set of requirements and kind of machine.
-Holds no registry's address. The file is the user's to commit; another kind of machine takes the versions from it and adds
-a block with the hashes of its own files.
+The format is pip's requirements file with hashes, one block for each set of requirements and kind of machine, without registry
+addresses. The file is for the user to commit. Another kind of machine takes the versions from the file and adds a block with
+the hashes of its own files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.files import read_file
 
 PYTHON_LOCK_NAME = "pdkernel-python.lock"
-"""What the lock file is called, beside the project's folder; the user's to commit."""
+"""Name of the lock file, beside the project's folder."""
 
 _ABOUT = (
     "# Python packages of this project's steps: versions and hashes, written by pdkernel. Commit this file.",
@@ -35,7 +35,7 @@ _MAX_BLOCKS = 60
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One package: its name, its version, and the SHA-256 of each file that may be taken for it."""
+    """One package: its name, its version, and the SHA-256 of each accepted file."""
 
     name: str
     version: str
@@ -47,7 +47,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class LockBlock:
-    """What a set of requirements was answered with on one kind of machine."""
+    """The pins that a set of requirements was resolved to on one kind of machine."""
 
     requirements: str
     machine: str
@@ -60,7 +60,7 @@ class LockBlock:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that name exactly these files."""
+        """Sixteen hex digits: a hash of the machine and these files."""
         return hashlib.sha256(f"{self.machine}\n{self.text}".encode()).hexdigest()[:16]
 
 
@@ -70,18 +70,18 @@ def describe_machine() -> str:
 
 
 def format_requirements(requirements: Iterable[PythonRequirement]) -> str:
-    """*requirements* as a block names them."""
+    """*requirements* as text, as in the header of a block."""
     return ", ".join(sorted({str(requirement) for requirement in requirements}))
 
 
 class PythonLock:
-    """The lock file at *path*; it need not be there."""
+    """The lock file at *path*; it may be missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def signature(self) -> tuple[int, int] | None:
-        """Changes when the file does; None if there is none."""
+        """A value that changes when the file changes; None if the file is missing."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 - at the start of every run
         except OSError:
@@ -90,10 +90,10 @@ class PythonLock:
 
     def read(self) -> tuple[LockBlock, ...]:
         """
-        Its blocks.
+        The blocks of the file.
 
         Raises:
-            ProjectError: A line of it is none of ours (a merge left its marks); names the line.
+            ProjectError: A line is invalid, for example a merge marker; names the line.
         """
         try:
             lines = read_file(self.path).decode().splitlines()
@@ -101,20 +101,20 @@ class PythonLock:
             return ()
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise ProjectError(f"{self.path.name} cannot be read: {why}.", fix="Mend or delete it.") from None
+            raise ProjectError(f"{self.path.name} cannot be read: {why}.", fix="Correct or delete the file.") from None
         return tuple(self._blocks(lines))
 
     def write(self, block: LockBlock) -> None:
-        """Put *block* in the place of the one for the same requirements and machine. Raises `OSError`."""
+        """Add *block*, in place of one for the same requirements and machine. Raises `OSError`."""
         others = [old for old in self.read() if (old.requirements, old.machine) != (block.requirements, block.machine)]
         blocks = sorted([*others[-_MAX_BLOCKS + 1 :], block], key=lambda each: (each.requirements, each.machine))
         parts = [*_ABOUT, *(f"\n# {each.requirements} | {each.machine}\n{each.text.rstrip()}" for each in blocks)]
-        aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
-            aside.write_text("\n".join(parts) + "\n", encoding="utf-8")
-            aside.replace(self.path)
+            temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
+            temporary.replace(self.path)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _blocks(self, lines: Sequence[str]) -> Iterator[LockBlock]:
         header: tuple[str, str] | None = None
@@ -131,7 +131,7 @@ class PythonLock:
             elif line.strip() and not line.startswith("#"):
                 raise ProjectError(
                     f"{self.path.name}, line {number}, is not a package with its version and hash.",
-                    fix="Mend the line, or delete the file: it is written again at the next installation.",
+                    fix="Correct the line, or delete the file: the next installation writes it again.",
                 )
         if header and pins:
             yield LockBlock(*header, tuple(pins))

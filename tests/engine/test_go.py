@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import available_guard, parse_policy
+from pdkernel.egress import detect_sandbox, parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Step
@@ -197,7 +197,7 @@ async def test_an_outside_call_goes_through_the_gateway(run: Run, stand_in: Stan
     ]
 
 
-@pytest.mark.skipif(available_guard() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
 async def test_a_transport_of_the_steps_own_cannot_go_around_the_gateway(run: Run, stand_in: StandIn) -> None:
     """It reads no proxy variables: the operating system leads it to the gateway."""
     step = go_step("one", CALL.format(client="&http.Client{Transport: &http.Transport{}}"), "io", "net/http", "os")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.egress import available_guard
+from pdkernel.egress import detect_sandbox
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import OutboundEnforcement
 from tests.builders import bash_step, node_step, python_step
@@ -28,7 +28,7 @@ AROUND = {
 }
 
 
-@pytest.mark.skipif(available_guard() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
 @pytest.mark.parametrize("language", AROUND)
 async def test_a_program_that_goes_around_the_gateway_is_in_the_ledger(run: Run, language: str) -> None:
     """A child that throws our variables away is led to the gateway in deny, and its step's row says so."""
@@ -45,7 +45,7 @@ async def test_the_record_says_which_guard_was_in_force(run: Run, runtime: Workf
     kept = await runtime.journal.get_execution(done.id)
 
     assert kept is not None
-    assert kept.outbound_enforcement == done.outbound_enforcement == OutboundEnforcement("deny", available_guard())
+    assert kept.outbound_enforcement == done.outbound_enforcement == OutboundEnforcement("deny", detect_sandbox())
 
 
 async def test_a_live_run_has_no_guard(run: Run) -> None:

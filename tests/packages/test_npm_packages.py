@@ -293,7 +293,7 @@ async def test_a_package_needs_one_that_there_is_not(registry: NpmRegistry, open
 
     error = await failure_of(opened(), NpmSpec("outer"))
 
-    assert error.message == "outer cannot be installed: there is no npm package inner, which it needs."
+    assert error.message == "outer cannot be installed: there is no npm package inner, which is a dependency."
 
 
 async def test_packages_that_contradict_each_other(registry: NpmRegistry, opened: Open) -> None:
@@ -314,8 +314,8 @@ async def test_no_network(registry: NpmRegistry, opened: Open) -> None:
 
     error = await failure_of(packages, NpmSpec("tiny"))
 
-    assert error.message.startswith("tiny cannot be installed: the npm registry does not answer (ECONNREFUSED).")
-    assert "Run again when there is." in error.fix
+    assert error.message.startswith("tiny cannot be installed: the npm registry does not respond (ECONNREFUSED).")
+    assert "Check the network" in error.fix
 
 
 async def test_what_is_installed_runs_without_a_network(registry: NpmRegistry, opened: Open) -> None:
@@ -338,7 +338,7 @@ async def test_other_bytes_than_the_lock_file_knows_are_refused(
 
     error = await failure_of(opened("elsewhere", npm_config_cache=str(tmp_path / "cache")), NpmSpec("tiny"))
 
-    assert "not what the lock file has the hash of" in error.message
+    assert "does not match the hash in the lock file" in error.message
 
 
 async def test_a_locked_version_that_was_withdrawn(registry: NpmRegistry, opened: Open) -> None:

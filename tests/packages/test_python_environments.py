@@ -100,7 +100,7 @@ async def test_a_file_that_is_not_the_locked_one_is_refused(opened: Open, wheels
     await ensure(opened(), "import tiny")
     wheels.publish("tiny", "1.0", modules={"tiny.py": "print('something else')\n"})
 
-    with pytest.raises(PythonInstallError, match="what the registry has is not what the lock file says"):
+    with pytest.raises(PythonInstallError, match="do not match the hashes in the lock file"):
         await ensure(opened("elsewhere"), "import tiny")
 
 
@@ -171,7 +171,7 @@ async def test_a_package_that_there_is_not_is_named(opened: Open, wheels: WheelF
         await ensure(opened(), "import tiny\nimport nosuch.part")
 
     assert raised.value.failed_names == {"nosuch"}
-    assert raised.value.message == "The registry has no package nosuch, which `import nosuch` asks for."
+    assert raised.value.message == "The registry has no package nosuch, which `import nosuch` requires."
     assert "# pipedream add-package NAME" in raised.value.fix
 
 
@@ -289,7 +289,7 @@ async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Pat
     """A file in its place: what, why, where to look."""
     (tmp_path / "python").write_text("", encoding="utf-8")
 
-    with pytest.raises(PythonInstallError, match="cannot be made: File exists") as raised:
+    with pytest.raises(PythonInstallError, match="cannot be created: File exists") as raised:
         await ensure(opened(), "")
 
     assert str(tmp_path / "python") in raised.value.fix

@@ -1,1 +1,1 @@
-"""The guard: on Linux the operating system stops, or leads to the gateway, what the hooks and variables do not catch."""
+"""The sandbox: on Linux, the operating system redirects or refuses calls that the hooks and proxy variables miss."""

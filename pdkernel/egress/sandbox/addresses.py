@@ -1,8 +1,4 @@
-"""
-Socket addresses as the kernel has them.
-
-Knows their bytes, and which of them are this machine's own affair. Knows nothing of processes.
-"""
+"""Socket addresses as the kernel passes them."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from dataclasses import dataclass
 
 from pdkernel.egress.outbound_policy import is_loopback
 
-_LOCAL_FAMILIES = frozenset({socket.AF_UNSPEC, socket.AF_UNIX, 16})  # 16: netlink, which speaks with the kernel
+_LOCAL_FAMILIES = frozenset({socket.AF_UNSPEC, socket.AF_UNIX, 16})  # 16: netlink, the kernel's own interface
 _RESOLVERS = (b"/var/run/nscd/socket", b"/run/nscd/socket", b"/run/systemd/resolve/", b"/var/run/systemd/resolve/")
 
 
@@ -31,14 +27,14 @@ class SocketAddress:
 
 def parse_sockaddr(address: bytes, *, for_datagram: bool = False) -> SocketAddress | None:
     """
-    The place that *address* names, or None if it is nowhere outside: a Unix socket, the kernel, a disconnection.
+    The internet address in *address*, or None for an address of another kind: a Unix socket, the kernel, a disconnection.
 
     Args:
         address: A `sockaddr`.
-        for_datagram: It goes with a datagram, where Linux takes an unspecified family for IPv4.
+        for_datagram: The address is that of a datagram, where Linux takes an unspecified family for IPv4.
 
     Raises:
-        ValueError: A kind of address that leads who knows where.
+        ValueError: The address family is unknown.
     """
     family = int.from_bytes(address[:2], "little")
     if family == socket.AF_INET or (family == socket.AF_UNSPEC and for_datagram and len(address) >= 8):
@@ -57,5 +53,5 @@ def is_unix(address: bytes) -> bool:
 
 
 def is_resolver_socket(address: bytes) -> bool:
-    """Whether *address* is the Unix socket of a service that would look names up outside."""
+    """Whether *address* is the Unix socket of a service that resolves names."""
     return is_unix(address) and address[2:].startswith(_RESOLVERS)

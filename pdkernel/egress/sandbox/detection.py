@@ -1,8 +1,4 @@
-"""
-Which guard this machine can have, found out by trying it.
-
-Knows how each is put on and how to see that it works. Knows nothing of gateways or steps.
-"""
+"""Detects the best sandbox that works on this machine, by trying each one."""
 
 from __future__ import annotations
 
@@ -26,14 +22,14 @@ from pdkernel.egress.sandbox.supervisor import Supervisor
 SandboxKind = Literal["redirect", "landlock", "none"]
 
 SANDBOX_DESCRIPTIONS: dict[SandboxKind, str] = {
-    "redirect": "the operating system leads to the gateway, or refuses, what the hooks and proxy variables miss",
-    "landlock": "the operating system refuses what the hooks and proxy variables miss, and to programs that are not "
-    "led to the gateway also the other ports of this machine (its seccomp listener is not available)",
-    "none": "hooks and proxy variables only: a program that goes around them is not caught on this system",
+    "redirect": "the operating system redirects to the gateway, or refuses, what the hooks and proxy variables miss",
+    "landlock": "the operating system refuses what the hooks and proxy variables miss, and also connections of such "
+    "programs to other ports of this machine (its seccomp listener is not available)",
+    "none": "hooks and proxy variables only: a program that bypasses them is not stopped on this system",
 }
 
 _T = TypeVar("_T")
-_TEST_ADDRESS = ("192.0.2.1", 7)  # set aside for documentation (RFC 5737): nobody is there
+_TEST_ADDRESS = ("192.0.2.1", 7)  # reserved for documentation (RFC 5737), so never in use
 _TEST_S = 5.0
 _TEST_CODE = f"""
 import _socket
@@ -48,18 +44,18 @@ _REFUSED = 13
 
 @functools.cache
 def detect_sandbox() -> SandboxKind:
-    """The best guard that works here; tried once a process, which takes some 20 ms."""
+    """The best sandbox that works on this machine; detected once per process, which takes about 20 ms."""
     if sys.platform != "linux" or platform.machine() not in SYSCALL_TABLES:
         return "none"
-    for guard, works in (("redirect", can_redirect), ("landlock", can_use_landlock)):
+    for kind, works in (("redirect", can_redirect), ("landlock", can_use_landlock)):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             if works():
-                return guard  # type: ignore[return-value]  # mypy widens the literals of the tuple
+                return kind  # type: ignore[return-value]  # mypy widens the literals of the tuple
     return "none"
 
 
 def start_with_seccomp_listener(start: Callable[[], _T]) -> tuple[_T, int]:
-    """*start*'s result, and the listener that asks about what the processes that it started connect to."""
+    """Call *start* in a filtered thread; returns its result, and the listener that reports connections of the started processes."""
     machine = platform.machine()
     listener = -1
 
@@ -77,7 +73,7 @@ def start_with_seccomp_listener(start: Callable[[], _T]) -> tuple[_T, int]:
 
 
 def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
-    """*start*'s result; the processes that it started connect to *allowed_port* only."""
+    """Call *start* in a restricted thread; the started processes may connect to *allowed_port* only. Returns its result."""
     machine = platform.machine()
 
     def restricted() -> _T:
@@ -89,7 +85,7 @@ def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
 
 
 def can_redirect() -> bool:
-    """Whether a process that connects somewhere arrives at a listener of ours. Raises `OSError` if it cannot be tried."""
+    """Whether connections of a process are redirected to a local listener. Raises `OSError` if the test fails to start."""
     with socket.create_server(("127.0.0.1", 0)) as gateway:
         gateway.settimeout(_TEST_S)
         port = gateway.getsockname()[1]
@@ -99,13 +95,13 @@ def can_redirect() -> bool:
             SYSCALL_TABLES[platform.machine()],
             gateway=port,
             name_server=port,
-            token="self-test",  # noqa: S106 - opens nothing
+            token="self-test",  # noqa: S106 - not a valid token
             on_blocked=_ignore_blocked,
         )
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         try:
-            # the interpreter may ask for more than our connection while it starts
+            # the interpreter may make other calls while it starts
             while poll.poll(_TEST_S * 1000) and supervisor.answer_next():
                 pass
             done = process.wait(_TEST_S) == 0
@@ -121,7 +117,7 @@ def can_redirect() -> bool:
 
 
 def can_use_landlock() -> bool:
-    """Whether a process that connects somewhere is refused. Raises `OSError` if it cannot be tried."""
+    """Whether connections of a process are refused. Raises `OSError` if the test fails to start."""
     if linux_syscalls.landlock_version() < linux_syscalls.MIN_LANDLOCK_VERSION:
         return False
     process = start_with_landlock(_try_to_connect, 1)
@@ -144,10 +140,10 @@ def _try_to_connect() -> subprocess.Popen[bytes]:
 
 def _run_in_thread(work: Callable[[], _T]) -> _T:
     """
-    *work*'s result, done in a thread of its own.
+    Call *work* in a new thread, and return its result.
 
-    What a thread restricts itself to is kept by the processes that it starts, and by nobody else: no program in between,
-    which would take a start of its own, and nothing of ours is ever restricted.
+    Only the processes that a thread starts inherit its restrictions. So no wrapper program is needed, and the other threads
+    of this process are not restricted.
     """
     results: list[_T] = []
     failures: list[BaseException] = []
@@ -155,10 +151,10 @@ def _run_in_thread(work: Callable[[], _T]) -> _T:
     def run() -> None:
         try:
             results.append(work())
-        except BaseException as error:  # noqa: BLE001  # raised again where it was asked for
+        except BaseException as error:  # noqa: BLE001  # raised again in the calling thread
             failures.append(error)
 
-    thread = threading.Thread(target=run, name="pdkernel-guard")
+    thread = threading.Thread(target=run, name="pdkernel-sandbox")
     thread.start()
     thread.join()
     if failures:
@@ -167,4 +163,4 @@ def _run_in_thread(work: Callable[[], _T]) -> _T:
 
 
 def _ignore_blocked(what: str, place: SocketAddress) -> None:
-    """The self-test's refusals are nobody's."""
+    """Ignore the refusals of the self-test."""

@@ -1,8 +1,4 @@
-"""
-Starts processes under the kind, and answers for them as long as one of them lives.
-
-Knows event loops and who listens to which process tree. What may go where is `supervisor`'s to know.
-"""
+"""Starts processes in the sandbox, and answers their system calls for as long as they run. The rules are in `supervisor`."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class SandboxLauncher:
-    """The kind of one gateway."""
+    """The sandbox of one gateway."""
 
     def __init__(
         self,
@@ -38,13 +34,13 @@ class SandboxLauncher:
         kind: SandboxKind | None = None,
     ) -> None:
         """
-        Nothing is tried or opened before it is needed.
+        Detection and sockets are deferred to the first use.
 
         Args:
-            loop: Where questions are answered.
-            port: Of the gateway.
-            on_blocked: Told the ticket, what was refused, and where it wanted to go.
-            kind: Which kind to use; the best that works here if not given.
+            loop: The event loop that answers system calls.
+            port: Port of the gateway.
+            on_blocked: Called with the token, what was refused, and its destination.
+            kind: The kind of sandbox; default: the best that works on this machine.
         """
         self._loop = loop
         self._port = port
@@ -55,15 +51,15 @@ class SandboxLauncher:
 
     @property
     def kind(self) -> SandboxKind:
-        """Which kind is in force."""
+        """The kind of sandbox in use."""
         return self._requested_kind or detect_sandbox()
 
     def resolve_name(self, host: str) -> str:
-        """The name that *host*, an address, was given out for; any other host as it is."""
+        """The name that the address *host* was assigned to; any other host is returned unchanged."""
         return host if self._name_server is None else self._name_server.name(host)
 
     def start(self, token: str, start: Callable[[], _T], *, public_only: bool = False) -> _T:
-        """*start*'s result; the processes that it starts, and theirs, are guarded; with *public_only*, from this machine."""
+        """Call *start* and sandbox the processes that it starts; returns its result. *public_only* also blocks this machine."""
         kind = self.kind
         if kind == "none":
             return start()
@@ -87,7 +83,7 @@ class SandboxLauncher:
         return result
 
     def close(self) -> None:
-        """Answer nobody any more: what is still running gets no connection."""
+        """Stop answering: processes that still run cannot connect any more."""
         for supervisor in list(self._supervisors):
             self._stop_supervisor(supervisor)
         if self._name_server is not None:

@@ -1,8 +1,8 @@
 """
-The Linux kernel's calls that the guard needs and Python does not have.
+Linux system calls that the sandbox needs and Python does not provide (seccomp, Landlock, pidfd), through ctypes.
 
-Knows numbers and layouts (ctypes). Knows nothing of what may go where. What is restricted here is the *calling thread* and
-the processes that it starts from then on: the other threads of this process stay as they are.
+A restriction applies to the *calling thread* and the processes that it starts later; other threads of this process are not
+affected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 _REPLY = struct.Struct("=QqiI")
 
 MIN_LANDLOCK_VERSION = 4
-"""The version of Landlock that knows TCP ports (Linux 6.7)."""
+"""The first version of Landlock with rules for TCP ports (Linux 6.7)."""
 
 
 class _Program(ctypes.Structure):
@@ -45,9 +45,9 @@ class Notification:
 
 
 def install_notify_filter(architecture: str, program: bytes) -> int:
-    """Put *program* on the calling thread; the descriptor on which it asks. Raises `OSError`."""
+    """Install *program* on the calling thread; returns the descriptor of its notifications. Raises `OSError`."""
     try:
-        # A call that has been looked at is not interrupted by signals: Go's runtime sends itself many.
+        # WAIT_KILLABLE: signals do not interrupt a received call; Go's runtime sends itself many.
         return _filter(architecture, program, _NEW_LISTENER | _WAIT_KILLABLE)
     except OSError as error:
         if error.errno != errno.EINVAL:  # before Linux 5.19
@@ -56,12 +56,12 @@ def install_notify_filter(architecture: str, program: bytes) -> int:
 
 
 def install_filter(architecture: str, program: bytes) -> None:
-    """Put *program*, which asks nobody, on the calling thread. Raises `OSError`."""
+    """Install *program*, which sends no notifications, on the calling thread. Raises `OSError`."""
     _filter(architecture, program, 0)
 
 
 def landlock_version() -> int:
-    """The version of Landlock, 0 if there is none."""
+    """The version of Landlock; 0 if Landlock is not available."""
     try:
         return _call(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_LANDLOCK_VERSION))
     except OSError:
@@ -69,7 +69,7 @@ def landlock_version() -> int:
 
 
 def restrict_connect_to_port(port: int) -> None:
-    """From now on the calling thread's TCP sockets connect to *port* only, of any machine. Raises `OSError`."""
+    """Restrict TCP connections of the calling thread to *port*, of any machine. Raises `OSError`."""
     attributes = struct.pack("=QQ", 0, _CONNECT_TCP)
     rules = _call(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
     try:
@@ -82,7 +82,7 @@ def restrict_connect_to_port(port: int) -> None:
 
 
 def receive_notification(listener: int) -> Notification | None:
-    """The next call that waits, or None if whoever made it is gone. To be called when *listener* is readable."""
+    """The next waiting call, or None if its process has ended. Call it when *listener* is readable."""
     buffer = bytearray(_NOTIFICATION.size)
     try:
         fcntl.ioctl(listener, _RECEIVE, buffer, True)
@@ -93,17 +93,17 @@ def receive_notification(listener: int) -> Notification | None:
 
 
 def continue_syscall(listener: int, notification: Notification) -> None:
-    """Let the call be carried out as it is."""
+    """Let the kernel carry out the call unchanged."""
     _answer(listener, _REPLY.pack(notification.id, 0, 0, _CONTINUE))
 
 
 def reply_with_errno(listener: int, notification: Notification, errno_value: int) -> None:
-    """End the call with *errno_value*, or with success for 0, as if it had been carried out."""
+    """Complete the call with *errno_value*, or with success for 0, without carrying it out."""
     _answer(listener, _REPLY.pack(notification.id, 0, -errno_value, 0))
 
 
 def is_pending(listener: int, notification: Notification) -> bool:
-    """Whether whoever made the call is still there: if not, what was read of it may be another's."""
+    """Whether the calling process still waits: if not, memory that was read may belong to another process."""
     try:
         fcntl.ioctl(listener, _STILL_VALID, struct.pack("=Q", notification.id))
     except OSError:
@@ -112,7 +112,7 @@ def is_pending(listener: int, notification: Notification) -> bool:
 
 
 def read_process_memory(thread: int, address: int, length: int) -> bytes:
-    """Bytes of a process's memory. Raises `OSError`."""
+    """Read memory of another process. Raises `OSError`."""
     descriptor = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, length, address)
@@ -121,7 +121,7 @@ def read_process_memory(thread: int, address: int, length: int) -> bytes:
 
 
 def duplicate_socket(thread: int, descriptor: int) -> socket.socket:
-    """Another process's socket, as one of ours for the same connection. Raises `OSError`."""
+    """Duplicate a socket of another process into this process. Raises `OSError`."""
     process = os.pidfd_open(_process_of(thread))
     try:
         fetched = _call(_PIDFD_GETFD, ctypes.c_int(process), ctypes.c_int(descriptor), ctypes.c_uint(0))
@@ -129,7 +129,7 @@ def duplicate_socket(thread: int, descriptor: int) -> socket.socket:
         os.close(process)
     flags = fcntl.fcntl(fetched, fcntl.F_GETFL)
     found = socket.socket(fileno=fetched)
-    # Whether it waits is shared with its owner, and a default timeout of ours would have changed it.
+    # The blocking flag is shared with the owner; Python's default timeout would have changed it.
     fcntl.fcntl(fetched, fcntl.F_SETFL, flags)
     return found
 
@@ -155,7 +155,7 @@ def _answer(listener: int, reply: bytes) -> None:
     try:
         fcntl.ioctl(listener, _ANSWER, reply)
     except FileNotFoundError:
-        return  # whoever asked is gone
+        return  # the calling process has ended
 
 
 def _call(number: int, *arguments: object) -> int:

@@ -1,8 +1,8 @@
 """
-A name server that asks nobody: it answers with an address that stands for the name.
+A DNS server that assigns each name an address of its own instead of resolving it.
 
-Knows DNS messages and which address stands for which name. Knows nothing of who asks. Programs that look a name up
-themselves are led here, and when they connect to the address, the gateway hears the name.
+Programs that resolve names themselves are redirected to this server. When they connect to an assigned address, the gateway
+finds the name of the address.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _FIRST = int(ipaddress.IPv4Address("198.19.0.1"))
 _COUNT = 65_000
 _HEAD = struct.Struct("!6H")
 _A, _INTERNET = 1, 1
-_ANSWERED = 0x8180  # an answer, to a question that asked for recursion, which there is
+_ANSWERED = 0x8180  # a response, with recursion desired and available
 _NAME_OF_QUESTION = b"\xc0\x0c"
 _TTL_S = 1
 
 
 class NameServer:
     """
-    Addresses of 198.19.0.0/16 (set aside for tests, RFC 2544) that stand for names, and the socket that says so.
+    Assigns addresses of 198.19.0.0/16 (reserved for tests, RFC 2544) to names, and answers DNS questions.
 
     Attributes:
-        socket: UDP, on this machine, not blocking; `answer` is to be called when it is readable.
+        socket: Non-blocking UDP socket on this machine; call `answer` when it is readable.
     """
 
     def __init__(self) -> None:
@@ -39,15 +39,15 @@ class NameServer:
 
     @property
     def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
+        """The port on 127.0.0.1."""
         return int(self.socket.getsockname()[1])
 
     def name(self, address: str) -> str:
-        """The name that *address* stands for, or *address*."""
+        """The name that *address* is assigned to, or *address*."""
         return self._name_of.get(address, address)
 
     def answer(self) -> None:
-        """Answer the question that waits."""
+        """Answer the waiting question."""
         with contextlib.suppress(OSError, ValueError, IndexError, struct.error):
             question, asker = self.socket.recvfrom(4096)
             self.socket.sendto(self._reply(question), asker)
@@ -79,7 +79,7 @@ class NameServer:
 
 
 def _read_name(question: bytes) -> tuple[str, int]:
-    """The name that is asked for, and where it ends. Raises `ValueError` or `IndexError`."""
+    """The name in the question, and the offset of its end. Raises `ValueError` or `IndexError`."""
     at, labels = _HEAD.size, []
     while length := question[at]:
         if length > 63 or at + length >= len(question):

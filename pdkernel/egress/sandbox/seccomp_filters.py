@@ -1,8 +1,4 @@
-"""
-What the operating system is told to look at, as programs for its packet filter (seccomp, classic BPF).
-
-Knows system call numbers and the filter's machine. Knows nothing of processes or of what becomes of a call.
-"""
+"""Seccomp filters (classic BPF programs) that report or refuse network system calls."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from dataclasses import dataclass
 
 ALLOW = 0x7FFF0000
 NOTIFY = 0x7FC00000
-"""Ask whoever listens."""
+"""Action: send a notification to the listener."""
 
 _ERRNO = 0x00050000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
@@ -27,7 +23,7 @@ _IPPROTO_TCP = 6
 
 @dataclass(frozen=True, slots=True)
 class SyscallTable:
-    """A processor's system calls. *audit_arch* is how the filter is told of it; *network_calls_32* calls are those of its 32-bit programs."""
+    """System call numbers of an architecture; *network_calls_32* are those of its 32-bit programs."""
 
     audit_arch: int
     connect: int
@@ -58,9 +54,9 @@ _DENIED = _return(_ERRNO | errno.EACCES)
 
 def build_notify_filter(table: SyscallTable) -> bytes:
     """
-    A filter that asks about whatever may lead outside: connecting, and sending to an address.
+    A filter that reports calls that may lead outside: connecting, and sending to an address.
 
-    io_uring, which could do both unseen, is said to be missing; programs of 32 bits get no connection at all.
+    io_uring, which bypasses both, fails with ENOSYS; 32-bit programs cannot connect.
     """
     return _program(
         table,
@@ -75,9 +71,9 @@ def build_notify_filter(table: SyscallTable) -> bytes:
 
 def build_refuse_filter(table: SyscallTable) -> bytes:
     """
-    A filter that refuses what Landlock does not see: every internet socket but TCP, and connecting while sending.
+    A filter that refuses what Landlock does not cover: internet sockets other than TCP, and connecting by sending.
 
-    Where a TCP socket may connect to is for Landlock to say.
+    Landlock restricts the ports of TCP connections.
     """
     tcp = _when(_SOCK_STREAM, _load(2), *_when(0, _return(ALLOW)), *_when(_IPPROTO_TCP, _return(ALLOW)))
     internet = [_load(1), (_AND, 0, 0, _KIND_MASK), *tcp, _DENIED]
@@ -111,17 +107,17 @@ def _program(machine: SyscallTable, rules: Sequence[tuple[int, list[_Instruction
 
 
 def _when(value: int, *body: _Instruction) -> list[_Instruction]:
-    """Do *body* if what was loaded is *value*, else what comes after it."""
+    """Execute *body* if the loaded value is *value*, otherwise skip it."""
     return [(_JUMP_EQUAL, 0, len(body), value), *body]
 
 
 def _load(argument: int) -> _Instruction:
-    """The lower half of an argument; both processors put it first."""
+    """Load the lower half of an argument; both architectures are little-endian."""
     return _LOAD, 0, 0, _ARGUMENTS + 8 * argument
 
 
 def _if_pointer(argument: int, line: _Instruction) -> list[_Instruction]:
-    """Do *line* if the argument, a pointer, is not null."""
+    """Execute *line* if the argument, a pointer, is not null."""
     upper = _ARGUMENTS + 8 * argument + 4
     return [
         _load(argument),

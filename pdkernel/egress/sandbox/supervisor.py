@@ -1,11 +1,11 @@
 """
-Answers the operating system, which asks before a guarded process connects or sends to an address.
+Answers the operating system's notifications before a sandboxed process connects or sends to an address.
 
-Knows what may go where: this machine and Unix sockets are left alone; TCP to anywhere else is connected to the gateway, which
-hears where it was meant to go; DNS is led to our own name server; everything else is refused. A process that reaches public
-addresses only is led to the gateway where it wants to reach this machine, too. Knows nothing of modes.
+The rules: calls to this machine and to Unix sockets are allowed; TCP to any other host is connected to the gateway, which
+receives the original destination; DNS goes to the sandbox's name server; everything else is refused. For a process that may
+call public addresses only, calls to this machine go to the gateway, too.
 
-A guard against accidents, not a sandbox: another thread may change an address after it was looked at.
+The supervisor protects against accidents, not against malicious code: another thread can change an address after the check.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pdkernel.egress.sandbox.linux_syscalls import Notification
 from pdkernel.egress.sandbox.seccomp_filters import SyscallTable
 
 OnBlocked = Callable[[str, SocketAddress], None]
-"""Told what was refused (`A UDP connection`), and where it wanted to go."""
+"""Called with what was refused (`A UDP connection`) and its destination."""
 
 _DNS = 53
-_PROBE_PORTS = frozenset({0, 9})  # connecting a UDP socket there sends nothing: it is how addresses are put in order
+_PROBE_PORTS = frozenset({0, 9})  # connecting a UDP socket there sends nothing: resolvers do it to sort addresses
 _MAX_ADDRESS_BYTES = 128
-_MESSAGE = struct.Struct("=QI4x")  # how a msghdr begins: the address of a name, and its length
+_MESSAGE = struct.Struct("=QI4x")  # the start of a msghdr: the address of a name, and its length
 _MESSAGE_SIZE, _MANY_MESSAGE_SIZE = 56, 64
 _MAX_MESSAGES = 1024
 _CONNECT_MS = 2000
 
 
 class Supervisor:
-    """Answers for the processes that one listener asks about."""
+    """Answers the notifications of one listener."""
 
     def __init__(
         self,
@@ -49,16 +49,16 @@ class Supervisor:
         public_only: bool = False,
     ) -> None:
         """
-        Nothing is done before `answer_next` is called.
+        Nothing happens before `answer_next` is called.
 
         Args:
-            listener: From `kernel.listen`.
-            table: Whose system calls are meant.
+            listener: Descriptor from `start_with_seccomp_listener`.
+            table: System call numbers of this machine.
             gateway: Port of the gateway on 127.0.0.1.
-            name_server: Port of our own name server there.
-            token: Says whose connections these are.
-            on_blocked: Is told of what was stopped.
-            public_only: Leave nothing of this machine alone but the gateway: neither its ports nor its Unix sockets.
+            name_server: Port of the sandbox's name server on 127.0.0.1.
+            token: The caller token of the processes.
+            on_blocked: Called for each refused call.
+            public_only: Of this machine, allow only the gateway: neither other ports nor Unix sockets.
         """
         self.listener = listener
         self._gateway = gateway
@@ -74,7 +74,7 @@ class Supervisor:
         }
 
     def answer_next(self) -> bool:
-        """Answer the call that waits, if one does; False if nobody is left who could ask."""
+        """Answer the waiting call, if there is one; False if all processes have ended."""
         ready = select.poll()
         ready.register(self.listener, select.POLLIN)
         events = ready.poll(0)
@@ -86,7 +86,7 @@ class Supervisor:
         try:
             error = self._rules[notification.syscall_number](notification)
         except (OSError, ValueError, struct.error):
-            error = errno.EACCES  # what cannot be looked at does not pass
+            error = errno.EACCES  # a call that cannot be inspected is refused
         if error is None:
             linux_syscalls.continue_syscall(self.listener, notification)
         else:
@@ -94,13 +94,13 @@ class Supervisor:
         return True
 
     def _connect(self, notification: Notification) -> int | None:
-        """The error of a connect call, 0 if it was made elsewhere, None to let it be made as it is."""
+        """The errno of a connect call, 0 if it was redirected, None to let the kernel carry it out."""
         descriptor, address, length, *_ = notification.arguments
         where = self._address(notification, address, length)
         if is_resolver_socket(where):
             return errno.ECONNREFUSED
         destination = self._parse_destination(where)
-        if destination is None or self._is_left_alone(destination):
+        if destination is None or self._is_allowed(destination):
             return None
         with linux_syscalls.duplicate_socket(notification.thread_id, descriptor) as sock:
             if sock.type == socket.SOCK_STREAM:
@@ -114,7 +114,7 @@ class Supervisor:
     def _redirect(self, sock: socket.socket, destination: SocketAddress) -> int:
         error = _connect_to(sock, self._gateway)
         if error == errno.EISCONN and sock.getpeername()[1] == self._gateway:
-            return 0  # a signal came while the first call was answered, and it is made again
+            return 0  # a signal interrupted the first call, and the program repeats it
         if error:
             return error
         preamble = {"host": destination.host, "port": destination.port, "tls": False, "ticket": self._token}
@@ -129,7 +129,7 @@ class Supervisor:
 
     def _sendmmsg(self, notification: Notification) -> int | None:
         count = notification.arguments[2] & 0xFFFFFFFF
-        messages = range(min(count, _MAX_MESSAGES))  # Linux sends no more at once
+        messages = range(min(count, _MAX_MESSAGES))  # Linux sends at most this many in one call
         answers = (
             self._message(notification, notification.arguments[1] + _MANY_MESSAGE_SIZE * number) for number in messages
         )
@@ -143,17 +143,17 @@ class Supervisor:
 
     def _send(self, address: bytes) -> int | None:
         destination = self._parse_destination(address, sending=True)
-        if destination is None or self._is_left_alone(destination):
+        if destination is None or self._is_allowed(destination):
             return None
         return self._refuse("A DNS question" if destination.port == _DNS else "A datagram", destination)
 
     def _parse_destination(self, address: bytes, *, sending: bool = False) -> SocketAddress | None:
-        """As `place_of`. Raises `PermissionError` for a Unix socket that must not be reached."""
+        """As `parse_sockaddr`. Raises `PermissionError` for a Unix socket that is not allowed."""
         if self._public_only and is_unix(address):
             raise PermissionError("a Unix socket")
         return parse_sockaddr(address, for_datagram=sending)
 
-    def _is_left_alone(self, destination: SocketAddress) -> bool:
+    def _is_allowed(self, destination: SocketAddress) -> bool:
         if self._public_only:
             return destination.is_loopback and destination.port == self._gateway
         return destination.is_loopback and destination.port != _DNS
@@ -172,7 +172,7 @@ class Supervisor:
 
 
 def _connect_to(sock: socket.socket, port: int) -> int:
-    """Connect *sock*, which may be one that does not wait, to *port* of this machine; the error, or 0."""
+    """Connect *sock*, which may be non-blocking, to *port* of this machine; returns the errno, or 0."""
     host = "127.0.0.1"
     if sock.family == socket.AF_INET6:
         host = "::ffff:127.0.0.1"

@@ -1,8 +1,8 @@
 """
-Services that pdkernel can stand in for, by name.
+Built-in stand-ins, by name.
 
-A stand-in answers as the service does and shows what the user would have received; what it does not know it refuses as the
-service would, never with a plausible lie.
+A stand-in answers like the service and stores what the user would have received. It refuses unknown requests as the service
+does; it does not invent a plausible response.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def build_stand_ins() -> Mapping[str, StandIn]:
-    """A fresh set of the stand-ins that come with pdkernel, by the name in `stand-in=NAME[,NAME]`."""
+    """A new set of the built-in stand-ins, by their names in `stand-in=NAME[,NAME]`."""
     return {
         "slack": SlackStandIn(),
         "github": GitHubStandIn(),
@@ -39,6 +39,6 @@ def build_stand_ins() -> Mapping[str, StandIn]:
 
 
 def select_stand_in(stand_ins: Mapping[str, StandIn], names: str) -> StandIn:
-    """The stand-in of that name; of several names with commas between, one that answers for each one's hosts."""
+    """The stand-in with the name *names*; for several names separated by commas, a stand-in for the hosts of all."""
     chosen = [stand_ins[name] for name in names.split(",")]
     return chosen[0] if len(chosen) == 1 else StandInGroup(chosen)

@@ -1,8 +1,4 @@
-"""
-What a stand-in is given and what it gives.
-
-Knows nothing of any service: what several of them need alike is here.
-"""
+"""Requests to stand-ins, their responses, and helpers that several stand-ins share."""
 
 from __future__ import annotations
 
@@ -42,7 +38,7 @@ class ReceivedRequest:
 
     @property
     def token(self) -> str | None:
-        """The bearer token that came with it, or None."""
+        """The bearer token of the request, or None."""
         kind, _, token = self.headers.get("authorization", "").partition(" ")
         return token.strip() if kind.lower() == "bearer" and token.strip() else None
 
@@ -50,7 +46,7 @@ class ReceivedRequest:
 @dataclass(frozen=True, slots=True)
 class StandInAnswer:
     """
-    A stand-in's answer.
+    The response of a stand-in.
 
     Attributes:
         status: HTTP status.
@@ -66,26 +62,26 @@ class StandInAnswer:
 
 
 class StandIn(Protocol):
-    """Answers for a service."""
+    """Answers requests in place of a service."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The service's hosts, lower case; those below them are meant too."""
+        """The service's hosts, lower case; subdomains are included."""
         ...
 
     @property
     def received(self) -> deque[ReceivedRequest]:
-        """The latest requests, oldest first: the proof, in a test, of what did arrive."""
+        """The latest requests, oldest first, for assertions in tests."""
         ...
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* and remember it."""
+        """Answer *request* and store it."""
         ...
 
 
 class StandInGroup:
     """
-    Several stand-ins at once, each for its own hosts.
+    A group of stand-ins, each for its own hosts.
 
     Attributes:
         received: The latest requests to hosts that are nobody's.
@@ -97,22 +93,22 @@ class StandInGroup:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """All of theirs."""
+        """The hosts of all stand-ins of the group."""
         return tuple(host for stand_in in self._stand_ins for host in stand_in.hosts)
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """The answer of the one whose host it is; without one, a refusal that names the hosts."""
+        """The response of the stand-in for the request's host; a refusal with the known hosts if there is none."""
         name = request.host.rstrip(".").lower()
         for stand_in in self._stand_ins:
             if any(name == host or name.endswith(f".{host}") for host in stand_in.hosts):
                 return stand_in.answer(request)
         self.received.append(request)
-        message = f"No stand-in answers for {request.host}: they know {', '.join(self.hosts)}"
+        message = f"No stand-in answers for {request.host}. Hosts of the stand-ins: {', '.join(self.hosts)}"
         return StandInAnswer(404, {"error": message}, note=message)
 
 
 def new_request_log() -> deque[ReceivedRequest]:
-    """Room for the latest requests."""
+    """A deque for the latest requests."""
     return deque(maxlen=_MAX_RECEIVED)
 
 
@@ -126,12 +122,12 @@ def parse_json_body(request: ReceivedRequest) -> JSON:
 
 
 def derive_number(*of: object) -> int:
-    """A number that looks like an id and follows from *of*."""
+    """A number that looks like an id, derived from *of*."""
     digest = hashlib.sha256(json.dumps(of).encode()).digest()
     return int.from_bytes(digest[:4], "big") + 1_000_000_000
 
 
 def shorten(text: str) -> str:
-    """*text* on one line, as a note shows it."""
+    """*text* on one line, shortened for a note."""
     line = " ".join(text.split())
     return line if len(line) <= _MAX_NOTE_CHARS else f"{line[: _MAX_NOTE_CHARS - 1]}…"

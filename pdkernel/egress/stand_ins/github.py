@@ -1,8 +1,8 @@
 """
-GitHub's REST API, as far as an issue workflow needs it.
+Stand-in for GitHub's REST API: issues, comments and labels of a repository.
 
-Knows issues, comments and labels of a repository as GitHub's documentation describes them ("REST API endpoints for
-issues"). Ids follow from the request, so that a notebook's saved outputs stay the same.
+The source is GitHub's documentation, "REST API endpoints for issues". Ids are derived from the request, so that saved outputs
+of a notebook do not change.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GitHubStandIn:
         self.received: deque[ReceivedRequest] = new_request_log()
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* as GitHub would, and remember it."""
+        """Answer *request* like GitHub, and store it."""
         self.received.append(request)
         if not request.headers.get("user-agent"):
             return _refusal(
@@ -55,11 +55,13 @@ class GitHubStandIn:
             found = path.match(request.path)
             if found and request.method == method:
                 return act(found, parse_json_body(request))
-        return _refusal(404, "Not Found", note=f"{request.method} {request.path} is not known to the GitHub stand-in")
+        return _refusal(
+            404, "Not Found", note=f"{request.method} {request.path} is not supported by the GitHub stand-in"
+        )
 
 
 def _has_token(request: ReceivedRequest) -> bool:
-    # "token" is the older spelling, which GitHub still takes
+    # "token" is the older scheme, which GitHub still accepts
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     return kind.lower() in ("bearer", "token") and bool(token.strip())
 

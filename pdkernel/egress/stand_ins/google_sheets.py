@@ -1,8 +1,7 @@
 """
-Google Sheets' API v4, as far as reading and appending rows needs it.
+Stand-in for Google Sheets' API v4: `values.get`, `values.append` and `values.update`, as in Google's documentation.
 
-Knows `values.get`, `values.append` and `values.update` as Google's documentation describes them. It remembers the rows
-that were appended, so that a workflow can read back what it wrote.
+It stores appended rows, so that a workflow can read the rows that it wrote.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class GoogleSheetsStandIn:
         self._rows: dict[tuple[str, str], list[list[Any]]] = {}
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* as Google would, and remember it."""
+        """Answer *request* like Google Sheets, and store it."""
         self.received.append(request)
         if request.token is None:
             return _refusal(
@@ -46,7 +45,7 @@ class GoogleSheetsStandIn:
         path, appends = request.path.removesuffix(":append"), request.path.endswith(":append")
         found = _VALUES.match(path)
         if found is None or (request.method, appends) not in (("GET", False), ("POST", True), ("PUT", False)):
-            unknown = f"{request.method} {request.path} is not known to the Google Sheets stand-in"
+            unknown = f"{request.method} {request.path} is not supported by the Google Sheets stand-in"
             return _refusal(404, "NOT_FOUND", "Requested entity was not found.", note=unknown)
         sheet, cells = _split(unquote(found["range"]))
         if request.method == "GET":
@@ -88,7 +87,7 @@ class GoogleSheetsStandIn:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """`Sheet1!A1:C` to sheet and cells; a name alone is a whole sheet, and cells alone are the first one's."""
+    """Split `Sheet1!A1:C` into sheet and cells; a name alone is a whole sheet, cells alone are in the first sheet."""
     sheet, mark, cells = text.rpartition("!")
     if mark:
         return sheet.strip("'"), cells
@@ -96,7 +95,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _column(number: int) -> str:
-    """1 is A, 27 is AA."""
+    """The letters of a column: 1 is A, 27 is AA."""
     letters = ""
     while number:
         number, index = divmod(number - 1, 26)

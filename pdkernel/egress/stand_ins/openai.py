@@ -1,9 +1,8 @@
 """
-OpenAI's API, as far as asking a model for text needs it.
+Stand-in for OpenAI's API: `POST /v1/chat/completions` and `POST /v1/responses`, as in OpenAI's reference.
 
-Knows `POST /v1/chat/completions` and `POST /v1/responses` as OpenAI's reference describes them. It answers that it
-stands in and repeats the question: it has no opinion of its own. Where the request holds a JSON schema ("Structured
-Outputs"), the answer fits it: of several choices it takes the first that the question names.
+The answer says that it comes from a stand-in and repeats the question. If the request has a JSON schema ("Structured
+Outputs"), the answer fits the schema: of several choices, it takes the first that the question names.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ class OpenAIStandIn:
         self.received: deque[ReceivedRequest] = new_request_log()
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* as OpenAI would, and remember it."""
+        """Answer *request* like OpenAI, and store it."""
         self.received.append(request)
         acts = {"/v1/chat/completions": _chat, "/v1/responses": _respond}
         act = acts.get(request.path)
         if act is None:
-            unknown = f"{request.method} {request.path} is not known to the OpenAI stand-in"
+            unknown = f"{request.method} {request.path} is not supported by the OpenAI stand-in"
             return _refusal(404, f"Invalid URL ({request.method} {request.path})", note=unknown)
         if request.method != "POST":
             return _refusal(405, f"Only POST requests are accepted, and this was {request.method}.")
@@ -125,7 +124,7 @@ def _respond(body: dict[str, Any]) -> StandInAnswer:
 
 
 def _build_text(question: str, format_: Any) -> str:
-    """The answer's text; *format_* is what holds a JSON schema, or None for plain text."""
+    """The answer's text; *format_* contains a JSON schema, or is None for plain text."""
     schema = format_.get("schema") if isinstance(format_, dict) else None
     if isinstance(schema, dict):
         return json.dumps(_build_schema_value(schema, question), ensure_ascii=False)
@@ -133,7 +132,7 @@ def _build_text(question: str, format_: Any) -> str:
 
 
 def _build_schema_value(schema: Any, question: str) -> Any:
-    """A value that fits *schema*, as far as Structured Outputs knows JSON Schema; without `$ref`."""
+    """A value that fits *schema*: the subset of JSON Schema in Structured Outputs, without `$ref`."""
     if not isinstance(schema, dict):
         return None
     choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
@@ -167,7 +166,7 @@ def _text(content: Any) -> str:
 
 
 def _usage(asked: str, answered: str, question: str, answer: str) -> dict[str, int]:
-    # about four letters a token: a number that is not 0, and stays the same
+    # about four characters a token: stable, and never 0
     before, after = len(question) // 4 + 1, len(answer) // 4 + 1
     return {f"{asked}_tokens": before, f"{answered}_tokens": after, "total_tokens": before + after}
 

@@ -1,9 +1,8 @@
 """
-Slack's Web API, as far as sending, changing and finding messages needs it.
+Stand-in for Slack's Web API: sending, changing and finding messages, by GET or POST, as in Slack's documentation.
 
-Knows the methods below as Slack's documentation describes them, by GET or POST. Slack says "no" with status 200 and
-`"ok": false`, to a method that it does not know as well. A message that is changed or deleted is believed to be there,
-since an earlier run may have sent it.
+Slack reports errors, unknown methods included, with status 200 and `"ok": false`. A message that is changed or deleted is
+assumed to exist, because an earlier run may have sent it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _TYPES = {"public_channel": "is_channel", "private_channel": "is_group", "im": "
 
 
 class SlackError(Exception):
-    """What Slack refuses, in its own word."""
+    """An error of Slack; the message is Slack's error code."""
 
 
 class SlackStandIn:
@@ -66,10 +65,10 @@ class SlackStandIn:
         }
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* as Slack would, and remember it."""
+        """Answer *request* like Slack, and store it."""
         self.received.append(request)
         named = request.path.removeprefix("/api/")
-        unknown = f"{request.method} {request.host}{request.path} is not known to the Slack stand-in"
+        unknown = f"{request.method} {request.host}{request.path} is not supported by the Slack stand-in"
         if not _is_slack(request.host) or named == request.path or request.method not in ("GET", "POST"):
             return StandInAnswer(404, {"ok": False, "error": "not_found"}, note=unknown)
         method = self._methods.get(named)
@@ -220,7 +219,7 @@ class SlackStandIn:
         }
 
     def _conversation(self, given: SlackObject, *, named: bool = True) -> SlackObject:
-        """The conversation of a call; *named*: whether it may be called by its name."""
+        """The conversation of a call; *named*: whether the call may use the conversation's name."""
         text = str(given.get("channel") or "")
         known = text if named or text in self._workspace.channels or text[:1] in ("C", "D", "G") else ""
         found = self._workspace.find_conversation(known)
@@ -235,7 +234,7 @@ def _is_slack(host: str) -> bool:
 
 
 def _arguments(request: ReceivedRequest) -> SlackObject:
-    """The call's arguments: the query, then JSON or a form, whichever it says it is; a form's blocks are JSON text."""
+    """The call's arguments: the query, then the body as JSON or a form by its content type; a form's blocks are JSON text."""
     given: SlackObject = dict(parse_qsl(request.query, keep_blank_values=True))
     text = request.body.decode("utf-8", "replace") if request.method == "POST" else ""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
@@ -254,7 +253,7 @@ def _arguments(request: ReceivedRequest) -> SlackObject:
 
 
 def _content(given: SlackObject) -> tuple[str, SlackObject]:
-    """Text, and blocks and attachments where there are some. Raises `SlackError` if there is nothing to read."""
+    """The text, blocks and attachments of a message. Raises `SlackError` if the message is empty."""
     text = str(given.get("text") or "")
     more = {name: given[name] for name in ("blocks", "attachments") if given.get(name)}
     if not text and not more:
@@ -270,7 +269,7 @@ def _stamp(given: SlackObject, name: str = "ts") -> str:
 
 
 def _page(name: str, everything: list[Any], given: SlackObject) -> SlackObject:
-    """A page of *everything*, from the cursor on."""
+    """A page of *everything*, from the cursor."""
     start = 0
     if given.get("cursor"):
         try:
@@ -294,12 +293,12 @@ def _format_channel(channel: str) -> str:
 
 
 def _first_visible_text(text: str, more: SlackObject) -> str:
-    """What a reader would see first."""
+    """The first text that a reader sees."""
     return text or _first_text(more.get("blocks")) or _first_text(more.get("attachments")) or "(blocks without text)"
 
 
 def _first_text(value: Any) -> str:
-    """The first text in blocks or attachments, wherever it stands."""
+    """The first text in blocks or attachments, at any depth."""
     if isinstance(value, dict):
         for name in ("text", "fallback", "pretext"):
             if isinstance(value.get(name), str) and value[name]:

@@ -1,8 +1,7 @@
 """
-The made-up workspace behind the Slack stand-in: its channels, users and the messages that were posted to it.
+The fictional workspace of the Slack stand-in: channels, users and posted messages, as in Slack's documentation.
 
-Knows the objects that Slack's documentation describes. Ids and time stamps follow from names and texts, so that a
-notebook's saved outputs stay the same. Knows nothing of methods and requests.
+Ids and time stamps are derived from names and texts, so that saved outputs of a notebook do not change.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from typing import Any
 _ID = re.compile(r"[CDGUW][A-Z0-9]{7,}\Z")
 _STAMP = re.compile(r"\d{10}\.\d{6}\Z")
 _EPOCH = 1_700_000_000
-_KEPT = 200
+_MAX_MESSAGES = 200
 
 SlackObject = dict[str, Any]
 
 
 class SlackWorkspace:
     """
-    Who and what is there.
+    Users, conversations and messages.
 
     Attributes:
         users: User objects by id.
@@ -42,7 +41,7 @@ class SlackWorkspace:
             self._add_channel(derive_id("C", name), name)
 
     def find_conversation(self, identifier: str) -> SlackObject | None:
-        """The conversation that *identifier*, an id, `#name`, `name`, or `@name`, stands for; None if nothing can."""
+        """The conversation of *identifier* (an id, `#name`, `name`, or `@name`); None if *identifier* is invalid."""
         identifier = identifier.strip()
         if identifier in self.channels:
             return self.channels[identifier]
@@ -60,14 +59,14 @@ class SlackWorkspace:
         return self._add_channel(derive_id("C", name), name) if name else None
 
     def find_user(self, identifier: str) -> SlackObject | None:
-        """The user with that id; made up if it is well-formed. None if it is not."""
+        """The user with that id, generated from the id; None if the id is malformed."""
         known = self.users.get(identifier)
         if known is None and _ID.match(identifier) and identifier[0] in "UW":
             known = self._add_user(identifier, identifier.lower())
         return known
 
     def post(self, conversation: SlackObject, text: str, more: Mapping[str, Any], username: str | None) -> SlackObject:
-        """Keep a message; its time stamp follows from what it says."""
+        """Store a message; its time stamp is derived from its content."""
         stamp = derive_timestamp(conversation["id"], text, more)
         message = {
             "type": "message",
@@ -79,12 +78,12 @@ class SlackWorkspace:
             **more,
         }
         self.messages[conversation["id"], stamp] = message
-        while len(self.messages) > _KEPT:
+        while len(self.messages) > _MAX_MESSAGES:
             del self.messages[next(iter(self.messages))]
         return message
 
     def messages_in(self, conversation: SlackObject) -> list[SlackObject]:
-        """Its messages, oldest first."""
+        """The messages of *conversation*, oldest first."""
         return [message for (where, _), message in self.messages.items() if where == conversation["id"]]
 
     def _direct(self, user: str, name: str, identifier: str | None = None) -> SlackObject:
@@ -153,17 +152,17 @@ class SlackWorkspace:
 
 
 def derive_id(letter: str, seed: str) -> str:
-    """An id that looks like Slack's, of the kind that *letter* says, and follows from *seed*."""
+    """An id in Slack's format that starts with *letter*, derived from *seed*."""
     digest = hashlib.sha256(f"pdkernel {letter} {seed}".encode()).digest()
     return letter + base64.b32encode(digest).decode()[:10]
 
 
 def derive_timestamp(*of: object) -> str:
-    """A message's time stamp, which follows from *of*."""
+    """A time stamp of a message, derived from *of*."""
     digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()
     return f"{_EPOCH + int.from_bytes(digest[:3], 'big')}.{int.from_bytes(digest[3:6], 'big') % 1_000_000:06d}"
 
 
 def is_timestamp(text: str) -> bool:
-    """Whether *text* looks like a message's time stamp."""
+    """Whether *text* has the format of a message's time stamp."""
     return _STAMP.match(text) is not None

@@ -1,1 +1,1 @@
-"""Certificates of the gateway, and reading how a client's TLS begins."""
+"""TLS of the gateway: its certificates, and parsing of a client's ClientHello."""

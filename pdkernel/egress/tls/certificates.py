@@ -1,8 +1,7 @@
 """
-The project's own certificate authority, the files that make steps trust it, and whom the gateway trusts.
+The project's certificate authority, the files that make steps trust it, and the roots that the gateway trusts.
 
-Knows where those files are kept and who may read them. Knows nothing of connections.
-The authority's key never leaves its folder and is never installed anywhere: only the steps' own environment points at it.
+The authority's key never leaves its folder and is never installed on the system: only the environment of steps refers to it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class CertificateAuthority:
     A certificate authority kept in a folder, and a server context for each host that a step calls.
 
     Attributes:
-        folder: Holds `authority.pem` (key and certificate, mode 0600) and what is made from it.
+        folder: Has `authority.pem` (key and certificate, mode 0600) and the files derived from it.
     """
 
     def __init__(self, folder: Path, *, environ: Mapping[str, str]) -> None:
@@ -55,12 +54,12 @@ class CertificateAuthority:
 
     @property
     def wgetrc_file(self) -> Path:
-        """A configuration for wget, which reads no CA variable."""
+        """A configuration for wget, which has no environment variable for certificates."""
         self._write()
         return self.folder / "wgetrc"
 
     def server_context(self, *hosts: str) -> ssl.SSLContext:
-        """A server's side of TLS for *hosts*, HTTP/1.1 only."""
+        """A TLS context of a server for *hosts*, HTTP/1.1 only."""
         context = self._contexts.get(hosts)
         if context is None:
             if self._authority is None:
@@ -78,19 +77,19 @@ class CertificateAuthority:
         return context
 
     def _load(self) -> bytes:
-        """Key and certificate; made at the first call in this folder, by whichever process comes first."""
+        """Key and certificate; the first process that needs them creates them."""
         file = self.folder / AUTHORITY_FILE
         if not file.exists():
             import trustme
 
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made = trustme.CA(organization_name="pdkernel", organization_unit_name="outside calls of this project")
+            made = trustme.CA(organization_name="pdkernel", organization_unit_name="outbound calls of this project")
             _write_new(file, made.private_key_pem.bytes() + made.cert_pem.bytes())
         pem = file.read_bytes()
         if b"PRIVATE KEY-----" not in pem or not _certificates(pem):
             raise ProjectError(
-                f"{file} is damaged: it holds no key or no certificate.",
-                fix="Delete it; the next run makes another.",
+                f"{file} is damaged: the key or the certificate is missing.",
+                fix="Delete the file; the next run creates a new one.",
             )
         return pem
 
@@ -104,14 +103,14 @@ class CertificateAuthority:
             _write(self.folder / "wgetrc", f"ca_certificate = {self.folder / 'bundle.pem'}\n".encode())
         except OSError as error:
             raise ProjectError(
-                f"The certificates for outside calls cannot be kept in {self.folder}: {error.strerror or error}.",
-                fix="Make the folder writable, or name another project with --project.",
+                f"The certificates for outbound calls cannot be written to {self.folder}: {error.strerror or error}.",
+                fix="Make the folder writable, or pass another project with --project.",
             ) from error
         self._written = True
 
 
 def upstream_context(environ: Mapping[str, str], extra: Path | None) -> ssl.SSLContext:
-    """A client's side of TLS: public roots, the user's own (`SSL_CERT_FILE`), and *extra*."""
+    """A TLS context of a client that trusts public roots, the user's own (`SSL_CERT_FILE`), and *extra*."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=public_roots(environ).decode())
     if extra is not None:
@@ -121,7 +120,7 @@ def upstream_context(environ: Mapping[str, str], extra: Path | None) -> ssl.SSLC
 
 
 def public_roots(environ: Mapping[str, str]) -> bytes:
-    """The roots of certifi, and those of the user's `SSL_CERT_FILE` if it can be read, as PEM."""
+    """The roots of certifi, and those of the user's `SSL_CERT_FILE` if the file exists, as PEM."""
     import certifi
 
     roots = _certificates(Path(certifi.where()).read_bytes())
@@ -136,7 +135,7 @@ def _certificates(pem: bytes) -> bytes:
 
 
 def _write_new(file: Path, content: bytes) -> None:
-    """Write *file* readable by its owner only, unless another process did so meanwhile."""
+    """Write *file* with mode 0600, unless another process has written it first."""
     temporary = _temporary(file, content)
     try:
         os.link(temporary, file)
@@ -152,7 +151,7 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _temporary(file: Path, content: bytes) -> Path:
-    """A file of mode 0600 beside *file* that holds *content*."""
+    """Create a temporary file of mode 0600 beside *file* with *content*."""
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(content)

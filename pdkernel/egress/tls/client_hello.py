@@ -1,8 +1,4 @@
-"""
-How a client's TLS begins: the host it names and the protocols it offers.
-
-Knows the layout of a ClientHello (RFC 8446, 4.1.2; RFC 6066, 3; RFC 7301). Knows nothing of certificates.
-"""
+"""Parses the start of a client's TLS: the server name and the protocols that it offers (RFC 8446, RFC 6066, RFC 7301)."""
 
 from __future__ import annotations
 
@@ -17,11 +13,11 @@ _ALPN = 16
 @dataclass(frozen=True, slots=True)
 class ClientHello:
     """
-    What a client says first.
+    The first message of a TLS client.
 
     Attributes:
-        server_name: The host it names, or None.
-        protocols: What it offers by ALPN, in order; empty if it offers nothing.
+        server_name: The requested server name (SNI), or None.
+        protocols: Protocols offered by ALPN, in order; empty if there are none.
     """
 
     server_name: str | None
@@ -29,22 +25,18 @@ class ClientHello:
 
     @property
     def speaks_http1(self) -> bool:
-        """Whether HTTP/1.1 is possible: offered, or nothing was said."""
+        """Whether HTTP/1.1 is possible: it is offered, or no protocol is offered."""
         return not self.protocols or "http/1.1" in self.protocols
 
 
 def hello_is_complete(data: bytes) -> bool:
-    """Whether *data* holds the whole ClientHello, however many records it is cut into."""
+    """Whether *data* has the complete ClientHello, in any number of records."""
     message = _message(data)
     return len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4], "big")
 
 
 def parse_client_hello(data: bytes) -> ClientHello:
-    """
-    Read a ClientHello.
-
-    A text that is none reads as one that says nothing: the TLS library then says what is wrong with it.
-    """
+    """Parse a ClientHello. Malformed data yields an empty result: the TLS library then reports the error."""
     try:
         return _read(_message(data))
     except (IndexError, UnicodeDecodeError):
@@ -52,7 +44,7 @@ def parse_client_hello(data: bytes) -> ClientHello:
 
 
 def _message(data: bytes) -> bytes:
-    """The handshake message, put together from its records."""
+    """The handshake message, joined from its records."""
     message = b""
     while len(data) >= _RECORD_HEADER and data[0] == HANDSHAKE_RECORD:
         size = int.from_bytes(data[3:5], "big")
