@@ -191,7 +191,7 @@ def test_a_proxy_of_the_steps_own_is_refused(
         answer = read_until(sock, b"\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 403")
-    assert "proxy of its own" in ledger.refused[0]
+    assert "uses its own proxy" in ledger.refused[0]
 
 
 def test_a_name_in_another_script_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:

@@ -166,12 +166,12 @@ def test_a_damaged_authority_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="is damaged") as caught:
         _ = CertificateAuthority(tmp_path, environ={}).bundle_file
 
-    assert "Delete it" in caught.value.fix
+    assert "Delete the file" in caught.value.fix
 
 
 def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     """Where certificates cannot be kept, the message names the folder and the reason."""
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(ProjectError, match="cannot be kept"):
+    with pytest.raises(ProjectError, match="cannot be written"):
         _ = CertificateAuthority(tmp_path / "file" / "egress", environ={}).bundle_file

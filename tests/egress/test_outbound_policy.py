@@ -46,7 +46,7 @@ def test_a_mode_keeps_its_text(text: str) -> None:
         ("allow=https://slack.com", "is not a host"),
         ("allow=s*ck.com", "is not a host"),
         ("live unopened=https://slack.com", "is not a host"),
-        ("deny via=http://proxy.test:1", "means nothing"),
+        ("deny via=http://proxy.test:1", "has no effect"),
         ("stand-in=gmail", "neither a URL nor a stand-in"),
         ("replay=nowhere.jsonl", "does not exist"),
         ("record=/no/such/folder/calls.jsonl", "its folder does not exist"),

@@ -318,7 +318,7 @@ def test_a_ticket_and_its_binding_agree(public: Gateway, ledger: Ledger) -> None
     """A step that may reach public addresses only is not bound to a process that reaches more, nor the other way round."""
     for public_only in (True, False):
         ticket = public.issue_token(public_only=not public_only)
-        with pytest.raises(ValueError, match="same addresses"):
+        with pytest.raises(ValueError, match="must agree on public_only"):
             public.bind(ticket, ledger.binding("live", public_only=public_only))
 
 

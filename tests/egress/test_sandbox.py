@@ -111,7 +111,7 @@ def test_a_step_that_calls_through_a_proxy_of_its_own_is_refused(gateway: Gatewa
 
     assert done.stdout == "403"
     assert [(call.method, call.outcome) for call in ledger.calls] == [("CONNECT", "denied")]
-    assert "proxy of its own" in ledger.refused[0]
+    assert "uses its own proxy" in ledger.refused[0]
 
 
 def test_bash_opens_no_connection_of_its_own(gateway: Gateway, bound: str, ledger: Ledger) -> None:
