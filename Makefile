@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests/expression \
-  tests/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recordings.py tests/project/test_data_stores.py \
+  tests/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/project/test_data_stores.py \
   tests/project/test_vault.py tests/widgets
 
 FUZZ ?= 50000

@@ -110,10 +110,10 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def bound(gateway: Gateway, ledger: Ledger) -> Iterator[str]:
-    """A ticket whose step's mode is deny; the guard works here."""
+    """A caller token whose step's mode is deny; the guard works here."""
     if gateway.sandbox_kind != "redirect":
         pytest.skip(f"this system has no seccomp listener for us (guard: {gateway.sandbox_kind})")
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
-    yield ticket
-    gateway.revoke_token(ticket)
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
+    yield caller_token
+    gateway.revoke_token(caller_token)

@@ -67,7 +67,7 @@ def websocket(sock: socket.socket) -> None:
 def gateway_to(
     loop: Loop, folder: Path, port: int, *, meant: int, ca: Path | None = None
 ) -> Iterator[tuple[Gateway, str]]:
-    """A gateway that finds db.example.test:*meant* at *port* of this machine, and a ticket."""
+    """A gateway that finds db.example.test:*meant* at *port* of this machine, and a caller token."""
     resolve = {("db.example.test", meant): ("127.0.0.1", port), ("slack.com", meant): ("127.0.0.1", port)}
     gateway = loop.run(Gateway.start(folder, host_overrides=resolve, extra_ca_file=ca, environ={}))
     try:

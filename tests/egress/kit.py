@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = _answer  # noqa: N815  # the names that http.server looks for
 
     def _events(self) -> None:
-        """One event at once, the other when the test says so."""
+        """Send one event at once, and the other when the test allows it."""
         self.send_response(200)
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 class OutsideServer(ThreadingHTTPServer):
@@ -149,7 +149,7 @@ class OutsideServer(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that leaves is no matter."""
+        """A client that leaves is not an error."""
 
     def stop(self) -> None:
         """Stop listening."""
@@ -158,7 +158,7 @@ class OutsideServer(ThreadingHTTPServer):
 
 
 class Loop:
-    """An event loop in a thread of its own, as a kernel has one for its steps."""
+    """An event loop in its own thread, as in a kernel."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -177,7 +177,7 @@ class Loop:
 
 
 def redactor(secrets: Mapping[str, str] | None = None) -> Redactor:
-    """One that knows *secrets*, by ref; the planted one if not given."""
+    """A redactor of *secrets*, by ref; default: the planted secret."""
     known = {REF: TOKEN} if secrets is None else secrets
     return Redactor(Secret(ref, value) for ref, value in known.items())
 
@@ -236,7 +236,7 @@ class ClientProcess:
     A process with the environment of a step, which makes requests when told.
 
     Attributes:
-        ticket: Its ticket.
+        caller token: Its caller token.
     """
 
     def __init__(
@@ -251,8 +251,8 @@ class ClientProcess:
     ) -> None:
         """Start it; *guarded* leaves it nothing but the guard and the variables that name the project's certificate."""
         self.gateway = gateway
-        self.ticket = gateway.issue_token(public_only=public_only)
-        environment = gateway.build_environment(self.ticket, language)
+        self.caller_token = gateway.issue_token(public_only=public_only)
+        environment = gateway.build_environment(self.caller_token, language)
         if guarded:
             environment = {name: environment[name] for name in CERTIFICATE_VARIABLES}
         environment |= {"PATH": os.environ["PATH"]} | extra
@@ -260,11 +260,11 @@ class ClientProcess:
         def start() -> subprocess.Popen[str]:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-        self._process = gateway.start_sandboxed(self.ticket, start) if guarded else start()
+        self._process = gateway.start_sandboxed(self.caller_token, start) if guarded else start()
 
     def bind(self, binding: CallContext) -> None:
         """Its calls are that step's now."""
-        self.gateway.bind(self.ticket, binding)
+        self.gateway.bind(self.caller_token, binding)
 
     def ask(
         self, client: str, method: str, url: str, body: str | None = None, headers: Mapping[str, str] | None = None
@@ -292,7 +292,7 @@ class ClientProcess:
         self._process.stdin.close()
         self._process.wait(10)
         self._process.stdout.close()
-        self.gateway.revoke_token(self.ticket)
+        self.gateway.revoke_token(self.caller_token)
 
 
 PYTHON_CLIENTS = ("urllib", "http.client", "urllib3", "httpx", "httpx.async", "requests", "aiohttp", "curl")
@@ -334,10 +334,10 @@ def outside_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-def knock(gateway: Gateway, ticket: str, host: str, port: int, *, secure: bool) -> socket.socket:
+def knock(gateway: Gateway, caller_token: str, host: str, port: int, *, secure: bool) -> socket.socket:
     """A connection to the gateway as a hook makes it; with *secure*, plain HTTP stands for https."""
     sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
-    line = {"host": host, "port": port, "tls": secure, "ticket": ticket}
+    line = {"host": host, "port": port, "tls": secure, "ticket": caller_token}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
     return sock
 

@@ -1,4 +1,4 @@
-"""Whose call it is, and what happens to calls that are nobody's."""
+"""Caller tokens: which step a call belongs to, and calls without a step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_two_processes_do_not_mix(
 
 def test_a_call_after_its_step_is_refused(python: ClientProcess, gateway: Gateway, outside: OutsideServer) -> None:
     """Code that runs on after its step cannot send anything."""
-    gateway.unbind(python.ticket)
+    gateway.unbind(python.caller_token)
 
     got = python.request("requests", "POST", URL, "late")
 
@@ -65,7 +65,7 @@ def test_a_call_after_its_step_is_refused(python: ClientProcess, gateway: Gatewa
 
 
 def test_a_stranger_is_refused_by_the_hooks_door(gateway: Gateway, outside: OutsideServer) -> None:
-    """An unknown ticket gets 403: an answer, so that nobody retries."""
+    """An unknown caller token gets 403: a response, so that clients do not retry."""
     with knock(gateway, "guessed", "api.example.test", 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
         answer = read_all(sock)
@@ -77,7 +77,7 @@ def test_a_stranger_is_refused_by_the_hooks_door(gateway: Gateway, outside: Outs
 
 @pytest.mark.parametrize("target", ["http://api.example.test/", "/"])
 def test_a_stranger_is_refused_in_absolute_form(gateway: Gateway, plain_outside: OutsideServer, target: str) -> None:
-    """A request without a ticket, to whatever place, gets 403."""
+    """A request without a caller token, to whatever place, gets 403."""
     plain_outside.seen.clear()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall(f"GET {target} HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n".encode())
@@ -90,10 +90,10 @@ def test_a_stranger_is_refused_in_absolute_form(gateway: Gateway, plain_outside:
 def test_connect_is_challenged_and_may_answer_on_the_same_connection(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """An unknown ticket gets 407; git answers it without a new connection."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    user = base64.b64encode(f"{ticket}:x".encode()).decode()
+    """An unknown caller token gets 407; git answers it without a new connection."""
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    user = base64.b64encode(f"{caller_token}:x".encode()).decode()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall(b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
         challenge = read_until(sock, b"\r\n\r\n")
@@ -119,7 +119,7 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
     ],
 )
 def test_a_door_that_cannot_be_read_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
-    """A first line that says nothing is answered 400, and the gateway goes on."""
+    """An invalid first line is answered with 400, and the gateway continues."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall(first)
         answer = read_all(sock)
@@ -143,9 +143,9 @@ def test_what_is_no_door_is_closed(gateway: Gateway, first: bytes) -> None:
 
 def test_a_door_in_pieces_is_put_together(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """The first line may arrive in several parts, with the request behind it."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    line = f'PDK1 {{"host": "api.example.test", "port": 443, "tls": true, "ticket": "{ticket}"}}\n'.encode()
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    line = f'PDK1 {{"host": "api.example.test", "port": 443, "tls": true, "ticket": "{caller_token}"}}\n'.encode()
     request = b"GET /pieces HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -159,24 +159,24 @@ def test_a_door_in_pieces_is_put_together(gateway: Gateway, outside: OutsideServ
 
 def test_closing_a_ticket_ends_its_connections(gateway: Gateway, ledger: Ledger) -> None:
     """A process that is gone leaves no connection behind."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    with knock(gateway, ticket, "api.example.test", 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    with knock(gateway, caller_token, "api.example.test", 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         read_until(sock, b"\r\n\r\n")
-        gateway.revoke_token(ticket)
+        gateway.revoke_token(caller_token)
         rest = read_all(sock)
 
     assert b"HTTP/1.1" not in rest
 
 
 def test_binding_a_closed_ticket_is_an_error(gateway: Gateway, ledger: Ledger) -> None:
-    """A ticket that was closed stands for nobody any more."""
-    ticket = gateway.issue_token()
-    gateway.revoke_token(ticket)
+    """A revoked caller token has no step."""
+    caller_token = gateway.issue_token()
+    gateway.revoke_token(caller_token)
 
     with pytest.raises(KeyError):
-        gateway.bind(ticket, ledger.binding("live"))
+        gateway.bind(caller_token, ledger.binding("live"))
 
 
 @pytest.mark.parametrize("mode", ["live", "deny"])
@@ -184,9 +184,9 @@ def test_a_proxy_of_the_steps_own_is_refused(
     gateway: Gateway, ledger: Ledger, outside: OutsideServer, mode: str
 ) -> None:
     """A CONNECT behind the hook would hide what is called."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding(mode))
-    with knock(gateway, ticket, "other.example.test", 80, secure=False) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding(mode))
+    with knock(gateway, caller_token, "other.example.test", 80, secure=False) as sock:
         sock.sendall(b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
         answer = read_until(sock, b"\r\n\r\n")
 
@@ -196,9 +196,9 @@ def test_a_proxy_of_the_steps_own_is_refused(
 
 def test_a_name_in_another_script_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:
     """What the hook passes on as the step wrote it goes out as DNS has it."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
-    with knock(gateway, ticket, "münchen.example", 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
+    with knock(gateway, caller_token, "münchen.example", 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         read_all(sock)
 

@@ -40,7 +40,7 @@ def test_a_gateway_that_nobody_calls_loads_nothing_heavy(tmp_path: Path) -> None
 
 
 async def test_the_authoritys_key_is_its_owners_alone(tmp_path: Path) -> None:
-    """Key and folder can be read by nobody else."""
+    """Only the owner can read the key and its folder."""
     gateway = await Gateway.start(tmp_path / "egress", environ={})
     gateway.build_environment(gateway.issue_token(), "node")
     await gateway.close()
@@ -91,11 +91,11 @@ def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
 async def test_the_environment_leads_every_client_here(tmp_path: Path) -> None:
     """Proxy variables in both cases, certificates by every name, the hook for Node.js."""
     gateway = await Gateway.start(tmp_path / "a folder", environ={})
-    ticket = gateway.issue_token()
-    environment = gateway.build_environment(ticket, "bash")
+    caller_token = gateway.issue_token()
+    environment = gateway.build_environment(caller_token, "bash")
     await gateway.close()
 
-    proxy = f"http://{ticket}:x@127.0.0.1:{gateway.port}"
+    proxy = f"http://{caller_token}:x@127.0.0.1:{gateway.port}"
     assert {environment[name] for name in ("http_proxy", "HTTPS_PROXY", "https_proxy", "all_proxy")} == {proxy}
     assert "127.0.0.1" in environment["no_proxy"]
     assert environment["NODE_OPTIONS"].startswith("--import file:///")
@@ -106,11 +106,11 @@ async def test_the_environment_leads_every_client_here(tmp_path: Path) -> None:
 
 
 async def test_closing_ends_every_connection(tmp_path: Path) -> None:
-    """After close, nobody listens and no connection is left open."""
+    """After close, the port is free and no connection is open."""
     gateway = await Gateway.start(tmp_path, environ={})
-    ticket = gateway.issue_token()
+    caller_token = gateway.issue_token()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "ticket": "{ticket}"}}\n'.encode())
+    writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "ticket": "{caller_token}"}}\n'.encode())
     writer.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
     await reader.readuntil(b"no-ticket")
 

@@ -11,7 +11,7 @@ from pdkernel.errors import EgressModeError
 
 
 def test_words_after_the_mode_are_read() -> None:
-    """A proxy and hosts that stay closed stand behind the mode, and are no part of its text."""
+    """The options `via` and `unopened` follow the mode, and are not part of its text."""
     policy = parse_policy("allow=a.test via=http://me:secret@proxy.test:3128 unopened=b.test,*.C.test")
 
     assert (policy.mode_text, policy.allowed_hosts, policy.via) == (
@@ -53,7 +53,7 @@ def test_a_mode_keeps_its_text(text: str) -> None:
     ],
 )
 def test_what_is_no_mode_is_refused(text: str, said: str) -> None:
-    """The message says what is wrong, and what to write instead."""
+    """The message has the error and a fix."""
     with pytest.raises(EgressModeError, match=said) as caught:
         parse_policy(text)
 
@@ -101,7 +101,7 @@ def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
     ],
 )
 def test_the_mode_without_a_word(environ: dict[str, str], mode: str) -> None:
-    """Live, deny under pytest, and what the environment says before both."""
+    """The default is live, deny under pytest, and the environment variable overrides both."""
     assert default_mode(environ) == mode
 
 

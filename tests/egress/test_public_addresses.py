@@ -14,7 +14,6 @@ import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.public_addresses import NotPublicError, is_inside, is_public, public_addresses
-from tests.egress.guarded import TCP, python, run_guarded
 from tests.egress.hosts import host
 from tests.egress.kit import (
     ClientProcess,
@@ -28,6 +27,7 @@ from tests.egress.kit import (
     read_until,
     wait_until,
 )
+from tests.egress.sandboxed import TCP, python, run_sandboxed
 
 PUBLIC = "203.0.114.7"
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -66,11 +66,11 @@ def public(loop: Loop, plain_outside: OutsideServer, names: Names, tmp_path: Pat
 
 
 @pytest.fixture
-def ticket(public: Gateway, ledger: Ledger) -> str:
-    """A ticket for public addresses only, in the mode live."""
-    ticket = public.issue_token(public_only=True)
-    public.bind(ticket, ledger.binding("live", public_only=True))
-    return ticket
+def caller_token(public: Gateway, ledger: Ledger) -> str:
+    """A caller token for public addresses only, in the mode live."""
+    caller_token = public.issue_token(public_only=True)
+    public.bind(caller_token, ledger.binding("live", public_only=True))
+    return caller_token
 
 
 @pytest.fixture(params=[False, True], ids=["hook", "guard"])
@@ -84,9 +84,9 @@ def process(public: Gateway, ledger: Ledger, request: pytest.FixtureRequest) -> 
     started.stop()
 
 
-def ask(gateway: Gateway, ticket: str, name: str, port: int = 80) -> bytes:
+def ask(gateway: Gateway, caller_token: str, name: str, port: int = 80) -> bytes:
     """The answer to a request for *name*."""
-    with knock(gateway, ticket, name, port, secure=False) as sock:
+    with knock(gateway, caller_token, name, port, secure=False) as sock:
         sock.sendall(REQUEST)
         return read_all(sock)
 
@@ -145,10 +145,10 @@ async def test_one_private_address_is_enough(names: Names) -> None:
 @pytest.mark.parametrize("mode", ["live", "deny", "stand-in=slack"])
 def test_the_gateway_refuses_this_machine(public: Gateway, ledger: Ledger, mode: str, target: str) -> None:
     """A request to an address that is not public is answered 403 in each mode, and is in the ledger."""
-    ticket = public.issue_token(public_only=True)
-    public.bind(ticket, ledger.binding(mode, public_only=True))
+    caller_token = public.issue_token(public_only=True)
+    public.bind(caller_token, ledger.binding(mode, public_only=True))
 
-    answer = ask(public, ticket, target)
+    answer = ask(public, caller_token, target)
 
     assert answer.startswith(b"HTTP/1.1 403")
     assert code_of(answer) == "egress_not_public"
@@ -157,26 +157,26 @@ def test_the_gateway_refuses_this_machine(public: Gateway, ledger: Ledger, mode:
 
 
 def test_a_name_that_leads_inside_is_refused(
-    public: Gateway, names: Names, ticket: str, plain_outside: OutsideServer
+    public: Gateway, names: Names, caller_token: str, plain_outside: OutsideServer
 ) -> None:
     """A name is judged by its addresses when the connection is made."""
     names.answers["inside.test"] = [["127.0.0.1"]]
 
-    answer = ask(public, ticket, "inside.test", plain_outside.port)
+    answer = ask(public, caller_token, "inside.test", plain_outside.port)
 
     assert code_of(answer) == "egress_not_public"
     assert plain_outside.seen == []
 
 
 def test_the_address_that_was_checked_is_connected_to(
-    public: Gateway, names: Names, ticket: str, plain_outside: OutsideServer
+    public: Gateway, names: Names, caller_token: str, plain_outside: OutsideServer
 ) -> None:
     """A name server that changes its answer changes nothing: one lookup a connection, and the next one is refused."""
     names.answers["moves.test"] = [[PUBLIC], ["127.0.0.1"]]
 
-    first = ask(public, ticket, "moves.test")
+    first = ask(public, caller_token, "moves.test")
     asked = list(names.asked)
-    second = ask(public, ticket, "moves.test", plain_outside.port)
+    second = ask(public, caller_token, "moves.test", plain_outside.port)
 
     assert first.startswith(b"HTTP/1.1 200")
     assert asked == ["moves.test"]
@@ -185,7 +185,7 @@ def test_the_address_that_was_checked_is_connected_to(
 
 
 def test_connections_of_workflows_are_not_used(
-    public: Gateway, names: Names, ticket: str, ledger: Ledger, plain_outside: OutsideServer
+    public: Gateway, names: Names, caller_token: str, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
     """A connection that a workflow has opened to a private host is not there for what may reach public addresses only."""
     workflow = public.issue_token()
@@ -194,16 +194,18 @@ def test_connections_of_workflows_are_not_used(
     port = plain_outside.port
     assert ask(public, workflow, "127.0.0.1", port).startswith(b"HTTP/1.1 200")
 
-    assert code_of(ask(public, ticket, "localhost.localdomain", port)) == "egress_not_public"
+    assert code_of(ask(public, caller_token, "localhost.localdomain", port)) == "egress_not_public"
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "inside.test"])
-def test_what_is_not_http_is_refused(public: Gateway, names: Names, ticket: str, ledger: Ledger, target: str) -> None:
+def test_what_is_not_http_is_refused(
+    public: Gateway, names: Names, caller_token: str, ledger: Ledger, target: str
+) -> None:
     """Bytes that are passed through unread do not reach this machine."""
     names.answers["inside.test"] = [["127.0.0.1"]]
     with socket.create_server(("127.0.0.1", 0)) as service:
         with (
-            knock(public, ticket, target, service.getsockname()[1], secure=False) as sock,
+            knock(public, caller_token, target, service.getsockname()[1], secure=False) as sock,
             contextlib.suppress(ConnectionResetError),
         ):
             sock.sendall(b"\x00binary\n")
@@ -214,11 +216,11 @@ def test_what_is_not_http_is_refused(public: Gateway, names: Names, ticket: str,
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "inside.test"])
-def test_a_websocket_is_refused(public: Gateway, names: Names, ticket: str, ledger: Ledger, target: str) -> None:
+def test_a_websocket_is_refused(public: Gateway, names: Names, caller_token: str, ledger: Ledger, target: str) -> None:
     """A WebSocket to this machine is answered 403."""
     names.answers["inside.test"] = [["127.0.0.1"]]
     with socket.create_server(("127.0.0.1", 0)) as service:
-        with knock(public, ticket, target, service.getsockname()[1], secure=False) as sock:
+        with knock(public, caller_token, target, service.getsockname()[1], secure=False) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
             head = read_until(sock, b"\r\n")
         assert not is_called(service)
@@ -237,10 +239,10 @@ def test_an_upstream_proxy_is_given_the_address(public: Gateway, names: Names, l
         asked.append(read_until(sock, b"\r\n\r\n"))
         sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
-    ticket = public.issue_token(public_only=True)
+    caller_token = public.issue_token(public_only=True)
     with host(proxy) as port:
-        public.bind(ticket, ledger.binding("live", via=f"http://127.0.0.1:{port}", public_only=True))
-        answer, refused = ask(public, ticket, "far.test"), ask(public, ticket, "inside.test")
+        public.bind(caller_token, ledger.binding("live", via=f"http://127.0.0.1:{port}", public_only=True))
+        answer, refused = ask(public, caller_token, "far.test"), ask(public, caller_token, "inside.test")
 
     assert answer.endswith(b"ok")
     assert code_of(refused) == "egress_not_public"
@@ -263,7 +265,7 @@ def test_a_process_does_not_reach_this_machine(process: ClientProcess, plain_out
 def test_a_redirect_is_not_a_way_in(
     process: ClientProcess, names: Names, plain_outside: OutsideServer, public: Gateway
 ) -> None:
-    """A public host that redirects to this machine leads to the refusal."""
+    """A redirect of a public host to this machine is refused."""
     names.answers["away.test"] = [[PUBLIC]]
     port = plain_outside.port
 
@@ -295,9 +297,9 @@ def test_unix_sockets_are_refused(process: ClientProcess, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
 def test_native_code_does_not_reach_this_machine(
-    public: Gateway, ticket: str, ledger: Ledger, plain_outside: OutsideServer
+    public: Gateway, caller_token: str, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
-    """A program that opens sockets of its own gets the refusal by TCP, and no datagram out."""
+    """A program with its own sockets gets the refusal by TCP, and cannot send datagrams."""
     if public.sandbox_kind != "redirect":
         pytest.skip("this system has no seccomp listener for us")
     code = f"""
@@ -307,7 +309,7 @@ try:
 except PermissionError:
     print("refused")
 """
-    done = run_guarded(public, ticket, python(code, "127.0.0.1", plain_outside.port))
+    done = run_sandboxed(public, caller_token, python(code, "127.0.0.1", plain_outside.port))
 
     assert done.stdout.splitlines() == ["HTTP/1.1 403", "refused"]
     assert plain_outside.seen == []
@@ -317,13 +319,13 @@ except PermissionError:
 def test_a_ticket_and_its_binding_agree(public: Gateway, ledger: Ledger) -> None:
     """A step that may reach public addresses only is not bound to a process that reaches more, nor the other way round."""
     for public_only in (True, False):
-        ticket = public.issue_token(public_only=not public_only)
+        caller_token = public.issue_token(public_only=not public_only)
         with pytest.raises(ValueError, match="must agree on public_only"):
-            public.bind(ticket, ledger.binding("live", public_only=public_only))
+            public.bind(caller_token, ledger.binding("live", public_only=public_only))
 
 
 async def test_where_a_name_leads(names: Names, tmp_path: Path) -> None:
-    """A gateway says whether a name leads inside now; one without an address leads nowhere."""
+    """`leads_inside` is true for a name with an address that is not public, and false for a name without an address."""
     names.answers |= {"far.test": [[PUBLIC]], "inside.test": [["10.0.0.1"]]}
 
     async def lookup(host: str, port: int) -> Sequence[str]:

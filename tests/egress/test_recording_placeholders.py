@@ -1,4 +1,4 @@
-"""Credentials in recorded calls: hidden under the app's name, and put back for whoever replays."""
+"""Placeholders of recordings: credentials are replaced by the app's name, and restored with those of the replaying run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_who_replays_gets_their_own_secret() -> None:
 
 
 def test_an_encoded_secret_comes_back_encoded() -> None:
-    """A token inside base64 is hidden, and is in base64 again when it is put back."""
+    """A token in base64 is redacted, and restored in base64."""
     import base64
 
     text = base64.b64encode(b"user:token-of-mine-1").decode()
@@ -56,34 +56,36 @@ def test_whatever_was_recorded_comes_back(text: str) -> None:
 
 
 def test_a_known_secret_under_a_telling_name_can_be_put_back(tmp_path: Path) -> None:
-    """A token that an answer repeats in `access_token` is replayed as the present user's; an unknown one stays hidden."""
-    cassette = RecordingFile(tmp_path / "calls.jsonl")
-    call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", MINE)
+    """A known token in `access_token` of a response is replayed as the current user's token; an unknown token stays redacted."""
+    recording_file = RecordingFile(tmp_path / "calls.jsonl")
+    call = recording_file.call_redactor.redact_request("GET", "https://a/", [], b"", MINE)
     body = b'{"access_token": "token-of-mine-1", "refresh_token": "made-up-token"}'
-    cassette.add(
+    recording_file.add(
         "send",
         0,
         call,
-        cassette.call_redactor.redact_response(200, b"OK", [(b"x-token", b"token-of-mine-1")], body, MINE),
+        recording_file.call_redactor.redact_response(200, b"OK", [(b"x-token", b"token-of-mine-1")], body, MINE),
         1.0,
     )
 
-    found = cassette.find("send", 0, call, safe=True)
+    found = recording_file.find("send", 0, call, safe=True)
     assert not isinstance(found, str)
     replayed = restore_secrets(found, THEIRS)
 
     assert replayed.body == b'{"access_token": "token-of-theirs", "refresh_token": "{{redacted}}"}'
     assert replayed.headers == (("x-token", "token-of-theirs"),)
-    assert "token-of-mine" not in cassette.file.read_text()
+    assert "token-of-mine" not in recording_file.file.read_text()
 
 
 def test_another_body_is_said_to_be_another_body(tmp_path: Path) -> None:
-    """A call whose URL is recorded and whose body is not is told so, with the key of what is."""
-    cassette = RecordingFile(tmp_path / "calls.jsonl")
-    recorded = cassette.call_redactor.redact_request("POST", "https://a/b", [], b"one", redactor())
-    cassette.add("send", 0, recorded, cassette.call_redactor.redact_response(200, b"OK", [], b"", redactor()), 1.0)
+    """A call with a recorded URL and another body is refused with the recorded key."""
+    recording_file = RecordingFile(tmp_path / "calls.jsonl")
+    recorded = recording_file.call_redactor.redact_request("POST", "https://a/b", [], b"one", redactor())
+    recording_file.add(
+        "send", 0, recorded, recording_file.call_redactor.redact_response(200, b"OK", [], b"", redactor()), 1.0
+    )
 
-    why = cassette.find(
+    why = recording_file.find(
         "send", 0, CallRedactor().redact_request("POST", "https://a/b", [], b"two", redactor()), safe=False
     )
 

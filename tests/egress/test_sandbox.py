@@ -11,8 +11,8 @@ import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.sandbox.detection import detect_sandbox
-from tests.egress.guarded import HEAD, PLACE, TCP, python, run_guarded
 from tests.egress.kit import Ledger, Loop, OutsideServer, node_paths, program, wait_until
+from tests.egress.sandboxed import HEAD, PLACE, TCP, python, run_sandboxed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
 
@@ -26,8 +26,8 @@ def test_here_the_best_guard_works() -> None:
 
 
 def test_native_code_is_answered_by_the_gateway(gateway: Gateway, bound: str, ledger: Ledger) -> None:
-    """A program that opens a socket of its own gets the gateway's refusal, and the ledger has the call."""
-    done = run_guarded(gateway, bound, python(TCP))
+    """A program with its own socket gets the gateway's refusal, and the ledger has the call."""
+    done = run_sandboxed(gateway, bound, python(TCP))
 
     assert done.stdout == "HTTP/1.1 403\n"
     assert [(call.method, call.url, call.outcome) for call in ledger.calls] == [("GET", f"http://{PLACE}/", "denied")]
@@ -37,7 +37,7 @@ def test_native_code_is_answered_by_the_gateway(gateway: Gateway, bound: str, le
 def test_a_socket_that_does_not_wait_is_led_to_the_gateway(
     gateway: Gateway, bound: str, ledger: Ledger, family: str
 ) -> None:
-    """Sockets of either family, IPv6 alone too, that are told not to wait are connected all the same."""
+    """Non-blocking sockets of both families, IPv6-only included, are connected."""
     host = "2001:db8::7" if family == "AF_INET6" else PLACE
     code = f"""
 import select, socket
@@ -51,7 +51,7 @@ sock.sendall(b"{HEAD}")
 select.select([sock], [], [], 10)
 print(sock.recv(12).decode())
 """
-    done = run_guarded(gateway, bound, python(code, host))
+    done = run_sandboxed(gateway, bound, python(code, host))
 
     assert done.stdout.splitlines() == ["0", "HTTP/1.1 403"]
     assert [call.url for call in ledger.calls] == [f"http://[{host}]/" if ":" in host else f"http://{host}/"]
@@ -60,8 +60,8 @@ print(sock.recv(12).decode())
 def test_a_name_that_a_program_looks_up_itself_is_heard(
     gateway: Gateway, bound: str, ledger: Ledger, outside: OutsideServer
 ) -> None:
-    """The system's own resolver gets an address that stands for the name; nobody outside is asked."""
-    done = run_guarded(gateway, bound, python(TCP, "api.example.test"))
+    """The system's resolver gets an assigned address for the name, without a question to an outside server."""
+    done = run_sandboxed(gateway, bound, python(TCP, "api.example.test"))
 
     assert done.stdout == "HTTP/1.1 403\n"
     assert [call.url for call in ledger.calls] == ["http://api.example.test/"]
@@ -74,7 +74,7 @@ def test_an_allowed_host_is_reached_by_native_code(
     """What the mode lets out is not stopped: the request arrives, with its row."""
     gateway.bind(bound, ledger.binding("allow=api.example.test"))
 
-    done = run_guarded(gateway, bound, python(TCP, "api.example.test"))
+    done = run_sandboxed(gateway, bound, python(TCP, "api.example.test"))
 
     assert done.stdout == "HTTP/1.1 200\n"
     assert len(plain_outside.seen) == 1
@@ -96,7 +96,7 @@ for _ in range(50):
 signal.setitimer(signal.ITIMER_REAL, 0)
 print(len(said), set(said))
 """
-    done = run_guarded(gateway, bound, python(code))
+    done = run_sandboxed(gateway, bound, python(code))
 
     assert done.stderr == ""
     assert done.stdout == "50 {b'HTTP/1.1 403'}\n"
@@ -104,10 +104,10 @@ print(len(said), set(said))
 
 
 def test_a_step_that_calls_through_a_proxy_of_its_own_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
-    """A proxy that a Bash step sets for itself would hide what is called: led to the gateway, it is told so."""
+    """A call through a proxy that a Bash step sets is redirected to the gateway and refused: the proxy hides the target."""
     command = [program("curl"), "-s", "-o", "/dev/null", "-w", "%{http_connect}", "-x", f"http://{PLACE}:3128"]
 
-    done = run_guarded(gateway, bound, [*command, "https://a.test/"])
+    done = run_sandboxed(gateway, bound, [*command, "https://a.test/"])
 
     assert done.stdout == "403"
     assert [(call.method, call.outcome) for call in ledger.calls] == [("CONNECT", "denied")]
@@ -118,7 +118,7 @@ def test_bash_opens_no_connection_of_its_own(gateway: Gateway, bound: str, ledge
     """`/dev/tcp` of Bash is caught, in a child of a child."""
     script = f"(exec 3<>/dev/tcp/{PLACE}/80; printf '{HEAD}' >&3; head -c 12 <&3)"
 
-    done = run_guarded(gateway, bound, ["bash", "-c", f"bash -c {script!r}; echo"])
+    done = run_sandboxed(gateway, bound, ["bash", "-c", f"bash -c {script!r}; echo"])
 
     assert done.stdout.strip() == "HTTP/1.1 403"
     assert len(ledger.calls) == 1
@@ -129,7 +129,7 @@ def test_a_node_child_without_our_variables_is_caught(gateway: Gateway, bound: s
     node = next(iter(node_paths().values()))
     code = f"fetch('http://{PLACE}/').then((r) => console.log(r.status))"
 
-    done = run_guarded(gateway, bound, [str(node), "-e", code])
+    done = run_sandboxed(gateway, bound, [str(node), "-e", code])
 
     assert done.stdout == "403\n"
     assert len(ledger.calls) == 1
@@ -150,7 +150,7 @@ def test_a_static_program_is_caught(gateway: Gateway, bound: str, ledger: Ledger
     if built.returncode:
         pytest.skip("the C compiler makes no static programs here")
 
-    done = run_guarded(gateway, bound, [str(tmp_path / "static")])
+    done = run_sandboxed(gateway, bound, [str(tmp_path / "static")])
 
     assert done.stdout == "HTTP/1.1 403\n"
     assert len(ledger.calls) == 1
@@ -168,14 +168,14 @@ server.bind(("127.0.0.1", 0))
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"udp", server.getsockname())
 print(server.recv(3).decode())
 """
-    done = run_guarded(gateway, bound, python(code, "127.0.0.1", plain_outside.port))
+    done = run_sandboxed(gateway, bound, python(code, "127.0.0.1", plain_outside.port))
 
     assert done.stdout.splitlines() == ["HTTP/1.1 200", "unix", "udp"]
     assert ledger.calls == []
 
 
 def test_a_program_that_outlives_the_gateway_gets_no_connection(loop: Loop, tmp_path: Path) -> None:
-    """Nobody answers for it any more, so nothing is let out."""
+    """A process without a supervisor cannot connect."""
     gateway = loop.run(Gateway.start(tmp_path, environ={}))
     if gateway.sandbox_kind != "redirect":
         loop.run(gateway.close())
@@ -193,9 +193,9 @@ def test_a_program_that_outlives_the_gateway_gets_no_connection(loop: Loop, tmp_
 
 
 def test_listeners_are_let_go(gateway: Gateway, bound: str) -> None:
-    """A process tree that has ended holds no descriptor of ours."""
+    """After the end of a process tree, its listener is closed."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(5):
-        run_guarded(gateway, bound, ["true"])
+        run_sandboxed(gateway, bound, ["true"])
 
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208

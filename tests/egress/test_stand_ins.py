@@ -38,7 +38,7 @@ class TestGitHub:
     """Issues, comments, labels."""
 
     def test_a_comment_is_made(self) -> None:
-        """201, with id, URL and the text; the note says what would be read."""
+        """The response is 201 with id, URL and text; the note has the text."""
         status, body, note = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues/7/comments", {"body": "Thanks"})
         assert (status, body["body"]) == (201, "Thanks")
         assert body["html_url"].startswith("https://github.com/o/r/issues/7#issuecomment-")

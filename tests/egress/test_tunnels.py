@@ -23,10 +23,10 @@ from tests.egress.kit import (
 
 
 def test_a_database_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """Bytes that are no HTTP pass both ways; the ledger has host and port."""
-    with host(echo) as port, gateway_to(loop, tmp_path, port, meant=5432) as (gateway, ticket):
-        gateway.bind(ticket, ledger.binding("live"))
-        with knock(gateway, ticket, "db.example.test", 5432, secure=False) as sock:
+    """Bytes that are not HTTP pass in both directions; the ledger has host and port."""
+    with host(echo) as port, gateway_to(loop, tmp_path, port, meant=5432) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "db.example.test", 5432, secure=False) as sock:
             sock.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
             answer = sock.recv(100)
 
@@ -38,9 +38,9 @@ def test_a_database_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledge
 
 def test_a_host_that_speaks_first_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
     """A client that waits for the host's greeting gets it."""
-    with host(greet) as port, gateway_to(loop, tmp_path, port, meant=25) as (gateway, ticket):
-        gateway.bind(ticket, ledger.binding("live"))
-        with knock(gateway, ticket, "db.example.test", 25, secure=False) as sock:
+    with host(greet) as port, gateway_to(loop, tmp_path, port, meant=25) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "db.example.test", 25, secure=False) as sock:
             greeting = read_until(sock, b"\n")
             sock.sendall(b"QUIT\r\n")
 
@@ -52,10 +52,10 @@ def test_a_host_that_speaks_first_is_reached_in_live(loop: Loop, tmp_path: Path,
 def test_a_database_is_not_reached_elsewhere(
     gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str, first: bytes
 ) -> None:
-    """In other modes the connection is closed, and the run is told why."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
-    with knock(gateway, ticket, "db.example.test", 5432, secure=False) as sock:
+    """In other modes, the connection is closed, and the reason is reported to the run."""
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+    with knock(gateway, caller_token, "db.example.test", 5432, secure=False) as sock:
         sock.sendall(first)
         try:
             answer = read_all(sock)
@@ -73,11 +73,11 @@ def test_a_host_can_be_left_unopened(
     """A client that pins the host's certificate meets it; the ledger has host and port only."""
     with (
         host(echo, outside_context(authority)) as port,
-        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
     ):
-        gateway.bind(ticket, ledger.binding("live", unopened=("slack.com",)))
+        gateway.bind(caller_token, ledger.binding("live", unopened=("slack.com",)))
         with (
-            knock(gateway, ticket, "slack.com", 443, secure=False) as plain,
+            knock(gateway, caller_token, "slack.com", 443, secure=False) as plain,
             client_context(outside_ca, "http/1.1").wrap_socket(plain, server_hostname="slack.com") as sock,
         ):
             sock.sendall(TOKEN.encode())
@@ -91,10 +91,10 @@ def test_a_host_can_be_left_unopened(
 def test_a_client_that_rejects_the_certificate_is_named(
     gateway: Gateway, ledger: Ledger, outside_ca: Path, mode: str, outcome: str
 ) -> None:
-    """The ledger says which host, and what can be done."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding(mode))
-    with knock(gateway, ticket, "slack.com", 443, secure=False) as plain, pytest.raises(ssl.SSLError):
+    """The ledger has the host and a fix."""
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding(mode))
+    with knock(gateway, caller_token, "slack.com", 443, secure=False) as plain, pytest.raises(ssl.SSLError):
         client_context(outside_ca, "http/1.1").wrap_socket(plain, server_hostname="slack.com")
     wait_until(lambda: bool(ledger.calls))
 
@@ -108,13 +108,13 @@ def test_tls_that_is_no_http_is_carried_on(
     """A mail client's TLS meets the project's certificate, and the mail server behind it."""
     with (
         host(greet, outside_context(authority)) as port,
-        gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, ticket),
+        gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, caller_token),
     ):
-        gateway.bind(ticket, ledger.binding("live"))
-        project_ca = gateway.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+        gateway.bind(caller_token, ledger.binding("live"))
+        project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
         context = ssl.create_default_context(cafile=project_ca)
         with (
-            knock(gateway, ticket, "slack.com", 993, secure=False) as plain,
+            knock(gateway, caller_token, "slack.com", 993, secure=False) as plain,
             context.wrap_socket(plain, server_hostname="slack.com") as sock,
         ):
             greeting = read_until(sock, b"\n")

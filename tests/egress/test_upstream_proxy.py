@@ -1,4 +1,4 @@
-"""Calls that leave by an upstream proxy."""
+"""Calls through an upstream proxy."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger:
         asked.append(read_until(sock, b"\r\n\r\n"))
         sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
-    with host(proxy) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, ticket):
-        gateway.bind(ticket, ledger.binding("live", via=f"http://127.0.0.1:{port}"))
-        with knock(gateway, ticket, "nowhere.invalid", 80, secure=False) as sock:
+    with host(proxy) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live", via=f"http://127.0.0.1:{port}"))
+        with knock(gateway, caller_token, "nowhere.invalid", 80, secure=False) as sock:
             sock.sendall(b"GET /a%2Fb HTTP/1.1\r\nHost: nowhere.invalid\r\nConnection: close\r\n\r\n")
             answer = read_all(sock)
 
@@ -38,15 +38,15 @@ def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger:
 def test_two_gateways_in_a_row(
     loop: Loop, gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """An upstream proxy with a name and a password is asked for https too, and never learns the first one's ticket."""
+    """An upstream proxy with a name and a password is asked for https too, and never learns the first one's caller token."""
     behind = Ledger()
     second = gateway.issue_token()
     gateway.bind(second, behind.binding("live"))
     ca = Path(gateway.build_environment(second, "python")["NODE_EXTRA_CA_CERTS"])
     first = loop.run(Gateway.start(tmp_path, extra_ca_file=ca, environ={}))
-    ticket = first.issue_token()
-    first.bind(ticket, ledger.binding("live", via=f"http://{second}:x@127.0.0.1:{gateway.port}"))
-    with knock(first, ticket, "api.example.test", 443, secure=True) as sock:
+    caller_token = first.issue_token()
+    first.bind(caller_token, ledger.binding("live", via=f"http://{second}:x@127.0.0.1:{gateway.port}"))
+    with knock(first, caller_token, "api.example.test", 443, secure=True) as sock:
         sock.sendall(b"GET /far HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
         answer = read_all(sock)
     loop.run(first.close())

@@ -42,7 +42,7 @@ async def test_the_newest_version_is_installed(registry: NpmRegistry, opened: Op
 
 
 async def test_what_is_installed_is_not_installed_again(registry: NpmRegistry, opened: Open) -> None:
-    """The second time nobody is asked, in a new process either."""
+    """A second call, also in a new process, does not contact the registry."""
     registry.publish("tiny", "1.0.0")
     first = await opened().ensure([NpmSpec("tiny")])
     registry.asked.clear()
@@ -81,7 +81,7 @@ async def test_a_set_inside_an_installed_one_is_that_one(registry: NpmRegistry, 
 
 
 async def test_the_lock_file_has_hashes_and_no_address(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
-    """It can be committed: it does not say where packages come from."""
+    """The lock file has no registry addresses, so it can be committed."""
     registry.publish("inner", "1.0.0")
     registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
 
@@ -149,7 +149,7 @@ async def test_the_progress_is_told(registry: NpmRegistry, opened: Open) -> None
 
 
 async def test_nothing_is_installed_where_that_is_forbidden(registry: NpmRegistry, opened: Open) -> None:
-    """The error names what is missing and the command; nobody is asked."""
+    """The error has the missing package and the command; the registry is not contacted."""
     registry.publish("here", "1.0.0")
     await opened().ensure([NpmSpec("here")])
     registry.asked.clear()
@@ -297,7 +297,7 @@ async def test_a_package_needs_one_that_there_is_not(registry: NpmRegistry, open
 
 
 async def test_packages_that_contradict_each_other(registry: NpmRegistry, opened: Open) -> None:
-    """It is said that different steps may have both."""
+    """The fix says that different steps may have both."""
     registry.publish("base", "1.0.0")
     registry.publish("base", "2.0.0")
     registry.publish("old", "1.0.0", peerDependencies={"base": "1"})
@@ -309,7 +309,7 @@ async def test_packages_that_contradict_each_other(registry: NpmRegistry, opened
 
 
 async def test_no_network(registry: NpmRegistry, opened: Open) -> None:
-    """It is said in seconds, with what to do."""
+    """The error is raised within seconds, with a fix."""
     packages = opened(npm_config_registry="http://127.0.0.1:9/")
 
     error = await failure_of(packages, NpmSpec("tiny"))
@@ -342,7 +342,7 @@ async def test_other_bytes_than_the_lock_file_knows_are_refused(
 
 
 async def test_a_locked_version_that_was_withdrawn(registry: NpmRegistry, opened: Open) -> None:
-    """It is said that the lock file asks for it."""
+    """The fix says that the lock file requires the package."""
     registry.publish("tiny", "1.0.0")
     registry.publish("tiny", "1.0.1")
     await opened().ensure([NpmSpec("tiny")])
@@ -372,7 +372,7 @@ async def test_no_address_and_no_password_is_told(registry: NpmRegistry, opened:
     "spec", [NpmSpec("Tiny?x"), NpmSpec("-g"), NpmSpec("tiny", "npm:other"), NpmSpec("tiny", "$(x)")]
 )
 async def test_what_is_no_package_of_a_registry_is_refused(registry: NpmRegistry, opened: Open, spec: NpmSpec) -> None:
-    """Nobody is asked for a name or a version that is none."""
+    """The registry is not contacted for an invalid name or version."""
     registry.publish("-g", "1.0.0")
 
     error = await failure_of(opened(), spec)
@@ -382,7 +382,7 @@ async def test_what_is_no_package_of_a_registry_is_refused(registry: NpmRegistry
 
 
 async def test_a_nodejs_without_npm(registry: NpmRegistry, tmp_path: Path) -> None:
-    """It is said how to get one that has it."""
+    """The fix installs a Node.js with npm."""
     packages = NpmPackages(
         tmp_path / "packages",
         lock=tmp_path / NPM_LOCK_NAME,
@@ -397,7 +397,7 @@ async def test_a_nodejs_without_npm(registry: NpmRegistry, tmp_path: Path) -> No
 
 
 async def test_a_folder_that_cannot_be_made(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
-    """What the system says stands in the message, as with any other failure."""
+    """The message has the system's error."""
     registry.publish("tiny", "1.0.0")
     (tmp_path / "packages").write_text("in the way")
 
@@ -409,7 +409,7 @@ async def test_a_folder_that_cannot_be_made(registry: NpmRegistry, opened: Open,
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT"])
 def test_a_full_disk(code: str) -> None:
-    """Told alike by npm and by the system."""
+    """A full disk has the same message from npm and from the system."""
     by_npm = explain_failure(NpmFailedError(code, "write"), ["tiny"], str)
     by_system = build_disk_error(OSError(getattr(errno, code), "No space left on device"), ["tiny"])
 
@@ -462,7 +462,7 @@ async def test_a_fifo_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path
 
 
 async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
-    """What the system says stands in the message."""
+    """The message has the system's error."""
     (tmp_path / NPM_LOCK_NAME).mkdir()
 
     with pytest.raises(ProjectError, match="is a directory"):

@@ -202,7 +202,7 @@ async def test_source_archives_are_not_run(opened: Open, wheels: WheelFolder, tm
 
 
 async def test_packages_that_do_not_go_together_are_named(opened: Open, wheels: WheelFolder) -> None:
-    """The message says who asks for what."""
+    """The message has both conflicting requirements."""
     wheels.publish("left", requires=["base<2"])
     wheels.publish("right", requires=["base>=2"])
     wheels.publish("base", "1.0")
@@ -227,7 +227,7 @@ async def test_no_network_is_said_without_the_registrys_password(opened: Open) -
 
 
 async def test_two_that_need_the_same_install_it_once(opened: Open, wheels: WheelFolder) -> None:
-    """Whoever comes second waits, and finds it made."""
+    """The second process waits, and uses the environment of the first."""
     wheels.publish("tiny")
     said: list[str] = []
 

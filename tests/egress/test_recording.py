@@ -67,7 +67,7 @@ def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
 
 
 def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
-    """A token that a recorded answer gave is hidden; a replayed step sends the hiding place, and is understood."""
+    """A token in a recorded response is redacted; a replayed step sends the marker, and its call is found."""
     recording, replaying = CallRedactor(), CallRedactor()
     given = recording.redact_response(200, b"OK", [], b'{"access_token": "made-up-token"}', redactor())
     recorded = recording.redact_request("GET", "https://a/for/made-up-token?t=made-up-token", [], b"", redactor())
@@ -151,7 +151,7 @@ def test_repeats_come_in_order(python: ClientProcess, outside: OutsideServer, le
 def test_an_unsafe_call_more_than_recorded_is_a_miss(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """What changes something is not answered twice from one recording, and the message says so."""
+    """An unsafe call is not answered twice from one recorded call, and the message says so."""
     python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
     python.request("requests", "POST", URL, "x")
     python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
@@ -226,7 +226,7 @@ def test_a_call_that_is_not_sent_again_is_recorded(
 def test_a_large_body_stands_beside_the_file(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A body of more than 64 KB is a file of its own, and is replayed."""
+    """A body of more than 64 KB is stored in its own file, and is replayed."""
     python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
     python.request("requests", "GET", "https://api.example.test/big/100000")
     python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
@@ -239,14 +239,14 @@ def test_a_large_body_stands_beside_the_file(
 
 def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
     """A body that is not UTF-8 is kept as base64."""
-    cassette = RecordingFile(tmp_path / "calls.jsonl")
-    call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
-    answer = cassette.call_redactor.redact_response(200, b"OK", [], b"\xff\x00\xfe", redactor())
+    recording_file = RecordingFile(tmp_path / "calls.jsonl")
+    call = recording_file.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
+    answer = recording_file.call_redactor.redact_response(200, b"OK", [], b"\xff\x00\xfe", redactor())
 
-    cassette.add("send", 0, call, answer, 1.0)
+    recording_file.add("send", 0, call, answer, 1.0)
 
-    assert lines(cassette.file)[0]["response"]["body"] == {"base64": base64.b64encode(b"\xff\x00\xfe").decode()}
-    assert RecordingFile(cassette.file).find("send", 0, call, safe=True) == answer
+    assert lines(recording_file.file)[0]["response"]["body"] == {"base64": base64.b64encode(b"\xff\x00\xfe").decode()}
+    assert RecordingFile(recording_file.file).find("send", 0, call, safe=True) == answer
 
 
 @pytest.mark.parametrize(
@@ -271,13 +271,15 @@ def test_secret_in_a_body_that_is_not_utf8_is_replaced(
 ) -> None:
     """A token in such a body, of a request or an answer, is not in the file; a replay gives the present run's token."""
     mine, theirs = redactor({REF: TOKEN}), redactor({REF.replace("apn_1", "apn_2"): "xoxb-of-somebody-else"})
-    cassette = RecordingFile(tmp_path / "calls.jsonl")
-    call = cassette.call_redactor.redact_request("POST", "https://a/", headers, body, mine)
-    cassette.add("send", 0, call, cassette.call_redactor.redact_response(200, b"OK", headers, body, mine), 1.0)
+    recording_file = RecordingFile(tmp_path / "calls.jsonl")
+    call = recording_file.call_redactor.redact_request("POST", "https://a/", headers, body, mine)
+    recording_file.add(
+        "send", 0, call, recording_file.call_redactor.redact_response(200, b"OK", headers, body, mine), 1.0
+    )
 
-    found = cassette.find("send", 0, call, safe=False)
+    found = recording_file.find("send", 0, call, safe=False)
 
-    kept = [lines(cassette.file)[0][side]["body"] for side in ("request", "response")]
+    kept = [lines(recording_file.file)[0][side]["body"] for side in ("request", "response")]
     plain = [base64.b64decode(side["base64"]) if "base64" in side else side["text"].encode() for side in kept]
     for text in plain:
         assert TOKEN.encode() not in text.replace(b"\0", b"")
@@ -289,7 +291,7 @@ def test_secret_in_a_body_that_is_not_utf8_is_replaced(
 
 
 def test_field_of_a_multipart_body_with_a_telling_name_is_hidden() -> None:
-    """The value of a field such as `password` is hidden in a multipart body, as it is in a form."""
+    """The value of a field such as `password` is redacted in a multipart body, as in a form."""
     body = b'--XX\r\nContent-Disposition: form-data; name="password"\r\n\r\nhunter2\r\n--XX--\r\n\xff'
     headers = [(b"Content-Type", b"multipart/form-data; boundary=XX")]
 
@@ -310,14 +312,16 @@ def test_field_of_a_multipart_body_with_a_telling_name_is_hidden() -> None:
 def test_body_that_cannot_be_searched_is_left_out(
     tmp_path: Path, headers: list[tuple[bytes, bytes]], body: bytes, why: str
 ) -> None:
-    """A marker with the reason stands in the file in the body's place, and a replay says the reason."""
-    cassette = RecordingFile(tmp_path / "calls.jsonl")
-    call = cassette.call_redactor.redact_request("POST", "https://a/", headers, body, redactor())
-    cassette.add("send", 0, call, cassette.call_redactor.redact_response(200, b"OK", headers, body, redactor()), 1.0)
+    """The file has a marker with the reason in place of the body, and a replay reports the reason."""
+    recording_file = RecordingFile(tmp_path / "calls.jsonl")
+    call = recording_file.call_redactor.redact_request("POST", "https://a/", headers, body, redactor())
+    recording_file.add(
+        "send", 0, call, recording_file.call_redactor.redact_response(200, b"OK", headers, body, redactor()), 1.0
+    )
 
-    found = cassette.find("send", 0, call, safe=False)
+    found = recording_file.find("send", 0, call, safe=False)
 
-    line = lines(cassette.file)[0]
+    line = lines(recording_file.file)[0]
     assert line["request"]["body"] == line["response"]["body"] == {"text": f"{{{{left out: {why}}}}}"}
     assert found == f"the body of the recorded answer was left out: {why}."
 
@@ -334,29 +338,29 @@ def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
 
 
 def test_a_call_is_written_below_a_line_cut_short(tmp_path: Path) -> None:
-    """After a crash in the middle of a line the next call has a line of its own, and the other is named."""
-    cassette, call, answer = recorded(tmp_path)
-    with cassette.file.open("a") as file:
+    """After a crash in the middle of a line, the next call gets a new line, and the broken line is reported."""
+    recording_file, call, answer = recorded(tmp_path)
+    with recording_file.file.open("a") as file:
         file.write('{"key": "cut sh')
 
-    cassette.add("send", 1, call, answer, 1.0)
+    recording_file.add("send", 1, call, answer, 1.0)
 
     with pytest.raises(RecordingError, match="line 2, is not a recorded call"):
-        RecordingFile(cassette.file).check(replay=True)
-    assert json.loads(cassette.file.read_text().splitlines()[2])["nth"] == 1
+        RecordingFile(recording_file.file).check(replay=True)
+    assert json.loads(recording_file.file.read_text().splitlines()[2])["nth"] == 1
 
 
 def recorded(folder: Path, body: bytes = b"hi") -> tuple[RecordingFile, RecordedCall, RecordedResponse]:
     """A file with one call of step `send`, the call, and the answer."""
-    cassette = RecordingFile(folder / "calls.jsonl")
-    call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
-    answer = cassette.call_redactor.redact_response(200, b"OK", [], body, redactor())
-    cassette.add("send", 0, call, answer, 1.0)
-    return cassette, call, answer
+    recording_file = RecordingFile(folder / "calls.jsonl")
+    call = recording_file.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
+    answer = recording_file.call_redactor.redact_response(200, b"OK", [], body, redactor())
+    recording_file.add("send", 0, call, answer, 1.0)
+    return recording_file, call, answer
 
 
 BIG = b"x" * 70_000
-"""A body that has a file of its own."""
+"""A body in its own file."""
 
 
 def changed(path: str, value: Any) -> Callable[[dict[str, Any]], str]:
@@ -427,36 +431,36 @@ BENT: dict[str, Callable[[dict[str, Any]], str | bytes]] = {
 @pytest.mark.parametrize("bend", BENT.values(), ids=BENT)
 def test_a_bent_line_is_named(tmp_path: Path, bend: Callable[[dict[str, Any]], str | bytes]) -> None:
     """A line that is not a recorded call is refused by file and line, and answers nothing."""
-    cassette, call, _ = recorded(tmp_path)
-    bent = bend(lines(cassette.file)[0])
-    cassette.file.write_bytes(b"\n" + (bent if isinstance(bent, bytes) else bent.encode()) + b"\n")
+    recording_file, call, _ = recorded(tmp_path)
+    bent = bend(lines(recording_file.file)[0])
+    recording_file.file.write_bytes(b"\n" + (bent if isinstance(bent, bytes) else bent.encode()) + b"\n")
 
     for replay in (True, False):
         with pytest.raises(RecordingError, match=r"calls\.jsonl, line 2, is not a recorded call: ") as caught:
-            cassette.check(replay=replay)
+            recording_file.check(replay=replay)
         assert len(str(caught.value)) < 600 + len(str(tmp_path))
-    assert "cannot be read" in str(cassette.find("send", 0, call, safe=True))
+    assert "cannot be read" in str(recording_file.find("send", 0, call, safe=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"], ids=["empty", "blank"])
 def test_a_file_without_calls_can_be_added_to_only(tmp_path: Path, content: bytes) -> None:
     """A recording without a call is refused for a replay, and taken for a recording."""
-    cassette = RecordingFile(tmp_path / "calls.jsonl")
-    cassette.file.write_bytes(content)
+    recording_file = RecordingFile(tmp_path / "calls.jsonl")
+    recording_file.file.write_bytes(content)
 
-    cassette.check(replay=False)
+    recording_file.check(replay=False)
     with pytest.raises(RecordingError, match="holds no recorded call"):
-        cassette.check(replay=True)
+        recording_file.check(replay=True)
 
 
 @pytest.mark.parametrize("kind", ["link", "link of the folder", "fifo"])
 def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> None:
     """A link or a FIFO in the place of a body, or of the bodies' folder, is refused before a run and in it."""
     (tmp_path / "outside").mkdir()
-    cassette, call, answer = recorded(tmp_path, BIG)
+    recording_file, call, answer = recorded(tmp_path, BIG)
     (body,) = (tmp_path / "calls.jsonl.bodies").iterdir()
-    cassette.check(replay=True)
-    assert cassette.find("send", 0, call, safe=True) == answer
+    recording_file.check(replay=True)
+    assert recording_file.find("send", 0, call, safe=True) == answer
 
     if kind == "link of the folder":
         body.rename(tmp_path / "outside" / body.name)
@@ -467,9 +471,9 @@ def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> Non
         (tmp_path / "outside" / "secret").write_text("a secret of this machine")
         body.symlink_to("../outside/secret") if kind == "link" else os.mkfifo(body)
 
-    assert "the file of its answer's body cannot be read" in str(cassette.find("send", 0, call, safe=True))
+    assert "the file of its answer's body cannot be read" in str(recording_file.find("send", 0, call, safe=True))
     with pytest.raises(RecordingError, match=r"line 1, .* the file of its body in calls\.jsonl\.bodies cannot be read"):
-        RecordingFile(cassette.file).check(replay=True)
+        RecordingFile(recording_file.file).check(replay=True)
 
 
 def test_a_body_takes_the_place_of_a_link(tmp_path: Path) -> None:
@@ -489,9 +493,9 @@ def test_a_body_takes_the_place_of_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0b"])
 def test_a_line_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> None:
     """Other characters that end a line somewhere stand inside of it."""
-    cassette, call, answer = recorded(tmp_path, f"one{separator}two".encode())
+    recording_file, call, answer = recorded(tmp_path, f"one{separator}two".encode())
 
-    assert cassette.find("send", 0, call, safe=True) == answer
+    assert recording_file.find("send", 0, call, safe=True) == answer
 
 
 @pytest.mark.parametrize("mode", ["record", "replay"])
@@ -506,7 +510,7 @@ def test_a_recording_that_is_not_a_file(tmp_path: Path, mode: str, kind: str) ->
 
 
 def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: Ledger, tmp_path: Path) -> None:
-    """The call is answered, and the step is told that it is not in the file."""
+    """The call is answered, and the missing record is reported to the step."""
     folder = tmp_path / "made"
     folder.mkdir()
     python.bind(ledger.binding(f"record={folder}/calls.jsonl"))
@@ -520,12 +524,12 @@ def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: L
 
 @given(st.binary(max_size=70_000).filter(lambda body: not body.startswith((b"\x1f\x8b", b"PK"))))
 def test_a_body_comes_back_to_the_byte(body: bytes) -> None:
-    """Whatever an answer holds is replayed as it was, unless it was hidden or is a damaged archive."""
+    """A response is replayed unchanged, unless it was redacted or is a damaged archive."""
     with TemporaryDirectory() as folder:
-        cassette = RecordingFile(Path(folder) / "calls.jsonl")
-        call = cassette.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
-        answer = cassette.call_redactor.redact_response(200, b"OK", [], body, redactor())
-        cassette.add("send", 0, call, answer, 1.0)
+        recording_file = RecordingFile(Path(folder) / "calls.jsonl")
+        call = recording_file.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
+        answer = recording_file.call_redactor.redact_response(200, b"OK", [], body, redactor())
+        recording_file.add("send", 0, call, answer, 1.0)
 
-        assert cassette.find("send", 0, call, safe=True) == answer
+        assert recording_file.find("send", 0, call, safe=True) == answer
         assert answer.body == body

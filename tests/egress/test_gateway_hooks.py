@@ -1,4 +1,4 @@
-"""The hooks inside a step's process: what they lead away, and what they leave alone."""
+"""The hooks in a step's process: which connections they route to the gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def closed_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -123,8 +123,8 @@ server.close();
 
 def test_python_resolves_no_name(gateway: Gateway, ledger: Ledger) -> None:
     """A name becomes an address that stands for it, the same each time, and is never looked up."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
     code = """
 import socket
 one = socket.getaddrinfo("api.example.test", "https", type=socket.SOCK_STREAM)
@@ -133,7 +133,7 @@ print(one == again, one[0][4][1], one[0][4][0].startswith("198.18."), socket.get
 six = socket.getaddrinfo("api.example.test", 443, socket.AF_INET6, socket.SOCK_STREAM)
 print(six[0][4][0].startswith("::ffff:"), socket.getaddrinfo("other.example.test", 1)[0][4][0] != one[0][4][0])
 """
-    assert run_python(code, gateway.build_environment(ticket, "python")).split() == [
+    assert run_python(code, gateway.build_environment(caller_token, "python")).split() == [
         "True",
         "443",
         "True",
@@ -146,9 +146,9 @@ print(six[0][4][0].startswith("::ffff:"), socket.getaddrinfo("other.example.test
 def test_python_sockets_of_either_family_reach_the_gateway(
     gateway: Gateway, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
-    """IPv6 sockets, sockets that do not wait and `connect_ex` all say where they meant to go."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
+    """IPv6 sockets, non-blocking sockets and `connect_ex` send the original destination."""
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
     code = """
 import socket
 def ask(sock, connect):
@@ -164,7 +164,7 @@ waiting_not.setblocking(False)
 ask(waiting_not, lambda sock: sock.connect_ex(("api.example.test", 80)))
 ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
 """
-    out = run_python(code, gateway.build_environment(ticket, "python"))
+    out = run_python(code, gateway.build_environment(caller_token, "python"))
 
     assert out.splitlines() == ["HTTP/1.1 403"] * 3
     hosts = [call.url for call in ledger.calls]
@@ -173,8 +173,8 @@ ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
 
 def test_node_forms_of_connect_reach_the_gateway(gateway: Gateway, ledger: Ledger, node_path: Path) -> None:
     """Every way to write a connect call is led to the gateway, and what is written at once comes after the line."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
     code = """
 import net, { Socket, connect as named } from "node:net"; import tls, { connect as namedSecure } from "node:tls";
 const request = "GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n";
@@ -193,7 +193,7 @@ await new Promise((resolve) => secure.once("secureConnect", resolve));
 console.log(secure.encrypted, secure.authorized, secure.alpnProtocol, secure.getProtocol());
 secure.destroy();
 """
-    environment = gateway.build_environment(ticket, "node")
+    environment = gateway.build_environment(caller_token, "node")
 
     out = run_node(node_path, code, environment)
 
@@ -216,10 +216,10 @@ def test_a_process_without_the_variables_is_left_alone(plain_outside: OutsideSer
 
 def test_a_child_of_bash_is_caught(gateway: Gateway, ledger: Ledger, node_path: Path, outside: OutsideServer) -> None:
     """A Bash step's Node.js, and its curl, lead to the gateway."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
     script = 'curl -s -o /dev/null -w "%{http_code}\\n" https://api.example.test/; "$0" -e "fetch(\'https://api.example.test/\').then((r) => console.log(r.status))"'
-    environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(ticket, "bash")
+    environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "bash")
 
     out = subprocess.run(
         ["bash", "-c", script, str(node_path)], env=environment, capture_output=True, text=True, check=True, timeout=30
@@ -242,9 +242,9 @@ def test_a_program_that_reads_the_proxy_variables_is_caught(
 ) -> None:
     """What reads the proxy variables in a step of any language meets the gateway, by its certificate too."""
     program(command[0])
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.build_environment(ticket, "bash")
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.build_environment(caller_token, "bash")
 
     subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)
 

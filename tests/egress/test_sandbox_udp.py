@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from pdkernel.egress import Gateway
-from tests.egress.guarded import PLACE, own_address, python, run_guarded
 from tests.egress.kit import Ledger
+from tests.egress.sandboxed import PLACE, own_address, python, run_sandboxed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
 
@@ -40,12 +40,12 @@ for _ in range(3):
     except PermissionError:
         print("refused")
 """
-        unguarded = run_guarded(gateway, bound, python(code, address, port), guard=False)
+        unguarded = run_sandboxed(gateway, bound, python(code, address, port), guard=False)
         arrived = server.recv(10)
         while arrived and _waits(server):
             server.recv(10)
 
-        done = run_guarded(gateway, bound, python(code, address, port))
+        done = run_sandboxed(gateway, bound, python(code, address, port))
 
         assert (unguarded.stdout, arrived) == ("", b"x"), "without the guard it would arrive"
         assert done.stdout.splitlines() == ["refused"] * 3
@@ -75,17 +75,17 @@ there = struct.pack("=QIIQQQQiIII", ctypes.addressof(name), 16, 0, ctypes.addres
 messages = ctypes.create_string_buffer(local.ljust(64, bytes(1)) + there.ljust(64, bytes(1)), 128)
 print(libc.sendmmsg(sock.fileno(), messages, 2, 0), os.strerror(ctypes.get_errno()))
 """
-    done = run_guarded(gateway, bound, python(code, PLACE, 514))
+    done = run_sandboxed(gateway, bound, python(code, PLACE, 514))
 
     assert done.stdout.split(" ", 1) == ["-1", "Permission denied\n"]
     assert [call.url for call in ledger.calls] == [f"udp://{PLACE}:514"]
 
 
 def test_a_question_sent_straight_to_a_name_server_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
-    """A datagram with a name of the step's choice would tell it to whoever answers for it."""
+    """A DNS datagram is refused: its name could carry data to an outside server."""
     code = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x' * 20, (HOST, PORT))"
 
-    done = run_guarded(gateway, bound, python(code, PLACE, 53))
+    done = run_sandboxed(gateway, bound, python(code, PLACE, 53))
 
     assert "PermissionError" in done.stderr
     assert [call.url for call in ledger.calls] == [f"udp://{PLACE}:53"]

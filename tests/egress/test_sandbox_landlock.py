@@ -10,8 +10,8 @@ import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.sandbox.detection import SandboxKind, can_use_landlock
-from tests.egress.guarded import HEAD, python, run_guarded
 from tests.egress.kit import Ledger, Loop, OutsideServer
+from tests.egress.sandboxed import HEAD, python, run_sandboxed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
 
@@ -41,7 +41,7 @@ def test_landlock_refuses_every_other_port(locking: Gateway, plain_outside: Outs
     """Without a listener, a program that is not led to the gateway reaches no port at all, on this machine neither."""
     make = f"[lambda: socket.create_connection((HOST, 80), 5), lambda: socket.create_connection(('127.0.0.1', {plain_outside.port}), 5)]"
 
-    done = run_guarded(locking, locking.issue_token(), python(f"import socket\nMAKE = {make}\n{REFUSED}"))
+    done = run_sandboxed(locking, locking.issue_token(), python(f"import socket\nMAKE = {make}\n{REFUSED}"))
 
     assert done.stdout.splitlines() == ["refused", "refused"]
 
@@ -54,18 +54,18 @@ def test_landlock_comes_with_a_refusal_of_udp(locking: Gateway) -> None:
         " lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).sendto(b'x', 0x20000000, (HOST, 80)),"
         " lambda: socket.socket(socket.AF_INET), lambda: socket.socketpair(), lambda: print('fine')]"
     )
-    done = run_guarded(locking, locking.issue_token(), python(f"import socket\nMAKE = {make}\n{REFUSED}"))
+    done = run_sandboxed(locking, locking.issue_token(), python(f"import socket\nMAKE = {make}\n{REFUSED}"))
 
     assert done.stdout.splitlines() == ["refused"] * 5 + ["fine"]
 
 
 def test_landlock_leaves_the_gateway_open(locking: Gateway, ledger: Ledger) -> None:
     """A program that is led to the gateway by its variables is answered there."""
-    ticket = locking.issue_token()
-    locking.bind(ticket, ledger.binding("deny"))
-    preamble = f'PDK1 {{"host": "api.example.test", "port": 80, "ticket": "{ticket}"}}\\n'
+    caller_token = locking.issue_token()
+    locking.bind(caller_token, ledger.binding("deny"))
+    preamble = f'PDK1 {{"host": "api.example.test", "port": 80, "ticket": "{caller_token}"}}\\n'
     code = f"import socket\nsock = socket.create_connection((HOST, PORT), 5)\nsock.sendall(b'''{preamble}{HEAD}''')\nprint(sock.recv(12).decode())"
 
-    done = run_guarded(locking, ticket, python(code, "127.0.0.1", locking.port))
+    done = run_sandboxed(locking, caller_token, python(code, "127.0.0.1", locking.port))
 
     assert done.stdout == "HTTP/1.1 403\n"

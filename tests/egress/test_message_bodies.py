@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, whole and in pieces."""
+"""Bodies of requests and responses, complete and in chunks."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def test_a_client_that_asks_before_its_body_is_told_to_go_on(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """`Expect: 100-continue` is answered with 100, then with the answer."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(
             b"POST /up HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n"
             b"Connection: close\r\n\r\n"
@@ -105,9 +105,9 @@ def test_a_client_that_asks_before_its_body_is_told_to_go_on(
 
 def test_a_body_in_pieces_goes_out_in_pieces(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """A chunked request arrives whole."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(
             b"POST /up HTTP/1.1\r\nHost: api.example.test\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
             b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
@@ -132,9 +132,9 @@ def test_events_arrive_as_they_are_sent(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str
 ) -> None:
     """The first event is here before the host sends the second; the call is in the ledger at the end."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
-    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(GET_EVENTS)
         read_until(sock, b"one")
         calls_by_then = list(ledger.calls)
@@ -147,13 +147,13 @@ def test_events_arrive_as_they_are_sent(
 
 
 def test_a_client_that_leaves_has_made_the_call(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
-    """Its row is written when the rest of the answer has nobody to go to."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+    """The row is written when the client leaves before the end of the response."""
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(GET_EVENTS)
         read_until(sock, b"one")
-    gateway.revoke_token(ticket)
+    gateway.revoke_token(caller_token)
 
     wait_until(lambda: bool(ledger.calls))
     outside.go_on.set()

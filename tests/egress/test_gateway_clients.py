@@ -72,7 +72,7 @@ def test_live(caller: Caller, outside: OutsideServer, ledger: Ledger) -> None:
 
 
 def test_deny(caller: Caller, outside: OutsideServer, ledger: Ledger) -> None:
-    """In deny, nothing leaves, the client gets a marked 403, and the run is told."""
+    """In deny, nothing is sent, the client gets a marked 403, and the refusal is reported to the run."""
     client, process = caller
     process.bind(ledger.binding("deny"))
 
@@ -87,7 +87,7 @@ def test_deny(caller: Caller, outside: OutsideServer, ledger: Ledger) -> None:
 
 
 def test_stand_in(caller: Caller, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger) -> None:
-    """With a stand-in, the call arrives there with its path and query and says where it was meant to go."""
+    """A stand-in receives the call with its path, query and original host."""
     client, process = caller
     process.bind(ledger.binding(f"stand-in=http://127.0.0.1:{plain_outside.port}/base"))
 

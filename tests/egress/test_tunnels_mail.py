@@ -1,4 +1,4 @@
-"""Mail by SMTP, whose TLS begins in the middle (STARTTLS): a connection that nobody can look into."""
+"""Mail by SMTP with STARTTLS: a connection that the gateway cannot read."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def test_mail_leaves_where_calls_do(
     """The client's TLS meets the mail server's own certificate; the ledger has host and port, and says that it was not read."""
     with (
         host(mail_server(outside_context(authority))) as port,
-        gateway_to(loop, tmp_path, port, meant=587) as (gateway, ticket),
+        gateway_to(loop, tmp_path, port, meant=587) as (gateway, caller_token),
     ):
-        gateway.bind(ticket, ledger.binding(mode))
-        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(ticket, "node")
+        gateway.bind(caller_token, ledger.binding(mode))
+        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "node")
         done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
 
     assert done.stdout.strip() == "250"
@@ -97,11 +97,11 @@ def test_mail_leaves_where_calls_do(
     "mode", ["deny", "allow=api.example.test", "record={}/a.jsonl", "replay={}/b.jsonl", "stand-in=slack"]
 )
 def test_mail_is_refused_elsewhere(loop: Loop, tmp_path: Path, ledger: Ledger, client: list[str], mode: str) -> None:
-    """It can be neither recorded nor stood in for: the connection closes before the greeting, and the run is told."""
+    """Mail can be neither recorded nor answered by a stand-in: the connection closes before the greeting, and the run gets the refusal."""
     (tmp_path / "b.jsonl").touch()
-    with gateway_to(loop, tmp_path, 9, meant=587) as (gateway, ticket):
-        gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
-        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(ticket, "node")
+    with gateway_to(loop, tmp_path, 9, meant=587) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "node")
         done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
 
     assert done.stdout.strip() in ("SMTPServerDisconnected", "ConnectionResetError", "closed", "read ECONNRESET")

@@ -1,4 +1,4 @@
-"""What the ledger says of a call."""
+"""The ledger's row of a call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_app_is_known_by_its_credential(python: ClientProcess, outside: Outs
 def test_a_value_under_a_telling_name_is_hidden_from_the_ledger(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A token that nobody told us of does not stand in the ledger's URL."""
+    """A token that is not a known secret is redacted in the ledger's URL."""
     python.bind(ledger.binding("live"))
 
     python.request("requests", "GET", f"{URL}/?access_token=abc123&page=2")
@@ -83,7 +83,7 @@ def test_a_row_is_whole(python: ClientProcess, outside: OutsideServer, ledger: L
 def test_the_answers_length_is_counted(
     node: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str, path: str, size: int
 ) -> None:
-    """However an answer comes, the row says how long its body was."""
+    """The row has the length of the body, for every kind of response."""
     node.bind(ledger.binding(mode.format(tmp_path)))
 
     node.request("fetch", "GET", URL + path)

@@ -23,9 +23,9 @@ _CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
 
 def test_path_query_and_headers_leave_as_written(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """Nothing is decoded or added: `%2F` stays, a GET gets no length, the connection's own headers stay behind."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(
             b"GET /a%2Fb/../c?q=%20+x&&y HTTP/1.1\r\nHost: api.example.test\r\nX-Odd: 1\r\nX-Odd: 2\r\n"
             b"Proxy-Connection: keep-alive\r\nConnection: close, x-hop\r\nX-Hop: 1\r\n\r\n"
@@ -41,9 +41,9 @@ def test_requests_one_behind_the_other_are_answered_in_order(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """A client need not wait for one answer before it asks again."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\nGET /two HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         answers = read_all(sock)
 
@@ -53,9 +53,9 @@ def test_requests_one_behind_the_other_are_answered_in_order(
 
 def test_what_cannot_be_read_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
     """A request that is not HTTP after its first line is answered 400."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    with knock(gateway, ticket, HOST, 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nnot a header\r\n\r\n")
         answer = read_all(sock)
 
@@ -93,16 +93,16 @@ def test_this_machine_is_not_outside_at_any_door(
 ) -> None:
     """A client that asks the gateway for loopback gets there, in deny too, and the ledger has no row."""
     plain_outside.seen.clear()
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("deny"))
-    user = base64.b64encode(f"{ticket}:x".encode()).decode()
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("deny"))
+    user = base64.b64encode(f"{caller_token}:x".encode()).decode()
     place = f"127.0.0.1:{plain_outside.port}"
     target = f"http://{place}/here" if door == "absolute" else "/here"
     request = (
         f"GET {target} HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
     )
     if door == "hook":
-        sock = knock(gateway, ticket, "127.0.0.1", plain_outside.port, secure=False)
+        sock = knock(gateway, caller_token, "127.0.0.1", plain_outside.port, secure=False)
     else:
         sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
     with sock:
@@ -119,9 +119,9 @@ def test_this_machine_is_not_outside_at_any_door(
 
 def test_many_at_once_are_each_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """Forty connections at the same time get forty answers."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
-    socks = [knock(gateway, ticket, HOST, 443, secure=True) for _ in range(40)]
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
+    socks = [knock(gateway, caller_token, HOST, 443, secure=True) for _ in range(40)]
     for number, sock in enumerate(socks):
         sock.sendall(f"GET /{number} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
 
@@ -141,15 +141,15 @@ def test_any_target_leaves_as_written(
 ) -> None:
     """Behind the hook and in absolute form, path and query go out to the byte."""
     ledger = Ledger()
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live"))
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live"))
     plain_outside.seen.clear()
     target = f"/x{path}" + ("" if query is None else f"?{query}")
-    user = base64.b64encode(f"{ticket}:x".encode()).decode()
+    user = base64.b64encode(f"{caller_token}:x".encode()).decode()
     for door in ("hook", "absolute"):
         head = f"Host: {HOST}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
         if door == "hook":
-            sock = knock(gateway, ticket, HOST, 80, secure=False)
+            sock = knock(gateway, caller_token, HOST, 80, secure=False)
             start = f"GET {target} HTTP/1.1\r\n"
         else:
             sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
@@ -157,6 +157,6 @@ def test_any_target_leaves_as_written(
         with sock:
             sock.sendall((start + head).encode())
             read_all(sock)
-    gateway.revoke_token(ticket)
+    gateway.revoke_token(caller_token)
 
     assert [seen.path for seen in plain_outside.seen] == [target, target]

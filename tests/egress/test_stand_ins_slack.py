@@ -96,7 +96,7 @@ def test_two_messages_get_two_time_stamps() -> None:
 
 
 def test_auth_test_answers() -> None:
-    """`auth.test` says who the stand-in is."""
+    """`auth.test` returns the stand-in's identity."""
     call = ReceivedRequest("GET", "slack.com", "/api/auth.test", headers={"authorization": "Bearer x"})
 
     body = SlackStandIn().answer(call).body
@@ -146,7 +146,7 @@ def call(slack: SlackStandIn, method: str, **arguments: Any) -> Any:
 
 
 def test_a_message_to_a_name_is_in_the_channel_of_that_name() -> None:
-    """The id in the answer leads to the channel that was named."""
+    """The id in the response finds the named channel."""
     slack = SlackStandIn()
     posted = call(slack, "chat.postMessage", channel="#ops", text="Hi")
 
@@ -195,7 +195,7 @@ def test_a_reply_is_in_its_thread_and_not_in_the_channel() -> None:
 
 
 def test_channels_are_listed_by_pages() -> None:
-    """The cursor of a page leads to the next; the last page has none."""
+    """The cursor of a page returns the next page; the last page has no cursor."""
     slack = SlackStandIn()
 
     one = call(slack, "conversations.list", limit=1)

@@ -1,4 +1,4 @@
-"""A host that cannot be reached: the client's call fails as it would without a gateway, and the ledger says why."""
+"""Unreachable hosts: the client's call fails as without a gateway, and the ledger has the cause."""
 
 from __future__ import annotations
 
@@ -148,11 +148,13 @@ def test_a_name_that_does_not_exist_in_python(lost: ClientProcess, ledger: Ledge
 @pytest.mark.parametrize("name", ["-a.example.test", "a_b.example.test"])
 def test_a_name_without_a_certificate(nowhere: Gateway, ledger: Ledger, name: str) -> None:
     """A host for whose name no certificate can be made is a failed connection with a row, not a fault of the gateway."""
-    ticket = nowhere.issue_token()
-    nowhere.bind(ticket, ledger.binding("stand-in=slack"))
-    context = ssl.create_default_context(cafile=nowhere.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+    caller_token = nowhere.issue_token()
+    nowhere.bind(caller_token, ledger.binding("stand-in=slack"))
+    context = ssl.create_default_context(
+        cafile=nowhere.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
+    )
     context.check_hostname = False
-    with knock(nowhere, ticket, name, 443, secure=False) as plain, pytest.raises(ConnectionResetError):
+    with knock(nowhere, caller_token, name, 443, secure=False) as plain, pytest.raises(ConnectionResetError):
         context.wrap_socket(plain, server_hostname=name)
 
     assert [call.outcome for call in ledger.calls] == ["failed"]
@@ -195,10 +197,10 @@ def test_a_host_that_hangs_up(
     port = 443 if secure else 80
     with (
         host(hang_up, outside_context(authority) if secure else None) as there,
-        gateway_to(loop, tmp_path, there, meant=port, ca=outside_ca) as (gateway, ticket),
+        gateway_to(loop, tmp_path, there, meant=port, ca=outside_ca) as (gateway, caller_token),
     ):
-        gateway.bind(ticket, ledger.binding("live"))
-        with knock(gateway, ticket, "slack.com", port, secure=secure) as sock:
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "slack.com", port, secure=secure) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: slack.com\r\n\r\n")
             with pytest.raises(ConnectionResetError):
                 read_all(sock)
@@ -209,9 +211,9 @@ def test_a_host_that_hangs_up(
 
 def test_a_database_that_cannot_be_reached(nowhere: Gateway, ledger: Ledger) -> None:
     """What is passed through unread fails as a connection, too."""
-    ticket = nowhere.issue_token()
-    nowhere.bind(ticket, ledger.binding("live"))
-    with knock(nowhere, ticket, "refused.test", 5432, secure=False) as sock, pytest.raises(ConnectionResetError):
+    caller_token = nowhere.issue_token()
+    nowhere.bind(caller_token, ledger.binding("live"))
+    with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock, pytest.raises(ConnectionResetError):
         sock.recv(100)
 
     assert [(call.url, call.outcome) for call in ledger.calls] == [("tcp://refused.test:5432", "failed")]
@@ -229,12 +231,12 @@ def test_the_connection_that_was_tried_carries_the_request(
 
     with (
         host(answer, outside_context(authority)) as port,
-        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
     ):
-        gateway.bind(ticket, ledger.binding("live"))
-        ours = Path(gateway.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"])
+        gateway.bind(caller_token, ledger.binding("live"))
+        ours = Path(gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"])
         with (
-            knock(gateway, ticket, "slack.com", 443, secure=False) as plain,
+            knock(gateway, caller_token, "slack.com", 443, secure=False) as plain,
             client_context(ours, "http/1.1").wrap_socket(plain, server_hostname="slack.com") as sock,
         ):
             sock.sendall(b"GET / HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
@@ -245,10 +247,10 @@ def test_the_connection_that_was_tried_carries_the_request(
 
 
 def test_the_cause_is_for_the_process_whose_call_it_was(nowhere: Gateway, ledger: Ledger) -> None:
-    """A hook asks with its ticket and the port of its connection; another ticket, or another port, has no answer."""
-    ticket, other = nowhere.issue_token(), nowhere.issue_token()
-    nowhere.bind(ticket, ledger.binding("live"))
-    with knock(nowhere, ticket, "refused.test", 5432, secure=False) as sock:
+    """A hook asks with its caller token and the port of its connection; another caller token, or another port, has no answer."""
+    caller_token, other = nowhere.issue_token(), nowhere.issue_token()
+    nowhere.bind(caller_token, ledger.binding("live"))
+    with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock:
         port = sock.getsockname()[1]
         with pytest.raises(ConnectionResetError):
             sock.recv(100)
@@ -258,10 +260,10 @@ def test_the_cause_is_for_the_process_whose_call_it_was(nowhere: Gateway, ledger
             asking.sendall(f"PDK1 {json.dumps({'ticket': token, 'dropped': number})}\n".encode())
             return json.loads(read_all(asking))
 
-    assert why(ticket, port) == {
+    assert why(caller_token, port) == {
         "code": "ECONNREFUSED",
         "message": "refused.test:5432 refused the connection (ECONNREFUSED).",
         "host": "refused.test",
         "port": 5432,
     }
-    assert why(other, port) == why(ticket, port % 65535 + 1) == {}
+    assert why(other, port) == why(caller_token, port % 65535 + 1) == {}

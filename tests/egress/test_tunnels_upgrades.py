@@ -25,9 +25,9 @@ ASK = b"GET /ws HTTP/1.1\r\nHost: db.example.test\r\nConnection: Upgrade\r\nUpgr
 
 def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
     """After the host agrees, bytes pass both ways."""
-    with host(websocket) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, ticket):
-        gateway.bind(ticket, ledger.binding("live"))
-        with knock(gateway, ticket, "db.example.test", 80, secure=False) as sock:
+    with host(websocket) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "db.example.test", 80, secure=False) as sock:
             sock.sendall(ASK)
             head = read_until(sock, b"\r\n\r\n")
             sock.sendall(b"ping")
@@ -43,9 +43,9 @@ def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -
 @pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
 def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
     """Elsewhere the request for it is answered 403."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding(mode.format(tmp_path)))
-    with knock(gateway, ticket, "db.example.test", 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+    with knock(gateway, caller_token, "db.example.test", 443, secure=True) as sock:
         sock.sendall(ASK)
         head = read_until(sock, b"\r\n\r\n")
 
@@ -55,12 +55,12 @@ def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledge
 
 
 def test_a_host_is_known_by_its_name(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
-    """A client that looked the name up itself says it in its TLS: rows, lists and recordings have that name."""
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("allow=slack.com"))
-    project_ca = gateway.build_environment(ticket, "python")["NODE_EXTRA_CA_CERTS"]
+    """For a client that resolved the name itself, rows, policies and recordings use the name in its TLS."""
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("allow=slack.com"))
+    project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
     with (
-        knock(gateway, ticket, "203.0.113.5", 443, secure=False) as plain,
+        knock(gateway, caller_token, "203.0.113.5", 443, secure=False) as plain,
         ssl.create_default_context(cafile=project_ca).wrap_socket(plain, server_hostname="slack.com") as sock,
     ):
         sock.sendall(b"GET /x HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
@@ -79,11 +79,11 @@ def test_a_client_that_speaks_only_http2_is_passed_through(
     server.set_alpn_protocols(["h2"])
     with (
         host(echo, server) as port,
-        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
     ):
-        gateway.bind(ticket, ledger.binding("live"))
+        gateway.bind(caller_token, ledger.binding("live"))
         with (
-            knock(gateway, ticket, "slack.com", 443, secure=False) as plain,
+            knock(gateway, caller_token, "slack.com", 443, secure=False) as plain,
             client_context(outside_ca, "h2").wrap_socket(plain, server_hostname="slack.com") as sock,
         ):
             sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -108,10 +108,10 @@ def test_http2_behind_the_node_hook_is_passed_through(
 
     with (
         host(play, server) as port,
-        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, ticket),
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
     ):
-        gateway.bind(ticket, ledger.binding("live"))
-        line = f'PDK1 {{"host":"slack.com","port":443,"tls":true,"alpn":["h2"],"ticket":"{ticket}"}}\n'
+        gateway.bind(caller_token, ledger.binding("live"))
+        line = f'PDK1 {{"host":"slack.com","port":443,"tls":true,"alpn":["h2"],"ticket":"{caller_token}"}}\n'
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
             sock.sendall(line.encode() + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             answer = sock.recv(100)

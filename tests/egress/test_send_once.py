@@ -27,7 +27,7 @@ URL = "https://api.example.test/messages"
 
 
 def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """The same request of the same step gets the recorded answer, and the ledger says since when."""
+    """The same request of the same step gets the stored response, and the ledger has its time."""
     sent = SentMemory()
     python.bind(ledger.binding("live", sent_requests=sent))
     first = python.request("requests", "POST", URL, "hello")
@@ -55,7 +55,7 @@ def test_an_edited_body_is_sent(python: ClientProcess, outside: OutsideServer, l
 
 
 def test_repeats_of_a_loop_are_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Equal requests of one run are told apart by their count; each gets its own answer in the next run."""
+    """Equal requests of one run are distinguished by their ordinal; each gets its own response in the next run."""
     sent = SentMemory()
     python.bind(ledger.binding("live", sent_requests=sent))
     first = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
@@ -148,7 +148,7 @@ def test_a_request_that_was_turned_away_is_sent_again(
 def test_a_request_after_which_the_host_failed_is_not_sent_again(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
 ) -> None:
-    """A host that answers 5xx may have acted: the answer is given again, and both rows say that the outcome is unknown."""
+    """A 5xx response is returned again, and both rows say that the outcome is unknown: the host may have acted."""
     sent = SentMemory()
     for _ in range(2):
         python.bind(ledger.binding("live", sent_requests=sent))
@@ -229,7 +229,7 @@ def test_a_request_of_a_failed_connection_was_not_done(python: ClientProcess, le
 
 
 def test_an_unknown_outcome_without_a_table(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """Where nothing is remembered the row of an unsafe request says it, too; that of a safe one does not."""
+    """Without a store, the row of an unsafe request also says that the outcome is unknown; that of a safe request does not."""
 
     def hang_up(sock: socket.socket) -> None:
         sock.recv(1000)
@@ -237,10 +237,10 @@ def test_an_unknown_outcome_without_a_table(loop: Loop, tmp_path: Path, ledger: 
     for method in ("POST", "GET"):
         with (
             host(hang_up) as port,
-            gateway_to(loop, tmp_path, port, meant=80) as (gateway, ticket),
+            gateway_to(loop, tmp_path, port, meant=80) as (gateway, caller_token),
         ):
-            gateway.bind(ticket, ledger.binding("live"))
-            with knock(gateway, ticket, "slack.com", 80, secure=False) as sock:
+            gateway.bind(caller_token, ledger.binding("live"))
+            with knock(gateway, caller_token, "slack.com", 80, secure=False) as sock:
                 sock.sendall(f"{method} / HTTP/1.1\r\nHost: slack.com\r\nContent-Length: 0\r\n\r\n".encode())
                 with pytest.raises(ConnectionResetError):
                     read_all(sock)
@@ -303,12 +303,12 @@ def test_what_went_out_is_remembered_when_the_client_leaves(
     """A step that is stopped while it waits for its answer does not send twice."""
     sent = SentMemory()
     request = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
-    ticket = gateway.issue_token()
-    gateway.bind(ticket, ledger.binding("live", sent_requests=sent))
-    with knock(gateway, ticket, "api.example.test", 443, secure=True) as sock:
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding("live", sent_requests=sent))
+    with knock(gateway, caller_token, "api.example.test", 443, secure=True) as sock:
         sock.sendall(request)
         wait_until(lambda: bool(outside.seen))
-    gateway.revoke_token(ticket)
+    gateway.revoke_token(caller_token)
     outside.go_on.set()
     wait_until(lambda: bool(sent.kept))
 

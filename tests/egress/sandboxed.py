@@ -39,17 +39,17 @@ def own_address() -> str | None:
     return None if address.startswith("127.") else address
 
 
-def run_guarded(
-    gateway: Gateway, ticket: str, command: list[str], guard: bool = True
+def run_sandboxed(
+    gateway: Gateway, caller_token: str, command: list[str], guard: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run *command* under the guard, with nothing of ours in its environment."""
+    """Run *command* in the sandbox, without variables of pdkernel in its environment."""
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
             command, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    process = gateway.start_sandboxed(ticket, start) if guard else start()
+    process = gateway.start_sandboxed(caller_token, start) if guard else start()
     out, error = process.communicate(timeout=30)
     return subprocess.CompletedProcess(command, process.returncode, out, error)
 
