@@ -176,8 +176,8 @@ async def test_denied_stays_denied(run: Run, upstream: Upstream) -> None:
 
 
 UNCARRIED = [
-    ('call(f"https://api.github.com/{token}/x")', "must not stand in the host's name or in the path"),
-    ('call("https://api.github.com/x", f"token={token}".encode())', "must not stand in the request's body"),
+    ('call(f"https://api.github.com/{token}/x")', "must not be in the host's name or in the path"),
+    ('call("https://api.github.com/x", f"token={token}".encode())', "must not be in the request's body"),
     (
         'call("https://api.github.com/x", Authorization=token, Accept="text/event-stream")',
         "does not support event streams",
@@ -198,7 +198,7 @@ async def test_what_the_proxy_does_not_carry(run: Run, upstream: Upstream, code:
         str(execution.steps[0].error and execution.steps[0].error.message)
     ]
     assert why in warning
-    assert "OAuth client of your own" in warning
+    assert "your own OAuth client" in warning
     assert "withheld-" not in json.dumps(execution.to_json())
     assert proxied(upstream) == []
 
@@ -220,7 +220,7 @@ async def test_request_with_two_withheld_accounts_is_refused(run: Run, upstream:
     ("url", "status", "note"),
     [
         ("https://api.github.com/slow", 504, "waits at most 30 s for the host"),
-        ("https://evil.example.test/", 403, "only hosts that belong to the account's app"),
+        ("https://evil.example.test/", 403, "only hosts of the account's app"),
     ],
 )
 async def test_proxys_own_refusals_are_explained(run: Run, url: str, status: int, note: str) -> None:

@@ -84,7 +84,7 @@ class StandInGroup:
     A group of stand-ins, each for its own hosts.
 
     Attributes:
-        received: The latest requests to hosts that are nobody's.
+        received: The latest requests to hosts without a stand-in.
     """
 
     def __init__(self, stand_ins: Sequence[StandIn]) -> None:
