@@ -1,4 +1,4 @@
-"""Values as JSON: the quick encoder, and what it refuses."""
+"""JSON encoding, with values that the fast encoder rejects."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ values = st.recursive(
 
 @given(values)
 def test_every_value_comes_back_as_it_was(value: object) -> None:
-    """Numbers of any size and half surrogate pairs among them."""
+    """Every value survives, including integers of any size and lone surrogates."""
     assert json.loads(encode_json(value)) == value
 
 
 @given(values)
 def test_it_is_one_line(value: object) -> None:
-    """A line's end would end a request to a step's process."""
+    """The JSON has no line break, because a line ends a request to a worker."""
     assert b"\n" not in encode_json(value)
 
 
 def test_a_number_of_more_than_64_bits_keeps_its_digits() -> None:
-    """Python's numbers have no end."""
+    """An integer of more than 64 bits keeps its digits."""
     assert encode_json({"n": 2**70}) == b'{"n":1180591620717411303424}'
 
 
 def test_half_a_surrogate_pair_is_escaped() -> None:
-    """No UTF-8 holds it."""
+    """A lone surrogate is escaped: UTF-8 cannot hold it."""
     assert encode_json(["\ud83d"]) == b'["\\ud83d"]'
 
 
 def test_what_is_no_number_is_null() -> None:
-    """As JavaScript writes it: JSON has no word for it."""
+    """NaN and Infinity become null, as in JavaScript."""
     assert encode_json([float("nan"), float("inf")]) == b"[null,null]"

@@ -1,4 +1,4 @@
-"""Reading files that other people wrote."""
+"""Reading and writing untrusted files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdkernel.files import open_inside, read_file, write_inside
 
 
 def test_a_regular_file_is_read(tmp_path: Path) -> None:
-    """A file is read, through a link too."""
+    """A regular file is read, also through a link."""
     (tmp_path / "a").write_bytes(b"text")
     (tmp_path / "link").symlink_to("a")
 
@@ -20,7 +20,7 @@ def test_a_regular_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
 def test_what_is_not_a_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
-    """A FIFO that has no writer, a folder and a device are refused at once."""
+    """A FIFO without a writer, a folder and a device are refused at once."""
     path = tmp_path / "odd"
     if kind == "fifo":
         os.mkfifo(path)
@@ -34,7 +34,7 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path: Path, kind: str) -> Non
 
 
 def test_a_file_inside_a_folder_is_read(tmp_path: Path) -> None:
-    """A name in the folder is read."""
+    """A file in the folder is read by its name."""
     (tmp_path / "a").write_bytes(b"text")
 
     with open_inside(tmp_path, "a") as stream:
@@ -43,7 +43,7 @@ def test_a_file_inside_a_folder_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "a\0b", "link", "fifo", "below/a", "gone"])
 def test_what_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    """A path, a link, a FIFO and a name that is not there are refused."""
+    """A path, a link, a FIFO and a missing name are refused."""
     folder = tmp_path / "folder"
     (folder / "below").mkdir(parents=True)
     (folder / "below" / "a").write_text("below")
@@ -56,7 +56,7 @@ def test_what_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> N
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    """The folder itself is not a link either."""
+    """A folder that is a link is refused."""
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a").write_text("text")
     (tmp_path / "link").symlink_to("real")
@@ -66,7 +66,7 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_is_written_in_the_place_of_a_link(tmp_path: Path) -> None:
-    """A link of the file's name is replaced; what it led to stays as it was, and nothing else is left."""
+    """A link with the file's name is replaced, its target is unchanged, and no temporary file is left."""
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "outside").write_text("as it was")
@@ -80,13 +80,13 @@ def test_a_file_is_written_in_the_place_of_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../a", "/a", "..", ""])
 def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> None:
-    """A path is refused."""
+    """A path as a name is refused."""
     with pytest.raises(OSError, match="Not the name of a file"):
         write_inside(tmp_path, name, b"new")
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """What was written aside is removed where it cannot take its place."""
+    """A failed write leaves no temporary file."""
     (tmp_path / "a").mkdir()
 
     with pytest.raises(IsADirectoryError):

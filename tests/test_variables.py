@@ -1,4 +1,4 @@
-"""Variables of the project and of a `.env` beside the notebook."""
+"""Variables of the project and of a `.env` file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_value_without_interpolation(project: Project, tmp_path: Path) -> None
     ],
 )
 def test_a_broken_line_is_named(project: Project, tmp_path: Path, content: bytes, line: int) -> None:
-    """A line that is not `NAME=VALUE` is refused by file and line, and its text is not repeated."""
+    """A line that is not `NAME=VALUE` is refused with file and line, without its text."""
     (tmp_path / ".env").write_bytes(content)
 
     with pytest.raises(RequestError, match=rf"\.env, line {line}, is not ") as caught:
@@ -49,7 +49,7 @@ def test_a_broken_line_is_named(project: Project, tmp_path: Path, content: bytes
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link to nothing"])
 def test_what_is_not_a_file_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
-    """A `.env` that is there and is not a file is named, not passed over."""
+    """A `.env` that is not a regular file is refused by name."""
     path = tmp_path / ".env"
     if kind == "folder":
         path.mkdir()

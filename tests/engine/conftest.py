@@ -1,4 +1,4 @@
-"""A project with users, and a way to run workflows on it."""
+"""Fixtures: a local project with users, and functions that run workflows."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.builders import a_workflow, an_event
 
 
 class Run(Protocol):
-    """Runs a workflow, or steps as one, and returns the execution."""
+    """Runs a workflow, or steps as a workflow, and returns the execution."""
 
     def __call__(self, *what: Workflow | Step, event: Event | None = None, **choices: Any) -> Awaitable[Execution]:
-        """Run it."""
+        """Run the workflow."""
         ...
 
 
@@ -37,7 +37,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 @pytest.fixture
 def directory(project: Project) -> LocalDirectory:
-    """Its users and accounts."""
+    """The project's users and accounts."""
     return LocalDirectory(project)
 
 
@@ -50,7 +50,7 @@ async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[
 
 @pytest.fixture
 def run(runtime: WorkflowEngine, tmp_path: Path) -> Run:
-    """Runs a workflow with outside calls denied."""
+    """Runs a workflow with outbound calls denied."""
 
     async def run_workflow(*what: Workflow | Step, event: Event | None = None, **choices: Any) -> Execution:
         workflow = what[0] if isinstance(what[0], Workflow) else a_workflow(*(s for s in what if isinstance(s, Step)))

@@ -1,4 +1,4 @@
-"""How accounts were found, as a run keeps it."""
+"""The account lookup in the record of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAY = python_step("say", options="--app slack")
 
 
 async def test_the_chain_is_kept(run: Run, connect: Connect) -> None:
-    """Header, environment, user, app, candidates newest first and the chosen one stand in the execution."""
+    """The execution holds header, environment, user, app, candidates newest first and the chosen account."""
     older = connect("ada", "xoxb-the-older-one", name="old")
     newest = connect("ada", "xoxb-the-newer-one", name="new")
     event = an_event(headers={"X-PD-External-User-ID": "ada", "x-pd-environment": "development"})
@@ -39,7 +39,7 @@ async def test_the_chain_is_kept(run: Run, connect: Connect) -> None:
 
 
 async def test_the_link_that_failed_is_kept(run: Run, connect: Connect) -> None:
-    """A refused run says which link failed, with the platform's words and what to do, and looks no further."""
+    """A refused run records the failed stage with the platform's message and the fix, and no later stage."""
     connect("ada", app="github")
 
     execution = await run(SAY, external_user_id="ada")
@@ -53,7 +53,7 @@ async def test_the_link_that_failed_is_kept(run: Run, connect: Connect) -> None:
 
 
 async def test_without_an_external_users_account_nothing_is_kept(run: Run, connect: Connect) -> None:
-    """A run whose steps use no account, or accounts of your own, has no look-up in its JSON."""
+    """The JSON of a run has no lookup if its steps use no account, or only accounts of the author."""
     own = connect(None)
 
     execution = await run(python_step("one"), python_step("two", options=f"--app slack={own}"))
@@ -63,7 +63,7 @@ async def test_without_an_external_users_account_nothing_is_kept(run: Run, conne
 
 
 async def test_the_journal_gives_it_back(run: Run, connect: Connect, runtime: WorkflowEngine) -> None:
-    """What is read from the journal is what the run returned: a success and a refusal."""
+    """The journal returns the lookup that the run returned, for a success and a refusal."""
     connect("ada")
     made = [await run(SAY, external_user_id=user) for user in ("ada", "nobody")]
 
@@ -74,7 +74,7 @@ async def test_the_journal_gives_it_back(run: Run, connect: Connect, runtime: Wo
 
 
 async def test_json_gives_it_back(run: Run, connect: Connect) -> None:
-    """Its JSON is read as the same value."""
+    """A lookup read from its JSON equals the original."""
     connect("ada")
 
     execution = await run(SAY, external_user_id="ada")
@@ -83,7 +83,7 @@ async def test_json_gives_it_back(run: Run, connect: Connect) -> None:
 
 
 async def test_no_credential_is_in_it(run: Run, connect: Connect) -> None:
-    """A credential that somebody gave as the account's name is not told, nor is any other."""
+    """The lookup contains no credential, even if a credential was used as the account's name."""
     connect("ada", "xoxb-secret-0123456789", name="xoxb-secret-0123456789")
 
     execution = await run(SAY, external_user_id="ada")
@@ -93,7 +93,7 @@ async def test_no_credential_is_in_it(run: Run, connect: Connect) -> None:
 
 
 async def test_few_of_many_candidates_are_listed(run: Run, connect: Connect) -> None:
-    """Of very many accounts the newest are listed, and the newest of all is used."""
+    """Of very many accounts the newest are listed, and the newest is used."""
     ids = [connect("ada") for _ in range(MAX_CANDIDATES + 3)]
 
     execution = await run(SAY, external_user_id="ada")

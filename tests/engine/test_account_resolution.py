@@ -1,4 +1,4 @@
-"""Whose account a step gets, and the four documented errors."""
+"""The account that a step gets, and the four documented errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Connect = Callable[..., str]
 async def test_the_four_errors(
     run: Run, connect: Connect, project: Project, user: Any, environment: Any, plan: Any, code: Any, sentence: Any
 ) -> None:
-    """Each documented error comes before any step, the platform's words on its first line."""
+    """Each documented error refuses the run before its first step, with the platform's message on the first line."""
     connect("ada")
     connect("ada", environment="production")
     connect("grace", app="github")
@@ -77,7 +77,7 @@ async def test_the_four_errors(
 
 
 async def test_custom_response_carries_the_error(run: Run) -> None:
-    """With a custom response the caller gets 400 and the error's text."""
+    """With a custom response the caller gets status 400 and the error's text."""
     workflow = a_workflow(python_step("say", TOKEN_LENGTH, options="--app slack"), response="custom")
 
     execution = await run(workflow)
@@ -88,14 +88,14 @@ async def test_custom_response_carries_the_error(run: Run) -> None:
 
 
 async def test_workflow_without_accounts_needs_no_user(run: Run) -> None:
-    """A workflow that uses nobody's account runs for any user, known or not."""
+    """A workflow without accounts runs for every external user, existing or not."""
     execution = await run(python_step("say"), external_user_id="nobody")
 
     assert execution.status == "success"
 
 
 async def test_newest_account_is_used(run: Run, connect: Connect) -> None:
-    """With several accounts of an app the most recently connected one is used (platform rule)."""
+    """With several accounts of an app, the most recently connected account is used (platform rule)."""
     connect("ada", "xoxb-old-account")
     newest = connect("ada", "xoxb-new")
 
@@ -106,7 +106,7 @@ async def test_newest_account_is_used(run: Run, connect: Connect) -> None:
 
 
 async def test_environments_are_apart(run: Run, connect: Connect) -> None:
-    """An account in production is not seen in development."""
+    """A production account is not found in development."""
     connect("ada", environment="production")
 
     execution = await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada")
@@ -117,7 +117,7 @@ async def test_environments_are_apart(run: Run, connect: Connect) -> None:
 
 
 async def test_app_prop_in_code_is_the_external_users(run: Run, connect: Connect) -> None:
-    """An app prop that Node.js code declares and the directive does not name is the external user's."""
+    """An app prop that only the Node.js code declares gets the external user's account."""
     account = connect("ada", "xoxb-0123456789")
 
     execution = await run(
@@ -137,7 +137,7 @@ async def test_app_prop_in_code_is_the_external_users(run: Run, connect: Connect
 
 
 async def test_own_account_needs_no_user(run: Run, connect: Connect) -> None:
-    """`--app slack=apn_...` uses an account of your own, whoever the run is for."""
+    """`--app slack=apn_...` uses an account of the author for every external user."""
     own = connect(None, account_id="apn_own1234")
 
     execution = await run(python_step("say", TOKEN_LENGTH, options=f"--app slack={own}"))
@@ -158,7 +158,7 @@ async def test_own_account_needs_no_user(run: Run, connect: Connect) -> None:
     ],
 )
 async def test_missing_own_account_is_told_with_all_that_it_holds(run: Run, app: str, credentials: str) -> None:
-    """The command that adds it names each credential, not only the first."""
+    """The command that adds a missing own account names every credential."""
     execution = await run(python_step("send", "return 1", options=f"--app {app}=apn_gone1234"))
 
     assert execution.error is not None
@@ -167,7 +167,7 @@ async def test_missing_own_account_is_told_with_all_that_it_holds(run: Run, app:
 
 
 async def test_external_users_account_is_never_taken_as_own(run: Run, connect: Connect) -> None:
-    """An account of an external user cannot be named as your own."""
+    """An account of an external user cannot be named as an own account."""
     account = connect("ada")
 
     execution = await run(python_step("say", TOKEN_LENGTH, options=f"--app slack={account}"))
@@ -219,7 +219,7 @@ async def test_credential_never_reaches_the_record(run: Run, connect: Connect, l
 
 
 async def test_redacted_export_is_whole_for_the_next_step(run: Run, connect: Connect) -> None:
-    """What the record redacts, the next step of the same execution still gets as it was."""
+    """The next step of a run gets an export without redaction."""
     connect("ada", "xoxb-0123456789")
 
     execution = await run(

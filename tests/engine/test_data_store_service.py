@@ -1,4 +1,4 @@
-"""Data stores as steps see them, through a real run."""
+"""Data stores in steps of a real run."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NODE = "{ data: { type: 'data_store' } }"
 
 
 def in_node(body: str, *, options: str = "--data-store data") -> Step:
-    """A Node.js step whose `s` is the store."""
+    """A Node.js step with the store as `s`."""
     return node_step("work", f"const s = this.data; {body}", options=options)
 
 
 def in_python(body: str, *, options: str = "--data-store data") -> Step:
-    """A Python step whose `s` is the store."""
+    """A Python step with the store as `s`."""
     return python_step("work", f's = pd.inputs["data"]\n{body}', options=options)
 
 
 async def returned(run: Run, step: Step) -> Any:
-    """What the step returned."""
+    """Return the step's return value."""
     execution = await run(step)
     assert execution.status == "success", execution.error
     return execution.step("work").return_value
@@ -76,7 +76,7 @@ return {"before": before, "pairs": pairs, "found": found, "after": after, "end":
     ids=["node", "python"],
 )
 async def test_the_whole_interface(run: Run, step: Step) -> None:
-    """Everything that the documentation names does what it says."""
+    """Every documented operation works as documented."""
     value = await returned(run, step)
 
     assert value["before"][1] is False
@@ -88,7 +88,7 @@ async def test_the_whole_interface(run: Run, step: Step) -> None:
 
 
 async def test_an_absent_key_is_undefined_in_node(run: Run) -> None:
-    """`get` tells an absent record from one that is null."""
+    """`get` distinguishes a missing record from null."""
     assert await returned(
         run, in_node("await s.set('null', null); return [typeof await s.get('no'), await s.get('null')]")
     ) == ["undefined", None]
@@ -96,21 +96,21 @@ async def test_an_absent_key_is_undefined_in_node(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["TypeError", "KeyError"])
 async def test_an_absent_key_raises_what_the_documentation_says(run: Run, kind: str) -> None:
-    """`s[key]` raises TypeError, and KeyError as a dict does."""
+    """`s[key]` raises TypeError for a wrong key and KeyError for a missing record, like a dict."""
     step = in_python(f'try:\n    s["no"]\nexcept {kind} as error:\n    return str(error)')
 
     assert await returned(run, step) == "The data store has no key 'no'. Use .get(key) for None instead of this error."
 
 
 async def test_a_change_inside_a_value_is_not_stored(run: Run) -> None:
-    """What is read is a copy."""
+    """A value that was read is a copy: changing it does not change the record."""
     step = in_python('s["a"] = {"b": 1}\ns["a"]["b"] = 2\nreturn s["a"]["b"]')
 
     assert await returned(run, step) == 1
 
 
 async def test_keys_cannot_be_exported(run: Run) -> None:
-    """`keys()` is not a list, and the error says what to do."""
+    """`keys()` is not a list; the error for exporting it names the fix."""
     execution = await run(in_python("return s.keys()"))
 
     assert execution.error is not None
@@ -119,7 +119,7 @@ async def test_keys_cannot_be_exported(run: Run) -> None:
 
 
 async def test_workflows_and_languages_share_a_store(run: Run, project: Project) -> None:
-    """What one workflow's Python step stored, another's Node.js step reads by the same name."""
+    """A Node.js step reads by name what a Python step of another workflow stored."""
     await run(in_python('s["from python"] = [1]', options="--data-store data=orders"))
 
     value = await returned(run, in_node("return s.get('from python')", options="--data-store data=orders"))
@@ -129,7 +129,7 @@ async def test_workflows_and_languages_share_a_store(run: Run, project: Project)
 
 
 async def test_a_prop_without_a_name_is_the_default_store(run: Run, project: Project) -> None:
-    """`--data-store PROP` and a prop that only the code declares are both the project's default store."""
+    """`--data-store PROP` and a prop that only the code declares both mean the project's default store."""
     await run(in_python('s["a"] = 1'), node_step("other", "await this.data.set('b', 2)", props=NODE))
 
     assert project.data_stores.names() == ["default"]
@@ -137,7 +137,7 @@ async def test_a_prop_without_a_name_is_the_default_store(run: Run, project: Pro
 
 
 async def test_a_step_reaches_only_what_it_declares(run: Run, project: Project) -> None:
-    """A step that makes up a store's name is refused."""
+    """A step that uses an undeclared store's name is refused."""
     project.data_stores.set("secret", "k", "v")
     step = in_python('return type(s)("secret", s._ask).get("k")')
 
@@ -164,7 +164,7 @@ async def test_a_step_reaches_only_what_it_declares(run: Run, project: Project) 
 async def test_what_a_store_cannot_hold_is_an_error_at_the_line(
     run: Run, project: Project, step: Step, line: int, words: str
 ) -> None:
-    """A value that is not JSON, a key or a time to live that is none: a clear error at the cell, nothing stored."""
+    """A value that is not JSON, an invalid key and an invalid time to live fail at the cell's line and store nothing."""
     execution = await run(step)
 
     assert execution.error is not None
@@ -174,7 +174,7 @@ async def test_what_a_store_cannot_hold_is_an_error_at_the_line(
 
 
 async def test_what_json_drops_is_warned_of(run: Run, project: Project) -> None:
-    """NaN in Node.js is stored as null, as JSON.stringify writes it, and the step says so."""
+    """NaN in Node.js is stored as null, as JSON.stringify writes it, and the step's log has a warning."""
     execution = await run(in_node("await s.set('k', [NaN])"))
 
     assert "it is stored as null" in "".join(log.text for log in execution.step("work").logs)
@@ -187,14 +187,14 @@ async def test_what_json_drops_is_warned_of(run: Run, project: Project) -> None:
     ids=["node", "python"],
 )
 async def test_a_store_of_many_records_is_read_whole(run: Run, project: Project, step: Step) -> None:
-    """Keys and records come in pages, and the step sees all of them."""
+    """A step reads all keys and records of a store that needs several pages."""
     project.data_stores.put_records("default", [StoreRecord(f"k{number}", number, None) for number in range(1234)])
 
     assert await returned(run, step) == 1234
 
 
 async def test_operations_at_once_are_answered_each(run: Run) -> None:
-    """Promises that are not awaited one by one get their own answers."""
+    """Concurrent operations each get their own answer."""
     step = in_node(
         "await Promise.all([...Array(20).keys()].map((n) => s.set(`k${n}`, n)));"
         "return Promise.all([...Array(20).keys()].map((n) => s.get(`k${n}`)));"
@@ -204,7 +204,7 @@ async def test_operations_at_once_are_answered_each(run: Run) -> None:
 
 
 async def test_a_store_is_written_in_an_error_as_its_name(run: Run) -> None:
-    """A step that prints its store shows the store's name."""
+    """A store in a step's output is shown by its name."""
     execution = await run(
         in_node("console.log(s)"), python_step("two", 'print(pd.inputs["d"])', options="--data-store d=x")
     )
@@ -214,7 +214,7 @@ async def test_a_store_is_written_in_an_error_as_its_name(run: Run) -> None:
 
 
 def test_a_synced_props_value_names_the_store() -> None:
-    """`{storeId: ds_...}` is the store of that id; the directive comes first; other props are none."""
+    """`{storeId: ds_...}` names the store with that id; the directive takes precedence; other props are not stores."""
     step = node_step("work", options="--data-store named=orders")
     declared = [
         PropDeclaration("named", "data_store"),
@@ -228,7 +228,7 @@ def test_a_synced_props_value_names_the_store() -> None:
 
 
 async def test_a_synced_folder_uses_the_store_of_its_id(run: Run, project: Project, tmp_path: Path) -> None:
-    """A workflow as Git sync wrote it finds its store under the platform's id."""
+    """A workflow from Git sync finds its store by the platform's id."""
     from pdkernel.definition import read_folder_workflow
 
     folder = tmp_path / "flow-p_1"

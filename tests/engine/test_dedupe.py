@@ -1,4 +1,4 @@
-"""Which emitted events are new."""
+"""Deduplication of emitted events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdkernel.workers import Emitted
 
 
 def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:
-    """Ids of the new events of each batch of ids, one batch after the other."""
+    """Ids of the new events of each batch, in order."""
     state: dict[str, Any] = {}
     return [
         [e.id for e in drop_repeated_events(strategy, [Emitted({}, id=i) for i in batch], state)] for batch in batches
@@ -34,19 +34,19 @@ def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:
     ],
 )
 def test_each_strategy(strategy: str | None, batches: list[list[Any]], new: list[list[Any]]) -> None:
-    """`unique` by id, `greatest` by number, `last` by place; without one every event is new."""
+    """`unique` compares ids, `greatest` numbers, `last` positions; without a strategy every event is new."""
     assert ids(strategy, *batches) == new
 
 
 def test_unique_remembers_a_hundred_ids() -> None:
-    """The oldest is forgotten first."""
+    """`unique` stores a hundred ids and drops the oldest first."""
     first, again, newest = ids("unique", list(range(101)), [0], [100])
 
     assert (len(first), again, newest) == (101, [0], [])
 
 
 def test_events_are_put_in_the_order_of_their_times() -> None:
-    """Oldest first; those without a time after them, as they came."""
+    """Events are sorted by time, oldest first; events without a time follow in the order of emission."""
     emitted = [Emitted("c"), Emitted("b", ts=2), Emitted("a", ts=1), Emitted("d")]
 
     assert [event.event for event in drop_repeated_events(None, emitted, {})] == ["a", "b", "c", "d"]

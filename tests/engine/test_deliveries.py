@@ -1,4 +1,4 @@
-"""What `$.send` queues is delivered when the run is over."""
+"""Delivery of `$.send` after the last step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.engine.conftest import Run
 
 @dataclass
 class Server:
-    """An HTTP server on this machine that answers 200 and keeps what it was sent."""
+    """An HTTP server that answers 200 and stores the requests."""
 
     port: int = 0
     heads: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    """That server."""
+    """A running HTTP server."""
     made = Server()
     listener = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     made.port = listener.sockets[0].getsockname()[1]
@@ -52,7 +52,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 async def test_an_http_request_goes_out_after_the_last_step(run: Run, server: Server) -> None:
-    """It is sent when the run is over, with its query, headers and JSON."""
+    """An HTTP request is sent after the last step, with its query, headers and JSON."""
     url = f"http://127.0.0.1:{server.port}/hook"
     first = node_step(
         "first",
@@ -68,14 +68,14 @@ async def test_an_http_request_goes_out_after_the_last_step(run: Run, server: Se
 
 
 async def test_the_query_of_its_url_is_kept_beside_params(run: Run, server: Server) -> None:
-    """Params are added to what stands in the URL."""
+    """`params` are added to the query of the URL."""
     url = f"http://127.0.0.1:{server.port}/hook?a=1"
     await run(node_step("first", f"$.send.http({{ method: 'GET', url: '{url}', params: {{ b: 2 }} }})"))
     assert server.heads[0].startswith("GET /hook?a=1&b=2 ")
 
 
 async def test_denied_outside_calls_deny_it_too(run: Run) -> None:
-    """The run is not failed by it; what was not sent is said."""
+    """A denied request does not fail the run; the record says that it was not sent."""
     step = python_step("a", "pd.send.http('POST', 'https://hooks.example.com/x', data='text')")
     execution = await run(step)
     (sent,) = execution.sends
@@ -86,7 +86,7 @@ async def test_denied_outside_calls_deny_it_too(run: Run) -> None:
 
 
 async def test_a_host_that_cannot_be_reached_is_said(run: Run) -> None:
-    """A delivery without an answer has failed, with the cause that the gateway knows."""
+    """A request without an answer is recorded as failed, with the gateway's reason."""
     done = await run(python_step("a", "pd.send.http('POST', 'http://nowhere.invalid/x', data='text')"), egress="live")
 
     (sent,) = done.sends
@@ -95,7 +95,7 @@ async def test_a_host_that_cannot_be_reached_is_said(run: Run) -> None:
 
 
 async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server) -> None:
-    """What was queued is sent though the run fails later."""
+    """A queued request is sent even if the run fails later."""
     step = node_step("a", f"$.send.http({{ method: 'GET', url: 'http://127.0.0.1:{server.port}/' }})")
     execution = await run(step, python_step("b", "raise ValueError()"))
     assert execution.status == "error"
@@ -103,7 +103,7 @@ async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server)
 
 
 async def test_what_nobody_takes_here_is_shown(run: Run, runtime: WorkflowEngine) -> None:
-    """Emitted events, S3 objects and server-sent events are in the record with their payload and the reason."""
+    """Emitted events, S3 objects and server-sent events are recorded with payload and reason."""
     execution = await run(python_step("a", "pd.send.emit({'n': 1})\npd.send.s3('b', 'p', 'x')\npd.send.sse('c', 1)"))
     assert [(sent.kind, sent.outcome) for sent in execution.sends] == [
         ("emit", "shown"),
@@ -117,7 +117,7 @@ async def test_what_nobody_takes_here_is_shown(run: Run, runtime: WorkflowEngine
 
 
 async def test_e_mail_without_a_server_is_shown(run: Run) -> None:
-    """The message and the command that sets a server are there."""
+    """Without a mail server the record shows the message and the command that sets a server."""
     execution = await run(python_step("a", "pd.send.email(subject='s', text='t', html=None)"))
     (sent,) = execution.sends
     assert sent.outcome == "shown"
@@ -125,19 +125,19 @@ async def test_e_mail_without_a_server_is_shown(run: Run) -> None:
 
 
 class Mailbox:
-    """A mail server that keeps what it is given."""
+    """A mail server that stores the messages."""
 
     def __init__(self) -> None:
         self.taken: list[Envelope] = []
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - the library's name
-        """Keep it."""
+        """Store the message."""
         self.taken.append(envelope)
         return "250 OK"
 
 
 async def test_e_mail_goes_to_oneself(run: Run, project: Project) -> None:
-    """A real mail server gets one message, to the address of the settings."""
+    """A mail server gets one message, addressed to `mail_to`."""
     box = Mailbox()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -157,7 +157,7 @@ async def test_e_mail_goes_to_oneself(run: Run, project: Project) -> None:
 
 
 def test_html_stands_in_the_place_of_the_text() -> None:
-    """An `html` that was given wins, even an empty one."""
+    """An `html` replaces the text, even if it is empty."""
     assert build_message("me@x", {"subject": "s", "text": "t", "html": ""}).get_content().strip() == ""
     assert build_message("me@x", {"subject": "s", "text": "t", "html": None}).get_content().strip() == "t"
 
@@ -168,7 +168,7 @@ def test_a_subject_of_several_lines_cannot_add_headers() -> None:
 
 
 def test_mail_needs_an_address_and_a_server() -> None:
-    """With half of the settings nothing is sent."""
+    """With only one of the two settings nothing is sent."""
     assert parse_mail_settings({"mail_to": "me@x"}, {}) is None
     full = parse_mail_settings({"mail_to": "me@x", "mail_server": "h:465"}, {"PDKERNEL_MAIL_PASSWORD": "secret"})
     assert full is not None
@@ -191,7 +191,7 @@ def test_mail_needs_an_address_and_a_server() -> None:
     ids=["node-path", "node-nothing", "python-scheme", "node-email", "python-email"],
 )
 async def test_what_cannot_be_delivered_is_said_at_the_step(run: Run, step: Step, said: str) -> None:
-    """The step goes on, as on the platform; its log names the line that asked."""
+    """A message that cannot be delivered does not fail the step; its log has a warning with the line of the call."""
     execution = await run(step)
 
     assert execution.step("a").status == "success"
@@ -199,7 +199,7 @@ async def test_what_cannot_be_delivered_is_said_at_the_step(run: Run, step: Step
 
 
 async def test_of_what_can_be_delivered_nothing_is_said(run: Run, server: Server) -> None:
-    """Neither of a URL nor of an e-mail that has only a subject."""
+    """A URL, and an e-mail with only a subject, cause no warning."""
     body = f"pd.send.http('GET', 'http://127.0.0.1:{server.port}/')\npd.send.email(subject='s')"
 
     assert (await run(python_step("a", body))).step("a").output == ""
@@ -207,7 +207,7 @@ async def test_of_what_can_be_delivered_nothing_is_said(run: Run, server: Server
 
 @pytest.mark.parametrize("params", ["true", "1", "['ab', '']", "[[]]"])
 async def test_params_that_are_not_an_object_are_told(run: Run, server: Server, params: str) -> None:
-    """The run does not fail for it; nothing is sent, and the delivery has the reason."""
+    """`params` that are not an object do not fail the run; the delivery has failed, with the reason."""
     url = f"http://127.0.0.1:{server.port}/"
 
     execution = await run(node_step("one", f"$.send.http({{ method: 'GET', url: '{url}', params: {params} }})"))

@@ -1,4 +1,4 @@
-"""Event sources of workflows, run by the engine from a folder of components written here."""
+"""Event sources of workflows, run by the engine from a local folder of components."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ACTION = 'export default { key: "depot-look", name: "Look", version: "0.1.0", ty
 
 @pytest.fixture
 def request_of(project: Project, tmp_path: Path, connect: Callable[..., str]) -> Callable[..., SourceRequest]:
-    """Makes a request for the source, as ada, who has an account."""
+    """Returns a function that makes a request for the source, for ada, who has an account."""
     for kind, name, text in (
         ("sources", "new-parcel", SOURCE),
         ("sources", "new-call", WEBHOOK),
@@ -69,7 +69,7 @@ def request_of(project: Project, tmp_path: Path, connect: Callable[..., str]) ->
 
 
 async def test_what_is_new_is_told_once(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """The source finds its database again, and an id that it has emitted is not new."""
+    """A source gets its database of the last run, and an id that it emitted before is not new."""
     first = await runtime.source_runner.run(request_of(props={"size": 5}))
     second = await runtime.source_runner.run(request_of(props={"size": 5}))
 
@@ -82,7 +82,7 @@ async def test_what_is_new_is_told_once(runtime: WorkflowEngine, request_of: Cal
 async def test_each_external_user_has_their_own_source(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest], connect: Callable[..., str]
 ) -> None:
-    """What is old for one is new for the other."""
+    """Each external user has separate state: an event is new for one and repeated for the other."""
     connect("bob", app="depot", credentials={"api_key": "tok-of-bob-1"})
 
     await runtime.source_runner.run(request_of())
@@ -94,7 +94,7 @@ async def test_each_external_user_has_their_own_source(
 async def test_no_credential_is_in_what_is_told(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """Logs, events and the error hold a placeholder; the database keeps the value, encrypted."""
+    """Logs, events and the error hold a placeholder; the database holds the value, encrypted."""
     request = request_of(event={"fail": True})
 
     ran = await runtime.source_runner.run(request)
@@ -108,7 +108,7 @@ async def test_no_credential_is_in_what_is_told(
 async def test_what_was_emitted_before_a_failure_counts(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """The events are there, and not new the next time."""
+    """Events emitted before a failure are returned, and are not new in the next run."""
     failed = await runtime.source_runner.run(request_of(event={"fail": True}))
     again = await runtime.source_runner.run(request_of(event={"fail": True}, props={"size": 0}))
 
@@ -117,7 +117,7 @@ async def test_what_was_emitted_before_a_failure_counts(
 
 
 async def test_a_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """`deploy` often emits past events; one that the source does not have is told."""
+    """A hook runs by its name; a missing hook is reported."""
     deployed = await runtime.source_runner.run(request_of(act="deploy"))
     none = await runtime.source_runner.run(request_of(act="activate"))
 
@@ -128,7 +128,7 @@ async def test_a_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Call
 async def test_forgetting_makes_everything_new(
     runtime: WorkflowEngine, project: Project, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """The database and the ids are gone."""
+    """After its state is deleted, every event of a source is new."""
     await runtime.source_runner.run(request_of())
 
     forgotten = project.source_states.remove(request_of().state_key)
@@ -141,7 +141,7 @@ async def test_forgetting_makes_everything_new(
 async def test_an_emitted_event_starts_the_workflow_as_it_is(
     runtime: WorkflowEngine, run: Run, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """`steps.trigger.event` is what was emitted, with no header of ours in it."""
+    """`steps.trigger.event` is the emitted event, without added headers."""
     emitted = (await runtime.source_runner.run(request_of(act="deploy"))).events[0].event
 
     execution = await run(
@@ -152,13 +152,13 @@ async def test_an_emitted_event_starts_the_workflow_as_it_is(
 
 
 async def test_a_source_needs_its_account(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """Nobody's behalf is no one's account."""
+    """A source that needs an account is refused without an external user."""
     with pytest.raises(ExternalUserRequiredError):
         await runtime.source_runner.run(request_of(external_user_id=None))
 
 
 async def test_an_action_is_no_source(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """The message says what to write instead."""
+    """An action as a trigger is refused; the message says how to write a step."""
     with pytest.raises(UnsupportedError, match="is an action") as caught:
         await runtime.source_runner.run(request_of("depot-look@0.1.0"))
 
@@ -166,7 +166,7 @@ async def test_an_action_is_no_source(runtime: WorkflowEngine, request_of: Calla
 
 
 def test_a_workflow_that_a_request_starts_has_no_source() -> None:
-    """Polling it is refused, and says what a source trigger looks like."""
+    """A workflow with an HTTP trigger is refused; the message shows a source trigger."""
     with pytest.raises(RequestError, match="trigger is http") as caught:
         require_source_trigger(Trigger())
 
@@ -174,7 +174,7 @@ def test_a_workflow_that_a_request_starts_has_no_source() -> None:
 
 
 def test_the_state_is_for_one_workflow_and_source(request_of: Callable[..., SourceRequest]) -> None:
-    """Another workflow with the same source has seen nothing; a new version of the source has."""
+    """The state belongs to a workflow and a source, not to a version of the source."""
     request = request_of()
 
     assert request.state_key != replace(request, owner_key="other.ipynb").state_key
@@ -184,7 +184,7 @@ def test_the_state_is_for_one_workflow_and_source(request_of: Callable[..., Sour
 async def test_a_source_with_an_http_interface_gets_the_request(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """It reads the request, answers it, and emits."""
+    """A source with an HTTP interface reads the request, responds and emits."""
     request = request_of("depot-new-call@0.1.0", event={"headers": {"x-depot": "seven"}})
 
     ran = await runtime.source_runner.run(request)
@@ -197,7 +197,7 @@ async def test_a_source_with_an_http_interface_gets_the_request(
 async def test_a_source_with_an_http_interface_alone_needs_a_request(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """It is not run with a timer's tick, which it does not understand."""
+    """A source without a timer needs a request."""
     with pytest.raises(RequestError, match=r"needs an HTTP request to run, and the event is missing") as caught:
         await runtime.source_runner.run(request_of("depot-new-call@0.1.0"))
 

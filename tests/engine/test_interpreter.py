@@ -1,4 +1,4 @@
-"""What a run does, step by step, with real processes and a real journal."""
+"""Runs with real workers and a real journal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def statuses(execution: Execution) -> dict[str, str]:
 
 
 async def test_exports_go_down_through_three_languages(run: Run) -> None:
-    """A step reads what the steps above it exported, whatever their languages."""
+    """A step reads the exports of steps above it in all languages."""
     execution = await run(
         python_step("one", 'return {"n": pd.steps["trigger"]["event"]["body"]["n"] + 1}'),
         node_step("two", "return steps.one.$return_value.n + 1"),
@@ -51,7 +51,7 @@ async def test_failure_ends_the_run(run: Run) -> None:
 
 
 async def test_error_shows_the_locals_of_the_users_frames(run: Run) -> None:
-    """A failed Python step's stack holds the cell's line and the locals there."""
+    """A failed Python step's stack has the cell's line and the local variables."""
     execution = await run(python_step("one", "count = 0\nreturn 7 / count"))
 
     error = execution.step("one").error
@@ -78,7 +78,7 @@ async def test_node_error_names_the_cells_line(run: Run) -> None:
     ids=["python", "node"],
 )
 async def test_exit_ends_the_run_as_exited(run: Run, step: Any) -> None:
-    """`return flow.exit()` ends the step at once and the run with it, without an error, and says why."""
+    """`return flow.exit()` ends the step and the run at once, without an error and with the reason."""
     execution = await run(step, python_step("two"))
 
     assert execution.status == "exited"
@@ -96,7 +96,7 @@ async def test_bare_exit_lets_the_step_finish(run: Run) -> None:
 
 
 async def test_disabled_and_pinned_steps_do_not_run(run: Run) -> None:
-    """A disabled step exports nothing; a pinned one exports its pin."""
+    """A disabled step exports nothing; a pinned step exports its pinned values."""
     execution = await run(
         python_step("off", 'raise ValueError("ran")', options="--disabled"),
         python_step("fixed", 'raise ValueError("ran")'),
@@ -109,7 +109,7 @@ async def test_disabled_and_pinned_steps_do_not_run(run: Run) -> None:
 
 
 async def test_one_step_runs_on_earlier_exports(run: Run) -> None:
-    """A chosen step runs alone, with the exports that the steps above made before."""
+    """A selected step runs alone, with earlier exports of the steps above."""
     execution = await run(
         python_step("one", 'raise ValueError("ran")'),
         python_step("two", 'return pd.steps["one"]["$return_value"] + 1'),
@@ -122,7 +122,7 @@ async def test_one_step_runs_on_earlier_exports(run: Run) -> None:
 
 
 async def test_custom_response_is_the_first_one(run: Run) -> None:
-    """With a custom response the caller gets what was responded first."""
+    """The custom response is the first response of a step."""
     workflow = a_workflow(
         python_step("one", 'pd.respond({"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}})'),
         node_step("two", "await $.respond({ status: 500, body: 'late' })"),
@@ -137,7 +137,7 @@ async def test_custom_response_is_the_first_one(run: Run) -> None:
 
 @pytest.mark.parametrize("body", ["return 1", "1 / 0"], ids=["never responded", "failed first"])
 async def test_custom_response_that_never_came_is_400(run: Run, body: str) -> None:
-    """With a custom response promised and none made, the caller gets the platform's 400."""
+    """If no step sends the custom response, the caller gets the platform's 400."""
     execution = await run(a_workflow(python_step("one", body), response="custom"))
 
     assert execution.response is not None
@@ -145,7 +145,7 @@ async def test_custom_response_that_never_came_is_400(run: Run, body: str) -> No
 
 
 async def test_response_in_default_mode_is_null_and_warned_of(run: Run) -> None:
-    """A response that the trigger does not send is said in the step's log."""
+    """A response that the trigger does not send causes a warning in the step's log."""
     execution = await run(python_step("one", 'pd.respond({"status": 200, "body": 1})'))
 
     assert execution.response is None
@@ -153,7 +153,7 @@ async def test_response_in_default_mode_is_null_and_warned_of(run: Run) -> None:
 
 
 async def test_time_out_ends_the_step(run: Run) -> None:
-    """A step that runs longer than its limit fails with `timeout`, and what it exported before is kept."""
+    """A step that exceeds its time limit fails with `timeout`, and its earlier exports are recorded."""
     execution = await run(python_step("one", 'pd.export("a", 1)\nimport time\ntime.sleep(60)', options="--timeout 1"))
 
     step = execution.step("one")
@@ -163,7 +163,7 @@ async def test_time_out_ends_the_step(run: Run) -> None:
 
 
 async def test_an_expression_has_the_time_of_its_step(run: Run) -> None:
-    """An expression without an end is stopped when the step's own limit is reached, and the message says that limit."""
+    """An endless expression is ended at the step's time limit, and the message names the limit."""
     step = node_step("one", "return 1", options='--timeout 1 --prop "n={{(() => { for (;;); })()}}"')
     execution = await run(step)
     error = execution.step("one").error
@@ -181,7 +181,7 @@ async def test_workflow_goes_on_after_bash_exit(run: Run) -> None:
 
 
 async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
-    """A variable that a step reads and nobody has set refuses the run, with the command that sets it."""
+    """A variable that a step reads and that is not set refuses the run, with the command that sets it."""
     execution = await run(python_step("one", 'import os\nreturn os.environ["API_KEY"]'))
 
     assert statuses(execution) == {"one": "not_run"}
@@ -199,14 +199,14 @@ async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
     ids=["python", "node"],
 )
 async def test_step_sees_the_variables_that_it_names(run: Run, step: Any) -> None:
-    """A variable reaches a workflow that names it, redacted in the record; another one does not."""
+    """A workflow gets only the variables that it names; they are redacted in the record."""
     execution = await run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
 
     assert execution.step("one").return_value == ["⟦secret:env/TOKEN⟧", None]
 
 
 async def test_expression_keeps_its_type(run: Run) -> None:
-    """A prop that is one whole expression has the expression's value; in other text it becomes text."""
+    """A prop that is one whole expression keeps the type of its value; inside other text the value becomes text."""
     step = a_step("""
         %%pdstep one --prop n={{steps.trigger.event.body.n}} --prop text="n is {{steps.trigger.event.body.n + 1}}"
         def handler(pd):
@@ -219,7 +219,7 @@ async def test_expression_keeps_its_type(run: Run) -> None:
 
 
 async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None:
-    """An expression that throws fails its step, by name."""
+    """An expression that throws fails its step; the message names prop and expression."""
     step = a_step("""
         %%pdstep one --prop n={{event.nothing.x}}
         def handler(pd):
@@ -242,7 +242,7 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
     ],
 )
 async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str) -> None:
-    """What this version does not run is said before any step, with a way round."""
+    """An unsupported feature refuses the run before its first step, with an alternative."""
     execution = await run(a_step(cell))
 
     assert execution.error is not None
@@ -252,7 +252,7 @@ async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str)
 
 
 async def test_record_in_the_journal_is_the_execution(run: Run, runtime: WorkflowEngine) -> None:
-    """What the journal gives back is what the run returned."""
+    """The journal returns the execution that the run returned."""
     execution = await run(python_step("one", 'print("hi")\nreturn {"a": [1, None, "ü"]}'), node_step("two"))
 
     kept = await runtime.journal.get_execution(execution.id)
@@ -263,7 +263,7 @@ async def test_record_in_the_journal_is_the_execution(run: Run, runtime: Workflo
 
 
 async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: WorkflowEngine) -> None:
-    """A cancelled run returns its execution; the step says so and later steps are skipped."""
+    """A cancelled run returns its execution; the running step has an error and later steps are skipped."""
     request = RunRequest(
         a_workflow(python_step("one", 'import time\nprint("on", flush=True)\ntime.sleep(60)'), python_step("two")),
         an_event(),
@@ -280,7 +280,7 @@ async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: WorkflowEn
 
 
 async def test_growing_record_is_told(runtime: WorkflowEngine) -> None:
-    """While a run goes on its record is told as it grows: first the running step, last the whole."""
+    """`on_change` receives the growing record: first the running step, last the whole run."""
     told: list[Execution] = []
     request = RunRequest(
         a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny"), on_change=told.append
@@ -294,7 +294,7 @@ async def test_growing_record_is_told(runtime: WorkflowEngine) -> None:
 
 
 async def test_print_is_told_while_its_step_goes_on(runtime: WorkflowEngine) -> None:
-    """A step that prints once, right after its start, and then works on has its print in the growing record."""
+    """Output of a step is published while the step still works."""
     printed = asyncio.Event()
 
     def on_change(execution: Execution) -> None:
@@ -332,7 +332,7 @@ async def test_context_has_the_platforms_keys(run: Run) -> None:
     ids=["no handler", "no default export", "reads a step below"],
 )
 async def test_wrong_workflow_is_refused_before_any_step(run: Run, steps: Any, code: str) -> None:
-    """A workflow that cannot run is refused with its own code, and no step starts."""
+    """A wrong workflow is refused with its own error code, and no step starts."""
     execution = await run(*steps)
 
     assert execution.error is not None
@@ -341,7 +341,7 @@ async def test_wrong_workflow_is_refused_before_any_step(run: Run, steps: Any, c
 
 
 async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
-    """A step gets the event's authorization as it is; what it prints and exports of it is recorded as a placeholder."""
+    """A step gets the event's authorization header unchanged; its output and exports are recorded with a placeholder."""
     event = Event({"headers": {"Authorization": "Bearer header-token-0123456789"}})
     code = """def handler(pd):
     value = pd.steps["trigger"]["event"]["headers"]["Authorization"]
@@ -358,7 +358,7 @@ async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
 
 
 async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run, runtime: WorkflowEngine) -> None:
-    """The end of a run is written after its beginning, however soon it comes: the first of a workflow writes that too."""
+    """The end of a run is written after its start, even for a run that is refused at once."""
     refused = [await run(a_workflow(python_step(options="--app slack"), name=f"W{number}")) for number in range(10)]
     kept = [await runtime.journal.get_execution(execution.id) for execution in refused]
 
@@ -366,7 +366,7 @@ async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run
 
 
 async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: Run, runtime: WorkflowEngine) -> None:
-    """A caller is told once that its run is kept, and the first response as the step made it."""
+    """`on_recorded` is called once when the run is on disk, and `on_respond` gets the first response without redaction."""
     told: list[Any] = []
     execution = await run(
         python_step("one", "pd.respond(status=200, body='TOKEN-0123456789')"),
@@ -382,7 +382,7 @@ async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: 
 
 
 async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: WorkflowEngine) -> None:
-    """It runs as any other, and the journal does not know it."""
+    """A run with `keep_in_journal=False` is not in the journal."""
     execution = await run(python_step("one", "return 1"), keep_in_journal=False)
 
     assert execution.step("one").return_value == 1
@@ -390,7 +390,7 @@ async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: WorkflowEngine)
 
 
 async def test_a_step_that_forges_a_reply_fails_the_run(run: Run) -> None:
-    """The run ends with the step's error; the step below is not run."""
+    """A forged reply fails the run with an error of the step; the step below does not run."""
     forged = '1 {"t":"respond","r":{"status":200,"headers":null,"body":null}}\\n'
     execution = await run(python_step("one", f"import os; os.write(4, b'{forged}')"), python_step("two"))
 

@@ -1,4 +1,4 @@
-"""Numbers that JavaScript reads as others are said by the step that exports them."""
+"""Warnings about integers that JavaScript rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GREAT = 2**53 + 1
 
 
 async def said(run: Run, *steps: Step) -> str:
-    """What the first step's record says."""
+    """Return the first step's log."""
     execution = await run(*steps)
     assert execution.status == "success", execution.error
     return "".join(log.text for log in execution.steps[0].logs)
@@ -29,7 +29,7 @@ async def said(run: Run, *steps: Step) -> str:
     ids=["python", "bash"],
 )
 async def test_a_number_that_javascript_rounds_is_named_once(run: Run, step: Step) -> None:
-    """The path, the number and what becomes of it stand in the record of the step that exported it."""
+    """The log of the exporting step has the path, the number and the rounded value, once."""
     text = await said(run, step, node_step("two"))
 
     assert text.count("[pdkernel]") == 1
@@ -38,7 +38,7 @@ async def test_a_number_that_javascript_rounds_is_named_once(run: Run, step: Ste
 
 
 async def test_an_expression_is_javascript_too(run: Run) -> None:
-    """A prop's expression below reads the number, too."""
+    """An expression in a prop below also causes the warning."""
     below = python_step("two", options="--prop 'n={{ steps.one.$return_value }}'")
 
     assert "9007199254740993" in await said(run, python_step("one", f"return {GREAT}"), below)
@@ -54,10 +54,10 @@ async def test_an_expression_is_javascript_too(run: Run) -> None:
     ids=["no JavaScript below", "exact", "JavaScript itself"],
 )
 async def test_what_arrives_as_it_is_is_not_mentioned(run: Run, steps: tuple[Step, ...]) -> None:
-    """Nothing is said of numbers that arrive whole."""
+    """Numbers that JavaScript reads exactly cause no warning."""
     assert await said(run, *steps) == ""
 
 
 async def test_a_number_beyond_every_double_is_infinity(run: Run) -> None:
-    """JavaScript reads a number of 400 digits as Infinity, and that is said."""
+    """JavaScript reads a number of 400 digits as Infinity; the warning says so."""
     assert "read it as Infinity" in await said(run, python_step("one", "return 10**400"), node_step("two"))

@@ -1,4 +1,4 @@
-"""The platform's limits: what is over one fails with its words, what is near one says so."""
+"""The platform's limits: an error above a limit, a warning near it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.engine.conftest import Run
 
 
 def said(execution: Execution, step: str = "code") -> str:
-    """What the step's logs hold."""
+    """Return the step's log."""
     return "".join(log.text for log in execution.step(step).logs)
 
 
 def deep(levels: int) -> str:
-    """A JSON list in lists."""
+    """A JSON list of nested lists."""
     return "[" * levels + "]" * levels
 
 
@@ -41,7 +41,7 @@ def deep(levels: int) -> str:
     ids=["python", "node", "bash"],
 )
 async def test_more_than_six_megabytes_end_the_run(run: Run, step: Step) -> None:
-    """Event, exports and logs count together; the step that goes over fails, its record complete."""
+    """Event, exports and logs count together; the step that exceeds the limit fails with a complete record."""
     execution = await run(
         python_step("one", 'return "y" * 2_000_000'), step, python_step("three"), event=an_event("z" * 500_000)
     )
@@ -56,7 +56,7 @@ async def test_more_than_six_megabytes_end_the_run(run: Run, step: Step) -> None
 
 
 async def test_nearly_six_megabytes_are_said(run: Run) -> None:
-    """A run that is near the limit goes on, and the step says how near."""
+    """A run near the limit goes on, and the step's log has a warning."""
     execution = await run(python_step(body='print("x" * 500_000)\nreturn "y" * 5_000_000'))
 
     assert execution.status == "success"
@@ -64,7 +64,7 @@ async def test_nearly_six_megabytes_are_said(run: Run) -> None:
 
 
 def test_logs_and_letters_count_by_their_bytes() -> None:
-    """A letter of two bytes counts as two, in logs and in exports."""
+    """Logs and exports are counted in bytes of UTF-8."""
     payload = PayloadCounter({})
     error, near = payload.add({"a": "ä" * 1_000_000}, [Log("stdout", "ä" * (MAX_PAYLOAD_BYTES // 2 - 1_000_000))])
 
@@ -82,7 +82,7 @@ def test_logs_and_letters_count_by_their_bytes() -> None:
     ids=["node", "python", "bash"],
 )
 async def test_too_deep_an_export_is_refused(run: Run, step: Step) -> None:
-    """More than 256 levels fail with the platform's words."""
+    """An export of more than 256 levels fails with the platform's message."""
     execution = await run(step)
 
     assert execution.error is not None
@@ -100,12 +100,12 @@ async def test_too_deep_an_export_is_refused(run: Run, step: Step) -> None:
     ids=["node", "python", "bash"],
 )
 async def test_256_levels_are_allowed(run: Run, step: Step) -> None:
-    """The limit itself is not over it, in any language."""
+    """An export of 256 levels is allowed in every language."""
     assert (await run(step)).status == "success"
 
 
 async def test_too_large_a_prop_refuses_the_run(run: Run) -> None:
-    """A static prop holds 64 KB; nothing runs with a larger one."""
+    """A static prop of more than 64 KB refuses the run."""
     step = node_step(props="{ text: 'string' }")
 
     refused = await run(Step("code", "node", step.source, props={"text": "ä" * (MAX_PROP_BYTES // 2 + 1)}))
@@ -118,7 +118,7 @@ async def test_too_large_a_prop_refuses_the_run(run: Run) -> None:
 
 
 async def test_a_time_out_has_the_platforms_word(run: Run) -> None:
-    """A step that runs too long fails with Timeout."""
+    """A step that exceeds its time limit fails with the platform's `Timeout`."""
     execution = await run(python_step(body="while True: pass", options="--timeout 0.3"))
 
     assert execution.error is not None
@@ -138,7 +138,7 @@ async def test_a_time_out_has_the_platforms_word(run: Run) -> None:
     ids=["step", "workflow"],
 )
 async def test_a_time_out_says_where_its_limit_is_set(run: Run, options: str, limit: float, said: str) -> None:
-    """On the step's line or in the workflow's settings, not both."""
+    """The message names the place of the limit: the step's line or the workflow's settings."""
     step = python_step(body="while True: pass", options=options)
 
     execution = await run(a_workflow(step, lambda_timeout=limit))
@@ -148,14 +148,14 @@ async def test_a_time_out_says_where_its_limit_is_set(run: Run, options: str, li
 
 
 def test_a_time_out_by_default_says_whose_default_it_is() -> None:
-    """The trigger's; both ways to set another are named."""
+    """For a default limit the message names the trigger and both settings."""
     step = python_step()
 
     assert suggest_longer_timeout(a_workflow(step), step).startswith("It is the default for the trigger (type: http): ")
 
 
 async def test_a_step_near_its_time_limit_says_so(run: Run) -> None:
-    """The share of the time that was used stands in the step's record; the start of its process is not counted."""
+    """A step near its time limit logs the used share; the start of the worker is not counted."""
     slow = await run(python_step(body="import time\ntime.sleep(0.9)", options="--timeout 1"))
     quick = await run(node_step(body="return 1", options="--timeout 1"))
 
@@ -175,7 +175,7 @@ async def test_a_step_near_its_time_limit_says_so(run: Run) -> None:
     ids=["python", "node", "bash"],
 )
 async def test_more_memory_than_the_workflow_sets_ends_the_step(run: Run, step: Step) -> None:
-    """A step whose processes hold more than settings.memory is ended with the platform's words."""
+    """A step that uses more than settings.memory is ended with the platform's message."""
     execution = await run(a_workflow(step, memory=300))
 
     assert execution.error is not None
@@ -184,7 +184,7 @@ async def test_more_memory_than_the_workflow_sets_ends_the_step(run: Run, step: 
 
 
 async def test_memory_is_looked_at_when_a_short_step_ends(run: Run) -> None:
-    """A step that is over before anybody looked is judged by what it still holds."""
+    """The memory of a short step is measured at its end."""
     step = python_step(body="import sys\nsys.kept = bytearray(400 << 20)")
 
     assert (await run(step)).status == "success"
@@ -195,7 +195,7 @@ async def test_memory_is_looked_at_when_a_short_step_ends(run: Run) -> None:
 
 
 async def test_more_than_the_platforms_default_is_warned_of(run: Run) -> None:
-    """Without a setting nothing is ended, and the step says what the platform would need."""
+    """Without a memory setting the step is not ended; a warning names the platform's default."""
     execution = await run(python_step(body="import sys\nsys.kept = bytearray(400 << 20)"))
 
     assert execution.status == "success"
@@ -214,7 +214,7 @@ async def test_more_than_the_platforms_default_is_warned_of(run: Run) -> None:
     ],
 )
 def test_what_is_near_is_said(outcome: StepOutcome, memory_mb: int | None, words: list[Any]) -> None:
-    """From four fifths of a limit on, a step says how much it used."""
+    """From 80% of a limit on, the step's log has a warning."""
     found = list(warn_near_limits(outcome, timeout_s=10, memory_mb=memory_mb))
 
     assert len(found) == len(words)

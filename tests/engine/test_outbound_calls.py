@@ -1,4 +1,4 @@
-"""Outside calls of whole runs: programs that go around the gateway, and what the record says."""
+"""Outbound calls in whole runs: programs that bypass the gateway, and refused and failed calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AROUND = {
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
 @pytest.mark.parametrize("language", AROUND)
 async def test_a_program_that_goes_around_the_gateway_is_in_the_ledger(run: Run, language: str) -> None:
-    """A child that throws our variables away is led to the gateway in deny, and its step's row says so."""
+    """A program that ignores the proxy variables is redirected to the gateway, and the record has its call."""
     done = await run(AROUND[language])
 
     calls = done.step("call").requests
@@ -39,7 +39,7 @@ async def test_a_program_that_goes_around_the_gateway_is_in_the_ledger(run: Run,
 
 
 async def test_the_record_says_which_guard_was_in_force(run: Run, runtime: WorkflowEngine) -> None:
-    """History names the mode and the guard of a run that was not live."""
+    """The record of a run that was not live has the mode and the guard."""
     done = await run(python_step("one"))
 
     kept = await runtime.journal.get_execution(done.id)
@@ -49,14 +49,14 @@ async def test_the_record_says_which_guard_was_in_force(run: Run, runtime: Workf
 
 
 async def test_a_live_run_has_no_guard(run: Run) -> None:
-    """Where nothing is stopped there is nothing to say."""
+    """The record of a live run has no guard."""
     done = await run(python_step("one"), egress="live")
 
     assert done.outbound_enforcement is None
 
 
 async def test_an_error_made_of_a_refusal_names_what_was_asked_for(run: Run) -> None:
-    """The client's own "403: Forbidden" would be taken for the other side's answer."""
+    """An error after a refused call names the refusal, not only the client's "403: Forbidden"."""
     step = python_step("call", "import urllib.request; urllib.request.urlopen('http://api.example.com/v1/things')")
 
     done = await run(step)
@@ -69,7 +69,7 @@ async def test_an_error_made_of_a_refusal_names_what_was_asked_for(run: Run) -> 
 
 @pytest.mark.parametrize("language", UNREACHABLE)
 async def test_a_host_that_cannot_be_reached_fails_the_step(run: Run, language: str) -> None:
-    """A step that does not catch its client's error fails, and its error and its ledger name the host and the cause."""
+    """A step that does not catch its client's error fails; the error and the call name the host and the cause."""
     done = await run(UNREACHABLE[language], egress="live")
 
     error, (call,) = done.step("call").error, done.step("call").requests
@@ -81,7 +81,7 @@ async def test_a_host_that_cannot_be_reached_fails_the_step(run: Run, language: 
 
 
 async def test_curl_fails_where_a_host_cannot_be_reached(run: Run) -> None:
-    """The exit status of curl is that of a failed connection; as on the platform, that alone does not fail a Bash step."""
+    """Curl exits with the status of a failed connection, which does not fail a Bash step, as on the platform."""
     code = "curl -sS https://nowhere.invalid/things\necho status=$? >> $PIPEDREAM_EXPORTS"
 
     done = await run(bash_step("call", code), egress="live")
@@ -91,7 +91,7 @@ async def test_curl_fails_where_a_host_cannot_be_reached(run: Run) -> None:
 
 
 async def test_a_call_that_fails_and_is_caught_does_not_fail_the_step(run: Run) -> None:
-    """A step may go on without an answer; only the ledger speaks of the call."""
+    """A step that catches the error of a failed call does not fail; the record has the call."""
     code = """
 import urllib.request
 try:
@@ -107,7 +107,7 @@ except urllib.error.URLError as error:
 
 
 async def test_an_error_after_a_failed_call_of_an_earlier_step_is_its_own(run: Run) -> None:
-    """What is said of a failed call stands with the step that made it."""
+    """An error after a failed call of an earlier step does not name that call."""
     caught = (
         "import urllib.request\ntry:\n    urllib.request.urlopen('http://nowhere.invalid/')\nexcept OSError:\n    pass"
     )

@@ -1,4 +1,4 @@
-"""What becomes of a run whose Python steps import packages, and of steps with `--debug` outside a notebook."""
+"""Python packages of steps in whole runs, and steps with `--debug` outside a notebook."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def importing(module: str, name: str = "code", *, above: str = "") -> Step:
 
 
 async def test_all_python_steps_share_one_environment(run: Run, wheels: WheelFolder) -> None:
-    """What any step adds is there for all, in one version; the log of the first says what was installed, once."""
+    """All Python steps get each package in one version; the first step's log names installed packages, once."""
     wheels.publish("tiny", "1.0")
     wheels.publish("tiny", "2.0")
     steps = importing("tiny", "one"), importing("tiny", "two", above="# pipedream add-package tiny==1.0")
@@ -48,7 +48,7 @@ async def test_all_python_steps_share_one_environment(run: Run, wheels: WheelFol
 
 
 async def test_only_the_step_whose_package_cannot_be_had_fails(run: Run, wheels: WheelFolder) -> None:
-    """It fails at its place; the steps above it have run, with their packages."""
+    """A step whose package cannot be installed fails; the steps above it run."""
     wheels.publish("tiny")
 
     execution = await run(importing("tiny", "one"), importing("nosuch", "two"), python_step("three"))
@@ -60,7 +60,7 @@ async def test_only_the_step_whose_package_cannot_be_had_fails(run: Run, wheels:
 
 
 async def test_each_step_that_lacks_a_package_names_its_own_line(run: Run) -> None:
-    """The import's, or that of the comment which adds it; other packages' lines are not named."""
+    """Each step with a missing package has the line of its own import or comment."""
     imports = a_step("%%pdstep code\nimport json\n\ndef handler(pd):\n    import nosuch.part\n")
     adds = a_step("# why\n%%pdstep code\n\n# pipedream add-package nosuch==1.0\ndef handler(pd):\n    pass\n")
 
@@ -72,7 +72,7 @@ async def test_each_step_that_lacks_a_package_names_its_own_line(run: Run) -> No
 
 
 async def test_a_guarded_import_that_cannot_be_had_fails_nothing(run: Run) -> None:
-    """The code's own way out is taken."""
+    """A failed package of a guarded import fails nothing."""
     step = a_step(
         "%%pdstep code\ntry:\n    import nosuch\nexcept ImportError:\n    nosuch = None\n"
         "def handler(pd):\n    return nosuch is None\n"
@@ -82,7 +82,7 @@ async def test_a_guarded_import_that_cannot_be_had_fails_nothing(run: Run) -> No
 
 
 async def test_where_nothing_may_be_installed_the_run_is_refused(run: Run, wheels: WheelFolder) -> None:
-    """Before any step, by name; a step that does not run may lack what it needs."""
+    """Without permission to install, a missing package refuses the run by name; steps that do not run do not count."""
     wheels.publish("tiny")
     steps = python_step("one"), importing("tiny", "two")
 
@@ -95,7 +95,7 @@ async def test_where_nothing_may_be_installed_the_run_is_refused(run: Run, wheel
 
 
 async def test_two_steps_that_pin_different_versions_are_told(run: Run, wheels: WheelFolder) -> None:
-    """The second of them fails, and names the first."""
+    """Of two steps that pin different versions the second fails, and its error names the first."""
     wheels.publish("tiny", "1.0")
     steps = [importing("tiny", name, above=f"# pipedream add-package tiny=={at}") for name, at in (("a", 1), ("b", 2))]
     wheels.publish("tiny", "1")
@@ -108,7 +108,7 @@ async def test_two_steps_that_pin_different_versions_are_told(run: Run, wheels: 
 
 
 async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelFolder, tmp_path: Path) -> None:
-    """The registry's package of that name is somebody else's: nothing is installed."""
+    """A file beside the workflow is not installed from the registry as a package."""
     wheels.publish("helpers")
     (tmp_path / "helpers.py").write_text("VERSION = 'mine'\n", encoding="utf-8")
 
@@ -119,7 +119,7 @@ async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelF
 
 
 async def test_a_comment_that_does_not_name_a_package_refuses_the_run(run: Run) -> None:
-    """A wheel in the current folder is not installed: the run is refused, with the step and the comment's own line."""
+    """A wheel in the current folder is not installed: the run is refused with the step and the comment's line."""
     execution = await run(
         a_step("%%pdstep code\n# pipedream add-package tiny-1.0-py3-none-any.whl\ndef handler(pd):\n    return 1\n")
     )
@@ -130,7 +130,7 @@ async def test_a_comment_that_does_not_name_a_package_refuses_the_run(run: Run) 
 
 
 async def test_the_packages_of_the_environment_that_runs_us_are_not_seen(run: Run) -> None:
-    """Neither by the step nor by a Python that it starts."""
+    """Neither a step nor a Python process that it starts sees the packages of pdkernel's own environment."""
     body = """
         import importlib.util, subprocess, sys
         there = subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode == 0
@@ -141,7 +141,7 @@ async def test_the_packages_of_the_environment_that_runs_us_are_not_seen(run: Ru
 
 
 async def test_debug_outside_a_notebook_runs_the_step_like_any_other(run: Run) -> None:
-    """With a warning, and with outside calls treated as ever."""
+    """The step's log has a warning, and the outbound policy applies."""
     execution = await run(python_step(options="--debug"))
 
     assert execution.step("code").return_value == 1

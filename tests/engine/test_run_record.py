@@ -1,4 +1,4 @@
-"""What the journal holds of an event whose body holds a token of the run's account."""
+"""Credentials of the run's account in the event's body, in the journal."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Connect = Callable[..., str]
 
 
 def shown(account: str) -> dict[str, str]:
-    """The body with the placeholder of the token of *account*."""
+    """The body with the placeholder for the token of *account*."""
     return {"said": SHOWN["said"].format(account)}
 
 
 class Disk:
-    """Looks at the project's database files, the write-ahead log included."""
+    """Reads the project's database files, including the write-ahead log."""
 
     def __init__(self, path: Path, copies: Path) -> None:
         self.path = path
         self.copies = copies
 
     def read(self) -> bytes:
-        """All their bytes."""
+        """Return the bytes of all files."""
         return b"".join(file.read_bytes() for file in sorted(self.path.parent.glob(f"{self.path.name}*")))
 
     def copy(self) -> Path:
-        """A copy of them: what a crash at this moment leaves."""
+        """Return a copy of the files: the state after a crash at this moment."""
         shutil.copytree(self.path.parent, self.copies, ignore=lambda _, names: [n for n in names if "project" not in n])
         return self.copies / self.path.name
 
@@ -55,14 +55,14 @@ def disk(project: Project, tmp_path: Path) -> Disk:
 
 
 async def kept(runtime: WorkflowEngine, run_id: str) -> Execution:
-    """The run as the journal has it."""
+    """Return the run from the journal."""
     found = await runtime.journal.get_execution(run_id)
     assert found is not None
     return found
 
 
 def when_it_waits(act: Callable[[], Any]) -> Callable[[Execution], None]:
-    """Do *act* once, when a step has printed something."""
+    """Do *act* once, when a step has printed output."""
     left = [act]
 
     def on_change(execution: Execution) -> None:
@@ -84,7 +84,7 @@ def when_it_waits(act: Callable[[], Any]) -> Callable[[Execution], None]:
 async def test_token_in_an_event_is_never_in_the_database(
     run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk, steps: list[Any]
 ) -> None:
-    """The token is in no file while a step runs, nor after the run; the event is shown with its placeholder."""
+    """No file contains the token during or after the run; the event is shown with a placeholder."""
     account = connect("ada", TOKEN)
     during: list[bytes] = []
 
@@ -104,7 +104,7 @@ async def test_token_in_an_event_is_never_in_the_database(
 
 
 async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: Disk) -> None:
-    """A journal that was left while the first step ran says that the event is sealed, and does not show it."""
+    """After a crash during the first step, the journal has the event encrypted and does not show it."""
     connect("ada", TOKEN)
     copies: list[Path] = []
     execution = await run(
@@ -125,7 +125,7 @@ async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: D
 
 
 async def test_event_is_shown_from_the_first_finished_step_on(run: Run, connect: Connect, disk: Disk) -> None:
-    """While the second step runs, the event is in the journal with its placeholder."""
+    """During the second step, the journal has the event with a placeholder."""
     account = connect("ada", TOKEN)
     copies: list[Path] = []
     execution = await run(
@@ -145,7 +145,7 @@ async def test_event_is_shown_from_the_first_finished_step_on(run: Run, connect:
 
 
 async def test_event_of_a_paused_run_is_shown(run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk) -> None:
-    """A run that pauses in its first step has its event in the journal with the placeholder."""
+    """A run paused in its first step has its event with a placeholder in the journal."""
     account = connect("ada", TOKEN)
     step = node_step("one", "$.flow.delay(60_000)", props='{ slack: { type: "app", app: "slack" } }')
 
@@ -164,7 +164,7 @@ async def test_event_of_a_paused_run_is_shown(run: Run, runtime: WorkflowEngine,
 async def test_event_of_a_run_that_look_up_refuses_is_redacted(
     run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk, options: str, user: str | None
 ) -> None:
-    """A run that is refused for its accounts has the tokens of those that exist redacted."""
+    """A run refused by the lookup has the tokens of existing accounts redacted."""
     account = connect("ada", TOKEN)
     step = python_step("one", options=options.replace("OWN", account))
 
@@ -179,7 +179,7 @@ async def test_event_of_a_run_that_look_up_refuses_is_redacted(
 async def test_event_of_a_run_refused_before_the_look_up_stays_sealed(
     run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk
 ) -> None:
-    """Where the accounts were not looked up, the journal does not show the event."""
+    """If the accounts were not looked up, the journal does not show the event."""
     connect("ada", TOKEN)
     step = python_step("one", "# pipedream add-package no==\nreturn 1", options="--app slack --prop x={{nothing")
 
@@ -193,7 +193,7 @@ async def test_event_of_a_run_refused_before_the_look_up_stays_sealed(
 
 
 async def test_event_of_a_workflow_without_apps_is_not_sealed(run: Run, disk: Disk) -> None:
-    """Where no account can be used, the event is in the journal from the start."""
+    """If the workflow uses no account, the event is in the journal from the start, not encrypted."""
     during: list[bytes] = []
 
     await run(

@@ -1,4 +1,4 @@
-"""What becomes of a run whose steps import packages."""
+"""Runs with steps that import packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def registry() -> Iterator[NpmRegistry]:
 async def runtime(
     project: Project, directory: LocalDirectory, registry: NpmRegistry, tmp_path: Path
 ) -> AsyncIterator[WorkflowEngine]:
-    """A running engine that installs from the registry."""
+    """An engine that installs from the registry."""
     async with await WorkflowEngine.start(project, directory, environ=registry.environ(tmp_path / "home")) as started:
         yield started
 
@@ -43,12 +43,12 @@ def importing(*specifiers: str, name: str = "code") -> Step:
 
 
 def logged(execution: Execution, step: str) -> str:
-    """What stands in *step*'s logs."""
+    """Return the log of *step*."""
     return "".join(log.text for log in execution.step(step).logs)
 
 
 async def test_packages_are_installed_for_the_first_run(run: Run, registry: NpmRegistry, tmp_path: Path) -> None:
-    """The step's log says so, once; the lock file stands beside the project."""
+    """The step's log names the installed packages once; the lock file is beside the project's folder."""
     registry.publish("tiny", "1.0.0")
     step = importing("tiny")
 
@@ -61,7 +61,7 @@ async def test_packages_are_installed_for_the_first_run(run: Run, registry: NpmR
 
 
 async def test_two_versions_in_one_workflow(run: Run, registry: NpmRegistry) -> None:
-    """In two steps, and in one."""
+    """Two versions of a package work in two steps and in one step."""
     for version in ("1.0.0", "2.0.0"):
         registry.publish("tiny", version)
 
@@ -77,7 +77,7 @@ async def test_two_versions_in_one_workflow(run: Run, registry: NpmRegistry) -> 
 
 
 async def test_a_package_that_cannot_be_installed_fails_its_step(run: Run, registry: NpmRegistry) -> None:
-    """The steps above it run, and the error has the line of the cell."""
+    """A package that cannot be installed fails its step at the cell's line; the steps above it run."""
     registry.publish("tiny", "1.0.0")
 
     execution = await run(python_step("above"), importing("tiny", "nowhere@^2", name="code"), python_step("below"))
@@ -90,7 +90,7 @@ async def test_a_package_that_cannot_be_installed_fails_its_step(run: Run, regis
 
 
 async def test_a_step_is_not_hindered_by_another_ones_package(run: Run, registry: NpmRegistry) -> None:
-    """Each step has its own."""
+    """Each step has its own packages."""
     registry.publish("tiny", "1.0.0")
 
     execution = await run(importing("tiny", name="one"), importing("tiny", "nowhere", name="two"))
@@ -99,7 +99,7 @@ async def test_a_step_is_not_hindered_by_another_ones_package(run: Run, registry
 
 
 async def test_no_install_refuses_before_any_step(run: Run, registry: NpmRegistry) -> None:
-    """Every missing package is named, with the command."""
+    """Without permission to install, the run is refused with every missing package and the command."""
     registry.publish("here", "1.0.0")
     await run(importing("here"))
 
@@ -122,7 +122,7 @@ async def test_no_install_refuses_before_any_step(run: Run, registry: NpmRegistr
 
 
 async def test_only_steps_that_run_need_their_packages(run: Run, registry: NpmRegistry) -> None:
-    """Nobody is asked for a package of a step that is pinned, disabled or not chosen."""
+    """Pinned, disabled and unselected steps need no packages."""
     disabled = a_step("%%pdstep three --lang node --disabled\nimport 'nowhere3';\nexport default { run() {} }")
 
     execution = await run(
@@ -140,7 +140,7 @@ async def test_only_steps_that_run_need_their_packages(run: Run, registry: NpmRe
 
 
 async def test_packages_beside_the_notebook_are_not_installed(run: Run, registry: NpmRegistry, tmp_path: Path) -> None:
-    """A bare import without a version is taken from the person's own node_modules, a version never."""
+    """An import without a version uses the node_modules beside the notebook; an import with a version does not."""
     registry.publish("tiny", "1.0.0")
     own = tmp_path / "node_modules" / "tiny"
     own.mkdir(parents=True)
@@ -155,7 +155,7 @@ async def test_packages_beside_the_notebook_are_not_installed(run: Run, registry
 
 
 async def test_progress_is_told_while_it_goes_on(run: Run, registry: NpmRegistry) -> None:
-    """As lines for a terminal, and in the growing record at the step that waits."""
+    """Progress is reported as lines and in the growing record of the step that waits."""
     registry.publish("tiny", "1.0.0")
     lines: list[str] = []
     seen: list[str] = []
@@ -173,7 +173,7 @@ async def test_progress_is_told_while_it_goes_on(run: Run, registry: NpmRegistry
 
 
 async def test_a_run_is_cancelled_while_it_installs(runtime: WorkflowEngine, run: Run, registry: NpmRegistry) -> None:
-    """No step has run, and the record says that it was cancelled."""
+    """A run that is cancelled during the installation has run no step and is recorded as cancelled."""
     registry.publish("tiny", "1.0.0")
     registry.gate.clear()
     task = asyncio.ensure_future(run(importing("tiny")))
@@ -188,7 +188,7 @@ async def test_a_run_is_cancelled_while_it_installs(runtime: WorkflowEngine, run
 
 
 async def test_a_lock_file_that_cannot_be_read_refuses_the_run(run: Run, tmp_path: Path) -> None:
-    """It is left as it is."""
+    """An unreadable lock file refuses the run and is not changed."""
     (tmp_path / NPM_LOCK_NAME).write_text("<<<<<<< HEAD")
 
     execution = await run(importing("tiny"))
@@ -201,7 +201,7 @@ async def test_a_lock_file_that_cannot_be_read_refuses_the_run(run: Run, tmp_pat
 async def test_an_app_prop_from_a_package_is_the_external_users(
     run: Run, registry: NpmRegistry, connect: Callable[..., str]
 ) -> None:
-    """What a step declares is known only with its packages."""
+    """App props that a package declares are found after its installation."""
     registry.publish("apps", "1.0.0", {"index.js": "module.exports = { type: 'app', app: 'slack' }"}, main="index.js")
     connect()
     step = a_step(
@@ -216,7 +216,7 @@ async def test_an_app_prop_from_a_package_is_the_external_users(
 
 
 def test_workflows_without_packages_pay_nothing(tmp_path: Path) -> None:
-    """Nothing is installed: Node.js gets no folder, Python a bare environment that all such workflows share."""
+    """Without packages nothing is installed: Node.js gets no folder, Python a shared empty environment."""
     from pdkernel.engine.step_packages import StepPackages
 
     with Project.open(tmp_path / ".pdkernel") as project:

@@ -1,4 +1,4 @@
-"""What the record of one step holds of secrets."""
+"""Redaction in the record of one step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENCODED = TOKEN.encode().hex()
 
 @pytest.fixture
 async def recorder() -> StepRecorder:
-    """The recorder of a step whose run has one token and a short secret."""
+    """The recorder of a step whose run has a token and a short secret."""
     return StepRecorder(
         "code",
         redactor=Redactor([Secret(REF, TOKEN), Secret("bank/apn_2/pin", "4711")]),
@@ -31,7 +31,7 @@ async def recorder() -> StepRecorder:
 
 
 async def test_name_of_an_export_is_redacted(recorder: StepRecorder) -> None:
-    """An export that is named like a token has a placeholder as its name, while the step runs and when it has ended."""
+    """An export with a token as its name has a placeholder as its name, in the growing and in the final record."""
     recorder.export(TOKEN, 1)
     before = recorder.snapshot()
 
@@ -41,14 +41,14 @@ async def test_name_of_an_export_is_redacted(recorder: StepRecorder) -> None:
 
 
 async def test_short_secret_is_hidden_in_the_export_of_its_name(recorder: StepRecorder) -> None:
-    """An export is a key of its value: a short secret is hidden under the name of its own field."""
+    """A short secret is redacted in the export with the name of the secret."""
     result = recorder.finish("success", exports={"pin": "4711", "count": "4711"})
 
     assert result.exports == {"pin": "⟦secret:bank/apn_2/pin⟧", "count": "4711"}
 
 
 async def test_name_of_an_error_is_redacted(recorder: StepRecorder) -> None:
-    """An error whose class is named like a token has a placeholder in its name."""
+    """An error with a token as its class name has a placeholder as its name."""
     result = recorder.finish("error", exports={}, error=StepError("No.", name=f"Error of {TOKEN}"))
 
     assert result.error is not None
@@ -59,7 +59,7 @@ async def test_name_of_an_error_is_redacted(recorder: StepRecorder) -> None:
 async def test_part_of_a_secret_at_the_end_of_a_shortened_local_is_left_out(
     recorder: StepRecorder, length: int
 ) -> None:
-    """Wherever a runtime cuts a local, no part of an encoded token stays before the cut."""
+    """No part of an encoded token stays at the end of a shortened local variable."""
     stack = f"      whole = {ENCODED}, half = {ENCODED[:length]}{SHORTENED}\n      n = 1\nValueError: {TOKEN}"
 
     result = recorder.finish("error", exports={}, error=StepError("No.", name="ValueError", stack=stack))
@@ -71,7 +71,7 @@ async def test_part_of_a_secret_at_the_end_of_a_shortened_local_is_left_out(
 
 
 async def test_dots_in_the_middle_of_a_line_shorten_nothing(recorder: StepRecorder) -> None:
-    """Only a line's last character says that the line was shortened."""
+    """Only a mark at the end of a line means that the line was shortened."""
     stack = f"ValueError: waiting for x{SHORTENED} of y"
 
     result = recorder.finish("error", exports={}, error=StepError("No.", name="ValueError", stack=stack))

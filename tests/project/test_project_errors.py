@@ -237,10 +237,7 @@ def test_newer_database(existing: Path) -> None:
 
     error = refusal(existing)
 
-    assert (
-        f"was written by a newer pdkernel: its tables have version 99, and this pdkernel supports {SCHEMA_VERSION}"
-        in error.message
-    )
+    assert f"was written by a newer pdkernel (tables of version 99, this one knows {SCHEMA_VERSION})" in error.message
     assert error.fix == "Upgrade: pip install --upgrade pdkernel"
 
 

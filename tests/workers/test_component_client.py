@@ -301,7 +301,7 @@ async def test_pages_of_options_hand_their_context_on(bench: Bench, write: Write
     assert first.empty_reason is None
 
 
-WITHOUT = "You can type a text or an expression instead."
+WITHOUT = "A text or an expression can be given without."
 TEAM = '{ type: "string", label: "The team" }'
 
 

@@ -1,4 +1,4 @@
-"""Journals of both kinds, by one fixture: each call of it is one more executor on the same record."""
+"""Fixtures for both kinds of journal; each call opens one more executor on the same record."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def new_run(run_id: str = "run", *, version: int = 1, queue: str | None = None, 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A clock that a test moves."""
+    """A clock that the test moves."""
     return ManualClock()
 
 
 @pytest.fixture(params=["sqlite", "memory"])
 async def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Open]:
-    """Opens one more executor's journal; all of them are closed at the end."""
+    """Opens the journal of one more executor; all are closed after the test."""
     opened: list[Journal] = []
     store, ids = MemoryTables(), SequentialIds()
 
@@ -59,7 +59,7 @@ async def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: Ma
 
 @pytest.fixture
 async def journal(open_journal: Open) -> Journal:
-    """One executor's journal, with `WORKFLOW` deployed."""
+    """The journal of one executor, with `WORKFLOW` deployed."""
     journal = open_journal()
     await journal.deploy_definition(WORKFLOW)
     return journal

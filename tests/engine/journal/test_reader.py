@@ -1,4 +1,4 @@
-"""What was written, read as executions: on both journals."""
+"""Executions read from both kinds of journal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def ids(journal: Journal, **query: object) -> list[str]:
 
 
 async def test_execution_is_what_was_written(journal: Journal, clock: ManualClock) -> None:
-    """An execution read back is complete: event, context, steps in order, response, error, times."""
+    """An execution read from the journal is complete: event, context, steps in order, response, error, times."""
     run = NewRun(
         "run", "trace", "Greet", 1, encode_event({"body": 1}, {"id": "x"}, replay_of="first"), "ada", "production"
     )
@@ -66,7 +66,7 @@ async def test_execution_is_what_was_written(journal: Journal, clock: ManualCloc
 
 @pytest.mark.parametrize("write", ["append", "finish", "park"])
 async def test_sealed_event_is_shown_when_a_write_replaces_it(journal: Journal, write: str) -> None:
-    """A sealed event is not shown, and says so in JSON too, until a step, a pause or the end brings the event."""
+    """An encrypted event is marked as sealed until a step, a pause or the end replaces it."""
     await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {"id": "x"})))
     sealed = await journal.get_execution("run")
     event = encode_event({"body": "shown"}, {"id": "x"})
@@ -87,7 +87,7 @@ async def test_sealed_event_is_shown_when_a_write_replaces_it(journal: Journal, 
 
 
 async def test_write_without_an_event_keeps_the_sealed_one(journal: Journal) -> None:
-    """A run that ends before its accounts are known keeps its event sealed."""
+    """A run that ends before its accounts are resolved still has its encrypted event."""
     await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {})))
 
     await journal.append_step("run", 0, "one", encode_step(ONE))
@@ -99,7 +99,7 @@ async def test_write_without_an_event_keeps_the_sealed_one(journal: Journal) -> 
 
 
 async def test_execution_survives_json(journal: Journal) -> None:
-    """An execution read back is the same after its JSON form."""
+    """An execution read from the journal equals the execution read from its JSON."""
     await journal.accept_run(new_run())
     await journal.append_step("run", 0, "one", encode_step(ONE))
 
@@ -110,7 +110,7 @@ async def test_execution_survives_json(journal: Journal) -> None:
 
 
 async def test_unfinished_run_is_readable(journal: Journal) -> None:
-    """A run in the middle shows the steps that are done and that the others have not run."""
+    """An unfinished run shows finished steps, and the others as not run."""
     await journal.accept_run(new_run())
     await journal.append_step("run", 0, "one", encode_step(ONE))
 
@@ -126,7 +126,7 @@ async def test_unfinished_run_is_readable(journal: Journal) -> None:
 
 
 async def test_steps_without_a_row_say_what_became_of_them(journal: Journal) -> None:
-    """The end of a run says what became of steps that were not run."""
+    """The end of a run stores the status of steps without a row."""
     await journal.accept_run(new_run())
     await journal.append_step("run", 0, "one", encode_step(ONE))
     await journal.finish("run", "exited", encode_output(steps={"two": "skipped"}))
@@ -138,7 +138,7 @@ async def test_steps_without_a_row_say_what_became_of_them(journal: Journal) -> 
 
 
 async def test_step_that_the_definition_lacks_is_kept(journal: Journal) -> None:
-    """A row of a step that no definition names is shown after the others."""
+    """A row of a step that the definition does not have is shown after the others."""
     await journal.accept_run(new_run(version=99))
     await journal.append_step("run", 0, "one", encode_step(ONE))
 
@@ -149,7 +149,7 @@ async def test_step_that_the_definition_lacks_is_kept(journal: Journal) -> None:
 
 
 async def test_newest_first(journal: Journal, clock: ManualClock) -> None:
-    """Executions are listed newest first, those of one instant by id, across workflows."""
+    """Executions are sorted newest first, those of one instant by id, across workflows."""
     await journal.deploy_definition(type(WORKFLOW)("Other"))
     for run_id, workflow, wait in (("a", "Greet", 1), ("c", "Other", 0), ("b", "Greet", 0), ("d", "Greet", 1)):
         clock.advance(wait)
@@ -161,7 +161,7 @@ async def test_newest_first(journal: Journal, clock: ManualClock) -> None:
 
 
 async def test_pages_go_by_key(journal: Journal, clock: ManualClock) -> None:
-    """The next page begins below the last execution of the page before, also when new ones came since."""
+    """The next page begins below the last execution of the previous page, even if new runs were added."""
     for number in range(5):
         await journal.accept_run(new_run(f"run{number}"))
         clock.advance(number % 2)
@@ -176,7 +176,7 @@ async def test_pages_go_by_key(journal: Journal, clock: ManualClock) -> None:
 
 
 async def test_filters(journal: Journal, clock: ManualClock) -> None:
-    """Executions are picked by user, environment, status and time of start."""
+    """Executions are filtered by user, environment, status and start time."""
     start = clock.now()
     await journal.accept_run(new_run("a", external_user="ada"))
     clock.advance(10)
@@ -194,7 +194,7 @@ async def test_filters(journal: Journal, clock: ManualClock) -> None:
 
 
 async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
-    """A status that an execution shows is the one that finds it."""
+    """Every status of an execution is found by a query for that status."""
     await journal.accept_run(new_run("queued", queue="q"))
     for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
         await journal.accept_run(new_run(run_id))
@@ -212,7 +212,7 @@ async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
 @settings(deadline=None)
 @given(st.recursive(st.text(st.characters(exclude_categories=())), lambda inner: st.lists(inner, max_size=3)))
 def test_any_json_text_can_be_stored(value: object) -> None:
-    """JSON text made safe for a database encodes as UTF-8, holds no NUL and means the same."""
+    """Escaped JSON text encodes as UTF-8, has no NUL and has the same meaning."""
     import json
 
     raw = json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What only the journal on SQLite promises: grouped commits, real files, several processes, crashes."""
+"""The SQLite journal: grouped commits, files, several processes, crashes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ asyncio.run(main())
 
 
 def writing_thread(journal: SqliteJournal) -> asyncio.Future[str]:
-    """The name of the thread that writes, if it is asked now."""
+    """Return the name of the thread that writes now."""
     return journal._writer.write(lambda _: threading.current_thread().name)
 
 
@@ -65,7 +65,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
-    """A journal on that file."""
+    """A journal in that file."""
     journal = SqliteJournal.open(path)
     yield journal
     await journal.close()
@@ -73,25 +73,25 @@ async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
 
 @pytest.fixture
 async def prompt_journal(path: Path) -> AsyncIterator[SqliteJournal]:
-    """A journal on that file that takes any disk for a quick one."""
+    """A journal in that file that treats every disk as fast."""
     journal = SqliteJournal.open(path, max_inline_commit_s=math.inf)
     yield journal
     await journal.close()
 
 
 def writer(path: Path, name: str, steps: int) -> subprocess.Popen[str]:
-    """A real process that appends *steps* to each of four runs, and prints what was acknowledged."""
+    """A process that appends *steps* to each of four runs, and prints acknowledged steps."""
     return subprocess.Popen([sys.executable, "-c", WRITER, path, name, str(steps)], stdout=subprocess.PIPE, text=True)
 
 
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    """What *query* finds in the file."""
+    """Return the rows of *query* in the file."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
 
 
 def test_tables_compile_for_postgres() -> None:
-    """Every table and index can be written in Postgres's words, partial indexes included."""
+    """Every table and index compiles for Postgres, including partial indexes."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 
     tables = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables}
@@ -127,7 +127,7 @@ def test_tables_compile_for_postgres() -> None:
     ],
 )
 async def test_statements_use_their_index(journal: SqliteJournal, path: Path, query: str, plan: str) -> None:
-    """Each kind of look-up is a search of the index that was made for it."""
+    """Each query uses its index."""
     assert await journal.heartbeat()
 
     steps = [str(row[3]) for row in rows(path, f"explain query plan {query}")]
@@ -137,7 +137,7 @@ async def test_statements_use_their_index(journal: SqliteJournal, path: Path, qu
 
 
 async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
-    """The journal's tables stand in the project's own database, and both write to it."""
+    """The journal's tables are in the project's database, and both write to the file."""
     with Project.open(tmp_path / ".pdkernel") as project:
         assert project.sqlite_path is not None
         journal = SqliteJournal.open(project.sqlite_path)
@@ -155,7 +155,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
 
 
 async def test_step_of_a_lone_run_is_on_disk_when_it_is_handed_in(prompt_journal: SqliteJournal, path: Path) -> None:
-    """With no other run under way a step's row is written at once: nothing is gained by waiting for a thread."""
+    """The row of a step is committed at once if no other run is active."""
     await prompt_journal.accept_run(new_run())
 
     answer = prompt_journal.append_step("run", 0, "one", STEP)
@@ -165,7 +165,7 @@ async def test_step_of_a_lone_run_is_on_disk_when_it_is_handed_in(prompt_journal
 
 
 async def test_step_of_one_run_of_several_is_written_beside_them(prompt_journal: SqliteJournal, path: Path) -> None:
-    """With another run under way a step's row goes through the thread, so that commits are shared."""
+    """With another active run the row of a step goes through the thread, so that runs share commits."""
     await prompt_journal.accept_run(new_run())
     await prompt_journal.accept_run(new_run("other"))
 
@@ -177,7 +177,7 @@ async def test_step_of_one_run_of_several_is_written_beside_them(prompt_journal:
 
 
 async def test_other_process_that_writes_does_not_hold_up_the_loop(prompt_journal: SqliteJournal, path: Path) -> None:
-    """A lone run's step waits for another writer in the thread, not in the event loop."""
+    """A step of a lone run waits in the thread for a writing process, not in the event loop."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
         other.execute("begin immediate")
@@ -190,7 +190,7 @@ async def test_other_process_that_writes_does_not_hold_up_the_loop(prompt_journa
 
 
 async def test_write_that_fails_at_once_fails_its_caller_alone(prompt_journal: SqliteJournal, path: Path) -> None:
-    """A lone run's step that cannot be written raises where it is awaited, and the journal goes on."""
+    """A failed write of a lone run raises in its caller, and the journal goes on."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
         other.execute("alter table steps rename to elsewhere")
@@ -202,7 +202,7 @@ async def test_write_that_fails_at_once_fails_its_caller_alone(prompt_journal: S
 
 
 async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) -> None:
-    """A hundred runs accepted at once take far fewer commits than a hundred, and every one is answered."""
+    """A hundred runs accepted at once take far fewer than a hundred commits, and every call gets its result."""
     before = journal.commits
 
     answers = await asyncio.gather(*(journal.accept_run(new_run(f"run{number}")) for number in range(100)))
@@ -212,7 +212,7 @@ async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) 
 
 
 async def test_loop_commits_what_was_asked_for_in_one_turn(prompt_journal: SqliteJournal) -> None:
-    """On a quick disk the writes of one turn of the loop are one commit, made in its own thread."""
+    """On a fast disk, the writes of one loop iteration are one commit in the loop's thread."""
     before = prompt_journal.commits
 
     where = await asyncio.gather(*(writing_thread(prompt_journal) for _ in range(20)))
@@ -222,7 +222,7 @@ async def test_loop_commits_what_was_asked_for_in_one_turn(prompt_journal: Sqlit
 
 
 async def test_slow_disk_is_waited_for_in_the_thread(path: Path) -> None:
-    """Where commits hold up the loop for longer than they may, the next ones are made in the journal's thread."""
+    """After slow commits the journal's thread commits."""
     journal = SqliteJournal.open(path, max_inline_commit_s=1e-9)
 
     where = [await writing_thread(journal) for _ in range(3)]
@@ -232,7 +232,7 @@ async def test_slow_disk_is_waited_for_in_the_thread(path: Path) -> None:
 
 
 async def test_closing_keeps_what_this_turn_asked_for(path: Path) -> None:
-    """A write that the loop has not come to yet is committed before the file is given up."""
+    """A pending write of the loop is committed before the file is closed."""
     journal = SqliteJournal.open(path, max_inline_commit_s=math.inf)
     accepting = asyncio.ensure_future(journal.accept_run(new_run()))
     await asyncio.sleep(0)
@@ -244,7 +244,7 @@ async def test_closing_keeps_what_this_turn_asked_for(path: Path) -> None:
 
 
 async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, path: Path) -> None:
-    """Of a batch with good rows, a wrong fence, a repeat, an unknown run and a row no database takes, the good stay."""
+    """In a batch with valid rows, a wrong fence, a repeat, an unknown run and an invalid row, the valid rows are committed."""
     for number in range(20):
         await journal.accept_run(new_run(f"run{number}"))
 
@@ -263,7 +263,7 @@ async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, 
 
 
 async def test_failed_write_of_several_statements_is_undone_alone(journal: SqliteJournal, path: Path) -> None:
-    """A pause whose wait cannot be written leaves the run as it was, and the rest of the batch stands."""
+    """A pause whose wait cannot be written leaves the run unchanged, and the rest of the batch is committed."""
     for run_id in ("bad", "good"):
         await journal.accept_run(new_run(run_id))
 
@@ -278,7 +278,7 @@ async def test_failed_write_of_several_statements_is_undone_alone(journal: Sqlit
 
 
 async def test_odd_text_is_recorded(journal: SqliteJournal) -> None:
-    """NUL and lone surrogates, in JSON or in a name, are recorded and do not stop the writer."""
+    """NUL and lone surrogates in JSON or in a name are recorded and do not stop the writer."""
     await journal.deploy_definition(WORKFLOW)
     run = NewRun("run", "trace", "Greet", 1, '{"event":{"body":"a\ud800\0"},"context":{}}', "ada\udfff\0")
     assert await journal.accept_run(run)
@@ -296,7 +296,7 @@ async def test_odd_text_is_recorded(journal: SqliteJournal) -> None:
 
 
 async def test_any_loop_may_write(journal: SqliteJournal) -> None:
-    """One journal answers callers of several event loops, each on its own."""
+    """Callers of several event loops each get results on their own loop."""
 
     def other_loop(name: str) -> bool:
         return asyncio.run(journal.accept_run(new_run(name)))
@@ -309,7 +309,7 @@ async def test_any_loop_may_write(journal: SqliteJournal) -> None:
 
 
 async def test_cancelled_caller_harms_nobody(journal: SqliteJournal) -> None:
-    """A caller that was cancelled gets no answer; the others do."""
+    """A cancelled caller gets no result; the others do."""
     task = asyncio.create_task(journal.accept_run(new_run("a")))
     await asyncio.sleep(0)
     task.cancel()
@@ -318,7 +318,7 @@ async def test_cancelled_caller_harms_nobody(journal: SqliteJournal) -> None:
 
 
 async def test_closing_writes_what_was_handed_in(path: Path) -> None:
-    """A finish that nobody waited for is on disk when the journal has closed."""
+    """An unawaited `finish` is on disk after `close`."""
     journal = SqliteJournal.open(path)
     await journal.accept_run(new_run())
     await journal.finish("run", "success", encode_output(), wait=False)
@@ -329,7 +329,7 @@ async def test_closing_writes_what_was_handed_in(path: Path) -> None:
 
 
 async def test_executor_that_ended_well_leaves_no_row(path: Path) -> None:
-    """An executor that owns nothing when it closes is gone from the record."""
+    """An executor that owns no run has no row after `close`."""
     journal = SqliteJournal.open(path, slot="desk:1")
     during = rows(path, "select slot, alive from executors")
 
@@ -340,7 +340,7 @@ async def test_executor_that_ended_well_leaves_no_row(path: Path) -> None:
 
 
 async def test_wait_is_written_with_its_pause(journal: SqliteJournal, path: Path) -> None:
-    """A pause records its wait, and waking it the outcome and the payload."""
+    """A pause records its wait; waking it records outcome and payload."""
     await journal.accept_run(new_run())
     await journal.park("run", 3, wake_at=5.0, token_hash="hash")
     await journal.resolve_wait("run", 1, "resumed", '{"a":1}')
@@ -351,7 +351,7 @@ async def test_wait_is_written_with_its_pause(journal: SqliteJournal, path: Path
 
 
 async def test_newer_journal_is_refused(path: Path) -> None:
-    """A journal that a newer version wrote is refused with the command to upgrade."""
+    """A journal of a newer version is refused with the command to upgrade."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("pragma user_version = 99")
 
@@ -362,7 +362,7 @@ async def test_newer_journal_is_refused(path: Path) -> None:
 
 
 async def test_damaged_journal_is_refused(path: Path) -> None:
-    """A file that is not a database is refused and kept."""
+    """A file that is not a database is refused and not changed."""
     path.write_bytes(b"garbage" * 1000)
 
     with pytest.raises(ProjectError, match="is damaged or is not a database"):
@@ -372,7 +372,7 @@ async def test_damaged_journal_is_refused(path: Path) -> None:
 
 
 async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
-    """When the file cannot grow, every caller of the batch is told why, and what was acknowledged stays."""
+    """If the file cannot grow, every caller of the batch gets an error, and acknowledged writes stay."""
     journal = SqliteJournal.open(path)
     await journal.accept_run(new_run("kept"))
     pages = rows(path, "pragma page_count")[0][0]
@@ -389,7 +389,7 @@ async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
 
 
 async def test_take_over_in_the_middle_of_appends(path: Path, clock: ManualClock) -> None:
-    """With runs appending as fast as they can, a take-over loses no acknowledged step and lets none in after it."""
+    """If runs are reaped during appends, no acknowledged step is lost and no later step is accepted."""
     owner = SqliteJournal.open(path, clock=clock)
     for number in range(50):
         await owner.accept_run(new_run(f"run{number}"))
@@ -421,7 +421,7 @@ async def test_take_over_in_the_middle_of_appends(path: Path, clock: ManualClock
 
 
 async def test_processes_write_to_one_journal(path: Path) -> None:
-    """Two processes that write at the same time both get everything recorded."""
+    """Two processes that write at the same time both record everything."""
     processes = [writer(path, name, steps=25) for name in "xy"]
 
     for process in processes:
@@ -432,7 +432,7 @@ async def test_processes_write_to_one_journal(path: Path) -> None:
 
 
 async def test_second_connection_keeps_the_first_ones_locks(path: Path) -> None:
-    """Opening the file again in one process does not let another process remove the log under a writer."""
+    """A second connection in one process does not let another process remove the write-ahead log under a writer."""
     journal = SqliteJournal.open(path)
     await journal.accept_run(new_run("before"))
     connect(path).close()
@@ -449,7 +449,7 @@ async def test_second_connection_keeps_the_first_ones_locks(path: Path) -> None:
 
 
 async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
-    """After kill -9 every step that was acknowledged is in the reopened journal, and its runs are readable."""
+    """After kill -9 the reopened journal has every acknowledged step, and its runs are readable."""
     process = writer(path, "run", steps=100_000)
     assert process.stdout is not None
     acknowledged = [process.stdout.readline() for _ in range(200)]

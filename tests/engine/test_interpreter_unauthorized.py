@@ -1,4 +1,4 @@
-"""Access tokens that an app takes no more, in whole runs."""
+"""Access tokens that an app rejects, in whole runs."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ CALL = """
 
 
 class _Refuses(BaseHTTPRequestHandler):
-    """Answers 401 to everybody."""
+    """A server that answers 401 to every request."""
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer 401."""
         self.send_response(401)
         self.send_header("content-length", "0")
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def way_out() -> Iterator[str]:
-    """A proxy behind which every host refuses."""
+    """A proxy that leads every host to that server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -53,7 +53,7 @@ def way_out() -> Iterator[str]:
 async def test_a_refused_token_is_noted(
     run: Run, connect: Callable[..., str], project: Project, way_out: str, carried: bool
 ) -> None:
-    """A 401 to a call that carried the account's token has it renewed before the next run; another 401 has not."""
+    """A 401 to a call with the account's token renews the token before the next run; another 401 does not."""
     account = connect("ada")
     now = datetime.now(UTC)
     project.grants.set(account, Grant("refresh-0123456789", None, now))

@@ -1,4 +1,4 @@
-"""Where an error is that no line of a step's code raised: on the directive, at a prop, at the `return`."""
+"""Lines of errors that no line of a step's code raised: the directive, a prop, the `return`."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ NEEDS_CHANNEL = (
 
 
 def line_of(execution: Execution, step: str = "code") -> int | None:
-    """The line of the run's error, which is of *step*."""
+    """Return the line of the run's error, which belongs to *step*."""
     assert execution.error is not None
     assert execution.error.step == step
     return execution.error.line
 
 
 async def test_a_missing_prop_of_code_is_missing_on_the_directive(run: Run) -> None:
-    """That is where `--prop` is written; lines above the directive count."""
+    """A missing prop of a code step is an error at the directive; lines above the directive count."""
     step = a_step("// why\n\n%%pdstep code --lang node\n" + NEEDS_CHANNEL)
 
     assert line_of(await run(step)) == 3
 
 
 async def test_a_missing_prop_of_an_action_is_missing_on_the_directive(run: Run) -> None:
-    """The body lacks it, so no line of that can be named."""
+    """A missing prop of an action is an error at the directive."""
     step = a_step("%%pdstep code --uses data_stores-get-record@0.0.5\ndataStore: cache\n")
 
     assert line_of(await run(step)) == 1
 
 
 async def test_a_prop_that_a_built_in_action_does_not_know_is_named_by_its_line(run: Run) -> None:
-    """The line of the body that gives it."""
+    """A prop that a built-in action does not have is an error at its line of the body."""
     step = a_step("%%pdstep code --uses http-custom-request@1.1.1\nhttpRequest:\n  url: x\nmethode: GET\n")
 
     assert line_of(await run(step)) == 4
@@ -59,7 +59,7 @@ async def test_a_prop_that_a_built_in_action_does_not_know_is_named_by_its_line(
     ids=["node", "python", "action"],
 )
 async def test_an_expression_that_throws_is_named_by_its_line(run: Run, cell: str, line: int) -> None:
-    """The directive's, or the line of the body that holds it, however deep."""
+    """An expression that throws is an error at its line: the directive's or the body's, at every depth."""
     step = a_step(cell)
 
     execution = await run(python_step("x", "pass"), step)
@@ -68,14 +68,14 @@ async def test_an_expression_that_throws_is_named_by_its_line(run: Run, cell: st
 
 
 async def test_an_expression_that_is_never_closed_is_named_by_its_line(run: Run) -> None:
-    """It is read as an expression only when the run begins; the body of an action's cell is read with the cell."""
+    """An unclosed expression is an error at its line when the run starts; for an action when the cell is read."""
     step = a_step("# note\n%%pdstep code --prop 'text=a {{ b'\ndef handler(pd):\n    pass\n")
 
     assert line_of(await run(step)) == 2
 
 
 async def test_a_prop_that_is_too_large_is_named_by_its_line(run: Run) -> None:
-    """The line of the body where its value begins."""
+    """A prop that is too large is an error at the first line of its value."""
     step = a_step(
         f"%%pdstep code --uses http-return-http-response@0.0.3\nresStatusCode: 200\nresBody: {'x' * 70_000}\n"
     )
@@ -95,12 +95,12 @@ async def test_a_prop_that_is_too_large_is_named_by_its_line(run: Run) -> None:
     ids=["python", "node", "node-arrow", "export", "several"],
 )
 async def test_a_value_that_is_not_json_is_named_by_its_return(run: Run, step: Step, line: int | None) -> None:
-    """The only `return` of the handler, not those of functions in it; of several none is named."""
+    """A return value that is not JSON is an error at the handler's only `return`; with several there is no line."""
     assert line_of(await run(step)) == line
 
 
 async def test_a_synced_folder_names_its_own_files(run: Run, tmp_path: Path) -> None:
-    """The declaration in the entry file for a missing prop; the line of workflow.yaml for a wrong one."""
+    """In a synced folder, errors name the entry file for a missing prop and workflow.yaml for a wrong prop."""
     folder = synced(
         tmp_path / "w-p_1",
         "schema: workflow/2022.04\nname: W\ntriggers:\n- id: hi_1\nsteps:\n- namespace: code\n  runtime: nodejs20.x\n"

@@ -1,4 +1,4 @@
-"""Steps that run here with the accounts of a Connect project, against its API in another process."""
+"""Steps with accounts of a Connect project, against a stand-in of its API in another process."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def call(url, data=None, **headers):
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    """The API."""
+    """The API's process."""
     with running_upstream() as api:
         yield api
 
 
 @pytest.fixture
 async def runtime(project: Project, upstream: Upstream) -> AsyncIterator[WorkflowEngine]:
-    """An engine whose project is logged in."""
+    """An engine with a project that is logged in."""
     await asyncio.to_thread(project.login.save, upstream.login)
     async with await WorkflowEngine.start(project, open_directory(project, {})) as started:
         yield started
@@ -54,19 +54,19 @@ def github_step(code: str, name: str = "act") -> Step:
 
 
 def proxied(upstream: Upstream) -> list[dict[str, Any]]:
-    """What the API's proxy was asked."""
+    """Return the requests to the API's proxy."""
     return [each for each in upstream.asked if "/proxy/" in each["path"]]
 
 
 def returned(execution: Execution) -> Any:
-    """What the one step returned."""
+    """Return the return value of the one step."""
     step = execution.steps[0]
     assert step.error is None, step.error
     return step.exports["$return_value"]
 
 
 async def test_step_gets_what_connect_gives_out(run: Run) -> None:
-    """The newest account's token is in `$auth`, and hidden in the record."""
+    """`$auth` has the newest account's token, and the record redacts it."""
     step = python_step(
         "act",
         "auth = pd.inputs['slack']['$auth']\nreturn [len(auth['oauth_access_token']), auth['oauth_access_token']]",
@@ -80,7 +80,7 @@ async def test_step_gets_what_connect_gives_out(run: Run) -> None:
 
 
 async def test_withheld_account_goes_through_the_proxy(run: Run, upstream: Upstream) -> None:
-    """Method, URL, headers and body reach the host as the step wrote them, without the word that stood for its token."""
+    """Method, URL, headers and body reach the host unchanged, without the placeholder."""
     step = github_step(
         """
 return call("https://api.github.com/user/repos?per_page=2", b'{"name": "hello"}', Authorization=f"Bearer {token}",
@@ -106,7 +106,7 @@ return call("https://api.github.com/user/repos?per_page=2", b'{"name": "hello"}'
 
 
 async def test_node_step_goes_through_the_proxy(run: Run) -> None:
-    """The same for Node.js, whose app declares the prop itself."""
+    """A Node.js step whose code declares the app also uses the proxy."""
     step = node_step(
         "act",
         """
@@ -125,7 +125,7 @@ async def test_node_step_goes_through_the_proxy(run: Run) -> None:
 
 
 async def test_word_in_the_query_is_left_out(run: Run) -> None:
-    """A token in the URL is filled in by the proxy, too."""
+    """A placeholder in the URL is replaced by the proxy, too."""
     step = github_step('return call(f"https://api.github.com/user?a=1&access_token={token}&b=2")["body"]["target"]')
 
     execution = await run(step, external_user_id="ada", egress="live")
@@ -134,7 +134,7 @@ async def test_word_in_the_query_is_left_out(run: Run) -> None:
 
 
 async def test_ledger_says_so_and_shows_no_secret(run: Run) -> None:
-    """The call is the step's, with app, account and way; neither the word nor the project's token is in the record."""
+    """The record has the call with app, account and proxy, and contains neither placeholder nor token."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}") and token')
 
     execution = await run(step, external_user_id="ada", egress="live")
@@ -149,7 +149,7 @@ async def test_ledger_says_so_and_shows_no_secret(run: Run) -> None:
 
 
 async def test_word_is_another_in_each_run(run: Run) -> None:
-    """Nobody who has seen one run's word can use it in the next."""
+    """Each run has its own placeholder, so that an old one is useless."""
     step = github_step("import hashlib\nreturn hashlib.sha256(token.encode()).hexdigest()")
 
     words = [returned(await run(step, external_user_id="ada")) for _ in range(2)]
@@ -158,7 +158,7 @@ async def test_word_is_another_in_each_run(run: Run) -> None:
 
 
 async def test_other_calls_go_their_own_way(run: Run, upstream: Upstream) -> None:
-    """A call without the word is none of the proxy's."""
+    """A call without a placeholder does not use the proxy."""
     step = github_step('return call("http://127.0.0.1:9/nobody") if False else "made no call"')
 
     assert returned(await run(step, external_user_id="ada", egress="live")) == "made no call"
@@ -166,7 +166,7 @@ async def test_other_calls_go_their_own_way(run: Run, upstream: Upstream) -> Non
 
 
 async def test_denied_stays_denied(run: Run, upstream: Upstream) -> None:
-    """The mode for outbound calls counts as ever."""
+    """The outbound policy applies to calls through the proxy."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
 
     execution = await run(step, external_user_id="ada", egress="deny")
@@ -191,7 +191,7 @@ UNCARRIED = [
 
 @pytest.mark.parametrize(("code", "why"), UNCARRIED)
 async def test_what_the_proxy_does_not_carry(run: Run, upstream: Upstream, code: str, why: str) -> None:
-    """Such a call is refused with the reason and the way out, before anything is sent."""
+    """A call that the proxy cannot send is refused before it is sent, with the reason and a fix."""
     execution = await run(github_step(f"return {code}"), external_user_id="ada", egress="live")
 
     [warning] = [log.text for log in execution.steps[0].logs if why in log.text] or [
@@ -204,7 +204,7 @@ async def test_what_the_proxy_does_not_carry(run: Run, upstream: Upstream, code:
 
 
 async def test_request_with_two_withheld_accounts_is_refused(run: Run, upstream: Upstream) -> None:
-    """The proxy sends with one account: of two the second would be left out without a word."""
+    """A request with placeholders of two accounts is refused: the proxy sends credentials of only one."""
     upstream.set(held=[("apn_heldtoo", "ada", "gitlab")])
     other = 'pd.inputs["gitlab"]["$auth"]["oauth_access_token"]'
     code = f'return call("https://api.github.com/x", Authorization=token, X_Other={other})'
@@ -224,7 +224,7 @@ async def test_request_with_two_withheld_accounts_is_refused(run: Run, upstream:
     ],
 )
 async def test_proxys_own_refusals_are_explained(run: Run, url: str, status: int, note: str) -> None:
-    """The step gets the proxy's answer, and the ledger says what it means."""
+    """The step gets the proxy's own refusal, and the record explains it."""
     step = github_step(f'return call("{url}", Authorization=f"Bearer {{token}}")["status"]')
 
     execution = await run(step, external_user_id="ada", egress="live")
@@ -235,7 +235,7 @@ async def test_proxys_own_refusals_are_explained(run: Run, url: str, status: int
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
 async def test_faults_of_the_proxy_are_the_steps(run: Run, upstream: Upstream, status: int) -> None:
-    """Status, headers and text come back as they are; nothing is sent twice, and the ledger has the call."""
+    """An error of the proxy reaches the step unchanged; the call is recorded and not repeated."""
     fault = {"within": "/proxy/", "kind": "status", "status": status, "headers": {"Retry-After": "9"}}
     await asyncio.to_thread(lambda: upstream.set(fault=fault))
     step = github_step(
@@ -257,7 +257,7 @@ except urllib.error.HTTPError as fault:
 
 
 async def test_slow_proxy_is_waited_for(run: Run, upstream: Upstream) -> None:
-    """An answer that takes a while is the step's all the same."""
+    """A slow answer of the proxy reaches the step."""
     await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "slow", "seconds": 1.5}))
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
 
@@ -268,7 +268,7 @@ async def test_slow_proxy_is_waited_for(run: Run, upstream: Upstream) -> None:
 
 
 async def test_proxy_that_breaks_off(run: Run, upstream: Upstream) -> None:
-    """The step does not take half an answer for a whole one, and the ledger says that the call failed."""
+    """A truncated answer is an error in the step and a failed call in the record."""
     await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "cut"}))
     step = github_step(
         """
@@ -288,7 +288,7 @@ except (http.client.IncompleteRead, OSError) as fault:
 
 
 async def test_proxy_that_hangs_up(run: Run, upstream: Upstream) -> None:
-    """A proxy that answers nothing at all is a call that failed; no token is in the record."""
+    """A closed connection without an answer is a failed call; the record has no token."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["body"]')
     await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "close"}))
 
@@ -300,22 +300,22 @@ async def test_proxy_that_hangs_up(run: Run, upstream: Upstream) -> None:
 
 
 class Memory:
-    """Answers of what was sent once, in memory."""
+    """Stored responses in memory."""
 
     def __init__(self) -> None:
         self._kept: dict[str, StoredResponse] = {}
 
     def find(self, key: str) -> StoredResponse | None:
-        """The answer that was kept."""
+        """Return the stored response."""
         return self._kept.get(key)
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Keep it."""
+        """Store the response."""
         self._kept[key] = recorded
 
 
 async def test_sent_once_all_the_same(run: Run, upstream: Upstream) -> None:
-    """A post is not repeated by the next run, although the word in its URL is another."""
+    """A POST is not repeated by the next run, although its URL has another placeholder."""
     step = github_step(
         'return call(f"https://api.github.com/user?access_token={token}", b"{}", Content_Type="application/json")["status"]'
     )
@@ -328,7 +328,7 @@ async def test_sent_once_all_the_same(run: Run, upstream: Upstream) -> None:
 
 
 async def test_recorded_and_replayed(run: Run, upstream: Upstream, tmp_path: Path) -> None:
-    """A call through the proxy is recorded as the step's own, and answered from the recording."""
+    """A call through the proxy is recorded as the step's call and replayed from the recording."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
     file = tmp_path / "calls.json"
     await run(step, external_user_id="ada", egress=f"record={file}")
@@ -340,7 +340,7 @@ async def test_recorded_and_replayed(run: Run, upstream: Upstream, tmp_path: Pat
 
 
 async def test_end_users_errors_stay_the_platforms(run: Run) -> None:
-    """Who has no such account is told in the platform's words."""
+    """A missing account is reported with the platform's message."""
     execution = await run(github_step("return 1"), external_user_id="bob")
 
     assert execution.error is not None
@@ -350,7 +350,7 @@ async def test_end_users_errors_stay_the_platforms(run: Run) -> None:
 
 
 async def test_trouble_at_pipedream_refuses_the_run(run: Run, upstream: Upstream) -> None:
-    """A run that cannot look its accounts up says why and what to do, before any step."""
+    """If the lookup at Pipedream fails, the run is refused before its first step, with reason and fix."""
     fault = {"path": "accounts", "kind": "status", "status": 429, "headers": {"Retry-After": "9"}}
     await asyncio.to_thread(lambda: upstream.set(fault=fault))
 

@@ -1,4 +1,4 @@
-"""Runs with Go and Bash steps: accounts and responses, outside calls, what refuses them."""
+"""Runs with Go and Bash steps: accounts, responses, outbound calls, refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.engine.conftest import Run
 
 @pytest.fixture
 def project(project: Project, go_cache: Path) -> Project:
-    """The project, with Go's own packages compiled already."""
+    """A project with the packages of Go's standard library compiled."""
     cache = project.folder / "cache"
     cache.mkdir(exist_ok=True)
     (cache / "go").symlink_to(go_cache)
@@ -32,7 +32,7 @@ def project(project: Project, go_cache: Path) -> Project:
 
 
 class StandIn(HTTPServer):
-    """Answers every request with what it was asked."""
+    """A server that answers every request with the request."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -41,7 +41,7 @@ class StandIn(HTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The server's address."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: StandIn
 
     def do_GET(self) -> None:
-        """Remember and answer."""
+        """Store the request and answer."""
         self.server.seen.append((self.path, self.headers["x-forwarded-host"], self.headers["authorization"]))
         self.send_response(200)
         self.send_header("content-length", "2")
@@ -57,12 +57,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"ok")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def stand_in() -> Iterator[StandIn]:
-    """A stand-in for everything outside."""
+    """A stand-in for all outbound calls."""
     server = StandIn()
     yield server
     server.shutdown()
@@ -70,7 +70,7 @@ def stand_in() -> Iterator[StandIn]:
 
 
 async def test_exports_go_down_through_four_languages(run: Run) -> None:
-    """A Go step reads what the steps above it exported, and is read below."""
+    """A Go step reads the exports of steps above it, and steps below read its exports."""
     execution = await run(
         python_step("one", 'return pd.steps["trigger"]["event"]["body"]["n"] + 1'),
         node_step("two", "return { n: steps.one.$return_value + 1, text: 'ü<&' };"),
@@ -85,7 +85,7 @@ async def test_exports_go_down_through_four_languages(run: Run) -> None:
 
 
 async def test_a_panic_and_a_compile_error_are_at_the_cells_line(run: Run) -> None:
-    """Lines count from the cell's first, the directive."""
+    """Errors have lines of the cell; the first line is the directive."""
     panicked = await run(go_step("one", '\npanic("no")'))
     broken = await run(go_step("one", "\nnothing()"))
 
@@ -95,7 +95,7 @@ async def test_a_panic_and_a_compile_error_are_at_the_cells_line(run: Run) -> No
 
 
 async def test_compiling_is_told_once(run: Run) -> None:
-    """A line among the step's logs says that it is compiled; the next run has none."""
+    """The step's log reports the compilation once; the next run has no such line."""
     number = time.time_ns()
     step = go_step("one", f'println("hello", {number})')
 
@@ -124,7 +124,7 @@ READS_ACCOUNT = {
 
 @pytest.mark.parametrize("step", READS_ACCOUNT.values(), ids=READS_ACCOUNT)
 async def test_the_external_users_account(run: Run, connect: Callable[..., str], step: Step) -> None:
-    """A file of mode 0600 holds the credentials while the step runs; the record holds none of them."""
+    """A file of mode 0600 holds the credentials while the step runs; the record contains none of them."""
     account = connect("ada", "xoxb-0123456789")
 
     execution = await run(step, external_user_id="ada")
@@ -140,7 +140,7 @@ async def test_the_external_users_account(run: Run, connect: Callable[..., str],
 
 @pytest.mark.parametrize("step", READS_ACCOUNT.values(), ids=READS_ACCOUNT)
 async def test_an_account_that_is_not_connected(run: Run, connect: Callable[..., str], step: Step) -> None:
-    """The platform's error refuses the run before the step, in Go without a word on the directive."""
+    """A missing account refuses the run with the platform's error; a Go step needs no app on its directive."""
     connect("grace", app="github")
 
     execution = await run(step, external_user_id="grace")
@@ -158,7 +158,7 @@ async def test_an_account_that_is_not_connected(run: Run, connect: Callable[...,
     ids=["bash", "go"],
 )
 async def test_a_response(run: Run, step: Step) -> None:
-    """A workflow whose response is custom answers with what the step wrote."""
+    """A workflow with a custom response answers with the response of the step."""
     execution = await run(a_workflow(step, response="custom"))
 
     assert execution.response is not None
@@ -184,7 +184,7 @@ CLIENTS = [
 
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_an_outside_call_goes_through_the_gateway(run: Run, stand_in: StandIn, client: str) -> None:
-    """Go's default transport trusts the project's certificate; the call is in the step's record, its token is not."""
+    """Go's default transport trusts the project's certificate; the record has the call without its token."""
     step = go_step("one", "_ = time.Minute" + CALL.format(client=client), "io", "net/http", "os", "time")
 
     execution = await run(step, egress=f"stand-in={stand_in.url}", variables={"TOKEN": "tok-0123456789"})
@@ -199,7 +199,7 @@ async def test_an_outside_call_goes_through_the_gateway(run: Run, stand_in: Stan
 
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
 async def test_a_transport_of_the_steps_own_cannot_go_around_the_gateway(run: Run, stand_in: StandIn) -> None:
-    """It reads no proxy variables: the operating system leads it to the gateway."""
+    """A transport that reads no proxy variables is redirected to the gateway by the operating system."""
     step = go_step("one", CALL.format(client="&http.Client{Transport: &http.Transport{}}"), "io", "net/http", "os")
 
     execution = await run(step, egress=f"stand-in={stand_in.url}", variables={"TOKEN": "tok-0123456789"})
@@ -209,7 +209,7 @@ async def test_a_transport_of_the_steps_own_cannot_go_around_the_gateway(run: Ru
 
 
 async def test_a_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> None:
-    """Nothing leaves under `deny`."""
+    """A denied call is answered 403 and not sent."""
     step = go_step("one", CALL.format(client="http.DefaultClient"), "io", "net/http", "os")
 
     execution = await run(step, egress="deny", variables={"TOKEN": "tok-0123456789"})
@@ -219,7 +219,7 @@ async def test_a_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> Non
 
 
 async def test_a_host_that_cannot_be_reached_is_an_error(run: Run) -> None:
-    """`http.Get` returns an error, and the error of a step that panics with it names the host and the cause."""
+    """`http.Get` returns an error; the step's error names the host and the cause."""
     code = 'if _, err := http.Get("https://nowhere.invalid/things"); err != nil { panic(err) }'
 
     done = await run(go_step("call", code, "net/http"), egress="live")
@@ -231,7 +231,7 @@ async def test_a_host_that_cannot_be_reached_is_an_error(run: Run) -> None:
 
 @pytest.mark.parametrize("source", ["package main\n", "package other\nfunc main() {}\n", ""])
 async def test_code_without_main_is_refused(run: Run, source: str) -> None:
-    """Before any step, with what to write."""
+    """Code without `main` refuses the run before its first step, with an example."""
     execution = await run(python_step("zero"), Step("one", "go", source))
 
     assert execution.error is not None
@@ -244,7 +244,7 @@ ELSEWHERE = 'package main\nimport "example.test/nowhere"\nfunc main() { nowhere.
 
 
 async def test_modules_that_may_not_be_installed_refuse_the_run(run: Run) -> None:
-    """Before any step, with the command that installs them."""
+    """Missing modules that must not be installed refuse the run before its first step, with the command."""
     execution = await run(python_step("zero"), Step("one", "go", ELSEWHERE), install=False)
 
     assert execution.error is not None
@@ -257,7 +257,7 @@ async def test_modules_that_may_not_be_installed_refuse_the_run(run: Run) -> Non
 async def test_modules_that_cannot_be_had_fail_their_step(
     project: Project, directory: LocalDirectory, tmp_path: Path
 ) -> None:
-    """The steps above it run, and the error is at the line of the import, of the kind of any missing package."""
+    """A missing module fails its step at the line of the import; the steps above it run."""
     environ = {**os.environ, "GOPROXY": tmp_path.as_uri(), "GONOSUMDB": "*"}
     workflow = a_workflow(python_step("zero"), Step("one", "go", ELSEWHERE))
     async with await WorkflowEngine.start(project, directory, environ=environ) as runtime:

@@ -1,4 +1,4 @@
-"""Props that a step is given and its code does not declare are said, once."""
+"""Warnings about props that a step sets and its code does not declare."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADDING = "{ a: { type: 'string', optional: true, reloadProps: true } }, async ad
     ids=["name", "nearest", "known", "none", "bash"],
 )
 async def test_a_prop_that_the_code_does_not_declare_is_said(run: Run, connect: object, step: Step, said: str) -> None:
-    """With the nearest that it does declare; the step runs and has it, as before."""
+    """The warning suggests the nearest declared prop; the step still gets the value."""
     assert callable(connect)
     connect()
 
@@ -44,12 +44,12 @@ async def test_a_prop_that_the_code_does_not_declare_is_said(run: Run, connect: 
     ids=["declared", "additional", "python"],
 )
 async def test_of_other_props_nothing_is_said(run: Run, step: Step) -> None:
-    """What is declared, what may be added by the values of others, what Python reads from `pd.inputs`."""
+    """Declared props, props of steps with additional props, and props of Python steps cause no warning."""
     assert (await run(step)).step("code").output == ""
 
 
 async def test_a_step_that_runs_again_says_it_once(run: Run) -> None:
-    """At its first attempt only."""
+    """A step that reruns logs the warning only at its first attempt."""
     step = node_step(body="if ($.context.run.runs < 3) $.flow.rerun(0);", options="--prop q=x")
 
     execution = await run(step, pause_mode="skip")

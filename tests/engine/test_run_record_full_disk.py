@@ -1,4 +1,4 @@
-"""A run whose record cannot be written any more."""
+"""A run whose record cannot be written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.engine.conftest import Run
 
 @pytest.fixture
 async def full(runtime: WorkflowEngine) -> WorkflowEngine:
-    """An engine whose database cannot grow."""
+    """An engine with a database that cannot grow."""
     journal = runtime.journal
     assert isinstance(journal, SqliteJournal)
     await journal._writer.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
@@ -25,7 +25,7 @@ async def full(runtime: WorkflowEngine) -> WorkflowEngine:
 
 @pytest.mark.usefixtures("full")
 async def test_what_the_steps_did_is_returned_all_the_same(run: Run) -> None:
-    """The run stops before the next step, and says what its steps did and that the disk is full."""
+    """The run stops before the next step; its execution has the finished steps and the error of the disk."""
     execution = await run(python_step("one", "return 'x' * 400_000"), python_step("two", "return 2"))
     assert execution.status == "error"
     assert execution.error is not None
@@ -37,7 +37,7 @@ async def test_what_the_steps_did_is_returned_all_the_same(run: Run) -> None:
 
 @pytest.mark.usefixtures("full")
 async def test_a_run_that_cannot_be_recorded_at_its_end_says_so(run: Run) -> None:
-    """A last step whose result is not on disk is no success."""
+    """A run whose last step cannot be written is not a success."""
     execution = await run(python_step("one", "return 'x' * 400_000"))
     assert execution.status == "error"
     assert execution.step("one").status == "success"
@@ -46,7 +46,7 @@ async def test_a_run_that_cannot_be_recorded_at_its_end_says_so(run: Run) -> Non
 async def test_files_of_a_run_that_cannot_be_made_are_a_clear_error(
     project: Project, directory: LocalDirectory, runtime: WorkflowEngine, run: Run, tmp_path: Path
 ) -> None:
-    """Where the temporary folder is gone, the run names what to do."""
+    """If the temporary folder does not exist, the error names the fix."""
     runtime._scratch.rmdir()
     execution = await run(python_step("one"))
     assert execution.error is not None

@@ -1,4 +1,4 @@
-"""The rules of ownership, each on both journals: a write names (owner, fence) and is refused when that is over."""
+"""Ownership rules on both kinds of journal: a write names (owner, fence) and is refused for another owner or fence."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ OUTPUT = encode_output()
 
 
 async def status(journal: Journal, run_id: str = "run") -> str:
-    """The run's status as it is shown."""
+    """Return the run's status."""
     execution = await journal.get_execution(run_id)
     assert execution is not None
     return execution.status
 
 
 async def steps_run(journal: Journal, run_id: str = "run") -> list[str]:
-    """Steps of the run that have a row."""
+    """Return the names of the run's steps that have a row."""
     execution = await journal.get_execution(run_id)
     assert execution is not None
     return [step.name for step in execution.steps if step.status == "success"]
 
 
 async def test_same_definition_same_version(open_journal: Open) -> None:
-    """A definition has one number however often and by whomever it is deployed; a changed one gets the next."""
+    """A definition has one number for every deployment and executor; a changed definition gets the next number."""
     one, other = open_journal(), open_journal()
 
     numbers = [
@@ -47,7 +47,7 @@ async def test_same_definition_same_version(open_journal: Open) -> None:
 
 
 async def test_run_from_accept_to_finish(journal: Journal) -> None:
-    """A run that was accepted takes steps, and ends."""
+    """An accepted run takes steps, and ends."""
     assert await journal.accept_run(new_run())
     assert await journal.append_step("run", 0, "one", STEP)
     assert await status(journal) == "executing"
@@ -58,7 +58,7 @@ async def test_run_from_accept_to_finish(journal: Journal) -> None:
 
 
 async def test_accept_twice_is_refused(open_journal: Open) -> None:
-    """An id that is known is refused, whoever brings it, and the first run is as it was."""
+    """A second run with the same id is refused, and the first run is unchanged."""
     one, other = open_journal(), open_journal()
 
     assert await one.accept_run(new_run())
@@ -69,7 +69,7 @@ async def test_accept_twice_is_refused(open_journal: Open) -> None:
 
 
 async def test_same_step_twice_is_refused(journal: Journal) -> None:
-    """A step's place in a run is written once; the first result stays."""
+    """A second row at the same position is refused; the first result stays."""
     await journal.accept_run(new_run())
     await journal.append_step("run", 0, "one", STEP)
 
@@ -80,7 +80,7 @@ async def test_same_step_twice_is_refused(journal: Journal) -> None:
 
 @pytest.mark.parametrize("fence", [0, 2])
 async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
-    """A write that names another fence than the run's is refused."""
+    """A write with another fence is refused."""
     await journal.accept_run(new_run())
 
     assert not await journal.append_step("run", 0, "one", STEP, fence=fence)
@@ -91,7 +91,7 @@ async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
 
 
 async def test_unknown_run_is_refused(journal: Journal) -> None:
-    """A write to a run that was never accepted is refused."""
+    """A write to an unknown run is refused."""
     assert not await journal.append_step("none", 0, "one", STEP)
     assert not await journal.finish("none", "success", OUTPUT)
     assert not await journal.park("none", 0)
@@ -102,7 +102,7 @@ async def test_unknown_run_is_refused(journal: Journal) -> None:
 
 
 async def test_another_owner_is_refused(open_journal: Open) -> None:
-    """A write of an executor that does not own the run is refused, though it names the right fence."""
+    """A write of an executor that does not own the run is refused, even with the right fence."""
     owner, other = open_journal(), open_journal()
     await owner.accept_run(new_run())
 
@@ -114,7 +114,7 @@ async def test_another_owner_is_refused(open_journal: Open) -> None:
 
 
 async def test_finished_run_takes_no_more(journal: Journal) -> None:
-    """A run that has ended takes no step, and ends once."""
+    """A finished run takes no step and no second end."""
     await journal.accept_run(new_run())
     await journal.finish("run", "error", OUTPUT)
 
@@ -125,7 +125,7 @@ async def test_finished_run_takes_no_more(journal: Journal) -> None:
 
 
 async def test_finish_without_waiting(journal: Journal) -> None:
-    """A run that was finished without waiting is finished for the next reader of this journal."""
+    """A run finished without waiting is finished for the next read of the same journal."""
     await journal.accept_run(new_run())
 
     assert await journal.finish("run", "success", OUTPUT, wait=False)
@@ -134,7 +134,7 @@ async def test_finish_without_waiting(journal: Journal) -> None:
 
 
 async def test_cancelled_run_takes_no_more(open_journal: Open) -> None:
-    """Anybody may cancel a run that has not ended, once; its owner's next write is refused."""
+    """Every executor can cancel an unfinished run once; the owner's next write is refused."""
     owner, other = open_journal(), open_journal()
     await owner.accept_run(new_run())
 
@@ -147,7 +147,7 @@ async def test_cancelled_run_takes_no_more(open_journal: Open) -> None:
 
 
 async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: ManualClock) -> None:
-    """An executor that goes on telling that it lives is not declared dead."""
+    """An executor that sends heartbeats is not reaped."""
     owner, reaper = open_journal(), open_journal()
     await owner.accept_run(new_run())
 
@@ -161,7 +161,7 @@ async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: ManualClock)
 
 
 async def test_lapsed_lease_alone_loses_nothing(open_journal: Open, clock: ManualClock) -> None:
-    """Until it is declared dead, an executor whose lease is over still owns its runs, and may prolong it."""
+    """Until it is reaped, an executor with an expired lease owns its runs and may extend the lease."""
     owner = open_journal()
     await owner.accept_run(new_run())
     clock.advance(60)
@@ -171,7 +171,7 @@ async def test_lapsed_lease_alone_loses_nothing(open_journal: Open, clock: Manua
 
 
 async def test_dead_owner_is_refused(open_journal: Open, clock: ManualClock) -> None:
-    """Whoever was declared dead can write nothing: not to its runs, not even with the fence that they have now."""
+    """A reaped executor can write nothing, not even with the current fence."""
     owner = open_journal()
     await owner.accept_run(new_run())
     clock.advance(60)
@@ -191,7 +191,7 @@ async def test_dead_owner_is_refused(open_journal: Open, clock: ManualClock) -> 
 
 
 async def test_taken_over_run_goes_on(open_journal: Open, clock: ManualClock) -> None:
-    """A dead owner's run is ready again, one attempt and, once claimed, one fence on, with its steps recorded."""
+    """A reaped run is ready, with attempt + 1, the next fence after its claim, and its recorded steps."""
     owner = open_journal()
     await owner.deploy_definition(WORKFLOW)
     await owner.accept_run(new_run(external_user="ada"))
@@ -211,7 +211,7 @@ async def test_taken_over_run_goes_on(open_journal: Open, clock: ManualClock) ->
 
 
 async def test_reaping_twice_takes_once(open_journal: Open, clock: ManualClock) -> None:
-    """A dead executor's runs become ready once."""
+    """Reaping twice makes the runs ready once."""
     owner = open_journal()
     await owner.accept_run(new_run())
     clock.advance(60)
@@ -221,7 +221,7 @@ async def test_reaping_twice_takes_once(open_journal: Open, clock: ManualClock) 
 
 
 async def test_paused_run_takes_no_more(journal: Journal) -> None:
-    """A paused run has no owner: a write to it is refused, and so is a second pause."""
+    """A paused run has no owner: a write and a second pause are refused."""
     await journal.accept_run(new_run())
 
     assert await journal.park("run", 0)
@@ -233,7 +233,7 @@ async def test_paused_run_takes_no_more(journal: Journal) -> None:
 
 
 async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> None:
-    """A run that was resumed is ready; whoever claims it first has it, with the next fence."""
+    """A resumed run is ready; the first claim gets it with the next fence."""
     await journal.accept_run(new_run())
     await journal.park("run", 0)
 
@@ -260,7 +260,7 @@ async def test_first_to_wake_wins(journal: Journal, clock: ManualClock) -> None:
 
 
 async def test_wrong_fence_wakes_nothing(journal: Journal) -> None:
-    """A resume that belongs to an earlier pause of the run wakes nothing."""
+    """A resume for an earlier pause wakes nothing."""
     await journal.accept_run(new_run())
     await journal.park("run", 0)
 
@@ -270,7 +270,7 @@ async def test_wrong_fence_wakes_nothing(journal: Journal) -> None:
 
 
 async def test_timer_wakes_what_is_due(journal: Journal, clock: ManualClock) -> None:
-    """A timer wakes runs whose time has come, and only those."""
+    """A timer wakes only runs that are due."""
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
         await journal.accept_run(new_run(f"run{number}"))
@@ -289,7 +289,7 @@ async def test_timer_wakes_what_is_due(journal: Journal, clock: ManualClock) -> 
 
 
 async def test_timer_takes_the_longest_overdue_first(journal: Journal, clock: ManualClock) -> None:
-    """With more due than asked for, the earliest are woken."""
+    """If more runs are due than the limit, the earliest are woken."""
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
         await journal.accept_run(new_run(run_id))
@@ -301,7 +301,7 @@ async def test_timer_takes_the_longest_overdue_first(journal: Journal, clock: Ma
 
 
 async def test_cancelled_pause_is_never_due(journal: Journal, clock: ManualClock) -> None:
-    """A paused run that was cancelled stays so."""
+    """A cancelled pause is not woken."""
     await journal.accept_run(new_run())
     await journal.park("run", 0, wake_at=clock.now().timestamp())
 
@@ -312,7 +312,7 @@ async def test_cancelled_pause_is_never_due(journal: Journal, clock: ManualClock
 
 
 async def test_queued_run_is_taken_once(open_journal: Open, clock: ManualClock) -> None:
-    """A run with a queue waits there, owned by nobody, until one executor takes it."""
+    """A run with a queue has no owner until one executor claims it."""
     one, other = open_journal(), open_journal()
     for run_id in "ab":
         await one.accept_run(new_run(run_id, queue="mail"))
@@ -328,7 +328,7 @@ async def test_queued_run_is_taken_once(open_journal: Open, clock: ManualClock) 
 
 
 async def test_queues_do_not_mix(journal: Journal) -> None:
-    """Taking from one queue leaves the others, and runs without a queue, where they are."""
+    """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
     await journal.accept_run(new_run("woken"))
     await journal.park("woken", 0)
@@ -340,7 +340,7 @@ async def test_queues_do_not_mix(journal: Journal) -> None:
 
 
 async def test_no_more_at_once_than_allowed(journal: Journal) -> None:
-    """A queue of two has two running; one that pauses or ends makes room."""
+    """A queue with concurrency 2 has two running runs; a pause or an end frees a slot."""
     await journal.set_queue_limits("mail", concurrency=2)
     for number in range(5):
         await journal.accept_run(new_run(f"run{number}", queue="mail"))
@@ -355,7 +355,7 @@ async def test_no_more_at_once_than_allowed(journal: Journal) -> None:
 
 
 async def test_no_more_starts_than_allowed(journal: Journal, clock: ManualClock) -> None:
-    """A queue of two starts in ten seconds starts no third before the first is ten seconds ago."""
+    """A queue with two starts in ten seconds starts no third run within ten seconds of the first."""
     await journal.set_queue_limits("mail", max_starts=2, period_s=10)
     for number in range(5):
         await journal.accept_run(new_run(f"run{number}", queue="mail"))
@@ -369,7 +369,7 @@ async def test_no_more_starts_than_allowed(journal: Journal, clock: ManualClock)
 
 
 async def test_closed_journal_takes_nothing(open_journal: Open) -> None:
-    """A closed journal says so; closing it again is fine."""
+    """A closed journal refuses writes; closing it again does nothing."""
     journal = open_journal()
     await journal.close()
 
@@ -380,7 +380,7 @@ async def test_closed_journal_takes_nothing(open_journal: Open) -> None:
 
 
 async def test_run_of_a_closed_executor_is_taken_over(open_journal: Open, clock: ManualClock) -> None:
-    """An executor that ended in the middle of a run is found by the reaper when its lease is over."""
+    """Runs of an executor that ended are reaped after its lease expires."""
     owner = open_journal()
     await owner.accept_run(new_run())
     await owner.close()
@@ -390,7 +390,7 @@ async def test_run_of_a_closed_executor_is_taken_over(open_journal: Open, clock:
 
 
 async def test_last_step_is_recorded_with_the_end(open_journal: Open) -> None:
-    """A run's end takes its last step along; of a run that is no longer ours neither is written."""
+    """The end of a run records its last step; without ownership neither is written."""
     journal = open_journal()
     await journal.accept_run(new_run())
     row = StepRow(0, "one", STEP)

@@ -10,7 +10,7 @@ from pdkernel.event import parse_json
 
 @pytest.mark.parametrize("number", ["1e400", "-1E+999", "9" * 400 + ".5"])
 def test_a_number_beyond_every_double_is_refused(number: str) -> None:
-    """A number that every language reads as Infinity, which JSON cannot carry on, is refused with its place."""
+    """A number that every language reads as Infinity is refused with its position."""
     with pytest.raises(EventError, match="is not a JSON value at line 2, column 7"):
         parse_json(f'{{\n "a": {number}}}')
 
@@ -22,7 +22,7 @@ def test_great_numbers_that_a_double_holds_are_read() -> None:
 
 @pytest.mark.parametrize("number", ["9" * 4301, "-" + "9" * 400_000])
 def test_a_whole_number_beyond_pythons_limit_is_refused(number: str) -> None:
-    """A whole number of more digits than Python converts is refused with its place, and not repeated in full."""
+    """A whole number with more digits than Python converts is refused with its position; the message shortens the number."""
     with pytest.raises(EventError, match="is too long at line 2, column 7") as caught:
         parse_json(f'{{\n "a": {number}}}')
 
@@ -30,7 +30,7 @@ def test_a_whole_number_beyond_pythons_limit_is_refused(number: str) -> None:
 
 
 def test_a_long_number_that_is_refused_is_not_repeated_in_full() -> None:
-    """The message shows the beginning of a number that is no double."""
+    """The message shows only the beginning of a refused number."""
     with pytest.raises(EventError) as caught:
         parse_json("9" * 400 + ".5")
 

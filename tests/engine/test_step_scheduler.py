@@ -1,4 +1,4 @@
-"""Pauses, repeats and other workflows, as a run goes through them."""
+"""Pauses, reruns and triggered workflows in whole runs."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ COUNTS = "pd.export('runs', pd.context['run']['runs']); pd.export('had', pd.cont
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A clock that moves only when something waits for it."""
+    """A clock that moves only when code waits for it."""
     return ManualClock()
 
 
 @pytest.fixture
 async def runtime(project: Project, directory: LocalDirectory, clock: ManualClock) -> AsyncIterator[WorkflowEngine]:
-    """An engine on that clock."""
+    """An engine with that clock."""
     async with await WorkflowEngine.start(project, directory, clock=clock, max_active_runs=1) as started:
         yield started
 
 
 class TestDelay:
-    """`$.flow.delay` pauses after its step."""
+    """`$.flow.delay` pauses the run after its step."""
 
     async def test_waiting_takes_the_time_and_goes_on(self, run: Run, clock: ManualClock) -> None:
-        """With `wait` the next step runs when the time is over."""
+        """With `wait` the next step runs after the delay."""
         before = clock.now()
         execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="wait")
         assert execution.status == "success"
@@ -45,7 +45,7 @@ class TestDelay:
         assert (clock.now() - before).total_seconds() == 90
 
     async def test_skipping_goes_on_at_once_and_says_so(self, run: Run, clock: ManualClock) -> None:
-        """With `skip` nothing waits, and the step's log says what would have."""
+        """With `skip` the run does not wait, and the step's log names the skipped delay."""
         before = clock.now()
         execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="skip")
         assert execution.step("b").status == "success"
@@ -64,7 +64,7 @@ class TestDelay:
         assert kept.step("a").return_value == 1
 
     async def test_the_run_is_seen_to_pause(self, run: Run) -> None:
-        """Whoever watches sees `paused`, then `resumed`."""
+        """`on_change` receives `paused`, then `resumed`."""
         seen: list[str] = []
         await run(
             node_step("a", "$.flow.delay(1000)"),
@@ -75,7 +75,7 @@ class TestDelay:
         assert seen.index("resumed") > seen.index("paused")
 
     async def test_waiting_can_be_cancelled(self, project: Project, directory: LocalDirectory, run: Run) -> None:
-        """A run that waits ends when it is cancelled (on the machine's own clock)."""
+        """A cancelled run does not wait for the end of its pause (with the system clock)."""
         async with await WorkflowEngine.start(project, directory) as runtime:
             from pdkernel.egress import parse_policy
             from pdkernel.engine.run_request import RunRequest
@@ -98,10 +98,10 @@ class TestDelay:
 
 
 class TestSuspend:
-    """`$.flow.suspend` waits for somebody to resume the run."""
+    """`$.flow.suspend` waits until the run is resumed."""
 
     async def test_its_end_cancels_the_run(self, run: Run, clock: ManualClock) -> None:
-        """Nobody resumed it: the run is cancelled when the time is over."""
+        """Without a resume the run is cancelled after the timeout."""
         before = clock.now()
         execution = await run(node_step("a", "$.flow.suspend(60_000)"), python_step("b"), pause_mode="wait")
         assert execution.status == "cancelled"
@@ -109,7 +109,7 @@ class TestSuspend:
         assert (clock.now() - before).total_seconds() == 60
 
     async def test_the_step_gets_the_two_urls(self, run: Run) -> None:
-        """Code may send them on; without a server they name a host that cannot exist."""
+        """Without a server the URLs name a host that cannot exist."""
         execution = await run(node_step("a", "return $.flow.suspend(1)"), pause_mode="skip")
         returned = execution.step("a").return_value
         assert isinstance(returned, dict)
@@ -117,7 +117,7 @@ class TestSuspend:
         assert set(returned) == {"resume_url", "cancel_url"}
 
     async def test_a_server_s_address_is_in_the_urls(self, run: Run) -> None:
-        """Where something is served, they lead there."""
+        """With a server the URLs lead to the endpoint."""
         execution = await run(node_step("a", "return $.flow.suspend(1)"), base_url="https://flows.example.com")
         returned = execution.step("a").return_value
         assert isinstance(returned, dict)
@@ -129,7 +129,7 @@ class TestRerun:
 
     @pytest.mark.parametrize("mode", ["wait", "skip"])
     async def test_the_step_runs_again_with_what_was_passed_on(self, run: Run, mode: str) -> None:
-        """`$.context.run` counts the runs and holds the last context."""
+        """`$.context.run` counts the attempts and holds the last context."""
         body = f"""
             {COUNTS}
             if pd.context["run"]["runs"] < 3:
@@ -143,7 +143,7 @@ class TestRerun:
         assert execution.step("after").status == "success"
 
     async def test_the_logs_of_every_attempt_are_kept(self, run: Run) -> None:
-        """In their order and marked, in the record while it runs and in the one that is kept."""
+        """The logs of all attempts are in order and marked, in the growing and in the final record."""
         body = """
             n = pd.context["run"]["runs"]
             print(f"page {n}")
@@ -163,7 +163,7 @@ class TestRerun:
         ]
 
     async def test_the_outside_calls_of_every_attempt_are_kept(self, run: Run) -> None:
-        """The ledger of a step holds what each of its attempts asked for."""
+        """The step's outbound calls include those of every attempt."""
         body = """
             import urllib.request
             n = pd.context["run"]["runs"]
@@ -182,13 +182,13 @@ class TestRerun:
         ]
 
     async def test_at_its_limit_the_run_goes_on(self, run: Run) -> None:
-        """With at most N repeats the step runs N + 1 times, and the next step runs."""
+        """With at most N reruns the step runs N + 1 times, and then the next step runs."""
         execution = await run(python_step("again", f"{COUNTS}\npd.flow.rerun(1, None, 2)"), python_step("after"))
         assert execution.step("again").exports["runs"] == 3
         assert execution.step("after").status == "success"
 
     async def test_a_failure_ends_it(self, run: Run) -> None:
-        """A step that throws is not run again."""
+        """A step that throws does not rerun."""
         execution = await run(python_step("again", "pd.flow.rerun(1)\nraise ValueError('no')"))
         assert execution.status == "error"
         assert execution.step("again").attempt == 1
@@ -196,22 +196,22 @@ class TestRerun:
 
 @dataclass(frozen=True)
 class Found:
-    """A workflow beside the running one."""
+    """A workflow beside the running workflow."""
 
     workflow: Workflow
     folder: Path
 
 
 def beside(folder: Path, **workflows: Workflow) -> Callable[[str], Found | None]:
-    """A function from a name to one of *workflows*."""
+    """Return a function that finds one of *workflows* by name."""
     return lambda name: Found(workflows[name], folder) if name in workflows else None
 
 
 class TestTrigger:
-    """`$.flow.trigger` runs another workflow and waits."""
+    """`$.flow.trigger` runs another workflow and waits for it."""
 
     async def test_it_returns_what_the_other_returned(self, run: Run, tmp_path: Path) -> None:
-        """The last value that the other workflow returned, on the payload as its event."""
+        """The result is the last return value of the other workflow, which gets the payload as its event."""
         other = a_workflow(
             python_step("read", "return pd.steps['trigger']['event']['n']"),
             node_step("double", "return steps.read.$return_value * 2"),
@@ -222,21 +222,21 @@ class TestTrigger:
         assert execution.step("call").return_value == 42
 
     async def test_all_exports_are_there_on_request(self, run: Run, tmp_path: Path) -> None:
-        """`result_type: all_exports` gives every step's exports and an empty context."""
+        """`result_type: all_exports` returns every step's exports and an empty context."""
         other = a_workflow(python_step("one", "pd.export('x', 1)\nreturn 2"), name="Other")
         caller = python_step("call", "return pd.flow.trigger('p_other', {}, {'result_type': 'all_exports'})")
         execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
         assert execution.step("call").return_value == {"one": {"x": 1, "$return_value": 2}, "$context": None}
 
     async def test_the_other_run_has_its_own_record(self, run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
-        """Both are in the journal."""
+        """The journal has both runs."""
         other = a_workflow(python_step("one"), name="Other")
         await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
         kept = await runtime.journal.list_executions(limit=10)
         assert {execution.workflow for execution in kept} == {"Test", "Other"}
 
     async def test_its_failure_is_an_exception(self, run: Run, tmp_path: Path) -> None:
-        """The step fails with the other workflow's reason."""
+        """If the other workflow fails, the step fails with its reason."""
         other = a_workflow(python_step("one", "raise ValueError('broken')"), name="Other")
         execution = await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
         error = execution.step("call").error
@@ -244,14 +244,14 @@ class TestTrigger:
         assert "'Other' did not finish: broken" in error.message
 
     async def test_an_unknown_one_is_named(self, run: Run) -> None:
-        """The message says where it is looked for."""
+        """The message for an unknown workflow says where workflows are searched."""
         execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
         error = execution.step("call").error
         assert error is not None
         assert "There is no workflow p_gone beside this one." in error.message
 
     async def test_a_circle_ends(self, run: Run, tmp_path: Path) -> None:
-        """Workflows that trigger each other for ever are stopped."""
+        """Workflows that trigger each other without end are stopped."""
         me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
         execution = await run(replace(me), find_workflow=beside(tmp_path, me=me))
         assert execution.error is not None

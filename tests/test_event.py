@@ -1,4 +1,4 @@
-"""The event library holds events as GitHub delivers them, and the package brings the one that it needs."""
+"""Events: the library of events, and events of schedules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = sorted(set(FOLDER.glob("*.json")) - {MADE_UP})
 
 
 def test_the_library_is_there() -> None:
-    """Of GitHub there are an opened issue, a push and two pull requests, one of them large."""
+    """The library has an opened issue, a push and two pull requests of GitHub, one of them large."""
     assert [path.name for path in FILES] == [
         "issues-opened.json",
         "pull-request-labeled.json",
@@ -31,7 +31,7 @@ def test_the_library_is_there() -> None:
 
 
 def test_the_made_up_event_is_whole() -> None:
-    """It has exactly the keys of an event, and names no external user."""
+    """The invented event has exactly the keys of an event, and names no external user."""
     event = Event.parse(MADE_UP.read_bytes(), label=MADE_UP.name)
 
     assert tuple(event.data) == EVENT_KEYS
@@ -54,7 +54,7 @@ def test_each_file_is_a_whole_event(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_page_beside_the_files_names_each(path: Path) -> None:
-    """The README of the library says what each event is."""
+    """The README of the library describes each event."""
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
 
     assert f"`{path.name}`" in page
@@ -62,14 +62,14 @@ def test_the_page_beside_the_files_names_each(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["issues-opened.json", "LICENSE"])
 def test_the_package_brings_the_same_event(name: str) -> None:
-    """What the installed package starts a new notebook with is the library's own file, with its licence."""
+    """The installed package contains the library's event for new notebooks, with its licence."""
     packaged = resources.files("pdkernel") / "templates" / "events" / name
 
     assert packaged.read_bytes() == (FOLDER / name).read_bytes()
 
 
 def test_the_events_can_be_made_again(tmp_path: Path) -> None:
-    """The script writes the four files from the package's index, with the payloads unchanged."""
+    """The script writes the four files from the index of the source package, with unchanged payloads."""
     bodies = {path.name: Event.parse(path.read_bytes()).data["body"] for path in FILES}
     pulls = [bodies["pull-request-opened.json"], bodies["pull-request-labeled.json"]]
     index: list[dict[str, Any]] = [
@@ -88,7 +88,7 @@ def test_the_events_can_be_made_again(tmp_path: Path) -> None:
 
 
 def test_event_of_a_schedule() -> None:
-    """A schedule hands over the moment, its own settings, and the time in its zone and in UTC."""
+    """A schedule's event has the time stamp, the schedule's settings, and the time in its zone and in UTC."""
     event = Event.from_schedule(
         {"id": "ti_1", "cron": "0 9 * * *", "timezone": "Europe/Berlin"}, datetime(2026, 3, 2, 23, 30, tzinfo=UTC)
     )
@@ -103,6 +103,6 @@ def test_event_of_a_schedule() -> None:
 
 
 def test_time_zone_that_does_not_exist() -> None:
-    """A schedule in a zone that nobody knows is named."""
+    """A schedule with an unknown time zone is refused by name."""
     with pytest.raises(EventError, match="time zone is 'Mars/Olympus', which does not exist"):
         Event.from_schedule({"timezone": "Mars/Olympus"}, datetime(2026, 3, 2, tzinfo=UTC))
