@@ -143,11 +143,11 @@ class ActionForms:
                 component.file,
                 prop,
                 values=await self._values(request, description, workers),
-                auth=accounts.auth,
+                account_fields=accounts.auth,
                 page=page,
                 context=context,
                 query=query,
-                binding=_binding(request, accounts),
+                call_context=_binding(request, accounts),
             )
         if found.empty_reason and accounts.missing:
             return replace(found, empty_reason=self._why_missing(request, accounts.missing[0]))
@@ -171,8 +171,8 @@ class ActionForms:
             return await workers.additional_props(
                 component.file,
                 values=await self._values(request, description, workers),
-                auth=accounts.auth,
-                binding=_binding(request, accounts),
+                account_fields=accounts.auth,
+                call_context=_binding(request, accounts),
             )
 
     def _catalog_of(self, request: FormRequest) -> Catalog:
