@@ -167,7 +167,7 @@ async def test_an_action_is_no_source(runtime: WorkflowEngine, request_of: Calla
 
 def test_a_workflow_that_a_request_starts_has_no_source() -> None:
     """A workflow with an HTTP trigger is refused; the message shows a source trigger."""
-    with pytest.raises(RequestError, match="trigger is http") as caught:
+    with pytest.raises(RequestError, match="trigger is of type http") as caught:
         require_source_trigger(Trigger())
 
     assert "uses: KEY@VERSION" in caught.value.fix
