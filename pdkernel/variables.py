@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pdkernel.engine.account_resolution import list_account_secrets
 from pdkernel.errors import RequestError
 from pdkernel.files import read_file
-from pdkernel.project import Project
-from pdkernel.redaction import Secret
+
+if TYPE_CHECKING:  # the project imports SQLAlchemy, which the magics must not load
+    from pdkernel.project import Project
+    from pdkernel.redaction import Secret
 
 
 def load_variables(project: Project, folder: Path) -> dict[str, str]:
@@ -55,6 +57,9 @@ def _read_env(file: Path) -> dict[str, str]:
 
 def collect_secrets(project: Project, folder: Path) -> list[Secret]:
     """Return all secrets of *project* and of a `.env` in *folder*; a run uses only some of them."""
+    from pdkernel.engine.account_resolution import list_account_secrets
+    from pdkernel.redaction import Secret
+
     secrets = [Secret(f"env/{name}", value) for name, value in load_variables(project, folder).items()]
     accounts = project.accounts
     for account in accounts.list_accounts():
