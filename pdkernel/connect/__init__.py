@@ -1,14 +1,18 @@
 """
-Directories of external users and accounts: whoever implements `identity.Directory`.
+Directories of external users and accounts: implementations of `identity.Directory`.
 
-    local       the local project's own tables
-    remote      a Connect project at Pipedream, asked (`asking`) over the SDK (`sdk`); its answers, read (`told`)
-    moving      webhooks of sources deployed at Pipedream, to be led elsewhere
-    brief       answers that are good for a moment
-    apps        apps that a project was told of
-    providers   how accounts of an app are connected by OAuth 2
-    oauth       what is said to such a provider
-    renewal     access tokens, kept and renewed
+    local               a local project: its own tables
+    remote              a Connect project at Pipedream
+    client, sdk         requests of `remote` over the official SDK
+    account_parsing     accounts in responses of Connect's API
+    cache               responses that are reused for a few seconds
+    credential_fields   usual names of an app's credentials
+    app_apis            hosts and headers of apps' APIs
+    registered_apps     apps that the user registered in the project
+    oauth_providers     OAuth 2 providers of apps
+    oauth               requests to an OAuth 2 provider
+    token_refresh       access tokens that expire
+    webhook_migration   webhooks of sources deployed at Pipedream
 """
 
 from __future__ import annotations
@@ -24,12 +28,12 @@ __all__ = ["LocalDirectory", "open_directory"]
 
 def open_directory(project: Project, environ: Mapping[str, str]) -> Directory:
     """
-    The directory that counts: of the Connect project that *project* is logged in to, else of *project* itself.
+    Return the directory of the Connect project that *project* is logged in to, or of *project* without a login.
 
-    Asks nobody; the first question to the directory does.
+    Sends no request; the first call of the directory does.
 
     Raises:
-        ConnectSettingsError: The login's secret is gone.
+        ConnectSettingsError: The secret of the login is missing.
     """
     login = project.login.load(environ)
     if login is None:

@@ -1,8 +1,4 @@
-"""
-Accounts as Connect's API writes them, read.
-
-Knows what releases of the SDK and ages of the documentation make of an account. Asks nobody.
-"""
+"""Parsing of accounts in responses of Connect's API, in every form that SDK releases and the documentation use."""
 
 from __future__ import annotations
 
@@ -13,15 +9,15 @@ from typing import Any
 from pdkernel.connect.sdk import JsonObject, to_json_object
 from pdkernel.identity import Account, Environment
 
-ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # its name, not a token
+ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # a name, not a token
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def unwrap_account(item: Any) -> JsonObject:
-    """An account; older documentation puts it into `data`."""
-    made = to_json_object(item)
-    inner = made.get("data")
-    return inner if isinstance(inner, dict) else made
+    """Return the account in *item*; older documentation puts the account into `data`."""
+    account = to_json_object(item)
+    inner = account.get("data")
+    return inner if isinstance(inner, dict) else account
 
 
 def parse_account(
@@ -33,20 +29,20 @@ def parse_account(
     fields: tuple[str, ...] = (),
 ) -> Account:
     """
-    The account that *item* tells of.
+    Parse an account.
 
     Args:
-        item: As the API writes it.
-        environment: Where it was asked for.
-        app: Of which app it is, where the item does not say.
-        external_user_id: Whose it is, where the item does not say.
-        fields: Names of its credentials, where they are known.
+        item: The JSON object of the API.
+        environment: The environment of the request.
+        app: The app's slug, if *item* has none.
+        external_user_id: The external user, if *item* has none.
+        fields: Names of the account's credentials, if known.
     """
     owner = str(item.get("external_id") or external_user_id or "")
-    told = item.get("app") or {}
+    app_object = item.get("app") or {}
     return Account(
         id=str(item["id"]),
-        app=str(told.get("name_slug") or app or ""),
+        app=str(app_object.get("name_slug") or app or ""),
         name=str(item.get("name") or owner),
         external_user_id=owner,
         environment=environment,
@@ -63,12 +59,12 @@ def is_oauth(item: JsonObject) -> bool:
 
 
 def parse_credentials(item: JsonObject) -> dict[str, str]:
-    """The credentials that Connect gives out."""
+    """The credentials in *item*."""
     return {name: _text(value) for name, value in (item.get("credentials") or {}).items() if value is not None}
 
 
 def has_withheld_credentials(item: JsonObject) -> bool:
-    """Whether Connect keeps the account's credentials to itself; *item* was asked for with them."""
+    """Whether Connect withholds the account's credentials; *item* is a response to a request that includes credentials."""
     given = parse_credentials(item)
     return ACCESS_TOKEN_FIELD not in given if is_oauth(item) else not given
 
@@ -78,7 +74,7 @@ def _text(value: Any) -> str:
 
 
 def parse_time(value: Any) -> datetime:
-    """A time, as a release of the SDK has it; long ago if it is none."""
+    """Parse a time stamp, a `datetime` or ISO 8601 text; 1970-01-01 if *value* is neither."""
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     try:

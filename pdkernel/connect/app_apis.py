@@ -1,7 +1,7 @@
 """
-How a request to an app's API carries an account: at which hosts, in which headers.
+Hosts of the APIs of known apps, and the headers that authenticate a request to each API.
 
-Knows the apps that are listed. Of any other app neither is known here, and its credentials go nowhere by themselves.
+Credentials of an app that is not listed are sent only where the caller names the host.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 BuildAuthHeaders = Callable[[Mapping[str, str]], dict[str, str]]
-"""From an account's credentials to the headers that carry them. Raises `KeyError` if one is missing."""
+"""Builds authentication headers from credentials. Raises `KeyError` if a credential is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppApi:
     """
-    Requests to an app's API.
+    The API of an app.
 
     Attributes:
-        hosts: Where the account may be sent: names, or `*.name` for those below it.
-        build_headers: What carries it.
+        hosts: Hosts that may receive the credentials: names, or `*.name` for subdomains.
+        build_headers: Builds the authentication headers.
     """
 
     hosts: tuple[str, ...]
     build_headers: BuildAuthHeaders
 
     def has_host(self, host: str) -> bool:
-        """Whether *host* is one of the app's."""
+        """Whether *host* belongs to the app."""
         return any(
             host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern for pattern in self.hosts
         )
 
 
 def bearer_auth(field: str) -> BuildAuthHeaders:
-    """`Authorization: Bearer`."""
+    """A builder of `Authorization: Bearer` with the credential *field*."""
     return lambda credentials: {"Authorization": f"Bearer {credentials[field]}"}
 
 
@@ -90,10 +90,10 @@ APP_APIS: Mapping[str, AppApi] = {
     "xero_accounting_api": AppApi(("api.xero.com",), _TOKEN),
     "zoom": AppApi(("api.zoom.us",), _TOKEN),
 }
-"""By slug; hosts and headers are those of the apps' public API documentation."""
+"""APIs by app slug. Source: the public API documentation of each app."""
 
 
 def default_auth_headers(credentials: Mapping[str, str]) -> dict[str, str]:
-    """For an app that is not listed: its token or key as a bearer token. Raises `KeyError` if it has neither."""
+    """Headers for an app that is not listed: token or key as a bearer token. Raises `KeyError` if both are missing."""
     field = "oauth_access_token" if "oauth_access_token" in credentials else "api_key"
     return bearer_auth(field)(credentials)

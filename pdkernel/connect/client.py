@@ -1,8 +1,4 @@
-"""
-The questions that a directory asks a Connect project, over the SDK.
-
-Knows the calls and their pages. For how long an answer is good is `remote`'s to know.
-"""
+"""Requests to a Connect project over the SDK: users, accounts, Connect tokens. Caching is in `remote`."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ from pdkernel.identity import ENVIRONMENTS, Account, Environment, ExternalUser
 
 class ConnectClient:
     """
-    The users and accounts of a project, as it answers now; every call may raise what `Sdk.call` raises.
+    Users and accounts of a Connect project. Every method sends a request and raises the errors of `Sdk.call`.
 
     Args:
-        sdk: The project.
+        sdk: The SDK client of the project.
     """
 
     def __init__(self, sdk: Sdk) -> None:
@@ -41,19 +37,19 @@ class ConnectClient:
         return tuple(sorted(users, key=lambda user: user.external_id))
 
     def list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
-        """A user's accounts, or everybody's, newest first."""
+        """Accounts of the external user, or of all users if None, newest first."""
         options = self._sdk.build_request_options(environment)
-        whose = {} if external_user_id is None else {"external_user_id": external_user_id}
+        user_filter = {} if external_user_id is None else {"external_user_id": external_user_id}
         items: Iterator[JsonObject] = self._sdk.iter_items(
             lambda client, cursor: client.accounts.list(
-                limit=PAGE_SIZE, request_options=options, **whose, **_after(cursor)
+                limit=PAGE_SIZE, request_options=options, **user_filter, **_after(cursor)
             )
         )
         found = [parse_account(item, environment, external_user_id=external_user_id) for item in items]
         return tuple(sorted(found, key=lambda account: account.created_at, reverse=True))
 
     def list_withheld_ids(self, environment: Environment) -> frozenset[str]:
-        """Ids of the accounts whose credentials Connect keeps to itself."""
+        """Ids of the accounts whose credentials Connect withholds."""
         options = self._sdk.build_request_options(environment)
         items: Iterator[JsonObject] = self._sdk.iter_items(
             lambda client, cursor: client.accounts.list(
@@ -63,7 +59,7 @@ class ConnectClient:
         return frozenset(str(item["id"]) for item in items if has_withheld_credentials(item))
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account of that id, in whichever environment, or None."""
+        """The account with that id in either environment, or None."""
         first = self._sdk.login.environment
         for environment in (first, *(other for other in ENVIRONMENTS if other != first)):
             item = self._retrieve(account_id, environment)
@@ -72,7 +68,7 @@ class ConnectClient:
         return None
 
     def find_account_with_credentials(self, account_id: str, environment: Environment) -> JsonObject | None:
-        """The account as the API writes it, with its credentials as far as they are given out; None if there is none."""
+        """The account's JSON object, with the credentials that Connect does not withhold; None if there is no such account."""
         return self._retrieve(account_id, environment, include_credentials=True)
 
     def create_account(
@@ -85,14 +81,14 @@ class ConnectClient:
         *,
         account_id: str | None = None,
     ) -> JsonObject:
-        """Connect an account with these credentials, or give them to the one of *account_id*."""
+        """Connect an account with *credentials*, or replace the credentials of *account_id*."""
         options = self._sdk.build_request_options(environment)
         token = str(self.create_connect_token(external_user_id, environment)["token"])
         create = partial(_create, app, credentials, name, external_user_id, token, options, account_id=account_id)
         return to_json_object(self._sdk.call(create, secrets=(token, *credentials.values())))
 
     def create_connect_token(self, external_user_id: str, environment: Environment) -> JsonObject:
-        """A fresh Connect token of that user's, `{"token", "connect_link_url", ...}`."""
+        """A new Connect token for the external user: `{"token", "connect_link_url", ...}`."""
         options = self._sdk.build_request_options(environment)
         return to_json_object(
             self._sdk.call(
@@ -101,12 +97,12 @@ class ConnectClient:
         )
 
     def delete_account(self, account_id: str, environment: Environment) -> None:
-        """Remove an account; one that is gone is no error."""
+        """Remove an account. A missing account is not an error."""
         options = self._sdk.build_request_options(environment)
         self._sdk.call(lambda client: client.accounts.delete(account_id, request_options=options), default=False)
 
     def delete_user(self, external_user_id: str, environment: Environment) -> None:
-        """Remove a user, their accounts and their deployed triggers; one who is gone is no error."""
+        """Remove an external user with accounts and deployed triggers. A missing user is not an error."""
         options = self._sdk.build_request_options(environment)
         self._sdk.call(
             lambda client: client.users.delete_external_user(external_user_id, request_options=options), default=False

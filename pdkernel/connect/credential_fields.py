@@ -1,8 +1,7 @@
 """
-What an account of an app usually holds: the names of its credentials, for forms that ask for them.
+Usual names of an app's credentials, as suggestions for forms.
 
-Names are those that components read from `$auth` (the platform calls them so for OAuth apps and for the custom
-fields of key-based ones). A guess, not a rule: any other name can be given.
+Components read credentials under these names from `$auth`. An account may have other names.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 OAUTH_FIELDS = ("oauth_access_token",)
 API_KEY_FIELDS = ("api_key",)
 DEFAULT_FIELDS = ("oauth_access_token", "api_key")
-"""For an app that is not listed."""
+"""Names for an app that is not listed."""
 
 FIELDS_BY_APP: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -56,5 +55,5 @@ FIELDS_BY_APP: Mapping[str, tuple[str, ...]] = {
 
 
 def guess_credential_fields(app: str) -> tuple[str, ...]:
-    """Names of the credentials that an account of *app* usually holds, best guess first."""
+    """Usual names of the credentials of an *app* account, most likely first."""
     return FIELDS_BY_APP.get(app, DEFAULT_FIELDS)

@@ -1,9 +1,4 @@
-"""
-The directory of a local project: its own tables, no HTTP in between.
-
-Knows what may be connected and under which id. Rows and encryption are `project.accounts`; who asks and why is
-the engine's and the session's.
-"""
+"""The directory of a local project: users and accounts in its tables. Encryption is in `project.accounts`."""
 
 from __future__ import annotations
 
@@ -54,7 +49,7 @@ class LocalDirectory:
 
     @property
     def plan(self) -> Plan:
-        """The plan that the production gate looks at."""
+        """The plan that the production gate checks."""
         return self._project.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
@@ -77,7 +72,7 @@ class LocalDirectory:
         app: str | None = None,
         own: bool | None = None,
     ) -> Sequence[Account]:
-        """Accounts that match everything given, newest first; accounts of your own match both environments."""
+        """Accounts that match all filters, newest first; accounts of your own match both environments."""
         return self._table.list_accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
 
     def account_ids(
@@ -88,15 +83,15 @@ class LocalDirectory:
         app: str | None = None,
         own: bool | None = None,
     ) -> Sequence[str]:
-        """The ids of what `accounts` gives, in its order."""
+        """Ids of the accounts that `accounts` returns, in the same order."""
         return self._table.account_ids(external_user_id=external_user_id, environment=environment, app=app, own=own)
 
     def connected_apps(self) -> Collection[str]:
-        """Slugs of the apps that there are accounts of."""
+        """Slugs of the apps that have an account."""
         return self._table.connected_apps()
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
-        """The account that a run for that user uses: of that app, the one most recently created, or None."""
+        """The user's most recently created account of *app*, which a run uses; or None."""
         return self._table.newest_account(external_user_id, environment, app)
 
     def newest_accounts(
@@ -106,16 +101,16 @@ class LocalDirectory:
         return self._table.newest_accounts(external_user_ids, environment, apps, limit=limit)
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account of that id, or None."""
+        """The account with that id, or None."""
         return self._table.find(account_id)
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`, with an access token that still lasts where the project can renew it.
+        The account's `$auth`. An OAuth access token that is due is refreshed first.
 
         Raises:
-            AccountGoneError: There is no such account.
-            NotAtHandError: The token has to be renewed, and this one is `at_hand`.
+            AccountGoneError: The account does not exist.
+            WouldBlockError: The token is due for a refresh, and this directory is `nonblocking`.
         """
         credentials = self._table.credentials(account_id)
         if not is_refresh_due(self._project, account_id, credentials):
@@ -126,13 +121,13 @@ class LocalDirectory:
 
     @cached_property
     def _nonblocking(self) -> LocalDirectory:
-        at_hand = copy(self)
-        at_hand._can_block = False  # noqa: SLF001 - our own copy
-        return at_hand
+        view = copy(self)
+        view._can_block = False  # noqa: SLF001 - a copy of this object
+        return view
 
     @contextmanager
     def nonblocking(self) -> Iterator[LocalDirectory | None]:
-        """Itself, on a database that is a file: only a token that has to be renewed is waited for."""
+        """A view that raises `WouldBlockError` where a token refresh would block; None if the database is not a file."""
         if self._project.sqlite_path is None:
             yield None
             return
@@ -141,9 +136,9 @@ class LocalDirectory:
 
     def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
         """
-        The app answered 401 to the token of *issued_at*: who asks next for the credentials gets a newer one, if there is any.
+        Report that the app answered 401 to the token of *issued_at*; the next call of `credentials` refreshes the token if possible.
 
-        Of many who were refused the same token the first has it renewed; the others get what came of that.
+        The first of several reports of the same token causes the refresh; the others use its result.
         """
         return self._project.grants.mark_refused(account_id, issued_at)
 
@@ -158,19 +153,19 @@ class LocalDirectory:
         name: str | None = None,
     ) -> Account:
         """
-        Connect an account; the user exists from their first account on.
+        Connect an account. The external user is created with their first account.
 
         Args:
-            app: The app's slug.
-            credentials: Name and value; at least one.
-            external_user_id: Whose it is, or None for an account of your own.
-            environment: Of the user; an account of your own is valid in both and carries development.
-            account_id: `apn_...`, or None for a fresh one.
-            name: For people; the user's id or the app's slug if it is not given.
+            app: Slug of the app.
+            credentials: Values by name; at least one.
+            external_user_id: The external user, or None for an account of your own.
+            environment: The user's environment; an account of your own is valid in both and has development.
+            account_id: `apn_...`, or None for a new id.
+            name: Display name; the user's id or the app's slug by default.
 
         Raises:
-            AccountExistsError: *account_id* is taken.
-            RequestError: App, user, id or credentials cannot be used; the message shows no value.
+            AccountExistsError: *account_id* exists already.
+            RequestError: App, user, id or credentials are invalid; the message has no credential.
         """
         if external_user_id is not None:
             check_external_user_id(external_user_id)
@@ -188,10 +183,10 @@ class LocalDirectory:
 
     def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
         """
-        Give an account these credentials in the place of those that it has; its id and its age stay.
+        Replace the credentials of an account; id and creation time stay.
 
         Raises:
-            RequestError: There is no such account, or the credentials cannot be used; the message shows no value.
+            RequestError: The account does not exist, or the credentials are invalid; the message has no credential.
         """
         account = self._table.find(account_id)
         if account is None:
@@ -202,16 +197,16 @@ class LocalDirectory:
         return replace(account, credential_fields=fields, healthy=True)
 
     def remove_account(self, account_id: str) -> bool:
-        """Remove it; its user stays. False if there was none."""
+        """Remove the account; the user stays. Return False if the account does not exist."""
         return self._table.remove(account_id)
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Credential names to ask for: what was told of *app*, else what its newest account holds, else the best guess."""
-        told = load_registered_apps(self._project).get(app)
-        if told:
-            return told
+        """Names of credentials for a form: those registered for *app*, else of its newest account, else the usual ones."""
+        registered = load_registered_apps(self._project).get(app)
+        if registered:
+            return registered
         newest = self._table.list_accounts(app=app, limit=1)
-        # an account for which a field was left empty takes no field from the next one's form
+        # an account that lacks an optional field does not remove that field from the next form
         return (
             newest[0].credential_fields
             if newest and not set(newest[0].credential_fields) < set(FIELDS_BY_APP.get(app, ()))
@@ -222,8 +217,8 @@ class LocalDirectory:
 def _check_id(account_id: str) -> str:
     if not _ACCOUNT_ID.match(account_id):
         raise RequestError(
-            f"{account_id!r} cannot be an account's id.",
-            fix="Use apn_ and then letters, digits, dashes or underscores, or leave it out for a fresh one.",
+            f"{account_id!r} is not a valid account id.",
+            fix="Use apn_ and then letters, digits, dashes or underscores, or omit the id to get a new one.",
         )
     return account_id
 

@@ -1,9 +1,8 @@
 """
-OAuth 2 towards the provider of an app: the page where people sign in, and the tokens that follow.
+Requests to an app's OAuth 2 provider: authorization code, refresh (RFC 6749) and PKCE (RFC 7636).
 
-Knows RFC 6749 (authorization code, refresh) and RFC 7636 (PKCE), and where providers stray from them: GitHub answers
-errors with 200, some answer in form encoding, some give their reason under other names. Where tokens are kept is
-`renewal`'s.
+Accepts common deviations: GitHub answers errors with status 200, some providers answer in form encoding, some name the
+reason differently. Storage of tokens is in `token_refresh`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _MAX_ANSWER = 1 << 18
 _MAX_REASON_CHARS = 300
 _SECRET_FORM_FIELDS = ("code", "code_verifier", "refresh_token")
 _REFUSAL_STATUSES = frozenset({400, 401, 403})
-"""Statuses with which providers refuse what they were sent; others say that something is out of order, or somewhere else."""
+"""Statuses with which a provider rejects the request itself; other statuses are faults of the provider or of the URL."""
 _RETRYABLE_ERRORS = frozenset(
     {
         "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
@@ -36,11 +35,11 @@ _RETRYABLE_ERRORS = frozenset(
         "incorrect_client_credentials", "bad_client_secret", "invalid_client_id", "ratelimited",
     }
 )  # fmt: skip
-"""Errors that are mended at the client or with time, and the code or the token is good again (RFC 6749, GitHub, Slack)."""
+"""Errors after which the same code or token may succeed: a wrong client setting or overload (RFC 6749, GitHub, Slack)."""
 
 
 class ProviderError(InternalError):
-    """The provider refused or could not be reached; says what it said, and shows no token and no code."""
+    """The provider rejected the request or did not respond. The message has the provider's reason, without tokens and codes."""
 
     code = "oauth_provider"
     exit_status = 2
@@ -48,18 +47,18 @@ class ProviderError(InternalError):
     def __init__(self, message: str, *, is_permanent: bool) -> None:
         super().__init__(message)
         self.is_permanent = is_permanent
-        """Whether asking again is of no use: the provider said that the code or the token is no good."""
+        """Whether a retry cannot succeed: the provider rejected the code or the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthTokens:
     """
-    What a provider hands out.
+    Tokens that a provider issued.
 
     Attributes:
-        access_token: For calls.
-        refresh_token: For the next access token, or None.
-        expires_in: Seconds that the access token lasts, or None if it was not said.
+        access_token: The token for API calls.
+        refresh_token: The token that gets the next access token, or None.
+        expires_in: Seconds until the access token expires, or None if the provider does not report them.
     """
 
     access_token: str = field(repr=False)
@@ -68,7 +67,7 @@ class OAuthTokens:
 
 
 def authorize_url(provider: OAuthProvider, *, state: str, verifier: str, redirect_uri: str) -> str:
-    """Where the person's browser goes to sign in at the app."""
+    """The URL where the user signs in at the app."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest()).rstrip(b"=").decode()
     asked = {
         "response_type": "code",
@@ -80,17 +79,17 @@ def authorize_url(provider: OAuthProvider, *, state: str, verifier: str, redirec
         **({"scope": " ".join(provider.scopes)} if provider.scopes else {}),
     }
     parts = urlsplit(provider.authorize_url)
-    # what the URL holds already stays: some providers want `access_type=offline` or `prompt=consent`
+    # keep the URL's own query: some providers require `access_type=offline` or `prompt=consent`
     query = "&".join(filter(None, (parts.query, urlencode(asked))))
     return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
 
 
 def exchange_code(provider: OAuthProvider, *, code: str, verifier: str, redirect_uri: str) -> OAuthTokens:
     """
-    The tokens for a code that the person came back with.
+    Exchange the code of a finished sign-in for tokens.
 
     Raises:
-        ProviderError: No tokens.
+        ProviderError: The provider issued no tokens.
     """
     return _request_tokens(
         provider,
@@ -105,10 +104,10 @@ def exchange_code(provider: OAuthProvider, *, code: str, verifier: str, redirect
 
 def refresh_tokens(provider: OAuthProvider, refresh_token: str, *, timeout_s: float = TIMEOUT_S) -> OAuthTokens:
     """
-    The next tokens; the provider may keep the refresh token or give another.
+    Request new tokens. The provider may rotate the refresh token or leave it unchanged.
 
     Raises:
-        ProviderError: No tokens.
+        ProviderError: The provider issued no tokens.
     """
     return _request_tokens(provider, {"grant_type": "refresh_token", "refresh_token": refresh_token}, timeout_s)
 
@@ -129,38 +128,38 @@ def _request_tokens(provider: OAuthProvider, form: dict[str, str], timeout_s: fl
     except httpx.TimeoutException:
         raise ProviderError(f"{where} did not answer within {timeout_s:g} s.", is_permanent=False) from None
     except httpx.HTTPError as fault:
-        raise ProviderError(f"{where} cannot be reached: {type(fault).__name__}.", is_permanent=False) from None
-    told = _parse_answer(answer)
-    token, error = told.get("access_token"), told.get("error")
+        raise ProviderError(f"{where} is unreachable: {type(fault).__name__}.", is_permanent=False) from None
+    fields = _parse_answer(answer)
+    token, error = fields.get("access_token"), fields.get("error")
     if answer.is_success and not error and isinstance(token, str) and token.strip():
-        return _tokens(told)
-    refused = bool(error) if answer.is_success else bool(told) and answer.status_code in _REFUSAL_STATUSES
+        return _tokens(fields)
+    refused = bool(error) if answer.is_success else bool(fields) and answer.status_code in _REFUSAL_STATUSES
     values = [value for value in (provider.client_secret, *map(form.get, _SECRET_FORM_FIELDS)) if value]
     raise ProviderError(
-        f"{where} gave no token ({answer.status_code}): {mask_values(_reason(told), values)[:_MAX_REASON_CHARS]}",
+        f"{where} issued no token ({answer.status_code}): {mask_values(_reason(fields), values)[:_MAX_REASON_CHARS]}",
         is_permanent=refused and str(error) not in _RETRYABLE_ERRORS,
     )
 
 
 def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) -> httpx.Response:
-    """The answer, as far as it is one of tokens: no more than that, and no longer than *timeout_s* in all."""
+    """The response, cut after `_MAX_ANSWER` bytes, within *timeout_s* seconds in total."""
     import httpx
 
-    came: queue.SimpleQueue[httpx.Response | Exception] = queue.SimpleQueue()
+    result: queue.SimpleQueue[httpx.Response | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
-            came.put(_read_from(client, url, form, auth))
-        except Exception as fault:  # noqa: BLE001  # whoever waits raises it
-            came.put(fault)
+            result.put(_read_from(client, url, form, auth))
+        except Exception as fault:  # noqa: BLE001  # the waiting thread raises it
+            result.put(fault)
 
     with httpx.Client(timeout=timeout_s, follow_redirects=False) as client:
-        # a thread: httpx counts the time between two pieces only, and a provider can send them one by one for ever
+        # a thread: the timeout of httpx limits the time between two chunks, not the whole response
         threading.Thread(target=ask, name="pdkernel-oauth", daemon=True).start()
         try:
-            answer = came.get(timeout=timeout_s)
+            answer = result.get(timeout=timeout_s)
         except queue.Empty:
-            raise httpx.ReadTimeout("It goes on and on.") from None
+            raise httpx.ReadTimeout("The response did not end.") from None
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -183,29 +182,33 @@ def _parse_answer(answer: httpx.Response) -> dict[str, Any]:
     if len(answer.content) > _MAX_ANSWER:
         return {}
     try:
-        told = answer.json()
+        fields = answer.json()
     except (ValueError, RecursionError):
-        told = dict(parse_qsl(answer.text)) if "x-www-form-urlencoded" in answer.headers.get("content-type", "") else {}
-    return told if isinstance(told, dict) else {}
+        fields = (
+            dict(parse_qsl(answer.text)) if "x-www-form-urlencoded" in answer.headers.get("content-type", "") else {}
+        )
+    return fields if isinstance(fields, dict) else {}
 
 
-def _tokens(told: dict[str, Any]) -> OAuthTokens:
-    refreshing, lasting = told.get("refresh_token"), told.get("expires_in")
+def _tokens(fields: dict[str, Any]) -> OAuthTokens:
+    refreshing, lasting = fields.get("refresh_token"), fields.get("expires_in")
     try:
         seconds = None if lasting is None else float(lasting)
     except (TypeError, ValueError, OverflowError):
         seconds = None
     return OAuthTokens(
-        access_token=str(told["access_token"]),
+        access_token=str(fields["access_token"]),
         refresh_token=refreshing if isinstance(refreshing, str) and refreshing else None,
         expires_in=seconds if seconds is not None and 0 < seconds < 1e9 else None,
     )
 
 
-def _reason(told: dict[str, Any]) -> str:
-    error = told.get("error")
+def _reason(fields: dict[str, Any]) -> str:
+    error = fields.get("error")
     inner = error.get("message") if isinstance(error, dict) else error
     said = [
-        each for each in (inner, told.get("error_description"), told.get("message")) if isinstance(each, str) and each
+        each
+        for each in (inner, fields.get("error_description"), fields.get("message"))
+        if isinstance(each, str) and each
     ]
-    return ": ".join(said) or "it did not say why."
+    return ": ".join(said) or "no reason given."

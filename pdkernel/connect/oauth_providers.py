@@ -1,7 +1,7 @@
 """
-OAuth 2 providers of apps, as a project was told of them.
+OAuth 2 providers of apps. Requests to providers are in `oauth`.
 
-Knows where they are kept: the client's secret sealed, the rest among the settings. What is said to a provider is `oauth`'s.
+The client's secret is stored encrypted, the rest in the project's settings.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class OAuthProvider:
     How accounts of an app are connected by OAuth 2.
 
     Attributes:
-        authorize_url: Where people sign in at the app.
-        token_url: Where codes and refresh tokens become access tokens.
-        client_id: Our client's.
-        client_secret: Its secret; None for a public client.
-        scopes: What is asked for.
-        client_auth: Whether the client names itself in the body (`post`) or by HTTP Basic (`basic`).
+        authorize_url: The app's page where the user signs in.
+        token_url: The endpoint that exchanges codes and refresh tokens for access tokens.
+        client_id: Id of the OAuth client.
+        client_secret: Secret of the OAuth client; None for a public client.
+        scopes: Requested scopes.
+        client_auth: Sends the client's credentials in the body (`post`) or by HTTP Basic (`basic`).
     """
 
     authorize_url: str
@@ -42,18 +42,20 @@ class OAuthProvider:
 
 def register_provider(project: Project, app: str, provider: OAuthProvider) -> None:
     """
-    Tell *project* how accounts of *app* are connected; what it knew of that before is replaced.
+    Register the OAuth 2 provider of *app* in *project*; replaces an earlier registration.
 
     Raises:
-        RequestError: Not a slug, not URLs, plain http to another machine, or no client.
+        RequestError: *app* is not a slug, a URL is invalid or plain http to another machine, or the client id is empty.
     """
     check_app_slug(app)
     _check_url(provider.authorize_url, "--oauth-authorize-url")
     _check_url(provider.token_url, "--oauth-token-url")
     if not provider.client_id.strip():
-        raise RequestError("An OAuth client has an id.", fix="Give it: --oauth-client-id ID")
+        raise RequestError("The id of the OAuth client is empty.", fix="Pass it: --oauth-client-id ID")
     if provider.client_auth not in get_args(ClientAuth):
-        raise RequestError(f"{provider.client_auth!r} is no way to send a client's secret.", fix="Use post or basic.")
+        raise RequestError(
+            f"{provider.client_auth!r} is not a way to send a client's secret.", fix="Use post or basic."
+        )
     public = {key: value for key, value in asdict(provider).items() if key != "client_secret"}
     if provider.client_secret is None:
         project.secrets.remove(_secret_name(app))
@@ -65,17 +67,17 @@ def register_provider(project: Project, app: str, provider: OAuthProvider) -> No
 
 
 def find_provider(project: Project, app: str) -> OAuthProvider | None:
-    """The provider of *app*, or None: its accounts are connected by their credentials."""
-    kept = _load_setting(project).get(app)
-    if not isinstance(kept, dict):
+    """The provider of *app*; None if users enter credentials of that app themselves."""
+    stored = _load_setting(project).get(app)
+    if not isinstance(stored, dict):
         return None
     return OAuthProvider(
-        authorize_url=str(kept["authorize_url"]),
-        token_url=str(kept["token_url"]),
-        client_id=str(kept["client_id"]),
+        authorize_url=str(stored["authorize_url"]),
+        token_url=str(stored["token_url"]),
+        client_id=str(stored["client_id"]),
         client_secret=project.secrets.get(_secret_name(app)),
-        scopes=tuple(map(str, kept["scopes"])),
-        client_auth="basic" if kept["client_auth"] == "basic" else "post",
+        scopes=tuple(map(str, stored["scopes"])),
+        client_auth="basic" if stored["client_auth"] == "basic" else "post",
     )
 
 
@@ -93,8 +95,8 @@ def format_origin(url: str) -> str:
 
 
 def _load_setting(project: Project) -> dict[str, object]:
-    kept = project.settings.get(PROVIDERS_SETTING)
-    return dict(kept) if isinstance(kept, dict) else {}
+    stored = project.settings.get(PROVIDERS_SETTING)
+    return dict(stored) if isinstance(stored, dict) else {}
 
 
 def _check_url(url: str, option: str) -> None:
@@ -105,9 +107,11 @@ def _check_url(url: str, option: str) -> None:
         parts, host = urlsplit(""), None
     local = host in ("localhost", "127.0.0.1", "::1")
     if not host or parts.username is not None or any(ord(letter) < 33 or letter in ";,'\"" for letter in parts.netloc):
-        raise RequestError(f"{option} is not the URL of a page.", fix="Write all of it: https://host/path")
+        raise RequestError(f"{option} is not a URL.", fix="Write the whole URL: https://host/path")
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise RequestError(f"{option} has to begin with https://.", fix="Plain http is for providers on this machine.")
+        raise RequestError(
+            f"{option} must begin with https://.", fix="Use plain http only for a provider on this machine."
+        )
 
 
 def _secret_name(app: str) -> str:

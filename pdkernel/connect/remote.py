@@ -1,8 +1,8 @@
 """
 The directory of a Connect project at Pipedream: its users, accounts and credentials.
 
-Knows how a real project answers the questions of `identity.Directory`, and for how long an answer is good. Accounts of your
-own stay in the local project: Connect has external users' only. How Connect is asked is for `asking` to know.
+Responses are cached for a few seconds. Accounts of your own stay in the local project: Connect has accounts of external users
+only. Requests are in `client`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from pdkernel.identity import (
 from pdkernel.project import Project
 
 CACHE_TTL_S = 5.0
-"""Seconds for which an answer is good: a run asks for the same several times, and a person waits no longer for news."""
+"""Seconds for which a response is cached: a run needs the same accounts several times, and changes must appear soon."""
 
 
 class RemoteDirectory:
     """
     Users and accounts of a Connect project; implements `identity.Directory`. Safe from any thread.
 
-    Every call may raise what `Sdk.call` raises.
+    Every method raises the errors of `Sdk.call`.
 
     Args:
-        project: The local project: accounts of your own, the plan, its clock.
-        sdk: The Connect project.
+        project: The local project, for accounts of your own, the plan and the clock.
+        sdk: SDK client of the Connect project.
     """
 
     def __init__(self, project: Project, sdk: Sdk) -> None:
@@ -75,12 +75,12 @@ class RemoteDirectory:
 
     @property
     def project_id(self) -> str:
-        """`proj_...`, Pipedream's."""
+        """Pipedream's id of the project, `proj_...`."""
         return self._sdk.login.project_id
 
     @property
     def plan(self) -> Plan:
-        """The plan that the local project rehearses: what the real one allows, Pipedream says itself."""
+        """The plan set in the local project. Pipedream enforces the real plan itself."""
         return self._local.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
@@ -88,10 +88,10 @@ class RemoteDirectory:
         return self._users.get(environment, lambda: self._client.list_users(environment))[:limit]
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """That external user, or None: one with an account, else one that the list of users has."""
-        theirs = self._list_accounts(external_user_id, environment)
-        if theirs:
-            return ExternalUser(external_user_id, environment, min(account.created_at for account in theirs))
+        """That external user, or None. Looks at accounts first, then at the list of users."""
+        user_accounts = self._list_accounts(external_user_id, environment)
+        if user_accounts:
+            return ExternalUser(external_user_id, environment, min(account.created_at for account in user_accounts))
         return next((user for user in self.users(environment) if user.external_id == external_user_id), None)
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
@@ -110,7 +110,7 @@ class RemoteDirectory:
         app: str | None = None,
         own: bool | None = None,
     ) -> Sequence[Account]:
-        """Accounts that match everything given, newest first; accounts of your own are the local project's."""
+        """Accounts that match all filters, newest first; accounts of your own come from the local project."""
         found: list[Account] = []
         if own is not False and external_user_id is None:
             found += self._local.accounts(environment=environment, app=app, own=True)
@@ -128,35 +128,35 @@ class RemoteDirectory:
         app: str | None = None,
         own: bool | None = None,
     ) -> Sequence[str]:
-        """The ids of what `accounts` gives, in its order."""
+        """Ids of the accounts that `accounts` returns, in the same order."""
         found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
         return [account.id for account in found]
 
     def connected_apps(self) -> Collection[str]:
-        """Slugs of the apps that there are accounts of."""
+        """Slugs of the apps that have an account."""
         return {account.app for account in self.accounts()}
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
-        """The account that a run for that user uses: of that app, the one most recently created, or None."""
+        """The user's most recently created account of *app*, which a run uses; or None."""
         return next((each for each in self._list_accounts(external_user_id, environment) if each.app == app), None)
 
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
-        """The *limit* most recently created accounts of each user and app, newest first; one listing for all of them."""
-        whose = next(iter(external_user_ids)) if len(external_user_ids) == 1 else None
+        """The *limit* most recently created accounts of each user and app, newest first, from one listing."""
+        only_user = next(iter(external_user_ids)) if len(external_user_ids) == 1 else None
         counted: Counter[tuple[str | None, str]] = Counter()
         found = []
-        for account in self._list_accounts(whose, environment):
+        for account in self._list_accounts(only_user, environment):
             key = (account.external_user_id, account.app)
             if account.external_user_id in external_user_ids and account.app in apps and counted[key] < limit:
                 counted[key] += 1
                 found.append(account)
-        withheld = self._withheld(found, whose, environment)
+        withheld = self._withheld(found, only_user, environment)
         return [replace(account, withheld=account.id in withheld) for account in found]
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account of that id, or None."""
+        """The account with that id, or None."""
         own = self._local.find_account(account_id)
         if own is not None and own.external_user_id is None:
             return own
@@ -164,10 +164,10 @@ class RemoteDirectory:
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`, as far as Connect gives it out.
+        The account's `$auth`; `WithheldCredentials` if Connect withholds part of it.
 
         Raises:
-            AccountGoneError: There is no such account.
+            AccountGoneError: The account does not exist.
         """
         account = self.find_account(account_id)
         if account is None:
@@ -187,35 +187,37 @@ class RemoteDirectory:
         name: str | None = None,
     ) -> Account:
         """
-        Connect an account: an external user's at Pipedream, one of your own in the local project.
+        Connect an account: at Pipedream for an external user, in the local project for yourself.
 
         Raises:
-            RequestError: Pipedream refuses it, as it does for apps that are connected by OAuth.
+            RequestError: Pipedream rejects the account; always the case for apps with OAuth.
         """
         if external_user_id is None:
             return self._local.add_account(
                 app=app, credentials=credentials, external_user_id=None, account_id=account_id, name=name
             )
         if account_id is not None:
-            raise RequestError("Pipedream makes the ids of its accounts itself.", fix="Leave the id out.")
+            raise RequestError("Pipedream creates the ids of its accounts itself.", fix="Omit the id.")
         check_app_slug(app)
         check_external_user_id(external_user_id)
         try:
-            made = self._client.create_account(app, credentials, name, external_user_id, environment)
+            created = self._client.create_account(app, credentials, name, external_user_id, environment)
         except (RequestError, ConnectSettingsError) as refused:
             raise RequestError(
                 f"The {app} account was not connected at Pipedream: {refused.message}",
-                fix="An app with OAuth is connected by its user in the browser, through Connect Link.",
+                fix="If the app uses OAuth, the user connects the account in the browser, through Connect Link.",
             ) from None
         self._clear_caches()
-        return parse_account(made, environment, app=app, external_user_id=external_user_id, fields=tuple(credentials))
+        return parse_account(
+            created, environment, app=app, external_user_id=external_user_id, fields=tuple(credentials)
+        )
 
     def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
         """
-        Give an account these credentials in the place of those that it has; its id and its age stay.
+        Replace the credentials of an account; id and creation time stay.
 
         Raises:
-            RequestError: There is no such account, or Pipedream refuses it, as it does for apps that are connected by OAuth.
+            RequestError: The account does not exist, or Pipedream rejects the credentials; always the case for apps with OAuth.
         """
         account = self.find_account(account_id)
         if account is None:
@@ -229,31 +231,31 @@ class RemoteDirectory:
             )
         except (RequestError, ConnectSettingsError) as refused:
             raise RequestError(
-                f"The {account.app} account was not connected anew at Pipedream: {refused.message}",
-                fix="An app with OAuth is connected by its user in the browser, through Connect Link.",
+                f"The {account.app} account was not reconnected at Pipedream: {refused.message}",
+                fix="If the app uses OAuth, the user connects the account in the browser, through Connect Link.",
             ) from None
         self._clear_caches()
         return replace(account, credential_fields=tuple(credentials), healthy=True)
 
     def connect_link(self, external_user_id: str, environment: Environment) -> str:
-        """A fresh link of Pipedream's where that user connects one account; `&app=SLUG` says of what."""
+        """A new Connect Link at Pipedream for one account of that user; append `&app=SLUG` for the app."""
         check_external_user_id(external_user_id)
         return str(self._client.create_connect_token(external_user_id, environment)["connect_link_url"])
 
     def clear_cache(self) -> None:
-        """Ask Pipedream anew for whatever is asked next."""
+        """Drop all cached responses."""
         self._clear_caches()
 
     def nonblocking(self) -> AbstractContextManager[None]:
-        """Nothing: Pipedream is asked."""
+        """None: every uncached call sends a request."""
         return nullcontext()
 
     def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
-        """The app answered 401: what can be renewed here is an account of your own; Pipedream renews the others."""
+        """Report that the app answered 401. Only tokens of your own accounts are refreshed; Pipedream refreshes the others."""
         return self._local.report_unauthorized(account_id, issued_at)
 
     def remove_account(self, account_id: str) -> bool:
-        """Remove it at Pipedream, or one of your own here; False if there was none."""
+        """Remove the account at Pipedream, or your own account in the local project; False if the account does not exist."""
         account = self.find_account(account_id)
         if account is None:
             return False
@@ -264,44 +266,46 @@ class RemoteDirectory:
         return True
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Credential names to ask for: what was told or is known of *app*."""
+        """Names of credentials for a form: those registered for *app*, else the usual ones."""
         return load_registered_apps(self._project).get(app) or guess_credential_fields(app)
 
     def _list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
-        """A user's accounts, or everybody's, newest first."""
+        """Accounts of the external user, or of all users if None, newest first."""
         return self._accounts.get(
             (external_user_id, environment), lambda: self._client.list_accounts(external_user_id, environment)
         )
 
-    def _withheld(self, accounts: Sequence[Account], whose: str | None, environment: Environment) -> Collection[str]:
-        """Ids of those *accounts* whose credentials Connect keeps to itself."""
-        if whose is None:  # many users': one listing
+    def _withheld(
+        self, accounts: Sequence[Account], only_user: str | None, environment: Environment
+    ) -> Collection[str]:
+        """Ids of those *accounts whose credentials Connect withholds."""
+        if only_user is None:  # accounts of several users: one listing
             return self._withheld_cache.get(environment, lambda: self._client.list_withheld_ids(environment))
-        newest = {account.app: account.id for account in reversed(accounts)}  # a run asks for just these
+        newest = {account.app: account.id for account in reversed(accounts)}  # a run needs only these
         return [each for each in newest.values() if self._is_withheld(each)]
 
     def _is_withheld(self, account_id: str) -> bool:
         try:
             return isinstance(self.credentials(account_id), WithheldCredentials)
         except AccountGoneError:
-            return False  # removed since it was listed: who asks for its credentials is told
+            return False  # removed since the listing; a request for its credentials raises
 
     def _ask_credentials(self, account: Account) -> Credentials:
-        kept = self._client.find_account_with_credentials(account.id, account.environment)
-        if kept is None:
+        item = self._client.find_account_with_credentials(account.id, account.environment)
+        if item is None:
             raise self._build_gone_error(account.id)
-        given = parse_credentials(kept)
-        if not has_withheld_credentials(kept):
+        given = parse_credentials(item)
+        if not has_withheld_credentials(item):
             return Credentials(given)
         names = [
             name
-            for name in ((ACCESS_TOKEN_FIELD,) if is_oauth(kept) else self.credential_fields(account.app))
+            for name in ((ACCESS_TOKEN_FIELD,) if is_oauth(item) else self.credential_fields(account.app))
             if name not in given
         ]
         return WithheldCredentials(given, withheld_names=names, proxy=self._proxy(account))
 
     def _build_gone_error(self, account_id: str) -> AccountGoneError:
-        self._clear_caches()  # a list that has it, too
+        self._clear_caches()  # cached lists that still contain the account
         return AccountGoneError(account_id)
 
     def _proxy(self, account: Account) -> ProxyAccess:
@@ -315,5 +319,5 @@ class RemoteDirectory:
         )
 
     def _clear_caches(self) -> None:
-        for known in (self._users, self._accounts, self._account_cache, self._withheld_cache, self._credentials):
-            known.clear()
+        for cache in (self._users, self._accounts, self._account_cache, self._withheld_cache, self._credentials):
+            cache.clear()

@@ -1,8 +1,8 @@
 """
-The official `pipedream` SDK, as far as it differs from release to release, and its failures as sentences.
+The official `pipedream` SDK: creates the client, iterates over pages, and translates failures into pdkernel's errors.
 
-Knows how a client is made, that pages are asked for one by one, and that an answer which the SDK cannot parse is read as it
-is: releases disagree on what an app must have. Knows nothing of users and accounts. No sentence holds a token or a secret.
+Hides differences between SDK releases. A response that the SDK cannot parse is used as plain JSON: releases disagree on the
+required fields of an app. Error messages never contain a token or a secret.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ TIMEOUT_S = 20.0
 PAGE_SIZE = 100
 _MAX_MESSAGE_CHARS = 200
 _READABLE_KEYS = frozenset({"data", "id"})
-"""What an answer has that is one of ours to read: a page, an account, a deployed trigger."""
+"""Keys of which a usable response has at least one: a page, an account, a deployed trigger."""
 
 JsonObject = dict[str, Any]
 
 
 class Sdk:
     """
-    A client of the SDK for one project, made at the first call. Safe from any thread.
+    An SDK client for one project, created at the first call. Safe from any thread.
 
     Args:
-        login: Which project.
-        timeout_s: Seconds that one answer may take.
+        login: Login at the project.
+        timeout_s: Seconds until a request times out.
     """
 
     def __init__(self, login: Login, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -44,13 +44,13 @@ class Sdk:
 
     @property
     def client(self) -> Any:
-        """The SDK's own client."""
+        """The client object of the SDK."""
         if self._client is None:
             self._client = self._make()
         return self._client
 
     def build_request_options(self, environment: Environment) -> JsonObject:
-        """What each call is given besides: its environment, and that a failed one is told at once."""
+        """Request options: the environment, the timeout, and no retries."""
         return {
             "additional_headers": {"x-pd-environment": environment},
             "max_retries": 0,
@@ -58,18 +58,18 @@ class Sdk:
         }
 
     def fetch_access_token(self) -> str:
-        """An access token of the project's client. Raises as `call` does."""
+        """An access token of the project's OAuth client. Raises the errors of `call`."""
         token: str = self.call(lambda client: client.raw_access_token)
         return token
 
     def call(self, request: Callable[[Any], Any], *, default: Any = None, secrets: Collection[str] = ()) -> Any:
         """
-        What *request* gets from the client; *default* where the API knows no such thing; no sentence shows what is to *secrets*.
+        Return the result of *request* with the client, or *default* (if not None) for a 404. Error messages mask *secrets*.
 
         Raises:
-            ConnectSettingsError: The API does not accept the client, or it may not do this.
-            ProjectError: It does not answer, or not as it should.
-            RequestError: It refuses the request itself.
+            ConnectSettingsError: The API rejects the OAuth client, or the client lacks a permission.
+            ProjectError: The API does not respond, or the response is unusable.
+            RequestError: The API rejects the request.
         """
         kept = self._client
         try:
@@ -77,7 +77,7 @@ class Sdk:
         except _RevokedTokenError as fault:
             if kept is None:  # the token is new
                 raise self._refused(401, fault.body, {}, secrets) from None
-            # the SDK keeps a token until it ends; a new client asks for another
+            # the SDK reuses a token until it expires; a new client requests another
             if self._client is kept:
                 self._client = None
         try:
@@ -85,35 +85,35 @@ class Sdk:
         except _RevokedTokenError as fault:
             raise self._refused(401, fault.body, {}, secrets) from None
 
-    def _call(self, ask: Callable[[Any], Any], missing: Any, hide: Collection[str]) -> Any:
+    def _call(self, send: Callable[[Any], Any], default: Any, secrets: Collection[str]) -> Any:
         import httpx
 
         try:
-            return ask(self.client)
+            return send(self.client)
         except (httpx.HTTPError, OSError) as fault:
             raise self._unreachable(fault) from None
-        except Exception as fault:  # noqa: BLE001  # each release has classes of its own; what they share is a status
+        except Exception as fault:  # noqa: BLE001  # exception classes differ between releases; all have a status
             status = getattr(fault, "status_code", None)
             body = getattr(fault, "body", None)
             if status is None:
                 raise self._unreadable(fault) from None
             if status == 401:
                 raise _RevokedTokenError(body) from None
-            if status == 404 and missing is not None:
-                return missing
+            if status == 404 and default is not None:
+                return default
             if status < 400:
                 if isinstance(body, dict) and _READABLE_KEYS & body.keys():
                     return body
                 raise self._unreadable(fault) from None
             headers = {name.lower(): value for name, value in (getattr(fault, "headers", None) or {}).items()}
-            raise self._refused(int(status), body, headers, hide) from None
+            raise self._refused(int(status), body, headers, secrets) from None
 
     def iter_items(self, request_page: Callable[[Any, str | None], Any]) -> Iterator[JsonObject]:
         """
-        The items of every page; *request_page* gets the client and the cursor of a page.
+        Yield the items of every page; *request_page* receives the client and the page's cursor.
 
         Raises:
-            ConnectSettingsError, ProjectError, RequestError: As `call` does.
+            ConnectSettingsError, ProjectError, RequestError: As for `call`.
         """
         cursor: str | None = None
         seen: set[str] = set()
@@ -131,10 +131,10 @@ class Sdk:
         return parts.netloc
 
     def _make(self) -> Any:
-        from pipedream import Pipedream  # reads the environment for defaults: every one is given here
+        from pipedream import Pipedream  # reads defaults from the environment: pass every argument
 
         login = self.login
-        given: JsonObject = {
+        arguments: JsonObject = {
             "access_token": "",
             "client_id": login.client_id,
             "client_secret": login.client_secret,
@@ -145,30 +145,30 @@ class Sdk:
             "max_retries": 0,
             "httpx_client": self._http(),
         }
-        takes = inspect.signature(Pipedream).parameters
-        if "base_url" not in takes:
+        accepted = inspect.signature(Pipedream).parameters
+        if "base_url" not in accepted:
             raise ProjectError(
-                "The installed release of the pipedream SDK cannot be told where the API is.",
-                fix="Install a newer one: pip install --upgrade pipedream",
+                "The installed release of the pipedream SDK does not accept the API's URL.",
+                fix="Install a newer release: pip install --upgrade pipedream",
             )
         try:
-            return Pipedream(**{name: value for name, value in given.items() if name in takes})
+            return Pipedream(**{name: value for name, value in arguments.items() if name in accepted})
         except ValueError as fault:
             raise ConnectSettingsError(
-                f"The pipedream SDK does not take these settings: {self._mask(str(fault))}",
-                fix="Look at the environment variables whose names begin with PIPEDREAM_.",
+                f"The pipedream SDK rejects these settings: {self._mask(str(fault))}",
+                fix="Check the environment variables that begin with PIPEDREAM_.",
             ) from None
 
     def _http(self) -> Any:
-        """The SDK's way out, closed when this is gone; releases before 2.0 make their own."""
+        """The HTTP client of the SDK, closed with this object; releases before 2.0 create their own."""
         import httpx
 
         http = httpx.Client(timeout=self._timeout_s)
         weakref.finalize(self, http.close)
         return http
 
-    def _mask(self, text: str, hide: Collection[str] = ()) -> str:
-        return " ".join(mask_values(text, (self.login.client_secret, *hide)).split())[:_MAX_MESSAGE_CHARS]
+    def _mask(self, text: str, secrets: Collection[str] = ()) -> str:
+        return " ".join(mask_values(text, (self.login.client_secret, *secrets)).split())[:_MAX_MESSAGE_CHARS]
 
     def _unreachable(self, fault: Exception) -> ProjectError:
         import httpx
@@ -176,61 +176,61 @@ class Sdk:
         if isinstance(fault, httpx.TimeoutException):
             return ProjectError(
                 f"Pipedream Connect at {self._api_host} did not answer within {self._timeout_s:g} s.",
-                fix="Try again; if it stays so, look at the network and at Pipedream's status page.",
+                fix="Try again. If the error persists, check the network and Pipedream's status page.",
             )
         cut = isinstance(fault, httpx.RemoteProtocolError | httpx.ReadError)
-        what = "broke off its answer" if cut else "cannot be reached"
+        what = "closed the connection too early" if cut else "is unreachable"
         return ProjectError(
             f"Pipedream Connect at {self._api_host} {what}: {self._mask(str(fault) or type(fault).__name__)}",
-            fix="Look at the network, then try again. To work without it: pdkernel login --remove",
+            fix="Check the network, then try again. To work offline: pdkernel login --remove",
         )
 
     def _unreadable(self, fault: Exception) -> ProjectError:
         return ProjectError(
-            f"Pipedream Connect at {self._api_host} gave an answer that the SDK cannot read ({type(fault).__name__}).",
-            fix="Look at the address, or install another release: pip install --upgrade pipedream",
+            f"Pipedream Connect at {self._api_host} sent a response that the SDK cannot parse ({type(fault).__name__}).",
+            fix="Check the API's URL, or install another release: pip install --upgrade pipedream",
         )
 
-    def _refused(self, status: int, body: Any, headers: Mapping[str, str], hide: Collection[str]) -> Exception:
-        said = self._format_api_message(body, hide)
+    def _refused(self, status: int, body: Any, headers: Mapping[str, str], secrets: Collection[str]) -> Exception:
+        detail = self._format_api_message(body, secrets)
         login = self.login
-        if status == 401 or (status == 400 and "invalid_client" in said):
+        if status == 401 or (status == 400 and "invalid_client" in detail):
             return ConnectSettingsError(
-                f"Pipedream does not accept the OAuth client {login.client_id} ({status}).{said}",
-                fix="Make a client in your workspace's settings, then log in with its id and secret: pdkernel login",
+                f"Pipedream rejects the OAuth client {login.client_id} ({status}).{detail}",
+                fix="Create a client in your workspace's settings, then log in with its id and secret: pdkernel login",
             )
         if status == 403:
             return ConnectSettingsError(
-                f"The OAuth client {login.client_id} may not do this in the project {login.project_id} (403).{said}",
-                fix="Look at the client's scopes, at the project's id and at your plan, then log in again: pdkernel login",
+                f"The OAuth client {login.client_id} lacks a permission in the project {login.project_id} (403).{detail}",
+                fix="Check the client's scopes, the project's id and your plan, then log in again: pdkernel login",
             )
         if status == 404:
             return ConnectSettingsError(
-                f"Pipedream at {self._api_host} does not have this in the project {login.project_id} (404).{said}",
-                fix="Look at the project's id and its environment: pdkernel project show",
+                f"Pipedream at {self._api_host} found nothing at this URL in the project {login.project_id} (404).{detail}",
+                fix="Check the project's id and environment: pdkernel project show",
             )
         if status == 429:
             wait = headers.get("retry-after", "")
             when = f"Try again in {wait} s." if wait.isdigit() else "Try again in a minute."
-            return ProjectError(f"Pipedream takes no more requests of this project for now (429).{said}", fix=when)
+            return ProjectError(f"The project has reached Pipedream's rate limit (429).{detail}", fix=when)
         if status >= 500:
             return ProjectError(
-                f"Pipedream failed to answer ({status}).{said}",
-                fix="Try again; if it stays so, look at its status page.",
+                f"Pipedream reports a server error ({status}).{detail}",
+                fix="Try again. If the error persists, check Pipedream's status page.",
             )
-        return RequestError(f"Pipedream refuses the request ({status}).{said}")
+        return RequestError(f"Pipedream rejects the request ({status}).{detail}")
 
-    def _format_api_message(self, body: Any, hide: Collection[str]) -> str:
+    def _format_api_message(self, body: Any, secrets: Collection[str]) -> str:
         if hasattr(body, "error"):
             body = body.error
         if isinstance(body, dict):
             body = body.get("error") or body.get("message") or ""
-        text = self._mask(str(body or ""), hide)
-        return f" It says: {text}" if text and "<" not in text else ""
+        text = self._mask(str(body or ""), secrets)
+        return f" Pipedream's message: {text}" if text and "<" not in text else ""
 
 
 class _RevokedTokenError(Exception):
-    """The API does not take the token, or gives none."""
+    """The API rejects the token or issues none."""
 
     def __init__(self, body: Any) -> None:
         super().__init__()
@@ -238,19 +238,19 @@ class _RevokedTokenError(Exception):
 
 
 def to_json_object(value: Any) -> JsonObject:
-    """An answer of the SDK as the JSON object that it was; times may be `datetime`s."""
+    """Convert a response of the SDK to a JSON object; times may be `datetime` objects."""
     if isinstance(value, dict):
         return value
-    made: JsonObject = value.dict()
-    return made
+    converted: JsonObject = value.dict()
+    return converted
 
 
-def _request_at(ask: Callable[[Any, str | None], Any], cursor: str | None, client: Any) -> Any:
-    return ask(client, cursor)
+def _request_at(send: Callable[[Any, str | None], Any], cursor: str | None, client: Any) -> Any:
+    return send(client, cursor)
 
 
 def _page(page: Any) -> tuple[list[JsonObject], str | None]:
-    if isinstance(page, dict):  # as it came: the SDK could not parse it
+    if isinstance(page, dict):  # the SDK could not parse the page
         info = page.get("page_info") or {}
         return [dict(item) for item in page.get("data") or ()], info.get("end_cursor") or None
     info = getattr(getattr(page, "response", None), "page_info", None)

@@ -1,7 +1,7 @@
 """
-Access tokens of accounts that were connected by OAuth: kept, and renewed before they end or once they are refused.
+Refresh of access tokens of accounts connected by OAuth 2, before they expire or after an API rejected them.
 
-Knows which of them are due and that one process renews at a time. Renewing blocks for as long as the provider takes.
+One process refreshes a token at a time. A refresh blocks until the provider responds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pdkernel.identity import Account, Credentials
 from pdkernel.project import Grant, Project
 
 REFRESH_MARGIN = timedelta(minutes=5)
-"""So long before its end a token is renewed: a run that starts now is to end with it."""
+"""A token is refreshed this long before it expires, so that a run that starts now can finish with it."""
 ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a field's name
 _MAX_WAIT_S = 20.0
 
@@ -25,26 +25,26 @@ _log = logging.getLogger(__name__)
 
 
 def build_oauth_credentials(tokens: OAuthTokens) -> dict[str, str]:
-    """An account's credentials; what renews them stays with us."""
+    """The account's credentials; the refresh token stays in the project."""
     # parity[oauth-credentials]: the platform's also hold the refresh token and the client's id
     return {ACCESS_TOKEN_FIELD: tokens.access_token}
 
 
 def store_grant(project: Project, account_id: str, tokens: OAuthTokens) -> None:
-    """Keep what renews the token of an account that was just connected."""
+    """Store the refresh token of an account that was just connected."""
     project.grants.set(account_id, _grant(project, tokens))
 
 
 def refresh_due_at(grant: Grant) -> datetime | None:
-    """From when on its token is renewed before it is handed out; None for one that is not, or has no end."""
+    """When the token is due for a refresh; None for a token that cannot be refreshed or does not expire."""
     if grant.refresh_token is None or grant.expires_at is None:
         return None
-    # a token that never lasts as long as our margin is renewed in the last fifth of its life
+    # a token with a lifetime shorter than the margin is refreshed in the last fifth of its lifetime
     return grant.expires_at - min(REFRESH_MARGIN, (grant.expires_at - grant.renewed_at) / 5)
 
 
 def is_refresh_due(project: Project, account_id: str, credentials: Credentials) -> bool:
-    """Whether `renewed` would ask a provider for a new access token, or wait for who asks."""
+    """Whether `refresh_credentials` would request a new access token, or wait for another process that does."""
     if ACCESS_TOKEN_FIELD not in credentials:
         return False
     grant = project.grants.find(account_id)
@@ -53,9 +53,9 @@ def is_refresh_due(project: Project, account_id: str, credentials: Credentials) 
 
 def refresh_credentials(project: Project, account_id: str, credentials: Credentials) -> Credentials:
     """
-    *credentials* of that account, which are due, with a new access token.
+    Return *credentials* with a new access token; `is_refresh_due` is true for them.
 
-    A provider that cannot be reached changes nothing; one that refuses marks the account as unhealthy.
+    If the provider is unreachable, the credentials stay unchanged. If the provider rejects the refresh token, the account becomes unhealthy.
     """
     grant = project.grants.find(account_id)
     if grant is None:
@@ -63,7 +63,7 @@ def refresh_credentials(project: Project, account_id: str, credentials: Credenti
     claim = project.grants.claim_renewal(account_id)
     if claim is None:
         return _wait_for_refresh(project, account_id)
-    # another process may have renewed it between our look and our claim
+    # another process may have refreshed the token before this process claimed the refresh
     grant = project.grants.find(account_id) or grant
     account = project.accounts.find(account_id)
     if account is None or not _is_due(project, grant):
@@ -92,10 +92,10 @@ def _renew(project: Project, account: Account, grant: Grant, claim: float, crede
         if fault.is_permanent:
             project.accounts.mark_unhealthy(account.id, renewal_claim=claim)
             grant = replace(grant, error=str(fault))
-        settled = project.grants.finish_renewal(account.id, claim, grant)
-        return credentials if settled else project.accounts.credentials(account.id)
+        finished = project.grants.finish_renewal(account.id, claim, grant)
+        return credentials if finished else project.accounts.credentials(account.id)
     fresh = {**credentials, **build_oauth_credentials(tokens)}
-    # the account may have been removed meanwhile, or connected anew: what was asked for before is nobody's then
+    # the account may have been removed or reconnected meanwhile: drop the new token then
     if not project.accounts.replace_credentials(account.id, fresh, renewal_claim=claim):
         return project.accounts.credentials(account.id)
     project.grants.finish_renewal(account.id, claim, _grant(project, tokens, last=last))
@@ -109,7 +109,7 @@ def _grant(project: Project, tokens: OAuthTokens, *, last: str | None = None) ->
 
 
 def _wait_for_refresh(project: Project, account_id: str) -> Credentials:
-    """The account's credentials once the process that renews them is done, or what there is after a while."""
+    """The account's credentials after another process refreshed them, or the current ones after `_MAX_WAIT_S` seconds."""
     for _ in range(round(_MAX_WAIT_S / 0.05)):
         time.sleep(0.05)
         if not project.grants.is_renewing(account_id):

@@ -1,9 +1,8 @@
 """
-Webhooks of sources that are deployed at Pipedream, led to another endpoint.
+Moves webhooks of sources deployed at Pipedream to another endpoint, and undoes the move.
 
-Knows which of a source's webhooks are replaced: those of Pipedream's own workflow endpoints, and those that are named; others
-stay, and a source that has none of these is left alone unless it is named itself. Looking changes nothing. What was changed is
-kept in the project, to be undone. Who is asked before anything changes is the command's affair.
+A migration replaces webhooks at Pipedream's workflow endpoints and at named URLs; other webhooks stay. A source without such
+a webhook changes only if its id is named. Planning changes nothing. The project stores applied migrations for an undo.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 @dataclass(frozen=True)
 class WebhookMigration:
     """
-    What would change of one deployed source.
+    A planned change of one deployed source.
 
     Attributes:
-        id: Its id, `dc_...`.
-        name: For people.
-        external_user: Whose it is.
-        environment: Where it is deployed.
-        urls_before: The webhooks that it has.
-        urls_after: Those that it would have.
+        id: Id of the source, `dc_...`.
+        name: Display name.
+        external_user: The external user of the source.
+        environment: The environment of the source.
+        urls_before: Current webhooks.
+        urls_after: Webhooks after the change.
     """
 
     id: str
@@ -47,22 +46,22 @@ class WebhookMigration:
 
     @property
     def has_changes(self) -> bool:
-        """Whether anything would be another."""
+        """Whether the webhooks differ."""
         return self.urls_before != self.urls_after
 
     @property
     def key(self) -> tuple[str, str]:
-        """By which it is the same source's."""
+        """Identifies the source."""
         return self.id, self.environment
 
 
 class WebhookMigrator:
     """
-    The webhooks of the sources of a Connect project; calls raise what `Sdk.call` raises.
+    Migrates webhooks of the sources of a Connect project. Every method raises the errors of `Sdk.call`.
 
     Args:
-        sdk: The project.
-        settings: Of the local project, where changes are kept.
+        sdk: SDK client of the Connect project.
+        settings: Settings of the local project; they store applied migrations.
     """
 
     def __init__(self, sdk: Sdk, settings: SettingsTable) -> None:
@@ -79,14 +78,14 @@ class WebhookMigrator:
         source_ids: Collection[str] = (),
     ) -> list[WebhookMigration]:
         """
-        What leading sources to another endpoint would change.
+        Plan to move sources to another endpoint.
 
         Args:
-            users: Whose sources.
-            environment: Where they are deployed.
-            target_url: The endpoint.
-            replaced_urls: URLs to replace, besides Pipedream's own.
-            source_ids: Ids of sources, which are led there even if they have nothing to replace; empty for all sources.
+            users: External users whose sources are considered.
+            environment: Environment of the sources.
+            target_url: URL of the new endpoint.
+            replaced_urls: URLs to replace, besides those of Pipedream's workflow endpoints.
+            source_ids: Ids of sources to move even without a webhook to replace; empty for all sources.
         """
         return [
             self._move(source, user, environment, target_url, replaced_urls, named=bool(source_ids))
@@ -96,7 +95,7 @@ class WebhookMigrator:
         ]
 
     def plan_undo(self) -> list[WebhookMigration]:
-        """What takes the changes back that are kept; a source whose webhooks are others since then is left as it is."""
+        """Plan to undo the stored migrations; a source whose webhooks changed since then stays as it is."""
         moves = []
         for kept in self._changes():
             now = self._urls(kept.id, kept.external_user, kept.environment)
@@ -104,18 +103,18 @@ class WebhookMigrator:
         return moves
 
     def apply(self, migration: WebhookMigration) -> None:
-        """Make the change, and keep it."""
+        """Apply the migration and store it."""
         self._update(migration)
         others = [kept for kept in self._changes() if kept.key != migration.key]
         first = next((kept for kept in self._changes() if kept.key == migration.key), None)
-        # of two moves one after the other, undoing goes back to what was there before the first
+        # an undo of two consecutive moves restores the webhooks from before the first move
         chained = first is not None and first.urls_after == migration.urls_before
         self._store_changes(
             [*others, replace(migration, urls_before=first.urls_before) if chained and first is not None else migration]
         )
 
     def undo(self, migration: WebhookMigration) -> None:
-        """Take a change back, and forget it."""
+        """Undo the migration and delete it from the project."""
         self._update(migration)
         self._store_changes([kept for kept in self._changes() if kept.key != migration.key])
 
@@ -166,7 +165,7 @@ class WebhookMigrator:
         return tuple(map(str, to_json_object(answer).get("webhook_urls") or ()))
 
     def _changes(self) -> list[WebhookMigration]:
-        """The changes that are kept, of this Connect project."""
+        """Stored migrations of this Connect project."""
         kept = self._settings.get(MIGRATION_SETTING)
         rows = kept.get(self._sdk.login.project_id) if isinstance(kept, dict) else None
         return [
@@ -195,27 +194,28 @@ class WebhookMigrator:
 
 def check_target_url(url: str, *, api_url: str) -> str:
     """
-    Return *url* if Pipedream, whose API is at *api_url*, can call it.
+    Return *url* if Pipedream, whose API is at *api_url*, can send requests to that URL.
 
     Raises:
-        RequestError: No URL, or one of this machine only.
+        RequestError: *url* is invalid or leads to this machine only.
     """
     parts = _parts(url)
     odd = any(not 32 < ord(letter) < 127 or letter in '"<>\\^`{|}' for letter in url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username or odd:
         raise RequestError(
-            f"{url!r} is not an endpoint's URL.", fix="Take it from the first lines of: pdkernel serve --public-url URL"
+            f"{url!r} is not the URL of an endpoint.",
+            fix="Copy the URL from the first lines of: pdkernel serve --public-url URL",
         )
     if parts.hostname in _LOOPBACK and urlsplit(api_url).hostname not in _LOOPBACK:
         raise RequestError(
-            f"Pipedream cannot call {url}: it is this machine's own.",
-            fix="Serve under an address that others reach: pdkernel serve --public-url URL",
+            f"Pipedream cannot call {url}: the address is reachable from this machine only.",
+            fix="Serve at a public address: pdkernel serve --public-url URL",
         )
     return url
 
 
 def _parts(url: str) -> SplitResult | None:
-    """*url* taken apart, or None if it is none."""
+    """The parts of *url*, or None if *url* is invalid."""
     try:
         parts = urlsplit(url)
         _ = parts.port

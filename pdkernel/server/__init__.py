@@ -1,13 +1,18 @@
 """
 The endpoint: Connect's API, workflow endpoints and Connect Link over HTTP.
 
-    serving    what every handler is given
-    app        the application, as a value
-    oauth      clients and their tokens
-    api        Connect's routes
-    passthrough pipedreams_tokens     with a real project: its API answers Connect's routes; its tokens open endpoints
-    link       Connect Link: tokens, pages, webhooks
-    endpoint   requests that start workflows
+    app                 the ASGI application
+    app_context         objects that every handler receives
+    middleware          Host check, endpoints with a host name of their own
+    access_log          one line per request
+    oauth               OAuth clients and access tokens
+    api                 Connect's routes
+    passthrough         Connect's routes with a real project: Pipedream's API answers them
+    pipedream_tokens    checks tokens that Pipedream issued
+    link                Connect Link: tokens, pages, webhooks
+    endpoint            requests that start workflows
+    trigger_runner      runs of deployed triggers
+    uvicorn_server      sockets, TLS, start and stop
 """
 
 from pdkernel.server.app import create_app

@@ -18,22 +18,22 @@ _TOKEN_LIKE = re.compile(r"ctok_[^\s/]*|[^\s/]{41,}|ey[A-Za-z0-9_-]{20,}[^\s/]*"
 
 class AccessLogMiddleware:
     """
-    A line for each request: what, how it was answered, how long that took; no value of a query, no token.
+    Writes one line per request: method, path, status and duration. The line has no query and no token.
 
-    Of a request that starts a run, the line says how the run ended, and comes when it has, or when it pauses: the caller may
-    have had a 200 before.
+    For a request that starts a run, the line also has the run's outcome, and is written when the run ends or pauses. The caller
+    may have received a 200 earlier.
 
     Args:
-        app: Whoever answers.
-        write_line: Takes the line.
+        app: The next application.
+        write_line: Writes a line.
     """
 
     def __init__(self, app: ASGIApp, write_line: Callable[[str], None]) -> None:
         self._app = app
-        self._say = write_line
+        self._write_line = write_line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on, and say the line when it is answered."""
+        """Pass the request on, and write the line after the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -53,23 +53,23 @@ class AccessLogMiddleware:
             line = f"{scope['method']} {redact_path(scope)} {status or 'cut off'} {took:.0f} ms"
             note, outcome = _state(scope).get(_NOTE_KEY), _state(scope).get(_OUTCOME_KEY)
             if outcome is None:
-                self._say(_escape_unprintable(f"{line}  {note}") if note else line)
+                self._write_line(_escape_unprintable(f"{line}  {note}") if note else line)
             elif outcome.done():
-                self._say(_escape_unprintable(f"{line}  {note} {outcome.result()}"))
+                self._write_line(_escape_unprintable(f"{line}  {note} {outcome.result()}"))
             else:
                 outcome.add_done_callback(
-                    lambda done: self._say(_escape_unprintable(f"{line}  {note} {done.result()}"))
+                    lambda done: self._write_line(_escape_unprintable(f"{line}  {note} {done.result()}"))
                 )
 
 
 def add_access_log_note(scope: Scope, words: str, outcome: asyncio.Future[str] | None = None) -> None:
-    """Leave *words* for the request's line, which waits for *outcome* where there is one."""
+    """Add *words* to the request's line; with *outcome*, the line waits for the outcome."""
     _state(scope).update({_NOTE_KEY: words, _OUTCOME_KEY: outcome})
 
 
 def redact_path(scope: Scope) -> str:
-    """The path as it may be shown: without what may be a token, and without what could move a terminal's cursor."""
-    # a whole URL as a path (some Python SDKs) may bring its query along
+    """The path for the log: token-like parts masked, control characters replaced."""
+    # some Python SDKs send a whole URL as the path, with its query
     path = scope["path"].partition("?")[0]
     return _escape_unprintable(_TOKEN_LIKE.sub("***", path)[:200])
 

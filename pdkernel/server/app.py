@@ -1,8 +1,4 @@
-"""
-The application, as a value: no socket, no global.
-
-Knows which rooms answer, and in which order they are asked. What they answer is theirs.
-"""
+"""The ASGI application: its routes in order, its middleware and its state."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from pdkernel.server.run_registry import RunRegistry
 
 
 def create_link_app(context: LinkOnlyContext) -> Starlette:
-    """The application that serves the pages of Connect Link, and nothing else."""
+    """The application that serves only the pages of Connect Link."""
     app = Starlette(
         routes=link.pages(), middleware=[Middleware(HostCheckMiddleware, names=HostNames(context.settings))]
     )
@@ -34,9 +30,9 @@ def create_link_app(context: LinkOnlyContext) -> Starlette:
 
 def create_app(context: AppContext) -> Starlette:
     """
-    The application that serves *context*; it opens and closes nothing.
+    The application that serves *context*; the caller opens and closes the context's resources.
 
-    What handlers find in `app.state`: `context`; `runs`, the runs under way; `stopping`, whether the server is told to stop.
+    Handlers read `app.state`: `context`, `runs` (runs in progress), `names`, `uploads`, `throttle`, and `stopping` (set at shutdown).
     """
     middleware = [Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint())]
     if context.write_line is not None:
@@ -61,5 +57,5 @@ def create_app(context: AppContext) -> Starlette:
 
 
 async def _on_client_disconnect(*_: Any) -> Response:
-    """For a caller who went away before the body was whole; nobody reads it."""
+    """The response after the caller disconnected while sending the body; it is never sent."""
     return Response(status_code=400)

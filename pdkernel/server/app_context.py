@@ -1,8 +1,4 @@
-"""
-What every handler is given: the project, its people, its workflows, and how it is served.
-
-Knows which parts there are. What they do is for their own modules to know.
-"""
+"""Objects that every handler receives: project, directory, engine, workflows and settings."""
 
 from __future__ import annotations
 
@@ -26,16 +22,16 @@ from pdkernel.source import WorkflowSource
 @dataclass(frozen=True)
 class ServeSettings:
     """
-    How a project is served.
+    Settings of the server.
 
     Attributes:
-        base_url: The base of every URL that is told to callers, without a slash at its end; `--public-url` or the address.
-        policy: What becomes of steps' outside calls.
-        allowed_hosts: Names that a request's Host may have besides those of loopback and `*.m.pipedream.net`.
-        trusted_proxies: Networks (CIDR) whose `X-Forwarded-For` tells `client_ip`.
-        max_development_users: External users that an environment of a project may have in development, or None for any number.
-        applies_rate_limits: Whether the platform's rate limits are applied.
-        admin_token_hash: SHA-256 of the token that shows run pages to others than loopback, or None.
+        base_url: Base of every URL in responses, without a slash at its end; `--public-url` or the address.
+        policy: Policy for outbound calls of steps.
+        allowed_hosts: Accepted Host names, besides loopback and `*.m.pipedream.net`.
+        trusted_proxies: Networks (CIDR) whose `X-Forwarded-For` determines `client_ip`.
+        max_development_users: Limit of external users in development, or None.
+        applies_rate_limits: Whether the server enforces the platform's rate limits.
+        admin_token_hash: SHA-256 of the token that opens run pages from other machines, or None.
     """
 
     base_url: str
@@ -48,32 +44,32 @@ class ServeSettings:
 
 
 class ServedWorkflows(Protocol):
-    """The workflows that are served; what one holds may change from request to request (a notebook's draft)."""
+    """The served workflows. A workflow may change between requests (a notebook's draft)."""
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
-        """All of them, as they are now."""
+        """All workflows in their current state."""
         ...
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The one of that endpoint key (`eo...`), whatever its case, or None."""
+        """The workflow with that endpoint key (`eo...`, case-insensitive), or None."""
         ...
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
-        """The one of that id (`p_...`), or None; an id opens no endpoint."""
+        """The workflow with that id (`p_...`), or None. An id does not address an endpoint."""
         ...
 
 
 @dataclass(frozen=True)
 class ServedWorkflow:
     """
-    A workflow that is served.
+    A served workflow.
 
     Attributes:
         id: `p_...`.
-        endpoint_key: Its endpoint's key.
-        source: The notebook or folder that it comes from.
-        variables: Environment variables that its steps may see.
-        policy: What becomes of its steps' outside calls, where that is not the server's to say; or None.
+        endpoint_key: Key of the workflow's endpoint.
+        source: Notebook or folder of the workflow.
+        variables: Environment variables of the steps.
+        policy: Policy for outbound calls of this workflow, or None for the server's policy.
     """
 
     id: str
@@ -84,7 +80,7 @@ class ServedWorkflow:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of its source, as it stands on the disk."""
+        """The resolved folder of the source."""
         return self.source.folder.resolve()
 
 
@@ -94,12 +90,12 @@ LinkStatus = Literal["opened", "connected", "failed", "cancelled", "expired"]
 @dataclass(frozen=True)
 class LinkEvent:
     """
-    What has become of a Connect token.
+    A change of a Connect token's status.
 
     Attributes:
-        token_digest: Its digest.
-        status: Its page was opened, an account was connected, that failed, the person gave it up, or its time is over.
-        detail: The account's id, or why it failed.
+        token_digest: Digest of the token.
+        status: The page was opened, an account was connected, connecting failed, the user cancelled, or the token expired.
+        detail: Id of the account, or the reason of the failure.
     """
 
     token_digest: str = field(repr=False)
@@ -111,11 +107,11 @@ LinkListener = Callable[[LinkEvent], None]
 
 
 class LinkContext(Protocol):
-    """What the pages of Connect Link are given: all of `Serving`, or `LinkSite`, which serves nothing else."""
+    """What the pages of Connect Link require: an `AppContext`, or a `LinkOnlyContext` that serves only these pages."""
 
     @property
     def project(self) -> Project:
-        """Its tables."""
+        """The project's tables."""
         ...
 
     @property
@@ -125,28 +121,28 @@ class LinkContext(Protocol):
 
     @property
     def settings(self) -> ServeSettings:
-        """How."""
+        """Settings of the server."""
         ...
 
     @property
     def clock(self) -> Clock:
-        """For every time stamp."""
+        """The clock of all time stamps."""
         ...
 
     @property
     def ids(self) -> IdGenerator:
-        """For every id and token."""
+        """Generates ids and tokens."""
         ...
 
     @property
     def on_link_event(self) -> LinkListener | None:
-        """Told what becomes of tokens, from any thread; None for nobody."""
+        """Receives status changes of Connect tokens, from any thread; or None."""
         ...
 
 
 @dataclass(frozen=True)
 class LinkOnlyContext:
-    """A project whose link pages alone are served; implements `Linking`."""
+    """A project of which only the pages of Connect Link are served; implements `LinkContext`."""
 
     project: Project
     directory: Directory
@@ -159,20 +155,20 @@ class LinkOnlyContext:
 @dataclass(frozen=True)
 class AppContext:
     """
-    A project while it is served.
+    A served project.
 
     Attributes:
-        project: Its tables.
+        project: The project's tables.
         directory: Users and accounts.
         engine: Runs workflows.
-        workflows: Those that are served.
-        settings: How.
-        clock: For every time stamp.
-        ids: For every id and token.
-        on_run: Told each run as it grows, from the event loop; None for nobody.
-        write_line: Takes a line for each request; None for nobody.
-        passthrough: With a real project, whoever answers Connect's routes; None where they are answered here.
-        on_link_event: Told what becomes of Connect tokens, from any thread; None for nobody.
+        workflows: Served workflows.
+        settings: Settings of the server.
+        clock: The clock of all time stamps.
+        ids: Generates ids and tokens.
+        on_run: Receives each change of a run, in the event loop; or None.
+        write_line: Writes one access-log line per request; or None.
+        passthrough: With a real project, forwards Connect's routes to Pipedream; None with a local project.
+        on_link_event: Receives status changes of Connect tokens, from any thread; or None.
     """
 
     project: Project

@@ -1,8 +1,4 @@
-"""
-How apps look in the Connect API and to Connect Link: one shape, one id.
-
-Knows what SDKs require of an app. Which apps there are is for others to know.
-"""
+"""JSON form and ids of apps in the Connect API and in Connect Link. The form has every field that the SDKs require."""
 
 from __future__ import annotations
 
@@ -18,23 +14,23 @@ from pdkernel.server.app_context import LinkContext
 
 _TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a credential's name
 _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "database", "subdomain", "base_url"})
-"""Credentials that are no secrets where a person enters them."""
+"""Credentials that forms show in plain text."""
 
 
 def derive_app_id(slug: str) -> str:
-    """The id of an app: it is made of its slug, so that it is the same everywhere."""
+    """The id of an app, derived from the slug, so that every server uses the same id."""
     return derive_id("app_", slug)
 
 
 def resolve_slug(text: str, slugs: Callable[[], Iterable[str]]) -> str:
-    """The slug of the app whose id or slug *text* is; an id that none of *slugs* has stays what it is."""
+    """The slug for *text*, an app's id or slug. An id that matches none of *slugs* is returned unchanged."""
     if not text.startswith("app_"):
         return text
     return next((slug for slug in slugs() if derive_app_id(slug) == text), text)
 
 
 def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
-    """An app; with every field, since SDKs refuse one without (`scope_profiles` in Python)."""
+    """Serialize an app, with every field that an SDK requires (`scope_profiles` in Python)."""
     name = format_app_name(slug)
     known = FIELDS_BY_APP.get(slug) or context.directory.credential_fields(slug)
     is_oauth = find_provider(context.project, slug) is not None or _TOKEN_FIELD in known
@@ -55,7 +51,7 @@ def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
 
 
 def format_app_name(slug: str) -> str:
-    """An app's name for people: its slug in words."""
+    """The display name of an app, from the words of the slug."""
     return " ".join(word[:1].upper() + word[1:] for word in slug.split("_") if word)
 
 
@@ -71,7 +67,7 @@ def _field(name: str) -> dict[str, Any]:
 
 
 def _letter_icon_url(name: str) -> str:
-    """A letter in a square, as a URL that needs no network."""
+    """A data URL of a square icon with one letter."""
     letter = name[:1] if name[:1].isalnum() else "?"
     drawn = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><rect width="48" height="48" rx="8" fill="#ddd"/>'

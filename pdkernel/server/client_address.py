@@ -1,7 +1,7 @@
 """
-Who is at the other end: the client's address behind proxies that are trusted, and whether it is this machine.
+The client's address behind trusted proxies, and whether the client is on this machine.
 
-Knows `X-Forwarded-For`. An address in it is believed only as far as each hop behind it is trusted.
+An address in `X-Forwarded-For` counts only if every hop after that address is trusted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORWARDING_HEADERS = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwa
 
 
 def resolve_client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
-    """The client's address, as far as the *trusted* networks (CIDR) vouch for it."""
+    """The client's address, from `X-Forwarded-For` as far as the hops are in *trusted* networks (CIDR)."""
     peer = _peer(scope)
     if not trusted or not _within(peer, tuple(trusted)):
         return peer
@@ -35,47 +35,49 @@ def resolve_client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) ->
 
 
 def resolve_scheme(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
-    """`http` or `https`: as the client said it, where a trusted proxy tells."""
+    """`http` or `https`; from `X-Forwarded-Proto` if a trusted proxy sets it."""
     if trusted and _within(_peer(scope), tuple(trusted)):
-        told = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
-        if told in ("http", "https"):
-            return told
+        forwarded = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+        if forwarded in ("http", "https"):
+            return forwarded
     return str(scope.get("scheme", "http"))
 
 
 def is_from_this_machine(scope: Scope, headers: Headers) -> bool:
-    """Whether the request was made on this machine, and not handed on by a proxy on it."""
+    """Whether the request comes from this machine, and not through a local proxy."""
     peer = _peer(scope)
-    here = _is_address(peer) and ipaddress.ip_address(peer).is_loopback
+    is_local = _is_address(peer) and ipaddress.ip_address(peer).is_loopback
     return (
-        here and is_loopback_name(headers.get("host", "")) and not any(name in headers for name in FORWARDING_HEADERS)
+        is_local
+        and is_loopback_name(headers.get("host", ""))
+        and not any(name in headers for name in FORWARDING_HEADERS)
     )
 
 
 def parse_networks(networks: Sequence[str]) -> tuple[str, ...]:
     """
-    *networks*, if each is one.
+    Return *networks* if each is in CIDR notation.
 
     Raises:
-        RequestError: One is not a network in CIDR notation.
+        RequestError: A network is not in CIDR notation.
     """
     for network in networks:
         try:
             ipaddress.ip_network(network, strict=False)
         except ValueError:
             raise RequestError(
-                f"--trusted-proxy {network!r} is no network.", fix="Write it as CIDR: 10.0.0.0/8, or 192.0.2.1/32."
+                f"--trusted-proxy {network!r} is not a network.", fix="Use CIDR notation: 10.0.0.0/8, or 192.0.2.1/32."
             ) from None
     return tuple(networks)
 
 
 def _peer(scope: Scope) -> str:
-    """The address at the other end; one of IPv4 as such, also where it comes in over IPv6."""
+    """The peer's address; an IPv4 address mapped to IPv6 is returned as IPv4."""
     return _unmap_ipv4(str(scope["client"][0])) if scope.get("client") else ""
 
 
 def _address(hop: str) -> str:
-    """The address in a part of `X-Forwarded-For`, to which some proxies add the port."""
+    """The address in an entry of `X-Forwarded-For`, without the port that some proxies add."""
     if hop.startswith("["):
         return _unmap_ipv4(hop[1:].partition("]")[0])
     return _unmap_ipv4(hop.partition(":")[0] if hop.count(":") == 1 else hop)

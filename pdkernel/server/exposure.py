@@ -1,8 +1,7 @@
 """
-Who can reach the server, and what that takes.
+Checks before the server listens.
 
-Knows that loopback is this machine's own people, and that any other address is everybody: there every endpoint needs auth,
-and somebody who can pass it.
+At an address other than loopback, every endpoint requires auth, and the project requires an OAuth client.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ def check_exposure(
     public_url: str | None = None,
 ) -> list[str]:
     """
-    What is to be said of serving *workflows* at the address *host*, as sentences.
+    Check that *workflows* may be served at the address *host*; return warnings as sentences.
 
     Args:
         host: Where the server listens.
-        workflows: What is served.
-        project: Whose clients may call.
-        has_pipedream_login: Whether clients of a real project at Pipedream may, too.
-        public_url: Where others reach it by a proxy or a tunnel of one's own, or None.
+        workflows: Served workflows.
+        project: The project with the OAuth clients.
+        has_pipedream_login: Whether OAuth clients of a real project at Pipedream may call too.
+        public_url: URL of a proxy or tunnel in front of the server, or None.
 
     Raises:
-        RequestError: More people can reach it than may be asked to behave.
+        RequestError: Other machines can reach the server, and a workflow has no auth, no `pdkernel.yaml`, or no client.
     """
     assumed = [served for served in workflows if served.source.kind == "folder" and served.source.sidecar is None]
     open_ones = [
@@ -54,29 +53,28 @@ def check_exposure(
     ]
     names = ", ".join(repr(served.source.workflow.name) for served in open_ones)
     if is_loopback(host):
-        said = [_assumptions(served) for served in assumed]
+        warnings = [_assumptions(served) for served in assumed]
         if public_url is not None and open_ones:
-            said.append(f"Whoever reaches {public_url} can start {names}: the trigger asks for no auth.")
-        return said
+            warnings.append(f"Every client that reaches {public_url} can start {names}: the trigger requires no auth.")
+        return warnings
     if assumed:
         raise RequestError(
-            f"{assumed[0].source.path} has no pdkernel.yaml: it is served on this machine only, since "
-            + _assumptions(assumed[0]),
-            fix="`pdkernel import FOLDER --to NEW_FOLDER` writes one. Or leave --host out.",
+            f"A folder without pdkernel.yaml is served on this machine only. {_assumptions(assumed[0])}",
+            fix="`pdkernel import FOLDER --to NEW_FOLDER` writes one. Or omit --host.",
         )
     if open_ones:
         raise RequestError(
-            f"--host {host} lets other machines call, and anybody could start {names}: the trigger asks for no auth.",
+            f"--host {host} lets other machines call, and every client could start {names}: the trigger requires no auth.",
             fix="Write `auth: oauth`, or `auth: bearer` and `token_env: NAME`, in the workflow's trigger.",
         )
     if not has_pipedream_login and not project.oauth_clients.list_clients():
         raise RequestError(
-            f"--host {host} lets other machines call, and there is no OAuth client that may.",
-            fix="Make one: pdkernel clients create",
+            f"--host {host} lets other machines call, but the project has no OAuth client.",
+            fix="Create a client: pdkernel clients create",
         )
     return []
 
 
 def _assumptions(served: ServedWorkflow) -> str:
-    said = "; ".join(served.source.assumed_settings) or "nothing, as it uses no accounts"
-    return f"{served.source.path} has no pdkernel.yaml. Assumed: {said}."
+    warnings = "; ".join(served.source.assumed_settings) or "nothing, as it uses no accounts"
+    return f"{served.source.path} has no pdkernel.yaml. Assumed: {warnings}."

@@ -1,8 +1,8 @@
 """
-Names by which the server may be called, and the endpoints that have names of their own.
+Accepted Host names of the server, and host names of endpoints.
 
-Knows that a page on another site can point a name of its own at this machine (DNS rebinding), and that an address or a
-loopback name cannot be had that way.
+A page on another site can point its own name at this machine (DNS rebinding), so unknown names are rejected. Addresses and
+loopback names are safe.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ ENDPOINT_DOMAIN = "m.pipedream.net"
 
 def parse_public_url(url: str) -> str:
     """
-    *url* as the base of every URL that is handed out, without a slash at its end.
+    Return *url* as the base of all URLs in responses, without a slash at its end.
 
     Raises:
-        RequestError: It cannot be one.
+        RequestError: *url* is not a valid base URL.
     """
     try:
         parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets without an address, a port that is none
+    except ValueError:  # brackets without an address, an invalid port
         fits = False
     if not fits or parts.query or parts.fragment or parts.username:
-        told = "A URL with a name or a password in it" if "@" in url else repr(url)
+        shown = "A URL with a name or a password in it" if "@" in url else repr(url)
         raise RequestError(
-            f"{told} is no base of URLs (--public-url, or PDKERNEL_PUBLIC_URL).",
-            fix="For example https://flows.example.com",
+            f"{shown} is not a valid public URL (--public-url, or PDKERNEL_PUBLIC_URL).",
+            fix="Use https://host[/path], for example https://flows.example.com",
         )
     return url.rstrip("/")
 
@@ -48,10 +48,10 @@ def parse_host_name(host: str) -> str:
 
 class HostNames:
     """
-    The names of one server.
+    Host names of one server.
 
     Attributes:
-        base_path: The path that its public URL ends with, or "".
+        base_path: Path of the public URL, or "".
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -60,20 +60,20 @@ class HostNames:
         self._names = {name.lower() for name in (*settings.allowed_hosts, *((public,) if public else ()))}
 
     def is_allowed(self, host: str) -> bool:
-        """Whether a request with that Host header is for us."""
+        """Whether the server accepts a request with that Host header."""
         name = parse_host_name(host)
         if not name or name in self._names or self.find_endpoint_key(host) is not None:
             return True
         return name == "localhost" or name.endswith(".localhost") or _is_address(name)
 
     def find_endpoint_key(self, host: str) -> str | None:
-        """The endpoint's key in a name like `{key}.m.pipedream.net`, `{key}.localhost` or `{key}.` and a name of ours."""
+        """The endpoint's key in a name like `{key}.m.pipedream.net`, `{key}.localhost` or `{key}.` before a name of this server."""
         key, dot, domain = parse_host_name(host).partition(".")
         return key if dot and (domain in (ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
 
 
 def is_loopback_name(host: str) -> bool:
-    """Whether a Host header names this very machine."""
+    """Whether a Host header has a loopback name."""
     name = parse_host_name(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True

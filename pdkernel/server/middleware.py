@@ -1,7 +1,7 @@
 """
-What every request passes first: the Host check, the line in the terminal, the way to endpoints with names of their own.
+Middleware of the server: the Host check, and endpoints with a host name of their own.
 
-Knows no route. Requests for another host are refused, so that a page on another site cannot reach us under its own name.
+Requests with an unknown Host are rejected, so that a page on another site cannot call the server under its own name.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pdkernel.server.app_context import AppContext
 from pdkernel.server.host_names import HostNames
 
 _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
-"""An endpoint's key, in the platform's form; others are found among the routes."""
+"""An endpoint key in the platform's form; other keys are found by the routes."""
 BASE_PATH_KEY = "pdkernel.base"
-"""Where the scope holds what was taken from the beginning of the path."""
+"""Key in the scope for the base path that was removed from the path."""
 
 
 class HostCheckMiddleware:
     """
-    The check of Host, then *app*.
+    Rejects requests with an unknown Host.
 
     Args:
-        app: Whoever answers.
-        names: By which the server may be called.
+        app: The next application.
+        names: Accepted Host names.
     """
 
     def __init__(self, app: ASGIApp, names: HostNames) -> None:
@@ -35,7 +35,7 @@ class HostCheckMiddleware:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or hand on."""
+        """Reject the request, or pass it on."""
         allowed = scope["type"] != "http" or self._names.is_allowed(Headers(scope=scope).get("host", ""))
         if allowed and self._names.base_path and scope["type"] == "http":
             _strip_base_path(scope, self._names.base_path)
@@ -44,12 +44,12 @@ class HostCheckMiddleware:
 
 class EndpointRoutingMiddleware:
     """
-    The check of Host, then endpoints by host, then *app*.
+    Rejects requests with an unknown Host, and routes requests whose host or path names an endpoint.
 
     Args:
-        app: Whoever answers the rest.
-        context: What is served.
-        endpoint: Answers requests whose host names an endpoint.
+        app: The application for all other requests.
+        context: Context of the server.
+        endpoint: The application of endpoints.
     """
 
     def __init__(self, app: ASGIApp, context: AppContext, endpoint: ASGIApp) -> None:
@@ -59,7 +59,7 @@ class EndpointRoutingMiddleware:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or hand on."""
+        """Pass the request to the endpoint or to the next application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -79,7 +79,7 @@ class EndpointRoutingMiddleware:
         await self._endpoint(scope, receive, send)
 
     def _is_at_endpoint(self, path: str) -> bool:
-        """Whether the path begins with an endpoint's key, which no other route does: most requests do, and need no search."""
+        """Whether the path begins with an endpoint key; saves most requests the search through all routes."""
         first = path[1:].partition("/")[0]
         return _KEY.fullmatch(first) is not None and self._workflows.find(first) is not None
 
@@ -93,12 +93,12 @@ class EndpointRoutingMiddleware:
 
 
 def _strip_base_path(scope: Scope, base: str) -> None:
-    """Take *base*, the public URL's own path, from the request's path: some proxies leave it there, others do not."""
+    """Remove *base*, the path of the public URL, from the request's path; some proxies leave it there."""
     raw = scope.get("raw_path") or scope["path"].encode()
     if scope["path"].startswith(f"{base}/") and raw.startswith(f"{base}/".encode()):
         scope.update({"path": scope["path"][len(base) :], "raw_path": raw[len(base.encode()) :], BASE_PATH_KEY: base})
 
 
 _MISDIRECTED = PlainTextResponse(
-    "This server does not answer to that host name. If it is meant to, start it with --public-url.\n", status_code=421
+    "This server does not accept that host name. To accept it, start the server with --public-url.\n", status_code=421
 )

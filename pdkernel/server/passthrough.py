@@ -1,8 +1,8 @@
 """
-With a real project: Connect's routes, which Pipedream answers.
+Forwards requests to Pipedream's API with a real project, and streams the responses.
 
-Knows what of a request and an answer belongs to a connection and not to a message; all else goes through unchanged, as it
-comes, a piece at a time. Nothing of ours is sent along: no cookie of this host, no token that we have given out.
+Headers of a connection are not forwarded; all else stays unchanged. Cookies of this host and tokens that this server issued
+are never sent.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     import httpx
 
 READ_TIMEOUT_S = 330.0
-"""Seconds between two pieces of an answer: longer than anything that Connect does; a caller gives up sooner."""
+"""Seconds between two chunks of a response; longer than any operation of Connect."""
 CONNECT_TIMEOUT_S = 20.0
 MAX_CONNECTIONS = 200
-"""Requests under way; one more waits for `CONNECT_S` seconds at most."""
-# cookies are this host's, whoever set them; the server says `date` itself, and has asked for the body already
+"""Concurrent requests; a further request waits up to `CONNECT_TIMEOUT_S` seconds."""
+# cookies belong to this host; the server sets `date` itself, and has already requested the body
 _NOT_SENT = frozenset({b"host", b"cookie", b"expect"})
 _NOT_RETURNED = frozenset({b"date"})
 _MAX_PARSED_BYTES = 1 << 18
@@ -41,16 +41,16 @@ _MAX_PARSED_BYTES = 1 << 18
 
 class PipedreamPassthrough:
     """
-    The API of the real project. One event loop's.
+    The API of the real project. Belongs to one event loop.
 
     Args:
-        login: Which project.
-        token_table: Tokens that were given out through us.
-        clock: Tells for how long a token is known to be good.
-        timeout_s: Seconds that pass between two pieces of an answer at most.
+        login: Login at the project.
+        token_table: Tokens that Pipedream issued through this server.
+        clock: For the age of token checks.
+        timeout_s: Maximum seconds between two chunks of a response.
 
     Attributes:
-        tokens: Which of its tokens open endpoints here.
+        tokens: Checks which tokens open endpoints of this server.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class PipedreamPassthrough:
         self._made: httpx.AsyncClient | None = None
 
     async def forward(self, request: Request) -> Response:
-        """Pipedream's own answer to *request*, or a 502 that says why there is none."""
+        """Pipedream's response to *request*, or a 502 with the reason."""
         got = await self._send(request)
         return got if isinstance(got, Response) else _UpstreamResponse(got)
 
     async def forward_and_parse(self, request: Request) -> tuple[Response, dict[str, Any]]:
-        """As `answer`, and the JSON object in it; an answer that is large is not looked into."""
+        """As `forward`, with the JSON object in the response; an empty object if the body is too large or not JSON."""
         import httpx
 
         got = await self._send(request)
@@ -92,7 +92,7 @@ class PipedreamPassthrough:
         return answer, parse_json_object(plain)
 
     async def probe_accounts(self, token: str, *, timeout_s: float) -> int | None:
-        """The status with which Pipedream lists the project's accounts to the holder of *token*; None if it says none."""
+        """The status of a request for the project's accounts with *token*; None if Pipedream does not respond."""
         import httpx
 
         try:
@@ -107,7 +107,7 @@ class PipedreamPassthrough:
         return answer.status_code
 
     async def fetch_own_token(self, *, timeout_s: float) -> str | None:
-        """A token of the login's client, or None if there is none to be had."""
+        """A new token for the client of the login, or None if Pipedream issues none."""
         import httpx
 
         asked = {
@@ -123,12 +123,12 @@ class PipedreamPassthrough:
         return token if isinstance(token, str) else None
 
     async def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         if self._made is not None:
             await self._made.aclose()
 
     async def _send(self, request: Request) -> httpx.Response | Response:
-        """The answer, its body still to come; ours if there is none. A caller who goes away ends it."""
+        """The response with its body unread, or an error response. A disconnect of the caller cancels the request."""
         import httpx
 
         read = asyncio.Event()
@@ -137,7 +137,7 @@ class PipedreamPassthrough:
         try:
             await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the caller has disconnected
             return sending.result()
         except (httpx.HTTPError, ClientDisconnect, OSError) as fault:
             return self._unreachable(fault)
@@ -173,25 +173,25 @@ class PipedreamPassthrough:
         if self._made is None:
             import httpx
 
-            # one caller's cookies are not the next one's
-            nobodys = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+            # cookies are not shared between callers
+            no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
             self._made = httpx.AsyncClient(
                 timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S),
                 limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20),
-                cookies=nobodys,
+                cookies=no_cookies,
             )
         return self._made
 
     def _unreachable(self, fault: Exception) -> Response:
         where = urlsplit(self.login.base_url).netloc
         return JSONResponse(
-            {"error": f"Pipedream Connect at {where} gives no answer ({type(fault).__name__}). Try again."},
+            {"error": f"Pipedream Connect at {where} does not respond ({type(fault).__name__}). Try again."},
             status_code=502,
         )
 
 
 class _UpstreamResponse(StreamingResponse):
-    """An answer as it comes, encoded as it was; one that breaks off breaks off here, too."""
+    """Streams a response with its encoding unchanged; closes the connection early if Pipedream does."""
 
     def __init__(self, got: httpx.Response) -> None:
         super().__init__(got.aiter_raw(), status_code=got.status_code)
@@ -199,19 +199,19 @@ class _UpstreamResponse(StreamingResponse):
         self._got = got
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on; the connection is let go whatever becomes of it."""
+        """Stream the response, and always release the connection."""
         import httpx
 
         try:
             await super().__call__(scope, receive, send)
         except* httpx.HTTPError:
-            add_access_log_note(scope, "Pipedream's answer broke off")
+            add_access_log_note(scope, "Pipedream closed the connection too early")
         finally:
             await asyncio.shield(self._got.aclose())
 
 
 async def _wait_for_disconnect(request: Request, read: asyncio.Event) -> None:
-    """Return when the caller has gone away; what it sends is for somebody else to read first."""
+    """Return when the caller has disconnected; waits until the body was read."""
     await read.wait()
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,8 +1,7 @@
 """
-Parameters of paths that Starlette has not: the rest of a path whatever it holds, and a part that may be empty.
+Path parameters that Starlette lacks: the rest of a path, and a segment that may be empty.
 
-Knows that Starlette's own `{name:path}` stops at a line break, which a path may hold (`%0A`): such a request would meet no route
-at all.
+Starlette's own `{name:path}` stops at a line break (`%0A`), so that such a request would match no route.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ class _Rest(Convertor[str]):
     regex = "(?s:.*)"
 
     def convert(self, value: str) -> str:
-        """As it is."""
+        """Return *value* unchanged."""
         return value
 
     def to_string(self, value: str) -> str:
-        """As it is."""
+        """Return *value* unchanged."""
         return value
 
 
@@ -33,10 +32,10 @@ register_url_convertor(_PART, _Part())
 
 
 def rest_of_path(name: str = "rest") -> str:
-    """A parameter of a route that takes all that is left of the path, or stands before something fixed."""
+    """A route parameter that matches the rest of the path, also before a fixed suffix."""
     return f"{{{name}:{_REST}}}"
 
 
 def path_segment(name: str) -> str:
-    """A parameter of a route that takes what stands between two slashes, be it nothing."""
+    """A route parameter that matches one segment, which may be empty."""
     return f"{{{name}:{_PART}}}"

@@ -1,9 +1,13 @@
 """
-Tokens of Pipedream's: how a caller gets one through us, and which of them open endpoints here.
+Tokens that Pipedream issued: issues and revokes them through this server, and checks which of them open endpoints.
 
-Knows three ways in which a token is known to be the workspace's: Pipedream gave it out through us to the client of our
-login; or to another client, and it names the workspace that our own token names; or Pipedream lists the project's accounts
-for whoever holds it. A token must be good for starting workflows, wherever what it is good for can be read.
+A token belongs to the workspace in one of three cases:
+
+- Pipedream issued it through this server to the client of the login.
+- Pipedream issued it through this server to another client, and it names the workspace of the login's own token.
+- Pipedream lists the project's accounts to its bearer.
+
+If the token's scopes are known, they must include starting workflows.
 """
 
 from __future__ import annotations
@@ -20,15 +24,15 @@ from starlette.responses import Response
 from pdkernel.clock import Clock
 from pdkernel.project import Login
 from pdkernel.project.pipedream_tokens import PipedreamToken, PipedreamTokenTable
-from pdkernel.server.oauth.scopes import INVOKE_SCOPE, scope_covers
+from pdkernel.server.scopes import INVOKE_SCOPE, scope_covers
 
 TokenStatus = Literal["good", "unknown", "scope", "unasked"]
-"""Good; not the project's; not good for starting workflows; Pipedream could not be asked."""
+"""Valid; not of this project; lacks the scope; Pipedream did not respond."""
 
 GOOD_CACHE_S, BAD_CACHE_S = 60.0, 5.0
-"""Seconds for which Pipedream is not asked about a token again."""
+"""Seconds for which the result of a check is cached."""
 CHECK_TIMEOUT_S = 10.0
-"""Seconds that it may take to say."""
+"""Timeout of a check in seconds."""
 _MAX_CONCURRENT_CHECKS = 8
 _MAX_CACHED_TOKENS = 1000
 _MAX_TOKEN_CHARACTERS = 8192
@@ -62,7 +66,7 @@ class TokenIssuer(Protocol):
 
 class PipedreamTokenVerifier:
     """
-    The tokens of one server. One event loop's.
+    The tokens of one server. Belongs to one event loop.
 
     Args:
         issuer: Sends requests to Pipedream.
@@ -80,42 +84,45 @@ class PipedreamTokenVerifier:
         self._workspace: str | None = None
 
     async def issue(self, request: Request, fields: Mapping[str, str], client_id: str) -> Response:
-        """Pipedream's answer to a request for a token; a token in it is known here from now on."""
-        answer, told = await self._issuer.forward_and_parse(request)
-        token = told.get("access_token")
+        """Forward a request for a token, and store the token of the response."""
+        answer, token_response = await self._issuer.forward_and_parse(request)
+        token = token_response.get("access_token")
         if answer.status_code == 200 and isinstance(token, str):
             claims = decode_claims(token)
-            life = told.get("expires_in")
+            life = token_response.get("expires_in")
             known = isinstance(life, int | float) and life > 0
             await asyncio.to_thread(
                 self._table.add,
                 token,
                 client_id,
                 _workspace(claims),
-                _scopes(told.get("scope")) or _scopes(claims.get("scope")) or _scopes(fields.get("scope")) or ("*",),
+                _scopes(token_response.get("scope"))
+                or _scopes(claims.get("scope"))
+                or _scopes(fields.get("scope"))
+                or ("*",),
                 min(float(life), _MAX_TOKEN_LIFETIME_S) if known and isinstance(life, int | float) else 0.0,
             )
         return answer
 
     async def revoke(self, request: Request, token: str) -> Response:
-        """Pipedream's answer to a request to revoke *token*, which opens nothing here any more."""
+        """Forward a request to revoke *token*; the token opens no endpoint afterwards."""
         await asyncio.to_thread(self._table.remove, token)
         self._cache.pop(_digest(token), None)
         return await self._issuer.forward(request)
 
     async def check(self, token: str) -> TokenStatus:
-        """What is known of *token*; what has to be asked is asked once for all who wait for it."""
+        """Check *token*; concurrent checks of the same token share one request."""
         if (
             token.startswith("ctok_")
             or not token.isascii()
             or not token.isprintable()
             or len(token) > _MAX_TOKEN_CHARACTERS
         ):
-            return "unknown"  # a browser's token for one user opens Connect, not endpoints
+            return "unknown"  # a Connect token of a browser does not open endpoints
         key = _digest(token)
-        until, said = self._cache.get(key, (0.0, "unknown"))
+        until, status = self._cache.get(key, (0.0, "unknown"))
         if until > self._clock.monotonic():
-            return said
+            return status
         task = self._pending_checks.get(key)
         if task is None:
             task = self._pending_checks[key] = asyncio.create_task(self._find(token))
@@ -139,7 +146,7 @@ class PipedreamTokenVerifier:
         if status == 200:
             scopes = _scopes(
                 decode_claims(token).get("scope")
-            )  # Pipedream has just taken the token: it says what is so
+            )  # Pipedream has just accepted the token, so its claims are genuine
             return "good" if not scopes or scope_covers(scopes, INVOKE_SCOPE) else "scope"
         return "unknown" if status in (401, 403, 404) else "unasked"
 
@@ -155,7 +162,7 @@ class PipedreamTokenVerifier:
 
 
 def decode_claims(token: str) -> Mapping[str, Any]:
-    """What *token* says, unchecked; empty if it cannot be read. Only for tokens that Pipedream has handed out or taken."""
+    """The claims of *token* without a check of the signature; empty if unreadable. Only for tokens that Pipedream issued or accepted."""
     import jwt
 
     try:
@@ -181,7 +188,7 @@ def _digest(token: str) -> bytes:
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in *body*; empty if there is none."""
+    """The JSON object in *body*; empty if *body* is not a JSON object."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

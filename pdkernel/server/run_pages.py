@@ -1,7 +1,7 @@
 """
-Pages of the server itself: a run, its end by `cancel_url`, and whether we are alive and ready.
+Pages of the server: a run, `cancel_url`, and the health checks.
 
-Knows who may see a run: this machine, and whoever has the admin token. How a run looks is `render`'s.
+Run pages are visible from this machine and with the admin token. Rendering is in `render`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEADERS = {
 
 
 def routes() -> list[BaseRoute]:
-    """This room's routes."""
+    """Routes of this module."""
     return [
         Route("/-/live", live, methods=["GET"]),
         Route("/-/ready", ready, methods=["GET"]),
@@ -43,12 +43,12 @@ def routes() -> list[BaseRoute]:
 
 
 async def live(_: Request) -> Response:
-    """GET `/-/live`: the process answers."""
+    """GET `/-/live`: the process responds."""
     return JSONResponse({"status": "live"})
 
 
 async def ready(request: Request) -> Response:
-    """GET `/-/ready`: requests are taken; 503 once the server is told to stop."""
+    """GET `/-/ready`: the server accepts requests; 503 after a shutdown has begun."""
     if request.app.state.stopping:
         return JSONResponse({"status": "stopping"}, status_code=503)
     return JSONResponse({"status": "ready"})
@@ -59,7 +59,7 @@ async def run_page(request: Request) -> Response:
     context: AppContext = request.app.state.context
     if not _is_local_request(request, context) and not _is_admin(context, request.headers.get("authorization", "")):
         return PlainTextResponse(
-            "Runs are shown on the server's own machine (not behind a proxy or with --public-url), or with the admin token "
+            "Run pages open on the server's own machine (without a proxy and --public-url), or with the admin token "
             "(PDKERNEL_ADMIN_TOKEN).\n",
             status_code=401,
             headers={**_HEADERS, "www-authenticate": 'Basic realm="pdkernel"'},
@@ -80,23 +80,23 @@ async def run_page(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    """A step's `cancel_url`: the run ends as cancelled. Whoever was given the URL may call it."""
+    """A step's `cancel_url`: the run ends as cancelled. The URL itself is the authorization."""
     found = await request.app.state.runs.cancel(request.path_params["run_id"])
-    text = "The run is cancelled.\n" if found else "There is no such run under way.\n"
+    text = "The run is cancelled.\n" if found else "There is no such run in progress.\n"
     return PlainTextResponse(text, status_code=200 if found else 404, headers=_HEADERS)
 
 
 async def resume(_: Request) -> Response:
     """A step's `resume_url`: not in this version."""
     return PlainTextResponse(
-        "This version of pdkernel does not resume runs; a delay goes on by itself when its time is over.\n",
+        "This version of pdkernel does not resume runs. A delay ends by itself.\n",
         status_code=501,
         headers=_HEADERS,
     )
 
 
 def _is_local_request(request: Request, context: AppContext) -> bool:
-    """Whether this machine asks. A proxy on it may give no sign of whom it asks for, so none is believed where one is meant."""
+    """Whether the request comes from this machine. With a proxy or a public URL this is unknown, and the result is False."""
     settings = context.settings
     if settings.trusted_proxies or not is_loopback_name(urlsplit(settings.base_url).netloc):
         return False
@@ -108,7 +108,7 @@ def _is_admin(context: AppContext, authorization: str) -> bool:
     scheme, _, given = authorization.partition(" ")
     if expected is None:
         return False
-    if scheme.lower() == "basic":  # what a browser asks for; the name is not looked at
+    if scheme.lower() == "basic":  # the browser's prompt; the user name is ignored
         try:
             given = base64.b64decode(given, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):

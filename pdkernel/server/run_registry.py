@@ -1,8 +1,8 @@
 """
-Runs that requests have started, until they have ended.
+Runs in progress that requests have started.
 
-Knows that a run outlives its request, and who is told of it: the caller (its answer), whoever watches; and that a source
-has one run at a time. What a run does is the engine's work.
+A run outlives its request. The registry passes the response to the caller and each change to `AppContext.on_run`. A source has
+one run at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pdkernel.execution import Execution
 from pdkernel.server.app_context import AppContext
 
 MAX_UNFINISHED_RUNS = 1000
-"""Runs under way or waiting for their turn; a request more is told to come again."""
+"""Limit of running and waiting runs; a further request gets status 429."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,16 +30,16 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class StartedRun:
     """
-    A run as its caller sees it.
+    A started run.
 
     Attributes:
-        run_id: Its id.
-        request: What was asked for, with the ids.
-        recorded: Whether it is on disk; done when it is, or when it has ended without.
-        response: The response that its caller gets, as the step made it; None if there is none. Done when the caller need
-            not wait longer: at the end, at a pause, or at once if the step said so.
-        task: The task that runs it.
-        outcome: How it ended, or that it is paused, in some words; done with the first of these.
+        run_id: Id of the run.
+        request: The request with its ids.
+        recorded: Whether the run is on disk; done when it is, or when the run has ended without a record.
+        response: The response of a step for the caller, or None. Done at the end of the run, at a pause, or at once for an
+            immediate response.
+        task: The task of the run.
+        outcome: Text for the log; done at the end or at the first pause.
     """
 
     run_id: str
@@ -54,39 +54,39 @@ class RunRegistry:
     """The runs of one server. Belongs to one event loop."""
 
     def __init__(self, context: AppContext) -> None:
-        self._serving = context
+        self._context = context
         self._tasks: dict[str, asyncio.Task[Execution]] = {}
         self._sources: set[asyncio.Task[Any]] = set()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def is_full(self) -> bool:
-        """Whether so many are under way that no more are taken."""
+        """Whether the limit of unfinished runs is reached."""
         return len(self._tasks) + len(self._sources) >= MAX_UNFINISHED_RUNS
 
     def source_lock(self, source: str) -> asyncio.Lock:
-        """Held while that source runs: two runs at once would each keep what it remembers without the other's."""
-        turn = self._turns.get(source)
-        if turn is None:
-            turn = self._turns[source] = asyncio.Lock()
-        return turn
+        """The lock held while that source runs: two concurrent runs would overwrite each other's state."""
+        lock = self._source_locks.get(source)
+        if lock is None:
+            lock = self._source_locks[source] = asyncio.Lock()
+        return lock
 
     def start_source(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Do *coroutine*, a source's run, which need not wait for its caller."""
+        """Start *coroutine*, a source's run, independent of its caller."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._sources.add(task)
         task.add_done_callback(self._sources.discard)
         return task
 
     def start(self, build_request: partial[RunRequest]) -> StartedRun:
-        """Start what *build_request* makes, once it has ids and is told who listens; return at once."""
+        """Start the run of *build_request*, completed with ids and callbacks; return at once."""
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[bool] = loop.create_future()
         answer: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
         outcome: asyncio.Future[str] = loop.create_future()
         responded: list[Mapping[str, Any]] = []
-        on_run = self._serving.on_run
-        ids = self._serving.ids
+        on_run = self._context.on_run
+        ids = self._context.ids
 
         def settle(future: asyncio.Future[Any], value: Any) -> None:
             if not future.done():
@@ -108,7 +108,7 @@ class RunRegistry:
         run_id = ids.new("", 27)
         made = build_request(
             run_ids=(run_id, ids.new("", 27)),
-            on_accepted=lambda: settle(accepted, True),
+            on_recorded=lambda: settle(accepted, True),
             on_respond=on_respond,
             on_paused=on_paused,
             on_change=None if on_run is None else on_change,
@@ -118,18 +118,18 @@ class RunRegistry:
             self._tasks.pop(run_id, None)
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
-                _LOG.error("A run could not be kept: %s", type(fault).__name__, exc_info=fault)
+                _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
             settle(accepted, False)
             settle(answer, responded[0] if responded else None)
             settle(outcome, "lost" if task.cancelled() or fault else _outcome(task.result()))
 
-        task = loop.create_task(self._serving.engine.run(made))
+        task = loop.create_task(self._context.engine.run(made))
         self._tasks[run_id] = task
         task.add_done_callback(ended)
         return StartedRun(run_id, made, accepted, answer, task, outcome)
 
     async def cancel(self, run_id: str) -> bool:
-        """End the run of that id, with its record; False if none of that id is under way."""
+        """Cancel the run with that id and record the end; False if no such run is in progress."""
         task = self._tasks.get(run_id)
         if task is None:
             return False
@@ -138,7 +138,7 @@ class RunRegistry:
         return True
 
     async def close(self, grace_s: float) -> None:
-        """Let what is under way end within *grace_s* seconds, and cancel the rest; each has its record then."""
+        """Wait up to *grace_s* seconds for runs to end, then cancel the rest. Every run is recorded."""
         if self._tasks or self._sources:
             await asyncio.wait([*self._tasks.values(), *self._sources], timeout=grace_s)
         rest = [*self._tasks.values(), *self._sources]
@@ -148,7 +148,7 @@ class RunRegistry:
 
 
 def _outcome(execution: Execution) -> str:
-    """The run's status and, if it failed, the error's name and step; an error's message may hold what nobody expects."""
+    """The run's status and, if it failed, the error's name and step. The message may contain private data and is omitted."""
     error = execution.error
     if error is None:
         return execution.status

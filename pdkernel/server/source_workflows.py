@@ -1,7 +1,7 @@
 """
-Workflows of notebooks and folders as they are served: each with its id, its endpoint's key and its variables of now.
+Served workflows of notebooks and folders, reloaded when files or variables change.
 
-Knows where keys come from: `pdkernel.yaml`, else the project; and ids: a synced folder's name, else the project. What a request does with a workflow is the endpoint's to know.
+The endpoint key comes from `pdkernel.yaml`, else from the project; the id from a synced folder's name, else from the project.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pdkernel.source import WorkflowSource, file_stamps, reload_source
 from pdkernel.variables import load_variables
 
 RELOAD_INTERVAL_S = 1.0
-"""Seconds for which neither sources nor variables are looked up again."""
+"""Minimum seconds between two checks for changes."""
 
 _FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]+)\Z")
 
 
 class SourceWorkflows:
     """
-    The workflows of sources: each as it is on disk at a request, or as it was while it cannot be read or may not be served.
+    Served workflows in their current state on disk. While a file is invalid or fails *check*, the previous state is served.
 
     Args:
-        project: Gives endpoints and variables.
-        sources: Which.
-        check: Refuses what may not be served, with a `PdkernelError`.
-        write_line: Told in a line that a source was read again, or why it was not.
+        project: The project with endpoint keys and variables.
+        sources: Sources of the workflows.
+        check: Raises a `PdkernelError` for a workflow that may not be served.
+        write_line: Writes a line for each reload, or the reason why a reload failed.
 
     Raises:
-        RequestError: Two have one endpoint.
+        RequestError: Two sources have the same endpoint key.
     """
 
     def __init__(
@@ -47,29 +47,29 @@ class SourceWorkflows:
     ) -> None:
         self._project = project
         self._check = check
-        self._say = write_line
+        self._write_line = write_line
         self._workflows: dict[str, ServedWorkflow] = {}
         self._names: dict[str, str] = {}
         self._ids: dict[str, str] = {}
-        self._looked: dict[str, float] = {}
+        self._checked_at: dict[str, float] = {}
         self._stamps: dict[str, object] = {}
         self._unread: dict[str, str] = {}
         for source in sources:
             self._add(source)
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
-        """All of them."""
-        return tuple(self._fresh(key) for key in self._workflows)
+        """All served workflows."""
+        return tuple(self._refreshed(key) for key in self._workflows)
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The one of that endpoint key, or None."""
+        """The workflow with that endpoint key, or None."""
         endpoint = self._names.get(key.lower())
-        return None if endpoint is None else self._fresh(endpoint)
+        return None if endpoint is None else self._refreshed(endpoint)
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
-        """The one of that id, or None."""
+        """The workflow with that id, or None."""
         endpoint = self._ids.get(workflow_id)
-        return None if endpoint is None else self._fresh(endpoint)
+        return None if endpoint is None else self._refreshed(endpoint)
 
     def _add(self, source: WorkflowSource) -> None:
         written = source.sidecar.endpoint if source.sidecar else None
@@ -77,7 +77,7 @@ class SourceWorkflows:
         if key in self._workflows:
             other = self._workflows[key].source.path
             raise RequestError(
-                f"{other} and {source.path} have one endpoint, {key}.",
+                f"{other} and {source.path} have the same endpoint, {key}.",
                 fix="Change `endpoint` in the pdkernel.yaml of one of them, or serve one of them.",
             )
         served = ServedWorkflow(_own_id(source) or self._project.endpoint_keys.workflow_id(source.path), key, source)
@@ -86,56 +86,60 @@ class SourceWorkflows:
         self._names[key.lower()] = key
         self._ids.setdefault(served.id, key)
 
-    def _fresh(self, key: str) -> ServedWorkflow:
+    def _refreshed(self, key: str) -> ServedWorkflow:
         now = self._project.clock.monotonic()
         served = self._workflows[key]
-        if now - self._looked.get(key, -RELOAD_INTERVAL_S) >= RELOAD_INTERVAL_S:
-            self._looked[key] = now
+        if now - self._checked_at.get(key, -RELOAD_INTERVAL_S) >= RELOAD_INTERVAL_S:
+            self._checked_at[key] = now
             served = self._workflows[key] = self._with_variables(key, served)
             found = file_stamps(served.source)
             if found != self._stamps[key]:
                 self._stamps[key] = found
-                served = self._workflows[key] = self._read_again(key, served)
+                served = self._workflows[key] = self._reload(key, served)
         return served
 
     def _with_variables(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
         try:
             variables = load_variables(self._project, served.source.folder)
         except RequestError as fault:
-            if self._unread.get(key) != fault.message:  # once, not at every request
-                self._say(f"The variables of {served.source.path} are as they were before. {fault}")
+            if self._unread.get(key) != fault.message:  # write the line once, not at every request
+                self._write_line(
+                    f"The variables of {served.source.path} could not be reloaded; the previous ones stay. {fault}"
+                )
             self._unread[key] = fault.message
             return served
         self._unread.pop(key, None)
         return served if variables == served.variables else replace(served, variables=variables)
 
-    def _read_again(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
+    def _reload(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
         try:
             source = reload_source(served.source)
             changed = replace(served, source=source)
             written = source.sidecar.endpoint if source.sidecar else None
             if written is not None and written.lower() != key.lower():
-                raise RequestError(f"Its endpoint is {written} now.", fix="Start `pdkernel serve` again.")
+                raise RequestError(f"The endpoint has changed to {written}.", fix="Restart `pdkernel serve`.")
             self._check(changed)
         except (PdkernelError, OSError) as fault:
-            self._say(f"{served.source.path} has changed, and is served as it was before. {fault}")
+            self._write_line(
+                f"{served.source.path} has changed but could not be reloaded; the previous version is served. {fault}"
+            )
             return served
-        self._say(f"{served.source.path} has changed, and was read again.")
+        self._write_line(f"{served.source.path} has changed and was reloaded.")
         return changed
 
 
 def _own_id(source: WorkflowSource) -> str | None:
-    """`p_...`: what a synced folder's name ends with, or None."""
+    """The id `p_...` at the end of a synced folder's name, or None."""
     found = _FOLDER_ID.search(source.path.resolve().name) if source.kind == "folder" else None
     return found[1] if found else None
 
 
 def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
     """
-    Refuse workflows whose trigger asks for a token that is not set.
+    Check that the token of each bearer trigger is set.
 
     Raises:
-        RequestError: Names the workflow and the command that sets it.
+        RequestError: A token is not set.
     """
     for served in workflows:
         for trigger in served.source.workflow.triggers:
@@ -143,16 +147,18 @@ def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
             if trigger.type != "http" or trigger.auth != "bearer" or (name and served.variables.get(name)):
                 continue
             raise RequestError(
-                f"The trigger of {served.source.path} asks for a token"
-                + (f", and the environment variable {name} that holds it is not set." if name else " and names none."),
-                fix=f"Set it: pdkernel env set {name}" if name else "Name the variable that holds it: token_env: NAME",
+                f"The trigger of {served.source.path} requires a token"
+                + (f", but its environment variable {name} is not set." if name else ", but has no token_env."),
+                fix=f"Set it: pdkernel env set {name}"
+                if name
+                else "Add the name of the variable to the trigger: token_env: NAME",
             )
 
 
 def warn_unfired_triggers(workflows: Sequence[ServedWorkflow]) -> list[str]:
-    """Sentences on workflows that no request starts."""
+    """Warnings for workflows that no request starts."""
     return [
-        f"{served.source.path}: its trigger is {_kinds(served)}, which this version does not fire; it has no endpoint."
+        f"{served.source.path}: this version does not fire its trigger ({_kinds(served)}), and it has no endpoint."
         for served in workflows
         if all(trigger.type != "http" for trigger in served.source.workflow.triggers)
     ]
@@ -164,10 +170,10 @@ def _kinds(served: ServedWorkflow) -> str:
 
 def load_served_sources(paths: Sequence[Path], default_folder: Path) -> list[WorkflowSource]:
     """
-    Every workflow at *paths*, each once; without paths, whatever there is in *default_folder*.
+    Sources of every workflow at *paths*, without duplicates; without paths, those in *default_folder*.
 
     Raises:
-        PdkernelError: As `open_sources`.
+        PdkernelError: As for `load_sources`.
     """
     from pdkernel.source import has_workflow, load_sources
 

@@ -1,8 +1,8 @@
 """
-Running deployed triggers, and what becomes of their events: kept, sent to webhooks, handed to workflows.
+Runs deployed triggers, and dispatches their events to webhooks and workflows.
 
-Knows that an event is kept before it is sent, and that a webhook which does not answer stops nothing. A request to a
-webhook is an outside call like a step's, so that the mode of outside calls holds for it.
+An event is stored before it is sent, and a failed webhook stops nothing. A request to a webhook is an outbound call under the
+same policy as a step's.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from pdkernel.source import sibling_workflow_finder
 HTTP_INTERFACE = "$.interface.http"
 """Type of the prop that gives a source an endpoint."""
 MAX_POLL_INTERVAL_S = 5.0
-"""Seconds after which triggers that another process deployed are seen."""
+"""Maximum seconds until triggers deployed by another process are noticed."""
 
 _log = logging.getLogger(__name__)
 
 
 async def run_due_triggers(context: AppContext, runs: RunRegistry) -> None:
-    """Run triggers as they become due, until this is cancelled."""
+    """Run triggers when they are due, until the task is cancelled."""
     table = context.project.deployed_triggers
     while True:
         try:
             due = await asyncio.to_thread(table.claim_due)
             if due is not None:
-                if not runs.source_lock(due.id).locked():  # one that still runs misses this time
-                    runs.start_source(_by_timer(context, runs, due))
+                if not runs.source_lock(due.id).locked():  # a trigger that is still running skips this time
+                    runs.start_source(_run_by_timer(context, runs, due))
                 continue
             upcoming = await asyncio.to_thread(table.next_due)
         except PdkernelError as fault:
-            _log.warning("Deployed triggers cannot be looked up: %s", fault.message)
+            _log.warning("Deployed triggers could not be read: %s", fault.message)
             upcoming = None
         wait = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - context.clock.now()).total_seconds()
         await asyncio.sleep(min(max(wait, 0.05), MAX_POLL_INTERVAL_S))
 
 
-async def _by_timer(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger) -> None:
+async def _run_by_timer(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger) -> None:
     try:
         await run_trigger(context, runs, trigger)
     except PdkernelError as fault:
@@ -71,17 +71,17 @@ async def run_trigger(
     on_respond: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SourceResult:
     """
-    Run *trigger* once and pass on what is new.
+    Run *trigger* once and dispatch the events that it emits.
 
     Args:
-        context: What is served.
-        runs: Those under way.
-        trigger: Which.
-        event: The request that wakes it; None is its timer.
-        on_respond: Told what the source answers to that request, when it does.
+        context: Context of the server.
+        runs: Runs in progress.
+        trigger: The deployed trigger.
+        event: The HTTP request that invokes the source; None for a timer.
+        on_respond: Receives the source's response to that request.
 
     Raises:
-        PdkernelError: It cannot be run; see `Sources.run`.
+        PdkernelError: The source cannot run; see `SourceRunner.run`.
     """
     request = build_source_request(context, trigger, "run")
     if event is not None:
@@ -97,22 +97,22 @@ async def run_trigger(
 
 async def run_hook(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, hook: SourceAct) -> SourceResult:
     """
-    Have a hook of *trigger*'s source run.
+    Run a hook of *trigger*'s source.
 
     Raises:
-        PdkernelError: It cannot be run; see `Sources.run`.
+        PdkernelError: The source cannot run; see `SourceRunner.run`.
     """
     async with runs.source_lock(trigger.id):
         return await context.engine.source_runner.run(build_source_request(context, trigger, hook))
 
 
 def trigger_endpoint_url(context: AppContext, trigger: DeployedTrigger) -> str | None:
-    """Where requests wake *trigger*, or None."""
+    """The URL of *trigger*'s endpoint, or None."""
     return f"{context.settings.base_url}/{trigger.endpoint}" if trigger.endpoint else None
 
 
 def build_source_request(context: AppContext, trigger: DeployedTrigger, act: SourceAct) -> SourceRequest:
-    """What the engine is asked for."""
+    """Build the engine's request for a source."""
     config: dict[str, JSON] = {"uses": f"{trigger.key}@{trigger.version}", "props": dict(trigger.props)}
     return SourceRequest(
         Trigger("source", config=config),
@@ -131,9 +131,9 @@ async def dispatch_events(
     context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, events: Sequence[SourceEvent]
 ) -> None:
     """
-    Keep *events*, then send them to the trigger's webhooks and start its workflows.
+    Store *events*, send them to the trigger's webhooks and start the trigger's workflows.
 
-    A workflow's steps are the project's own code, and reach what they reach for any other event.
+    The steps of these workflows run under the server's policy, as for any other event.
     """
     if not events:
         return
@@ -147,13 +147,13 @@ async def dispatch_events(
 
 
 def _serialize_event(event: SourceEvent, at: int, fresh: str) -> dict[str, JSON]:
-    """An event as the API lists it."""
-    told: dict[str, JSON] = {"e": dict(event.event.data), "k": "emit", "ts": at, "id": fresh}
-    return told if event.summary is None else {**told, "sum": event.summary}
+    """Serialize an event for the API."""
+    serialized: dict[str, JSON] = {"e": dict(event.event.data), "k": "emit", "ts": at, "id": fresh}
+    return serialized if event.summary is None else {**serialized, "sum": event.summary}
 
 
 def find_workflow(context: AppContext, name: str) -> ServedWorkflow | None:
-    """The workflow of that id, or of that endpoint key, that is served; or None."""
+    """The served workflow with that id or endpoint key, or None."""
     return context.workflows.find_id(name) or context.workflows.find(name)
 
 
@@ -162,7 +162,7 @@ def _start_workflow(
 ) -> None:
     served = find_workflow(context, workflow)
     if served is None:
-        _log.warning("The deployed trigger %s starts the workflow %s, which is not served.", trigger.id, workflow)
+        _log.warning("The deployed trigger %s refers to the workflow %s, which is not served.", trigger.id, workflow)
         return
     runs.start(
         partial(
@@ -188,19 +188,19 @@ def _start_workflow(
 async def _deliver_to_webhook(
     context: AppContext, trigger: DeployedTrigger, hook: Webhook, events: Sequence[Mapping[str, JSON]]
 ) -> None:
-    """Send *events* in their order; one that is not taken is in the log, and in the list of events."""
+    """Send *events* in order; a failed delivery is logged and recorded."""
     failing = hook.failures > 0
     for event in events:
-        said = await _post(context, trigger, hook, json.dumps(event["e"]).encode())
-        if said is not None or failing:
-            failing = said is not None
-            await asyncio.to_thread(context.project.deployed_triggers.record_delivery, trigger.id, hook.id, said)
-        if said is not None:
-            _log.warning("A webhook of the deployed trigger %s did not take an event: %s", trigger.id, said)
+        failure = await _post(context, trigger, hook, json.dumps(event["e"]).encode())
+        if failure is not None or failing:
+            failing = failure is not None
+            await asyncio.to_thread(context.project.deployed_triggers.record_delivery, trigger.id, hook.id, failure)
+        if failure is not None:
+            _log.warning("A webhook of the deployed trigger %s rejected an event: %s", trigger.id, failure)
 
 
 async def _post(context: AppContext, trigger: DeployedTrigger, hook: Webhook, body: bytes) -> str | None:
-    """Why the webhook did not take it, or None."""
+    """The reason why the delivery failed, or None."""
     import httpx
 
     headers = {

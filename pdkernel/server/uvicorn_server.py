@@ -1,8 +1,4 @@
-"""
-The one place that opens sockets: binding, TLS, and uvicorn's life from its first request to its last.
-
-Knows signals and seconds of grace. What is answered is the application's.
-"""
+"""Sockets, TLS, signals, and start and shutdown of uvicorn."""
 
 from __future__ import annotations
 
@@ -26,15 +22,15 @@ from pdkernel.server.trigger_runner import run_due_triggers
 
 BACKLOG = 2048
 SHUTDOWN_GRACE_S = 10.0
-"""Seconds that runs have to end once the server is told to stop."""
+"""Seconds for runs to end after a shutdown has begun."""
 
 
 def listen(host: str, port: int) -> socket.socket:
     """
-    A socket that listens there; port 0 takes any.
+    A listening socket; port 0 takes any free port.
 
     Raises:
-        RequestError: It cannot be had.
+        RequestError: The address is invalid or in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -51,21 +47,21 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except OSError as fault:
         raise RequestError(
-            f"{host}, port {port}, cannot be had: {fault.strerror or fault}.",
-            fix="Another server may have it. Choose another with --port N, or any free one with --port 0.",
+            f"Cannot listen on {host}, port {port}: {fault.strerror or fault}.",
+            fix="If another server uses the port, choose another with --port N, or any free port with --port 0.",
         ) from None
     return opened
 
 
 def local_url(listener: socket.socket, host: str, *, tls: bool) -> str:
-    """The URL that leads to *listener* from this machine."""
+    """The URL of *listener* for clients on this machine."""
     port = listener.getsockname()[1]
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"{'https' if tls else 'http'}://{name}:{port}"
 
 
 class UvicornServer(uvicorn.Server):
-    """uvicorn on sockets that are open already, for an application without runs; signals are ours."""
+    """uvicorn on open sockets, for an application without runs. Signals are handled by `serve_until_signalled`."""
 
     def __init__(
         self, app: Starlette, *, tls: SSLContext | None = None, pace: Pace | None = None, on_ready: Callable[[], None]
@@ -79,7 +75,7 @@ class UvicornServer(uvicorn.Server):
             server_header=False,
             timeout_graceful_shutdown=None,
             ws="none",
-            http=functools.partial(StrictHttpProtocol, pace=pace or Pace()),  # type: ignore[arg-type]  # a class, as far as it is used
+            http=functools.partial(StrictHttpProtocol, pace=pace or Pace()),  # type: ignore[arg-type]  # uvicorn only calls it
         )
         config.load()
         config.ssl = tls
@@ -89,51 +85,51 @@ class UvicornServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """None: `serve_until_told` has them."""
+        """Capture none: `serve_until_signalled` handles signals."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take requests, and say so."""
+        """Start to accept requests, then call *on_ready*."""
         await super().startup(sockets)
         if self.started:
-            self._started()
+            self._on_started()
             self._on_ready()
 
     def stop(self) -> None:
-        """Take no more requests."""
+        """Accept no more requests."""
         self.should_exit = True
 
-    def _started(self) -> None:
-        """What begins with the first request."""
+    def _on_started(self) -> None:
+        """Called once when the server has started."""
 
 
 class Server(UvicornServer):
-    """The same for an application with runs."""
+    """`UvicornServer` for an application with runs."""
 
-    _triggers: asyncio.Task[None] | None = None
+    _trigger_task: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """Take no more requests; what is under way has `GRACE_S` to end."""
+        """Accept no more requests; runs in progress have `SHUTDOWN_GRACE_S` to end."""
         self._app.state.stopping = True
         super().stop()
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel all runs."""
         await self._app.state.runs.close(0)
 
-    def _started(self) -> None:
+    def _on_started(self) -> None:
         state = self._app.state
-        self._triggers = asyncio.create_task(run_due_triggers(state.context, state.runs))
+        self._trigger_task = asyncio.create_task(run_due_triggers(state.context, state.runs))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End runs first, since callers wait for their answers, then connections."""
+        """End runs first, because callers wait for responses; then close connections."""
         for listening in self.servers:
             listening.close()
         for opened in sockets or []:
             opened.close()
-        if self._triggers is not None:
-            self._triggers.cancel()
-            await asyncio.gather(self._triggers, return_exceptions=True)
+        if self._trigger_task is not None:
+            self._trigger_task.cancel()
+            await asyncio.gather(self._trigger_task, return_exceptions=True)
         runs = self._app.state.runs
         ending = asyncio.ensure_future(runs.close(0 if self.force_exit else SHUTDOWN_GRACE_S))
         while not ending.done():
@@ -145,7 +141,7 @@ class Server(UvicornServer):
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """libuv's, which does in C what asyncio's does in Python; asyncio's own where there is none (Windows)."""
+    """The faster event loop of uvloop; asyncio's own where uvloop is missing (Windows)."""
     try:
         import uvloop
     except ModuleNotFoundError:
@@ -155,17 +151,17 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 async def serve_until_signalled(server: Server, opened: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; a second one ends what is under way at once."""
+    """Serve until SIGINT or SIGTERM; a second signal cancels all runs at once."""
     loop = asyncio.get_running_loop()
 
-    def told() -> None:
+    def stop_on_signal() -> None:
         if server.should_exit:
             server.force_exit = True
         server.stop()
 
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, stop_on_signal)
     try:
         await server.serve(sockets=[opened])
     finally:
@@ -174,18 +170,18 @@ async def serve_until_signalled(server: Server, opened: socket.socket) -> None:
 
 
 def silence_uvicorn_logs() -> None:
-    """What uvicorn says of its own start and stop is ours to say; what it warns of stays."""
+    """Hide uvicorn's start and stop messages; warnings stay."""
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def build_tls_context(folder: Path, hosts: list[str], environ: Any) -> tuple[SSLContext, Path, Path]:
     """
-    TLS with a certificate of the project's own authority for *hosts*.
+    TLS with a certificate for *hosts*, issued by the project's own authority.
 
     Returns:
-        The server's side; the authority's certificate (for `NODE_EXTRA_CA_CERTS`), and the same beside public roots (for
-        `SSL_CERT_FILE`).
+        The server's TLS context; the authority's certificate file (for `NODE_EXTRA_CA_CERTS`); a bundle with the public roots
+        (for `SSL_CERT_FILE`).
     """
     from pdkernel.egress.tls.certificates import CertificateAuthority
 

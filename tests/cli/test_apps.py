@@ -32,9 +32,9 @@ def test_a_provider_is_added(pdkernel: Shell) -> None:
     [
         (OAUTH[:4], "OAuth 2 takes --oauth-authorize-url"),
         ((*OAUTH, "--field", "token"), "and no --field"),
-        (("--oauth-authorize-url", "http://crm.example.com", *OAUTH[2:]), "has to begin with https://"),
-        ((*OAUTH[:2], "--oauth-token-url", "crm", *OAUTH[4:]), "--oauth-token-url is not the URL of a page"),
-        ((), "What does an account of my_crm hold?"),
+        (("--oauth-authorize-url", "http://crm.example.com", *OAUTH[2:]), "must begin with https://"),
+        ((*OAUTH[:2], "--oauth-token-url", "crm", *OAUTH[4:]), "--oauth-token-url is not a URL"),
+        ((), "The app my_crm has no credential fields."),
     ],
 )
 def test_a_wrong_provider_is_refused(pdkernel: Shell, words: tuple[str, ...], problem: str) -> None:

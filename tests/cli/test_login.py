@@ -203,7 +203,7 @@ def test_wrong_secret_is_not_kept(pdkernel: Shell, upstream: Upstream) -> None:
     shown = pdkernel("project", "show", "--json")
 
     assert done.status == 2
-    assert f"Pipedream does not accept the OAuth client {CLIENT_ID} (401)" in done.stderr
+    assert f"Pipedream rejects the OAuth client {CLIENT_ID} (401)" in done.stderr
     assert "planted-wrong" not in done.stderr
     assert shown.json["login"] is None
 
@@ -390,7 +390,7 @@ def test_moving_to_what_is_no_url(logged_in: Shell, url: str) -> None:
     done = logged_in("triggers", "move", "--to", url)
 
     assert done.status == 2
-    assert "is not an endpoint's URL" in done.stderr
+    assert "is not the URL of an endpoint" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -79,7 +79,7 @@ def test_a_notebook_that_is_saved(pdkernel: Shell) -> None:
 
     assert before.json() == {"a": 1}
     assert after.text == "POST"
-    assert lines.count("was read again") == 1
+    assert lines.count("was reloaded") == 1
 
 
 def test_tls(pdkernel: Shell) -> None:

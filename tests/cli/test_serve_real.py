@@ -174,7 +174,7 @@ def test_nobody_at_pipedream(tmp_path: Path) -> None:
         answer = httpx.get(f"{running.url}/v1/connect/{PROJECT}/users")
 
     assert answer.status_code == 502
-    assert answer.json()["error"] == "Pipedream Connect at 127.0.0.1:9 gives no answer (ConnectError). Try again."
+    assert answer.json()["error"] == "Pipedream Connect at 127.0.0.1:9 does not respond (ConnectError). Try again."
 
 
 def test_unmodified_sdk_with_one_base_url(server: Server, http: httpx.Client) -> None:

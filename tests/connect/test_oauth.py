@@ -88,7 +88,7 @@ def test_provider_that_hangs(pieces: tuple[bytes, ...]) -> None:
 )
 def test_whether_asking_again_is_of_use(said: bytes, final: bool) -> None:
     """It is not where the provider says that the refresh token is no good; a page that is out of order says nothing of it."""
-    with provider(said) as refusing, pytest.raises(ProviderError, match="gave no token") as caught:
+    with provider(said) as refusing, pytest.raises(ProviderError, match="issued no token") as caught:
         refresh_tokens(refusing, REFRESH)
 
     assert caught.value.is_permanent is final

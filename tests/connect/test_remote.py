@@ -193,36 +193,36 @@ FAULTS = [
     (
         {"kind": "status", "status": 401},
         ConnectSettingsError,
-        f"Pipedream does not accept the OAuth client {CLIENT_ID} (401). It says: made to fail",
+        f"Pipedream rejects the OAuth client {CLIENT_ID} (401). Pipedream's message: made to fail",
         "log in with its id and secret: pdkernel login",
     ),
     (
         {"kind": "status", "status": 403},
         ConnectSettingsError,
-        f"The OAuth client {CLIENT_ID} may not do this in the project {PROJECT} (403). It says: made to fail",
-        "Look at the client's scopes",
+        f"The OAuth client {CLIENT_ID} lacks a permission in the project {PROJECT} (403). Pipedream's message: made to fail",
+        "Check the client's scopes",
     ),
     (
         {"kind": "status", "status": 404},
         ConnectSettingsError,
-        f"does not have this in the project {PROJECT} (404). It says: made to fail",
-        "Look at the project's id and its environment",
+        f"found nothing at this URL in the project {PROJECT} (404). Pipedream's message: made to fail",
+        "Check the project's id and environment",
     ),
     (
         {"kind": "status", "status": 429, "headers": {"Retry-After": "17"}},
         ProjectError,
-        "Pipedream takes no more requests of this project for now (429). It says: made to fail",
+        "The project has reached Pipedream's rate limit (429). Pipedream's message: made to fail",
         "Try again in 17 s.",
     ),
     (
         {"kind": "status", "status": 500},
         ProjectError,
-        "Pipedream failed to answer (500). It says: made to fail",
+        "Pipedream reports a server error (500). Pipedream's message: made to fail",
         "Try again; if it stays so",
     ),
     ({"kind": "slow", "seconds": 3}, ProjectError, "did not answer within 1 s.", "Try again; if it stays so"),
-    ({"kind": "cut"}, ProjectError, "broke off its answer", "Look at the network"),
-    ({"kind": "html"}, ProjectError, "gave an answer that the SDK cannot read", "Look at the address"),
+    ({"kind": "cut"}, ProjectError, "closed the connection too early", "Check the network"),
+    ({"kind": "html"}, ProjectError, "sent a response that the SDK cannot parse", "Check the API's URL"),
 ]
 
 
@@ -253,7 +253,7 @@ def test_nobody_is_there(home: Project) -> None:
     """An address that nobody answers at is named."""
     directory = RemoteDirectory(home, Sdk(Login("c", CLIENT_SECRET, PROJECT, base_url="http://127.0.0.1:9")))
 
-    with pytest.raises(ProjectError, match=r"Pipedream Connect at 127\.0\.0\.1:9 cannot be reached"):
+    with pytest.raises(ProjectError, match=r"Pipedream Connect at 127\.0\.0\.1:9 is unreachable"):
         directory.users("development")
 
 

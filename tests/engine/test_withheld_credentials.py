@@ -357,6 +357,6 @@ async def test_trouble_at_pipedream_refuses_the_run(run: Run, upstream: Upstream
     execution = await run(github_step("return 1"), external_user_id="ada")
 
     assert execution.error is not None
-    assert "takes no more requests" in execution.error.message
+    assert "rate limit" in execution.error.message
     assert "Try again in 9 s." in execution.error.message
     assert execution.steps[0].status == "not_run"

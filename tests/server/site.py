@@ -110,7 +110,7 @@ async def site_of(
                     project,
                     [WorkflowSource(folder / f"{each.name}.ipynb", "notebook", each, sidecar) for each in workflows],
                 ),
-                settings=ServeSettings(base_url=settings.pop("url", url), policy=parse_policy("deny"), **settings),
+                settings=ServeSettings(base_url=settings.pop("base_url", url), policy=parse_policy("deny"), **settings),
                 clock=project.clock,
                 ids=project.ids,
                 write_line=lines.append,

@@ -55,14 +55,14 @@ def test_an_open_endpoint_behind_a_public_url_is_said(project: Project) -> None:
 
     (warning,) = check_exposure("127.0.0.1", [notebook(CLOSED), notebook(OPEN)], project, public_url=public)
 
-    assert warning.startswith(f"Whoever reaches {public} can start ")
+    assert warning.startswith(f"Every client that reaches {public} can start ")
     assert check_exposure("127.0.0.1", [notebook(CLOSED)], project, public_url=public) == []
 
 
 def test_an_open_endpoint_stays_on_this_machine(project: Project) -> None:
     """A trigger without auth is refused at another address."""
     project.oauth_clients.create("one")
-    with pytest.raises(RequestError, match="asks for no auth"):
+    with pytest.raises(RequestError, match="requires no auth"):
         check_exposure("0.0.0.0", [notebook(CLOSED), notebook(OPEN)], project)
 
 
@@ -107,7 +107,7 @@ def test_key_of_the_file(project: Project, tmp_path: Path) -> None:
     served = SourceWorkflows(project, sources[:1])
 
     assert served.find("EOMINE") is not None
-    with pytest.raises(RequestError, match="one endpoint"):
+    with pytest.raises(RequestError, match="same endpoint"):
         SourceWorkflows(project, sources)
 
 

@@ -209,6 +209,6 @@ def test_is_local(peer: str, headers: dict[str, str], local: bool) -> None:
 
 
 def test_networks_are_checked() -> None:
-    """What is no network is refused."""
-    with pytest.raises(RequestError, match="no network"):
+    """A network that is not in CIDR notation is rejected."""
+    with pytest.raises(RequestError, match="not a network"):
         parse_networks(["10.0.0.0/8", "proxy"])

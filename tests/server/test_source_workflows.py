@@ -66,7 +66,7 @@ def test_a_notebook_that_is_saved(shelf: Shelf) -> None:
     assert seen == (["another"], ["another"])
     assert (after.endpoint_key, after.id) == (before.endpoint_key, before.id)
     assert len(shelf.lines) == 1
-    assert "was read again" in shelf.lines[0]
+    assert "was reloaded" in shelf.lines[0]
 
 
 def test_a_look_a_second(shelf: Shelf) -> None:
@@ -87,7 +87,7 @@ def test_a_notebook_that_cannot_be_read(shelf: Shelf, text: str) -> None:
     shelf.write("mended")
 
     assert broken == ["one"]
-    assert "served as it was before" in shelf.lines[0]
+    assert "the previous version is served" in shelf.lines[0]
     assert shelf.steps() == ["mended"]
 
 
@@ -130,7 +130,7 @@ def test_another_endpoint(shelf: Shelf) -> None:
     (shelf.folder / "work.pdkernel.yaml").write_text("endpoint: eo0000000000000000\n")
 
     assert shelf.steps() == ["one"]
-    assert "Start `pdkernel serve` again" in shelf.lines[0]
+    assert "Restart `pdkernel serve`" in shelf.lines[0]
 
 
 def test_the_yaml_beside_a_notebook(shelf: Shelf) -> None:
@@ -139,7 +139,7 @@ def test_the_yaml_beside_a_notebook(shelf: Shelf) -> None:
     (shelf.folder / "work.pdkernel.yaml").write_text(f"endpoint: {served.endpoint_key}\n")
     shelf.steps()
 
-    assert "was read again" in shelf.lines[0]
+    assert "was reloaded" in shelf.lines[0]
 
 
 def test_a_folder(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ def picker(upstream: Upstream, tmp_path: Path) -> Iterator[UserPicker]:
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"kind": "status", "status": 403}, "may not do this in the project"),
+    ({"kind": "status", "status": 403}, "lacks a permission in the project"),
     ({"kind": "status", "status": 429, "headers": {"Retry-After": "17"}}, "Try again in 17 s."),
-    ({"kind": "status", "status": 500}, "Pipedream failed to answer (500)."),
-    ({"kind": "cut"}, "broke off its answer"),
+    ({"kind": "status", "status": 500}, "Pipedream reports a server error (500)."),
+    ({"kind": "cut"}, "closed the connection too early"),
 ]
 
 

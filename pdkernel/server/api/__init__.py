@@ -1,17 +1,18 @@
 """
 Connect's routes: users, accounts, apps, components, deployed triggers, the proxy.
 
-    door          whose request it is; errors
-    browsers      which web pages may call
-    pages rates   lists in pages; the platform's rate limits, where they are switched on
-    shapes        users, accounts and apps as JSON
-    accounts users apps projects     routes of those names
-    components actions               what components declare and answer; an action's run
-    configured    what a caller gives a component
-    triggers deployed trigger_shapes     event sources that run for external users
-    emitting      running those, and what becomes of their events
-    proxy         requests to apps' APIs with an account
-    routing       which path is whose, and what is not served
+    api_call                                authentication, parameters, errors
+    cors                                    calls from web pages
+    pagination, rate_limits                 pages of lists; the platform's rate limits
+    serializers                             users and accounts as JSON
+    accounts, users, apps, projects         routes with those names
+    components, actions                     descriptions of components; runs of actions
+    component_request                       configuration of a component in a request
+    trigger_deployment, deployed_triggers   event sources that run for external users
+    component_serializers                   components as JSON
+    trigger_serializers                     deployed triggers as JSON
+    proxy                                   requests to apps' APIs with an account
+    routing                                 the table of routes
 """
 
 from pdkernel.server.api.routing import routes, unsupported_routes

@@ -1,8 +1,8 @@
 """
-Accounts: listing, reading, connecting with a Connect token, removing.
+Routes of accounts: list, read, connect with a Connect token, delete.
 
-Knows who may read credentials: an OAuth client that asks for them, never a browser. An account of the other environment
-is not there, and neither are accounts of one's own.
+Only an OAuth client receives credentials, never a browser. Accounts of the other environment and your own accounts are not
+visible.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ async def list_accounts(call: ApiCall) -> JSON:
     user = call.query_param("external_user_id")
     if call.token is not None:
         user = call.resolve_user(user)
-    page = Page(call, await _ids(call, user, call.query_param("app")), str)
+    page = Page(call, await _list_account_ids(call, user, call.query_param("app")), str)
     found = [await call.run_in_thread(call.context.directory.find_account, each) for each in page.items]
     return page.to_json([await _serialize(call, account) for account in found if account is not None])
 
 
 async def list_user_accounts(call: ApiCall) -> JSON:
     """`GET .../users/{external_user_id}/accounts`: a bare list."""
-    ids = await _ids(call, call.resolve_user(call.path_param("external_user_id")), call.query_param("app"))
+    ids = await _list_account_ids(call, call.resolve_user(call.path_param("external_user_id")), call.query_param("app"))
     found = [await call.run_in_thread(call.context.directory.find_account, each) for each in ids]
     return [await _serialize(call, account) for account in found if account is not None]
 
@@ -58,17 +58,17 @@ async def create(call: ApiCall) -> Response:
         text = given if isinstance(given, str) else ""
         token = await call.run_in_thread(find_token, call.context, text)
     if token is None:
-        raise ApiError(400, "connect_token is missing, not valid here, or has expired.")
+        raise ApiError(400, "connect_token is missing, invalid, or has expired.")
     call.check_user(token.external_user_id)
     if token.environment != call.environment:
-        raise ApiError(400, f"The Connect token is one of {token.environment}.")
-    app, name, again = body.get("app_slug"), body.get("name"), body.get("account_id")
+        raise ApiError(400, f"The Connect token belongs to the environment {token.environment}.")
+    app, name, account_id = body.get("app_slug"), body.get("name"), body.get("account_id")
     if not isinstance(app, str):
-        raise ApiError(400, "app_slug is missing: the app's slug, a text.")
+        raise ApiError(400, "app_slug is missing. Send the app's slug, as a string.")
     if name is not None and not isinstance(name, str):
-        raise ApiError(400, "name is a text.")
-    if again is not None and not isinstance(again, str):
-        raise ApiError(400, "account_id is a text: the account that is connected anew.")
+        raise ApiError(400, "name must be a string.")
+    if account_id is not None and not isinstance(account_id, str):
+        raise ApiError(400, "account_id must be a string: the id of the account to reconnect.")
     account = await call.run_in_thread(
         connect_account,
         call.context,
@@ -76,10 +76,10 @@ async def create(call: ApiCall) -> Response:
         app=check_app_slug(app),
         credentials=_credentials(body),
         name=name,
-        account_id=again,
+        account_id=account_id,
     )
-    telling = webhooks.webhook_task(call.context, token, webhooks.build_success_event(token, text, account))
-    return JSONResponse(await _serialize(call, account), background=telling)
+    task = webhooks.webhook_task(call.context, token, webhooks.build_success_event(token, text, account))
+    return JSONResponse(await _serialize(call, account), background=task)
 
 
 async def delete(call: ApiCall) -> Response:
@@ -92,17 +92,17 @@ async def delete(call: ApiCall) -> Response:
 async def delete_app_accounts(call: ApiCall) -> Response:
     """`DELETE .../apps/{app_id}/accounts`: all accounts of an app, by its id or slug, of the caller's environment."""
     slug = await resolve_app_slug(call, call.path_param("app_id"))
-    for account in await _ids(call, None, slug):
+    for account in await _list_account_ids(call, None, slug):
         await call.run_in_thread(call.context.directory.remove_account, account)
     return Response(status_code=204)
 
 
 async def find_account(call: ApiCall, account_id: str) -> Account:
     """
-    The external user's account of that id, of the caller's environment.
+    The external user's account with that id in the caller's environment.
 
     Raises:
-        ApiError: There is none that the caller may see; whether somebody else has it is not said.
+        ApiError: The caller has no such account. The error does not reveal accounts of other users.
     """
     account = await call.run_in_thread(call.context.directory.find_account, account_id)
     if (
@@ -115,14 +115,14 @@ async def find_account(call: ApiCall, account_id: str) -> Account:
     return account
 
 
-async def _ids(call: ApiCall, user: str | None, app: str | None) -> Sequence[str]:
-    """Newest first. A page's accounts are looked up by these: all that there are would take seconds where there are many."""
+async def _list_account_ids(call: ApiCall, user: str | None, app: str | None) -> Sequence[str]:
+    """Ids of accounts, newest first. Loading all accounts instead of a page would take seconds in large projects."""
     slug = None if app is None else await resolve_app_slug(call, app)
     directory = call.context.directory
     found = await call.run_in_thread(
         directory.account_ids, external_user_id=user, environment=call.environment, app=slug, own=False
     )
-    # a client registered at an app by oneself (`oa_...`) is what no account here was connected with
+    # no account was connected with a custom OAuth client (`oa_...`)
     return [] if call.query_param("oauth_app_id") else found
 
 
@@ -140,5 +140,5 @@ def _credentials(body: dict[str, Any]) -> dict[str, str]:
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or not fields:
-        raise RequestError("cfmap_json is missing: the account's fields, a JSON object as text.")
+        raise RequestError("cfmap_json is missing. Send the account's fields, a JSON object as a string.")
     return {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}

@@ -1,8 +1,4 @@
-"""
-`POST .../actions/run`: an action, run once for an external user.
-
-Knows how a run's record becomes the API's answer. Running is the engine's: the run is in the history like any other.
-"""
+"""Route `POST .../actions/run`: runs an action once for an external user. The run is recorded like any other."""
 
 from __future__ import annotations
 
@@ -21,11 +17,11 @@ _NOT_FOUND = frozenset({"action_not_found", "action_version"})
 
 
 async def run(call: ApiCall) -> JSON:
-    """Run an action; an error of its own is told in `os`, with status 200, as the platform does."""
+    """Run an action. An error of the action is in `os`, with status 200, as on the platform."""
     body = await call.read_json()
     if body.get("stash_id"):
-        # parity[file-stash]: the platform keeps files that actions write, and hands them to the next
-        raise ApiError(400, "Files of actions are not kept here: leave stash_id out.")
+        # parity[file-stash]: the platform stores files that actions write, and passes them to later actions
+        raise ApiError(400, "pdkernel does not store files of actions: omit stash_id.")
     configured = await parse_component_request(call, body, "action")
     execution = await call.context.engine.run(_request(call, configured))
     step = execution.step(ACTION_STEP_NAME)
@@ -34,7 +30,7 @@ async def run(call: ApiCall) -> JSON:
     exports = dict(step.exports)
     value = exports.pop(RETURN_VALUE, None)
     # parity[redacted-return]: an account's secret in what an action returns is a placeholder
-    return {"exports": exports, "os": _observations(step), "ret": value, "stash_id": None}
+    return {"exports": exports, "os": _build_observations(step), "ret": value, "stash_id": None}
 
 
 def _request(call: ApiCall, configured: ComponentRequest) -> RunRequest:
@@ -55,13 +51,13 @@ def _request(call: ApiCall, configured: ComponentRequest) -> RunRequest:
 
 def _refusal(error: ErrorRecord | None) -> ApiError:
     if error is None:
-        return ApiError(400, "The action was not run.")
-    # the first line says what; what to do about it on this machine is not the caller's business
+        return ApiError(400, "The action did not run.")
+    # only the first line: the fix is for the server's owner
     text = error.message.splitlines()[0] if error.message else error.name
     return ApiError(404 if error.code in _NOT_FOUND else 400, text)
 
 
-def _observations(step: StepResult) -> list[dict[str, Any]]:
+def _build_observations(step: StepResult) -> list[dict[str, Any]]:
     at = _milliseconds(step.started_at)
     found: list[dict[str, Any]] = [
         {"k": _OBSERVATION_KINDS[log.stream], "msg": log.text, "ts": at} for log in step.logs

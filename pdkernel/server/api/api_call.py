@@ -1,8 +1,4 @@
-"""
-The door of Connect's API: whose request it is, what for, and how an answer or an error is written.
-
-Knows tokens, scopes, environments and the shape of errors. What a route does is the route's own.
-"""
+"""A request to Connect's API: authentication, scopes, environment, parameters, and error responses."""
 
 from __future__ import annotations
 
@@ -25,19 +21,19 @@ from pdkernel.server.api.rate_limits import Bucket, RateLimitedError, RateLimite
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.link.tokens import find_token
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
-from pdkernel.server.oauth.scopes import scope_covers
+from pdkernel.server.scopes import scope_covers
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CONNECT_TOKEN_PREFIX = "ctok_"  # noqa: S105 - how one begins
+CONNECT_TOKEN_PREFIX = "ctok_"  # noqa: S105 - a prefix
 MAX_BODY_BYTES = 8 << 20
-"""Bytes of a request's JSON."""
-_BACKEND_ONLY = "This takes the access token of an OAuth client, not a Connect token."
+"""Maximum size of a JSON body."""
+_BACKEND_ONLY = "This route requires the access token of an OAuth client, not a Connect token."
 
 
 class ApiError(Exception):
-    """An answer that is an error: `{"error": text}`."""
+    """An error response: `{"error": text}`."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -47,14 +43,14 @@ class ApiError(Exception):
 @dataclass(frozen=True)
 class ApiCall:
     """
-    One request to the API, admitted.
+    An authenticated request to the API.
 
     Attributes:
-        request: As it came.
-        context: What is served.
-        environment: Of which environment the caller speaks.
-        token: The Connect token that a browser came with, or None for an OAuth client.
-        scopes: What the caller's token is good for.
+        request: The HTTP request.
+        context: Context of the server.
+        environment: Environment of the request.
+        token: The caller's Connect token, or None for an OAuth client.
+        scopes: Scopes of the caller's token.
     """
 
     request: Request
@@ -66,24 +62,23 @@ class ApiCall:
     @property
     def policy(self) -> OutboundPolicy:
         """
-        What becomes of the outbound calls that the request starts.
+        Policy for outbound calls of this request.
 
-        A Connect token is in the hands of an end user, who chooses URLs: its calls reach public addresses only, in every mode.
-        An OAuth client is the product's own back end, and its calls reach what a workflow's steps reach: this machine and
-        private networks, too.
+        The holder of a Connect token is an end user, who can choose URLs: such calls reach public addresses only, in every mode.
+        An OAuth client is the product's back end: its calls may also reach this machine and private networks, as steps do.
         """
         return replace(self.context.settings.policy, public_only=self.token is not None)
 
     def path_param(self, name: str) -> str:
-        """A part of the path."""
+        """A path parameter."""
         return str(self.request.path_params[name])
 
     def query_param(self, name: str) -> str | None:
-        """A parameter of the query; an empty one is none."""
+        """A query parameter, or None if it is missing or empty."""
         return self.request.query_params.get(name) or None
 
     def query_flag(self, name: str) -> bool | None:
-        """A parameter that is true or false: JS SDK 1.x writes 1 and 0, the others true and false."""
+        """A boolean query parameter, or None. JS SDK 1.x sends 1 and 0, other SDKs true and false."""
         value = self.query_param(name)
         if value is None:
             return None
@@ -91,17 +86,17 @@ class ApiCall:
 
     async def read_json(self) -> dict[str, Any]:
         """
-        The request's JSON object; an empty body is an empty one.
+        The JSON object of the body; an empty body counts as {}.
 
         Raises:
-            ApiError: It is none, or too large.
+            ApiError: The body is not a JSON object, or is too large.
         """
         raw = await read_body(self.request, MAX_BODY_BYTES)
         if not raw.strip():
             return {}
         try:
             value = json.loads(raw)
-            # no value of JSON: NaN, numbers beyond every double; no text that can be kept: half of a surrogate pair
+            # rejects NaN, infinite numbers and lone surrogates, which cannot be stored
             json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError):
             raise ApiError(400, "The body is not JSON.") from None
@@ -109,45 +104,45 @@ class ApiCall:
             raise ApiError(400, "The body is not a JSON object.")
         return value
 
-    def resolve_user(self, given: object) -> str:
+    def resolve_user(self, requested: object) -> str:
         """
-        The external user whom the request is about; a Connect token's own if none is given.
+        The external user of the request; by default the Connect token's user.
 
         Raises:
-            ApiError: None, one that cannot be, or another's than the token's.
+            ApiError: The user is missing, invalid, or not the Connect token's user.
         """
-        if given is None and self.token is not None:
+        if requested is None and self.token is not None:
             return self.token.external_user_id
-        if not isinstance(given, str):
-            raise ApiError(400, "external_user_id is missing: your own id of the user, a text.")
-        check_external_user_id(given)
-        if "\0" in given:
-            raise ApiError(400, "external_user_id holds a character that is no text.")
-        self.check_user(given)
-        return given
+        if not isinstance(requested, str):
+            raise ApiError(400, "external_user_id is missing. Send your own id of the user, as a string.")
+        check_external_user_id(requested)
+        if "\0" in requested:
+            raise ApiError(400, "external_user_id contains a NUL character.")
+        self.check_user(requested)
+        return requested
 
     def check_user(self, user: str | None) -> None:
-        """Raise `ApiError` if a Connect token of another user asks for *user*."""
+        """Raise `ApiError` if the Connect token belongs to another user than *user*."""
         if self.token is not None and user != self.token.external_user_id:
-            raise ApiError(403, "This Connect token is another external user's.")
+            raise ApiError(403, "This Connect token belongs to another external user.")
 
     def has_scope(self, scope: str) -> bool:
-        """Whether the token is good for *scope*."""
+        """Whether the token has *scope*."""
         return scope_covers(self.scopes, scope)
 
     def check_scope(self, *scopes: str) -> None:
-        """Raise `ApiError` if the token is good for none of *scopes*; without any it may be good for nothing."""
+        """Raise `ApiError` if *scopes* is not empty and the token has none of them."""
         if scopes and not any(map(self.has_scope, scopes)):
-            raise ApiError(403, f"The access token is not good for {' or '.join(scopes)}.")
+            raise ApiError(403, f"The access token lacks the scope {' or '.join(scopes)}.")
 
     def check_project(self) -> None:
-        """Raise `ApiError` if the path names another project."""
-        project, ours = self.request.path_params.get("project_id"), self.context.directory.project_id
-        if project and project != ours:
-            raise ApiError(404, f"There is no project {project[:40]!r} here; it is {ours}.")
+        """Raise `ApiError` if the path has another project's id."""
+        project, own = self.request.path_params.get("project_id"), self.context.directory.project_id
+        if project and project != own:
+            raise ApiError(404, f"This server has no project {project[:40]!r}, only {own}.")
 
     async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something that may wait for a database or the network."""
+        """Call a function that may block on the database or the network."""
         return await asyncio.to_thread(function, *args, **kwargs)
 
 
@@ -159,14 +154,14 @@ def authenticated_endpoint(
     handler: ApiHandler, *, scopes: Sequence[str], backend_only: bool, rate_limiter: RateLimiter, bucket: Bucket | None
 ) -> Endpoint:
     """
-    *handler* as an endpoint: its JSON or response, its errors as JSON.
+    Wrap *handler* as an endpoint with authentication and JSON errors.
 
     Args:
-        handler: What answers.
-        scopes: What a token must be good for, one of them; none for any token.
-        backend_only: Whether Connect tokens are refused.
+        handler: The handler of the route.
+        scopes: Scopes of which a token requires one; empty for any token.
+        backend_only: Whether to reject Connect tokens.
         rate_limiter: Counts requests.
-        bucket: Which of the platform's rate limits counts, or None.
+        bucket: The platform's rate limit that applies, or None.
     """
 
     async def endpoint(request: Request) -> Response:
@@ -183,7 +178,7 @@ def authenticated_endpoint(
             answer = await handler(call)
         except UnauthorizedError as refused:
             if _connect_token(request) is not None:
-                page = request.headers.get("origin")  # so that a page learns that it needs a new token
+                page = request.headers.get("origin")  # lets a page read that its token is invalid
             answer = _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})
         except RateLimitedError as refused:
             answer = _error(429, "Throttled", refused.headers)
@@ -200,10 +195,10 @@ def authenticated_endpoint(
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """
-    The request's body.
+    Read the body of a request.
 
     Raises:
-        ApiError: It holds more than *max_bytes* bytes; the rest was not read.
+        ApiError: The body has more than *max_bytes* bytes; the rest is not read.
     """
     body = bytearray()
     async for chunk in request.stream():
@@ -214,7 +209,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def http_status(fault: PdkernelError) -> int:
-    """The status of an error of ours: SDKs repeat 409 and 5xx, so what the same request meets again is 400 or 404."""
+    """The status for an error. SDKs repeat 409 and 5xx, so a permanent error gets 400, 403 or 404."""
     if fault.code in ("action_not_found", "action_version"):
         return 404
     if isinstance(fault, ProductionPlanError):
@@ -225,7 +220,7 @@ def http_status(fault: PdkernelError) -> int:
 
 
 def public_message(fault: PdkernelError) -> str:
-    """An error's text for a caller: what to do is left out where it names other users or commands of this machine."""
+    """The error's text for the caller, without a fix that names other users or local commands."""
     return fault.message if isinstance(fault, EndUserError) else str(fault)
 
 
@@ -234,11 +229,11 @@ async def _authenticate(request: Request, context: AppContext, *, backend: bool)
     if text is not None:
         found = await asyncio.to_thread(find_token, context, text)
         if found is None:
-            raise UnauthorizedError("The Connect token is not valid here or has expired.")
+            raise UnauthorizedError("The Connect token is invalid or has expired.")
         if backend:
             raise ApiError(403, _BACKEND_ONLY)
         if not is_origin_allowed(found, request.headers.get("origin")):
-            raise ApiError(403, "Pages of this origin may not use the Connect token: see allowed_origins.")
+            raise ApiError(403, "The Connect token does not allow pages of this origin: see allowed_origins.")
         call = ApiCall(request, context, found.environment, tuple((found.terms.scope or "connect:*").split()), found)
     else:
         caller = authorize(context, request.headers.get("authorization"))
@@ -248,7 +243,7 @@ async def _authenticate(request: Request, context: AppContext, *, backend: bool)
 
 
 def _connect_token(request: Request) -> str | None:
-    """The Connect token that came with the request, good or not; None if it came with another or none."""
+    """The text of the request's Connect token, valid or not; None if the request has another token or none."""
     bearer = parse_bearer_token(request.headers.get("authorization"))
     return bearer if bearer is not None and bearer.startswith(CONNECT_TOKEN_PREFIX) else None
 

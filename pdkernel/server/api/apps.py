@@ -1,8 +1,8 @@
 """
-Apps: those that this project knows of.
+Routes of apps.
 
-Knows that there is no list of all apps here: known are those of accounts and components, those that the project was told
-of, and those whose credentials' names pdkernel knows. An app of any other slug can be read, not found in the list.
+The list has the apps of accounts and components, registered apps, and apps with built-in credential names. There is no list of
+all of Pipedream's apps.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SORTS: dict[str, Callable[[str], Any]] = {"name": format_app_name, "name_slug":
 
 async def list_apps(call: ApiCall) -> JSON:
     """`GET /v1/connect/apps`."""
-    slugs = await call.run_in_thread(_found, call)
+    slugs = await call.run_in_thread(_search_apps, call)
     key = call.query_param("sort_key") or "name_slug"
     if key not in _SORTS:
-        raise ApiError(400, f"sort_key is one of {', '.join(_SORTS)}.")
+        raise ApiError(400, f"sort_key must be one of {', '.join(_SORTS)}.")
     slugs.sort(key=_SORTS[key], reverse=call.query_param("sort_direction") == "desc")
     page = Page(call, slugs, str)
     return page.to_json(await call.run_in_thread(lambda: [serialize_app(call.context, slug) for slug in page.items]))
@@ -39,27 +39,29 @@ async def retrieve(call: ApiCall) -> JSON:
     """`GET /v1/connect/apps/{app_id}`, by id or slug."""
     slug = await resolve_app_slug(call, call.path_param("app_id"))
     if slug not in await call.run_in_thread(list_known_apps, call.context):
-        raise ApiError(404, f"There is no app {slug!r} that this project knows of.")
+        raise ApiError(404, f"This project has no app {slug!r}.")
     return {"data": await call.run_in_thread(serialize_app, call.context, slug)}
 
 
 async def list_categories(_: ApiCall) -> JSON:
-    """`GET /v1/connect/app_categories`: there are none here."""
+    """`GET /v1/connect/app_categories`: always empty."""
     return []
 
 
 async def retrieve_category(call: ApiCall) -> JSON:
     """`GET /v1/connect/app_categories/{id}`."""
-    raise ApiError(404, f"There is no category {call.path_param('category_id')[:80]!r}: apps have none here.")
+    raise ApiError(
+        404, f"There is no category {call.path_param('category_id')[:80]!r}: pdkernel's apps have no categories."
+    )
 
 
 async def resolve_app_slug(call: ApiCall, text: str) -> str:
-    """The slug of the app whose id or slug *text* is; an id that no app has stays what it is."""
+    """The slug for *text*, an app's id or slug; an unknown id is returned unchanged."""
     return await call.run_in_thread(resolve_slug, text, lambda: list_known_apps(call.context))
 
 
 def list_known_apps(context: AppContext) -> set[str]:
-    """Slugs of the apps that the project knows of."""
+    """Slugs of the apps in the list."""
     project = context.project
     catalog = context.engine.catalog
     connected = set(context.directory.connected_apps())
@@ -67,24 +69,24 @@ def list_known_apps(context: AppContext) -> set[str]:
         connected
         | set(load_registered_apps(project))
         | set(FIELDS_BY_APP)
-        | _having(catalog, "action")
-        | _having(catalog, "source")
+        | _apps_with_components(catalog, "action")
+        | _apps_with_components(catalog, "source")
     )
 
 
-def _found(call: ApiCall) -> list[str]:
+def _search_apps(call: ApiCall) -> list[str]:
     catalog = call.context.engine.catalog
-    actions, sources = _having(catalog, "action"), _having(catalog, "source")
+    actions, sources = _apps_with_components(catalog, "action"), _apps_with_components(catalog, "source")
     words = (call.query_param("q") or "").lower()
     wanted = (("has_actions", actions), ("has_triggers", sources), ("has_components", actions | sources))
     return [
         slug
         for slug in list_known_apps(call.context)
         if (words in slug or words in format_app_name(slug).lower())
-        and all((slug in having) is flag for name, having in wanted if (flag := call.query_flag(name)) is not None)
+        and all((slug in slugs) is flag for name, slugs in wanted if (flag := call.query_flag(name)) is not None)
         and call.query_param("category_ids") is None
     ]
 
 
-def _having(catalog: Catalog, kind: ComponentKind) -> set[str]:
+def _apps_with_components(catalog: Catalog, kind: ComponentKind) -> set[str]:
     return {get_app_slug(component.key) for component in catalog.list_components(kind=kind)}

@@ -1,8 +1,4 @@
-"""
-Components and their props as the API writes them.
-
-Knows that an app's prop stands among the others, and that options which are asked for are marked `remoteOptions`.
-"""
+"""JSON form of components and props in the API. Dynamic options are marked with `remoteOptions`."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ from pdkernel.workers import ComponentDescription, PropDeclaration
 
 _DYNAMIC = "dynamic"
 API_COMPONENT_TYPES = {"action": "action", "source": "trigger"}
-"""What the API calls each kind."""
+"""The API's name of each kind."""
 
 
 def serialize_component(component: Component, description: ComponentDescription | None) -> dict[str, Any]:
-    """A component; of one whose module nobody has loaded the props are not known, and none are listed."""
+    """Serialize a component; without *description* (module not loaded yet), the list of props is empty."""
     return {
         "key": component.key,
         "name": component.name,
@@ -33,7 +29,7 @@ def serialize_component(component: Component, description: ComponentDescription 
 def serialize_props(
     description: ComponentDescription, dynamic_props: Iterable[PropDeclaration] = ()
 ) -> list[dict[str, Any]]:
-    """All props of a component, apps first; *dynamic_props* are added, or take the place of those of their names."""
+    """Serialize all props, apps first; *dynamic_props* are added or replace props with the same name."""
     props = {prop.name: prop for prop in description.props} | {prop.name: prop for prop in dynamic_props}
     return [*map(_app_prop, description.apps), *map(_prop, props.values())]
 
@@ -43,8 +39,8 @@ def _app_prop(binding: AppBinding) -> dict[str, Any]:
 
 
 def _prop(prop: PropDeclaration) -> dict[str, Any]:
-    told = {name: value for name, value in prop.definition.items() if name != _DYNAMIC}
-    shown: dict[str, Any] = {"name": prop.name, **told, "type": prop.type}
+    definition = {name: value for name, value in prop.definition.items() if name != _DYNAMIC}
+    shown: dict[str, Any] = {"name": prop.name, **definition, "type": prop.type}
     if prop.definition.get(_DYNAMIC):
         shown["remoteOptions"] = True
     if prop.optional:

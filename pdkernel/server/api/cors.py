@@ -1,8 +1,7 @@
 """
-Calls from a web page: which pages may use a Connect token, and what their browser is told.
+Cross-origin requests: a Connect token lists the origins whose pages may use the token.
 
-Knows that a token says of which origins pages may use it. A page asks first without its token, so that whatever it may
-do is answered only with the request itself.
+A preflight request has no token, so every page passes the preflight; the origin is checked with the request itself.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ _PREFLIGHT = {
 
 
 async def preflight(request: Request) -> Response:
-    """What a browser asks before a page's request: any page may try."""
-    asked = request.headers.get("access-control-request-headers", "authorization, content-type")
-    return Response(status_code=204, headers={**_PREFLIGHT, "Access-Control-Allow-Headers": asked})
+    """The response to a preflight request; allows every page."""
+    requested = request.headers.get("access-control-request-headers", "authorization, content-type")
+    return Response(status_code=204, headers={**_PREFLIGHT, "Access-Control-Allow-Headers": requested})
 
 
 def is_origin_allowed(token: ConnectToken, origin: str | None) -> bool:
-    """Whether a page of *origin* may use *token*; None is no page."""
+    """Whether a page of *origin* may use *token*; None for a client other than a browser."""
     return origin is None or origin.rstrip("/") in token.terms.allowed_origins
 
 
 def allow_origin(response: Response, origin: str | None) -> Response:
-    """*response*, readable by pages of *origin*."""
+    """Allow pages of *origin* to read *response*."""
     if origin is not None:
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers.add_vary_header("Origin")

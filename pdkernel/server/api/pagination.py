@@ -1,7 +1,7 @@
 """
-Lists in pages: `after`, `before` and `limit` in the query; `{"data", "page_info"}` in the answer.
+Pages of lists: `after`, `before` and `limit` in the query; `{"data", "page_info"}` in the response.
 
-Knows that SDKs ask on until `end_cursor` is null, and that an item may vanish between two pages.
+SDKs request pages until `end_cursor` is null. An item may vanish between two requests.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pdkernel.server.api.api_call import ApiCall, ApiError
 
 T = TypeVar("T")
 
-# parity[page-sizes]: the SDKs name the parameters, and nothing says how long a page is
+# parity[page-sizes]: the SDKs name the parameters, and the length of a page is not documented
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
-"""Items of a page."""
+"""Maximum items of a page."""
 
 
 class Page(Generic[T]):
@@ -27,15 +27,15 @@ class Page(Generic[T]):
     A page of *items*.
 
     Args:
-        call: Whose query says which.
-        items: All of them, in order.
-        key_of: What an item is known by.
+        call: The request with the page's parameters.
+        items: All items, in order.
+        key_of: Returns an item's key.
 
     Attributes:
-        items: Those of this page.
+        items: Items of this page.
 
     Raises:
-        ApiError: The query is wrong.
+        ApiError: A parameter is invalid.
     """
 
     def __init__(self, call: ApiCall, items: Sequence[T], key_of: Callable[[T], str]) -> None:
@@ -44,19 +44,19 @@ class Page(Generic[T]):
         after, before = call.query_param("after"), call.query_param("before")
         first, last = 0, len(items)
         if after is not None:
-            first = _after(after, keys)
+            first = _index_after(after, keys)
         if before is not None:
-            last = _before(before, keys)
+            last = _index_of(before, keys)
             first = max(first, last - limit) if after is None else first
         last = min(last, first + limit)
         self.items = items[first:last]
         self._total = len(items)
         self._start = _cursor(first, keys[first]) if first < last else None
-        # parity[end-cursor]: null on the last page, so that nobody asks for an empty one more
+        # parity[end-cursor]: null on the last page, so that SDKs do not request an empty page
         self._end = _cursor(last - 1, keys[last - 1]) if first < last < len(items) else None
 
     def to_json(self, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The answer whose items are *data*."""
+        """The response with the serialized items *data*."""
         return {
             "page_info": {
                 "count": len(data),
@@ -71,9 +71,9 @@ class Page(Generic[T]):
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
-    # longer numbers are no limit, and Python refuses the longest
+    # Python refuses to parse very long numbers
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
-        raise ApiError(400, f"limit is a number from 1 to {MAX_LIMIT}.")
+        raise ApiError(400, f"limit must be a number from 1 to {MAX_LIMIT}.")
     return min(int(text), MAX_LIMIT)
 
 
@@ -81,23 +81,23 @@ def _cursor(index: int, key: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([index, key]).encode()).decode("ascii").rstrip("=")
 
 
-def _read(cursor: str) -> tuple[int, str]:
+def _parse_cursor(cursor: str) -> tuple[int, str]:
     try:
         index, key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        raise ApiError(400, "The cursor is none of this list's.") from None
+        raise ApiError(400, "The cursor does not belong to this list.") from None
     if not isinstance(index, int) or not isinstance(key, str):
-        raise ApiError(400, "The cursor is none of this list's.")
+        raise ApiError(400, "The cursor does not belong to this list.")
     return index, key
 
 
-def _before(cursor: str, keys: Sequence[str]) -> int:
-    """How many items come before the one that *cursor* names; of one that is gone, as many as did."""
-    index, key = _read(cursor)
+def _index_of(cursor: str, keys: Sequence[str]) -> int:
+    """The index of the cursor's item; if the item is gone, its former index."""
+    index, key = _parse_cursor(cursor)
     return keys.index(key) if key in keys else min(max(index, 0), len(keys))
 
 
-def _after(cursor: str, keys: Sequence[str]) -> int:
-    """The place of the item after the one that *cursor* names; if that is gone, the next has its place."""
-    _, key = _read(cursor)
-    return _before(cursor, keys) + (key in keys)
+def _index_after(cursor: str, keys: Sequence[str]) -> int:
+    """The index after the cursor's item; if the item is gone, its former index."""
+    _, key = _parse_cursor(cursor)
+    return _index_of(cursor, keys) + (key in keys)

@@ -1,4 +1,4 @@
-"""The project as the API knows it: one, which nobody makes or removes here."""
+"""Routes of projects: the server has exactly one project."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def retrieve(call: ApiCall) -> JSON:
     """`GET /v1/connect/projects/{id}`."""
     project = _project(call)
     if call.path_param("wanted") != project["id"]:
-        raise ApiError(404, f"There is no project {call.path_param('wanted')[:40]!r} here; it is {project['id']}.")
+        raise ApiError(404, f"This server has no project {call.path_param('wanted')[:40]!r}, only {project['id']}.")
     return project
 
 

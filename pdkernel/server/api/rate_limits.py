@@ -1,8 +1,4 @@
-"""
-The platform's rate limits, where they are switched on: requests of a project in five minutes.
-
-Knows the numbers and the headers of an answer that is refused. Counts in this process only.
-"""
+"""The platform's rate limits of a project: requests in five minutes, counted in this process only."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ from pdkernel.clock import Clock
 Bucket = Literal["accounts", "components", "runs", "proxy"]
 WINDOW_S = 300
 MAX_REQUESTS_PER_WINDOW: dict[Bucket, int] = {"accounts": 2000, "components": 3000, "runs": 2000, "proxy": 1000}
-"""Requests in a window (platform documentation)."""
+"""Maximum requests in a window (platform documentation)."""
 
 
 class RateLimitedError(Exception):
-    """A request too many."""
+    """The request exceeds a rate limit."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         super().__init__("Throttled")
@@ -33,17 +29,17 @@ class _Window:
 
 
 class RateLimiter:
-    """Counts requests."""
+    """Counts requests per bucket."""
 
     def __init__(self) -> None:
         self._windows: dict[Bucket, _Window] = {}
 
     def count(self, bucket: Bucket, clock: Clock) -> None:
         """
-        One request more.
+        Count a request.
 
         Raises:
-            Throttled: It is one too many.
+            RateLimitedError: The request exceeds the limit.
         """
         now = clock.now().timestamp()
         window = self._windows.get(bucket)

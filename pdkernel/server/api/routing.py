@@ -1,8 +1,7 @@
 """
-Which path of the API is whose.
+The table of the API's routes: paths, scopes, and unsupported routes.
 
-Knows paths, the scope that each asks for, and the names of what is not served. With a Connect token a path may do without
-the project: SDKs leave it out then.
+With a Connect token, SDKs omit the project from the path, so each route exists with and without the project.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from pdkernel.server.path_params import path_segment, rest_of_path
 
 CONNECT_PATH = "/v1/connect"
 PROJECT_PATH = f"/v1/connect/{path_segment('project_id')}"
-"""Of a project; JS SDKs' proxy leaves its place empty, with a Connect token."""
+"""Path of a project. With a Connect token, the proxy of JS SDKs leaves the project's segment empty."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ class _RouteSpec:
     A route.
 
     Attributes:
-        method: `GET`, or several with blanks between.
-        path: Below the project; one that begins with /v1 stands by itself.
-        handler: What answers.
-        scopes: What a token must be good for, one of them; none for any token.
-        backend: Whether Connect tokens are refused.
-        bucket: Which rate limit counts.
+        method: HTTP methods, separated by blanks.
+        path: Path below the project, or an absolute path that begins with /v1.
+        handler: The handler.
+        scopes: Scopes of which a token requires one; empty for any token.
+        backend: Whether to reject Connect tokens.
+        bucket: The rate limit that applies.
     """
 
     method: str
@@ -57,7 +56,7 @@ class _RouteSpec:
     bucket: Bucket | None = None
 
     def routes(self, rates: RateLimiter) -> list[BaseRoute]:
-        """The route, and the one without a project."""
+        """The route with and without a project."""
         endpoint = authenticated_endpoint(
             self.handler, scopes=self.scopes, backend_only=self.backend, rate_limiter=rates, bucket=self.bucket
         )
@@ -69,27 +68,37 @@ class _RouteSpec:
         return Route(path, endpoint, methods=self.method.split())
 
 
-# an id that holds a slash is one that nothing has, not another route: what follows one stands first
+# an id with a slash matches nothing, not another route: longer paths come first
 _USER, _KEY, _URL = rest_of_path("external_user_id"), rest_of_path("key"), rest_of_path("url_64")
 _ACCOUNT, _APP = rest_of_path("account_id"), rest_of_path("app_id")
-_READ, _WRITE = ("connect:accounts:read",), ("connect:accounts:write",)
+_ACCOUNTS_READ, _ACCOUNTS_WRITE = ("connect:accounts:read",), ("connect:accounts:write",)
 _ACCOUNTS = (
-    _RouteSpec("GET", f"/users/{_USER}/accounts", accounts.list_user_accounts, _READ, bucket="accounts"),
-    _RouteSpec("GET", "/accounts", accounts.list_accounts, _READ, bucket="accounts"),
-    _RouteSpec("POST", "/accounts", accounts.create, _WRITE, bucket="accounts"),
-    _RouteSpec("GET", f"/accounts/{_ACCOUNT}", accounts.retrieve, _READ, bucket="accounts"),
+    _RouteSpec("GET", f"/users/{_USER}/accounts", accounts.list_user_accounts, _ACCOUNTS_READ, bucket="accounts"),
+    _RouteSpec("GET", "/accounts", accounts.list_accounts, _ACCOUNTS_READ, bucket="accounts"),
+    _RouteSpec("POST", "/accounts", accounts.create, _ACCOUNTS_WRITE, bucket="accounts"),
+    _RouteSpec("GET", f"/accounts/{_ACCOUNT}", accounts.retrieve, _ACCOUNTS_READ, bucket="accounts"),
     _RouteSpec(
-        "DELETE", f"/accounts/app/{_APP}", accounts.delete_app_accounts, _WRITE, backend=True, bucket="accounts"
+        "DELETE",
+        f"/accounts/app/{_APP}",
+        accounts.delete_app_accounts,
+        _ACCOUNTS_WRITE,
+        backend=True,
+        bucket="accounts",
     ),
-    _RouteSpec("DELETE", f"/accounts/{_ACCOUNT}", accounts.delete, _WRITE, bucket="accounts"),
+    _RouteSpec("DELETE", f"/accounts/{_ACCOUNT}", accounts.delete, _ACCOUNTS_WRITE, bucket="accounts"),
     _RouteSpec(
-        "DELETE", f"/apps/{_APP}/accounts", accounts.delete_app_accounts, _WRITE, backend=True, bucket="accounts"
+        "DELETE",
+        f"/apps/{_APP}/accounts",
+        accounts.delete_app_accounts,
+        _ACCOUNTS_WRITE,
+        backend=True,
+        bucket="accounts",
     ),
     _RouteSpec("GET", "/users", users.list_users, ("connect:users:read",), backend=True),
     _RouteSpec("DELETE", f"/users/{_USER}", users.delete_user, ("connect:users:write",), backend=True),
 )
 _APPS = tuple(
-    # the platform has no narrower scope for these (its staff, in its forum)
+    # the platform has no narrower scope for these routes (its staff, in its forum)
     _RouteSpec("GET", path, handler, ("connect:apps:*",))
     for path, handler in (
         ("/v1/connect/apps", apps.list_apps),
@@ -152,25 +161,29 @@ _RUNS = (
     _RouteSpec(" ".join(proxy.METHODS), f"/proxy/{_URL}", proxy.proxy, ("connect:proxy",), bucket="proxy"),
 )
 
-_ONE, _WEBHOOK = f"/deployed-triggers/{rest_of_path('trigger_id')}", rest_of_path("webhook_id")
-_SEEN, _CHANGED = ("connect:deployed_triggers:read",), ("connect:deployed_triggers:write",)
+_TRIGGER_PATH, _WEBHOOK = f"/deployed-triggers/{rest_of_path('trigger_id')}", rest_of_path("webhook_id")
+_TRIGGERS_READ, _TRIGGERS_WRITE = ("connect:deployed_triggers:read",), ("connect:deployed_triggers:write",)
 _DEPLOYED = (
     _RouteSpec("POST", "/triggers/deploy", trigger_deployment.deploy, ("connect:triggers:deploy",), bucket="runs"),
     *(
-        _RouteSpec(method, path, handler, _SEEN if method == "GET" else _CHANGED)
+        _RouteSpec(method, path, handler, _TRIGGERS_READ if method == "GET" else _TRIGGERS_WRITE)
         for method, path, handler in (
             ("GET", "/deployed-triggers", deployed_triggers.list_triggers),
-            ("GET", f"{_ONE}/events", deployed_triggers.list_events),
-            ("GET", f"{_ONE}/pipelines", deployed_triggers.list_workflows),
-            ("PUT", f"{_ONE}/pipelines", deployed_triggers.update_workflows),
-            ("GET", f"{_ONE}/webhooks", deployed_triggers.list_webhooks),
-            ("PUT", f"{_ONE}/webhooks", deployed_triggers.update_webhooks),
-            ("GET", f"{_ONE}/webhooks/{_WEBHOOK}", deployed_triggers.retrieve_webhook),
-            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/regenerate_signing_key", deployed_triggers.regenerate_key),
-            ("POST", f"{_ONE}/webhooks/{_WEBHOOK}/reset_delivery_state", deployed_triggers.reset_delivery_state),
-            ("GET", _ONE, deployed_triggers.retrieve),
-            ("PUT", _ONE, deployed_triggers.update),
-            ("DELETE", _ONE, deployed_triggers.delete),
+            ("GET", f"{_TRIGGER_PATH}/events", deployed_triggers.list_events),
+            ("GET", f"{_TRIGGER_PATH}/pipelines", deployed_triggers.list_workflows),
+            ("PUT", f"{_TRIGGER_PATH}/pipelines", deployed_triggers.update_workflows),
+            ("GET", f"{_TRIGGER_PATH}/webhooks", deployed_triggers.list_webhooks),
+            ("PUT", f"{_TRIGGER_PATH}/webhooks", deployed_triggers.update_webhooks),
+            ("GET", f"{_TRIGGER_PATH}/webhooks/{_WEBHOOK}", deployed_triggers.retrieve_webhook),
+            ("POST", f"{_TRIGGER_PATH}/webhooks/{_WEBHOOK}/regenerate_signing_key", deployed_triggers.regenerate_key),
+            (
+                "POST",
+                f"{_TRIGGER_PATH}/webhooks/{_WEBHOOK}/reset_delivery_state",
+                deployed_triggers.reset_delivery_state,
+            ),
+            ("GET", _TRIGGER_PATH, deployed_triggers.retrieve),
+            ("PUT", _TRIGGER_PATH, deployed_triggers.update),
+            ("DELETE", _TRIGGER_PATH, deployed_triggers.delete),
         )
     ),
 )
@@ -187,18 +200,18 @@ _UNSUPPORTED_PATHS = (
 
 
 def routes() -> list[BaseRoute]:
-    """This room's routes; handlers find `Serving` in `request.app.state.context`."""
+    """Routes of the API; handlers require an `AppContext` in `request.app.state.context`."""
     rates = RateLimiter()
     entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
-    asked_first = [
+    preflight_routes = [
         Route(path, preflight, methods=["OPTIONS"])
         for path in (f"/v1/connect/{rest_of_path()}", f"/v1/apps{rest_of_path()}")
     ]
-    return [*asked_first, *(route for entry in entries for route in entry.routes(rates))]
+    return [*preflight_routes, *(route for entry in entries for route in entry.routes(rates))]
 
 
 def unsupported_routes() -> list[BaseRoute]:
-    """Everything else under /v1: 501 with the route's name. It comes after every other route under /v1."""
+    """All other routes under /v1 respond with 501 and the route's name. They must come last under /v1."""
     named = [
         Route(prefix + path, _unsupported_endpoint(name), methods=_METHODS)
         for name, path in _UNSUPPORTED_PATHS
@@ -210,7 +223,7 @@ def unsupported_routes() -> list[BaseRoute]:
 def _unsupported_endpoint(name: str | None) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         what = name or f"{request.method} {request.url.path[:200]}"
-        text = f"{what} is a part of Connect's API that pdkernel does not serve."
+        text = f"{what} is a part of Connect's API that pdkernel does not support."
         return JSONResponse({"error": text, "route": what}, status_code=501)
 
     return endpoint

@@ -1,9 +1,4 @@
-"""
-Users, accounts and apps as the API writes them.
-
-Knows which fields SDKs cannot do without, and that dates are ISO here. Credentials are written only where a caller may
-have them, which is for the routes to know.
-"""
+"""JSON form of users and accounts in the API, with every field that SDKs require. Routes decide whether to add credentials."""
 
 from __future__ import annotations
 
@@ -20,7 +15,7 @@ from pdkernel.server.app_serializers import serialize_app
 
 
 def serialize_user(user: ExternalUser) -> dict[str, Any]:
-    """A user."""
+    """Serialize a user."""
     created = format_iso(user.created_at)
     return {
         "id": derive_id("exu_", f"{user.environment}/{user.external_id}"),
@@ -33,7 +28,7 @@ def serialize_user(user: ExternalUser) -> dict[str, Any]:
 def serialize_account(
     context: AppContext, account: Account, *, credentials: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """An account, with its credentials if they are given."""
+    """Serialize an account, with *credentials* if not None."""
     created = format_iso(account.created_at)
     shown: dict[str, Any] = {
         "id": account.id,
@@ -52,7 +47,7 @@ def serialize_account(
 
 
 def _renewal(grant: Grant | None) -> dict[str, Any]:
-    """When the access token of an account ends, and is got anew; nothing of it for one without."""
+    """Expiry and refresh times of the account's access token; None values without a refresh token."""
     if grant is None:
         return {"expires_at": None, "error": None, "last_refreshed_at": None, "next_refresh_at": None}
     due = refresh_due_at(grant)

@@ -1,7 +1,7 @@
 """
-Deployed triggers and their webhooks as the API writes them.
+JSON form of deployed triggers and webhooks in the API.
 
-Knows that triggers have milliseconds where webhooks have seconds, and that a signing key is for a back end only.
+Times of triggers are in milliseconds, times of webhooks in seconds. Only a back end receives signing keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pdkernel.workers import ComponentDescription
 def serialize_trigger(
     call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription | None
 ) -> dict[str, Any]:
-    """A trigger."""
+    """Serialize a deployed trigger."""
     accounts: dict[str, JSON] = {}
     for app in description.apps if description is not None else ():
         if app.app in trigger.accounts:
@@ -45,7 +45,7 @@ def serialize_trigger(
 
 
 def serialize_webhook(call: ApiCall, hook: Webhook) -> dict[str, Any]:
-    """A webhook, with its signing key if the caller is a back end (Python's SDK cannot do without)."""
+    """Serialize a webhook, with its signing key if the caller is a back end (Python's SDK requires the key)."""
     shown: dict[str, Any] = {
         "id": hook.id,
         "url": hook.url,
@@ -65,13 +65,13 @@ def serialize_webhook(call: ApiCall, hook: Webhook) -> dict[str, Any]:
 
 
 def _interfaces(call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
-    """Its HTTP interfaces: where they are reached."""
+    """URLs of the trigger's HTTP interfaces, by prop."""
     url = trigger_endpoint_url(call.context, trigger)
     props = description.props if description is not None and url is not None else ()
     return {prop.name: {"endpoint_url": url} for prop in props if prop.type == HTTP_INTERFACE}
 
 
 def _shown(trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
-    """What it was configured with, without what is secret."""
+    """Configured props without secrets."""
     secret = {prop.name for prop in description.props if prop.definition.get("secret")} if description else set()
     return {name: value for name, value in trigger.props.items() if name not in secret}

@@ -1,4 +1,4 @@
-"""External users: those of an environment, and removing one with all that is theirs."""
+"""Routes of external users: list and delete."""
 
 from __future__ import annotations
 

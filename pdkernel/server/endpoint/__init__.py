@@ -1,15 +1,15 @@
 """
-Requests that start workflows, or wake deployed triggers.
+Requests that start workflows or invoke deployed triggers.
 
-    invoke       the order of things
-    address      which workflow, by path, by host, by the path that some SDKs make
-    access       the trigger's auth
-    waking       a deployed trigger's source, woken
-    bodies       the body, of every media type
-    forms        a form with files
-    uploads      files and large bodies, kept for half an hour
-    throttle     the platform's limit of requests
-    answers      what the caller gets
+    handler          handles a request from route to response
+    endpoint_route   finds the workflow by path or host
+    trigger_auth     the trigger's auth
+    trigger_handler  requests to deployed triggers
+    request_body     bodies of every media type
+    multipart        forms with files
+    uploads          files and large bodies, stored for 30 minutes
+    throttle         the platform's rate limit
+    responses        responses to the caller
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pdkernel.server.path_params import rest_of_path
 
 
 def routes() -> list[BaseRoute]:
-    """This room's routes, to be asked last: any path may name an endpoint."""
+    """Routes of the package. They must come last: any path may name an endpoint."""
     return [
         Route(f"{UPLOADS_PATH}/{{name}}", serve_upload, methods=["GET"]),
         Route("/" + rest_of_path("path"), Endpoint()),

@@ -1,8 +1,8 @@
 """
-Which workflow a request is for, and what its path and URL are without our own way of addressing it.
+Finds the workflow of a request, and the path and URL as the workflow sees them.
 
-Knows the three ways: a host of its own, its key in the path, and the path that Python SDKs 1.1.12 to 2.3.0 make of the
-whole URL (`/https:/KEY.m.pipedream.net/...`).
+A request names the endpoint by host, by a key in the path, or by the whole URL as a path, as Python SDKs 1.1.12 to 2.3.0 do
+(`/https:/KEY.m.pipedream.net/...`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from pdkernel.server.app_context import ServedWorkflow, ServedWorkflows
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.middleware import BASE_PATH_KEY
 
-_MANGLED = re.compile(r"/(https?):/{1,2}([^/?#]+)(/[^?]*)?(?:\?(.*))?\Z", re.DOTALL | re.IGNORECASE)
+_SDK_MANGLED_PATH = re.compile(r"/(https?):/{1,2}([^/?#]+)(/[^?]*)?(?:\?(.*))?\Z", re.DOTALL | re.IGNORECASE)
 _ESCAPED = re.compile("%3a|%3f", re.IGNORECASE)
 _MAX_KEY_POSITION = 8
-"""Parts of a path that may be a key."""
+"""Number of path segments that may be the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointRoute:
     """
-    Where a request goes.
+    The route of a request.
 
     Attributes:
-        workflow: Which.
-        remaining_path: What comes after the key: `/` if nothing.
+        workflow: The workflow of the endpoint.
+        remaining_path: Path after the key, or `/`.
         url: The URL that the client asked for.
         query: The query string.
     """
@@ -44,7 +44,7 @@ class EndpointRoute:
 def resolve_route(
     scope: Scope, *, scheme: str, host: str, workflows: ServedWorkflows, host_names: HostNames
 ) -> EndpointRoute | None:
-    """The workflow that is asked for, or None."""
+    """The route for the request, or None if it names no endpoint."""
     raw = scope.get("raw_path") or scope["path"].encode()
     path = raw.decode("latin-1")
     query = scope.get("query_string", b"").decode("latin-1")
@@ -56,7 +56,9 @@ def resolve_route(
             EndpointRoute(found, unquote(path) or "/", _url(scheme, host, base + path, query), query) if found else None
         )
     mangled = (
-        _MANGLED.match(_ESCAPED.sub(lambda found: unquote(found[0]), path)) if path[:5].lower() == "/http" else None
+        _SDK_MANGLED_PATH.match(_ESCAPED.sub(lambda found: unquote(found[0]), path))
+        if path[:5].lower() == "/http"
+        else None
     )
     if mangled:
         scheme, host, path, nested = mangled[1].lower(), mangled[2], mangled[3] or "/", mangled[4] or ""
@@ -66,10 +68,10 @@ def resolve_route(
         if found is not None:
             return EndpointRoute(found, unquote(path), _url(scheme, host, path, query), query)
     parts = path.split("/")
-    for place, part in enumerate(parts[1 : _MAX_KEY_POSITION + 1], 1):
+    for index, part in enumerate(parts[1 : _MAX_KEY_POSITION + 1], 1):
         found = workflows.find(unquote(part)) if part else None
         if found is not None:
-            rest = "/" + "/".join(parts[place + 1 :])
+            rest = "/" + "/".join(parts[index + 1 :])
             return EndpointRoute(found, unquote(rest), _url(scheme, host, base + path, query), query)
     return None
 

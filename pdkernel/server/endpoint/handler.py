@@ -1,8 +1,4 @@
-"""
-A request to an endpoint: found, let in, read, run, answered.
-
-Knows that order. Each part is its own module's to know.
-"""
+"""Handles a request to an endpoint: route, auth, rate limit, body, run, response."""
 
 from __future__ import annotations
 
@@ -36,23 +32,23 @@ from pdkernel.server.endpoint.request_body import (
     read_body,
 )
 from pdkernel.server.host_names import HostNames
-from pdkernel.server.run_registry import StartedRun
+from pdkernel.server.run_registry import RunRegistry, StartedRun
 from pdkernel.source import sibling_workflow_finder
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
 BODY_TOO_LARGE = RequestError(
-    f"The body is over {MAX_BODY_BYTES // 1024} KB.",
-    fix="Send large data as a file of a form, or with the header x-pd-upload-body: 1.",
+    f"The body is larger than {MAX_BODY_BYTES // 1024} KB.",
+    fix="Send large data as a file in a form, or with the header x-pd-upload-body: 1.",
 )
-"""Why a run is refused whose body was not read to its end."""
+"""Error of a run whose request body is too large."""
 
 
 class Endpoint:
     """The application that answers requests to endpoints, whatever their method."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one."""
+        """Respond to a request."""
         request = Request(scope, receive)
         try:
             response = await _handle(request)
@@ -67,54 +63,54 @@ async def _handle(request: Request) -> Response:
     address = _resolve_route(request, context)
     trigger = _http_trigger(address.workflow.source.workflow) if address else None
     if address is None or trigger is None:
-        woken = await trigger_handler.handle_trigger_request(request) if address is None else None
-        return woken or responses.refusal_response(404, "There is no such endpoint.")
+        trigger_response = await trigger_handler.handle_trigger_request(request) if address is None else None
+        return trigger_response or responses.refusal_response(404, "There is no such endpoint.")
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
     why = await trigger_auth.check_auth(context, address.workflow, trigger, request.headers.get("authorization"))
     if why is not None:
         more = {"www_authenticate": "Bearer"} if why.status == 401 else {"retry_after": "2"}
         return responses.refusal_response(why.status, why.text, **more)
-    if state.runs.full or (
-        context.settings.applies_rate_limits and not state.throttle.passes(address.workflow.endpoint_key)
+    if state.runs.is_full or (
+        context.settings.applies_rate_limits and not state.throttle.try_acquire(address.workflow.endpoint_key)
     ):
         return responses.refusal_response(429, "Too many requests.", retry_after="1")
     query = collect_fields(parse_qsl(address.query, keep_blank_values=True)) if address.query else {}
-    return await _received(request, context, address, trigger, query)
+    return await _read_and_start(request, context, address, trigger, query)
 
 
-async def _received(
+async def _read_and_start(
     request: Request, context: AppContext, address: EndpointRoute, trigger: Trigger, query: dict[str, Any]
 ) -> Response:
     refusal = None
     try:
-        upload = _switch(request, query, "x-pd-upload-body") or query.get(UPLOAD_QUERY_PARAM) == "1"
+        upload = _has_flag(request, query, "x-pd-upload-body") or query.get(UPLOAD_QUERY_PARAM) == "1"
         body = await read_body(request, request.app.state.uploads, store_whole=upload)
     except BodyTooLargeError:
-        # the platform lists such an event, too, with the error
+        # the platform also records such an event with the error
         body, refusal = NO_BODY, BODY_TOO_LARGE
         await discard_body(request)
-    except BodyError as wrong:
-        return responses.refusal_response(400, str(wrong))
+    except BodyError as error:
+        return responses.refusal_response(400, str(error))
     try:
         run = _start(request, context, address, trigger, query, body, refusal=refusal)
-    except RequestError as wrong:
-        return responses.refusal_response(400, str(wrong))
+    except RequestError as error:
+        return responses.refusal_response(400, str(error))
     if refusal is None:
-        return await _answered(request, context, address, trigger, run)
-    _note(request, run)
+        return await _respond(request, context, address, trigger, run)
+    _log_run(request, run)
     await run.recorded
     return responses.refusal_response(413, str(refusal).replace("\n", " "))
 
 
-async def _answered(
+async def _respond(
     request: Request, context: AppContext, address: EndpointRoute, trigger: Trigger, run: StartedRun
 ) -> Response:
     made = run.request
-    _note(request, run)
+    _log_run(request, run)
     if trigger.response != "custom" or made.only_steps is not None:
         if not await run.recorded:
-            # not 5xx: its steps may have run, and the request would be sent again
+            # not 5xx: SDKs would repeat the request, but the steps may have run
             return responses.refusal_response(400, UNRECORDED_MESSAGE)
         return responses.accepted_response(context, address.workflow, run)
     raw = await run.response
@@ -126,7 +122,7 @@ async def _answered(
     return responses.workflow_response(raw, execution)
 
 
-def _note(request: Request, run: StartedRun) -> None:
+def _log_run(request: Request, run: StartedRun) -> None:
     made = run.request
     who = f"{made.external_user_id or 'no external user'}, {made.environment}"
     add_access_log_note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}", run.outcome)
@@ -167,10 +163,10 @@ def _start(
     if workflow.trigger is not trigger:
         others = tuple(each for each in workflow.triggers if each is not trigger)
         workflow = replace(workflow, triggers=(trigger, *others))
-    event = Event(_event(request, context, address, query, body))
-    recorded = _switch(request, query, "x-pd-notrigger")
-    runs: Any = request.app.state.runs
-    made: StartedRun = runs.start(
+    event = Event(_build_event(request, context, address, query, body))
+    recorded = _has_flag(request, query, "x-pd-notrigger")
+    runs: RunRegistry = request.app.state.runs
+    return runs.start(
         partial(
             RunRequest,
             workflow=workflow,
@@ -181,23 +177,22 @@ def _start(
             variables=served.variables,
             folder=served.folder,
             actions_source=served.source.sidecar.actions if served.source.sidecar else None,
-            # parity[notrigger]: a request with x-pd-notrigger is kept as a run whose steps did not run
+            # parity[notrigger]: a request with x-pd-notrigger is recorded as a run without steps
             only_steps=frozenset() if recorded else None,
             test=recorded,
             source=shlex.quote(str(served.source.path)),
-            # parity[served-pauses]: a served run waits in this process; one that is suspended is cancelled at its end
+            # parity[served-pauses]: a served run waits in this process; a suspended run is cancelled at shutdown
             pause_mode="wait",
             base_url=context.settings.base_url,
             find_workflow=sibling_workflow_finder(served.source.path),
             workflow_id=served.id,
-            keep_in_journal=not _switch(request, query, "x-pd-nostore"),
+            keep_in_journal=not _has_flag(request, query, "x-pd-nostore"),
             refusal=refusal,
         )
     )
-    return made
 
 
-def _event(
+def _build_event(
     request: Request, context: AppContext, address: EndpointRoute, query: dict[str, Any], body: Any
 ) -> dict[str, Any]:
     headers: dict[str, str] = {}
@@ -214,5 +209,5 @@ def _event(
     return event if body is NO_BODY else {**event, "body": body}
 
 
-def _switch(request: Request, query: dict[str, Any], name: str) -> bool:
+def _has_flag(request: Request, query: dict[str, Any], name: str) -> bool:
     return (name.encode(), b"1") in request.headers.raw or query.get(name) == "1"

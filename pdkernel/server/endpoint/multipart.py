@@ -1,8 +1,8 @@
 """
-A form with files, `multipart/form-data`.
+Parses forms with files, `multipart/form-data`.
 
-Knows how much of one may be held in memory: fields and the heads of parts count as the body does, files go to disk as they
-come, and there are not so many of them that they take the process's open files.
+Fields and part headers count towards the limit of the body. Files are streamed to disk; their number is limited, because each
+file takes a file descriptor.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _MAX_FIELDS = 10_000
 _REJECTED_CODECS = frozenset(
     {"idna", "punycode", "raw-unicode-escape", "raw_unicode_escape", "undefined", "unicode-escape", "unicode_escape"}
 )
-"""Of Python alone; nobody writes text in them, and the time that some take grows with the square of its length."""
+"""Codecs that only Python has. They are unusual for text, and some take quadratic time."""
 
 
 class FormTooLargeError(Exception):
-    """Fields and heads are over the limit."""
+    """Fields and part headers exceed the limit."""
 
 
 class FormError(Exception):
-    """It is no form; the message says why."""
+    """The body is not a valid form; the message has the reason."""
 
 
 def resolve_charset(name: str) -> str | None:
-    """The codec of text that a `charset` means, or None if there is none."""
+    """The text codec for a `charset`, or None if unknown."""
     try:
         found = codecs.lookup(name).name
-        "".encode(found)  # some change bytes only
+        "".encode(found)  # some codecs do not encode text
     except (LookupError, ValueError):
         return None
     return None if found in _REJECTED_CODECS else found
@@ -41,16 +41,16 @@ def resolve_charset(name: str) -> str | None:
 
 async def parse_multipart(headers: Headers, stream: AsyncIterator[bytes], max_bytes: int) -> FormData:
     """
-    The form's fields and files, to be closed by the caller.
+    Parse the fields and files of a form. The caller closes the form.
 
     Args:
-        headers: Of the request.
-        stream: Its body.
-        max_bytes: Bytes that fields and heads may have together.
+        headers: Headers of the request.
+        stream: Chunks of the body.
+        max_bytes: Maximum bytes of all fields and part headers.
 
     Raises:
-        FormTooLargeError: They have more.
-        FormError: It cannot be read.
+        FormTooLargeError: Fields and part headers exceed *max_bytes*.
+        FormError: The form is invalid.
     """
     parser = _LimitedMultiPartParser(
         headers,
@@ -59,20 +59,20 @@ async def parse_multipart(headers: Headers, stream: AsyncIterator[bytes], max_by
         max_fields=_MAX_FIELDS,
         max_part_size=max_bytes + 1,
     )
-    parser.left = max_bytes
+    parser.remaining_bytes = max_bytes
     try:
         return await parser.parse()
-    except MultiPartException as wrong:
-        raise FormError(f"The form cannot be read: {wrong.message}") from None
+    except MultiPartException as error:
+        raise FormError(f"The form is invalid: {error.message}") from None
     except (KeyError, ValueError, LookupError):
-        raise FormError("The form cannot be read: its parts have no boundary.") from None
+        raise FormError("The form is invalid: the boundary is missing.") from None
 
 
 class _LimitedMultiPartParser(MultiPartParser):
-    """Starlette's, which bounds each part, and not all of them together."""
+    """Starlette's parser with a limit for all parts together."""
 
     spool_max_size = 64 * 1024
-    left = 0
+    remaining_bytes = 0
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
@@ -92,6 +92,6 @@ class _LimitedMultiPartParser(MultiPartParser):
         super().on_header_value(data, start, end)
 
     def _count(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
+        self.remaining_bytes -= size
+        if self.remaining_bytes < 0:
             raise FormTooLargeError

@@ -1,8 +1,8 @@
 """
-The body of a request, as `steps.trigger.event.body` holds it.
+Reads the body of a request into the value of `steps.trigger.event.body`.
 
-Knows media types, the platform's size limit, and that a body may say it is JSON and be a form (Python SDKs). Large bodies and
-files go to `uploads` as they come, never into memory as a whole.
+A body may be labelled as JSON and contain a form (Python SDKs). Large bodies and files are streamed to `uploads`, never loaded into
+memory as a whole.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ from pdkernel.server.endpoint.uploads import UploadFolder
 MAX_BODY_BYTES = 512 * 1024
 """The platform's limit of a body; files of a form do not count (its limits page)."""
 MAX_UPLOAD_BYTES = 5 * 1024**3
-"""Of a body that goes to disk."""
-_MAX_DISCARDED_BYTES, _DRAINED_S = 16 * 1024**2, 10.0
+"""Limit of a body that is stored on disk."""
+_MAX_DISCARDED_BYTES, _DISCARD_TIMEOUT_S = 16 * 1024**2, 10.0
 _FORM = re.compile(r"[^\s={}\[\]\"&]+=[^\s{}\[\]\"]*\Z")
 
 NO_BODY = object()
-"""There is no body."""
+"""The value for a request without a body."""
 
 
 class BodyTooLargeError(Exception):
-    """The body is over the limit."""
+    """The body exceeds the limit."""
 
 
 class BodyError(Exception):
-    """The body cannot be read; the message says why."""
+    """The body is invalid; the message has the reason."""
 
 
 async def read_body(request: Request, uploads: UploadFolder, *, store_whole: bool) -> Any:
     """
-    The body of *request*, or `ABSENT`.
+    The parsed body of *request*, or `NO_BODY`.
 
     Args:
-        request: Not yet read.
-        uploads: Where files go.
-        store_whole: The whole body is to be stored; the value is `{"raw_body_url": ...}` then.
+        request: The request, with its body unread.
+        uploads: Stores files.
+        store_whole: Whether to store the whole body as a file; the value is then `{"raw_body_url": ...}` then.
 
     Raises:
-        BodyTooLargeError: It is over the limit.
-        BodyError: A form with files that is none, values that are nested too deeply, or files that cannot be written.
-        ClientDisconnect: The client went away.
+        BodyTooLargeError: The body exceeds the limit.
+        BodyError: A form is invalid, values are nested too deeply, or files cannot be written.
+        ClientDisconnect: The client disconnected.
     """
     try:
         return await _read(request, uploads, upload=store_whole)
-    except OSError as fault:  # not 5xx: it would be sent again, and again
+    except OSError as fault:  # not 5xx: SDKs would repeat the request
         raise BodyError(
-            f"A file of the request cannot be kept here: {fault.strerror or type(fault).__name__}. No step has run."
+            f"A file of the request could not be stored: {fault.strerror or type(fault).__name__}. No step has run."
         ) from None
 
 
@@ -84,28 +84,28 @@ async def _read(request: Request, uploads: UploadFolder, *, upload: bool) -> Any
 
 async def discard_body(request: Request) -> None:
     """
-    Read on, and forget, what is left of a body that is refused.
+    Read and discard the rest of a rejected body.
 
-    A client that is still sending would hear of a broken connection instead of the answer. What is far too large is not read.
+    Otherwise a client that is still sending would see a broken connection instead of the response. Very large bodies are not read.
     """
     declared = request.headers.get("content-length", "")
     if "expect" in request.headers or (declared.isdecimal() and int(declared) > _MAX_DISCARDED_BYTES):
         return
-    # RuntimeError: Starlette has given all of it out
+    # RuntimeError: Starlette has already returned the whole body
     with suppress(ClientDisconnect, TimeoutError, BodyTooLargeError, RuntimeError):
-        async with asyncio.timeout(_DRAINED_S):
+        async with asyncio.timeout(_DISCARD_TIMEOUT_S):
             async for _ in _limited(request.stream(), _MAX_DISCARDED_BYTES):
                 pass
 
 
 async def read_body_and_text(request: Request) -> tuple[JSON, str | None]:
     """
-    The body as a source is handed it: its value, and the text that a signature is made over; None twice if there is none.
+    The body for a source: the parsed value, and the raw text for signature checks; (None, None) without a body.
 
     Raises:
-        BodyTooLargeError: It is over the limit.
-        BodyError: Its values are nested too deeply.
-        ClientDisconnect: The client went away.
+        BodyTooLargeError: The body exceeds the limit.
+        BodyError: Values are nested too deeply.
+        ClientDisconnect: The client disconnected.
     """
     kind, _, more = request.headers.get("content-type", "").partition(";")
     raw = await _bytes(request)
@@ -115,7 +115,7 @@ async def read_body_and_text(request: Request) -> tuple[JSON, str | None]:
 
 
 def collect_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Names and values as an object; a name that stands several times has a list."""
+    """Collect names and values into an object; a repeated name gets a list."""
     found: dict[str, Any] = {}
     several: set[str] = set()
     for name, value in pairs:
@@ -142,7 +142,7 @@ def _parsed(raw: bytes, kind: str, more: str) -> JSON:
         try:
             value = parse_json(text)
         except EventError:
-            # a form under the name of JSON: what Python SDKs send when the caller sets the header
+            # a form labelled as JSON: Python SDKs send it if the caller sets the header
             return collect_fields(parse_qsl(text, keep_blank_values=True)) if _FORM.match(text) else text
         _check_depth(value, text)
         return value
@@ -176,11 +176,11 @@ def _check_depth(value: JSON, text: str) -> None:
     raise BodyError(f"The body is nested more than {MAX_EXPORT_DEPTH} levels deep.")
 
 
-async def _limited(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+async def _limited(stream: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
     size = 0
     async for chunk in stream:
         size += len(chunk)
-        if size > most:
+        if size > max_bytes:
             raise BodyTooLargeError
         yield chunk
 
@@ -190,8 +190,8 @@ async def _multipart(headers: Headers, request: Request, uploads: UploadFolder) 
         form = await parse_multipart(headers, _limited(request.stream(), MAX_UPLOAD_BYTES), MAX_BODY_BYTES)
     except FormTooLargeError:
         raise BodyTooLargeError from None
-    except FormError as wrong:
-        raise BodyError(str(wrong)) from None
+    except FormError as error:
+        raise BodyError(str(error)) from None
     try:
         pairs: list[tuple[str, Any]] = []
         for name, value in form.multi_items():

@@ -1,8 +1,4 @@
-"""
-The platform's limit of requests to an endpoint: about ten a second on average, short bursts tolerated.
-
-Knows counting. Whether it is applied is a setting.
-"""
+"""The platform's rate limit of an endpoint: about ten requests per second on average, with short bursts."""
 
 from __future__ import annotations
 
@@ -13,14 +9,14 @@ BUCKET_CAPACITY = 100.0
 
 
 class Throttle:
-    """A bucket for each endpoint."""
+    """A token bucket per endpoint."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def try_acquire(self, endpoint: str) -> bool:
-        """Count a request; False if it is one too many."""
+        """Count a request; False if the limit is exceeded."""
         now = self._clock.monotonic()
         level, since = self._buckets.get(endpoint, (BUCKET_CAPACITY, now))
         level = min(BUCKET_CAPACITY, level + (now - since) * PER_SECOND)

@@ -1,8 +1,8 @@
 """
-A request to the endpoint of a deployed trigger: it wakes the trigger's source.
+Handles a request to the endpoint of a deployed trigger: runs the trigger's source.
 
-Knows what a source's HTTP interface is handed, and what the caller gets: the source's own answer where its interface says
-`customResponse`, else 200 at once. A key that nobody guesses is all that lets a request in, as on the platform.
+The caller gets the source's own response if its HTTP interface has `customResponse`, else 200 at once. The secret key in the URL is
+the only authorization, as on the platform.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _LOG = logging.getLogger(__name__)
 
 
 async def handle_trigger_request(request: Request) -> Response | None:
-    """The answer to *request*; None if it is to no deployed trigger."""
+    """The response to *request*; None if it does not address a deployed trigger."""
     context: AppContext = request.app.state.context
-    key, path = _key(request)
+    key, path = _split_key(request)
     if key is None:
         return None
     trigger = await asyncio.to_thread(_find, context, key)
@@ -52,33 +52,33 @@ async def handle_trigger_request(request: Request) -> Response | None:
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
     state = request.app.state
-    if state.runs.full or (context.settings.applies_rate_limits and not state.throttle.passes(key)):
+    if state.runs.is_full or (context.settings.applies_rate_limits and not state.throttle.try_acquire(key)):
         return responses.refusal_response(429, "Too many requests.", retry_after="1")
     try:
-        event = await _event(request, context, path)
+        event = await _build_event(request, context, path)
     except BodyTooLargeError:
-        return responses.refusal_response(413, f"The body is over {MAX_BODY_BYTES // 1024} KB.")
-    except BodyError as wrong:
-        return responses.refusal_response(400, str(wrong))
-    add_access_log_note(request.scope, f"wakes {trigger.key} ({trigger.external_user_id}, {trigger.environment})")
+        return responses.refusal_response(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KB.")
+    except BodyError as error:
+        return responses.refusal_response(400, str(error))
+    add_access_log_note(request.scope, f"invokes {trigger.key} ({trigger.external_user_id}, {trigger.environment})")
     return await _run_and_respond(context, state.runs, trigger, event)
 
 
 async def _run_and_respond(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON) -> Response:
-    said: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+    response_future: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     def on_respond(response: Mapping[str, Any]) -> None:
-        if not said.done():
-            said.set_result(response)
+        if not response_future.done():
+            response_future.set_result(response)
 
     run = runs.start_source(_run(context, runs, trigger, event, on_respond))
     if not await _has_custom_response(context, trigger):
         return responses.trigger_response()
-    either: list[asyncio.Future[Any]] = [run, said]
+    either: list[asyncio.Future[Any]] = [run, response_future]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if said.done():
-        return responses.workflow_response(said.result(), None)
-    # parity[source-response]: what the caller gets if the source does not respond is not documented
+    if response_future.done():
+        return responses.workflow_response(response_future.result(), None)
+    # parity[source-response]: the response for a source that does not respond is not documented
     ran = None if run.cancelled() else run.result()
     return (
         responses.trigger_response()
@@ -98,17 +98,17 @@ async def _run(
 
 
 async def _has_custom_response(context: AppContext, trigger: DeployedTrigger) -> bool:
-    """Whether the source makes the answer."""
+    """Whether the source sends its own response."""
     try:
         uses = ActionReference(trigger.key, trigger.version)
         _, description = await context.engine.forms.describe(uses, install=False)
     except PdkernelError:
-        return False  # it cannot be loaded any more, which its run says
+        return False  # the source cannot be loaded; its run reports the error
     return any(prop.type == HTTP_INTERFACE and prop.definition.get("customResponse") for prop in description.props)
 
 
-def _key(request: Request) -> tuple[str | None, str]:
-    """The key that *request* is addressed to, by its host or its path, and the rest of the path."""
+def _split_key(request: Request) -> tuple[str | None, str]:
+    """The endpoint key in the host or the path of *request*, and the rest of the path."""
     raw = (request.scope.get("raw_path") or request.scope["path"].encode()).decode("latin-1")
     key = request.scope.get("pdkernel.key")
     if key is None:
@@ -118,18 +118,18 @@ def _key(request: Request) -> tuple[str | None, str]:
 
 
 def _find(context: AppContext, key: str) -> DeployedTrigger | None:
-    """The trigger whose endpoint has that key, if it runs."""
+    """The active trigger with that endpoint key, or None."""
     trigger_id = context.project.endpoint_keys.find_trigger_id(key)
     trigger = context.project.deployed_triggers.find(trigger_id) if trigger_id is not None else None
     return trigger if trigger is not None and trigger.active and trigger.endpoint is not None else None
 
 
-async def _event(request: Request, context: AppContext, path: str) -> JSON:
+async def _build_event(request: Request, context: AppContext, path: str) -> JSON:
     trusted = context.settings.trusted_proxies
     body, raw = await read_body_and_text(request)
     scheme, host = resolve_scheme(request.scope, request.headers, trusted), request.headers.get("host", "")
     query = request.scope.get("query_string", b"").decode("latin-1")
-    asked = (request.scope.get("raw_path") or b"").decode("latin-1")
+    raw_path = (request.scope.get("raw_path") or b"").decode("latin-1")
     return {
         "method": request.method,
         "path": path,
@@ -137,6 +137,6 @@ async def _event(request: Request, context: AppContext, path: str) -> JSON:
         "headers": {name: ", ".join(request.headers.getlist(name)) for name in request.headers},
         "bodyRaw": raw,
         "body": body,
-        "url": f"{scheme}://{host}{asked}" + (f"?{query}" if query else ""),
+        "url": f"{scheme}://{host}{raw_path}" + (f"?{query}" if query else ""),
         "client_ip": resolve_client_ip(request.scope, request.headers, trusted),
     }

@@ -1,7 +1,7 @@
 """
-Files that came with requests, kept for the platform's thirty minutes under a URL that nobody guesses.
+Files of requests, stored for 30 minutes as on the platform, at URLs that cannot be guessed.
 
-Knows where they are and how long. What is in them is the workflow's affair: they are given out as data, never as a page.
+A file is served as a download, never rendered as a page.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from pdkernel.clock import Clock
 
 UPLOAD_LIFETIME_S = 30 * 60
-"""Seconds for which a file's URL is good (platform documentation)."""
+"""Seconds until a file expires (platform documentation)."""
 UPLOADS_PATH = "/-/uploads"
 _NAME_BYTES = 32
 _SWEEP_INTERVAL_S = 60.0
-"""Seconds between two searches for files whose time is over."""
+"""Seconds between two searches for expired files."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that is kept."""
+    """A stored file."""
 
     filename: str
     mimetype: str
@@ -41,12 +41,12 @@ class StoredFile:
 
 class UploadFolder:
     """
-    The files of one project.
+    The stored files of one project.
 
     Args:
-        folder: Made when the first one comes.
-        url: The base of their URLs.
-        clock: Says when their time is over.
+        folder: Folder of the files, created with the first file.
+        url: Base of the files' URLs.
+        clock: For the age of files.
     """
 
     def __init__(self, folder: Path, url: str, clock: Clock) -> None:
@@ -56,7 +56,7 @@ class UploadFolder:
         self._swept = -_SWEEP_INTERVAL_S
 
     async def store_stream(self, chunks: AsyncIterator[bytes], *, filename: str = "", mimetype: str) -> StoredFile:
-        """Keep what *chunks* give, as it comes."""
+        """Stream *chunks* into a new file."""
         name = await asyncio.to_thread(self._new_name)
         place = self._folder / name
         try:
@@ -69,7 +69,7 @@ class UploadFolder:
         return await asyncio.to_thread(self._write_metadata, name, filename, mimetype)
 
     async def store_copy(self, file: IO[Any], *, filename: str, mimetype: str) -> StoredFile:
-        """Keep a copy of *file*."""
+        """Store a copy of *file*."""
 
         def copy() -> StoredFile:
             name = self._new_name()
@@ -85,43 +85,47 @@ class UploadFolder:
         return await asyncio.to_thread(copy)
 
     def find(self, name: str) -> tuple[Path, str, str] | None:
-        """Place, filename and media type of the file of that name, or None if there is none any more."""
+        """Path, filename and media type of the stored file, or None if it does not exist or has expired."""
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             return None
         try:
-            told = json.loads((self._folder / f"{name}.json").read_text())
+            metadata = json.loads((self._folder / f"{name}.json").read_text())
         except (OSError, ValueError):
             return None
-        if told["made"] + UPLOAD_LIFETIME_S < self._clock.now().timestamp():
+        if metadata["made"] + UPLOAD_LIFETIME_S < self._clock.now().timestamp():
             return None
-        return self._folder / name, told["filename"], told["mimetype"]
+        return self._folder / name, metadata["filename"], metadata["mimetype"]
 
     def _new_name(self) -> str:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._forget_old()
+        self._delete_expired()
         return secrets.token_urlsafe(_NAME_BYTES)
 
     def _write_metadata(self, name: str, filename: str, mimetype: str) -> StoredFile:
-        told = {"filename": filename, "mimetype": mimetype, "made": self._clock.now().timestamp()}
-        (self._folder / f"{name}.json").write_text(json.dumps(told))
+        metadata = {"filename": filename, "mimetype": mimetype, "made": self._clock.now().timestamp()}
+        (self._folder / f"{name}.json").write_text(json.dumps(metadata))
         return StoredFile(filename, mimetype, f"{self._url}{UPLOADS_PATH}/{name}")
 
-    def _forget_old(self) -> None:
+    def _delete_expired(self) -> None:
         now = self._clock.monotonic()
         if now - self._swept < _SWEEP_INTERVAL_S:
             return
         self._swept = now
-        over = self._clock.now().timestamp() - UPLOAD_LIFETIME_S
+        expired_before = self._clock.now().timestamp() - UPLOAD_LIFETIME_S
         for place in self._folder.iterdir():
-            # what a process that was killed had not yet received whole is described by nothing
+            # a file without metadata is the partial upload of a killed process
             with suppress(OSError):
-                if not place.suffix and place.stat().st_mtime < over and not place.with_suffix(".json").exists():
+                if (
+                    not place.suffix
+                    and place.stat().st_mtime < expired_before
+                    and not place.with_suffix(".json").exists()
+                ):
                     place.unlink()
-        for told in self._folder.glob("*.json"):
+        for metadata in self._folder.glob("*.json"):
             with suppress(OSError, ValueError, KeyError):
-                if json.loads(told.read_text())["made"] < over:
-                    told.with_suffix("").unlink(missing_ok=True)
-                    told.unlink()
+                if json.loads(metadata.read_text())["made"] < expired_before:
+                    metadata.with_suffix("").unlink(missing_ok=True)
+                    metadata.unlink()
 
 
 async def serve_upload(request: Request) -> Response:
@@ -129,7 +133,7 @@ async def serve_upload(request: Request) -> Response:
     uploads: UploadFolder = request.app.state.uploads
     found = await asyncio.to_thread(uploads.find, request.path_params["name"])
     if found is None:
-        return PlainTextResponse("There is no such file, or its thirty minutes are over.\n", status_code=404)
+        return PlainTextResponse("There is no such file, or its 30 minutes are expired_before.\n", status_code=404)
     place, filename, mimetype = found
     headers = {
         "content-disposition": f"attachment; filename*=UTF-8''{quote(filename or 'body', safe='')}",

@@ -1,17 +1,17 @@
 """
 Connect Link: tokens, pages where a person connects an account, webhooks.
 
-    tokens      made and looked up
-    api         the two routes of the API
-    wish        what a person comes for, as the link says it
-    page        the page, for credentials or the way to an app's sign-in page
-    callback    the way back from there
-    choosing    apps that an account can be connected of
-    connecting  one token, one account
-    browser     that a form comes from a page of ours, and who comes back is who was sent away
-    webhooks    what the product's back end is told
-    html        the pages
-    look        their style and their script
+    tokens              creation and lookup of Connect tokens
+    token_routes        the token routes of Connect's API
+    link_request        parameters of a page
+    connect_page        the page for credentials, or the redirect to an app's sign-in
+    oauth_callback      the return from an app's sign-in
+    app_choice          apps that a user can choose
+    account_connection  connects an account with a token
+    csrf                protection against cross-site request forgery
+    webhooks            events for the product's back end
+    html_pages          HTML of the pages
+    page_assets         style and script of the pages
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pdkernel.server.link import connect_page, oauth_callback, token_routes, tok
 
 
 def routes() -> list[BaseRoute]:
-    """This room's routes; handlers find `Serving` in `request.app.state.context`."""
+    """Routes of the package; handlers require an `AppContext` in `request.app.state.context`."""
     return [
         *pages(),
         Route("/v1/connect/tokens/{token}/validate", token_routes.validate_token_route, methods=["GET"]),
@@ -32,7 +32,7 @@ def routes() -> list[BaseRoute]:
 
 
 def pages() -> list[BaseRoute]:
-    """The pages alone; handlers find `Linking` in `request.app.state.context`."""
+    """Routes of the pages only; handlers require a `LinkContext` in `request.app.state.context`."""
     return [
         Route(tokens.PAGE_PATH, connect_page.show, methods=["GET"]),
         Route(tokens.PAGE_PATH, connect_page.submit, methods=["POST"]),

@@ -1,8 +1,4 @@
-"""
-Connecting one account with one token, and telling of it.
-
-Knows that a token is used up exactly when an account comes of it, and the switch for the platform's limit of users.
-"""
+"""Connects an account with a Connect token. A token is used exactly once; the platform's limit of users applies if set."""
 
 from __future__ import annotations
 
@@ -23,19 +19,19 @@ _connect_lock = threading.Lock()
 
 
 class TokenUsedError(RequestError):
-    """An account was connected with the token already, or its time is over."""
+    """The token is already used or has expired."""
 
     code = "connect_token"
 
 
 class NoSuchAccountError(RequestError):
-    """The account that is to be connected anew is not there, or not the token's user's."""
+    """The account to reconnect does not exist or belongs to another user."""
 
     code = "unknown_account"
 
 
 class TooManyUsersError(RequestError):
-    """The environment has as many external users as it may."""
+    """The environment has reached its limit of external users."""
 
     code = "too_many_users"
 
@@ -50,15 +46,15 @@ def connect_account(
     account_id: str | None = None,
 ) -> Account:
     """
-    Connect an account of *app* for the token's user, or the one of *account_id* anew; blocks as the directory does.
+    Connect an account of *app* for the token's user, or reconnect *account_id*. Blocks.
 
     Raises:
-        NoSuchAccountError: There is no such account of that user, there, and of that app.
-        TokenUsedError: The token is used up.
-        TooManyUsersError: The user would be one too many.
-        RequestError: The credentials cannot be used; the token stays good.
+        NoSuchAccountError: The user has no such account of *app* in that environment.
+        TokenUsedError: The token is already used.
+        TooManyUsersError: The limit of external users is reached.
+        RequestError: The credentials are invalid; the token stays unused.
     """
-    with _connect_lock:  # who is counted has been added, or not begun
+    with _connect_lock:  # the check of the limit and the new user must be atomic
         return _connect(context, token, app, credentials, name, account_id)
 
 
@@ -94,7 +90,7 @@ def _connect(
 def connect_by_oauth(
     context: LinkContext, token: ConnectToken, *, app: str, tokens: OAuthTokens, account_id: str | None = None
 ) -> Account:
-    """Connect an account of *app* that a provider gave *tokens* for. Raises as `connect_account` does."""
+    """Connect an account of *app* with a provider's *tokens*. Raises the errors of `connect_account`."""
     account = connect_account(
         context, token, app=app, credentials=build_oauth_credentials(tokens), account_id=account_id
     )
@@ -104,25 +100,25 @@ def connect_by_oauth(
 
 def check_reconnectable(context: LinkContext, token: ConnectToken, app: str, account_id: str) -> None:
     """
-    Whether the token's user can connect that account anew; whether somebody else has it is not said.
+    Check that the token's user owns the account. The error does not reveal accounts of other users.
 
     Raises:
-        NoSuchAccountError: They cannot.
+        NoSuchAccountError: The user has no such account.
     """
     found = context.directory.find_account(account_id)
-    theirs = found is not None and (found.external_user_id, found.environment, found.app) == (
+    is_owner = found is not None and (found.external_user_id, found.environment, found.app) == (
         token.external_user_id,
         token.environment,
         app,
     )
-    if not theirs:
-        raise NoSuchAccountError(f"There is no {app} account {account_id[:80]} of this user to be connected again.")
+    if not is_owner:
+        raise NoSuchAccountError(f"There is no {app} account {account_id[:80]} of this user to reconnect.")
 
 
 def _check_user_limit(context: LinkContext, token: ConnectToken) -> None:
-    most = context.settings.max_development_users
-    if most is None or token.environment != "development":
+    limit = context.settings.max_development_users
+    if limit is None or token.environment != "development":
         return
     users = context.directory.users(token.environment)
-    if len(users) >= most and all(user.external_id != token.external_user_id for user in users):
+    if len(users) >= limit and all(user.external_id != token.external_user_id for user in users):
         raise TooManyUsersError(TOO_MANY_USERS_MESSAGE)

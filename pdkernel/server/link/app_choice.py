@@ -1,8 +1,4 @@
-"""
-Which apps an account can be connected of, and which of them a link names.
-
-Knows where the project was told of apps, and those that need no telling.
-"""
+"""Apps that Connect Link offers, and the app that a link names."""
 
 from __future__ import annotations
 
@@ -16,12 +12,12 @@ from pdkernel.server.app_serializers import resolve_slug
 
 
 def list_offered_apps(context: LinkContext) -> Sequence[str]:
-    """The apps that a person can choose from."""
+    """Slugs of the apps that a user can choose."""
     return sorted({*load_registered_apps(context.project), *list_provider_apps(context.project), *FIELDS_BY_APP})
 
 
 def resolve_app(context: LinkContext, text: str) -> str:
-    """The slug of the app that *text* names by its slug or its id."""
+    """The slug of the app for *text*, a slug or an id."""
     return resolve_slug(
         text, lambda: {*list_offered_apps(context), *(each.app for each in context.directory.accounts())}
     )

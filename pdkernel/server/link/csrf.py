@@ -1,10 +1,9 @@
 """
-That a form comes from a page of ours, and that who comes back from an app is who was sent away.
+Protection of Connect Link against cross-site request forgery.
 
-Knows what browsers say of where a form stands, which no page of another site can change, and one cookie, which marks a
-browser while its person signs in at an app. Without the two, somebody could have a victim's browser begin or finish a
-sign-in, and get the victim's account for their own user. A form in a frame needs no cookie: browsers keep those of
-frames to themselves.
+Two checks: the form comes from a page of this server (`Sec-Fetch-Site`, `Origin`), and the browser that returns from an app's
+sign-in is the browser that left (a cookie). Without them, an attacker could start or finish a sign-in in a victim's browser and
+connect the victim's account to another user. A form in a frame works without the cookie: browsers block cookies in frames.
 """
 
 from __future__ import annotations
@@ -20,20 +19,19 @@ from pdkernel.connect.oauth_providers import format_origin
 from pdkernel.server.app_context import LinkContext
 
 COOKIE = "pdkernel_link"
-_MARK = re.compile(r"[A-Za-z0-9]{43}\Z")
+_BROWSER_ID = re.compile(r"[A-Za-z0-9]{43}\Z")
 
 
 def is_from_our_page(context: LinkContext, request: Request) -> bool:
     """
-    Whether a page of this very server sends the form, or no page at all.
+    Whether a page of this server sent the form, or a client that is not a browser.
 
-    Browsers say which site's page it is. A program that fills the form in says nothing, and nobody can make a victim's
-    browser say nothing.
+    Browsers always send the headers that identify the page's site; other clients do not send them.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    # what browsers send to addresses that they do not trust: plain http to another machine
+    # browsers send only this header to plain http on another machine
     origin = request.headers.get("origin")
     return origin in (
         None,
@@ -43,13 +41,13 @@ def is_from_our_page(context: LinkContext, request: Request) -> bool:
 
 
 def read_browser_id(request: Request) -> str | None:
-    """What marks the browser, or None if it was not sent away by us."""
-    mark = request.cookies.get(COOKIE, "")
-    return mark if _MARK.match(mark) else None
+    """The browser's id, or None if this browser did not start a sign-in."""
+    browser_id = request.cookies.get(COOKIE, "")
+    return browser_id if _BROWSER_ID.match(browser_id) else None
 
 
 def set_browser_id(context: LinkContext, response: Response, browser_id: str) -> None:
-    """Have the browser send *browser_id* with what it sends to our pages, also when an app's sign-in page sends it back."""
+    """Set the cookie with *browser_id*; the browser also sends it when an app's sign-in page redirects back."""
     parts = urlsplit(context.settings.base_url)
     response.set_cookie(
         COOKIE,
@@ -62,5 +60,5 @@ def set_browser_id(context: LinkContext, response: Response, browser_id: str) ->
 
 
 def hash_browser_id(browser_id: str) -> str:
-    """What is kept of a mark."""
+    """The digest of a browser id, for storage."""
     return hashlib.sha256(browser_id.encode()).hexdigest()

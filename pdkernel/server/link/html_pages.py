@@ -1,8 +1,8 @@
 """
-The pages of Connect Link, and the headers that go with them.
+HTML of the Connect Link pages, and their headers.
 
-Knows HTML. A page loads nothing, from us or from anyone: its style and its one script stand in it and are allowed by
-their digests. What a person typed into a secret's field never comes back in a page.
+A page loads no resources: style and script are inline and allowed by their digests. The value of a secret field never appears in
+a page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pdkernel.server.link.link_request import APP_PARAM, FRAMED_PARAM, LinkReque
 from pdkernel.server.link.page_assets import SCRIPT, STYLE
 
 CANCEL_BUTTON = "cancel"
-"""Name of the button that gives the wish up."""
+"""Name of the cancel button."""
 
 _MULTILINE_FIELD = re.compile("private_?key|certificate|_json|pem", re.IGNORECASE)
 
@@ -32,11 +32,11 @@ _MULTILINE_FIELD = re.compile("private_?key|certificate|_json|pem", re.IGNORECAS
 @dataclass(frozen=True, slots=True)
 class PageSubject:
     """
-    What a page is about.
+    The subject of a page.
 
     Attributes:
-        link_request: What the person comes for.
-        token: Their token.
+        link_request: Parameters of the page.
+        token: The Connect token.
     """
 
     link_request: LinkRequest
@@ -44,13 +44,13 @@ class PageSubject:
 
     @property
     def title(self) -> str:
-        """What the page asks for."""
+        """The page's title."""
         again = " again" if self.link_request.account_id else ""
         return f"Connect your {self.link_request.app} account{again}"
 
 
 def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
-    """Asks of which app."""
+    """The page to choose an app."""
     listed = tag("datalist", *(_void("option", value=app) for app in apps), id="apps")
     kept = {
         name: value
@@ -72,15 +72,15 @@ def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[s
         ),
         listed,
         tag("button", "Continue"),
-        *(() if link_request.hides_close_button else (_CLOSE,)),
+        *(() if link_request.hides_close_button else (_CLOSE_BUTTON,)),
     )
-    return _page("Connect an account", _who(token), tag("form", *fields, method="get", action="connect.html"), token=token)  # fmt: skip
+    return _page("Connect an account", _user_line(token), tag("form", *fields, method="get", action="connect.html"), token=token)  # fmt: skip
 
 
 def credentials_page(
     about: PageSubject, fields: Sequence[str], *, problem: str = "", values: Mapping[str, str] | None = None
 ) -> HTMLResponse:
-    """Asks for an account's credentials."""
+    """The page to enter credentials."""
     asked = [
         each for number, field in enumerate(fields) for each in _field(number, field, (values or {}).get(field, ""))
     ]
@@ -89,23 +89,23 @@ def credentials_page(
 
 
 def sign_in_page(about: PageSubject, host: str, *, problem: str = "") -> HTMLResponse:
-    """Leads to the app's own sign-in page."""
+    """The page with a button to the app's sign-in page."""
     form = _form(about, tag("button", f"Continue to {host}"), data_window="sign-in")
     return _form_page(about, form, problem)
 
 
 def redirect_page(token: ConnectToken, url: str, link_text: str) -> HTMLResponse:
     """
-    Leads elsewhere by itself.
+    A page that redirects to *url* by itself.
 
-    Not a redirect: after a form, browsers hold each page that the next one redirects to against our `form-action`.
+    An HTTP redirect does not work: browsers apply the `form-action` policy to every redirect after a form.
     """
     link = tag("p", tag("a", link_text, href=url, rel="noreferrer"))
     return _page("One moment", link, token=token, head=_void("meta", http_equiv="refresh", content=f"0;url={url}"))
 
 
 def connected_page(token: ConnectToken, *, account_id: str, app: str, in_popup: bool = False) -> HTMLResponse:
-    """Says that the account is connected; in a *in_popup* of its own it tells the frame, and closes."""
+    """The page after success; with *in_popup*, the page reports to the frame and closes."""
     words = tag("p", f"Your {app} account is connected. You can close this page.", class_="good", role="status")
     message = {"type": "success", "authProvisionId": account_id}
     return _page("Connected", words, token=token, message=message, window=in_popup)
@@ -119,20 +119,20 @@ def error_page(
     has_close_button: bool = True,
     in_popup: bool = False,
 ) -> HTMLResponse:
-    """Says why no account is connected; *has_close_button*: with the button that closes a frame."""
-    parts = (_problem(problem), *((_CLOSE,) if has_close_button else ()))
+    """The page with an error; *has_close_button* adds the button that closes the frame."""
+    parts = (_problem(problem), *((_CLOSE_BUTTON,) if has_close_button else ()))
     message = {"type": "error", "error": problem}
     return _page("Not connected", *parts, token=token, status=status, message=message, window=in_popup)
 
 
 def cancelled_page(token: ConnectToken) -> HTMLResponse:
-    """Says that nothing was connected, as the person wished."""
+    """The page after the user cancelled."""
     words = tag("p", "No account was connected. You can close this page.", role="status")
     return _page("Cancelled", words, token=token, message={"type": "close"})
 
 
 def _form_page(about: PageSubject, form: Html, problem: str) -> HTMLResponse:
-    parts = (_problem(problem), _who(about.token), form, tag("p", id="said", role="status"))
+    parts = (_problem(problem), _user_line(about.token), form, tag("p", id="said", role="status"))
     return _page(about.title, *parts, token=about.token, status=400 if problem else 200)
 
 
@@ -146,11 +146,11 @@ def _page(
     window: bool = False,
 ) -> HTMLResponse:
     origins = list(token.terms.allowed_origins) if token is not None else []
-    told = {"data_origins": json.dumps(origins)} if origins else {}
+    data = {"data_origins": json.dumps(origins)} if origins else {}
     if message and origins:
-        told["data_message"] = json.dumps(message)
+        data["data_message"] = json.dumps(message)
     if window:
-        told["data_window"] = "sign-in"
+        data["data_window"] = "sign-in"
     top = (
         _void("meta", charset="utf-8"),
         _void("meta", name_="viewport", content="width=device-width, initial-scale=1"),
@@ -158,7 +158,7 @@ def _page(
         Html(f"<style>{STYLE}</style>"),
         head or Html(""),
     )
-    body = tag("body", tag("main", tag("h1", title), *parts), Html(f"<script>{SCRIPT}</script>"), **told)
+    body = tag("body", tag("main", tag("h1", title), *parts), Html(f"<script>{SCRIPT}</script>"), **data)
     page = join([Html("<!DOCTYPE html>\n"), tag("html", tag("head", *top), body, lang="en")])
     return HTMLResponse(page, status_code=status, headers=_headers(origins))
 
@@ -175,7 +175,7 @@ def _headers(origins: Sequence[str]) -> dict[str, str]:
     return {
         "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "cache-control": "no-store",
-        # to other sites nothing; to our own, since a browser that sends none does not say either where a form comes from
+        # without a referrer, a browser also omits the Origin of a form
         "referrer-policy": "same-origin",
         "x-content-type-options": "nosniff",
     }
@@ -205,7 +205,7 @@ def _field(number: int, field: str, typed: str) -> tuple[str, str]:
     return label, _void("input", type="text", value=typed, **given)
 
 
-def _who(token: ConnectToken) -> Html:
+def _user_line(token: ConnectToken) -> Html:
     return tag("p", f"For {token.external_user_id}, in {token.environment}.", class_="note")
 
 
@@ -217,9 +217,9 @@ def _hidden(name: str, value: str) -> Html:
     return _void("input", type="hidden", name_=name, value=value)
 
 
-_CLOSE = tag("button", "Close", type="button", data_close="close", hidden="hidden", class_="quiet")
+_CLOSE_BUTTON = tag("button", "Close", type="button", data_close="close", hidden="hidden", class_="quiet")
 
 
 def _void(name: str, **attributes: str) -> Html:
-    """An element that has no end tag."""
+    """An element without an end tag."""
     return Html(tag(name, **attributes).removesuffix(f"</{name}>"))

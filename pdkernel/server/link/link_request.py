@@ -1,8 +1,4 @@
-"""
-What a person comes to a link page for, as its URL and its form say it.
-
-Knows the names that the platform's SDKs for browsers put into the URL.
-"""
+"""Parameters of a Connect Link page, from its URL or its form, under the names of the platform's browser SDK."""
 
 from __future__ import annotations
 
@@ -22,14 +18,14 @@ TOKEN_PARAM, APP_PARAM, ACCOUNT_PARAM, HIDE_CLOSE_PARAM, FRAMED_PARAM = (
 @dataclass(frozen=True, slots=True)
 class LinkRequest:
     """
-    What a person comes for.
+    A request for a Connect Link page.
 
     Attributes:
-        token_text: The Connect token's text.
-        app: The app's slug, or the empty string.
-        account_id: The id of the account that is connected anew, or None for another account.
-        hides_close_button: Whether the page goes without its button that closes it: the product has one of its own.
-        is_framed: Whether the page is in a frame of the product's page, as the page itself says when it sends its form.
+        token_text: Text of the Connect token.
+        app: Slug of the app, or "".
+        account_id: Id of the account to reconnect, or None for a new account.
+        hides_close_button: Whether the page has no close button because the product has its own.
+        is_framed: Whether the page is in a frame of the product's page; the page's script sets this form field.
     """
 
     token_text: str = field(repr=False)
@@ -39,18 +35,18 @@ class LinkRequest:
     is_framed: bool = False
 
     @classmethod
-    def from_params(cls, given: Mapping[str, str]) -> Self:
-        """The wish in a query or a form."""
+    def from_params(cls, params: Mapping[str, str]) -> Self:
+        """Parse the parameters of a query or a form."""
         return cls(
-            given.get(TOKEN_PARAM, ""),
-            given.get(APP_PARAM, ""),
-            given.get(ACCOUNT_PARAM) or None,
-            given.get(HIDE_CLOSE_PARAM) == "true",
-            given.get(FRAMED_PARAM) == "true",
+            params.get(TOKEN_PARAM, ""),
+            params.get(APP_PARAM, ""),
+            params.get(ACCOUNT_PARAM) or None,
+            params.get(HIDE_CLOSE_PARAM) == "true",
+            params.get(FRAMED_PARAM) == "true",
         )
 
     def to_form_fields(self) -> dict[str, str]:
-        """The same, for a form's hidden fields."""
+        """The parameters as hidden fields of a form."""
         return {
             TOKEN_PARAM: self.token_text,
             APP_PARAM: self.app,

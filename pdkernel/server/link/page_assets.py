@@ -1,9 +1,9 @@
 """
-How the pages of Connect Link look, and what they do by themselves: one style and one script, which stand in each page.
+Style sheet and script that each page of Connect Link contains.
 
-Knows what a page's body carries (`data-message`, `data-origins`, `data-window`). A page in a frame tells the product's page
-how it ended, as the platform's page does, and nobody else. An app's sign-in page refuses frames, so a window is opened for
-it, and its last page, which is ours, tells the frame.
+The script reads `data-message`, `data-origins` and `data-window` of the body. A page in a frame posts its result to the product's
+page at an allowed origin, as the platform's page does. Sign-in pages of apps refuse frames, so that the script opens a window;
+the last page in that window posts the result to the frame.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""
-`POST .../tokens` and `.../tokens/{token}/validate`.
-
-Knows their shapes and statuses. Who may make a token is `oauth.access`'s to say.
-"""
+"""Routes `POST .../tokens` and `GET .../tokens/{token}/validate`."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ from pdkernel.server.oauth.authorization import UnauthorizedError, authorize
 MAX_BODY_BYTES = 1 << 16
 SCOPE = "connect:tokens:create"
 MAX_TOKENS_PER_MINUTE = 100
-"""For one external user, where rate limits are applied (platform documentation)."""
+"""Limit for one external user, if rate limits apply (platform documentation)."""
 
 
 async def create_token_route(request: Request) -> Response:
@@ -39,7 +35,7 @@ async def create_token_route(request: Request) -> Response:
     except UnauthorizedError as fault:
         return _error(401, str(fault))
     if not caller.has_scope(SCOPE):
-        return _error(403, f"The access token is not good for {SCOPE}.")
+        return _error(403, f"The access token lacks the scope {SCOPE}.")
     if request.path_params["project_id"] != context.directory.project_id:
         return _error(404, "project not found")
     try:
@@ -48,28 +44,30 @@ async def create_token_route(request: Request) -> Response:
         # JS SDK 1.x sends both names of the field
         user = body.get("external_user_id", body.get("external_id"))
         if not isinstance(user, str):
-            raise RequestError("external_user_id is missing.", fix="It is a text: your own id of the user.")
+            raise RequestError("external_user_id is missing.", fix="Send your own id of the user, as a string.")
         terms, lasts_s = parse_terms(context, body)
         if context.settings.applies_rate_limits:
             since = context.clock.now() - timedelta(minutes=1)
-            made_so_far = await asyncio.to_thread(context.project.connect_tokens.count_since, user, environment, since)
-            if made_so_far >= MAX_TOKENS_PER_MINUTE:
-                return _throttled(context)
-        made = await asyncio.to_thread(
+            recent_tokens = await asyncio.to_thread(
+                context.project.connect_tokens.count_since, user, environment, since
+            )
+            if recent_tokens >= MAX_TOKENS_PER_MINUTE:
+                return _rate_limit_response(context)
+        created = await asyncio.to_thread(
             create_token, context, external_user_id=user, environment=environment, terms=terms, lifetime_s=lasts_s
         )
     except RequestError as fault:
         return _error(400, str(fault))
     answer = {
-        "token": made.text,
-        "expires_at": format_iso(made.token.expires_at),
-        "connect_link_url": made.link_url(context.settings.base_url),
+        "token": created.text,
+        "expires_at": format_iso(created.token.expires_at),
+        "connect_link_url": created.link_url(context.settings.base_url),
     }
     return JSONResponse(answer, headers={"cache-control": "no-store"})
 
 
 async def validate_token_route(request: Request) -> Response:
-    """`GET /v1/connect/tokens/{token}/validate?app_id=...`: 200 also for a token that is no good; it needs no other."""
+    """`GET /v1/connect/tokens/{token}/validate?app_id=...`: 200 also for an invalid token. Requires no access token."""
     context: AppContext = request.app.state.context
     token = await asyncio.to_thread(context.project.connect_tokens.find, request.path_params["token"])
     fault = find_token_problem(context, token)
@@ -115,7 +113,7 @@ async def _read(request: Request) -> dict[str, Any]:
 
 
 def _validation_response(answer: dict[str, Any]) -> Response:
-    # a page of the product's own asks, from the visitor's browser; the token in the path is what lets it
+    # a page of the product sends the request from the user's browser; the token in the path authorizes it
     return JSONResponse(answer, headers={"cache-control": "no-store", "access-control-allow-origin": "*"})
 
 
@@ -123,7 +121,7 @@ def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status)
 
 
-def _throttled(context: AppContext) -> Response:
+def _rate_limit_response(context: AppContext) -> Response:
     reset = str(int(context.clock.now().timestamp()) + 60)
     headers = {
         "retry-after": "60",

@@ -1,8 +1,4 @@
-"""
-Connect tokens: made for a product's back end, looked up for whoever brings one.
-
-Knows the shape of `POST .../tokens` and of `validate`, and the platform's words for a token that is no good.
-"""
+"""Connect tokens: creation, lookup, and the platform's messages for invalid tokens."""
 
 from __future__ import annotations
 
@@ -22,26 +18,26 @@ from pdkernel.server.app_context import LinkContext, LinkEvent, LinkStatus
 from pdkernel.server.link.link_request import ACCOUNT_PARAM, APP_PARAM, TOKEN_PARAM
 
 MAX_TOKEN_LIFETIME_S = 4 * 3600
-"""Seconds that a token is good for, and the most that can be asked for (platform documentation)."""
+"""Default and maximum lifetime of a token in seconds (platform documentation)."""
 INVALID_MESSAGE = "The Pipedream Connect token is invalid. Please generate a new one and try again."
 EXPIRED_MESSAGE = "This link has expired. Please request a new one and try again."
 USED_MESSAGE = "This session has expired. Please request a new link and try again."
 APP_NOT_FOUND_MESSAGE = "App not found. Please check your app id."
 PAGE_PATH = "/_static/connect.html"
 
-_MAX_URL = 2000
+_MAX_URL_CHARACTERS = 2000
 _MAX_ORIGINS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedToken:
-    """A token as its maker gets it, which is the only time that its text is known."""
+    """A new token with its text; only the digest is stored."""
 
     text: str = field(repr=False)
     token: ConnectToken
 
     def link_url(self, base: str, app: str | None = None, account_id: str | None = None) -> str:
-        """The page where a person connects an account with it, of *app*, or the one of that id anew."""
+        """The page where a user connects an account of *app*, or reconnects *account_id*."""
         query = {TOKEN_PARAM: self.text, "connectLink": "true"}
         chosen = {APP_PARAM: app, ACCOUNT_PARAM: account_id}
         return f"{base}{PAGE_PATH}?{urlencode({**query, **{name: value for name, value in chosen.items() if value}})}"
@@ -50,11 +46,11 @@ class CreatedToken:
 @dataclass(frozen=True, slots=True)
 class ConnectLink:
     """
-    A link that was made here.
+    A new Connect Link.
 
     Attributes:
-        url: Where it leads; whoever has it connects an account.
-        digest: Names its token without being good for anything.
+        url: URL of the page. Every holder of the URL can connect an account.
+        digest: Digest of the token.
     """
 
     url: str = field(repr=False)
@@ -70,10 +66,10 @@ def create_token(
     lifetime_s: float = MAX_TOKEN_LIFETIME_S,
 ) -> CreatedToken:
     """
-    A fresh token; its digest is kept.
+    Create a token; the project stores only its digest.
 
     Raises:
-        RequestError: The user's id cannot be used.
+        RequestError: The user's id is invalid.
     """
     check_external_user_id(external_user_id)
     text = "ctok_" + hashlib.sha256(context.ids.new("", 43).encode()).hexdigest()[:32]
@@ -95,10 +91,10 @@ def create_link(
     lifetime_s: float = MAX_TOKEN_LIFETIME_S,
 ) -> ConnectLink:
     """
-    A fresh link where that user connects an account, of *app* or of one that is chosen there, or the one of that id anew.
+    Create a link where the user connects an account of *app* or of a chosen app, or reconnects *account_id*.
 
     Raises:
-        RequestError: The user's id cannot be used.
+        RequestError: The user's id is invalid.
     """
     made = create_token(
         context,
@@ -111,33 +107,33 @@ def create_link(
 
 
 def publish_link_event(context: LinkContext, token: ConnectToken, status: LinkStatus, detail: str = "") -> None:
-    """Tell whoever serves the link in this process what became of *token*."""
+    """Report a status change of *token* to `on_link_event`."""
     if context.on_link_event is not None:
         context.on_link_event(LinkEvent(token.digest, status, detail))
 
 
 def new_session_id(context: LinkContext) -> str:
-    """Names a session to the product's back end."""
+    """A new session id for the product's back end."""
     return context.ids.new("cs_", 12)
 
 
 def find_token(context: LinkContext, token: str) -> ConnectToken | None:
     """
-    The token of that text, or None if there is none or it has expired.
+    The token with that text, or None if the token is unknown or has expired.
 
-    One that an account was connected with is found, too: it reads until it expires, and connects no more.
+    A used token is returned too: it can read until it expires, but connects no further account.
     """
     found = context.project.connect_tokens.find(token)
     return found if found is not None and not is_expired(context, found) else None
 
 
 def is_expired(context: LinkContext, token: ConnectToken) -> bool:
-    """Whether its time is over."""
+    """Whether the token has expired."""
     return token.expires_at <= context.clock.now()
 
 
 def find_token_problem(context: LinkContext, token: ConnectToken | None) -> str | None:
-    """Why no account can be connected with *token*, in the platform's words, or None."""
+    """The platform's message why *token* cannot connect an account, or None."""
     if token is None:
         return INVALID_MESSAGE
     if is_expired(context, token):
@@ -147,32 +143,32 @@ def find_token_problem(context: LinkContext, token: ConnectToken | None) -> str 
 
 def parse_terms(context: LinkContext, body: Mapping[str, Any]) -> tuple[TokenTerms, float]:
     """
-    What a request for a token asks for, and for how many seconds.
+    Parse a request for a token into its terms and its lifetime in seconds.
 
     Raises:
-        RequestError: A field of the wrong type, a URL that is none, or too long a life.
+        RequestError: A field has the wrong type, a URL is invalid, or the lifetime is too long.
     """
     origins = body.get("allowed_origins") or []
     if not isinstance(origins, list) or not all(isinstance(origin, str) for origin in origins):
-        raise RequestError("allowed_origins is a list of origins, for example https://example.com.")
+        raise RequestError("allowed_origins must be a list of origins, for example https://example.com.")
     if len(origins) > _MAX_ORIGINS:
         raise RequestError(f"allowed_origins has at most {_MAX_ORIGINS} entries.")
     terms = TokenTerms(
         session=new_session_id(context),
-        allowed_origins=tuple(format_origin(_checked_url(origin, "allowed_origins")) for origin in origins),
+        allowed_origins=tuple(format_origin(_check_url(origin, "allowed_origins")) for origin in origins),
         success_redirect_uri=_url(body, "success_redirect_uri"),
         error_redirect_uri=_url(body, "error_redirect_uri"),
         webhook_uri=_url(body, "webhook_uri"),
         scope=_text(body, "scope"),
     )
-    return terms, _life(body.get("expires_in"))
+    return terms, _parse_lifetime(body.get("expires_in"))
 
 
-def _life(asked: object) -> float:
+def _parse_lifetime(asked: object) -> float:
     if asked is None:
         return MAX_TOKEN_LIFETIME_S
     if isinstance(asked, bool) or not isinstance(asked, int | float) or not 1 <= asked <= MAX_TOKEN_LIFETIME_S:
-        raise RequestError(f"expires_in is a number of seconds from 1 to {MAX_TOKEN_LIFETIME_S}.")
+        raise RequestError(f"expires_in must be a number of seconds from 1 to {MAX_TOKEN_LIFETIME_S}.")
     return float(asked)
 
 
@@ -181,23 +177,23 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise RequestError(f"{name} is a text.")
+        raise RequestError(f"{name} must be a string.")
     return value
 
 
 def _url(body: Mapping[str, Any], name: str) -> str | None:
     text = _text(body, name)
-    return None if text is None else _checked_url(text, name)
+    return None if text is None else _check_url(text, name)
 
 
-def _checked_url(text: str, name: str) -> str:
-    """*text* if it is a page's URL: what a `javascript:` URL or one with odd letters could do is not to be found out."""
+def _check_url(text: str, name: str) -> str:
+    """Return *text* if it is an http or https URL of plain ASCII characters; rejects `javascript:` URLs."""
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
     except ValueError:
         parts, host = urlsplit(""), None
     odd = any(not 32 < ord(letter) < 127 for letter in text) or any(letter in ";,'\"*" for letter in parts.netloc)
-    if parts.scheme not in ("http", "https") or not host or odd or len(text) > _MAX_URL:
-        raise RequestError(f"{name} holds what is not an http or https URL of at most {_MAX_URL} letters.")
+    if parts.scheme not in ("http", "https") or not host or odd or len(text) > _MAX_URL_CHARACTERS:
+        raise RequestError(f"{name} is not an http or https URL of at most {_MAX_URL_CHARACTERS} characters.")
     return text

@@ -1,11 +1,11 @@
 """
-What a product's back end is told once an account was connected, or could not be.
+Webhook events for the product's back end: an account was connected, or connecting failed.
 
-Knows the events' shape and their signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" under the
-project's key. Nothing of credentials is sent. A back end that does not answer is asked again twice.
+Signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" with the project's key. Events contain no credentials. A failed
+delivery is repeated twice.
 
-An OAuth client names the webhook when it makes the token; whoever has the Connect token cannot. So it may be on this machine or
-in a private network, where a back end often is.
+Only an OAuth client can set the webhook's URL, when it creates the token. The URL may therefore be on this machine or in a private
+network.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 SIGNING_KEY_SECRET = "webhook_signing_key"  # noqa: S105 - the name of a secret
 SIGNATURE_HEADER = "x-pd-signature"
 TIMEOUT_S = 10.0
-# parity[link-webhooks]: how often the platform asks, and for how long, is not documented
+# parity[link-webhooks]: the platform's number of retries and its timeout are not documented
 RETRY_DELAYS_S = (0.5, 2.0)
 
 _log = logging.getLogger(__name__)
 
 
 def get_signing_key(project: Project) -> str:
-    """The project's key, made when it is first asked for."""
+    """The project's signing key, created at the first call."""
     return project.secrets.get_or_set(SIGNING_KEY_SECRET, RANDOM_IDS.new("whsec_", 43))
 
 
 def sign_body(key: str, at: int, body: bytes) -> str:
-    """The header's value for *body*, sent at *at* (seconds since 1970)."""
+    """The signature header for *body*, sent at *at* (Unix time in seconds)."""
     digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
 
 
 def build_success_event(token: ConnectToken, text: str, account: Account) -> dict[str, Any]:
-    """The event of an account that was connected."""
+    """The event for a connected account."""
     return {
         "event": "CONNECTION_SUCCESS",
         **_session(token, text),
@@ -68,12 +68,12 @@ def build_success_event(token: ConnectToken, text: str, account: Account) -> dic
 
 
 def build_error_event(token: ConnectToken, text: str, error: str) -> dict[str, Any]:
-    """The event of an account that could not be connected."""
+    """The event for a failed connection."""
     return {"event": "CONNECTION_ERROR", **_session(token, text), "error": error}
 
 
 def webhook_task(context: LinkContext, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
-    """What tells the token's webhook of *event* once the caller has its answer; None if it has no webhook."""
+    """The task that sends *event* to the token's webhook after the response; None without a webhook."""
     hook = token.terms.webhook_uri
     return None if hook is None else BackgroundTask(send_webhook, context, hook, event)
 
@@ -87,25 +87,25 @@ def _session(token: ConnectToken, text: str) -> dict[str, Any]:
 
 
 async def send_webhook(context: LinkContext, url: str, event: Mapping[str, Any]) -> bool:
-    """Tell *url* of *event*; False if it never answered with a 2xx. Does not raise."""
+    """Send *event* to *url*; False if no attempt got a 2xx status. Does not raise."""
     import httpx
 
     body = json.dumps(event).encode()
     key = await asyncio.to_thread(get_signing_key, context.project)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
         for pause in (*RETRY_DELAYS_S, None):
-            said = await _post(client, url, body, key, int(context.clock.now().timestamp()))
-            if said is None:
+            failure = await _post(client, url, body, key, int(context.clock.now().timestamp()))
+            if failure is None:
                 return True
             if pause is None:
                 break
             await context.clock.sleep(pause)
-    _log.warning("The webhook of a Connect token did not take %s: %s", event["event"], said)
+    _log.warning("The webhook of a Connect token rejected %s: %s", event["event"], failure)
     return False
 
 
 async def _post(client: httpx.AsyncClient, url: str, body: bytes, key: str, at: int) -> str | None:
-    """Why the webhook did not take it, or None."""
+    """The reason why the delivery failed, or None."""
     import httpx
 
     headers = {"content-type": "application/json", SIGNATURE_HEADER: sign_body(key, at, body), "user-agent": "pdkernel"}

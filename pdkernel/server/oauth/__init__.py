@@ -1,10 +1,9 @@
 """
 OAuth clients and their tokens.
 
-    tokens    the token endpoint, and the one that revokes
-    assertions  what a client signs in a secret's place
-    access    whose request it is, by its token
-    scopes    what a token is good for
+    token_endpoints    the token and revocation endpoints
+    client_assertions  authentication by a signed assertion
+    authorization      authorizes a request by its access token
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pdkernel.server.oauth.token_endpoints import create_token, revoke_token
 
 
 def routes() -> list[BaseRoute]:
-    """This room's routes; handlers find `Serving` in `request.app.state.context`."""
+    """Routes of the package; handlers require an `AppContext` in `request.app.state.context`."""
     return [
         Route("/v1/oauth/token", create_token, methods=["POST"]),
         Route("/v1/oauth/revoke", revoke_token, methods=["POST"]),

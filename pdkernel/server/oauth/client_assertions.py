@@ -1,8 +1,7 @@
 """
-Assertions: what a client signs with its private key in a secret's place (`private_key_jwt`, RFC 7523).
+Client authentication by a signed assertion (`private_key_jwt`, RFC 7523).
 
-Knows what one must say: made by the client, for this server, a short time ago, and used once. The client's public key and
-which assertions were used are the project's tables'.
+An assertion must be issued by the client, for this server, a short time ago, and is valid once.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from pdkernel.server.app_context import AppContext
 
 TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _HEADER_TYPE = "client-authentication+jwt"
-"""`typ` of an assertion, so that no other token that the key has signed is taken for one (the official SDK writes it)."""
+"""`typ` of an assertion, set by the official SDK; another token signed with the same key is not an assertion."""
 _MAX_LIFETIME_S = 300.0
-"""Seconds that an assertion may be good for (ours; the official SDK asks for 60)."""
-_SKEW_S = 10.0
-"""Seconds that the clocks of client and server may differ."""
+"""Maximum lifetime of an assertion in seconds (the official SDK uses 60)."""
+_CLOCK_SKEW_S = 10.0
+"""Tolerated difference of the clocks in seconds."""
 
 
 def audiences(context: AppContext, request: Request) -> tuple[str, ...]:
-    """What this server is called by its callers: the origin of the address that this one used, and of the public one."""
+    """Accepted audiences: the origin of the request's URL, and of the public URL."""
     return format_origin(str(request.base_url)), format_origin(context.settings.base_url)
 
 
@@ -36,13 +35,13 @@ def authenticate_assertion(
     context: AppContext, assertion: str, audience: Collection[str], client_id: str = ""
 ) -> OAuthClient | None:
     """
-    The client that made *assertion*, which is used up by this; None if nobody did, or it is not good here and now.
+    Return the client that issued *assertion*, and mark the assertion as used; None if the assertion is invalid.
 
     Args:
-        context: What is served.
+        context: Context of the server.
         assertion: A signed JWT.
-        audience: What this server is called.
-        client_id: Who the request says that it is, if it does.
+        audience: Accepted audiences.
+        client_id: Client id in the request, or "".
     """
     try:
         named = str(jwt.decode(assertion, options={"verify_signature": False}).get("sub"))
@@ -55,7 +54,7 @@ def authenticate_assertion(
             algorithms=["RS256" if isinstance(key, rsa.RSAPublicKey) else "ES256"],
             audience=list(audience),
             issuer=named,
-            # times by our clock instead
+            # times are checked below with the context's clock
             options={
                 "require": ["iss", "sub", "aud", "exp", "jti"],
                 "verify_exp": False,
@@ -67,10 +66,14 @@ def authenticate_assertion(
     except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError):
         return None
     now = context.clock.now().timestamp()
-    timely = begins - _SKEW_S <= now < expires + _SKEW_S and expires <= now + _MAX_LIFETIME_S + _SKEW_S
+    timely = (
+        begins - _CLOCK_SKEW_S <= now < expires + _CLOCK_SKEW_S and expires <= now + _MAX_LIFETIME_S + _CLOCK_SKEW_S
+    )
     if not timely or client_id not in ("", named):
         return None
     client = context.project.oauth_clients.find(named)
-    if client is None or not context.project.client_keys.consume_assertion(named, claims["jti"], expires + _SKEW_S):
+    if client is None or not context.project.client_keys.consume_assertion(
+        named, claims["jti"], expires + _CLOCK_SKEW_S
+    ):
         return None
     return client

@@ -147,7 +147,7 @@ async def test_a_wrong_client_is_shown(site: Served, visitor: Visitor, provider:
     back = await visitor.open(await sign_in(away))
 
     assert back.status == 400
-    assert "gave no token (401): invalid_client" in back.words
+    assert "issued no token (401): invalid_client" in back.words
     assert "not-the-secret" not in back.html
 
 

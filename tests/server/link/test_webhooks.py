@@ -122,7 +122,7 @@ async def test_a_dead_back_end_hurts_nobody(
     token = await connect(site, visitor, back_end)
 
     assert len(site.directory.accounts()) == 1
-    assert "did not take CONNECTION_SUCCESS: status 500" in caplog.text
+    assert "rejected CONNECTION_SUCCESS: status 500" in caplog.text
     assert token not in caplog.text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.server.oauth.scopes import scope_covers
+from pdkernel.server.scopes import scope_covers
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """
-Scopes: what a token is good for.
+Scopes of access tokens.
 
     *                        everything
     connect:*                everything of Connect
@@ -16,5 +16,5 @@ INVOKE_SCOPE = "connect:workflow:invoke"
 
 
 def scope_covers(held: Iterable[str], wanted: str) -> bool:
-    """Whether one of the *held* scopes is *wanted* or stands for it."""
+    """Whether one of the *held* scopes includes *wanted*."""
     return any(scope in ("*", wanted) or (scope.endswith(":*") and wanted.startswith(scope[:-1])) for scope in held)
