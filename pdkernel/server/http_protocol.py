@@ -1,8 +1,8 @@
 """
-HTTP/1.1 on the server's connections: what is a request, and what is refused before anybody is told of it.
+The HTTP/1.1 protocol of the server's connections: a stricter uvicorn protocol.
 
-Knows what llhttp, which reads requests, leaves to its caller or takes more kindly than is safe, what uvicorn does not do for
-HTTP/1.0, and what it refuses to send. What is answered to a request is the application's.
+Rejects requests that llhttp accepts although they are unsafe, limits the size and the time of a request, and supports HTTP/1.0
+clients.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEADER_BYTES = 64 * 1024
-"""Of a request's head, or of what stands between the parts of its body or after them, that may come without an end of it."""
+"""Limit of a request's head, and of chunk metadata and trailers of a body."""
 MAX_PIPELINED_REQUESTS = 16
-"""Requests of one connection that wait for an earlier one's answer; while so many do, it is not read from."""
+"""Pipelined requests of one connection; at this number, the server stops reading from the connection."""
 
 HEAD_S = 30.0
-"""Seconds for a request's head, from the connection or the head's first byte on: the default of Kestrel (ASP.NET)."""
+"""Timeout of a request's head in seconds: the default of Kestrel (ASP.NET)."""
 BODY_WINDOW_S = 30.0
 """Seconds over which the rate of a body is averaged, so that a mobile connection may pause."""
 BODY_BYTES_PER_S = 240.0
-"""Least rate of a body, 1,920 bits a second: the default of Kestrel. A smaller one would cost a sender next to nothing."""
+"""Minimum rate of a body, the default of Kestrel. A lower rate makes slow-body attacks cheap."""
 
-_NO_HTTP = "Invalid HTTP request received."
+_INVALID_REQUEST = "Invalid HTTP request received."
 _TOO_SLOW = "The request came too slowly."
-_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def strip_control_characters(value: bytes) -> bytes:
-    """A header's *value* without control characters, which others send now and then and uvicorn takes for an error of ours."""
-    return _UNFIT.sub(b"", value).strip()
+    """Remove control characters from a header's *value*; uvicorn raises an error for them."""
+    return _CONTROL_CHARACTERS.sub(b"", value).strip()
 
 
 def filter_response_headers(
     headers: Iterable[tuple[bytes, bytes]], *, status: int, excluded: Collection[bytes]
 ) -> list[tuple[bytes, bytes]]:
     """
-    The *headers* of another server's answer as they can be sent on, but those in *excluded* (lower case).
+    Headers of another server's response for forwarding, without those in *excluded* (lower case).
 
-    A 304 goes without its length: that is the length of a body which does not come, and would be waited for.
+    A 304 loses its length: clients would wait for a body that does not follow.
     """
     dropped = {*excluded, b"content-length"} if status == HTTPStatus.NOT_MODIFIED else excluded
     return [(name.lower(), strip_control_characters(value)) for name, value in headers if name.lower() not in dropped]
@@ -57,12 +57,12 @@ def filter_response_headers(
 @dataclass(frozen=True, slots=True)
 class Pace:
     """
-    The least pace of a client that sends a request.
+    Minimum speed of a client that sends a request.
 
     Attributes:
-        head_s: Seconds for a head.
+        head_s: Timeout of the head in seconds.
         body_window_s: Seconds over which the rate of a body is averaged.
-        body_bytes_per_s: The least rate of a body.
+        body_bytes_per_s: Minimum rate of a body.
     """
 
     head_s: float = HEAD_S
@@ -71,7 +71,7 @@ class Pace:
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
-    """uvicorn's connection, its requests read by llhttp: strict, and everywhere the same."""
+    """uvicorn's llhttp protocol with strict checks, the same on every system."""
 
     def __init__(self, *args: Any, pace: Pace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -82,50 +82,50 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._in_body = False
         self._is_rejected = False
-        self._progressed = False
+        self._made_progress = False
         self._pending = 0
         self._replayed_head = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
+        """Start the timer of the first head."""
         super().connection_made(transport)
         self.flow: _PipelineFlowControl = _PipelineFlowControl(transport, self.pipeline)
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Parse received data."""
         if self._is_rejected:
             return
         self._unset_keepalive_if_required()
-        self._progressed = False
+        self._made_progress = False
         self._received += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._refuse()
+            self._reject()
             return
-        # neither llhttp nor uvicorn, which keeps what has come of a head, has a limit
-        self._pending = 0 if self._progressed else self._pending + len(data)
+        # llhttp and uvicorn do not limit the size of a head
+        self._pending = 0 if self._made_progress else self._pending + len(data)
         if self._pending > MAX_HEADER_BYTES:
-            self._refuse()
-        elif self._timer is None and not self._progressed:
-            self._start_timer()  # line breaks before a request, which end the keep-alive limit
+            self._reject()
+        elif self._timer is None and not self._made_progress:
+            self._start_timer()  # line breaks before a request end uvicorn's keep-alive timer
 
     def on_message_begin(self) -> None:
-        """Limit the time of the head."""
+        """Start the timer of the head."""
         self._begun = True
         if self._timer is None:
             self._start_timer()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; what comes after a body's last chunk is none."""
+        """Store a header; ignore trailers."""
         if not self._in_body:
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """Hand the request on, if it is one."""
-        self._progressed = True
+        """Check the head, and pass the request to the application."""
+        self._made_progress = True
         self._check_head()
         if self.parser.should_upgrade():
             self._replayed_head = self._head_without_upgrade()
@@ -136,25 +136,25 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._start_timer()
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of the body."""
-        self._progressed = True
+        """Store a chunk of the body."""
+        self._made_progress = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._progressed = True
+        """Finish the request."""
+        self._made_progress = True
         if self._in_body:
             self._in_body = self._begun = False
             self._stop_timer()
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The next request's turn."""
+        """Continue with the next request."""
         self._unanswered.popleft()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever answers a request; uvicorn tells the last one's only."""
+        """Report the disconnect to all unanswered requests; uvicorn reports only to the last."""
         self._stop_timer()
         self._disconnect_all()
         super().connection_lost(exc)
@@ -166,17 +166,17 @@ class StrictHttpProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as paused:
-                # for llhttp, what follows the head is another protocol's: a body would be lost, or be the next request
+                # llhttp treats the data after the head as another protocol: a body would be lost, or parsed as the next request
                 rest = rest[paused.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.feed_data(self._replayed_head)
 
     def _check_head(self) -> None:
         """
-        Refuse what llhttp takes, but a proxy in front may understand in another way, or nobody here understands.
+        Reject heads that llhttp accepts, but that a proxy may interpret differently or the server does not support.
 
         Raises:
-            HttpParserError: It is one of these.
+            HttpParserError: The head is rejected.
         """
         version = self.parser.get_http_version()
         hosts = [name for name, _ in self.headers].count(b"host")
@@ -191,18 +191,18 @@ class StrictHttpProtocol(HttpToolsProtocol):
             or codings not in ([], [b"chunked"])
         ):
             raise httptools.HttpParserError
-        if version == "1.0":  # uvicorn would answer as if it were 1.1; no other request follows on the connection
+        if version == "1.0":  # uvicorn would respond with HTTP/1.1; no further request follows on the connection
             self.expect_100_continue = False
             self.app = _ContentLengthApp(self.app)
 
     def _head_without_upgrade(self) -> bytes:
-        """The request's head as of a client that asks for no other protocol: there is none here."""
+        """The request's head without the Upgrade header; the server supports no other protocol."""
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
     def _start_timer(self) -> None:
-        """Limit the time of what comes next: a head, or the next part of a body."""
+        """Start the timer of a head or of the next part of a body."""
         self._stop_timer()
         self._received = 0
         self.flow.was_paused = self.flow.read_paused
@@ -215,29 +215,29 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _check_pace(self) -> None:
-        """Refuse a request that came too slowly, unless the server itself did not read it or ask for it."""
+        """Reject a slow request, unless the server itself paused reading or has not yet sent 100 Continue."""
         self._timer = None
         enough = self._pace.body_bytes_per_s * self._pace.body_window_s
         asked_late = self._in_body and self.cycle.waiting_for_100_continue and not self.cycle.response_complete
         if self.flow.was_paused or asked_late or (self._in_body and self._received >= enough):
             self._start_timer()
         elif self._begun:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, _TOO_SLOW)
+            self._reject(HTTPStatus.REQUEST_TIMEOUT, _TOO_SLOW)
         elif not self._unanswered:
             self.transport.close()
 
-    def _refuse(self, status: HTTPStatus = HTTPStatus.BAD_REQUEST, why: str = _NO_HTTP) -> None:
-        """Answer *status* and *why* where that is possible, and close; the application need not answer a broken request."""
+    def _reject(self, status: HTTPStatus = HTTPStatus.BAD_REQUEST, why: str = _INVALID_REQUEST) -> None:
+        """Respond with *status* and *why* if possible, and close the connection."""
         self.logger.warning(why)
         self._stop_timer()
         self._is_rejected = True
         if not self._in_body and self._unanswered:
-            self._unanswered[-1].keep_alive = False  # it is whole: it has its answer first
+            self._unanswered[-1].keep_alive = False  # a complete request gets its response first
             return
         amid_answers = self._in_body and (self.cycle.response_started or len(self._unanswered) > 1)
         self._disconnect_all()
         if not amid_answers:
-            to_head = self._in_body and self.scope["method"] == "HEAD"  # whose answer has no body
+            to_head = self._in_body and self.scope["method"] == "HEAD"  # a response to HEAD has no body
             self._send_error(status, "" if to_head else why)
         self.transport.close()
 
@@ -259,9 +259,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
 class _PipelineFlowControl(FlowControl):
     """
-    When a connection is read from: not while many requests wait for their turn.
+    Flow control that pauses reading while many pipelined requests wait.
 
-    uvicorn reads on with each request that is answered, as much as there is, and keeps what comes.
+    uvicorn resumes reading after each response, and buffers all received data.
 
     Attributes:
         was_paused: Whether reading has been paused since this was last set to False.
@@ -273,18 +273,18 @@ class _PipelineFlowControl(FlowControl):
         self._waiting = waiting
 
     def pause_reading(self) -> None:
-        """Pause."""
+        """Pause reading."""
         self.was_paused = True
         super().pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on, if few wait; each of the others calls this again."""
+        """Resume reading if few requests wait; each finished request calls this method again."""
         if len(self._waiting) < MAX_PIPELINED_REQUESTS:
             super().resume_reading()
 
 
 class _ContentLengthApp:
-    """*app*, each of whose answers says its length: HTTP/1.0 has no chunks."""
+    """Adds a content length to each response of *app*: HTTP/1.0 has no chunked encoding."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -295,7 +295,7 @@ class _ContentLengthApp:
 
         async def sent(message: Message) -> None:
             nonlocal held
-            if message["type"] == "http.response.start" and not _is_measured(message):
+            if message["type"] == "http.response.start" and not _has_content_length(message):
                 held = message
             elif held is None:
                 await send(message)
@@ -310,5 +310,5 @@ class _ContentLengthApp:
         await self._app(scope, receive, sent)
 
 
-def _is_measured(start: Message) -> bool:
+def _has_content_length(start: Message) -> bool:
     return start["status"] in (204, 304) or any(name.lower() == b"content-length" for name, _ in start["headers"])

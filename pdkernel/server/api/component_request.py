@@ -1,8 +1,7 @@
 """
-What a caller sends for a component: which one, for whom, and the values of its props.
+Parses a request for a component: the component, the external user, and the values of props.
 
-Knows that values are the caller's data and never code: an expression in one stays text. Knows that an account must be
-the external user's own. Nothing is run here.
+Values are data: an expression in a value stays text. An account must belong to the external user.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ class ComponentRequest:
     A component and what a caller gives it.
 
     Attributes:
-        component: Which.
-        description: What it declares.
-        external_user_id: For whom.
-        accounts: The accounts that the caller chose, by app.
-        values: What the caller gives its other props.
-        uses: Which component, as the caller says it.
-        account_props: As *values*, of app props.
+        component: The component.
+        description: Declarations of the component.
+        external_user_id: The external user.
+        accounts: Chosen accounts by app.
+        values: Values of the other props.
+        uses: Key and version in the request.
+        account_props: Values of app props.
     """
 
     component: Component
@@ -51,13 +50,13 @@ class ComponentRequest:
 
     @property
     def event_data(self) -> dict[str, JSON]:
-        """What a run is started with: the values, which the step's expressions take from here as they are."""
+        """The event of the run; the step's expressions read the values from the event."""
         return {"props": list(self.values.values())}
 
     @property
     def props(self) -> dict[str, JSON]:
-        """The step's props, without accounts: the first of the event's values, and so on."""
-        # a store's value is its name and not an expression
+        """Props of the step without accounts; each is an expression on the event's values."""
+        # the value of a data store is a name, not an expression
         stores = {prop.name for prop in self.description.props if prop.type == DATA_STORE_PROP_TYPE}
         return {
             name: value if name in stores else f"{{{{steps.trigger.event.props[{number}]}}}}"
@@ -66,7 +65,7 @@ class ComponentRequest:
 
     @property
     def secret_variables(self) -> dict[str, str]:
-        """Values of props that the component calls secret, under names that no code can read as a variable's."""
+        """Values of secret props, under names that code cannot read as environment variables."""
         secret = {prop.name for prop in self.description.props if prop.definition.get("secret")}
         return {
             f"props.{name}": value for name, value in self.values.items() if name in secret and isinstance(value, str)
@@ -79,7 +78,7 @@ class ComponentRequest:
     def to_form_request(self, call: ApiCall) -> FormRequest:
         """A form for its props."""
         remote = self.component.file is None
-        # what Pipedream itself runs is sent what it is told, and evaluates nothing
+        # Pipedream evaluates no expressions in values of components that it runs itself
         values = dict(self.values) if remote else self.props
         return FormRequest(
             step=Step(ACTION_STEP_NAME, "node", uses=str(self.uses), props={**values, **self.account_props}),
@@ -106,7 +105,7 @@ async def find_component(
     if not isinstance(key, str) or not key:
         raise ApiError(400, "id is missing: the component's key, for example slack-send-message.")
     if version is not None and not isinstance(version, str):
-        raise ApiError(400, "version is a text, for example 0.0.20.")
+        raise ApiError(400, "version must be a string, for example 0.0.20.")
     uses = ActionReference.parse(f"{key}@{version}" if version else key)
     component = await call.context.engine.catalog.resolve_or_install(uses)
     if kind is not None and component.kind != kind:
@@ -121,10 +120,10 @@ async def parse_component_request(
     What *body* says.
 
     Args:
-        call: The request.
-        body: Its JSON.
-        kind: What the component must be, or None for any.
-        whole: The values are all that there will be: a data store that they do not name is the project's default store.
+        call: The API request.
+        body: The JSON body.
+        kind: Required kind of component, or None.
+        whole: Whether the values are complete; a data store without a value is then the project's default store.
 
     Raises:
         ApiError: A field is missing or wrong, an account is not the user's, or a data store is not open to Connect tokens.
@@ -136,7 +135,7 @@ async def parse_component_request(
     _, description = await call.context.engine.forms.describe(uses)
     given = body.get("configured_props") or {}
     if not isinstance(given, dict):
-        raise ApiError(400, "configured_props is an object of values by prop.")
+        raise ApiError(400, "configured_props must be an object with values by prop.")
     _check_stores(call, description, given, whole=whole)
     apps = {binding.prop: binding.app for binding in description.apps}
     accounts: dict[str, str] = {}
@@ -179,13 +178,13 @@ def _check_stores(call: ApiCall, description: ComponentDescription, given: Mappi
 
 
 def _store(prop: str, value: JSON) -> str | None:
-    """The name of the data store that *value* is, or None for none."""
+    """The name of the data store in *value*, or None."""
     if isinstance(value, dict):
         value = value.get("storeId")
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ApiError(400, f"{prop} is a data store: its name, a text.")
+        raise ApiError(400, f"{prop} must be the name of a data store, a string.")
     return value
 
 
@@ -195,5 +194,5 @@ def _account(prop: str, value: object) -> str | None:
     if value is None or value == {}:
         return None
     if not isinstance(value, str):
-        raise ApiError(400, f'{prop} is an account: {{"authProvisionId": "apn_..."}}.')
+        raise ApiError(400, f'{prop} must be an account: {{"authProvisionId": "apn_..."}}.')
     return value

@@ -1,7 +1,7 @@
 """
-Components, actions and triggers: which there are, what they declare, what a prop may be, which props they add.
+Routes of components, actions and triggers: list, retrieve, options of props, dynamic props.
 
-Knows the routes' shapes. What a component answers is its own work, done by the engine's forms.
+The engine's forms run the component's own code for options and dynamic props.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_LISTED = 100_000
 
 
 def required_scopes(kind: ComponentKind | None, act: str) -> tuple[str, ...]:
-    """What a token must be good for, one of them, to do *act* with components of *kind*, or of any."""
+    """Scopes of which a token requires one for *act* on components of *kind*."""
     return tuple(f"connect:{name}:{act}" for each, name in _NAMES.items() if kind in (None, each))
 
 
@@ -39,13 +39,13 @@ def list_handler(kind: ComponentKind | None) -> ApiHandler:
 
     async def list_components(call: ApiCall) -> JSON:
         wanted = _kinds(call, kind)
-        if kind is None:  # those that its own route would list
+        if kind is None:  # kinds that have a route of their own
             wanted = tuple(each for each in wanted if call.has_scope(*required_scopes(each, "list")))
         if call.query_param("registry") not in (None, *_REGISTRIES):
-            raise ApiError(400, f"registry is one of {', '.join(_REGISTRIES)}.")
+            raise ApiError(400, f"registry must be one of {', '.join(_REGISTRIES)}.")
         catalog = call.context.engine.catalog
         found: list[Component] = []
-        if call.query_param("registry") != "private":  # a workspace's own components are Pipedream's alone
+        if call.query_param("registry") != "private":  # private components of a workspace exist at Pipedream only
             for each in wanted:
                 found += await catalog.search(
                     call.query_param("q") or "", app=call.query_param("app"), kind=each, limit=_MAX_LISTED
@@ -69,7 +69,7 @@ def retrieve_handler(kind: ComponentKind | None) -> ApiHandler:
 
 
 def configure_handler(kind: ComponentKind | None) -> ApiHandler:
-    """`POST .../configure`: a page of what a prop may be."""
+    """`POST .../configure`: a page of options of a prop."""
 
     async def configure(call: ApiCall) -> JSON:
         body = await call.read_json()
@@ -77,16 +77,16 @@ def configure_handler(kind: ComponentKind | None) -> ApiHandler:
         call.check_scope(*required_scopes(configured.component.kind, "configure"))
         prop, page, query = body.get("prop_name"), body.get("page", 0), body.get("query")
         if not isinstance(prop, str):
-            raise ApiError(400, "prop_name is missing: which prop is asked about.")
+            raise ApiError(400, "prop_name is missing. Send the name of the prop.")
         if prop not in {each.name for each in configured.description.props} and not configured.description.additional:
             raise ApiError(400, f"{configured.component.uses} has no prop {prop[:80]!r} with options.")
-        # Python's SDK calls it a float, and writes 1.0
+        # Python's SDK sends a float, 1.0
         if (
             not isinstance(page or 0, int | float)
             or (page or 0) % 1
             or (query is not None and not isinstance(query, str))
         ):
-            raise ApiError(400, "page is a number, and query a text.")
+            raise ApiError(400, "page must be a number, and query a string.")
         ask = call.context.engine.forms.load_options
         found, errors = await _call_component(
             lambda: ask(
@@ -111,7 +111,7 @@ def configure_handler(kind: ComponentKind | None) -> ApiHandler:
 
 
 def reload_props_handler(kind: ComponentKind | None) -> ApiHandler:
-    """`POST .../props`: the props for the values so far."""
+    """`POST .../props`: the props for the given values."""
 
     async def reload(call: ApiCall) -> JSON:
         configured = await parse_component_request(call, await call.read_json(), kind, whole=False)
@@ -120,7 +120,7 @@ def reload_props_handler(kind: ComponentKind | None) -> ApiHandler:
             lambda: call.context.engine.forms.load_additional_props(configured.to_form_request(call))
         )
         props = serialize_props(configured.description, added or ())
-        # which props a component adds is asked again when it runs: the id says only which they were
+        # a run computes dynamic props again; the id only identifies this result
         mark = hashlib.sha256(json.dumps([configured.component.uses, props], sort_keys=True).encode()).hexdigest()
         return {
             "observations": [],
@@ -132,7 +132,7 @@ def reload_props_handler(kind: ComponentKind | None) -> ApiHandler:
 
 
 async def _call_component(ask: Callable[[], Awaitable[T]]) -> tuple[T | None, list[str]]:
-    """What a component answers, or why it does not."""
+    """The component's result, or an `ApiError` with the reason."""
     try:
         return await ask(), []
     except StepError as fault:
@@ -140,7 +140,7 @@ async def _call_component(ask: Callable[[], Awaitable[T]]) -> tuple[T | None, li
 
 
 async def _describe_if_loaded(call: ApiCall, component: Component) -> ComponentDescription | None:
-    """What *component* declares, where it is here; one that cannot be loaded declares nothing."""
+    """The description of *component* if it is installed; None if it cannot be loaded."""
     if component.file is None:
         return None
     try:
@@ -158,5 +158,5 @@ def _kinds(call: ApiCall, kind: ComponentKind | None) -> tuple[ComponentKind, ..
         return COMPONENT_KINDS
     found: Any = tuple(each for each, name in API_COMPONENT_TYPES.items() if asked in (each, name))
     if not found:
-        raise ApiError(400, "component_type is action or trigger.")
+        raise ApiError(400, "component_type must be action or trigger.")
     return tuple(found)

@@ -1,7 +1,7 @@
 """
-Deployed triggers: listing, reading, changing, removing; their events, workflows and webhooks.
+Routes of deployed triggers, their events, workflows and webhooks.
 
-Knows that a trigger is its user's: another user's, or one of the other environment, is not there.
+A caller sees only triggers of the external user and of the request's environment.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def list_triggers(call: ApiCall) -> JSON:
     user = call.resolve_user(call.query_param("external_user_id"))
     kind = call.query_param("emitter_type")
     if kind not in (None, *_EMITTERS):
-        raise ApiError(400, f"emitter_type is one of {', '.join(_EMITTERS)}.")
+        raise ApiError(400, f"emitter_type must be one of {', '.join(_EMITTERS)}.")
     found = await call.run_in_thread(call.context.project.deployed_triggers.list_triggers, user, call.environment)
     page = Page(call, found if kind in (None, "source") else [], lambda trigger: trigger.id)
     return page.to_json([serialize_trigger(call, each, await _description(call, each)) for each in page.items])
@@ -56,9 +56,9 @@ async def update(call: ApiCall) -> JSON:
     active, name = body.get("active"), body.get("name")
     emits = body.get("emit_on_deploy")
     if not all(each is None or isinstance(each, bool) for each in (active, emits)):
-        raise ApiError(400, "active and emit_on_deploy are true or false.")
+        raise ApiError(400, "active and emit_on_deploy must be true or false.")
     if name is not None and not isinstance(name, str):
-        raise ApiError(400, "name is a text.")
+        raise ApiError(400, "name must be a string.")
     changed = replace(
         trigger,
         active=trigger.active if active is None else active,
@@ -81,7 +81,7 @@ async def update(call: ApiCall) -> JSON:
 
 
 async def delete(call: ApiCall) -> Response:
-    """`DELETE .../deployed-triggers/{id}`: its deactivate hook runs, and stops this if it fails, unless told otherwise."""
+    """`DELETE .../deployed-triggers/{id}`: runs the deactivate hook first; if the hook fails, the trigger stays unless `ignore_hook_errors` is set."""
     trigger = await _find(call)
     try:
         if trigger.active:
@@ -99,7 +99,7 @@ async def list_events(call: ApiCall) -> JSON:
     """`GET .../{id}/events`, the newest *n*."""
     trigger, text = await _find(call), call.query_param("n")
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) > 0):
-        raise ApiError(400, f"n is a number from 1 to {_MAX_EVENT_LIMIT}.")
+        raise ApiError(400, f"n must be a number from 1 to {_MAX_EVENT_LIMIT}.")
     most = min(int(text or _DEFAULT_EVENT_LIMIT), _MAX_EVENT_LIMIT)
     found = await call.run_in_thread(call.context.project.deployed_triggers.list_events, trigger.id, most)
     return {"data": [dict(event) for event in found]}
@@ -124,7 +124,7 @@ async def list_webhooks(call: ApiCall) -> JSON:
 
 
 async def update_webhooks(call: ApiCall) -> JSON:
-    """`PUT .../{id}/webhooks`: the URLs; one that was there keeps its key."""
+    """`PUT .../{id}/webhooks`: replaces the URLs; an existing URL keeps its key."""
     trigger, body = await _find(call), await call.read_json()
     changed = replace(trigger, webhooks=await build_webhooks(call, body.get("webhook_urls"), trigger.webhooks))
     await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
@@ -137,7 +137,7 @@ async def retrieve_webhook(call: ApiCall) -> JSON:
 
 
 async def regenerate_key(call: ApiCall) -> JSON:
-    """`POST .../{id}/webhooks/{wid}/regenerate_signing_key`: the key from now on, which a back end reads here."""
+    """`POST .../{id}/webhooks/{wid}/regenerate_signing_key`: creates and returns a new key."""
     trigger = await _find(call)
     old = _webhook(call, trigger)
     new = replace(old, signing_key=generate_signing_key(), key_created=call.context.clock.now().timestamp())
@@ -147,7 +147,7 @@ async def regenerate_key(call: ApiCall) -> JSON:
 
 
 async def reset_delivery_state(call: ApiCall) -> JSON:
-    """`POST .../{id}/webhooks/{wid}/reset_delivery_state`: what it did not take counts no more."""
+    """`POST .../{id}/webhooks/{wid}/reset_delivery_state`: resets the count of failed deliveries."""
     trigger = await _find(call)
     old = _webhook(call, trigger)
     await call.run_in_thread(call.context.project.deployed_triggers.record_delivery, trigger.id, old.id, None)
@@ -186,7 +186,7 @@ async def _run_hook(call: ApiCall, trigger: DeployedTrigger, name: SourceAct) ->
 
 
 async def _description(call: ApiCall, trigger: DeployedTrigger) -> ComponentDescription | None:
-    """What its source declares; None if that cannot be loaded any more."""
+    """The description of the source; None if the source cannot be loaded."""
     try:
         return (await call.context.engine.forms.describe(ActionReference(trigger.key, trigger.version), install=False))[
             1

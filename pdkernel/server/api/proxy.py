@@ -1,8 +1,7 @@
 """
-The proxy: a request of a caller's to an app's API, sent with an external user's account.
+The proxy route: sends a caller's request to an app's API with an external user's account.
 
-Knows that the account goes to hosts of its app only, and how callers write URL and headers. Whether anything goes out at
-all is for the mode of outside calls to say: the request passes the same gateway as a step's.
+Credentials are sent only to hosts of the account's app. The request passes the same gateway as a step's, under the same policy.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 PROXY_HEADER_PREFIX = "x-pd-proxy-"
 TIMEOUT_S = 30.0
-"""Seconds that an app may take; then the answer is 504 (platform documentation)."""
+"""Timeout of the app in seconds; then the response is a 504 (platform documentation)."""
 MAX_BODY_BYTES = 32 << 20
 
 _DROPPED_REQUEST_HEADERS = frozenset(
@@ -54,7 +53,7 @@ async def proxy(call: ApiCall) -> Response:
     """`{METHOD} .../proxy/{url_64}?external_user_id=&account_id=`."""
     user, account_id = call.resolve_user(call.query_param("external_user_id")), call.query_param("account_id")
     if account_id is None:
-        raise ApiError(400, "account_id is missing: whose account the request is made with.")
+        raise ApiError(400, "account_id is missing. Send the id of the account for the request.")
     account = await find_account(call, account_id)
     if account.external_user_id != user:
         raise ApiError(404, f"There is no account {account_id[:80]!r} of this external user.")
@@ -66,7 +65,7 @@ async def proxy(call: ApiCall) -> Response:
     credentials = await call.run_in_thread(directory.credentials, account.id)
     since = call.context.clock.now()
     answer, stack = await _send(call, url, calls, account, credentials, body)
-    # an app that refuses a token that can be renewed is asked once more, with a new one
+    # if the app rejects a token that can be refreshed, the request is sent once more with a new token
     if answer.status_code == 401 and await call.run_in_thread(directory.report_unauthorized, account.id, since):
         await stack.aclose()
         credentials = await call.run_in_thread(directory.credentials, account.id)
@@ -77,7 +76,7 @@ async def proxy(call: ApiCall) -> Response:
 async def _send(
     call: ApiCall, url: str, calls: AppApi, account: Account, credentials: Credentials, body: bytes
 ) -> tuple[httpx.Response, contextlib.AsyncExitStack]:
-    """The app's answer, its body still to come, and what ends the connection."""
+    """The app's response with its body unread, and the function that closes the connection."""
     import httpx
 
     try:
@@ -87,7 +86,7 @@ async def _send(
     try:
         request = httpx.Request(call.request.method, url, headers={**_headers(call, carried), **carried}, content=body)
     except (UnicodeEncodeError, httpx.InvalidURL):
-        raise ApiError(400, "The request cannot be written: a header holds characters that no header may.") from None
+        raise ApiError(400, "The request is invalid: a header contains a forbidden character.") from None
     failures: list[str] = []
     binding = _binding(call.policy, account, credentials, failures.append)
     stack = contextlib.AsyncExitStack()
@@ -95,7 +94,7 @@ async def _send(
         client = await stack.enter_async_context(
             open_client(url, call.context.engine.gateway, binding, timeout_s=TIMEOUT_S)
         )
-        # not followed: a redirect may lead away from the app, with the account
+        # redirects are not followed: they could send credentials to another host
         answer = await client.send(request, stream=True, follow_redirects=False)
         stack.push_async_callback(answer.aclose)
         if REFUSAL_HEADER.decode() in answer.headers:
@@ -114,7 +113,7 @@ async def _send(
 
 
 class _AppResponse(StreamingResponse):
-    """An app's answer as it comes, encoded as it was; one that breaks off breaks off here, too."""
+    """Streams an app's response with its encoding unchanged; closes the connection early if the app does."""
 
     def __init__(self, answer: httpx.Response, stack: contextlib.AsyncExitStack) -> None:
         super().__init__(answer.aiter_raw(), status_code=answer.status_code)
@@ -124,7 +123,7 @@ class _AppResponse(StreamingResponse):
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on; the connection is let go whatever becomes of it, and of a caller who has gone before."""
+        """Stream the response, and always release the connection."""
         import httpx
 
         try:
@@ -144,7 +143,7 @@ async def _refusal(answer: httpx.Response) -> str:
 
 
 def _decoded(text: str) -> str:
-    """The URL: base64 of either alphabet, padded or not (SDKs differ)."""
+    """Decode the URL: base64 of either alphabet, padded or not (SDKs differ)."""
     plain = text.replace("-", "+").replace("_", "/").replace(" ", "+").rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("utf-8")
@@ -153,7 +152,7 @@ def _decoded(text: str) -> str:
 
 
 def _checked(url: str, policy: OutboundPolicy) -> str:
-    """The host of *url*, lower case."""
+    """Check and return the host of *url*, in lower case."""
     import httpx
 
     try:
@@ -165,16 +164,18 @@ def _checked(url: str, policy: OutboundPolicy) -> str:
     except (ValueError, httpx.InvalidURL):
         parts, host, port, written = SplitResult("", "", "", "", ""), "", None, ""
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-        raise ApiError(400, "The URL in the path is not a whole http or https URL.")
+        raise ApiError(400, "The URL in the path is not an absolute http or https URL.")
     if ":" not in host and not is_host_name(written):
-        raise ApiError(400, f"The URL in the path is not a whole http or https URL: {host[:80]!r} is not a host name.")
+        raise ApiError(
+            400, f"The URL in the path is not an absolute http or https URL: {host[:80]!r} is not a host name."
+        )
     named = policy.mode == "allow" and policy.allows_host(host)
     if policy.public_only and is_inside(host):
         raise ApiError(403, f"The proxy does not call {host} for a Connect token: it is not a public address.")
     if not named and (is_loopback(host) or _is_address(host)):
-        raise ApiError(403, f"The proxy does not call {host}: it is no app's host.")
+        raise ApiError(403, f"The proxy does not call {host}: the host does not belong to an app.")
     if not named and (parts.scheme != "https" or port not in (None, 443)):
-        raise ApiError(403, "The proxy calls https URLs at their usual port only.")
+        raise ApiError(403, "The proxy calls only https URLs on port 443.")
     return host
 
 
@@ -182,7 +183,7 @@ def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        # a name that a resolver reads as an address: 2130706433, 0x7f.1
+        # names that a resolver parses as an address: 2130706433, 0x7f.1
         return all(part.isdigit() or part.startswith("0x") for part in host.split("."))
     return True
 
@@ -192,10 +193,12 @@ def _calls_of(account: Account, host: str, policy: OutboundPolicy) -> AppApi:
     if calls is None:
         if policy.mode not in ("allow", "stand-in", "replay"):
             # parity[proxy-apps]: the platform knows the hosts and the auth of every app
-            raise ApiError(400, f"Which hosts are {account.app}'s is not known here: its account is sent nowhere.")
+            raise ApiError(400, f"The hosts of {account.app} are unknown: the proxy does not send its credentials.")
         return AppApi((host,), default_auth_headers)
     if not calls.has_host(host):
-        raise ApiError(403, f"{host} is no host of {account.app}: its account is not sent there.")
+        raise ApiError(
+            403, f"{host} is not a host of {account.app}: the proxy does not send the account's credentials."
+        )
     return calls
 
 

@@ -1,8 +1,7 @@
 """
-`POST .../triggers/deploy`: an event source begins to run for an external user.
+Route `POST .../triggers/deploy`: deploys an event source for an external user.
 
-Knows which sources can run here: those that a timer or a request wakes, and those that nothing wakes. Running one is
-`emitting`'s.
+Sources with a timer, an HTTP interface or neither can be deployed. Runs are in `trigger_runner`.
 """
 
 from __future__ import annotations
@@ -34,47 +33,47 @@ from pdkernel.workers import ComponentDescription, PropDeclaration
 
 DEFAULT_INTERVAL_S = 900.0
 MIN_INTERVAL_S = 15.0
-"""Seconds between two runs at least: a timer that asks for less gets this (ours)."""
+"""Minimum seconds between two runs; a shorter interval is raised to this value (not a rule of the platform)."""
 
 _HOOKS: tuple[SourceAct, ...] = ("deploy", "activate")
-_TIMER = "$.interface.timer"
+_TIMER_INTERFACE = "$.interface.timer"
 _APPHOOK_INTERFACE = "$.interface.apphook"
 
 
 async def deploy(call: ApiCall) -> JSON:
-    """Deploy a trigger: its deploy hook runs, then its activate hook; it is kept only if neither fails."""
+    """Deploy a trigger: run its deploy and activate hooks, and remove the trigger if one fails."""
     body = await call.read_json()
     configured = await parse_component_request(call, body, "source")
     if configured.component.file is None:
-        raise ApiError(400, f"{configured.component.uses} runs at Pipedream, and this machine cannot run it.")
+        raise ApiError(400, f"{configured.component.uses} runs at Pipedream only; this server cannot run it.")
     trigger = await resolve_wakers(call, await _read(call, configured, body), configured.description)
-    # kept first: an app that is told of the endpoint by the activate hook may try it at once
+    # stored first: an app may call the endpoint as soon as the activate hook registers it
     await call.run_in_thread(call.context.project.deployed_triggers.add, trigger)
     try:
-        told = await _run_hooks(call, trigger)
+        emitted = await _run_hooks(call, trigger)
     except BaseException:
-        await asyncio.shield(call.run_in_thread(_forget, call.context, trigger))
+        await asyncio.shield(call.run_in_thread(_delete, call.context, trigger))
         raise
     if trigger.emits_on_deploy:
-        await dispatch_events(call.context, call.request.app.state.runs, trigger, told)
+        await dispatch_events(call.context, call.request.app.state.runs, trigger, emitted)
     shown = serialize_trigger(call, trigger, configured.description)
     keys = {"webhook_signing_key": trigger.webhooks[0].signing_key} if trigger.webhooks and call.token is None else {}
     return {"data": {**shown, **keys}}
 
 
 async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEvent]:
-    """What its hooks emit."""
-    told: list[SourceEvent] = []
+    """Run the hooks; return the events that they emit."""
+    emitted: list[SourceEvent] = []
     for hook in _HOOKS:
         run = await run_hook(call.context, call.request.app.state.runs, trigger, hook)
         if run.record.error is not None:
             uses = f"{trigger.key}@{trigger.version}"
             raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")
-        told += run.events
-    return told
+        emitted += run.events
+    return emitted
 
 
-def _forget(context: AppContext, trigger: DeployedTrigger) -> None:
+def _delete(context: AppContext, trigger: DeployedTrigger) -> None:
     context.project.deployed_triggers.remove(trigger.id)
     context.project.source_states.remove(build_source_request(context, trigger, "run").state_key)
 
@@ -83,7 +82,7 @@ async def _read(call: ApiCall, configured: ComponentRequest, body: Mapping[str, 
     workflow, url = body.get("workflow_id"), body.get("webhook_url")
     emits = body.get("emit_on_deploy")
     if emits is not None and not isinstance(emits, bool):
-        raise ApiError(400, "emit_on_deploy is true or false.")
+        raise ApiError(400, "emit_on_deploy must be true or false.")
     context, now = call.context, call.context.clock.now()
     return DeployedTrigger(
         id=context.ids.new("dc_", 24),
@@ -109,19 +108,19 @@ async def resolve_wakers(call: ApiCall, trigger: DeployedTrigger, description: C
     *trigger*, with what wakes it: a timer, requests to an endpoint of its own, both, or nothing.
 
     Raises:
-        ApiError: What wakes it cannot be had here.
+        ApiError: pdkernel does not support this kind of trigger.
         RequestError: Its cron expression or time zone is none.
     """
     kinds = {prop.type: prop for prop in description.props}
-    if _APPHOOK_INTERFACE in kinds and not kinds.keys() & {HTTP_INTERFACE, _TIMER}:
+    if _APPHOOK_INTERFACE in kinds and not kinds.keys() & {HTTP_INTERFACE, _TIMER_INTERFACE}:
         # parity[deployed-wakers]: the platform registers such a source at its app, as the app's own client
-        raise ApiError(400, "This trigger is woken by messages that its app sends to Pipedream only.")
+        raise ApiError(400, "This trigger requires messages that its app sends to Pipedream only.")
     named = {prop.name for prop in description.props if prop.type == HTTP_INTERFACE}
     endpoint = (
         await call.run_in_thread(call.context.project.endpoint_keys.ensure_trigger_key, trigger.id) if named else None
     )
     values = {name: value for name, value in trigger.props.items() if name not in named}
-    timer = kinds.get(_TIMER)
+    timer = kinds.get(_TIMER_INTERFACE)
     schedule = Schedule() if timer is None else _schedule(call, timer, values)
     return replace(trigger, props=values, schedule=schedule, endpoint=endpoint)
 
@@ -130,16 +129,16 @@ def _schedule(call: ApiCall, timer: PropDeclaration, values: Mapping[str, JSON])
     definition = timer.definition
     given = values.get(timer.name) or definition.get("static") or definition.get("default") or {}
     if not isinstance(given, dict):
-        raise ApiError(400, f'{timer.name} is a timer: {{"intervalSeconds": 900}}, or {{"cron": "0 9 * * *"}}.')
+        raise ApiError(400, f'{timer.name} must be a timer: {{"intervalSeconds": 900}}, or {{"cron": "0 9 * * *"}}.')
     cron, timezone = given.get("cron"), given.get("timezone") or DEFAULT_TIMEZONE
     if cron:
         if not isinstance(cron, str) or not isinstance(timezone, str):
-            raise ApiError(400, f"{timer.name}: cron and timezone are texts.")
+            raise ApiError(400, f"{timer.name}: cron and timezone must be strings.")
         check_cron(cron, timezone, call.context.clock.now())
         return Schedule(cron=cron, timezone=timezone)
     seconds = given.get("intervalSeconds", DEFAULT_INTERVAL_S)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
-        raise ApiError(400, f"{timer.name}: intervalSeconds is a number of seconds.")
+        raise ApiError(400, f"{timer.name}: intervalSeconds must be a number of seconds.")
     return Schedule(interval_s=max(float(seconds), MIN_INTERVAL_S))
 
 
@@ -151,10 +150,10 @@ def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
         ApiError: One is not.
     """
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-        raise ApiError(400, "workflow_ids is a list of workflows' ids.")
+        raise ApiError(400, "workflow_ids must be a list of workflow ids.")
     for each in given:
         if find_workflow(call.context, each) is None:
-            raise ApiError(404, f"There is no workflow {each[:80]!r} that is served here.")
+            raise ApiError(404, f"The server has no workflow {each[:80]!r}.")
     return tuple(dict.fromkeys(given))
 
 
@@ -169,7 +168,7 @@ async def build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, 
         ApiError: One is not a URL, or a Connect token names one that is not public.
     """
     if not isinstance(given, list) or len(given) > 50 or not all(isinstance(each, str) for each in given):
-        raise ApiError(400, "webhook_urls is a list of at most 50 URLs.")
+        raise ApiError(400, "webhook_urls must be a list of at most 50 URLs.")
     there = {hook.url: hook for hook in existing}
     public_only = call.policy.public_only
     found: list[Webhook] = []
@@ -183,7 +182,7 @@ async def build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, 
 
 
 async def _check_public(call: ApiCall, url: str) -> None:
-    """Raise `ApiError` if the call may name public addresses only and *url* is another; a name may lead elsewhere later."""
+    """Raise `ApiError` if the call may use public addresses only and *url* has another address. A host name is checked again later."""
     policy, parts = call.policy, urlsplit(url)
     host = parts.hostname or ""
     if not policy.public_only:
@@ -206,7 +205,7 @@ def _webhook(call: ApiCall, url: str) -> Webhook:
     except ValueError:
         good = False
     if not good:
-        raise ApiError(400, "A webhook's URL is a whole http or https URL.")
+        raise ApiError(400, "The URL of a webhook must be an absolute http or https URL.")
     now = call.context.clock.now().timestamp()
     return Webhook(
         call.context.ids.new("wh_", 12), url, generate_signing_key(), now, now, public_only=call.policy.public_only
@@ -214,5 +213,5 @@ def _webhook(call: ApiCall, url: str) -> Webhook:
 
 
 def generate_signing_key() -> str:
-    """A fresh signing key."""
+    """A new signing key."""
     return f"whsec_{secrets.token_urlsafe(32)}"
