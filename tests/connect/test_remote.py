@@ -218,9 +218,9 @@ FAULTS = [
         {"kind": "status", "status": 500},
         ProjectError,
         "Pipedream reports a server error (500). Pipedream's message: made to fail",
-        "Try again; if it stays so",
+        "Try again. If the error persists",
     ),
-    ({"kind": "slow", "seconds": 3}, ProjectError, "did not answer within 1 s.", "Try again; if it stays so"),
+    ({"kind": "slow", "seconds": 3}, ProjectError, "did not answer within 1 s.", "Try again. If the error persists"),
     ({"kind": "cut"}, ProjectError, "closed the connection too early", "Check the network"),
     ({"kind": "html"}, ProjectError, "sent a response that the SDK cannot parse", "Check the API's URL"),
 ]

@@ -225,7 +225,7 @@ async def test_a_host_that_cannot_be_looked_up(site: Served, url: str) -> None:
     answer = await send(site, url, method="GET")
 
     assert answer.status_code == 400
-    assert "is not a whole http or https URL" in answer.json()["error"]
+    assert "is not an absolute http or https URL" in answer.json()["error"]
 
 
 async def test_a_name_in_another_script(site: Served) -> None:

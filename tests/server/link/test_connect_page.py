@@ -183,7 +183,7 @@ async def test_what_is_not_the_users_is_not_connected_again(
     shown = await visitor.open(made["connect_link_url"], app=app, accountId=account)
     sent = await visitor.fill(page, api_key="k-stolen")
 
-    said = f"There is no {app} account {account} of this user to be connected again."
+    said = f"There is no {app} account {account} of this user to reconnect."
     assert (shown.status, said in shown.words) == (404, True)
     assert (sent.status, said in sent.words) == (400, True)
     assert "<b>" not in shown.html

@@ -119,7 +119,7 @@ async def test_another_browser_cannot_come_back(site: Served, visitor: Visitor, 
 
     victim = await Visitor(site).open(back)
 
-    assert (victim.status, "not begun in this browser" in victim.words) == (400, True)
+    assert (victim.status, "not started in this browser" in victim.words) == (400, True)
     assert site.directory.accounts() == []
 
 
