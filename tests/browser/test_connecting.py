@@ -79,7 +79,7 @@ def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
 def test_an_account_by_its_key(notebook: Notebook) -> None:
     """The tab asks for the app's fields; once they are sent the picker has the account, without a cell run again."""
     tab = notebook.opens("Connect with Link", 0)
-    expect(notebook.picker).to_contain_text("Go on in the page that has opened.")
+    expect(notebook.picker).to_contain_text("Continue in the opened page.")
     notebook.page.screenshot("connecting-1-waiting")
     tab.get_by_label("subdomain").fill("acme")
     tab.get_by_label("api_key").fill(KEY)
@@ -143,7 +143,7 @@ def test_cancelling(notebook: Notebook) -> None:
 def test_the_saved_notebook_holds_no_secret(notebook: Notebook) -> None:
     """Neither what was typed nor the link's token is in it, before the account is connected or after."""
     tab = notebook.opens("Connect with Link", 0)
-    expect(notebook.picker).to_contain_text("Go on in the page that has opened.")
+    expect(notebook.picker).to_contain_text("Continue in the opened page.")
     before = notebook.page.save().read_text(encoding="utf-8")
     tab.get_by_label("api_key").fill(KEY)
     tab.get_by_role("button", name="Connect").click()

@@ -193,7 +193,7 @@ def work(page: LabPage, left: Session) -> None:
         picker.get_by_role("button", name="Reconnect with Link").click()
     opened.value.wait_for_url("**/_static/connect.html?*")
     left.link = parse_qs(urlsplit(opened.value.url).query)["token"][0]
-    expect(picker).to_contain_text("Go on in the page that has opened.")
+    expect(picker).to_contain_text("Continue in the opened page.")
     opened.value.close()
     left.shown = page.page.content().encode()
     page.save()

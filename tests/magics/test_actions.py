@@ -28,7 +28,7 @@ def test_search(run: Run) -> None:
 
 def test_search_finds_nothing(run: Run) -> None:
     """A search without a hit says where actions come from."""
-    assert "Nothing matches" in run("%pdactions zebra")
+    assert "No action matches" in run("%pdactions zebra")
 
 
 def test_key_shows_props_and_writes_the_cell(notebook: Notebook, run: Run) -> None:

@@ -50,7 +50,7 @@ def test_another_user_is_told_by_both_lines(notebook: Notebook, run: Run, update
 
     notebook.session.choose_user("grace")
 
-    assert any("Another choice was made since: steps run as grace" in text for text in updates)
+    assert any("The choice has changed since: steps run as grace" in text for text in updates)
     assert any(text.startswith("Event hello:") and text.endswith("as grace in development.") for text in updates)
 
 

@@ -91,7 +91,7 @@ def test_pdegress_says_how_calls_leave(run: Run) -> None:
 
     assert "go to slack.com only" in shown
     assert "through the proxy proxy.test." in shown
-    assert "Calls to pinned.test are passed through unread." in shown
+    assert "Calls to pinned.test pass through without decryption." in shown
     assert "secret" not in shown
 
 
@@ -107,7 +107,7 @@ def test_pdegress_says_how_calls_leave(run: Run) -> None:
         ("%pdegress sometimes", "not a mode"),
         ("%pdrun", "No event is chosen"),
         ("%pdrun nowhere", "nowhere"),
-        ("%pdenv set A=b", "does not belong"),
+        ("%pdenv set A=b", "must not stand on this line"),
     ],
 )
 def test_mistakes_are_messages(notebook: Notebook, run: Run, cell: str, words: str) -> None:
@@ -152,7 +152,7 @@ def test_stale_steps_that_were_not_shown_are_named(run: Run) -> None:
 
     shown = run(CHECK)
 
-    assert "Stale now: greet" in shown
+    assert "Stale: greet" in shown
 
 
 def test_pin_and_release(run: Run) -> None:
@@ -245,7 +245,7 @@ def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
     run(GREET)
 
     preview = run("%pdexport")
-    assert "Nothing is written yet" in preview
+    assert "No file was written. To write the files" in preview
     assert not (tmp_path / "out").exists()
 
     run("%pdexport --to out")
@@ -263,7 +263,7 @@ def test_export_patches_a_synced_folder(run: Run, tmp_path: Path) -> None:
 
     shown = run("%pdexport --into flow --dry-run")
     assert "+- namespace: check" in shown
-    assert "Nothing is written" in shown
+    assert "No file was written" in shown
     assert "steps" not in synced.read_text()
 
     told = json.loads(run("%pdexport --into flow --json"))

@@ -32,7 +32,7 @@ def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
     assert answer.status_code == 200
     assert "The test event is now request" in used
     assert "{'n': 1}" in event
-    assert "served no more" in stopped
+    assert "no longer served" in stopped
     assert "is not served" in run("%pdserve stop")
 
 

@@ -187,7 +187,7 @@ def test_events(pd_event: MakeEvent, request: pytest.FixtureRequest, tmp_path: P
 
 def test_an_event_that_is_not_there(pd_event: MakeEvent) -> None:
     """An unknown name says where it was looked for."""
-    with pytest.raises(EventError, match="nor in a folder events there or above"):
+    with pytest.raises(EventError, match="nor in its folder events"):
         pd_event("nothing-of-this-name")
 
 

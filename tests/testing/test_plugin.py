@@ -77,7 +77,7 @@ def test_a_refused_call_is_in_the_report_and_no_credential_is(folder: pytest.Pyt
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*A refused call is answered*egress=*replay=FILE*",
+            "*To answer a refused call*egress=*replay=FILE*",
             "*DENIED: POST https://api.example.test/things was not sent*",
             "*stdout*secret:slack/apn_*/oauth_access_token*",
         ]

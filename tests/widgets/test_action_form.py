@@ -79,7 +79,7 @@ def test_more_choices(session: Session, form: ActionForm) -> None:
     press(form.get_field("shelf").view, "More")
 
     assert len(form.get_field("shelf").value.options) == 6
-    assert "No more choices" in screen(form)
+    assert "No more options" in screen(form)
 
 
 def test_no_account_is_said_and_text_is_taken(form: ActionForm) -> None:

@@ -115,7 +115,7 @@ def test_loading_over_changes_asks(issue: Event, make_composer: Callable[[], Eve
 
     press(composer, "Load")
     asked = composer.fields.path.value
-    press(composer, "Drop the changes?")
+    press(composer, "Discard the changes?")
 
     assert asked == "/typed"
     assert composer.fields.path.value == "/hook"
@@ -231,7 +231,7 @@ def test_secret_header_is_not_shown(composer: EventComposer, session: Session) -
     press(composer, "Use as the event")
 
     assert composer.fields.headers.value == "authorization: ***"
-    assert "authorization: the value is not shown" in screen(composer)
+    assert "authorization: the value is hidden here" in screen(composer)
     assert session.event is not None
     assert session.event.header("authorization") == "Bearer planted-token"
     assert "planted-token" not in everything_in_state() + repr(composer)
@@ -269,7 +269,7 @@ def test_what_is_typed_is_not_lost(issue: Event, composer: EventComposer, sessio
     type_into(composer.fields.path, "/typed")
     session.load_event("issue")
     kept = composer.fields.path.value
-    assert "The chosen event is now issue; what you typed here is not." in screen(composer)
+    assert "The chosen event is now issue; the changes here are not used." in screen(composer)
 
     press(composer, "Show the chosen event")
 
@@ -455,7 +455,7 @@ def test_the_example_is_written_on_demand(composer: EventComposer, session: Sess
 
     press(composer, "Write the example")
     kept = composer.body.text.value
-    press(composer, "Drop the body?")
+    press(composer, "Discard the body?")
 
     assert written == {"title": "title", "user": {"id": "id"}}
     assert kept == '{"title": "mine"}'

@@ -103,8 +103,11 @@ def test_name_may_hold_a_colon() -> None:
     ("headers", "message"),
     [
         ("accept: a\nno colon", "headers, line 2: write `name: value`."),
-        ("Accept: a\n\naccept: b", "headers, line 3: accept is there already, in line 1."),
-        ("X-PD-Environment: production", "headers, line 1: X-PD-Environment follows the external user that is picked."),
+        ("Accept: a\n\naccept: b", "headers, line 3: accept is already in line 1."),
+        (
+            "X-PD-Environment: production",
+            "headers, line 1: pdkernel sets X-PD-Environment from the picked external user.",
+        ),
     ],
 )
 def test_fault_names_the_line(headers: str, message: str) -> None:

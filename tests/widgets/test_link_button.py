@@ -62,7 +62,7 @@ def test_the_link_goes_once_it_was_opened(slack_picker: UserPicker, session: Ses
     url = link_in(slack_picker)
     before = everything_in_state()
     httpx.get(url)
-    wait_for(slack_picker, "Go on in the page")
+    wait_for(slack_picker, "Continue in the opened page")
     after = everything_in_state()
 
     assert "ctok_" in before
@@ -95,11 +95,9 @@ def test_where_the_browser_is_elsewhere(slack_picker: UserPicker, session: Sessi
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
 
-    assert re.search(
-        r"ssh -L (\d+):127\.0\.0\.1:\1 HOST, or name its address in PDKERNEL_PUBLIC_URL", screen(slack_picker)
-    )
+    assert re.search(r"ssh -L (\d+):127\.0\.0\.1:\1 HOST, or set PDKERNEL_PUBLIC_URL", screen(slack_picker))
 
 
-def test_nobody_connects_nothing(slack_picker: UserPicker, make_picker: Callable[[], UserPicker]) -> None:
+def test_no_button_without_a_user(slack_picker: UserPicker, make_picker: Callable[[], UserPicker]) -> None:
     """Without a user there is no button."""
     assert "Connect with Link" not in screen(slack_picker)

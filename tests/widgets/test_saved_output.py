@@ -31,7 +31,7 @@ def test_two_outputs(picker: UserPicker) -> None:
     assert form["data"][VIEW]["model_id"] == picker.model_id
     assert "needs a running kernel" in form["data"]["text/plain"]
     assert set(kept["data"]) == {"text/plain", "text/html"}
-    assert "Steps run on nobody's behalf" in kept["data"]["text/plain"]
+    assert "Steps run without an external user" in kept["data"]["text/plain"]
 
 
 @pytest.mark.usefixtures("_shell")

@@ -24,7 +24,7 @@ def ada(session: Session) -> str:
     return account.external_user_id
 
 
-def test_nobody_at_first(picker: UserPicker, session: Session) -> None:
+def test_no_user_at_first(picker: UserPicker, session: Session) -> None:
     """A new session runs on nobody's behalf, in development."""
     assert (picker.user.value, picker.environment.value) == ("", "development")
     assert session.external_user_id is None
@@ -65,7 +65,7 @@ def test_picking_chooses(session: Session, ada: str, make_picker: Callable[[], U
     assert "%pduser ada --environment development" in screen(picker)
 
 
-def test_picking_nobody(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+def test_picking_no_user(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
     """Nobody can be picked again."""
     session.choose_user("ada")
     picker = make_picker()
@@ -84,7 +84,7 @@ def test_new_user_by_button(picker: UserPicker, session: Session) -> None:
     assert session.external_user_id == "carol"
     assert picker.user.label == "carol (no account yet)"
     assert picker.new_user.value == ""
-    assert "exists once their first account is connected" in screen(picker)
+    assert "is created with their first account" in screen(picker)
 
 
 def test_new_user_by_enter(picker: UserPicker, session: Session) -> None:
@@ -171,7 +171,7 @@ def test_missing_account_is_told(slack_picker: UserPicker, session: Session) -> 
     assert len(secrets(slack_picker)) == 1
 
 
-def test_no_fields_for_nobody(slack_picker: UserPicker) -> None:
+def test_no_fields_without_a_user(slack_picker: UserPicker) -> None:
     """Without an external user there is nothing to connect for."""
     assert "slack: needed by send. Pick an external user first." in screen(slack_picker)
     assert secrets(slack_picker) == []
@@ -295,7 +295,7 @@ def test_field_that_is_there_twice_is_told(slack_picker: UserPicker, session: Se
 
     press(slack_picker, "Connect")
 
-    assert "oauth_access_token is there twice" in screen(slack_picker)
+    assert "oauth_access_token is given twice" in screen(slack_picker)
     assert not any(field.has_value for field in secrets(slack_picker))
 
 
@@ -356,7 +356,7 @@ def test_unreadable_workflow_is_told(picker: UserPicker, session: Session) -> No
     seen = screen(picker)
     session.choose_user("ada")
 
-    assert "cannot be told" in seen
+    assert "Cannot determine the accounts" in seen
     assert picker.user.value == "ada"
 
 

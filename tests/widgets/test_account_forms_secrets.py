@@ -81,7 +81,7 @@ def test_after_a_fault_of_ours(session: Session) -> None:
 
     press(form.view, "Connect")
 
-    assert "The account could not be connected: ValueError." in screen(form.view)
+    assert "Cannot connect the account: ValueError." in screen(form.view)
     assert TOKEN not in everything_in_state()
 
 

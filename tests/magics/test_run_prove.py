@@ -38,4 +38,4 @@ def test_nothing_written_nothing_proven(notebook: Notebook) -> None:
     notebook.run(ONE)
 
     for line in ("%pdexport --prove", "%pdexport --to out --dry-run --prove"):
-        assert "A proof reads the files that were written." in notebook.run(line)
+        assert "--prove needs written files, and this export writes none." in notebook.run(line)

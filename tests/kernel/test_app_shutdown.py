@@ -120,7 +120,7 @@ def test_interrupt_ends_the_step_and_its_children(kernel: RunningKernel, languag
     assert left == set()
     assert "cancelled" in said[-2]
     assert "The run was cancelled while this step ran." in said[-2]
-    assert said[-1] == "Cancelled: The run was interrupted; its processes are ended."
+    assert said[-1] == "Cancelled: The run was interrupted, and its workers were stopped."
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
