@@ -127,7 +127,7 @@ def test_nothing_of_the_step_stays_in_the_kernel(kernel: RunningKernel) -> None:
 
 
 def test_a_failure_is_at_the_cells_line(kernel: RunningKernel) -> None:
-    """A step that fails while it is debugged fails as it does elsewhere: the line, its locals, no frame of ours."""
+    """A step that fails in the debugger reports the line and its locals, without frames of pdkernel."""
     shown = outputs(kernel.run("%%pdstep bad --debug\nasync def handler(pd):\n    zero = 0\n    return 1 / zero"))
 
     assert "ZeroDivisionError" in shown

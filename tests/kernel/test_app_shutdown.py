@@ -157,7 +157,7 @@ def test_kill_9_of_the_kernel_leaves_no_process_of_the_step(
 
 @pytest.mark.parametrize("now", [True, False], ids=["killed", "asked to end"])
 def test_kernel_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path, now: bool) -> None:
-    """However a kernel ends in mid-step, the folder in which its steps had their inputs is gone with it."""
+    """If a kernel ends during a step, the folder with the inputs of its steps is removed."""
     write_event(tmp_path)
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -1,4 +1,4 @@
-"""Two kernels on one project at the same time."""
+"""Two kernels on the same project at the same time."""
 
 from __future__ import annotations
 

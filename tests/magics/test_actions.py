@@ -32,7 +32,7 @@ def test_search_finds_nothing(run: Run) -> None:
 
 
 def test_key_shows_props_and_writes_the_cell(notebook: Notebook, run: Run) -> None:
-    """A key shows the props and leaves a cell that uses the action as the next one."""
+    """A key shows the action's props and writes the next cell, which uses the action."""
     shown = run("%pdactions depot-put-thing")
 
     cell = notebook.shell.rl_next_input
@@ -50,14 +50,14 @@ def test_a_name_that_is_taken(notebook: Notebook, run: Run) -> None:
 
 
 def test_options_say_why_there_are_none(run: Run) -> None:
-    """Without a user the line form of the dropdown says why it has no choices."""
+    """Without an external user `--options` shows why there are no options."""
     run(PUT)
 
     assert "no external user is chosen" in run("%pdactions --options put shelf")
 
 
 def test_options(notebook: Notebook, run: Run) -> None:
-    """With the user's account the choices are listed, searched and paged."""
+    """With the user's account the options are listed, searched and paged."""
     run(PUT)
     notebook.session.directory.add_account(app="depot", credentials={"api_key": "k-012345"}, external_user_id="ada")
     run("%pduser ada")

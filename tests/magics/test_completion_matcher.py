@@ -25,7 +25,7 @@ def completions(shell: Any, text: str) -> list[str]:
 
 
 def test_paths_come_from_the_provider(shell: Any) -> None:
-    """Whoever registers a provider decides what is offered, odd keys in brackets and types beside."""
+    """The registered provider supplies the completions, with odd keys in brackets and with types."""
     register_matchers(shell, lambda: STEPS)
 
     assert completions(shell, "# c\n%%pdstep a --lang node\nsteps.trigger.event.body.") == [
@@ -83,7 +83,7 @@ def test_providers_are_asked_only_where_needed(shell: Any) -> None:
 
 
 def test_registering_again_replaces(shell: Any) -> None:
-    """The last provider is the one that is asked."""
+    """Only the provider registered last is called."""
     register_matchers(shell, lambda: STEPS)
     register_matchers(shell, lambda: {"other": {}})
 
@@ -91,7 +91,7 @@ def test_registering_again_replaces(shell: Any) -> None:
 
 
 def test_steps_above_are_offered_before_they_run(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extension's own provider knows the notebook's steps as soon as their cells are registered."""
+    """The extension's provider offers the notebook's steps as soon as their cells are registered."""
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second", "third"):
         get_session(shell).record_cell(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)

@@ -49,7 +49,7 @@ def test_a_refusal_is_shown_and_stops_run_all(served: Notebook, run: Run) -> Non
 
 
 def test_who_has_no_client_is_told_how(served: Notebook, run: Run) -> None:
-    """An endpoint that wants a token refuses; the cell names the variables that one is taken from."""
+    """If an endpoint requires a token, the error names the variables for the OAuth client."""
     for cell in (f"{HEADER.strip()}\n  auth: oauth\n", "%pdserve"):
         run(cell)
 
@@ -86,7 +86,7 @@ def test_an_endpoint_with_a_token_of_its_own(served: Notebook) -> None:
 
 
 def test_the_chosen_events_method_and_query_are_in_the_snippets(served: Notebook) -> None:
-    """A GET without a body stays one, its query whole."""
+    """A GET without a body is sent without a body and with the whole query."""
     served.session.choose_event(Event({"method": "GET", "query": {"n": ["1", "2"], "q": "a b"}}))
 
     shown = served.run("%pdinvoke --snippets")

@@ -111,7 +111,7 @@ def test_pdegress_says_how_calls_leave(run: Run) -> None:
     ],
 )
 def test_mistakes_are_messages(notebook: Notebook, run: Run, cell: str, words: str) -> None:
-    """A mistake in a cell is one message that says what to do, without our stack."""
+    """A mistake in a cell shows one message with a fix, without a traceback of pdkernel."""
     shown = run(cell)
 
     assert notebook.error is not None

@@ -38,7 +38,7 @@ def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
 
 
 def test_a_saved_event_is_no_request_when_it_is_loaded(parcels: Notebook) -> None:
-    """Nothing of ours is written into it."""
+    """Pdkernel writes no text of its own into the notebook."""
     parcels.run("%pdevent --emit")
     parcels.run("%pdevent --save parcel")
 
@@ -57,7 +57,7 @@ def test_a_workflow_without_a_source_has_nothing_to_emit(notebook: Notebook) -> 
 
 
 def test_a_webhooks_source_is_given_a_request(notebook: Notebook, tmp_path: Path) -> None:
-    """`%pdevent --emit` says that it waits for one; with a file it gets it, and what it emits is the event."""
+    """`%pdevent --emit` reports that the source waits for an event; with a file the source's emitted event is chosen."""
     write_kiosk(tmp_path)
     notebook.session.project.settings.set("actions", str(tmp_path))
     source = "export default { ...base, key: 'kiosk-rung', version: '0.1.0', type: 'source', async run({ method, body }) { this.$emit({ method, body }, { summary: 'Rung' }) } };"

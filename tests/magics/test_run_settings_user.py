@@ -19,7 +19,7 @@ def connect(notebook: Notebook, user: str) -> None:
 
 
 def test_the_matrix_shows_every_user_and_step(notebook: Notebook) -> None:
-    """Users down, steps across; nothing runs and nobody is chosen."""
+    """The matrix has users as rows and steps as columns; no step runs and no user is chosen."""
     connect(notebook, "ada")
     notebook.run(STEP)
 
@@ -48,7 +48,7 @@ def test_the_matrix_shows_the_test_users_beside_the_notebook(
 
 
 def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> None:
-    """The chain for somebody else is told, and the choice stays as it was."""
+    """The lookup for another user is shown, and the choice does not change."""
     connect(notebook, "ada")
     notebook.run(STEP)
     notebook.run("%pduser ada")
@@ -62,7 +62,7 @@ def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> No
 
 
 def test_what_if_without_accounts_says_so(notebook: Notebook) -> None:
-    """A workflow that uses nobody's account is said to run for anybody."""
+    """A workflow without external users' accounts is shown to run for every user."""
     notebook.run("%%pdstep one --no-run\ndef handler(pd):\n    return 1\n")
 
     assert "No step uses an external user's account" in notebook.run("%pduser --what-if")

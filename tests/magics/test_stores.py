@@ -8,7 +8,7 @@ from tests.magics.conftest import Notebook
 
 
 def test_stores_and_records_are_shown(notebook: Notebook) -> None:
-    """Without a name the stores, with one its records, and how many are left out."""
+    """`%pdstore` lists the stores; with a name it shows records and the number of records left out."""
     notebook.session.project.data_stores.set("orders", "last", {"id": 1})
     notebook.session.project.data_stores.set("orders", "short", 2, ttl=3600)
 

@@ -14,7 +14,7 @@ from pdkernel.session import Session
 
 @pytest.fixture
 def make_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
-    """Makes sessions of one folder; each is like a newly started kernel."""
+    """Makes sessions of the same folder; each is like a newly started kernel."""
     made: list[Session] = []
 
     def make(notebook: str | None = None) -> Session:

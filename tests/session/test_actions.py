@@ -19,7 +19,7 @@ KEY = "key-0123456789"
 
 @pytest.fixture
 def session(make_session: Callable[..., Session], tmp_path: Path) -> Session:
-    """A session whose project takes actions from a checkout, with a step that uses one, run as Ada."""
+    """A session with actions from a checkout and a step that uses an action, run as Ada."""
     session = make_session()
     write_checkout(tmp_path / "checkout")
     session.catalog.settings.set_source("checkout", base=tmp_path)
@@ -65,7 +65,7 @@ def test_no_account_says_why(session: Session) -> None:
 
 
 def test_no_user_says_why(session: Session) -> None:
-    """Without an external user the sentence says to choose one."""
+    """Without an external user the reason says how to choose a user."""
     session.choose_user(None)
 
     page = session.actions.fetch_options("put", "shelf")
@@ -146,7 +146,7 @@ def test_apps_of_action_steps_are_needed(session: Session) -> None:
 
 
 def test_helper_apps_need_no_account(session: Session) -> None:
-    """Built-in actions and helper apps need nobody's account."""
+    """Built-in actions and helper apps need no account."""
     session.record_cell("%%pdstep off --uses filter-end-workflow@0.0.1\n", cell_id="c2")
     session.record_cell("%%pdstep wait --uses helper_functions-delay@0.0.1\n", cell_id="c3")
 
@@ -163,7 +163,7 @@ def test_apps_that_are_known(session: Session) -> None:
 
 @pytest.fixture
 def unlicensed(make_session: Callable[..., Session], save_notebook: Callable[..., Path], tmp_path: Path) -> Session:
-    """A session of a notebook that takes actions from npm, in a project where nobody accepted their licence."""
+    """A session of a notebook with actions from npm, in a project whose licence setting does not accept them."""
     save_notebook(("c1", "%%pdstep first\ndef handler(pd): return 1\n"), ("c2", PUT))
     (tmp_path / "work.pdkernel.yaml").write_text("actions: npm\n")
     session = make_session("work.ipynb")

@@ -157,7 +157,7 @@ def test_a_browser_elsewhere(tmp_path: Path, heard: Heard) -> None:
 
 
 def test_an_address_for_browsers_that_is_none(tmp_path: Path, heard: Heard) -> None:
-    """An address that cannot be one is said before anything is served, for the draft and for links."""
+    """An invalid public URL raises an error before the server of the draft or of links starts."""
     session = Session(folder=tmp_path, environ={"PDKERNEL_PUBLIC_URL": "http://[hub"})
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
     with pytest.raises(RequestError, match="no base of URLs"):

@@ -65,7 +65,7 @@ def test_running_twice_takes_the_second_text(save_notebook: Save) -> None:
 
 
 def test_renaming_drops_the_old_name(save_notebook: Save) -> None:
-    """The same cell under another name is another step in the same place; the old one is gone."""
+    """A renamed step replaces the old step in the same position."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
@@ -196,7 +196,7 @@ def test_next_kernel_forgets_cells_that_were_deleted_and_the_file_saved(save_not
 
 
 def test_next_kernel_of_a_folder_starts_anew() -> None:
-    """Without a notebook's file nothing would ever say that a cell is gone, so none is kept."""
+    """Without a notebook's file no executed cells are saved, because deletions cannot be detected."""
     before = Draft()
     before.record_cell(cell("one"), cell_id="a", at=time.time())
 

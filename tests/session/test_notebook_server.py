@@ -31,7 +31,7 @@ def served(session: Session) -> tuple[str, list[Execution], list[str]]:
 
 
 def wait_for(what: Callable[[], bool]) -> bool:
-    """Whether *what* becomes true: a line is said just after its answer."""
+    """Whether *what* becomes true: a log line is written just after its response."""
     until = time.monotonic() + 5
     while not what() and time.monotonic() < until:
         time.sleep(0.01)
@@ -39,7 +39,7 @@ def wait_for(what: Callable[[], bool]) -> bool:
 
 
 def test_the_draft_as_it_is_at_each_request(session: Session) -> None:
-    """A cell that is run anew is what the next request gets; one that cannot be read changes nothing."""
+    """The next request runs the newest text of a cell; an invalid cell changes nothing."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("first"), cell_id="a")
     url, runs, lines = served(session)
@@ -91,7 +91,7 @@ def test_requests_beside_a_cell_that_runs(session: Session) -> None:
 
 
 def test_a_request_as_the_test_event(session: Session) -> None:
-    """The event of a request becomes the chosen one, with its user, and without its token."""
+    """The event of a request becomes the chosen event, with its external user and without its token."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("yes"), cell_id="a")
     url, runs, _ = served(session)

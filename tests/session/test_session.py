@@ -1,4 +1,4 @@
-"""A session: choices, runs, what is stale, what a restarted kernel knows."""
+"""Sessions: settings, runs, stale results, and the state after a restart of the kernel."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_edited_message_is_sent(ready: Session) -> None:
 
 
 def test_running_one_step_marks_the_steps_below_stale(ready: Session) -> None:
-    """After one step ran, the steps below it are stale; those above are not."""
+    """After a step ran, later steps are stale and earlier steps are not."""
     ready.run()
     assert ready.stale_steps == set()
 
@@ -130,7 +130,7 @@ def test_another_event_makes_all_stale(ready: Session) -> None:
 
 
 def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
-    """A new kernel of the same notebook knows event, external user and exports: a step runs without those above."""
+    """A new kernel of the same notebook restores event, external user and exports, so that a later step runs alone."""
     ready.run()
 
     after = make_session()
@@ -147,7 +147,7 @@ def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
 def test_restarted_kernel_knows_cells_that_are_not_saved(
     make_session: Make, save_notebook: Callable[..., Path]
 ) -> None:
-    """Step two runs in a new kernel on what step one exported in the old one, though the file holds neither."""
+    """Step two runs in a new kernel with the exports of step one from the old kernel, although neither cell is saved."""
     path = save_notebook(("about", "plain = 1"))
     os.utime(path, (time.time() - 5, time.time() - 5))
     before = make_session(path.name)
@@ -203,7 +203,7 @@ def test_event_that_names_a_user_chooses_them(session: Session) -> None:
 
 
 def test_no_event_is_said(session: Session) -> None:
-    """Running without an event says how to choose one."""
+    """The error for a run without an event names the command that chooses an event."""
     session.record_cell(CHECK, cell_id="check")
 
     with pytest.raises(RequestError, match="No event is chosen"):
@@ -255,7 +255,7 @@ def test_dotenv_beside_the_notebook_is_seen(session: Session, tmp_path: Path) ->
 
 
 def test_listeners_hear_of_changes(session: Session) -> None:
-    """Whoever listens hears of each change until it stops listening."""
+    """A listener is called after each change until it is removed."""
     heard: list[int] = []
     stop = session.add_listener(lambda: heard.append(1))
 
@@ -319,7 +319,7 @@ def test_own_accounts_are_known_without_running(session: Session) -> None:
 
 
 def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) -> None:
-    """After a run for somebody who is not chosen nothing is stale, in neither run."""
+    """After a run for another external user no step of either run is stale."""
     ready.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="grace")
 
     own, other = ready.run(), ready.run(external_user_id="grace")

@@ -205,7 +205,7 @@ async def test_a_coroutine_may_run_workflows(pd_run: RunWorkflow) -> None:
 
 
 def test_processes_are_shared_by_the_runs_of_a_worker(pd_run: RunWorkflow) -> None:
-    """A second run of a workflow finds the process of the first one warm."""
+    """The second run of a workflow reuses the worker of the first run."""
     workflow = a_workflow(python_step("pid", "import os\nreturn os.getppid(), os.getpid()"))
 
     first, second = (pd_run(workflow).step("pid").return_value for _ in range(2))

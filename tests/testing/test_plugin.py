@@ -39,7 +39,7 @@ def run(folder: pytest.Pytester, *args: str) -> pytest.RunResult:
 
 
 def test_nothing_loads_by_itself(folder: pytest.Pytester) -> None:
-    """Without the plugin there is no fixture of ours; with `-p` there is."""
+    """The plugin's fixtures exist only with `-p` or `pytest_plugins`."""
     folder.makepyfile('def test_greet(pd_run):\n    assert pd_run("greet.ipynb", "hello").status == "success"\n')
 
     without, loaded = run(folder), run(folder, "-p", "pdkernel.testing")
@@ -64,7 +64,7 @@ def test_a_failure_shows_the_timeline(folder: pytest.Pytester) -> None:
 
 
 def test_a_refused_call_is_in_the_report_and_no_credential_is(folder: pytest.Pytester) -> None:
-    """A call that nobody answers is named in the failure, with what to do; the account's token, which the step prints, is not."""
+    """The report names a refused call with a fix, and does not contain the account's token, which the step prints."""
     folder.makepyfile(
         LOADED
         + f'def connect(project):\n    project.connect("ada", "slack", oauth_access_token="{TOKEN}")\n'

@@ -99,7 +99,7 @@ def _shell() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_widgets_left() -> Iterator[None]:
-    """Each test begins without the widgets of the one before."""
+    """Each test starts without the widgets of the previous test."""
     ipw.Widget.close_all()
     yield
     ipw.Widget.close_all()

@@ -1,4 +1,4 @@
-"""What a person does in a front end: type, press, look. Knows widgets' messages; knows nothing of sessions."""
+"""A user's actions in a front end: typing, clicking, reading; sent as widget messages."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def screen(widget: Any) -> str:
 
 
 def button(widget: Any, description: str) -> Any:
-    """The one button that says *description*."""
+    """The only button labelled *description*."""
     found = [each for each in inside(widget) if isinstance(each, ipw.Button) and each.description == description]
     assert len(found) == 1, f"{len(found)} buttons say {description!r}:\n{screen(widget)}"
     return found[0]
 
 
 def press(widget: Any, description: str) -> None:
-    """Click the button that says *description*, as a front end tells it; a disabled one does nothing."""
+    """Click the button labelled *description*, as a front end does; a disabled button does nothing."""
     pressed = button(widget, description)
     if not pressed.disabled:
         pressed._handle_msg({"content": {"data": {"method": "custom", "content": {"event": "click"}}}, "buffers": []})

@@ -74,7 +74,7 @@ class FailingDirectory(LocalDirectory):
 
 
 def test_after_a_fault_of_ours(session: Session) -> None:
-    """Where storing fails in a way that nobody foresaw, the message says so without the fault's text."""
+    """After an unexpected error of the store, the message does not contain the error's text."""
     form = ConnectForm("slack", lambda: None)
     form.set_user(FailingDirectory(session.project), "ada", "development")
     type_into(form._rows[0].secret, TOKEN)

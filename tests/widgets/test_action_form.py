@@ -18,7 +18,7 @@ FILL = "%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: 2\n"
 
 @pytest.fixture
 def session(session: Session, tmp_path: Path) -> Session:
-    """A session whose project takes actions from a checkout, with two steps that use one."""
+    """A session with actions from a checkout and two steps that use an action."""
     write_checkout(tmp_path / "checkout")
     session.catalog.settings.set_source("checkout", base=tmp_path)
     session.record_cell(PUT, cell_id="c1")
@@ -61,7 +61,7 @@ def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:
 
 
 def test_choices_are_looked_up(session: Session, form: ActionForm) -> None:
-    """Choices come with the account; one that is picked stands in the cell by its value."""
+    """Options are loaded with the account; the cell holds the value of the picked option."""
     connect(session)
 
     press(form.get_field("shelf").view, "Look up")
@@ -71,7 +71,7 @@ def test_choices_are_looked_up(session: Session, form: ActionForm) -> None:
 
 
 def test_more_choices(session: Session, form: ActionForm) -> None:
-    """The next page adds to the choices, until there are no more."""
+    """Each page adds options, until there are no more."""
     connect(session)
 
     press(form.get_field("shelf").view, "Look up")
@@ -83,7 +83,7 @@ def test_more_choices(session: Session, form: ActionForm) -> None:
 
 
 def test_no_account_is_said_and_text_is_taken(form: ActionForm) -> None:
-    """Without an account the field says why it has no choices, and takes a text all the same."""
+    """Without an account the field shows why there are no options, and still takes a text."""
     press(form.get_field("shelf").view, "Look up")
     type_into(form.get_field("shelf").value, "s77")
 

@@ -52,7 +52,7 @@ def test_text_comes_back(text: str) -> None:
 
 @pytest.mark.parametrize("value", [ABSENT, None, "", " ", "a\r\nb", "\ud800", 0, False, [], {}, "{}"])
 def test_untouched_is_unchanged(editor: BodyEditor, value: Any) -> None:
-    """A body that nobody touched is the very same, be it blank, null or half a character."""
+    """An unedited body stays the same object, even if blank, null or a lone surrogate."""
     editor.load(value)
 
     assert editor.read_body() is value
@@ -67,7 +67,7 @@ def test_half_a_character_can_be_sent(editor: BodyEditor) -> None:
 
 
 def test_fault_is_told_while_typing(editor: BodyEditor) -> None:
-    """A fault in the JSON is told with line and column, and goes when it is mended."""
+    """A JSON error is shown with line and column until the text is corrected."""
     type_into(editor.text, '{"a": 1,\n  b: 2}')
     wrong = screen(editor.view)
 
@@ -125,7 +125,7 @@ def test_pretty_print(editor: BodyEditor) -> None:
 
 
 def test_big_body_is_shown_in_part(editor: BodyEditor) -> None:
-    """A big body stands in the field in part and read-only, and is kept whole."""
+    """A large body is shown in part and read-only, and is kept whole."""
     editor.load(BIG)
 
     assert len(editor.text.value) < 10_000
@@ -165,7 +165,7 @@ def test_big_body_can_be_replaced(editor: BodyEditor) -> None:
 
 
 def test_pasting_a_big_body(editor: BodyEditor) -> None:
-    """A big body that is pasted is kept whole and shown in part, and counts as typed."""
+    """A pasted large body is kept whole, shown in part, and counts as an edit."""
     type_into(editor.text, json.dumps(BIG))
 
     assert editor.read_body() == BIG

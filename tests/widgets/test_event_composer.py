@@ -122,7 +122,7 @@ def test_loading_over_changes_asks(issue: Event, make_composer: Callable[[], Eve
 
 
 def test_loading_a_broken_file_is_told(session: Session, make_composer: Callable[[], EventComposer]) -> None:
-    """A saved event that is not JSON is told with its line."""
+    """For a saved event that is not JSON the form shows the line of the error."""
     session.events.folder.mkdir()
     (session.events.folder / "bad.json").write_text("{\n")
     composer = make_composer()
@@ -147,7 +147,7 @@ def test_loading_picks_the_events_user(session: Session, make_composer: Callable
 
 
 def test_unknown_keys_are_kept(session: Session, make_composer: Callable[[], EventComposer]) -> None:
-    """What the form does not show goes through it unharmed, and is told."""
+    """Keys without a field keep their values, and the form names them."""
     data: dict[str, Any] = {"url": "https://x.test/", "method": "PURGE", "query": {"n": [1]}, "odd": {"a": None}}
     session.choose_event(Event(data))
     composer = make_composer()
@@ -214,7 +214,7 @@ def test_saving_over_itself_does_not_ask(issue: Event, composer: EventComposer, 
 
 
 def test_changed_event_is_not_called_by_its_name(issue: Event, composer: EventComposer, session: Session) -> None:
-    """A loaded event that was changed and used is not passed off as the saved one."""
+    """A loaded event that was changed and used does not carry the saved event's name alone."""
     session.load_event("issue")
     type_into(composer.fields.path, "/new")
 
@@ -249,7 +249,7 @@ def test_typed_secret_header_is_hidden_when_used(composer: EventComposer, sessio
 
 
 def test_masked_header_is_told(session: Session, composer: EventComposer) -> None:
-    """A header whose value was lost on saving is told."""
+    """The form names a header whose value was lost on saving."""
     session.events.save("hook", Event({"headers": {"authorization": "Bearer x"}}))
 
     session.load_event("hook")
@@ -289,7 +289,7 @@ def test_choosing_a_user_does_not_touch_what_is_typed(composer: EventComposer, s
 
 
 def test_using_tells_the_listeners_once(composer: EventComposer, session: Session) -> None:
-    """Using an event is one change for whoever listens."""
+    """Using an event calls the listeners once."""
     told = []
     session.add_listener(lambda: told.append(session.event_name))
 
@@ -391,7 +391,7 @@ def test_second_run_is_refused_in_the_form(
 
 
 def test_workflow_that_cannot_run_is_told(composer: EventComposer, session: Session) -> None:
-    """A workflow that is wrong is told in the form, and no run starts."""
+    """The form shows the error of an invalid workflow, and no run starts."""
     session.record_cell("%%pdworkflow\nname: a", cell_id="one")
     session.record_cell("%%pdworkflow\nname: b", cell_id="two")
 
@@ -438,7 +438,7 @@ def test_missing_fields_are_named_while_typing(composer: EventComposer, session:
 
 
 def test_a_type_that_no_step_takes_is_named(composer: EventComposer, session: Session) -> None:
-    """A number where a step takes a text is said before anything is sent."""
+    """The form reports a number in place of a text before the event is sent."""
     session.record_cell(READS, cell_id="cell-1")
 
     type_into(composer.body.text, '{"title": 1, "user": {"id": 1}}')

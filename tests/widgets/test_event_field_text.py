@@ -43,7 +43,7 @@ events = st.fixed_dictionaries(
 
 @given(events)
 def test_untouched_is_unchanged(data: dict[str, Any]) -> None:
-    """An event that nobody touched comes back as it was, in its order, whatever is in it."""
+    """Any unedited event is returned unchanged, with its keys in the same order."""
     base = remove_identity_headers(data)
 
     assert is_same_event(parse_event_fields(format_event_fields(base), base), base)
@@ -54,7 +54,7 @@ plain = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1)
 
 @given(st.dictionaries(plain.map(str.lower), plain, min_size=1), plain)
 def test_touching_one_line_keeps_the_others(query: dict[str, str], value: str) -> None:
-    """Editing the last line of a field changes that one alone."""
+    """An edit of a field's last line changes only that line's value."""
     data: dict[str, Any] = {"query": {**query, "n": 5, "last": "old"}}
     texts = format_event_fields(data)
     edited = texts.query.removesuffix("last: old") + f"last: {value}"
@@ -76,7 +76,7 @@ def test_masked_value_is_kept_by_an_edit_elsewhere() -> None:
 
 
 def test_masked_headers_are_told_apart() -> None:
-    """A value lost on saving is told from one that is only not shown."""
+    """A value lost on saving is distinguished from a hidden value."""
     data: dict[str, Any] = {"headers": {"authorization": "***", "x-api-key": "real", "accept": "*/*"}}
 
     assert find_lost_headers(data) == ["authorization"]
@@ -91,7 +91,7 @@ def test_emptied_field_is_no_key() -> None:
 
 
 def test_name_may_hold_a_colon() -> None:
-    """A name that was there before may hold colons; a new one may begin with one."""
+    """A name of the original event may contain colons; a new name may begin with a colon."""
     data: dict[str, Any] = {"headers": {"a:b": "1"}}
 
     read = parse_event_fields(EventFieldTexts(headers="a:b: 2\n:path: /x"), data)

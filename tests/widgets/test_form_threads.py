@@ -1,4 +1,4 @@
-"""Forms of one session, driven from several threads."""
+"""Forms of the same session, used from several threads."""
 
 from __future__ import annotations
 

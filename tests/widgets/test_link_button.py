@@ -82,7 +82,7 @@ def test_a_user_chosen_meanwhile(slack_picker: UserPicker, session: Session) -> 
 
 
 def test_cancelling(slack_picker: UserPicker, session: Session) -> None:
-    """Who gives up in the page is told so here."""
+    """The form reports that the user cancelled in the page."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
     send(link_in(slack_picker), cancel="true")

@@ -21,7 +21,7 @@ SLACK = "%%pdstep send --lang node\nexport default { props: { slack: { type: 'ap
 
 
 def a_button(session: Session, folder: Path, cell: str) -> ProveExportButton:
-    """The button below an export of a notebook with one step."""
+    """The button below an export of a one-step notebook."""
     session.notebook = notebook_of(folder / "work.ipynb", cell)
     session.record_cell(cell, cell_id="c0")
     export_to_folder(session.workflow_for_export, folder / "out", sidecar=session.sidecar)
@@ -39,7 +39,7 @@ def test_pressing_proves(session: Session, issue: Event, tmp_path: Path) -> None
 
 
 def test_what_stands_in_the_way_is_told(session: Session, tmp_path: Path) -> None:
-    """Why nothing can be proven is told below the button, which can be pressed again."""
+    """An error is shown below the button, which can be clicked again."""
     button = a_button(session, tmp_path, SLACK)
     (tmp_path / "work.pdkernel.yaml").write_text(
         "schema: pdkernel/1\nsteps:\n  send:\n    accounts:\n      slack: unanswered\n"

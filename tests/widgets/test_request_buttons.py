@@ -1,4 +1,4 @@
-"""The buttons below a draft that is served, one for each of its latest requests."""
+"""The buttons of the latest requests to the served draft."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_nothing_is_offered_before_the_first_request() -> None:
 
 
 def test_a_request_that_is_gone(run: Execution) -> None:
-    """What cannot be used is said."""
+    """An error of a click is shown below the buttons."""
 
     def none(run_id: str) -> str:
         raise RequestError(f"There is no run {run_id} among the latest requests.")

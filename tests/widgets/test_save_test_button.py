@@ -21,7 +21,7 @@ SAVE = "Save this run as a test"
 
 
 def in_a_file(session: Session, folder: Path) -> None:
-    """The session's notebook is a file with one step."""
+    """The session's notebook is a file with a single step."""
     session.notebook = notebook_of(folder / "work.ipynb", HEADER, ONE)
     session.record_cell(HEADER, cell_id="c0")
     session.record_cell(ONE, cell_id="c1")
@@ -41,7 +41,7 @@ def test_pressing_writes_a_test(session: Session, issue: Event, tmp_path: Path) 
 
 
 def test_a_name_that_is_none_is_told(session: Session, issue: Event, tmp_path: Path) -> None:
-    """A wrong name is told below the button, which can be pressed again."""
+    """The error for an invalid name is shown below the button, which can be clicked again."""
     in_a_file(session, tmp_path)
     session.load_event("issue")
     button = SaveTestButton(session, session.run())

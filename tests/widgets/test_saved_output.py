@@ -36,7 +36,7 @@ def test_two_outputs(picker: UserPicker) -> None:
 
 @pytest.mark.usefixtures("_shell")
 def test_kept_output_follows(picker: UserPicker, session: Session) -> None:
-    """A choice replaces the output that is kept, so that the saved notebook says the last one."""
+    """A choice replaces the saved output, so that the saved notebook shows the last choice."""
     with capture_output() as captured:
         display(picker)
         session.choose_user("ada")

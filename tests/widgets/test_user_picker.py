@@ -25,7 +25,7 @@ def ada(session: Session) -> str:
 
 
 def test_no_user_at_first(picker: UserPicker, session: Session) -> None:
-    """A new session runs on nobody's behalf, in development."""
+    """A new session runs without an external user, in development."""
     assert (picker.user.value, picker.environment.value) == ("", "development")
     assert session.external_user_id is None
     assert picker.magic_line == "%pduser --clear --environment development"
@@ -41,7 +41,7 @@ def test_an_own_account_that_is_missing_is_said(session: Session, make_picker: C
 def test_users_of_the_environment_are_offered(
     session: Session, ada: str, make_picker: Callable[[], UserPicker]
 ) -> None:
-    """The dropdown offers nobody and the users of the environment that is picked."""
+    """The dropdown offers no user and the users of the picked environment."""
     session.directory.add_account(
         app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="bob", environment="production"
     )
@@ -66,7 +66,7 @@ def test_picking_chooses(session: Session, ada: str, make_picker: Callable[[], U
 
 
 def test_picking_no_user(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
-    """Nobody can be picked again."""
+    """The choice of a user can be cleared."""
     session.choose_user("ada")
     picker = make_picker()
 
@@ -178,7 +178,7 @@ def test_no_fields_without_a_user(slack_picker: UserPicker) -> None:
 
 
 def test_account_is_told(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
-    """An account is shown by id and name; of several, the newest is the one used."""
+    """An account is shown by id and name; of several accounts the newest is used."""
     session.record_cell(NEEDS_SLACK, cell_id="cell-1")
     newer = session.directory.add_account(
         app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada", name="Second"
@@ -192,7 +192,7 @@ def test_account_is_told(session: Session, ada: str, make_picker: Callable[[], U
 
 
 def test_step_that_appears_is_followed(picker: UserPicker, session: Session) -> None:
-    """A cell that is run later brings its app's row, one that is deleted takes it away."""
+    """A new cell adds its app's row, and a deleted cell removes the row."""
     session.choose_user("ada")
     session.record_cell(NEEDS_SLACK, cell_id="cell-1")
     with_step = screen(picker)
@@ -233,7 +233,7 @@ def test_second_form_shows_the_account(
 
 
 def test_connecting_another(slack_picker: UserPicker, session: Session, ada: str) -> None:
-    """A newer account can be connected beside one that is there."""
+    """A newer account can be connected beside an existing account."""
     session.choose_user("ada")
     press(slack_picker, "Connect another")
     type_into(secrets(slack_picker)[0], "xoxb-newer-token")
@@ -286,7 +286,7 @@ def test_field_without_a_name_is_told(slack_picker: UserPicker, session: Session
 
 
 def test_field_that_is_there_twice_is_told(slack_picker: UserPicker, session: Session) -> None:
-    """Two credentials of one name are refused rather than one of them dropped."""
+    """Two credentials with the same name are refused."""
     session.choose_user("ada")
     press(slack_picker, "Add a field")
     type_into(slack_picker._rows["slack"]._form._rows[1].name, "oauth_access_token")
@@ -300,7 +300,7 @@ def test_field_that_is_there_twice_is_told(slack_picker: UserPicker, session: Se
 
 
 def test_typed_value_is_not_for_the_next_user(slack_picker: UserPicker, session: Session) -> None:
-    """What was typed for one user is dropped when another is picked."""
+    """A value typed for a user is discarded when another user is picked."""
     session.choose_user("ada")
     field = secrets(slack_picker)[0]
     type_into(field, TOKEN)
@@ -323,7 +323,7 @@ def test_typed_value_survives_a_change_elsewhere(slack_picker: UserPicker, sessi
 
 
 def test_removing_asks_once(slack_picker: UserPicker, session: Session, ada: str) -> None:
-    """An account is removed by the second click; the form then says that one is missing."""
+    """The second click removes an account; the form then reports the missing account."""
     session.choose_user("ada")
     account = session.directory.newest_account("ada", "development", "slack")
     assert account is not None

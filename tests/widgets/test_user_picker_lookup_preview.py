@@ -37,7 +37,7 @@ def test_another_user(slack_picker: UserPicker, session: Session) -> None:
 
 
 def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -> None:
-    """In the other environment nobody knows her: the platform's words, and what to do."""
+    """For an unknown user of the other environment the preview shows Pipedream's message and a fix."""
     connect(session, "ada", "apn_first")
     session.choose_user("ada")
     press(slack_picker, "What if …")

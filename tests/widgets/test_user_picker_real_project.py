@@ -23,7 +23,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def picker(upstream: Upstream, tmp_path: Path) -> Iterator[UserPicker]:
-    """The form, for somebody who has accounts there."""
+    """The form, for a user with accounts in the real project."""
     session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny", **upstream.environ})
     session.choose_user("bob", "development")
     made = UserPicker(session)
