@@ -38,7 +38,7 @@ def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
 
 
 def test_a_saved_event_is_no_request_when_it_is_loaded(parcels: Notebook) -> None:
-    """Pdkernel writes no text of its own into the notebook."""
+    """A saved event of a source is loaded without added fields."""
     parcels.run("%pdevent --emit")
     parcels.run("%pdevent --save parcel")
 
