@@ -173,7 +173,7 @@ def test_missing_account_is_told(slack_picker: UserPicker, session: Session) -> 
 
 def test_no_fields_without_a_user(slack_picker: UserPicker) -> None:
     """Without an external user there is nothing to connect for."""
-    assert "slack: needed by send. Pick an external user first." in screen(slack_picker)
+    assert "slack: needed by send. Pick an external user." in screen(slack_picker)
     assert secrets(slack_picker) == []
 
 
