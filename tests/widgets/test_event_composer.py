@@ -158,7 +158,7 @@ def test_unknown_keys_are_kept(session: Session, make_composer: Callable[[], Eve
     assert session.event is not None
     chosen = {key: value for key, value in session.event.data.items() if key != "headers"}
     assert chosen == {**data, "client_ip": "203.0.113.9"}
-    assert "kept as it is: url, odd" in screen(composer)
+    assert "kept unchanged: url, odd" in screen(composer)
 
 
 def test_saving(composer: EventComposer, session: Session, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_saving_without_a_name_is_told(composer: EventComposer) -> None:
     """A name is needed to save."""
     press(composer, "Save")
 
-    assert "The event has no name yet." in screen(composer)
+    assert "The event has no name." in screen(composer)
 
 
 def test_saving_under_an_odd_name_is_told(composer: EventComposer, session: Session) -> None:

@@ -87,7 +87,7 @@ def test_cancelling(slack_picker: UserPicker, session: Session) -> None:
     press(slack_picker, "Connect with Link")
     send(link_in(slack_picker), cancel="true")
 
-    assert "slack was not connected" in wait_for(slack_picker, "Cancelled in the page")
+    assert "slack is not connected" in wait_for(slack_picker, "Cancelled in the page")
 
 
 def test_where_the_browser_is_elsewhere(slack_picker: UserPicker, session: Session) -> None:
