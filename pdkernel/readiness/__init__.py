@@ -1,11 +1,11 @@
 """
-Who could run what, without running any code.
+Checks whether workflows can run for external users, without running code.
 
-Knows workflows and a directory. Whose account a step gets is `engine.lookup`'s to say; this room asks it.
+    requirements   what a workflow needs and the project lacks
+    matrix         readiness of each step for each external user, and a lookup preview for one user
+    doctor_report  the report of `pdkernel doctor` about a workflow
 
-    missing   what a workflow needs that the project does not have
-    matrix    external users down, steps across; and "what if" for one user
-    findings  what `doctor` says of a workflow
+`engine.account_lookup` selects the account of a step.
 """
 
 from pdkernel.readiness.doctor_report import DoctorReport

@@ -1,8 +1,4 @@
-"""
-What `doctor` finds out about a workflow: what is missing, one external user's look-up, everybody's matrix.
-
-Knows which of them were asked for. What each takes is for `missing` and `matrix` to know.
-"""
+"""The report of `pdkernel doctor` about a workflow: missing requirements, a lookup preview and a readiness matrix."""
 
 from __future__ import annotations
 
@@ -34,9 +30,15 @@ from pdkernel.render.matrix import ReadinessMatrix
 @dataclass(frozen=True)
 class DoctorReport:
     """
-    What was found; *lookup* and *matrix* are None where they were not asked for or no account is needed.
+    The findings about a workflow.
 
-    The *lint_findings* says what to look at before it is deployed. The *import_report* says what the workflow consists of; *is_imported* that it came from a synced folder, so that it is told.
+    Attributes:
+        missing_requirements: What the workflow needs and the project lacks.
+        import_report: The parts of the workflow.
+        is_imported: Whether the workflow comes from a synced folder; its text then includes *import_report*.
+        lookup: The lookup for one external user; None if not requested or no account is needed.
+        matrix: The readiness matrix, or None if not requested.
+        lint_findings: Findings to check before a deployment.
     """
 
     missing_requirements: Sequence[MissingRequirement]
@@ -61,18 +63,18 @@ class DoctorReport:
         sidecar: Sidecar | None = None,
     ) -> Self:
         """
-        Look at *workflow*; runs no code.
+        Collect the findings about *workflow* without running code.
 
         Args:
-            workflow: What is to run.
+            workflow: The workflow to check.
             directory: Users and accounts of the project.
-            catalog: Its pre-built actions.
+            catalog: Pre-built actions of the project.
             variables: Environment variables that are set.
-            environment: Of the users.
-            external_user_id: Look at this one only, and explain their look-up.
-            test_users: The workflow's own, for where no one is named.
-            include_matrix: Make the matrix, too.
-            sidecar: The `pdkernel.yaml` beside it, which says whose accounts are unanswered.
+            environment: Environment of the users.
+            external_user_id: Check only this user, and include their lookup.
+            test_users: The workflow's test users, the default if no user is named.
+            include_matrix: Whether to build the matrix.
+            sidecar: The `pdkernel.yaml` beside the workflow, with the owners of accounts.
         """
         named = (external_user_id,) if external_user_id is not None else ()
         explained = None
@@ -84,9 +86,9 @@ class DoctorReport:
                 environment=environment,
                 external_user_id=external_user_id,
             ).lookup
-        table = None
+        matrix = None
         if include_matrix:
-            table = build_matrix(
+            matrix = build_matrix(
                 workflow,
                 directory=directory,
                 catalog=catalog,
@@ -102,13 +104,13 @@ class DoctorReport:
             users=named or test_users,
             environment=environment,
         )
-        choices = {name: said.accounts for name, said in sidecar.steps.items()} if sidecar is not None else None
+        choices = {name: settings.accounts for name, settings in sidecar.steps.items()} if sidecar is not None else None
         report = build_import_report(workflow, catalog, choices=choices)
         missing += find_unanswered_accounts(report, sidecar)
-        return cls(missing, report, "schema" in workflow.extra, explained, table, lint_workflow(workflow, sidecar))
+        return cls(missing, report, "schema" in workflow.extra, explained, matrix, lint_workflow(workflow, sidecar))
 
     def to_json(self) -> dict[str, Any]:
-        """`{"ready", "missing", "report", "findings"}` and, where they were asked for, "lookup" and "matrix"."""
+        """`{"ready", "missing", "report", "findings"}`, with "lookup" and "matrix" if requested."""
         return {
             "ready": not self.missing_requirements,
             "missing": [item.to_json() for item in self.missing_requirements],
@@ -119,7 +121,7 @@ class DoctorReport:
         }
 
     def format_text(self, source: str) -> str:
-        """All of it as text, about *source*."""
+        """Format the report about *source* as text."""
         needs = (
             f"{source} needs:\n{format_missing_requirements(self.missing_requirements)}"
             if self.missing_requirements

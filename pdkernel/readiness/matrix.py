@@ -1,7 +1,7 @@
 """
-Which external users could run which steps: the look-up of a run, made for everybody and every step.
+The readiness of each step for each external user: the account lookup of a run, for all users and steps.
 
-Knows a workflow's app props as they are known without running code, and asks the directory once for all users' accounts.
+Finds app props without running code, and loads the accounts of all users from the directory at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pdkernel.model import Workflow
 from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 
 MAX_MATRIX_USERS = 100
-"""External users in a matrix that names none."""
+"""Maximum number of external users in a matrix without named users."""
 
 
 def build_matrix(
@@ -36,25 +36,25 @@ def build_matrix(
     test_users: Sequence[str] = (),
 ) -> ReadinessMatrix:
     """
-    What a run of each step, and of the whole workflow, would come to for each user.
+    Build the readiness of each step, and of the whole workflow, for each user.
 
     Args:
-        workflow: Whose steps; those that are disabled are left out.
+        workflow: The workflow; disabled steps are left out.
         directory: Users and accounts of the project.
-        catalog: Its pre-built actions.
-        environment: Of the users.
-        users: External users; none means *test_users* and those that the environment has, `MAX_USERS` at most.
-        test_users: The workflow's own, whom the environment may not have yet.
+        catalog: Pre-built actions of the project.
+        environment: Environment of the users.
+        users: External users; default: *test_users* and the environment's users, at most `MAX_MATRIX_USERS`.
+        test_users: The workflow's test users, which may not exist in the environment.
 
     Returns:
-        A row for each user; where there are no users, one for a caller that names nobody.
+        A row for each user; without users, a row for a caller without an external user.
     """
     bindings = collect_app_bindings(workflow, catalog)
     known = users or _list_matrix_users(directory, environment, test_users)
     chosen: list[str] = list(dict.fromkeys(known))[: None if users else MAX_MATRIX_USERS]
-    facts = DirectorySnapshot(directory, environment, chosen, steps_by_external_user_app(bindings))
+    snapshot = DirectorySnapshot(directory, environment, chosen, steps_by_external_user_app(bindings))
     callers: Sequence[str | None] = chosen or [None]
-    rows = [_row(bindings, RunIdentity(user, environment), facts) for user in callers]
+    rows = [_row(bindings, RunIdentity(user, environment), snapshot) for user in callers]
     return ReadinessMatrix(
         workflow.name,
         environment,
@@ -79,26 +79,26 @@ def preview_lookup(
     """
     bindings = collect_app_bindings(workflow, catalog)
     users = () if external_user_id is None else (external_user_id,)
-    facts = DirectorySnapshot(directory, environment, users, steps_by_external_user_app(bindings))
+    snapshot = DirectorySnapshot(directory, environment, users, steps_by_external_user_app(bindings))
     as_sent = RunIdentity(external_user_id, environment, header=external_user_id, environment_header=environment)
-    return look_up_accounts(bindings, as_sent, facts)
+    return look_up_accounts(bindings, as_sent, snapshot)
 
 
 def collect_app_bindings(workflow: Workflow, catalog: Catalog) -> BindingsByStep:
-    """The app props of each step that is not disabled, as they are known without running code."""
+    """Find the app props of each enabled step without running code."""
     return {step.name: catalog.find_app_bindings(step) for step in workflow.steps if not step.disabled}
 
 
 def _list_matrix_users(directory: Directory, environment: Environment, test_users: Sequence[str]) -> list[str]:
-    """The workflow's test users, then the environment's, one more at most than a matrix has."""
-    theirs = [user.external_id for user in directory.users(environment, limit=MAX_MATRIX_USERS + 1)]
-    return list(dict.fromkeys((*test_users, *theirs)))
+    """The workflow's test users and the environment's users; at most one more than a matrix has."""
+    existing = [user.external_id for user in directory.users(environment, limit=MAX_MATRIX_USERS + 1)]
+    return list(dict.fromkeys((*test_users, *existing)))
 
 
-def _row(bindings: BindingsByStep, caller: RunIdentity, facts: DirectorySnapshot) -> MatrixRow:
-    whole = _cell("", look_up_accounts(bindings, caller, facts))
-    cells = tuple(_cell(step, look_up_accounts({step: apps}, caller, facts)) for step, apps in bindings.items())
-    return MatrixRow(caller.external_user_id, whole, cells)
+def _row(bindings: BindingsByStep, caller: RunIdentity, snapshot: DirectorySnapshot) -> MatrixRow:
+    workflow_cell = _cell("", look_up_accounts(bindings, caller, snapshot))
+    cells = tuple(_cell(step, look_up_accounts({step: apps}, caller, snapshot)) for step, apps in bindings.items())
+    return MatrixRow(caller.external_user_id, workflow_cell, cells)
 
 
 def _cell(step: str, found: LookupResult) -> MatrixCell:
@@ -109,8 +109,8 @@ def _cell(step: str, found: LookupResult) -> MatrixCell:
         )
     accounts = {account.id: account for account in found.accounts.values()}
     withheld = any(account.withheld for account in accounts.values())
-    tired = tuple(account.id for account in accounts.values() if not account.healthy)
-    return MatrixCell(step, "proxy" if withheld else "ready", accounts=tuple(accounts), unhealthy=tired)
+    unhealthy = tuple(account.id for account in accounts.values() if not account.healthy)
+    return MatrixCell(step, "proxy" if withheld else "ready", accounts=tuple(accounts), unhealthy=unhealthy)
 
 
 def _missing_apps(lookup: Lookup | None) -> tuple[str, ...]:

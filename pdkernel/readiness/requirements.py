@@ -1,7 +1,7 @@
 """
-What a workflow needs that this project does not have: users, accounts, variables, Node.js.
+What a workflow needs and the project lacks: users, accounts, variables, interpreters, actions.
 
-Knows who could run what, without running any code. The command line's `doctor` and a notebook's first cell say it.
+Checks without running code. `pdkernel doctor` and the first cell of a notebook report the result.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ RequirementKind = Literal[
 @dataclass(frozen=True)
 class MissingRequirement:
     """
-    One thing that is missing.
+    A missing requirement.
 
     Attributes:
-        kind: What sort of thing.
-        name: Its name: a user's id, an app or account id, a variable.
-        message: What needs it.
-        command: The command that brings it, or the empty string.
+        kind: Kind of the requirement.
+        name: Name of the requirement: a user's id, an app, an account id, a variable.
+        message: What is missing, and the step that needs it.
+        command: A command that fulfils the requirement, or the empty string.
     """
 
     kind: RequirementKind
@@ -67,15 +67,15 @@ def find_missing_requirements(
     environment: Environment = "development",
 ) -> list[MissingRequirement]:
     """
-    Everything that *workflow* needs and the project lacks.
+    Find everything that *workflow* needs and the project lacks.
 
     Args:
-        workflow: What is to run.
+        workflow: The workflow to check.
         directory: Users and accounts of the project.
-        catalog: Its pre-built actions.
+        catalog: Pre-built actions of the project.
         variables: Environment variables that are set.
-        users: External users to look at; none means any that the project has.
-        environment: Of those users.
+        users: External users to check; default: all users of the environment.
+        environment: Environment of the users.
     """
     return [
         *_missing_interpreters(workflow),
@@ -101,7 +101,7 @@ def _missing_interpreters(workflow: Workflow) -> list[MissingRequirement]:
 
 
 def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequirement]:
-    """Actions that no source of the project has; npm and Pipedream are asked at the first run only."""
+    """Actions missing from the project's sources; npm and Pipedream are searched only at the first run."""
     found: list[MissingRequirement] = []
     where = catalog.settings.source_setting
     for step in workflow.steps:
@@ -115,14 +115,16 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequir
                 continue
             if where.source == "connect" and not uses.is_private:
                 try:
-                    catalog.connect_source  # noqa: B018 (says what is missing of its settings)
+                    catalog.connect_source  # noqa: B018 (raises an error for incomplete settings)
                     continue
                 except ConnectSettingsError as missing:
                     found.append(MissingRequirement("action", step.name, f"Step {step.name}: {missing.message}"))
                     continue
             command = ACCEPT_LICENCE_COMMAND if where.source == "builtin" and uses.app in APPS_ON_NPM else ""
-            told = str(fault).replace(f": {ACCEPT_LICENCE_COMMAND}", "") if command else str(fault)  # it is said once
-            found.append(MissingRequirement("action", step.name, f"Step {step.name}: {told}", command))
+            message = (
+                str(fault).replace(f": {ACCEPT_LICENCE_COMMAND}", "") if command else str(fault)
+            )  # the command is shown once
+            found.append(MissingRequirement("action", step.name, f"Step {step.name}: {message}", command))
         except LicenceError as fault:
             found.append(
                 MissingRequirement("action", step.name, f"Step {step.name}: {fault.message}", ACCEPT_LICENCE_COMMAND)
@@ -135,76 +137,76 @@ def _missing_accounts(
 ) -> list[MissingRequirement]:
     bindings = collect_app_bindings(workflow, catalog)
     needed = steps_by_external_user_app(bindings)
-    wanted: Sequence[str] = ()
+    user_ids: Sequence[str] = ()
     if needed:
-        wanted = list(users) or [user.external_id for user in directory.users(environment)]
-    facts = DirectorySnapshot(directory, environment, wanted, needed)
+        user_ids = list(users) or [user.external_id for user in directory.users(environment)]
+    snapshot = DirectorySnapshot(directory, environment, user_ids, needed)
     found: list[MissingRequirement] = []
-    if needed and not wanted:
+    if needed and not user_ids:
         found.append(
             MissingRequirement(
                 "external_user",
                 "ID",
                 f"Steps use an external user's {' and '.join(needed)} account, and {environment} has no external users yet.",
-                facts.format_connect_command(next(iter(needed)), "ID"),
+                snapshot.format_connect_command(next(iter(needed)), "ID"),
             )
         )
-        # the first account makes the user; the others are needed all the same
-        found += [_missing_account(app, steps, "ID", facts) for app, steps in list(needed.items())[1:]]
-    gated = False
-    for user in wanted:
-        lookup = look_up_accounts(bindings, RunIdentity(user, environment), facts).lookup
+        # the first account creates the user; the other accounts are missing as well
+        found += [_missing_account(app, steps, "ID", snapshot) for app, steps in list(needed.items())[1:]]
+    needs_plan = False
+    for user in user_ids:
+        lookup = look_up_accounts(bindings, RunIdentity(user, environment), snapshot).lookup
         if lookup is not None and lookup.failed is not None:
-            found += _missing_of(lookup, user, facts)
-            gated = gated or lookup.failed.link == "plan"
-    if gated:
+            found += _missing_of(lookup, user, snapshot)
+            needs_plan = needs_plan or lookup.failed.link == "plan"
+    if needs_plan:
         found.append(
             MissingRequirement(
                 "plan",
                 "business",
-                "This project rehearses the free plan, which runs nothing for external users in production.",
+                "This project uses the free plan, which does not run workflows for external users in production.",
                 "pdkernel project set plan business",
             )
         )
-    return [*found, *_missing_own(bindings, facts)]
+    return [*found, *_missing_own(bindings, snapshot)]
 
 
-def _missing_of(lookup: Lookup, user: str, facts: DirectorySnapshot) -> list[MissingRequirement]:
-    """The user that the look-up did not find, else the accounts that it did not."""
+def _missing_of(lookup: Lookup, user: str, snapshot: DirectorySnapshot) -> list[MissingRequirement]:
+    """The missing user, else the missing accounts, of a failed lookup."""
     if not lookup.user_exists:
         return [
             MissingRequirement(
                 "external_user",
                 user,
-                f"The external user {user} does not exist in {lookup.environment}; the first connected account makes them.",
-                facts.format_connect_command(lookup.apps[0].app, user),
+                f"The external user {user} does not exist in {lookup.environment}; their first account creates them.",
+                snapshot.format_connect_command(lookup.apps[0].app, user),
             ),
-            *(_missing_account(app.app, app.steps, user, facts) for app in lookup.apps[1:]),
+            *(_missing_account(app.app, app.steps, user, snapshot) for app in lookup.apps[1:]),
         ]
-    return [_missing_account(app.app, app.steps, user, facts) for app in lookup.apps if app.chosen is None]
+    return [_missing_account(app.app, app.steps, user, snapshot) for app in lookup.apps if app.chosen is None]
 
 
-def _missing_account(app: str, steps: Sequence[str], user: str, facts: DirectorySnapshot) -> MissingRequirement:
+def _missing_account(app: str, steps: Sequence[str], user: str, snapshot: DirectorySnapshot) -> MissingRequirement:
     who = "The external user" if user == "ID" else user
     return MissingRequirement(
         "account",
         f"{user}/{app}",
-        f"{who} has no {app} account in {facts.environment}; step {', '.join(steps)} needs it.",
-        facts.format_connect_command(app, user),
+        f"{who} has no {app} account in {snapshot.environment}; step {', '.join(steps)} needs it.",
+        snapshot.format_connect_command(app, user),
     )
 
 
-def _missing_own(bindings: BindingsByStep, facts: DirectorySnapshot) -> list[MissingRequirement]:
+def _missing_own(bindings: BindingsByStep, snapshot: DirectorySnapshot) -> list[MissingRequirement]:
     return [
         MissingRequirement(
             "account",
             binding.account,
             f"Step {step} uses your own {binding.app} account {binding.account}.",
-            facts.format_own_account_command(binding),
+            snapshot.format_own_account_command(binding),
         )
         for step, apps in bindings.items()
         for binding in apps
-        if binding.account is not None and facts.find_account(binding.account) is None
+        if binding.account is not None and snapshot.find_account(binding.account) is None
     ]
 
 
@@ -222,13 +224,13 @@ def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list
 
 
 def find_unanswered_accounts(report: ImportReport, sidecar: Sidecar | None) -> list[MissingRequirement]:
-    """App props of which `pdkernel.yaml` says that nobody has decided whose account fills them."""
+    """App props for which `pdkernel.yaml` does not name the owner of the account."""
     where = sidecar.path if sidecar is not None and sidecar.path is not None else SIDECAR_FILE_NAME
     return [
         MissingRequirement(
             "answer",
             f"{use.step}.{use.prop}",
-            f"Nobody has said whose {use.app} account step {use.step} uses: write external_user, or an account's id, "
+            f"The owner of the {use.app} account in step {use.step} is unknown: write external_user or an account id "
             f"for steps.{use.step}.accounts.{use.prop} in {where}.",
         )
         for use in report.unanswered
@@ -237,8 +239,8 @@ def find_unanswered_accounts(report: ImportReport, sidecar: Sidecar | None) -> l
 
 def _unsupported(workflow: Workflow) -> list[MissingRequirement]:
     found = [
-        MissingRequirement("unsupported", kept.name, f"{kept.name} {kept.unsupported_reason}.")
-        for kept in workflow.unsupported_entries
+        MissingRequirement("unsupported", entry.name, f"{entry.name} {entry.unsupported_reason}.")
+        for entry in workflow.unsupported_entries
     ]
     found += [
         MissingRequirement("unsupported", step.name, f"Step {step.name} has no code: its entry file was missing.")
@@ -253,7 +255,7 @@ def _unsupported(workflow: Workflow) -> list[MissingRequirement]:
 
 
 def format_missing_requirements(missing: Sequence[MissingRequirement]) -> str:
-    """The list as text: a line each, its command under it."""
+    """Format the list as text: a line for each requirement, its command below."""
     lines = []
     for item in missing:
         lines.append(f"- {item.message}")
@@ -271,14 +273,14 @@ def check_app_accounts(
     environment: Environment,
 ) -> list[AppReadiness]:
     """
-    For each app that steps need, the account that a run would use now, or how to get one; one's own come last.
+    Check the accounts that a run would use now, for each app that steps need; the user's own accounts come last.
 
     Args:
-        workflow: Whose steps.
+        workflow: The workflow to check.
         directory: Users and accounts of the project.
-        catalog: Its pre-built actions.
+        catalog: Pre-built actions of the project.
         user: The external user, or None.
-        environment: Theirs.
+        environment: Environment of the user.
     """
     found = preview_lookup(
         workflow, directory=directory, catalog=catalog, environment=environment, external_user_id=user
@@ -301,8 +303,8 @@ def check_app_accounts(
 
 
 def check_own_accounts(workflow: Workflow, *, directory: Directory, catalog: Catalog) -> list[AppReadiness]:
-    """For each account of one's own that steps name, whether the project has it, or how to add it."""
-    facts = DirectorySnapshot(directory, "development", (), ())
+    """Check each of the user's own accounts that steps name."""
+    snapshot = DirectorySnapshot(directory, "development", (), ())
     named: dict[tuple[str, str], list[str]] = {}
     for step, apps in collect_app_bindings(workflow, catalog).items():
         for binding in apps:
@@ -310,8 +312,8 @@ def check_own_accounts(workflow: Workflow, *, directory: Directory, catalog: Cat
                 named.setdefault((binding.app, binding.account), []).append(step)
     rows = []
     for (app, account_id), steps in named.items():
-        account = facts.find_account(account_id)
-        command = facts.format_own_account_command(AppBinding(app, app, account_id))
+        account = snapshot.find_account(account_id)
+        command = snapshot.format_own_account_command(AppBinding(app, app, account_id))
         rows.append(
             AppReadiness(
                 app=app,

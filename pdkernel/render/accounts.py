@@ -1,8 +1,4 @@
-"""
-Whether an external user has the accounts that a workflow's steps need.
-
-Knows plain values about apps and accounts; never a credential.
-"""
+"""View of the accounts that a workflow's steps need, for one external user; without credentials."""
 
 from __future__ import annotations
 
@@ -17,16 +13,16 @@ from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_charact
 @dataclass(frozen=True, slots=True)
 class AppReadiness:
     """
-    One app that steps need, and the account for it.
+    An app that steps need, and its account.
 
     Attributes:
         app: The app's slug.
-        steps: The steps that need it.
-        owner: Whose account the steps use.
-        account_id: The account that a run would use, or None where one is missing.
-        account_name: What that account is called.
-        healthy: False when its credentials are known not to work.
-        fix: What to do where it is missing or does not work.
+        steps: The steps that need the account.
+        owner: The owner of the account.
+        account_id: The account that a run would use, or None if it is missing.
+        account_name: Display name of the account.
+        healthy: False if the credentials are known not to work.
+        fix: How to fix a missing or broken account.
     """
 
     app: str
@@ -39,12 +35,12 @@ class AppReadiness:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a run finds an account that works."""
+        """Whether a run finds a working account."""
         return self.account_id is not None and self.healthy
 
 
 def render_text(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
-    """The readiness of *apps* for that user as text."""
+    """Render the readiness of *apps* as text."""
     made = [_title(apps, external_user, environment)]
     width = max((len(app.app) for app in apps), default=0)
     for app in apps:
@@ -56,7 +52,7 @@ def render_text(apps: Sequence[AppReadiness], *, external_user: str | None, envi
 
 
 def render_html(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
-    """The readiness of *apps* for that user as HTML."""
+    """Render the readiness of *apps* as HTML."""
     parts = [tag("strong", _title(apps, external_user, environment))]
     rows = [tag("li", *_row(app), style="margin:2px 0;list-style-type:none") for app in apps]
     if rows:

@@ -1,8 +1,4 @@
-"""
-Pre-built actions as a person looks them up: a list that was searched, one action with its props.
-
-Knows plain values about them.
-"""
+"""View of pre-built actions: search results, and one action with its props."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from pdkernel.render.markup import (
 )
 
 MAX_LISTED_ACTIONS = 50
-"""Actions in a list; who searches wants few."""
+"""Maximum number of actions in a list."""
 
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
@@ -35,13 +31,13 @@ class PropRow:
     A prop of an action.
 
     Attributes:
-        name: What the cell's body calls it.
-        type: As declared.
-        required: Whether it must have a value.
-        label: For people.
-        description: For people.
-        choices: What it may be, or how that is found out; empty where anything may stand.
-        default: What it is without a value, as JSON text, or None.
+        name: Key of the prop in a cell.
+        type: Declared type.
+        required: Whether the prop must have a value.
+        label: Display name.
+        description: Description.
+        choices: Possible values, or how to list them; empty for any value.
+        default: Default value as JSON text, or None.
     """
 
     name: str
@@ -54,7 +50,7 @@ class PropRow:
 
     @property
     def type_label(self) -> str:
-        """Its type, whether it must be given, and what it is otherwise."""
+        """The type, with `required` or the default value."""
         if self.required:
             return f"{self.type}, required"
         return f"{self.type}, default {self.default}" if self.default is not None else self.type
@@ -67,13 +63,13 @@ class ActionView:
 
     Attributes:
         uses: `KEY@VERSION`.
-        name: For people.
-        description: For people.
-        source: Where it comes from.
-        apps: Slugs of the apps that it needs an account of.
-        props: Its props.
-        cell: A cell that uses it.
-        note: A sentence about the whole, or empty.
+        name: Display name.
+        description: Description.
+        source: Source of the action.
+        apps: Slugs of apps whose accounts the action needs.
+        props: Props of the action.
+        cell: A cell that uses the action.
+        note: A sentence about the action, or empty.
     """
 
     uses: str
@@ -87,18 +83,18 @@ class ActionView:
 
 
 def render_list_text(found: Sequence[ActionView]) -> str:
-    """What was found, as text: two lines each, and how many more there are."""
-    made = []
+    """Render search results as text: two lines for each action, and the number of further results."""
+    lines = []
     for each in found[:MAX_LISTED_ACTIONS]:
-        made.append(f"{each.uses}  {each.name}  [{each.source}]")
+        lines.append(f"{each.uses}  {each.name}  [{each.source}]")
         if each.description:
-            made.append(f"    {formatting.truncate_line(_first_line(each.description), formatting.TEXT_COLUMNS - 4)}")
-    made += _more(found)
-    return escape_control_characters("".join(f"{line}\n" for line in made))
+            lines.append(f"    {formatting.truncate_line(_first_line(each.description), formatting.TEXT_COLUMNS - 4)}")
+    lines += _more(found)
+    return escape_control_characters("".join(f"{line}\n" for line in lines))
 
 
 def render_list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
-    """What was found, as HTML, and below it *hint*: what to do next."""
+    """Render search results as HTML, with *hint* below."""
     rows = [
         tag(
             "li",
@@ -120,33 +116,33 @@ def render_list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
 
 
 def render_text(action: ActionView) -> str:
-    """One action with its props, as text."""
-    made = [f"{action.uses}  {action.name}", f"  from: {action.source}"]
-    made += textwrap.wrap(
+    """Render an action with its props as text."""
+    lines = [f"{action.uses}  {action.name}", f"  from: {action.source}"]
+    lines += textwrap.wrap(
         _first_line(action.description), formatting.TEXT_COLUMNS, initial_indent="  ", subsequent_indent="  "
     )
     if action.apps:
-        made.append(
+        lines.append(
             f"  accounts: {', '.join(action.apps)} (the external user's, unless the cell names one of your own)"
         )
     for prop in action.props:
-        made.append(f"  {prop.name}: {prop.type_label}")
-        said = ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)
-        for line in (said, prop.choices):
-            made += (
+        lines.append(f"  {prop.name}: {prop.type_label}")
+        description = ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)
+        for line in (description, prop.choices):
+            lines += (
                 textwrap.wrap(line, formatting.TEXT_COLUMNS, initial_indent="      ", subsequent_indent="      ")
                 if line
                 else []
             )
     if action.note:
-        made += textwrap.wrap(action.note, formatting.TEXT_COLUMNS, initial_indent="  ! ", subsequent_indent="    ")
+        lines += textwrap.wrap(action.note, formatting.TEXT_COLUMNS, initial_indent="  ! ", subsequent_indent="    ")
     if action.cell:
-        made += ["", *action.cell.rstrip("\n").split("\n")]
-    return escape_control_characters("\n".join(made) + "\n")
+        lines += ["", *action.cell.rstrip("\n").split("\n")]
+    return escape_control_characters("\n".join(lines) + "\n")
 
 
 def render_html(action: ActionView) -> str:
-    """One action with its props, as HTML."""
+    """Render an action with its props as HTML."""
     parts = [
         tag("div", tag("strong", action.name), " ", tag("code", action.uses), " ", muted(action.source)),
         tag("div", _first_line(action.description)),
@@ -177,12 +173,12 @@ def render_html(action: ActionView) -> str:
 
 
 def _more(found: Sequence[ActionView]) -> list[str]:
-    """A sentence about those that are not shown."""
+    """A sentence about the number of actions that are not shown."""
     left = len(found) - MAX_LISTED_ACTIONS
     return [f"... and {left} more. To see fewer: more words, or --app SLUG."] if left > 0 else []
 
 
 def _first_line(description: str) -> str:
-    """Its first paragraph on one line; descriptions are Markdown, whose links are written out."""
+    """The first paragraph of a Markdown description on one line, with links written out."""
     line = " ".join(description.split("\n\n", maxsplit=1)[0].split())
     return _LINK.sub(r"\1: \2", line)

@@ -1,8 +1,4 @@
-"""
-The caller's contract, and what it says of events: as text and as HTML.
-
-Knows plain values. A click on a path copies it, as in the shape.
-"""
+"""View of a workflow's contract, and of events checked against it. A click on a path copies it."""
 
 from __future__ import annotations
 
@@ -42,11 +38,11 @@ from pdkernel.shape import format_node_path
 MAX_ROWS = 300
 MAX_READER_LINES = 4
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
-_TYPES = {"numeric": "number, or text that is one"}
+_TYPES = {"numeric": "number or numeric text"}
 
 
 class _Row(NamedTuple):
-    """A line of the contract: what it is, the path, its types, who reads it, and the path to copy."""
+    """A row of the contract: kind, path, types, readers, and the path to copy."""
 
     kind: str
     path: str
@@ -63,7 +59,7 @@ def render_output(
     example: JSON = None,
     max_rows: int = MAX_ROWS,
 ) -> RichOutput:
-    """The contract of the workflow *name*, what it says of events, and an *example*."""
+    """Render the contract of the workflow *name*, the checked events, and an *example*."""
     given = (contract, name, comparisons, example, max_rows)
     return RichOutput(render_text(*given), render_html(*given))
 
@@ -75,7 +71,7 @@ def render_text(
     example: JSON = None,
     max_rows: int = MAX_ROWS,
 ) -> str:
-    """As text."""
+    """Render the contract as text."""
     rows = list(_rows(contract))
     shown = rows[:max_rows]
     widths = [min(48, max((len(row[place]) for row in shown), default=0)) for place in range(3)]
@@ -90,7 +86,7 @@ def render_text(
     for names, said in _group_by_violations(comparisons):
         made += _event_lines(names, said)
     if example is not None:
-        made += ["An event that keeps it:", formatting.format_json(example)]
+        made += ["An event that fulfils the contract:", formatting.format_json(example)]
     return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
 
 
@@ -101,7 +97,7 @@ def render_html(
     example: JSON = None,
     max_rows: int = MAX_ROWS,
 ) -> str:
-    """As a table, events and the example below it."""
+    """Render the contract as an HTML table, with events and the example below."""
     rows = list(_rows(contract))
     parts = [tag("strong", _title(contract, name))]
     if rows:
@@ -113,12 +109,14 @@ def render_html(
     parts += [tag("div", _format_unread(reader)) for reader in contract.unparsed_steps]
     parts += [_event_html(names, said) for names, said in _group_by_violations(comparisons)]
     if example is not None:
-        parts.append(collapsible(tag("span", "An event that keeps it"), code_block(formatting.format_json(example))))
+        parts.append(
+            collapsible(tag("span", "An event that fulfils the contract"), code_block(formatting.format_json(example)))
+        )
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-contract")
 
 
 def render_event_output(comparison: EventComparison) -> RichOutput | None:
-    """What is wrong with one event, or None where nothing is."""
+    """Render the violations of one event; None without violations."""
     if comparison.is_compatible:
         return None
     said = describe_violations(comparison)
@@ -130,12 +128,12 @@ def render_event_output(comparison: EventComparison) -> RichOutput | None:
 
 
 def describe_violations(comparison: EventComparison) -> list[str]:
-    """What is wrong with one event, a sentence for each field."""
+    """Describe the violations of one event, a sentence for each field."""
     drifted: dict[tuple[str, FieldPath], list[Drift]] = {}
     for drift in comparison.drifts:
         drifted.setdefault((drift.kind, drift.changed_segments), []).append(drift)
-    told = {place for _, place in drifted}
-    found = [finding for finding in comparison.violations if finding.segments not in told]
+    drifted_paths = {place for _, place in drifted}
+    found = [finding for finding in comparison.violations if finding.segments not in drifted_paths]
     return [*(_describe_drift(place, drifts) for (_, place), drifts in drifted.items()), *map(_describe_finding, found)]
 
 
@@ -145,23 +143,23 @@ def _title(contract: Contract, name: str) -> str:
     if not contract.fields and not contract.passed_on and not contract.dynamic:
         return f"{name}: no step reads the event."
     has = (
-        f"has {formatting.format_count(required, 'field')} that the steps count on"
+        f"has {formatting.format_count(required, 'field')} that the steps require"
         if required
-        else "has no field that it must have"
+        else "has no required field"
     )
     more = f", and may have {optional} more" if optional else ""
     return f"{name}: its event {has}{more}. No code was run."
 
 
 def _format_unread(reader: FieldReader) -> str:
-    return f"Not read: {reader}. Its code is not read as a whole; it may need more of the event."
+    return f"Not read: {reader}. Its code cannot be analyzed completely; the step may read further fields."
 
 
 def _rows(contract: Contract) -> Iterator[_Row]:
     yield from (_field_row(each) for each in contract.fields if each.required)
     yield from (_field_row(each) for each in contract.fields if not each.required)
-    yield from (_use_row("whole", "given on as it is", use) for use in contract.passed_on)
-    yield from (_use_row("unknown", "keys that only a run knows", use) for use in contract.dynamic)
+    yield from (_use_row("whole", "passed on unchanged", use) for use in contract.passed_on)
+    yield from (_use_row("unknown", "keys known only at run time", use) for use in contract.dynamic)
 
 
 def _field_row(field: Field) -> _Row:
@@ -177,7 +175,7 @@ def _use_row(kind: str, said: str, use: ObjectUse) -> _Row:
 
 
 def format_readers(found: Sequence[FieldReader]) -> str:
-    """Steps that read a field, each with its cell and its lines."""
+    """Format the steps that read a field, with cell and lines."""
     by_place: dict[tuple[str, int | None, str, str], list[str]] = {}
     for reader in found:
         at = by_place.setdefault((reader.step, reader.cell, reader.file, reader.prop), [])
@@ -213,7 +211,7 @@ def _tr(row: _Row) -> Html:
 
 
 def _group_by_violations(compared: Sequence[EventComparison]) -> Iterator[tuple[str, list[str]]]:
-    """What is said of each event; those of which the same is wrong stand together."""
+    """Group events with the same violations."""
     names: dict[tuple[str, ...], list[str]] = {}
     for each in compared:
         said = tuple(describe_violations(each))
@@ -226,13 +224,13 @@ def _group_by_violations(compared: Sequence[EventComparison]) -> Iterator[tuple[
 
 def _event_lines(names: str, said: Sequence[str]) -> list[str]:
     if not said:
-        return [f"✓ {names} keeps it."]
+        return [f"✓ {names} fulfils the contract."]
     return [f"! {names}:", *(f"  {line}" for line in said)]
 
 
 def _event_html(names: str, said: Sequence[str]) -> Html:
     if not said:
-        return tag("div", f"✓ {names} keeps it.")
+        return tag("div", f"✓ {names} fulfils the contract.")
     items = [tag("li", line) for line in said]
     return tag("div", tag("strong", f"! {names}"), tag("ul", join_lines(items), style="margin:0"))
 
@@ -243,7 +241,7 @@ def _describe_drift(place: FieldPath, drifts: Sequence[Drift]) -> str:
     if drift.kind == "gone":
         inside = [each.path for each in drifts if each.segments != place]
         more = f", and with it {formatting.format_list(inside)}" if inside else ""
-        return f"{format_path(place)} is gone{more}: the events before had it. Read by {who}."
+        return f"{format_path(place)} is gone{more}: earlier events had it. Read by {who}."
     before, after = " or ".join(drift.types_before), " or ".join(drift.types_after)
     return f"{format_path(place)} is now {after}, and was {before}. Read by {who}."
 
@@ -253,4 +251,4 @@ def _describe_finding(finding: ContractViolation) -> str:
     if finding.kind == "missing":
         return f"{finding.path} is missing. Read by {who}."
     expected = " or ".join(_TYPES.get(name, name) for name in finding.expected_types)
-    return f"{finding.path} is {finding.actual_type}; the steps take it for {expected}. Read by {who}."
+    return f"{finding.path} is {finding.actual_type}; the steps expect {expected}. Read by {who}."

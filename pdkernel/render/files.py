@@ -1,8 +1,4 @@
-"""
-What an export wrote: each file with what changed in it, and what is left to do by hand.
-
-Knows plain values about files; writes none.
-"""
+"""View of an export: each file with its changes, findings, and a checklist of manual work."""
 
 from __future__ import annotations
 
@@ -39,9 +35,9 @@ class FileChange:
     A file of an export.
 
     Attributes:
-        path: Below the folder, with forward slashes.
-        state: What became of it. A file that is left alone was there and is none of ours.
-        diff: Unified diff against what was there, or the empty string.
+        path: Path relative to the folder, with forward slashes.
+        state: State of the file. A file that is left alone existed and was not written by pdkernel.
+        diff: Unified diff against the previous file, or the empty string.
     """
 
     path: str
@@ -52,16 +48,16 @@ class FileChange:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    Something to look at before a workflow is deployed.
+    A finding to check before a deployment.
 
     Attributes:
-        rule: Which rule found it: a stable word.
-        step: The step concerned, or None for the workflow.
-        cell: The number of its cell, the first being 1; None for a folder.
-        line: The line in that cell, or in *file*; None where there is no one line.
-        message: What it is.
-        fix: What to do about it.
-        file: For a folder, the file to look at.
+        rule: Stable name of the rule.
+        step: The step, or None for the workflow.
+        cell: Number of the cell, starting at 1; None for a folder.
+        line: Line in the cell or *file*; None if the finding has no single line.
+        message: The problem.
+        fix: How to fix the problem.
+        file: The file, for a folder.
     """
 
     rule: str
@@ -74,7 +70,7 @@ class Finding:
 
     @property
     def location(self) -> str:
-        """Where to look: `cell 3, line 2, step send`; empty for the whole workflow."""
+        """The location: `cell 3, line 2, step send`; empty for the whole workflow."""
         parts = [
             f"cell {self.cell}" if self.cell is not None else "",
             self.file or "",
@@ -96,7 +92,7 @@ def render_text(
     note: str | None = None,
     findings: Sequence[Finding] = (),
 ) -> str:
-    """The files of *folder*, what to look at and the checklist as text, with the diffs of changed files."""
+    """Render files, findings and checklist as text, with the diffs of changed files."""
     made = [_title(folder, files), *([f"  {note}"] if note else [])]
     made += [f"  {file.state:<10}  {file.path}" for file in files]
     for file in files:
@@ -110,7 +106,7 @@ def render_text(
 
 
 def format_findings(findings: Sequence[Finding]) -> list[str]:
-    """*findings* as lines of text, one each."""
+    """Format *findings* as text, a line each."""
     return [f"  {each.rule:<11}  {_format_finding(each)}" for each in findings]
 
 
@@ -122,7 +118,7 @@ def render_html(
     note: str | None = None,
     findings: Sequence[Finding] = (),
 ) -> str:
-    """The files of *folder*, what to look at and the checklist as HTML; each diff opens and closes."""
+    """Render files, findings and checklist as HTML, with collapsible diffs."""
     parts = [tag("strong", _title(folder, files))]
     if note:
         parts.append(tag("div", note))
@@ -156,7 +152,7 @@ _CHECKLIST = "To do by hand, as Git sync does not carry it:"
 
 def _format_finding(finding: Finding) -> str:
     place = f"{finding.location}: " if finding.location else ""
-    fix = "" if "\n" in finding.fix else finding.fix  # code to paste has no place in a list
+    fix = "" if "\n" in finding.fix else finding.fix  # code of several lines does not fit into a list
     return " ".join(f"{place}{finding.message} {fix}".split())
 
 

@@ -1,8 +1,4 @@
-"""
-The words for what records hold: statuses, durations, accounts, outside calls, JSON.
-
-Knows the vocabulary for people, the same in text and HTML. Knows no layout.
-"""
+"""Formats values of records for text and HTML views: statuses, durations, accounts, outbound calls, JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from pdkernel.model import JSON
 from pdkernel.render.markup import Tone, escape_control_characters
 
 TEXT_COLUMNS = 100
-"""Columns of a terminal that the text form keeps to where it can."""
+"""Preferred maximum number of columns of text views."""
 MAX_LINES = 40
 MAX_CHARACTERS = 4000
 _LARGE_JSON_CHARACTERS = 100_000
@@ -26,7 +22,7 @@ StepState = Literal["success", "error", "skipped", "disabled", "pinned", "not_ru
 
 
 class StatusLabel(NamedTuple):
-    """How a status is shown: a mark, the word, a tone."""
+    """Display of a status: mark, word and tone."""
 
     mark: str
     word: str
@@ -58,12 +54,12 @@ EXECUTION_LABELS: dict[str, StatusLabel] = {
 }
 
 
-# how the texts begin that a caller gets where a custom response was promised and none came (platform documentation)
+# prefixes of the platform's texts for a missing custom response (platform documentation)
 _NO_RESPONSE_PREFIXES = ("No $.respond called", CONNECT_PREFIX)
 
 
 def format_duration(milliseconds: float) -> str:
-    """A duration with the digits that matter."""
+    """Format a duration with a suitable unit."""
     if milliseconds < 100:
         return f"{milliseconds:.1f} ms"
     if milliseconds < 1000:
@@ -85,14 +81,14 @@ def format_hour_minute(iso: str) -> str:
 
 
 def format_account(use: AccountUse) -> str:
-    """An account that a step was given: `slack apn_123 (external user's)`."""
+    """Format an account of a step: `slack apn_123 (external user's)`."""
     owner = "external user's" if use.owner == "external_user" else "your own"
     prop = "" if use.prop == use.app else f"{use.prop}: "
     return f"{prop}{use.app} {use.id} ({owner})"
 
 
 def format_outcome(call: OutboundCall) -> str:
-    """What became of an outside call, or nothing if it was sent as usual."""
+    """Format the outcome of an outbound call; empty for a call that was sent."""
     match call.outcome:
         case "sent":
             return ""
@@ -111,20 +107,20 @@ def format_outcome(call: OutboundCall) -> str:
 
 
 def select_outcome_tone(call: OutboundCall) -> Tone:
-    """How loud `outcome` is said."""
+    """The tone for the outcome of *call*."""
     if call.outcome == "stand_in":
-        return "busy"  # as wanted, and not to be taken for a call that was not sent again
+        return "busy"  # intended, unlike a call that was not sent
     return "bad" if call.outcome in ("denied", "failed") else "warn"
 
 
 def format_call_response(call: OutboundCall) -> str:
-    """The answer to an outside call: `200, 84.2 ms`."""
+    """Format the response to an outbound call: `200, 84.2 ms`."""
     status = "no answer" if call.status is None else str(call.status)
     return f"{status}, {format_duration(call.duration_ms)}"
 
 
 def format_delivery(sent: Delivery) -> str:
-    """Something that was queued to be sent, and what is known beside its outcome: `HTTP request POST URL: answered 200`."""
+    """Format a delivery with its status and note: `HTTP request POST URL: answered 200`."""
     kinds = {"http": "HTTP request", "email": "e-mail", "emit": "event", "s3": "S3 object", "sse": "server-sent event"}
     joint = " " if sent.kind == "http" else " to "
     what = kinds.get(sent.kind, sent.kind) + (f"{joint}{sent.to}" if sent.to else "")
@@ -133,14 +129,14 @@ def format_delivery(sent: Delivery) -> str:
 
 
 def format_error_location(error: ErrorRecord) -> str:
-    """Where an error arose: "line 5 of the cell `build`", or nothing."""
+    """Format the location of an error: "line 5 of the cell `build`", or an empty string."""
     if error.step is None:
         return ""
     return f"line {error.line} of the cell `{error.step}`" if error.line is not None else f"the cell `{error.step}`"
 
 
 def format_response(given: Response | None, *, refused: bool = False) -> str:
-    """The first line about the HTTP response that a caller gets; *refused* for a run of which no step ran."""
+    """Format the first line about the HTTP response; *refused* means that no step ran."""
     if given is None:
         late = ", sent at once: the caller does not hear of the refusal"
         return f"200, the default response{late if refused else ''}"
@@ -155,11 +151,11 @@ def format_json_line(value: JSON) -> str:
 
 
 def format_json(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
-    """*value* as JSON for reading; a long one ends with how much of it is not shown."""
+    """Format *value* as indented JSON; a truncated value ends with the hidden length."""
     size = len(format_json_line(value))
     if size <= _LARGE_JSON_CHARACTERS:
         return truncate_text(_pretty.encode(value), max_lines=max_lines, max_characters=max_characters)
-    # Indenting is slow: of a very large value only the beginning is.
+    # Indenting is slow: only the beginning of a very large value is encoded.
     beginning, length = list[str](), 0
     for piece in _pretty.iterencode(value):
         beginning.append(piece)
@@ -171,7 +167,7 @@ def format_json(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int 
 
 
 def truncate_text(text: str, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
-    """The beginning of *text*, and how much of it is not shown."""
+    """Truncate *text*; the result ends with the hidden length."""
     kept = text[:max_characters].split("\n")
     shown = "\n".join(kept[:max_lines])
     if len(shown) == len(text):
@@ -182,7 +178,7 @@ def truncate_text(text: str, *, max_lines: int = MAX_LINES, max_characters: int 
 
 
 def elide_middle(text_lines: Sequence[str], *, head: int = 10, tail: int = 30) -> list[str]:
-    """The first and last of many lines, and between them how many are not shown."""
+    """Keep the first and last lines, with the number of hidden lines between them."""
     hidden = len(text_lines) - head - tail
     if hidden <= 1:
         return list(text_lines)

@@ -1,8 +1,4 @@
-"""
-An endpoint's answer: its status, the headers worth seeing, its body.
-
-Knows plain values. Says the same as text and as HTML.
-"""
+"""View of an endpoint's response: status, selected headers and body."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from pdkernel.render.markup import CONTAINER_STYLE, code_block, escape_control_c
 
 
 def render_text(status: int, reason: str, headers: Mapping[str, str], body: JSON, duration_ms: float) -> str:
-    """The answer as text."""
+    """Render the response as text."""
     made = [f"{status} {reason}".rstrip() + f"  {formatting.format_duration(duration_ms)}"]
     made += [f"{name}: {value}" for name, value in headers.items()]
     shown = _body(body)
@@ -23,7 +19,7 @@ def render_text(status: int, reason: str, headers: Mapping[str, str], body: JSON
 
 
 def render_html(status: int, reason: str, headers: Mapping[str, str], body: JSON, duration_ms: float) -> str:
-    """The answer as HTML."""
+    """Render the response as HTML."""
     named = "\n".join(f"{name}: {value}" for name, value in headers.items())
     head = tag(
         "div",

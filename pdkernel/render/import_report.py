@@ -1,8 +1,4 @@
-"""
-What an imported workflow needs here, as a value, as text and as Markdown.
-
-Knows plain values; never a credential. Whoever makes one knows workflows.
-"""
+"""The report about an imported workflow, as data, text and Markdown; without credentials."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from pdkernel.render.markup import escape_control_characters
 
 @dataclass(frozen=True, slots=True)
 class ActionSource:
-    """Where the pre-built action of a step comes from, in words (`built in`, `npm`, ...); *runs* is False if from nowhere."""
+    """The source of a step's pre-built action (`built in`, `npm`, ...); *runs* is False without a source."""
 
     step: str
     uses: str
@@ -26,7 +22,7 @@ class ActionSource:
 
 @dataclass(frozen=True, slots=True)
 class AccountAssignment:
-    """Whose account fills an app prop: `external_user`, `unanswered` or an id; *synced* is the id in Git, or None."""
+    """The owner of an app prop's account: `external_user`, `unanswered` or an id; *synced* is the id in Git or None."""
 
     step: str
     prop: str
@@ -37,7 +33,7 @@ class AccountAssignment:
 
 @dataclass(frozen=True, slots=True)
 class VariableRead:
-    """An environment variable, and where it is read: `STEP, line N` of its code, or `STEP` for a prop."""
+    """An environment variable and the places that read it: `STEP, line N` in code, or `STEP` for a prop."""
 
     name: str
     places: tuple[str, ...]
@@ -46,7 +42,7 @@ class VariableRead:
 
 @dataclass(frozen=True, slots=True)
 class StoreUse:
-    """A data store, by its name here or its id in Git (None: the project's default), and the props that it fills."""
+    """A data store, by local name or id in Git (None: the project's default), and the props that use it."""
 
     name: str | None
     props: tuple[str, ...]
@@ -54,7 +50,7 @@ class StoreUse:
 
 @dataclass(frozen=True, slots=True)
 class TriggerUse:
-    """A trigger: its id, its kind, its settings in words, and whether these are assumed since Git does not hold them."""
+    """A trigger: id, type, settings as text, and whether the settings are assumed because Git does not hold them."""
 
     id: str | None
     type: str
@@ -64,7 +60,7 @@ class TriggerUse:
 
 @dataclass(frozen=True, slots=True)
 class PackageUse:
-    """A package that steps import, with the version that they ask for, if they do."""
+    """A package that steps import, with the required version or an empty string."""
 
     language: str
     name: str
@@ -74,7 +70,7 @@ class PackageUse:
 
 @dataclass(frozen=True, slots=True)
 class UnsupportedItem:
-    """What cannot run here, and why, as a sentence without its subject."""
+    """An item that cannot run, and the reason as a sentence without its subject."""
 
     name: str
     why: str
@@ -83,20 +79,20 @@ class UnsupportedItem:
 @dataclass(frozen=True, slots=True)
 class ImportReport:
     """
-    What is known of a workflow before its first run here.
+    The parts of a workflow and its requirements, before its first run.
 
     Attributes:
-        workflow: Its name.
-        ready: Steps that run as they are, once what they need is there.
-        disabled: Steps that are disabled.
-        actions: Where pre-built actions come from.
-        accounts: Whose accounts fill app props.
+        workflow: Name of the workflow.
+        ready: Steps that run unchanged once their requirements are met.
+        disabled: Disabled steps.
+        actions: Sources of pre-built actions.
+        accounts: Owners of accounts for app props.
         variables: Environment variables.
         stores: Data stores.
-        triggers: What starts it.
-        packages: What is installed at the first run.
-        gone: Sentences on references to steps that are not there, or not yet.
-        cannot: What cannot run.
+        triggers: Triggers.
+        packages: Packages installed at the first run.
+        gone: Sentences about references to missing or later steps.
+        cannot: Items that cannot run.
         notes: Other sentences.
     """
 
@@ -115,7 +111,7 @@ class ImportReport:
 
     @property
     def unanswered(self) -> tuple[AccountAssignment, ...]:
-        """App props of which nobody has said whose account they mean."""
+        """App props without a known owner of the account."""
         return tuple(use for use in self.accounts if use.account == "unanswered")
 
     def to_json(self) -> dict[str, Any]:
@@ -124,7 +120,7 @@ class ImportReport:
 
 
 def render_text(report: ImportReport) -> str:
-    """The report as text: a heading and a line for each thing under it."""
+    """Render the report as text: headings, and a line for each item."""
     made: list[str] = []
     for heading, lines in _parts(report):
         made += [f"  {heading}", *(f"    - {line.replace('`', '')}" for line in lines)]
@@ -132,7 +128,7 @@ def render_text(report: ImportReport) -> str:
 
 
 def render_markdown(report: ImportReport) -> str:
-    """The report as Markdown, for the notebook's top."""
+    """Render the report as Markdown for the first cell of the notebook."""
     made = ["## What this workflow needs here"]
     for heading, lines in _parts(report):
         made.append("\n".join([f"**{heading}**", "", *(f"- {line}" for line in lines)]))
@@ -191,7 +187,7 @@ def _line(words: str) -> str:
 
 
 def _code(words: str) -> str:
-    """*words* as Markdown's code, on one line, whatever is in them."""
+    """*words* as inline code in Markdown, on one line."""
     line = " ".join(words.split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"

@@ -1,8 +1,4 @@
-"""
-How an account was found, link by link, or where the look-up ended.
-
-Knows `lookup` values; never a credential. `text` and `html` draw the same links.
-"""
+"""View of an account lookup: each step of the lookup, and where it failed; without credentials."""
 
 from __future__ import annotations
 
@@ -66,7 +62,7 @@ def render_output(lookup: Lookup | None) -> RichOutput:
 
 def _title(lookup: Lookup) -> str:
     """What the look-up came to, in a sentence."""
-    who = f"external user {lookup.external_user}" if lookup.external_user else "nobody"
+    who = f"external user {lookup.external_user}" if lookup.external_user else "no external user"
     ending = "every account is found" if lookup.failed is None else "the look-up fails"
     return f"For {who} in {lookup.environment}, {ending}. No code was run."
 
@@ -81,7 +77,7 @@ def _lookup_steps(lookup: Lookup, step: str | None) -> Iterator[_LookupStep]:
         exists = "exists" if lookup.user_exists else "does not exist"
         yield _LookupStep(failed != "user", "external user", f"{lookup.external_user} {exists} in {lookup.environment}")
     for app in lookup.apps if step is None else lookup.apps_of_step(step):
-        yield _app(app, come_to=failed not in ("header", "user"))
+        yield _app(app, is_reached=failed not in ("header", "user"))
     if lookup.plan is not None:
         yield _LookupStep(None if failed in ("header", "user", "account") else failed != "plan", "plan", lookup.plan)
 
@@ -100,18 +96,18 @@ def _environment(lookup: Lookup) -> str:
     return f"{lookup.environment} (no {ENVIRONMENT_HEADER})"
 
 
-def _app(app: AppLookup, *, come_to: bool) -> _LookupStep:
+def _app(app: AppLookup, *, is_reached: bool) -> _LookupStep:
     needed = f"needed by {formatting.format_list(app.steps)}"
-    if not come_to:
+    if not is_reached:
         return _LookupStep(None, app.app, f"not looked up; {needed}")
     if app.chosen is None:
         return _LookupStep(False, app.app, f"no account; {needed}")
     newest, *others = app.candidates
     used = f"{_named(newest)} is the newest and is used; {needed}"
     if not newest.healthy:
-        used += "; it does not work any more: connect it again"
+        used += "; it no longer works: connect it again"
     if newest.withheld:
-        used += "; its credentials are withheld, so outside calls go through Connect's proxy"
+        used += "; its credentials are withheld, so outbound calls go through Connect's proxy"
     if others:
         used += f". Older: {', '.join(_named(each) for each in others)}"
     return _LookupStep(True, app.app, used)

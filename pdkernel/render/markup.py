@@ -1,8 +1,7 @@
 """
-HTML that cannot be injected into, and the few looks that all views share.
+Escaped HTML, and the styles that all views share.
 
-Knows HTML and which inline styles survive JupyterLab's sanitizer. A text becomes HTML in one place, `tag`, which
-escapes whatever is not `Html` already.
+`tag` and `join` escape all text that is not `Html`. Only inline styles that survive JupyterLab's sanitizer are used.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ Tone = Literal["good", "bad", "warn", "busy", "quiet"]
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# JupyterLab's sanitizer drops declarations with var(). So each colour is written twice: a plain one that is readable
-# on light and dark, then the theme's own.
+# JupyterLab's sanitizer drops declarations with var(). So each color is written twice: a plain color for light and
+# dark themes, then the theme's color.
 _LINE = "rgba(127,127,127,0.35)"
 BORDER_STYLE: Final = f"border:1px solid {_LINE};border-color:var(--jp-border-color2,{_LINE})"
 CONTAINER_STYLE: Final = (
@@ -38,13 +37,13 @@ _PILL: dict[Tone, str] = {"good": "#1a7f37", "bad": "#cf222e", "warn": "#9a6700"
 
 
 class Html(str):
-    """A text that is HTML already."""
+    """A string that is safe HTML."""
 
     __slots__ = ()
 
 
 def tag(name: str, *children: str, style: str = "", **attributes: str) -> Html:
-    """An element; children that are no `Html` are escaped. `class_` stands for `class`, `open="open"` for a flag."""
+    """Build an element; children that are not `Html` are escaped. Pass `class_` for `class`, `open="open"` for a flag."""
     given = {**attributes, "style": style} if style else attributes
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(escape_control_characters(value))}"'
@@ -54,7 +53,7 @@ def tag(name: str, *children: str, style: str = "", **attributes: str) -> Html:
 
 
 def join(children: Iterable[str]) -> Html:
-    """*children* one after the other; those that are no `Html` are escaped."""
+    """Concatenate *children*; children that are not `Html` are escaped."""
     return Html(
         "".join(
             child if isinstance(child, Html) else html.escape(escape_control_characters(child)) for child in children
@@ -63,12 +62,12 @@ def join(children: Iterable[str]) -> Html:
 
 
 def join_lines(children: Iterable[Html]) -> Html:
-    """*children* one a line, which changes nothing but the source's legibility."""
+    """Join *children* with newlines, for a readable source."""
     return Html("\n".join(child for child in children if child))
 
 
 def inline_code(text: str) -> Html:
-    """A sentence in which what stands between backticks is code."""
+    """A sentence with the text between backticks as code."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return join([text])
@@ -76,7 +75,7 @@ def inline_code(text: str) -> Html:
 
 
 def escape_control_characters(text: str) -> str:
-    """*text* without colour codes, other control characters written out: nothing in it can move a cursor."""
+    """Remove color codes and escape other control characters, so that *text* cannot move a cursor."""
     text = _ANSI.sub("", text.replace("\r\n", "\n"))
     return _CONTROL.sub(
         lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\x80" else f"\\u{ord(match[0]):04x}", text
@@ -84,7 +83,7 @@ def escape_control_characters(text: str) -> str:
 
 
 def pill(text: str, tone: Tone) -> Html:
-    """A word on a coloured ground; says the same without the colour."""
+    """A word on a colored background; readable without the color."""
     style = (
         f"display:inline-block;background-color:{_PILL[tone]};color:#ffffff;border-radius:3px;"
         "padding:0 6px;margin-right:8px;font-size:85%;white-space:nowrap"
@@ -93,21 +92,21 @@ def pill(text: str, tone: Tone) -> Html:
 
 
 def badge(text: str) -> Html:
-    """A word in a frame, for what is noted beside a name."""
+    """A word in a frame, for a note beside a name."""
     return tag("span", text, style=f"{BORDER_STYLE};border-radius:3px;padding:0 5px;margin-right:8px;font-size:85%")
 
 
 def muted(text: str) -> Html:
-    """A text in the second row of importance."""
+    """A text of secondary importance."""
     return tag("span", text, style=f"{MUTED_STYLE};margin-right:8px")
 
 
 def code_block(text: str, *, style: str = "") -> Html:
-    """A text kept as it is, in a scrolling block."""
+    """A preformatted text in a scrolling block."""
     return tag("pre", text, style=f"{CODE_STYLE};{style}" if style else CODE_STYLE)
 
 
 def collapsible(summary: Html, body: Html, *, open_: bool = False) -> Html:
-    """A part that opens and closes."""
+    """A collapsible part."""
     attributes = {"open": "open"} if open_ else {}
     return tag("details", tag("summary", summary, style="cursor:pointer"), body, **attributes)

@@ -1,8 +1,4 @@
-"""
-Which external users could run which steps: users down, steps across.
-
-Knows plain values; never a credential. `text` and `html` draw the same cells.
-"""
+"""View of the readiness matrix: external users as rows, steps as columns; without credentials."""
 
 from __future__ import annotations
 
@@ -28,17 +24,17 @@ _WORKFLOW_HEADING = "whole workflow"
 @dataclass(frozen=True, slots=True)
 class MatrixCell:
     """
-    What a run of one step would come to.
+    The readiness of one step for one user.
 
     Attributes:
         step: The step; the empty string for the whole workflow.
-        state: `ready`, `proxy` (ready, its outside calls going through Connect's proxy) or `error`.
-        accounts: Ids of the accounts that it would use.
-        unhealthy: Those of them that are known not to work.
-        apps: For an error, the apps that have no account.
+        state: `ready`, `proxy` (ready, with outbound calls through Connect's proxy) or `error`.
+        accounts: Ids of the accounts that a run would use.
+        unhealthy: Ids of accounts that are known not to work.
+        apps: For an error, the apps without an account.
         code: For an error, its code.
-        message: For an error, the platform's words.
-        fix: For an error, what to do.
+        message: For an error, the platform's message.
+        fix: For an error, how to fix it.
     """
 
     step: str
@@ -63,7 +59,7 @@ class MatrixCell:
 
     @property
     def label(self) -> str:
-        """The cell in a word or two."""
+        """The label of the cell."""
         if self.state == "proxy":
             return "ready by proxy"
         if self.state == "ready":
@@ -75,7 +71,7 @@ class MatrixCell:
 
 @dataclass(frozen=True, slots=True)
 class MatrixRow:
-    """One external user (None: a caller that names nobody): the whole workflow, and each of its steps."""
+    """The cells of one external user (None: a caller without a user): the whole workflow and each step."""
 
     external_user: str | None
     workflow_cell: MatrixCell
@@ -92,7 +88,7 @@ class MatrixRow:
 
 @dataclass(frozen=True, slots=True)
 class ReadinessMatrix:
-    """The rows of some external users; *has_more_users* says that others were not looked at."""
+    """The rows of external users; *has_more_users* is True if further users were not checked."""
 
     workflow: str
     environment: str
@@ -112,30 +108,30 @@ class ReadinessMatrix:
 
 
 def render_text(matrix: ReadinessMatrix) -> str:
-    """The matrix as text; what to do about each error is said below."""
+    """Render the matrix as text, with fixes for errors below."""
     heads = ["external user", _WORKFLOW_HEADING, *matrix.steps]
     table = [heads, *([_user(row), *(cell.label for cell in (row.workflow_cell, *row.cells))] for row in matrix.rows)]
     widths = [max(len(line[place]) for line in table) for place in range(len(heads))]
     made = [_title(matrix)]
     made += ["  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table]
-    made += [f"  {line}" for said in _footnotes(matrix) for line in ("", *said.split("\n"))]
+    made += [f"  {line}" for footnote in _footnotes(matrix) for line in ("", *footnote.split("\n"))]
     return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
 
 
 def render_html(matrix: ReadinessMatrix) -> str:
-    """The matrix as a table; what to do about each error is said below."""
+    """Render the matrix as HTML, with fixes for errors below."""
     heads = [tag("th", head, style=_CELL) for head in ("external user", _WORKFLOW_HEADING, *matrix.steps)]
     rows = [tag("tr", *heads)]
     for row in matrix.rows:
         cells = [tag("td", pill(cell.label, _tone(cell)), style=_CELL) for cell in (row.workflow_cell, *row.cells)]
         rows.append(tag("tr", tag("th", _user(row), style=_CELL), *cells))
     parts = [tag("strong", _title(matrix)), tag("table", join_lines(rows))]
-    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _footnotes(matrix)]
+    parts += [tag("div", footnote, style="white-space:pre-wrap;margin-top:4px") for footnote in _footnotes(matrix)]
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-matrix")
 
 
 def _footnotes(matrix: ReadinessMatrix) -> Iterator[str]:
-    """Each error of a whole run once, with what to do; and who was left out."""
+    """Each error of a whole run once, with its fix; and a note about further users."""
     seen = {
         f"{row.workflow_cell.message}\n{row.workflow_cell.fix}"
         for row in matrix.rows
@@ -156,7 +152,7 @@ def _title(matrix: ReadinessMatrix) -> str:
 
 
 def _user(row: MatrixRow) -> str:
-    return "(nobody)" if row.external_user is None else formatting.truncate_line(row.external_user, 40)
+    return "(no user)" if row.external_user is None else formatting.truncate_line(row.external_user, 40)
 
 
 def _tone(cell: MatrixCell) -> Tone:

@@ -1,8 +1,4 @@
-"""
-What a proof of an export found: which step did the same on which event, and where not.
-
-Knows plain values; every value in them is redacted. `text` and `html` draw the same verdicts.
-"""
+"""View of a proof: the verdict for each step and event, and the differences; all values are redacted."""
 
 from __future__ import annotations
 
@@ -30,9 +26,9 @@ GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
 
 WHOLE_RUN = "whole run"
 RUN_ENDED_EARLIER = "The run ends above it on this event."
-"""Why a step that ran on neither side was not compared; it is drawn as *not run*."""
+"""The reason for a step that ran on neither side; shown as *not run*."""
 MAX_SHOWN_DIFFERENCES = 20
-"""Differences that a picture shows; the JSON has all."""
+"""Maximum number of differences in text and HTML; the JSON has all."""
 
 _TONES: dict[Verdict, Tone] = {"same": "good", "differs": "bad", "not compared": "warn"}
 NOT_RUN = "not run"
@@ -45,12 +41,12 @@ _WIDTH = 300
 @dataclass(frozen=True, slots=True)
 class Difference:
     """
-    Something that is not the same on both sides.
+    A difference between the two sides.
 
     Attributes:
-        path: Where in the value: `exports.$return_value.items[2].name`.
-        notebook: What the notebook has there, as JSON text; None for nothing.
-        files: What the written files have there.
+        path: Path in the value: `exports.$return_value.items[2].name`.
+        notebook: The notebook's value as JSON text; None for no value.
+        files: The files' value as JSON text; None for no value.
     """
 
     path: str
@@ -65,13 +61,13 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class StepVerdict:
     """
-    What was found of one step of one run, or of the whole run (`WHOLE`).
+    The verdict on one step of one run, or on the whole run (`WHOLE_RUN`).
 
     Attributes:
-        step: The step.
+        step: Name of the step.
         verdict: `same`, `differs`, or `not compared`.
-        differences: Where it differs.
-        reason: For `not compared`, why, and what to do.
+        differences: The differences.
+        reason: For `not compared`, the reason and a fix.
     """
 
     step: str
@@ -81,12 +77,12 @@ class StepVerdict:
 
     @property
     def label(self) -> str:
-        """What stands in the table."""
+        """The label in the table."""
         return NOT_RUN if self.reason == RUN_ENDED_EARLIER else self.verdict
 
     @property
     def tone(self) -> Tone:
-        """Its colour."""
+        """The tone of the label."""
         return "quiet" if self.reason == RUN_ENDED_EARLIER else _TONES[self.verdict]
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +97,7 @@ class StepVerdict:
 
 @dataclass(frozen=True, slots=True)
 class CaseVerdict:
-    """One event, run for one external user (None: for nobody)."""
+    """The verdicts for one event and external user (None: no user)."""
 
     event: str
     external_user: str | None
@@ -121,13 +117,13 @@ class CaseVerdict:
 @dataclass(frozen=True, slots=True)
 class GradedField:
     """
-    A field of the files.
+    A field of the written files, with the evidence for its format.
 
     Attributes:
-        file: `workflow.yaml`, `pdkernel.yaml`, or what an entry file is called.
-        field: Its keys, `steps[].uses`; empty for a whole file.
-        grade: How it is known to be what the platform reads.
-        steps: The steps whose field it is, in order; empty for a field of no step.
+        file: `workflow.yaml`, `pdkernel.yaml`, or the name of an entry file.
+        field: Keys of the field, `steps[].uses`; empty for a whole file.
+        grade: How the format is known: documented, observed in a synced folder, inferred, or pdkernel's own.
+        steps: The steps with this field, in order; empty for a field of the workflow.
     """
 
     file: str
@@ -143,15 +139,15 @@ class GradedField:
 @dataclass(frozen=True, slots=True)
 class Proof:
     """
-    What was found of an export.
+    The result of a proof.
 
     Attributes:
-        folder: The files.
+        folder: Folder of the files.
         steps: Names of the notebook's steps, in order.
-        definition_differences: Where the workflow that was read back is not the notebook's.
-        cases: Each event and external user.
-        fields: The fields of the files and how they are known.
-        notes: What else is to be said, as sentences.
+        definition_differences: Differences between the notebook's workflow and the workflow read back.
+        cases: Verdicts for each event and external user.
+        fields: The fields of the files with their grades.
+        notes: Further notes, as sentences.
     """
 
     folder: str
@@ -163,7 +159,7 @@ class Proof:
 
     @property
     def verdict(self) -> Verdict:
-        """`differs` if anything does; `not compared` if no step was compared."""
+        """`differs` if there is any difference; `not compared` if no step was compared."""
         found = {step.verdict for case in self.cases for step in (*case.steps, case.run_verdict)}
         if self.definition_differences or "differs" in found:
             return "differs"
@@ -181,16 +177,16 @@ class Proof:
 
 
 def render_text(proof: Proof) -> str:
-    """The proof as text: a table, each difference, why something was not compared, what nobody has seen."""
+    """Render the proof as text: a table, differences, reasons and notes."""
     made = [_title(proof), *(f"  {line}" for line in _table(proof))]
     for where, difference in _shown(proof):
         made += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
-    made += [line for said in _footnotes(proof) for line in ("", *said.split("\n"))]
+    made += [line for footnote in _footnotes(proof) for line in ("", *footnote.split("\n"))]
     return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
 
 
 def render_html(proof: Proof) -> str:
-    """The proof as HTML; the fields with their grades open and close."""
+    """Render the proof as HTML, with a collapsible table of fields and grades."""
     parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
     if proof.cases:
         rows = [tag("tr", *(tag("th", _breakable(head), style=_CELL) for head in _heads(proof)))]
@@ -201,13 +197,13 @@ def render_html(proof: Proof) -> str:
     for where, difference in _shown(proof):
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
         parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
-    parts += [tag("div", said, style="white-space:pre-wrap;margin-top:4px") for said in _footnotes(proof)]
+    parts += [tag("div", footnote, style="white-space:pre-wrap;margin-top:4px") for footnote in _footnotes(proof)]
     parts.append(collapsible(tag("span", "How each field is known"), _fields(proof)))
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-proof")
 
 
 def _table(proof: Proof) -> Iterator[str]:
-    """Events down, steps across; where that is too wide, each event with the steps of each verdict."""
+    """Events as rows, steps as columns; if too wide, the steps of each verdict for each event."""
     if not proof.cases:
         return
     table = [_heads(proof), *([_event(case), *(found.label for found in _row(proof, case))] for case in proof.cases)]
@@ -241,7 +237,7 @@ def _heads(proof: Proof) -> list[str]:
 
 
 def _breakable(name: str) -> Html:
-    """A step's name that may be broken at its underscores: a column is as narrow as what stands in it."""
+    """A step's name that may wrap at underscores, for narrow columns."""
     return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
@@ -276,10 +272,10 @@ def _sides(difference: Difference) -> list[str]:
 
 
 def _footnotes(proof: Proof) -> Iterator[str]:
-    """What is said below: differences that are not shown, why something was not compared, what nobody has seen."""
+    """Notes below the table: hidden differences, reasons for missing comparisons, inferred fields."""
     hidden = sum(1 for _ in _differences(proof)) - MAX_SHOWN_DIFFERENCES
     if hidden > 0:
-        yield f"{formatting.format_count(hidden, 'difference')} more: --json has them all."
+        yield f"{formatting.format_count(hidden, 'difference')} more: --json shows all."
     reasons: dict[str, list[str]] = {}
     for case in proof.cases:
         for step in (*case.steps, case.run_verdict):
@@ -290,7 +286,7 @@ def _footnotes(proof: Proof) -> Iterator[str]:
         yield f"Not compared ({', '.join(where[:4])}{more}): {why}"
     guessed = [_named(field) for field in proof.fields if field.grade == "inferred"]
     if guessed:
-        yield f"Inferred, as nobody has seen it in a synced folder: {'; '.join(guessed)}."
+        yield f"Inferred, not observed in a synced folder: {'; '.join(guessed)}."
     yield from proof.notes
 
 

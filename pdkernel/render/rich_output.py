@@ -1,8 +1,4 @@
-"""
-A picture: the same thing as text and as HTML.
-
-Knows how Jupyter asks for one. It survives saving, Git hosts and untrusted notebooks, which a widget does not.
-"""
+"""An output for Jupyter, as text and HTML; it survives saving, Git hosts and untrusted notebooks, unlike a widget."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RichOutput:
-    """Something drawn once, as text and as HTML."""
+    """A rendered output, as text and as HTML."""
 
     text: str
     html: str

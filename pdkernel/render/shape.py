@@ -1,8 +1,7 @@
 """
-The shape of an event as a tree of paths that can be copied.
+View of an event's shape: a tree of paths that can be copied.
 
-Knows shapes and how to write a path. A click on `.pd-k` copies what its title says after "Copy "; where nothing
-listens for the click, the title shows the path.
+A click on `.pd-k` copies the path in the element's title after "Copy ". Without a click handler, the title shows the path.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ _LIST = "margin:0;padding:0;padding-left:16px;list-style-type:none"
 
 
 def render_text(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_children: int = MAX_CHILDREN) -> str:
-    """*shape* as an indented tree: key, types, presence, samples."""
+    """Render *shape* as an indented tree: key, types, presence, samples."""
     shown = _shown(shape, max_children)
-    lines_ = list(_text_lines(shape, format_node_path((*root, *shape.path)), 0, shown, _events(shape)))
-    width = min(48, max(len(name) for name, _ in lines_))
-    room = formatting.TEXT_COLUMNS - width - 2
+    lines = list(_text_lines(shape, format_node_path((*root, *shape.path)), 0, shown, _events(shape)))
+    width = min(48, max(len(name) for name, _ in lines))
+    columns = formatting.TEXT_COLUMNS - width - 2
     return escape_control_characters(
-        "".join(f"{f'{name:<{width}}  {formatting.truncate_line(said, room)}'.rstrip()}\n" for name, said in lines_)
+        "".join(f"{f'{name:<{width}}  {formatting.truncate_line(said, columns)}'.rstrip()}\n" for name, said in lines)
     )
 
 
 def render_html(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_children: int = MAX_CHILDREN) -> str:
-    """*shape* as nested parts that open and close, each key to be copied for Node.js or Python."""
+    """Render *shape* as collapsible HTML; each key can be copied as a path for Node.js or Python."""
     shown = _shown(shape, max_children)
     return tag(
         "div", _node(shape, tuple(root), 0, shown, _events(shape)), style=CONTAINER_STYLE, class_="pd-view pd-shape"
@@ -50,7 +49,7 @@ def render_html(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_child
 
 
 def _shown(shape: Shape, max_children: int) -> set[tuple[Segment, ...]]:
-    """The paths to show: level by level, so that one huge branch does not hide the others."""
+    """The paths to show, level by level, so that a large branch does not hide the others."""
     shown: set[tuple[Segment, ...]] = set()
     level = deque([shape])
     while level and len(shown) < MAX_NODES:
@@ -72,13 +71,13 @@ def _types(shape: Shape) -> str:
 
 
 def _events(shape: Shape) -> int:
-    """How many values were merged into *shape*, if that is a whole event's; 1 for a part of one."""
+    """The number of merged events if *shape* is a whole event; 1 for a part of an event."""
     return 1 if shape.path else shape.possible_count
 
 
 def _presence(shape: Shape, events: int) -> str:
     if events > 1 and not any(isinstance(segment, int) for segment in shape.path):
-        # of the events, not of those that have what stands around it: that is what decides whether a step can rely on it
+        # relative to all events, not only those with the parent key: this decides whether a step can rely on the key
         missing = shape.present_count < events
         return (
             f"in {shape.present_count:,} of {events:,} events ({shape.present_count / events:.0%})" if missing else ""
@@ -141,7 +140,7 @@ def _copyable(shown: str, path: str, style: str) -> Html:
 
 
 def build_rows(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH) -> list[dict[str, object]]:
-    """*shape* as rows for programs: the path in both languages, types with counts, samples, presence."""
+    """Build rows for JSON: the path in both languages, types with counts, samples, presence."""
     return [
         {
             "path": format_node_path((*root, *shape.path)),

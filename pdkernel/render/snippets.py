@@ -1,8 +1,8 @@
 """
 Programs that invoke a workflow for an external user: curl, Python, TypeScript with the official SDK 1.x and 3.x.
 
-Knows the languages' quoting and the SDKs' options. Pure: whether one works is found out by running it (`session.snippets`).
-A client's id and secret, or the endpoint's own token, are read from the environment by each program, and stand in none.
+Each program reads the client's id and secret, or the endpoint's own token, from the environment and contains no secret.
+`session.snippet_runner` runs the programs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PIPEDREAM_API_URL = "https://api.pipedream.com"
 CLIENT_ID_VARIABLE, CLIENT_SECRET_VARIABLE = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
 WORKFLOW_TOKEN_VARIABLE = "WORKFLOW_TOKEN"  # noqa: S105  # a variable's name
 QUERY_DROPPED_NOTE = "this SDK drops the query"
-PATH_CHANGED_NOTE = "this SDK writes the path in small letters, and without what is no letter, digit, -, _ or ."
+PATH_CHANGED_NOTE = "this SDK changes the path to lower case and drops all characters but letters, digits, -, _ and ."
 SDK_VERSIONS = {"typescript-1": "1.8.0", "typescript-3": "3.1.6"}
-"""The releases of `@pipedream/sdk` that the TypeScript snippets were written for."""
+"""The releases of `@pipedream/sdk` for the TypeScript snippets."""
 
 _CHANGED_BY_SDK = re.compile(r"[^a-z0-9_\-./:]")
-"""What both SDKs' `buildWorkflowUrl` changes in a URL (its source, 1.8.0 to 3.1.6)."""
+"""Characters that `buildWorkflowUrl` of both SDKs changes in a URL (source, 1.8.0 to 3.1.6)."""
 _TITLES: dict[SnippetKind, str] = {
     "curl": "curl",
     "python": "Python",
@@ -49,18 +49,18 @@ _TITLES: dict[SnippetKind, str] = {
 @dataclass(frozen=True, slots=True)
 class Invocation:
     """
-    What a snippet does.
+    The call that a snippet makes.
 
     Attributes:
         url: The endpoint's URL, without a query.
-        external_user_id: On whose behalf.
-        environment: Theirs.
-        project_id: The Connect project's.
-        body: Sent as JSON; None sends no body.
-        api_url: Where tokens are had: `https://api.pipedream.com`, or the address of `pdkernel serve`.
-        method: Upper case.
-        query: Names and values.
-        uses_bearer_token: Whether the endpoint asks for a token of its own, and not for one of an OAuth client.
+        external_user_id: Id of the external user.
+        environment: Environment of the external user.
+        project_id: Id of the Connect project.
+        body: Body, sent as JSON; None sends no body.
+        api_url: Base URL of the token endpoint: `https://api.pipedream.com`, or the URL of `pdkernel serve`.
+        method: HTTP method in upper case.
+        query: Names and values of the query.
+        uses_bearer_token: Whether the endpoint requires its own token instead of an OAuth client's.
     """
 
     url: str
@@ -82,13 +82,13 @@ class Invocation:
 @dataclass(frozen=True, slots=True)
 class Snippet:
     """
-    A program, and what is known of it.
+    A program, and the result of running it.
 
     Attributes:
-        kind: Which.
-        code: Its text.
-        succeeded: Whether it was run and succeeded; None where it was not run.
-        problem: Why it was not run or did not succeed.
+        kind: Language and SDK of the program.
+        code: Text of the program.
+        succeeded: Whether the program ran and succeeded; None if it was not run.
+        problem: Why the program was not run or failed.
     """
 
     kind: SnippetKind
@@ -98,13 +98,13 @@ class Snippet:
 
     @property
     def title(self) -> str:
-        """What it is called, with a tick only if it was run and succeeded."""
+        """The title, with a tick if the program ran and succeeded."""
         mark = "✓ " if self.succeeded else "✗ " if self.succeeded is False else ""
         return f"{mark}{_TITLES[self.kind]}"
 
 
 def build_snippets(call: Invocation) -> tuple[Snippet, ...]:
-    """The programs that make *call*; none was run."""
+    """Build the programs that make *call*, without running them."""
     return (
         Snippet("curl", _curl(call)),
         Snippet("python", _python(call)),
@@ -118,13 +118,13 @@ def _path_problem(call: Invocation) -> str:
 
 
 def render_text(snippets: tuple[Snippet, ...]) -> str:
-    """The programs one after the other."""
+    """Render the programs as text."""
     parts = [f"── {each.title}{f': {each.problem}' if each.problem else ''}\n{each.code}" for each in snippets]
     return escape_control_characters("\n".join(parts))
 
 
 def render_html(snippets: tuple[Snippet, ...]) -> str:
-    """The programs, each folded away under its name."""
+    """Render the programs as collapsible HTML."""
     tones = {True: pill("✓ was run", "good"), False: pill("✗ failed", "bad"), None: muted("not run")}
     parts = []
     for each in snippets:
@@ -152,8 +152,8 @@ JSON
         f"-H {shlex.quote(f'X-PD-Environment: {call.environment}')}",
         *([f"--data-binary {shlex.quote(json.dumps(call.body))}"] if call.body is not None else []),
     ]
-    asked = " \\\n  ".join(words)
-    return f"set -euo pipefail\n{'' if call.uses_bearer_token else fetched}{asked}\n"
+    request = " \\\n  ".join(words)
+    return f"set -euo pipefail\n{'' if call.uses_bearer_token else fetched}{request}\n"
 
 
 def _python(call: Invocation) -> str:
@@ -168,7 +168,7 @@ pd = Pipedream(
 # not pd.workflows.invoke_for_external_user: releases since 1.1.12 call a wrong URL, and send the body as a form
 """
     token = f"os.environ['{WORKFLOW_TOKEN_VARIABLE}']" if call.uses_bearer_token else "pd.raw_access_token"
-    # any method may have a body, which httpx takes in `request` alone
+    # only `request` of httpx sends a body with any method
     ask = "post(" if call.method == "POST" else f"request(\n    {call.method!r},"
     body = "" if call.body is None else f"    json={_python_value(call.body)},\n"
     return f"""\
@@ -224,7 +224,7 @@ def _typescript_3(call: Invocation) -> str:
         host = urlsplit(call.url).hostname or ""
         local = f"  baseUrl: {_js(call.api_url)},\n  workflowDomain: {_js(host)},\n"
     who = "" if call.uses_bearer_token else f"    externalUserId: {_js(call.external_user_id)},\n"
-    # what stands in the URL itself the SDK takes apart; a name that stands several times has a list
+    # the SDK drops a query in the URL; a repeated name needs a list of values
     several = {name: [value for each, value in call.query if each == name] for name, _ in call.query}
     query = {name: values if len(values) > 1 else values[0] for name, values in several.items()}
     options = f"maxRetries: 0, queryParams: {_js(query)}" if query else "maxRetries: 0"
@@ -250,7 +250,7 @@ console.log(answer);
 
 
 def _js_request(call: Invocation) -> str:
-    """Method, body and, for an endpoint with a token of its own, headers, as properties of an object."""
+    """Method, body and, for an endpoint with its own token, headers, as properties of a JavaScript object."""
     parts = [f"    method: {_js(call.method)},\n"]
     if call.uses_bearer_token:
         parts.append(

@@ -1,8 +1,4 @@
-"""
-Data stores as tables: which there are, and what is in one.
-
-Knows plain values that have been through redaction. Reads no store.
-"""
+"""View of data stores: the list of stores, and the records of one store."""
 
 from __future__ import annotations
 
@@ -25,14 +21,12 @@ from pdkernel.render.markup import (
 _CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
 _KEY_WIDTH = 32
 _ONE_LINE = 80
-_NO_STORES = (
-    'No data store yet. A step makes one by writing to it: --data-store PROP=NAME, then pd.inputs["PROP"] or this.PROP.'
-)
+_NO_STORES = 'No data store yet. A step creates a store by writing to it: --data-store PROP=NAME, then pd.inputs["PROP"] or this.PROP.'
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSummary:
-    """A store: its name, how many records it holds, and the characters of their values as JSON."""
+    """A store: its name, its number of records, and the length of all values as JSON."""
 
     name: str
     record_count: int
@@ -41,7 +35,7 @@ class StoreSummary:
 
 @dataclass(frozen=True, slots=True)
 class RecordRow:
-    """A record: key, value, and when its time is over as an ISO time (the empty string: never)."""
+    """A record: key, value, and expiry as an ISO time (the empty string: never)."""
 
     key: str
     value: JSON
@@ -49,7 +43,7 @@ class RecordRow:
 
 
 def render_stores_text(stores: Sequence[StoreSummary]) -> str:
-    """*stores* as text."""
+    """Render *stores* as text."""
     if not stores:
         return f"{_NO_STORES}\n"
     width = min(_KEY_WIDTH, max(len(store.name) for store in stores))
@@ -59,7 +53,7 @@ def render_stores_text(stores: Sequence[StoreSummary]) -> str:
 
 
 def render_stores_html(stores: Sequence[StoreSummary]) -> str:
-    """*stores* as a table."""
+    """Render *stores* as an HTML table."""
     if not stores:
         return tag("div", _NO_STORES, style=CONTAINER_STYLE, class_="pd-view pd-stores")
     rows = [_row(tag("strong", store.name), muted(_size(store))) for store in stores]
@@ -67,7 +61,7 @@ def render_stores_html(stores: Sequence[StoreSummary]) -> str:
 
 
 def render_records_text(store: str, records: Sequence[RecordRow], *, total: int) -> str:
-    """The first *records* of *total* in *store* as text, one a line."""
+    """Render the first *records* of *total* in *store* as text, a line each."""
     made = [_title(store, total)]
     width = max((min(_KEY_WIDTH, len(record.key)) for record in records), default=0)
     for record in records:
@@ -82,7 +76,7 @@ def render_records_text(store: str, records: Sequence[RecordRow], *, total: int)
 
 
 def render_records_html(store: str, records: Sequence[RecordRow], *, total: int) -> str:
-    """The first *records* of *total* in *store* as a table: key, value, expires."""
+    """Render the first *records* of *total* in *store* as an HTML table."""
     parts = [tag("strong", _title(store, total))]
     if records:
         rows = [
@@ -100,7 +94,7 @@ def render_records_html(store: str, records: Sequence[RecordRow], *, total: int)
 
 
 def _value(value: JSON) -> Html:
-    """A short value in one line, a long one in a block."""
+    """Render a short value in one line, a long value in a block."""
     short = formatting.format_json_line(value)
     return tag("code", short) if len(short) <= _ONE_LINE else code_block(formatting.format_json(value, max_lines=20))
 

@@ -27,7 +27,7 @@ def test_the_contract_is_printed_with_the_saved_events(pdkernel: Shell, source: 
     assert ended.status == 0
     assert "required  body.name  string  greet (cell 1, line 4)" in ended.stdout
     assert "optional  body.age" in ended.stdout
-    assert "✓ ada keeps it." in ended.stdout
+    assert "✓ ada fulfils the contract." in ended.stdout
 
 
 def test_an_event_that_lacks_a_field_ends_with_one(pdkernel: Shell, source: str) -> None:
@@ -37,7 +37,7 @@ def test_an_event_that_lacks_a_field_ends_with_one(pdkernel: Shell, source: str)
     ended = pdkernel("shape", source, "--contract", event)
 
     assert ended.status == 1
-    assert "body.name is gone: the events before had it. Read by greet (cell 1, line 4)." in ended.stdout
+    assert "body.name is gone: earlier events had it. Read by greet (cell 1, line 4)." in ended.stdout
     assert "body.age is now string, and was number." in ended.stdout
 
 

@@ -303,8 +303,8 @@ def test_contract_is_shown(run: Run) -> None:
     shown = run("%pdshape --contract")
 
     assert re.search(r"required +body.name +check \(.*line 4\)", shown), shown
-    assert "✓ hello keeps it." in shown
-    assert "An event that keeps it" in shown
+    assert "✓ hello fulfils the contract." in shown
+    assert "An event that fulfils the contract" in shown
 
 
 def test_contract_of_a_named_event(run: Run, tmp_path: Path) -> None:

@@ -97,4 +97,4 @@ def test_events_of_which_the_same_is_wrong_stand_together(draw: Callable[..., st
 
     assert "! one, two" in shown
     assert shown.count("body.issue.labels is") == 1
-    assert "✓ good keeps it." in shown
+    assert "✓ good fulfils the contract." in shown

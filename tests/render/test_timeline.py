@@ -303,12 +303,12 @@ def test_notes_of_ours_are_no_output_of_the_step() -> None:
     [(OutboundEnforcement("deny", "none"), 1), (OutboundEnforcement("deny", "redirect"), 0), (None, 0)],
 )
 def test_a_run_without_a_guard_says_so(rules: OutboundEnforcement | None, said: int) -> None:
-    """Where the operating system could not stop what goes around us, the timeline warns, in both forms."""
+    """Without an enforced outbound policy, the timeline warns in text and HTML."""
     execution = builders.an_execution(outbound_enforcement=rules)
 
     shown = [" ".join(form.split()) for form in (timeline.render_text(execution), timeline.render_html(execution))]
 
-    assert [form.count("hooks and proxy variables was not stopped") for form in shown] == [said, said]
+    assert [form.count("ignore proxy variables are not stopped") for form in shown] == [said, said]
 
 
 def test_action_names_its_source() -> None:

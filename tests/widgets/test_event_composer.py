@@ -443,7 +443,7 @@ def test_a_type_that_no_step_takes_is_named(composer: EventComposer, session: Se
 
     type_into(composer.body.text, '{"title": 1, "user": {"id": 1}}')
 
-    assert "body.title is integer; the steps take it for string." in screen(composer)
+    assert "body.title is integer; the steps expect string." in screen(composer)
 
 
 def test_the_example_is_written_on_demand(composer: EventComposer, session: Session) -> None:

@@ -1,7 +1,7 @@
 """
-What an execution did, step by step.
+View of an execution, step by step, during and after the run.
 
-Knows executions. `text` and `html` draw the same view (`view`), while it runs and after.
+`as_text` and `as_html` render the same `view_model`.
 """
 
 from __future__ import annotations

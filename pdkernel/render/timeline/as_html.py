@@ -31,7 +31,7 @@ _PREVIEW = 90
 _FEW_LINES = 12
 _LABEL_PX = 90
 _MARKER_PX = 20
-"""What the arrow of a part that opens takes before its label, so that the columns line up all the same."""
+"""Width of the arrow of a collapsible part, so that the columns line up."""
 _SPACE = Html(" ")
 _GROWING_STYLE = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
 _STEP = f"{BORDER_STYLE};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
@@ -49,7 +49,7 @@ def render_html(
     warnings: Sequence[str] = (),
     note: str | None = None,
 ) -> str:
-    """The timeline of *execution* as HTML; the other arguments are those of `view.Notes`."""
+    """The timeline of *execution* as HTML; the other arguments are those of `view_model.TimelineContext`."""
     notes = view_model.TimelineContext(
         stale, pinned, running, languages or {}, event_name, has_response, warnings, note
     )
@@ -123,7 +123,7 @@ def _details(row: view_model.StepRow) -> Html:
     if row.lookup is not None and row.result.accounts:
         label = _label("look-up", width=_LABEL_PX - _MARKER_PX)
         parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
-    parts += [_labelled("outside call", _call(call)) for call in row.result.requests]
+    parts += [_labelled("outbound call", _call(call)) for call in row.result.requests]
     parts += [_export(name, value) for name, value in row.exports]
     if row.logs:
         parts.append(_logs(row.logs))
@@ -234,5 +234,5 @@ def _response(response: Response | None, *, refused: bool) -> Html:
 
 
 def _spaced(parts: Sequence[Html]) -> list[Html]:
-    """*parts* with spaces between them, for where no style sets them apart."""
+    """*parts* with spaces between them, for output without styles."""
     return [piece for part in parts for piece in (part, _SPACE)][:-1]

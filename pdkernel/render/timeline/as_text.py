@@ -1,4 +1,4 @@
-"""The timeline for a terminal: aligned, at most a hundred columns where that is possible, no colours."""
+"""The timeline as aligned text for a terminal, up to a hundred columns if possible, without colors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def render_text(
     note: str | None = None,
     explain_lookup: bool = False,
 ) -> str:
-    """The timeline of *execution* as text; the other arguments are those of `view.Notes`."""
+    """The timeline of *execution* as text; the other arguments are those of `view_model.TimelineContext`."""
     notes = view_model.TimelineContext(
         stale, pinned, running, languages or {}, event_name, has_response, warnings, note, explain_lookup
     )

@@ -1,8 +1,4 @@
-"""
-What a timeline says, before it is text or HTML.
-
-Knows executions and what a notebook knows besides: which steps are stale or pinned, which one is running.
-"""
+"""The content of a timeline, before rendering as text or HTML."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from pdkernel.model import JSON, Language
 from pdkernel.render import formatting
 
 StepKind = Language | Literal["action"]
-"""What a step is: code in a language, or a pre-built action, whose language is nobody's business."""
+"""The kind of a step: a language, or a pre-built action."""
 _KINDS: Mapping[StepKind, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go", "action": "action"}
 _RUNNING = frozenset({"executing", "resumed"})
 _UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
@@ -27,18 +23,18 @@ _UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
 @dataclass(frozen=True, slots=True)
 class TimelineContext:
     """
-    What is known besides the execution.
+    Information for a timeline that is not in the execution.
 
     Attributes:
-        stale: Steps whose result is older than something it depends on.
-        pinned: Steps whose exports are fixed.
-        running: The step that is running; None finds it: the one that has started and has no duration.
-        languages: Language of each step, or that it is an action, where it is to be shown.
-        event_name: What the event is called, or None.
-        has_response: False for a workflow that no HTTP request starts: it has no response.
-        warnings: Sentences about the run as a whole.
-        note: A sentence above everything else, or None.
-        explain_lookup: As text, say of each account how it was found. (HTML folds it away, and a failed look-up is always said.)
+        stale: Steps whose results are older than their inputs.
+        pinned: Steps with pinned exports.
+        running: The running step; None selects the step that has started and has no duration.
+        languages: Kind of each step, for steps whose kind is shown.
+        event_name: Name of the event, or None.
+        has_response: False for a workflow without an HTTP trigger.
+        warnings: Sentences about the run.
+        note: A sentence above the timeline, or None.
+        explain_lookup: Whether the text explains each account lookup. HTML and failed lookups always do.
     """
 
     stale: Collection[str] = ()
@@ -54,7 +50,7 @@ class TimelineContext:
 
 @dataclass(frozen=True, slots=True)
 class LogBlock:
-    """Lines of a step's logs that belong together: what it printed on a stream, or notes of ours."""
+    """Consecutive log lines of one kind: output on a stream, or notes of pdkernel."""
 
     label: Literal["stdout", "stderr", "note"]
     lines: tuple[str, ...]
@@ -62,7 +58,7 @@ class LogBlock:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One step of a timeline: its result, and what the row says about it. *bar_start* and *bar_width* are parts of the bar."""
+    """One step of a timeline. *bar_start* and *bar_width* are fractions of the bar, from 0 to 1."""
 
     result: StepResult
     label: formatting.StatusLabel
@@ -78,12 +74,12 @@ class StepRow:
 
 
 def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
-    """A row for each step, in their order."""
-    whole = sum(step.duration_ms or 0.0 for step in execution.steps) or 1.0
+    """Build a row for each step, in order."""
+    total = sum(step.duration_ms or 0.0 for step in execution.steps) or 1.0
     made: list[StepRow] = []
     start = 0.0
     for step in execution.steps:
-        share = (step.duration_ms or 0.0) / whole
+        share = (step.duration_ms or 0.0) / total
         summary = step.exports.get(SUMMARY)
         made.append(
             StepRow(
@@ -109,7 +105,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
 
 
 def format_event_source(execution: Execution, notes: TimelineContext) -> str:
-    """Where the event comes from: its name, and method and path of its request."""
+    """Format the event: its name, and the method and path of its request."""
     method, path = execution.event.get("method"), execution.event.get("path")
     request = " ".join(str(part) for part in (method, path) if part)
     if notes.event_name and request:
@@ -120,13 +116,13 @@ def format_event_source(execution: Execution, notes: TimelineContext) -> str:
 
 
 def format_identity(execution: Execution) -> str:
-    """For whom it ran."""
+    """Format the external user and the environment."""
     who = f"external user {execution.external_user}" if execution.external_user else "no external user"
     return f"{who}, {execution.environment}"
 
 
 def format_total_duration(execution: Execution) -> str:
-    """How long the steps took, or nothing before one has ended."""
+    """Format the duration of all steps; empty before a step has ended."""
     measured = [step.duration_ms for step in execution.steps if step.duration_ms is not None]
     if not measured:
         return ""
@@ -134,7 +130,7 @@ def format_total_duration(execution: Execution) -> str:
 
 
 def format_start(execution: Execution) -> str:
-    """When it started, and which one it is."""
+    """Format start time, execution id, attempt and replay."""
     said = [f"started {formatting.format_timestamp(execution.started_at)}", f"execution {execution.id}"]
     if execution.attempt > 1:
         said.append(f"attempt {execution.attempt}")
@@ -144,32 +140,32 @@ def format_start(execution: Execution) -> str:
 
 
 def collect_warnings(execution: Execution, notes: TimelineContext) -> list[str]:
-    """The sentences above the steps: the caller's, and what was not stopped where outside calls were to be."""
+    """Warnings above the steps: the caller's, and a warning if the outbound policy was not enforced."""
     rules = execution.outbound_enforcement
     unguarded = rules is not None and rules.guard == "none"
-    said = "A program that goes around hooks and proxy variables was not stopped: this system has no way to do so."
-    return [*notes.warnings, *([f"Outside calls: {rules.mode}. {said}"] if unguarded and rules else [])]
+    said = "Programs that ignore proxy variables are not stopped: this system does not support it."
+    return [*notes.warnings, *([f"Outbound calls: {rules.mode}. {said}"] if unguarded and rules else [])]
 
 
 def find_failed_lookup(execution: Execution) -> Lookup | None:
-    """The look-up that refused the run, or None."""
+    """The failed lookup of a refused run, or None."""
     return execution.lookup if execution.lookup and execution.lookup.failed else None
 
 
 def should_show_response(execution: Execution, notes: TimelineContext) -> bool:
     """
-    Whether there is a response to speak of: made already, or the default one of a finished run.
+    Whether to show a response: the workflow's own, or the default response of a finished run.
 
-    A run that was refused, but not for its external user, has none: no endpoint would have taken its request.
+    A refused run has no response, unless it was refused because of its external user.
     """
     if execution.response is not None:
         return notes.has_response
-    is_ours = is_refused(execution) and not _is_end_user_error(execution)
-    return notes.has_response and execution.status not in _UNFINISHED and not is_ours
+    is_local_refusal = is_refused(execution) and not _is_end_user_error(execution)
+    return notes.has_response and execution.status not in _UNFINISHED and not is_local_refusal
 
 
 def is_refused(execution: Execution) -> bool:
-    """Whether the run ended before any step began."""
+    """Whether the run ended before any step started."""
     return execution.status == "error" and all(step.started_at is None for step in execution.steps)
 
 
@@ -198,7 +194,7 @@ def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
 
 
 def _merge_logs(logs: Sequence[Log]) -> tuple[LogBlock, ...]:
-    """Pieces of one kind that follow one another as one piece."""
+    """Merge consecutive logs of the same kind."""
     return tuple(
         _build_log_block(label, "".join(log.text for log in pieces)) for label, pieces in groupby(logs, key=_label_of)
     )
@@ -214,7 +210,7 @@ def _build_log_block(label: Literal["stdout", "stderr", "note"], text: str) -> L
 
 
 def _resolve_carriage_returns(text: str) -> str:
-    """*text* as a terminal ends up showing it: of a line that was written over, what was written last."""
+    """*text* as a terminal shows it: the last version of an overwritten line."""
     if "\r" not in text:
         return text
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
