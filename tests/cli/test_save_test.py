@@ -55,5 +55,5 @@ def test_what_stands_in_the_way_is_told_after_the_run(pdkernel: Shell) -> None:
 
     assert ended.status == 2
     assert "success" in ended.stdout
-    assert "test_greeting.py is there already" in ended.stderr
+    assert "test_greeting.py already exists" in ended.stderr
     assert (pdkernel.folder / "tests" / "test_greeting.py").read_text() == "mine = True"
