@@ -105,7 +105,7 @@ def test_the_chosen_events_path_is_called(served: Notebook) -> None:
 
     assert "/Orders/a b?" in shown[shown.index("200 OK") :]
     assert re.search(r"curl -fsS -X POST \S+/Orders/a%20b%3F", snippets)
-    assert snippets.count("this SDK writes the path in small letters") == 2
+    assert snippets.count("this SDK changes the path to lower case") == 2
 
 
 def test_without_an_endpoint_it_says_which_to_name(run: Run) -> None:
