@@ -22,7 +22,8 @@ from pdkernel.definition.file_plan import (
 from pdkernel.definition.sidecar import Sidecar
 from pdkernel.definition.step_matching import match_steps
 from pdkernel.definition.step_merge import MergedStep, build_new_step, insert_key, merge_step, merge_value
-from pdkernel.definition.synced_folder import WorkflowDocument, build_workflow
+from pdkernel.definition.synced_folder import build_workflow
+from pdkernel.definition.workflow_document import WorkflowDocument
 from pdkernel.directive import is_same_value, patch_yaml
 from pdkernel.errors import UnsupportedError
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Trigger, Workflow

@@ -28,7 +28,8 @@ from pdkernel.definition.sidecar import (
 )
 from pdkernel.definition.sidecar_yaml import build_sidecar_mapping, dump_sidecar, read_sidecar
 from pdkernel.definition.step_merge import merge_value
-from pdkernel.definition.synced_folder import WorkflowDocument, build_workflow, read_document
+from pdkernel.definition.synced_folder import build_workflow
+from pdkernel.definition.workflow_document import WorkflowDocument, read_document
 from pdkernel.directive import parse_yaml, patch_yaml
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.model import Workflow

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pdkernel.analysis import find_declared_apps, responds
-from pdkernel.definition.entry_file import EntryFileError, get_error_line, is_outside, read_entry_file
-from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, WORKFLOW_SCHEMA
+from pdkernel.definition.entry_file import EntryFileError, read_entry_file
+from pdkernel.definition.file_plan import WORKFLOW_FILE, WORKFLOW_SCHEMA
 from pdkernel.definition.languages import RUNTIME_NAMES, default_entry_path, detect_language
 from pdkernel.definition.sidecar import (
     SIDECAR_FILE_NAME,
@@ -23,8 +21,9 @@ from pdkernel.definition.sidecar import (
 )
 from pdkernel.definition.sidecar_yaml import read_sidecar
 from pdkernel.definition.step_props import PROPS_CURSOR_KEY, parse_props
-from pdkernel.directive import LocatedYaml, is_action_reference, parse_yaml
-from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError, UnsupportedError
+from pdkernel.definition.workflow_document import WorkflowDocument, read_document
+from pdkernel.directive import LocatedYaml, is_action_reference
+from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError
 from pdkernel.model import (
     JSON,
     ROUND_TRIP_KEY,
@@ -38,13 +37,6 @@ from pdkernel.model import (
 )
 
 AssumedAccount = Literal["external_user", "own"]
-_STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
-MAX_WORKFLOW_FILE_BYTES = 4 * 1024 * 1024
-"""Size limit of a `workflow.yaml`; the largest observed one has a few thousand bytes."""
-
-BYTE_ORDER_MARK = "\ufeff"
-"""The byte order mark, which some editors put at the start of a file."""
-
 _FILE = ("./", "../", "/")
 _STEP_KEYS = frozenset({"namespace", "uses", "props"})
 _WORKFLOW_KEYS = frozenset({"name", "settings", "triggers", "steps"})
@@ -116,53 +108,6 @@ def read_synced_folder(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkflowDocument:
-    """
-    A folder's `workflow.yaml`.
-
-    Attributes:
-        folder: The folder of the file.
-        text: The file's text, without a byte order mark.
-        byte_order_mark: The byte order mark, or an empty text.
-        located: The parsed YAML; its value is a mapping.
-        id: The workflow's id (`p_...`) in `.workflow.state`, or None.
-    """
-
-    folder: Path
-    text: str
-    byte_order_mark: str
-    located: LocatedYaml
-    id: str | None = None
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The file's mapping."""
-        return cast("dict[str, Any]", self.located.value)
-
-
-def read_document(folder: Path) -> WorkflowDocument:
-    """
-    The `workflow.yaml` in *folder*.
-
-    Raises:
-        NotebookError: The file does not exist or cannot be read; the message names file and line.
-        UnsupportedError: The format is unknown to this version.
-    """
-    path = folder / WORKFLOW_FILE
-    whole = _text(path, folder)
-    text = whole.removeprefix(BYTE_ORDER_MARK)
-    located = parse_yaml(
-        text, allow_expressions=False, error_class=NotebookError, document_name=str(path), as_psych=True
-    )
-    if not isinstance(located.value, dict):
-        raise NotebookError(
-            f"{path} is not a workflow: it is not a mapping of keys (line {located.get_line(()) or 1})."
-        )
-    _check_format(located.value, path, located)
-    return WorkflowDocument(folder, text, whole[: len(whole) - len(text)], located, _state_id(folder))
-
-
 def build_workflow(
     document: WorkflowDocument,
     sidecar: Sidecar | None = None,
@@ -196,19 +141,6 @@ def _workflow(document: WorkflowDocument, sidecar: Sidecar | None, reader: _Step
     ).with_unsupported_entries(kept)
 
 
-def _state_id(folder: Path) -> str | None:
-    """The id in `.workflow.state`, or None if the file is missing or has no id."""
-    path = folder / STATE_FILE
-    if not path.is_file() or is_outside(path, folder):
-        return None
-    try:
-        with path.open("rb") as stream:
-            found = _STATE_ID.search(stream.read(10_000).decode("utf-8", "replace"))
-    except OSError:
-        return None
-    return None if found is None else found[1]
-
-
 def describe_assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
     """The assumptions about a synced *folder* without `pdkernel.yaml`, as sentences; empty if it has the file."""
     if (folder / SIDECAR_FILE_NAME).exists():
@@ -222,34 +154,6 @@ def describe_assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
     if props:
         sentences.append(f"the external user's account fills {', '.join(props)}, never an account of your own")
     return tuple(sentences)
-
-
-def _text(path: Path, folder: Path) -> str:
-    try:
-        found = path.stat()
-        if is_outside(path, folder):
-            raise NotebookError(f"{path} is a link that leads out of its folder.", fix="Put the file itself there.")
-        if not stat.S_ISREG(found.st_mode):
-            raise NotebookError(f"{path} is not a file.")
-        if found.st_size > MAX_WORKFLOW_FILE_BYTES:
-            raise NotebookError(f"{path} has {found.st_size} bytes; the limit is {MAX_WORKFLOW_FILE_BYTES} bytes.")
-        return path.read_bytes().decode("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotebookError(f"{folder} is not a workflow's folder: it has no {WORKFLOW_FILE}.") from None
-    except UnicodeDecodeError as fault:
-        line = get_error_line(fault)
-        raise NotebookError(f"{path} is not UTF-8 text (byte {fault.start + 1}, line {line}).", line=line) from None
-    except OSError as fault:
-        raise NotebookError(f"{path} cannot be read: {fault.strerror or fault}.") from None
-
-
-def _check_format(data: Mapping[str, Any], path: Path, located: LocatedYaml) -> None:
-    found = data.get("schema", WORKFLOW_SCHEMA)
-    if found != WORKFLOW_SCHEMA:
-        line = located.get_line(("schema",))
-        raise UnsupportedError(
-            f"{path} has the schema {found!r}, and this version reads {WORKFLOW_SCHEMA!r} (line {line}).", line=line
-        )
 
 
 def _list(data: Mapping[str, Any], key: str, path: Path, located: LocatedYaml) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
     try:
         uses = ActionReference.parse(reference)
     except RequestError:
-        return ActionSource(step.name, reference, "which is not an action's key", runs=False)
+        return ActionSource(step.name, reference, "not the key of an action", runs=False)
     if uses.is_private:
         return ActionSource(step.name, reference, "a private component, whose code only Pipedream has", runs=False)
     where = catalog.settings.source_setting
@@ -118,19 +118,19 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
         return ActionSource(
             step.name,
             reference,
-            f"which npm may have, once its licence is accepted: {ACCEPT_LICENCE_COMMAND}",
+            f"possibly on npm, after you accept the licence: {ACCEPT_LICENCE_COMMAND}",
             runs=False,
         )
     except ActionVersionError as fault:
         return ActionSource(
-            step.name, reference, f"of which there is another version only: {_sentence(fault.message)}", runs=False
+            step.name, reference, f"available in another version only: {_sentence(fault.message)}", runs=False
         )
     except ActionNotFoundError:
         if where.source in ("npm", "connect"):
-            name = "npm, looked for at the first run" if where.source == "npm" else "run by Pipedream Connect"
+            name = "npm, resolved at the first run" if where.source == "npm" else "run by Pipedream Connect"
             return ActionSource(step.name, reference, name)
-        way = f"; npm may have it: {ACCEPT_LICENCE_COMMAND}" if uses.app in APPS_ON_NPM else ""
-        return ActionSource(step.name, reference, f"which no source of this project has{way}", runs=False)
+        way = f"; possibly on npm: {ACCEPT_LICENCE_COMMAND}" if uses.app in APPS_ON_NPM else ""
+        return ActionSource(step.name, reference, f"not in any source of this project{way}", runs=False)
     instead = f", in version {found.version}" if found.version != uses.version else ""
     return ActionSource(step.name, reference, f"{found.source}{instead}")
 
@@ -146,9 +146,11 @@ def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Ite
         elif not step.disabled and _lacks_entry_point(step):
             yield UnsupportedItem(step.name, "has nothing to call: no default export, no handler or no main function")
         elif step.stores and step.language in ("bash", "go") and not step.disabled:
-            yield UnsupportedItem(step.name, "is a Bash or Go step with a data store, which these do not have")
+            yield UnsupportedItem(
+                step.name, "is a Bash or Go step with a data store, which these languages do not support"
+            )
     for kept in workflow.unsupported_entries:
-        yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}; it is kept for export")
+        yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}; the entry is kept for export")
 
 
 def _lacks_entry_point(step: Step) -> bool:
@@ -199,16 +201,16 @@ def _trigger(trigger: Trigger, assumed: Collection[str]) -> TriggerUse:
     config = trigger.config
     match trigger.type:
         case "http":
-            auth = {"none": "anybody may call it", "bearer": "a token is needed", "oauth": "OAuth clients may call it"}
-            answer = "the workflow answers" if trigger.response == "custom" else "the default response"
-            settings = f"{auth[trigger.auth]}, {answer}"
+            auth = {"none": "no authorization", "bearer": "a custom token", "oauth": "Pipedream OAuth"}
+            response = "a custom response" if trigger.response == "custom" else "the default response"
+            settings = f"{auth[trigger.auth]}, {response}"
         case "schedule":
             every = f"every {config['interval_seconds']} seconds" if "interval_seconds" in config else None
-            settings = str(config.get("cron") or every or "when it fires is not known")
+            settings = str(config.get("cron") or every or "unknown schedule")
         case "email":
-            settings = "an email starts it"
+            settings = "started by an email"
         case "source":
-            settings = str(config.get("uses") or "which event source it is, is not known")
+            settings = str(config.get("uses") or "unknown event source")
     trigger_id = config.get("id")
     return TriggerUse(
         trigger_id if isinstance(trigger_id, str) else None, trigger.type, settings, trigger_id in assumed

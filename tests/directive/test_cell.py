@@ -155,7 +155,7 @@ def test_workflow_cell_is_recognized() -> None:
     ("line", "says"),
     [
         ("", "needs the step's name"),
-        ("a b", "what is 'b'"),
+        ("a b", "unexpected word 'b'"),
         ("a --langg node", "there is no option --langg"),
         ("a --langg node", "Did you mean --lang?"),
         ("a --lang javascript", "Did you mean node?"),
