@@ -37,13 +37,13 @@ def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
     accounts = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.accounts]
     stores = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.stores]
     parts = [
-        f"whose account fills {', '.join(accounts)}" if accounts else "",
-        f"which data store fills {', '.join(stores)}" if stores else "",
+        f"the account choices of {', '.join(accounts)}" if accounts else "",
+        f"the data stores of {', '.join(stores)}" if stores else "",
         "the key of its endpoint" if sidecar.endpoint else "",
         "its limits" if sidecar.limits else "",
         "its environment variables" if sidecar.variables else "",
         "its test users" if sidecar.test_users else "",
-        "where actions run" if sidecar.actions else "",
+        "the source of actions" if sidecar.actions else "",
         "the trigger's settings" if any(_has_settings(trigger) for trigger in sidecar.triggers) else "",
     ]
     omitted = "; ".join(part for part in parts if part)

@@ -84,7 +84,7 @@ def build_entry_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
         if other.text != step.source:
             raise DefinitionError(
                 f"Step {step.name}: its code is written to {path}, and another step has different code there.",
-                fix="Rename this step's cell: a step of another name has a file of its own.",
+                fix="Rename this step's cell: a step with another name has a separate file.",
                 step=step.name,
             )
     return tuple(found.values())

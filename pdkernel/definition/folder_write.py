@@ -112,7 +112,7 @@ def _check_folder(files: Sequence[DefinitionFile], folder: Path) -> None:
     check_write_paths((file.path for file in files), folder)
     if (folder / STATE_FILE).exists():
         raise UnsupportedError(
-            f"{folder} is a folder that Pipedream synced (it has {STATE_FILE}), and --to writes folders of its own.",
+            f"{folder} is a folder that Pipedream synced (it has {STATE_FILE}); --to writes new folders only.",
             fix="Patch it with --into FOLDER, or export to another folder.",
         )
     _check_same_workflow(files, folder)

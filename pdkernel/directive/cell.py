@@ -80,7 +80,7 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
     if found is None:
         raise DirectiveError(
             f"This is not a step's cell: it does not start with {STEP_MAGIC}.",
-            fix=f"Only comments and blank lines may stand above {STEP_MAGIC}.",
+            fix=f"Only comments and blank lines may precede {STEP_MAGIC}.",
             line=1,
         )
     try:

@@ -126,8 +126,8 @@ def plan_notebook_paths(root: Path, folders: Sequence[Path], target: Path) -> li
     for _, notebook in paths:
         if notebook.parent.resolve().is_relative_to(within):
             raise RequestError(
-                f"{notebook} is inside {root}, and an import writes nothing into what it imports.",
-                fix="Choose a place beside it.",
+                f"{notebook} is inside {root}; an import does not write into the folder that it imports.",
+                fix="Choose a path outside that folder.",
             )
         if target.suffix != NOTEBOOK_SUFFIX and not notebook.parent.resolve().is_relative_to(target.resolve()):
             raise RequestError(f"{notebook.parent} is a link that leads out of {target}.", fix="Choose another folder.")

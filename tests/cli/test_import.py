@@ -175,7 +175,7 @@ def test_wrong_calls(pdkernel: Shell) -> None:
     workflow(pdkernel)
     calls = {
         ("import", "nowhere", "--to", "n.ipynb"): "nowhere does not exist",
-        ("import", ".", "--to", "sub/n.ipynb"): "writes nothing into what it imports",
+        ("import", ".", "--to", "sub/n.ipynb"): "does not write into the folder that it imports",
         ("import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "mine"): "ask",
     }
 

@@ -353,8 +353,8 @@ def test_omissions_are_listed(project: Callable[[str], Path]) -> None:
 
     said = " ".join(short.checklist)
     for part in (
-        "whose account fills send_message_public_channel.slack", "the key of its endpoint", "its limits",
-        "its test users", "where actions run", "the trigger's settings", "Check in the builder that it is the HTTP trigger",
+        "the account choices of send_message_public_channel.slack", "the key of its endpoint", "its limits",
+        "its test users", "the source of actions", "the trigger's settings", "Check in the builder that it is the HTTP trigger",
     ):  # fmt: skip
         assert part in said
     assert whole.paths("new") == ("pdkernel.yaml", "README.md")
