@@ -11,7 +11,7 @@ export default {
   props: {
     dataStore,
     key,
-    value: { type: "any", label: "Value", description: "Any value; text that is JSON is stored as what it says." },
+    value: { type: "any", label: "Value", description: "Any value; JSON text is stored as the value that it encodes." },
     ttl,
   },
   /** @this {any} @param {any} given */

@@ -5,18 +5,18 @@ import { parseJsonText } from "./shared_values.mjs";
 export default {
   key: "data_stores-append-to-record",
   name: "Append to a record",
-  description: "Adds a value to the end of the list under a key; makes the list if there is none.",
+  description: "Adds a value to the end of the list under a key; creates a missing list.",
   version: "0.0.2",
   type: "action",
   props: {
     dataStore,
     key,
-    value: { type: "any", label: "Value", description: "Any value; text that is JSON is stored as what it says." },
+    value: { type: "any", label: "Value", description: "Any value; JSON text is stored as the value that it encodes." },
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {
     const known = (await this.dataStore.get(this.key)) ?? [];
-    if (!Array.isArray(known)) throw new Error(`The record ${this.key} is not a list: nothing can be appended to it.`);
+    if (!Array.isArray(known)) throw new Error(`The record ${this.key} is not a list, so no value can be appended.`);
     const value = [...known, parseJsonText(this.value)];
     await this.dataStore.set(this.key, value);
     $.export("$summary", `The record ${this.key} has ${value.length} values now.`);

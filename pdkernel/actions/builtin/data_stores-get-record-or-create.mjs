@@ -5,7 +5,7 @@ import { isYes, toTtlOptions, parseJsonText } from "./shared_values.mjs";
 export default {
   key: "data_stores-get-record-or-create",
   name: "Get a record, or create it",
-  description: "Returns the value under a key; stores one there first if there is none.",
+  description: "Returns the value under a key; creates the record first if it does not exist.",
   version: "0.0.10",
   type: "action",
   props: {
@@ -24,7 +24,7 @@ export default {
       return undefined;
     }
     const value = parseJsonText(this.value);
-    if (value === undefined) throw new Error("There is no record to return, and no value to create it with.");
+    if (value === undefined) throw new Error("The record does not exist, and the step has no value to create it with.");
     await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
     $.export("$summary", `The record ${this.key} is created.`);
     return value;

@@ -4,7 +4,7 @@ import { dataStore, key } from "./shared_props.mjs";
 export default {
   key: "data_stores-get-record",
   name: "Get a record",
-  description: "Returns the value under a key, or nothing.",
+  description: "Returns the value under a key, or undefined if the record does not exist.",
   version: "0.0.10",
   type: "action",
   props: {

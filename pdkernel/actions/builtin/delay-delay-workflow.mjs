@@ -1,5 +1,5 @@
 // @ts-check
-// parity[delay-units]: how the platform's form writes the units is not known: any spelling of the five is taken
+// parity[delay-units]: the platform's spelling of the units is not known, so any spelling of the five is accepted
 const UNITS = /** @type {Record<string, number>} */ ({
   millisecond: 1,
   second: 1000,
@@ -16,11 +16,11 @@ export default {
   version: "0.0.1",
   type: "action",
   props: {
-    delayDurationValue: { type: "integer", label: "Duration", description: "How many of the units.", min: 1 },
+    delayDurationValue: { type: "integer", label: "Duration", description: "The number of units.", min: 1 },
     delayDurationUnit: {
       type: "string",
       label: "Unit",
-      description: "What the duration counts.",
+      description: "The unit of the duration.",
       options: ["Milliseconds", "Seconds", "Minutes", "Hours", "Days"],
     },
   },

@@ -6,7 +6,7 @@ export default {
   version: "0.0.1",
   type: "action",
   props: {
-    reason: { type: "string", label: "Reason", description: "Why it ends here.", optional: true },
+    reason: { type: "string", label: "Reason", description: "The reason for the end.", optional: true },
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {

@@ -2,7 +2,7 @@
 export default {
   key: "http-custom-request",
   name: "Send any HTTP request",
-  description: "Sends one HTTP request and returns the body of its answer.",
+  description: "Sends one HTTP request and returns the body of the response.",
   version: "1.1.1",
   type: "action",
   props: {

@@ -1,12 +1,12 @@
 // @ts-check
-// parity[return-http-response-immediate]: the documentation says that this action answers at once, what is published
-// of it answers at the end of the workflow: so does this one.
+// parity[return-http-response-immediate]: the documentation says that this action responds at once. The published
+// component responds at the end of the workflow, and so does this one.
 import { parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "http-return-http-response",
   name: "Return HTTP response",
-  description: "Says what the workflow's HTTP trigger answers.",
+  description: "Sets the response of the workflow's HTTP trigger.",
   version: "0.0.3",
   type: "action",
   props: {
@@ -36,7 +36,7 @@ export default {
       body: this.resBody ?? { success: true },
     };
     await $.respond(response);
-    $.export("$summary", `Answers with status ${response.status}.`);
+    $.export("$summary", `Responds with status ${response.status}.`);
     return response;
   },
 };

@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * The conditions of the filter actions, by the names that synced workflows hold. Nothing here is a component.
+ * The conditions of the filter actions, by their names in synced workflows. This module is not a component.
  *
- * parity[filter-values]: forms hold text, so numbers and booleans written as text compare by what they say; how the
- * platform compares values of different kinds is not documented.
+ * parity[filter-values]: forms contain text, so numbers and booleans that are written as text compare by value; the
+ * platform does not document comparisons of values of different types.
  */
 
 import { parseJsonText } from "./shared_values.mjs";
@@ -58,36 +58,36 @@ const CONDITIONS = {
   KEY_NOT_EXISTS: { label: "does not have the key", second: true, holds: (a, b) => !hasKey(a, b) },
 };
 
-/** The props that both filter actions have. */
+/** The props of both filter actions. */
 export const conditionProps = {
   initialValue: {
     type: "any",
     label: "Initial value",
-    description: "The value to look at, usually an expression.",
+    description: "The value to check, usually an expression.",
     optional: true,
   },
   condition: {
     type: "string",
     label: "Condition",
-    description: "What must hold of it.",
+    description: "The condition that the value must meet.",
     options: Object.entries(CONDITIONS).map(([value, { label }]) => ({ value, label })),
   },
   secondValue: {
     type: "any",
     label: "Second value",
-    description: "What it is compared with, for a condition that compares.",
+    description: "The value to compare with, for conditions that compare.",
     optional: true,
   },
   messageOnContinue: {
     type: "string",
     label: "Message on continue",
-    description: "What the step returns when the workflow goes on.",
+    description: "The return value of the step if the workflow continues.",
     optional: true,
   },
   messageOnEnd: {
     type: "string",
     label: "Message on end",
-    description: "The reason that is given when the workflow ends here.",
+    description: "The reason in the record if the workflow ends at this step.",
     optional: true,
   },
 };
@@ -102,7 +102,7 @@ export function isConditionMet(filter) {
     throw new Error(`${filter.condition} is not a condition. Conditions: ${Object.keys(CONDITIONS).join(", ")}`);
   }
   if (condition.second && filter.secondValue === undefined) {
-    throw new Error(`The condition ${filter.condition} compares with secondValue, and that has no value.`);
+    throw new Error(`The condition ${filter.condition} compares with secondValue, which has no value.`);
   }
   return condition.holds(filter.initialValue, filter.secondValue);
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** Props that several actions on data stores have. Nothing here is a component. */
+/** Props of several actions on data stores. This module is not a component. */
 
 export const dataStore = { type: "data_store", label: "Data store", description: "The store." };
 
@@ -8,15 +8,15 @@ export const key = { type: "string", label: "Key", description: "The record's ke
 export const ttl = {
   type: "integer",
   label: "Time to live",
-  description: "Seconds until the record expires; none for never.",
+  description: "Seconds until the record expires; empty for never.",
   optional: true,
 };
 
-/** Of what stores a record where there is none. */
+/** Props of actions that create a missing record. */
 export const createIfMissingProps = {
   addRecordIfNotFound: {
     type: "string",
-    label: "Create the record if it is not there",
+    label: "Create the record if it does not exist",
     description: "Yes or No.",
     options: ["No", "Yes"],
     optional: true,
@@ -24,7 +24,7 @@ export const createIfMissingProps = {
   value: {
     type: "any",
     label: "Value",
-    description: "What to store where the key is not there; text that is JSON is stored as what it says.",
+    description: "The value for a missing key; JSON text is stored as the value that it encodes.",
     optional: true,
   },
   ttl,

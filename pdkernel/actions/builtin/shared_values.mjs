@@ -1,13 +1,13 @@
 // @ts-check
 /**
- * What values mean where a form could only hold text. Nothing here is a component.
+ * Conversion of form text to values. This module is not a component.
  *
- * parity[store-actions]: text that is JSON is stored as its value, as seen in a synced workflow; what the actions on
- * data stores return is inferred from how workflows use it.
+ * parity[store-actions]: JSON text is stored as its value, as in a synced workflow; the return values of the actions on
+ * data stores are inferred from their use in workflows.
  */
 
 /**
- * Text that is JSON as its value, everything else as it is.
+ * The value of JSON text; any other value unchanged.
  *
  * @param {any} value
  */
@@ -30,7 +30,7 @@ export function isYes(value) {
 }
 
 /**
- * Seconds to live as `set` takes them; nothing for none.
+ * The options of `set` for a time to live in seconds; undefined without one.
  *
  * @param {any} ttl
  */
