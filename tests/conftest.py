@@ -13,7 +13,7 @@ from pdkernel.model import Step
 from pdkernel.workers import GoBuildCache
 from tests.mounts import APART, may_mount
 
-# a test keeps nothing in the keyring of whoever runs it, nor do the commands that it starts
+# tests and the commands that they start store nothing in the keyring of the user
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
 settings.register_profile("sweep", max_examples=1000, deadline=None)
