@@ -67,7 +67,7 @@ FAILS = [
 
 
 @pytest.mark.parametrize(("kind", "initial", "second"), FAILS, ids=[each[0] for each in FAILS])
-async def test_end_based_on_condition_goes_on(run: Run, kind: str, initial: str, second: str) -> None:
+async def test_end_based_on_condition_continues(run: Run, kind: str, initial: str, second: str) -> None:
     """With a false condition the workflow continues, and the step returns the other message."""
     step = action("filter-end-based-on-condition@0.0.1", condition(kind, initial, second))
 

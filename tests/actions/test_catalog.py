@@ -113,7 +113,7 @@ async def test_a_version_is_found_wherever_it_is(
     assert component.source == f"npm {PACKAGE} {package}"
 
 
-async def test_a_version_that_is_nowhere_was_looked_for_everywhere(catalog: Catalog, registry: PackageServer) -> None:
+async def test_a_missing_version_is_searched_in_every_package(catalog: Catalog, registry: PackageServer) -> None:
     """Each package is downloaded once, with a progress message, and the error names all existing versions."""
     history(registry, "0.0.1", None, None, "0.0.4", None, "0.0.6")
     messages: list[str] = []
@@ -127,7 +127,7 @@ async def test_a_version_that_is_nowhere_was_looked_for_everywhere(catalog: Cata
     assert messages[-1] == f"Searching npm for depot-put-thing@0.0.2: {PACKAGE} 1.4.0 (at most 0 left)"
 
 
-async def test_a_search_has_an_end_and_goes_on_next_time(
+async def test_a_search_is_limited_and_continues_next_time(
     project: Project, registry: PackageServer, tmp_path: Path
 ) -> None:
     """The error names the number of searched versions; indexed packages are not downloaded again."""

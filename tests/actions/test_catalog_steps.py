@@ -155,7 +155,7 @@ async def test_another_version_by_choice(run: Run, folder: Path, ada: str, proje
     assert execution.step("act").source == "folder components/depot, version 0.1.2 instead of 0.1.1"
 
 
-async def test_action_that_there_is_not(run: Run, folder: Path) -> None:
+async def test_unknown_action(run: Run, folder: Path) -> None:
     """An unknown key refuses the run; the message names similar keys and sources that may have the action."""
     execution = await run(action("depot-put-things@0.1.2", PUT))
 
@@ -174,7 +174,7 @@ async def test_private_component(run: Run) -> None:
     assert "private component" in execution.error.message
 
 
-async def test_disabled_and_pinned_actions_are_not_looked_for(run: Run) -> None:
+async def test_disabled_and_pinned_actions_need_no_source(run: Run) -> None:
     """An action step that does not run needs no source."""
     workflow = a_workflow(
         action("unavailable-first@0.0.1", name="off", options="--disabled"),
@@ -187,7 +187,7 @@ async def test_disabled_and_pinned_actions_are_not_looked_for(run: Run) -> None:
     assert execution.status == "success"
 
 
-async def test_the_workflow_says_where_its_actions_run(run: Run, project: Project, tmp_path: Path, ada: str) -> None:
+async def test_the_workflow_overrides_the_source(run: Run, project: Project, tmp_path: Path, ada: str) -> None:
     """The source in a workflow's `pdkernel.yaml` overrides the project's source; a folder is relative to that file."""
     write_checkout(tmp_path / "beside")
 
@@ -197,7 +197,7 @@ async def test_the_workflow_says_where_its_actions_run(run: Run, project: Projec
     assert str(ActionSettings(project.settings).source_setting) == "builtin"
 
 
-async def test_the_workflow_says_npm(run: Run) -> None:
+async def test_the_workflow_has_the_source_npm(run: Run) -> None:
     """A workflow with the source npm does not accept the licence for the project."""
     execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), actions_source="npm")
 

@@ -75,7 +75,7 @@ async def test_pipedream_runs_the_action(run: RunSteps, api: ConnectServer) -> N
     ]
 
 
-async def test_the_record_says_where_it_ran(run: RunSteps) -> None:
+async def test_the_record_names_connect(run: RunSteps) -> None:
     """The record of the step names Connect, its limitations, the account and the single call."""
     execution = await run(action(OPEN, "door: A\n"))
 
@@ -87,7 +87,7 @@ async def test_the_record_says_where_it_ran(run: RunSteps) -> None:
     assert [(call.method, call.status, call.safe) for call in step.requests] == [("POST", 200, False)]
 
 
-async def test_the_users_environment_is_told(run: RunSteps, api: ConnectServer) -> None:
+async def test_requests_use_the_users_environment(run: RunSteps, api: ConnectServer) -> None:
     """Requests to the API use the environment of the external user."""
     await run(action(OPEN, "door: A\n"), environment="production")
 

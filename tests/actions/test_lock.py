@@ -90,7 +90,7 @@ async def test_without_the_lock_file_the_newest_is_taken(clone: Clone, registry:
     assert found.source == f"npm {PACKAGE} 0.11.0"
 
 
-async def test_the_lock_file_counts_more_than_what_is_installed(clone: Clone, registry: PackageServer) -> None:
+async def test_the_lock_file_overrides_installed_packages(clone: Clone, registry: PackageServer) -> None:
     """With another lock file, the package that it names runs."""
     await clone("ours").resolve_or_install(PUT)
     publish(registry, "0.11.0", "0.1.2")
@@ -106,7 +106,7 @@ async def test_the_lock_file_counts_more_than_what_is_installed(clone: Clone, re
     assert (before.source, after.source) == (f"npm {PACKAGE} 0.11.0", f"npm {PACKAGE} 0.10.0")
 
 
-async def test_other_bytes_than_the_lock_file_knows_are_refused(clone: Clone, registry: PackageServer) -> None:
+async def test_a_package_with_another_hash_is_refused(clone: Clone, registry: PackageServer) -> None:
     """A package with another hash than the locked one is refused."""
     await clone("ours").resolve_or_install(PUT)
     publish(registry, "0.10.0", '0.1.2", name: "other')
@@ -147,7 +147,7 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert len(ActionsLock(path).version_overrides) == 40
 
 
-def test_a_lock_file_that_is_none(tmp_path: Path) -> None:
+def test_an_unreadable_lock_file_is_left_unchanged(tmp_path: Path) -> None:
     """An unreadable lock file raises an error and stays unchanged."""
     path = tmp_path / LOCK_NAME
     path.write_text("<<<<<<< HEAD\n")

@@ -45,7 +45,7 @@ def test_an_optional_field_may_be_missing_or_null() -> None:
     assert findings(found, {"title": "a", "user": None}) == []
 
 
-def test_what_is_in_an_optional_object_is_missed_only_with_the_object() -> None:
+def test_fields_of_an_optional_object_are_required_with_the_object() -> None:
     """If an optional object is present, its required fields must be too."""
     found = contract("if 'user' in body:\n    print(body['user'].get('name'))")
     assert findings(found, {"user": {}}) == []
@@ -60,7 +60,7 @@ def test_another_type_is_named(value: Any, kind: str) -> None:
     assert findings(found, {"title": value}) == [("type", "body.title", kind)]
 
 
-def test_an_object_that_is_a_text_is_named_and_not_looked_into() -> None:
+def test_a_text_in_place_of_an_object_is_one_violation() -> None:
     """A text in the place of an object is one violation."""
     found = contract("print(body['user']['id'], body['user']['name'])")
     assert findings(found, {"user": "ada"}) == [("type", "body.user", "string")]
@@ -78,7 +78,7 @@ def test_a_list_whose_first_item_is_read_must_have_one() -> None:
     assert findings(contract("print(body['list'][0]['id'])"), {"list": []}) == [("missing", "body.list[]", "")]
 
 
-def test_a_whole_body_must_be_there() -> None:
+def test_a_required_body_must_be_present() -> None:
     """A step that reads the body fails on an event without a body."""
     assert [each.path for each in check_event(contract("return body"), {"method": "GET"})] == ["body"]
 

@@ -148,7 +148,7 @@ def test_an_action_without_expressions_reads_nothing() -> None:
     assert derive_contract(a_workflow(step)) == Contract()
 
 
-def test_types_of_two_steps_are_both_told() -> None:
+def test_types_of_two_steps_are_both_named() -> None:
     """A number in one step and a text or number in another is a number; two types that differ are both named."""
     strict = python_step("a", "body = pd.steps['trigger']['event']['body']\nprint(body['n'] / 2, body['m'].lower())")
     loose = node_step("b", "const { n, m } = steps.trigger.event.body;\nreturn [n * 2, m.toFixed(2)];")

@@ -18,7 +18,7 @@ def test_the_labelled_set_is_of_some_size(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LEAST)
-def test_nothing_is_claimed_that_is_not_so(language: str) -> None:
+def test_precision(language: str) -> None:
     """Precision: every fact of the contract of a step is in its labels."""
     wrong = {case.name: sorted(case.found - case.labels) for case in cases(language) if case.found - case.labels}
     assert wrong == {}
@@ -26,7 +26,7 @@ def test_nothing_is_claimed_that_is_not_so(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LEAST)
-def test_what_is_read_is_found(language: str) -> None:
+def test_recall(language: str) -> None:
     """Recall: every label of a step is in the contract."""
     missed = {case.name: sorted(case.labels - case.found) for case in cases(language) if case.labels - case.found}
     assert missed == {}

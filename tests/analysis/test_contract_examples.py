@@ -64,7 +64,7 @@ def test_only_what_is_required() -> None:
     }
 
 
-def test_an_event_that_is_no_request_has_no_request_line() -> None:
+def test_an_event_without_a_request_has_no_request_line() -> None:
     """The example event of a source has only the read fields."""
     step = python_step("read", "print(pd.steps['trigger']['event']['timestamp'])")
     assert build_example_event(derive_contract(a_workflow(step)), is_http=False) == {"timestamp": "timestamp"}

@@ -30,12 +30,12 @@ def drifts(after: Any, *before: Any) -> tuple[Drift, ...]:
     return detect_drift(CONTRACT, [an_event(each).data for each in before or (BEFORE,)], an_event(after).data)
 
 
-def test_the_same_structure_is_no_drift() -> None:
+def test_the_same_structure_is_not_drift() -> None:
     """Other values of the same types are not drift; integers and fractions are both numbers."""
     assert drifts({"title": "b", "issue": {"number": 1.5}, "labels": [], "unread": 2}) == ()
 
 
-def test_fields_that_nobody_reads_raise_nothing() -> None:
+def test_unread_fields_are_not_drift() -> None:
     """Changed, missing and new fields that no step reads are not drift."""
     after = {key: value for key, value in BEFORE.items() if key != "unread"}
     assert drifts({**after, "new": True}) == drifts({**BEFORE, "unread": ["x"]}) == ()
@@ -55,7 +55,7 @@ def test_a_field_that_is_gone_names_who_read_it() -> None:
     assert [str(reader) for reader in found.readers] == ["read (cell 3, line 4)", "tell (cell 4, line 4)"]
 
 
-def test_what_is_gone_around_a_field_is_named() -> None:
+def test_a_missing_container_is_named() -> None:
     """If the object around a field is gone, the field is, and the object is named as the place."""
     (found,) = drifts({**{key: value for key, value in BEFORE.items() if key != "issue"}})
     assert (found.path, found.to_json()["at"]) == ("body.issue.number", "body.issue")
@@ -78,7 +78,7 @@ def test_null_is_another_type() -> None:
     assert drifts(BEFORE, {**BEFORE, "title": None}) == ()
 
 
-def test_what_differs_among_earlier_events_is_no_drift() -> None:
+def test_differences_among_earlier_events_are_not_drift() -> None:
     """A field that some earlier events lacked may be missing, and each of its types is known."""
     without = {key: value for key, value in BEFORE.items() if key != "labels"}
     assert drifts(without, BEFORE, without) == ()

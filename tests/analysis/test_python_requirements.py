@@ -79,7 +79,7 @@ def test_a_guarded_import_is_optional() -> None:
         "tïny",
     ],
 )
-def test_words_that_name_no_package_are_told(words: str) -> None:
+def test_unreadable_package_comments_are_reported(words: str) -> None:
     """Each unreadable comment has its line; a URL that may contain a password is not repeated."""
     source = f"import os\n# pipedream add-package {words}\n"
 

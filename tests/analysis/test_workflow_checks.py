@@ -73,7 +73,7 @@ def test_reading_a_step_below(reader: Step) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_reading_a_step_that_is_not_there(reader: Step) -> None:
+def test_reading_a_missing_step(reader: Step) -> None:
     """The error names the missing step and the earlier steps."""
     with pytest.raises(UnknownStepError) as caught:
         check_step_order(workflow(python("c"), reader))
@@ -82,13 +82,13 @@ def test_reading_a_step_that_is_not_there(reader: Step) -> None:
     assert caught.value.fix == "Read an earlier step: c."
 
 
-def test_reading_oneself() -> None:
+def test_a_step_that_reads_its_own_exports() -> None:
     """A step cannot read its own exports."""
     with pytest.raises(StepOrderError, match="its own exports"):
         check_step_order(workflow(node("a", "return steps.a")))
 
 
-def test_order_error_says_where() -> None:
+def test_order_error_names_cell_and_line() -> None:
     """The message names the cell and its line."""
     reader = python("b", '\n    x = pd.steps["a"]', cell_index=2, line_offset=1)
 
@@ -114,12 +114,12 @@ def test_order_error_says_where() -> None:
         node("b", "return steps.a", disabled=True),
     ],
 )
-def test_nothing_to_refuse(step: Step) -> None:
+def test_accepted_references(step: Step) -> None:
     """The trigger, computed names, comments, other variables, Bash and disabled steps are accepted."""
     check_step_order(workflow(step, python("a")))
 
 
-def test_synced_workflow_is_warned_of() -> None:
+def test_stale_reference_of_a_synced_workflow_is_a_warning() -> None:
     """A stale reference in a synced workflow is a warning."""
     synced = workflow(node("b", "return steps.gone"), extra={"schema": "workflow/2022.04"})
 
@@ -129,7 +129,7 @@ def test_synced_workflow_is_warned_of() -> None:
     assert find_order_warnings(workflow()) == ()
 
 
-def test_unreadable_prop() -> None:
+def test_invalid_expression_of_a_prop() -> None:
     """An invalid expression is refused with step and prop."""
     with pytest.raises(ExpressionError, match=r"Step a: the prop x\.0: \{\{steps is not closed"):
         check_workflow(workflow(Step("a", "node", uses="k@1.0.0", props={"x": ["{{steps"]})))
@@ -201,7 +201,7 @@ def test_default_export(source: str) -> None:
     check_workflow(workflow(Step("a", "node", source)))
 
 
-def test_no_entry_point_is_asked_of_others() -> None:
+def test_other_steps_need_no_entry_point() -> None:
     """Bash, actions and disabled steps need no entry point."""
     check_workflow(
         workflow(
@@ -265,7 +265,7 @@ def test_all_problems_at_once() -> None:
         "a" * 300,
     ],
 )
-def test_an_import_that_names_no_package_is_refused(specifier: str) -> None:
+def test_an_import_of_an_invalid_package_is_refused(specifier: str) -> None:
     """A path, a URL, a link and a source outside the registry are refused; the message names the step and the line."""
     source = f"import fs from 'fs';\nimport x from {json.dumps(specifier, ensure_ascii=False)};\nexport default {{}}"
 
@@ -306,7 +306,7 @@ def test_an_import_that_can_be_a_package_or_a_file_passes(specifier: str) -> Non
     check_packages(workflow(Step("work", "node", source)))
 
 
-def test_packages_of_a_disabled_step_are_not_looked_at() -> None:
+def test_packages_of_a_disabled_step_are_not_checked() -> None:
     """The packages of a disabled step are not checked."""
     check_packages(workflow(Step("work", "node", "import x from 'x@..';", disabled=True)))
 

@@ -13,7 +13,7 @@ from pdkernel.expression import (
 
 
 @pytest.mark.parametrize("result", [5, 1.5, True, None, "s", [1, 2], {"a": 1}])
-def test_whole_keeps_its_type(result: Any) -> None:
+def test_a_sole_expression_keeps_its_type(result: Any) -> None:
     """A value that is one whole expression is the result itself."""
     assert substitute_results({"x": "{{ a }}"}, [result]) == {"x": result}
 

@@ -71,7 +71,7 @@ def test_object_without_blanks() -> None:
     assert parse_template("{{{a:{b:1}}}}").expressions[0].source == "{a:{b:1}}"
 
 
-def test_whole() -> None:
+def test_sole_expression() -> None:
     """Only an expression without surrounding text or blanks is the sole expression."""
     assert parse_template("{{ x }}").sole_expression is not None
     assert parse_template(" {{ x }}").sole_expression is None
@@ -93,7 +93,7 @@ def test_whole() -> None:
         ("{{ " + "x" * 100 + " y }}", "..."),
     ],
 )
-def test_wrong_expression(text: str, says: str) -> None:
+def test_invalid_expression(text: str, says: str) -> None:
     """A text that is not one expression is refused with its beginning."""
     with pytest.raises(ExpressionError) as caught:
         parse_template(text)
@@ -128,7 +128,7 @@ def test_templates_have_paths() -> None:
     assert found == [(("a",), ["1"]), (("b", 0, "c"), ["2", "3"])]
 
 
-def test_wrong_expression_names_its_path() -> None:
+def test_invalid_expression_names_its_path() -> None:
     """An invalid expression is refused with the path of its value."""
     with pytest.raises(ExpressionError, match=r"b\.0\.c: \{\{x is not closed"):
         list(iter_templates({"b": [{"c": "{{x"}]}))

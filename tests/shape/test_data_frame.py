@@ -100,7 +100,7 @@ def test_frame_of_nothing_names_the_lists(at: str) -> None:
     assert refused.value.fix == "Use the path of a list: commits, commits[0].added, tags."
 
 
-def test_frame_of_what_is_no_path_says_how_to_write_one() -> None:
+def test_frame_of_an_invalid_path_shows_an_example() -> None:
     """An invalid path is refused with an example."""
     with pytest.raises(RequestError) as refused:
         build_data_frame(COMMITS, list_path="body commits")

@@ -64,7 +64,7 @@ def test_samples_are_few_distinct_and_short() -> None:
     assert samples == ('"a"', '"' + "b" * 59 + '…"', '"c"')
 
 
-def test_masked_headers_are_no_samples() -> None:
+def test_masked_headers_are_not_samples() -> None:
     """The shape of a masked event has the secret header without its value."""
     event = Event({"headers": {"authorization": "Bearer made-up-token", "accept": "*/*"}})
 
@@ -74,7 +74,7 @@ def test_masked_headers_are_no_samples() -> None:
     assert "made-up" not in repr(shape)
 
 
-def test_what_lies_very_deep_counts_with_its_type() -> None:
+def test_a_deep_value_counts_with_its_type() -> None:
     """A deeply nested value is examined down to a fixed depth."""
     value: JSON = 1
     for _ in range(5 * MAX_SHAPE_DEPTH):

@@ -95,7 +95,7 @@ def test_paths_as_people_write_them(segments: tuple[Segment, ...], node: str, py
 
 
 @pytest.mark.parametrize("text", ["a b", "a[", "a['x]", "a.-", "[x]"])
-def test_what_is_no_path_is_refused(text: str) -> None:
+def test_an_invalid_path_is_refused(text: str) -> None:
     """A text that is not a path is refused with the wrong part."""
     with pytest.raises(ValueError, match="is not a path"):
         parse_path(text)

@@ -29,7 +29,7 @@ json_values = st.recursive(
 
 @settings(deadline=None)
 @given(st.lists(json_values, max_size=4))
-def test_schema_is_what_genson_makes_of_the_whole(values: list[JSON]) -> None:
+def test_schema_equals_the_schema_of_genson(values: list[JSON]) -> None:
     """The schema that is built from the shape equals the schema of genson for the values."""
     builder = SchemaBuilder()
     for value in values:
