@@ -181,9 +181,7 @@ def test_an_answer_that_is_too_long_is_told(notebook: Notebook, outside: Outside
     notebook.session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
     execution = notebook.session.run()
 
-    with pytest.raises(
-        RequestError, match=r"too large for a test: GET https://api\.example\.test/big/5000000"
-    ):
+    with pytest.raises(RequestError, match=r"too large for a test: GET https://api\.example\.test/big/5000000"):
         notebook.save(execution)
 
     assert execution.step("fetch").return_value == 5000000
