@@ -122,7 +122,7 @@ def test_what_is_not_slacks_is_404(python: ClientProcess, ledger: Ledger, method
 
     assert got.status == 404
     assert got.json()["ok"] is False
-    assert "not known to the Slack stand-in" in (ledger.calls[0].note or "")
+    assert "not supported by the Slack stand-in" in (ledger.calls[0].note or "")
 
 
 def test_an_unknown_method_is_refused_as_slack_does(python: ClientProcess, ledger: Ledger) -> None:
@@ -133,7 +133,7 @@ def test_an_unknown_method_is_refused_as_slack_does(python: ClientProcess, ledge
 
     assert got.status == 200
     assert got.json() == {"ok": False, "error": "unknown_method", "req_method": "chat.shout"}
-    assert "not known to the Slack stand-in" in (ledger.calls[0].note or "")
+    assert "not supported by the Slack stand-in" in (ledger.calls[0].note or "")
 
 
 def call(slack: SlackStandIn, method: str, **arguments: Any) -> Any:
