@@ -77,7 +77,7 @@ class TestGitHub:
         """A comment that is PUT is refused."""
         status, _, note = ask(GitHubStandIn(), "PUT", f"{GITHUB}/repos/o/r/issues/7/comments", {"body": "Thanks"})
         assert status == 404
-        assert "not known" in (note or "")
+        assert "not supported" in (note or "")
 
 
 class TestGoogleSheets:
