@@ -136,7 +136,7 @@ def test_cancelling(notebook: Notebook) -> None:
     tab.get_by_role("button", name="Cancel").click()
 
     expect(tab.get_by_role("heading")).to_have_text("Cancelled")
-    expect(notebook.picker).to_contain_text("Cancelled in the page: my_crm was not connected.")
+    expect(notebook.picker).to_contain_text("Cancelled in the page: my_crm is not connected.")
     tab.close()
 
 
