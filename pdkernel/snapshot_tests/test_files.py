@@ -15,6 +15,8 @@ from pdkernel.errors import RequestError
 from pdkernel.files import read_file
 
 _CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files if they are unchanged:"
+_EARLIER_CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files as long as nobody has changed them:"
+"""The header of tests that version 0.1.0 and earlier saved."""
 _LINE = re.compile(r"#   (?P<hash>[0-9a-f]{16}) (?P<path>.+)")
 
 
@@ -84,7 +86,8 @@ def _is_unchanged(test: bytes) -> bool:
 
 def _read_checksums(test: bytes | None) -> dict[str, str]:
     """Checksums of files in an earlier version of the test, by path."""
-    _, _, checksums = (test or b"").decode("utf-8", "replace").partition(_CHECKSUM_HEADER)
+    text = (test or b"").decode("utf-8", "replace")
+    _, _, checksums = text.replace(_EARLIER_CHECKSUM_HEADER, _CHECKSUM_HEADER).partition(_CHECKSUM_HEADER)
     return {found["path"]: found["hash"] for found in map(_LINE.fullmatch, checksums.splitlines()) if found}
 
 
