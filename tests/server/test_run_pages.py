@@ -53,7 +53,7 @@ async def test_run_page_for_others(tmp_path: Path) -> None:
     assert (shown, browser.status_code) == (200, 200)
 
 
-@pytest.mark.parametrize("settings", [{"url": "https://flows.example.com"}, {"trusted_proxies": ("10.0.0.0/8",)}])
+@pytest.mark.parametrize("settings", [{"base_url": "https://flows.example.com"}, {"trusted_proxies": ("10.0.0.0/8",)}])
 async def test_run_page_where_a_proxy_is_meant(tmp_path: Path, settings: dict[str, Any]) -> None:
     """A proxy on this machine that rewrites Host and adds nothing (nginx's default) shows no runs to the world."""
     async with site_of(tmp_path, a_workflow(python_step()), **settings) as site:
