@@ -200,7 +200,10 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
 
 def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
     """The assumed trigger where only the type is known; the response is custom if one of *steps* may respond."""
-    custom = type_ == "http" and any(not step.disabled and responds(step) != "never" for step in steps)
+    # the code of a private action is unknown, so it is no reason to assume a custom response
+    custom = type_ == "http" and any(
+        not step.disabled and responds(step) != "never" and not (step.uses or "").startswith("@") for step in steps
+    )
     return Trigger(type_, response="custom" if custom else "default")
 
 

@@ -12,7 +12,7 @@ from pdkernel.render.rich_output import RichOutput
 
 USER_HEADER = "x-pd-external-user-id"
 ENVIRONMENT_HEADER = "x-pd-environment"
-NO_LOOKUP_MESSAGE = "No step uses an external user's account: the workflow runs for anybody, or for nobody."
+NO_LOOKUP_MESSAGE = "No step uses an external user's account: the workflow runs with any external user, or without one."
 
 
 @dataclass(frozen=True, slots=True)

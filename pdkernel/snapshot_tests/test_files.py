@@ -15,7 +15,9 @@ from pdkernel.errors import RequestError
 from pdkernel.files import read_file
 
 _CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files if they are unchanged:"
-_EARLIER_CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files as long as nobody has changed them:"
+_EARLIER_CHECKSUM_HEADER = (
+    "# Saved by pdkernel. Saving again overwrites these files as long as nobody has changed them:"
+)
 """The header of tests that version 0.1.0 and earlier saved."""
 _LINE = re.compile(r"#   (?P<hash>[0-9a-f]{16}) (?P<path>.+)")
 

@@ -30,8 +30,8 @@ def test_a_provider_is_added(pdkernel: Shell) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (OAUTH[:4], "OAuth 2 takes --oauth-authorize-url"),
-        ((*OAUTH, "--field", "token"), "and no --field"),
+        (OAUTH[:4], "OAuth 2 needs --oauth-authorize-url"),
+        ((*OAUTH, "--field", "token"), "without --field"),
         (("--oauth-authorize-url", "http://crm.example.com", *OAUTH[2:]), "must begin with https://"),
         ((*OAUTH[:2], "--oauth-token-url", "crm", *OAUTH[4:]), "--oauth-token-url is not a URL"),
         ((), "The app my_crm has no credential fields."),

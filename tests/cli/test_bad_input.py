@@ -164,7 +164,7 @@ def test_project_folder_that_may_not_be_written(pdkernel: Shell) -> None:
     folder.chmod(0o700)
 
     assert ended.status == 3
-    assert "Cannot write" in ended.stderr
+    assert "cannot be written" in ended.stderr
     assert "--project" in ended.stderr
     assert len(ended.lines) <= 15
     assert is_plain(ended)
@@ -185,7 +185,7 @@ def test_refused_project_is_json_too(pdkernel: Shell) -> None:
     ("content", "words"),
     [
         (b"", "it is not JSON"),
-        (b"\xff\xfe\x00", "the file is not UTF-8 text (byte 1)"),
+        (b"\xff\xfe\x00", "it is not UTF-8 text (byte 1)"),
         (b'{"cells": [\n<<<<<<< HEAD\n]}', "line 2, column 1"),
         (b'{"method": "POST", "body": {}}', "it has no list of cells"),
     ],

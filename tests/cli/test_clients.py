@@ -31,7 +31,7 @@ def test_a_client_for_people(pdkernel: Shell) -> None:
     made = pdkernel("clients", "create")
 
     assert "client secret  pds_" in made.stdout
-    assert "shown this once" in made.stderr
+    assert "shown only once" in made.stderr
 
 
 def test_a_scope_that_is_none(pdkernel: Shell) -> None:

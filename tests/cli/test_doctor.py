@@ -103,7 +103,7 @@ def test_demo_keeps_to_new_folders(pdkernel: Shell) -> None:
     refused = [pdkernel("demo", "--keep", name) for name in ("full", "full/file")]
 
     assert [ended.status for ended in refused] == [2, 2]
-    assert all("nothing was changed" in ended.stderr for ended in refused)
+    assert all("no file was written" in ended.stderr for ended in refused)
     assert sorted(everything_in(pdkernel.folder)) == ["full/file"]
 
 

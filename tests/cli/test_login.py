@@ -81,7 +81,7 @@ def test_login_is_kept(pdkernel: Shell, upstream: Upstream) -> None:
 
     assert done.status == 0
     assert f"Users and accounts are now those of {PROJECT} at {upstream.url}." in done.stdout
-    assert "kept in the project, encrypted" in done.stdout
+    assert "stored in the project, encrypted" in done.stdout
     assert f"users and accounts: of {PROJECT} at {upstream.url}, as client {CLIENT_ID}" in shown.stdout
     assert CLIENT_SECRET not in done.stdout + done.stderr + shown.stdout + shown.stderr
     assert CLIENT_SECRET.encode() not in stored(pdkernel)
@@ -184,7 +184,7 @@ def test_secret_on_the_command_line_is_refused(pdkernel: Shell) -> None:
     done = pdkernel("login", "--client-id", "c", "--client-secret", "planted-0123456789", "--project-id", "p")
 
     assert done.status == 2
-    assert "A secret does not belong on a command line" in done.stderr
+    assert "A secret on a command line is visible to other users" in done.stderr
     assert "planted-0123456789" not in done.stdout + done.stderr
 
 

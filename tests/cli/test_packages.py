@@ -105,4 +105,4 @@ def test_list_says_what_is_locked_and_what_is_here(pdkernel: Shell, environ: dic
 
     assert before.stdout.startswith("No packages.")
     assert after.json == [{"language": "node", "import": "tiny", "version": "1.0.0", "installed": True}]
-    assert fresh.stdout == "tiny  1.0.0  (not installed here)\n"
+    assert fresh.stdout == "tiny  1.0.0  (not installed)\n"

@@ -158,7 +158,7 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
         (["%%pdstep a --colour red\n"], ["--body", "{}"], "--colour"),
         (["%%pdstep a\nx = 1\n"], ["--body", "{}"], "handler"),
         (["%%pdstep a --lang node\nconst x = 1\n"], ["--body", "{}"], "default"),
-        (['%%pdstep a\ndef handler(pd):\n    return pd.steps["b"]\n', GREET.replace("greet", "b")], ["--body", "{}"], "below"),
+        (['%%pdstep a\ndef handler(pd):\n    return pd.steps["b"]\n', GREET.replace("greet", "b")], ["--body", "{}"], "comes later"),
         ([SLACK], ["--body", "{}", "--external-user", "nobody"], "No matching external user ID"),
         ([SLACK], ["--body", "{}"], "No external user ID passed"),
         (['%%pdstep a\nimport os\ndef handler(pd):\n    return os.environ["NOT_SET"]\n'], ["--body", "{}"], "pdkernel env set NOT_SET"),

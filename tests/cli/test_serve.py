@@ -142,11 +142,11 @@ def test_other_addresses_need_auth(pdkernel: Shell) -> None:
     [
         (["nothing.ipynb"], "There is no nothing.ipynb"),
         (["work.ipynb", "--egress", "sometimes"], "not a mode"),
-        (["work.ipynb", "--public-url", "flows.example.com"], "no base of URLs"),
-        (["work.ipynb", "--public-url", "http://[bad"], "no base of URLs"),
+        (["work.ipynb", "--public-url", "flows.example.com"], "is not a valid public URL"),
+        (["work.ipynb", "--public-url", "http://[bad"], "is not a valid public URL"),
         (["work.ipynb", "--public-url", "https://me:word@flows.example.com"], "A URL with a name or a password in it"),
-        (["work.ipynb", "--public-url", "http://flows.example.com:99999"], "no base of URLs"),
-        (["work.ipynb", "--trusted-proxy", "proxy"], "no network"),
+        (["work.ipynb", "--public-url", "http://flows.example.com:99999"], "is not a valid public URL"),
+        (["work.ipynb", "--trusted-proxy", "proxy"], "is not a network"),
         (["work.ipynb", "--host", "256.0.0.1.example.invalid"], "no"),
     ],
 )

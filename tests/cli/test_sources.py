@@ -66,4 +66,4 @@ def test_a_workflow_without_a_source_is_refused(pdkernel: Shell) -> None:
     polled = pdkernel("source", "poll", notebook)
 
     assert polled.status == 2
-    assert "has no source that could be asked" in polled.stderr
+    assert "is of type http, not an event source" in polled.stderr

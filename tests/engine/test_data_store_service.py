@@ -139,7 +139,7 @@ async def test_a_prop_without_a_name_is_the_default_store(run: Run, project: Pro
 async def test_a_step_reaches_only_what_it_declares(run: Run, project: Project) -> None:
     """A step that uses an undeclared store's name is refused."""
     project.data_stores.set("secret", "k", "v")
-    step = in_python('return type(s)("secret", s._ask).get("k")')
+    step = in_python('return type(s)("secret", s._call_services).get("k")')
 
     execution = await run(step)
 

@@ -102,5 +102,5 @@ def test_a_notebook_without_a_file_cannot_be_saved(notebook: Notebook, run: Run)
     shown = run("%pdrun --save-test greeting")
 
     assert "success" in shown
-    assert "this notebook's file is not known" in shown
+    assert "the file of this notebook is unknown" in shown
     assert "Save the notebook" in shown

@@ -114,7 +114,7 @@ def test_a_notebook_that_is_gone(shelf: Shelf) -> None:
     (shelf.folder / "work.ipynb").unlink()
 
     assert shelf.steps() == ["one"]
-    assert "There is no" in shelf.lines[0]
+    assert "does not exist any more" in shelf.lines[0]
 
 
 def test_a_change_that_may_not_be_served(shelf: Shelf) -> None:

@@ -160,9 +160,9 @@ def test_an_address_for_browsers_that_is_none(tmp_path: Path, heard: Heard) -> N
     """An invalid public URL raises an error before the server of the draft or of links starts."""
     session = Session(folder=tmp_path, environ={"PDKERNEL_PUBLIC_URL": "http://[hub"})
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
-    with pytest.raises(RequestError, match="no base of URLs"):
+    with pytest.raises(RequestError, match="is not a valid public URL"):
         session.server.start(on_run=lambda _: None, log_line=lambda _: None)
-    with pytest.raises(RequestError, match="no base of URLs"):
+    with pytest.raises(RequestError, match="is not a valid public URL"):
         opened(session, heard)
     session.close()
 

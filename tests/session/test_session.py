@@ -182,7 +182,7 @@ def test_pin_takes_the_last_exports(ready: Session) -> None:
 
 def test_pin_of_a_step_that_never_ran_says_so(ready: Session) -> None:
     """A step that has exported nothing cannot be pinned without exports."""
-    with pytest.raises(RequestError, match="exported nothing yet"):
+    with pytest.raises(RequestError, match="has no exports to pin yet"):
         ready.pin("check")
 
 

@@ -231,7 +231,7 @@ def test_what_is_not_a_file_stays(notebook: Notebook, name: str, kind: str) -> N
     mine.parent.mkdir(exist_ok=True)
     mine.mkdir() if kind == "folder" else os.mkfifo(mine)
 
-    with pytest.raises(RequestError, match="is there already"):
+    with pytest.raises(RequestError, match="already exists"):
         notebook.save(notebook.session.run())
 
 

@@ -97,7 +97,7 @@ async def find_component(
     The component of that key.
 
     Raises:
-        ApiError: The key or the version is none.
+        ApiError: The key or the version is missing or invalid.
         ActionNotFoundError: There is no such component, or none of that kind.
     """
     if isinstance(key, dict):

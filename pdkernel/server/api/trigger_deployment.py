@@ -109,7 +109,7 @@ async def resolve_wakers(call: ApiCall, trigger: DeployedTrigger, description: C
 
     Raises:
         ApiError: pdkernel does not support this kind of trigger.
-        RequestError: Its cron expression or time zone is none.
+        RequestError: Its cron expression or time zone is invalid.
     """
     kinds = {prop.type: prop for prop in description.props}
     if _APPHOOK_INTERFACE in kinds and not kinds.keys() & {HTTP_INTERFACE, _TIMER_INTERFACE}:

@@ -332,7 +332,7 @@ async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog
         ({"configured_props": {"timer": {"cron": "61 * * * *"}}}, 400, "cannot be read"),
         ({"configured_props": {"timer": {"cron": "0 0 30 2 *"}}}, 400, "cannot be read"),
         ({"configured_props": {"timer": {"cron": "0 0 * * *", "timezone": "Mars/Base"}}}, 400, "time zone"),
-        ({"configured_props": {"timer": {"cron": 5}}}, 400, "texts"),
+        ({"configured_props": {"timer": {"cron": 5}}}, 400, "strings"),
         ({"configured_props": {"timer": {"intervalSeconds": "x"}}}, 400, "number"),
     ],
 )

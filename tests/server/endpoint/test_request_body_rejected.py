@@ -141,5 +141,5 @@ async def test_a_file_that_cannot_be_kept(echo: Site, request_of: dict[str, Any]
     answer = await echo.http.post(echo.path(), **request_of)
 
     assert answer.status_code == 400
-    assert "cannot be kept here: File exists. No step has run." in answer.text
+    assert "could not be stored: File exists. No step has run." in answer.text
     assert await echo.runs() == []

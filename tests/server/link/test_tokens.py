@@ -89,13 +89,25 @@ async def test_an_unknown_token_is_not_found(site: Served) -> None:
         ({"external_user_id": "ada", "expires_in": 14401}, "from 1 to 14400"),
         ({"external_user_id": "ada", "expires_in": True}, "from 1 to 14400"),
         ({"external_user_id": "ada", "expires_in": "soon"}, "from 1 to 14400"),
-        ({"external_user_id": "ada", "success_redirect_uri": "javascript:alert(1)"}, "success_redirect_uri is not an http or https URL"),
-        ({"external_user_id": "ada", "error_redirect_uri": "https://a b"}, "error_redirect_uri is not an http or https URL"),
+        (
+            {"external_user_id": "ada", "success_redirect_uri": "javascript:alert(1)"},
+            "success_redirect_uri is not an http or https URL",
+        ),
+        (
+            {"external_user_id": "ada", "error_redirect_uri": "https://a b"},
+            "error_redirect_uri is not an http or https URL",
+        ),
         ({"external_user_id": "ada", "webhook_uri": "ftp://example.com"}, "webhook_uri is not an http or https URL"),
         ({"external_user_id": "ada", "webhook_uri": ["https://example.com"]}, "webhook_uri must be a string"),
         ({"external_user_id": "ada", "allowed_origins": "https://example.com"}, "allowed_origins must be a list"),
-        ({"external_user_id": "ada", "allowed_origins": ["https://x; script-src *"]}, "allowed_origins is not an http or https URL"),
-        ({"external_user_id": "ada", "allowed_origins": ["https://[::1"]}, "allowed_origins is not an http or https URL"),
+        (
+            {"external_user_id": "ada", "allowed_origins": ["https://x; script-src *"]},
+            "allowed_origins is not an http or https URL",
+        ),
+        (
+            {"external_user_id": "ada", "allowed_origins": ["https://[::1"]},
+            "allowed_origins is not an http or https URL",
+        ),
         (["ada"], "not a JSON object"),
     ],
 )
