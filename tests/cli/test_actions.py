@@ -178,7 +178,7 @@ def test_doctor_names_what_would_run_an_action(pdkernel: Shell) -> None:
 
     action = next(each for each in missing if each["kind"] == "action")
     assert action["command"] == "pdkernel project set actions npm --accept-licence"
-    assert "npm (@pipedream/slack), once its licence is accepted; a folder" in action["message"]
+    assert "npm (@pipedream/slack), after you accept its licence" in action["message"]
 
 
 def test_the_licence_command_is_named_once(pdkernel: Shell) -> None:
