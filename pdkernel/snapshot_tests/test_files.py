@@ -15,10 +15,8 @@ from pdkernel.errors import RequestError
 from pdkernel.files import read_file
 
 _CHECKSUM_HEADER = "# Saved by pdkernel. Saving again overwrites these files if they are unchanged:"
-_EARLIER_CHECKSUM_HEADER = (
-    "# Saved by pdkernel. Saving again overwrites these files as long as nobody has changed them:"
-)
-"""The header of tests that version 0.1.0 and earlier saved."""
+_ANY_CHECKSUM_HEADER = re.compile(r"# Saved by pdkernel\. Saving again overwrites these files [^\n]*:\n")
+"""The header of saved tests; its words differed in earlier versions."""
 _LINE = re.compile(r"#   (?P<hash>[0-9a-f]{16}) (?P<path>.+)")
 
 
@@ -88,9 +86,8 @@ def _is_unchanged(test: bytes) -> bool:
 
 def _read_checksums(test: bytes | None) -> dict[str, str]:
     """Checksums of files in an earlier version of the test, by path."""
-    text = (test or b"").decode("utf-8", "replace")
-    _, _, checksums = text.replace(_EARLIER_CHECKSUM_HEADER, _CHECKSUM_HEADER).partition(_CHECKSUM_HEADER)
-    return {found["path"]: found["hash"] for found in map(_LINE.fullmatch, checksums.splitlines()) if found}
+    _, *rest = _ANY_CHECKSUM_HEADER.split((test or b"").decode("utf-8", "replace"), maxsplit=1)
+    return {found["path"]: found["hash"] for found in map(_LINE.fullmatch, "".join(rest).splitlines()) if found}
 
 
 def _relative(path: Path, start: Path) -> str:

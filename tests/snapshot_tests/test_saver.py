@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -211,7 +212,7 @@ def test_a_part_of_a_workflow_is_saved_with_what_it_was_given(notebook: Notebook
 
 
 def test_saving_again_overwrites_what_was_saved(notebook: Notebook) -> None:
-    """A test that nobody has touched is written anew with what the workflow does by now."""
+    """An unchanged test is overwritten with the current results of the workflow."""
     notebook.write(ONE)
     notebook.save(notebook.session.run())
     notebook.write(ONE.replace("return 1", "return 2"))
@@ -219,6 +220,22 @@ def test_saving_again_overwrites_what_was_saved(notebook: Notebook) -> None:
     notebook.save(notebook.session.run())
 
     assert "{'$return_value': 2}" in notebook.text()
+
+
+def test_a_test_that_an_earlier_version_saved_is_overwritten(notebook: Notebook) -> None:
+    """The checksums of a saved test are read below a header with other words too."""
+    notebook.write(ONE)
+    notebook.session.choose_event(Event({"method": "PUT"}), "unsaved")
+    saved = notebook.save(notebook.session.run())
+    body = notebook.text().replace("if they are unchanged:", "as before:").rpartition("#   ")[0]
+    checksum = hashlib.sha256(body.encode()).hexdigest()[:16]
+    saved.files[0].write_text(f"{body}#   {checksum} this file\n")
+    notebook.session.choose_event(Event({"method": "POST"}), "unsaved")
+
+    again = notebook.save(notebook.session.run())
+
+    assert again.files == saved.files
+    assert '"POST"' in again.files[1].read_text()
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
