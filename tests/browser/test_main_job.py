@@ -114,7 +114,7 @@ def sent(connected: Job) -> Job:
 @pytest.fixture(scope="module")
 def as_grace(sent: Job) -> Job:
     """The event was sent as a second user, whose account was connected for it."""
-    sent.picker.get_by_placeholder("the id that your product gives them").fill("grace")
+    sent.picker.get_by_placeholder("the user's id in your product").fill("grace")
     sent.button(sent.picker, "Use").click()
     expect(sent.picker).to_contain_text("grace has no account yet")
     sent.connect(TOKENS["grace"])
@@ -217,7 +217,7 @@ def test_narrow_window_keeps_the_columns(as_grace: Job) -> None:
     page.set_viewport_size({"width": 900, "height": 1300})
     try:
         column = as_grace.composer.locator("select").first.bounding_box()
-        wrapped = as_grace.composer.get_by_placeholder("a name to save it as").bounding_box()
+        wrapped = as_grace.composer.get_by_placeholder("name of the event").bounding_box()
         as_grace.look("composer", "job-05-narrow")
     finally:
         page.set_viewport_size(before or {"width": 1400, "height": 1300})

@@ -77,12 +77,12 @@ def handler(pd):
     raise ValueError("no good: " + token)
 """
 CONTROL = """import hashlib
-from pdkernel.magics.notebook_context import session_of
+from pdkernel.magics.notebook_context import get_session
 async def sent(runtime):
     return runtime.gateway.stand_ins["slack"].received
-received = session_of(get_ipython()).wait_for(sent)
+received = get_session(get_ipython()).call_engine(sent)
 print("received", hashlib.sha256(received[-1].token.encode()).hexdigest())
-print(repr(In), repr(Out), repr(session_of(get_ipython()).event), session_of(get_ipython()).steps_value())
+print(repr(In), repr(Out), repr(get_session(get_ipython()).event), get_session(get_ipython()).build_steps_value())
 """
 CELLS = [
     "%load_ext pdkernel",
