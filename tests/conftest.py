@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from pathlib import Path
 
@@ -25,9 +26,13 @@ def go_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     kept = getattr(request.config, "cache", None)
     folder = Path(kept.mkdir("go")) if kept is not None else tmp_path_factory.mktemp("go")
     step = Step("warm", "go", 'package main\nimport "net/http"\nfunc main() { println(http.MethodGet) }\n')
-    asyncio.run(
-        GoBuildCache(folder, lock=folder / "go.mod").build_program(step, install=False, report_progress=lambda _: None)
-    )
+    with (folder / "warming").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # processes of one test run share the folder: only the first compiles
+        asyncio.run(
+            GoBuildCache(folder, lock=folder / "go.mod").build_program(
+                step, install=False, report_progress=lambda _: None
+            )
+        )
     return folder
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.privileges import drop_override
 
@@ -42,8 +43,9 @@ class Ended:
 class Shell:
     """Runs `pdkernel` in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: ForkServer) -> None:
         self.folder = folder
+        self._server = server
 
     def __call__(
         self, *args: str, stdin: str = "", within: Sequence[str] = (), unprivileged: bool = False, **environ: str
@@ -58,10 +60,14 @@ class Shell:
             unprivileged: File modes bind it, even if root runs it.
             environ: Variables that it has besides.
         """
+        environ = {**self.environment(), **environ}
+        if not (within or unprivileged):
+            done = self._server.run(args, folder=self.folder, environ=environ, stdin=stdin, timeout=100)
+            return Ended(done.returncode, done.stdout, done.stderr)
         done = subprocess.run(
             [*within, *COMMAND, *args],
             cwd=self.folder,
-            env={**self.environment(), **environ},
+            env=environ,
             input=stdin,
             capture_output=True,
             text=True,
@@ -104,7 +110,15 @@ class Shell:
         return name
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """One process that forks a child for each command."""
+    server = ForkServer({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)})
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def pdkernel(tmp_path: Path) -> Shell:
+def pdkernel(tmp_path: Path, fork_server: ForkServer) -> Shell:
     """The command in an empty folder."""
-    return Shell(tmp_path)
+    return Shell(tmp_path, fork_server)

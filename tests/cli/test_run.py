@@ -122,6 +122,16 @@ def test_several_users_are_a_list(pdkernel: Shell) -> None:
     assert [execution["external_user"] for execution in ended.json] == ["ada", "grace"]
 
 
+def test_a_failure_of_any_user_is_the_exit_status(pdkernel: Shell) -> None:
+    """`--external-users` exits with 1 if the run of any user failed, the first one too."""
+    fails = '%%pdstep check\ndef handler(pd):\n    assert pd.context["external_user_id"] != "ada"\n'
+
+    ended = pdkernel("run", pdkernel.notebook(fails), "--body", "{}", "--external-users", "ada,grace", "--json")
+
+    assert [execution["status"] for execution in ended.json] == ["error", "success"]
+    assert ended.status == 1
+
+
 def test_from_a_step_with_a_pin(pdkernel: Shell) -> None:
     """`--from` leaves the steps above out; `--pin` gives what they would have exported."""
     last = '%%pdstep last\ndef handler(pd):\n    return pd.steps["greet"]["$return_value"]\n'

@@ -83,6 +83,18 @@ def test_entry_files_are_the_cells() -> None:
     assert text_of(files, "send/entry.js") == NODE
 
 
+@pytest.mark.parametrize(
+    "step",
+    [Step("send", "node", uses="slack-send@1.0.0", disabled=True), Step("send", "python", "x = 1\n", disabled=True)],
+    ids=["action", "code"],
+)
+def test_a_disabled_step_stays_disabled(step: Step) -> None:
+    """workflow.yaml marks a disabled step, with an action or with code."""
+    text = text_of(plan_files(Workflow("W", steps=(step,))), "workflow.yaml")
+
+    assert "- namespace: send\n  disabled: true\n" in text
+
+
 def test_plan_is_pure() -> None:
     """Planning twice gives the same files."""
     assert plan_files(quickstart()) == plan_files(quickstart())

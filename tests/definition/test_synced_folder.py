@@ -180,12 +180,20 @@ def test_optional_keys_may_be_missing(tmp_path: Path) -> None:
 
 def test_unknown_keys_are_kept(tmp_path: Path) -> None:
     """Unknown keys are written back."""
-    yaml = HEAD.replace("- id: hi_1\n", "- id: hi_1\n  new: 1\n").replace("name: W", "name: W\nfuture: x")
-    folder = synced(tmp_path, yaml + "- namespace: a\n  runtime: nodejs20.x\n  uses: k-x@1.0.0\n  odd:\n  - 1\n")
+    yaml = HEAD.replace("- id: hi_1\n", "- id: hi_1\n  new: 1\n").replace("name: W", "name: W\nfuture: x\nlater: false")
+    step = "- namespace: a\n  runtime: nodejs20.x\n  uses: k-x@1.0.0\n  odd:\n  - 1\n  flag: false\n  zero: 0\n"
+    folder = synced(tmp_path, yaml + step)
 
     text = text_of(plan_files(read_folder_workflow(folder)), "workflow.yaml")
 
-    for part in ("future: x\n", "- id: hi_1\n  new: 1\n", "  odd:\n  - 1\n"):
+    for part in (
+        "future: x\n",
+        "later: false\n",
+        "- id: hi_1\n  new: 1\n",
+        "  odd:\n  - 1\n",
+        "flag: false\n",
+        "zero: 0\n",
+    ):
         assert part in text
 
 

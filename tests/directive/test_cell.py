@@ -83,6 +83,13 @@ def test_action_line_round_trip(step: Step) -> None:
     assert in_the_body == step
 
 
+def test_a_prop_keeps_everything_after_its_first_equals_sign() -> None:
+    """The value of `--prop` may contain `=`."""
+    step = parse_step_cell("%%pdstep s --prop url=https://x/?a=b&c=d==").step
+
+    assert step.props == {"url": "https://x/?a=b&c=d=="}
+
+
 def test_every_option_is_read() -> None:
     """Every option of the line sets its value of the step."""
     cell = parse_step_cell(

@@ -125,7 +125,8 @@ def test_this_machine_is_not_outside(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["slack.com", "localhost.example.com", "128.0.0.1", "10.0.0.1", "::2", "127.0.0.1.example.com"]
+    "host",
+    ["slack.com", "localhost.example.com", "evillocalhost", "128.0.0.1", "10.0.0.1", "::2", "127.0.0.1.example.com"],
 )
 def test_every_other_machine_is_outside(host: str) -> None:
     """A name that looks like this machine is still outside."""

@@ -12,11 +12,14 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from pdkernel.egress import parse_policy
 from pdkernel.engine.mail import build_message, parse_mail_settings
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.project import Project
-from tests.builders import a_workflow, node_step, python_step
+from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 
 
@@ -215,3 +218,24 @@ async def test_params_that_are_not_an_object_are_told(run: Run, server: Server, 
     assert execution.status == "success"
     assert [(sent.outcome, sent.note) for sent in execution.sends] == [("failed", "Not sent: params is not an object")]
     assert server.heads == []
+
+
+async def test_a_cancelled_run_sends_nothing(runtime: WorkflowEngine, server: Server) -> None:
+    """Messages that a step queued are not sent if the run is cancelled before its end."""
+    queued = node_step("first", f"$.send.http({{ method: 'POST', url: 'http://127.0.0.1:{server.port}/hook' }})")
+    waits = python_step("second", 'import time\nprint("on", flush=True)\ntime.sleep(60)', options="--timeout 60")
+    started = asyncio.Event()
+
+    def on_change(execution: Execution) -> None:
+        if execution.step("second").logs:
+            started.set()
+
+    request = RunRequest(a_workflow(queued, waits), an_event(), parse_policy("live"), on_change=on_change)
+    task = asyncio.create_task(runtime.run(request))
+    await asyncio.wait_for(started.wait(), 20)
+
+    task.cancel()
+    execution = await task
+
+    assert execution.status == "cancelled"
+    assert (execution.sends, server.heads) == ((), [])

@@ -140,6 +140,18 @@ async def test_a_page_uses_its_token(site: Served) -> None:
     assert "access-control-allow-origin" not in backend.headers
 
 
+async def test_a_token_without_origins_serves_no_page(site: Served) -> None:
+    """A page may not use a token that names no origins; a backend may use the token."""
+    made = (await site.call("POST", "/tokens", json={"external_user_id": "ada"})).json()
+    path = f"/v1/connect/{site.project.project_id}/accounts"
+    bearer = {"Authorization": f"Bearer {made['token']}"}
+
+    from_page = await site.http.get(path, headers={**bearer, "Origin": "https://product.example"})
+    from_backend = await site.http.get(path, headers=bearer)
+
+    assert (from_page.status_code, from_backend.status_code) == (403, 200)
+
+
 async def token_for(site: Served, origin: str) -> str:
     """A Connect token of ada's for pages of that origin."""
     made = await site.call("POST", "/tokens", json={"external_user_id": "ada", "allowed_origins": [origin]})
