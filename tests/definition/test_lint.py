@@ -137,7 +137,7 @@ def test_an_unanswered_account_is_found() -> None:
     findings = lint_workflow(Workflow("W", steps=(step,)), sidecar)
 
     assert [(finding.rule, finding.message) for finding in findings] == [
-        ("own-account", "Whose account fills slack is not decided.")
+        ("own-account", "The owner of the account for slack is not set.")
     ]
 
 
