@@ -1,7 +1,7 @@
 """
 Notebooks run headless, and their outputs compared with those that are saved.
 
-`PDKERNEL_UPDATE=1 pytest tests/test_notebooks.py` writes the new outputs into the notebooks.
+`PDKERNEL_UPDATE=1 pytest tests/product/test_notebooks.py` writes the new outputs into the notebooks.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from build import ProjectBuilder
 
 from pdkernel.version import VERSION
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(".git", ".venv", ".pdkernel", ".*_cache", "__pycache__", "dist", "build")
 SHARED = f"pdkernel-{VERSION}.data/data/share/jupyter"
 NEEDED = {

@@ -14,7 +14,7 @@ from pdkernel.definition import export_to_synced_folder
 from pdkernel.source import load_source
 from tests import notebooks
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = FOLDER / "04_bring_your_workflows.ipynb"
 SYNCED = FOLDER / "synced"
 WORKFLOW = "bug-reports-to-slack-p_7KCmWbz"

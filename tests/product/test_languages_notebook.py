@@ -28,7 +28,7 @@ from tests.postgres import a_postgres
 
 pytestmark = pytest.mark.timeout(300)
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = FOLDER / f"{NAME}.ipynb"
 STAND_INS = ("openai", "github", "google_sheets", "slack")
 TITLE, MAIL = "CSV export stops after 500 rows", "lin@example.com"

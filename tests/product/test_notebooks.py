@@ -16,7 +16,7 @@ import pytest
 from tests import end_users_notebook, languages_notebook, notebooks
 from tests.postgres import a_postgres
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEMPLATES = ROOT / "pdkernel" / "templates"
 UPDATE = os.environ.get("PDKERNEL_UPDATE") == "1"
