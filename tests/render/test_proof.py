@@ -9,9 +9,8 @@ import pytest
 from pdkernel.render import proof
 from pdkernel.render.proof import WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
 from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import EVIL, Page
 
-EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
 WHY = "GET https://api.example.test/x is not in events/order.recorded.jsonl. Record it: pdkernel run work.ipynb"
 FOUND = Proof(
     "flow",

@@ -10,9 +10,8 @@ from pdkernel.model import JSON
 from pdkernel.render import shape as shape_view
 from pdkernel.shape import infer_shape
 from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import EVIL, Page
 
-EVIL = "<b>bold</b></script>\" onclick='x'"
 EVENT: JSON = {
     "method": "POST",
     "headers": {"x-github-event": "issues", "authorization": "***"},

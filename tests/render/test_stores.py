@@ -7,9 +7,8 @@ import pytest
 from pdkernel.render import stores
 from pdkernel.render.stores import RecordRow, StoreSummary
 from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import EVIL, Page
 
-EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
 STORES = (StoreSummary("default", 1, 5), StoreSummary("ds_l6ujg2", 1234, 567_890))
 RECORDS = (
     RecordRow("counter", 41),

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.snapshot_tests import differs
-from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
 from pdkernel.snapshot_tests.stable_values import find_unstable_paths, merge_samples, replace_current_dates
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
@@ -71,19 +70,3 @@ def test_what_tells_the_present_day(value: object, held_to_type: bool) -> None:
 def test_a_date_that_was_given_is_held_to() -> None:
     """A date of today that stands in the event or a recorded answer does not come from a clock."""
     assert replace_current_dates("2026-11-24", NOW, known_text='{"day": "2026-11-24"}') == "2026-11-24"
-
-
-@pytest.mark.parametrize(
-    ("value", "made"),
-    [
-        ("xoxb-1-2", "made-up-token"),
-        ("https://api.acme.test", "https://token.made-up.example"),
-        ("https://hooks.acme.test/a/secret?key=1", "https://token.made-up.example/made-up"),
-        ("ada@acme.test", "token@made-up.example"),
-        ("5432", "1000000007"),
-        ('{"private_key": "secret", "n": 1}', '{"private_key": "made-up-private-key", "n": 1}'),
-    ],
-)
-def test_made_up_values(value: str, made: str) -> None:
-    """A made-up value is of the kind of the real one, and has nothing else of it."""
-    assert build_fake_secret("token", value) == made
