@@ -131,6 +131,6 @@ def write_app(folder: Path, *, version: str = "0.1.2") -> Path:
 
 
 def write_checkout(folder: Path, *, version: str = "0.1.2") -> Path:
-    """Write a checkout with that one app."""
+    """Write a checkout with the app `depot` only."""
     write_app(folder / "components" / "depot", version=version)
     return folder

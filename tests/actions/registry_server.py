@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(packages: Mapping[str, Mapping[str, bytes]]) -> Iterator[PackageServer]:
-    """A registry that serves while the block runs."""
+    """The registry, until the block ends."""
     server = PackageServer(packages)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

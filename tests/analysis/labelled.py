@@ -1,5 +1,5 @@
 """
-The labelled set: code as people write it, with what a person finds in it.
+The labelled set: typical step code, labelled by hand with the facts that the analysis must find.
 
 `python -m tests.analysis.labelled` prints precision and recall by language.
 """

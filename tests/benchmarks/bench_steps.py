@@ -37,7 +37,7 @@ PROCESS_RUNS = 30
 
 
 def in_place() -> float:
-    """p50 of the Python code without a step around it, in ms."""
+    """The median time of the Python code outside a step, in ms."""
     times = []
     for _ in range(RUNS):
         began = time.perf_counter()
@@ -47,7 +47,7 @@ def in_place() -> float:
 
 
 def in_new_processes() -> float:
-    """p50 of Python, Node.js and Python, a new process each, in ms."""
+    """The median time of Python, Node.js and Python in new processes, in ms."""
     function = "\n".join(["def handler(steps):", *(f"    {line}" for line in WORK.splitlines())])
     python = [
         sys.executable,
@@ -70,8 +70,8 @@ def in_new_processes() -> float:
     return statistics.median(times)
 
 
-async def in_our_processes(folder: Path) -> float:
-    """p50 of the same three steps, each in a process that is started for it, in ms."""
+async def in_new_workers(folder: Path) -> float:
+    """The median time of the same three steps, each in a new worker, in ms."""
     trigger: dict[str, JSON] = {"event": dict(an_event().data), "context": {}}
     times = []
     for _ in range(PROCESS_RUNS):
@@ -90,7 +90,7 @@ async def in_our_processes(folder: Path) -> float:
 
 
 async def p50(runtime: WorkflowEngine, request: RunRequest) -> tuple[float, list[str]]:
-    """p50 of a run in ms, and the ids of the runs."""
+    """The median time of a run in ms, and the ids of the runs."""
     times, ids = [], []
     for _ in range(RUNS):
         began = time.perf_counter()
@@ -102,7 +102,7 @@ async def p50(runtime: WorkflowEngine, request: RunRequest) -> tuple[float, list
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     plain = in_place()
     processes_ms = in_new_processes()
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ async def main() -> None:
         def request(*steps: object) -> RunRequest:
             return RunRequest(a_workflow(*steps), an_event(), parse_policy("deny"), folder=Path(folder))  # type: ignore[arg-type]
 
-        ours_ms = await in_our_processes(Path(folder))
+        ours_ms = await in_new_workers(Path(folder))
         node = node_step("node", NODE_WORK)
         async with await WorkflowEngine.start(project, directory) as runtime:
             began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which languages a fact concerns (reference, section 2.1)."""
+"""The languages of a fact."""
 
 from __future__ import annotations
 
