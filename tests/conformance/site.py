@@ -1,5 +1,5 @@
 """
-What the SDKs are driven against: `pdkernel serve` in another process, over plain HTTP and over TLS, on one project.
+The server for the SDK tests: `pdkernel serve` in another process, over HTTP and TLS, on one project.
 
 People: ada has accounts of two apps, bob of one; grace is in production, where the project's plan does not run workflows.
 Outside calls go to the built-in Slack.
@@ -54,7 +54,7 @@ ACCOUNTS = (
 @dataclass(frozen=True)
 class Site:
     """
-    A project, served.
+    A served project.
 
     Attributes:
         plain: What the server over plain HTTP printed.
@@ -75,7 +75,7 @@ class Site:
     private_key: str
 
     def settings(self, *, tls: bool, sdk: str) -> dict[str, str]:
-        """What a driver needs to know."""
+        """The settings of a driver."""
         told = self.secure if tls else self.plain
         # the certificate is good for both names; JS SDK 1.x is told one host for API and workflows
         url = told["url"].replace("127.0.0.1", "localhost") if tls else told["url"]
@@ -94,7 +94,7 @@ class Site:
 
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    """Set a project up in *folder*, and serve it."""
+    """Create a project in *folder* and serve it."""
     notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
     source = write_checkout(folder / "checkout") / "components" / "depot" / "sources" / "new-call" / "new-call.mjs"
     source.parent.mkdir()
