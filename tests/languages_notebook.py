@@ -19,12 +19,12 @@ TABLE = "create table reports (id text primary key, customer text, category text
 
 
 def token_of(app: str) -> str:
-    """The credential that is planted for *app*."""
+    """The credential of *app*."""
     return f"{TOKEN}-{app}"
 
 
 def connect(directory: LocalDirectory, postgres: Postgres) -> None:
-    """Connect what the notebook's steps use."""
+    """Connect the apps of the notebook's steps."""
     for app, account in ADAS.items():
         directory.add_account(
             app=app,

@@ -1,5 +1,5 @@
 """
-Notebooks run headless, and their outputs compared with those that are saved.
+Notebooks run without a browser, and their outputs compared with the saved outputs.
 
 `PDKERNEL_UPDATE=1 pytest tests/product/test_notebooks.py` writes the new outputs into the notebooks.
 """
@@ -48,7 +48,7 @@ SCRUBBED = (
 
 
 def connect_slack(project: Project) -> None:
-    """Each of the external users has connected Slack."""
+    """Connect Slack for each external user."""
     for user, account in ACCOUNTS.items():
         LocalDirectory(project).add_account(
             app="slack",
@@ -66,7 +66,7 @@ def run(
     after_cell: Callable[[Any], None] = lambda cell: None,
 ) -> Any:
     """
-    The *notebook* after all its cells have run, in a copy of its folder.
+    Run all cells of *notebook* in a copy of its folder.
 
     Args:
         notebook: Its file; `events/` beside it comes along.
@@ -106,7 +106,7 @@ def run(
 
 
 def read(notebook: Path) -> Any:
-    """The notebook as it is saved."""
+    """The saved notebook."""
     return nbformat.read(notebook, as_version=4)
 
 

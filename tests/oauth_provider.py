@@ -1,5 +1,5 @@
 """
-A small OAuth 2 provider with an API, on the loopback interface: what an app is to Connect Link.
+A small OAuth 2 provider with an API, on the loopback interface: an app for Connect Link.
 
 Strict: it checks the client, the redirect, PKCE, and that codes and refresh tokens come once. People sign in by a link.
 """
@@ -31,7 +31,7 @@ CLIENT_SECRET = "secret-of-ours-0123456789"
 @dataclass
 class Provider:
     """
-    A provider that runs.
+    A running provider.
 
     Attributes:
         url: Where.
@@ -54,7 +54,7 @@ class Provider:
     _refresh_tokens: set[str] = field(default_factory=set)
 
     def app(self) -> Starlette:
-        """Its routes."""
+        """The routes of the provider."""
         return Starlette(
             routes=[
                 Route("/authorize", self.authorize),
@@ -65,7 +65,7 @@ class Provider:
         )
 
     async def authorize(self, request: Request) -> Response:
-        """Asks the person."""
+        """Ask the person for permission."""
         query = request.query_params
         if query.get("client_id") != CLIENT_ID or query.get("response_type") != "code":
             return HTMLResponse("Who asks?", status_code=400)
@@ -78,7 +78,7 @@ class Provider:
         )
 
     async def allow(self, request: Request) -> Response:
-        """The person allowed it."""
+        """The answer of a person who allows the access."""
         query = request.query_params
         code = secrets.token_urlsafe(16)
         self._codes[code] = dict(query)
@@ -86,7 +86,7 @@ class Provider:
         return RedirectResponse(f"{query['redirect_uri']}?{back}", status_code=302)
 
     async def token(self, request: Request) -> Response:
-        """Hands tokens out."""
+        """Issue tokens."""
         form = {name: str(value) for name, value in (await request.form()).items()}
         self.asked.append(form)
         if self.down:
@@ -111,7 +111,7 @@ class Provider:
         return self._hand_out()
 
     async def me(self, request: Request) -> Response:
-        """The API."""
+        """The API of the app."""
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self.tokens:
             return JSONResponse({"error": "invalid_token"}, status_code=401)
         return JSONResponse({"name": "Ada"})
@@ -134,7 +134,7 @@ class Provider:
 
 @contextmanager
 def running(app: Starlette) -> Iterator[str]:
-    """*app* on a free port of the loopback interface; its URL."""
+    """Serve *app* on a free port of the loopback interface; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -148,7 +148,7 @@ def running(app: Starlette) -> Iterator[str]:
 
 @contextmanager
 def oauth_provider() -> Iterator[Provider]:
-    """A provider, running."""
+    """A running provider."""
     provider = Provider()
     with running(provider.app()) as url:
         provider.url = url

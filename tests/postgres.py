@@ -54,7 +54,7 @@ class Postgres:
         }
 
     def run(self, sql: str) -> list[list[str]]:
-        """The rows that *sql* gives, as text."""
+        """The rows of *sql* as text."""
         ran = subprocess.run(
             [*self.psql, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql],
             capture_output=True,
@@ -67,7 +67,7 @@ class Postgres:
 
 @contextmanager
 def a_postgres() -> Iterator[Postgres]:
-    """A server with an empty database; it ends with the block, and its files with it."""
+    """A server with an empty database; the end of the block stops it and removes its files."""
     # a folder of its own: the wheel opens the folders above to the user that the server runs as, and a socket's path is short
     with tempfile.TemporaryDirectory(prefix="pdk") as folder, _running(Path(folder) / "data") as server:
         sockets = server.get_postmaster_info().socket_dir
@@ -92,7 +92,7 @@ def _running(data: Path) -> Iterator[Any]:
 
 @contextmanager
 def _front(server: Path, authority: trustme.CA) -> Iterator[int]:
-    """The port at which the *server*, a Unix socket, is reached by TLS."""
+    """The TLS port of the *server*, which listens on a Unix socket."""
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(secure)
 

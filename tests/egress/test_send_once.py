@@ -1,4 +1,4 @@
-"""Sending once: an unsafe request leaves once for one event and user, and its answer is given again."""
+"""Sending once: an unsafe request is sent once for an event and user, and its response is stored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServe
 
 
 def test_an_edited_body_is_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """A message that was changed is another request."""
+    """A request with a changed body is another request."""
     sent = SentMemory()
     python.bind(ledger.binding("live", sent_requests=sent))
     python.request("requests", "POST", URL, "hello")
@@ -67,10 +67,10 @@ def test_repeats_of_a_loop_are_sent(python: ClientProcess, outside: OutsideServe
     assert second == first
 
 
-def test_send_sends_again_and_keeps_the_new_answer(
+def test_send_repeats_and_stores_the_new_response(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """With `send`, the request leaves again; a later run gets the newer answer."""
+    """With `send`, the request is sent again; a later run gets the newer response."""
     sent = SentMemory()
     python.bind(ledger.binding("live", sent_requests=sent))
     first = python.request("requests", "POST", URL, "hello").json()
@@ -86,7 +86,7 @@ def test_send_sends_again_and_keeps_the_new_answer(
 
 
 def test_a_safe_request_is_sent_each_time(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Reading changes nothing, so it is done again."""
+    """A safe request is sent in each run."""
     sent = SentMemory()
     for _ in range(2):
         python.bind(ledger.binding("live", sent_requests=sent))
@@ -97,7 +97,7 @@ def test_a_safe_request_is_sent_each_time(python: ClientProcess, outside: Outsid
 
 
 def test_another_event_user_or_step_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Once is once for one scope and step."""
+    """The stored response applies to one scope and step."""
     sent = SentMemory()
     for scope, step in (("a", "send"), ("b", "send"), ("a", "notify")):
         python.bind(ledger.binding("live", sent_requests=sent, send_once_scope=scope, step=step))
@@ -109,7 +109,7 @@ def test_another_event_user_or_step_sends(python: ClientProcess, outside: Outsid
 def test_a_stand_in_is_another_target(
     python: ClientProcess, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """What a stand-in answered was not sent: live sends it; the stand-in itself is asked once."""
+    """After a stand-in's response, live sends the request; the stand-in itself gets the request once."""
     sent = SentMemory()
     stand_in = f"stand-in=http://127.0.0.1:{plain_outside.port}"
     for mode in (stand_in, stand_in, "live"):
@@ -121,7 +121,7 @@ def test_a_stand_in_is_another_target(
 
 
 def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Narrowing live to a list of hosts sends nothing twice."""
+    """A change from live to a list of hosts does not send the request again."""
     sent = SentMemory()
     for mode in ("live", "allow=api.example.test"):
         python.bind(ledger.binding(mode, sent_requests=sent))
@@ -131,10 +131,10 @@ def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideSe
 
 
 @pytest.mark.parametrize("status", [401, 403, 407, 408, 425, 429])
-def test_a_request_that_was_turned_away_is_sent_again(
+def test_a_rejected_request_is_sent_again(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
 ) -> None:
-    """A receiver that refused has done nothing: the next run asks again."""
+    """If the receiver rejected the request, the next run sends it again."""
     sent = SentMemory()
     for _ in range(2):
         python.bind(ledger.binding("live", sent_requests=sent))
@@ -145,7 +145,7 @@ def test_a_request_that_was_turned_away_is_sent_again(
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_a_request_after_which_the_host_failed_is_not_sent_again(
+def test_a_request_with_a_server_error_is_not_sent_again(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
 ) -> None:
     """A 5xx response is returned again, and both rows say that the outcome is unknown: the host may have acted."""
@@ -160,10 +160,10 @@ def test_a_request_after_which_the_host_failed_is_not_sent_again(
     assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
 
 
-def test_a_request_after_which_the_host_failed_is_repeated_on_request(
+def test_a_request_with_a_server_error_is_repeated_on_request(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """With `send` it leaves again, and its newer answer is the one that is kept."""
+    """With `send` the request is sent again, and its newer response is stored."""
     sent = SentMemory()
     for send in (False, True):
         python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
@@ -173,10 +173,8 @@ def test_a_request_after_which_the_host_failed_is_repeated_on_request(
 
 
 @pytest.mark.parametrize("status", [201, 302, 400, 404, 409, 422])
-def test_an_answer_that_would_come_again_is_remembered(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
-) -> None:
-    """What the receiver took, or would judge the same again, is not sent twice."""
+def test_a_final_response_is_stored(python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int) -> None:
+    """An accepted request, and one with a final rejection, are not sent twice."""
     sent = SentMemory()
     for _ in range(2):
         python.bind(ledger.binding("live", sent_requests=sent))
@@ -185,10 +183,10 @@ def test_an_answer_that_would_come_again_is_remembered(
     assert len(outside.seen) == 1
 
 
-def test_a_request_without_a_whole_answer_is_not_sent_again(
+def test_a_request_without_a_complete_response_is_not_sent_again(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A connection that breaks after the request was sent leaves its outcome unknown: the next run has an error, and sends nothing."""
+    """If the connection breaks after the request, its outcome is unknown: the next run fails and sends nothing."""
     sent = SentMemory()
     errors = []
     for _ in range(2):
@@ -204,10 +202,10 @@ def test_a_request_without_a_whole_answer_is_not_sent_again(
     assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
 
 
-def test_a_request_that_is_repeated_after_no_answer(
+def test_a_request_without_a_response_is_repeated_on_request(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """With `send` it leaves again though its outcome is unknown."""
+    """With `send` the request is sent again although its outcome is unknown."""
     sent = SentMemory()
     for send in (False, True):
         python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
@@ -216,8 +214,8 @@ def test_a_request_that_is_repeated_after_no_answer(
     assert len(outside.seen) == 2
 
 
-def test_a_request_of_a_failed_connection_was_not_done(python: ClientProcess, ledger: Ledger) -> None:
-    """Before a byte of it was sent nothing was done: nothing is remembered, and the outcome is known."""
+def test_a_request_of_a_failed_connection_is_not_stored(python: ClientProcess, ledger: Ledger) -> None:
+    """If no byte was sent, nothing is stored, and the outcome is known."""
     sent = SentMemory()
     for mode in ("live", "stand-in=http://127.0.0.1:9"):
         python.bind(ledger.binding(mode, sent_requests=sent))
@@ -228,7 +226,7 @@ def test_a_request_of_a_failed_connection_was_not_done(python: ClientProcess, le
     assert all("unknown" not in (call.note or "") for call in ledger.calls)
 
 
-def test_an_unknown_outcome_without_a_table(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+def test_an_unknown_outcome_without_a_store(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
     """Without a store, the row of an unsafe request also says that the outcome is unknown; that of a safe request does not."""
 
     def hang_up(sock: socket.socket) -> None:
@@ -248,10 +246,10 @@ def test_an_unknown_outcome_without_a_table(loop: Loop, tmp_path: Path, ledger: 
     assert ["The outcome is unknown" in (call.note or "") for call in ledger.calls] == [True, False]
 
 
-def test_a_remembered_answer_needs_no_connection(
+def test_a_stored_response_needs_no_connection(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """A host that cannot be reached any more does not keep a step from the answer that it gave; for another step it fails."""
+    """If the host cannot be reached any more, its step still gets the stored response; another step fails."""
 
     def answer(sock: socket.socket) -> None:
         sock.recv(1000)
@@ -276,8 +274,8 @@ def test_a_remembered_answer_needs_no_connection(
     assert [call.outcome for call in ledger.calls] == ["sent", "not_sent", "failed"]
 
 
-def test_without_a_table_every_run_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """A served run, or one from the command line, always sends."""
+def test_without_a_store_every_run_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A served run, and a run of the command line, always send."""
     for _ in range(2):
         python.bind(ledger.binding("live"))
         python.request("requests", "POST", URL, "hello")
@@ -286,7 +284,7 @@ def test_without_a_table_every_run_sends(python: ClientProcess, outside: Outside
 
 
 def test_node_sends_once_too(node: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Node's fetch gets the recorded answer as well."""
+    """Node.js's fetch gets the stored response too."""
     sent = SentMemory()
     bodies = []
     for _ in range(2):
@@ -297,10 +295,10 @@ def test_node_sends_once_too(node: ClientProcess, outside: OutsideServer, ledger
     assert bodies[0] == bodies[1]
 
 
-def test_what_went_out_is_remembered_when_the_client_leaves(
+def test_a_request_is_stored_if_the_client_disconnects(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A step that is stopped while it waits for its answer does not send twice."""
+    """A step that is stopped while it waits for the response does not send twice."""
     sent = SentMemory()
     request = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
     caller_token = gateway.issue_token()
@@ -323,19 +321,19 @@ def test_what_went_out_is_remembered_when_the_client_leaves(
     assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]
 
 
-class FullTable(SentMemory):
-    """A table that takes no more."""
+class FullStore(SentMemory):
+    """A store that cannot add a response."""
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Fail, as a full disk does."""
+        """Raise the error of a full disk."""
         raise OSError("no space left")
 
 
-def test_what_went_out_is_told_when_it_cannot_be_remembered(
+def test_a_request_is_recorded_if_the_store_fails(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A table that fails loses the answer, and not the row of the call that was made."""
-    python.bind(ledger.binding("live", sent_requests=FullTable()))
+    """If the store fails, the response is lost, and the call's row is still written."""
+    python.bind(ledger.binding("live", sent_requests=FullStore()))
 
     out = python.ask("http.client", "POST", URL, "hello")
 
