@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class App:
-    """An app's package: its version, and how many actions and sources plain Node.js can import from it."""
+    """The package of an app: its version, and the numbers of actions and sources that plain Node.js can import."""
 
     version: str
     actions: int

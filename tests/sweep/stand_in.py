@@ -1,4 +1,4 @@
-"""A gateway that leads to one server, which answers every request with the same JSON."""
+"""A gateway that routes to one server, which answers every request with the same JSON."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class StandIn:
         return start_process()
 
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
-        """Route a Node.js process to this server, and have its marks written."""
+        """Route a Node.js process to this server, and let it write its marks."""
         preloads = f"--import {HOOK.as_uri()} --import {MARKS.as_uri()}"
         return {
             "NODE_OPTIONS": preloads,
