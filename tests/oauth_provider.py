@@ -1,7 +1,8 @@
 """
 A small OAuth 2 provider with an API, on the loopback interface: an app for Connect Link.
 
-Strict: it checks the client, the redirect, PKCE, and that codes and refresh tokens come once. People sign in by a link.
+The provider checks the client, the redirect, PKCE, and that codes and refresh tokens are used once. A user signs in
+by a link.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ class Provider:
     A running provider.
 
     Attributes:
-        url: Where.
-        expires_in: Seconds that access tokens are said to last; None: it says nothing.
-        asked: The forms that came to the token endpoint.
-        tokens: Access tokens that are good.
-        down: Whether the token endpoint is out of order.
-        tells_all: Whether it refuses codes and says in its reason everything that it was sent.
-        slowly: What it waits for before it answers a refresh token; None: it answers at once.
+        url: The address of the provider.
+        expires_in: The announced lifetime of access tokens in seconds; None announces none.
+        asked: The forms that the token endpoint received.
+        tokens: The valid access tokens.
+        down: Whether the token endpoint fails.
+        tells_all: Whether the provider refuses codes and repeats the whole request in the reason.
+        slowly: The event before the response to a refresh token; None responds at once.
     """
 
     url: str = ""

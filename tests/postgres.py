@@ -1,8 +1,8 @@
 """
 A real PostgreSQL server on this machine that speaks TLS, from a wheel.
 
-The wheel's server is built without TLS and listens on a Unix socket; clients that insist on TLS find it behind a front
-that speaks PostgreSQL's SSLRequest, as a connection pooler does, and hands everything else on.
+The wheel's server is built without TLS and listens on a Unix socket. Clients that require TLS connect to a proxy that
+answers PostgreSQL's SSLRequest, like a connection pooler, and passes all other bytes on.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Postgres:
     A server.
 
     Attributes:
-        port: On 127.0.0.1, with TLS.
-        authority: The certificate (PEM) that vouches for it.
-        psql: The command line that runs SQL on it.
+        port: The TLS port on 127.0.0.1.
+        authority: The certificate (PEM) of its authority.
+        psql: The command that runs SQL on the server.
     """
 
     port: int
@@ -68,7 +68,7 @@ class Postgres:
 @contextmanager
 def a_postgres() -> Iterator[Postgres]:
     """A server with an empty database; the end of the block stops it and removes its files."""
-    # a folder of its own: the wheel opens the folders above to the user that the server runs as, and a socket's path is short
+    # a separate folder: the wheel opens the parent folders to the user of the server, and a socket's path is short
     with tempfile.TemporaryDirectory(prefix="pdk") as folder, _running(Path(folder) / "data") as server:
         sockets = server.get_postmaster_info().socket_dir
         authority = trustme.CA()

@@ -37,9 +37,9 @@ class ConnectServer(ThreadingHTTPServer):
     The API of one project.
 
     Attributes:
-        asked: Method, path, environment and body of each request but those for tokens.
-        answer: What a run of the action answers.
-        status: With which status.
+        asked: Method, path, environment and body of each request, except requests for tokens.
+        answer: The response to a run of the action.
+        status: The status of that response.
     """
 
     daemon_threads = True

@@ -28,10 +28,10 @@ class Case:
     One piece of code and its labels.
 
     Attributes:
-        language: The code's.
-        name: What it is about.
+        language: The language of the code.
+        name: The subject of the case.
         code: The step.
-        labels: What is true of it: `field body.x required`, `type body.x string`, `whole body`, `unknown event`.
+        labels: The facts about the code: `field body.x required`, `type body.x string`, `whole body`, `unknown event`.
     """
 
     language: Language

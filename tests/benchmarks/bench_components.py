@@ -1,8 +1,8 @@
 """
 An action from npm: its first load compared with plain `import()`, and a warm call compared with a direct call of `run`.
 
-`python tests/benchmarks/bench_components.py FOLDER`, where `make actions` has installed the slack package (skipped if it
-is not there, because the package is under a licence of its own).
+`python tests/benchmarks/bench_components.py FOLDER`, with the folder in which `make actions` has installed the slack
+package. The benchmark is skipped without the package, which has its own licence.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 The time of definitions: an export of 20 steps, and import and export of 100 workflows of 20 steps.
 
-Beside ruamel.yaml's load and dump of the same `workflow.yaml` files. Prints figures and ratios of one run.
+Compared with ruamel.yaml's load and dump of the same `workflow.yaml` files. Prints figures and ratios of one run.
 `python tests/benchmarks/bench_definitions.py`
 """
 

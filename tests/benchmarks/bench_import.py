@@ -20,7 +20,7 @@ from pdkernel.workers import RunSetup, StepCall, WorkerPool, find_node
 
 RUNS = 15
 FILES = 300
-"""Of each kind of module in the package; slack's action loads about as many."""
+"""The number of modules of each kind in the package; slack's action loads about as many."""
 
 EMPTY = "export default { run() {} }"
 

@@ -1,5 +1,5 @@
 """
-The account look-up and the readiness matrix in a project of 10,000 external users with 50,000 accounts, and in a small one.
+The account lookup and the readiness matrix in a project of 10,000 external users with 50,000 accounts, and in a small one.
 
     python tests/benchmarks/bench_lookup.py
 """
@@ -85,10 +85,8 @@ def main() -> None:
             figures[users] = (look_ups(project, users), matrices(project))
             project.close()
     for users, (lookup, table) in figures.items():
-        print(
-            f"{users} users, {users * len(APPS)} accounts: look-up {lookup:.2f} ms, matrix of 100 x 20 {table:.0f} ms"
-        )
-    print(f"look-up, large project over small: ratio {figures[10_000][0] / figures[100][0]:.2f}")
+        print(f"{users} users, {users * len(APPS)} accounts: lookup {lookup:.2f} ms, matrix of 100 x 20 {table:.0f} ms")
+    print(f"lookup, large project over small: ratio {figures[10_000][0] / figures[100][0]:.2f}")
     lookup, table = figures[10_000]
     if lookup > LOOKUP_MS or table > MATRIX_MS:
         sys.exit(f"over the limits of {LOOKUP_MS} ms and {MATRIX_MS} ms")

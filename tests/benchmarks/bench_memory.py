@@ -2,8 +2,8 @@
 The memory of an idle kernel with warm Python and Node.js workers, compared with a bare ipykernel.
 
 Proportional set sizes (memory that processes share is counted once) of the kernel and all its children, from Linux's
-`/proc`. Prints figures of one run: with other Python and Node.js processes on the machine their code is shared, too, and
-the figure is lower; the last line is a bound without that. `python tests/benchmarks/bench_memory.py`
+`/proc`. Prints figures of one run. Other Python and Node.js processes on the machine share code and lower the figure;
+the last line is an upper bound without them. `python tests/benchmarks/bench_memory.py`
 """
 
 from __future__ import annotations

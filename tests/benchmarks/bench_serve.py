@@ -1,9 +1,9 @@
 """
 Workflows over HTTP: one caller, sixteen callers, and the time from the command to the first answer.
 
-The workflow has three steps (Python, Node.js, Python), OAuth on its trigger and an account of the external user to be looked
-up; its response is the workflow's own. Each request is a whole run with its record. Beside it a bare Starlette echo on the
-same server, and the same run without HTTP, so that the server's own share can be seen.
+The workflow has three steps (Python, Node.js, Python), OAuth on its trigger, an account of the external user and a
+custom response. Each request is a complete run with its record. A bare Starlette echo on the same server, and the
+same run without HTTP, show the server's share.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_serve.py`
 """

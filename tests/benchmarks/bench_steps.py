@@ -1,9 +1,9 @@
 """
-Warm steps beside the same code run in place, the first Node.js step, and a recorded run of three steps.
+Warm steps compared with the same code outside a step, the first Node.js step, and a recorded run of three steps.
 
-The run of three is compared with a new process for each step, twice, recorded neither time: with the same processes
-as ours, started for one step (outbound calls hooked, logs and exports read, errors reported at the cell's line), and with
-the least that could be: `python -c` and `node -e` which read the steps above as JSON and write what the code returns.
+The run of three steps is compared with two forms of one new process per step, without a record. The first form is a
+new worker (hooked outbound calls, logs, exports, errors with the cell's line). The second is the minimum: `python -c`
+and `node -e`, which read the exports as JSON and write the return value.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_steps.py`
 """

@@ -1,7 +1,8 @@
 """
 Fixtures of the browser tests: all tests share one JupyterLab and one page.
 
-Without Chromium the tests are listed as NOT RUN with the command that gets it; where CI is set that is a failure.
+Without Chromium the tests are listed as NOT RUN with the command that installs Chromium; if CI is set, that is a
+failure.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""
-Starts JupyterLab and controls a notebook page in it.
-
-Knows Lab's page. Knows nothing of what a test is about.
-"""
+"""Starts JupyterLab and controls a notebook page in it."""
 
 from __future__ import annotations
 
@@ -55,9 +51,9 @@ class Lab:
     A running JupyterLab.
 
     Attributes:
-        folder: Everything that it reads and writes.
-        root: Its files.
-        url: Without a slash at the end.
+        folder: The folder of all files that Lab reads and writes.
+        root: The root folder of the file browser.
+        url: The address, without a slash at the end.
     """
 
     folder: Path
@@ -148,7 +144,7 @@ class LabPage:
     A page of a browser with JupyterLab in it.
 
     Attributes:
-        external: Addresses outside of this Lab that the page asked for; none of them was reached.
+        external: Requested addresses of other machines; none of them is reached.
         errors: Uncaught errors of the page's scripts.
     """
 
@@ -179,8 +175,8 @@ class LabPage:
         Open a notebook of the server's folder, alone, and wait until its kernel is idle.
 
         Args:
-            name: Its file.
-            reload: Load all of Lab again, as coming back tomorrow does; else only the first notebook of a page does.
+            name: The file of the notebook.
+            reload: Load all of Lab again; otherwise only the first notebook of a page loads Lab.
         """
         if reload or not self.page.url.startswith(self.lab.url):
             self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")

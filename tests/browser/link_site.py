@@ -24,8 +24,8 @@ class Site:
     A project, served in another process.
 
     Attributes:
-        project: It, opened here too.
-        url: Where it is served.
+        project: The project, also opened in this process.
+        url: The address of the server.
         token: An access token of a client.
     """
 

@@ -27,12 +27,12 @@ def handler(pd):
 @dataclass
 class Notebook:
     """
-    A notebook whose step needs a key-based and an OAuth account, its picker shown for ada.
+    A notebook whose step needs a key-based and an OAuth account, with ada's picker.
 
     Attributes:
-        page: It.
-        browser: Where its tabs open.
-        project: Its project.
+        page: The page of the notebook.
+        browser: The browser in which tabs open.
+        project: The project of the notebook.
     """
 
     page: LabPage

@@ -100,7 +100,7 @@ def test_each_request_has_its_own_button(connected: Notebook, saved: str) -> Non
     """A click on the button of an older request makes its event the test event; the saved notebook has the line form."""
     output = connected.output("serve")
     buttons = output.get_by_role("button", name=re.compile("POST . as (ada|grace)$"))
-    expect(buttons).to_have_count(4)  # of ada, and thrice of grace
+    expect(buttons).to_have_count(4)  # one of ada, three of grace
     buttons.first.click()
     expect(output).to_contain_text(re.compile(r"The test event is now request \w{6}\. As a line: %pdserve use \w{27}"))
     output.scroll_into_view_if_needed()

@@ -1,7 +1,7 @@
 """
 `connectAccount` of the official SDKs for browsers, unmodified, against `pdkernel serve --tls`.
 
-The product's page is on another site than the link, as in real life: the link's frame has no cookie of ours.
+The product's page is on another site than the link, as in production, so the link's frame has no cookie of pdkernel.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Product:
     A page of the product with the SDK in it.
 
     Attributes:
-        page: It.
-        site: Where accounts are connected.
-        url: The product's.
-        sdk: The SDK in it.
+        page: The page of the product.
+        site: The server that connects accounts.
+        url: The address of the product.
+        sdk: The SDK in the page.
     """
 
     page: Page

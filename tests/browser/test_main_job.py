@@ -1,8 +1,8 @@
 """
-The whole job in a real JupyterLab, on the quickstart, as a person does it.
+The whole quickstart in a real JupyterLab.
 
-One notebook for all tests: each stage of the job is a fixture that builds on the stage before, so the tests read in the
-job's order and one of them alone brings about what it needs.
+All tests share one notebook. Each stage is a fixture that builds on the previous stage, so a single test runs the
+stages that it needs.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Job:
 @pytest.fixture(scope="module")
 def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
     """The quickstart, opened and not yet run, in its own folder and project."""
-    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")  # left by whoever tried it there
-    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
+    generated = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")  # files of an earlier manual run
+    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=generated)
     page = LabPage(lab, browser.new_page())
     page.watch()
     page.open_notebook(NOTEBOOK)

@@ -1,8 +1,8 @@
 """
 No secret leaves the project: the tests search for planted tokens in everything that a session leaves behind.
 
-The fixture `session` works in JupyterLab with "save widget state" on, with steps that try hard to leak; each test
-searches one place. Positive controls show that the tokens were there, and that the search finds what is there.
+The fixture `session` works in JupyterLab with "save widget state" on, with steps that try to leak; each test searches
+one place. Positive controls show that the steps received the tokens, and that the search works.
 """
 
 from __future__ import annotations

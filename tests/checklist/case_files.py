@@ -1,8 +1,8 @@
 """
 Cases: small workflows in files, for each language of a fact.
 
-`cases/NAME.txt` holds sections: `=== node` and its like begin the steps of one language, `=== above` steps that stand
-above them in every language. A folder `cases/NAME/` is a synced workflow with a step named for each language.
+`cases/NAME.txt` has sections: `=== node` starts the steps of one language, `=== above` the earlier steps of every
+language. A folder `cases/NAME/` is a synced workflow with a step for each language.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ __all__ = ["connect", "directory", "project"]
 HTTP = Trigger()
 GOLDEN = Path(__file__).parent / "golden"
 _OURS = re.compile(r"^\[pdkernel\] (compiling|compiled|installed) .*\n?", re.MULTILINE)
-"""Lines on what is made ready once for a machine."""
+"""Log lines of preparations that happen once for each machine."""
 
 
 _OF_ONE_RUN = (
@@ -40,7 +40,7 @@ _OF_ONE_RUN = (
     (r"127\.0\.0\.1:\d+", "<server>"),
     (r"\+0x[0-9a-f]+", "<offset>"),
 )
-"""Ids that come from a project's or a source's, and what differs between machines."""
+"""Ids and other texts that differ between runs and machines."""
 
 
 class Check(Protocol):

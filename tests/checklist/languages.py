@@ -4,6 +4,6 @@ from __future__ import annotations
 
 ALL = ("node", "python", "bash", "go")
 WITH_RETURN = ("node", "python")
-"""Those whose steps return, respond, pause, have props and accounts on the platform."""
+"""Languages whose steps return, respond, pause, and have props and accounts on the platform."""
 FILES = ("bash", "go")
-"""Those that speak through files."""
+"""Languages whose steps exchange data through files."""

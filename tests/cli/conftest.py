@@ -52,11 +52,11 @@ class Shell:
         Run the command to its end; outbound calls are answered by the stand-in by default.
 
         Args:
-            args: The command's words.
-            stdin: What it reads.
-            within: A command that gets ours as its arguments and runs it.
-            unprivileged: File modes bind it, even if root runs it.
-            environ: Variables that it has besides.
+            args: The arguments of the command.
+            stdin: The standard input.
+            within: A command that runs `pdkernel`, which it gets as its arguments.
+            unprivileged: Whether file modes apply to the command, even as root.
+            environ: Additional environment variables.
         """
         done = subprocess.run(
             [*within, *COMMAND, *args],

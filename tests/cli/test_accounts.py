@@ -113,22 +113,22 @@ def test_an_owner_is_required(pdkernel: Shell, args: list[str]) -> None:
 
 def test_variable_is_encrypted_and_never_shown(pdkernel: Shell) -> None:
     """A variable's value is in no output, and in no file as plain text."""
-    assert pdkernel("env", "set", "API_KEY", stdin="value-nobody-sees").status == 0
+    assert pdkernel("env", "set", "API_KEY", stdin="value-that-is-hidden").status == 0
 
     listed = pdkernel("env", "list", "--json")
 
     assert listed.json == [{"name": "API_KEY"}]
     files = [path for path in Path(pdkernel.folder).rglob("*") if path.is_file()]
     assert files
-    assert not any(b"value-nobody-sees" in path.read_bytes() for path in files)
+    assert not any(b"value-that-is-hidden" in path.read_bytes() for path in files)
 
 
 def test_value_on_the_command_line_is_refused(pdkernel: Shell) -> None:
     """`env set NAME=VALUE` is refused: other users can read a command line."""
-    ended = pdkernel("env", "set", "API_KEY=value-nobody-sees")
+    ended = pdkernel("env", "set", "API_KEY=value-that-is-hidden")
 
     assert ended.status == 2
-    assert "value-nobody-sees" not in ended.stderr
+    assert "value-that-is-hidden" not in ended.stderr
 
 
 def test_the_plan_is_shown(pdkernel: Shell) -> None:

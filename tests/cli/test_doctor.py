@@ -145,11 +145,14 @@ def test_doctor_names_every_account_of_an_unknown_user(pdkernel: Shell) -> None:
     source = pdkernel.notebook("%%pdstep one --app slack --app github\ndef handler(pd):\n    return 1\n")
 
     named = pdkernel("doctor", source, "--external-user", "ada", "--json").json["missing"]
-    anybody = pdkernel("doctor", source, "--json").json["missing"]
+    without_user = pdkernel("doctor", source, "--json").json["missing"]
 
     assert [(item["kind"], item["name"]) for item in named] == [("external_user", "ada"), ("account", "ada/github")]
     assert "--external-user ada --app github" in named[1]["command"]
-    assert [(item["kind"], item["name"]) for item in anybody] == [("external_user", "ID"), ("account", "ID/github")]
+    assert [(item["kind"], item["name"]) for item in without_user] == [
+        ("external_user", "ID"),
+        ("account", "ID/github"),
+    ]
 
 
 def test_doctor_checks_the_given_environment(pdkernel: Shell) -> None:

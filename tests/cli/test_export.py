@@ -102,8 +102,8 @@ def test_docs_are_overwritten_but_not_a_foreign_readme(pdkernel: Shell) -> None:
 def test_refused_export_changes_nothing(pdkernel: Shell, args: list[str], words: str) -> None:
     """A refused export ends with status 2 and a short message, and changes no file."""
     (pdkernel.folder / "full" / "greet").mkdir(parents=True)
-    pdkernel.write("full/greet/entry.py", "somebody's own")
-    pdkernel.write("file", "also somebody's own")
+    pdkernel.write("full/greet/entry.py", "written by the user")
+    pdkernel.write("file", "also written by the user")
 
     ended = pdkernel("export", pdkernel.notebook(STEP), *args)
 
@@ -111,8 +111,8 @@ def test_refused_export_changes_nothing(pdkernel: Shell, args: list[str], words:
     assert words in ended.stderr
     assert len(ended.lines) <= 15
     assert not (pdkernel.folder / "flow").exists()
-    assert (pdkernel.folder / "full/greet/entry.py").read_text() == "somebody's own"
-    assert (pdkernel.folder / "file").read_text() == "also somebody's own"
+    assert (pdkernel.folder / "full/greet/entry.py").read_text() == "written by the user"
+    assert (pdkernel.folder / "file").read_text() == "also written by the user"
 
 
 def test_an_invalid_workflow_is_not_exported(pdkernel: Shell) -> None:

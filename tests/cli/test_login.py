@@ -342,7 +342,7 @@ def test_moving_can_be_undone(pdkernel: Shell) -> None:
         pdkernel("triggers", "move", "--to", f"{TO}2", "--from", TO, "--yes")
         pdkernel("triggers", "move", "--to", TO, "--only", "dc_2", "--yes")
         moved = {"dc_1": webhooks_of(fresh, "dc_1"), "dc_2": webhooks_of(fresh, "dc_2")}
-        put_webhooks(fresh, "dc_2", ["https://somebody.example.test"])
+        put_webhooks(fresh, "dc_2", ["https://other.example.test"])
 
         looked = pdkernel("triggers", "move", "--undo")
         undone = pdkernel("triggers", "move", "--undo", "--yes", "--json")
@@ -352,7 +352,7 @@ def test_moving_can_be_undone(pdkernel: Shell) -> None:
         assert looked.stdout.splitlines()[-1].startswith("Would change 1 of 2 sources.")
         assert [(each["id"], each["changed"]) for each in undone.json] == [("dc_1", True), ("dc_2", False)]
         assert webhooks_of(fresh, "dc_1") == before["dc_1"]
-        assert webhooks_of(fresh, "dc_2") == ["https://somebody.example.test"]
+        assert webhooks_of(fresh, "dc_2") == ["https://other.example.test"]
         assert again.stdout.splitlines() == ["Nothing to change: checked 1 source."]
 
 

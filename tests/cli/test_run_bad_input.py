@@ -38,9 +38,9 @@ FLOOD = {
     "bash": bash("head -c 50000000 /dev/zero | tr '\\0' x | fold -w 999"),
 }
 KEPT, MARGIN = 1 << 20, 1 << 16
-"""Bytes of a step's output that are kept, and how much more the last line and our own words may take."""
+"""Bytes of a step's output that are stored, and the margin for the last line and pdkernel's note."""
 MEMORY_MIB = 25
-"""How much more a run may need for a flood of 48 MiB than for a greeting."""
+"""The memory that a run with 48 MiB of output may use beyond that of a greeting."""
 PEAK_PROGRAM = """
 import atexit, resource, sys
 from pdkernel.cli import main
@@ -49,7 +49,7 @@ sys.argv = sys.argv[3:]
 main()
 """
 PEAK = (sys.executable, "-c", PEAK_PROGRAM)
-"""Runs the command and says the most memory (MiB) that its own process had; a step's is the step's affair."""
+"""Runs the command and prints the peak memory (MiB) of its own process, without the processes of steps."""
 
 
 def is_plain(ended: Ended) -> bool:

@@ -125,15 +125,15 @@ def test_public_url(pdkernel: Shell) -> None:
 def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
     """A non-loopback address is refused with an open endpoint or without a client, and is served otherwise."""
     pdkernel.notebook(CUSTOM, ANSWER)
-    open_one = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0", "--json")
+    open_endpoint = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0", "--json")
     pdkernel.notebook(GUARDED, ANSWER)
-    nobody = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0")
+    without_client = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0")
     pdkernel("clients", "create")
     with serving(pdkernel, "work.ipynb", "--host", "0.0.0.0") as (said, _):
         answer = httpx.post(said["workflows"][0]["url"])
 
-    assert (open_one.status, open_one.json["error"]["code"]) == (2, "request")
-    assert (nobody.status, "pdkernel clients create" in nobody.stderr) == (2, True)
+    assert (open_endpoint.status, open_endpoint.json["error"]["code"]) == (2, "request")
+    assert (without_client.status, "pdkernel clients create" in without_client.stderr) == (2, True)
     assert answer.status_code == 401
 
 

@@ -150,7 +150,7 @@ def test_an_endpoint_accepts_a_token_of_a_local_client(server: Server) -> None:
     assert answer.text.startswith("Pipedream Connect Error: Required account for slack not found")
 
 
-@pytest.mark.parametrize("token", ["somebody-elses", "ctok_0123456789abcdef"])
+@pytest.mark.parametrize("token", ["of-another-project", "ctok_0123456789abcdef"])
 def test_an_endpoint_refuses_other_tokens(server: Server, token: str) -> None:
     """A token that Pipedream does not accept for the project, or a Connect token, starts no run."""
     headers = {"authorization": f"Bearer {token}", "x-pd-external-user-id": "ada"}
@@ -241,11 +241,11 @@ def test_pdkernel_as_the_real_project(real: Server, tmp_path: Path) -> None:
         headers = {"authorization": f"Bearer {issued.json()['access_token']}", "x-pd-environment": "development"}
         users = httpx.get(f"{running.url}/v1/connect/{login['PDKERNEL_PROJECT_ID']}/users", headers=headers)
         run = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "ada"})
-        nobody = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "eve"})
+        unknown_user = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "eve"})
 
     assert [user["external_id"] for user in users.json()["data"]] == ["ada"]
     assert run.json() == {"user": "ada", "length": len("xoxb-planted-newer-0123456789")}
-    assert nobody.text.startswith("Pipedream Connect Error: No matching external user ID: eve in development")
+    assert unknown_user.text.startswith("Pipedream Connect Error: No matching external user ID: eve in development")
 
 
 def test_accounts_are_stored_at_the_first_server(real: Server, tmp_path: Path) -> None:

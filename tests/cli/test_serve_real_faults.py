@@ -20,7 +20,7 @@ from tests.notebook_files import notebook_of
 HERE = f"/v1/connect/{PROJECT}"
 LARGE = 96 << 20
 MARGIN = 32 << 20
-"""What a server may grow by while it passes on three times as much."""
+"""The memory that a server may use while it passes on three times as much."""
 
 
 @pytest.fixture(scope="module")

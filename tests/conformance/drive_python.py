@@ -1,7 +1,7 @@
 """
 Runs the checks with the Python SDK: one line of JSON for each check, `{"check", "ok", "detail"}`.
 
-Run as `python -I drive_python.py FOLDER_OF_THE_SDK`, with settings as JSON on standard input. Knows nothing of pdkernel.
+Run as `python -I drive_python.py FOLDER_OF_THE_SDK`, with settings as JSON on standard input, without pdkernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GIVEN: dict[str, Any] = json.load(sys.stdin)
 
 def client(environment: str = "development", **others: Any) -> Any:
     """The SDK's client, with additional options *others*."""
-    # releases up to 1.1.5 know addresses only as members of an enumeration, and read its value
+    # releases up to 1.1.5 take an address only as a member of an enumeration, and read its value
     takes_url = "base_url" in signature(Pipedream).parameters
     where = {"base_url": GIVEN["url"]} if takes_url else {"environment": SimpleNamespace(value=GIVEN["url"])}
     mine = {name: GIVEN[name] for name in ("client_id", "client_secret", "project_id")}

@@ -1,7 +1,7 @@
 """
 Runs all checks with one SDK, and makes the table of the results.
 
-Knows the checks and what each of the four errors looks like. What an SDK is told and how it is called is its driver's.
+The checks and the four end-user errors are listed here; the calls of an SDK are in its driver.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CHECKS: Mapping[str, str] = {
     "no_account": "error: required account not found",
     "plan": "error: production needs a higher plan",
 }
-"""Name and words of each."""
+"""The name and the message of each error."""
 
 ERRORS: Mapping[str, str] = {
     "no_user": "No external user ID passed, but one or more steps require it",
@@ -58,9 +58,9 @@ class Outcome:
     The result of a check.
 
     Attributes:
-        ok: Whether it is as it should be; None where the SDK has no call for it.
-        detail: What the SDK got, or what was wrong.
-        status_only: The SDK keeps an answer's status and drops its text, so that only that was seen.
+        ok: Whether the check passed; None if the SDK has no such call.
+        detail: The received value, or the error.
+        status_only: Whether only the status was checked, because the SDK drops the text of errors.
     """
 
     ok: bool | None

@@ -1,7 +1,7 @@
 """
 The official SDKs, unmodified: installed from their registries at test time and cached.
 
-`GATE` are those that every test run drives; `make conformance` drives `EVERY`, and any other release that it is told.
+Every test run checks the releases in `GATE`; `make conformance` checks those in `EVERY`, or any other release.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Sdk:
     A release of an SDK.
 
     Attributes:
-        package: Its name.
-        version: Its version.
-        driver: The program that drives it.
-        tls: Whether it speaks nothing but TLS.
+        package: The name of the package.
+        version: The version of the release.
+        driver: The program that runs the checks.
+        tls: Whether the SDK requires TLS.
     """
 
     package: str
@@ -58,10 +58,10 @@ class Sdk:
         driver = HERE / self.driver
         if driver.suffix == ".py":
             return [sys.executable, "-I", str(driver), str(self.folder)]
-        # a module finds packages from where it lies
+        # a module resolves packages from its own folder
         copy = self.folder / f"{driver.stem}-{os.getpid()}{driver.suffix}"
         shutil.copy(driver, copy)
-        copy = copy.replace(self.folder / driver.name)  # at once: another process may be reading it
+        copy = copy.replace(self.folder / driver.name)  # atomically: another process may read the file
         return [str(find_node()), str(copy)]
 
     def install(self) -> None:

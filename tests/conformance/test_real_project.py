@@ -49,7 +49,7 @@ def test_sdk_with_one_other_address(behind: Site, driven: Callable[[Sdk], Mappin
     at_first = {name: outcome.ok for name, outcome in driven(sdk).items()}
 
     outcomes = drive(sdk, behind)
-    # an SDK signs for the address that it calls, which the real project takes for another server's
+    # an SDK signs for the address that it calls, and the real project expects its own address
     by_key, signs = outcomes.pop("private_key"), at_first.pop("private_key")
 
     assert {name: outcome.detail for name, outcome in outcomes.items() if outcome.ok is False} == {}

@@ -18,7 +18,7 @@ ABSENT = {
     ("@pipedream/sdk", "3.1.6"): {"private_key"},
     ("pipedream", "1.1.12"): {"private_key"},
 }
-"""Checks that a release has no call for."""
+"""Checks for which a release has no call."""
 
 
 @pytest.mark.parametrize("sdk", GATE, ids=str)

@@ -39,7 +39,7 @@ message: "Hello World"
 HTTPAuthType.OAuth // Will automatically send the Authorization header with a fresh token
 )
 """
-"""Its text, with the names that a reader fills in."""
+"""The text of the sample, with the names that a reader fills in."""
 
 
 def _changed(text: str, old: str, new: str) -> str:

@@ -1,7 +1,7 @@
 """
 Shared parts of the tests of outbound calls: an outside server, processes that call it, and a ledger.
 
-Everything is real: TLS, sockets, Node.js, Python. The outside has a certificate authority of its own.
+TLS, sockets, Node.js and Python are real. The outside server has its own certificate authority.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class ClientProcess:
     A process with the environment of a step, which makes requests on demand.
 
     Attributes:
-        caller token: Its caller token.
+        caller_token: The caller token of the process.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """
 Programs without hooks and proxy variables.
 
-None of them has our environment: what C code, static programs and children with an empty environment do, a Python without the hook
-does as well.
+The programs have none of the environment variables of pdkernel. A Python without the hook represents C code, static
+programs and children with an empty environment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from pdkernel.egress import Gateway
 
-PLACE = "192.0.2.77"  # set aside for documentation: nobody is there
+PLACE = "192.0.2.77"  # reserved for documentation: no host has this address
 
 
 HEAD = "GET / HTTP/1.1\\r\\nHost: api.example.test\\r\\nConnection: close\\r\\n\\r\\n"

@@ -1,7 +1,8 @@
 """
 Every client in every mode: the requests that arrive outside, the client's response, and the ledger.
 
-The rows named `guard` have no hooks and no proxy variables: their sockets are led to the gateway by the operating system alone.
+The rows named `guard` have no hooks and no proxy variables: only the operating system redirects their sockets to the
+gateway.
 """
 
 from __future__ import annotations

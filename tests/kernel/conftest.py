@@ -72,7 +72,7 @@ def running_kernels(folder: Path) -> Iterator[Callable[..., RunningKernel]]:
             connection_file=f"{sockets}/{len(running)}.json",
         )
         manager.start_kernel(env={**environment, **environ}, cwd=str(folder))
-        # With its manager, which knows whether the process lives: a heart may beat late on a busy machine.
+        # With its manager, which checks the process: a heartbeat may be late on a busy machine.
         client = BlockingKernelClient(connection_file=manager.connection_file, parent=manager)
         client.load_connection_file()
         client.start_channels()

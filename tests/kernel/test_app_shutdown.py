@@ -23,9 +23,9 @@ Start = Callable[..., RunningKernel]
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
 PID = re.compile(r"\| (\d+)(?: is up)?$", re.MULTILINE)
-"""What a step prints first: its process."""
+"""The first text that a step prints: its process id."""
 TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
-"""A shell with children, a grandchild, and one in a session of its own."""
+"""A shell with children, a grandchild, and a child in its own session."""
 GONE_WITHIN_S = 1.0
 
 STEPS: dict[str, dict[Language, str]] = {
@@ -43,7 +43,7 @@ STEPS: dict[str, dict[Language, str]] = {
     },
 }
 PROCESSES = {"loop": 1, "children": 5}
-"""How many a step of each kind has at least."""
+"""The minimum number of processes of each kind of step."""
 
 NEXT: dict[Language, str] = {
     "python": "def handler(pd):\n    return 'usable'\n",
@@ -188,7 +188,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
         kernel.run("%pdevent word")
         for cell in FIRST_THREE:
             kernel.run(cell)
-        time.sleep(10 * SAVE_DELAY_S)  # nobody kills faster
+        time.sleep(10 * SAVE_DELAY_S)  # the kernel has saved its state before
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=60)
         yield kernel

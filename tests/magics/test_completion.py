@@ -78,7 +78,7 @@ def test_node_paths(code: str, fragment: str, texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["mysteps.|", "this.steps.|", "steps.nobody.|", "steps.trigger.event.method.|", "|", "import os; os.|"]
+    "code", ["mysteps.|", "this.steps.|", "steps.unknown.|", "steps.trigger.event.method.|", "|", "import os; os.|"]
 )
 def test_node_silence(code: str) -> None:
     """JavaScript without a path into `steps` has no completions, also no Python names."""

@@ -34,7 +34,7 @@ def test_the_chosen_event_and_user_are_sent(served: Notebook) -> None:
     shown = served.run("%pdinvoke")
 
     assert served.error is None
-    answer = shown[shown.index("200 OK") :]  # the cell that serves is drawn anew meanwhile
+    answer = shown[shown.index("200 OK") :]  # the output of the serving cell is updated meanwhile
     assert json.loads(answer.split("\n\n", 1)[1]) == ["ada", {"name": "Ada"}]
 
 

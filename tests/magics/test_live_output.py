@@ -64,7 +64,7 @@ def test_a_timeline_marks_an_edited_step(run: Run) -> None:
     shown = run(CHECK.replace("checking", "looking"))
 
     marked = "\n".join(line for line in shown.splitlines() if "[stale]" in line)
-    assert "check" in marked  # its own cell's output is fresh: only the timeline can say this
+    assert "check" in marked  # the output of the step's own cell is current: only the timeline marks the step
     assert "greet" in marked
 
 

@@ -255,7 +255,7 @@ async def test_a_cancelled_installation_leaves_nothing(registry: NpmRegistry, op
     assert version_in(await opened().ensure([NpmSpec("tiny")]), "tiny") == "1.0.0"
 
 
-# ── what goes wrong ────────────────────────────────────────────────────────────────
+# ── errors ────────────────────────────────────────────────────────────────
 
 
 async def failure_of(packages: NpmPackages, *specs: NpmSpec) -> PackageInstallError:

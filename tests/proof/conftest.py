@@ -58,12 +58,12 @@ class Notebook:
         from pdkernel.redaction import Redactor
 
         cassette = RecordingFile(self.folder / "events" / f"{event}.recorded.jsonl")
-        hiding, nobody = CallRedactor(), Redactor()
+        call_redactor, no_secrets = CallRedactor(), Redactor()
         for call in calls:
             headers = [(b"content-type", b"application/json")]
             body = json.dumps(call["body"]).encode() if "body" in call else b""
-            asked = hiding.redact_request(call["method"], call["url"], headers if body else [], body, nobody)
-            answer = hiding.redact_response(200, b"OK", headers, json.dumps(call["answer"]).encode(), nobody)
+            asked = call_redactor.redact_request(call["method"], call["url"], headers if body else [], body, no_secrets)
+            answer = call_redactor.redact_response(200, b"OK", headers, json.dumps(call["answer"]).encode(), no_secrets)
             cassette.add(call["step"], call.get("nth", 0), asked, answer, 1.0)
 
     def export(self, change: Mutation = unchanged) -> None:

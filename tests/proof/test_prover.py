@@ -133,7 +133,7 @@ def test_a_request_of_one_side_only(notebook: Notebook) -> None:
     notebook.event()
     notebook.record("hello", PEOPLE, {**PEOPLE, "url": "https://api.example.test/others?name=Ada"})
 
-    unrecorded = notebook.prove(changed("fetch/entry.py", "people?", "nobody?"))
+    unrecorded = notebook.prove(changed("fetch/entry.py", "people?", "persons?"))
     recorded = notebook.prove(changed("fetch/entry.py", "people?", "others?"))
     silent = notebook.prove(
         changed("fetch/entry.py", "    with urllib", '    return {"id": 7, "name": "Ada"}\n    with urllib')

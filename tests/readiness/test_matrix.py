@@ -182,7 +182,7 @@ class World:
     """
     Accounts by user, environment and app in the order of connecting, steps by their apps, and the plan.
 
-    The first `disabled` steps are.
+    The first `disabled` steps are disabled.
     """
 
     accounts: tuple[tuple[str, str, str], ...]
@@ -288,7 +288,7 @@ def _told(cell: MatrixCell) -> tuple[str | None, str, frozenset[str]]:
     return None, "", frozenset(cell.accounts)
 
 
-# ── what the tests are made of ─────────────────────────────────────────────────────
+# ── helpers ─────────────────────────────────────────────────────
 
 WORKFLOW = a_workflow(
     python_step("say", options="--app slack"), python_step("look", options="--app github"), python_step("end")

@@ -69,7 +69,7 @@ def _table(site: Site, workflow: Workflow, environment: Environment) -> list[tup
 
 
 def _expected(cell: MatrixCell) -> tuple[int, str]:
-    # the rest of the text names other users, and is for the record only
+    # the rest of the text names other users and is only in the record
     return (400, cell.message) if cell.state == "error" else (200, "done")
 
 

@@ -42,7 +42,7 @@ REFUSED = replace(
         "Step check and build needs it. Connect one with %pduser.",
     ),
 )
-NOBODY = replace(
+NO_USER = replace(
     REFUSED,
     external_user=None,
     user_exists=None,
@@ -77,7 +77,7 @@ TABLE = ReadinessMatrix(
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
-@pytest.mark.parametrize(("name", "value"), [("found", FOUND), ("refused", REFUSED), ("nobody", NOBODY)])
+@pytest.mark.parametrize(("name", "value"), [("found", FOUND), ("refused", REFUSED), ("no-user", NO_USER)])
 def test_lookups_match_the_golden_file(name: str, value: Lookup, form: str) -> None:
     """Each link has its state and result; a failed link ends the list, with a fix."""
     view = lookup.render_output(value)
@@ -113,7 +113,7 @@ def test_the_timeline_folds_the_lookup() -> None:
 
 def test_a_failed_lookup_is_always_shown() -> None:
     """If the lookup refused a run, the text has the lookup too."""
-    execution = replace(builders.succeeded(), lookup=NOBODY, status="error", steps=())
+    execution = replace(builders.succeeded(), lookup=NO_USER, status="error", steps=())
 
     assert "✗ header" in timeline.render_text(execution)
     assert "how the accounts were looked up" in timeline.render_html(execution)

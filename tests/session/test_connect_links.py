@@ -186,7 +186,7 @@ def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, li
     url = session.links.create(
         "openai", external_user_id="ada", environment="development", on_event=link_events.news.append
     )
-    time.sleep(1)  # kinds is there at first is seen
+    time.sleep(1)  # existing accounts are loaded first
     made = session.directory.add_account(
         app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
     )

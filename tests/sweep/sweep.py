@@ -3,10 +3,11 @@ Every importable action of the apps on npm, described and started.
 
     python -m tests.sweep.sweep FOLDER [APP...]
 
-installs the apps into FOLDER, where what is there already is used again, and prints a table. Exit status 1 if an action was not
-described or entered, if one lacked a feature of ours, or if the number of importable actions is not the known one.
+installs the apps into FOLDER, without those already installed, and prints a table. The exit status is 1 if an action
+was not described or entered, if an action requires an unsupported feature, or if the number of importable actions is
+not the known one.
 
-The packages are under a licence of their own, which excludes commercial use: nothing of them is kept in this repository.
+The licence of the packages excludes commercial use, so no part of them is in this repository.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def lacks(outcome: StepOutcome) -> bool:
     error = outcome.error
     if error is None:
         return False
-    # a ConfigurationError of the component's own code has no code of ours
+    # a ConfigurationError of the component's own code has no error code of pdkernel
     return error.code in _LACKING or error.name == "NotRunHereError"
 
 

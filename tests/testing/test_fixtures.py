@@ -111,7 +111,7 @@ def test_nothing_is_installed(pd_run: RunWorkflow) -> None:
     """A missing package refuses the run, and the message has the install command."""
     step = python_step("one")
     other = node_step("two", "return missing")
-    other = replace(other, source='import missing from "a-package-of-nobody";\n' + other.source)
+    other = replace(other, source='import missing from "a-missing-package";\n' + other.source)
 
     execution = pd_run(a_workflow(step, other))
 
