@@ -84,6 +84,7 @@ def test_the_user_returns_to_the_product(site: Site, page: Page) -> None:
     page.get_by_role("button", name="Connect").click()
 
     page.wait_for_url("**/-/live")
+    assert page.url == site.url + "/-/live"
 
 
 @pytest.fixture

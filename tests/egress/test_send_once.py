@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -12,6 +13,7 @@ from pdkernel.egress import Gateway, StoredResponse
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import (
     ClientProcess,
+    Got,
     Ledger,
     Loop,
     OutsideServer,
@@ -24,16 +26,45 @@ from tests.egress.kit import (
 )
 
 URL = "https://api.example.test/messages"
+STATUS_URL = "https://api.example.test/status/{}"
+CUT_URL = "https://api.example.test/cut"
 
 
-def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+class Runs:
+    """The runs of a Python step that share one store of sent requests."""
+
+    def __init__(self, process: ClientProcess, ledger: Ledger) -> None:
+        self._process = process
+        self._ledger = ledger
+        self.sent = SentMemory()
+
+    def start(self, mode: str = "live", **binding: Any) -> ClientProcess:
+        """Start another run; return its process."""
+        self._process.bind(self._ledger.binding(mode, sent_requests=self.sent, **binding))
+        return self._process
+
+    def post(self, url: str = URL, body: str = "hello", *, mode: str = "live", **binding: Any) -> Got:
+        """Send a POST in another run."""
+        return self.start(mode, **binding).request("requests", "POST", url, body)
+
+    def fail(self, url: str, *, mode: str = "live", **binding: Any) -> str:
+        """Send a POST in another run; return the error of the call."""
+        error = self.start(mode, **binding).ask("requests", "POST", url, "hello")["error"]
+        assert isinstance(error, str)
+        return error
+
+
+@pytest.fixture
+def runs(python: ClientProcess, ledger: Ledger) -> Runs:
+    """Runs without a sent request."""
+    return Runs(python, ledger)
+
+
+def test_a_second_run_sends_nothing(runs: Runs, outside: OutsideServer, ledger: Ledger) -> None:
     """The same request of the same step gets the stored response, and the ledger has its time."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    first = python.request("requests", "POST", URL, "hello")
-    python.bind(ledger.binding("live", sent_requests=sent))
+    first = runs.post()
 
-    second = python.request("requests", "POST", URL, "hello")
+    second = runs.post()
 
     assert len(outside.seen) == 1
     assert (second.status, second.body) == (first.status, first.body)
@@ -42,156 +73,121 @@ def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServe
     assert ledger.calls[1].same_as == ledger.calls[0].at
 
 
-def test_an_edited_body_is_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+def test_an_edited_body_is_sent(runs: Runs, outside: OutsideServer) -> None:
     """A request with a changed body is another request."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    python.request("requests", "POST", URL, "hello")
-    python.bind(ledger.binding("live", sent_requests=sent))
+    runs.post(body="hello")
 
-    python.request("requests", "POST", URL, "hello, edited")
+    runs.post(body="hello, edited")
 
     assert [seen.body for seen in outside.seen] == [b"hello", b"hello, edited"]
 
 
-def test_repeats_of_a_loop_are_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+def test_repeats_of_a_loop_are_sent(runs: Runs, outside: OutsideServer) -> None:
     """Equal requests of one run are distinguished by their ordinal; each gets its own response in the next run."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    first = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
-    python.bind(ledger.binding("live", sent_requests=sent))
-
-    second = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
+    bodies = []
+    for _ in range(2):
+        process = runs.start()
+        bodies.append([process.request("httpx", "POST", URL, "tick").body for _ in range(3)])
 
     assert len(outside.seen) == 3
-    assert second == first
+    assert bodies[1] == bodies[0]
 
 
-def test_send_repeats_and_stores_the_new_response(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
-) -> None:
+def test_send_repeats_and_stores_the_new_response(runs: Runs, outside: OutsideServer) -> None:
     """With `send`, the request is sent again; a later run gets the newer response."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    first = python.request("requests", "POST", URL, "hello").json()
-    python.bind(ledger.binding("live", sent_requests=sent, send_again=True))
-    again = python.request("requests", "POST", URL, "hello").json()
-    python.bind(ledger.binding("live", sent_requests=sent))
+    first = runs.post().json()
+    again = runs.post(send_again=True).json()
 
-    later = python.request("requests", "POST", URL, "hello").json()
+    later = runs.post().json()
 
     assert len(outside.seen) == 2
     assert first != again
     assert later == again
 
 
-def test_a_safe_request_is_sent_each_time(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+def test_a_safe_request_is_sent_each_time(runs: Runs, outside: OutsideServer) -> None:
     """A safe request is sent in each run."""
-    sent = SentMemory()
     for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        python.request("requests", "GET", URL)
+        runs.start().request("requests", "GET", URL)
 
     assert len(outside.seen) == 2
-    assert sent.kept == {}
+    assert runs.sent.kept == {}
 
 
-def test_another_event_user_or_step_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+def test_another_event_user_or_step_sends(runs: Runs, outside: OutsideServer) -> None:
     """The stored response applies to one scope and step."""
-    sent = SentMemory()
     for scope, step in (("a", "send"), ("b", "send"), ("a", "notify")):
-        python.bind(ledger.binding("live", sent_requests=sent, send_once_scope=scope, step=step))
-        python.request("requests", "POST", URL, "hello")
+        runs.post(send_once_scope=scope, step=step)
 
     assert len(outside.seen) == 3
 
 
 def test_a_stand_in_is_another_target(
-    python: ClientProcess, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger
+    runs: Runs, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger
 ) -> None:
     """After a stand-in's response, live sends the request; the stand-in itself gets the request once."""
-    sent = SentMemory()
     stand_in = f"stand-in=http://127.0.0.1:{plain_outside.port}"
     for mode in (stand_in, stand_in, "live"):
-        python.bind(ledger.binding(mode, sent_requests=sent))
-        python.request("requests", "POST", URL, "hello")
+        runs.post(mode=mode)
 
     assert (len(plain_outside.seen), len(outside.seen)) == (1, 1)
     assert [call.outcome for call in ledger.calls] == ["stand_in", "not_sent", "sent"]
 
 
-def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+def test_allow_and_live_are_one_target(runs: Runs, outside: OutsideServer) -> None:
     """A change from live to a list of hosts does not send the request again."""
-    sent = SentMemory()
     for mode in ("live", "allow=api.example.test"):
-        python.bind(ledger.binding(mode, sent_requests=sent))
-        python.request("requests", "POST", URL, "hello")
+        runs.post(mode=mode)
 
     assert len(outside.seen) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403, 407, 408, 425, 429])
-def test_a_rejected_request_is_sent_again(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
-) -> None:
+def test_a_rejected_request_is_sent_again(runs: Runs, outside: OutsideServer, ledger: Ledger, status: int) -> None:
     """If the receiver rejected the request, the next run sends it again."""
-    sent = SentMemory()
-    for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
+    received = [runs.post(STATUS_URL.format(status)).status for _ in range(2)]
 
+    assert received == [status, status]
     assert len(outside.seen) == 2
     assert [(call.outcome, call.note) for call in ledger.calls] == [("sent", None), ("sent", None)]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_a_request_with_a_server_error_is_not_sent_again(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
+    runs: Runs, outside: OutsideServer, ledger: Ledger, status: int
 ) -> None:
     """A 5xx response is returned again, and both rows say that the outcome is unknown: the host may have acted."""
-    sent = SentMemory()
-    for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
+    received = [runs.post(STATUS_URL.format(status)).status for _ in range(2)]
 
+    assert received == [status, status]
     assert len(outside.seen) == 1
     assert [(call.outcome, call.status) for call in ledger.calls] == [("sent", status), ("not_sent", status)]
     assert all("The outcome is unknown" in (call.note or "") for call in ledger.calls)
     assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
 
 
-def test_a_request_with_a_server_error_is_repeated_on_request(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
-) -> None:
+def test_a_request_with_a_server_error_is_repeated_on_request(runs: Runs, outside: OutsideServer) -> None:
     """With `send` the request is sent again, and its newer response is stored."""
-    sent = SentMemory()
     for send in (False, True):
-        python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
-        python.request("requests", "POST", "https://api.example.test/status/500", "hello")
+        runs.post(STATUS_URL.format(500), send_again=send)
 
     assert len(outside.seen) == 2
 
 
 @pytest.mark.parametrize("status", [201, 302, 400, 404, 409, 422])
-def test_a_final_response_is_stored(python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int) -> None:
+def test_a_final_response_is_stored(runs: Runs, outside: OutsideServer, status: int) -> None:
     """An accepted request, and one with a final rejection, are not sent twice."""
-    sent = SentMemory()
     for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        python.request("http.client", "POST", f"https://api.example.test/status/{status}", "hello")
+        runs.start().request("http.client", "POST", STATUS_URL.format(status), "hello")
 
     assert len(outside.seen) == 1
 
 
 def test_a_request_without_a_complete_response_is_not_sent_again(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+    runs: Runs, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """If the connection breaks after the request, its outcome is unknown: the next run fails and sends nothing."""
-    sent = SentMemory()
-    errors = []
-    for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        errors.append(python.ask("requests", "POST", "https://api.example.test/cut", "hello")["error"])
+    errors = [runs.fail(CUT_URL) for _ in range(2)]
 
     assert len(outside.seen) == 1
     assert "api.example.test:443" in errors[0]
@@ -202,26 +198,20 @@ def test_a_request_without_a_complete_response_is_not_sent_again(
     assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
 
 
-def test_a_request_without_a_response_is_repeated_on_request(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
-) -> None:
+def test_a_request_without_a_response_is_repeated_on_request(runs: Runs, outside: OutsideServer) -> None:
     """With `send` the request is sent again although its outcome is unknown."""
-    sent = SentMemory()
     for send in (False, True):
-        python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
-        assert "error" in python.ask("requests", "POST", "https://api.example.test/cut", "hello")
+        runs.fail(CUT_URL, send_again=send)
 
     assert len(outside.seen) == 2
 
 
-def test_a_request_of_a_failed_connection_is_not_stored(python: ClientProcess, ledger: Ledger) -> None:
+def test_a_request_of_a_failed_connection_is_not_stored(runs: Runs, ledger: Ledger) -> None:
     """If no byte was sent, nothing is stored, and the outcome is known."""
-    sent = SentMemory()
     for mode in ("live", "stand-in=http://127.0.0.1:9"):
-        python.bind(ledger.binding(mode, sent_requests=sent))
-        assert "error" in python.ask("requests", "POST", "https://nowhere.invalid/messages", "hello")
+        runs.fail("https://nowhere.invalid/messages", mode=mode)
 
-    assert sent.kept == {}
+    assert runs.sent.kept == {}
     assert [call.outcome for call in ledger.calls] == ["failed", "failed"]
     assert all("unknown" not in (call.note or "") for call in ledger.calls)
 
