@@ -29,7 +29,7 @@ def node_step(name: str = "code", body: str = "return 1", *, props: str = "", op
 
 
 def bash_step(name: str = "code", body: str = "true", *, options: str = "") -> Step:
-    """A Bash step of *body*."""
+    """A Bash step with *body*."""
     return a_step(f"%%pdstep {name} --lang bash {options}".rstrip() + "\n" + textwrap.dedent(body).lstrip("\n"))
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: the sweep (properties with many more examples, for `make slow`), compiled Go packages, mounts."""
+"""Fixtures for all tests: the hypothesis profile `sweep`, compiled Go packages, a mount namespace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ settings.register_profile("sweep", max_examples=1000, deadline=None)
 
 @pytest.fixture(scope="session")
 def go_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Go steps are compiled: one folder for all tests and kept for the next, as Go's own packages take a while."""
+    """The build cache of Go steps: one folder for all tests, kept for the next run, since Go's own packages take long."""
     kept = getattr(request.config, "cache", None)
     folder = Path(kept.mkdir("go")) if kept is not None else tmp_path_factory.mktemp("go")
     step = Step("warm", "go", 'package main\nimport "net/http"\nfunc main() { println(http.MethodGet) }\n')
@@ -38,7 +38,7 @@ def go_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def apart() -> tuple[str, ...]:
-    """What runs a command in a mount namespace of its own: a mistake about mounts does no harm there."""
+    """A command prefix for a private mount namespace, where a mistake about mounts is harmless."""
     if not may_mount():
         pytest.skip("this user may not mount in a namespace of its own (unshare --mount)")
     return APART

@@ -32,7 +32,7 @@ def link_of(text: str) -> str:
 
 
 def open_link(cell: Any) -> None:
-    """After the cell that prints a link: open it and fill in a token, as grace does in a browser."""
+    """After the cell that prints a link, open the link and send a token, as grace does in a browser."""
     if cell.id != LINK_CELL:
         return
     link = link_of("".join(output["text"] for output in cell.outputs))

@@ -18,7 +18,7 @@ START_TIMEOUT_S = 60
 
 
 def jupyter_path(folder: Path) -> Path:
-    """Make `kernels/` and `labextensions/` of this checkout in *folder*, for JUPYTER_PATH."""
+    """Copy `kernels/` and `labextensions/` of this checkout to *folder*, for JUPYTER_PATH."""
     source = CHECKOUT / "pdkernel" / "kernel"
     for kind, files in (("kernels", "kernelspec"), ("labextensions", "labextension")):
         (folder / kind).mkdir(parents=True, exist_ok=True)

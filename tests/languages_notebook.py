@@ -19,12 +19,12 @@ TABLE = "create table reports (id text primary key, customer text, category text
 
 
 def token_of(app: str) -> str:
-    """The credential that is planted for *app*."""
+    """The credential of *app*."""
     return f"{TOKEN}-{app}"
 
 
 def connect(directory: LocalDirectory, postgres: Postgres) -> None:
-    """Connect what the notebook's steps use."""
+    """Connect the apps of the notebook's steps."""
     for app, account in ADAS.items():
         directory.add_account(
             app=app,
@@ -46,9 +46,9 @@ def prepare(project: Project, postgres: Postgres, go_cache: Path) -> None:
     Set up everything that the notebook needs.
 
     Args:
-        project: To run the notebook in.
-        postgres: Gets the table, anew.
-        go_cache: Where Go's own packages are compiled already; the notebook's step is not.
+        project: The project of the notebook.
+        postgres: The server on which the table is created anew.
+        go_cache: A cache of Go's own compiled packages, without the notebook's step.
     """
     actions = ActionSettings(project.settings)
     actions.accept_licence()

@@ -1,7 +1,7 @@
 """
-Notebooks run headless, and their outputs compared with those that are saved.
+Notebooks run without a browser, and their outputs compared with the saved outputs.
 
-`PDKERNEL_UPDATE=1 pytest tests/test_notebooks.py` writes the new outputs into the notebooks.
+`PDKERNEL_UPDATE=1 pytest tests/product/test_notebooks.py` writes the new outputs into the notebooks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SCRUBBED = (
 
 
 def connect_slack(project: Project) -> None:
-    """Each of the external users has connected Slack."""
+    """Connect Slack for each external user."""
     for user, account in ACCOUNTS.items():
         LocalDirectory(project).add_account(
             app="slack",
@@ -66,13 +66,13 @@ def run(
     after_cell: Callable[[Any], None] = lambda cell: None,
 ) -> Any:
     """
-    The *notebook* after all its cells have run, in a copy of its folder.
+    Run all cells of *notebook* in a copy of its folder.
 
     Args:
-        notebook: Its file; `events/` beside it comes along.
-        folder: Where the copy is made.
-        prepare: Brings what the notebook asks of its project, such as accounts.
-        after_cell: Told each cell that has run, so that it can do what a person does between two cells.
+        notebook: The file of the notebook; `events/` beside it is copied too.
+        folder: The folder of the copy.
+        prepare: Adds the accounts and other data that the notebook requires to its project.
+        after_cell: Called with each executed cell, for actions of a user between two cells.
     """
     copied = folder / "work" / notebook.name
     shutil.copytree(
@@ -98,7 +98,7 @@ def run(
             timeout=CELL_TIMEOUT_S,
             on_cell_executed=lambda cell, **_: after_cell(cell),
         )
-        client.execute(env=environment, cleanup_kc=True)  # nbclient does not stop a manager that it was given
+        client.execute(env=environment, cleanup_kc=True)  # nbclient does not stop a manager that a caller has passed
     for cell in ran.cells:
         if cell.cell_type == "code":
             cell.outputs = [_for_readers(output) for output in _merged(cell.outputs)]
@@ -106,7 +106,7 @@ def run(
 
 
 def read(notebook: Path) -> Any:
-    """The notebook as it is saved."""
+    """The saved notebook."""
     return nbformat.read(notebook, as_version=4)
 
 

@@ -21,9 +21,9 @@ class NpmRegistry:
     The packages that the registry serves, and its requests.
 
     Attributes:
-        url: Its address.
+        url: The address of the registry.
         asked: Paths of all requests so far.
-        gate: While it is cleared, every request waits.
+        gate: While the gate is cleared, every request waits.
     """
 
     def __init__(self, url: str) -> None:

@@ -1,7 +1,8 @@
 """
-A small OAuth 2 provider with an API, on the loopback interface: what an app is to Connect Link.
+A small OAuth 2 provider with an API, on the loopback interface: an app for Connect Link.
 
-Strict: it checks the client, the redirect, PKCE, and that codes and refresh tokens come once. People sign in by a link.
+The provider checks the client, the redirect, PKCE, and that codes and refresh tokens are used once. A user signs in
+by a link.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ CLIENT_SECRET = "secret-of-ours-0123456789"
 @dataclass
 class Provider:
     """
-    A provider that runs.
+    A running provider.
 
     Attributes:
-        url: Where.
-        expires_in: Seconds that access tokens are said to last; None: it says nothing.
-        asked: The forms that came to the token endpoint.
-        tokens: Access tokens that are good.
-        down: Whether the token endpoint is out of order.
-        tells_all: Whether it refuses codes and says in its reason everything that it was sent.
-        slowly: What it waits for before it answers a refresh token; None: it answers at once.
+        url: The address of the provider.
+        expires_in: The announced lifetime of access tokens in seconds; None announces none.
+        asked: The forms that the token endpoint received.
+        tokens: The valid access tokens.
+        down: Whether the token endpoint fails.
+        tells_all: Whether the provider refuses codes and repeats the whole request in the reason.
+        slowly: The event before the response to a refresh token; None responds at once.
     """
 
     url: str = ""
@@ -54,7 +55,7 @@ class Provider:
     _refresh_tokens: set[str] = field(default_factory=set)
 
     def app(self) -> Starlette:
-        """Its routes."""
+        """The routes of the provider."""
         return Starlette(
             routes=[
                 Route("/authorize", self.authorize),
@@ -65,7 +66,7 @@ class Provider:
         )
 
     async def authorize(self, request: Request) -> Response:
-        """Asks the person."""
+        """Ask the person for permission."""
         query = request.query_params
         if query.get("client_id") != CLIENT_ID or query.get("response_type") != "code":
             return HTMLResponse("Who asks?", status_code=400)
@@ -78,7 +79,7 @@ class Provider:
         )
 
     async def allow(self, request: Request) -> Response:
-        """The person allowed it."""
+        """The answer of a person who allows the access."""
         query = request.query_params
         code = secrets.token_urlsafe(16)
         self._codes[code] = dict(query)
@@ -86,7 +87,7 @@ class Provider:
         return RedirectResponse(f"{query['redirect_uri']}?{back}", status_code=302)
 
     async def token(self, request: Request) -> Response:
-        """Hands tokens out."""
+        """Issue tokens."""
         form = {name: str(value) for name, value in (await request.form()).items()}
         self.asked.append(form)
         if self.down:
@@ -111,7 +112,7 @@ class Provider:
         return self._hand_out()
 
     async def me(self, request: Request) -> Response:
-        """The API."""
+        """The API of the app."""
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self.tokens:
             return JSONResponse({"error": "invalid_token"}, status_code=401)
         return JSONResponse({"name": "Ada"})
@@ -134,7 +135,7 @@ class Provider:
 
 @contextmanager
 def running(app: Starlette) -> Iterator[str]:
-    """*app* on a free port of the loopback interface; its URL."""
+    """Serve *app* on a free port of the loopback interface; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -148,7 +149,7 @@ def running(app: Starlette) -> Iterator[str]:
 
 @contextmanager
 def oauth_provider() -> Iterator[Provider]:
-    """A provider, running."""
+    """A running provider."""
     provider = Provider()
     with running(provider.app()) as url:
         provider.url = url

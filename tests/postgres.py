@@ -1,8 +1,8 @@
 """
 A real PostgreSQL server on this machine that speaks TLS, from a wheel.
 
-The wheel's server is built without TLS and listens on a Unix socket; clients that insist on TLS find it behind a front
-that speaks PostgreSQL's SSLRequest, as a connection pooler does, and hands everything else on.
+The wheel's server is built without TLS and listens on a Unix socket. Clients that require TLS connect to a proxy that
+answers PostgreSQL's SSLRequest, like a connection pooler, and passes all other bytes on.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Postgres:
     A server.
 
     Attributes:
-        port: On 127.0.0.1, with TLS.
-        authority: The certificate (PEM) that vouches for it.
-        psql: The command line that runs SQL on it.
+        port: The TLS port on 127.0.0.1.
+        authority: The certificate (PEM) of its authority.
+        psql: The command that runs SQL on the server.
     """
 
     port: int
@@ -54,7 +54,7 @@ class Postgres:
         }
 
     def run(self, sql: str) -> list[list[str]]:
-        """The rows that *sql* gives, as text."""
+        """The rows of *sql* as text."""
         ran = subprocess.run(
             [*self.psql, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql],
             capture_output=True,
@@ -67,8 +67,8 @@ class Postgres:
 
 @contextmanager
 def a_postgres() -> Iterator[Postgres]:
-    """A server with an empty database; it ends with the block, and its files with it."""
-    # a folder of its own: the wheel opens the folders above to the user that the server runs as, and a socket's path is short
+    """A server with an empty database; the end of the block stops it and removes its files."""
+    # a separate folder: the wheel opens the parent folders to the user of the server, and a socket's path is short
     with tempfile.TemporaryDirectory(prefix="pdk") as folder, _running(Path(folder) / "data") as server:
         sockets = server.get_postmaster_info().socket_dir
         authority = trustme.CA()
@@ -92,7 +92,7 @@ def _running(data: Path) -> Iterator[Any]:
 
 @contextmanager
 def _front(server: Path, authority: trustme.CA) -> Iterator[int]:
-    """The port at which the *server*, a Unix socket, is reached by TLS."""
+    """The TLS port of the *server*, which listens on a Unix socket."""
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(secure)
 

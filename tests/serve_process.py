@@ -39,7 +39,7 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def line_of(server: subprocess.Popen[str], log: Path) -> dict[str, Any]:
-    """The JSON line that *server* prints when it is ready; fails with the content of *log* otherwise."""
+    """The JSON line of *server*; fails with the content of *log* if there is no line."""
     assert server.stdout is not None
     line = server.stdout.readline()
     if not line:

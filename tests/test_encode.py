@@ -17,13 +17,13 @@ values = st.recursive(
 
 
 @given(values)
-def test_every_value_comes_back_as_it_was(value: object) -> None:
+def test_every_value_is_unchanged(value: object) -> None:
     """Every value survives, including integers of any size and lone surrogates."""
     assert json.loads(encode_json(value)) == value
 
 
 @given(values)
-def test_it_is_one_line(value: object) -> None:
+def test_json_is_one_line(value: object) -> None:
     """The JSON has no line break, because a line ends a request to a worker."""
     assert b"\n" not in encode_json(value)
 
@@ -38,6 +38,6 @@ def test_half_a_surrogate_pair_is_escaped() -> None:
     assert encode_json(["\ud83d"]) == b'["\\ud83d"]'
 
 
-def test_what_is_no_number_is_null() -> None:
+def test_nan_and_infinity_are_null() -> None:
     """NaN and Infinity become null, as in JavaScript."""
     assert encode_json([float("nan"), float("inf")]) == b"[null,null]"

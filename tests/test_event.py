@@ -20,7 +20,7 @@ MADE_UP = FOLDER / "report.json"
 FILES = sorted(set(FOLDER.glob("*.json")) - {MADE_UP})
 
 
-def test_the_library_is_there() -> None:
+def test_the_library() -> None:
     """The library has an opened issue, a push and two pull requests of GitHub, one of them large."""
     assert [path.name for path in FILES] == [
         "issues-opened.json",
@@ -30,7 +30,7 @@ def test_the_library_is_there() -> None:
     ]
 
 
-def test_the_made_up_event_is_whole() -> None:
+def test_the_invented_event_is_complete() -> None:
     """The invented event has exactly the keys of an event, and names no external user."""
     event = Event.parse(MADE_UP.read_bytes(), label=MADE_UP.name)
 
@@ -39,7 +39,7 @@ def test_the_made_up_event_is_whole() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_each_file_is_a_whole_event(path: Path) -> None:
+def test_each_file_is_a_complete_event(path: Path) -> None:
     """Each file has exactly the keys of an event and GitHub's headers, and names no external user."""
     event = Event.parse(path.read_bytes(), label=path.name)
 
@@ -53,7 +53,7 @@ def test_each_file_is_a_whole_event(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_page_beside_the_files_names_each(path: Path) -> None:
+def test_the_readme_describes_each_event(path: Path) -> None:
     """The README of the library describes each event."""
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
 
@@ -61,14 +61,14 @@ def test_the_page_beside_the_files_names_each(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["issues-opened.json", "LICENSE"])
-def test_the_package_brings_the_same_event(name: str) -> None:
+def test_the_package_has_the_same_event(name: str) -> None:
     """The installed package contains the library's event for new notebooks, with its licence."""
     packaged = resources.files("pdkernel") / "templates" / "events" / name
 
     assert packaged.read_bytes() == (FOLDER / name).read_bytes()
 
 
-def test_the_events_can_be_made_again(tmp_path: Path) -> None:
+def test_the_events_can_be_generated(tmp_path: Path) -> None:
     """The script writes the four files from the index of the source package, with unchanged payloads."""
     bodies = {path.name: Event.parse(path.read_bytes()).data["body"] for path in FILES}
     pulls = [bodies["pull-request-opened.json"], bodies["pull-request-labeled.json"]]

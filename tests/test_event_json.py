@@ -1,4 +1,4 @@
-"""Numbers in JSON that a person typed."""
+"""Numbers in the JSON of an event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_number_beyond_every_double_is_refused(number: str) -> None:
         parse_json(f'{{\n "a": {number}}}')
 
 
-def test_great_numbers_that_a_double_holds_are_read() -> None:
+def test_large_numbers_are_read() -> None:
     """The largest double and whole numbers of any length are numbers."""
     assert parse_json(f"[1.7976931348623157e308, 1e-400, {'9' * 400}]") == [1.7976931348623157e308, 0.0, int("9" * 400)]
 

@@ -19,7 +19,7 @@ def test_a_regular_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
-def test_what_is_not_a_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+def test_special_files_are_refused(tmp_path: Path, kind: str) -> None:
     """A FIFO without a writer, a folder and a device are refused at once."""
     path = tmp_path / "odd"
     if kind == "fifo":
@@ -42,7 +42,7 @@ def test_a_file_inside_a_folder_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "a\0b", "link", "fifo", "below/a", "gone"])
-def test_what_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     """A path, a link, a FIFO and a missing name are refused."""
     folder = tmp_path / "folder"
     (folder / "below").mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> 
         write_inside(tmp_path, name, b"new")
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     """A failed write leaves no temporary file."""
     (tmp_path / "a").mkdir()
 

@@ -39,7 +39,7 @@ def test_notebook(tmp_path: Path) -> None:
 
 
 def test_notebooks_pdkernel_yaml(tmp_path: Path) -> None:
-    """NAME.pdkernel.yaml beside a notebook adds what the notebook does not say, and the notebook wins."""
+    """NAME.pdkernel.yaml beside a notebook adds missing settings, and the notebook wins."""
     path = notebook(
         tmp_path / "flow.ipynb",
         "%%pdworkflow\nsettings: {memory: 512}",
@@ -60,7 +60,7 @@ def test_notebooks_pdkernel_yaml(tmp_path: Path) -> None:
 
 
 def test_notebook_unanswered(tmp_path: Path) -> None:
-    """An unanswered account is refused beside a notebook too."""
+    """An unanswered account of a notebook is refused."""
     path = notebook(tmp_path / "flow.ipynb", STEP)
     (tmp_path / "flow.pdkernel.yaml").write_text("steps: {a: {accounts: {slack: unanswered}}}")
 
@@ -79,8 +79,8 @@ def test_workflow_folder(tmp_path: Path) -> None:
     assert load_workflow(path / "workflow.yaml") == source.workflow
 
 
-def test_folder_of_them(tmp_path: Path) -> None:
-    """A folder stands for all notebooks and workflow folders in it, by name; hidden folders are skipped."""
+def test_folder_of_workflows(tmp_path: Path) -> None:
+    """A folder contains all its notebooks and workflow folders, by name; hidden folders are skipped."""
     folder(tmp_path / "repo/b-p_1", "B")
     notebook(tmp_path / "a.ipynb", STEP)
     notebook(tmp_path / ".ipynb_checkpoints/a-checkpoint.ipynb", STEP)
@@ -93,7 +93,7 @@ def test_folder_of_them(tmp_path: Path) -> None:
 
 
 def test_every_depth(tmp_path: Path) -> None:
-    """Workflow folders are found at every depth and inside one another, the same ones that an import finds."""
+    """Workflow folders are found at every depth and inside one another, as by an import."""
     outer = folder(tmp_path / "a/b/c/d/e/f/outer-p_1", "outer")
     inner = folder(outer / "copies/inner-p_2", "inner")
     notebook(outer / "notes.ipynb", STEP)
@@ -119,8 +119,8 @@ def test_folder_of_one(tmp_path: Path) -> None:
     assert load_workflow(tmp_path).name == "B"
 
 
-def test_nothing_there(tmp_path: Path) -> None:
-    """A path that is not a source is refused with a message that says what a source is."""
+def test_a_missing_source(tmp_path: Path) -> None:
+    """A path that is not a source is refused, and the message explains what a source is."""
     (tmp_path / "event.json").write_text("{}")
     (tmp_path / "empty").mkdir()
 

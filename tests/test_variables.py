@@ -19,7 +19,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_a_value_without_interpolation(project: Project, tmp_path: Path) -> None:
-    """Quoted values, comments and exports are read as they stand, and a name without a value sets nothing."""
+    """Quoted values, comments and exports are read unchanged, and a name without a value sets nothing."""
     (tmp_path / ".env").write_text(
         "\ufeff# note\nA=1\nexport B='two words'\nC=\"x\\ny\"\nD=${A}\nE\nF=\n", encoding="utf-8"
     )
@@ -48,7 +48,7 @@ def test_a_broken_line_is_named(project: Project, tmp_path: Path, content: bytes
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link to nothing"])
-def test_what_is_not_a_file_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
+def test_a_special_file_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
     """A `.env` that is not a regular file is refused by name."""
     path = tmp_path / ".env"
     if kind == "folder":

@@ -41,11 +41,11 @@ class WheelFolder:
         Write a wheel.
 
         Args:
-            name: The distribution.
-            version: Its version, which is its module's `VERSION` too.
-            modules: File to text; by default one module of the distribution's name.
-            requires: Other distributions that it needs.
-            scripts: Command to `module:function`.
+            name: The name of the distribution.
+            version: The version, also the module's `VERSION`.
+            modules: The text of each file; default: one module with the distribution's name.
+            requires: The required distributions.
+            scripts: The function (`module:function`) of each command.
         """
         tag = name.replace("-", "_")
         files = dict(modules or {f"{tag}.py": f"VERSION = {version!r}\n"})

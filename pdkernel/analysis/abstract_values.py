@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pdkernel.shape import Segment
 
@@ -87,6 +87,7 @@ AbstractValue: TypeAlias = (
 )
 ValueSet: TypeAlias = "tuple[AbstractValue, ...]"
 UNTRACKED: ValueSet = ()
+_Kind = TypeVar("_Kind")
 
 
 class Scope:
@@ -113,6 +114,21 @@ class Scope:
         while scope is not None and name not in scope.names:
             scope = scope.parent
         return scope
+
+
+def select(value: ValueSet, kind: type[_Kind]) -> tuple[_Kind, ...]:
+    """The values in *value* of the class *kind*."""
+    return tuple(atom for atom in value if isinstance(atom, kind))
+
+
+def exclude(value: ValueSet, *kinds: type) -> ValueSet:
+    """*value* without the values of the classes *kinds*."""
+    return tuple(atom for atom in value if not isinstance(atom, kinds))
+
+
+def get_paths(value: ValueSet) -> frozenset[FieldPath]:
+    """The paths in *value*."""
+    return frozenset(atom.path for atom in select(value, PathValue))
 
 
 def union(*values: ValueSet) -> ValueSet:

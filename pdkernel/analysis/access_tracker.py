@@ -22,6 +22,8 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     Presence,
     ValueSet,
+    exclude,
+    select,
     union,
 )
 from pdkernel.shape import Segment
@@ -212,6 +214,10 @@ class AccessTracker(ABC):
                 for key in literal
             )
         )
+
+    def get_position(self, value: ValueSet, index: int) -> ValueSet:
+        """The item at *index* of *value*, which the code takes apart: an item of a list of the code, or any item."""
+        return union(self.get_member(select(value, ObjectValue), index), self.get_item(exclude(value, ObjectValue)))
 
     def get_item(self, value: ValueSet, *, is_optional: bool = False) -> ValueSet:
         """An item of *value*, which the code uses as a list; with *is_optional* the code continues without an item."""

@@ -22,6 +22,8 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     PlatformValue,
     ValueSet,
+    exclude,
+    select,
     union,
 )
 from pdkernel.analysis.node_expressions import NodeExpressionTracer
@@ -63,8 +65,8 @@ class NodeCallTracer(NodeExpressionTracer):
 
     def _trace_own_call(self, node: Node, called: ValueSet) -> ValueSet:
         given = self.evaluate_list(get_arguments(node))
-        if not any(isinstance(atom, FunctionValue) for atom in called):
-            self._pass_values(given, sent=any(isinstance(atom, PlatformValue) for atom in called))
+        if not select(called, FunctionValue):
+            self._pass_values(given, sent=bool(select(called, PlatformValue)))
         return self.trace_calls(called, given)
 
     def _pass_values(self, values: Sequence[ValueSet], *, sent: bool) -> None:
@@ -82,15 +84,15 @@ class NodeCallTracer(NodeExpressionTracer):
     # ── methods ────────────────────────────────────────────────────────────────────
 
     def _trace_method(self, node: Node, owner: ValueSet, name: str, *, chained: bool) -> ValueSet:
-        if any(isinstance(atom, PlatformValue) for atom in owner):
+        if select(owner, PlatformValue):
             return self._trace_platform_call(node, owner, name)
         if name in words.CALLBACK_METHODS and get_arguments(node):
             return self._trace_callback_method(node, owner, name, chained=chained)
-        inner = self.get_member(tuple(atom for atom in owner if isinstance(atom, ObjectValue)), name)
-        if any(isinstance(atom, FunctionValue) for atom in inner):
+        inner = self.get_member(select(owner, ObjectValue), name)
+        if select(inner, FunctionValue):
             return self._trace_own_call(node, inner)
         self.set_line(node)
-        places = tuple(atom for atom in owner if isinstance(atom, PathValue))
+        places = select(owner, PathValue)
         if name == "hasOwnProperty":
             self.evaluate_condition(node)
             return UNTRACKED
@@ -126,7 +128,7 @@ class NodeCallTracer(NodeExpressionTracer):
         if name == "join":
             self.add_use(self.get_item(owner, is_optional=chained))
             return UNTRACKED
-        used = tuple(atom for atom in owner if not isinstance(atom, FunctionValue))
+        used = exclude(owner, FunctionValue)
         self.add_use(self.optional(used) if chained else used)
         return UNTRACKED
 
@@ -137,15 +139,15 @@ class NodeCallTracer(NodeExpressionTracer):
         callback, rest = given[0], given[1:]
         if name.startswith("reduce"):
             before = rest[0] if rest else items
-            descends = any(isinstance(atom, PathValue) for atom in before)
-            if descends and any(isinstance(atom, LiteralValue) for atom in items):
+            descends = bool(select(before, PathValue))
+            if descends and select(items, LiteralValue):
                 return self.get_dynamic_member(before)  # descends by computed keys
             return union(before, self.trace_calls(callback, [before, items, UNTRACKED, owner]))
         if name in {"sort", "toSorted"}:
             self.trace_calls(callback, [items, items])
             return owner
         found = self.trace_calls(callback, [items, UNTRACKED, owner])
-        if not any(isinstance(atom, FunctionValue) for atom in callback):
+        if not select(callback, FunctionValue):
             self.add_use(items)
         if name == "map":
             return (ListValue(found),)
@@ -184,8 +186,7 @@ class NodeCallTracer(NodeExpressionTracer):
         if name == "JSON.stringify":
             return (JsonTextValue(first),)
         if name in {"JSON.parse", "qs.parse", "querystring.parse"}:
-            self.add_use(self.expect_type(tuple(atom for atom in first if isinstance(atom, PathValue)), "string"))
-            return union(*(atom.parsed for atom in first if isinstance(atom, JsonTextValue)))
+            return self.parse_json(first)
         if name in words.KEY_FUNCTIONS:
             self.require_value(first, chained=False)
             return self._trace_key_function(name, first)

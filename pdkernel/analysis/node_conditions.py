@@ -12,7 +12,7 @@ from functools import partial
 from tree_sitter import Node
 
 from pdkernel.analysis import node_builtins as words
-from pdkernel.analysis.abstract_values import FieldPath, FunctionValue, LiteralValue, PathValue, ValueSet
+from pdkernel.analysis.abstract_values import FieldPath, LiteralValue, ValueSet, get_paths
 from pdkernel.analysis.node_syntax import (
     get_arguments,
     get_field,
@@ -32,19 +32,8 @@ class NodeConditionTracer(StepTracer):
     """A trace of JavaScript conditions."""
 
     @abstractmethod
-    def evaluate(self, node: Node | None) -> ValueSet:
-        """The value set of *node*; its accesses are recorded."""
-
-    @abstractmethod
     def set_line(self, node: Node) -> None:
         """Set the current line to that of *node*."""
-
-    def evaluate_silently(self, node: Node) -> ValueSet:
-        """The value set of *node*, without recording its accesses a second time."""
-        count = len(self.accesses)
-        value = self.evaluate(node)
-        del self.accesses[count:]
-        return value
 
     # ── conditions ──────────────────────────────────────────────────────────────────────
 
@@ -75,13 +64,8 @@ class NodeConditionTracer(StepTracer):
             return found, NO_PATHS
         if node.type == "member_expression" and get_source(get_field(node, "property")) == "length":
             self.evaluate(node)
-            return frozenset(
-                at.path for at in self.evaluate_silently(get_member_object(node)) if isinstance(at, PathValue)
-            ), NO_PATHS
-        value = self.evaluate(node)
-        places = self.presence_check(value)
-        self.add_use(tuple(atom for atom in value if not isinstance(atom, PathValue | FunctionValue)))
-        return places, NO_PATHS
+            return get_paths(self.evaluate_silently(get_member_object(node))), NO_PATHS
+        return self.truth_check(self.evaluate(node)), NO_PATHS
 
     def _test_both(self, node: Node, *, is_and: bool) -> ConditionPaths:
         sides = (partial(self.evaluate_condition, get_field(node, side)) for side in ("left", "right"))
@@ -115,7 +99,7 @@ class NodeConditionTracer(StepTracer):
         places = NO_PATHS
         owner = get_member_object(unwrap(left))
         if sign[0] in "<>" and get_source(get_field(unwrap(left), "property")) == "length":
-            places = frozenset(at.path for at in self.evaluate_silently(owner) if isinstance(at, PathValue))
+            places = get_paths(self.evaluate_silently(owner))
         for each, other in ((left, right), (right, left)):
             value = self.evaluate(each)
             numeric = sign[0] not in "<>" or infer_literal_type(other) == ("number",)

@@ -23,6 +23,7 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     PlatformValue,
     ValueSet,
+    get_paths,
     union,
 )
 from pdkernel.analysis.node_conditions import EQUALITY_OPERATORS, NUMERIC_OPERATORS, NodeConditionTracer
@@ -183,7 +184,7 @@ class NodeExpressionTracer(NodeConditionTracer):
                     if child.type == "rest_pattern":
                         self.assign(get_code_children(child)[0], (ListValue(self.get_item(value)),), new=new)
                     else:
-                        self.assign(child, self._get_position(value, index), new=new)
+                        self.assign(child, self.get_position(value, index), new=new)
             case "assignment_pattern":
                 default = get_field(pattern, "right")
                 self.assign(
@@ -193,11 +194,6 @@ class NodeExpressionTracer(NodeConditionTracer):
                 )
             case "member_expression" | "subscript_expression":
                 self._store(pattern, value)
-
-    def _get_position(self, value: ValueSet, index: int) -> ValueSet:
-        pairs = tuple(atom for atom in value if isinstance(atom, ObjectValue))
-        others = tuple(atom for atom in value if not isinstance(atom, ObjectValue))
-        return union(self.get_member(pairs, index), self.get_item(others))
 
     def _destructure(self, pattern: Node, value: ValueSet, *, new: bool) -> None:
         if not get_code_children(pattern):
@@ -281,7 +277,7 @@ class NodeExpressionTracer(NodeConditionTracer):
             value = self.evaluate(left)
             self.presence_check(value)
             there: frozenset[FieldPath] = NO_PATHS
-            missing = frozenset(atom.path for atom in value if isinstance(atom, PathValue))
+            missing = get_paths(value)
         else:
             there, missing = self.evaluate_condition(left)
             value = self.evaluate_silently(left)

@@ -20,11 +20,11 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     PlatformValue,
     ValueSet,
+    exclude,
 )
 from pdkernel.analysis.node_calls import NodeCallTracer
 from pdkernel.analysis.node_syntax import get_code_children, get_field, get_source, infer_literal_type
 from pdkernel.analysis.trace import NO_PATHS, KnownExports
-from pdkernel.execution import RETURN_VALUE
 from pdkernel.expression import javascript
 
 _SINGLE_STATEMENTS = frozenset(
@@ -44,15 +44,11 @@ class NodeStepTracer(NodeCallTracer):
     def _trace_component(self, component: ValueSet) -> None:
         context: ValueSet = (ObjectValue({"steps": (PathValue(()),), "$": (PlatformValue("$"),)}),)
         for atom in component:
+            run: ValueSet = (atom,)
             if isinstance(atom, ObjectValue):
                 self.methods = atom.items.get("methods", UNTRACKED)
                 run = atom.items.get("run", UNTRACKED)
-            else:
-                run = (atom,)
-            for function in run:
-                if isinstance(function, FunctionValue):
-                    returned = self.trace_call(function, [context])
-                    self.exports.setdefault(RETURN_VALUE, []).append(returned)
+            self.trace_entry_point(run, context)
 
     def trace_function(self, function: FunctionValue, arguments: Sequence[ValueSet], _: Mapping[str, ValueSet]) -> None:
         """Bind the parameters and trace the body."""
@@ -71,12 +67,7 @@ class NodeStepTracer(NodeCallTracer):
         if body is None or body.type == "statement_block":
             self.evaluate(body)
         else:
-            self._add_result(self.evaluate(body))
-
-    def _add_result(self, value: ValueSet) -> None:
-        if self.is_in_entry_point:
-            self.add_use(value, "passes_on")
-        self.add_return(value)
+            self.add_return(self.evaluate(body))
 
     # ── statements ─────────────────────────────────────────────────────────────────
 
@@ -116,7 +107,7 @@ class NodeStepTracer(NodeCallTracer):
                 continue
             value = self.evaluate(child)
             if child.type not in {"assignment_expression", "augmented_assignment_expression"}:
-                self.add_use(tuple(atom for atom in value if not isinstance(atom, FunctionValue)))
+                self.add_use(exclude(value, FunctionValue))
         return UNTRACKED
 
     def _lexical_declaration(self, node: Node) -> ValueSet:
@@ -129,7 +120,7 @@ class NodeStepTracer(NodeCallTracer):
 
     def _return_statement(self, node: Node) -> ValueSet:
         for child in get_code_children(node):
-            self._add_result(self.evaluate(child))
+            self.add_return(self.evaluate(child))
         return UNTRACKED
 
     def _if_statement(self, node: Node) -> ValueSet:
@@ -144,12 +135,8 @@ class NodeStepTracer(NodeCallTracer):
 
     def _assume_after_exit(self, branch: Node | None, known: frozenset[FieldPath]) -> None:
         last = _last(branch)
-        if last is None or last.type not in words.EXIT_STATEMENTS:
-            return
-        if last.type == "throw_statement":
-            for place in known:
-                self.require_path(place)
-        self.assume(known)
+        if last is not None and last.type in words.EXIT_STATEMENTS:
+            self.assume(known, required=last.type == "throw_statement")
 
     def _else_clause(self, node: Node) -> ValueSet:
         for child in get_code_children(node):

@@ -19,6 +19,7 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     PlatformValue,
     ValueSet,
+    select,
     union,
 )
 from pdkernel.analysis.python_expressions import PythonExpressionTracer, get_dotted_name
@@ -38,7 +39,7 @@ class PythonCallTracer(PythonExpressionTracer):
             return self._function(node, node.func.id)
         called = self.evaluate(node.func)
         found = self.trace_calls(called, self._arguments(node), self._evaluate_keywords(node))
-        if not any(isinstance(atom, FunctionValue) for atom in called):
+        if not select(called, FunctionValue):
             self._pass_arguments(node, "escapes")
         return found
 
@@ -67,7 +68,7 @@ class PythonCallTracer(PythonExpressionTracer):
 
     def _method(self, node: ast.Call, owner: ValueSet, name: str) -> ValueSet:
         self.line = node.lineno
-        if any(isinstance(atom, PlatformValue) for atom in owner):
+        if select(owner, PlatformValue):
             return self._platform(node, owner, name)
         if name in {"get", "pop", "setdefault", "__getitem__"} and node.args:
             return self._get_by_method(node, owner, name)
@@ -75,7 +76,7 @@ class PythonCallTracer(PythonExpressionTracer):
             return self.get_dynamic_member(owner)
         if name == "copy":
             return owner
-        places = tuple(atom for atom in owner if isinstance(atom, PathValue))
+        places = select(owner, PathValue)
         if name in words.TEXT_METHODS and places:
             self.expect_type(places, "string")
         elif name in words.LIST_METHODS:
@@ -93,7 +94,7 @@ class PythonCallTracer(PythonExpressionTracer):
             self._pass_arguments(node, "passes_on" if sent else "escapes")
         if name in {"split", "splitlines", "rsplit"}:
             return UNTRACKED
-        return tuple(atom for atom in owner if isinstance(atom, ObjectValue)) if name == "update" else UNTRACKED
+        return select(owner, ObjectValue) if name == "update" else UNTRACKED
 
     def _count_on(self, places: tuple[PathValue, ...]) -> None:
         """Record a method call that fails for None."""
@@ -146,7 +147,7 @@ class PythonCallTracer(PythonExpressionTracer):
             self._evaluate_options(node)
             return (JsonTextValue(self.evaluate(node.args[0])),)
         if name in {"json.loads", "loads", "json.load"} and node.args:
-            return self._parse_json(self.evaluate(node.args[0]))
+            return self.parse_json(self.evaluate(node.args[0]))
         if name == "export" and len(node.args) == 2 and isinstance(node.args[0], ast.Constant):
             self.add_export(str(node.args[0].value), self.evaluate(node.args[1]))
             return UNTRACKED
@@ -171,14 +172,8 @@ class PythonCallTracer(PythonExpressionTracer):
         for each in node.keywords:
             self.evaluate(each.value)
 
-    def _parse_json(self, value: ValueSet) -> ValueSet:
-        """The value behind JSON text that the code has encoded; JSON text in the event is not followed."""
-        places = tuple(atom for atom in value if isinstance(atom, PathValue))
-        self.add_use(self.expect_type(places, "string"))
-        return union(*(atom.parsed for atom in value if isinstance(atom, JsonTextValue)))
-
     def _apply_to_items(self, function: ValueSet, items: ValueSet) -> ValueSet:
-        if not any(isinstance(atom, FunctionValue) for atom in function):
+        if not select(function, FunctionValue):
             self.add_use(items)
         return self.trace_calls(function, [items])
 

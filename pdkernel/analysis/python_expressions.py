@@ -22,6 +22,8 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     PlatformValue,
     ValueSet,
+    exclude,
+    select,
     union,
 )
 from pdkernel.analysis.trace import NO_PATHS, ConditionPaths, StepTracer
@@ -66,7 +68,7 @@ class PythonExpressionTracer(StepTracer):
             return (PathValue(()),) if node.attr == "steps" else (PlatformValue(f"pd.{node.attr}"),)
         if any(isinstance(atom, PlatformValue) and atom.name == "self" for atom in value):
             return self.get_member(value, node.attr)
-        self.add_use(tuple(atom for atom in value if not isinstance(atom, FunctionValue)))
+        self.add_use(exclude(value, FunctionValue))
         return UNTRACKED
 
     def _subscript(self, node: ast.Subscript) -> ValueSet:
@@ -84,9 +86,9 @@ class PythonExpressionTracer(StepTracer):
         return self.get_members(value, keys)
 
     def _item(self, value: ValueSet, keys: ValueSet | None) -> ValueSet:
-        places = tuple(atom for atom in value if isinstance(atom, PathValue))
+        places = select(value, PathValue)
         self.expect_type(places, "array")
-        written = tuple(atom for atom in value if not isinstance(atom, PathValue))
+        written = exclude(value, PathValue)
         exact = self.get_members(written, keys) if keys else self.get_dynamic_member(written)
         tuples = union(
             *(
@@ -205,7 +207,7 @@ class PythonExpressionTracer(StepTracer):
                     return self.evaluate(each)
                 tested = self.evaluate_condition(each)
                 present |= tested[0 if isinstance(node.op, ast.And) else 1]
-                return self._quietly(each)
+                return self.evaluate_silently(each)
 
             value = act() if index == 0 else self.trace_optional_branch(present, NO_PATHS, act)
             if isinstance(node.op, ast.Or) and not last:
@@ -213,13 +215,6 @@ class PythonExpressionTracer(StepTracer):
             if isinstance(node.op, ast.Or) or last:
                 found.append(value)
         return union(*found)
-
-    def _quietly(self, node: ast.expr) -> ValueSet:
-        """The value set of *node*, without recording its accesses a second time."""
-        count = len(self.accesses)
-        value = self.evaluate(node)
-        del self.accesses[count:]
-        return value
 
     def _ifexp(self, node: ast.IfExp) -> ValueSet:
         there, missing = self.evaluate_condition(node.test)
@@ -259,10 +254,7 @@ class PythonExpressionTracer(StepTracer):
                 return self._evaluate_all(each), NO_PATHS
             case ast.NamedExpr():
                 return self.presence_check(self.evaluate(node)), NO_PATHS
-        found = self.evaluate(node)
-        places = self.presence_check(found)
-        self.add_use(tuple(atom for atom in found if not isinstance(atom, PathValue | FunctionValue)))
-        return places, NO_PATHS
+        return self.truth_check(self.evaluate(node)), NO_PATHS
 
     def _evaluate_all(self, node: ast.GeneratorExp | ast.ListComp) -> frozenset[FieldPath]:
         found: list[frozenset[FieldPath]] = []
@@ -303,7 +295,7 @@ class PythonExpressionTracer(StepTracer):
         keys, value = self.evaluate(left), self.evaluate(right)
         self.line = left.lineno
         names = [atom.value for atom in keys if isinstance(atom, LiteralValue) and isinstance(atom.value, str)]
-        if names and len(names) == len(keys) and any(isinstance(atom, PathValue) for atom in value):
+        if names and len(names) == len(keys) and select(value, PathValue):
             return frozenset().union(*(self.key_check(value, name) for name in names))
         if isinstance(right, ast.Tuple | ast.List | ast.Set) and right.elts:
             kinds = {_type_of_text(each) for each in right.elts}
@@ -322,18 +314,13 @@ class PythonExpressionTracer(StepTracer):
                 self.bind(name, value, new=new)
             case ast.Tuple(elts=targets) | ast.List(elts=targets):
                 for index, each in enumerate(targets):
-                    self.assign(each, self._nth(value, index), new=new)
+                    self.assign(each, self.get_position(value, index), new=new)
             case ast.Starred(value=inner):
                 self.assign(inner, (ListValue(value),), new=new)
             case ast.Subscript(value=owner, slice=key):
                 self._store(self.evaluate(owner), self.evaluate(key), value)
             case ast.Attribute(value=owner, attr=name):
                 self._store(self.evaluate(owner), (LiteralValue(name),), value)
-
-    def _nth(self, value: ValueSet, index: int) -> ValueSet:
-        tuples = tuple(atom for atom in value if isinstance(atom, ObjectValue))
-        others = tuple(atom for atom in value if not isinstance(atom, ObjectValue))
-        return union(self.get_member(tuples, index), self.get_item(others))
 
     def _store(self, owner: ValueSet, keys: ValueSet, value: ValueSet) -> None:
         key = keys[0].value if len(keys) == 1 and isinstance(keys[0], LiteralValue) else None

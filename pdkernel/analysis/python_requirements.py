@@ -76,9 +76,9 @@ def find_python_requirements(source: str) -> tuple[PythonRequirement, ...]:
     """The requirements of *source*, those of comments first, each distribution once."""
     found: dict[str, PythonRequirement] = {}
     if "add-package" in source:
-        for asked in _find_comment_requirements(source):
-            if isinstance(asked, PythonRequirement):
-                found.setdefault(asked.name, asked)
+        for each in _find_comment_requirements(source):
+            if isinstance(each, PythonRequirement):
+                found.setdefault(each.name, each)
     if "import" in source:
         for requirement in _find_import_requirements(source):
             known = found.get(requirement.name)
@@ -91,7 +91,7 @@ def find_unreadable_requirements(source: str) -> tuple[UnreadableRequirement, ..
     """The `add-package` comments of *source* that do not name a package."""
     if "add-package" not in source:
         return ()
-    return tuple(asked for asked in _find_comment_requirements(source) if isinstance(asked, UnreadableRequirement))
+    return tuple(each for each in _find_comment_requirements(source) if isinstance(each, UnreadableRequirement))
 
 
 def _find_comment_requirements(source: str) -> Iterator[PythonRequirement | UnreadableRequirement]:

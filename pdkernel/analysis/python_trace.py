@@ -22,10 +22,10 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     PlatformValue,
     ValueSet,
+    exclude,
 )
 from pdkernel.analysis.python_calls import PythonCallTracer
 from pdkernel.analysis.trace import NO_PATHS, KnownExports
-from pdkernel.execution import RETURN_VALUE
 
 _FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -36,10 +36,7 @@ class PythonStepTracer(PythonCallTracer):
     def trace_step(self, tree: ast.Module) -> None:
         """Trace the step from its entry point."""
         self._body(tree.body)
-        for atom in self.scope.find(python_code.ENTRY_FUNCTION) or UNTRACKED:
-            if isinstance(atom, FunctionValue):
-                returned = self.trace_call(atom, [(PlatformValue("pd"),)])
-                self.exports.setdefault(RETURN_VALUE, []).append(returned)
+        self.trace_entry_point(self.scope.find(python_code.ENTRY_FUNCTION) or UNTRACKED, (PlatformValue("pd"),))
 
     def trace_function(
         self, function: FunctionValue, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet]
@@ -103,13 +100,10 @@ class PythonStepTracer(PythonCallTracer):
         self.add_use(kept)
 
     def _on_return(self, node: ast.Return) -> None:
-        found = self.evaluate(node.value)
-        if self.is_in_entry_point:
-            self.add_use(found, "passes_on")
-        self.add_return(found)
+        self.add_return(self.evaluate(node.value))
 
     def _on_expr(self, node: ast.Expr) -> None:
-        self.add_use(tuple(atom for atom in self.evaluate(node.value) if not isinstance(atom, FunctionValue)))
+        self.add_use(exclude(self.evaluate(node.value), FunctionValue))
 
     def _on_for(self, node: ast.For | ast.AsyncFor) -> None:
         items = self.get_item(self.evaluate(node.iter))
@@ -134,9 +128,7 @@ class PythonStepTracer(PythonCallTracer):
 
     def _on_assert(self, node: ast.Assert) -> None:
         there, _ = self.evaluate_condition(node.test)
-        for place in there:
-            self.require_path(place)
-        self.assume(there)
+        self.assume(there, required=True)
 
     def _on_importfrom(self, node: ast.ImportFrom) -> None:
         for alias in node.names if node.module == python_code.LEGACY_HELPER_MODULE else ():
@@ -156,11 +148,8 @@ class PythonStepTracer(PythonCallTracer):
             (there, missing, lambda: self._body(node.body)), (missing, there, lambda: self._body(node.orelse))
         )
         for body, known in ((node.body, missing), (node.orelse, there)):
-            if _is_raise(body):
-                for place in known:
-                    self.require_path(place)
             if _is_exit(body):
-                self.assume(known)
+                self.assume(known, required=_is_raise(body))
 
     def _on_try(self, node: ast.Try | ast.TryStar) -> None:
         if any(_handles_missing_key(handler, node.body) for handler in node.handlers):

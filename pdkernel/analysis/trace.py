@@ -24,9 +24,13 @@ from pdkernel.analysis.abstract_values import (
     PathValue,
     Scope,
     ValueSet,
+    exclude,
+    get_paths,
+    select,
     union,
 )
 from pdkernel.analysis.access_tracker import NO_PATHS, AccessKind, AccessTracker, ConditionPaths, KnownExports
+from pdkernel.execution import RETURN_VALUE
 
 MAX_TRACED_CALLS = 400
 MAX_CALL_DEPTH = 12
@@ -49,6 +53,17 @@ class StepTracer(AccessTracker):
         self._calls = 0
         self._descents: list[tuple[FieldPath, Scope, str]] = []
         self._active: set[Any] = set()
+
+    @abstractmethod
+    def evaluate(self, node: Any) -> ValueSet:
+        """The value set of *node*, a node of the language or None; its accesses are recorded."""
+
+    def evaluate_silently(self, node: Any) -> ValueSet:
+        """The value set of *node*, without recording its accesses a second time."""
+        count = len(self.accesses)
+        value = self.evaluate(node)
+        del self.accesses[count:]
+        return value
 
     # ── uses ──────────────────────────────────────────────────────────────────────
 
@@ -98,10 +113,16 @@ class StepTracer(AccessTracker):
 
     def presence_check(self, value: ValueSet) -> frozenset[FieldPath]:
         """Record a check that *value* is present; return the checked paths."""
-        places = frozenset(atom.path for atom in value if isinstance(atom, PathValue))
+        places = get_paths(value)
         for place in places:
             self.add_access("tolerates", place)
             self.add_access("checks", place)
+        return places
+
+    def truth_check(self, value: ValueSet) -> frozenset[FieldPath]:
+        """Record a use of *value* as a condition; return the checked paths."""
+        places = self.presence_check(value)
+        self.add_use(exclude(value, PathValue, FunctionValue))
         return places
 
     def key_check(self, value: ValueSet, key: str) -> frozenset[FieldPath]:
@@ -127,8 +148,10 @@ class StepTracer(AccessTracker):
         finally:
             self._present, self._absent = before
 
-    def assume(self, present: frozenset[FieldPath]) -> None:
-        """The paths *present* exist in the following code: otherwise the code has left before."""
+    def assume(self, present: frozenset[FieldPath], *, required: bool = False) -> None:
+        """The paths *present* exist in the following code: otherwise the code has left, with *required* by an error."""
+        for place in present if required else ():
+            self.require_path(place)
         self._present |= present
 
     @contextmanager
@@ -272,7 +295,9 @@ class StepTracer(AccessTracker):
         return len(self._returned) == 1
 
     def add_return(self, value: ValueSet) -> None:
-        """Record that the current function returns *value*."""
+        """Record that the current function returns *value*; the entry point passes its value on."""
+        if self.is_in_entry_point:
+            self.add_use(value, "passes_on")
         if self._returned:
             values, branches = self._returned[-1]
             values.append(self.maybe(value) if len(self._branches) > branches else value)
@@ -281,7 +306,17 @@ class StepTracer(AccessTracker):
         self, called: ValueSet, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet] | None = None
     ) -> ValueSet:
         """The return values of the functions of the step in *called*."""
-        return union(*(self.trace_call(atom, arguments, named) for atom in called if isinstance(atom, FunctionValue)))
+        return union(*(self.trace_call(function, arguments, named) for function in select(called, FunctionValue)))
+
+    def trace_entry_point(self, functions: ValueSet, argument: ValueSet) -> None:
+        """Trace a call of *functions* by the platform; the return values are exports."""
+        for function in select(functions, FunctionValue):
+            self.exports.setdefault(RETURN_VALUE, []).append(self.trace_call(function, [argument]))
+
+    def parse_json(self, value: ValueSet) -> ValueSet:
+        """The value behind JSON text that the code has encoded; JSON text in the event is not followed."""
+        self.add_use(self.expect_type(select(value, PathValue), "string"))
+        return union(*(text.parsed for text in select(value, JsonTextValue)))
 
     def add_export(self, name: str, value: ValueSet) -> None:
         """Record that the step exports *value* as *name*."""

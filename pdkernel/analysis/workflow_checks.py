@@ -176,8 +176,8 @@ def _package_problems(step: Step) -> Iterator[PackageNameError]:
         fix = 'Write import x from "NAME", "NAME@1.2.3", "NAME@^1" or "@SCOPE/NAME".'
     elif step.language == "python":
         faults = (
-            (f"has `# pipedream add-package {asked.words}`, which does not name a package", asked.line)
-            for asked in find_unreadable_requirements(step.source)
+            (f"has `# pipedream add-package {unreadable.words}`, which does not name a package", unreadable.line)
+            for unreadable in find_unreadable_requirements(step.source)
         )
         fix = "Write # pipedream add-package NAME or NAME==VERSION."
     for why, line in faults:

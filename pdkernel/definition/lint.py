@@ -66,7 +66,7 @@ def check_secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
                 "secret",
                 step,
                 path,
-                f"The prop {name} holds text, and is called like a credential; these files are made for Git.",
+                f"The prop {name} holds text, and is named like a credential; these files are made for Git.",
                 "Store it with `pdkernel env set NAME` and write {{process.env.NAME}} in its place.",
             )
 
@@ -80,7 +80,7 @@ def check_own_accounts(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding
                 yield _at_step(
                     "own-account",
                     step,
-                    f"Whose account fills {app.prop} is not decided.",
+                    f"The owner of the account for {app.prop} is not set.",
                     f"Write {EXTERNAL_USER}, or an id of your own (apn_...), in its place in pdkernel.yaml.",
                 )
             elif not step.disabled:
@@ -146,7 +146,7 @@ def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
             )
     flow = [entry.name for entry in workflow.unsupported_entries] or ["in pdkernel.yaml"] * bool(sidecar.control_flow)
     for name in flow:
-        what = f"Control flow ({name}) has no known form in Git: it is kept as it is, and does not run here."
+        what = f"Control flow ({name}) has no known form in Git: an export keeps the entry unchanged, and pdkernel does not run it."
         yield Finding("git-form", None, None, None, what, "Make such changes in the builder.")
 
 
@@ -155,8 +155,8 @@ def check_names(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
     if slugify(workflow.name) == "workflow" and workflow.name.strip().lower() != "workflow":
         yield Finding(
             "name", None, None, None,
-            f"The folder name that Pipedream makes from {workflow.name!r} keeps no character of it.",
-            "Give it a name with letters or digits: `name:` in the %%pdworkflow cell.",
+            f"Pipedream cannot make a folder name from {workflow.name!r}: the name has no letter and no digit.",
+            "Choose a name with letters or digits: `name:` in the %%pdworkflow cell.",
         )  # fmt: skip
     counted = Counter(step.name.lower() for step in workflow.steps)
     for step in workflow.steps:
@@ -174,7 +174,7 @@ def check_limits(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
     for key, value in workflow.settings.items():
         rule = SETTING_RULES.get(key)
         if rule is not None and not rule.is_valid(value):
-            what = f"{key} is {json.dumps(value)}, and it is {rule.description}."
+            what = f"{key} is {json.dumps(value)}; expected {rule.description}."
             yield Finding("limit", None, None, None, what, "Change it under `settings:` in the %%pdworkflow cell.")
     for step in workflow.steps:
         if step.timeout_s is not None and step.timeout_s > 750:

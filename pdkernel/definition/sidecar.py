@@ -41,7 +41,7 @@ class AccountChoice:
 
 @dataclass(frozen=True, slots=True)
 class StepSidecar:
-    """The file's entry for one step; in `stores`, None stands for the project's default store."""
+    """The file's entry for one step; in `stores`, None is the project's default store."""
 
     language: Language | None = None
     timeout_s: float | None = None
@@ -168,7 +168,7 @@ def resolve_account(
     if choice.account == UNANSWERED and unanswered_policy == "refuse" and not step.disabled:
         where = SIDECAR_FILE_NAME if sidecar.path is None else str(sidecar.path)
         raise RequestError(
-            f"{where}: steps.{step.name}.accounts.{prop} is {UNANSWERED}: whose account the step uses is not decided.",
+            f"{where}: steps.{step.name}.accounts.{prop} is {UNANSWERED}: the owner of the account is not set.",
             fix=f"Write {EXTERNAL_USER}, or the id of an account of your own (apn_...), in its place.",
         )
     return None if choice.account in {EXTERNAL_USER, UNANSWERED} else choice.account

@@ -114,7 +114,7 @@ def build_props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, J
     mapping: dict[str, JSON] = {}
     for binding in apps:
         # parity[end-user-account-in-git]: the form of "the end user's account" in a synced file is not known. Nothing is
-        # written; pdkernel.yaml stores it, and the checklist tells where to choose it in the builder.
+        # written; pdkernel.yaml stores it, and the checklist explains where to choose it in the builder.
         if binding.account is not None:
             mapping[binding.prop] = {ACCOUNT_KEY: binding.account}
     for store in step.stores:

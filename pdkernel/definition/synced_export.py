@@ -110,7 +110,7 @@ def _check_unused_files(changes: list[FileChange], patch: FolderPatch, folder: P
         if change.state == "changed" and change.path not in known:
             raise RequestError(
                 f"{folder / change.path} exists, and no step of the folder uses it: it would be overwritten.",
-                fix="Move it away, or call the new step's cell otherwise.",
+                fix="Move the file away, or rename the new step's cell.",
             )
 
 

@@ -200,7 +200,7 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
 
 def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
     """The assumed trigger where only the type is known; the response is custom if one of *steps* may respond."""
-    # the code of a private action is unknown, so it is no reason to assume a custom response
+    # the code of a private action is unknown, so it does not count as a step that responds
     custom = type_ == "http" and any(
         not step.disabled and responds(step) != "never" and not (step.uses or "").startswith("@") for step in steps
     )

@@ -116,7 +116,7 @@ def _with_body(props: Mapping[str, JSON], found: SplitCell, *, step: str) -> tup
     body = {} if located.value is None else located.value
     if not isinstance(body, dict):
         raise DirectiveError(
-            f"Step {step}: the body of a --uses cell is its props as YAML, and this is not a mapping.",
+            f"Step {step}: the body of a --uses cell must be its props, a mapping in YAML.",
             fix="Write NAME: VALUE, one a line.",
             step=step,
             line=located.get_line(()),

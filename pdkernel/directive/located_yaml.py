@@ -124,7 +124,7 @@ def _as_read(source: str, style: str | None, indent: int) -> str:
 
 def _unquoted(source: str, quote: str) -> str:
     """*source* as YAML reads it inside quotes; unchanged if it is invalid there."""
-    from ruamel.yaml import YAML  # takes a third of the extension's load time: only who reads YAML pays it
+    from ruamel.yaml import YAML  # imported on use: the import takes a third of the extension's load time
     from ruamel.yaml.error import YAMLError
 
     try:
@@ -237,7 +237,7 @@ class _Reader:
 
     def read(self) -> LocatedYaml:
         """The whole document."""
-        from ruamel.yaml import YAML  # takes a third of the extension's load time: only who reads YAML pays it
+        from ruamel.yaml import YAML  # imported on use: the import takes a third of the extension's load time
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
         yaml = YAML(typ="safe", pure=True)
@@ -275,7 +275,7 @@ class _Reader:
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, ScalarNode):
             return self._scalar(node, line, path)
-        raise self._fault(f"holds something that is not a value: {node.tag}", line)
+        raise self._fault(f"holds a node that is not a value: {node.tag}", line)
 
     def _mapping(self, node: MappingNode, path: ValuePath) -> dict[str, JSON]:
         result: dict[str, JSON] = {}
@@ -309,8 +309,8 @@ class _Reader:
         if tag in {"int", "float"} and not (self._psych and is_string(text)):
             return self._number(text, line)
         if self._psych and not node.style and not is_string(text):
-            if tag == "str" and (said := _PSYCH_BOOLEANS.get(text.lower())) is not None:
-                return said
+            if tag == "str" and (boolean := _PSYCH_BOOLEANS.get(text.lower())) is not None:
+                return boolean
             self._unquoted.append(path)
         return self._text(node, line)
 

@@ -188,7 +188,7 @@ def _language(text: str | None, *, uses: str | None) -> Language:
         if text == language:
             if uses and language != "node":
                 raise DirectiveError(
-                    f"{STEP_MAGIC}: --uses {uses} is a pre-built action, which is Node.js, and --lang says {language}.",
+                    f"{STEP_MAGIC}: --uses {uses} is a pre-built action in Node.js, but --lang is {language}.",
                     fix="Remove --lang.",
                 )
             return language
@@ -207,7 +207,7 @@ def _check_combination(line: StepLine, *, prop_names: Sequence[str]) -> None:
             )
     if line.debug and (line.language != "python" or line.uses):
         raise DirectiveError(
-            f"{STEP_MAGIC} {line.name}: --debug runs a Python step in the kernel, and this is not one.",
+            f"{STEP_MAGIC} {line.name}: --debug is for Python steps only.",
             fix="Remove --debug.",
         )
 

@@ -62,7 +62,7 @@ def _one_of(check: YamlChecker, path: ValuePath, key: str, value: JSON, known: t
         return value
     fix = did_you_mean(value, known) if isinstance(value, str) else ""
     raise check.build_error(
-        path, f"has {key}: {check.format_value(value)}, and it is one of {', '.join(known)}", fix=fix
+        path, f"has {key}: {check.format_value(value)}; expected one of {', '.join(known)}", fix=fix
     )
 
 
@@ -121,7 +121,7 @@ def _check_schedule(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON
     if not isinstance(seconds, int) or isinstance(seconds, bool) or seconds < 1:
         raise check.build_error(
             (*path, "interval_seconds"),
-            f"has interval_seconds: {check.format_value(seconds)}, and it is a whole number of seconds, 1 or more",
+            f"has interval_seconds: {check.format_value(seconds)}; expected a whole number of seconds, 1 or more",
         )
     if "timezone" in data:
         _check_timezone(check, (*path, "timezone"))
@@ -136,7 +136,7 @@ def _check_timezone(check: YamlChecker, path: ValuePath) -> None:
         if known:  # skipped on a machine without the time zone table
             cities = {zone.rpartition("/")[2].lower(): zone for zone in known}
             fix = did_you_mean(name, known, aliases=cities) or "Write one like Europe/Berlin or UTC."
-            problem = f"has timezone: {check.format_value(name)}, and there is no such time zone"
+            problem = f"has timezone: {check.format_value(name)}, which is not a known time zone"
             raise check.build_error(path, problem, fix=fix) from None
 
 

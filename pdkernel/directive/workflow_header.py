@@ -97,7 +97,7 @@ def parse_settings(
     for key, value in settings.items():
         if not SETTING_RULES[key].is_valid(value):
             raise check.build_error(
-                (*path, key), f"has {key}: {check.format_value(value)}, and it is {SETTING_RULES[key].description}"
+                (*path, key), f"has {key}: {check.format_value(value)}; expected {SETTING_RULES[key].description}"
             )
         if key == "throttle":
             _check_throttle(check, (*path, key))
@@ -112,5 +112,5 @@ def _check_throttle(check: YamlChecker, path: ValuePath) -> None:
             raise check.build_error(path, f"has a throttle without {key}", fix="Write limit and interval, in seconds.")
         if not rule.is_valid(throttle[key]):
             raise check.build_error(
-                (*path, key), f"has {key}: {check.format_value(throttle[key])}, and it is {rule.description}"
+                (*path, key), f"has {key}: {check.format_value(throttle[key])}; expected {rule.description}"
             )

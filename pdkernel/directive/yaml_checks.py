@@ -51,7 +51,7 @@ class YamlChecker:
         value = self.get_value(path)
         if not isinstance(value, dict):
             raise self.build_error(
-                path, f"has {self._where(path)}{self.format_value(value)}, and it must be a mapping of keys"
+                path, f"has {self._where(path)}{self.format_value(value)}; expected a mapping of keys"
             )
         return value
 
@@ -59,14 +59,14 @@ class YamlChecker:
         """The list at *path*, or an error."""
         value = self.get_value(path)
         if not isinstance(value, list):
-            raise self.build_error(path, f"has {self._where(path)}{self.format_value(value)}, and it must be a list")
+            raise self.build_error(path, f"has {self._where(path)}{self.format_value(value)}; expected a list")
         return value
 
     def require_text(self, path: ValuePath) -> str:
         """The text at *path*, not blank, or an error."""
         value = self.get_value(path)
         if not isinstance(value, str) or not value.strip():
-            raise self.build_error(path, f"has {self._where(path)}{self.format_value(value)}, and it must be text")
+            raise self.build_error(path, f"has {self._where(path)}{self.format_value(value)}; expected text")
         return value
 
     @staticmethod

@@ -110,7 +110,7 @@ def _as_version_4(path: Path, data: JSON, text: str) -> Mapping[str, Any]:
         ):
             raise NotebookError(f"{path} is not a notebook: the source of its cell {number} is not text.")
     if not isinstance(data.get("nbformat"), int):
-        raise NotebookError(f"{path} is not a notebook: it does not say its nbformat.")
+        raise NotebookError(f"{path} is not a notebook: it has no nbformat.")
     if data["nbformat"] == _NBFORMAT_VERSION:
         # Not passed to nbformat, which would only validate: an invalid output is not an error of the workflow.
         return data

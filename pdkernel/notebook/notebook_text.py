@@ -93,7 +93,7 @@ def _hidden_props(step: Step, kept: object) -> str:
 def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
     for number, kept in entries:
         why = " ".join(f"{kept.name} {kept.unsupported_reason}".split())
-        about = f"**Not run here:** {why}. It is kept as it is, and an export writes it back at this place."
+        about = f"**Not run by pdkernel:** {why}. An export writes the entry back unchanged, at the same place."
         text = f"{about}\n\n{_fenced(dump_yaml(dict(kept.entry)))}"
         yield "markdown", f"kept-{number}", text, {"kept": encode_mapping(kept.entry)}
 

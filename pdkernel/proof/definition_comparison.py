@@ -40,9 +40,11 @@ def compare_workflows(
     other = {step.name: step for step in files.steps}
     for name, step in one.items():
         if name in other:
-            ours, theirs = _step(step), _step(other[name])
+            notebook_step, files_step = _step(step), _step(other[name])
             yield from find_differences(
-                f"steps.{name}", ours, _restrict_to_keys(ours, theirs) if is_patched else theirs
+                f"steps.{name}",
+                notebook_step,
+                _restrict_to_keys(notebook_step, files_step) if is_patched else files_step,
             )
     if folder_sidecar is not None:
         fields = _sidecar_fields(notebook_sidecar or Sidecar())
@@ -54,20 +56,20 @@ def compare_workflows(
         )
 
 
-def _restrict_to_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """*theirs* without the keys that *ours* lacks, at the top level, in settings and in triggers."""
-    known = {key: value for key, value in theirs.items() if key in ours}
+def _restrict_to_keys(notebook: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
+    """*files* without the keys that *notebook* lacks, at the top level, in settings and in triggers."""
+    known = {key: value for key, value in files.items() if key in notebook}
     if "triggers" in known:
         known["triggers"] = [
             {
                 key: value
                 for key, value in trigger.items()
-                if index >= len(ours["triggers"]) or key in ours["triggers"][index]
+                if index >= len(notebook["triggers"]) or key in notebook["triggers"][index]
             }
             for index, trigger in enumerate(known["triggers"])
         ]
-        known["settings"] = {key: value for key, value in known["settings"].items() if key in ours["settings"]}
-        known["kept"] = [entry for entry in known["kept"] if entry in ours["kept"]]
+        known["settings"] = {key: value for key, value in known["settings"].items() if key in notebook["settings"]}
+        known["kept"] = [entry for entry in known["kept"] if entry in notebook["kept"]]
     return known
 
 

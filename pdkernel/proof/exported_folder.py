@@ -59,13 +59,15 @@ def read_exported_folder(folder: Path, notebook: Workflow, sidecar: Sidecar | No
         DefinitionError: The folder cannot be read as a workflow.
         RequestError: The folder's `pdkernel.yaml` does not name the owner of an account.
     """
-    theirs = read_sidecar(folder / SIDECAR_FILE_NAME)
+    folder_sidecar = read_sidecar(folder / SIDECAR_FILE_NAME)
     # a missing file is a step without code: on both sides, or a difference
-    workflow = read_folder_workflow(folder, require_code=False, assumed_account="external_user" if theirs else "own")
-    if theirs is None:
+    workflow = read_folder_workflow(
+        folder, require_code=False, assumed_account="external_user" if folder_sidecar else "own"
+    )
+    if folder_sidecar is None:
         workflow = _complete_workflow(workflow, notebook, sidecar or Sidecar())
     files = tuple(_files(folder, workflow))
-    return ExportedFolder(folder, workflow, theirs, files, tuple(_unquoted(files[0].text)))
+    return ExportedFolder(folder, workflow, folder_sidecar, files, tuple(_unquoted(files[0].text)))
 
 
 def _unquoted(text: str) -> Iterator[tuple[str, str]]:
@@ -89,7 +91,7 @@ def _files(folder: Path, workflow: Workflow) -> list[DefinitionFile]:
 
 def _complete_workflow(workflow: Workflow, notebook: Workflow, sidecar: Sidecar) -> Workflow:
     """*workflow* with the settings of *notebook* that the folder cannot hold."""
-    ours = {step.name: step for step in notebook.steps}
+    notebook_steps = {step.name: step for step in notebook.steps}
     limits = {key: notebook.settings[key] for key in SIDECAR_SETTINGS if key in notebook.settings}
     same = [_key(trigger) for trigger in workflow.triggers] == [_key(trigger) for trigger in notebook.triggers]
     return replace(
@@ -98,7 +100,8 @@ def _complete_workflow(workflow: Workflow, notebook: Workflow, sidecar: Sidecar)
         settings={**limits, **workflow.settings},
         variables=notebook.variables,
         steps=tuple(
-            _complete_step(step, ours[step.name], sidecar) if step.name in ours else step for step in workflow.steps
+            _complete_step(step, notebook_steps[step.name], sidecar) if step.name in notebook_steps else step
+            for step in workflow.steps
         ),
     )
 
@@ -111,20 +114,20 @@ def _key(trigger: Trigger) -> object:
     return trigger.config.get("id")
 
 
-def _complete_step(step: Step, ours: Step, sidecar: Sidecar) -> Step:
+def _complete_step(step: Step, notebook_step: Step, sidecar: Sidecar) -> Step:
     read = {app.prop: app for app in find_app_bindings(step)}
     settings = sidecar.steps.get(step.name)
     choices = settings.accounts if settings is not None else {}
     apps = dict(read)
-    for app in find_app_bindings(ours):
+    for app in find_app_bindings(notebook_step):
         choice = choices.get(app.prop)
         account = read[app.prop].account if app.prop in read else None
         synced = choice.synced if choice is not None else None
         # the file has the synced id or none; the notebook names the owner of the account
         if account in (app.account, synced) or app.account is None:
             apps[app.prop] = AppBinding(app.prop, app.app, app.account)
-    stores = {store.prop: store for store in (*ours.stores, *(each for each in step.stores if each.store))}
-    return replace(step, apps=tuple(apps.values()), stores=tuple(stores.values()), timeout_s=ours.timeout_s)
+    stores = {store.prop: store for store in (*notebook_step.stores, *(each for each in step.stores if each.store))}
+    return replace(step, apps=tuple(apps.values()), stores=tuple(stores.values()), timeout_s=notebook_step.timeout_s)
 
 
 def normalize_for_run(workflow: Workflow, notebook: Workflow) -> Workflow:

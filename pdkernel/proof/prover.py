@@ -94,22 +94,6 @@ async def run_proof(
     except DefinitionError as fault:
         unreadable = Difference("the files, read back", None, redactor.redact_text(fault.message))
         return Proof(str(folder), names, (unreadable,), (), (), tuple(notes))
-    definition = compare_workflows(
-        exported.workflow,
-        read.workflow,
-        notebook_sidecar=exported.sidecar,
-        folder_sidecar=read.sidecar,
-        is_patched=exported.is_patched,
-    )
-    differences = tuple(place.to_difference(redactor) for place in definition)
-    differences += tuple(
-        Difference(
-            redactor.redact_text(path),
-            redactor.redact_text(json.dumps(value)),
-            "not text for the platform: quotes are missing",
-        )
-        for path, value in read.unquoted_texts
-    )
     if read.sidecar is None:
         notes.append(NO_SIDECAR_NOTE)
     directory = cache_directory(exported.directory, exported.project)
@@ -124,16 +108,38 @@ async def run_proof(
             for case in cases:
                 progress(f"proving {case.name}{'' if case.external_user is None else f' as {case.external_user}'} ...")
                 verdicts.append(await _CaseComparison(runner, *sides, redactor).compare(case))
-    fields = _graded(read, exported.workflow)
+    differences = _compare_definitions(exported, read, redactor)
+    fields = _grade_fields(read, exported.workflow)
     return Proof(str(folder), names, differences, tuple(verdicts), fields, (*notes, *case_notes))
 
 
-def _graded(read: ExportedFolder, notebook: Workflow) -> tuple[GradedField, ...]:
+def _compare_definitions(
+    exported: ExportedNotebook, read: ExportedFolder, redactor: Redactor
+) -> tuple[Difference, ...]:
+    """The differences between the notebook's workflow and the files, redacted."""
+    places = compare_workflows(
+        exported.workflow,
+        read.workflow,
+        notebook_sidecar=exported.sidecar,
+        folder_sidecar=read.sidecar,
+        is_patched=exported.is_patched,
+    )
+    unquoted = (
+        Difference(
+            redactor.redact_text(path),
+            redactor.redact_text(json.dumps(value)),
+            "not text for the platform: quotes are missing",
+        )
+        for path, value in read.unquoted_texts
+    )
+    return (*(place.to_difference(redactor) for place in places), *unquoted)
+
+
+def _grade_fields(read: ExportedFolder, notebook: Workflow) -> tuple[GradedField, ...]:
     try:
         return grade_fields(read.files, notebook)
-    except (
-        LookupError
-    ):  # the folder has content that the notebook lacks: kept by the export, or reported as a difference
+    except LookupError:
+        # the folder has keys that the notebook lacks: kept by the export, or reported as a difference
         return grade_fields(read.files, read.workflow)
 
 
@@ -142,7 +148,7 @@ def _sides(
 ) -> tuple[ProofSide, ProofSide]:
     """The side of the notebook and the side of the files."""
     home = exported.source.parent.resolve()
-    ours = ProofSide(
+    notebook_side = ProofSide(
         workflow=normalize_for_run(exported.workflow, exported.workflow),
         folder=home,
         actions=exported.sidecar.actions if exported.sidecar else None,
@@ -154,15 +160,15 @@ def _sides(
     has_relative_import = any(
         step.language == "node" and _RELATIVE_IMPORT.search(step.source) for step in exported.workflow.steps
     )
-    theirs = ProofSide(
+    files_side = ProofSide(
         workflow=normalize_for_run(read.workflow, exported.workflow),
         folder=read.folder.resolve() if has_relative_import else home,
-        actions=ours.actions if read.sidecar is None else read.sidecar.actions,
+        actions=notebook_side.actions if read.sidecar is None else read.sidecar.actions,
         variables=variables,
-        source=ours.source,
-        find_workflow=ours.find_workflow,
+        source=notebook_side.source,
+        find_workflow=notebook_side.find_workflow,
     )
-    return ours, theirs
+    return notebook_side, files_side
 
 
 class _CaseComparison:
@@ -176,16 +182,18 @@ class _CaseComparison:
 
     async def compare(self, case: ProofCase) -> CaseVerdict:
         """Run both sides on *case* and return the verdict."""
-        ours, excluded = await self._notebook_runs(case)
+        notebook_run, excluded = await self._notebook_runs(case)
         only = self._only(excluded)
-        theirs = await self._runner.run(self._files, case, only=only)
-        found, flaky = compare_runs(ours, theirs), dict[str, list[str]]()
+        files_run = await self._runner.run(self._files, case, only=only)
+        found, flaky = compare_runs(notebook_run, files_run), dict[str, list[str]]()
         if any(found.values()):
-            again = await self._runner.run(self._notebook, case, only=only)
-            found, flaky = separate_flaky(found, compare_runs(ours, again))
+            second_run = await self._runner.run(self._notebook, case, only=only)
+            found, flaky = separate_flaky(found, compare_runs(notebook_run, second_run))
         names = [step.name for step in self._notebook.workflow.steps]
-        steps = tuple(self._step(name, ours, found, flaky, excluded) for name in names)
-        return CaseVerdict(case.name, case.external_user, steps, self._run_verdict(ours, found, flaky, excluded))
+        steps = tuple(self._step(name, notebook_run, found, flaky, excluded) for name in names)
+        return CaseVerdict(
+            case.name, case.external_user, steps, self._run_verdict(notebook_run, found, flaky, excluded)
+        )
 
     async def _notebook_runs(self, case: ProofCase) -> tuple[SideRun, dict[str, str]]:
         """Run the notebook without excluded steps; return the run, and the excluded steps with reasons."""
@@ -216,7 +224,7 @@ class _CaseComparison:
     def _step(
         self,
         name: str,
-        ours: SideRun,
+        notebook_run: SideRun,
         found: RunDifferences,
         flaky: Mapping[str, list[str]],
         excluded: Mapping[str, str],
@@ -227,15 +235,15 @@ class _CaseComparison:
             return StepVerdict(name, "not compared", reason=self._redactor.redact_text(excluded[name]))
         if name in flaky:
             return StepVerdict(name, "not compared", reason=_describe_flaky(flaky[name]))
-        match ours.execution.step(name).status:
+        match notebook_run.execution.step(name).status:
             case "not_run":
-                return StepVerdict(name, "not compared", reason=_refused(ours))
+                return StepVerdict(name, "not compared", reason=_refused(notebook_run))
             case "skipped":
                 return StepVerdict(name, "not compared", reason=RUN_ENDED_EARLIER)
         return StepVerdict(name)
 
     def _run_verdict(
-        self, ours: SideRun, found: RunDifferences, flaky: Mapping[str, list[str]], excluded: Mapping[str, str]
+        self, notebook_run: SideRun, found: RunDifferences, flaky: Mapping[str, list[str]], excluded: Mapping[str, str]
     ) -> StepVerdict:
         if found[WHOLE_RUN]:
             return StepVerdict(
@@ -245,8 +253,8 @@ class _CaseComparison:
             return StepVerdict(WHOLE_RUN, "not compared", reason=_describe_flaky(flaky[WHOLE_RUN]))
         if excluded:
             return StepVerdict(WHOLE_RUN, "not compared", reason="Not every step was compared.")
-        if is_refused_before_start(ours.execution):
-            return StepVerdict(WHOLE_RUN, "not compared", reason=_refused(ours))
+        if is_refused_before_start(notebook_run.execution):
+            return StepVerdict(WHOLE_RUN, "not compared", reason=_refused(notebook_run))
         return StepVerdict(WHOLE_RUN)
 
 

@@ -174,8 +174,8 @@ class ProofRunner:
         if not any(step.stores or step.uses or "data_store" in step.source for step in workflow.steps):
             return
         if self._records is None:
-            theirs = self._project.data_stores
-            self._records = {name: list(theirs.iter_records(name)) for name in theirs.names()}
+            original = self._project.data_stores
+            self._records = {name: list(original.iter_records(name)) for name in original.names()}
         for name, records in self._records.items():
             own.put_records(name, records)
 

@@ -60,9 +60,9 @@ def _lines(path: str, notebook: str, files: str) -> Iterator[ValueDifference]:
         return
     one, other = notebook.splitlines(keepends=True), files.splitlines(keepends=True)
     for number in range(max(len(one), len(other))):
-        ours, theirs = _item(one, number), _item(other, number)
-        if ours != theirs:
-            yield ValueDifference(f"{path} line {number + 1}", ours, theirs)
+        notebook_line, files_line = _item(one, number), _item(other, number)
+        if notebook_line != files_line:
+            yield ValueDifference(f"{path} line {number + 1}", notebook_line, files_line)
             return
 
 

@@ -129,7 +129,7 @@ class DoctorReport:
         )
         parts = [f"{needs}\n"]
         if self.is_imported:
-            parts.append(f"What it holds:\n{import_report.render_text(self.import_report)}")
+            parts.append(f"Contents:\n{import_report.render_text(self.import_report)}")
         if self.lint_findings:
             parts.append("\n".join(["To look at before it is deployed:", *format_findings(self.lint_findings)]) + "\n")
         if self.lookup is not None:

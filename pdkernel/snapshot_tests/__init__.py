@@ -5,8 +5,8 @@ Runs in temporary projects, and runs saved as tests.
     run_inputs         accounts and variables of a run, with fake values
     fake_secrets       fake values for credentials and variables
     stable_values      values that stay the same from run to run
-    test_code          the Python text of a saved test
-    test_files         the files of a saved test, never overwritten after a change
+    code_generation    the Python text of a saved test
+    saved_files        the files of a saved test, never overwritten after a change
     temporary_project  a project for one test: users, accounts, variables, runs
     runtime_factory    worker processes and gateway, shared by the runs of many tests
     clock              a clock that a test sets

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
+from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
@@ -23,11 +24,16 @@ from pdkernel.files import read_file
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.runtimes.file_tree import temporary_folder
+from pdkernel.snapshot_tests.code_generation import (
+    RunExpectation,
+    SnapshotScenario,
+    build_expectation,
+    generate_test_code,
+)
 from pdkernel.snapshot_tests.run_inputs import RunInputs, collect_run_inputs
 from pdkernel.snapshot_tests.runtime_factory import RuntimeFactory
+from pdkernel.snapshot_tests.saved_files import write_test_files
 from pdkernel.snapshot_tests.temporary_project import TemporaryProject
-from pdkernel.snapshot_tests.test_code import RunExpectation, SnapshotScenario, build_expectation, generate_test_code
-from pdkernel.snapshot_tests.test_files import write_test_files
 from pdkernel.source import EVENTS_FOLDER, WorkflowSource, load_source
 
 TESTS_FOLDER = "tests"
@@ -94,50 +100,32 @@ def save_test(
     name = normalize_test_name(name)
     opened = load_source(source)
     _check_source(opened, request)
-    _check_run(request, execution)
+    recording = _check_run(request, execution)
     inputs = collect_run_inputs(request, execution, directory, non_secret_names=non_secret_names)
     base = (opened.path.parent).resolve()  # beside a notebook or a synced folder; a synced folder itself is not changed
-    event = Event(dict(execution.event))
-    with temporary_folder("pdkernel-save-") as scratch:
-        calls = scratch / f"{name}.jsonl"
-        assert request.recording is not None
-        request.recording.append_to(calls)
-        pins, only = _resolve_pins_and_steps(request)
-        samples = [
-            _run_offline(scratch / str(number), opened, request, event, inputs, calls=calls, pins=pins, only=only)
-            for number in range(VERIFICATION_RUNS)
-        ]
-        stores = any(step.stores for step in request.workflow.steps)
-        _check_same(execution, samples, inputs, stores=stores)
-        attachments = {
-            base / TESTS_FOLDER / RECORDINGS_FOLDER / path.relative_to(scratch): path.read_bytes()
-            for path in (calls, *Path(f"{calls}.bodies").glob("*"))
-            if path.is_file()
-        }
-    event_file = _find_saved_event(base / EVENTS_FOLDER, request, execution)
-    if event_file is None:
-        event_file = base / EVENTS_FOLDER / f"{name}.json"
-        attachments[event_file] = (json.dumps(dict(execution.event), indent=2, ensure_ascii=False) + "\n").encode()
-    expected = _expected(execution, samples, request, attachments, now=clock.now())
-    text = generate_test_code(
-        SnapshotScenario(
-            name=name,
-            workflow=request.workflow.name,
-            source=f"../{opened.path.name}",
-            event=f"../{EVENTS_FOLDER}/{event_file.name}",
-            recorded=f"{RECORDINGS_FOLDER}/{name}.jsonl" if len(request.recording) else None,
-            external_user=request.external_user_id,
-            environment=request.environment,
-            inputs=inputs,
-            pins=pins,
-            only=only,
-        ),
-        expected,
+    event_file, event_files = _plan_event_file(base / EVENTS_FOLDER, name, request, execution)
+    pins, only = _resolve_pins_and_steps(request)
+    scenario = SnapshotScenario(
+        name=name,
+        workflow=request.workflow.name,
+        source=f"../{opened.path.name}",
+        event=f"../{EVENTS_FOLDER}/{event_file.name}",
+        recorded=f"{RECORDINGS_FOLDER}/{name}.jsonl" if len(recording) else None,
+        external_user=request.external_user_id,
+        environment=request.environment,
+        inputs=inputs,
+        pins=pins,
+        only=only,
     )
-    for path, content in {**attachments, Path(f"test_{name}.py"): text.encode()}.items():
+    samples, recorded_files = _repeat_run(opened, scenario, execution, recording)
+    _check_same(execution, samples, inputs, stores=any(step.stores for step in request.workflow.steps))
+    test = base / TESTS_FOLDER / f"test_{name}.py"
+    attachments = {test.parent / path: content for path, content in recorded_files.items()} | event_files
+    expected = _expected(execution, samples, request, attachments, now=clock.now())
+    text = generate_test_code(scenario, expected)
+    for path, content in {**attachments, test: text.encode()}.items():
         _check_secrets(path, content, inputs)
-    files = write_test_files(base / TESTS_FOLDER / f"test_{name}.py", text, attachments)
-    return SavedTest(files, expected.unstable_paths)
+    return SavedTest(write_test_files(test, text, attachments), expected.unstable_paths)
 
 
 def normalize_test_name(name: str) -> str:
@@ -170,7 +158,8 @@ def _check_source(opened: WorkflowSource, request: RunRequest) -> None:
     )
 
 
-def _check_run(request: RunRequest, execution: Execution) -> None:
+def _check_run(request: RunRequest, execution: Execution) -> MemoryRecording:
+    """Check that the run can be saved; return its recording."""
     if request.recording is None:
         raise RequestError("The outbound calls of this run were not recorded.", fix="Run the workflow again.")
     if request.recording.skipped:
@@ -182,6 +171,7 @@ def _check_run(request: RunRequest, execution: Execution) -> None:
         raise RequestError(
             f"A run that is {execution.status} cannot be saved as a test.", fix="Wait until the run has ended."
         )
+    return request.recording
 
 
 def _resolve_pins_and_steps(request: RunRequest) -> tuple[dict[str, Mapping[str, JSON]], list[str] | None]:
@@ -197,29 +187,40 @@ def _resolve_pins_and_steps(request: RunRequest) -> tuple[dict[str, Mapping[str,
     return pins, only
 
 
+def _repeat_run(
+    opened: WorkflowSource, scenario: SnapshotScenario, execution: Execution, recording: MemoryRecording
+) -> tuple[list[Execution], dict[Path, bytes]]:
+    """Repeat the run offline; return the repetitions, and the recording's files by path below the folder of tests."""
+    with temporary_folder("pdkernel-save-") as scratch:
+        calls = scratch / f"{scenario.name}.jsonl"
+        recording.append_to(calls)
+        samples = [
+            _run_offline(scratch / str(number), opened, scenario, Event(dict(execution.event)), calls)
+            for number in range(VERIFICATION_RUNS)
+        ]
+        files = {
+            Path(RECORDINGS_FOLDER) / path.relative_to(scratch): path.read_bytes()
+            for path in (calls, *Path(f"{calls}.bodies").glob("*"))
+            if path.is_file()
+        }
+    return samples, files
+
+
 def _run_offline(
-    folder: Path,
-    opened: WorkflowSource,
-    request: RunRequest,
-    event: Event,
-    inputs: RunInputs,
-    *,
-    calls: Path,
-    pins: Mapping[str, Mapping[str, JSON]],
-    only: Collection[str] | None,
+    folder: Path, opened: WorkflowSource, scenario: SnapshotScenario, event: Event, calls: Path
 ) -> Execution:
-    """Repeat the run as the test will, in separate processes."""
+    """Run *scenario* as the test will, in separate processes."""
     with RuntimeFactory() as factory:
         project = TemporaryProject(factory, folder)
         try:
-            inputs.apply_to(project)
+            scenario.inputs.apply_to(project)
             return project.run(
                 opened.path,
                 event,
-                external_user=request.external_user_id,
-                environment=request.environment,
-                pins={step: dict(exports) for step, exports in pins.items()},
-                only=only,
+                external_user=scenario.external_user,
+                environment=scenario.environment,
+                pins={step: dict(exports) for step, exports in scenario.pins.items()},
+                only=scenario.only,
                 egress=f"replay={calls}" if calls.exists() else "deny",
             )
         finally:
@@ -233,7 +234,7 @@ def _check_same(execution: Execution, samples: list[Execution], inputs: RunInput
                 raise _status_mismatch_error(was, now, inputs, stores=stores)
         if sample.status != execution.status:
             message = sample.error.message if sample.error else ""
-            raise RequestError(f"The run was not saved. Repeated offline, it ends with {sample.status}: {message}")
+            raise RequestError(f"The run was not saved. Repeated offline, the run ends with {sample.status}: {message}")
 
 
 def _status_mismatch_error(was: StepResult, now: StepResult, inputs: RunInputs, *, stores: bool) -> RequestError:
@@ -242,13 +243,24 @@ def _status_mismatch_error(was: StepResult, now: StepResult, inputs: RunInputs, 
     hints += ["If the step reads a masked header of the event (***), write a fake value into the event."]
     if inputs.replaced_names:
         hints.append(
-            f"These have made-up values in a test: {', '.join(inputs.replaced_names)}. If the step needs a real value that is "
-            "not a secret, name it with --plain."
+            f"A test has fake values for: {', '.join(inputs.replaced_names)}. If the step needs a real value that is "
+            "not a secret, pass its name with --plain."
         )
     return RequestError(
         f"The run was not saved. Repeated offline, step {was.name} ends with {now.status} instead of {was.status}{why}",
         fix="\n".join(hints),
     )
+
+
+def _plan_event_file(
+    folder: Path, name: str, request: RunRequest, execution: Execution
+) -> tuple[Path, dict[Path, bytes]]:
+    """The file of the run's event, and its content if the file has to be written."""
+    saved = _find_saved_event(folder, request, execution)
+    if saved is not None:
+        return saved, {}
+    file = folder / f"{name}.json"
+    return file, {file: (json.dumps(dict(execution.event), indent=2, ensure_ascii=False) + "\n").encode()}
 
 
 def _find_saved_event(folder: Path, request: RunRequest, execution: Execution) -> Path | None:

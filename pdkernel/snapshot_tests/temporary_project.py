@@ -149,11 +149,7 @@ class TemporaryProject:
             RequestError: An argument is invalid.
         """
         event = event or Event()
-        if isinstance(source, Workflow):
-            workflow, folder = source, self.folder
-        else:
-            opened = load_source(source)
-            workflow, folder = opened.workflow, opened.folder.resolve()
+        workflow, folder = self._open(source)
         user = external_user or event.external_user_id
         chosen = parse_environment(environment or event.environment)
         for name in (*(pins or {}), *(only or ())):
@@ -185,6 +181,13 @@ class TemporaryProject:
             self._factory.run_sync(engine.close())
         self._engines.clear()
         self._project.close()
+
+    def _open(self, source: Path | Workflow) -> tuple[Workflow, Path]:
+        """The workflow of *source*, and the folder of its files."""
+        if isinstance(source, Workflow):
+            return source, self.folder
+        opened = load_source(source)
+        return opened.workflow, opened.folder.resolve()
 
     def _engine(self, folder: Path) -> WorkflowEngine:
         """An engine whose steps find the packages installed for the notebook in *folder*."""

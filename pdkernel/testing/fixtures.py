@@ -136,32 +136,32 @@ def pd_run(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.Fi
     return run
 
 
-def _resolve_recording_path(here: Path, egress: str) -> str:
+def _resolve_recording_path(test_folder: Path, egress: str) -> str:
     word, equals, value = egress.partition("=")
-    return f"{word}={here / value}" if equals and word.strip() in _MODES_WITH_FILE else egress
+    return f"{word}={test_folder / value}" if equals and word.strip() in _MODES_WITH_FILE else egress
 
 
-def _events_at(here: Path) -> MakeEvent:
+def _events_at(test_folder: Path) -> MakeEvent:
     def make(of: str | Path | Mapping[str, JSON] | None = None, *, body: JSON = None) -> Event:
         if body is not None:
             if of is not None:
                 raise RequestError("Give an event or a body, not both.")
             return Event.from_body(body)
         if isinstance(of, str | Path):
-            path = _find(of, here)
+            path = _find(of, test_folder)
             return Event.parse(path.read_bytes(), label=path.name)
         return Event.from_json(dict(of or {}))
 
     return make
 
 
-def _find(name: str | Path, here: Path) -> Path:
-    folders = (here, *here.parents)
-    for path in (here / name, *(folder / "events" / f"{name}.json" for folder in folders)):
+def _find(name: str | Path, test_folder: Path) -> Path:
+    folders = (test_folder, *test_folder.parents)
+    for path in (test_folder / name, *(folder / "events" / f"{name}.json" for folder in folders)):
         if path.is_file():
             return path
     known = sorted({path.stem for folder in folders[:3] for path in (folder / "events").glob("*.json")})
     raise EventError(
-        f"There is no event {str(name)!r} in {here}, nor in its folder events or a parent's.",
+        f"There is no event {str(name)!r} in {test_folder}, nor in its folder events or a parent's.",
         fix=f"Known events: {', '.join(known) or 'none'}.",
     )

@@ -1,8 +1,8 @@
 """
 Components that were written for tests, in the layout of a components checkout.
 
-The app is `depot`: a key-based app with an action that sends, one whose options come from the account, one that adds
-props, one that cannot be loaded, and an event source.
+The app `depot` is key-based. It has an event source and four actions: one sends, one loads options from the account,
+one adds props, and one cannot be loaded.
 """
 
 from __future__ import annotations
@@ -131,6 +131,6 @@ def write_app(folder: Path, *, version: str = "0.1.2") -> Path:
 
 
 def write_checkout(folder: Path, *, version: str = "0.1.2") -> Path:
-    """Write a checkout with that one app."""
+    """Write a checkout with the app `depot` only."""
     write_app(folder / "components" / "depot", version=version)
     return folder

@@ -1,5 +1,5 @@
 """
-A Connect API on the loopback interface, as far as running actions needs it (`reference/connect-api.md`, sections 2, 4, 5).
+The part of a Connect API that running actions needs, on the loopback interface.
 
 The server stores its requests, so that a test can check what a real project would have received.
 """
@@ -37,9 +37,9 @@ class ConnectServer(ThreadingHTTPServer):
     The API of one project.
 
     Attributes:
-        asked: Method, path, environment and body of each request but those for tokens.
-        answer: What a run of the action answers.
-        status: With which status.
+        asked: Method, path, environment and body of each request, except requests for tokens.
+        answer: The response to a run of the action.
+        status: The status of that response.
     """
 
     daemon_threads = True
@@ -65,7 +65,7 @@ class ConnectServer(ThreadingHTTPServer):
         }
 
     def bodies(self, path: str) -> list[Any]:
-        """Bodies of the requests to *path*."""
+        """The bodies of the requests to *path*."""
         return [body for _, asked, _, body in self.asked if asked == path]
 
 
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def connect_api() -> Iterator[ConnectServer]:
-    """The API, while the block runs."""
+    """The API, until the block ends."""
     server = ConnectServer()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

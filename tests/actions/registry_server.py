@@ -1,5 +1,5 @@
 """
-A package registry on the loopback interface, with packages that a test made.
+A package registry on the loopback interface, with packages of the test.
 
 The server has two routes: the document of a package, and its archives.
 """
@@ -43,8 +43,8 @@ class PackageServer(ThreadingHTTPServer):
     The registry.
 
     Attributes:
-        packages: Name to versions, each with its archive.
-        asked: Paths that were asked for.
+        packages: The archive of each version, by the name of the package.
+        asked: The paths of all requests.
     """
 
     daemon_threads = True
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(packages: Mapping[str, Mapping[str, bytes]]) -> Iterator[PackageServer]:
-    """A registry that serves while the block runs."""
+    """The registry, until the block ends."""
     server = PackageServer(packages)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

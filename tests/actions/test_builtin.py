@@ -94,7 +94,7 @@ async def test_unknown_condition(run: Run) -> None:
     assert "IS_NULL" in error.message
 
 
-async def test_built_in_actions_show_no_lines_of_their_own(run: Run) -> None:
+async def test_the_error_of_a_built_in_action_has_no_stack(run: Run) -> None:
     """The error of a built-in action has no stack, since the stack would name files of pdkernel."""
     execution = await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1")))
 
@@ -152,7 +152,7 @@ async def test_delay(run: Run, unit: str, ms: int) -> None:
 
 
 async def test_delay_too_long(run: Run) -> None:
-    """More than a year is refused at the step."""
+    """A delay of more than a year fails the step."""
     step = action("delay-delay-workflow@0.0.1", "delayDurationValue: 400\ndelayDurationUnit: Days\n")
 
     execution = await run(step)

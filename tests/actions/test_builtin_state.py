@@ -63,7 +63,7 @@ async def test_get_record_or_create(run: Run, project: Project, add: str, stored
     assert value == stored.get("models")
 
 
-async def test_get_record_that_is_there(run: Run, project: Project) -> None:
+async def test_get_existing_record(run: Run, project: Project) -> None:
     """An existing record is returned unchanged."""
     project.data_stores.set("cache", "models", ["m1"])
 

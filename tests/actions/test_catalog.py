@@ -40,13 +40,13 @@ def registry() -> Iterator[PackageServer]:
 
 
 def npm_environ(tmp_path: Path, url: str) -> dict[str, str]:
-    """An environment whose npm asks *url*."""
+    """An environment whose npm uses the registry at *url*."""
     return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "npm_config_registry": url}
 
 
 @pytest.fixture
 def catalog(project: Project, registry: PackageServer, tmp_path: Path) -> Catalog:
-    """The catalogue of a project that has chosen npm."""
+    """The catalogue of a project with npm as the source of actions."""
     made = Catalog.for_project(project, environ=npm_environ(tmp_path, registry.url))
     made.settings.accept_licence()
     made.settings.set_source("npm", base=tmp_path)
@@ -55,7 +55,7 @@ def catalog(project: Project, registry: PackageServer, tmp_path: Path) -> Catalo
 
 @pytest.mark.parametrize(("version", "package"), [(None, "0.10.0"), ("0.1.2", "0.10.0"), ("0.0.9", "0.1.0")])
 async def test_a_version_of_an_action_is_found_on_npm(catalog: Catalog, version: str | None, package: str) -> None:
-    """The package version that holds the asked version of an action is found and installed."""
+    """The package version with the requested version of an action is found and installed."""
     component = await catalog.resolve_or_install(ActionReference("depot-put-thing", version))
 
     assert component.source == f"npm {PACKAGE} {package}"
@@ -72,7 +72,7 @@ async def test_two_versions_side_by_side(catalog: Catalog) -> None:
     assert catalog.resolve("depot-put-thing", "0.0.9").file == old.file
 
 
-async def test_a_version_that_npm_does_not_have(catalog: Catalog) -> None:
+async def test_a_missing_version_on_npm(catalog: Catalog) -> None:
     """The message names the versions in the packages, and the command that chooses another version."""
     with pytest.raises(ActionVersionError) as caught:
         await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
@@ -82,7 +82,7 @@ async def test_a_version_that_npm_does_not_have(catalog: Catalog) -> None:
 
 
 def history(registry: PackageServer, *held: str | None) -> None:
-    """Let the package have versions 1.0.0, 1.1.0 ..., each with the action in the version of *held*, or without it."""
+    """Publish versions 1.0.0, 1.1.0 ... of the package, each with the action in the version of *held*, or without the action."""
     made = {}
     for minor, action in enumerate(held):
         files = depot(action or "0.0.0")
@@ -102,7 +102,7 @@ def history(registry: PackageServer, *held: str | None) -> None:
         (["0.0.5", "0.0.1", "0.0.2", "0.0.9", "0.0.3", "0.0.1", "0.0.4", "0.0.1"], "1.2.0"),
     ],
 )
-async def test_a_version_is_found_wherever_it_is(
+async def test_a_version_is_found_at_any_position_in_the_history(
     catalog: Catalog, registry: PackageServer, held: list[str | None], package: str
 ) -> None:
     """The version is found if the action was removed for a while or for good, or if its versions do not grow."""
@@ -145,7 +145,7 @@ async def test_a_search_is_limited_and_continues_next_time(
     assert found.source == f"npm {PACKAGE} 1.1.0"
 
 
-async def test_a_long_history_is_looked_at_in_few_steps(catalog: Catalog, registry: PackageServer) -> None:
+async def test_a_long_history_is_searched_in_few_steps(catalog: Catalog, registry: PackageServer) -> None:
     """If versions grow, the binary search finds the version."""
     history(registry, *(f"0.0.{minor}" for minor in range(30)))
 
@@ -156,7 +156,7 @@ async def test_a_long_history_is_looked_at_in_few_steps(catalog: Catalog, regist
     assert len(looked) <= 6
 
 
-async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> None:
+async def test_a_missing_action_in_a_package(catalog: Catalog) -> None:
     """The error for a key that is not in the package names similar keys."""
     with pytest.raises(ActionNotFoundError) as caught:
         await catalog.resolve_or_install(ActionReference("depot-put-things", None))
@@ -164,7 +164,7 @@ async def test_an_action_that_the_package_does_not_have(catalog: Catalog) -> Non
     assert "depot-put-thing@0.1.2" in caught.value.message
 
 
-async def test_a_package_that_npm_does_not_have(catalog: Catalog) -> None:
+async def test_a_missing_package_on_npm(catalog: Catalog) -> None:
     """The error for an app without a package names the other sources."""
     with pytest.raises(ActionNotFoundError) as caught:
         await catalog.resolve_or_install(ActionReference("hangar-open", "0.0.1"))
@@ -218,8 +218,8 @@ async def test_search_among_the_built_in(project: Project) -> None:
     assert "data_stores-get-record@0.0.10" in [each.uses for each in found]
 
 
-def test_npm_needs_its_licence(project: Project, tmp_path: Path) -> None:
-    """The components on npm cannot be chosen before its components' licence is accepted, and the message names the command."""
+def test_npm_requires_its_licence(project: Project, tmp_path: Path) -> None:
+    """The source npm is refused until its licence is accepted; the message names the command."""
     with pytest.raises(LicenceError) as caught:
         ActionSettings(project.settings).set_source("npm", base=tmp_path)
 
@@ -233,7 +233,7 @@ def test_a_folder_without_components(project: Project, tmp_path: Path) -> None:
 
 
 def test_a_checkout_or_its_components(project: Project, tmp_path: Path) -> None:
-    """The folder may be a checkout or the `components` in it."""
+    """The source folder may be a checkout, or its `components` folder."""
     write_checkout(tmp_path / "checkout")
     catalog = Catalog.for_project(project, environ={})
     found = []
@@ -325,7 +325,7 @@ def test_default_step_name(key: str, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["slack", "slack-send@x", "@0.0.1", "Slack-send@0.0.1", ""])
 def test_not_a_key(text: str) -> None:
-    """A text that is not a key is refused with an example."""
+    """A text that is not a key is refused, with an example."""
     with pytest.raises(RequestError):
         ActionReference.parse(text)
 

@@ -33,7 +33,7 @@ def test_built_in(project: Project, uses: str) -> None:
 
 
 @pytest.mark.parametrize(("uses", "source"), NAMED)
-def test_named(project: Project, uses: str, source: str) -> None:
+def test_not_built_in(project: Project, uses: str, source: str) -> None:
     """The action is not built in, and the message names a source that can run it."""
     wanted = ActionReference.parse(uses)
 

@@ -20,7 +20,7 @@ PUT = "shelf: s1\nthing: box\n"
 
 @pytest.fixture
 def folder(project: Project, tmp_path: Path) -> Path:
-    """A checkout that the project has chosen as its source of actions."""
+    """A checkout that is the project's source of actions."""
     checkout = write_checkout(tmp_path / "checkout")
     ActionSettings(project.settings).set_source(str(checkout), base=tmp_path)
     return checkout
@@ -146,7 +146,7 @@ async def test_another_version_is_refused(run: Run, folder: Path) -> None:
 
 
 async def test_another_version_by_choice(run: Run, folder: Path, ada: str, project: Project) -> None:
-    """A version that was chosen for another version runs, and the record names both."""
+    """A replacement version chosen for a missing version runs, and the record names both."""
     Catalog.for_project(project, environ={}).lock.override_version("depot-put-thing@0.1.1", "0.1.2")
 
     execution = await run(action("depot-put-thing@0.1.1", PUT), external_user_id="ada")

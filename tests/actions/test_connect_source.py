@@ -94,7 +94,7 @@ async def test_requests_use_the_users_environment(run: RunSteps, api: ConnectSer
     assert {environment for _, path, environment, _ in api.asked if path == "/actions/run"} == {"production"}
 
 
-async def test_a_failure_there_is_the_steps(run: RunSteps, api: ConnectServer) -> None:
+async def test_a_failure_at_pipedream_fails_the_step(run: RunSteps, api: ConnectServer) -> None:
     """An error among the observations fails the step with its name and message; the printed lines are in the record."""
     api.answer = {
         "exports": {},
@@ -125,8 +125,8 @@ async def test_an_http_error_is_not_repeated(run: RunSteps, api: ConnectServer) 
     assert len(api.bodies("/actions/run")) == 1
 
 
-async def test_no_account_there(run: RunSteps) -> None:
-    """A user without an account at Connect refuses the run with the platform's message."""
+async def test_no_account_at_connect(run: RunSteps) -> None:
+    """A user without an account at Connect is refused with the platform's message."""
     execution = await run(python_step("first"), action(OPEN, "door: A\n"), user="bob")
 
     assert execution.error is not None
@@ -142,7 +142,7 @@ async def test_no_user(run: RunSteps) -> None:
     assert execution.error.code == "external_user_required"
 
 
-async def test_an_action_that_pipedream_does_not_have(run: RunSteps) -> None:
+async def test_a_missing_action_at_pipedream(run: RunSteps) -> None:
     """An unknown key or version refuses the run."""
     execution = await run(action("hangar-open-door@9.9.9", "door: A\n"))
 
@@ -159,7 +159,7 @@ async def test_missing_prop(run: RunSteps, api: ConnectServer) -> None:
     assert api.bodies("/actions/run") == []
 
 
-async def test_neither_secret_nor_token_is_in_the_record(run: RunSteps, api: ConnectServer) -> None:
+async def test_the_record_has_no_credential_of_the_connect_project(run: RunSteps, api: ConnectServer) -> None:
     """The record holds no credential of the Connect project."""
     execution = await run(action(OPEN, "door: A\n"))
 
@@ -190,7 +190,7 @@ async def test_missing_settings(project: Project, tmp_path: Path) -> None:
     assert "PIPEDREAM_CLIENT_SECRET and PIPEDREAM_PROJECT_ID are not set" in caught.value.message
 
 
-async def test_a_search_takes_every_page(project: Project, api: ConnectServer, tmp_path: Path) -> None:
+async def test_a_search_reads_every_page(project: Project, api: ConnectServer, tmp_path: Path) -> None:
     """A search reads all pages."""
     catalog = Catalog.for_project(project, environ=api.environ)
     catalog.settings.set_source("connect", base=tmp_path)

@@ -1,5 +1,5 @@
 """
-The labelled set: code as people write it, with what a person finds in it.
+The labelled set: typical step code, labelled by hand with the facts that the analysis must find.
 
 `python -m tests.analysis.labelled` prints precision and recall by language.
 """
@@ -28,10 +28,10 @@ class Case:
     One piece of code and its labels.
 
     Attributes:
-        language: The code's.
-        name: What it is about.
+        language: The language of the code.
+        name: The subject of the case.
         code: The step.
-        labels: What is true of it: `field body.x required`, `type body.x string`, `whole body`, `unknown event`.
+        labels: The facts about the code: `field body.x required`, `type body.x string`, `whole body`, `unknown event`.
     """
 
     language: Language

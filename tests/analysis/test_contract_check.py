@@ -1,4 +1,4 @@
-"""A contract against events: what is missing, what has another type."""
+"""Events checked against a contract: missing fields and fields of another type."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def findings(found: Contract, body: Any) -> list[tuple[str, str, str]]:
     return [(each.kind, each.path, each.actual_type) for each in check_event(found, an_event(body).data)]
 
 
-def test_an_event_that_has_everything_has_no_findings() -> None:
-    """Fields of the right types, others beside them, raise nothing."""
+def test_a_complete_event_has_no_findings() -> None:
+    """An event with the required fields has no violations; additional fields are ignored."""
     found = contract("print(body['title'].lower(), body['n'] + 1, [x['id'] for x in body['list']])")
     assert findings(found, {"title": "a", "n": 1.5, "list": [{"id": 1}], "more": None}) == []
 
@@ -66,7 +66,7 @@ def test_a_text_in_place_of_an_object_is_one_violation() -> None:
     assert findings(found, {"user": "ada"}) == [("type", "body.user", "string")]
 
 
-def test_every_item_of_a_list_is_looked_at() -> None:
+def test_every_item_of_a_list_is_checked() -> None:
     """A field that one of several items lacks is missing, once; an empty list lacks nothing."""
     found = contract("for x in body['list']:\n    print(x['id'])")
     assert findings(found, {"list": [{"id": 1}, {}, {}]}) == [("missing", "body.list[].id", "")]
@@ -90,7 +90,7 @@ def test_javascript_takes_a_text_that_is_a_number() -> None:
     assert findings(found, {"amount": "twelve"}) == [("type", "body.amount", "string")]
 
 
-def test_several_types_that_the_code_tells_apart_are_all_right() -> None:
+def test_a_type_that_the_code_checks_is_not_expected() -> None:
     """A type that the code checks is not an expectation."""
     found = contract("tags = body['tags']\nif isinstance(tags, str):\n    tags = tags.split(',')\nprint(tags)")
     assert findings(found, {"tags": "a"}) == findings(found, {"tags": ["a"]}) == []

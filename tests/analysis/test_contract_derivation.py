@@ -41,7 +41,7 @@ def test_expressions_in_props_are_read() -> None:
 
 
 def test_a_bare_object_in_a_prop_is_an_expression() -> None:
-    """A code step's prop that holds an object of JavaScript without braces reads what it names."""
+    """A JavaScript object without braces in a prop reads the paths that the object names."""
     step = replace(node_step(), props={"data": "{ name: steps.trigger.event.body.name }"})
     assert paths(derive_contract(a_workflow(step))) == {"body.name": True}
 
@@ -71,8 +71,8 @@ def test_a_field_is_required_if_one_step_requires_it() -> None:
     assert [reader.step for reader in field.readers] == ["first", "second"]
 
 
-def test_a_step_that_returns_the_event_hands_it_on() -> None:
-    """What later steps read of a returned or exported part of the event is a field of the event."""
+def test_reads_of_a_returned_event_count() -> None:
+    """If a step returns or exports a part of the event, the reads of later steps count as fields of the event."""
     first = python_step(
         "first", "pd.export('who', pd.steps['trigger']['event']['body']['user'])\nreturn pd.steps['trigger']['event']"
     )
@@ -83,7 +83,7 @@ def test_a_step_that_returns_the_event_hands_it_on() -> None:
     assert paths(contract) == {"body.id": True, "body.user": True, "body.user.login": True}
 
 
-def test_what_a_step_makes_of_the_event_is_not_followed() -> None:
+def test_a_computed_result_is_not_followed() -> None:
     """A result that is one of several, or computed, is not a field of the event."""
     first = python_step("first", "body = pd.steps['trigger']['event']['body']\nreturn transform(body)")
     second = node_step("second", "return steps.first.$return_value.title;")
@@ -108,7 +108,7 @@ def test_a_disabled_step_reads_nothing() -> None:
     ],
     ids=lambda step: step.language,
 )
-def test_code_that_cannot_be_read_is_named(step: Step) -> None:
+def test_code_with_a_syntax_error_is_reported(step: Step) -> None:
     """A step with a syntax error is listed as not read."""
     assert [reader.step for reader in derive_contract(a_workflow(step)).unparsed_steps] == ["broken"]
 
@@ -124,7 +124,7 @@ def test_code_of_bash_and_go_steps_is_not_read(step: Step) -> None:
     assert contract.fields == ()
 
 
-def test_code_that_is_nested_too_deeply_is_named() -> None:
+def test_code_that_is_nested_too_deeply_is_reported() -> None:
     """A step that is nested too deeply is listed as not read."""
     deep = node_step("deep", f"return {'(' * 3000}1{')' * 3000};")
     assert [reader.step for reader in derive_contract(a_workflow(deep)).unparsed_steps] == ["deep"]
@@ -148,7 +148,7 @@ def test_an_action_without_expressions_reads_nothing() -> None:
     assert derive_contract(a_workflow(step)) == Contract()
 
 
-def test_types_of_two_steps_are_both_named() -> None:
+def test_types_of_two_steps_are_merged() -> None:
     """A number in one step and a text or number in another is a number; two types that differ are both named."""
     strict = python_step("a", "body = pd.steps['trigger']['event']['body']\nprint(body['n'] / 2, body['m'].lower())")
     loose = node_step("b", "const { n, m } = steps.trigger.event.body;\nreturn [n * 2, m.toFixed(2)];")

@@ -27,7 +27,7 @@ CONTRACT = derive_contract(a_workflow(STEP))
 ALL = [case for language in ("python", "node") for case in cases(language)]
 
 
-def test_without_saved_events_values_are_made_up_by_type() -> None:
+def test_without_saved_events_values_follow_the_types() -> None:
     """Required fields have values of their types; optional fields are left out."""
     assert build_example_event(CONTRACT) == {
         "method": "POST",
@@ -47,14 +47,14 @@ def test_values_are_taken_from_saved_events() -> None:
     assert made["body"] == {"title": "Café", "note": "n", "items": [{"sku": "A1"}], "count": 1}
 
 
-def test_the_event_without_fault_comes_first() -> None:
+def test_the_event_without_violations_comes_first() -> None:
     """The values come from the saved event without violations."""
     bad = an_event({"title": 7}).data
     good = {**an_event({"title": "t", "count": 3, "items": [{"sku": "B"}]}).data, "headers": {"x-kind": "k"}}
     assert build_example_body(CONTRACT, [bad, good]) == {"title": "t", "count": 3, "items": [{"sku": "B"}]}
 
 
-def test_only_what_is_required() -> None:
+def test_only_required_fields() -> None:
     """The body for a caller's snippet has no optional fields."""
     saved = an_event({"title": "t", "note": "n"}).data
     assert build_example_body(CONTRACT, [saved], only_required=True) == {
@@ -71,7 +71,7 @@ def test_an_event_without_a_request_has_no_request_line() -> None:
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case.language}: {case.name}")
-def test_every_example_keeps_its_contract(case: Case) -> None:
+def test_every_example_satisfies_its_contract(case: Case) -> None:
     """The example has no violations, and the JSON Schema accepts it."""
     from pdkernel.model import Step
 
@@ -82,7 +82,7 @@ def test_every_example_keeps_its_contract(case: Case) -> None:
     jsonschema.validate(made, build_contract_schema(contract))
 
 
-def test_the_schema_refuses_what_the_check_finds() -> None:
+def test_the_schema_rejects_what_the_check_rejects() -> None:
     """The schema rejects missing fields and other types, too."""
     schema = build_contract_schema(CONTRACT)
     good = build_example_event(CONTRACT)

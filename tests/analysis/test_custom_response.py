@@ -23,5 +23,5 @@ GO = 'package main\nimport "os"\nfunc main() {}\n'
     ],
 )
 def test_bash_and_go_steps_that_may_respond(step: Step, expected: str) -> None:
-    """A Bash or Go step that names its way to respond may respond; a Node.js step has another way."""
+    """A Bash or Go step that names its response call may respond; a Node.js step with the same text does not."""
     assert responds(step) == expected

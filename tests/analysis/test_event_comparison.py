@@ -41,8 +41,8 @@ def test_unread_fields_are_not_drift() -> None:
     assert drifts({**after, "new": True}) == drifts({**BEFORE, "unread": ["x"]}) == ()
 
 
-def test_a_field_that_is_gone_names_who_read_it() -> None:
-    """If a read field of every earlier event is gone, the drift names step, cell and line."""
+def test_a_missing_field_names_its_readers() -> None:
+    """If a field of every earlier event is missing, the drift names the step, cell and line of each reader."""
     (found,) = drifts({key: value for key, value in BEFORE.items() if key != "title"})
 
     assert (found.kind, found.path, found.types_before, found.types_after, found.required) == (
@@ -56,7 +56,7 @@ def test_a_field_that_is_gone_names_who_read_it() -> None:
 
 
 def test_a_missing_container_is_named() -> None:
-    """If the object around a field is gone, the field is, and the object is named as the place."""
+    """If the object around a field is missing, the drift names the field and the object."""
     (found,) = drifts({**{key: value for key, value in BEFORE.items() if key != "issue"}})
     assert (found.path, found.to_json()["at"]) == ("body.issue.number", "body.issue")
 
@@ -73,7 +73,7 @@ def test_another_type_is_drift() -> None:
 
 
 def test_null_is_another_type() -> None:
-    """A field that becomes null has drifted; one that was null and gets a value has not."""
+    """A field that becomes null has drifted; a null field that gets a value has not."""
     assert [(each.kind, each.types_after) for each in drifts({**BEFORE, "title": None})] == [("type", ("null",))]
     assert drifts(BEFORE, {**BEFORE, "title": None}) == ()
 
@@ -85,13 +85,13 @@ def test_differences_among_earlier_events_are_not_drift() -> None:
     assert drifts({**BEFORE, "title": 2}, BEFORE, {**BEFORE, "title": 1}) == ()
 
 
-def test_items_of_a_list_are_looked_at_together() -> None:
+def test_items_of_a_list_are_compared_together() -> None:
     """One item that lacks a read field, or has another type there, is drift."""
     assert [each.kind for each in drifts({**BEFORE, "labels": [{"name": "x"}, {}]})] == ["gone"]
     assert [each.kind for each in drifts({**BEFORE, "labels": [{"name": "x"}, {"name": 1}]})] == ["type"]
 
 
-def test_an_optional_field_that_is_gone_is_drift_too() -> None:
+def test_a_missing_optional_field_is_drift() -> None:
     """A missing optional field is drift that is not required."""
     (found,) = drifts({key: value for key, value in BEFORE.items() if key != "labels"})
     assert (found.path, found.required, found.to_json()["at"]) == ("body.labels[].name", False, "body.labels")

@@ -32,7 +32,7 @@ from pdkernel.analysis import find_python_requirements, find_unreadable_requirem
         ('TEXT = "# pipedream add-package tiny"\n', []),
     ],
 )
-def test_what_a_step_needs(source: str, found: list[str]) -> None:
+def test_requirements_of_a_step(source: str, found: list[str]) -> None:
     """The distributions of imports outside the standard library, and the packages of comments."""
     assert [str(requirement) for requirement in find_python_requirements(source)] == found
 

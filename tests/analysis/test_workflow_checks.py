@@ -147,7 +147,7 @@ def test_invalid_expression_of_a_prop() -> None:
     ],
 )
 def test_no_handler(source: str) -> None:
-    """Python code without a top-level handler is refused with one to paste."""
+    """Python code without a top-level handler is refused, with an example handler as the fix."""
     with pytest.raises(EntryPointError) as caught:
         check_workflow(workflow(Step("a", source=source, line_offset=2, cell_index=0)))
 
@@ -171,13 +171,13 @@ def test_no_handler(source: str) -> None:
     ],
 )
 def test_handler(source: str) -> None:
-    """A handler may be bound in any way; a syntax error is left to the run."""
+    """A handler may be bound in any way; the run reports a syntax error."""
     check_workflow(workflow(Step("a", source=source)))
 
 
 @pytest.mark.parametrize("source", ["", "const x = 1", "export const run = 1", "// export default 1", "x.exports = 1"])
 def test_no_default_export(source: str) -> None:
-    """Node.js code without a default export is refused with one to paste."""
+    """Node.js code without a default export is refused, with an example export as the fix."""
     with pytest.raises(EntryPointError) as caught:
         check_workflow(workflow(Step("a", "node", source)))
 
@@ -197,7 +197,7 @@ def test_no_default_export(source: str) -> None:
     ],
 )
 def test_default_export(source: str) -> None:
-    """A default export, in either module system, is an entry point; a syntax error is left to the run."""
+    """A default export of either module system is an entry point; the run reports a syntax error."""
     check_workflow(workflow(Step("a", "node", source)))
 
 

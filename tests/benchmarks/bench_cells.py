@@ -1,5 +1,5 @@
 """
-A step's cell beside the same code in a plain cell, in one IPython shell: all that a person waits for.
+A step's cell compared with the same code in a plain cell, in one IPython shell.
 
 Prints figures of one run. `python tests/benchmarks/bench_cells.py`
 """
@@ -27,7 +27,7 @@ CELLS = {
 
 
 def median_ms(shell: Any, cell: str) -> float:
-    """p50 of running *cell*, warm."""
+    """The median time of running *cell*, after a warm-up."""
     times = []
     for _ in range(RUNS):
         with capture_output():
@@ -39,7 +39,7 @@ def median_ms(shell: Any, cell: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["PDKERNEL_EGRESS"] = "deny"

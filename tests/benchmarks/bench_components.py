@@ -1,8 +1,8 @@
 """
-An action from npm: its first load beside plain `import()`, and a warm call beside calling its run directly.
+An action from npm: its first load compared with plain `import()`, and a warm call compared with a direct call of `run`.
 
-`python tests/benchmarks/bench_components.py FOLDER`, where `make actions` has installed the slack package (skipped if it
-is not there, because the package is under a licence of its own).
+`python tests/benchmarks/bench_components.py FOLDER`, with the folder in which `make actions` has installed the slack
+package. The benchmark is skipped without the package, which has its own licence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WARM = 'export default { key: "bench-one", version: "1", type: "action", props: 
 class _NullListener:
     def log(self, stream: Any, text: str) -> None: ...
     def report_progress(self, text: str) -> None:
-        """Not kept."""
+        """Ignore the text."""
 
     def export(self, name: str, value: Any) -> None: ...
     def respond(self, response: Any) -> None: ...
@@ -43,7 +43,7 @@ def plain_import(action: Path) -> float:
 
 
 async def opened(pool: WorkerPool, folder: Path, scratch: Path, name: str) -> RunWorkers:
-    """A run whose Node.js is up."""
+    """A run with a started Node.js worker."""
     place = scratch / name
     place.mkdir()
     workers = await pool.open_run(RunSetup(name, name, {"event": {}, "context": {}}, {}, folder, place))
@@ -52,7 +52,7 @@ async def opened(pool: WorkerPool, folder: Path, scratch: Path, name: str) -> Ru
 
 
 async def main(folder: Path) -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     action = (folder / ACTION).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)

@@ -1,5 +1,5 @@
 """
-The contract of a workflow of twenty steps in four languages, against parsing their code alone; prints the ratio.
+The contract of a workflow of twenty steps in four languages, compared with parsing the code alone.
 
     python tests/benchmarks/bench_contract.py
 """
@@ -45,7 +45,7 @@ def parse(step: Step) -> object:
 
 
 def best(act: Callable[[], object]) -> float:
-    """Milliseconds of the quickest round."""
+    """Milliseconds of the fastest round."""
     found = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

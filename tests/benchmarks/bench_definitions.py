@@ -1,7 +1,7 @@
 """
-What definitions cost: an export of 20 steps, and 100 workflows of 20 steps imported and exported into their folders.
+The time of definitions: an export of 20 steps, and import and export of 100 workflows of 20 steps.
 
-Beside ruamel.yaml's load and dump of the same `workflow.yaml` files. Prints figures and ratios of one run.
+Compared with ruamel.yaml's load and dump of the same `workflow.yaml` files. Prints figures and ratios of one run.
 `python tests/benchmarks/bench_definitions.py`
 """
 
@@ -85,7 +85,7 @@ def ruamel_alone(folders: list[Path]) -> float:
 
 
 def no_answers(asked: Sequence[AccountQuestion]) -> dict[tuple[str, str], str]:
-    """Every account unanswered."""
+    """Leave every account unanswered."""
     return {(question.app, question.account_id): "unanswered" for question in asked}
 
 
@@ -132,7 +132,7 @@ def patch_one(folder: Path, workflow: Workflow) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         folders = [root / "repo" / f"flow-{number}-p_{number:07}" for number in range(WORKFLOWS)]

@@ -1,5 +1,5 @@
 """
-Go steps: unchanged beside the bare program, edited beside `go build`.
+Go steps: an unchanged step compared with the bare program, an edited step compared with `go build`.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_go.py`
 """
@@ -28,14 +28,14 @@ EDITS = 15
 
 
 def timed(work: Callable[[], object]) -> float:
-    """How long *work* takes, in ms."""
+    """The duration of *work* in ms."""
     began = time.perf_counter()
     work()
     return (time.perf_counter() - began) * 1000
 
 
 class PlainGo:
-    """A plain Go project with the same program, without pdkernel, and with its own cache."""
+    """A plain Go project with the same program and its own cache, without pdkernel."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,7 +51,7 @@ class PlainGo:
         }
 
     def build(self, number: int) -> None:
-        """Write an edit and compile it."""
+        """Write a changed program and compile it."""
         self._folder.joinpath("main.go").write_text(
             'package main\n\nimport ("encoding/json"; "os")\n\n'
             f'func main() {{ json.NewEncoder(os.Stderr).Encode(map[string]int{{"n": {number}}}) }}\n'
@@ -66,7 +66,7 @@ class PlainGo:
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         project = Project.open(folder / ".pdkernel")

@@ -1,5 +1,5 @@
 """
-What the first import of a package costs in a step, beside a plain `import()` in a new Node.js.
+The first import of a package in a step, compared with a plain `import()` in a new Node.js.
 
 Prints figures and the ratio of one run. `python tests/benchmarks/bench_import.py`
 """
@@ -20,13 +20,13 @@ from pdkernel.workers import RunSetup, StepCall, WorkerPool, find_node
 
 RUNS = 15
 FILES = 300
-"""Of each kind of module in the package; slack's action loads about as many."""
+"""The number of modules of each kind in the package; slack's action loads about as many."""
 
 EMPTY = "export default { run() {} }"
 
 
 class NullListener:
-    """Listens to nothing."""
+    """A listener that ignores all messages."""
 
     def log(self, *_: Any) -> None:
         """Not kept."""
@@ -76,7 +76,7 @@ async def in_a_step(tree: NpmTree, scratch: Path) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     plain, ours = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

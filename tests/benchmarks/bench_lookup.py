@@ -1,5 +1,5 @@
 """
-The account look-up and the readiness matrix in a project of 10,000 external users with 50,000 accounts, and in a small one.
+The account lookup and the readiness matrix in a project of 10,000 external users with 50,000 accounts, and in a small one.
 
     python tests/benchmarks/bench_lookup.py
 """
@@ -33,7 +33,7 @@ ROUNDS = 300
 
 
 def milliseconds(act: Callable[[], Any], rounds: int) -> list[float]:
-    """What *act* takes, each time."""
+    """The duration of each call of *act*."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -43,7 +43,7 @@ def milliseconds(act: Callable[[], Any], rounds: int) -> list[float]:
 
 
 def look_ups(project: Project, users: int) -> float:
-    """Median milliseconds of a look-up of two apps for a user taken at random."""
+    """The median time in ms of a lookup of two apps for a random user."""
     directory = LocalDirectory(project)
     bindings = collect_app_bindings(_workflow(2), Catalog.for_project(project, environ={}))
     chance = random.Random(4815162342)
@@ -58,7 +58,7 @@ def look_ups(project: Project, users: int) -> float:
 
 
 def matrices(project: Project) -> float:
-    """Median milliseconds of a matrix of 100 users and 20 steps, every fifth of which cannot be run."""
+    """The median time in ms of a matrix of 100 users and 20 steps."""
     directory, catalog, workflow = LocalDirectory(project), Catalog.for_project(project, environ={}), _workflow(20)
     users = [f"user-{number}" for number in range(90)] + [f"stranger-{number}" for number in range(10)]
 
@@ -76,7 +76,7 @@ def _workflow(steps: int) -> Any:
 
 
 def main() -> None:
-    """Print the figures; fail if one is over its limit."""
+    """Print the figures; fail if a figure exceeds its limit."""
     with tempfile.TemporaryDirectory() as folder:
         figures = {}
         for users in (100, 10_000):
@@ -85,10 +85,8 @@ def main() -> None:
             figures[users] = (look_ups(project, users), matrices(project))
             project.close()
     for users, (lookup, table) in figures.items():
-        print(
-            f"{users} users, {users * len(APPS)} accounts: look-up {lookup:.2f} ms, matrix of 100 x 20 {table:.0f} ms"
-        )
-    print(f"look-up, large project over small: ratio {figures[10_000][0] / figures[100][0]:.2f}")
+        print(f"{users} users, {users * len(APPS)} accounts: lookup {lookup:.2f} ms, matrix of 100 x 20 {table:.0f} ms")
+    print(f"lookup, large project over small: ratio {figures[10_000][0] / figures[100][0]:.2f}")
     lookup, table = figures[10_000]
     if lookup > LOOKUP_MS or table > MATRIX_MS:
         sys.exit(f"over the limits of {LOOKUP_MS} ms and {MATRIX_MS} ms")

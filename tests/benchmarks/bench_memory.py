@@ -1,9 +1,9 @@
 """
-What an idle kernel with a warm Python and a warm Node.js process weighs, beside a bare ipykernel.
+The memory of an idle kernel with warm Python and Node.js workers, compared with a bare ipykernel.
 
 Proportional set sizes (memory that processes share is counted once) of the kernel and all its children, from Linux's
-`/proc`. Prints figures of one run: with other Python and Node.js processes on the machine their code is shared, too, and
-the figure is lower; the last line is a bound without that. `python tests/benchmarks/bench_memory.py`
+`/proc`. Prints figures of one run. Other Python and Node.js processes on the machine share code and lower the figure;
+the last line is an upper bound without them. `python tests/benchmarks/bench_memory.py`
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CELLS = (
 
 
 def weights(kernel: RunningKernel, measure: str) -> dict[str, float]:
-    """Megabytes (*measure* as `/proc` calls it) of the kernel and of each of its children, by a word for what it is."""
+    """Megabytes of the kernel and of each of its children, by a label; *measure* is the name in `/proc`."""
     root = psutil.Process(kernel.manager.provisioner.process.pid)
     found: dict[str, float] = {}
     for process in [root, *root.children(recursive=True)]:
@@ -42,7 +42,7 @@ def weights(kernel: RunningKernel, measure: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     if not Path("/proc/self/smaps_rollup").exists():
         sys.exit("Linux tells how much memory processes share; this system does not.")
     with tempfile.TemporaryDirectory() as name, running_kernels(Path(name)) as start:

@@ -1,9 +1,9 @@
 """
 Workflows over HTTP: one caller, sixteen callers, and the time from the command to the first answer.
 
-The workflow has three steps (Python, Node.js, Python), OAuth on its trigger and an account of the external user to be looked
-up; its response is the workflow's own. Each request is a whole run with its record. Beside it a bare Starlette echo on the
-same server, and the same run without HTTP, so that the server's own share can be seen.
+The workflow has three steps (Python, Node.js, Python), OAuth on its trigger, an account of the external user and a
+custom response. Each request is a complete run with its record. A bare Starlette echo on the same server, and the
+same run without HTTP, show the server's share.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_serve.py`
 """
@@ -59,7 +59,7 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False)
 
 
 class Caller:
-    """One client with a connection that stays."""
+    """A client with a persistent connection."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         parts = urlsplit(url)
@@ -69,7 +69,7 @@ class Caller:
         self._headers = {"content-type": "application/json", **headers}
 
     def call(self) -> float:
-        """One request; milliseconds until its answer was read."""
+        """Send one request; return the milliseconds until its response was read."""
         began = time.perf_counter()
         self._connection.request("POST", self._path, b'{"name":"Ada"}', self._headers)
         answer = self._connection.getresponse()
@@ -79,14 +79,14 @@ class Caller:
 
 
 def p50(url: str, headers: dict[str, str]) -> float:
-    """p50 of sequential calls in ms."""
+    """The median time of sequential calls in ms."""
     caller = Caller(url, headers)
     times = [caller.call() for _ in range(CALLS)]
     return statistics.median(times[50:])
 
 
 def together(url: str, headers: dict[str, str], calls_each: int) -> float:
-    """Calls a second that sixteen clients get answered."""
+    """The calls per second that are answered for sixteen clients."""
 
     def work() -> None:
         caller = Caller(url, headers)
@@ -104,7 +104,7 @@ def together(url: str, headers: dict[str, str], calls_each: int) -> float:
 
 @contextmanager
 def served(folder: Path, notebook: Path) -> Iterator[tuple[dict[str, object], float]]:
-    """`pdkernel serve` in its own process: its output, and the seconds until it answered."""
+    """`pdkernel serve` in its own process: its output, and the seconds until its first answer."""
     environ = {**os.environ, "PDKERNEL_EGRESS": "deny"}
     began = time.perf_counter()
     with subprocess.Popen(
@@ -131,7 +131,7 @@ def served(folder: Path, notebook: Path) -> Iterator[tuple[dict[str, object], fl
 
 @contextmanager
 def echoing() -> Iterator[str]:
-    """A bare Starlette echo in a process of its own."""
+    """A bare Starlette echo server in its own process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -150,7 +150,7 @@ def echoing() -> Iterator[str]:
 
 
 async def without_http(project: Project, notebook: Path) -> float:
-    """p50 of the same run in this process, in ms."""
+    """The median time of the same run in this process, in ms."""
     source = load_source(notebook)
     directory = LocalDirectory(project)
     request = RunRequest(
@@ -172,7 +172,7 @@ async def without_http(project: Project, notebook: Path) -> float:
 
 
 async def complete(project: Project) -> tuple[int, int]:
-    """Runs in the reopened database that are complete, and all of them."""
+    """The numbers of complete runs and of all runs in the reopened database."""
     async with await WorkflowEngine.start(project, LocalDirectory(project)) as runtime:
         kept = await runtime.journal.list_executions(limit=100_000)
     whole = sum(
@@ -183,7 +183,7 @@ async def complete(project: Project) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     # where people's projects are: in one below /tmp, steps have no /tmp of their own
     with tempfile.TemporaryDirectory(prefix="pdkernel-bench-", dir=Path.home()) as place:
         folder = Path(place)

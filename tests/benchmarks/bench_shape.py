@@ -1,5 +1,5 @@
 """
-Shape and schema of a ten megabyte event, against genson alone on the same event; prints the ratio.
+Shape and schema of an event of ten megabytes, compared with genson alone.
 
     python tests/benchmarks/bench_shape.py
 """
@@ -25,7 +25,7 @@ ROUNDS = 3
 
 
 def a_record(number: int, chance: random.Random) -> dict[str, Any]:
-    """A delivery as a webhook's history lists it: nested, some keys optional, some of two types."""
+    """A delivery as in the history of a webhook: nested, with optional keys and keys of two types."""
     user = {"login": f"user{number % 97}", "id": 1000 + number % 97, "site_admin": False, "type": "User"}
     record: dict[str, Any] = {
         "id": number,
@@ -54,7 +54,7 @@ def a_record(number: int, chance: random.Random) -> dict[str, Any]:
 
 
 def an_event(megabytes: float) -> dict[str, Any]:
-    """An event of that size whose body is a list of records."""
+    """An event of that size; its body is a list of records."""
     chance = random.Random(4815162342)
     records: list[dict[str, Any]] = []
     size = 0
@@ -65,7 +65,7 @@ def an_event(megabytes: float) -> dict[str, Any]:
 
 
 def best_of(act: Callable[[], Any]) -> float:
-    """Seconds that *act* takes, the best of a few rounds."""
+    """The shortest duration of *act* in a few rounds, in seconds."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -75,7 +75,7 @@ def best_of(act: Callable[[], Any]) -> float:
 
 
 def genson_alone(event: dict[str, Any]) -> dict[str, Any]:
-    """What genson makes of the whole event."""
+    """The schema that genson infers for the whole event."""
     builder = SchemaBuilder()
     builder.add_object(event)
     made: dict[str, Any] = builder.to_schema()

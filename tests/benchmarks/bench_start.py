@@ -1,5 +1,5 @@
 """
-What importing the package and loading the extension cost, beside a bare interpreter and a bare IPython.
+The time of importing the package and loading the extension, compared with a bare interpreter and a bare IPython.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_start.py`
 """
@@ -25,7 +25,7 @@ def median_ms(code: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     shell = "from IPython.core.interactiveshell import InteractiveShell; ip = InteractiveShell.instance(); "
     bare = median_ms("pass")
     imported = median_ms("import pdkernel")

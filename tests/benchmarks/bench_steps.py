@@ -1,9 +1,9 @@
 """
-Warm steps beside the same code run in place, the first Node.js step, and a recorded run of three steps.
+Warm steps compared with the same code outside a step, the first Node.js step, and a recorded run of three steps.
 
-The run of three is compared with a new process for each step, twice, recorded neither time: with the same processes
-as ours, started for one step (outbound calls hooked, logs and exports read, errors reported at the cell's line), and with
-the least that could be: `python -c` and `node -e` which read the steps above as JSON and write what the code returns.
+The run of three steps is compared with two forms of one new process per step, without a record. The first form is a
+new worker (hooked outbound calls, logs, exports, errors with the cell's line). The second is the minimum: `python -c`
+and `node -e`, which read the exports as JSON and write the return value.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_steps.py`
 """
@@ -37,7 +37,7 @@ PROCESS_RUNS = 30
 
 
 def in_place() -> float:
-    """p50 of the Python code without a step around it, in ms."""
+    """The median time of the Python code outside a step, in ms."""
     times = []
     for _ in range(RUNS):
         began = time.perf_counter()
@@ -47,7 +47,7 @@ def in_place() -> float:
 
 
 def in_new_processes() -> float:
-    """p50 of Python, Node.js and Python, a new process each, in ms."""
+    """The median time of Python, Node.js and Python in new processes, in ms."""
     function = "\n".join(["def handler(steps):", *(f"    {line}" for line in WORK.splitlines())])
     python = [
         sys.executable,
@@ -70,8 +70,8 @@ def in_new_processes() -> float:
     return statistics.median(times)
 
 
-async def in_our_processes(folder: Path) -> float:
-    """p50 of the same three steps, each in a process that is started for it, in ms."""
+async def in_new_workers(folder: Path) -> float:
+    """The median time of the same three steps, each in a new worker, in ms."""
     trigger: dict[str, JSON] = {"event": dict(an_event().data), "context": {}}
     times = []
     for _ in range(PROCESS_RUNS):
@@ -90,7 +90,7 @@ async def in_our_processes(folder: Path) -> float:
 
 
 async def p50(runtime: WorkflowEngine, request: RunRequest) -> tuple[float, list[str]]:
-    """p50 of a run in ms, and the ids of the runs."""
+    """The median time of a run in ms, and the ids of the runs."""
     times, ids = [], []
     for _ in range(RUNS):
         began = time.perf_counter()
@@ -102,7 +102,7 @@ async def p50(runtime: WorkflowEngine, request: RunRequest) -> tuple[float, list
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     plain = in_place()
     processes_ms = in_new_processes()
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ async def main() -> None:
         def request(*steps: object) -> RunRequest:
             return RunRequest(a_workflow(*steps), an_event(), parse_policy("deny"), folder=Path(folder))  # type: ignore[arg-type]
 
-        ours_ms = await in_our_processes(Path(folder))
+        ours_ms = await in_new_workers(Path(folder))
         node = node_step("node", NODE_WORK)
         async with await WorkflowEngine.start(project, directory) as runtime:
             began = time.perf_counter()

@@ -1,7 +1,8 @@
 """
-Fixtures of the browser tests: one JupyterLab and one page of it for all, without tabs and kernels for each.
+Fixtures of the browser tests: all tests share one JupyterLab and one page.
 
-Without Chromium the tests are listed as NOT RUN with the command that gets it; where CI is set that is a failure.
+Without Chromium the tests are listed as NOT RUN with the command that installs Chromium; if CI is set, that is a
+failure.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NOT_RUN = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder, and leave them out where there is no browser."""
+    """Mark the tests of this folder, and skip them without a browser."""
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.browser)
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """List what was left out, and what to do about it."""
+    """List the tests that did not run, and how to run them."""
     if left_out := config.stash.get(NOT_RUN, []):
         terminalreporter.section(f"NOT RUN: {len(left_out)} browser tests, because no Chromium is on the PATH")
         for name in left_out:
@@ -52,7 +53,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 # the asynchronous tests of other folders could not run theirs.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[BrowserContext]:
-    """Chromium without a window, with one profile for all tests, so that Lab's files are loaded once."""
+    """Headless Chromium with one profile for all tests, so that Lab's files are loaded once."""
     if CHROMIUM is None:
         pytest.fail(f"No Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}", pytrace=False)
     with sync_playwright() as playwright:
@@ -73,7 +74,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="package")
 def lab_page(browser: BrowserContext, lab: Lab) -> LabPage:
-    """The page that the tests share: loading Lab takes seconds, opening a notebook in it does not."""
+    """The page that the tests share: loading Lab takes seconds, opening a notebook does not."""
     page = LabPage(lab, browser.new_page())
     page.watch()
     return page
@@ -81,7 +82,7 @@ def lab_page(browser: BrowserContext, lab: Lab) -> LabPage:
 
 @pytest.fixture
 def page(lab_page: LabPage) -> Iterator[LabPage]:
-    """A page of the Lab without tabs and kernels; after the test, no request was about to leave this machine."""
+    """The shared page without tabs and kernels; after the test, the page has sent no request to another machine."""
     yield lab_page
     lab_page.close_all()
     lab_page.lab.end_sessions()
@@ -91,7 +92,7 @@ def page(lab_page: LabPage) -> Iterator[LabPage]:
 
 @pytest.fixture
 def new_page(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
-    """A page of its own, for a test that changes the browser."""
+    """A separate page, for a test that changes the browser."""
     page = LabPage(lab, browser.new_page())
     page.watch()
     yield page

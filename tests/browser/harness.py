@@ -1,8 +1,4 @@
-"""
-A real JupyterLab and a notebook page in it, for tests to act on as a person does.
-
-Knows Lab's page. Knows nothing of what a test is about.
-"""
+"""Starts JupyterLab and controls a notebook page in it."""
 
 from __future__ import annotations
 
@@ -55,9 +51,9 @@ class Lab:
     A running JupyterLab.
 
     Attributes:
-        folder: Everything that it reads and writes.
-        root: Its files.
-        url: Without a slash at the end.
+        folder: The folder of all files that Lab reads and writes.
+        root: The root folder of the file browser.
+        url: The address, without a slash at the end.
     """
 
     folder: Path
@@ -67,7 +63,7 @@ class Lab:
 
     @classmethod
     def start(cls, folder: Path, *options: str) -> Lab:
-        """Start JupyterLab in *folder* on a free port and wait until it answers."""
+        """Start JupyterLab in *folder* on a free port and wait for its first response."""
         root = folder / "notebooks"
         root.mkdir(parents=True)
         for name, values in SETTINGS.items():
@@ -92,7 +88,7 @@ class Lab:
             raise
 
     def stop(self) -> None:
-        """End the server, and with it its kernels."""
+        """Stop the server and its kernels."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(10)
@@ -101,7 +97,7 @@ class Lab:
             self.process.wait()
 
     def request(self, method: str, path: str) -> Any:
-        """Call the server's own API; the answer's JSON, or None."""
+        """Call the server's own API; return the JSON of the response, or None."""
         request = urllib.request.Request(
             f"{self.url}{path}", method=method, headers={"Authorization": f"token {TOKEN}"}
         )
@@ -110,14 +106,14 @@ class Lab:
         return json.loads(body) if body else None
 
     def end_sessions(self) -> None:
-        """End every kernel, as closing all tabs and coming back tomorrow does."""
+        """End every kernel, as after closing all tabs."""
         for session in self.request("GET", "/api/sessions"):
             self.request("DELETE", f"/api/sessions/{session['id']}")
 
     def write_notebook(
         self, name: str, cells: Sequence[str], kernel: str = "pdkernel", *, saved_before: bool = True
     ) -> Path:
-        """Write a notebook of code cells, as Lab itself leaves one, or as it stands before its kernel has answered."""
+        """Write a notebook of code cells, with the kernel's metadata as Lab saves them or without."""
         notebook = {
             "nbformat": 4,
             "nbformat_minor": 5,
@@ -148,7 +144,7 @@ class LabPage:
     A page of a browser with JupyterLab in it.
 
     Attributes:
-        external: Addresses outside of this Lab that the page asked for; none of them was reached.
+        external: Requested addresses of other machines; none of them is reached.
         errors: Uncaught errors of the page's scripts.
     """
 
@@ -158,7 +154,7 @@ class LabPage:
     errors: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        """Note from now on what the page asks for and what fails in it."""
+        """Store the requests and errors of the page from now on."""
         self.page.on("request", lambda request: self._note(request.url))
         self.page.on("websocket", lambda socket: self._note(socket.url.replace("ws:", "http:", 1)))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -170,7 +166,7 @@ class LabPage:
     # ---- Where to go
 
     def open_launcher(self) -> None:
-        """Open Lab with nothing but its launcher."""
+        """Open Lab with only the launcher."""
         self.page.goto(f"{self.lab.url}/lab?token={TOKEN}&reset")
         self.page.wait_for_selector(".jp-Launcher")
 
@@ -179,8 +175,8 @@ class LabPage:
         Open a notebook of the server's folder, alone, and wait until its kernel is idle.
 
         Args:
-            name: Its file.
-            reload: Load all of Lab again, as coming back tomorrow does; else only the first notebook of a page does.
+            name: The file of the notebook.
+            reload: Load all of Lab again; otherwise only the first notebook of a page loads Lab.
         """
         if reload or not self.page.url.startswith(self.lab.url):
             self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")
@@ -191,7 +187,7 @@ class LabPage:
         self.wait_idle()
 
     def close_all(self) -> None:
-        """Close every tab without asking, and leave a Lab behind that a failed test has not spoilt."""
+        """Close every tab without a question, and reset Lab after a failed test."""
         if not self.page.url.startswith(self.lab.url) or self.page.locator(".jp-Dialog").count():
             self.page.goto("about:blank")
             return
@@ -216,7 +212,7 @@ class LabPage:
         return self.page.locator(".jp-Notebook > .jp-WindowedPanel-outer .jp-Cell").nth(index)
 
     def index_of(self, cell_id: str) -> int:
-        """The place of the cell with this id."""
+        """The position of the cell with this id."""
         find = "id => jupyterapp.shell.currentWidget.content.widgets.findIndex(cell => cell.model.id === id)"
         return int(self.page.evaluate(find, cell_id))
 
@@ -225,11 +221,11 @@ class LabPage:
         return self.cell(index).locator(".jp-InputArea-editor .cm-content")
 
     def output(self, index: int) -> Locator:
-        """What the n-th cell printed and showed."""
+        """The output of the n-th cell."""
         return self.cell(index).locator(".jp-Cell-outputWrapper")
 
     def clipboard(self) -> str:
-        """What the last copy left."""
+        """The text of the last copy."""
         return str(self.page.evaluate("navigator.clipboard.readText()"))
 
     # ---- What to do
@@ -247,7 +243,7 @@ class LabPage:
         self.wait_idle()
 
     def run_cell(self, index: int) -> None:
-        """Run one cell, staying on it, and wait for it."""
+        """Run one cell without moving the selection, and wait for the cell."""
         self.editor(index).click()
         self.page.keyboard.press("Control+Enter")
         self.wait_idle()
@@ -271,7 +267,7 @@ class LabPage:
         return [text.strip() for text in self.page.locator(".jp-Completer .jp-Completer-match").all_inner_texts()]
 
     def wait_idle(self) -> None:
-        """Wait until the kernel is idle and no cell waits for it."""
+        """Wait until the kernel is idle and no cell is queued."""
         self.page.wait_for_function(
             """() => {
               const panel = jupyterapp.shell.currentWidget;
@@ -295,7 +291,7 @@ class LabPage:
         return self.lab.root / str(name)
 
     def screenshot(self, name: str) -> None:
-        """Take a picture of the page into the folder PDKERNEL_SCREENSHOTS, if that is set."""
+        """Take a picture of the page into the folder PDKERNEL_SCREENSHOTS, if the variable is set."""
         folder = os.environ.get("PDKERNEL_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)

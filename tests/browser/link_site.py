@@ -1,4 +1,4 @@
-"""A project with a key-based app and one that people sign in to, served in another process."""
+"""A project with a key-based app and an OAuth app, served in another process."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Site:
     A project, served in another process.
 
     Attributes:
-        project: It, opened here too.
-        url: Where it is served.
+        project: The project, also opened in this process.
+        url: The address of the server.
         token: An access token of a client.
     """
 
@@ -34,7 +34,7 @@ class Site:
     token: str = field(repr=False)
 
     def connect_token(self, user: str, **fields: Any) -> dict[str, Any]:
-        """A Connect token for *user*, as a product's back end gets it."""
+        """A Connect token for *user*, as a product's back end gets one."""
         answer = httpx.post(
             f"{self.url}/v1/connect/{self.project.project_id}/tokens",
             headers={"authorization": f"Bearer {self.token}"},
@@ -49,7 +49,7 @@ class Site:
         return f"{self.connect_token(user, **fields)['connect_link_url']}&app={app}"
 
     def credentials(self, app: str, user: str) -> dict[str, str]:
-        """What the newest account of *user* holds."""
+        """The credentials of *user*'s newest account."""
         directory = LocalDirectory(self.project)
         account = directory.newest_account(user, "development", app)
         return {} if account is None else dict(directory.credentials(account.id))
@@ -57,7 +57,7 @@ class Site:
 
 @contextmanager
 def link_site(folder: Path, *words: str) -> Iterator[Site]:
-    """The site, in *folder*; *words* are options of `pdkernel serve`."""
+    """Serve the project in *folder*; *words* are options of `pdkernel serve`."""
     with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
         register_app(project, "my_crm", ["subdomain", "api_key"])
         authorize, token = f"{provider.url}/authorize", f"{provider.url}/token"

@@ -20,7 +20,7 @@ NAME = "04_bring_your_workflows"
 
 @pytest.fixture(scope="module")
 def ran(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
-    """The notebook after Run All, in a folder of its own where both users have an account."""
+    """The notebook after Run All, in its own folder; both users have an account."""
     ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
     shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
     with Project.open(lab.root / FOLDER / ".pdkernel") as project:
@@ -53,14 +53,14 @@ def _files(folder: Path) -> dict[str, bytes]:
         ("weekly", "lin@example.com: 1"),
     ],
 )
-def test_what_a_cell_shows(ran: LabPage, cell: str, said: str) -> None:
-    """Each part of the way shows what came of it."""
+def test_each_cell_shows_its_result(ran: LabPage, cell: str, said: str) -> None:
+    """Each part of the notebook shows its result."""
     output = ran.output(ran.index_of(cell))
     expect(output).to_contain_text(said)
     output.scroll_into_view_if_needed()
     ran.screenshot(f"bring-{cell}")
 
 
-def test_the_synced_folder_is_as_it_was(ran: LabPage) -> None:
-    """Import and export have written in the copy alone."""
+def test_the_synced_folder_is_unchanged(ran: LabPage) -> None:
+    """Import and export have written only to the copy."""
     assert _files(ran.lab.root / FOLDER / "synced") == _files(CHECKOUT / "notebooks" / "synced")

@@ -1,4 +1,4 @@
-"""One click in a notebook's picker: the link page opens in a tab, and the picker follows what becomes of it there."""
+"""A click in a notebook's picker opens the link page in a tab, and the picker shows the result."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def handler(pd):
 @dataclass
 class Notebook:
     """
-    A notebook whose step needs a key-based and an OAuth account, its picker shown for ada.
+    A notebook whose step needs a key-based and an OAuth account, with ada's picker.
 
     Attributes:
-        page: It.
-        browser: Where its tabs open.
-        project: Its project.
+        page: The page of the notebook.
+        browser: The browser in which tabs open.
+        project: The project of the notebook.
     """
 
     page: LabPage
@@ -41,18 +41,18 @@ class Notebook:
 
     @property
     def picker(self) -> Locator:
-        """What the picker's cell shows."""
+        """The output of the picker's cell."""
         return self.page.output(2)
 
     def opens(self, button: str, nth: int) -> Page:
-        """Click the button of the *nth* app that is listed; the tab that opens."""
+        """Click the button of the *nth* listed app; return the new tab."""
         with self.browser.expect_page() as opened:
             self.picker.get_by_role("button", name=button, exact=True).nth(nth).click()
         opened.value.wait_for_load_state()
         return opened.value
 
     def account(self, app: str) -> dict[str, str]:
-        """What ada's account of *app* holds, and its id."""
+        """The credentials and the id of ada's account of *app*."""
         directory = LocalDirectory(self.project)
         account = directory.newest_account("ada", "development", app)
         assert account is not None
@@ -61,7 +61,7 @@ class Notebook:
 
 @pytest.fixture
 def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
-    """A fresh notebook and project."""
+    """A new notebook and a new project."""
     folder = page.lab.root / FOLDER
     folder.mkdir(exist_ok=True)
     with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
@@ -76,8 +76,8 @@ def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
         yield shown
 
 
-def test_an_account_by_its_key(notebook: Notebook) -> None:
-    """The tab asks for the app's fields; once they are sent the picker has the account, without a cell run again."""
+def test_a_key_based_account_is_connected(notebook: Notebook) -> None:
+    """The tab shows the app's fields; after they are sent the picker has the account, and no cell runs again."""
     tab = notebook.opens("Connect with Link", 0)
     expect(notebook.picker).to_contain_text("Continue in the opened page.")
     notebook.page.screenshot("connecting-1-waiting")
@@ -97,8 +97,8 @@ def test_an_account_by_its_key(notebook: Notebook) -> None:
     tab.close()
 
 
-def test_an_account_by_signing_in(notebook: Notebook) -> None:
-    """An app with a provider leads to its sign-in page; who declines is told so in the notebook, and can try again."""
+def test_an_oauth_account_is_connected(notebook: Notebook) -> None:
+    """An app with a provider opens its sign-in page; the notebook reports a refusal, and a second attempt connects."""
     tab = notebook.opens("Connect with Link", 1)
     tab.get_by_role("button", name="Continue to 127.0.0.1").click()
     tab.get_by_role("link", name="Deny").click()
@@ -131,7 +131,7 @@ def test_an_account_is_connected_again(notebook: Notebook) -> None:
 
 
 def test_cancelling(notebook: Notebook) -> None:
-    """Who gives up in the tab is told so in the notebook."""
+    """The notebook reports that the user cancelled in the tab."""
     tab = notebook.opens("Connect with Link", 0)
     tab.get_by_role("button", name="Cancel").click()
 
@@ -141,7 +141,7 @@ def test_cancelling(notebook: Notebook) -> None:
 
 
 def test_the_saved_notebook_holds_no_secret(notebook: Notebook) -> None:
-    """Neither what was typed nor the link's token is in it, before the account is connected or after."""
+    """The notebook contains neither the typed secret nor the link's token, before and after the account is connected."""
     tab = notebook.opens("Connect with Link", 0)
     expect(notebook.picker).to_contain_text("Continue in the opened page.")
     before = notebook.page.save().read_text(encoding="utf-8")
@@ -157,7 +157,7 @@ def test_the_saved_notebook_holds_no_secret(notebook: Notebook) -> None:
 
 
 def test_what_if(notebook: Notebook) -> None:
-    """The form explains another environment's look-up; the choice stays, and no step runs."""
+    """The form previews the lookup of another environment; the choice stays, and no step runs."""
     notebook.picker.get_by_role("button", name="What if …").click()
     fields = notebook.picker.get_by_label("environment")
     fields.last.select_option("production")

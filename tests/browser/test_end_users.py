@@ -1,4 +1,4 @@
-"""The notebook about end users in a real JupyterLab: a second user connects an account through the link that it prints."""
+"""The notebook about end users in a real JupyterLab: a second user connects an account through the printed link."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Notebook:
         self.page = page
 
     def output(self, cell: str) -> Locator:
-        """What the cell with this id shows."""
+        """The output of the cell with this id."""
         return self.page.output(self.page.index_of(cell))
 
     def run(self, cell: str) -> None:
@@ -36,7 +36,7 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def stopped(browser: BrowserContext, lab: Lab) -> Iterator[Notebook]:
-    """The notebook after Run All, in a folder of its own where ada has an account."""
+    """The notebook after Run All, in its own folder; ada has an account."""
     ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
     shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
     with Project.open(lab.root / FOLDER / ".pdkernel") as project:
@@ -55,7 +55,7 @@ def stopped(browser: BrowserContext, lab: Lab) -> Iterator[Notebook]:
 
 @pytest.fixture(scope="module")
 def connected(stopped: Notebook, browser: BrowserContext) -> Notebook:
-    """Grace opened the link in another tab and filled in a token; the cells below it were run."""
+    """The notebook after Grace connected an account through the link in another tab, and the cells below ran."""
     with browser.expect_page() as opened:
         stopped.output("link").get_by_role("link").click()
     page = opened.value
@@ -70,12 +70,12 @@ def connected(stopped: Notebook, browser: BrowserContext) -> Notebook:
 
 @pytest.fixture(scope="module")
 def saved(connected: Notebook) -> str:
-    """The text of the notebook's file after that."""
+    """The text of the notebook's file afterwards."""
     return connected.page.save().read_text(encoding="utf-8")
 
 
-def test_run_all_stops_where_the_link_is_needed(stopped: Notebook) -> None:
-    """Ada's call is answered, grace's refused with the platform's words; the cell after the link stops Run All."""
+def test_run_all_stops_below_the_link(stopped: Notebook) -> None:
+    """Ada's call succeeds, grace's call is refused with the platform's message; the cell below the link stops Run All."""
     expect(stopped.output("invoke")).to_contain_text("200 OK")
     expect(stopped.output("refused")).to_contain_text("No matching external user ID: grace in development")
     expect(stopped.output("link")).to_contain_text("/_static/connect.html?token=")
@@ -86,8 +86,8 @@ def test_run_all_stops_where_the_link_is_needed(stopped: Notebook) -> None:
     stopped.page.screenshot("end-users-1-stopped")
 
 
-def test_the_account_is_there_once_the_link_was_used(connected: Notebook) -> None:
-    """Grace can run it, her call is answered, and the cell that serves lists the requests."""
+def test_the_link_connects_the_account(connected: Notebook) -> None:
+    """Grace's call succeeds after she used the link, and the serving cell lists the requests."""
     expect(connected.output("matrix_now")).to_contain_text("2 of 2 external users can run it")
     expect(connected.output("invoke_now")).to_contain_text("200 OK")
     expect(connected.output("serve")).to_contain_text(re.compile(r"as ada\s+success.*as grace\s+error", re.DOTALL))
@@ -97,10 +97,10 @@ def test_the_account_is_there_once_the_link_was_used(connected: Notebook) -> Non
 
 
 def test_each_request_has_its_own_button(connected: Notebook, saved: str) -> None:
-    """A click on an older request's button makes its event the test event; the saved notebook holds the line form."""
+    """A click on the button of an older request makes its event the test event; the saved notebook has the line form."""
     output = connected.output("serve")
     buttons = output.get_by_role("button", name=re.compile("POST . as (ada|grace)$"))
-    expect(buttons).to_have_count(4)  # of ada, and thrice of grace
+    expect(buttons).to_have_count(4)  # one of ada, three of grace
     buttons.first.click()
     expect(output).to_contain_text(re.compile(r"The test event is now request \w{6}\. As a line: %pdserve use \w{27}"))
     output.scroll_into_view_if_needed()
@@ -109,14 +109,14 @@ def test_each_request_has_its_own_button(connected: Notebook, saved: str) -> Non
     assert "Use as the test event: %pdserve use RUN" in saved
 
 
-def test_requests_are_told_in_the_terminal_alone(connected: Notebook, saved: str) -> None:
-    """The line that each request gets there is in no cell."""
+def test_requests_are_logged_in_the_terminal_only(connected: Notebook, saved: str) -> None:
+    """The log line of a request is in no cell."""
     assert "POST /v1/oauth/token 200" not in saved
     assert "POST /v1/oauth/token 200" in (connected.page.lab.folder / "lab.log").read_text(encoding="utf-8")
 
 
 def test_no_secret_is_saved(connected: Notebook, saved: str) -> None:
-    """Neither the client's secret nor what was filled in is in the saved notebook, and the client is gone."""
+    """The saved notebook contains neither the client's secret nor the typed credentials, and the client is removed."""
     with Project.open(connected.page.lab.root / FOLDER / ".pdkernel") as project:
         left = project.oauth_clients.list_clients()
 

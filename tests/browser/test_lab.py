@@ -30,7 +30,7 @@ PROVIDER = (
 
 
 def test_launcher_has_the_tile(page: LabPage) -> None:
-    """The launcher offers "Pipedream workflow" with its picture, as notebook and as console."""
+    """The launcher offers "Pipedream workflow" with its icon, as notebook and as console."""
     page.open_launcher()
 
     tiles = page.page.locator('.jp-LauncherCard[title="Pipedream workflow (pdkernel)"]')
@@ -42,7 +42,7 @@ def test_launcher_has_the_tile(page: LabPage) -> None:
 
 
 def test_cells_have_their_language(page: LabPage) -> None:
-    """Each step's cell is shown in its own language's colours, comments above the directive or not."""
+    """Each step's cell is highlighted in its language, with or without comments above the directive."""
     page.new_notebook([HEADER, *LANGUAGE_CELLS.values(), "x = 1"], name="colours.ipynb")
 
     for index, language in enumerate(["yaml", *LANGUAGE_CELLS, "python"]):
@@ -51,8 +51,8 @@ def test_cells_have_their_language(page: LabPage) -> None:
     page.screenshot("colours")
 
 
-def test_colours_change_nothing_in_the_file(page: LabPage) -> None:
-    """Opening a saved notebook leaves nothing to save; saving an edit writes the cell as it was typed."""
+def test_highlighting_does_not_change_the_file(page: LabPage) -> None:
+    """Opening a saved notebook leaves nothing to save; saving an edit writes the cell as typed."""
     page.new_notebook([LANGUAGE_CELLS["javascript"]], name="clean.ipynb")
     expect(page.editor(0)).to_have_attribute("data-language", "javascript")
     assert page.page.evaluate("jupyterapp.shell.currentWidget.context.model.dirty") is False
@@ -65,7 +65,7 @@ def test_colours_change_nothing_in_the_file(page: LabPage) -> None:
 
 
 def test_language_survives_a_restart_and_follows_the_text(page: LabPage) -> None:
-    """The colours stay when the kernel restarts and change when the directive does."""
+    """The highlighting stays when the kernel restarts and changes with the directive."""
     page.new_notebook(["%%pdstep a --lang node\nlet x"], name="change.ipynb", saved_before=False)
     expect(page.editor(0)).to_have_attribute("data-language", "javascript")
 
@@ -81,7 +81,7 @@ def test_language_survives_a_restart_and_follows_the_text(page: LabPage) -> None
 
 
 def test_path_is_copied_by_click(page: LabPage) -> None:
-    """A click on a key copies its path, says so beside it and to a screen reader."""
+    """A click on a key copies its path and reports the copy visibly and to a screen reader."""
     page.new_notebook([KEY], name="copy.ipynb")
     page.run_cell(0)
     key = page.output(0).locator("code.pd-k")
@@ -96,7 +96,7 @@ def test_path_is_copied_by_click(page: LabPage) -> None:
 
 
 def test_path_is_copied_by_keyboard(page: LabPage) -> None:
-    """Enter and Space on a key copy its path and do not begin to edit the cell."""
+    """Enter and Space on a key copy its path and do not start editing the cell."""
     page.new_notebook([KEY.replace("</code>", "</code>" + KEY_HTML)], name="keyboard.ipynb")
     page.run_cell(0)
     keys = page.output(0).locator("code.pd-k")
@@ -112,7 +112,7 @@ def test_path_is_copied_by_keyboard(page: LabPage) -> None:
 
 
 def test_key_of_an_untrusted_notebook_is_a_button(page: LabPage) -> None:
-    """In a notebook from elsewhere, where Lab strips roles, a key is still reached and copied by keyboard."""
+    """In an untrusted notebook, where Lab strips roles, a key can be focused and copied by keyboard."""
     path = page.lab.write_notebook("untrusted.ipynb", [KEY])
     notebook = json.loads(path.read_text())
     output = {"output_type": "display_data", "metadata": {}, "data": {"text/html": KEY_HTML, "text/plain": "title"}}
@@ -131,7 +131,7 @@ def test_key_of_an_untrusted_notebook_is_a_button(page: LabPage) -> None:
 
 
 def test_path_is_copied_without_a_clipboard(new_page: LabPage) -> None:
-    """Where a page has no clipboard (plain http from another machine), copying works all the same."""
+    """Copying works on a page without a clipboard API (plain http from another machine)."""
     page = new_page
     page.page.add_init_script("Object.defineProperty(navigator, 'clipboard', {get: () => undefined})")
     page.new_notebook([KEY, "pass"], name="plain.ipynb")
@@ -147,7 +147,7 @@ def test_path_is_copied_without_a_clipboard(new_page: LabPage) -> None:
 
 
 def test_completion_offers_paths_of_the_event(page: LabPage) -> None:
-    """Tab in a Node step offers what the chosen event holds, odd keys in brackets."""
+    """Tab in a Node.js step offers the paths of the chosen event, with unusual keys in brackets."""
     page.new_notebook([PROVIDER, "%%pdstep a --lang node\nreturn steps.trigger.event."], name="complete.ipynb")
     page.run_cell(0)
 
@@ -164,7 +164,7 @@ def test_completion_offers_paths_of_the_event(page: LabPage) -> None:
 
 
 def test_completion_in_python_closes_the_bracket(page: LabPage) -> None:
-    """Tab in a Python step completes a key, its quote and its bracket."""
+    """Tab in a Python step completes a key with its quote and bracket."""
     page.new_notebook([PROVIDER, "%%pdstep a\n"], name="complete_python.ipynb")
     page.run_cell(0)
 
@@ -176,7 +176,7 @@ def test_completion_in_python_closes_the_bracket(page: LabPage) -> None:
 
 
 def test_plain_python_kernel_does_the_same(page: LabPage) -> None:
-    """`%load_ext pdkernel` in a `python3` kernel prints nothing and brings the same."""
+    """`%load_ext pdkernel` in a `python3` kernel prints nothing and has the same effect."""
     cells = ["%load_ext pdkernel", PROVIDER, "%%pdstep a --lang node\nsteps.trigger.event.body."]
     page.new_notebook(cells, name="python3.ipynb", kernel="python3")
     page.run_cell(0)

@@ -1,4 +1,4 @@
-"""A person connects an account through the page of Connect Link, in Chromium."""
+"""Accounts connected through the page of Connect Link, in Chromium."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.oauth_provider import running
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A project with a key-based app and one that people sign in to."""
+    """A project with a key-based app and an OAuth app."""
     with link_site(tmp_path_factory.mktemp("link")) as site:
         yield site
 
 
 @pytest.fixture
 def page(browser: BrowserContext) -> Iterator[Page]:
-    """A page of its own, in which nothing breaks the content policy, and no script fails."""
+    """A separate page; the test fails if the page violates the content policy or a script fails."""
     page = browser.new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text))
@@ -37,8 +37,8 @@ def page(browser: BrowserContext) -> Iterator[Page]:
     assert [problem for problem in problems if "Content Security Policy" in problem] == []
 
 
-def test_an_account_by_its_key(site: Site, page: Page) -> None:
-    """The person fills the form in and is told that the account is connected; the page looks as it should."""
+def test_a_key_based_account_is_connected(site: Site, page: Page) -> None:
+    """The page confirms the account after the form is sent, and has its own style."""
     page.goto(site.link("my_crm", "ada"))
     page.get_by_label("subdomain").fill("acme")
     page.get_by_label("api_key").fill("k-0123456789")
@@ -53,8 +53,8 @@ def test_an_account_by_its_key(site: Site, page: Page) -> None:
     assert 400 <= width["width"] <= 420  # the page's own style is in force
 
 
-def test_an_account_by_signing_in(site: Site, page: Page) -> None:
-    """The person is led to the app, allows it there, and comes back."""
+def test_an_oauth_account_is_connected(site: Site, page: Page) -> None:
+    """The person signs in at the app, allows the access, and returns."""
     page.goto(site.link("my_mail", "ada"))
     page.get_by_role("button", name="Continue to 127.0.0.1").click()
     page.get_by_role("link", name="Allow").click()
@@ -63,8 +63,8 @@ def test_an_account_by_signing_in(site: Site, page: Page) -> None:
     assert site.credentials("my_mail", "ada")["oauth_access_token"].startswith("access-")
 
 
-def test_who_declines_can_try_again(site: Site, page: Page) -> None:
-    """The app's refusal is shown, and the same link still works."""
+def test_a_refused_sign_in_can_be_repeated(site: Site, page: Page) -> None:
+    """The page shows the app's refusal, and the same link still works."""
     link = site.link("my_mail", "bob")
     page.goto(link)
     page.get_by_role("button", name="Continue to 127.0.0.1").click()
@@ -77,18 +77,19 @@ def test_who_declines_can_try_again(site: Site, page: Page) -> None:
     expect(page.get_by_role("heading")).to_have_text("Connected")
 
 
-def test_the_product_gets_its_user_back(site: Site, page: Page) -> None:
-    """After a form the person arrives at the product's own page by itself."""
+def test_the_user_returns_to_the_product(site: Site, page: Page) -> None:
+    """After a form the page leads to the product's own page."""
     page.goto(site.link("my_crm", "eve", success_redirect_uri=site.url + "/-/live"))
     page.get_by_label("api_key").fill("k-0123456789")
     page.get_by_role("button", name="Connect").click()
 
     page.wait_for_url("**/-/live")
+    assert page.url == site.url + "/-/live"
 
 
 @pytest.fixture
 def product() -> Iterator[str]:
-    """A page of the product that shows the link in a frame and writes down what the frame tells it."""
+    """A page of the product that shows the link in a frame and records the messages of the frame."""
 
     async def shown(request: Request) -> Response:
         return HTMLResponse(
@@ -103,8 +104,8 @@ def product() -> Iterator[str]:
         yield url
 
 
-def test_the_product_may_frame_the_page(site: Site, page: Page, product: str) -> None:
-    """With its origin allowed, the product's page shows the form in a frame and is told which account came of it."""
+def test_an_allowed_origin_may_frame_the_page(site: Site, page: Page, product: str) -> None:
+    """With an allowed origin, the product's page shows the form in a frame and receives the account."""
     link = site.link("my_crm", "kim", allowed_origins=[product])
     page.goto(f"{product}/?{urlencode({'link': link})}")
     frame = page.frame_locator("iframe")
@@ -119,8 +120,8 @@ def test_the_product_may_frame_the_page(site: Site, page: Page, product: str) ->
     assert told == [{"type": "success", "authProvisionId": account.id}, {"type": "close"}]
 
 
-def test_nobody_else_may_frame_the_page(site: Site, browser: BrowserContext, product: str) -> None:
-    """Without it the browser shows nothing of ours in the frame."""
+def test_other_origins_may_not_frame_the_page(site: Site, browser: BrowserContext, product: str) -> None:
+    """Without an allowed origin the browser does not show the page in the frame."""
     page = browser.new_page()
     refused: list[str] = []
     page.on("console", lambda message: refused.append(message.text))

@@ -1,7 +1,7 @@
 """
 `connectAccount` of the official SDKs for browsers, unmodified, against `pdkernel serve --tls`.
 
-The product's page is on another site than the link, as in real life: the link's frame has no cookie of ours.
+The product's page is on another site than the link, as in production, so the link's frame has no cookie of pdkernel.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.registry
 
 ENTRIES = {"3.1.6": "dist/esm/browser/index.mjs", "1.8.0": "dist/browser.js"}
 DRIVEN = [sdk for sdk in GATE if sdk.version in ENTRIES]
-PAGE = """<!DOCTYPE html><title>The product</title><p id="told">[]</p><button disabled>Connect</button><script type="module">
+PAGE = """<!DOCTYPE html><title>The product</title><p id="callbacks">[]</p><button disabled>Connect</button><script type="module">
 const asked = Object.fromEntries(new URLSearchParams(location.search));
 const { createFrontendClient } = await import(asked.sdk);
-const told = [];
+const callbacks = [];
 const tell = (...words) => {
-  told.push(words);
-  document.querySelector('#told').textContent = JSON.stringify(told);
+  callbacks.push(words);
+  document.querySelector('#callbacks').textContent = JSON.stringify(callbacks);
 };
 const tokenCallback = async () => {
   const made = await (await fetch('/token')).json();
@@ -60,7 +60,7 @@ button.disabled = false;
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A project, served over TLS: the SDKs know no other way to the page."""
+    """A project served over TLS, which the SDKs require."""
     with link_site(tmp_path_factory.mktemp("link-sdk"), "--tls") as site:
         yield site
 
@@ -71,10 +71,10 @@ class Product:
     A page of the product with the SDK in it.
 
     Attributes:
-        page: It.
-        site: Where accounts are connected.
-        url: The product's.
-        sdk: The SDK in it.
+        page: The page of the product.
+        site: The server that connects accounts.
+        url: The address of the product.
+        sdk: The SDK in the page.
     """
 
     page: Page
@@ -84,7 +84,7 @@ class Product:
 
     @property
     def frame(self) -> FrameLocator:
-        """The frame that the SDK makes."""
+        """The frame that the SDK creates."""
         return self.page.frame_locator("iframe[title='Pipedream Connect']")
 
     def connect(self, app: str, **more: str) -> None:
@@ -94,11 +94,11 @@ class Product:
         self.page.goto(f"{self.url}/?{urlencode(asked)}")
         self.page.get_by_role("button", name="Connect").click()
 
-    def told(self, last: str) -> list[Any]:
-        """What the SDK called, once it has called *last*."""
-        expect(self.page.locator("#told")).to_contain_text(f'["{last}"')
-        told: list[Any] = json.loads(self.page.locator("#told").inner_text())
-        return told
+    def callbacks(self, last: str) -> list[Any]:
+        """The callbacks of the SDK, after the callback *last*."""
+        expect(self.page.locator("#callbacks")).to_contain_text(f'["{last}"')
+        callbacks: list[Any] = json.loads(self.page.locator("#callbacks").inner_text())
+        return callbacks
 
     def account(self, app: str) -> str:
         """The id of ada's newest account."""
@@ -128,7 +128,7 @@ def served(request: pytest.FixtureRequest, site: Site) -> Iterator[tuple[str, Sd
 
 @pytest.fixture(scope="module")
 def trusting(browser: BrowserContext) -> Iterator[BrowserContext]:
-    """A browser that trusts the project's authority."""
+    """A browser that trusts the project's certificate authority."""
     assert browser.browser is not None
     context = browser.browser.new_context(ignore_https_errors=True)
     context.set_default_timeout(15_000)
@@ -145,76 +145,76 @@ def product(trusting: BrowserContext, served: tuple[str, Sdk], site: Site) -> It
     page.close()
 
 
-def statuses(told: list[Any]) -> list[str]:
-    """The names of what was called."""
-    return [name for name, *_ in told]
+def statuses(callbacks: list[Any]) -> list[str]:
+    """The names of the callbacks."""
+    return [name for name, *_ in callbacks]
 
 
-def test_an_account_by_its_key(product: Product) -> None:
-    """The frame's form is filled in; the SDK is told the account and takes the frame away."""
+def test_a_key_based_account_is_connected(product: Product) -> None:
+    """The frame's form is filled in; the SDK receives the account and removes the frame."""
     product.connect("my_crm")
     product.frame.get_by_label("api_key").fill("k-0123456789")
     LabPage(None, product.page).screenshot("link-3-frame")  # type: ignore[arg-type]  # no Lab is behind this page
     product.frame.get_by_role("button", name="Connect").click()
 
-    told = product.told("close")
-    assert statuses(told) == ["success", "close"]
-    assert told[0] == ["success", product.account("my_crm")]
+    callbacks = product.callbacks("close")
+    assert statuses(callbacks) == ["success", "close"]
+    assert callbacks[0] == ["success", product.account("my_crm")]
     expect(product.page.locator("iframe")).to_have_count(0)
 
 
-def test_an_account_by_signing_in(product: Product) -> None:
-    """The app's page opens in a window of its own, which closes once the app has sent the person back."""
+def test_an_oauth_account_is_connected(product: Product) -> None:
+    """The app's page opens in a new window, which closes after the redirect back."""
     product.connect("my_mail")
     with product.page.expect_popup() as opened:
         product.frame.get_by_role("button", name="Continue to 127.0.0.1").click()
     expect(product.frame.get_by_role("status")).to_have_text("Go on in the window that has opened.")
     opened.value.get_by_role("link", name="Allow").click()
 
-    told = product.told("close")
-    assert statuses(told) == ["success", "close"]
-    assert told[0] == ["success", product.account("my_mail")]
+    callbacks = product.callbacks("close")
+    assert statuses(callbacks) == ["success", "close"]
+    assert callbacks[0] == ["success", product.account("my_mail")]
     assert opened.value.is_closed()
 
 
-def test_who_declines_at_the_app(product: Product) -> None:
-    """The SDK is told why; the frame stays, a second attempt connects, and only then it is closed."""
+def test_a_refused_sign_in_can_be_repeated(product: Product) -> None:
+    """The SDK receives the refusal; a second attempt in the same frame connects and closes the frame."""
     product.connect("my_mail")
     with product.page.expect_popup() as opened:
         product.frame.get_by_role("button", name="Continue to 127.0.0.1").click()
     opened.value.get_by_role("link", name="Deny").click()
-    told = product.told("error")
+    callbacks = product.callbacks("error")
     expect(product.frame.get_by_role("status")).to_contain_text("No <b>thanks</b>")
     with product.page.expect_popup() as opened:
         product.frame.get_by_role("button", name="Continue to 127.0.0.1").click()
     opened.value.get_by_role("link", name="Allow").click()
 
-    assert told == [["error", "my_mail answered: access_denied: No <b>thanks</b>"]]
-    assert statuses(product.told("close")) == ["error", "success", "close"]
+    assert callbacks == [["error", "my_mail answered: access_denied: No <b>thanks</b>"]]
+    assert statuses(product.callbacks("close")) == ["error", "success", "close"]
 
 
 def test_cancelling(product: Product) -> None:
-    """The SDK is told that the person closed it, and nothing was connected."""
+    """The SDK reports that the person closed the frame, and no account is connected."""
     product.connect("my_crm")
     product.frame.get_by_role("button", name="Cancel").click()
 
-    [[name, how]] = product.told("close")
+    [[name, how]] = product.callbacks("close")
     assert (name, how) in [("close", {"successful": False, "completed": False}), ("close", None)]
     expect(product.page.locator("iframe")).to_have_count(0)
 
 
-def test_a_wrong_app(product: Product) -> None:
-    """The SDK is told the platform's words; the frame says the same until it is closed."""
+def test_an_unknown_app(product: Product) -> None:
+    """The SDK receives the platform's message, and the frame shows the message until it is closed."""
     product.connect("No-App")
-    assert product.told("error") == [["error", "App not found. Please check your app id."]]
+    assert product.callbacks("error") == [["error", "App not found. Please check your app id."]]
     product.frame.get_by_role("button", name="Close").click()
 
-    assert statuses(product.told("close")) == ["error", "close"]
+    assert statuses(product.callbacks("close")) == ["error", "close"]
 
 
 @pytest.mark.parametrize("served", [sdk for sdk in DRIVEN if not sdk.version.startswith("1.")], ids=str, indirect=True)
 def test_an_account_is_connected_again(product: Product) -> None:
-    """With `accountId`, which SDK 1.x does not know, the account keeps its id."""
+    """With `accountId`, an option that SDK 1.x lacks, the account keeps its id."""
     directory = LocalDirectory(product.site.project)
     directory.delete_user("ada", "development")
     account = directory.add_account(app="my_crm", credentials={"api_key": "k-old-0123456"}, external_user_id="ada")
@@ -222,5 +222,5 @@ def test_an_account_is_connected_again(product: Product) -> None:
     product.frame.get_by_label("api_key").fill("k-new-0123456")
     product.frame.get_by_role("button", name="Connect").click()
 
-    assert product.told("close")[0] == ["success", account.id]
+    assert product.callbacks("close")[0] == ["success", account.id]
     assert product.site.credentials("my_crm", "ada") == {"api_key": "k-new-0123456"}

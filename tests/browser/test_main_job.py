@@ -1,8 +1,8 @@
 """
-The whole job in a real JupyterLab, on the quickstart, as a person does it.
+The whole quickstart in a real JupyterLab.
 
-One notebook for all tests: each stage of the job is a fixture that builds on the stage before, so the tests read in the
-job's order and one of them alone brings about what it needs.
+All tests share one notebook. Each stage is a fixture that builds on the previous stage, so a single test runs the
+stages that it needs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Job:
         self.composer = self.output("composer")
 
     def output(self, cell: str) -> Locator:
-        """What the cell with this id shows."""
+        """The output of the cell with this id."""
         return self.page.output(self.page.index_of(cell))
 
     def timeline(self, cell: str) -> Locator:
@@ -57,13 +57,13 @@ class Job:
         return form.get_by_role("button", name=name, exact=True)
 
     def connect(self, token: str) -> None:
-        """Type a token for the app that lacks one, and connect."""
+        """Type a token for the app without an account, and connect."""
         self.picker.locator("input[type=password]").click()
         self.page.page.keyboard.type(token)
         self.button(self.picker, "Connect").click()
 
     def send(self) -> None:
-        """Send the event, and wait until it is done."""
+        """Send the event, and wait for the end of the run."""
         self.button(self.composer, "Send").click()
         expect(self.timeline("composer")).to_contain_text("Response to the caller")
 
@@ -75,9 +75,9 @@ class Job:
 
 @pytest.fixture(scope="module")
 def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
-    """The quickstart, opened and not yet run, in a folder and project of its own."""
-    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")  # left by whoever tried it there
-    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
+    """The quickstart, opened and not yet run, in its own folder and project."""
+    generated = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")  # files of an earlier manual run
+    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=generated)
     page = LabPage(lab, browser.new_page())
     page.watch()
     page.open_notebook(NOTEBOOK)
@@ -91,7 +91,7 @@ def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
 
 @pytest.fixture(scope="module")
 def ran(job: Job) -> Job:
-    """Every cell is run for the first time; nobody has an account yet."""
+    """Every cell after its first run; no user has an account yet."""
     job.page.run_all()
     return job
 
@@ -113,7 +113,7 @@ def sent(connected: Job) -> Job:
 
 @pytest.fixture(scope="module")
 def as_grace(sent: Job) -> Job:
-    """The event was sent as a second user, whose account was connected for it."""
+    """The event sent as a second user with their own account."""
     sent.picker.get_by_placeholder("the user's id in your product").fill("grace")
     sent.button(sent.picker, "Use").click()
     expect(sent.picker).to_contain_text("grace has no account yet")
@@ -125,14 +125,14 @@ def as_grace(sent: Job) -> Job:
 
 @pytest.fixture(scope="module")
 def ran_again(as_grace: Job) -> Job:
-    """Every cell is run once more, which is as ada again."""
+    """Every cell after a second run, as ada."""
     as_grace.page.run_all()
     return as_grace
 
 
 @pytest.fixture(scope="module")
 def edited(ran_again: Job) -> Job:
-    """The second step's cell was edited and run, alone."""
+    """The second step's cell, edited and run alone."""
     index = ran_again.page.index_of("message")
     text = str(
         ran_again.page.page.evaluate(
@@ -145,7 +145,7 @@ def edited(ran_again: Job) -> Job:
 
 
 def test_first_run_stops_where_an_account_is_missing(ran: Job) -> None:
-    """The first run does three steps, stops at the last and says who has no account and what to do."""
+    """The first run executes three steps, stops at the last step and reports the missing account with a fix."""
     for step in list(STEPS)[:3]:
         expect(ran.steps(step)).to_have_count(1)
         expect(ran.steps(step)).to_contain_text("success")
@@ -160,7 +160,7 @@ def test_first_run_stops_where_an_account_is_missing(ran: Job) -> None:
 
 
 def test_account_is_connected_by_typing_its_token(connected: Job) -> None:
-    """A token that was typed and connected is in no field any more and nowhere on the page."""
+    """A connected token is in no field and not on the page."""
     expect(connected.picker).to_contain_text("Steps run as ada in development. Accounts: slack apn_")
     connected.button(connected.picker, "Connect another").click()
     field = connected.picker.locator("input[type=password]")
@@ -172,7 +172,7 @@ def test_account_is_connected_by_typing_its_token(connected: Job) -> None:
 
 
 def test_event_is_sent_from_the_form(sent: Job) -> None:
-    """Send runs the four steps as ada and shows her account, the stand-in's message and the caller's response."""
+    """Send runs the four steps as ada and shows her account, the stand-in's message and the response."""
     expect(sent.steps("composer")).to_have_count(4)
     for index, (step, language) in enumerate(STEPS.items()):
         expect(sent.steps("composer").nth(index)).to_contain_text(re.compile(rf"success\s*{step}\s*{language}"))
@@ -187,8 +187,8 @@ def test_event_is_sent_from_the_form(sent: Job) -> None:
     expect(sent.timeline("composer")).to_contain_text('"sent": true')
 
 
-def test_wrong_body_is_told_while_typing(sent: Job) -> None:
-    """A body that is no JSON is told with line and column while it is typed, and cannot be sent."""
+def test_an_invalid_body_is_reported_while_typing(sent: Job) -> None:
+    """A body that is not JSON is reported with line and column while it is typed, and cannot be sent."""
     body = sent.composer.locator(".pd-body textarea")
     right = body.input_value()
 
@@ -211,7 +211,7 @@ def test_event_is_sent_as_another_user(as_grace: Job) -> None:
 
 
 def test_narrow_window_keeps_the_columns(as_grace: Job) -> None:
-    """In a window of 900 pixels, what wraps in a form stands below the fields and not below their names."""
+    """In a window of 900 pixels, wrapped text of a form is below the fields and not below their names."""
     page = as_grace.page.page
     before = page.viewport_size
     page.set_viewport_size({"width": 900, "height": 1300})
@@ -229,7 +229,7 @@ def test_narrow_window_keeps_the_columns(as_grace: Job) -> None:
 
 
 def test_message_is_not_sent_twice(ran_again: Job) -> None:
-    """For the event and user that a message was sent for already, neither its cell nor a whole run sends it again."""
+    """A message that was sent for an event and user is not sent again by its cell or by a whole run."""
     for cell in ("notify", "run"):
         expect(ran_again.steps(cell).last).to_contain_text(re.compile(r"NOT SENT \(same as \d\d:\d\d\)"))
         expect(ran_again.steps(cell).last).to_contain_text("success")
@@ -238,7 +238,7 @@ def test_message_is_not_sent_twice(ran_again: Job) -> None:
 
 
 def test_path_is_copied_from_the_shape(ran_again: Job) -> None:
-    """A click on a key of the event's shape copies its path as Node.js writes it, one beside it as Python does."""
+    """A click on a key of the event's shape copies its Node.js path, a click beside it the Python path."""
     shape = ran_again.output("shape").locator(".pd-shape")
     shape.locator(
         "summary", has=ran_again.page.page.get_by_title(f"Copy {TITLE[0].removesuffix('.title')}", exact=True)
@@ -260,15 +260,15 @@ def test_edited_step_runs_alone(edited: Job) -> None:
     edited.look("message", "job-08-edited")
 
 
-def test_steps_below_an_edited_one_are_stale(edited: Job) -> None:
-    """The steps below the one that was run are marked stale where they stand, those above are not."""
+def test_steps_below_an_edited_step_are_stale(edited: Job) -> None:
+    """The steps below the edited step are marked stale, the steps above are not."""
     for step, stale in (("check", False), ("message", False), ("route", True), ("notify", True)):
         expect(edited.steps(step).get_by_text("stale", exact=True)).to_have_count(int(stale))
     edited.look("notify", "job-08-stale")
 
 
 def test_saving_makes_nothing_stale(edited: Job) -> None:
-    """A step whose cell is saved as it was run is not stale."""
+    """A step whose cell is saved unchanged after its run is not stale."""
     edited.page.save()
 
     edited.run("route")
@@ -279,7 +279,7 @@ def test_saving_makes_nothing_stale(edited: Job) -> None:
 
 
 def test_workflow_is_exported(edited: Job) -> None:
-    """An export writes the files and lists them; the next one shows what an edit has changed, and nothing else."""
+    """An export writes and lists the files; the next export shows only the changes of an edit."""
     exported = edited.folder / "exported" / "open-issue-to-slack"
     before = (exported / "message" / "entry.js").read_text()
 
@@ -293,7 +293,7 @@ def test_workflow_is_exported(edited: Job) -> None:
 
 
 def test_exports_are_pinned(edited: Job) -> None:
-    """A pinned step does not run; the steps below get what it is pinned to, and an export leaves the pin out."""
+    """A pinned step does not run; the steps below get the pinned exports, and an export ignores the pin."""
     index = edited.page.index_of("run")
     edited.page.edit_cell(index, '%pdpin message {"$return_value": {"text": "As pinned"}}\n%pdrun')
     edited.run("run")
@@ -309,7 +309,7 @@ def test_exports_are_pinned(edited: Job) -> None:
 
 
 def test_saved_notebook_holds_no_token(edited: Job) -> None:
-    """What was seen is in the saved notebook; the tokens that were typed are not."""
+    """The saved notebook has the outputs and none of the typed tokens."""
     text = edited.page.save().read_text()
 
     assert "Slack message to #bugs" in text
@@ -317,7 +317,7 @@ def test_saved_notebook_holds_no_token(edited: Job) -> None:
 
 
 def test_narrow_window_hides_nothing(edited: Job) -> None:
-    """In a window of 900 pixels no form and no timeline is wider than its cell."""
+    """In a window of 900 pixels every form and timeline fits into its cell."""
     wide = edited.page.page.viewport_size
     edited.page.page.set_viewport_size({"width": 900, "height": 1100})
 
@@ -331,7 +331,7 @@ def test_narrow_window_hides_nothing(edited: Job) -> None:
 
 
 def test_a_run_is_saved_as_a_test(edited: Job) -> None:
-    """The button below a run writes a test that passes, and says so; the tokens are in none of its files."""
+    """The button below a run writes a test that passes and reports its files, which contain no token."""
     edited.page.save()
     edited.run("run")
     output = edited.output("run")
@@ -345,8 +345,8 @@ def test_a_run_is_saved_as_a_test(edited: Job) -> None:
     assert not [path for path in files for token in TOKENS.values() if token in path.read_text(encoding="utf-8")]
 
 
-def test_colleague_reads_it_without_a_kernel(edited: Job) -> None:
-    """In a clone without this kernel, not trusted, everything that was seen can be read; forms say what was chosen."""
+def test_the_notebook_can_be_read_without_a_kernel(edited: Job) -> None:
+    """In a clone without the kernel and without trust, all outputs can be read, and forms show the choices."""
     page = edited.page.page
     notebook = json.loads(edited.page.save().read_text())
     notebook["metadata"] = {"kernelspec": {"name": "none", "display_name": "None", "language": "python"}}

@@ -1,8 +1,8 @@
 """
-No secret leaves the project: planted tokens are searched for in everything that a session leaves behind.
+No secret leaves the project: the tests search for planted tokens in everything that a session leaves behind.
 
-The fixture `session` works in JupyterLab with "save widget state" on, with steps that try hard to leak; each test
-searches one place. Positive controls show that the tokens were there, and that the search finds what is there.
+The fixture `session` works in JupyterLab with "save widget state" on, with steps that try to leak; each test searches
+one place. Positive controls show that the steps received the tokens, and that the search works.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def forms(token: str) -> list[bytes]:
 
 
 def found_in(data: bytes) -> list[str]:
-    """Names of the tokens that stand in *data*, in any form."""
+    """The names of the tokens in *data*, in any form."""
     return [name for name, token in TOKENS.items() if any(form in data for form in forms(token))]
 
 
 @dataclass
 class Session:
-    """What a session left behind."""
+    """The traces of a session."""
 
     folder: Path
     server: Path
@@ -137,7 +137,7 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(lab_page: LabPage) -> Iterator[Session]:
-    """A session that tried to leak every token, and the notebook saved with its widgets' state."""
+    """A session that tried to leak every token, with the notebook and the widgets' state saved."""
     lab = lab_page.lab
     folder = lab.root / "secrets"
     prepare(folder)
@@ -158,7 +158,7 @@ def session(lab_page: LabPage) -> Iterator[Session]:
 
 
 def prepare(folder: Path) -> None:
-    """A project with an own account and a variable, a `.env` and an event with a token in a header."""
+    """A project with an own account, a variable, a `.env`, and an event with a token in a header."""
     (folder / "events").mkdir(parents=True)
     event = {"method": "POST", "headers": {"authorization": f"Bearer {TOKENS['header']}"}, "body": {"a": 1}}
     (folder / "events" / "hello.json").write_text(json.dumps(event))
@@ -171,7 +171,7 @@ def prepare(folder: Path) -> None:
 
 
 def work(page: LabPage, left: Session) -> None:
-    """Connect the account by typing its token, run everything, look at everything, save."""
+    """Connect the account by typing its token, run every cell, open every view, save."""
     page.run_all()
     picker = page.output(CELLS.index("%pduser"))
     secret = picker.locator("input[type=password]").first
@@ -200,19 +200,19 @@ def work(page: LabPage, left: Session) -> None:
 
 
 def as_bytes(data: str | bytes) -> bytes:
-    """A frame's bytes."""
+    """The bytes of a frame."""
     return data.encode() if isinstance(data, str) else data
 
 
-def test_steps_had_the_token(session: Session) -> None:
-    """Positive control: the step had every token that was used, and the stand-in the one that was typed."""
+def test_steps_received_the_token(session: Session) -> None:
+    """Positive control: the step received every token in use, and the stand-in the typed token."""
     digests = {name: hashlib.sha256(TOKENS[name].encode()).hexdigest() for name in USED}
 
     assert [name for name in USED if f"{MARKER} {digests[name]}".encode() not in session.notebook] == []
     assert f"received {digests['typed']}".encode() in session.notebook
 
 
-def test_search_finds_what_is_there() -> None:
+def test_the_search_finds_a_token() -> None:
     """Positive control: the search finds a token in each of its forms."""
     assert found_in(b"see " + base64.b64encode(b"ab" + TYPED.encode())) == ["typed"]
     assert found_in(TOKENS["own"].encode().hex().encode()) == ["own"]
@@ -220,7 +220,7 @@ def test_search_finds_what_is_there() -> None:
 
 
 def test_saved_notebook_holds_placeholders(session: Session) -> None:
-    """The saved notebook, widget state included, holds placeholders and the marker, and no token."""
+    """The saved notebook with its widget state has placeholders and the marker, and no token."""
     assert b"widget-state" in session.notebook
     assert MARKER.encode() in session.notebook
     assert "⟦secret:slack/".encode() in session.notebook.replace(rb"\u27e6", "⟦".encode())
@@ -228,7 +228,7 @@ def test_saved_notebook_holds_placeholders(session: Session) -> None:
 
 
 def test_saved_notebook_and_page_hold_no_link(session: Session) -> None:
-    """The token of a link page that was opened and is still good stands in neither, nor in any file."""
+    """The token of an opened, still valid link is in neither the notebook nor the page, nor in any file."""
     files = [path for path in session.server.rglob("*") if path.is_file()]
 
     assert session.link.startswith("ctok_")
@@ -237,18 +237,18 @@ def test_saved_notebook_and_page_hold_no_link(session: Session) -> None:
 
 
 def test_password_field_is_empty(session: Session) -> None:
-    """The field in which the token was typed is empty afterwards."""
+    """The field of the typed token is empty afterwards."""
     assert session.field_after == ""
 
 
 def test_page_shows_no_token(session: Session) -> None:
-    """The page itself holds no token, nor one that was typed and not connected."""
+    """The page contains no token, also not a token that was typed and not connected."""
     assert MARKER.encode() in session.shown
     assert found_in(session.shown) == []
 
 
-def test_kernel_says_no_token(session: Session) -> None:
-    """No message of the kernel holds a token: outputs, widgets' state, In and Out."""
+def test_kernel_messages_hold_no_token(session: Session) -> None:
+    """No message of the kernel contains a token: outputs, widgets' state, In and Out."""
     said = b"\n".join(session.frames)
 
     assert MARKER.encode() in said
@@ -256,7 +256,7 @@ def test_kernel_says_no_token(session: Session) -> None:
 
 
 def test_files_hold_no_token(session: Session) -> None:
-    """No file of the project, of the notebook's folder, or of Jupyter holds a token, but those that a person wrote."""
+    """No file of the project, the notebook's folder or Jupyter contains a token, except files that the user wrote."""
     written = {session.folder / ".env", session.folder / "events" / "hello.json"}
     files = [path for path in session.server.rglob("*") if path.is_file() and path not in written]
     leaks = {path.name: found for path in files if (found := found_in(path.read_bytes()))}

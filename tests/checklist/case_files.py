@@ -1,8 +1,8 @@
 """
-Cases: small workflows in files, for each language that a fact concerns.
+Cases: small workflows in files, for each language of a fact.
 
-`cases/NAME.txt` holds sections: `=== node` and its like begin the steps of one language, `=== above` steps that stand
-above them in every language. A folder `cases/NAME/` is a synced workflow with a step named for each language.
+`cases/NAME.txt` has sections: `=== node` starts the steps of one language, `=== above` the earlier steps of every
+language. A folder `cases/NAME/` is a synced workflow with a step for each language.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def sections(name: str) -> dict[str, str]:
 
 
 def workflow_of(name: str, language: str, trigger: Trigger) -> Workflow:
-    """The workflow of a case in *language*, started by *trigger*."""
+    """The workflow of a case in *language*, with *trigger*."""
     if (FOLDER / name).is_dir():
         whole = load_workflow(FOLDER / name)
         languages = {"node", "python", "action"} - {language}

@@ -1,4 +1,4 @@
-"""Runs a case in one language and compares what came of it with a golden file."""
+"""Runs a case in one language and compares the record with a golden file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["connect", "directory", "project"]
 HTTP = Trigger()
 GOLDEN = Path(__file__).parent / "golden"
 _OURS = re.compile(r"^\[pdkernel\] (compiling|compiled|installed) .*\n?", re.MULTILINE)
-"""Lines on what is made ready once for a machine."""
+"""Log lines of preparations that happen once for each machine."""
 
 
 _OF_ONE_RUN = (
@@ -40,11 +40,11 @@ _OF_ONE_RUN = (
     (r"127\.0\.0\.1:\d+", "<server>"),
     (r"\+0x[0-9a-f]+", "<offset>"),
 )
-"""Ids that come from a project's or a source's, and what differs between machines."""
+"""Ids and other texts that differ between runs and machines."""
 
 
 class Check(Protocol):
-    """Runs a case and compares; *event* is one of a POST unless it is given, *variant* tells several runs of a case apart."""
+    """Runs a case and compares the record; the default *event* is a POST, and *variant* names one of several runs of a case."""
 
     def __call__(
         self,
@@ -56,7 +56,7 @@ class Check(Protocol):
         variant: str = "",
         **choices: Any,
     ) -> Awaitable[Execution]:
-        """Run it."""
+        """Run the case."""
         ...
 
 
@@ -75,7 +75,7 @@ def wheels(tmp_path: Path) -> WheelFolder:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A clock that moves only when a run waits."""
+    """A clock that only advances when a run waits."""
     return ManualClock()
 
 
@@ -89,7 +89,7 @@ async def runtime(
     wheels: WheelFolder,
     tmp_path: Path,
 ) -> AsyncIterator[WorkflowEngine]:
-    """An engine on that clock, whose packages come from those two."""
+    """An engine with that clock; packages come from the two registries."""
     cache = project.folder / "cache"
     cache.mkdir(exist_ok=True)
     (cache / "go").symlink_to(go_cache)
@@ -134,7 +134,7 @@ def check(runtime: WorkflowEngine, directory: LocalDirectory, tmp_path: Path) ->
 
 
 def relevant(execution: Execution) -> dict[str, Any]:
-    """What a fact can be read from: no times, no durations, and nothing that is empty."""
+    """The parts of the record without times, durations and empty values."""
     whole = execution.to_json()
     return _without_empty(
         {
@@ -164,7 +164,7 @@ def _step(step: StepResult) -> dict[str, Any]:
 
 
 def _printed(step: StepResult, stream: str) -> list[str]:
-    """Each stream by itself: the two have no order between them."""
+    """The lines of one stream: two streams have no order between them."""
     return _OURS.sub("", "".join(log.text for log in step.logs if log.stream == stream)).splitlines()
 
 

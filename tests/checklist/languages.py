@@ -1,9 +1,9 @@
-"""Which languages a fact concerns (reference, section 2.1)."""
+"""The languages of a fact."""
 
 from __future__ import annotations
 
 ALL = ("node", "python", "bash", "go")
 WITH_RETURN = ("node", "python")
-"""Those whose steps return, respond, pause, have props and accounts on the platform."""
+"""Languages whose steps return, respond, pause, and have props and accounts on the platform."""
 FILES = ("bash", "go")
-"""Those that speak through files."""
+"""Languages whose steps exchange data through files."""

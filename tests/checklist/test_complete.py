@@ -1,4 +1,4 @@
-"""No case and no golden file is left over."""
+"""Every case and every golden file is used."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ ENDS = {*ALL, "action"}
 
 @pytest.mark.parametrize("name", case_names())
 def test_every_case_is_run(name: str) -> None:
-    """A test names it."""
+    """A test contains the name of the case."""
     assert f'"{name}"' in TESTS
 
 
 @pytest.mark.parametrize("name", [name for name in case_names() if (FOLDER / f"{name}.txt").is_file()])
 def test_every_language_of_a_case_is_run(name: str) -> None:
-    """Each section has a golden file, and each golden file of the case a section."""
+    """Each section of a case has a golden file, and each golden file has a section."""
     written = set(sections(name)) - {ABOVE}
     compared = {path.stem.rpartition("-")[2] for path in GOLDEN.iterdir() if case_of(path) == name}
     assert written == compared
 
 
-def test_every_golden_file_is_of_a_case() -> None:
-    """Its name begins with a case's and ends with a language's."""
+def test_every_golden_file_belongs_to_a_case() -> None:
+    """The name of a golden file starts with the name of a case and ends with a language."""
     left = [path.name for path in GOLDEN.iterdir() if case_of(path) is None or path.stem.rpartition("-")[2] not in ENDS]
     assert left == []
 
 
 def case_of(golden: Path) -> str | None:
-    """The case whose golden file it is: the one with the longest name that it begins with."""
+    """The case of a golden file: the longest name of a case at the start of the file's name."""
     return max((name for name in case_names() if golden.stem.startswith(f"{name}-")), key=len, default=None)

@@ -1,4 +1,4 @@
-"""The row "Node" of the checklist. Numbers are sections of the reference."""
+"""Facts about Node.js steps."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from tests.npm_registry import NpmRegistry
 
 
 async def test_define_component_is_a_global(check: Check) -> None:
-    """2.2: `defineComponent` is never imported and returns what it is given; a plain object is a component too."""
+    """`defineComponent` needs no import and returns its argument; a plain object is a component too."""
     await check("define-component", "node")
 
 
 async def test_the_methods_of_dollar(check: Check) -> None:
-    """2.2: `$` has export, respond, send, flow and files; flow has trigger besides the six of the published types."""
+    """`$` has export, respond, send, flow and files; flow has trigger besides the six methods of the published types."""
     await check("dollar", "node")
 
 
-async def test_the_version_stands_in_the_import(check: Check, npm: NpmRegistry) -> None:
-    """2.2: `pkg@1.0.0`, `pkg@~1.1.0`, `pkg@^1.0.0`; the latest without one; steps may use different versions."""
+async def test_an_import_names_the_version(check: Check, npm: NpmRegistry) -> None:
+    """`pkg@1.0.0`, `pkg@~1.1.0`, `pkg@^1.0.0`; without a version the latest; steps may use different versions."""
     for version in ("1.0.0", "1.1.3", "1.4.0", "2.0.0"):
         npm.publish("tiny", version)
     await check("pinned-imports", "node")
 
 
 async def test_import_or_require(check: Check) -> None:
-    """2.2: a step uses only one of the two; mixed, it fails with `require is not defined`."""
+    """A step that mixes `import` and `require` fails with `require is not defined`."""
     await check("import-or-require", "node")
 
 
-async def test_code_that_goes_on_after_the_step(check: Check) -> None:
-    """2.2: what is not awaited is stopped, and "Code was still running when the step ended"."""
+async def test_code_that_is_not_awaited(check: Check) -> None:
+    """Code that is not awaited is stopped, with the message "Code was still running when the step ended"."""
     await check("not-awaited", "node")
 
 
 async def test_a_configuration_error(check: Check, npm: NpmRegistry) -> None:
-    """2.2: `ConfigurationError` of `@pipedream/platform` keeps its name."""
+    """`ConfigurationError` of `@pipedream/platform` keeps its name."""
     source = (
         "export class ConfigurationError extends Error {\n"
         "  constructor(message) { super(message); this.name = 'ConfigurationError'; }\n}\n"
@@ -57,7 +57,7 @@ class Found:
 
 
 async def test_another_workflow_is_called(check: Check, tmp_path: Path) -> None:
-    """2.2: `$.flow.trigger` gives what the other returned, or with `all_exports` its steps' exports and a null `$context`."""
+    """`$.flow.trigger` returns the other workflow's result, or with `all_exports` its steps' exports and a null `$context`."""
     double = python_step("double", 'pd.export("named", 1)\nreturn pd.steps["trigger"]["event"]["n"] * 2')
     other = Found(a_workflow(double, name="Other"), tmp_path)
     await check("trigger-workflow", "node", find_workflow={"p_other01": other}.get)

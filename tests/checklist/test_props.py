@@ -1,4 +1,4 @@
-"""The rows "expression engine" and "props" of the checklist. Numbers are sections of the reference."""
+"""Facts about expressions and props."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.checklist.languages import WITH_RETURN
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The URL of a server that answers with the method, the path and some headers of what it was asked, and the body."""
+    """The URL of a server that responds with method, path, some headers and body of the request."""
 
     class Echo(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -43,16 +43,16 @@ def address() -> Iterator[str]:
 @pytest.mark.parametrize("language", WITH_RETURN)
 async def test_expressions_are_javascript(check: Check, language: str) -> None:
     """
-    2.13: a whole `{{ }}` keeps its type, others are text; a list of one expression is that expression's list.
+    A whole `{{ }}` keeps its type, other expressions become text; a list of one expression is the list of that expression.
 
-    0.1 fact 7: nested template literals, regular expressions, comparisons; in scope are `steps`, `process.env` and `event`.
+    An expression may have nested template literals, regular expressions and comparisons, and reads `steps`, `process.env` and `event`.
     """
     await check("expressions", language, variables={"REGION": "eu-west"})
 
 
 @pytest.mark.parametrize("language", ["node", "action"])
 async def test_an_any_prop_is_javascript_without_braces(check: Check, language: str) -> None:
-    """2.13, 6.5, 0.1 fact 7: `'{ "photos": steps.x.$return_value }'` of an `any` prop is evaluated; a `string` is not."""
+    """`'{ "photos": steps.x.$return_value }'` of an `any` prop is evaluated; a `string` prop is not."""
     await check("bare-javascript", language, trigger=Trigger(response="custom"))
 
 
@@ -60,7 +60,7 @@ async def test_an_any_prop_is_javascript_without_braces(check: Check, language: 
 async def test_values_of_a_synced_file(
     check: Check, connect: Callable[..., str], project: Project, language: str
 ) -> None:
-    """6.5: `__lv` is its value, `authProvisionId` gives `$auth`, `storeId` a store; in Python through `__configurableProps`."""
+    """`__lv` is its value, `authProvisionId` is an account, `storeId` a store; in Python through `__configurableProps`."""
     connect(None, account_id="apn_own0001")
     project.data_stores.set("ds_l6ujg2", "k", {"kept": True})
     await check("prop-values", language)
@@ -68,11 +68,11 @@ async def test_values_of_a_synced_file(
 
 @pytest.mark.parametrize("language", ["node", "action"])
 async def test_dynamic_props_are_flat(check: Check, language: str) -> None:
-    """6.5: values of dynamic props stand beside the static ones (`col_0000`; `secondValue` of a filter)."""
+    """Values of dynamic props are beside the static ones (`col_0000`; `secondValue` of a filter)."""
     await check("dynamic-props", language)
 
 
 @pytest.mark.parametrize("language", ["node", "action"])
 async def test_disabled_parts_of_a_request_are_not_sent(check: Check, address: str, language: str) -> None:
-    """2.12: headers, params and fields of an `http_request` that are `disabled` are left out."""
+    """Headers, params and fields of an `http_request` that are `disabled` are left out."""
     await check("http-request", language, event=an_event({"url": address}))

@@ -1,4 +1,4 @@
-"""The command in a folder of its own, as a person runs it."""
+"""The command `pdkernel` in a temporary folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """Everything that a person saw."""
+        """All output of the command."""
         return (self.stdout + self.stderr).splitlines()
 
 
@@ -51,14 +51,14 @@ class Shell:
         self, *args: str, stdin: str = "", within: Sequence[str] = (), unprivileged: bool = False, **environ: str
     ) -> Ended:
         """
-        Run it to its end, with outside calls answered by the stand-in unless told otherwise.
+        Run the command to its end; outbound calls are answered by the stand-in by default.
 
         Args:
-            args: The command's words.
-            stdin: What it reads.
-            within: A command that gets ours as its arguments and runs it.
-            unprivileged: File modes bind it, even if root runs it.
-            environ: Variables that it has besides.
+            args: The arguments of the command.
+            stdin: The standard input.
+            within: A command that runs `pdkernel`, which it gets as its arguments.
+            unprivileged: Whether file modes apply to the command, even as root.
+            environ: Additional environment variables.
         """
         environ = {**self.environment(), **environ}
         if not (within or unprivileged):
@@ -78,7 +78,7 @@ class Shell:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def start(self, *args: str) -> subprocess.Popen[str]:
-        """Run it in the background."""
+        """Start the command in the background."""
         return subprocess.Popen(
             [*COMMAND, *args],
             cwd=self.folder,
@@ -90,7 +90,7 @@ class Shell:
         )
 
     def environment(self) -> dict[str, str]:
-        """What every command has."""
+        """The environment variables of every command."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),

@@ -128,7 +128,7 @@ def write_kiosk(folder: Path) -> Path:
 
 
 class Kiosk:
-    """The API, as a stand-in: what has been sold, and what was asked of it."""
+    """The API, as a stand-in: the sales, and the received requests."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -137,11 +137,11 @@ class Kiosk:
         self.keys: set[str | None] = set()
 
     def sell(self, number: int, what: str, price: int) -> None:
-        """Sell something."""
+        """Add a sale."""
         self.sales.append({"id": number, "what": what, "price": price, "at": 1_700_000_000_000 + number})
 
     def answer(self, method: str, path: str, body: Any) -> object:
-        """The answer to a request."""
+        """The response to a request."""
         self.asked.append((method, path, body))
         return {"sales": self.sales} if path.startswith("/sales") else {"id": "hook_1"}
 
@@ -166,7 +166,7 @@ def open_kiosk() -> Iterator[Kiosk]:
         do_GET = do_POST = do_DELETE = handle_one  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     kiosk.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""`pdkernel serve` of a project that is logged in to a real one, in another process."""
+"""`pdkernel serve` of a project that is logged in to a real project, in another process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, *sources: str, **environ: str) -> Iterator[Server]:
-    """`pdkernel serve` in *folder*, until it is not needed any more."""
+    """`pdkernel serve` in *folder*, until the block ends."""
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), **environ}
     with tempfile.NamedTemporaryFile("w+", dir=folder, suffix=".log", delete=False) as log:
         process = subprocess.Popen(

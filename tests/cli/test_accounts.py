@@ -1,4 +1,4 @@
-"""`pdkernel users, accounts, env, project`: people, credentials, variables."""
+"""`pdkernel users, accounts, env, project`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def add(pdkernel: Shell, *args: str, stdin: str = TOKEN) -> None:
     assert ended.status == 0, ended.stderr
 
 
-def test_user_exists_from_the_first_account(pdkernel: Shell) -> None:
-    """The first connected account makes the external user; deleting the user takes the accounts along."""
+def test_the_first_account_creates_the_user(pdkernel: Shell) -> None:
+    """The first account creates the external user; removing the user removes the accounts."""
     assert pdkernel("users", "list", "--json").json == []
 
     add(pdkernel, "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-")
@@ -33,7 +33,7 @@ def test_user_exists_from_the_first_account(pdkernel: Shell) -> None:
 
 
 def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:
-    """Lists and shows name the fields of a credential, never a value."""
+    """Lists and details name the fields of a credential, and show no value."""
     add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_test123", "--credential", "oauth_access_token=-")  # fmt: skip
 
     shown = [pdkernel("accounts", "show", "apn_test123"), pdkernel("accounts", "list", "--json")]
@@ -46,8 +46,8 @@ def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:
     assert account["fields"] == ["oauth_access_token"]
 
 
-def test_an_account_that_does_not_work_is_marked(pdkernel: Shell) -> None:
-    """The list says which account is to be connected again."""
+def test_a_broken_account_is_marked(pdkernel: Shell) -> None:
+    """The list marks the account that must be connected again."""
     add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_test123", "--credential", "oauth_access_token=-")  # fmt: skip
     with Project.open(pdkernel.folder / ".pdkernel") as project:
         project.accounts.mark_unhealthy("apn_test123")
@@ -58,14 +58,14 @@ def test_an_account_that_does_not_work_is_marked(pdkernel: Shell) -> None:
 
 
 def test_bare_key_reads_one_line_without_a_terminal(pdkernel: Shell) -> None:
-    """A bare KEY asks; without a terminal each takes a line of standard input."""
+    """Without a terminal, each bare KEY reads a line of standard input."""
     add(pdkernel, "--own", "--app", "db", "--credential", "user", "--credential", "password", stdin="me\nsecret-word\n")
 
     assert pdkernel("accounts", "list", "--own", "--json").json[0]["fields"] == ["user", "password"]
 
 
 def test_credential_from_a_file(pdkernel: Shell) -> None:
-    """`KEY=@FILE` takes the file's text."""
+    """`KEY=@FILE` reads the file's text."""
     pdkernel.write("token.txt", TOKEN + "\n")
 
     add(pdkernel, "--own", "--app", "slack", "--credential", "oauth_access_token=@token.txt")
@@ -74,7 +74,7 @@ def test_credential_from_a_file(pdkernel: Shell) -> None:
 
 
 def test_a_credential_file_that_is_not_text_is_refused(pdkernel: Shell) -> None:
-    """A file that is not UTF-8 is named."""
+    """A file that is not UTF-8 is refused by name."""
     (pdkernel.folder / "token.bin").write_bytes(b"\xff\xfe")
 
     refused = pdkernel("accounts", "add", "--own", "--app", "slack", "--credential", "bot_token=@token.bin")
@@ -83,7 +83,7 @@ def test_a_credential_file_that_is_not_text_is_refused(pdkernel: Shell) -> None:
     assert "Cannot read the credential bot_token from token.bin: the file is not UTF-8 text" in refused.stderr
 
 
-def test_id_that_is_taken_is_refused(pdkernel: Shell) -> None:
+def test_an_existing_id_is_refused(pdkernel: Shell) -> None:
     """An account id can be used once."""
     args = ("--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")
     add(pdkernel, *args)
@@ -95,7 +95,7 @@ def test_id_that_is_taken_is_refused(pdkernel: Shell) -> None:
 
 
 def test_removed_account_is_gone(pdkernel: Shell) -> None:
-    """`accounts remove` removes it; a second time it is not known."""
+    """`accounts remove` removes the account; a second removal reports an unknown account."""
     add(pdkernel, "--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")
 
     assert pdkernel("accounts", "remove", "apn_1").status == 0
@@ -103,8 +103,8 @@ def test_removed_account_is_gone(pdkernel: Shell) -> None:
 
 
 @pytest.mark.parametrize("args", [["--app", "slack"], ["--app", "slack", "--own", "--external-user", "ada"]])
-def test_owner_must_be_said(pdkernel: Shell, args: list[str]) -> None:
-    """An account is an external user's or your own, one of the two."""
+def test_an_owner_is_required(pdkernel: Shell, args: list[str]) -> None:
+    """An account needs exactly one owner: an external user or `--own`."""
     ended = pdkernel("accounts", "add", *args, "--credential", "k=v")
 
     assert ended.status == 2
@@ -112,34 +112,34 @@ def test_owner_must_be_said(pdkernel: Shell, args: list[str]) -> None:
 
 
 def test_variable_is_encrypted_and_never_shown(pdkernel: Shell) -> None:
-    """A variable's value is in no output and in no file in clear."""
-    assert pdkernel("env", "set", "API_KEY", stdin="value-nobody-sees").status == 0
+    """A variable's value is in no output, and in no file as plain text."""
+    assert pdkernel("env", "set", "API_KEY", stdin="value-that-is-hidden").status == 0
 
     listed = pdkernel("env", "list", "--json")
 
     assert listed.json == [{"name": "API_KEY"}]
     files = [path for path in Path(pdkernel.folder).rglob("*") if path.is_file()]
     assert files
-    assert not any(b"value-nobody-sees" in path.read_bytes() for path in files)
+    assert not any(b"value-that-is-hidden" in path.read_bytes() for path in files)
 
 
 def test_value_on_the_command_line_is_refused(pdkernel: Shell) -> None:
-    """`env set NAME=VALUE` is refused: others can read a command line."""
-    ended = pdkernel("env", "set", "API_KEY=value-nobody-sees")
+    """`env set NAME=VALUE` is refused: other users can read a command line."""
+    ended = pdkernel("env", "set", "API_KEY=value-that-is-hidden")
 
     assert ended.status == 2
-    assert "value-nobody-sees" not in ended.stderr
+    assert "value-that-is-hidden" not in ended.stderr
 
 
-def test_plan_rehearses_the_fourth_error(pdkernel: Shell) -> None:
-    """`project set plan free` is shown by `project show`."""
+def test_the_plan_is_shown(pdkernel: Shell) -> None:
+    """`project show` shows the plan that `project set plan free` has set."""
     pdkernel("project", "set", "plan", "free")
 
     assert pdkernel("project", "show", "--json").json["plan"] == "free"
 
 
 def test_data_stores_are_opened_to_connect_tokens(pdkernel: Shell) -> None:
-    """`project set connect_data_stores` takes names with commas between; `project show` has them until they are taken back."""
+    """`project set connect_data_stores` takes names separated by commas, and `project show` lists them until they are removed."""
     ended = pdkernel("project", "set", "connect_data_stores", "orders, carts,orders")
     shown = pdkernel("project", "show").stdout
     listed = pdkernel("project", "show", "--json").json["connect_data_stores"]
@@ -151,8 +151,8 @@ def test_data_stores_are_opened_to_connect_tokens(pdkernel: Shell) -> None:
     assert "connect_data_stores" not in pdkernel("project", "show", "--json").json
 
 
-def test_help_is_there_for_every_command(pdkernel: Shell) -> None:
-    """`--help` works for the command and each of its parts, and says how to begin."""
+def test_every_command_has_help(pdkernel: Shell) -> None:
+    """`--help` works for every command and subcommand, and shows how to start."""
     for words in (
         [],
         ["run"],

@@ -1,4 +1,4 @@
-"""`pdkernel actions`, `pdkernel apps` and the project's source of actions, as a person types them."""
+"""`pdkernel actions`, `pdkernel apps` and the project's source of actions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_npm_with_its_licence(pdkernel: Shell) -> None:
 
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 2)])
 def test_npm_on_a_terminal_asks(pdkernel: Shell, answer: str, status: int) -> None:
-    """On a terminal the licence is asked for; a no leaves the project as it was."""
+    """On a terminal the command asks for the licence; the answer no leaves the project unchanged."""
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
 
@@ -66,8 +66,8 @@ def test_npm_on_a_terminal_asks(pdkernel: Shell, answer: str, status: int) -> No
     assert "Source Available License" in ended.stdout
 
 
-def test_a_word_that_is_no_source(pdkernel: Shell) -> None:
-    """What is neither a word nor a folder with components is refused."""
+def test_an_unknown_source_is_refused(pdkernel: Shell) -> None:
+    """A value that is neither a known word nor a folder with components is refused."""
     ended = pdkernel("project", "set", "actions", "nowhere")
 
     assert ended.status == 2
@@ -75,7 +75,7 @@ def test_a_word_that_is_no_source(pdkernel: Shell) -> None:
 
 
 def test_search(checkout: Shell) -> None:
-    """Built-in actions and the folder's are searched together, by words and by app."""
+    """Built-in actions and the folder's actions are searched together, by words and by app."""
     by_word = checkout("actions", "search", "--json", "record")
     by_app = checkout("actions", "search", "--app", "depot", "--json")
 
@@ -84,7 +84,7 @@ def test_search(checkout: Shell) -> None:
 
 
 def test_search_finds_many(checkout: Shell) -> None:
-    """A list that is cut says how many more there are and how to see fewer; JSON is not cut."""
+    """A shortened list reports the number of further actions and how to narrow the search; JSON is complete."""
     for n in range(60):
         module = checkout.folder / f"checkout/components/depot/actions/pile-{n}/pile-{n}.mjs"
         module.parent.mkdir()
@@ -101,7 +101,7 @@ def test_search_finds_many(checkout: Shell) -> None:
 
 
 def test_search_finds_nothing(pdkernel: Shell) -> None:
-    """A search without a hit says where more would be."""
+    """A search without a result names other sources."""
     ended = pdkernel("actions", "search", "--app", "slack", "message")
 
     assert ended.status == 0
@@ -121,7 +121,7 @@ def test_show(checkout: Shell) -> None:
 
 
 def test_shown_cell_is_a_step(checkout: Shell) -> None:
-    """The cell that is shown can be run once its required props are filled in."""
+    """The shown cell runs after its required props are filled in."""
     cell = checkout("actions", "show", "depot-put-thing", "--json").json["cell"]
     filled = cell.replace("\nshelf:\n", "\nshelf: s1\n").replace("\nthing:\n", "\nthing: box\n")
     checkout("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "api_key=-", stdin="k-0123456789")  # fmt: skip
@@ -133,7 +133,7 @@ def test_shown_cell_is_a_step(checkout: Shell) -> None:
 
 
 def test_unknown_action(checkout: Shell) -> None:
-    """An unknown key names the nearest, with exit status 2 and no trace of ours."""
+    """The error for an unknown key names similar keys, with exit status 2 and no traceback."""
     ended = checkout("actions", "show", "depot-put-thin")
 
     assert ended.status == 2
@@ -154,7 +154,7 @@ def test_run_with_an_action(checkout: Shell) -> None:
 
 
 def test_another_version_by_choice(checkout: Shell) -> None:
-    """A version asked for that is not there is refused, until another is chosen for it."""
+    """A missing version is refused until a replacement is chosen."""
     notebook = checkout.notebook(
         "%%pdstep off --uses http-custom-request@0.1.0 --disabled\n", PUT.replace("0.1.2", "0.0.1")
     )
@@ -170,8 +170,8 @@ def test_another_version_by_choice(checkout: Shell) -> None:
     assert "instead of 0.0.1" in after.json["steps"][1]["source"]
 
 
-def test_doctor_names_what_would_run_an_action(pdkernel: Shell) -> None:
-    """`doctor` says which actions no source has, with the command that brings one."""
+def test_doctor_reports_actions_without_a_source(pdkernel: Shell) -> None:
+    """`doctor` lists the actions that no source has, with the command that adds a source."""
     notebook = pdkernel.notebook("%%pdstep notify --uses slack-send-message@0.0.20\ntext: hi\n")
 
     missing = pdkernel("doctor", notebook, "--json").json["missing"]
@@ -182,7 +182,7 @@ def test_doctor_names_what_would_run_an_action(pdkernel: Shell) -> None:
 
 
 def test_the_licence_command_is_named_once(pdkernel: Shell) -> None:
-    """By `doctor` and by a run, whether the project or the workflow says where actions run."""
+    """`doctor` and a run name the command once, whether the project or the workflow sets the source."""
     notebook = pdkernel.notebook("%%pdstep notify --uses slack-send-message@0.0.20\ntext: hi\n")
 
     told = [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
@@ -193,7 +193,7 @@ def test_the_licence_command_is_named_once(pdkernel: Shell) -> None:
 
 
 def test_apps(pdkernel: Shell) -> None:
-    """An app that was told of is listed, and its fields are what commands ask for."""
+    """An added app is listed, and commands ask for its fields."""
     added = pdkernel("apps", "add", "my_crm", "--field", "token", "--field", "domain")
     bad = pdkernel("apps", "add", "My CRM", "--field", "token")
 

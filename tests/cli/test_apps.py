@@ -38,14 +38,14 @@ def test_a_provider_is_added(pdkernel: Shell) -> None:
     ],
 )
 def test_a_wrong_provider_is_refused(pdkernel: Shell, words: tuple[str, ...], problem: str) -> None:
-    """The refusal names the option."""
+    """The error names the option."""
     ended = pdkernel("apps", "add", "my_crm", *words, stdin="s-0123456789\n")
 
     assert (ended.status, problem in ended.stderr) == (2, True)
 
 
 def test_a_client_without_a_secret(pdkernel: Shell) -> None:
-    """A public client is added without being asked; an empty secret is a mistake."""
+    """A public client is added without a question for a secret; an empty secret is an error."""
     public = pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
     empty = pdkernel("apps", "add", "my_crm", *OAUTH)
 
@@ -54,7 +54,7 @@ def test_a_client_without_a_secret(pdkernel: Shell) -> None:
 
 
 def test_an_app_with_a_provider_is_listed(pdkernel: Shell) -> None:
-    """The list says what its accounts hold, and where people sign in."""
+    """The list shows the fields of its accounts and the address of the sign-in."""
     pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
 
     shown, told = pdkernel("apps", "list"), pdkernel("apps", "list", "--json")
@@ -66,7 +66,7 @@ def test_an_app_with_a_provider_is_listed(pdkernel: Shell) -> None:
 
 
 def test_the_webhooks_key(pdkernel: Shell) -> None:
-    """The key is made once."""
+    """The key of the webhooks is created once."""
     first, second = pdkernel("apps", "webhook-key", "--json"), pdkernel("apps", "webhook-key")
 
     assert first.json["signing_key"].startswith("whsec_")

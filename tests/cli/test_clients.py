@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.cli.conftest import Shell
 
 
-def test_a_client_from_beginning_to_end(pdkernel: Shell) -> None:
-    """A client is made, listed without its secret, and removed."""
+def test_a_client_is_created_listed_and_removed(pdkernel: Shell) -> None:
+    """A client is created, listed without its secret, and removed."""
     made = pdkernel("clients", "create", "--name", "product", "--scope", "connect:*", "--json").json
     listed = pdkernel("clients", "list", "--json")
     removed = pdkernel("clients", "remove", made["client_id"])
@@ -26,26 +26,26 @@ def test_a_client_from_beginning_to_end(pdkernel: Shell) -> None:
     assert pdkernel("clients", "list", "--json").json == []
 
 
-def test_a_client_for_people(pdkernel: Shell) -> None:
-    """Without --json the secret is printed with a word that it is shown once."""
+def test_a_client_as_text(pdkernel: Shell) -> None:
+    """Without --json the secret is printed with a note that it is shown once."""
     made = pdkernel("clients", "create")
 
     assert "client secret  pds_" in made.stdout
     assert "shown only once" in made.stderr
 
 
-def test_a_scope_that_is_none(pdkernel: Shell) -> None:
+def test_an_invalid_scope_is_refused(pdkernel: Shell) -> None:
     """A scope with blanks in it is refused."""
     assert pdkernel("clients", "create", "--scope", "a b").status == 2
 
 
 def test_keys_rotate(pdkernel: Shell) -> None:
-    """A new key has a name."""
+    """The rotated key has a new name."""
     assert pdkernel("keys", "rotate", "--json").json["key_id"]
 
 
 def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:
-    """With its public key a client is made that has no secret to show; a private key is refused, and not shown."""
+    """A client with a public key has no secret; a private key is refused and not shown."""
     key = ec.generate_private_key(ec.SECP256R1())
     public, private = tmp_path / "public.pem", tmp_path / "private.pem"
     public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

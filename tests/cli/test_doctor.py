@@ -1,4 +1,4 @@
-"""`pdkernel new` and `doctor`: how a person begins, and what is still missing."""
+"""`pdkernel new`, `demo` and `doctor`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKEN = "xoxb-planted-in-a-test"
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
-    """Files by their paths, the local project aside."""
+    """The content of every file by path, without the local project."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -25,7 +25,7 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["hello", "hello.ipynb", "deep/er/hello"])
 def test_new_makes_a_notebook_an_event_and_a_test(pdkernel: Shell, name: str) -> None:
-    """`new` makes the three, says so, and names the commands that go on; running and testing work at once."""
+    """`new` creates the three files, lists them and the next commands; the run and the test succeed at once."""
     ended = pdkernel("new", name)
 
     notebook = Path(name.removesuffix(".ipynb") + ".ipynb")
@@ -40,8 +40,8 @@ def test_new_makes_a_notebook_an_event_and_a_test(pdkernel: Shell, name: str) ->
     assert run_pytest(pdkernel.folder / notebook.parent) == {"passed": 1}
 
 
-def test_new_names_no_workflow_after_another(pdkernel: Shell) -> None:
-    """The notebook is one that Jupyter opens with our kernel, without outputs."""
+def test_new_writes_a_valid_notebook(pdkernel: Shell) -> None:
+    """The notebook has pdkernel's kernel and no outputs, and Jupyter can open it."""
     pdkernel("new", "hello")
 
     notebook = json.loads((pdkernel.folder / "hello.ipynb").read_text())
@@ -55,7 +55,7 @@ def test_new_names_no_workflow_after_another(pdkernel: Shell) -> None:
     [("open-issue_to slack", "Open issue to slack"), ("true", "My workflow"), ("a: b", "My workflow")],
 )
 def test_new_names_the_workflow_after_the_file(pdkernel: Shell, file: str, workflow: str) -> None:
-    """Where that is a name as it stands."""
+    """The workflow has the file's name if the name is valid."""
     pdkernel("new", file)
 
     cells = json.loads((pdkernel.folder / f"{file}.ipynb").read_text())["cells"]
@@ -66,7 +66,7 @@ def test_new_names_the_workflow_after_the_file(pdkernel: Shell, file: str, workf
 
 
 def test_new_overwrites_nothing(pdkernel: Shell) -> None:
-    """A second `new` is refused with 2 and changes no byte; an event that is there stays as it is."""
+    """A second `new` is refused with status 2 and changes no byte; an existing event is unchanged."""
     (pdkernel.folder / "events").mkdir()
     pdkernel.write("events/issues-opened.json", '{"mine": true}')
     first = pdkernel("new", "hello")
@@ -83,8 +83,8 @@ def test_new_overwrites_nothing(pdkernel: Shell) -> None:
 
 
 @pytest.mark.parametrize("name", ["closed/hello", "file/hello"])
-def test_new_where_nothing_can_be_made(pdkernel: Shell, name: str) -> None:
-    """A folder that cannot be written, or that is a file, is named; no stack of ours is shown."""
+def test_new_in_an_unwritable_folder(pdkernel: Shell, name: str) -> None:
+    """A read-only folder, or a file in its place, is named without a traceback."""
     pdkernel.write("file", "")
     (pdkernel.folder / "closed").mkdir(mode=0o500)
 
@@ -95,8 +95,8 @@ def test_new_where_nothing_can_be_made(pdkernel: Shell, name: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_demo_keeps_to_new_folders(pdkernel: Shell) -> None:
-    """`demo --keep` refuses a folder with something in it, and a file, before it does anything."""
+def test_demo_requires_an_empty_folder(pdkernel: Shell) -> None:
+    """`demo --keep` refuses a file or a folder with content before it does anything."""
     (pdkernel.folder / "full").mkdir()
     pdkernel.write("full/file", "")
 
@@ -107,7 +107,7 @@ def test_demo_keeps_to_new_folders(pdkernel: Shell) -> None:
     assert sorted(everything_in(pdkernel.folder)) == ["full/file"]
 
 
-def test_doctor_says_what_the_machine_has(pdkernel: Shell) -> None:
+def test_doctor_describes_the_machine(pdkernel: Shell) -> None:
     """Without a source, doctor lists versions, interpreters, the kernel and the project, and exits with 0."""
     ended = pdkernel("doctor", "--json")
 
@@ -120,8 +120,8 @@ def test_doctor_says_what_the_machine_has(pdkernel: Shell) -> None:
     assert (ended.json["source"], ended.json["missing"]) == (None, [])
 
 
-def test_doctor_names_each_missing_thing_with_its_command(pdkernel: Shell) -> None:
-    """A colleague's clone: users and accounts, variables, each with what to type; typing it makes it ready."""
+def test_doctor_names_each_missing_requirement_with_its_command(pdkernel: Shell) -> None:
+    """In a fresh clone doctor names missing users, accounts and variables with commands; these commands make the workflow ready."""
     source = pdkernel.notebook(READS)
 
     before = pdkernel("doctor", source, "--external-user", "ada", "--json")
@@ -140,19 +140,22 @@ def test_doctor_names_each_missing_thing_with_its_command(pdkernel: Shell) -> No
     assert (after.json["ready"], after.json["missing"]) == (True, [])
 
 
-def test_doctor_names_every_account_of_a_user_who_does_not_exist(pdkernel: Shell) -> None:
-    """The first account makes the user; the others are named as well, each with its command."""
+def test_doctor_names_every_account_of_an_unknown_user(pdkernel: Shell) -> None:
+    """For an unknown user, every missing account is listed with its command."""
     source = pdkernel.notebook("%%pdstep one --app slack --app github\ndef handler(pd):\n    return 1\n")
 
     named = pdkernel("doctor", source, "--external-user", "ada", "--json").json["missing"]
-    anybody = pdkernel("doctor", source, "--json").json["missing"]
+    without_user = pdkernel("doctor", source, "--json").json["missing"]
 
     assert [(item["kind"], item["name"]) for item in named] == [("external_user", "ada"), ("account", "ada/github")]
     assert "--external-user ada --app github" in named[1]["command"]
-    assert [(item["kind"], item["name"]) for item in anybody] == [("external_user", "ID"), ("account", "ID/github")]
+    assert [(item["kind"], item["name"]) for item in without_user] == [
+        ("external_user", "ID"),
+        ("account", "ID/github"),
+    ]
 
 
-def test_doctor_looks_at_the_environment_that_is_asked_for(pdkernel: Shell) -> None:
+def test_doctor_checks_the_given_environment(pdkernel: Shell) -> None:
     """A user of development is missing in production."""
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
     source = pdkernel.notebook(READS.replace('os.environ["CHANNEL"]', "1"))
@@ -162,8 +165,8 @@ def test_doctor_looks_at_the_environment_that_is_asked_for(pdkernel: Shell) -> N
     assert ready == [True, False]
 
 
-def test_doctor_says_ready(pdkernel: Shell) -> None:
-    """A notebook that needs nothing is ready to run."""
+def test_doctor_reports_a_ready_workflow(pdkernel: Shell) -> None:
+    """A notebook without requirements is ready to run."""
     ended = pdkernel("doctor", pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n"))
 
     assert ended.status == 0
@@ -174,8 +177,8 @@ def test_doctor_says_ready(pdkernel: Shell) -> None:
     ("args", "words"),
     [(["nowhere.ipynb"], "There is no nowhere.ipynb"), (["work.ipynb", "--environment", "staging"], "staging")],
 )
-def test_doctor_refuses_what_it_cannot_read(pdkernel: Shell, args: list[str], words: str) -> None:
-    """A source that is not there and an unknown environment end with 2; as JSON it is an error object."""
+def test_doctor_refuses_invalid_arguments(pdkernel: Shell, args: list[str], words: str) -> None:
+    """A missing source and an unknown environment end with status 2; with --json the error is an object."""
     pdkernel.notebook(READS)
 
     ended = pdkernel("doctor", *args, "--json")
@@ -184,8 +187,8 @@ def test_doctor_refuses_what_it_cannot_read(pdkernel: Shell, args: list[str], wo
     assert words in ended.json["error"]["message"]
 
 
-def test_doctor_looks_at_every_workflow_of_a_folder(pdkernel: Shell) -> None:
-    """Of several workflows each is told; one that cannot be read hides no other."""
+def test_doctor_checks_every_workflow_of_a_folder(pdkernel: Shell) -> None:
+    """Each workflow of a folder is reported, also if another workflow cannot be read."""
     (pdkernel.folder / "all/deep").mkdir(parents=True)
     pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n", name="all/good.ipynb")
     pdkernel.notebook(READS, name="all/deep/needs.ipynb")
@@ -206,8 +209,8 @@ def test_doctor_looks_at_every_workflow_of_a_folder(pdkernel: Shell) -> None:
     ]
 
 
-def test_doctor_explains_the_look_up_of_one_user(pdkernel: Shell) -> None:
-    """For a user who is named, doctor says link by link how their accounts would be found."""
+def test_doctor_explains_the_lookup_of_one_user(pdkernel: Shell) -> None:
+    """For a named user, doctor shows each link of the account lookup."""
     source = pdkernel.notebook(READS.replace('os.environ["CHANNEL"]', "1"))
 
     ended = pdkernel("doctor", source, "--external-user", "ada", "--json")
@@ -218,8 +221,8 @@ def test_doctor_explains_the_look_up_of_one_user(pdkernel: Shell) -> None:
     assert "✗ external user  ada does not exist in development" in text.lines
 
 
-def test_doctor_draws_the_matrix(pdkernel: Shell) -> None:
-    """With --matrix there is a row for each user and a cell for each step; nothing of the steps is run."""
+def test_doctor_shows_the_matrix(pdkernel: Shell) -> None:
+    """With --matrix there is a row for each user and a cell for each step; no step runs."""
     source = pdkernel.notebook(READS.replace("import os", "open('ran', 'w')"))
     for user, app in (("ada", "slack"), ("grace", "github")):
         pdkernel("accounts", "add", "--external-user", user, "--app", app, "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
@@ -234,8 +237,8 @@ def test_doctor_draws_the_matrix(pdkernel: Shell) -> None:
     assert not (pdkernel.folder / "ran").exists()
 
 
-def test_run_explains_the_accounts_where_asked(pdkernel: Shell) -> None:
-    """`run --explain` says how each account was found, in a refusal as in a success."""
+def test_run_explains_the_accounts(pdkernel: Shell) -> None:
+    """`run --explain` shows the lookup of each account, in a failed and in a successful run."""
     source = pdkernel.notebook("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
     before = pdkernel("run", source, "--body", "{}", "--external-user", "ada", "--explain")
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--id", "apn_adas", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip

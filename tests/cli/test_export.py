@@ -1,4 +1,4 @@
-"""`pdkernel export` and `shape`: files out of a notebook, the structure of events."""
+"""`pdkernel export` and `shape`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECOND = "%%pdstep tell --lang node\nexport default { run() { return 1 } }\n"
 
 
 def test_export_writes_the_folder(pdkernel: Shell) -> None:
-    """`--to` writes the files that Pipedream deploys, lists them, and says what Git sync does not carry."""
+    """`--to` writes and lists the files that Pipedream deploys, and the manual steps."""
     ended = pdkernel("export", pdkernel.notebook(STEP, SECOND), "--to", "flow")
 
     assert ended.status == 0
@@ -27,7 +27,7 @@ def test_export_writes_the_folder(pdkernel: Shell) -> None:
 
 
 def test_exported_folder_runs_like_the_notebook(pdkernel: Shell) -> None:
-    """The exported folder is a source, with the same exports."""
+    """The exported folder runs with the same exports."""
     source = pdkernel.notebook(STEP, SECOND)
     pdkernel("export", source, "--to", "flow")
 
@@ -36,8 +36,8 @@ def test_exported_folder_runs_like_the_notebook(pdkernel: Shell) -> None:
     assert [[step["exports"] for step in steps] for steps in runs] == [[{"$return_value": "hello"}, {"$return_value": 1}]] * 2  # fmt: skip
 
 
-def test_export_as_json_says_what_changed(pdkernel: Shell) -> None:
-    """A second export as JSON: what is new, changed or unchanged, with the diff."""
+def test_export_as_json_lists_the_changes(pdkernel: Shell) -> None:
+    """The JSON of a second export has the state of each file, with the diff."""
     pdkernel("export", pdkernel.notebook(STEP), "--to", "flow")
     source = pdkernel.notebook(STEP.replace("hello", "good day"), SECOND)
 
@@ -53,7 +53,7 @@ def test_export_as_json_says_what_changed(pdkernel: Shell) -> None:
 
 
 def test_into_patches_a_synced_folder(pdkernel: Shell) -> None:
-    """`--into` adds the notebook's step to a synced folder and leaves the rest; `--dry-run` only shows the diff."""
+    """`--into` adds the notebook's step to a synced folder and changes nothing else; `--dry-run` only shows the diff."""
     synced = "name: flow # ours\ntriggers:\n- id: hi_1\n"
     (pdkernel.folder / "flow").mkdir()
     pdkernel.write("flow/workflow.yaml", synced)
@@ -75,8 +75,8 @@ def test_into_patches_a_synced_folder(pdkernel: Shell) -> None:
     )
 
 
-def test_docs_are_written_anew_but_not_over_somebodys_own(pdkernel: Shell) -> None:
-    """`--docs` writes the workflow in words; a README that a person wrote is not written over."""
+def test_docs_are_overwritten_but_not_a_foreign_readme(pdkernel: Shell) -> None:
+    """`--docs` writes a README of the workflow; a README that a user wrote is not overwritten."""
     source = pdkernel.notebook(STEP)
 
     first = pdkernel("export", source, "--to", "flow", "--docs")
@@ -100,10 +100,10 @@ def test_docs_are_written_anew_but_not_over_somebodys_own(pdkernel: Shell) -> No
     ],
 )
 def test_refused_export_changes_nothing(pdkernel: Shell, args: list[str], words: str) -> None:
-    """What cannot be written is refused with 2, in few lines, and no file is touched."""
+    """A refused export ends with status 2 and a short message, and changes no file."""
     (pdkernel.folder / "full" / "greet").mkdir(parents=True)
-    pdkernel.write("full/greet/entry.py", "somebody's own")
-    pdkernel.write("file", "also somebody's own")
+    pdkernel.write("full/greet/entry.py", "written by the user")
+    pdkernel.write("file", "also written by the user")
 
     ended = pdkernel("export", pdkernel.notebook(STEP), *args)
 
@@ -111,12 +111,12 @@ def test_refused_export_changes_nothing(pdkernel: Shell, args: list[str], words:
     assert words in ended.stderr
     assert len(ended.lines) <= 15
     assert not (pdkernel.folder / "flow").exists()
-    assert (pdkernel.folder / "full/greet/entry.py").read_text() == "somebody's own"
-    assert (pdkernel.folder / "file").read_text() == "also somebody's own"
+    assert (pdkernel.folder / "full/greet/entry.py").read_text() == "written by the user"
+    assert (pdkernel.folder / "file").read_text() == "also written by the user"
 
 
-def test_workflow_that_is_wrong_is_not_exported(pdkernel: Shell) -> None:
-    """A code cell without a handler is refused with 2; with `--json` as an error object."""
+def test_an_invalid_workflow_is_not_exported(pdkernel: Shell) -> None:
+    """A code cell without a handler is refused with status 2; with `--json` as an error object."""
     ended = pdkernel("export", pdkernel.notebook("%%pdstep a\nx = 1\n"), "--to", "flow", "--json")
 
     assert ended.status == 2
@@ -138,7 +138,7 @@ def test_shape_names_every_path(pdkernel: Shell) -> None:
 
 
 def test_shape_as_json_is_a_list_of_paths(pdkernel: Shell) -> None:
-    """`--json` gives one row a path, over all events given."""
+    """`--json` prints one row for each path, over all given events."""
     one = pdkernel.write("one.json", '{"body": {"a": 1}}')
     two = pdkernel.write("two.json", '{"body": {"a": "x", "b": null}}')
 
@@ -151,7 +151,7 @@ def test_shape_as_json_is_a_list_of_paths(pdkernel: Shell) -> None:
 
 
 def test_schema_is_gensons(pdkernel: Shell) -> None:
-    """`--schema` prints the JSON Schema that genson infers from the events."""
+    """`--schema` prints the JSON Schema that genson infers."""
     values = [{"body": {"a": 1}}, {"body": {"a": 1.5, "b": [1, "x"]}}]
     names = [pdkernel.write(f"{number}.json", json.dumps(value)) for number, value in enumerate(values)]
     builder = genson.SchemaBuilder()
@@ -167,8 +167,8 @@ def test_schema_is_gensons(pdkernel: Shell) -> None:
     ("args", "words"),
     [(["nowhere.json"], "Cannot read nowhere.json"), (["bad.json"], "line 1, column"), (["list.json"], "list.json")],
 )
-def test_shape_of_what_is_no_event(pdkernel: Shell, args: list[str], words: str) -> None:
-    """A file that is not there, not JSON, or not an event is refused with 2."""
+def test_shape_of_an_invalid_event(pdkernel: Shell, args: list[str], words: str) -> None:
+    """A file that is missing, not JSON or not an event is refused with status 2."""
     pdkernel.write("bad.json", "{")
     pdkernel.write("list.json", "[1]")
 

@@ -36,7 +36,7 @@ def handler(pd):
 
 
 class Endpoint:
-    """A served workflow, and a client that may call it."""
+    """A served workflow, and a client with permission to call it."""
 
     def __init__(self, shell: Shell, url: str, client: dict[str, str]) -> None:
         self.shell = shell
@@ -44,14 +44,14 @@ class Endpoint:
         self.client = {"PDKERNEL_CLIENT_ID": client["client_id"], "PDKERNEL_CLIENT_SECRET": client["client_secret"]}
 
     def invoke(self, *args: str, url: str | None = None, **environ: str) -> Ended:
-        """Call it as that client."""
+        """Call the endpoint as that client."""
         variables: dict[str, Any] = {**self.client, **environ}
         return self.shell("invoke", url or self.url, *args, **variables)
 
 
 @pytest.fixture
 def endpoint(pdkernel: Shell) -> Iterator[Endpoint]:
-    """The echo, served; ada has the account that it needs."""
+    """The served echo workflow; ada has the required account."""
     pdkernel.notebook(*FLOW)
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
     client = pdkernel("clients", "create", "--json").json
@@ -59,8 +59,8 @@ def endpoint(pdkernel: Shell) -> Iterator[Endpoint]:
         yield Endpoint(pdkernel, said["workflows"][0]["url"], client)
 
 
-def test_who_sends_no_token_is_told_how(endpoint: Endpoint) -> None:
-    """An endpoint that wants a token refuses; the command names the variables that it takes one from."""
+def test_a_missing_token_is_reported_with_a_fix(endpoint: Endpoint) -> None:
+    """An endpoint that requires a token refuses the call; the command names the variables for a token."""
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada")
 
     assert ended.status == 2
@@ -68,7 +68,7 @@ def test_who_sends_no_token_is_told_how(endpoint: Endpoint) -> None:
 
 
 def test_the_body_arrives_as_json_and_the_query_whole(endpoint: Endpoint) -> None:
-    """What a person typed is what the workflow gets; the query of the URL stays beside that of the options."""
+    """The workflow receives the typed body; the queries of the URL and of the options are both sent."""
     body = {"n": 1, "deep": {"a": [None, "ä"]}}
 
     ended = endpoint.invoke(
@@ -81,7 +81,7 @@ def test_the_body_arrives_as_json_and_the_query_whole(endpoint: Endpoint) -> Non
 
 
 def test_status_headers_and_body_are_shown(endpoint: Endpoint) -> None:
-    """A person sees the status, the headers that say something, and the body; never the client's secret or a token."""
+    """Status, informative headers and body are shown, without the client's secret or a token."""
     ended = endpoint.invoke("--external-user", "ada", "--body", '{"message": "Hello"}')
 
     assert ended.status == 0
@@ -101,8 +101,8 @@ def test_status_headers_and_body_are_shown(endpoint: Endpoint) -> None:
         (("--external-user", "ada", "--environment", "production"), "No matching external user ID: ada in production"),
     ],
 )
-def test_a_refusal_ends_with_2_and_the_platforms_words(endpoint: Endpoint, args: tuple[str, ...], words: str) -> None:
-    """An end-user error is a 400 with its text, sent once: exit status 2."""
+def test_an_end_user_error_ends_with_status_2(endpoint: Endpoint, args: tuple[str, ...], words: str) -> None:
+    """An end-user error is a 400 with its text, sent once, and ends with status 2."""
     ended = endpoint.invoke(*args, "--body", "{}")
 
     assert (ended.status, ended.stdout[:3]) == (2, "400")
@@ -110,7 +110,7 @@ def test_a_refusal_ends_with_2_and_the_platforms_words(endpoint: Endpoint, args:
 
 
 def test_a_wrong_secret_is_refused_by_name(endpoint: Endpoint) -> None:
-    """The client is named, its secret is not, and nothing is invoked."""
+    """The error names the client and not its secret, and no workflow runs."""
     ended = endpoint.invoke("--external-user", "ada", PDKERNEL_CLIENT_SECRET="a-wrong-secret")
 
     assert ended.status == 2
@@ -118,15 +118,15 @@ def test_a_wrong_secret_is_refused_by_name(endpoint: Endpoint) -> None:
     assert "a-wrong-secret" not in ended.stdout + ended.stderr
 
 
-def test_without_a_client_the_endpoint_refuses(endpoint: Endpoint) -> None:
+def test_a_call_without_a_client_is_refused(endpoint: Endpoint) -> None:
     """A trigger with OAuth answers 401 to a call without a token."""
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--json")
 
     assert (ended.status, ended.json["status"]) == (2, 401)
 
 
-def test_nobody_there_ends_with_3(pdkernel: Shell) -> None:
-    """An address where nothing listens is our error, with what to do."""
+def test_an_unreachable_endpoint_ends_with_status_3(pdkernel: Shell) -> None:
+    """An address without a server ends with status 3 and a fix."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/eoabc123"
@@ -138,13 +138,13 @@ def test_nobody_there_ends_with_3(pdkernel: Shell) -> None:
 
 
 @pytest.mark.parametrize("url", ["eoabc123", "ftp://127.0.0.1/x", "http://", "http://[::1"])
-def test_what_is_no_url_is_refused(pdkernel: Shell, url: str) -> None:
-    """Only a whole http or https URL is called."""
+def test_an_invalid_url_is_refused(pdkernel: Shell, url: str) -> None:
+    """Only a complete http or https URL is called."""
     assert pdkernel("invoke", url).status == 2
 
 
-def test_snippets_are_ticked_when_they_ran(endpoint: Endpoint) -> None:
-    """The programs for curl and Python are run against the endpoint; SDK 1.x, which speaks HTTPS only, is not ticked but explained."""
+def test_snippets_that_ran_are_ticked(endpoint: Endpoint) -> None:
+    """The programs for curl and Python run against the endpoint; SDK 1.x, which requires HTTPS, has an explanation instead."""
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", '{"it\'s": 1}', "--snippets", "--run", "--json")  # fmt: skip
 
     works = {each["kind"]: (each["works"], each["said"]) for each in ended.json}
@@ -155,8 +155,8 @@ def test_snippets_are_ticked_when_they_ran(endpoint: Endpoint) -> None:
     assert endpoint.shell("clients", "list", "--json").json[0]["client_id"] == endpoint.client["PDKERNEL_CLIENT_ID"]
 
 
-def test_a_broken_endpoint_takes_the_ticks_away(endpoint: Endpoint) -> None:
-    """The same programs, once the user's account is gone, have no tick and say why."""
+def test_failed_snippets_have_no_tick(endpoint: Endpoint) -> None:
+    """Without the user's account, the same programs have no tick and show the reason."""
     account = endpoint.shell("accounts", "list", "--json").json[0]["id"]
     endpoint.shell("accounts", "remove", account)
 
@@ -169,7 +169,7 @@ def test_a_broken_endpoint_takes_the_ticks_away(endpoint: Endpoint) -> None:
 
 
 def test_an_unknown_authority_is_named_by_its_option(tls: Endpoint) -> None:
-    """Who is not told whom to trust is told which option takes it, not that nobody serves."""
+    """For an unknown certificate authority the error names the option, and does not report an unreachable server."""
     ended = tls.invoke("--external-user", "ada", "--body", "{}")
 
     assert ended.status == 3
@@ -179,7 +179,7 @@ def test_an_unknown_authority_is_named_by_its_option(tls: Endpoint) -> None:
 
 @pytest.mark.registry
 def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
-    """With --tls every snippet runs, those of the unmodified SDKs 1.x and 3.x among them."""
+    """With --tls every snippet runs, including those of the unmodified SDKs 1.x and 3.x."""
     ended = _run_snippets(tls)
 
     assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
@@ -189,7 +189,7 @@ def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
 
 @pytest.mark.registry
 def test_an_authority_may_be_a_relative_path(tls: Endpoint) -> None:
-    """A file that is named from where the command runs is found by the programs, which run elsewhere."""
+    """A relative path of the authority works for programs that run in another folder."""
     file = _authority(tls.shell.folder).relative_to(tls.shell.folder)
 
     ended = _run_snippets(tls, authority=file)
@@ -198,8 +198,8 @@ def test_an_authority_may_be_a_relative_path(tls: Endpoint) -> None:
 
 
 @pytest.mark.registry
-def test_a_broken_endpoint_takes_the_ticks_of_the_sdks_away(tls: Endpoint) -> None:
-    """Once the user's account is gone, no snippet has a tick, and each says why."""
+def test_failed_sdk_snippets_have_no_tick(tls: Endpoint) -> None:
+    """Without the user's account, no snippet has a tick, and each shows the reason."""
     account = tls.shell("accounts", "list", "--json").json[0]["id"]
     tls.shell("accounts", "remove", account)
 
@@ -214,7 +214,7 @@ def test_a_broken_endpoint_takes_the_ticks_of_the_sdks_away(tls: Endpoint) -> No
 
 @pytest.mark.registry
 def test_snippets_keep_method_and_query(pdkernel: Shell) -> None:
-    """Each makes the very call that was asked for; SDK 1.x, which drops a query, is not ticked but explained."""
+    """Each snippet makes the requested call; SDK 1.x, which drops a query, has an explanation instead of a tick."""
     expected = ("GET", {"q": "a b&c", "n": ["1", "2"]}, None, "ada")
     pdkernel.notebook(FLOW[0], STRICT.format(expected=expected))
     client = pdkernel("clients", "create", "--json").json
@@ -233,8 +233,8 @@ def test_snippets_keep_method_and_query(pdkernel: Shell) -> None:
 
 @pytest.mark.registry
 @pytest.mark.parametrize(("token", "works"), [(OWN_TOKEN, True), ("another-token", False)])
-def test_snippets_for_an_endpoint_with_a_token_of_its_own(pdkernel: Shell, token: str, works: bool) -> None:
-    """Each sends the token that the environment holds, names it nowhere, and has a tick if it is the right one."""
+def test_snippets_for_an_endpoint_with_its_own_token(pdkernel: Shell, token: str, works: bool) -> None:
+    """Each snippet sends the token from the environment without naming it, and has a tick if the token is valid."""
     header = FLOW[0].replace("oauth", "bearer\n  token_env: OWN")
     pdkernel.notebook(header, STRICT.format(expected=("POST", {}, {}, "ada")))
     pdkernel("env", "set", "OWN", stdin=OWN_TOKEN)
@@ -248,7 +248,7 @@ def test_snippets_for_an_endpoint_with_a_token_of_its_own(pdkernel: Shell, token
 
 @pytest.fixture
 def tls(pdkernel: Shell) -> Iterator[Endpoint]:
-    """The echo, served with --tls; ada has the account that it needs."""
+    """The echo workflow served with --tls; ada has the required account."""
     pdkernel.notebook(*FLOW)
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
     client = pdkernel("clients", "create", "--json").json

@@ -1,4 +1,4 @@
-"""`pdkernel lab`: what JupyterLab is told, and what it makes of it."""
+"""`pdkernel lab`: the options for JupyterLab, and their effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEWS = "@jupyterlab/apputils-extension:notification"
 
 
 def test_notebook_is_opened() -> None:
-    """A notebook is named by its place in the folder."""
+    """A notebook is passed as a path relative to the folder."""
     options = lab_options(Path("/w"), Path("/w/a b/one.ipynb"), root=False)
 
     assert "--LabApp.default_url=/lab/tree/a%20b/one.ipynb" in options
@@ -26,12 +26,13 @@ def test_notebook_is_opened() -> None:
 
 
 def test_root_is_allowed_only_for_root() -> None:
-    """Jupyter is told to accept root where the user is root."""
+    """Jupyter gets `--allow-root` only if the user is root."""
     assert "--allow-root" in lab_options(Path("/w"), None, root=True)
+    assert "--allow-root" not in lab_options(Path("/w"), None, root=False)
 
 
 def test_other_configuration_comes_first() -> None:
-    """Our defaults stand behind the folders that the user names, and only once."""
+    """The user's configuration folders come first; the default folder follows once."""
     environ = {"JUPYTER_CONFIG_PATH": "/mine"}
 
     set_defaults(environ)
@@ -41,7 +42,7 @@ def test_other_configuration_comes_first() -> None:
 
 
 def test_lab_runs(tmp_path: Path) -> None:
-    """Lab answers in the folder, with our kernel as the default, no question about news, and the user's own settings."""
+    """Lab starts in the folder with pdkernel's kernel as the default, without the news question, and with the user's settings."""
     (tmp_path / "work").mkdir()
     own = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
     own.parent.mkdir(parents=True)

@@ -54,7 +54,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def logged_in(pdkernel: Shell, upstream: Upstream) -> Shell:
-    """The command in a folder whose project is logged in."""
+    """The command in a folder with a logged-in project."""
     upstream.set()
     done = log_in(pdkernel, upstream)
     assert done.status == 0, done.stderr
@@ -62,20 +62,20 @@ def logged_in(pdkernel: Shell, upstream: Upstream) -> Shell:
 
 
 def log_in(pdkernel: Shell, upstream: Upstream, *more: str, secret: str = CLIENT_SECRET, **environ: Any) -> Ended:
-    """Log in with the secret in a file."""
+    """Log in with a secret from a file."""
     pdkernel.write("secret.txt", secret + "\n")
     words = ("--client-id", CLIENT_ID, "--client-secret", "@secret.txt", "--project-id", PROJECT)
     return pdkernel("login", *words, "--base-url", upstream.url, *more, **environ)
 
 
 def stored(pdkernel: Shell) -> bytes:
-    """Everything in the project's database."""
+    """The content of the project's database."""
     with sqlite3.connect(pdkernel.folder / ".pdkernel" / "project.db") as connection:
         return "\n".join(connection.iterdump()).encode()
 
 
-def test_login_is_kept(pdkernel: Shell, upstream: Upstream) -> None:
-    """Where there is no keyring the secret is in the project, encrypted, and nothing shows it."""
+def test_the_secret_is_stored_encrypted(pdkernel: Shell, upstream: Upstream) -> None:
+    """Without a keyring the secret is encrypted in the project and in no output."""
     done = log_in(pdkernel, upstream)
     shown = pdkernel("project", "show")
 
@@ -88,7 +88,7 @@ def test_login_is_kept(pdkernel: Shell, upstream: Upstream) -> None:
 
 
 def test_login_in_a_keyring(pdkernel: Shell, upstream: Upstream) -> None:
-    """With a keyring the secret is there and nowhere else; logging out takes it away."""
+    """With a keyring the secret is stored there only; logging out removes the secret."""
     pdkernel.write("filed.py", KEYRING)
     file = pdkernel.folder / "keyring.json"
     environ: dict[str, Any] = {
@@ -109,8 +109,8 @@ def test_login_in_a_keyring(pdkernel: Shell, upstream: Upstream) -> None:
     assert json.loads(file.read_text()) == {}
 
 
-def test_lost_keyring_entry_is_said(pdkernel: Shell, upstream: Upstream) -> None:
-    """A secret that is not in the keyring any more is asked for again, in words."""
+def test_a_lost_keyring_entry_is_reported(pdkernel: Shell, upstream: Upstream) -> None:
+    """If the keyring has lost the secret, the error asks for a new login."""
     pdkernel.write("filed.py", KEYRING)
     path = os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)])
     environ: dict[str, Any] = {"PYTHON_KEYRING_BACKEND": "filed.Keyring", "PYTHONPATH": path}
@@ -137,8 +137,8 @@ class Keyring(KeyringBackend):
 
 
 @pytest.mark.parametrize("backend", ["broken.Keyring", "not_installed.Keyring"])
-def test_keyring_that_does_not_work(pdkernel: Shell, upstream: Upstream, backend: str) -> None:
-    """A keyring that fails in its own way, or that is configured and not there, is none: the project keeps the secret."""
+def test_a_broken_keyring_is_ignored(pdkernel: Shell, upstream: Upstream, backend: str) -> None:
+    """If the keyring fails or is missing, the project stores the secret."""
     pdkernel.write("broken.py", BROKEN)
     path = os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)])
     environ: dict[str, Any] = {"PYTHON_KEYRING_BACKEND": backend, "PYTHONPATH": path}
@@ -152,7 +152,7 @@ def test_keyring_that_does_not_work(pdkernel: Shell, upstream: Upstream, backend
 
 
 def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -> None:
-    """`pdkernel login` takes what is not given from the environment, also under the SDK's names."""
+    """`pdkernel login` reads missing values from the environment, also under the SDK's names."""
     environ: dict[str, Any] = {
         "PIPEDREAM_CLIENT_ID": CLIENT_ID,
         "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
@@ -173,14 +173,14 @@ def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -
 
 
 def test_no_login_is_needed_with_the_environment(pdkernel: Shell, upstream: Upstream) -> None:
-    """Where the environment names client and project, commands use that project at once."""
+    """If the environment names client and project, commands use that project."""
     done = pdkernel("users", "list", "--json", **cast("dict[str, Any]", upstream.environ))
 
     assert [user["external_user_id"] for user in done.json] == ["ada", "bob", "eve"]
 
 
 def test_secret_on_the_command_line_is_refused(pdkernel: Shell) -> None:
-    """Others can read a command line."""
+    """A secret on the command line is refused: other users can read a command line."""
     done = pdkernel("login", "--client-id", "c", "--client-secret", "planted-0123456789", "--project-id", "p")
 
     assert done.status == 2
@@ -188,8 +188,8 @@ def test_secret_on_the_command_line_is_refused(pdkernel: Shell) -> None:
     assert "planted-0123456789" not in done.stdout + done.stderr
 
 
-def test_missing_part_is_named(pdkernel: Shell) -> None:
-    """Without a terminal nothing is asked for: what is missing is named."""
+def test_a_missing_value_is_named(pdkernel: Shell) -> None:
+    """Without a terminal the command names the missing value and asks no question."""
     done = pdkernel("login", "--client-id", "c")
 
     assert done.status == 2
@@ -197,8 +197,8 @@ def test_missing_part_is_named(pdkernel: Shell) -> None:
     assert "PDKERNEL_CLIENT_SECRET" in done.stderr
 
 
-def test_wrong_secret_is_not_kept(pdkernel: Shell, upstream: Upstream) -> None:
-    """A login that Pipedream does not accept says so, and leaves the project as it was."""
+def test_a_wrong_secret_is_not_stored(pdkernel: Shell, upstream: Upstream) -> None:
+    """A login that Pipedream rejects is reported, and the project is unchanged."""
     done = log_in(pdkernel, upstream, secret="planted-wrong-0123456789")
     shown = pdkernel("project", "show", "--json")
 
@@ -209,16 +209,16 @@ def test_wrong_secret_is_not_kept(pdkernel: Shell, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://api.example.test", "ftp://127.0.0.1", "https://me:pass@api.example.test", "x"])
-def test_secret_is_not_sent_just_anywhere(pdkernel: Shell, url: str) -> None:
-    """An address that is neither https nor this machine gets no secret."""
+def test_the_secret_requires_https(pdkernel: Shell, url: str) -> None:
+    """An address that is neither https nor loopback gets no secret."""
     pdkernel.write("secret.txt", CLIENT_SECRET)
     words = ("--client-id", "c", "--client-secret", "@secret.txt", "--project-id", "p", "--base-url", url)
 
     assert pdkernel("login", *words).status == 2
 
 
-def test_a_client_made_here_says_what_it_opens(logged_in: Shell) -> None:
-    """Beside a real project, a client of the local one is for endpoints only, and whoever makes it is told."""
+def test_a_local_client_of_a_real_project_is_explained(logged_in: Shell) -> None:
+    """In a logged-in project, `clients create` explains that a local client opens endpoints only."""
     made = logged_in("clients", "create")
 
     assert f"The client can call the local workflow endpoints. Connect's routes belong to {PROJECT}" in made.stderr
@@ -236,7 +236,7 @@ def test_logging_out(logged_in: Shell) -> None:
 
 
 def test_commands_use_the_real_project(logged_in: Shell) -> None:
-    """Accounts are listed with the project's, and a run uses the user's newest one."""
+    """Accounts are listed from the real project, and a run uses the user's newest account."""
     accounts = logged_in("accounts", "list", "--external-user", "ada", "--app", "slack", "--json")
     notebook = logged_in.notebook(
         "%%pdstep tell --app slack\ndef handler(pd):\n    return pd.inputs['slack']['$auth']['oauth_access_token']"
@@ -250,8 +250,8 @@ def test_commands_use_the_real_project(logged_in: Shell) -> None:
     assert SLACK_TOKEN not in done.stdout
 
 
-def test_fault_at_pipedream_is_said(logged_in: Shell, upstream: Upstream) -> None:
-    """A refusal of Pipedream's ends a command with its sentence, not with a traceback."""
+def test_an_error_at_pipedream_is_reported(logged_in: Shell, upstream: Upstream) -> None:
+    """An error of Pipedream ends a command with its message, without a traceback."""
     upstream.set(fault={"path": "users", "kind": "status", "status": 429, "headers": {"Retry-After": "3"}})
 
     done = logged_in("users", "list")
@@ -272,7 +272,7 @@ def handler(pd):
 
 
 def test_run_with_a_withheld_account_becomes_a_test(logged_in: Shell, upstream: Upstream) -> None:
-    """Its test passes offline, with a made-up account and the recorded call."""
+    """The saved test passes offline, with a fake account and the recorded call."""
     source = logged_in.notebook(HELD)
     words = ("--body", "{}", "--external-user", "ada", "--egress", "live", "--save-test", "held", "--json")
 
@@ -291,14 +291,14 @@ TO = "http://127.0.0.1:1/eonew"
 
 
 def webhooks(shell: Shell, *more: str) -> list[list[str]]:
-    """What `triggers move` says the webhooks would be."""
+    """The webhooks that `triggers move` announces."""
     done = shell("triggers", "move", "--to", TO, "--json", *more)
     assert done.status == 0, done.stderr
     return [each["after"] for each in done.json]
 
 
-def test_moving_triggers_shows_what_would_change(logged_in: Shell, upstream: Upstream) -> None:
-    """Without --yes nothing is changed; Pipedream's own endpoint is replaced, another webhook stays."""
+def test_moving_triggers_without_yes_shows_the_changes(logged_in: Shell, upstream: Upstream) -> None:
+    """Without --yes nothing changes; Pipedream's own endpoint would be replaced, another webhook stays."""
     done = logged_in("triggers", "move", "--to", TO)
 
     assert done.stdout.splitlines() == [
@@ -312,14 +312,14 @@ def test_moving_triggers_shows_what_would_change(logged_in: Shell, upstream: Ups
 
 
 def test_dry_run_wins_over_yes(logged_in: Shell, upstream: Upstream) -> None:
-    """Asking for a dry run changes nothing, whatever else is said."""
+    """A dry run changes nothing, even with --yes."""
     webhooks(logged_in, "--yes", "--dry-run")
 
     assert not [each for each in upstream.asked if each["method"] == "PUT"]
 
 
 def test_moving_triggers(pdkernel: Shell) -> None:
-    """With --yes the webhooks are changed once; a second time there is nothing to do."""
+    """With --yes the webhooks are changed once; a second move changes nothing."""
     with running_upstream() as fresh:
         log_in(pdkernel, fresh)
         moved = pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
@@ -333,8 +333,8 @@ def test_moving_triggers(pdkernel: Shell) -> None:
     assert changed[0]["query"] == {"external_user_id": "ada"}
 
 
-def test_moving_is_undone(pdkernel: Shell) -> None:
-    """What two moves have changed is taken back to what was there before the first, once, and only where it still is."""
+def test_moving_can_be_undone(pdkernel: Shell) -> None:
+    """Undoing two moves restores the webhooks before the first move, once, and only if they are unchanged since."""
     with running_upstream() as fresh:
         log_in(pdkernel, fresh)
         before = {"dc_1": webhooks_of(fresh, "dc_1"), "dc_2": webhooks_of(fresh, "dc_2")}
@@ -342,7 +342,7 @@ def test_moving_is_undone(pdkernel: Shell) -> None:
         pdkernel("triggers", "move", "--to", f"{TO}2", "--from", TO, "--yes")
         pdkernel("triggers", "move", "--to", TO, "--only", "dc_2", "--yes")
         moved = {"dc_1": webhooks_of(fresh, "dc_1"), "dc_2": webhooks_of(fresh, "dc_2")}
-        put_webhooks(fresh, "dc_2", ["https://somebody.example.test"])
+        put_webhooks(fresh, "dc_2", ["https://other.example.test"])
 
         looked = pdkernel("triggers", "move", "--undo")
         undone = pdkernel("triggers", "move", "--undo", "--yes", "--json")
@@ -352,12 +352,12 @@ def test_moving_is_undone(pdkernel: Shell) -> None:
         assert looked.stdout.splitlines()[-1].startswith("Would change 1 of 2 sources.")
         assert [(each["id"], each["changed"]) for each in undone.json] == [("dc_1", True), ("dc_2", False)]
         assert webhooks_of(fresh, "dc_1") == before["dc_1"]
-        assert webhooks_of(fresh, "dc_2") == ["https://somebody.example.test"]
+        assert webhooks_of(fresh, "dc_2") == ["https://other.example.test"]
         assert again.stdout.splitlines() == ["Nothing to change: checked 1 source."]
 
 
-def test_undoing_names_no_way_back(pdkernel: Shell) -> None:
-    """What was taken back cannot be taken back again, and no command is named that would."""
+def test_an_undo_cannot_be_undone(pdkernel: Shell) -> None:
+    """After an undo the output names no further undo, and a second undo is refused."""
     with running_upstream() as fresh:
         log_in(pdkernel, fresh)
         pdkernel("triggers", "move", "--to", TO, "--yes", "--only", "dc_1")
@@ -367,8 +367,8 @@ def test_undoing_names_no_way_back(pdkernel: Shell) -> None:
     assert undone.stdout.splitlines()[-1] == "Changed 1 of 1 source."
 
 
-def test_moving_that_breaks_down_is_undone(pdkernel: Shell) -> None:
-    """What was changed before a fault is kept, and can be taken back."""
+def test_an_interrupted_move_can_be_undone(pdkernel: Shell) -> None:
+    """Changes before an error are stored, and can be undone."""
     with running_upstream() as fresh:
         log_in(pdkernel, fresh)
         before = webhooks_of(fresh, "dc_1")
@@ -385,8 +385,8 @@ def test_moving_that_breaks_down_is_undone(pdkernel: Shell) -> None:
 @pytest.mark.parametrize(
     "url", ["http://[", "https://flows.example.com:99999/x", "https://flows.example.com/a b", "eo1"]
 )
-def test_moving_to_what_is_no_url(logged_in: Shell, url: str) -> None:
-    """Where it is no URL that Pipedream could call, that is said."""
+def test_moving_to_an_unreachable_url(logged_in: Shell, url: str) -> None:
+    """A base URL that Pipedream cannot call is refused."""
     done = logged_in("triggers", "move", "--to", url)
 
     assert done.status == 2
@@ -395,39 +395,39 @@ def test_moving_to_what_is_no_url(logged_in: Shell, url: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["--undo", "--to", TO], []])
-def test_moving_somewhere(logged_in: Shell, words: list[str]) -> None:
-    """Where to is needed, and only where something is moved."""
+def test_moving_requires_a_target(logged_in: Shell, words: list[str]) -> None:
+    """The target is required, and only for a move."""
     assert logged_in("triggers", "move", *words).status == 2
 
 
 def webhooks_of(api: Upstream, source: str) -> list[str]:
-    """The webhooks that a source has there."""
+    """The webhooks of a source at Pipedream."""
     answer = httpx.get(f"{api.url}/v1/connect/{PROJECT}/deployed-triggers/{source}/webhooks", headers=HEADERS)
     urls: list[str] = answer.json()["webhook_urls"]
     return urls
 
 
 def put_webhooks(api: Upstream, source: str, urls: list[str]) -> None:
-    """Somebody else changes them."""
+    """Change the webhooks as another client would."""
     url = f"{api.url}/v1/connect/{PROJECT}/deployed-triggers/{source}/webhooks"
     httpx.put(url, headers=HEADERS, json={"webhook_urls": urls}).raise_for_status()
 
 
 def test_named_webhook_is_replaced(logged_in: Shell) -> None:
-    """A webhook of one's own is replaced when it is named."""
+    """A named webhook of the user is replaced."""
     assert webhooks(logged_in, "--from", "https://mine.example.test/hook", "--only", "dc_1") == [[TO]]
 
 
-def test_moving_needs_a_login(pdkernel: Shell) -> None:
-    """Without a Connect project there are no deployed sources."""
+def test_moving_requires_a_login(pdkernel: Shell) -> None:
+    """Without a login there are no deployed sources."""
     done = pdkernel("triggers", "move", "--to", TO)
 
     assert done.status == 2
     assert "pdkernel login" in done.stderr
 
 
-def test_nothing_is_read_at_import() -> None:
-    """Importing the package imports neither SDK nor keyring, which read the environment."""
+def test_importing_the_package_loads_no_sdk() -> None:
+    """Importing the package imports neither the SDK nor keyring, which read the environment."""
     code = (
         "import sys\n"
         "import pdkernel, pdkernel.cli, pdkernel.connect, pdkernel.session, pdkernel.actions\n"

@@ -1,4 +1,4 @@
-"""`pdkernel packages`, and how `run` installs."""
+"""`pdkernel packages`, and installations by `run`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def registry() -> Iterator[NpmRegistry]:
 
 @pytest.fixture
 def environ(registry: NpmRegistry, pdkernel: Shell) -> dict[str, Any]:
-    """What a command has that installs from it."""
+    """The environment variables of a command that installs from the registry."""
     return {name: value for name, value in registry.environ(pdkernel.folder).items() if name.startswith("npm_")}
 
 
-def test_run_installs_and_says_so(pdkernel: Shell, environ: dict[str, Any]) -> None:
-    """Lines on stderr; stdout is the one JSON value."""
+def test_run_installs_packages(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """Installations are reported on stderr; stdout is the one JSON value."""
     source = pdkernel.notebook(STEP)
 
     ended = pdkernel("run", source, "--body", "{}", "--json", **environ)
@@ -38,8 +38,8 @@ def test_run_installs_and_says_so(pdkernel: Shell, environ: dict[str, Any]) -> N
     assert "installing tiny ...\ninstalled tiny@1.0.0 in " in ended.stderr
 
 
-def test_no_install_names_the_command_that_helps(pdkernel: Shell, environ: dict[str, Any]) -> None:
-    """Refused with exit 2, also as the environment says; after the command the same run goes through."""
+def test_no_install_names_the_command(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """`--no-install` and its variable refuse with status 2; after the named command the same run succeeds."""
     source = pdkernel.notebook(STEP, name="my work.ipynb")
 
     refused = pdkernel("run", source, "--body", "{}", "--no-install", **environ)
@@ -64,10 +64,10 @@ def test_no_install_names_the_command_that_helps(pdkernel: Shell, environ: dict[
         ),
     ],
 )
-def test_what_names_no_package_is_refused(
+def test_an_invalid_package_name_is_refused(
     pdkernel: Shell, environ: dict[str, Any], registry: NpmRegistry, cell: str, words: str
 ) -> None:
-    """A run and an installation are refused with 2, naming the step; nothing is asked of a registry or run."""
+    """A run and an installation are refused with status 2 and the step's name; no registry is contacted."""
     (pdkernel.folder / "tiny-1.0-py3-none-any.whl").write_bytes(b"not looked at")
     source = pdkernel.notebook(cell)
 
@@ -81,8 +81,8 @@ def test_what_names_no_package_is_refused(
     assert registry.asked == []
 
 
-def test_a_package_that_is_not_there_fails_the_run(pdkernel: Shell, environ: dict[str, Any]) -> None:
-    """Exit 1, as for any step that fails, with the sentence alone."""
+def test_a_missing_package_fails_the_run(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """The status is 1, as for any failed step, with only the message."""
     source = pdkernel.notebook(STEP.replace("tiny", "lodahs"))
 
     ended = pdkernel("run", source, "--body", "{}", **environ)
@@ -93,8 +93,8 @@ def test_a_package_that_is_not_there_fails_the_run(pdkernel: Shell, environ: dic
     assert "npm error" not in ended.stderr + installing.stderr
 
 
-def test_list_says_what_is_locked_and_what_is_here(pdkernel: Shell, environ: dict[str, Any]) -> None:
-    """A fresh checkout has the lock file and nothing installed."""
+def test_list_shows_locked_and_installed_packages(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """In a fresh checkout the lock file lists packages, and none is installed."""
     before = pdkernel("packages", "list")
     pdkernel("packages", "install", pdkernel.notebook(STEP), **environ)
     after = pdkernel("packages", "list", "--json")

@@ -1,4 +1,4 @@
-"""`pdkernel run`: events, users, exit statuses, what is printed."""
+"""`pdkernel run`: events, users, exit statuses, output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLACK = (
 
 
 def test_json_is_one_execution_and_nothing_else(pdkernel: Shell) -> None:
-    """`--json` prints the execution alone on stdout, in the contract's keys."""
+    """`--json` prints only the execution on stdout, with the documented keys."""
     source = pdkernel.notebook(GREET)
 
     ended = pdkernel("run", source, "--body", '{"a": 1}', "--json")
@@ -35,7 +35,7 @@ def test_json_is_one_execution_and_nothing_else(pdkernel: Shell) -> None:
 
 
 def test_text_names_steps_and_status(pdkernel: Shell) -> None:
-    """Without `--json` a person reads a timeline."""
+    """Without `--json` the output is a timeline."""
     ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}")
 
     assert ended.status == 0
@@ -44,7 +44,7 @@ def test_text_names_steps_and_status(pdkernel: Shell) -> None:
 
 
 def test_an_unreachable_host_is_exit_status_1(pdkernel: Shell) -> None:
-    """A step whose call cannot be made fails, and the run with it; the error names the host and the cause."""
+    """A failed outbound call fails the step and the run; the error names the host and the cause."""
     cell = "%%pdstep call --lang node\nexport default defineComponent({ async run() { return (await fetch('https://nowhere.invalid/')).status; } });"
 
     ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}", "--egress", "live", "--json")
@@ -80,7 +80,7 @@ def test_flags_win_over_headers(pdkernel: Shell) -> None:
 
 
 def test_header_alone_is_honoured(pdkernel: Shell) -> None:
-    """Without flags the event's own headers say who it is for."""
+    """Without flags, the event's headers name user and environment."""
     event = pdkernel.write(
         "event.json", '{"headers": {"X-PD-External-User-ID": "grace", "x-pd-environment": "production"}}'
     )
@@ -91,7 +91,7 @@ def test_header_alone_is_honoured(pdkernel: Shell) -> None:
 
 
 def test_runs_as_the_external_user(pdkernel: Shell) -> None:
-    """A step sends with the external user's account, and the token is nowhere in the output."""
+    """A step sends with the external user's account, and the token is not in the output."""
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
 
     ended = pdkernel("run", pdkernel.notebook(SLACK), "--body", "{}", "--external-user", "ada", "--json")
@@ -103,7 +103,7 @@ def test_runs_as_the_external_user(pdkernel: Shell) -> None:
 
 
 def test_run_always_sends(pdkernel: Shell) -> None:
-    """`pdkernel run` makes an unsafe call each time: sending once is a notebook's rule."""
+    """`pdkernel run` repeats an unsafe call: sending once applies to notebooks."""
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
     source = pdkernel.notebook(SLACK)
 
@@ -133,7 +133,7 @@ def test_a_failure_of_any_user_is_the_exit_status(pdkernel: Shell) -> None:
 
 
 def test_from_a_step_with_a_pin(pdkernel: Shell) -> None:
-    """`--from` leaves the steps above out; `--pin` gives what they would have exported."""
+    """`--from` skips the steps above; `--pin` provides their exports."""
     last = '%%pdstep last\ndef handler(pd):\n    return pd.steps["greet"]["$return_value"]\n'
     pin = pdkernel.write("pin.json", '{"$return_value": 7}')
 
@@ -144,7 +144,7 @@ def test_from_a_step_with_a_pin(pdkernel: Shell) -> None:
 
 
 def test_failed_step_is_status_1(pdkernel: Shell) -> None:
-    """A step that raises ends the command with 1, and its line is the cell's."""
+    """A step that raises an error ends the command with status 1; the error's line is the cell's."""
     ended = pdkernel("run", pdkernel.notebook("%%pdstep bad\ndef handler(pd):\n    return 1 / 0\n"), "--body", "{}", "--json")  # fmt: skip
 
     assert ended.status == 1
@@ -175,7 +175,7 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
     ],
 )  # fmt: skip
 def test_refusals_are_status_2_and_short(pdkernel: Shell, cells: list[str], args: list[str], words: str) -> None:
-    """What is refused before any step ends with 2, says why in at most 15 lines, and shows no stack of ours."""
+    """A run refused before any step ends with status 2 and the reason in at most 15 lines, without a traceback."""
     pdkernel.write("bad.json", '{"body": }')
 
     ended = pdkernel("run", pdkernel.notebook(*cells), *args)
@@ -198,7 +198,7 @@ def test_event_error_has_line_and_column(pdkernel: Shell) -> None:
 
 
 def test_refused_run_is_still_an_execution(pdkernel: Shell) -> None:
-    """With `--json` a refused run prints its execution, no step run."""
+    """With `--json` a refused run prints its execution, in which no step ran."""
     ended = pdkernel("run", pdkernel.notebook(SLACK), "--body", "{}", "--json")
 
     assert ended.status == 2
@@ -211,7 +211,7 @@ def test_refused_run_is_still_an_execution(pdkernel: Shell) -> None:
     ("text", "words"),
     [("not json", "is not a notebook"), ("{}", "is not a notebook"), ("[1]", "is not a notebook")],
 )
-def test_file_that_is_no_notebook(pdkernel: Shell, text: str, words: str) -> None:
+def test_a_file_that_is_not_a_notebook_is_refused(pdkernel: Shell, text: str, words: str) -> None:
     """A file that is not a notebook is refused by name."""
     source = pdkernel.write("work.ipynb", text)
 
@@ -222,14 +222,14 @@ def test_file_that_is_no_notebook(pdkernel: Shell, text: str, words: str) -> Non
 
 
 def test_exited_is_success(pdkernel: Shell) -> None:
-    """A workflow that ends itself exits with 0."""
+    """A workflow that ends itself has status 0."""
     ended = pdkernel("run", pdkernel.notebook("%%pdstep a\ndef handler(pd):\n    return pd.flow.exit('no')\n"), "--body", "{}", "--json")  # fmt: skip
 
     assert (ended.status, ended.json["status"]) == (0, "exited")
 
 
-def test_time_out_is_said_in_few_lines(pdkernel: Shell) -> None:
-    """A failure without an exception of its own takes at most 15 lines."""
+def test_a_time_out_is_reported_briefly(pdkernel: Shell) -> None:
+    """A time-out is reported in at most 15 lines."""
     cell = "%%pdstep slow --timeout 1\nimport time\ndef handler(pd):\n    time.sleep(30)\n"
 
     ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}")
@@ -246,7 +246,7 @@ def test_options_come_from_the_environment(pdkernel: Shell) -> None:
 
 
 def test_project_by_option_and_upwards(pdkernel: Shell) -> None:
-    """`--project FOLDER` names the project; without it the nearest one upwards is taken."""
+    """`--project FOLDER` names the project; the default is the nearest project upwards."""
     (pdkernel.folder / "elsewhere").mkdir()
 
     pdkernel("--project", "elsewhere", "env", "set", "A", stdin="value-of-a")
@@ -257,7 +257,7 @@ def test_project_by_option_and_upwards(pdkernel: Shell) -> None:
 
 
 def test_a_scheduled_workflow_needs_no_event(pdkernel: Shell) -> None:
-    """Without an event it gets what its schedule hands over, and no response is spoken of."""
+    """Without an event a scheduled workflow gets the schedule's event, and the output mentions no response."""
     header = "%%pdworkflow\nname: Hourly\ntrigger:\n  type: schedule\n  interval_seconds: 3600\n"
     step = '%%pdstep tell\ndef handler(pd):\n    return pd.steps["trigger"]["event"]["interval_seconds"]\n'
 
@@ -269,7 +269,7 @@ def test_a_scheduled_workflow_needs_no_event(pdkernel: Shell) -> None:
 
 
 def test_what_a_step_has_mounted_in_its_folder_stays(pdkernel: Shell, apart: tuple[str, ...]) -> None:
-    """A Bash step, run as root, mounts a folder in its own; the run's clean-up leaves what lies behind the mount."""
+    """If a Bash step (run as root) mounts a folder in its own, the clean-up keeps the mounted files."""
     outside = pdkernel.folder / "outside"
     outside.mkdir()
     (outside / "file").touch()

@@ -1,4 +1,4 @@
-"""`pdkernel serve`, as a person or a program starts it."""
+"""`pdkernel serve`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GUARDED = CUSTOM.replace("http\n", "http\n  auth: oauth\n")
 
 @contextmanager
 def serving(shell: Shell, *args: str, port: int = 0) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
-    """The command with --json, and the line that it prints when it answers."""
+    """The command with --json, and the line that it prints when it is ready."""
     with shell.start("serve", *args, "--port", str(port), "--json") as process:
         try:
             assert process.stdout
@@ -35,8 +35,8 @@ def serving(shell: Shell, *args: str, port: int = 0) -> Iterator[tuple[dict[str,
             process.kill()
 
 
-def test_one_line_and_answers(pdkernel: Shell) -> None:
-    """The line has the project and each workflow's URL, which answers; nothing else is on stdout."""
+def test_the_json_line(pdkernel: Shell) -> None:
+    """The line has the project and the working URL of each workflow; stdout has nothing else."""
     pdkernel.notebook(CUSTOM, ANSWER)
     with serving(pdkernel) as (said, process):
         (workflow,) = said["workflows"]
@@ -55,7 +55,7 @@ def test_one_line_and_answers(pdkernel: Shell) -> None:
 
 
 def test_the_same_url_after_a_restart(pdkernel: Shell) -> None:
-    """An endpoint's key is made once."""
+    """An endpoint's key stays the same after a restart."""
     pdkernel.notebook(CUSTOM, ANSWER)
     keys = []
     for _ in range(2):
@@ -65,8 +65,8 @@ def test_the_same_url_after_a_restart(pdkernel: Shell) -> None:
     assert keys[0] == keys[1]
 
 
-def test_a_notebook_that_is_saved(pdkernel: Shell) -> None:
-    """What was saved is what the next request runs, and the terminal says so."""
+def test_a_saved_notebook_is_reloaded(pdkernel: Shell) -> None:
+    """The next request runs the saved notebook, and the terminal reports the change."""
     pdkernel.notebook(CUSTOM, ANSWER)
     with serving(pdkernel, "work.ipynb") as (said, process):
         url = said["workflows"][0]["url"]
@@ -83,7 +83,7 @@ def test_a_notebook_that_is_saved(pdkernel: Shell) -> None:
 
 
 def test_tls(pdkernel: Shell) -> None:
-    """With --tls it speaks HTTPS, to whoever trusts the certificate whose path is printed."""
+    """With --tls the server speaks HTTPS, trusted by clients with the printed certificate."""
     pdkernel.notebook(CUSTOM, ANSWER)
     with serving(pdkernel, "work.ipynb", "--tls") as (said, process):
         assert process.stderr
@@ -107,7 +107,7 @@ def test_tls(pdkernel: Shell) -> None:
 
 
 def test_public_url(pdkernel: Shell) -> None:
-    """The base of what is handed out; its host is answered, another is not; where it listens is said."""
+    """Printed URLs have the public base; the server accepts its host only, and prints its own address."""
     pdkernel.notebook(ANSWER)
     port = _free_port()
     with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/", port=port) as (said, _):
@@ -122,18 +122,18 @@ def test_public_url(pdkernel: Shell) -> None:
     assert statuses[0].json()["inspect"].startswith("https://flows.example.com/-/runs/")
 
 
-def test_other_addresses_need_auth(pdkernel: Shell) -> None:
-    """Another address is refused while an endpoint is open, then while there is no client; then it is served."""
+def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
+    """A non-loopback address is refused with an open endpoint or without a client, and is served otherwise."""
     pdkernel.notebook(CUSTOM, ANSWER)
-    open_one = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0", "--json")
+    open_endpoint = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0", "--json")
     pdkernel.notebook(GUARDED, ANSWER)
-    nobody = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0")
+    without_client = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0")
     pdkernel("clients", "create")
     with serving(pdkernel, "work.ipynb", "--host", "0.0.0.0") as (said, _):
         answer = httpx.post(said["workflows"][0]["url"])
 
-    assert (open_one.status, open_one.json["error"]["code"]) == (2, "request")
-    assert (nobody.status, "pdkernel clients create" in nobody.stderr) == (2, True)
+    assert (open_endpoint.status, open_endpoint.json["error"]["code"]) == (2, "request")
+    assert (without_client.status, "pdkernel clients create" in without_client.stderr) == (2, True)
     assert answer.status_code == 401
 
 
@@ -150,8 +150,8 @@ def test_other_addresses_need_auth(pdkernel: Shell) -> None:
         (["work.ipynb", "--host", "256.0.0.1.example.invalid"], "no"),
     ],
 )
-def test_refused(pdkernel: Shell, args: list[str], words: str) -> None:
-    """A wrong option or source is exit 2 with the reason."""
+def test_invalid_options_are_refused(pdkernel: Shell, args: list[str], words: str) -> None:
+    """An invalid option or source ends with status 2 and the reason."""
     pdkernel.notebook(ANSWER)
     ended = pdkernel("serve", *args, "--port", "0")
 
@@ -160,8 +160,8 @@ def test_refused(pdkernel: Shell, args: list[str], words: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_that_is_taken(pdkernel: Shell) -> None:
-    """Exit 2, and what to do."""
+def test_a_port_in_use(pdkernel: Shell) -> None:
+    """A port in use ends with status 2 and a fix."""
     pdkernel.notebook(ANSWER)
     with serving(pdkernel) as (said, _):
         ended = pdkernel("serve", "--port", said["url"].rpartition(":")[2])
@@ -170,8 +170,8 @@ def test_a_port_that_is_taken(pdkernel: Shell) -> None:
     assert "--port 0" in ended.stderr
 
 
-def test_nothing_to_serve_but_the_api(pdkernel: Shell) -> None:
-    """A folder without workflows is served all the same: the Connect API needs none."""
+def test_a_folder_without_workflows_is_served(pdkernel: Shell) -> None:
+    """A folder without workflows is served: the Connect API requires none."""
     with serving(pdkernel) as (said, _):
         answer = httpx.get(f"{said['url']}/-/ready")
 

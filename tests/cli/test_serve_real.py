@@ -1,4 +1,4 @@
-"""`pdkernel serve` with a real project: endpoints are answered here, Connect's routes by the API in another process."""
+"""`pdkernel serve` with a real project: it serves endpoints itself and passes the Connect API on to Pipedream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of a project whose environment names the real one."""
+    """A server of a project whose environment names the real project."""
     folder = tmp_path_factory.mktemp("served")
     notebook_of(folder / "greet.ipynb", WORKFLOW, STEP)
     with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
@@ -36,19 +36,19 @@ def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def http(server: Server, upstream: Upstream) -> Iterator[httpx.Client]:
-    """A caller that has a token of Pipedream's."""
+    """A caller with a token of Pipedream."""
     upstream.set()
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {TOKEN}"}) as client:
         yield client
 
 
-def test_project_is_the_real_one(server: Server) -> None:
-    """What is served is told with Pipedream's project."""
+def test_the_line_names_the_real_project(server: Server) -> None:
+    """The JSON line has the id of Pipedream's project."""
     assert server.said["project_id"] == PROJECT
 
 
 def test_token_of_pipedreams_client(http: httpx.Client) -> None:
-    """The token endpoint gives a client of Pipedream's what Pipedream gives it."""
+    """The token endpoint passes a token of Pipedream on to a client of Pipedream."""
     body = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
 
     answers = [
@@ -61,7 +61,7 @@ def test_token_of_pipedreams_client(http: httpx.Client) -> None:
 
 
 def test_route_is_passed_on_unchanged(http: httpx.Client, server: Server, upstream: Upstream) -> None:
-    """Method, path, query, headers and body arrive as they were sent; what belongs to a connection does not."""
+    """Method, path, query, headers and body arrive unchanged; headers of the connection do not."""
     url = base64.b64encode(b"https://api.github.com/a?b=1").decode().replace("=", "%3D")
     answer = http.patch(
         f"/v1/connect/{PROJECT}/anything/{url}?q=a%20b&q=c",
@@ -84,8 +84,8 @@ def test_route_is_passed_on_unchanged(http: httpx.Client, server: Server, upstre
     assert "x-hop" not in seen["headers"]
 
 
-def test_answers_come_through(http: httpx.Client, server: Server) -> None:
-    """Pages, refusals and empty answers are Pipedream's own."""
+def test_responses_are_passed_on(http: httpx.Client, server: Server) -> None:
+    """Pages, errors and empty responses of Pipedream are passed on."""
     headers = {"x-pd-environment": "development"}
     listed = http.get(f"/v1/connect/{PROJECT}/users", headers=headers)
     missing = http.get(f"/v1/connect/{PROJECT}/accounts/apn_none", headers=headers)
@@ -97,8 +97,8 @@ def test_answers_come_through(http: httpx.Client, server: Server) -> None:
     assert missing.json() == {"error": "no account"}
 
 
-def test_answer_comes_as_it_is_made(http: httpx.Client) -> None:
-    """An answer in pieces is passed on piece by piece, with its headers."""
+def test_a_response_is_streamed(http: httpx.Client) -> None:
+    """A response in chunks is passed on chunk by chunk, with its headers."""
     began = time.monotonic()
     with http.stream("GET", f"/v1/connect/{PROJECT}/events") as answer:
         pieces = [(piece, time.monotonic() - began) for piece in answer.iter_raw()]
@@ -109,14 +109,14 @@ def test_answer_comes_as_it_is_made(http: httpx.Client) -> None:
 
 
 def test_body_without_a_length(http: httpx.Client) -> None:
-    """A request in pieces arrives whole."""
+    """A chunked request arrives complete."""
     answer = http.post(f"/v1/connect/{PROJECT}/anything", content=iter([b"one,", b"two"]))
 
     assert answer.json()["echo"]["body"] == "one,two"
 
 
-def test_one_callers_cookie_is_not_the_next_ones(http: httpx.Client, upstream: Upstream) -> None:
-    """What Pipedream sets for one caller is not sent with another's request."""
+def test_cookies_of_callers_are_separate(http: httpx.Client, upstream: Upstream) -> None:
+    """A cookie that Pipedream sets for one caller is not sent with another caller's request."""
     fault = {"kind": "status", "status": 200, "path": "cookie", "headers": {"Set-Cookie": "mine=1; Path=/"}}
     upstream.set(fault=fault)
     first = http.get(f"/v1/connect/{PROJECT}/cookie")
@@ -128,8 +128,8 @@ def test_one_callers_cookie_is_not_the_next_ones(http: httpx.Client, upstream: U
     assert "cookie" not in second.json()["echo"]["headers"]
 
 
-def test_endpoint_takes_pipedreams_token(server: Server, http: httpx.Client) -> None:
-    """The workflow runs here, for a caller with a token of Pipedream's, with the user's account from there."""
+def test_an_endpoint_accepts_a_token_of_pipedream(server: Server, http: httpx.Client) -> None:
+    """The workflow runs locally for a caller with a token of Pipedream, with the user's account at Pipedream."""
     headers = {"x-pd-external-user-id": "ada", "x-pd-environment": "development"}
 
     answer = http.post(server.endpoint, json={}, headers=headers)
@@ -137,8 +137,8 @@ def test_endpoint_takes_pipedreams_token(server: Server, http: httpx.Client) -> 
     assert (answer.status_code, answer.json()) == (200, {"user": "ada", "length": 34})
 
 
-def test_endpoint_takes_its_own_clients_token(server: Server) -> None:
-    """A client that this project has made gets its token here."""
+def test_an_endpoint_accepts_a_token_of_a_local_client(server: Server) -> None:
+    """A client of the local project gets a token from the server."""
     client = json.loads(server.run("clients", "create", "--json"))
     body = {"grant_type": "client_credentials", **{name: client[name] for name in ("client_id", "client_secret")}}
     token = httpx.post(f"{server.url}/v1/oauth/token", json=body).json()["access_token"]
@@ -150,9 +150,9 @@ def test_endpoint_takes_its_own_clients_token(server: Server) -> None:
     assert answer.text.startswith("Pipedream Connect Error: Required account for slack not found")
 
 
-@pytest.mark.parametrize("token", ["somebody-elses", "ctok_0123456789abcdef"])
-def test_endpoint_takes_no_other_token(server: Server, token: str) -> None:
-    """A token that Pipedream does not know for the project, or a browser's, starts nothing."""
+@pytest.mark.parametrize("token", ["of-another-project", "ctok_0123456789abcdef"])
+def test_an_endpoint_refuses_other_tokens(server: Server, token: str) -> None:
+    """A token that Pipedream does not accept for the project, or a Connect token, starts no run."""
     headers = {"authorization": f"Bearer {token}", "x-pd-external-user-id": "ada"}
 
     answer = httpx.post(server.endpoint, json={}, headers=headers)
@@ -161,8 +161,8 @@ def test_endpoint_takes_no_other_token(server: Server, token: str) -> None:
     assert token not in answer.text
 
 
-def test_nobody_at_pipedream(tmp_path: Path) -> None:
-    """Where Pipedream cannot be reached the caller is told where and why."""
+def test_pipedream_is_unreachable(tmp_path: Path) -> None:
+    """If Pipedream cannot be reached, the caller gets the address and the reason."""
     environ = {
         "PDKERNEL_CLIENT_ID": "c",
         "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
@@ -178,7 +178,7 @@ def test_nobody_at_pipedream(tmp_path: Path) -> None:
 
 
 def test_unmodified_sdk_with_one_base_url(server: Server, http: httpx.Client) -> None:
-    """The official SDK needs one other address: token, accounts and a connect token are Pipedream's, the run is ours."""
+    """The official SDK with another base URL gets token, accounts and a Connect token of Pipedream, and runs the local workflow."""
     code = f"""
 import json, httpx
 from pipedream import Pipedream
@@ -200,7 +200,7 @@ print(json.dumps([accounts, link, run.json()]))
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Our own server in the place of Pipedream: a project with Ada's account and a client."""
+    """A second server in the place of Pipedream: a project with Ada's account and a client."""
     folder = tmp_path_factory.mktemp("real")
     with serving(folder) as running:
         for token in ("xoxb-older-0123456789", "xoxb-planted-newer-0123456789"):
@@ -226,13 +226,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def login_of(real: Server) -> dict[str, str]:
-    """The variables of someone who uses *real* as the real project."""
+    """The environment variables that make *real* the real project."""
     names = ("CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID", "BASE_URL")
     return {f"PDKERNEL_{name}": real.environ[f"PDKERNEL_{name}"] for name in names}
 
 
-def test_our_own_server_as_the_real_one(real: Server, tmp_path: Path) -> None:
-    """A second server with that project runs its workflows here and passes the rest on to the first."""
+def test_pdkernel_as_the_real_project(real: Server, tmp_path: Path) -> None:
+    """A second server runs workflows itself and passes other requests on to the first server."""
     notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
     login = login_of(real)
     with serving(tmp_path, "greet.ipynb", **login, PDKERNEL_EGRESS="deny") as running:
@@ -241,15 +241,15 @@ def test_our_own_server_as_the_real_one(real: Server, tmp_path: Path) -> None:
         headers = {"authorization": f"Bearer {issued.json()['access_token']}", "x-pd-environment": "development"}
         users = httpx.get(f"{running.url}/v1/connect/{login['PDKERNEL_PROJECT_ID']}/users", headers=headers)
         run = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "ada"})
-        nobody = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "eve"})
+        unknown_user = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "eve"})
 
     assert [user["external_id"] for user in users.json()["data"]] == ["ada"]
     assert run.json() == {"user": "ada", "length": len("xoxb-planted-newer-0123456789")}
-    assert nobody.text.startswith("Pipedream Connect Error: No matching external user ID: eve in development")
+    assert unknown_user.text.startswith("Pipedream Connect Error: No matching external user ID: eve in development")
 
 
-def test_accounts_are_kept_at_our_own_server(real: Server, tmp_path: Path) -> None:
-    """What a logged-in project connects and removes is connected and removed there."""
+def test_accounts_are_stored_at_the_first_server(real: Server, tmp_path: Path) -> None:
+    """A logged-in project connects and removes accounts at the first server."""
     (tmp_path / "key").write_text("sk-planted-0123456789")
     used = Server("", "", {}, {**real.environ, "HOME": str(tmp_path)}, tmp_path)
     words = ("accounts", "add", "--external-user", "bob", "--app", "openai", "--credential", "api_key=@key", "--json")
@@ -263,7 +263,7 @@ def test_accounts_are_kept_at_our_own_server(real: Server, tmp_path: Path) -> No
 
 
 def httpx_accounts(real: Server) -> list[str]:
-    """Ids of the accounts that the first server has, asked there."""
+    """The ids of the first server's accounts."""
     local = {name: value for name, value in real.environ.items() if not name.startswith("PDKERNEL_")}
     there = Server("", "", {}, local, real.folder)
     return [account["id"] for account in json.loads(there.run("accounts", "list", "--json"))]

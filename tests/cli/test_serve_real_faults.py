@@ -1,4 +1,4 @@
-"""Pass-through to a real project that refuses, is slow, breaks off or hangs, and bodies that are large."""
+"""Pass-through to a real project that refuses, is slow, breaks off or hangs, and large bodies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.notebook_files import notebook_of
 HERE = f"/v1/connect/{PROJECT}"
 LARGE = 96 << 20
 MARGIN = 32 << 20
-"""What a server may grow by while it passes on three times as much."""
+"""The memory that a server may use while it passes on three times as much."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A project that is logged in to it, served."""
+    """The server of a logged-in project."""
     folder = tmp_path_factory.mktemp("served")
     notebook_of(folder / "greet.ipynb", WORKFLOW, STEP)
     with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
@@ -41,7 +41,7 @@ def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def http(server: Server, upstream: Upstream) -> Iterator[httpx.Client]:
-    """A caller that has a token of Pipedream's."""
+    """A caller with a token of Pipedream."""
     upstream.set()
     headers = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
     with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
@@ -50,8 +50,8 @@ def http(server: Server, upstream: Upstream) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
-def test_faults_come_through(http: httpx.Client, upstream: Upstream, status: int) -> None:
-    """Pipedream's refusals are the caller's, with their headers, and are not tried again."""
+def test_errors_are_passed_on(http: httpx.Client, upstream: Upstream, status: int) -> None:
+    """Errors of Pipedream reach the caller with their headers, without a retry."""
     upstream.set(fault={"path": "faulty", "kind": "status", "status": status, "headers": {"Retry-After": "7"}})
     before = len(upstream.asked)
     answer = http.get(f"{HERE}/faulty")
@@ -60,8 +60,8 @@ def test_faults_come_through(http: httpx.Client, upstream: Upstream, status: int
     assert len(upstream.asked) == before + 1
 
 
-def test_slow_answer_is_waited_for(http: httpx.Client, upstream: Upstream) -> None:
-    """Others are answered meanwhile."""
+def test_a_slow_response_does_not_block_others(http: httpx.Client, upstream: Upstream) -> None:
+    """Other requests are answered during a slow response."""
     upstream.set(fault={"path": "faulty", "kind": "slow", "seconds": 2})
     with httpx.Client(base_url=http.base_url, headers=http.headers) as other:
         began = time.monotonic()
@@ -76,8 +76,8 @@ def test_slow_answer_is_waited_for(http: httpx.Client, upstream: Upstream) -> No
     assert time.monotonic() - began >= 2
 
 
-def test_cut_off_answer_breaks_off(http: httpx.Client, server: Server, upstream: Upstream) -> None:
-    """An answer that breaks off does not look whole; the line in the terminal says it, and no traceback."""
+def test_a_truncated_response_is_truncated(http: httpx.Client, server: Server, upstream: Upstream) -> None:
+    """A truncated response does not look complete; the log has a line without a traceback."""
     upstream.set(fault={"path": "faulty", "kind": "cut"})
 
     with pytest.raises(httpx.RemoteProtocolError):
@@ -87,8 +87,8 @@ def test_cut_off_answer_breaks_off(http: httpx.Client, server: Server, upstream:
     assert "Traceback" not in server.log.read_text()
 
 
-def test_caller_who_goes_away(http: httpx.Client, server: Server, upstream: Upstream) -> None:
-    """Nobody's request is kept waiting at Pipedream."""
+def test_a_disconnected_caller_ends_the_request(http: httpx.Client, server: Server, upstream: Upstream) -> None:
+    """If the caller disconnects, the request at Pipedream ends."""
     upstream.set(fault={"path": "faulty", "kind": "slow", "seconds": 8})
     port = urlsplit(upstream.url).port
 
@@ -105,7 +105,7 @@ def test_caller_who_goes_away(http: httpx.Client, server: Server, upstream: Upst
 
 
 def test_large_bodies(http: httpx.Client, server: Server) -> None:
-    """They go through whole, both ways, and no more than a little of them is in memory."""
+    """Large bodies pass in both directions complete, with little memory."""
     process = psutil.Process(server.pid)
     http.get(f"{HERE}/large/{1 << 20}")
     before, most = process.memory_info().rss, 0
@@ -129,8 +129,8 @@ def test_large_bodies(http: httpx.Client, server: Server) -> None:
     assert most - before < MARGIN
 
 
-def test_reader_who_is_slow(http: httpx.Client, server: Server) -> None:
-    """An answer that is not taken is not gathered up here."""
+def test_a_slow_reader_causes_no_buffering(http: httpx.Client, server: Server) -> None:
+    """The server does not buffer a response that the caller reads slowly."""
     process = psutil.Process(server.pid)
     before = process.memory_info().rss
     with socket.create_connection(_address(http)) as caller:
@@ -142,8 +142,8 @@ def test_reader_who_is_slow(http: httpx.Client, server: Server) -> None:
     assert after - before < MARGIN
 
 
-def test_what_belongs_to_this_host(http: httpx.Client) -> None:
-    """Cookies of this host, which other servers on it have set, are not sent to Pipedream."""
+def test_local_cookies_are_not_sent_to_pipedream(http: httpx.Client) -> None:
+    """Cookies that other servers on this host have set are not sent to Pipedream."""
     seen = http.get(f"{HERE}/anything", headers={"cookie": "jupyter=secret", "te": "trailers", "x-mine": "1"})
 
     sent = seen.json()["echo"]["headers"]

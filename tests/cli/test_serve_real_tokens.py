@@ -1,4 +1,4 @@
-"""Whose tokens open endpoints here, with a real project: its own through us, other clients' of its workspace, ours."""
+"""Tokens that open endpoints of a server with a real project: tokens of Pipedream, and tokens of local clients."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def token(base: str, client: str = CLIENT_ID, *, secret: str = CLIENT_SECRET, sc
 
 
 def invoke(server: Server, bearer: str) -> httpx.Response:
-    """A call of the workflow as Ada."""
+    """Call the workflow as Ada."""
     headers = {"authorization": f"Bearer {bearer}", "x-pd-external-user-id": "ada", "x-pd-environment": "development"}
     return httpx.post(server.endpoint, json={}, headers=headers, timeout=30)
 
@@ -65,8 +65,8 @@ def invoke(server: Server, bearer: str) -> httpx.Response:
         ("client-of-others", INVOKE, 401),
     ],
 )
-def test_token_that_came_through_us(server: Server, client: str, scope: str, status: int) -> None:
-    """It opens endpoints if its client is of the project's workspace and it is good for starting workflows."""
+def test_a_token_from_the_local_token_endpoint(server: Server, client: str, scope: str, status: int) -> None:
+    """The token opens endpoints if its client is of the project's workspace and the scope allows workflows."""
     assert invoke(server, token(server.url, client, scope=scope)).status_code == status
 
 
@@ -74,23 +74,21 @@ def test_token_that_came_through_us(server: Server, client: str, scope: str, sta
     ("client", "scope", "status"),
     [("client-of-ours", "", 200), (CLIENT_ID, "connect:accounts:read", 401), ("client-of-others", "", 401)],
 )
-def test_token_that_came_from_pipedream(
-    server: Server, upstream: Upstream, client: str, scope: str, status: int
-) -> None:
-    """It opens endpoints if Pipedream shows its holder the project, and it is good for starting workflows."""
+def test_a_token_from_pipedream(server: Server, upstream: Upstream, client: str, scope: str, status: int) -> None:
+    """The token opens endpoints if Pipedream shows its holder the project and the scope allows workflows."""
     assert invoke(server, token(upstream.url, client, scope=scope)).status_code == status
 
 
-def test_known_after_a_restart(upstream: Upstream, folder: Path, server: Server) -> None:
-    """A token that came through one process opens the endpoints of another on the same project."""
+def test_a_token_is_known_after_a_restart(upstream: Upstream, folder: Path, server: Server) -> None:
+    """A token issued through one process opens the endpoints of another process of the same project."""
     bearer = token(server.url, scope=INVOKE)
 
     with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as second:
         assert invoke(second, bearer).status_code == 200
 
 
-def test_revoked_through_us(server: Server) -> None:
-    """Pipedream is asked to revoke it, and it opens nothing here any more."""
+def test_a_token_revoked_at_the_local_endpoint(server: Server) -> None:
+    """The token is revoked at Pipedream and opens no endpoint."""
     bearer = token(server.url, scope=INVOKE)
     before = invoke(server, bearer).status_code
 
@@ -100,7 +98,7 @@ def test_revoked_through_us(server: Server) -> None:
 
 
 def test_pipedream_is_asked_once(server: Server, upstream: Upstream) -> None:
-    """Calls with a token that is known for a while ask Pipedream for no account of who holds it."""
+    """Further calls with a known token cause no request to Pipedream."""
     bearer = token(upstream.url, "client-of-ours")
     invoke(server, bearer)
     before = [asked["query"] for asked in upstream.asked].count({"limit": "1"})
@@ -110,8 +108,8 @@ def test_pipedream_is_asked_once(server: Server, upstream: Upstream) -> None:
     assert [asked["query"] for asked in upstream.asked].count({"limit": "1"}) == before
 
 
-def test_pipedream_cannot_be_asked(server: Server, upstream: Upstream) -> None:
-    """The caller is told to come again, and nothing is remembered."""
+def test_pipedream_is_unreachable(server: Server, upstream: Upstream) -> None:
+    """The caller gets a temporary error, and the result is not cached."""
     bearer = token(upstream.url, "client-of-ours")
     upstream.set(fault={"path": "/accounts", "kind": "status", "status": 500})
     failed = invoke(server, bearer)
@@ -122,8 +120,8 @@ def test_pipedream_cannot_be_asked(server: Server, upstream: Upstream) -> None:
     assert invoke(server, bearer).status_code == 200
 
 
-def test_what_is_ours_stays_here(server: Server, upstream: Upstream) -> None:
-    """Neither a token nor a mistyped secret of a client that was made here is sent to Pipedream."""
+def test_local_credentials_are_not_sent_to_pipedream(server: Server, upstream: Upstream) -> None:
+    """Neither a token nor a mistyped secret of a local client is sent to Pipedream."""
     client = json.loads(server.run("clients", "create", "--json"))
     bearer = token(server.url, client["client_id"], secret=client["client_secret"])
 

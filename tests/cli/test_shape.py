@@ -1,4 +1,4 @@
-"""`pdkernel shape SOURCE --contract`: what the steps read, and whether events have it."""
+"""`pdkernel shape SOURCE --contract`: the contract, and checks of events."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EVENT = {"method": "POST", "body": {"name": "Ada", "age": 36}}
 
 @pytest.fixture
 def source(pdkernel: Shell) -> str:
-    """A notebook with one step, and one saved event that it takes."""
+    """A notebook with one step, and one saved event that satisfies its contract."""
     (pdkernel.folder / "events").mkdir()
     pdkernel.write("events/ada.json", json.dumps(EVENT))
     return pdkernel.notebook(STEP)
 
 
 def test_the_contract_is_printed_with_the_saved_events(pdkernel: Shell, source: str) -> None:
-    """Without events the saved ones are looked at."""
+    """Without event arguments the saved events are checked."""
     ended = pdkernel("shape", source, "--contract")
 
     assert ended.status == 0
@@ -30,8 +30,8 @@ def test_the_contract_is_printed_with_the_saved_events(pdkernel: Shell, source: 
     assert "✓ ada fulfils the contract." in ended.stdout
 
 
-def test_an_event_that_lacks_a_field_ends_with_one(pdkernel: Shell, source: str) -> None:
-    """What is missing or drifted is named with its reader, and the status says it."""
+def test_a_missing_field_ends_with_status_1(pdkernel: Shell, source: str) -> None:
+    """Missing and drifted fields are listed with their readers, and the status is 1."""
     event = pdkernel.write("new.json", json.dumps({"method": "POST", "body": {"age": "36"}}))
 
     ended = pdkernel("shape", source, "--contract", event)
@@ -60,7 +60,7 @@ def test_the_contract_as_json(pdkernel: Shell, source: str) -> None:
 
 
 def test_the_schema_and_the_example_alone(pdkernel: Shell, source: str) -> None:
-    """`--schema` prints the JSON Schema, `--example` an event that can be run."""
+    """`--schema` prints only the JSON Schema, `--example` only a valid event."""
     schema = pdkernel("shape", source, "--contract", "--schema").json
     made = pdkernel("shape", source, "--example")
 
@@ -68,8 +68,8 @@ def test_the_schema_and_the_example_alone(pdkernel: Shell, source: str) -> None:
     assert pdkernel("run", source, "--event", pdkernel.write("made.json", made.stdout)).status == 0
 
 
-def test_a_run_says_drift_on_standard_error(pdkernel: Shell, source: str) -> None:
-    """A run on an event that is not as the saved ones says so, and runs; on a saved one it says nothing."""
+def test_a_run_reports_drift_on_standard_error(pdkernel: Shell, source: str) -> None:
+    """A run on an event with drift warns and runs; a run on a saved event does not warn."""
     event = pdkernel.write("new.json", json.dumps({"method": "POST", "body": {"name": "Bo", "age": [1]}}))
 
     drifted, same = (pdkernel("run", source, "--event", each, "--json") for each in (event, "events/ada.json"))
@@ -79,8 +79,8 @@ def test_a_run_says_drift_on_standard_error(pdkernel: Shell, source: str) -> Non
     assert "Drift" not in same.stderr
 
 
-def test_a_source_that_is_no_workflow(pdkernel: Shell) -> None:
-    """An event in the place of the source is refused with what to name."""
+def test_an_event_in_the_place_of_the_source_is_refused(pdkernel: Shell) -> None:
+    """An event in the place of the source is refused with a fix."""
     ended = pdkernel("shape", pdkernel.write("e.json", "{}"), "--contract")
     assert ended.status == 2
     assert "neither a notebook nor a workflow's folder" in ended.stderr

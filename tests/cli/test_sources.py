@@ -1,4 +1,4 @@
-"""`pdkernel source`: events from a workflow's own source."""
+"""`pdkernel source`: events from a workflow's event source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEP = "%%pdstep show --lang node\nexport default { run({ steps }) { return step
 
 
 def a_folder(pdkernel: Shell) -> str:
-    """A notebook whose trigger is a source of a folder of components."""
+    """A notebook with an event source of a component folder as its trigger."""
     place = pdkernel.folder / "components" / "depot" / "sources" / "new-parcel"
     place.mkdir(parents=True)
     place.joinpath("new-parcel.mjs").write_text(SOURCE)
@@ -32,7 +32,7 @@ def a_folder(pdkernel: Shell) -> str:
 
 
 def test_a_polled_event_is_saved_and_run(pdkernel: Shell) -> None:
-    """The new event is listed and saved beside the notebook, and starts the workflow as it is; the next poll finds none."""
+    """The new event is listed, saved beside the notebook and starts the workflow; the next poll finds no event."""
     notebook = a_folder(pdkernel)
 
     polled = pdkernel("source", "poll", notebook, "--save", "parcel")
@@ -47,7 +47,7 @@ def test_a_polled_event_is_saved_and_run(pdkernel: Shell) -> None:
 
 
 def test_forgetting_and_polling_as_json(pdkernel: Shell) -> None:
-    """The same event is new again."""
+    """After `forget` the same event is new again."""
     notebook = a_folder(pdkernel)
     pdkernel("source", "poll", notebook)
 
@@ -60,7 +60,7 @@ def test_forgetting_and_polling_as_json(pdkernel: Shell) -> None:
 
 
 def test_a_workflow_without_a_source_is_refused(pdkernel: Shell) -> None:
-    """Exit 2, with what a source trigger looks like."""
+    """The status is 2, with an example of a source trigger."""
     notebook = pdkernel.notebook(STEP)
 
     polled = pdkernel("source", "poll", notebook)

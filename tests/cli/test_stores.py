@@ -1,4 +1,4 @@
-"""`pdkernel store`: looking, changing, files."""
+"""`pdkernel store`: reading, changing, importing and exporting records."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from tests.cli.conftest import Shell
 
 
-def test_a_value_is_set_and_got(pdkernel: Shell) -> None:
-    """A value is JSON on the way in and on the way out."""
+def test_a_value_is_set_and_read(pdkernel: Shell) -> None:
+    """A value is JSON in both commands."""
     assert pdkernel("store", "set", "orders", "last", '{"id": 9007199254740993}').status == 0
 
     assert pdkernel("store", "get", "orders", "last").json == {"id": 9007199254740993}
@@ -18,8 +18,8 @@ def test_a_value_is_set_and_got(pdkernel: Shell) -> None:
     }
 
 
-def test_a_value_that_is_not_json_says_how_to_write_it(pdkernel: Shell) -> None:
-    """A bare word is refused with the option that takes it, and that option does."""
+def test_a_value_that_is_not_json_is_refused_with_a_fix(pdkernel: Shell) -> None:
+    """A bare word is refused with the option that accepts text, and that option works."""
     refused = pdkernel("store", "set", "orders", "last", "hello")
     taken = pdkernel("store", "set", "orders", "last", "-", "--text", stdin="hello")
 
@@ -43,8 +43,8 @@ def test_stores_and_records_are_listed(pdkernel: Shell) -> None:
     assert "b  [1, 2]  (until " in pdkernel("store", "list", "orders").stdout
 
 
-def test_what_is_not_there_is_named(pdkernel: Shell) -> None:
-    """An unknown store or key is refused with what there is; an unknown one makes nothing."""
+def test_an_unknown_store_or_key_is_refused(pdkernel: Shell) -> None:
+    """An unknown store or key is refused with the existing ones, and nothing is created."""
     pdkernel("store", "set", "orders", "a", "1")
 
     for words in (["get", "order", "a"], ["list", "order"], ["remove", "order"], ["export", "order"]):
@@ -56,7 +56,7 @@ def test_what_is_not_there_is_named(pdkernel: Shell) -> None:
 
 
 def test_records_and_stores_are_removed(pdkernel: Shell) -> None:
-    """`remove NAME KEY` takes one record, `remove NAME` the store."""
+    """`remove NAME KEY` removes one record, `remove NAME` the store."""
     for key in "ab":
         pdkernel("store", "set", "orders", key, "1")
 
@@ -67,7 +67,7 @@ def test_records_and_stores_are_removed(pdkernel: Shell) -> None:
 
 
 def test_an_export_imported_exports_the_same_bytes(pdkernel: Shell) -> None:
-    """Values, ends and order come back from a file byte for byte."""
+    """An imported export has the same values, expiry times and order, byte for byte."""
     pdkernel("store", "set", "one", "zeta", '{"b": 1, "a": [1.0, -0.0, 12345678901234567890, "\\ud800", "ü"]}')
     pdkernel("store", "set", "one", "alpha", "null", "--ttl", "3600")
     pdkernel("store", "export", "one", "--to", "one.jsonl")
@@ -78,8 +78,8 @@ def test_an_export_imported_exports_the_same_bytes(pdkernel: Shell) -> None:
     assert pdkernel("store", "export", "two").stdout == (pdkernel.folder / "one.jsonl").read_text()
 
 
-def test_what_has_expired_is_not_imported(pdkernel: Shell) -> None:
-    """A record whose end is past is left out, and that is said."""
+def test_expired_records_are_not_imported(pdkernel: Shell) -> None:
+    """An expired record is skipped, and the output reports it."""
     pdkernel.write(
         "old.jsonl", '{"key":"a","value":1,"expires_at":"2020-01-01T00:00:00.000Z"}\n{"key":"b","value":2}\n'
     )
@@ -90,8 +90,8 @@ def test_what_has_expired_is_not_imported(pdkernel: Shell) -> None:
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["b"]
 
 
-def test_clear_replaces_what_was_there(pdkernel: Shell) -> None:
-    """An import adds to what is there, with --clear it takes its place."""
+def test_clear_replaces_the_store(pdkernel: Shell) -> None:
+    """An import adds records; with --clear it replaces the store."""
     pdkernel("store", "set", "s", "old", "1")
     pdkernel.write("new.jsonl", '{"key":"new","value":2}\n')
 
@@ -118,8 +118,8 @@ def test_clear_replaces_what_was_there(pdkernel: Shell) -> None:
     ],
     ids=lambda line: line[:50],
 )
-def test_a_wrong_line_imports_nothing(pdkernel: Shell, line: str) -> None:
-    """A file with one wrong line is refused as a whole, naming file and line."""
+def test_an_invalid_line_imports_nothing(pdkernel: Shell, line: str) -> None:
+    """A file with one invalid line is refused with file and line."""
     pdkernel.write("wrong.jsonl", f'{{"key":"a","value":1}}\n{line}\n')
 
     refused = pdkernel("store", "import", "s", "wrong.jsonl")
@@ -132,7 +132,7 @@ def test_a_wrong_line_imports_nothing(pdkernel: Shell, line: str) -> None:
 
 
 def test_a_step_and_the_command_see_one_store(pdkernel: Shell) -> None:
-    """What a run stored is there afterwards, by the name that the directive gives."""
+    """The command reads the record that a run has stored, by the name in the directive."""
     name = pdkernel.notebook(
         '%%pdstep count --data-store s=counters\ndef handler(pd):\n    s = pd.inputs["s"]\n'
         '    s["n"] = s.get("n", 0) + 1\n    return s["n"]\n'
@@ -145,7 +145,7 @@ def test_a_step_and_the_command_see_one_store(pdkernel: Shell) -> None:
 
 
 def test_an_exported_folder_uses_the_same_stores(pdkernel: Shell) -> None:
-    """Which store fills which prop goes through the files of an export, by name, as default and by the platform's id."""
+    """An exported folder keeps the store of each prop: by name, as default, and by the platform's id."""
     name = pdkernel.notebook(
         "%%pdstep one --data-store s=orders --data-store d --data-store p=ds_abc\ndef handler(pd):\n"
         '    for prop in "sdp":\n        pd.inputs[prop]["from " + prop] = 1\n'

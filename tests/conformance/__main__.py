@@ -1,4 +1,4 @@
-"""`make conformance`: drives every release and prints the table."""
+"""`make conformance`: tests every release of the SDKs and prints the table."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 
 from tests.conformance.driving import CHECKS, drive, table
-from tests.conformance.sdks import asked
+from tests.conformance.sdks import selected_sdks
 from tests.conformance.site import site
 
 
 def main() -> int:
-    """Drive those that the arguments name, or all; 1 if a check failed."""
-    wanted = asked(sys.argv[1:])
+    """Test the releases named by the arguments, or all; return 1 if a check failed."""
+    wanted = selected_sdks(sys.argv[1:])
     if not wanted:
         print("Which release? For example 2.3.0, pipedream==2.2.0 or @pipedream/sdk@3.0.2.")
         return 2

@@ -20,7 +20,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="package")
 def driven(served: Site) -> Callable[[Sdk], Mapping[str, Outcome]]:
-    """Drives a release, the first time that it is asked for."""
+    """Runs the checks of a release, once for all tests."""
     known: dict[Sdk, Mapping[str, Outcome]] = {}
 
     def of(sdk: Sdk) -> Mapping[str, Outcome]:

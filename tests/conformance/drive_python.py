@@ -1,7 +1,7 @@
 """
-Drives the Python SDK: one line of JSON for each check, `{"check", "ok", "detail"}`.
+Runs the checks with the Python SDK: one line of JSON for each check, `{"check", "ok", "detail"}`.
 
-Run as `python -I drive_python.py FOLDER_OF_THE_SDK`, with settings as JSON on standard input. Knows nothing of pdkernel.
+Run as `python -I drive_python.py FOLDER_OF_THE_SDK`, with settings as JSON on standard input, without pdkernel.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ GIVEN: dict[str, Any] = json.load(sys.stdin)
 
 
 def client(environment: str = "development", **others: Any) -> Any:
-    """The SDK's client, with *others* of its options."""
-    # releases up to 1.1.5 know addresses only as members of an enumeration, and read its value
+    """The SDK's client, with additional options *others*."""
+    # releases up to 1.1.5 take an address only as a member of an enumeration, and read its value
     takes_url = "base_url" in signature(Pipedream).parameters
     where = {"base_url": GIVEN["url"]} if takes_url else {"environment": SimpleNamespace(value=GIVEN["url"])}
     mine = {name: GIVEN[name] for name in ("client_id", "client_secret", "project_id")}
@@ -40,7 +40,7 @@ def token() -> str:
 
 
 def private_key() -> str | None:
-    """An access token without a secret, and a call with it; releases before 2.2.0 have no option for it."""
+    """An access token from a private key, and a call with it; releases before 2.2.0 lack the option."""
     if "private_key" not in signature(Pipedream).parameters:
         return None
     keyed = client(client_id=GIVEN["keyed_client_id"], client_secret=None, private_key=GIVEN["private_key"])
@@ -49,7 +49,7 @@ def private_key() -> str | None:
 
 
 def users() -> str | None:
-    """The users of the environment, by pages; releases up to 1.1.6 have no list of them."""
+    """The users of the environment, by pages; releases up to 1.1.6 lack the list."""
     if not hasattr(PD.users, "list"):
         return None
     found = [user.external_id for user in PD.users.list(limit=1)]
@@ -88,7 +88,7 @@ def linked() -> str:
 
 
 def page() -> str:
-    """What a page may do with a Connect token, which this SDK takes for an access token, before its credentials."""
+    """The calls that a page may make with a Connect token, passed as an access token."""
     given = PD.tokens.create(external_user_id="ada").token
     page = client(access_token=given)
     found = list(page.accounts.list(include_credentials=True, limit=1))
@@ -104,7 +104,7 @@ def page() -> str:
 
 
 def apps() -> str:
-    """Apps by a word, and one."""
+    """Apps by a search word, and one app."""
     found = [app.name_slug for app in PD.apps.list(q="slack")]
     assert "slack" in found, found
     return str(PD.apps.retrieve("slack").data.name)
@@ -121,7 +121,7 @@ def actions() -> str:
 
 
 def configure() -> str:
-    """The choices of a prop, which come from the user's account."""
+    """The options of a prop, from the user's account."""
     told = PD.actions.configure_prop(
         id="depot-put-thing", external_user_id="ada", prop_name="shelf", configured_props=DEPOT
     )
@@ -131,7 +131,7 @@ def configure() -> str:
 
 
 def reload_props() -> str:
-    """The props that a value brings."""
+    """The props that a value adds."""
     told = PD.actions.reload_props(
         id="depot-fill-form", external_user_id="ada", configured_props={**DEPOT, "columns": 2}
     )
@@ -141,7 +141,7 @@ def reload_props() -> str:
 
 
 def run() -> str:
-    """An action's run with the user's account."""
+    """A run of an action with the user's account."""
     ran = PD.actions.run(
         id="depot-put-thing",
         external_user_id="ada",
@@ -168,12 +168,12 @@ def proxy() -> str:
 
 
 def bare(answer: Any) -> Any:
-    """What an answer holds in `data`: releases differ in whether they take it out."""
+    """The field `data` of a response, which some releases remove."""
     return getattr(answer, "data", answer)
 
 
 def trigger() -> str:
-    """A deployed trigger, changed; what it has emitted, and where that goes."""
+    """A deployed trigger: changed, its emitted events, and its listeners."""
     triggers, me = PD.deployed_triggers, {"external_user_id": "ada"}
     made = PD.triggers.deploy(id="depot-new-thing", configured_props={}, emit_on_deploy=False, **me)
     key = bare(made).id
@@ -198,7 +198,7 @@ def trigger() -> str:
 
 
 def woken() -> str:
-    """A source with an endpoint of its own: called, and the event that follows."""
+    """A source with an endpoint: a call, and the event that it emits."""
     me = {"external_user_id": "ada"}
     made = bare(PD.triggers.deploy(id="depot-new-call", configured_props={}, **me))
     try:
@@ -223,7 +223,7 @@ def project() -> str:
 
 
 def deploy() -> str:
-    """A source for the user: deployed, listed, deleted."""
+    """A source of the user: deployed, listed, deleted."""
     made = PD.triggers.deploy(
         id="depot-new-thing",
         external_user_id="ada",
@@ -239,7 +239,7 @@ def deploy() -> str:
 
 
 def invoke() -> str:
-    """A workflow for a user."""
+    """Start a workflow for a user."""
     answer = PD.workflows.invoke_for_external_user(
         GIVEN["workflow"], external_user_id="ada", body={"message": "Hello World"}
     )
@@ -248,7 +248,7 @@ def invoke() -> str:
 
 
 def no_user() -> str:
-    """The first error."""
+    """The first end-user error."""
     from pipedream.workflows.client import HTTPAuthType
 
     return _refused(
@@ -257,7 +257,7 @@ def no_user() -> str:
 
 
 def unknown_user() -> str:
-    """The second."""
+    """The second end-user error."""
     return _refused(
         lambda: PD.workflows.invoke_for_external_user(
             GIVEN["workflow"], external_user_id="nobody", body={"message": "hi"}
@@ -266,14 +266,14 @@ def unknown_user() -> str:
 
 
 def no_account() -> str:
-    """The third."""
+    """The third end-user error."""
     return _refused(
         lambda: PD.workflows.invoke_for_external_user(GIVEN["workflow"], external_user_id="bob", body={"message": "hi"})
     )
 
 
 def plan() -> str:
-    """The fourth."""
+    """The fourth end-user error."""
     return _refused(
         lambda: client("production").workflows.invoke_for_external_user(
             GIVEN["workflow"], external_user_id="grace", body={"message": "hi"}

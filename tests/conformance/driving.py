@@ -1,7 +1,7 @@
 """
-One SDK, driven through everything, and the table of what came of it.
+Runs all checks with one SDK, and makes the table of the results.
 
-Knows the checks and what each of the four errors looks like. What an SDK is told and how it is called is its driver's.
+The checks and the four end-user errors are listed here; the calls of an SDK are in its driver.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CHECKS: Mapping[str, str] = {
     "no_account": "error: required account not found",
     "plan": "error: production needs a higher plan",
 }
-"""Name and words of each."""
+"""The name and the message of each error."""
 
 ERRORS: Mapping[str, str] = {
     "no_user": "No external user ID passed, but one or more steps require it",
@@ -55,12 +55,12 @@ ERRORS: Mapping[str, str] = {
 @dataclass(frozen=True)
 class Outcome:
     """
-    What came of a check.
+    The result of a check.
 
     Attributes:
-        ok: Whether it is as it should be; None where the SDK has no call for it.
-        detail: What the SDK got, or what was wrong.
-        status_only: The SDK keeps an answer's status and drops its text, so that only that was seen.
+        ok: Whether the check passed; None if the SDK has no such call.
+        detail: The received value, or the error.
+        status_only: Whether only the status was checked, because the SDK drops the text of errors.
     """
 
     ok: bool | None
@@ -69,14 +69,14 @@ class Outcome:
 
     @property
     def mark(self) -> str:
-        """It, in a table."""
+        """The result in a table cell."""
         if self.ok is None:
             return "-"
         return ("status" if self.status_only else "yes") if self.ok else "NO"
 
 
 def drive(sdk: Sdk, site: Site) -> dict[str, Outcome]:
-    """Drive *sdk* through every check; the account is connected in between, as a person with a browser does."""
+    """Run every check with *sdk*; the account is connected meanwhile, as in a browser."""
     first = [name for name in CHECKS if name != "link"]
     found = _run(sdk, site, first)
     link = found["connect_token"]
@@ -120,7 +120,7 @@ def _run(sdk: Sdk, site: Site, checks: Sequence[str]) -> dict[str, Outcome]:
 
 
 def _connect(link: str, authority: str) -> str | None:
-    """Connect a Slack account at *link*; why not, or None."""
+    """Connect a Slack account at *link*; return the error, or None."""
     with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as browser:
         page = Page(browser.get(f"{link}&app=slack"))
         if page.status != 200:
@@ -131,7 +131,7 @@ def _connect(link: str, authority: str) -> str | None:
 
 
 def _judged(outcome: Outcome, words: str, *, body_kept: bool) -> Outcome:
-    """Whether a refusal is the one that was to come: 400, and its words where the SDK lets callers see them."""
+    """Whether an error is the expected one: status 400, and its message if the SDK shows messages."""
     wanted = f"400 Pipedream Connect Error: {words}" if body_kept else "400"
     right = bool(outcome.ok) and outcome.detail.startswith(wanted)
     return Outcome(right, outcome.detail, status_only=not body_kept)

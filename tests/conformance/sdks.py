@@ -1,7 +1,7 @@
 """
-The official SDKs, as their registries have them: installed at test time, unmodified, and kept for the next run.
+The official SDKs, unmodified: installed from their registries at test time and cached.
 
-`GATE` are those that every test run drives; `make conformance` drives `EVERY`, and any other release that it is told.
+Every test run checks the releases in `GATE`; `make conformance` checks those in `EVERY`, or any other release.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Sdk:
     A release of an SDK.
 
     Attributes:
-        package: Its name.
-        version: Its version.
-        driver: The program that drives it.
-        tls: Whether it speaks nothing but TLS.
+        package: The name of the package.
+        version: The version of the release.
+        driver: The program that runs the checks.
+        tls: Whether the SDK requires TLS.
     """
 
     package: str
@@ -45,27 +45,27 @@ class Sdk:
 
     @property
     def drops_bodies(self) -> bool:
-        """Whether its errors of workflows keep the status only (read in 2.5.0 and 3.1.6)."""
+        """Whether errors of workflows have the status only (as in 2.5.0 and 3.1.6)."""
         return self.driver == "drive_node_3.mjs"
 
     @property
     def folder(self) -> Path:
-        """Where it is installed."""
+        """The folder of the installation."""
         return CACHE / f"{self.package.replace('/', '+')}-{self.version}"
 
     def command(self) -> list[str]:
-        """The program that drives it, and where it finds it."""
+        """The command of the driver, with the path of the SDK."""
         driver = HERE / self.driver
         if driver.suffix == ".py":
             return [sys.executable, "-I", str(driver), str(self.folder)]
-        # a module finds packages from where it lies
+        # a module resolves packages from its own folder
         copy = self.folder / f"{driver.stem}-{os.getpid()}{driver.suffix}"
         shutil.copy(driver, copy)
-        copy = copy.replace(self.folder / driver.name)  # at once: another process may be reading it
+        copy = copy.replace(self.folder / driver.name)  # atomically: another process may read the file
         return [str(find_node()), str(copy)]
 
     def install(self) -> None:
-        """Install it, unless it is there."""
+        """Install the SDK if it is missing."""
         with _alone(CACHE / ".lock"):
             if (self.folder / "installed").exists():
                 return
@@ -111,8 +111,8 @@ GATE = (_python("2.3.0"), _python("1.1.12"), _node("3.1.6"), _node("1.8.0"))
 EVERY = (*GATE, _python("2.1.20"), _python("2.0.5"), _python("1.1.11"), _node("2.5.0"), _node("1.6.0"), _node("1.0.7"))
 
 
-def asked(words: Sequence[str]) -> list[Sdk]:
-    """Those of `EVERY` whose names hold one of *words*, all if there is none; and any release, `pipedream==2.2.0` or `@pipedream/sdk@3.0.2`."""
+def selected_sdks(words: Sequence[str]) -> list[Sdk]:
+    """The SDKs of `EVERY` whose names contain one of *words*, all without words, or other releases such as `pipedream==2.2.0`."""
     named = [_release(word) for word in words]
     known = [sdk for sdk in EVERY if not words or any(word in str(sdk) for word in words)]
     return known + [sdk for sdk in named if sdk is not None and sdk not in known]

@@ -1,8 +1,8 @@
 """
-What the SDKs are driven against: `pdkernel serve` in another process, over plain HTTP and over TLS, on one project.
+The server for the SDK tests: `pdkernel serve` in another process, over HTTP and TLS, on one project.
 
-People: ada has accounts of two apps, bob of one; grace is in production, where the project's plan does not run workflows.
-Outside calls go to the built-in Slack.
+Users: ada has accounts of two apps, bob of one; grace is in production, where the project's plan does not run
+    workflows. Outbound calls go to the Slack stand-in.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ ACCOUNTS = (
 @dataclass(frozen=True)
 class Site:
     """
-    A project, served.
+    A served project.
 
     Attributes:
-        plain: What the server over plain HTTP printed.
-        secure: What the one over TLS printed.
-        authority: The file that says whom to trust.
-        client_id: An OAuth client's.
-        client_secret: Its secret.
-        keyed_client_id: A client's that has no secret.
-        private_key: With which that one signs.
+        plain: The JSON line of the server over plain HTTP.
+        secure: The JSON line of the server over TLS.
+        authority: The file with the certificate authority.
+        client_id: The id of an OAuth client.
+        client_secret: The secret of that client.
+        keyed_client_id: The id of a client with a key instead of a secret.
+        private_key: The private key of that client.
     """
 
     plain: dict[str, Any]
@@ -75,9 +75,9 @@ class Site:
     private_key: str
 
     def settings(self, *, tls: bool, sdk: str) -> dict[str, str]:
-        """What a driver needs to know."""
+        """The settings of a driver."""
         told = self.secure if tls else self.plain
-        # the certificate is good for both names; JS SDK 1.x is told one host for API and workflows
+        # the certificate has both names; JS SDK 1.x has one host for API and workflows
         url = told["url"].replace("127.0.0.1", "localhost") if tls else told["url"]
         return {
             "url": url,
@@ -94,7 +94,7 @@ class Site:
 
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    """Set a project up in *folder*, and serve it."""
+    """Create a project in *folder* and serve it."""
     notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
     source = write_checkout(folder / "checkout") / "components" / "depot" / "sources" / "new-call" / "new-call.mjs"
     source.parent.mkdir()

@@ -1,4 +1,4 @@
-"""The official SDKs against a server that is logged in to another: endpoints are answered by it, all else by the other."""
+"""The official SDKs against a server that is logged in to another server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.registry
 
 @pytest.fixture(scope="module")
 def behind(served: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A second project that serves the workflow, with the first as the real one."""
+    """A second project that serves the workflow, with the first as its real project."""
     folder = tmp_path_factory.mktemp("behind")
     notebook = notebook_of(folder / "greet.ipynb", TRIGGER, STEP)
     with Project.open(folder / ".pdkernel") as project:
@@ -37,7 +37,7 @@ def behind(served: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def _deploys(told: dict[str, Any], served: Site) -> dict[str, Any]:
-    """*told*, with the id of the first server's workflow: sources are deployed there."""
+    """*told*, with the id of the first server's workflow: sources are deployed at the first server."""
     [mine], [theirs] = told["workflows"], served.plain["workflows"]
     return {**told, "workflows": [{**mine, "id": theirs["id"]}]}
 
@@ -45,11 +45,11 @@ def _deploys(told: dict[str, Any], served: Site) -> dict[str, Any]:
 @pytest.mark.parametrize("sdk", GATE, ids=str)
 @pytest.mark.timeout(300)
 def test_sdk_with_one_other_address(behind: Site, driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
-    """With nothing but another base address every call does what it does at the real project, but for a key's assertion."""
+    """With another base URL every call works as at the real project, except for a key's assertion."""
     at_first = {name: outcome.ok for name, outcome in driven(sdk).items()}
 
     outcomes = drive(sdk, behind)
-    # an SDK signs for the address that it calls, which the real project takes for another server's
+    # an SDK signs for the address that it calls, and the real project expects its own address
     by_key, signs = outcomes.pop("private_key"), at_first.pop("private_key")
 
     assert {name: outcome.detail for name, outcome in outcomes.items() if outcome.ok is False} == {}

@@ -18,13 +18,13 @@ ABSENT = {
     ("@pipedream/sdk", "3.1.6"): {"private_key"},
     ("pipedream", "1.1.12"): {"private_key"},
 }
-"""Checks that a release has no call for."""
+"""Checks for which a release has no call."""
 
 
 @pytest.mark.parametrize("sdk", GATE, ids=str)
 @pytest.mark.timeout(300)
 def test_sdk(driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
-    """Everything that the SDK has a call for does what it does on the platform."""
+    """Every call of the SDK behaves as on the platform."""
     outcomes = driven(sdk)
 
     absent = ABSENT.get((sdk.package, sdk.version), set())
@@ -34,7 +34,7 @@ def test_sdk(driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
 
 
 def test_the_readme_has_the_table() -> None:
-    """What the README says of each release is what the test above holds it to."""
+    """The README states the same results as the test."""
     results = [(sdk, {name: _promised(sdk, name) for name in CHECKS}) for sdk in GATE]
 
     assert table(results) in README.read_text(encoding="utf-8")

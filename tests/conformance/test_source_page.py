@@ -1,4 +1,4 @@
-"""The sample of the page that this project began with (see `README.md`), run with the release that it was written for."""
+"""The sample of Pipedream's page (see `README.md`), run with the release that it was written for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ message: "Hello World"
 HTTPAuthType.OAuth // Will automatically send the Authorization header with a fresh token
 )
 """
-"""Its text, with the names that a reader fills in."""
+"""The text of the sample, with the names that a reader fills in."""
 
 
 def _changed(text: str, old: str, new: str) -> str:
@@ -49,7 +49,7 @@ def _changed(text: str, old: str, new: str) -> str:
 
 @pytest.mark.timeout(120)
 def test_the_sample_runs(served: Site) -> None:
-    """With its missing comma and the address of this server instead of Pipedream's, and nothing else."""
+    """The sample runs with its missing comma added and the address of this server."""
     SDK.install()
     given = served.settings(tls=True, sdk="the page")
     host = given["url"].removeprefix("https://")
@@ -82,7 +82,7 @@ def test_the_sample_runs(served: Site) -> None:
 
 
 def test_the_sample_as_printed_does_not_parse(tmp_path: Path) -> None:
-    """The page's own text lacks a comma: that is what we mend, and why."""
+    """The page's own text lacks a comma and is a syntax error."""
     program = tmp_path / "sample.mjs"
     program.write_text(SAMPLE, encoding="utf-8")
 

@@ -178,7 +178,7 @@ def test_limits_are_in_pdkernel_yaml() -> None:
     ],
 )
 def test_credentials_are_refused(secret: str) -> None:
-    """A credential is not written into files for Git, and not repeated in the message."""
+    """A credential is refused, and the message does not repeat the credential."""
     in_prop = Workflow("w", steps=(Step("a", "node", uses="k@1.0.0", props={"auth": {"token": [f"x {secret}"]}}),))
     in_code = Workflow("w", steps=(Step("a", source=f"\nTOKEN = '{secret}'", line_offset=1),))
 
@@ -206,7 +206,7 @@ def test_checklist() -> None:
         assert part in said
 
 
-def test_checklist_of_the_rest() -> None:
+def test_checklist_of_other_omissions() -> None:
     """Every other omission of Git sync has a sentence."""
     workflow = Workflow(
         "w",

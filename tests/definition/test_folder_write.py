@@ -168,7 +168,7 @@ def test_no_folder(tmp_path: Path) -> None:
         export_to_folder(quickstart(), tmp_path / "flow")
 
 
-def test_failed_write_leaves_nothing_half(tmp_path: Path) -> None:
+def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     """If a file cannot be written, no file is changed and nothing is left behind."""
     export_to_folder(quickstart(), tmp_path)
     before = contents(tmp_path)

@@ -137,7 +137,7 @@ def test_an_unanswered_account_is_found() -> None:
     findings = lint_workflow(Workflow("W", steps=(step,)), sidecar)
 
     assert [(finding.rule, finding.message) for finding in findings] == [
-        ("own-account", "Whose account fills slack is not decided.")
+        ("own-account", "The owner of the account for slack is not set.")
     ]
 
 
@@ -215,7 +215,7 @@ def test_a_step_above_may_end_the_workflow_before_it_responds() -> None:
     assert found("response", sends, gate, triggers=CUSTOM) == []
 
 
-def test_a_later_step_may_send_what_an_earlier_one_did_not() -> None:
+def test_a_later_step_may_send_a_missing_response() -> None:
     """A step that responds under a condition is not reported if the action below it responds in any case."""
     answer = Step("answer", "node", uses="http-return-http-response@0.0.3")
     partly = python("if x:", f"    {SENT}", name="partly")

@@ -58,7 +58,7 @@ def imported(folder: Path) -> WorkflowSource:
 
 
 def exported(source: WorkflowSource, folder: Path, **changes: Step | None) -> ExportResult:
-    """The export of *source* into *folder*, with steps replaced (None removes a step)."""
+    """The export of *source* into *folder*, with some steps replaced (None removes a step)."""
     steps = [changes.get(step.name, step) for step in source.workflow.steps]
     workflow = replace(source.workflow, steps=tuple(step for step in steps if step is not None))
     return export_to_synced_folder(workflow, folder, sidecar=source.sidecar)
@@ -126,7 +126,7 @@ def test_real_files(tmp_path: Path) -> None:
     assert samples
 
 
-def test_a_hand_written_notebook_keeps_what_the_builder_chose(project: Callable[[str], Path]) -> None:
+def test_a_hand_written_notebook_keeps_settings_of_the_builder(project: Callable[[str], Path]) -> None:
     """Triggers, accounts, labels, runtimes and keys that the notebook does not have stay in the folder."""
     folder = project(ORDERS)
     before = contents(folder)
@@ -472,7 +472,7 @@ def link(folder: Path, path: str, *, make: bool = False) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write *text* to *path*, with the folders it needs."""
+    """Write *text* to *path*, and create missing folders."""
     path.parent.mkdir(parents=True)
     path.write_text(text)
 
@@ -489,7 +489,7 @@ def test_an_entry_file_outside_is_not_written(project: Callable[[str], Path]) ->
     assert not (folder.parent.parent / "stray").exists()
 
 
-def test_an_anchor_where_something_changes_is_refused(project: Callable[[str], Path]) -> None:
+def test_a_change_that_touches_an_anchor_is_refused(project: Callable[[str], Path]) -> None:
     """Unchanged anchors are kept; a change that touches one is refused with the line."""
     folder = project(ORDERS)
     path = folder / "workflow.yaml"

@@ -33,7 +33,7 @@ STYLES = st.fixed_dictionaries(
 
 
 def written(workflow: Workflow, style: dict[str, Any]) -> str:
-    """The `workflow.yaml` of *workflow* in a given style, as a person may have written it."""
+    """The `workflow.yaml` of *workflow* in a given style, also in styles of hand-written files."""
     text = text_of(plan_files(workflow), "workflow.yaml")
     if not style["by_psych"]:
         yaml = YAML(typ="safe", pure=True)
@@ -50,7 +50,7 @@ def written(workflow: Workflow, style: dict[str, Any]) -> str:
 
 @contextmanager
 def folder_of(workflow: Workflow, style: dict[str, Any]) -> Iterator[tuple[Path, Workflow]]:
-    """A synced folder of *workflow*, and what is read from it."""
+    """A synced folder of *workflow*, and the workflow read from the folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in plan_files(workflow):

@@ -180,8 +180,8 @@ def test_workflow_cell_is_recognized() -> None:
         ("a --timeout nan", "'nan' is not a number of seconds"),
         ("a --timeout 0", "'0' is not a number of seconds"),
         ("a --uses slack-send-message", "the version is not optional"),
-        ("a --uses k@1.0.0 --lang bash", "--lang says bash"),
-        ("a --lang bash --debug", "--debug runs a Python step"),
+        ("a --uses k@1.0.0 --lang bash", "--lang is bash"),
+        ("a --lang bash --debug", "--debug is for Python steps only"),
     ],
 )
 def test_wrong_line(line: str, says: str) -> None:
@@ -243,7 +243,7 @@ def test_yaml_is_1_2() -> None:
     [
         ("a: 1\nb: [1", 4, "is not YAML"),
         ("a: 1\na: 2", 4, "has the key 'a' twice"),
-        ("- a", 3, "is not a mapping"),
+        ("- a", 3, "a mapping in YAML"),
         ("a: {{\n 1 +\n 1 }}\nb: {{steps.x", 6, "{{steps.x is not closed"),
         ("a: {{ }}", 3, "{{ }} is empty"),
         ("a: {{ if (x) }}", 3, "does not contain exactly one JavaScript expression"),
@@ -348,8 +348,8 @@ def test_several_triggers() -> None:
     ("body", "line", "says"),
     [
         ("nme: x", 2, "Did you mean name?"),
-        ("name: 5", 2, "it must be text"),
-        ("- a", 2, "must be a mapping"),
+        ("name: 5", 2, "expected text"),
+        ("- a", 2, "expected a mapping"),
         ("trigger: htp", 2, "Did you mean http?"),
         ("trigger:\n  auth: none", 2, "a trigger without type"),
         ("trigger:\n  type: http\n  aut: x", 4, "Did you mean auth?"),

@@ -69,7 +69,7 @@ def test_values_read_back(value: dict[str, Any]) -> None:
     ],
 )
 def test_scalars(value: Any, text: str) -> None:
-    """Each value is quoted like Psych does."""
+    """Each value is quoted as Psych quotes it."""
     assert dump_yaml({"k": value}) == f"k: {text}\n"
 
 

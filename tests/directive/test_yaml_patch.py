@@ -31,7 +31,7 @@ def read(text: str) -> Any:
 
 
 def by_ruamel(value: Any, style: dict[str, Any]) -> str:
-    """*value* as ruamel.yaml writes it in *style*."""
+    """*value* formatted by ruamel.yaml in *style*."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = style["flow"]
     yaml.allow_unicode = True

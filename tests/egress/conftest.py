@@ -1,4 +1,4 @@
-"""Fixtures of the outside calls' tests: one outside, one gateway and one process a language for all of them."""
+"""Fixtures of the tests of outbound calls: one outside server, one gateway and one process per language."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="session")
 def outside_ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its certificate, as a file."""
+    """The certificate authority's certificate, as a file."""
     file = tmp_path_factory.mktemp("outside") / "ca.pem"
     authority.cert_pem.write_to_path(str(file))
     return file
@@ -38,7 +38,7 @@ def outside_ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def secure_outside(authority: trustme.CA) -> Iterator[OutsideServer]:
-    """The outside on port 443."""
+    """The outside server on port 443."""
     server = OutsideServer(outside_context(authority))
     yield server
     server.stop()
@@ -46,7 +46,7 @@ def secure_outside(authority: trustme.CA) -> Iterator[OutsideServer]:
 
 @pytest.fixture(scope="session")
 def plain_outside() -> Iterator[OutsideServer]:
-    """The outside on port 80."""
+    """The outside server on port 80."""
     server = OutsideServer(None)
     yield server
     server.stop()
@@ -54,7 +54,7 @@ def plain_outside() -> Iterator[OutsideServer]:
 
 @pytest.fixture
 def outside(secure_outside: OutsideServer, plain_outside: OutsideServer) -> OutsideServer:
-    """The outside on port 443, with nothing seen yet on either port."""
+    """The outside server on port 443; the received requests on both ports are reset."""
     secure_outside.seen.clear()
     plain_outside.seen.clear()
     secure_outside.go_on.clear()
@@ -77,7 +77,7 @@ def gateway(
     outside_ca: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
-    """A gateway that finds the outside's hosts on this machine."""
+    """A gateway that resolves the outside hosts to this machine."""
     resolve = {(host, 443): ("127.0.0.1", secure_outside.port) for host in HOSTS}
     resolve |= {(host, 80): ("127.0.0.1", plain_outside.port) for host in HOSTS}
     folder = tmp_path_factory.mktemp("project") / "egress"
@@ -96,7 +96,7 @@ def python(gateway: Gateway) -> Iterator[ClientProcess]:
 
 @pytest.fixture(scope="session", params=sorted(node_paths()))
 def node(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[ClientProcess]:
-    """A Node.js step's process, with each Node.js there is."""
+    """A Node.js step's process, for each available Node.js."""
     process = node_process(gateway, node_paths()[request.param])
     yield process
     process.stop()
@@ -110,7 +110,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def bound(gateway: Gateway, ledger: Ledger) -> Iterator[str]:
-    """A caller token whose step's mode is deny; the guard works here."""
+    """A caller token bound to a step with the mode deny; skips without a sandbox."""
     if gateway.sandbox_kind != "redirect":
         pytest.skip(f"this system has no seccomp listener for us (guard: {gateway.sandbox_kind})")
     caller_token = gateway.issue_token()

@@ -1,4 +1,4 @@
-"""Hosts on this machine for one client each, and a gateway that finds them."""
+"""Hosts on this machine for a single client, and a gateway that resolves names to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Play = Callable[[socket.socket], None]
 
 @contextmanager
 def host(play: Play, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A host that plays *play* with its first client; its port."""
+    """A host that runs *play* with its first client; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
 
@@ -45,18 +45,18 @@ def host(play: Play, context: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 def echo(sock: socket.socket) -> None:
-    """Give back one piece."""
+    """Send one received piece back."""
     sock.sendall(sock.recv(100))
 
 
 def greet(sock: socket.socket) -> None:
-    """Speak first, as a database does."""
+    """Send the first message, as a database does."""
     sock.sendall(b"220 ready\r\n")
     sock.recv(100)
 
 
 def websocket(sock: socket.socket) -> None:
-    """Agree to a WebSocket, and give back one piece."""
+    """Accept a WebSocket, and send one received piece back."""
     head = read_until(sock, b"\r\n\r\n")
     agreed = b"upgrade: websocket" in head.lower()
     sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" if agreed else b"HTTP/1.1 400 No\r\n\r\n")
@@ -67,7 +67,7 @@ def websocket(sock: socket.socket) -> None:
 def gateway_to(
     loop: Loop, folder: Path, port: int, *, meant: int, ca: Path | None = None
 ) -> Iterator[tuple[Gateway, str]]:
-    """A gateway that finds db.example.test:*meant* at *port* of this machine, and a caller token."""
+    """A gateway that routes db.example.test:*meant* to *port* of this machine, and a caller token."""
     resolve = {("db.example.test", meant): ("127.0.0.1", port), ("slack.com", meant): ("127.0.0.1", port)}
     gateway = loop.run(Gateway.start(folder, host_overrides=resolve, extra_ca_file=ca, environ={}))
     try:
@@ -77,7 +77,7 @@ def gateway_to(
 
 
 def client_context(ca: Path, *protocols: str) -> ssl.SSLContext:
-    """A client's TLS that trusts *ca* and offers *protocols*."""
+    """A client's TLS context that trusts *ca* and offers *protocols*."""
     context = ssl.create_default_context(cafile=str(ca))
     context.set_alpn_protocols(list(protocols))
     return context

@@ -1,7 +1,7 @@
 """
-What the tests of outside calls share: an "outside" on this machine, processes that call it, and a ledger.
+Shared parts of the tests of outbound calls: an outside server, processes that call it, and a ledger.
 
-Everything is real: TLS, sockets, Node.js, Python. The outside has a certificate authority of its own.
+TLS, sockets, Node.js and Python are real. The outside server has its own certificate authority.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = _answer  # noqa: N815  # the names that http.server looks for
 
     def _events(self) -> None:
-        """Send one event at once, and the other when the test allows it."""
+        """Send one event at once, and another when the test allows it."""
         self.send_response(200)
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class OutsideServer(ThreadingHTTPServer):
     """
-    A host somewhere else, as far as a step can tell.
+    A server that is outside for a step.
 
     Attributes:
         seen: The requests that arrived.
@@ -145,14 +145,14 @@ class OutsideServer(ThreadingHTTPServer):
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port of the server."""
         return int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that leaves is not an error."""
+        """Ignore errors of clients that disconnect."""
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop the server."""
         self.shutdown()
         self.server_close()
 
@@ -166,11 +166,11 @@ class Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run *work* there and wait for it."""
+        """Run *work* in the loop and wait for the result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
     def stop(self) -> None:
-        """End the loop."""
+        """Stop the thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -183,29 +183,29 @@ def redactor(secrets: Mapping[str, str] | None = None) -> Redactor:
 
 
 class SentMemory:
-    """Answers to unsafe requests, in memory."""
+    """Responses to unsafe requests, in memory."""
 
     def __init__(self) -> None:
         self.kept: dict[str, StoredResponse] = {}
 
     def find(self, key: str) -> StoredResponse | None:
-        """The answer of *key*."""
+        """The response for *key*."""
         return self.kept.get(key)
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Keep it."""
+        """Store the response."""
         self.kept[key] = recorded
 
 
 @dataclass
 class Ledger:
-    """What was written of a step's calls."""
+    """The recorded calls of a step."""
 
     calls: list[OutboundCall] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
     def binding(self, mode: str, *, step: str = "send", **more: Any) -> CallContext:
-        """A binding of *step* that writes here."""
+        """A binding of *step* that records into this ledger."""
         more.setdefault("redactor", redactor())
         policy = parse_policy(mode, via=more.pop("via", None), unopened=more.pop("unopened", ()))
         return CallContext(
@@ -220,7 +220,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Got:
-    """What a client got."""
+    """The response that a client received."""
 
     status: int
     headers: dict[str, str]
@@ -233,10 +233,10 @@ class Got:
 
 class ClientProcess:
     """
-    A process with the environment of a step, which makes requests when told.
+    A process with the environment of a step, which makes requests on demand.
 
     Attributes:
-        caller token: Its caller token.
+        caller_token: The caller token of the process.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class ClientProcess:
         self._process = gateway.start_sandboxed(self.caller_token, start) if guarded else start()
 
     def bind(self, binding: CallContext) -> None:
-        """Its calls are that step's now."""
+        """Bind the following calls to the step."""
         self.gateway.bind(self.caller_token, binding)
 
     def ask(
@@ -280,13 +280,13 @@ class ClientProcess:
     def request(
         self, client: str, method: str, url: str, body: str | None = None, headers: Mapping[str, str] | None = None
     ) -> Got:
-        """Make a request that gets an answer."""
+        """Make a request that gets a response."""
         out = self.ask(client, method, url, body, headers)
         assert "error" not in out, out["error"]
         return Got(out["status"], out["headers"], out["body"].encode("latin-1"))
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -316,26 +316,26 @@ def python_process(gateway: Gateway) -> ClientProcess:
 
 
 def node_process(gateway: Gateway, node: Path, *, guarded: bool = False, public_only: bool = False) -> ClientProcess:
-    """A Node.js step's process; with *guarded*, one that has the guard and nothing else."""
+    """A Node.js step's process; with *guarded*, only the sandbox routes its calls."""
     command = [str(node), str(CLIENTS_FOLDER / "node_client.mjs")]
     return ClientProcess(command, gateway, "node", guarded=guarded, public_only=public_only)
 
 
 def bare_python_process(gateway: Gateway) -> ClientProcess:
-    """A Python process that has the guard and nothing else."""
+    """A Python process whose calls only the sandbox routes."""
     command = [sys.executable, str(CLIENTS_FOLDER / "python_client.py")]
     return ClientProcess(command, gateway, "python", guarded=True)
 
 
 def outside_context(authority: trustme.CA) -> ssl.SSLContext:
-    """TLS of the outside's hosts."""
+    """The TLS context of the outside hosts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*HOSTS).configure_cert(context)
     return context
 
 
 def knock(gateway: Gateway, caller_token: str, host: str, port: int, *, secure: bool) -> socket.socket:
-    """A connection to the gateway as a hook makes it; with *secure*, plain HTTP stands for https."""
+    """A connection to the gateway as a hook makes one; with *secure*, plain HTTP represents https."""
     sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
     line = {"host": host, "port": port, "tls": secure, "ticket": caller_token}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
@@ -343,7 +343,7 @@ def knock(gateway: Gateway, caller_token: str, host: str, port: int, *, secure: 
 
 
 def program(name: str) -> str:
-    """Where program *name* is; skips without it, and fails in CI, where it has to be."""
+    """The path of program *name*; skips without the program, and fails in CI."""
     found = shutil.which(name)
     if found is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{name} is not installed")
@@ -351,7 +351,7 @@ def program(name: str) -> str:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Wait until *true* is so; ten seconds at most."""
+    """Wait at most ten seconds until *true* returns true."""
     for _ in range(1000):
         if true():
             return

@@ -1,8 +1,8 @@
 """
-Programs that know nothing of hooks and proxy variables.
+Programs without hooks and proxy variables.
 
-None of them has our environment: what C code, static programs and children with an empty environment do, a Python without the hook
-does as well.
+The programs have none of the environment variables of pdkernel. A Python without the hook represents C code, static
+programs and children with an empty environment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from pdkernel.egress import Gateway
 
-PLACE = "192.0.2.77"  # set aside for documentation: nobody is there
+PLACE = "192.0.2.77"  # reserved for documentation: no host has this address
 
 
 HEAD = "GET / HTTP/1.1\\r\\nHost: api.example.test\\r\\nConnection: close\\r\\n\\r\\n"
@@ -29,7 +29,7 @@ print(sock.recv(12).decode())
 
 
 def own_address() -> str | None:
-    """An address of this machine that other machines would use, or None."""
+    """A non-loopback address of this machine, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(("192.0.2.1", 9))  # sends nothing
@@ -55,5 +55,5 @@ def run_sandboxed(
 
 
 def python(code: str, host: str = PLACE, port: int = 80) -> list[str]:
-    """A Python without the hook, as C code would behave."""
+    """A Python without the hook, which behaves like C code."""
     return [sys.executable, "-I", "-S", "-c", f"HOST, PORT = {host!r}, {port}\n{code}"]

@@ -1,4 +1,4 @@
-"""The bytes of recorded bodies: decoded, rewritten, and looked into."""
+"""The bytes of recorded bodies: decoded, rewritten, and searched."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def starred(text: str) -> str:
 
 
 def zipped(content: bytes, name: str = "a.txt") -> bytes:
-    """A ZIP file of one member."""
+    """A ZIP file with one member."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, content)
@@ -44,7 +44,7 @@ def zipped(content: bytes, name: str = "a.txt") -> bytes:
     ids=["none", "identity", "gzip", "upper case", "two members", "zlib", "raw", "two codings"],
 )
 def test_content_coding_is_removed(coding: str, coded: bytes) -> None:
-    """Both gzip and the two kinds of deflate are decoded, one after the other."""
+    """Gzip and both kinds of deflate are decoded, also in combination."""
     assert without_coding(coded, coding) == BODY
 
 
@@ -62,7 +62,7 @@ def test_content_coding_is_removed(coding: str, coded: bytes) -> None:
     ids=["unknown", "not gzip", "half of it", "not deflate", "half of that", "much", "much deflate"],
 )
 def test_body_that_cannot_be_decoded_is_refused(coding: str, coded: bytes) -> None:
-    """An unknown coding, damaged data and more than 32 MB are not searched."""
+    """A body with an unknown coding, damaged data or more than 32 MB is refused."""
     with pytest.raises(NotSearchableError):
         without_coding(coded, coding)
 
@@ -81,7 +81,7 @@ def test_body_that_cannot_be_decoded_is_refused(coding: str, coded: bytes) -> No
     ids=["utf-8", "binary", "latin-1", "utf-16", "byte order mark", "wrong charset", "nothing to do"],
 )
 def test_text_is_rewritten_in_its_own_character_set(body: bytes, content_type: str, expected: bytes) -> None:
-    """A text is changed in the character set that it has; bytes around it stay as they are."""
+    """A text is changed in its own character set; the bytes around the change stay."""
     assert rewritten(body, content_type, starred) == expected
 
 
@@ -100,7 +100,7 @@ def test_text_is_rewritten_in_its_own_character_set(body: bytes, content_type: s
     ids=["zip", "gzip", "three deep", "name of a member", "part", "damaged zip", "damaged gzip", "too large"],
 )
 def test_archive_with_a_secret_or_unreadable_is_refused(body: bytes, content_type: str) -> None:
-    """A secret in an archive is found however deep, and what cannot be opened is not taken to be clean."""
+    """An archive with a secret at any depth, or one that cannot be opened, is refused."""
     with pytest.raises(NotSearchableError):
         check_archives(body, content_type, starred)
 
@@ -117,12 +117,12 @@ def test_archive_with_a_secret_or_unreadable_is_refused(body: bytes, content_typ
     ids=["zip in zip", "gzip", "zip part", "gzip part", "no archive"],
 )
 def test_archive_without_secrets_passes(body: bytes, content_type: str) -> None:
-    """An archive in which nothing would be changed is kept."""
+    """An archive without secrets is kept unchanged."""
     check_archives(body, content_type, starred)
 
 
-def test_archives_without_end_are_refused() -> None:
-    """A body of very many archives is not opened to its end."""
+def test_deeply_nested_archives_are_refused() -> None:
+    """A body of very many nested archives is not opened completely."""
     part = b"--x\r\n\r\n" + gzip.compress(b"") + b"\r\n"
 
     with pytest.raises(NotSearchableError, match="too many"):

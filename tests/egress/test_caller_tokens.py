@@ -1,4 +1,4 @@
-"""Caller tokens: which step a call belongs to, and calls without a step."""
+"""Caller tokens: the step of a call, and calls without a step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_kept_connection_follows_the_binding(
 def test_a_kept_connection_of_node_follows_the_binding(
     node: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """The same with Node's kept-alive agent."""
+    """A kept-alive connection of Node.js follows the binding too."""
     second = Ledger()
     node.bind(ledger.binding("live", step="one"))
     node.request("https.agent", "GET", URL)
@@ -41,10 +41,10 @@ def test_a_kept_connection_of_node_follows_the_binding(
     assert (len(ledger.calls), len(second.calls)) == (1, 1)
 
 
-def test_two_processes_do_not_mix(
+def test_two_processes_are_separate(
     python: ClientProcess, node: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """Each process's calls are its own step's, whatever the mode of the other."""
+    """Calls of each process belong to its own step, with that step's mode."""
     other = Ledger()
     python.bind(ledger.binding("live"))
     node.bind(other.binding("deny"))
@@ -55,7 +55,7 @@ def test_two_processes_do_not_mix(
 
 
 def test_a_call_after_its_step_is_refused(python: ClientProcess, gateway: Gateway, outside: OutsideServer) -> None:
-    """Code that runs on after its step cannot send anything."""
+    """Code that continues after its step cannot send."""
     gateway.unbind(python.caller_token)
 
     got = python.request("requests", "POST", URL, "late")
@@ -64,7 +64,7 @@ def test_a_call_after_its_step_is_refused(python: ClientProcess, gateway: Gatewa
     assert outside.seen == []
 
 
-def test_a_stranger_is_refused_by_the_hooks_door(gateway: Gateway, outside: OutsideServer) -> None:
+def test_an_unknown_token_behind_the_hook_is_refused(gateway: Gateway, outside: OutsideServer) -> None:
     """An unknown caller token gets 403: a response, so that clients do not retry."""
     with knock(gateway, "guessed", "api.example.test", 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
@@ -76,8 +76,10 @@ def test_a_stranger_is_refused_by_the_hooks_door(gateway: Gateway, outside: Outs
 
 
 @pytest.mark.parametrize("target", ["http://api.example.test/", "/"])
-def test_a_stranger_is_refused_in_absolute_form(gateway: Gateway, plain_outside: OutsideServer, target: str) -> None:
-    """A request without a caller token, to whatever place, gets 403."""
+def test_an_unknown_token_in_absolute_form_is_refused(
+    gateway: Gateway, plain_outside: OutsideServer, target: str
+) -> None:
+    """A request without a caller token gets 403 for any target."""
     plain_outside.seen.clear()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall(f"GET {target} HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n".encode())
@@ -118,7 +120,7 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
         b'PDK1 {"host": "a b", "port": 443, "ticket": "t"}\n',
     ],
 )
-def test_a_door_that_cannot_be_read_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
+def test_an_invalid_first_line_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
     """An invalid first line is answered with 400, and the gateway continues."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall(first)
@@ -128,8 +130,8 @@ def test_a_door_that_cannot_be_read_is_a_bad_request(gateway: Gateway, first: by
 
 
 @pytest.mark.parametrize("first", [b"\x00\x01\x02\x03\x04\x05\x06\x07\x08", b"\x16\x03\x01\x00\x05hello", b""])
-def test_what_is_no_door_is_closed(gateway: Gateway, first: bytes) -> None:
-    """Bytes that are none of the three ways in get no answer."""
+def test_an_unknown_protocol_is_closed(gateway: Gateway, first: bytes) -> None:
+    """Bytes of none of the three protocols get no response."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall(first)
         try:
@@ -141,7 +143,7 @@ def test_what_is_no_door_is_closed(gateway: Gateway, first: bytes) -> None:
     assert answer == b""
 
 
-def test_a_door_in_pieces_is_put_together(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+def test_a_first_line_in_pieces_is_joined(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """The first line may arrive in several parts, with the request behind it."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
@@ -157,8 +159,8 @@ def test_a_door_in_pieces_is_put_together(gateway: Gateway, outside: OutsideServ
     assert outside.seen[0].path == "/pieces"
 
 
-def test_closing_a_ticket_ends_its_connections(gateway: Gateway, ledger: Ledger) -> None:
-    """A process that is gone leaves no connection behind."""
+def test_revoking_a_token_ends_its_connections(gateway: Gateway, ledger: Ledger) -> None:
+    """After its token is revoked, a process has no connection."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     with knock(gateway, caller_token, "api.example.test", 443, secure=True) as sock:
@@ -170,7 +172,7 @@ def test_closing_a_ticket_ends_its_connections(gateway: Gateway, ledger: Ledger)
     assert b"HTTP/1.1" not in rest
 
 
-def test_binding_a_closed_ticket_is_an_error(gateway: Gateway, ledger: Ledger) -> None:
+def test_binding_a_revoked_token_is_an_error(gateway: Gateway, ledger: Ledger) -> None:
     """A revoked caller token has no step."""
     caller_token = gateway.issue_token()
     gateway.revoke_token(caller_token)
@@ -180,10 +182,8 @@ def test_binding_a_closed_ticket_is_an_error(gateway: Gateway, ledger: Ledger) -
 
 
 @pytest.mark.parametrize("mode", ["live", "deny"])
-def test_a_proxy_of_the_steps_own_is_refused(
-    gateway: Gateway, ledger: Ledger, outside: OutsideServer, mode: str
-) -> None:
-    """A CONNECT behind the hook would hide what is called."""
+def test_a_proxy_of_the_step_is_refused(gateway: Gateway, ledger: Ledger, outside: OutsideServer, mode: str) -> None:
+    """A CONNECT request behind the hook is refused, because it hides the target."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding(mode))
     with knock(gateway, caller_token, "other.example.test", 80, secure=False) as sock:
@@ -194,8 +194,8 @@ def test_a_proxy_of_the_steps_own_is_refused(
     assert "uses its own proxy" in ledger.refused[0]
 
 
-def test_a_name_in_another_script_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:
-    """What the hook passes on as the step wrote it goes out as DNS has it."""
+def test_an_internationalized_name_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:
+    """The gateway converts a name that the hook passes on unchanged to its DNS form."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("deny"))
     with knock(gateway, caller_token, "münchen.example", 443, secure=True) as sock:

@@ -1,4 +1,4 @@
-"""The gateway itself: what it costs to start, what it keeps, what it puts into a step's environment."""
+"""The gateway: its start, its files, and the environment variables of a step."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ asyncio.run(main())
 """
 
 
-def test_a_gateway_that_nobody_calls_loads_nothing_heavy(tmp_path: Path) -> None:
-    """HTTP and certificates are loaded with the first connection, and no file is made before."""
+def test_an_unused_gateway_loads_no_heavy_library(tmp_path: Path) -> None:
+    """HTTP and certificates are loaded with the first connection, and no file is created before."""
     command = [sys.executable, "-c", START, str(tmp_path / "egress")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
 
@@ -39,7 +39,7 @@ def test_a_gateway_that_nobody_calls_loads_nothing_heavy(tmp_path: Path) -> None
     assert not (tmp_path / "egress").exists()
 
 
-async def test_the_authoritys_key_is_its_owners_alone(tmp_path: Path) -> None:
+async def test_the_authoritys_key_has_private_modes(tmp_path: Path) -> None:
     """Only the owner can read the key and its folder."""
     gateway = await Gateway.start(tmp_path / "egress", environ={})
     gateway.build_environment(gateway.issue_token(), "node")
@@ -52,14 +52,14 @@ async def test_the_authoritys_key_is_its_owners_alone(tmp_path: Path) -> None:
 
 
 def test_the_authority_is_kept(tmp_path: Path) -> None:
-    """A second start, or a second process, has the same certificate."""
+    """A second start, and a second process, use the same certificate."""
     one = CertificateAuthority(tmp_path, environ={}).certificate_file.read_bytes()
 
     assert CertificateAuthority(tmp_path, environ={}).certificate_file.read_bytes() == one
 
 
-def test_a_leaf_is_trusted_by_the_bundle(tmp_path: Path) -> None:
-    """What the gateway shows for a host is accepted by a client with the project's bundle."""
+def test_a_host_certificate_is_trusted_by_the_bundle(tmp_path: Path) -> None:
+    """A client with the project's bundle accepts the gateway's certificate for a host."""
     authority = CertificateAuthority(tmp_path, environ={})
     client = ssl.create_default_context(cafile=str(authority.bundle_file))
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -76,7 +76,7 @@ def test_a_leaf_is_trusted_by_the_bundle(tmp_path: Path) -> None:
 
 
 def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
-    """A company's root in SSL_CERT_FILE is trusted by steps as before."""
+    """Steps still trust a company's root in SSL_CERT_FILE."""
     own = trustme.CA().cert_pem.bytes()
     (tmp_path / "own.pem").write_bytes(own)
 
@@ -88,8 +88,8 @@ def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
     assert bundle.count(b"BEGIN CERTIFICATE") > 50
 
 
-async def test_the_environment_leads_every_client_here(tmp_path: Path) -> None:
-    """Proxy variables in both cases, certificates by every name, the hook for Node.js."""
+async def test_the_environment_routes_every_client_to_the_gateway(tmp_path: Path) -> None:
+    """The environment has proxy variables in both cases, certificates under every name, and the hook for Node.js."""
     gateway = await Gateway.start(tmp_path / "a folder", environ={})
     caller_token = gateway.issue_token()
     environment = gateway.build_environment(caller_token, "bash")
@@ -128,7 +128,7 @@ async def test_closing_ends_every_connection(tmp_path: Path) -> None:
 
 
 def hello(name: str | None, protocols: list[str]) -> bytes:
-    """A ClientHello as OpenSSL makes it."""
+    """A ClientHello as OpenSSL makes one."""
     context = ssl.create_default_context()
     context.check_hostname = name is not None
     if protocols:
@@ -143,7 +143,7 @@ def hello(name: str | None, protocols: list[str]) -> bytes:
 
 
 def test_a_hello_names_its_host_and_protocols() -> None:
-    """Name and ALPN are read from what OpenSSL sends; a part of it is known to be one."""
+    """Name and ALPN are read from OpenSSL's ClientHello; an incomplete one is recognised."""
     data = hello("api.example.test", ["h2", "http/1.1"])
 
     assert hello_is_complete(data)
@@ -152,15 +152,15 @@ def test_a_hello_names_its_host_and_protocols() -> None:
     assert (said.server_name, said.protocols, said.speaks_http1) == ("api.example.test", ("h2", "http/1.1"), True)
 
 
-def test_a_hello_may_say_nothing() -> None:
+def test_a_hello_without_alpn() -> None:
     """No ALPN means HTTP/1.1; h2 alone does not."""
     assert parse_client_hello(hello("a.test", [])).speaks_http1
     assert not parse_client_hello(hello("a.test", ["h2"])).speaks_http1
     assert parse_client_hello(b"\x16\x03\x01\x00\x02\x01\x00").server_name is None
 
 
-def test_a_damaged_authority_says_what_to_do(tmp_path: Path) -> None:
-    """A file that holds no key is named, with the way out."""
+def test_a_damaged_authority_is_reported_with_a_fix(tmp_path: Path) -> None:
+    """A file without a key is named with a fix."""
     (tmp_path / "authority.pem").write_text("nothing")
 
     with pytest.raises(ProjectError, match="is damaged") as caught:
@@ -169,8 +169,8 @@ def test_a_damaged_authority_says_what_to_do(tmp_path: Path) -> None:
     assert "Delete the file" in caught.value.fix
 
 
-def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
-    """Where certificates cannot be kept, the message names the folder and the reason."""
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
+    """If certificates cannot be stored, the message names the folder and the reason."""
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ProjectError, match="cannot be written"):

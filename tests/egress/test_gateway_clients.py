@@ -1,7 +1,8 @@
 """
-Every client in every mode: what reaches the outside, what the client gets, what the ledger says.
+Every client in every mode: the requests that arrive outside, the client's response, and the ledger.
 
-The rows named `guard` have no hooks and no proxy variables: their sockets are led to the gateway by the operating system alone.
+The rows named `guard` have no hooks and no proxy variables: only the operating system redirects their sockets to the
+gateway.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ROWS += [(runtime, client) for runtime, clients in GUARDED.items() for client in
 
 @pytest.fixture(scope="module")
 def processes(gateway: Gateway) -> Iterator[dict[str, ClientProcess]]:
-    """One process a runtime."""
+    """One process for each runtime."""
     found = {"python": python_process(gateway)}
     found |= {f"node-{name}": node_process(gateway, path) for name, path in node_paths().items()}
     if gateway.sandbox_kind == "redirect":  # neither hooks nor proxy variables: the operating system alone
@@ -47,7 +48,7 @@ def processes(gateway: Gateway) -> Iterator[dict[str, ClientProcess]]:
 
 @pytest.fixture(params=ROWS, ids=lambda row: "-".join(row))
 def caller(request: pytest.FixtureRequest, processes: dict[str, ClientProcess]) -> Caller:
-    """A client and the process that it runs in."""
+    """A client and its process."""
     runtime, client = request.param
     if runtime not in processes:
         pytest.skip("this system has no seccomp listener for us")
@@ -116,7 +117,7 @@ def test_record_then_replay(caller: Caller, outside: OutsideServer, ledger: Ledg
 
 
 def test_loopback(caller: Caller, plain_outside: OutsideServer, ledger: Ledger) -> None:
-    """This machine is reached in deny too, by every client, and the ledger has no row."""
+    """Every client reaches this machine, in deny too, and the ledger has no row."""
     client, process = caller
     if client.startswith("https."):
         client = "http.request"

@@ -30,14 +30,14 @@ def closed_port() -> int:
 
 
 def run_python(code: str, environment: dict[str, str]) -> str:
-    """Output of *code* in a process with the hook."""
+    """The output of *code* in a process with the hook."""
     command = [sys.executable, "-c", LOAD_HOOK + code]
     environment = {"PATH": os.environ["PATH"]} | environment
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
 def run_node(node: Path, code: str, environment: dict[str, str]) -> str:
-    """Output of *code* in a process with the hook."""
+    """The output of *code* in a process with the hook."""
     command = [str(node), "--input-type=module", "-e", code]
     environment = {"PATH": os.environ["PATH"]} | environment
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
@@ -45,12 +45,12 @@ def run_node(node: Path, code: str, environment: dict[str, str]) -> str:
 
 @pytest.fixture(params=sorted(node_paths()))
 def node_path(request: pytest.FixtureRequest) -> Path:
-    """Each Node.js there is."""
+    """Each available Node.js."""
     return node_paths()[request.param]
 
 
 def lost_gateway() -> dict[str, str]:
-    """The hooks' variables when the gateway is gone."""
+    """The hooks' variables of a stopped gateway."""
     return {
         "PDK_EGRESS": f"127.0.0.1:{closed_port()}",
         "PDK_TICKET": "t",
@@ -59,7 +59,7 @@ def lost_gateway() -> dict[str, str]:
 
 
 def test_python_without_a_gateway_cannot_connect() -> None:
-    """A gateway that is gone is a refused connection; nothing goes out directly."""
+    """Without the gateway, a connection is refused and does not go out directly."""
     code = """
 import socket
 for address in (("api.example.test", 443), ("192.0.2.1", 80)):
@@ -72,7 +72,7 @@ for address in (("api.example.test", 443), ("192.0.2.1", 80)):
 
 
 def test_node_without_a_gateway_cannot_connect(node_path: Path) -> None:
-    """The same in Node.js, for plain and for secure sockets."""
+    """In Node.js, plain and secure connections are refused without the gateway."""
     code = """
 import net from "node:net"; import tls from "node:tls";
 for (const open of [() => net.connect(80, "192.0.2.1"), () => tls.connect({ host: "api.example.test", port: 443 })]) {
@@ -84,7 +84,7 @@ for (const open of [() => net.connect(80, "192.0.2.1"), () => tls.connect({ host
 
 
 def test_python_reaches_this_machine_directly(plain_outside: OutsideServer) -> None:
-    """Loopback and Unix sockets are left alone, in every way to write them."""
+    """Loopback and Unix sockets are not routed, in every notation."""
     code = f"""
 import socket, tempfile, os, urllib.request
 port = {plain_outside.port}
@@ -103,7 +103,7 @@ with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as c
 
 
 def test_node_reaches_this_machine_directly(node_path: Path, plain_outside: OutsideServer, tmp_path: Path) -> None:
-    """Loopback and Unix sockets are left alone in Node.js."""
+    """Loopback and Unix sockets are not routed in Node.js."""
     code = f"""
 import net from "node:net";
 const opened = (socket) => new Promise((resolve, reject) => {{
@@ -122,7 +122,7 @@ server.close();
 
 
 def test_python_resolves_no_name(gateway: Gateway, ledger: Ledger) -> None:
-    """A name becomes an address that stands for it, the same each time, and is never looked up."""
+    """A name becomes a fixed assigned address and is not resolved."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("deny"))
     code = """
@@ -172,7 +172,7 @@ ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
 
 
 def test_node_forms_of_connect_reach_the_gateway(gateway: Gateway, ledger: Ledger, node_path: Path) -> None:
-    """Every way to write a connect call is led to the gateway, and what is written at once comes after the line."""
+    """Every form of a connect call is routed to the gateway, and early data follows the first line."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("deny"))
     code = """
@@ -207,15 +207,15 @@ secure.destroy();
     ]
 
 
-def test_a_process_without_the_variables_is_left_alone(plain_outside: OutsideServer) -> None:
-    """Importing the hook changes nothing where no gateway is named."""
+def test_a_process_without_the_variables_is_unchanged(plain_outside: OutsideServer) -> None:
+    """Importing the hook changes nothing if no gateway is set."""
     code = "import socket; print(socket.getaddrinfo.__module__, socket.socket.connect.__qualname__)"
 
     assert run_python(code, {}).strip() == "socket socket.connect"
 
 
-def test_a_child_of_bash_is_caught(gateway: Gateway, ledger: Ledger, node_path: Path, outside: OutsideServer) -> None:
-    """A Bash step's Node.js, and its curl, lead to the gateway."""
+def test_children_of_bash_are_routed(gateway: Gateway, ledger: Ledger, node_path: Path, outside: OutsideServer) -> None:
+    """Node.js and curl in a Bash step are routed to the gateway."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("deny"))
     script = 'curl -s -o /dev/null -w "%{http_code}\\n" https://api.example.test/; "$0" -e "fetch(\'https://api.example.test/\').then((r) => console.log(r.status))"'
@@ -237,10 +237,10 @@ def test_a_child_of_bash_is_caught(gateway: Gateway, ledger: Ledger, node_path: 
     ],
     ids=lambda command: command[0],
 )
-def test_a_program_that_reads_the_proxy_variables_is_caught(
+def test_a_program_with_proxy_support_is_routed(
     gateway: Gateway, ledger: Ledger, outside: OutsideServer, command: list[str], tmp_path: Path
 ) -> None:
-    """What reads the proxy variables in a step of any language meets the gateway, by its certificate too."""
+    """A program that reads the proxy variables is routed, in a step of any language, and trusts the gateway's certificate."""
     program(command[0])
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("deny"))

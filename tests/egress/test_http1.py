@@ -1,4 +1,4 @@
-"""HTTP through the gateway, to the byte."""
+"""HTTP through the gateway, byte for byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
 
 
 def test_path_query_and_headers_leave_as_written(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
-    """Nothing is decoded or added: `%2F` stays, a GET gets no length, the connection's own headers stay behind."""
+    """Nothing is decoded or added: `%2F` stays, a GET gets no length, headers of the connection are removed."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
@@ -37,10 +37,8 @@ def test_path_query_and_headers_leave_as_written(gateway: Gateway, outside: Outs
     assert not {"content-length", "transfer-encoding", "proxy-connection", "x-hop", "user-agent"} & set(seen.headers)
 
 
-def test_requests_one_behind_the_other_are_answered_in_order(
-    gateway: Gateway, outside: OutsideServer, ledger: Ledger
-) -> None:
-    """A client need not wait for one answer before it asks again."""
+def test_pipelined_requests_are_answered_in_order(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """A client may send several requests without waiting for the responses."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
@@ -51,8 +49,8 @@ def test_requests_one_behind_the_other_are_answered_in_order(
     assert [seen.path for seen in outside.seen] == ["/one", "/two"]
 
 
-def test_what_cannot_be_read_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
-    """A request that is not HTTP after its first line is answered 400."""
+def test_an_invalid_request_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
+    """A request that is not HTTP after its first line is answered with 400."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
@@ -62,10 +60,10 @@ def test_what_cannot_be_read_is_a_bad_request(gateway: Gateway, ledger: Ledger) 
     assert answer.startswith(b"HTTP/1.1 400")
 
 
-def test_plain_http_passes_too(
+def test_plain_http_is_routed(
     node: ClientProcess, plain_outside: OutsideServer, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """Plain HTTP is caught like https, by the hook and by the proxy variables."""
+    """Plain HTTP is routed like https, by the hook and by the proxy variables."""
     node.bind(ledger.binding("live"))
 
     got = node.request("http.request", "POST", "http://api.example.test/x", "hello")
@@ -77,7 +75,7 @@ def test_plain_http_passes_too(
 def test_curl_uses_absolute_form_for_plain_http(
     python: ClientProcess, plain_outside: OutsideServer, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A request in absolute form is taken apart into host and path."""
+    """A request in absolute form is split into host and path."""
     python.bind(ledger.binding("live"))
 
     got = python.request("curl", "POST", "http://api.example.test/x?y=1", "hello")
@@ -88,10 +86,10 @@ def test_curl_uses_absolute_form_for_plain_http(
 
 
 @pytest.mark.parametrize("door", ["connect", "absolute", "hook"])
-def test_this_machine_is_not_outside_at_any_door(
+def test_this_machine_is_reached_through_the_gateway(
     gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger, door: str
 ) -> None:
-    """A client that asks the gateway for loopback gets there, in deny too, and the ledger has no row."""
+    """A client that requests loopback from the gateway reaches it, in deny too, and the ledger has no row."""
     plain_outside.seen.clear()
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("deny"))
@@ -117,8 +115,8 @@ def test_this_machine_is_not_outside_at_any_door(
     assert ledger.calls == []
 
 
-def test_many_at_once_are_each_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
-    """Forty connections at the same time get forty answers."""
+def test_concurrent_connections_are_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """Forty simultaneous connections get forty responses."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     socks = [knock(gateway, caller_token, HOST, 443, secure=True) for _ in range(40)]
@@ -139,7 +137,7 @@ def test_many_at_once_are_each_answered(gateway: Gateway, outside: OutsideServer
 def test_any_target_leaves_as_written(
     gateway: Gateway, plain_outside: OutsideServer, path: str, query: str | None
 ) -> None:
-    """Behind the hook and in absolute form, path and query go out to the byte."""
+    """Behind the hook and in absolute form, path and query are sent unchanged."""
     ledger = Ledger()
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))

@@ -1,4 +1,4 @@
-"""Modes as a person writes them."""
+"""Outbound policies in text form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pdkernel.egress import default_mode, is_loopback, parse_policy
 from pdkernel.errors import EgressModeError
 
 
-def test_words_after_the_mode_are_read() -> None:
+def test_options_after_the_mode_are_read() -> None:
     """The options `via` and `unopened` follow the mode, and are not part of its text."""
     policy = parse_policy("allow=a.test via=http://me:secret@proxy.test:3128 unopened=b.test,*.C.test")
 
@@ -23,7 +23,7 @@ def test_words_after_the_mode_are_read() -> None:
 
 
 def test_a_file_may_have_blanks_in_its_name(tmp_path: Path) -> None:
-    """Only what is `via=` or `unopened=` ends a mode."""
+    """A file's name may contain blanks; only `via=` or `unopened=` ends the mode."""
     assert parse_policy(f"record={tmp_path}/my calls.jsonl").recording_file == tmp_path / "my calls.jsonl"
 
 
@@ -31,7 +31,7 @@ def test_a_file_may_have_blanks_in_its_name(tmp_path: Path) -> None:
     "text", ["live", "deny", "allow=slack.com,*.notion.com", "stand-in=http://127.0.0.1:9", "stand-in=slack"]
 )
 def test_a_mode_keeps_its_text(text: str) -> None:
-    """A mode's text reads back as the same mode."""
+    """A mode's text is parsed to the same mode."""
     assert parse_policy(parse_policy(text).mode_text) == parse_policy(text)
 
 
@@ -52,7 +52,7 @@ def test_a_mode_keeps_its_text(text: str) -> None:
         ("record=/no/such/folder/calls.jsonl", "its folder does not exist"),
     ],
 )
-def test_what_is_no_mode_is_refused(text: str, said: str) -> None:
+def test_an_invalid_mode_is_refused(text: str, said: str) -> None:
     """The message has the error and a fix."""
     with pytest.raises(EgressModeError, match=said) as caught:
         parse_policy(text)
@@ -63,8 +63,8 @@ def test_what_is_no_mode_is_refused(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "via"), [("deny", "http://proxy:1"), ("live", "proxy:1"), ("stand-in=slack", "http://p:1")]
 )
-def test_an_upstream_proxy_that_means_nothing_is_refused(mode: str, via: str) -> None:
-    """A proxy is a URL, and for calls that go out."""
+def test_an_invalid_upstream_proxy_is_refused(mode: str, via: str) -> None:
+    """A proxy must be a URL, and requires a mode that sends calls."""
     with pytest.raises(EgressModeError):
         parse_policy(mode, via=via)
 
@@ -81,12 +81,12 @@ def test_an_upstream_proxy_that_means_nothing_is_refused(mode: str, via: str) ->
     ],
 )
 def test_a_list_of_hosts_is_exact_or_by_domain(host: str, let_out: bool) -> None:
-    """`slack.com` is that host alone, `*.notion.com` every host below."""
+    """`slack.com` is that host only, `*.notion.com` every host below."""
     assert parse_policy("allow=slack.com,*.notion.com").allows_host(host) is let_out
 
 
 def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
-    """The file of a recording does not depend on the folder that is current later."""
+    """The path of a recording does not depend on a later current folder."""
     file = parse_policy(f"record={tmp_path}/calls.jsonl").recording_file
 
     assert file == tmp_path / "calls.jsonl"
@@ -100,8 +100,8 @@ def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
         ({"PDKERNEL_EGRESS": "stand-in=slack", "PYTEST_CURRENT_TEST": "x"}, "stand-in=slack"),
     ],
 )
-def test_the_mode_without_a_word(environ: dict[str, str], mode: str) -> None:
-    """The default is live, deny under pytest, and the environment variable overrides both."""
+def test_the_default_mode(environ: dict[str, str], mode: str) -> None:
+    """The default is live, under pytest deny; the environment variable overrides both."""
     assert default_mode(environ) == mode
 
 
@@ -120,7 +120,7 @@ def test_the_mode_without_a_word(environ: dict[str, str], mode: str) -> None:
     ],
 )
 def test_this_machine_is_not_outside(host: str) -> None:
-    """Every way to write this machine is known."""
+    """Every notation of this machine is recognised."""
     assert is_loopback(host)
 
 

@@ -18,8 +18,8 @@ GET_EVENTS = b"GET /events HTTP/1.1\r\nHost: api.example.test\r\nConnection: clo
 _CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
 
 
-def test_the_app_is_known_by_its_credential(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """A call is its app's when it carries a credential of its account: in a header, the URL or the body."""
+def test_the_credential_determines_the_app(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A call belongs to the app whose credential it contains: in a header, the URL or the body."""
     python.bind(ledger.binding("live"))
     python.request("http.client", "GET", f"{URL}/", headers={"authorization": f"Bearer {TOKEN}"})
     python.request("http.client", "GET", f"{URL}/?auth={TOKEN}")
@@ -31,7 +31,7 @@ def test_the_app_is_known_by_its_credential(python: ClientProcess, outside: Outs
     assert TOKEN in outside.seen[1].path
 
 
-def test_a_value_under_a_telling_name_is_hidden_from_the_ledger(
+def test_a_value_under_a_secret_name_is_redacted_in_the_ledger(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """A token that is not a known secret is redacted in the ledger's URL."""
@@ -43,8 +43,8 @@ def test_a_value_under_a_telling_name_is_hidden_from_the_ledger(
     assert "access_token=abc123" in outside.seen[0].path
 
 
-def test_only_listed_hosts_are_let_out(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """With a list of hosts, the others are refused."""
+def test_only_listed_hosts_are_allowed(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """With a list of hosts, other hosts are refused."""
     python.bind(ledger.binding("allow=api.example.test"))
 
     statuses = [python.request("httpx", "GET", f"https://{host}/").status for host in (HOST, "other.example.test")]
@@ -54,8 +54,8 @@ def test_only_listed_hosts_are_let_out(python: ClientProcess, outside: OutsideSe
     assert "allow=api.example.test" in ledger.refused[0]
 
 
-def test_a_row_is_whole(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Step, external user, app, method, URL, status, time, whether it is safe, and the answer's length are in the row's JSON."""
+def test_a_row_as_json(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """The row's JSON has step, external user, app, method, URL, status, time, safety and the length of the response."""
     python.bind(ledger.binding("live", step="notify", external_user="ada"))
 
     python.request("requests", "POST", f"{URL}/big/500", "hello", {"authorization": f"Bearer {TOKEN}"})
@@ -80,7 +80,7 @@ def test_a_row_is_whole(python: ClientProcess, outside: OutsideServer, ledger: L
 
 @pytest.mark.parametrize(("path", "size"), [("/chunked", 13), ("/status/204", 0), ("/big/70000", 70_000)])
 @pytest.mark.parametrize("mode", ["live", "record={}/calls.jsonl"])
-def test_the_answers_length_is_counted(
+def test_the_length_of_a_response_is_counted(
     node: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str, path: str, size: int
 ) -> None:
     """The row has the length of the body, for every kind of response."""

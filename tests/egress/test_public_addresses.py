@@ -1,4 +1,4 @@
-"""Public addresses only: what the gateway, the hook and the guard let a process reach that a Connect token starts."""
+"""Public addresses only: the targets of a process that a Connect token starts."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 class Names:
-    """A name server that a test writes: each name's answers, one after another; the last stays."""
+    """A name server under the test's control: each name's answers in order; the last answer repeats."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Sequence[str]]] = {}
         self.asked: list[str] = []
 
     async def lookup(self, host: str, port: int) -> Sequence[str]:
-        """The next answer; an address is its own."""
+        """The next answer; an address is its own answer."""
         self.asked.append(host)
         answers = self.answers.get(host)
         if answers is None:
@@ -51,13 +51,13 @@ class Names:
 
 @pytest.fixture
 def names() -> Names:
-    """No names yet."""
+    """A name server without names."""
     return Names()
 
 
 @pytest.fixture
 def public(loop: Loop, plain_outside: OutsideServer, names: Names, tmp_path: Path) -> Iterator[Gateway]:
-    """A gateway whose names are the test's, with the outside at a public address."""
+    """A gateway with the test's name server and the outside server at a public address."""
     plain_outside.seen.clear()
     resolve = {(PUBLIC, 80): ("127.0.0.1", plain_outside.port)}
     started = loop.run(Gateway.start(tmp_path, host_overrides=resolve, environ={}, lookup=names.lookup))
@@ -75,7 +75,7 @@ def caller_token(public: Gateway, ledger: Ledger) -> str:
 
 @pytest.fixture(params=[False, True], ids=["hook", "guard"])
 def process(public: Gateway, ledger: Ledger, request: pytest.FixtureRequest) -> Iterator[ClientProcess]:
-    """A Node.js process for public addresses only, with the hook alone or with the guard alone."""
+    """A Node.js process for public addresses only, with either the hook or the sandbox."""
     if request.param and public.sandbox_kind != "redirect":
         pytest.skip("this system has no seccomp listener for us")
     started = node_process(public, node_paths()["wheel"], guarded=request.param, public_only=True)
@@ -85,7 +85,7 @@ def process(public: Gateway, ledger: Ledger, request: pytest.FixtureRequest) -> 
 
 
 def ask(gateway: Gateway, caller_token: str, name: str, port: int = 80) -> bytes:
-    """The answer to a request for *name*."""
+    """The response to a request for *name*."""
     with knock(gateway, caller_token, name, port, secure=False) as sock:
         sock.sendall(REQUEST)
         return read_all(sock)
@@ -112,7 +112,7 @@ def is_called(service: socket.socket) -> bool:
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
-    """Loopback, private, link-local, shared, reserved and multicast addresses are not public, in IPv6's clothes neither."""
+    """Loopback, private, link-local, shared, reserved and multicast addresses are not public, also as mapped IPv6."""
     assert not is_public(address)
 
 
@@ -129,7 +129,7 @@ def test_hosts_that_need_no_lookup(name: str) -> None:
 
 
 def test_other_names_need_a_lookup() -> None:
-    """A name that only ends like one of this machine is not known to be inside."""
+    """A name that only ends like a name of this machine requires a lookup."""
     assert not is_inside("evillocalhost")
 
 
@@ -156,10 +156,10 @@ def test_the_gateway_refuses_this_machine(public: Gateway, ledger: Ledger, mode:
     assert "public addresses only" in ledger.refused[0]
 
 
-def test_a_name_that_leads_inside_is_refused(
+def test_a_name_with_a_private_address_is_refused(
     public: Gateway, names: Names, caller_token: str, plain_outside: OutsideServer
 ) -> None:
-    """A name is judged by its addresses when the connection is made."""
+    """The addresses of a name are checked when the connection is made."""
     names.answers["inside.test"] = [["127.0.0.1"]]
 
     answer = ask(public, caller_token, "inside.test", plain_outside.port)
@@ -168,10 +168,10 @@ def test_a_name_that_leads_inside_is_refused(
     assert plain_outside.seen == []
 
 
-def test_the_address_that_was_checked_is_connected_to(
+def test_the_checked_address_is_connected(
     public: Gateway, names: Names, caller_token: str, plain_outside: OutsideServer
 ) -> None:
-    """A name server that changes its answer changes nothing: one lookup a connection, and the next one is refused."""
+    """A changed answer of the name server has no effect on a connection; the next lookup is refused."""
     names.answers["moves.test"] = [[PUBLIC], ["127.0.0.1"]]
 
     first = ask(public, caller_token, "moves.test")
@@ -187,7 +187,7 @@ def test_the_address_that_was_checked_is_connected_to(
 def test_connections_of_workflows_are_not_used(
     public: Gateway, names: Names, caller_token: str, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
-    """A connection that a workflow has opened to a private host is not there for what may reach public addresses only."""
+    """A workflow's connection to a private host is not reused for a process with public addresses only."""
     workflow = public.issue_token()
     public.bind(workflow, ledger.binding("live"))
     names.answers["localhost.localdomain"] = [["127.0.0.1"]]
@@ -198,10 +198,10 @@ def test_connections_of_workflows_are_not_used(
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "inside.test"])
-def test_what_is_not_http_is_refused(
+def test_other_protocols_are_refused(
     public: Gateway, names: Names, caller_token: str, ledger: Ledger, target: str
 ) -> None:
-    """Bytes that are passed through unread do not reach this machine."""
+    """Bytes of another protocol do not reach this machine."""
     names.answers["inside.test"] = [["127.0.0.1"]]
     with socket.create_server(("127.0.0.1", 0)) as service:
         with (
@@ -230,7 +230,7 @@ def test_a_websocket_is_refused(public: Gateway, names: Names, caller_token: str
 
 
 def test_an_upstream_proxy_is_given_the_address(public: Gateway, names: Names, ledger: Ledger) -> None:
-    """The upstream proxy does not look the name up again, and it may be on this machine itself."""
+    """The upstream proxy gets the address instead of the name, and may be on this machine."""
     names.answers["far.test"] = [[PUBLIC]]
     names.answers["inside.test"] = [["10.0.0.1"]]
     asked: list[bytes] = []
@@ -262,7 +262,7 @@ def test_a_process_does_not_reach_this_machine(process: ClientProcess, plain_out
     assert plain_outside.seen == []
 
 
-def test_a_redirect_is_not_a_way_in(
+def test_a_redirect_to_this_machine_is_refused(
     process: ClientProcess, names: Names, plain_outside: OutsideServer, public: Gateway
 ) -> None:
     """A redirect of a public host to this machine is refused."""
@@ -276,7 +276,7 @@ def test_a_redirect_is_not_a_way_in(
 
 
 def test_a_process_reaches_public_hosts(process: ClientProcess, names: Names) -> None:
-    """A public name is reached as before."""
+    """A public host is reached."""
     names.answers["far.test"] = [[PUBLIC]]
 
     assert process.request("fetch", "GET", "http://far.test/").status == 200
@@ -316,15 +316,15 @@ except PermissionError:
     assert [call.outcome for call in ledger.calls] == ["denied", "denied"]
 
 
-def test_a_ticket_and_its_binding_agree(public: Gateway, ledger: Ledger) -> None:
-    """A step that may reach public addresses only is not bound to a process that reaches more, nor the other way round."""
+def test_a_token_and_its_binding_agree(public: Gateway, ledger: Ledger) -> None:
+    """A step with public addresses only is not bound to a process without the limit, and vice versa."""
     for public_only in (True, False):
         caller_token = public.issue_token(public_only=not public_only)
         with pytest.raises(ValueError, match="must agree on public_only"):
             public.bind(caller_token, ledger.binding("live", public_only=public_only))
 
 
-async def test_where_a_name_leads(names: Names, tmp_path: Path) -> None:
+async def test_leads_inside(names: Names, tmp_path: Path) -> None:
     """`leads_inside` is true for a name with an address that is not public, and false for a name without an address."""
     names.answers |= {"far.test": [[PUBLIC]], "inside.test": [["10.0.0.1"]]}
 

@@ -1,4 +1,4 @@
-"""Recorded calls: what is in the file, and how an answer is found again."""
+"""Recorded calls: the content of the file, and the search for a response."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_no_credential_is_in_the_file(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """Tokens in headers, URL, body, answer and cookie reach the outside, and not the file."""
+    """Tokens in headers, URL, body, response and cookie reach the outside server, and not the file."""
     file = tmp_path / "calls.jsonl"
     python.bind(ledger.binding(f"record={file}"))
     python.request(
@@ -56,8 +56,8 @@ def test_no_credential_is_in_the_file(
     assert "kept" in text
 
 
-def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
-    """A secret that a server echoes under another name is not kept either."""
+def test_a_value_under_a_secret_name_is_redacted_everywhere() -> None:
+    """A secret that a server returns under another name is redacted too."""
     hiding = CallRedactor()
     hiding.redact_request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", redactor())
 
@@ -66,7 +66,7 @@ def test_a_value_met_under_a_telling_name_is_hidden_everywhere() -> None:
     assert answer.body == b'{"you_said": "{{redacted}}"}'
 
 
-def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
+def test_a_redacted_value_that_is_sent_finds_its_response() -> None:
     """A token in a recorded response is redacted; a replayed step sends the marker, and its call is found."""
     recording, replaying = CallRedactor(), CallRedactor()
     given = recording.redact_response(200, b"OK", [], b'{"access_token": "made-up-token"}', redactor())
@@ -79,8 +79,8 @@ def test_a_hidden_value_that_is_sent_on_finds_its_answer() -> None:
     assert asked.key == recorded.key
 
 
-def test_another_persons_credentials_find_the_answer(tmp_path: Path) -> None:
-    """The key does not depend on whose account it was."""
+def test_other_credentials_find_the_response(tmp_path: Path) -> None:
+    """The key of a call does not depend on the account."""
     mine = redactor({"slack/apn_1/bot_token": "token-of-mine"})
     theirs = redactor({"slack/apn_2/bot_token": "token-of-theirs"})
 
@@ -101,7 +101,7 @@ def test_another_persons_credentials_find_the_answer(tmp_path: Path) -> None:
     ],
 )
 def test_two_spellings_of_a_body_have_one_key(content_type: str, one: str, two: str | None) -> None:
-    """Order of keys and fields does not matter, nor does a random boundary."""
+    """The order of keys and fields, and a random boundary, do not change the key."""
     other_type, other = (
         (content_type, two) if two is not None else (content_type.replace("XX", "YY"), one.replace("XX", "YY"))
     )
@@ -117,7 +117,7 @@ def test_two_spellings_of_a_body_have_one_key(content_type: str, one: str, two: 
 
 
 def test_another_body_has_another_key() -> None:
-    """Nothing that changes the request is left out."""
+    """Every change of the request changes the key."""
     calls = [
         CallRedactor().redact_request(method, url, [], body, redactor()).key
         for method, url, body in (
@@ -133,8 +133,10 @@ def test_another_body_has_another_key() -> None:
     assert len(set(calls)) == len(calls)
 
 
-def test_repeats_come_in_order(python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path) -> None:
-    """The second equal call gets the second answer; after the last, a safe call gets it again."""
+def test_repeated_calls_are_answered_in_order(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """The second equal call gets the second response; after the last one, a safe call gets the last one again."""
     for _ in range(2):
         python.bind(
             ledger.binding(f"record={tmp_path}/calls.jsonl")
@@ -148,10 +150,10 @@ def test_repeats_come_in_order(python: ClientProcess, outside: OutsideServer, le
     assert recorded[0] != recorded[1]
 
 
-def test_an_unsafe_call_more_than_recorded_is_a_miss(
+def test_an_additional_unsafe_call_is_refused(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """An unsafe call is not answered twice from one recorded call, and the message says so."""
+    """An unsafe call does not get a recorded response twice, and the message gives the reason."""
     python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
     python.request("requests", "POST", URL, "x")
     python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
@@ -164,10 +166,10 @@ def test_an_unsafe_call_more_than_recorded_is_a_miss(
     assert len(outside.seen) == 1
 
 
-def test_a_miss_names_what_is_near(
+def test_an_unrecorded_call_names_similar_calls(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A call that is not recorded is refused, with the nearest recorded ones."""
+    """A call that is not recorded is refused, with the most similar recorded calls."""
     python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
     python.request("requests", "GET", URL)
     python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
@@ -179,10 +181,10 @@ def test_a_miss_names_what_is_near(
     assert len(outside.seen) == 1
 
 
-def test_steps_have_their_own_answers(
+def test_steps_have_their_own_responses(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """The same call of two steps is answered as recorded for each; a renamed step gets them in order."""
+    """The same call of two steps gets each step's response; a renamed step gets them in order."""
     recorded = {}
     for step in ("one", "two"):
         python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl", step=step))
@@ -195,10 +197,10 @@ def test_steps_have_their_own_answers(
     assert replayed == {**recorded, "renamed": recorded["one"]}
 
 
-def test_identity_is_asked_for_while_recording(
+def test_recording_requests_the_identity_coding(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """Recordings are readable because nothing is compressed."""
+    """Recordings are readable, because responses are not compressed."""
     python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
 
     python.request("requests", "GET", URL)
@@ -210,7 +212,7 @@ def test_identity_is_asked_for_while_recording(
 def test_a_call_that_is_not_sent_again_is_recorded(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A recording that was deleted is made again without sending again."""
+    """A deleted recording is recreated from stored responses, without sending again."""
     sent, file = SentMemory(), tmp_path / "calls.jsonl"
     python.bind(ledger.binding(f"record={file}", sent_requests=sent))
     first = python.request("requests", "POST", URL, "x").body
@@ -223,7 +225,7 @@ def test_a_call_that_is_not_sent_again_is_recorded(
     assert len(outside.seen) == 1
 
 
-def test_a_large_body_stands_beside_the_file(
+def test_a_large_body_has_its_own_file(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
     """A body of more than 64 KB is stored in its own file, and is replayed."""
@@ -237,8 +239,8 @@ def test_a_large_body_stands_beside_the_file(
     assert list(lines(tmp_path / "calls.jsonl")[0]["response"]["body"]) == ["file"]
 
 
-def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
-    """A body that is not UTF-8 is kept as base64."""
+def test_a_binary_body_is_replayed(tmp_path: Path) -> None:
+    """A body that is not UTF-8 is stored as base64."""
     recording_file = RecordingFile(tmp_path / "calls.jsonl")
     call = recording_file.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
     answer = recording_file.call_redactor.redact_response(200, b"OK", [], b"\xff\x00\xfe", redactor())
@@ -269,8 +271,8 @@ def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
 def test_secret_in_a_body_that_is_not_utf8_is_replaced(
     tmp_path: Path, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
-    """A token in such a body, of a request or an answer, is not in the file; a replay gives the present run's token."""
-    mine, theirs = redactor({REF: TOKEN}), redactor({REF.replace("apn_1", "apn_2"): "xoxb-of-somebody-else"})
+    """A token in a binary body is not in the file; a replay inserts the current token."""
+    mine, theirs = redactor({REF: TOKEN}), redactor({REF.replace("apn_1", "apn_2"): "xoxb-of-another-user"})
     recording_file = RecordingFile(tmp_path / "calls.jsonl")
     call = recording_file.call_redactor.redact_request("POST", "https://a/", headers, body, mine)
     recording_file.add(
@@ -287,10 +289,10 @@ def test_secret_in_a_body_that_is_not_utf8_is_replaced(
     assert not isinstance(found, str)
     assert "content-encoding" not in dict(found.headers)
     given = restore_secrets(found, theirs).body.replace(b"\0", b"")
-    assert b"xoxb-of-somebody-else" in given or b"xoxb-of-somebody-else".hex().encode() in given
+    assert b"xoxb-of-another-user" in given or b"xoxb-of-another-user".hex().encode() in given
 
 
-def test_field_of_a_multipart_body_with_a_telling_name_is_hidden() -> None:
+def test_a_multipart_field_with_a_secret_name_is_redacted() -> None:
     """The value of a field such as `password` is redacted in a multipart body, as in a form."""
     body = b'--XX\r\nContent-Disposition: form-data; name="password"\r\n\r\nhunter2\r\n--XX--\r\n\xff'
     headers = [(b"Content-Type", b"multipart/form-data; boundary=XX")]
@@ -327,7 +329,7 @@ def test_body_that_cannot_be_searched_is_left_out(
 
 
 def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
-    """A token is not kept in the answer's reason phrase, nor in the request's content type."""
+    """A token is redacted in the response's reason phrase and in the request's content type."""
     hiding = CallRedactor()
 
     call = hiding.redact_request("GET", "https://a/", [(b"accept", f"text/{TOKEN}".encode())], b"", redactor())
@@ -337,8 +339,8 @@ def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
     assert TOKEN not in answer.reason
 
 
-def test_a_call_is_written_below_a_line_cut_short(tmp_path: Path) -> None:
-    """After a crash in the middle of a line, the next call gets a new line, and the broken line is reported."""
+def test_a_call_follows_a_truncated_line(tmp_path: Path) -> None:
+    """After a crash in the middle of a line, the next call gets a new line, and the truncated line is reported."""
     recording_file, call, answer = recorded(tmp_path)
     with recording_file.file.open("a") as file:
         file.write('{"key": "cut sh')
@@ -351,7 +353,7 @@ def test_a_call_is_written_below_a_line_cut_short(tmp_path: Path) -> None:
 
 
 def recorded(folder: Path, body: bytes = b"hi") -> tuple[RecordingFile, RecordedCall, RecordedResponse]:
-    """A file with one call of step `send`, the call, and the answer."""
+    """A file with one call of step `send`, the call, and the response."""
     recording_file = RecordingFile(folder / "calls.jsonl")
     call = recording_file.call_redactor.redact_request("GET", "https://a/", [], b"", redactor())
     answer = recording_file.call_redactor.redact_response(200, b"OK", [], body, redactor())
@@ -364,7 +366,7 @@ BIG = b"x" * 70_000
 
 
 def changed(path: str, value: Any) -> Callable[[dict[str, Any]], str]:
-    """The line with *value* at *path*; without the last key of it for `...`."""
+    """The line with *value* at *path*; `...` removes the key."""
 
     def change(line: dict[str, Any]) -> str:
         *above, last = path.split(".")
@@ -429,8 +431,8 @@ BENT: dict[str, Callable[[dict[str, Any]], str | bytes]] = {
 
 
 @pytest.mark.parametrize("bend", BENT.values(), ids=BENT)
-def test_a_bent_line_is_named(tmp_path: Path, bend: Callable[[dict[str, Any]], str | bytes]) -> None:
-    """A line that is not a recorded call is refused by file and line, and answers nothing."""
+def test_an_invalid_line_is_refused(tmp_path: Path, bend: Callable[[dict[str, Any]], str | bytes]) -> None:
+    """A line that is not a recorded call is refused by file and line, and answers no call."""
     recording_file, call, _ = recorded(tmp_path)
     bent = bend(lines(recording_file.file)[0])
     recording_file.file.write_bytes(b"\n" + (bent if isinstance(bent, bytes) else bent.encode()) + b"\n")
@@ -443,8 +445,8 @@ def test_a_bent_line_is_named(tmp_path: Path, bend: Callable[[dict[str, Any]], s
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"], ids=["empty", "blank"])
-def test_a_file_without_calls_can_be_added_to_only(tmp_path: Path, content: bytes) -> None:
-    """A recording without a call is refused for a replay, and taken for a recording."""
+def test_an_empty_recording_can_only_be_extended(tmp_path: Path, content: bytes) -> None:
+    """A recording without a call is refused for a replay, and accepted for recording."""
     recording_file = RecordingFile(tmp_path / "calls.jsonl")
     recording_file.file.write_bytes(content)
 
@@ -455,7 +457,7 @@ def test_a_file_without_calls_can_be_added_to_only(tmp_path: Path, content: byte
 
 @pytest.mark.parametrize("kind", ["link", "link of the folder", "fifo"])
 def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> None:
-    """A link or a FIFO in the place of a body, or of the bodies' folder, is refused before a run and in it."""
+    """A link or a FIFO in the place of a body, or of the folder of bodies, is refused before and during a run."""
     (tmp_path / "outside").mkdir()
     recording_file, call, answer = recorded(tmp_path, BIG)
     (body,) = (tmp_path / "calls.jsonl.bodies").iterdir()
@@ -476,8 +478,8 @@ def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> Non
         RecordingFile(recording_file.file).check(replay=True)
 
 
-def test_a_body_takes_the_place_of_a_link(tmp_path: Path) -> None:
-    """What a recording writes does not go through a link that another person put in its place."""
+def test_a_body_replaces_a_link(tmp_path: Path) -> None:
+    """Recording a body does not write through a link in its place."""
     _, call, answer = recorded(tmp_path, BIG)
     (body,) = (tmp_path / "calls.jsonl.bodies").iterdir()
     body.unlink()
@@ -492,7 +494,7 @@ def test_a_body_takes_the_place_of_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0b"])
 def test_a_line_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> None:
-    """Other characters that end a line somewhere stand inside of it."""
+    """Other line separators are part of a line."""
     recording_file, call, answer = recorded(tmp_path, f"one{separator}two".encode())
 
     assert recording_file.find("send", 0, call, safe=True) == answer
@@ -501,7 +503,7 @@ def test_a_line_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> None
 @pytest.mark.parametrize("mode", ["record", "replay"])
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
 def test_a_recording_that_is_not_a_file(tmp_path: Path, mode: str, kind: str) -> None:
-    """The mode is refused."""
+    """A mode with a path that is not a file is refused."""
     path = tmp_path / "calls.jsonl"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
 
@@ -509,7 +511,7 @@ def test_a_recording_that_is_not_a_file(tmp_path: Path, mode: str, kind: str) ->
         parse_policy(f"{mode}={path}")
 
 
-def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: Ledger, tmp_path: Path) -> None:
+def test_a_call_that_cannot_be_recorded_is_reported(python: ClientProcess, ledger: Ledger, tmp_path: Path) -> None:
     """The call is answered, and the missing record is reported to the step."""
     folder = tmp_path / "made"
     folder.mkdir()
@@ -523,7 +525,7 @@ def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: L
 
 
 @given(st.binary(max_size=70_000).filter(lambda body: not body.startswith((b"\x1f\x8b", b"PK"))))
-def test_a_body_comes_back_to_the_byte(body: bytes) -> None:
+def test_a_body_is_replayed_unchanged(body: bytes) -> None:
     """A response is replayed unchanged, unless it was redacted or is a damaged archive."""
     with TemporaryDirectory() as folder:
         recording_file = RecordingFile(Path(folder) / "calls.jsonl")

@@ -17,21 +17,21 @@ THEIRS = redactor({"slack/apn_2/bot_token": "token-of-theirs", "env/API_KEY": "k
 
 
 def test_a_placeholder_names_app_and_field() -> None:
-    """A reader of the recording sees which credential stood there, and no account."""
+    """A placeholder shows the app and field of the credential, and no account."""
     hidden = insert_placeholders("Bearer token-of-mine-1, key-of-mine-123", MINE)
 
     assert hidden == "Bearer {{secret:slack.bot_token}}, {{secret:env.API_KEY}}"
 
 
-def test_who_replays_gets_their_own_secret() -> None:
-    """A recording of one person's account gives another person their own token back."""
+def test_a_replay_inserts_the_current_secret() -> None:
+    """A recording with one account replays with the token of another account."""
     assert (
         restore_placeholders(insert_placeholders("token-of-mine-1 key-of-mine-123", MINE), THEIRS)
         == "token-of-theirs key-of-theirs-4"
     )
 
 
-def test_an_encoded_secret_comes_back_encoded() -> None:
+def test_an_encoded_secret_is_restored_encoded() -> None:
     """A token in base64 is redacted, and restored in base64."""
     import base64
 
@@ -41,8 +41,8 @@ def test_an_encoded_secret_comes_back_encoded() -> None:
     assert restore_placeholders(insert_placeholders(text, MINE), MINE) == text
 
 
-def test_a_secret_that_nobody_has_stays_a_placeholder() -> None:
-    """Without the account there is nothing to put back."""
+def test_an_unknown_secret_stays_a_placeholder() -> None:
+    """Without the account the placeholder is not replaced."""
     assert restore_placeholders("{{secret:github.token}}", MINE) == "{{secret:github.token}}"
 
 
@@ -50,12 +50,12 @@ PIECES = [*"{}|:.[]⟦⟧ab", "secret", "{{secret:", "slack.bot_token", "token-o
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-def test_whatever_was_recorded_comes_back(text: str) -> None:
-    """Text that only looks like a placeholder is not taken for one."""
+def test_text_like_a_placeholder_is_unchanged(text: str) -> None:
+    """Recorded text that looks like a placeholder is replayed unchanged."""
     assert restore_placeholders(insert_placeholders(text, MINE), MINE) == text
 
 
-def test_a_known_secret_under_a_telling_name_can_be_put_back(tmp_path: Path) -> None:
+def test_a_known_secret_under_a_secret_name_is_restored(tmp_path: Path) -> None:
     """A known token in `access_token` of a response is replayed as the current user's token; an unknown token stays redacted."""
     recording_file = RecordingFile(tmp_path / "calls.jsonl")
     call = recording_file.call_redactor.redact_request("GET", "https://a/", [], b"", MINE)
@@ -77,7 +77,7 @@ def test_a_known_secret_under_a_telling_name_can_be_put_back(tmp_path: Path) -> 
     assert "token-of-mine" not in recording_file.file.read_text()
 
 
-def test_another_body_is_said_to_be_another_body(tmp_path: Path) -> None:
+def test_another_body_is_refused_with_the_recorded_key(tmp_path: Path) -> None:
     """A call with a recorded URL and another body is refused with the recorded key."""
     recording_file = RecordingFile(tmp_path / "calls.jsonl")
     recorded = recording_file.call_redactor.redact_request("POST", "https://a/b", [], b"one", redactor())

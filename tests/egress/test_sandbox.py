@@ -1,4 +1,4 @@
-"""TCP that goes around hooks and proxy variables: led to the gateway by the operating system."""
+"""TCP connections without hooks and proxy variables: the operating system redirects them to the gateway."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.egress.sandboxed import HEAD, PLACE, TCP, python, run_sandboxed
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
 
 
-def test_here_the_best_guard_works() -> None:
-    """On the machines that these tests are for, the self-test finds the seccomp listener."""
+def test_the_seccomp_listener_works_in_ci() -> None:
+    """On the machines of these tests, the self-test finds the seccomp listener."""
     if os.environ.get("CI") != "true" and detect_sandbox() != "redirect":
         pytest.skip("this system has no seccomp listener for us")
 
@@ -34,10 +34,8 @@ def test_native_code_is_answered_by_the_gateway(gateway: Gateway, bound: str, le
 
 
 @pytest.mark.parametrize("family", ["AF_INET6", "AF_INET"])
-def test_a_socket_that_does_not_wait_is_led_to_the_gateway(
-    gateway: Gateway, bound: str, ledger: Ledger, family: str
-) -> None:
-    """Non-blocking sockets of both families, IPv6-only included, are connected."""
+def test_a_non_blocking_socket_is_redirected(gateway: Gateway, bound: str, ledger: Ledger, family: str) -> None:
+    """Non-blocking sockets of both families, IPv6-only included, are redirected."""
     host = "2001:db8::7" if family == "AF_INET6" else PLACE
     code = f"""
 import select, socket
@@ -57,10 +55,10 @@ print(sock.recv(12).decode())
     assert [call.url for call in ledger.calls] == [f"http://[{host}]/" if ":" in host else f"http://{host}/"]
 
 
-def test_a_name_that_a_program_looks_up_itself_is_heard(
+def test_the_systems_resolver_gets_an_assigned_address(
     gateway: Gateway, bound: str, ledger: Ledger, outside: OutsideServer
 ) -> None:
-    """The system's resolver gets an assigned address for the name, without a question to an outside server."""
+    """The system's resolver gets an assigned address for the name, without a query to an outside server."""
     done = run_sandboxed(gateway, bound, python(TCP, "api.example.test"))
 
     assert done.stdout == "HTTP/1.1 403\n"
@@ -71,7 +69,7 @@ def test_a_name_that_a_program_looks_up_itself_is_heard(
 def test_an_allowed_host_is_reached_by_native_code(
     gateway: Gateway, bound: str, ledger: Ledger, plain_outside: OutsideServer, outside: OutsideServer
 ) -> None:
-    """What the mode lets out is not stopped: the request arrives, with its row."""
+    """A request that the mode allows arrives, and has its row."""
     gateway.bind(bound, ledger.binding("allow=api.example.test"))
 
     done = run_sandboxed(gateway, bound, python(TCP, "api.example.test"))
@@ -82,7 +80,7 @@ def test_an_allowed_host_is_reached_by_native_code(
 
 
 def test_a_program_that_is_interrupted_is_connected_once(gateway: Gateway, bound: str, ledger: Ledger) -> None:
-    """A signal while the operating system asks makes the call again; the gateway hears of it once, and correctly."""
+    """A signal during the system call repeats the call; the gateway gets one correct connection."""
     code = f"""
 import signal, socket
 signal.signal(signal.SIGALRM, lambda *_: None)
@@ -103,7 +101,7 @@ print(len(said), set(said))
     assert len(ledger.calls) == 50
 
 
-def test_a_step_that_calls_through_a_proxy_of_its_own_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+def test_a_call_through_a_proxy_of_the_step_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
     """A call through a proxy that a Bash step sets is redirected to the gateway and refused: the proxy hides the target."""
     command = [program("curl"), "-s", "-o", "/dev/null", "-w", "%{http_connect}", "-x", f"http://{PLACE}:3128"]
 
@@ -114,8 +112,8 @@ def test_a_step_that_calls_through_a_proxy_of_its_own_is_refused(gateway: Gatewa
     assert "uses its own proxy" in ledger.refused[0]
 
 
-def test_bash_opens_no_connection_of_its_own(gateway: Gateway, bound: str, ledger: Ledger) -> None:
-    """`/dev/tcp` of Bash is caught, in a child of a child."""
+def test_dev_tcp_of_bash_is_redirected(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """`/dev/tcp` of Bash is redirected, also in a grandchild."""
     script = f"(exec 3<>/dev/tcp/{PLACE}/80; printf '{HEAD}' >&3; head -c 12 <&3)"
 
     done = run_sandboxed(gateway, bound, ["bash", "-c", f"bash -c {script!r}; echo"])
@@ -124,8 +122,8 @@ def test_bash_opens_no_connection_of_its_own(gateway: Gateway, bound: str, ledge
     assert len(ledger.calls) == 1
 
 
-def test_a_node_child_without_our_variables_is_caught(gateway: Gateway, bound: str, ledger: Ledger) -> None:
-    """Node.js without hook and variables, as a child that was given an empty environment."""
+def test_a_node_child_without_variables_is_redirected(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """Node.js with an empty environment, without hook and proxy variables, is redirected."""
     node = next(iter(node_paths().values()))
     code = f"fetch('http://{PLACE}/').then((r) => console.log(r.status))"
 
@@ -135,8 +133,8 @@ def test_a_node_child_without_our_variables_is_caught(gateway: Gateway, bound: s
     assert len(ledger.calls) == 1
 
 
-def test_a_static_program_is_caught(gateway: Gateway, bound: str, ledger: Ledger, tmp_path: Path) -> None:
-    """A program that is linked to no library has nothing that could be preloaded, and is caught."""
+def test_a_static_program_is_redirected(gateway: Gateway, bound: str, ledger: Ledger, tmp_path: Path) -> None:
+    """A statically linked program, which cannot preload a library, is redirected."""
     compiler = program("cc")
     source = tmp_path / "static.c"
     source.write_text(
@@ -156,8 +154,10 @@ def test_a_static_program_is_caught(gateway: Gateway, bound: str, ledger: Ledger
     assert len(ledger.calls) == 1
 
 
-def test_this_machine_is_left_alone(gateway: Gateway, bound: str, ledger: Ledger, plain_outside: OutsideServer) -> None:
-    """Loopback by TCP and UDP, and Unix sockets, work under the guard and have no rows."""
+def test_this_machine_is_reached_directly(
+    gateway: Gateway, bound: str, ledger: Ledger, plain_outside: OutsideServer
+) -> None:
+    """Loopback by TCP and UDP, and Unix sockets, work in the sandbox and have no rows."""
     code = f"""
 {TCP}
 one, two = socket.socketpair()
@@ -192,10 +192,16 @@ def test_a_program_that_outlives_the_gateway_gets_no_connection(loop: Loop, tmp_
     assert out == "Function not implemented\n"
 
 
-def test_listeners_are_let_go(gateway: Gateway, bound: str) -> None:
+def test_listeners_are_closed(gateway: Gateway, bound: str) -> None:
     """After the end of a process tree, its listener is closed."""
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = open_descriptors()
     for _ in range(5):
         run_sandboxed(gateway, bound, ["true"])
 
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208
+    wait_until(lambda: open_descriptors() <= before)
+    assert open_descriptors() <= before
+
+
+def open_descriptors() -> int:
+    """The number of open file descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,4 +1,4 @@
-"""The guard of systems that have no seccomp listener for us: refusals only."""
+"""The sandbox of systems without a seccomp listener: refusals only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ for make in MAKE:
 
 
 def test_landlock_refuses_every_other_port(locking: Gateway, plain_outside: OutsideServer) -> None:
-    """Without a listener, a program that is not led to the gateway reaches no port at all, on this machine neither."""
+    """Without a listener, a program without proxy variables reaches no port, also not on this machine."""
     make = f"[lambda: socket.create_connection((HOST, 80), 5), lambda: socket.create_connection(('127.0.0.1', {plain_outside.port}), 5)]"
 
     done = run_sandboxed(locking, locking.issue_token(), python(f"import socket\nMAKE = {make}\n{REFUSED}"))
@@ -46,8 +46,8 @@ def test_landlock_refuses_every_other_port(locking: Gateway, plain_outside: Outs
     assert done.stdout.splitlines() == ["refused", "refused"]
 
 
-def test_landlock_comes_with_a_refusal_of_udp(locking: Gateway) -> None:
-    """Datagrams, raw sockets and other protocols are refused by their sockets; Unix sockets and TCP's are not."""
+def test_landlock_refuses_udp(locking: Gateway) -> None:
+    """Datagrams, raw sockets and other protocols are refused; Unix sockets and TCP sockets are not."""
     make = (
         "[lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),"
         " lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262), lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),"
@@ -59,8 +59,8 @@ def test_landlock_comes_with_a_refusal_of_udp(locking: Gateway) -> None:
     assert done.stdout.splitlines() == ["refused"] * 5 + ["fine"]
 
 
-def test_landlock_leaves_the_gateway_open(locking: Gateway, ledger: Ledger) -> None:
-    """A program that is led to the gateway by its variables is answered there."""
+def test_landlock_allows_the_gateway(locking: Gateway, ledger: Ledger) -> None:
+    """The gateway answers a program that uses the proxy variables."""
     caller_token = locking.issue_token()
     locking.bind(caller_token, ledger.binding("deny"))
     preamble = f'PDK1 {{"host": "api.example.test", "port": 80, "ticket": "{caller_token}"}}\\n'

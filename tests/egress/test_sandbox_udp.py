@@ -1,4 +1,4 @@
-"""Datagrams under the guard: they do not leave, however they are sent."""
+"""Datagrams in the sandbox: every way to send one is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SENDING = {
 
 @pytest.mark.parametrize("how", SENDING)
 def test_udp_is_refused(gateway: Gateway, bound: str, ledger: Ledger, how: str) -> None:
-    """A datagram does not leave, however it is sent; the ledger has one row for a place."""
+    """A datagram is refused for every system call; the ledger has one row for each target."""
     address = own_address()
     if address is None:
         pytest.skip("this machine has no address but loopback")
@@ -62,7 +62,7 @@ def _waits(server: socket.socket) -> bool:
 
 
 def test_many_datagrams_at_once_are_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
-    """`sendmmsg`, which Python has no function for, is looked into as well."""
+    """`sendmmsg`, which has no Python function, is refused too."""
     code = """
 import ctypes, os, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -81,7 +81,7 @@ print(libc.sendmmsg(sock.fileno(), messages, 2, 0), os.strerror(ctypes.get_errno
     assert [call.url for call in ledger.calls] == [f"udp://{PLACE}:514"]
 
 
-def test_a_question_sent_straight_to_a_name_server_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+def test_a_query_to_a_name_server_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
     """A DNS datagram is refused: its name could carry data to an outside server."""
     code = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x' * 20, (HOST, PORT))"
 

@@ -1,9 +1,10 @@
-"""Sending once: an unsafe request leaves once for one event and user, and its answer is given again."""
+"""Sending once: an unsafe request is sent once for an event and user, and its response is stored."""
 
 from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -12,6 +13,7 @@ from pdkernel.egress import Gateway, StoredResponse
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import (
     ClientProcess,
+    Got,
     Ledger,
     Loop,
     OutsideServer,
@@ -24,16 +26,45 @@ from tests.egress.kit import (
 )
 
 URL = "https://api.example.test/messages"
+STATUS_URL = "https://api.example.test/status/{}"
+CUT_URL = "https://api.example.test/cut"
 
 
-def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+class Runs:
+    """The runs of a Python step that share one store of sent requests."""
+
+    def __init__(self, process: ClientProcess, ledger: Ledger) -> None:
+        self._process = process
+        self._ledger = ledger
+        self.sent = SentMemory()
+
+    def start(self, mode: str = "live", **binding: Any) -> ClientProcess:
+        """Start another run; return its process."""
+        self._process.bind(self._ledger.binding(mode, sent_requests=self.sent, **binding))
+        return self._process
+
+    def post(self, url: str = URL, body: str = "hello", *, mode: str = "live", **binding: Any) -> Got:
+        """Send a POST in another run."""
+        return self.start(mode, **binding).request("requests", "POST", url, body)
+
+    def fail(self, url: str, *, mode: str = "live", **binding: Any) -> str:
+        """Send a POST in another run; return the error of the call."""
+        error = self.start(mode, **binding).ask("requests", "POST", url, "hello")["error"]
+        assert isinstance(error, str)
+        return error
+
+
+@pytest.fixture
+def runs(python: ClientProcess, ledger: Ledger) -> Runs:
+    """Runs without a sent request."""
+    return Runs(python, ledger)
+
+
+def test_a_second_run_sends_nothing(runs: Runs, outside: OutsideServer, ledger: Ledger) -> None:
     """The same request of the same step gets the stored response, and the ledger has its time."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    first = python.request("requests", "POST", URL, "hello")
-    python.bind(ledger.binding("live", sent_requests=sent))
+    first = runs.post()
 
-    second = python.request("requests", "POST", URL, "hello")
+    second = runs.post()
 
     assert len(outside.seen) == 1
     assert (second.status, second.body) == (first.status, first.body)
@@ -42,158 +73,121 @@ def test_a_second_run_sends_nothing(python: ClientProcess, outside: OutsideServe
     assert ledger.calls[1].same_as == ledger.calls[0].at
 
 
-def test_an_edited_body_is_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """A message that was changed is another request."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    python.request("requests", "POST", URL, "hello")
-    python.bind(ledger.binding("live", sent_requests=sent))
+def test_an_edited_body_is_sent(runs: Runs, outside: OutsideServer) -> None:
+    """A request with a changed body is another request."""
+    runs.post(body="hello")
 
-    python.request("requests", "POST", URL, "hello, edited")
+    runs.post(body="hello, edited")
 
     assert [seen.body for seen in outside.seen] == [b"hello", b"hello, edited"]
 
 
-def test_repeats_of_a_loop_are_sent(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+def test_repeats_of_a_loop_are_sent(runs: Runs, outside: OutsideServer) -> None:
     """Equal requests of one run are distinguished by their ordinal; each gets its own response in the next run."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    first = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
-    python.bind(ledger.binding("live", sent_requests=sent))
-
-    second = [python.request("httpx", "POST", URL, "tick").body for _ in range(3)]
+    bodies = []
+    for _ in range(2):
+        process = runs.start()
+        bodies.append([process.request("httpx", "POST", URL, "tick").body for _ in range(3)])
 
     assert len(outside.seen) == 3
-    assert second == first
+    assert bodies[1] == bodies[0]
 
 
-def test_send_sends_again_and_keeps_the_new_answer(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
-) -> None:
-    """With `send`, the request leaves again; a later run gets the newer answer."""
-    sent = SentMemory()
-    python.bind(ledger.binding("live", sent_requests=sent))
-    first = python.request("requests", "POST", URL, "hello").json()
-    python.bind(ledger.binding("live", sent_requests=sent, send_again=True))
-    again = python.request("requests", "POST", URL, "hello").json()
-    python.bind(ledger.binding("live", sent_requests=sent))
+def test_send_repeats_and_stores_the_new_response(runs: Runs, outside: OutsideServer) -> None:
+    """With `send`, the request is sent again; a later run gets the newer response."""
+    first = runs.post().json()
+    again = runs.post(send_again=True).json()
 
-    later = python.request("requests", "POST", URL, "hello").json()
+    later = runs.post().json()
 
     assert len(outside.seen) == 2
     assert first != again
     assert later == again
 
 
-def test_a_safe_request_is_sent_each_time(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Reading changes nothing, so it is done again."""
-    sent = SentMemory()
+def test_a_safe_request_is_sent_each_time(runs: Runs, outside: OutsideServer) -> None:
+    """A safe request is sent in each run."""
     for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        python.request("requests", "GET", URL)
+        runs.start().request("requests", "GET", URL)
 
     assert len(outside.seen) == 2
-    assert sent.kept == {}
+    assert runs.sent.kept == {}
 
 
-def test_another_event_user_or_step_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Once is once for one scope and step."""
-    sent = SentMemory()
+def test_another_event_user_or_step_sends(runs: Runs, outside: OutsideServer) -> None:
+    """The stored response applies to one scope and step."""
     for scope, step in (("a", "send"), ("b", "send"), ("a", "notify")):
-        python.bind(ledger.binding("live", sent_requests=sent, send_once_scope=scope, step=step))
-        python.request("requests", "POST", URL, "hello")
+        runs.post(send_once_scope=scope, step=step)
 
     assert len(outside.seen) == 3
 
 
 def test_a_stand_in_is_another_target(
-    python: ClientProcess, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger
+    runs: Runs, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """What a stand-in answered was not sent: live sends it; the stand-in itself is asked once."""
-    sent = SentMemory()
+    """After a stand-in's response, live sends the request; the stand-in itself gets the request once."""
     stand_in = f"stand-in=http://127.0.0.1:{plain_outside.port}"
     for mode in (stand_in, stand_in, "live"):
-        python.bind(ledger.binding(mode, sent_requests=sent))
-        python.request("requests", "POST", URL, "hello")
+        runs.post(mode=mode)
 
     assert (len(plain_outside.seen), len(outside.seen)) == (1, 1)
     assert [call.outcome for call in ledger.calls] == ["stand_in", "not_sent", "sent"]
 
 
-def test_allow_and_live_are_one_target(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Narrowing live to a list of hosts sends nothing twice."""
-    sent = SentMemory()
+def test_allow_and_live_are_one_target(runs: Runs, outside: OutsideServer) -> None:
+    """A change from live to a list of hosts does not send the request again."""
     for mode in ("live", "allow=api.example.test"):
-        python.bind(ledger.binding(mode, sent_requests=sent))
-        python.request("requests", "POST", URL, "hello")
+        runs.post(mode=mode)
 
     assert len(outside.seen) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403, 407, 408, 425, 429])
-def test_a_request_that_was_turned_away_is_sent_again(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
-) -> None:
-    """A receiver that refused has done nothing: the next run asks again."""
-    sent = SentMemory()
-    for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
+def test_a_rejected_request_is_sent_again(runs: Runs, outside: OutsideServer, ledger: Ledger, status: int) -> None:
+    """If the receiver rejected the request, the next run sends it again."""
+    received = [runs.post(STATUS_URL.format(status)).status for _ in range(2)]
 
+    assert received == [status, status]
     assert len(outside.seen) == 2
     assert [(call.outcome, call.note) for call in ledger.calls] == [("sent", None), ("sent", None)]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_a_request_after_which_the_host_failed_is_not_sent_again(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
+def test_a_request_with_a_server_error_is_not_sent_again(
+    runs: Runs, outside: OutsideServer, ledger: Ledger, status: int
 ) -> None:
     """A 5xx response is returned again, and both rows say that the outcome is unknown: the host may have acted."""
-    sent = SentMemory()
-    for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        assert python.request("requests", "POST", f"https://api.example.test/status/{status}", "hello").status == status
+    received = [runs.post(STATUS_URL.format(status)).status for _ in range(2)]
 
+    assert received == [status, status]
     assert len(outside.seen) == 1
     assert [(call.outcome, call.status) for call in ledger.calls] == [("sent", status), ("not_sent", status)]
     assert all("The outcome is unknown" in (call.note or "") for call in ledger.calls)
     assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
 
 
-def test_a_request_after_which_the_host_failed_is_repeated_on_request(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
-) -> None:
-    """With `send` it leaves again, and its newer answer is the one that is kept."""
-    sent = SentMemory()
+def test_a_request_with_a_server_error_is_repeated_on_request(runs: Runs, outside: OutsideServer) -> None:
+    """With `send` the request is sent again, and its newer response is stored."""
     for send in (False, True):
-        python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
-        python.request("requests", "POST", "https://api.example.test/status/500", "hello")
+        runs.post(STATUS_URL.format(500), send_again=send)
 
     assert len(outside.seen) == 2
 
 
 @pytest.mark.parametrize("status", [201, 302, 400, 404, 409, 422])
-def test_an_answer_that_would_come_again_is_remembered(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger, status: int
-) -> None:
-    """What the receiver took, or would judge the same again, is not sent twice."""
-    sent = SentMemory()
+def test_a_final_response_is_stored(runs: Runs, outside: OutsideServer, status: int) -> None:
+    """An accepted request, and one with a final rejection, are not sent twice."""
     for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        python.request("http.client", "POST", f"https://api.example.test/status/{status}", "hello")
+        runs.start().request("http.client", "POST", STATUS_URL.format(status), "hello")
 
     assert len(outside.seen) == 1
 
 
-def test_a_request_without_a_whole_answer_is_not_sent_again(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+def test_a_request_without_a_complete_response_is_not_sent_again(
+    runs: Runs, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A connection that breaks after the request was sent leaves its outcome unknown: the next run has an error, and sends nothing."""
-    sent = SentMemory()
-    errors = []
-    for _ in range(2):
-        python.bind(ledger.binding("live", sent_requests=sent))
-        errors.append(python.ask("requests", "POST", "https://api.example.test/cut", "hello")["error"])
+    """If the connection breaks after the request, its outcome is unknown: the next run fails and sends nothing."""
+    errors = [runs.fail(CUT_URL) for _ in range(2)]
 
     assert len(outside.seen) == 1
     assert "api.example.test:443" in errors[0]
@@ -204,31 +198,25 @@ def test_a_request_without_a_whole_answer_is_not_sent_again(
     assert all("`%pdrun --send` repeats it" in (call.note or "") for call in ledger.calls)
 
 
-def test_a_request_that_is_repeated_after_no_answer(
-    python: ClientProcess, outside: OutsideServer, ledger: Ledger
-) -> None:
-    """With `send` it leaves again though its outcome is unknown."""
-    sent = SentMemory()
+def test_a_request_without_a_response_is_repeated_on_request(runs: Runs, outside: OutsideServer) -> None:
+    """With `send` the request is sent again although its outcome is unknown."""
     for send in (False, True):
-        python.bind(ledger.binding("live", sent_requests=sent, send_again=send))
-        assert "error" in python.ask("requests", "POST", "https://api.example.test/cut", "hello")
+        runs.fail(CUT_URL, send_again=send)
 
     assert len(outside.seen) == 2
 
 
-def test_a_request_of_a_failed_connection_was_not_done(python: ClientProcess, ledger: Ledger) -> None:
-    """Before a byte of it was sent nothing was done: nothing is remembered, and the outcome is known."""
-    sent = SentMemory()
+def test_a_request_of_a_failed_connection_is_not_stored(runs: Runs, ledger: Ledger) -> None:
+    """If no byte was sent, nothing is stored, and the outcome is known."""
     for mode in ("live", "stand-in=http://127.0.0.1:9"):
-        python.bind(ledger.binding(mode, sent_requests=sent))
-        assert "error" in python.ask("requests", "POST", "https://nowhere.invalid/messages", "hello")
+        runs.fail("https://nowhere.invalid/messages", mode=mode)
 
-    assert sent.kept == {}
+    assert runs.sent.kept == {}
     assert [call.outcome for call in ledger.calls] == ["failed", "failed"]
     assert all("unknown" not in (call.note or "") for call in ledger.calls)
 
 
-def test_an_unknown_outcome_without_a_table(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+def test_an_unknown_outcome_without_a_store(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
     """Without a store, the row of an unsafe request also says that the outcome is unknown; that of a safe request does not."""
 
     def hang_up(sock: socket.socket) -> None:
@@ -248,10 +236,10 @@ def test_an_unknown_outcome_without_a_table(loop: Loop, tmp_path: Path, ledger: 
     assert ["The outcome is unknown" in (call.note or "") for call in ledger.calls] == [True, False]
 
 
-def test_a_remembered_answer_needs_no_connection(
+def test_a_stored_response_needs_no_connection(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """A host that cannot be reached any more does not keep a step from the answer that it gave; for another step it fails."""
+    """If the host cannot be reached any more, its step still gets the stored response; another step fails."""
 
     def answer(sock: socket.socket) -> None:
         sock.recv(1000)
@@ -276,8 +264,8 @@ def test_a_remembered_answer_needs_no_connection(
     assert [call.outcome for call in ledger.calls] == ["sent", "not_sent", "failed"]
 
 
-def test_without_a_table_every_run_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """A served run, or one from the command line, always sends."""
+def test_without_a_store_every_run_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A served run, and a run of the command line, always send."""
     for _ in range(2):
         python.bind(ledger.binding("live"))
         python.request("requests", "POST", URL, "hello")
@@ -286,7 +274,7 @@ def test_without_a_table_every_run_sends(python: ClientProcess, outside: Outside
 
 
 def test_node_sends_once_too(node: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Node's fetch gets the recorded answer as well."""
+    """Node.js's fetch gets the stored response too."""
     sent = SentMemory()
     bodies = []
     for _ in range(2):
@@ -297,10 +285,10 @@ def test_node_sends_once_too(node: ClientProcess, outside: OutsideServer, ledger
     assert bodies[0] == bodies[1]
 
 
-def test_what_went_out_is_remembered_when_the_client_leaves(
+def test_a_request_is_stored_if_the_client_disconnects(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A step that is stopped while it waits for its answer does not send twice."""
+    """A step that is stopped while it waits for the response does not send twice."""
     sent = SentMemory()
     request = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
     caller_token = gateway.issue_token()
@@ -323,19 +311,19 @@ def test_what_went_out_is_remembered_when_the_client_leaves(
     assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]
 
 
-class FullTable(SentMemory):
-    """A table that takes no more."""
+class FullStore(SentMemory):
+    """A store that cannot add a response."""
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Fail, as a full disk does."""
+        """Raise the error of a full disk."""
         raise OSError("no space left")
 
 
-def test_what_went_out_is_told_when_it_cannot_be_remembered(
+def test_a_request_is_recorded_if_the_store_fails(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A table that fails loses the answer, and not the row of the call that was made."""
-    python.bind(ledger.binding("live", sent_requests=FullTable()))
+    """If the store fails, the response is lost, and the call's row is still written."""
+    python.bind(ledger.binding("live", sent_requests=FullStore()))
 
     out = python.ask("http.client", "POST", URL, "hello")
 

@@ -1,4 +1,4 @@
-"""The stand-ins for GitHub, Google Sheets and OpenAI: they check what those services check."""
+"""The stand-ins for GitHub, Google Sheets and OpenAI, with the services' own checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = "/v4/spreadsheets/sheet_1/values/Leads!A1:append"
 def ask(
     stand_in: StandIn, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any, str | None]:
-    """Status, body and note of the answer to a JSON request of `HOST/PATH?QUERY`."""
+    """Status, body and note of the response to a JSON request of `HOST/PATH?QUERY`."""
     host, _, rest = url.partition("/")
     path, _, query = f"/{rest}".partition("?")
     sent = b"" if body is None else json.dumps(body).encode()
@@ -37,7 +37,7 @@ def ask(
 class TestGitHub:
     """Issues, comments, labels."""
 
-    def test_a_comment_is_made(self) -> None:
+    def test_a_comment_is_created(self) -> None:
         """The response is 201 with id, URL and text; the note has the text."""
         status, body, note = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues/7/comments", {"body": "Thanks"})
         assert (status, body["body"]) == (201, "Thanks")
@@ -45,43 +45,43 @@ class TestGitHub:
         assert note == 'GitHub comment on o/r#7: "Thanks"'
 
     def test_an_issue_is_opened_with_its_labels(self) -> None:
-        """201, with a number and the labels as objects."""
+        """The response is 201, with a number and the labels as objects."""
         status, body, _ = ask(
             GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues", {"title": "Broken", "labels": ["bug"]}
         )
         assert (status, body["state"], [label["name"] for label in body["labels"]]) == (201, "open", ["bug"])
 
     def test_labels_are_added(self) -> None:
-        """200, with the labels."""
+        """The response is 200, with the labels."""
         status, body, _ = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues/7/labels", {"labels": ["bug"]})
         assert (status, body[0]["name"]) == (200, "bug")
 
     def test_an_issue_is_read(self) -> None:
-        """200, with its number."""
+        """The response is 200, with the issue's number."""
         assert ask(GitHubStandIn(), "GET", f"{GITHUB}/repos/o/r/issues/7")[1]["number"] == 7
 
     @pytest.mark.parametrize(
         ("headers", "status"), [({"authorization": "Bearer x"}, 403), ({"user-agent": "t"}, 401), ({}, 403)]
     )
-    def test_it_wants_a_user_agent_and_a_token(self, headers: dict[str, str], status: int) -> None:
-        """Without the one 403, without the other 401."""
+    def test_a_user_agent_and_a_token_are_required(self, headers: dict[str, str], status: int) -> None:
+        """Without a user agent the status is 403, without a token 401."""
         assert ask(GitHubStandIn(), "GET", f"{GITHUB}/repos/o/r/issues/7", headers=headers)[0] == status
 
     def test_a_missing_field_is_named(self) -> None:
-        """422, with resource and field."""
+        """The response is 422, with resource and field."""
         status, body, _ = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues/7/comments", {"text": "Thanks"})
         assert status == 422
         assert body["errors"] == [{"resource": "IssueComment", "code": "missing_field", "field": "body"}]
 
-    def test_another_method_is_not_known(self) -> None:
-        """A comment that is PUT is refused."""
+    def test_an_unknown_method_is_refused(self) -> None:
+        """A PUT of a comment is refused."""
         status, _, note = ask(GitHubStandIn(), "PUT", f"{GITHUB}/repos/o/r/issues/7/comments", {"body": "Thanks"})
         assert status == 404
         assert "not supported" in (note or "")
 
 
 class TestGoogleSheets:
-    """Rows."""
+    """Rows of a spreadsheet."""
 
     def test_appended_rows_can_be_read_back(self) -> None:
         """The second append goes below the first, and `values.get` gives both."""
@@ -96,26 +96,26 @@ class TestGoogleSheets:
     @pytest.mark.parametrize(
         ("query", "body"), [("", {"values": [["a"]]}), ("?valueInputOption=RAW", {}), ("?valueInputOption=X", {"values": [["a"]]})]
     )  # fmt: skip
-    def test_what_google_requires_is_required(self, query: str, body: Any) -> None:
-        """Without an input option or rows it is 400 INVALID_ARGUMENT."""
+    def test_required_arguments(self, query: str, body: Any) -> None:
+        """Without an input option or rows the response is 400 INVALID_ARGUMENT."""
         status, answer, _ = ask(GoogleSheetsStandIn(), "POST", f"{SHEETS}{ROWS}{query}", body)
         assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
-    def test_it_wants_a_token(self) -> None:
-        """401 UNAUTHENTICATED."""
+    def test_a_token_is_required(self) -> None:
+        """Without a token the response is 401 UNAUTHENTICATED."""
         status, answer, _ = ask(GoogleSheetsStandIn(), "POST", f"{SHEETS}{ROWS}", {}, {})
         assert (status, answer["error"]["status"]) == (401, "UNAUTHENTICATED")
 
     def test_append_is_a_post(self) -> None:
-        """Another method is not found."""
+        """Another method is 404."""
         assert ask(GoogleSheetsStandIn(), "PUT", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["a"]]})[0] == 404
 
 
 class TestOpenAI:
-    """Questions."""
+    """Answers to questions."""
 
     def test_a_chat_is_completed(self) -> None:
-        """One choice of the assistant's, with usage; the note holds the question."""
+        """The response has one choice of the assistant, with usage; the note has the question."""
         body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Is it a bug?"}]}
         status, answer, note = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/chat/completions", body)
         assert (status, answer["object"]) == (200, "chat.completion")
@@ -123,8 +123,8 @@ class TestOpenAI:
         assert answer["usage"]["total_tokens"] > 0
         assert "Is it a bug?" in (note or "")
 
-    def test_a_response_is_made(self) -> None:
-        """The newer API's form."""
+    def test_a_response_is_created(self) -> None:
+        """The Responses API has its own form."""
         status, answer, _ = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/responses", {"model": "m", "input": "Hello"})
         assert (status, answer["output"][0]["content"][0]["type"]) == (200, "output_text")
 
@@ -160,36 +160,36 @@ class TestOpenAI:
             ({"model": "m", "messages": [{"content": "x"}]}, "role"),
         ],
     )
-    def test_what_is_missing_is_named(self, body: Any, said: str) -> None:
-        """400, with OpenAI's kind of error."""
+    def test_missing_arguments_are_named(self, body: Any, said: str) -> None:
+        """The response is 400, with OpenAI's kind of error."""
         status, answer, _ = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/chat/completions", body)
         assert status == 400
         assert answer["error"]["type"] == "invalid_request_error"
         assert said in answer["error"]["message"]
 
-    def test_it_wants_a_key(self) -> None:
-        """401."""
+    def test_a_key_is_required(self) -> None:
+        """Without a key the response is 401."""
         assert ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/responses", {"model": "m", "input": "x"}, {})[0] == 401
 
 
 class TestSeveral:
     """Stand-ins by name."""
 
-    def test_each_answers_for_its_own_host(self) -> None:
-        """With several, the host decides."""
+    def test_the_host_selects_the_stand_in(self) -> None:
+        """Of several stand-ins, the one for the request's host responds."""
         several = select_stand_in({"slack": SlackStandIn(), "openai": OpenAIStandIn()}, "slack,openai")
         assert ask(several, "POST", "slack.com/api/auth.test")[1]["ok"] is True
         assert ask(several, "POST", f"{OPENAI}/v1/responses", {"model": "m", "input": "x"})[0] == 200
 
-    def test_a_host_that_is_nobody_s_is_refused_by_name(self) -> None:
-        """The refusal names the hosts that are known."""
+    def test_an_unknown_host_is_refused(self) -> None:
+        """The refusal lists the known hosts."""
         several = select_stand_in({"slack": SlackStandIn(), "openai": OpenAIStandIn()}, "slack,openai")
         status, _, note = ask(several, "GET", "example.com/")
         assert status == 404
         assert "slack.com" in (note or "")
 
     def test_the_mode_takes_several_names(self) -> None:
-        """Names with commas between; an unknown one is refused."""
+        """Names are separated by commas; an unknown name is refused."""
         assert parse_policy("stand-in=slack, github").stand_in_names == "slack,github"
         with pytest.raises(EgressModeError, match="neither a URL nor"):
             parse_policy("stand-in=slack,hub")

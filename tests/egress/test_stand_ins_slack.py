@@ -1,4 +1,4 @@
-"""The Slack stand-in: what a step gets, and what the user would have received."""
+"""The Slack stand-in: the response for a step, and the note for the user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def received(body: object, **headers: str) -> ReceivedRequest:
 
 
 def test_a_message_is_answered_as_slack_does(node: ClientProcess, gateway: Gateway, ledger: Ledger) -> None:
-    """A posted message gets channel, time stamp and message; the ledger shows what the user would have read."""
+    """The response has channel, time stamp and message; the ledger shows the text for the receiver."""
     node.bind(ledger.binding("stand-in=slack"))
     body = json.dumps({"channel": "#general", "text": "New issue: it is broken"})
 
@@ -36,10 +36,10 @@ def test_a_message_is_answered_as_slack_does(node: ClientProcess, gateway: Gatew
     assert (ledger.calls[0].outcome, ledger.calls[0].app) == ("stand_in", "slack")
 
 
-def test_the_token_arrives_and_is_written_nowhere(
+def test_the_token_is_not_in_the_ledger(
     python: ClientProcess, gateway: Gateway, ledger: Ledger, outside: OutsideServer
 ) -> None:
-    """The stand-in receives the user's token; the ledger never holds it, not even when the text does."""
+    """The stand-in receives the user's token; the ledger does not contain the token, also if the text does."""
     python.bind(ledger.binding("stand-in=slack"))
     python.request("requests", "POST", POST, json.dumps({"channel": "general", "text": f"my {TOKEN}"}), AUTH)
     slack = gateway.stand_ins["slack"]
@@ -51,7 +51,7 @@ def test_the_token_arrives_and_is_written_nowhere(
 
 
 def test_a_form_is_read_like_json() -> None:
-    """The arguments may come as a form, with blocks as JSON text."""
+    """The arguments may be a form, with blocks as JSON text."""
     form = urlencode({"channel": "C0123456789", "blocks": json.dumps([{"type": "section", "text": {"text": "Hi"}}])})
 
     answer = SlackStandIn().answer(received(form, **{"content-type": "application/x-www-form-urlencoded"}))
@@ -71,14 +71,14 @@ def test_a_form_is_read_like_json() -> None:
     ],
 )
 def test_an_incomplete_call_gets_slacks_error(body: object, headers: dict[str, str], error: str) -> None:
-    """What Slack refuses with `ok: false`, the stand-in refuses with the same word."""
+    """The response is `ok: false` with Slack's error code."""
     answer = SlackStandIn().answer(received(body, **headers))
 
     assert (answer.status, answer.body) == (200, {"ok": False, "error": error})
 
 
-def test_the_same_message_gets_the_same_answer() -> None:
-    """Ids and time stamps follow from the request, so that saved outputs stay the same."""
+def test_the_same_message_gets_the_same_response() -> None:
+    """Ids and time stamps depend only on the request, so that saved outputs stay the same."""
     call = received({"channel": "#general", "text": "Hi"})
 
     assert SlackStandIn().answer(call) == SlackStandIn().answer(call)
@@ -114,8 +114,8 @@ def test_auth_test_answers() -> None:
         ("POST", "https://notslack.com/api/chat.postMessage"),
     ],
 )
-def test_what_is_not_slacks_is_404(python: ClientProcess, ledger: Ledger, method: str, url: str) -> None:
-    """Another verb, path or host is never answered with ok."""
+def test_an_unknown_target_is_404(python: ClientProcess, ledger: Ledger, method: str, url: str) -> None:
+    """Another verb, path or host does not get an `ok` response."""
     python.bind(ledger.binding("stand-in=slack"))
 
     got = python.request("requests", method, url, None, AUTH)
@@ -126,7 +126,7 @@ def test_what_is_not_slacks_is_404(python: ClientProcess, ledger: Ledger, method
 
 
 def test_an_unknown_method_is_refused_as_slack_does(python: ClientProcess, ledger: Ledger) -> None:
-    """Slack refuses a method that it does not know with status 200, which its clients do not try again."""
+    """An unknown method has status 200 and an error, so clients do not retry."""
     python.bind(ledger.binding("stand-in=slack"))
 
     got = python.request("requests", "POST", "https://slack.com/api/chat.shout", None, AUTH)
@@ -137,7 +137,7 @@ def test_an_unknown_method_is_refused_as_slack_does(python: ClientProcess, ledge
 
 
 def call(slack: SlackStandIn, method: str, **arguments: Any) -> Any:
-    """The answer to a call with a token, as a form."""
+    """The response to a call with a token, as a form."""
     headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/x-www-form-urlencoded"}
     body = urlencode(arguments).encode()
     answer = slack.answer(ReceivedRequest("POST", "slack.com", f"/api/{method}", headers=headers, body=body))
@@ -156,7 +156,7 @@ def test_a_message_to_a_name_is_in_the_channel_of_that_name() -> None:
 
 
 def test_a_message_to_a_user_opens_a_direct_conversation() -> None:
-    """As on Slack, the answer names the conversation, and that names the user."""
+    """As on Slack, the response names the conversation, which names the user."""
     slack = SlackStandIn()
     posted = call(slack, "chat.postMessage", channel="U0123456789", text="Hi")
 
@@ -168,7 +168,7 @@ def test_a_message_to_a_user_opens_a_direct_conversation() -> None:
 
 
 def test_a_changed_message_is_found_with_its_new_text() -> None:
-    """`chat.update` changes what `search.messages` finds; the page after the last is empty."""
+    """`search.messages` finds the text of `chat.update`; the page after the last is empty."""
     slack = SlackStandIn()
     posted = call(slack, "chat.postMessage", channel="#ops", text="deploy started")
     updated = call(slack, "chat.update", channel=posted["channel"], ts=posted["ts"], text="deploy done")
@@ -182,7 +182,7 @@ def test_a_changed_message_is_found_with_its_new_text() -> None:
 
 
 def test_a_reply_is_in_its_thread_and_not_in_the_channel() -> None:
-    """`conversations.replies` gives the thread, `conversations.history` its first message."""
+    """`conversations.replies` returns the thread, `conversations.history` its first message."""
     slack = SlackStandIn()
     first = call(slack, "chat.postMessage", channel="#ops", text="one")
     call(slack, "chat.postMessage", channel="#ops", text="two", thread_ts=first["ts"])
@@ -218,6 +218,6 @@ def test_channels_are_listed_by_pages() -> None:
         ("conversations.replies", {"channel": "C0123456789", "ts": "1700000000.000001"}, "thread_not_found"),
     ],
 )
-def test_what_slack_refuses_is_refused(method: str, arguments: dict[str, str], error: str) -> None:
-    """In Slack's own word."""
+def test_invalid_calls_are_refused(method: str, arguments: dict[str, str], error: str) -> None:
+    """The error is Slack's own error code."""
     assert call(SlackStandIn(), method, **arguments) == {"ok": False, "error": error}

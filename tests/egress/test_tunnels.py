@@ -1,4 +1,4 @@
-"""What is not HTTP: passed through unread in live, refused elsewhere."""
+"""Protocols other than HTTP: passed through unread in live, refused in other modes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_a_database_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledge
     ]
 
 
-def test_a_host_that_speaks_first_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """A client that waits for the host's greeting gets it."""
+def test_a_host_that_sends_first_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """A client that waits for the host's greeting gets the greeting."""
     with host(greet) as port, gateway_to(loop, tmp_path, port, meant=25) as (gateway, caller_token):
         gateway.bind(caller_token, ledger.binding("live"))
         with knock(gateway, caller_token, "db.example.test", 25, secure=False) as sock:
@@ -49,7 +49,7 @@ def test_a_host_that_speaks_first_is_reached_in_live(loop: Loop, tmp_path: Path,
 
 @pytest.mark.parametrize("mode", ["deny", "allow=slack.com", "stand-in=slack", "record={}/calls.jsonl"])
 @pytest.mark.parametrize("first", [b"\x00\x00\x00\x08", b""])
-def test_a_database_is_not_reached_elsewhere(
+def test_a_database_is_refused_in_other_modes(
     gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str, first: bytes
 ) -> None:
     """In other modes, the connection is closed, and the reason is reported to the run."""
@@ -70,7 +70,7 @@ def test_a_database_is_not_reached_elsewhere(
 def test_a_host_can_be_left_unopened(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """A client that pins the host's certificate meets it; the ledger has host and port only."""
+    """A client that pins the host's certificate gets that certificate; the ledger has host and port only."""
     with (
         host(echo, outside_context(authority)) as port,
         gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
@@ -88,7 +88,7 @@ def test_a_host_can_be_left_unopened(
 
 
 @pytest.mark.parametrize(("mode", "outcome"), [("live", "failed"), ("deny", "denied")])
-def test_a_client_that_rejects_the_certificate_is_named(
+def test_a_rejected_certificate_is_reported(
     gateway: Gateway, ledger: Ledger, outside_ca: Path, mode: str, outcome: str
 ) -> None:
     """The ledger has the host and a fix."""
@@ -102,10 +102,10 @@ def test_a_client_that_rejects_the_certificate_is_named(
     assert "does not accept the project's certificate" in (ledger.calls[0].note or "")
 
 
-def test_tls_that_is_no_http_is_carried_on(
+def test_tls_without_http_is_passed_on(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """A mail client's TLS meets the project's certificate, and the mail server behind it."""
+    """A mail client's TLS ends at the gateway, which connects to the mail server by TLS."""
     with (
         host(greet, outside_context(authority)) as port,
         gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, caller_token),

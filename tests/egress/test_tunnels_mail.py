@@ -74,10 +74,10 @@ def client(request: pytest.FixtureRequest, outside_ca: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["live", "allow=slack.com"])
-def test_mail_leaves_where_calls_do(
+def test_mail_is_sent_in_live(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, client: list[str], mode: str
 ) -> None:
-    """The client's TLS meets the mail server's own certificate; the ledger has host and port, and says that it was not read."""
+    """The client's TLS has the mail server's own certificate; the ledger has host and port, and a note that the content was not read."""
     with (
         host(mail_server(outside_context(authority))) as port,
         gateway_to(loop, tmp_path, port, meant=587) as (gateway, caller_token),
@@ -96,8 +96,10 @@ def test_mail_leaves_where_calls_do(
 @pytest.mark.parametrize(
     "mode", ["deny", "allow=api.example.test", "record={}/a.jsonl", "replay={}/b.jsonl", "stand-in=slack"]
 )
-def test_mail_is_refused_elsewhere(loop: Loop, tmp_path: Path, ledger: Ledger, client: list[str], mode: str) -> None:
-    """Mail can be neither recorded nor answered by a stand-in: the connection closes before the greeting, and the run gets the refusal."""
+def test_mail_is_refused_in_other_modes(
+    loop: Loop, tmp_path: Path, ledger: Ledger, client: list[str], mode: str
+) -> None:
+    """Mail cannot be recorded or answered by a stand-in: the connection closes before the greeting, and the run gets the refusal."""
     (tmp_path / "b.jsonl").touch()
     with gateway_to(loop, tmp_path, 9, meant=587) as (gateway, caller_token):
         gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))

@@ -1,4 +1,4 @@
-"""TLS, WebSockets and HTTP/2: who is meant, and what is passed through unread in live, refused elsewhere."""
+"""TLS, WebSockets and HTTP/2: the host's name, and connections passed through unread in live and refused in other modes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASK = b"GET /ws HTTP/1.1\r\nHost: db.example.test\r\nConnection: Upgrade\r\nUpgr
 
 
 def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """After the host agrees, bytes pass both ways."""
+    """After the host accepts, bytes pass in both directions."""
     with host(websocket) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, caller_token):
         gateway.bind(caller_token, ledger.binding("live"))
         with knock(gateway, caller_token, "db.example.test", 80, secure=False) as sock:
@@ -41,8 +41,8 @@ def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -
 
 
 @pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
-def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
-    """Elsewhere the request for it is answered 403."""
+def test_a_websocket_is_refused_in_other_modes(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
+    """In other modes the request is answered with 403."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
     with knock(gateway, caller_token, "db.example.test", 443, secure=True) as sock:
@@ -54,7 +54,7 @@ def test_a_websocket_is_refused_before_it_begins(gateway: Gateway, ledger: Ledge
     assert len(ledger.refused) == 1
 
 
-def test_a_host_is_known_by_its_name(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
+def test_the_name_in_the_tls_identifies_the_host(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
     """For a client that resolved the name itself, rows, policies and recordings use the name in its TLS."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("allow=slack.com"))
@@ -74,7 +74,7 @@ def test_a_host_is_known_by_its_name(gateway: Gateway, ledger: Ledger, outside: 
 def test_a_client_that_speaks_only_http2_is_passed_through(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """Its TLS stays closed: it meets the host's own certificate."""
+    """The TLS of the client is not opened: it gets the host's own certificate."""
     server = outside_context(authority)
     server.set_alpn_protocols(["h2"])
     with (
@@ -96,7 +96,7 @@ def test_a_client_that_speaks_only_http2_is_passed_through(
 def test_http2_behind_the_node_hook_is_passed_through(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """The hook's client speaks plainly; the gateway makes the TLS, with the protocol that the client wanted."""
+    """The hook's client sends without TLS; the gateway makes the TLS connection with the client's protocol."""
     server = outside_context(authority)
     server.set_alpn_protocols(["h2"])
     chosen: list[str | None] = []

@@ -18,7 +18,7 @@ from tests.egress.kit import (
 
 
 def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """With `via`, the proxy is asked and the host is not dialled."""
+    """With `via`, the gateway connects to the proxy and not to the host."""
     asked: list[bytes] = []
 
     def proxy(sock: socket.socket) -> None:
@@ -38,7 +38,7 @@ def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger:
 def test_two_gateways_in_a_row(
     loop: Loop, gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """An upstream proxy with a name and a password is asked for https too, and never learns the first one's caller token."""
+    """An upstream proxy with a name and a password gets https calls too, and no caller token of the first gateway."""
     behind = Ledger()
     second = gateway.issue_token()
     gateway.bind(second, behind.binding("live"))

@@ -29,7 +29,7 @@ from tests.egress.kit import (
 
 
 def closed_port() -> int:
-    """A port on which no program listens."""
+    """A port without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -37,7 +37,7 @@ def closed_port() -> int:
 
 @pytest.fixture(scope="module")
 def untrusted() -> Iterator[OutsideServer]:
-    """slack.com with a certificate of another authority."""
+    """slack.com with a certificate of an unknown authority."""
     server = OutsideServer(outside_context(trustme.CA()))
     yield server
     server.stop()
@@ -45,7 +45,7 @@ def untrusted() -> Iterator[OutsideServer]:
 
 @pytest.fixture(scope="module")
 def nowhere(loop: Loop, untrusted: OutsideServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway for which refused.test refuses connections, and slack.com has a bad certificate."""
+    """A gateway for which refused.test refuses connections, and slack.com has an untrusted certificate."""
     port = closed_port()
     resolve = {("refused.test", number): ("127.0.0.1", port) for number in (80, 443, 5432)}
     resolve["slack.com", 443] = ("127.0.0.1", untrusted.port)
@@ -65,7 +65,7 @@ def lost(nowhere: Gateway) -> Iterator[ClientProcess]:
 
 @pytest.fixture(scope="module", params=sorted(node_paths()))
 def lost_node(nowhere: Gateway, request: pytest.FixtureRequest) -> Iterator[ClientProcess]:
-    """A Node.js step's process, with each Node.js there is."""
+    """A Node.js step's process, for each available Node.js."""
     process = node_process(nowhere, node_paths()[request.param])
     yield process
     process.stop()
@@ -90,7 +90,7 @@ def lost_node(nowhere: Gateway, request: pytest.FixtureRequest) -> Iterator[Clie
 def test_pythons_clients_raise_their_connection_errors(
     lost: ClientProcess, ledger: Ledger, client: str, error: str
 ) -> None:
-    """A refused connection is each client's own error of a failed connection, with the host and the cause."""
+    """A refused connection raises each client's own connection error, with the host and the cause."""
     lost.bind(ledger.binding("live"))
 
     out = lost.ask(client, "POST", "https://refused.test/messages", "hello")
@@ -105,7 +105,7 @@ def test_pythons_clients_raise_their_connection_errors(
     "client", ["urllib", "http.client", "urllib3", "httpx", "httpx.async", "requests", "aiohttp", "curl"]
 )
 def test_pythons_clients_raise_for_plain_http(lost: ClientProcess, ledger: Ledger, client: str) -> None:
-    """A host that cannot be reached without TLS gives no answer either; the row is the request's."""
+    """A host that cannot be reached without TLS gives no response either; the row names the request."""
     lost.bind(ledger.binding("live"))
 
     out = lost.ask(client, "POST", "http://refused.test/messages", "hello")
@@ -117,7 +117,7 @@ def test_pythons_clients_raise_for_plain_http(lost: ClientProcess, ledger: Ledge
 
 @pytest.mark.parametrize("client", NODE_CLIENTS)
 def test_nodes_clients_throw_with_the_code_of_the_cause(lost_node: ClientProcess, ledger: Ledger, client: str) -> None:
-    """`fetch` throws, and `http.request` has an error, whose code and message are those of a refused connection."""
+    """`fetch` throws and `http.request` fails with the code and message of a refused connection."""
     lost_node.bind(ledger.binding("live"))
 
     out = lost_node.ask(client, "GET", "https://refused.test/x")
@@ -128,7 +128,7 @@ def test_nodes_clients_throw_with_the_code_of_the_cause(lost_node: ClientProcess
 
 
 def test_a_name_that_does_not_exist_in_node(lost_node: ClientProcess, ledger: Ledger) -> None:
-    """The code is that of the lookup."""
+    """The error has the code of the failed lookup."""
     lost_node.bind(ledger.binding("live"))
 
     out = lost_node.ask("fetch", "GET", "https://nowhere.invalid/")
@@ -137,7 +137,7 @@ def test_a_name_that_does_not_exist_in_node(lost_node: ClientProcess, ledger: Le
 
 
 def test_a_name_that_does_not_exist_in_python(lost: ClientProcess, ledger: Ledger) -> None:
-    """The error is that of the lookup."""
+    """The error is that of the failed lookup."""
     lost.bind(ledger.binding("live"))
 
     out = lost.ask("http.client", "GET", "https://nowhere.invalid/")
@@ -147,7 +147,7 @@ def test_a_name_that_does_not_exist_in_python(lost: ClientProcess, ledger: Ledge
 
 @pytest.mark.parametrize("name", ["-a.example.test", "a_b.example.test"])
 def test_a_name_without_a_certificate(nowhere: Gateway, ledger: Ledger, name: str) -> None:
-    """A host for whose name no certificate can be made is a failed connection with a row, not a fault of the gateway."""
+    """A host name without a possible certificate is a failed connection with a row, not an error of the gateway."""
     caller_token = nowhere.issue_token()
     nowhere.bind(caller_token, ledger.binding("stand-in=slack"))
     context = ssl.create_default_context(
@@ -162,7 +162,7 @@ def test_a_name_without_a_certificate(nowhere: Gateway, ledger: Ledger, name: st
 
 
 def test_a_certificate_that_is_not_trusted(lost: ClientProcess, lost_node: ClientProcess, ledger: Ledger) -> None:
-    """TLS that cannot be verified is the client's own certificate error."""
+    """TLS that cannot be verified raises the client's own certificate error."""
     for process in (lost, lost_node):
         process.bind(ledger.binding("live"))
 
@@ -175,7 +175,7 @@ def test_a_certificate_that_is_not_trusted(lost: ClientProcess, lost_node: Clien
 
 
 def test_a_stand_in_that_is_down(lost: ClientProcess, lost_node: ClientProcess, ledger: Ledger) -> None:
-    """The error names the stand-in, which did not answer."""
+    """The error names the stand-in."""
     stand_in = f"127.0.0.1:{closed_port()}"
     for process in (lost, lost_node):
         process.bind(ledger.binding(f"stand-in=http://{stand_in}"))
@@ -186,10 +186,10 @@ def test_a_stand_in_that_is_down(lost: ClientProcess, lost_node: ClientProcess, 
 
 
 @pytest.mark.parametrize("secure", [True, False])
-def test_a_host_that_hangs_up(
+def test_a_host_that_closes_without_a_response(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path, secure: bool
 ) -> None:
-    """A host that takes the request and closes without an answer is a connection that was reset."""
+    """A host that reads the request and closes without a response is a reset connection."""
 
     def hang_up(sock: socket.socket) -> None:
         sock.recv(1000)
@@ -210,7 +210,7 @@ def test_a_host_that_hangs_up(
 
 
 def test_a_database_that_cannot_be_reached(nowhere: Gateway, ledger: Ledger) -> None:
-    """What is passed through unread fails as a connection, too."""
+    """A connection that is passed through unread fails as a connection, too."""
     caller_token = nowhere.issue_token()
     nowhere.bind(caller_token, ledger.binding("live"))
     with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock, pytest.raises(ConnectionResetError):
@@ -220,10 +220,10 @@ def test_a_database_that_cannot_be_reached(nowhere: Gateway, ledger: Ledger) -> 
     assert ledger.calls[0].note == "no answer: refused.test:5432 refused the connection (ECONNREFUSED)."
 
 
-def test_the_connection_that_was_tried_carries_the_request(
+def test_the_host_is_connected_once(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """A host is connected to once, before the client's TLS is made: this one takes no second client."""
+    """The connection made before the client's TLS also carries the request: the host accepts only one client."""
 
     def answer(sock: socket.socket) -> None:
         sock.recv(1000)
@@ -246,8 +246,8 @@ def test_the_connection_that_was_tried_carries_the_request(
     assert [call.outcome for call in ledger.calls] == ["sent"]
 
 
-def test_the_cause_is_for_the_process_whose_call_it_was(nowhere: Gateway, ledger: Ledger) -> None:
-    """A hook asks with its caller token and the port of its connection; another caller token, or another port, has no answer."""
+def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Ledger) -> None:
+    """A hook requests the cause with its caller token and port; another token or port gets no answer."""
     caller_token, other = nowhere.issue_token(), nowhere.issue_token()
     nowhere.bind(caller_token, ledger.binding("live"))
     with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock:

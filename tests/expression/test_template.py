@@ -67,7 +67,7 @@ def test_parts_make_the_text(pieces: list[str]) -> None:
 
 
 def test_object_without_blanks() -> None:
-    """Braces of an object may touch the expression's."""
+    """The braces of an object may directly follow the braces of the expression."""
     assert parse_template("{{{a:{b:1}}}}").expressions[0].source == "{a:{b:1}}"
 
 
@@ -102,7 +102,7 @@ def test_invalid_expression(text: str, says: str) -> None:
     assert caught.value.fix or says == "..."
 
 
-def test_await_in_a_function_of_its_own() -> None:
+def test_await_inside_a_function() -> None:
     """A function in an expression may await; the expression itself does not."""
     assert parse_template("{{ (async () => await x)() }}").sole_expression is not None
 

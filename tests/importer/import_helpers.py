@@ -1,4 +1,4 @@
-"""Imports for tests: real folders, without a project."""
+"""Imports of real folders, without a project."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAD = "schema: workflow/2022.04\nname: W\nsettings:\n  error_notification: true
 def import_one(
     folder: Path, notebook: Path, *, accounts: str = "ask", force: bool = False, **more: Any
 ) -> ImportResult:
-    """Import *folder* as *notebook*, as the command without a terminal does."""
+    """Import *folder* as *notebook*, like the command without a terminal."""
     own = Catalog.without_project(notebook.parent / ".pdkernel", environ=os.environ)
     how: Any = accounts
     return import_folder(
@@ -42,20 +42,20 @@ def import_one(
 
 
 def as_written(notebook: Path) -> tuple[Workflow, Sidecar]:
-    """What an imported notebook and the file beside it hold."""
+    """The content of an imported notebook and of its `pdkernel.yaml`."""
     sidecar = read_sidecar(get_notebook_sidecar_path(notebook))
     assert sidecar is not None
     return apply_sidecar(read_notebook(notebook), sidecar, unanswered_policy="keep"), sidecar
 
 
 def without_places(workflow: Workflow) -> Workflow:
-    """*workflow* without where it was read from and in which cells its steps stand."""
+    """*workflow* without its origin and the positions of its cells."""
     steps = tuple(replace(step, cell_index=None, line_offset=0) for step in workflow.steps)
     return replace(workflow, origin=None, steps=steps)
 
 
 def check_round_trip(folder: Path, notebook: Path) -> Workflow:
-    """Import *folder* as *notebook*; what comes back is the same, to the order of keys and the last byte of code."""
+    """Import *folder* as *notebook*, and check that the same workflow is read back, in order and byte for byte."""
     imported = import_one(folder, notebook)
     assert imported.error is None, imported.error
     back, sidecar = as_written(notebook)

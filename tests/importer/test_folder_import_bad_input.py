@@ -71,7 +71,7 @@ def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     )
 
 
-def test_no_file_where_one_should_be(tmp_path: Path) -> None:
+def test_no_file_in_its_place(tmp_path: Path) -> None:
     """A FIFO, a folder, or a link out of the folder is refused without waiting."""
     (tmp_path / "secret.py").write_text("SECRET")
     folder = synced(tmp_path / "w", HEAD + CODE)

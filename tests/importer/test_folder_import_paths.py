@@ -89,7 +89,7 @@ def test_an_equal_notebook_is_unchanged(tmp_path: Path) -> None:
 
 
 def test_another_notebook_is_never_lost(tmp_path: Path) -> None:
-    """A notebook with other content is refused, or with force kept as a backup beside the new one."""
+    """A notebook with other content is refused, or with force renamed to a backup beside the new one."""
     folder = flow(tmp_path / "w")
     import_one(folder, tmp_path / "n.ipynb")
     before = (tmp_path / "n.ipynb").read_bytes()

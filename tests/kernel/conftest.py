@@ -1,4 +1,4 @@
-"""The real kernel of this checkout, spoken to as a front end does."""
+"""The real kernel of this checkout, with the messages of a front end."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class RunningKernel:
     client: Any
 
     def run(self, code: str) -> list[dict[str, Any]]:
-        """Run a cell; the contents of what it printed, showed and raised, each with its message type under `type`."""
+        """Run a cell; return its printed, displayed and raised contents, each with its message type under `type`."""
         return list(self.answers(self.client.execute(code)))
 
     def answers(self, cell: str) -> Iterator[dict[str, Any]]:
-        """What the *cell* (its request's id) prints, shows and raises, as it comes, until it has ended."""
+        """The messages of *cell* (the id of its request), in order, until its end."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             message = self.client.get_iopub_msg(timeout=max(0.0, deadline - time.monotonic()))
@@ -50,7 +50,7 @@ class RunningKernel:
 
 
 def text_of(content: Mapping[str, Any]) -> str:
-    """An answer as plain text."""
+    """A message as plain text."""
     if content["type"] == "error":
         return "\n".join(content["traceback"])
     return str(content.get("text") or content.get("data", {}).get("text/plain", ""))
@@ -58,7 +58,7 @@ def text_of(content: Mapping[str, Any]) -> str:
 
 @contextmanager
 def running_kernels(folder: Path) -> Iterator[Callable[..., RunningKernel]]:
-    """Start kernels by their names and with variables, from their kernelspecs, in *folder*; they are ended afterwards."""
+    """Start kernels by name and environment variables, from their kernelspecs, in *folder*; stop them afterwards."""
     environment = private_environment(folder)
     running: list[RunningKernel] = []
 
@@ -72,7 +72,7 @@ def running_kernels(folder: Path) -> Iterator[Callable[..., RunningKernel]]:
             connection_file=f"{sockets}/{len(running)}.json",
         )
         manager.start_kernel(env={**environment, **environ}, cwd=str(folder))
-        # With its manager, which knows whether the process lives: a heart may beat late on a busy machine.
+        # With its manager, which checks the process: a heartbeat may be late on a busy machine.
         client = BlockingKernelClient(connection_file=manager.connection_file, parent=manager)
         client.load_connection_file()
         client.start_channels()

@@ -1,4 +1,4 @@
-"""The kernel: how it starts, what it loads, what it answers."""
+"""The kernel: its start, its modules, its replies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROVIDER = (
 
 
 def test_kernelspec_starts_the_kernel(start_kernel: Start) -> None:
-    """The kernel in the kernelspec starts, calls itself pdkernel and its language Python."""
+    """The kernelspec starts the kernel, which reports its name pdkernel and the language Python."""
     kernel = start_kernel("pdkernel")
 
     info = kernel.client.kernel_info(reply=True, timeout=60)["content"]
@@ -34,7 +34,7 @@ def test_kernelspec_starts_the_kernel(start_kernel: Start) -> None:
 
 
 def test_extension_is_loaded_silently(start_kernel: Start) -> None:
-    """`%load_ext pdkernel` prints nothing in a kernel that has it, however often; Python works as ever."""
+    """`%load_ext pdkernel` prints nothing in the kernel, also repeatedly; Python still works."""
     kernel = start_kernel("pdkernel")
 
     assert kernel.run("%load_ext pdkernel") == []
@@ -44,7 +44,7 @@ def test_extension_is_loaded_silently(start_kernel: Start) -> None:
 
 
 def test_completion_request(start_kernel: Start) -> None:
-    """A front end's Tab in a step's cell is answered with the paths of the event."""
+    """A completion request in a step's cell is answered with the paths of the event."""
     kernel = start_kernel("pdkernel")
     kernel.run(PROVIDER)
     cell = "# sends it\n%%pdstep send --lang node\nreturn steps.trigger.event.body.t"
@@ -55,7 +55,7 @@ def test_completion_request(start_kernel: Start) -> None:
 
 
 def test_plain_python_kernel_completes_too(start_kernel: Start) -> None:
-    """After `%load_ext pdkernel`, a `python3` kernel answers the same; after unloading, no more."""
+    """After `%load_ext pdkernel`, a `python3` kernel completes the same; after unloading, it does not."""
     kernel = start_kernel("python3")
     cell = "%%pdstep send --lang node\nreturn steps.trigger.event.body."
     kernel.run("%load_ext pdkernel")
@@ -79,7 +79,7 @@ def test_reload_leaves_one_of_each(start_kernel: Start) -> None:
 
 
 def test_kernelspec_is_complete() -> None:
-    """The kernelspec has a name for people, a picture and no path of this machine."""
+    """The kernelspec has a display name, an icon and no path of this machine."""
     folder = CHECKOUT / "pdkernel" / "kernel" / "kernelspec"
     spec = json.loads((folder / "kernel.json").read_text())
 
@@ -102,7 +102,7 @@ def test_lab_accepts_the_extension(tmp_path: Path) -> None:
 
 
 def test_versions_agree() -> None:
-    """The Lab extension carries the package's version."""
+    """The Lab extension has the package's version."""
     package = json.loads((CHECKOUT / "pdkernel" / "kernel" / "labextension" / "package.json").read_text())
 
     assert package["version"] == VERSION
@@ -110,7 +110,7 @@ def test_versions_agree() -> None:
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n"])
 def test_exported_file_is_the_cell(start_kernel: Start, tmp_path: Path, end: str) -> None:
-    """A step's file ends as its cell does: no newline comes, none goes."""
+    """A step's file ends like its cell: no newline is added or removed."""
     kernel = start_kernel("pdkernel")
     body = f"def handler(pd):\n    return 1{end}"
 

@@ -1,4 +1,4 @@
-"""Steps with `--debug`, in a real kernel, spoken to as a front end's debugger does."""
+"""Steps with `--debug`, in a real kernel, with the messages of a front end's debugger."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Debugger:
         self._numbers = itertools.count(1)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """The body of the answer to *command*."""
+        """The body of the response to *command*."""
         client = self._kernel.client
         request = {"type": "request", "seq": next(self._numbers), "command": command, "arguments": arguments}
         message = client.session.msg("debug_request", request)
@@ -54,19 +54,19 @@ class Debugger:
 
 @pytest.fixture
 def kernel(start_kernel: Start) -> RunningKernel:
-    """A kernel that lets outside calls through, with an event chosen."""
+    """A kernel that allows outbound calls, with a chosen event."""
     kernel = start_kernel("pdkernel", PDKERNEL_EGRESS="live")
     kernel.run(EVENT)
     return kernel
 
 
 def outputs(answers: list[dict[str, Any]]) -> str:
-    """Everything that was shown, as text."""
+    """All displayed output, as text."""
     return "\n".join(text_of(answer) for answer in answers)
 
 
 def test_a_breakpoint_set_in_the_cell_stops_the_step(kernel: RunningKernel) -> None:
-    """JupyterLab's debugger stops at the cell's own line, sees the step's variables, and lets it go on."""
+    """JupyterLab's debugger stops at the cell's line, sees the step's variables, and continues."""
     debugger = Debugger(kernel)
     debugger.attach(CELL, LINE_OF_PRINT)
     cell = kernel.client.execute(CELL)
@@ -86,8 +86,8 @@ def test_a_breakpoint_set_in_the_cell_stops_the_step(kernel: RunningKernel) -> N
     assert "n is 20" in shown
 
 
-def test_breakpoint_talks_to_the_person_and_hides_secrets(kernel: RunningKernel) -> None:
-    """`breakpoint()` asks for commands in the cell; what it shows has no secret in it, what the step prints is recorded."""
+def test_breakpoint_hides_secrets(kernel: RunningKernel) -> None:
+    """`breakpoint()` asks for commands in the cell; its output is redacted, and the step's output is recorded."""
     kernel.run('open(".env", "w").write("TOKEN=tok-0123456789abcdef")')
     text = '%%pdstep look --debug\nimport os\ndef handler(pd):\n    token = os.environ["TOKEN"]\n    breakpoint()\n    print("after")\n    return 1'
     cell = kernel.client.execute(text, allow_stdin=True)
@@ -102,7 +102,7 @@ def test_breakpoint_talks_to_the_person_and_hides_secrets(kernel: RunningKernel)
     assert "after" in shown
 
 
-def test_a_step_to_be_debugged_is_refused_where_calls_are_denied(start_kernel: Start) -> None:
+def test_debug_is_refused_in_the_mode_deny(start_kernel: Start) -> None:
     """Calls of the kernel itself cannot be denied, so the step does not run."""
     kernel = start_kernel("pdkernel", PDKERNEL_EGRESS="deny")
     kernel.run(EVENT)
@@ -113,8 +113,8 @@ def test_a_step_to_be_debugged_is_refused_where_calls_are_denied(start_kernel: S
     assert "n is 20" not in shown
 
 
-def test_nothing_of_the_step_stays_in_the_kernel(kernel: RunningKernel) -> None:
-    """Variables, folder, import path and streams are the kernel's own again; exports reach the steps below."""
+def test_the_kernel_is_unchanged_after_the_step(kernel: RunningKernel) -> None:
+    """Variables, folder, import path and streams are restored; later steps get the exports."""
     look = "import os, sys, json; print(json.dumps([sorted(os.environ), os.getcwd(), sys.path, type(sys.stdout).__name__]))"
     before = outputs(kernel.run(look))
     kernel.run(CELL)

@@ -1,4 +1,4 @@
-"""How steps end: interrupted, with their kernel killed, and taken up again by the next kernel."""
+"""The end of steps: interrupted, with a killed kernel, and continued by the next kernel."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Start = Callable[..., RunningKernel]
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
 PID = re.compile(r"\| (\d+)(?: is up)?$", re.MULTILINE)
-"""What a step prints first: its process."""
+"""The first text that a step prints: its process id."""
 TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
-"""A shell with children, a grandchild, and one in a session of its own."""
+"""A shell with children, a grandchild, and a child in its own session."""
 GONE_WITHIN_S = 1.0
 
 STEPS: dict[str, dict[Language, str]] = {
@@ -43,7 +43,7 @@ STEPS: dict[str, dict[Language, str]] = {
     },
 }
 PROCESSES = {"loop": 1, "children": 5}
-"""How many a step of each kind has at least."""
+"""The minimum number of processes of each kind of step."""
 
 NEXT: dict[Language, str] = {
     "python": "def handler(pd):\n    return 'usable'\n",
@@ -69,13 +69,13 @@ FOURTH: dict[Language, str] = {
 
 
 def write_event(folder: Path) -> None:
-    """The event that every kernel here works on."""
+    """The event of every kernel here."""
     (folder / "events").mkdir()
     (folder / "events" / "word.json").write_text('{"method": "POST", "body": {"word": "remembered"}}')
 
 
 def start_step(kernel: RunningKernel, kind: str, language: Language) -> tuple[Iterator[str], str, set[int]]:
-    """Run a step that never ends, until it is up: the texts that its cell shows from then on, its mark, its processes."""
+    """Start a step that does not end; return its later output, its mark and its processes."""
     cell = kernel.client.execute(f"%%pdstep forever --lang {language} --timeout 20\n{STEPS[kind][language]}")
     shown = map(text_of, kernel.answers(cell))
     seen: list[str] = []
@@ -88,7 +88,7 @@ def start_step(kernel: RunningKernel, kind: str, language: Language) -> tuple[It
 
 
 def left_of(mark: str) -> set[int]:
-    """Processes with *mark* that are there after a second."""
+    """The processes with *mark* that still exist after a second."""
     deadline = time.monotonic() + GONE_WITHIN_S
     while (left := process_tree.find_processes([], [mark])) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -97,7 +97,7 @@ def left_of(mark: str) -> set[int]:
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
-    """One kernel for all interrupts, which it must survive; an event is chosen."""
+    """One kernel for all interrupts, which must survive them; with a chosen event."""
     folder = tmp_path_factory.mktemp("interrupts")
     write_event(folder)
     with running_kernels(folder) as start:
@@ -109,7 +109,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
 @pytest.mark.parametrize("kind", ["loop", "children"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_interrupt_ends_the_step_and_its_children(kernel: RunningKernel, language: Language, kind: str) -> None:
-    """The Interrupt button ends a step with all its processes, and its timeline says so."""
+    """An interrupt ends a step with all its processes, and its timeline shows the interrupt."""
     shown, mark, during = start_step(kernel, kind, language)
 
     kernel.manager.interrupt_kernel()
@@ -125,7 +125,7 @@ def test_interrupt_ends_the_step_and_its_children(kernel: RunningKernel, languag
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_next_cell_runs_after_an_interrupt(kernel: RunningKernel, language: Language) -> None:
-    """The same step, mended, runs at once, and Python cells run as ever."""
+    """The corrected step runs at once, and so do Python cells."""
     shown, _, _ = start_step(kernel, "loop", language)
     kernel.manager.interrupt_kernel()
     list(shown)
@@ -142,7 +142,7 @@ def test_next_cell_runs_after_an_interrupt(kernel: RunningKernel, language: Lang
 def test_kill_9_of_the_kernel_leaves_no_process_of_the_step(
     start_kernel: Start, tmp_path: Path, language: Language
 ) -> None:
-    """A kernel that is killed takes the running step along, grandchildren in other sessions too."""
+    """A killed kernel ends the running step, including grandchildren in other sessions."""
     write_event(tmp_path)
     kernel = start_kernel("pdkernel")
     kernel.run("%pdevent word")
@@ -177,7 +177,7 @@ def test_kernel_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path, no
 
 @pytest.fixture(scope="module")
 def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
-    """A saved notebook's kernel, restarted after three steps had run as ada."""
+    """A saved notebook's kernel, restarted after three steps ran as ada."""
     folder = tmp_path_factory.mktemp("restart")
     write_event(folder)
     cells = [new_code_cell(source) for source in FIRST_THREE]
@@ -188,7 +188,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
         kernel.run("%pdevent word")
         for cell in FIRST_THREE:
             kernel.run(cell)
-        time.sleep(10 * SAVE_DELAY_S)  # nobody kills faster
+        time.sleep(10 * SAVE_DELAY_S)  # the kernel has saved its state before
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=60)
         yield kernel
@@ -196,7 +196,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_restarted_kernel_runs_step_4_without_the_three_above(restarted: RunningKernel, language: Language) -> None:
-    """Event, external user and exports outlive the kernel: a step in any language sees those of every language."""
+    """Event, external user and exports survive the kernel: a step of any language sees the exports of every language."""
     shown = restarted.run(f"%%pdstep four_{language} --lang {language}\n{FOURTH[language]}")
 
     assert "python node bash remembered ada" in text_of(shown[-1])

@@ -19,7 +19,7 @@ RUN = "for _ in range({runs}):\n    get_ipython().run_line_magic('pdrun', '')\n"
 
 
 async def history(folder: Path) -> list[Execution]:
-    """Every execution of the project, reopened."""
+    """Every execution of the project, after reopening it."""
     with Project.open(folder) as project:
         assert project.sqlite_path is not None
         journal = SqliteJournal.open(project.sqlite_path)
@@ -29,7 +29,7 @@ async def history(folder: Path) -> list[Execution]:
 
 
 async def test_two_kernels_on_one_project_keep_both_histories(start_kernel: Start, tmp_path: Path) -> None:
-    """Both run steps at the same time, neither waits for the other to end, and no execution is lost or mixed up."""
+    """Two kernels run steps at the same time without waiting for each other, and every execution is stored."""
     (tmp_path / "events").mkdir()
     for number in (1, 2):
         (tmp_path / "events" / f"e{number}.json").write_text(json.dumps({"body": {"n": number}}))

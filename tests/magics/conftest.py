@@ -1,4 +1,4 @@
-"""An IPython shell with pdkernel loaded, in a folder and project of its own."""
+"""An IPython shell with pdkernel loaded, in its own folder and project."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.builders import an_event
 
 
 class Notebook:
-    """Runs cells and says what they showed."""
+    """Runs cells and returns their output."""
 
     def __init__(self, shell: Any) -> None:
         self.shell = shell
@@ -31,7 +31,7 @@ class Notebook:
         return get_session(self.shell)
 
     def run(self, cell: str) -> str:
-        """Run *cell*; its text output, and its error's message at the end."""
+        """Run *cell*; return its text output, with the message of its error at the end."""
         with capture_output() as captured:
             result = self.shell.run_cell(cell, store_history=True)
         self.error = result.error_before_exec or result.error_in_exec
@@ -41,7 +41,7 @@ class Notebook:
 
 @pytest.fixture
 def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
-    """A notebook in an empty folder, outside calls answered by the stand-in."""
+    """A notebook in an empty folder, with outbound calls answered by the stand-in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PDKERNEL_EGRESS", "stand-in=slack")
     (tmp_path / "events").mkdir()
@@ -64,7 +64,7 @@ def run(notebook: Notebook) -> Run:
 
 @pytest.fixture
 def shell() -> Iterator[Any]:
-    """An IPython shell with pdkernel loaded and no history on disk."""
+    """An IPython shell with pdkernel loaded and without a history file."""
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     load_ipython_extension(shell)
     yield shell

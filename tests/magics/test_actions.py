@@ -1,4 +1,4 @@
-"""`%pdactions`, cell by cell, in a real IPython shell."""
+"""`%pdactions`, in a real IPython shell."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def checkout(notebook: Notebook, tmp_path: Path) -> None:
 
 
 def test_search(run: Run) -> None:
-    """Words and an app find actions."""
+    """Words and an app select actions."""
     shown = run("%pdactions thing --app depot")
 
     assert "depot-put-thing@0.1.2  Put a Thing" in shown
 
 
 def test_search_finds_nothing(run: Run) -> None:
-    """A search without a hit says where actions come from."""
+    """A search without a result names the sources of actions."""
     assert "No action matches" in run("%pdactions zebra")
 
 
@@ -41,7 +41,7 @@ def test_key_shows_props_and_writes_the_cell(notebook: Notebook, run: Run) -> No
     assert "# string, required: Thing. What is put there\nthing:" in cell
 
 
-def test_a_name_that_is_taken(notebook: Notebook, run: Run) -> None:
+def test_a_second_step_gets_a_number(notebook: Notebook, run: Run) -> None:
     """A second step of the same action gets a number."""
     run(PUT.replace("%%pdstep put ", "%%pdstep put_thing "))
     run("%pdactions depot-put-thing")
@@ -49,8 +49,8 @@ def test_a_name_that_is_taken(notebook: Notebook, run: Run) -> None:
     assert notebook.shell.rl_next_input.startswith("%%pdstep put_thing_1 ")
 
 
-def test_options_say_why_there_are_none(run: Run) -> None:
-    """Without an external user `--options` shows why there are no options."""
+def test_options_require_an_external_user(run: Run) -> None:
+    """Without an external user `--options` gives the reason for the missing options."""
     run(PUT)
 
     assert "no external user is chosen" in run("%pdactions --options put shelf")
@@ -67,7 +67,7 @@ def test_options(notebook: Notebook, run: Run) -> None:
 
 
 def test_form(run: Run) -> None:
-    """The form of a step says, for a reader without a kernel, which cell it stands for."""
+    """The saved form of a step names its cell, for a reader without a kernel."""
     run(PUT)
 
     shown = run("%pdactions --form put")
@@ -77,7 +77,7 @@ def test_form(run: Run) -> None:
 
 
 def test_unknown_key(notebook: Notebook, run: Run) -> None:
-    """An unknown key is a message, with the nearest."""
+    """An unknown key is reported with the most similar keys."""
     shown = run("%pdactions depot-put-thin")
 
     assert "depot-put-thing@0.1.2" in shown

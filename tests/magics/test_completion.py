@@ -38,7 +38,7 @@ BASH = "%%pdstep new --lang bash\n"
 
 
 def offered(marked: str) -> tuple[str, list[str]] | None:
-    """The fragment and the texts for a cell with its cursor marked; None where IPython is left alone."""
+    """The fragment and the texts for a cell with a marked cursor; None if IPython completes alone."""
     cursor = marked.index("|")
     found = complete_cell(marked.replace("|", "", 1), cursor, STEPS, WORDS)
     return None if found is None else (found.fragment, [item.text for item in found.items])
@@ -73,15 +73,15 @@ def offered(marked: str) -> tuple[str, list[str]] | None:
     ],
 )
 def test_node_paths(code: str, fragment: str, texts: list[str]) -> None:
-    """A path into `steps` in JavaScript is completed from the values, odd keys and indexes in brackets."""
+    """A path into `steps` in JavaScript is completed from the values, with unusual keys and indexes in brackets."""
     assert offered(NODE + code) == (fragment, texts)
 
 
 @pytest.mark.parametrize(
-    "code", ["mysteps.|", "this.steps.|", "steps.nobody.|", "steps.trigger.event.method.|", "|", "import os; os.|"]
+    "code", ["mysteps.|", "this.steps.|", "steps.unknown.|", "steps.trigger.event.method.|", "|", "import os; os.|"]
 )
 def test_node_silence(code: str) -> None:
-    """Where no path into `steps` ends, JavaScript is offered nothing, Python's names neither."""
+    """JavaScript without a path into `steps` has no completions, also no Python names."""
     assert offered(NODE + code) == ("", [])
 
 
@@ -100,7 +100,7 @@ def test_node_silence(code: str) -> None:
     ],
 )
 def test_python_paths(code: str, fragment: str, texts: list[str]) -> None:
-    """A path into `pd.steps` in Python is completed by key, closing what is not closed yet."""
+    """A path into `pd.steps` in Python is completed by key, with the missing quote and bracket."""
     assert offered(PYTHON + code) == (fragment, texts)
 
 
@@ -148,7 +148,7 @@ def test_templates(cell: str, fragment: str, texts: list[str]) -> None:
     ],
 )
 def test_bash(code: str, fragment: str, texts: list[str]) -> None:
-    """A Bash step is offered its files and jq's paths, never a Python name."""
+    """A Bash step is offered its files and jq's paths, and no Python names."""
     assert offered(BASH + code) == (fragment, texts)
 
 
@@ -199,25 +199,25 @@ def test_directive(line: str, fragment: str, texts: list[str]) -> None:
 
 
 def test_steps_below_are_not_offered() -> None:
-    """A step that has run is offered only what stands above it."""
+    """A step that has run is offered only the steps above."""
     assert offered("%%pdstep shape --lang node\nsteps.|") == ("", ["trigger"])
 
 
 @pytest.mark.parametrize(
     "cell", ["import o|", "%%bash\nsteps.|", "x = 1\n%%pdstep a\nsteps.|", "%%pdst|", "# steps.|\n%%pdstep a"]
 )
-def test_other_cells_are_left_alone(cell: str) -> None:
-    """Cells without a directive, and the lines above it, are IPython's affair."""
+def test_other_cells_are_completed_by_ipython(cell: str) -> None:
+    """IPython completes cells without a directive, and the lines above a directive."""
     assert offered(cell) is None
 
 
 def test_workflow_header_is_silent() -> None:
-    """A `%%pdworkflow` cell is YAML: Python names are kept out of it."""
+    """A `%%pdworkflow` cell is YAML and gets no Python names."""
     assert complete_cell("%%pdworkflow\nna", 15, STEPS, WORDS) == NO_COMPLETION
 
 
-def test_kind_of_value_is_told() -> None:
-    """Each key comes with the kind of its value, for the front end to show."""
+def test_completions_have_the_type_of_the_value() -> None:
+    """Each key has the type of its value for the front end."""
     found = complete_cell(NODE + "steps.trigger.event.", len(NODE) + 20, STEPS, WORDS)
 
     assert found is not None

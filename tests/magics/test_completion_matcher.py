@@ -16,7 +16,7 @@ STEPS: dict[str, JSON] = {"trigger": {"event": {"body": {"title": "x", "a-b": 1}
 
 
 def completions(shell: Any, text: str) -> list[str]:
-    """What the shell offers at the end of *text*, as whole lines' ends."""
+    """The completions of the shell at the end of *text*, as whole lines' ends."""
     with provisionalcompleter():
         return [
             f"{text[: found.start]}{found.text}".rsplit("\n", 1)[-1]
@@ -35,23 +35,23 @@ def test_paths_come_from_the_provider(shell: Any) -> None:
 
 
 def test_python_names_stay_out_of_bash(shell: Any) -> None:
-    """In a Bash body no Python name, magic or file is offered."""
+    """A Bash body gets no Python name, magic or file."""
     assert completions(shell, "%%pdstep a --lang bash\nimp") == []
     assert completions(shell, "%%pdstep a --lang bash\nls /et") == []
 
 
 def test_python_names_are_offered_in_python(shell: Any) -> None:
-    """A Python body keeps IPython's own completion."""
+    """A Python body has IPython's own completion."""
     assert "import" in completions(shell, "%%pdstep a\nimpor")
 
 
 def test_options_come_from_the_directive(shell: Any) -> None:
-    """The directive's options are offered as the extension is loaded."""
+    """The options of the directive are offered once the extension is loaded."""
     assert completions(shell, "%%pdstep a --la") == ["%%pdstep a --lang"]
 
 
 def test_failing_provider_is_silent(shell: Any, capsys: Any) -> None:
-    """Providers that fail cost their own words, and print nothing."""
+    """A failing provider adds no words and prints nothing."""
 
     def broken() -> NoReturn:
         raise RuntimeError("no")
@@ -63,8 +63,8 @@ def test_failing_provider_is_silent(shell: Any, capsys: Any) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_providers_are_asked_only_where_needed(shell: Any) -> None:
-    """Plain cells ask no provider; a step's body does not ask for the directive's words."""
+def test_providers_are_called_only_if_needed(shell: Any) -> None:
+    """Plain cells call no provider; a step's body does not call the directive's provider."""
     asked: list[str] = []
 
     def steps() -> dict[str, JSON]:
@@ -91,7 +91,7 @@ def test_registering_again_replaces(shell: Any) -> None:
 
 
 def test_steps_above_are_offered_before_they_run(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extension's provider offers the notebook's steps as soon as their cells are registered."""
+    """The extension's provider offers the steps of registered cells."""
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second", "third"):
         get_session(shell).record_cell(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)

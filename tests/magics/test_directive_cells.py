@@ -1,4 +1,4 @@
-"""Directives below comments, and the cell's text as its author wrote it."""
+"""Directives below comments, and the unchanged text of a cell."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pdkernel.magics.directive_cells import (
     ],
 )
 def test_directive_is_found(text: str, magic: str, line: str, body: str, above: str) -> None:
-    """A directive stands on the first line that is no comment and not blank."""
+    """A directive is on the first line that is neither a comment nor blank."""
     cell = find_directive(text)
 
     assert cell is not None
@@ -38,7 +38,7 @@ def test_directive_is_found(text: str, magic: str, line: str, body: str, above: 
 
 @pytest.mark.parametrize("text", ["", "x = 1\n%%pdstep a", "%%pdstepx", "%%pdstep?", "%pdstep a", "# only"])
 def test_no_directive(text: str) -> None:
-    """Code above it, another magic's name, a question mark after it: not a directive."""
+    """Code above the magic, another magic's name and a question mark after the name are not directives."""
     assert find_directive(text) is None
 
 
@@ -56,7 +56,7 @@ def test_cell_below_a_comment_runs(shell: Any) -> None:
 
 
 def test_code_is_not_cleaned_up(shell: Any) -> None:
-    """Blanks on empty lines, prompts and a common indent reach the step as they were written."""
+    """Blanks on empty lines, prompts and a common indent reach the step unchanged."""
     calls: list[str] = []
     shell.register_magic_function(lambda line, cell: calls.append(cell), "cell", "pdstep")
     body = "  `a\n   \n  b`\n>>> x\nIn [1]: y\n"
@@ -66,15 +66,15 @@ def test_code_is_not_cleaned_up(shell: Any) -> None:
     assert calls == [body]
 
 
-def test_other_cells_are_untouched(shell: Any) -> None:
-    """Lines of any other cell pass through as they are."""
+def test_other_cells_are_unchanged(shell: Any) -> None:
+    """Lines of other cells pass unchanged."""
     lines = ["# c\n", "%%bash\n", "ls\n"]
 
     assert DirectiveTransformer(CellSourceCache())(lines) is lines
 
 
-def test_loading_twice_is_loading_once(shell: Any) -> None:
-    """A second load adds no second transformer and no second matcher; unloading leaves nothing behind."""
+def test_a_second_load_changes_nothing(shell: Any) -> None:
+    """A second load adds no second transformer or matcher; unloading removes both."""
     before = (len(shell.input_transformers_cleanup), len(shell.Completer.custom_matchers))
 
     pdkernel.load_ipython_extension(shell)
@@ -86,13 +86,13 @@ def test_loading_twice_is_loading_once(shell: Any) -> None:
     assert len(shell.Completer.custom_matchers) == before[1] - 1
 
 
-def test_call_without_a_cell_is_put_together() -> None:
-    """A magic called by a program gets the cell that it amounts to."""
+def test_a_call_by_a_program_gets_a_cell() -> None:
+    """A magic called by a program gets the equivalent cell."""
     assert CellSourceCache().get_source("pdworkflow", "", "name: x\n") == "%%pdworkflow\nname: x\n"
 
 
 def test_only_the_last_cells_are_kept() -> None:
-    """Texts do not pile up in a long session."""
+    """Stored texts do not accumulate in a long session."""
     texts = CellSourceCache()
     lift = DirectiveTransformer(texts)
     for number in range(MAX_CACHED_CELLS + 1):

@@ -20,7 +20,7 @@ STEP = (
 
 @pytest.fixture
 def served(notebook: Notebook, run: Run) -> Notebook:
-    """A notebook whose draft is served, ada chosen with the account that it needs, and an event."""
+    """A notebook with a served draft, ada chosen with the required account, and an event."""
     notebook.session.directory.add_account(
         app="slack", credentials={"oauth_access_token": "a-token-of-a-test"}, external_user_id="ada"
     )
@@ -30,16 +30,16 @@ def served(notebook: Notebook, run: Run) -> Notebook:
 
 
 def test_the_chosen_event_and_user_are_sent(served: Notebook) -> None:
-    """The event's body arrives as JSON, for the external user who is picked."""
+    """The event's body arrives as JSON, for the chosen external user."""
     shown = served.run("%pdinvoke")
 
     assert served.error is None
-    answer = shown[shown.index("200 OK") :]  # the cell that serves is drawn anew meanwhile
+    answer = shown[shown.index("200 OK") :]  # the output of the serving cell is updated meanwhile
     assert json.loads(answer.split("\n\n", 1)[1]) == ["ada", {"name": "Ada"}]
 
 
 def test_a_refusal_is_shown_and_stops_run_all(served: Notebook, run: Run) -> None:
-    """Another user's error is the answer, and the cell fails."""
+    """The response for a user without an account is shown, and the cell fails."""
     run("%pduser grace")
 
     shown = served.run("%pdinvoke")
@@ -48,7 +48,7 @@ def test_a_refusal_is_shown_and_stops_run_all(served: Notebook, run: Run) -> Non
     assert "The endpoint answered 400" in str(served.error)
 
 
-def test_who_has_no_client_is_told_how(served: Notebook, run: Run) -> None:
+def test_a_missing_client_is_reported_with_a_fix(served: Notebook, run: Run) -> None:
     """If an endpoint requires a token, the error names the variables for the OAuth client."""
     for cell in (f"{HEADER.strip()}\n  auth: oauth\n", "%pdserve"):
         run(cell)
@@ -60,8 +60,8 @@ def test_who_has_no_client_is_told_how(served: Notebook, run: Run) -> None:
     )
 
 
-def test_snippets_name_no_secret_and_are_not_ticked_unrun(served: Notebook) -> None:
-    """Without --run the programs are shown as they are, for this user and event."""
+def test_snippets_without_a_run_have_no_tick(served: Notebook) -> None:
+    """Without --run the programs are shown for this user and event, without a secret and without a tick."""
     shown = served.run("%pdinvoke --snippets")
 
     assert "✓" not in shown
@@ -69,8 +69,8 @@ def test_snippets_name_no_secret_and_are_not_ticked_unrun(served: Notebook) -> N
     assert "X-PD-External-User-ID: ada" in shown
 
 
-def test_an_endpoint_with_a_token_of_its_own(served: Notebook) -> None:
-    """The draft's own token is sent to the draft, and to no other address; snippets ask the environment for it."""
+def test_an_endpoint_with_its_own_token(served: Notebook) -> None:
+    """The draft's token is sent only to the draft; snippets read the token from the environment."""
     served.session.project.variables.set("OWN", "a-token-of-the-draft")
     served.run(HEADER.replace("http\n", "http\n  auth: bearer\n  token_env: OWN\n"))
 
@@ -96,7 +96,7 @@ def test_the_chosen_events_method_and_query_are_in_the_snippets(served: Notebook
 
 
 def test_the_chosen_events_path_is_called(served: Notebook) -> None:
-    """A path below the endpoint is part of the call, and of the programs; the SDKs that would change it say so."""
+    """A path below the endpoint is part of the call and of the programs; SDKs that would change the path have an explanation."""
     served.run(STEP.replace("event['body']", "event['path']"))
     served.session.choose_event(Event({"method": "POST", "path": "/Orders/a b?", "body": {"name": "Ada"}}))
 
@@ -108,12 +108,12 @@ def test_the_chosen_events_path_is_called(served: Notebook) -> None:
     assert snippets.count("this SDK changes the path to lower case") == 2
 
 
-def test_without_an_endpoint_it_says_which_to_name(run: Run) -> None:
-    """Neither a URL nor a served draft: what to do."""
+def test_an_endpoint_is_required(run: Run) -> None:
+    """Without a URL and a served draft, the error has a fix."""
     assert "%pdserve" in run("%pdinvoke")
 
 
-def test_snippets_hold_what_the_steps_count_on(served: Notebook) -> None:
+def test_snippets_have_the_required_fields(served: Notebook) -> None:
     """The body of the snippets has the required fields that the chosen event lacks, and keeps its own."""
     served.run(
         "%%pdstep greet\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n    return [body['user']['email'], body.get('note')]\n"

@@ -1,4 +1,4 @@
-"""Outputs that follow: what they say changes where they stand when the session does."""
+"""Live outputs: displayed text changes with the session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEEDS_SLACK = "%%pdstep send --app slack\ndef handler(pd):\n    return 'sent'\n"
 
 @pytest.fixture
 def updates(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is drawn again, as text, in its order."""
+    """The updated outputs as text, in order."""
     drawn: list[str] = []
     publisher = notebook.shell.display_pub
     publish = publisher.publish
@@ -31,8 +31,8 @@ def updates(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return drawn
 
 
-def test_a_connected_account_is_shown_by_the_line(notebook: Notebook, run: Run, updates: list[str]) -> None:
-    """The output of `%pduser ID` says that the account is missing, and says which it is once it is connected."""
+def test_the_output_of_pduser_shows_a_connected_account(notebook: Notebook, run: Run, updates: list[str]) -> None:
+    """The output of `%pduser ID` shows the missing account, and the account once it is connected."""
     run(NEEDS_SLACK)
     before = run("%pduser ada")
 
@@ -43,8 +43,8 @@ def test_a_connected_account_is_shown_by_the_line(notebook: Notebook, run: Run, 
     assert account.id in updates[-1]
 
 
-def test_another_user_is_told_by_both_lines(notebook: Notebook, run: Run, updates: list[str]) -> None:
-    """The outputs of `%pduser` and `%pdevent` say for whom steps run now, when someone else is picked in the form."""
+def test_both_outputs_show_another_user(notebook: Notebook, run: Run, updates: list[str]) -> None:
+    """The outputs of `%pduser` and `%pdevent` show the user that is picked in the form."""
     run("%pduser ada")
     run("%pdevent hello")
 
@@ -54,8 +54,8 @@ def test_another_user_is_told_by_both_lines(notebook: Notebook, run: Run, update
     assert any(text.startswith("Event hello:") and text.endswith("as grace in development.") for text in updates)
 
 
-def test_a_run_marks_a_step_that_was_edited_since(run: Run) -> None:
-    """The timeline of `%pdrun` is drawn again with an edited step and those below marked as stale."""
+def test_a_timeline_marks_an_edited_step(run: Run) -> None:
+    """The timeline of `%pdrun` marks an edited step and later steps as stale."""
     run("%pdevent hello")
     run(CHECK)
     run(GREET)
@@ -64,12 +64,12 @@ def test_a_run_marks_a_step_that_was_edited_since(run: Run) -> None:
     shown = run(CHECK.replace("checking", "looking"))
 
     marked = "\n".join(line for line in shown.splitlines() if "[stale]" in line)
-    assert "check" in marked  # its own cell's output is fresh: only the timeline can say this
+    assert "check" in marked  # the output of the step's own cell is current: only the timeline marks the step
     assert "greet" in marked
 
 
-def test_nothing_is_drawn_again_where_nothing_changed(notebook: Notebook, run: Run, updates: list[str]) -> None:
-    """A change that an output says nothing of does not draw it again."""
+def test_an_unchanged_output_is_not_updated(notebook: Notebook, run: Run, updates: list[str]) -> None:
+    """A change without an effect on an output does not update the output."""
     run("%pduser ada")
     run("%pdevent hello")
     before = len(updates)
@@ -80,7 +80,7 @@ def test_nothing_is_drawn_again_where_nothing_changed(notebook: Notebook, run: R
 
 
 def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, tmp_path: Path) -> None:
-    """`%pdrun --save-test NAME` runs, writes a test beside the notebook's file and says so; the test passes."""
+    """`%pdrun --save-test NAME` runs, and writes and lists a test beside the notebook's file; the test passes."""
     notebook.session.notebook = notebook_of(tmp_path / "work.ipynb", HEADER, CHECK, GREET)
     run(HEADER)
     run("%pdevent hello")
@@ -95,7 +95,7 @@ def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, tmp_path: Path) 
 
 
 def test_a_notebook_without_a_file_cannot_be_saved(notebook: Notebook, run: Run) -> None:
-    """Where nothing tells the notebook's file, the run is made and shown, and the message says what to do."""
+    """If the notebook's file is unknown, the run is made and shown, and the message has a fix."""
     run("%pdevent hello")
     run(CHECK)
 

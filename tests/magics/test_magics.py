@@ -1,4 +1,4 @@
-"""The magics, cell by cell, in a real IPython shell."""
+"""The magics, in a real IPython shell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GREET = "%%pdstep greet --lang node\nexport default defineComponent({\n  async r
 
 
 def test_step_without_an_event_is_registered(run: Run) -> None:
-    """Without an event a step cell says where the step stands and how to run it."""
+    """Without an event a step cell shows the step's position and how to run the step."""
     shown = run(CHECK)
 
     assert "Step check is step 1 of 1" in shown
@@ -45,7 +45,7 @@ def test_logs_and_exports_are_shown(run: Run) -> None:
 
 
 def test_comment_above_the_directive_works(notebook: Notebook, run: Run) -> None:
-    """A comment line above `%%pdstep` is fine, and an error's line is still the cell's."""
+    """A comment line above `%%pdstep` is accepted, and an error's line counts from the cell's start."""
     run("%pdevent hello")
 
     shown = run("# a remark\n\n%%pdstep bad\ndef handler(pd):\n    return 1 / 0\n")
@@ -53,8 +53,8 @@ def test_comment_above_the_directive_works(notebook: Notebook, run: Run) -> None
     assert "line 5 of its cell" in shown
 
 
-def test_failed_step_stops_run_all_and_shows_no_stack_of_ours(notebook: Notebook, run: Run) -> None:
-    """A failed step raises in the cell, with the user's frames and locals alone."""
+def test_failed_step_stops_run_all_without_internal_frames(notebook: Notebook, run: Run) -> None:
+    """A failed step raises an error in the cell, with only the user's frames and locals."""
     run("%pdevent hello")
 
     shown = run("%%pdstep bad\ndef handler(pd):\n    count = 0\n    return 1 / count\n")
@@ -66,8 +66,8 @@ def test_failed_step_stops_run_all_and_shows_no_stack_of_ours(notebook: Notebook
     assert "interpreter.py" not in shown
 
 
-def test_name_error_says_that_plain_cells_are_not_seen(run: Run) -> None:
-    """A name from a plain cell is not seen by a step, and the error says so."""
+def test_name_error_explains_plain_cells(run: Run) -> None:
+    """The error for a name of a plain cell explains that steps do not see plain cells."""
     run("%pdevent hello")
     run("helper = 1")
 
@@ -77,16 +77,16 @@ def test_name_error_says_that_plain_cells_are_not_seen(run: Run) -> None:
     assert "plain cells" in shown
 
 
-def test_header_cell_says_what_it_set(notebook: Notebook, run: Run) -> None:
-    """`%%pdworkflow` names the workflow and says who may call it and who answers."""
+def test_header_cell_shows_its_settings(notebook: Notebook, run: Run) -> None:
+    """`%%pdworkflow` shows the workflow's name, the trigger's authorization and the response."""
     shown = run("%%pdworkflow\nname: Greetings\ntrigger:\n  type: http\n  response: custom\n")
 
     assert "Greetings" in shown
     assert notebook.session.workflow.trigger.response == "custom"
 
 
-def test_pdegress_says_how_calls_leave(run: Run) -> None:
-    """A proxy and hosts that stay closed follow the mode; the proxy's password is not said."""
+def test_pdegress_shows_the_policy(run: Run) -> None:
+    """`%pdegress` shows the mode, the proxy without its password, and the unopened hosts."""
     shown = run("%pdegress allow=slack.com via=http://me:secret@proxy.test:3128 unopened=pinned.test")
 
     assert "go to slack.com only" in shown
@@ -110,8 +110,8 @@ def test_pdegress_says_how_calls_leave(run: Run) -> None:
         ("%pdenv set A=b", "must not stand on this line"),
     ],
 )
-def test_mistakes_are_messages(notebook: Notebook, run: Run, cell: str, words: str) -> None:
-    """A mistake in a cell shows one message with a fix, without a traceback of pdkernel."""
+def test_errors_are_messages(notebook: Notebook, run: Run, cell: str, words: str) -> None:
+    """An error in a cell is one message with a fix, without a traceback of pdkernel."""
     shown = run(cell)
 
     assert notebook.error is not None
@@ -132,8 +132,8 @@ def test_run_all_then_run_shows_every_step(run: Run) -> None:
     assert "default response" in shown
 
 
-def test_editing_a_step_marks_those_below_stale(run: Run) -> None:
-    """Running an edited step marks the steps below where they were shown."""
+def test_editing_a_step_marks_later_steps_stale(run: Run) -> None:
+    """Running an edited step marks the displayed later steps as stale."""
     run("%pdevent hello")
     run(CHECK)
     run(GREET)
@@ -144,7 +144,7 @@ def test_editing_a_step_marks_those_below_stale(run: Run) -> None:
 
 
 def test_stale_steps_that_were_not_shown_are_named(run: Run) -> None:
-    """Steps below that ran with the whole workflow only are named."""
+    """Stale steps without a displayed result are named."""
     run(CHECK.replace("check", "check --no-run", 1))
     run(GREET.replace("--lang node", "--lang node --no-run"))
     run("%pdevent hello")
@@ -173,7 +173,7 @@ def test_pin_and_release(run: Run) -> None:
 
 
 def test_pinned_step_cell_does_not_run(run: Run) -> None:
-    """The cell of a pinned step registers it and says that it is pinned."""
+    """The cell of a pinned step registers the step and reports the pin."""
     run("%pdevent hello")
     run(CHECK)
     run("%pdpin check")
@@ -184,8 +184,8 @@ def test_pinned_step_cell_does_not_run(run: Run) -> None:
     assert "checking" not in shown
 
 
-def test_user_line_form_says_what_is_missing(notebook: Notebook, run: Run) -> None:
-    """`%pduser ID` chooses the user and names the account that is missing with the command for it."""
+def test_pduser_reports_a_missing_account(notebook: Notebook, run: Run) -> None:
+    """`%pduser ID` chooses the user and names the missing account with a command."""
     run("%%pdstep send --app slack --no-run\ndef handler(pd):\n    return 1\n")
 
     shown = run("%pduser ada")
@@ -195,8 +195,8 @@ def test_user_line_form_says_what_is_missing(notebook: Notebook, run: Run) -> No
     assert "pdkernel accounts add --external-user ada --app slack" in shown
 
 
-def test_user_line_form_counts_accounts_of_ones_own(notebook: Notebook, run: Run) -> None:
-    """An own account that is not there is missing, too, with the command for it; then it is ready like any."""
+def test_pduser_reports_a_missing_own_account(notebook: Notebook, run: Run) -> None:
+    """A missing own account is reported with a command; then it is ready like any account."""
     run("%%pdstep send --app slack=apn_own1 --no-run\ndef handler(pd):\n    return 1\n")
 
     before = run("%pduser ada")
@@ -221,7 +221,7 @@ def test_shape_is_shown(run: Run) -> None:
 
 
 def test_event_is_a_variable_with_views(notebook: Notebook, run: Run) -> None:
-    """The chosen event is `event`: a table by `frame()`, a JSON Schema by `schema()`."""
+    """The variable `event` is the chosen event, with `frame()` as a table and `schema()` as JSON Schema."""
     run("%pdevent hello")
 
     run("kinds = (type(event.frame()).__name__, event.schema()['type'])")
@@ -240,7 +240,7 @@ def test_event_saved_under_a_name(run: Run, tmp_path: Path) -> None:
 
 
 def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
-    """`%pdexport` shows what would be written; with `--to` it writes."""
+    """`%pdexport` shows the planned files, and writes them with `--to`."""
     run(CHECK)
     run(GREET)
 
@@ -254,7 +254,7 @@ def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
 
 
 def test_export_patches_a_synced_folder(run: Run, tmp_path: Path) -> None:
-    """`%pdexport --into` patches a synced folder; with `--dry-run` it shows what it would change."""
+    """`%pdexport --into` patches a synced folder; `--dry-run` only shows the changes."""
     (tmp_path / "flow").mkdir()
     synced = tmp_path / "flow" / "workflow.yaml"
     synced.write_text("name: flow # ours\ntriggers:\n- id: hi_1\n")
@@ -271,15 +271,15 @@ def test_export_patches_a_synced_folder(run: Run, tmp_path: Path) -> None:
     assert synced.read_text().startswith("name: flow # ours\ntriggers:\n- id: hi_1\nsteps:\n- namespace: check\n")
 
 
-def test_help_is_there(run: Run, notebook: Notebook) -> None:
-    """Each magic explains itself."""
+def test_every_magic_has_help(run: Run, notebook: Notebook) -> None:
+    """Each magic has a help text."""
     for name in ("pduser", "pdevent", "pdrun", "pdpin", "pdshape", "pdenv", "pdegress", "pdexport"):
         assert notebook.shell.find_line_magic(name).__doc__
     assert "--lang LANGUAGE" in notebook.shell.find_cell_magic("pdstep").__doc__
 
 
-def test_first_cell_names_what_is_missing(run: Run) -> None:
-    """In a new project the first cell says which users and variables the workflow needs, with commands."""
+def test_first_cell_reports_missing_requirements(run: Run) -> None:
+    """In a new project the first cell lists the missing users and variables with commands."""
     shown = run('%%pdstep send --app slack\nimport os\ndef handler(pd):\n    return os.environ["CHANNEL"]\n')
 
     assert "pdkernel accounts add --external-user ID --app slack" in shown
@@ -296,7 +296,7 @@ def test_second_load_changes_nothing(run: Run, notebook: Notebook) -> None:
 
 
 def test_contract_is_shown(run: Run) -> None:
-    """`%pdshape --contract` says what the steps read, where, and whether the chosen event has it."""
+    """`%pdshape --contract` shows the fields that steps read, with places, and whether the event has them."""
     run("%pdevent hello")
     run(CHECK)
 
@@ -308,7 +308,7 @@ def test_contract_is_shown(run: Run) -> None:
 
 
 def test_contract_of_a_named_event(run: Run, tmp_path: Path) -> None:
-    """`%pdshape --contract FILE` looks at that event, and says what is missing."""
+    """`%pdshape --contract FILE` checks that event and lists missing fields."""
     (tmp_path / "events" / "empty.json").write_text('{"method": "GET"}')
     run(CHECK)
 
@@ -317,8 +317,8 @@ def test_contract_of_a_named_event(run: Run, tmp_path: Path) -> None:
     assert "body is gone, and with it body.name" in shown
 
 
-def test_choosing_an_event_says_drift(run: Run, tmp_path: Path) -> None:
-    """Choosing or sending an event whose read fields are not as before names field, step and cell; others say nothing."""
+def test_choosing_an_event_reports_drift(run: Run, tmp_path: Path) -> None:
+    """A chosen or sent event with drift is reported with field, step and cell; other events are not."""
     (tmp_path / "events" / "new.json").write_text('{"method": "POST", "body": {"name": 7, "more": 1}}')
     (tmp_path / "events" / "same.json").write_text('{"method": "POST", "body": {"name": "Bo", "more": [1]}}')
     run(CHECK)

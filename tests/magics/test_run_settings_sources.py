@@ -1,4 +1,4 @@
-"""`%pdevent --emit`: a test event from the workflow's own source."""
+"""`%pdevent --emit`: a test event from the workflow's event source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.magics.conftest import Notebook
 
 @pytest.fixture
 def parcels(notebook: Notebook, tmp_path: Path) -> Notebook:
-    """A notebook whose trigger is a source of a folder of components."""
+    """A notebook with an event source of a component folder as its trigger."""
     place = tmp_path / "components" / "depot" / "sources" / "new-parcel"
     place.mkdir(parents=True)
     place.joinpath("new-parcel.mjs").write_text(SOURCE)
@@ -23,7 +23,7 @@ def parcels(notebook: Notebook, tmp_path: Path) -> Notebook:
 
 
 def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
-    """Steps then run on what the source emitted; polled again, it has nothing new and the event stays."""
+    """The emitted event is chosen for steps; a second poll finds no event and keeps the chosen one."""
     emitted = parcels.run("%pdevent --emit")
     again = parcels.run("%pdevent --emit")
     ran = parcels.run(STEP)
@@ -37,7 +37,7 @@ def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
     assert "8" in ran
 
 
-def test_a_saved_event_is_no_request_when_it_is_loaded(parcels: Notebook) -> None:
+def test_a_saved_source_event_is_not_a_request(parcels: Notebook) -> None:
     """A saved event of a source is loaded without added fields."""
     parcels.run("%pdevent --emit")
     parcels.run("%pdevent --save parcel")
@@ -49,14 +49,14 @@ def test_a_saved_event_is_no_request_when_it_is_loaded(parcels: Notebook) -> Non
     assert parcels.session.event.data == {"parcel": 7}
 
 
-def test_a_workflow_without_a_source_has_nothing_to_emit(notebook: Notebook) -> None:
-    """The message says what a source trigger looks like."""
+def test_emit_requires_a_source(notebook: Notebook) -> None:
+    """The message has an example of a source trigger."""
     said = notebook.run("%pdevent --emit")
 
     assert "is of type http, not an event source" in said
 
 
-def test_a_webhooks_source_is_given_a_request(notebook: Notebook, tmp_path: Path) -> None:
+def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path) -> None:
     """`%pdevent --emit` reports that the source waits for an event; with a file the source's emitted event is chosen."""
     write_kiosk(tmp_path)
     notebook.session.project.settings.set("actions", str(tmp_path))

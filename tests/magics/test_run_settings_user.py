@@ -1,4 +1,4 @@
-"""`%pduser --matrix` and `%pduser --what-if`: looking without choosing or running."""
+"""`%pduser --matrix` and `%pduser --what-if`: previews without a choice or a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_matrix_shows_every_user_and_step(notebook: Notebook) -> None:
 def test_the_matrix_shows_the_test_users_beside_the_notebook(
     notebook: Notebook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Those that `NAME.pdkernel.yaml` names have a row before they have an account."""
+    """Test users in `NAME.pdkernel.yaml` have a row before they have an account."""
     monkeypatch.setenv("PDKERNEL_NOTEBOOK", str(tmp_path / "work.ipynb"))
     (tmp_path / "work.pdkernel.yaml").write_text("test_users: [grace]\n")
     connect(notebook, "ada")
@@ -61,7 +61,7 @@ def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> No
     assert notebook.session.last_execution is None
 
 
-def test_what_if_without_accounts_says_so(notebook: Notebook) -> None:
+def test_what_if_without_accounts(notebook: Notebook) -> None:
     """A workflow without external users' accounts is shown to run for every user."""
     notebook.run("%%pdstep one --no-run\ndef handler(pd):\n    return 1\n")
 

@@ -20,7 +20,7 @@ def url_in(shown: str) -> str:
 
 
 def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
-    """The draft answers, the request's event can be used, and stop ends it."""
+    """The draft answers, a request's event can be chosen, and stop ends the server."""
     run(ANSWER)
     url = url_in(run("%pdserve"))
     answer = httpx.post(url, json={"n": 1}, timeout=60)
@@ -37,7 +37,7 @@ def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
 
 
 def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
-    """A plain cell can call what is served by the name `endpoint`."""
+    """A plain cell can call the draft by the variable `endpoint`."""
     run(ANSWER)
     url = url_in(run("%pdserve"))
 
@@ -47,5 +47,5 @@ def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
 
 
 def test_unknown_word(notebook: Notebook, run: Run) -> None:
-    """Another word is refused with those that there are."""
+    """An unknown word is refused with the known words."""
     assert "%pdserve stop" in run("%pdserve sometimes")

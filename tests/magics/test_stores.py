@@ -19,15 +19,15 @@ def test_stores_and_records_are_shown(notebook: Notebook) -> None:
     assert "… 1 more record" in notebook.run("%pdstore orders --rows 1")
 
 
-def test_an_unknown_store_names_those_that_there_are(notebook: Notebook) -> None:
-    """A store that there is not is an error in words."""
+def test_an_unknown_store_lists_the_existing_stores(notebook: Notebook) -> None:
+    """An unknown store is an error that lists the existing stores."""
     notebook.session.project.data_stores.set("orders", "last", 1)
 
     assert "Existing stores: orders." in notebook.run("%pdstore order")
 
 
 def test_a_secret_in_a_store_is_not_shown(notebook: Notebook) -> None:
-    """A token or variable that a step has stored does not come into the notebook."""
+    """A stored token or variable is redacted in the notebook."""
     session = notebook.session
     session.project.variables.set("TOKEN", "tok-0123456789")
     session.directory.add_account(
@@ -43,7 +43,7 @@ def test_a_secret_in_a_store_is_not_shown(notebook: Notebook) -> None:
 
 
 def test_names_of_stores_are_completed(notebook: Notebook) -> None:
-    """Tab after --data-store PROP= offers the stores that there are."""
+    """Tab after --data-store PROP= offers the existing stores."""
     notebook.session.project.data_stores.set("orders", "last", 1)
     cell = "%%pdstep one --data-store s=o"
 

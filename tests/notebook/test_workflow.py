@@ -83,7 +83,7 @@ def test_no_steps(tmp_path: Path) -> None:
         ("[]", "not an object"),
         ('{"method": "POST"}', "it has no list of cells"),
         ('{"cells": 5}', "it has no list of cells"),
-        ('{"cells": []}', "does not say its nbformat"),
+        ('{"cells": []}', "has no nbformat"),
         ('{"cells": [], "nbformat": 9}', "not a notebook that can be read"),
     ],
 )

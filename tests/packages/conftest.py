@@ -1,4 +1,4 @@
-"""A registry with packages of the test, and a project that installs from it."""
+"""A registry with packages of the test, and a project that installs from the registry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def registry() -> Iterator[NpmRegistry]:
 
 @pytest.fixture
 def opened(registry: NpmRegistry, tmp_path: Path) -> Open:
-    """Opens the packages of the project in `tmp_path`, as a process that has just started."""
+    """Opens the packages of the project in `tmp_path`, as a new process does."""
 
     def open_packages(folder: str = "packages", **environ: str) -> NpmPackages:
         return NpmPackages(

@@ -1,4 +1,4 @@
-"""Installing npm packages: which versions, where, and what goes wrong."""
+"""Installing npm packages: versions, folders, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.packages.conftest import Open
 
 
 def version_in(tree: NpmTree, imported: str) -> str:
-    """The version that code gets which imports *imported*."""
+    """The version that the import of *imported* resolves to."""
     manifest = tree.folder / "node_modules" / tree.aliases[imported] / "package.json"
     return str(json.loads(manifest.read_text())["version"])
 
@@ -32,7 +32,7 @@ def versions_in(tree: NpmTree) -> Mapping[str, str]:
 
 
 async def test_the_newest_version_is_installed(registry: NpmRegistry, opened: Open) -> None:
-    """A package without a version is the newest that there is."""
+    """An import without a version gets the newest version."""
     registry.publish("tiny", "1.0.0")
     registry.publish("tiny", "1.1.0")
 
@@ -41,7 +41,7 @@ async def test_the_newest_version_is_installed(registry: NpmRegistry, opened: Op
     assert versions_in(tree) == {"tiny": "1.1.0"}
 
 
-async def test_what_is_installed_is_not_installed_again(registry: NpmRegistry, opened: Open) -> None:
+async def test_an_installed_package_is_not_installed_again(registry: NpmRegistry, opened: Open) -> None:
     """A second call, also in a new process, does not contact the registry."""
     registry.publish("tiny", "1.0.0")
     first = await opened().ensure([NpmSpec("tiny")])
@@ -52,8 +52,8 @@ async def test_what_is_installed_is_not_installed_again(registry: NpmRegistry, o
     assert (second, registry.asked) == (first, [])
 
 
-async def test_two_versions_of_one_package_stand_side_by_side(registry: NpmRegistry, opened: Open) -> None:
-    """Exact versions, ranges and scopes, each as its importer wrote it."""
+async def test_two_versions_of_one_package(registry: NpmRegistry, opened: Open) -> None:
+    """Exact versions, ranges and scopes are installed as each import requests."""
     for version in ("0.20.0", "0.20.3", "1.0.0", "1.2.0", "2.0.0"):
         registry.publish("@scope/tiny", version)
     specs = [NpmSpec("@scope/tiny", each) for each in (None, "1.0.0", "^1", "~0.20.0", ">=1 <2")]
@@ -69,8 +69,8 @@ async def test_two_versions_of_one_package_stand_side_by_side(registry: NpmRegis
     }
 
 
-async def test_a_set_inside_an_installed_one_is_that_one(registry: NpmRegistry, opened: Open) -> None:
-    """And it shows no more than was asked for."""
+async def test_a_subset_of_an_installed_set_is_reused(registry: NpmRegistry, opened: Open) -> None:
+    """A subset of an installed set needs no installation, and shows only the requested packages."""
     registry.publish("one", "1.0.0")
     registry.publish("two", "1.0.0")
     both = await opened().ensure([NpmSpec("one"), NpmSpec("two")])
@@ -95,7 +95,7 @@ async def test_the_lock_file_has_hashes_and_no_address(registry: NpmRegistry, op
 
 
 async def test_a_fresh_machine_gets_the_same_versions(registry: NpmRegistry, opened: Open) -> None:
-    """The lock file holds what packages need, too."""
+    """The lock file also has the versions of dependencies."""
     registry.publish("inner", "1.0.0")
     registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
     await opened().ensure([NpmSpec("outer")])
@@ -108,8 +108,8 @@ async def test_a_fresh_machine_gets_the_same_versions(registry: NpmRegistry, ope
     assert (version_in(tree, "outer"), inner["version"]) == ("1.0.0", "1.0.0")
 
 
-async def test_another_set_keeps_the_versions_that_the_project_has(registry: NpmRegistry, opened: Open) -> None:
-    """A package is not newer in one step than in the other, nor is what it needs."""
+async def test_another_set_keeps_the_locked_versions(registry: NpmRegistry, opened: Open) -> None:
+    """A package and its dependencies have the same version in every step."""
     registry.publish("inner", "1.0.0")
     registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
     await opened().ensure([NpmSpec("outer")])
@@ -125,7 +125,7 @@ async def test_another_set_keeps_the_versions_that_the_project_has(registry: Npm
 async def test_the_lock_file_keeps_no_set_that_another_contains(
     registry: NpmRegistry, opened: Open, tmp_path: Path
 ) -> None:
-    """Adding an import does not leave what was there before in it."""
+    """Adding an import replaces the smaller set in the lock file."""
     for name in ("one", "two", "three"):
         registry.publish(name, "1.0.0")
     packages = opened()
@@ -137,8 +137,8 @@ async def test_the_lock_file_keeps_no_set_that_another_contains(
     assert [list(each["imports"]) for each in sets] == [["one", "two"], ["three"]]
 
 
-async def test_the_progress_is_told(registry: NpmRegistry, opened: Open) -> None:
-    """A line when it begins and one with the versions when it ends."""
+async def test_progress_is_reported(registry: NpmRegistry, opened: Open) -> None:
+    """Progress has a line at the start and a line with the versions at the end."""
     registry.publish("tiny", "1.0.0")
     lines: list[str] = []
 
@@ -148,7 +148,7 @@ async def test_the_progress_is_told(registry: NpmRegistry, opened: Open) -> None
     assert lines[-1].startswith("installed tiny@1.0.0 in ")
 
 
-async def test_nothing_is_installed_where_that_is_forbidden(registry: NpmRegistry, opened: Open) -> None:
+async def test_installations_can_be_forbidden(registry: NpmRegistry, opened: Open) -> None:
     """The error has the missing package and the command; the registry is not contacted."""
     registry.publish("here", "1.0.0")
     await opened().ensure([NpmSpec("here")])
@@ -162,7 +162,7 @@ async def test_nothing_is_installed_where_that_is_forbidden(registry: NpmRegistr
 
 
 async def test_scripts_of_packages_do_not_run(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
-    """Installing runs none of a package's own code."""
+    """An installation runs no code of a package."""
     proof = tmp_path / "ran"
     registry.publish("tiny", "1.0.0", scripts={"postinstall": f"touch {proof}", "preinstall": f"touch {proof}"})
 
@@ -171,8 +171,8 @@ async def test_scripts_of_packages_do_not_run(registry: NpmRegistry, opened: Ope
     assert not proof.exists()
 
 
-async def test_settings_of_npm_beside_the_project_count(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
-    """A registry in the folder's .npmrc is used, and the file stays where it is."""
+async def test_npmrc_of_the_project_is_used(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """The registry in the folder's .npmrc is used, and the file stays."""
     registry.publish("tiny", "1.0.0")
     (tmp_path / ".npmrc").write_text(f"registry={registry.url}\n")
     packages = NpmPackages(
@@ -188,8 +188,8 @@ async def test_settings_of_npm_beside_the_project_count(registry: NpmRegistry, o
     assert not (tree.folder / ".npmrc").exists()
 
 
-async def test_runs_at_once_install_once(registry: NpmRegistry, opened: Open) -> None:
-    """Several processes that need the same agree on one folder."""
+async def test_concurrent_runs_install_once(registry: NpmRegistry, opened: Open) -> None:
+    """Several processes with the same requirements share one folder."""
     registry.publish("tiny", "1.0.0")
 
     trees = await asyncio.gather(*(opened().ensure([NpmSpec("tiny")]) for _ in range(4)))
@@ -198,7 +198,9 @@ async def test_runs_at_once_install_once(registry: NpmRegistry, opened: Open) ->
     assert len(registry.downloads()) == 1
 
 
-async def test_runs_at_once_lose_nothing_of_the_lock_file(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+async def test_concurrent_runs_keep_each_others_lock_entries(
+    registry: NpmRegistry, opened: Open, tmp_path: Path
+) -> None:
     """Each that adds something finds what the others have added."""
     names = [f"tiny{number}" for number in range(4)]
     for name in names:
@@ -210,8 +212,8 @@ async def test_runs_at_once_lose_nothing_of_the_lock_file(registry: NpmRegistry,
     assert [list(each["imports"]) for each in sets] == [[name] for name in names]
 
 
-async def test_what_a_killed_process_left_is_removed(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
-    """Half an installation is never used."""
+async def test_an_incomplete_installation_is_removed(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """An incomplete installation is never used."""
     left = tmp_path / "packages" / ".new-1-aa" / "node_modules"
     left.mkdir(parents=True)
     registry.publish("tiny", "1.0.0")
@@ -221,10 +223,8 @@ async def test_what_a_killed_process_left_is_removed(registry: NpmRegistry, open
     assert not left.exists()
 
 
-async def test_sets_that_nobody_has_used_for_long_are_removed(
-    registry: NpmRegistry, opened: Open, tmp_path: Path
-) -> None:
-    """And are installed again when they are needed."""
+async def test_old_sets_are_removed(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """Sets that were not used for long are removed, and installed again when they are required."""
     for name in ("old", "new"):
         registry.publish(name, "1.0.0")
     old = await opened().ensure([NpmSpec("old")])
@@ -238,7 +238,7 @@ async def test_sets_that_nobody_has_used_for_long_are_removed(
 
 
 async def test_a_cancelled_installation_leaves_nothing(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
-    """The one that installs is ended, and the next one goes through."""
+    """The cancelled npm process ends, and the next installation succeeds."""
     registry.publish("tiny", "1.0.0")
     registry.gate.clear()
     task = asyncio.ensure_future(opened().ensure([NpmSpec("tiny")]))
@@ -255,18 +255,18 @@ async def test_a_cancelled_installation_leaves_nothing(registry: NpmRegistry, op
     assert version_in(await opened().ensure([NpmSpec("tiny")]), "tiny") == "1.0.0"
 
 
-# ── what goes wrong ────────────────────────────────────────────────────────────────
+# ── errors ────────────────────────────────────────────────────────────────
 
 
 async def failure_of(packages: NpmPackages, *specs: NpmSpec) -> PackageInstallError:
-    """Why *specs* cannot be installed."""
+    """The error of installing *specs*."""
     with pytest.raises(PackageInstallError) as caught:
         await packages.ensure(specs)
     return caught.value
 
 
-async def test_a_package_that_there_is_not(registry: NpmRegistry, opened: Open) -> None:
-    """Its name, the nearest well-known one, and which of several it is."""
+async def test_a_missing_package(registry: NpmRegistry, opened: Open) -> None:
+    """The error names the missing one of several packages, and a similar well-known package."""
     registry.publish("tiny", "1.0.0")
 
     error = await failure_of(opened(), NpmSpec("tiny"), NpmSpec("axois"))
@@ -276,8 +276,8 @@ async def test_a_package_that_there_is_not(registry: NpmRegistry, opened: Open) 
     assert error.package == "axois"
 
 
-async def test_a_version_that_there_is_not(registry: NpmRegistry, opened: Open) -> None:
-    """The package, the version, and how to see those that there are."""
+async def test_a_missing_version(registry: NpmRegistry, opened: Open) -> None:
+    """The error has the package, the version, and how to list the existing versions."""
     registry.publish("tiny", "1.0.0")
 
     error = await failure_of(opened(), NpmSpec("tiny"), NpmSpec("tiny", ">=7 <8"))
@@ -287,8 +287,8 @@ async def test_a_version_that_there_is_not(registry: NpmRegistry, opened: Open) 
     assert error.package == "tiny@>=7 <8"
 
 
-async def test_a_package_needs_one_that_there_is_not(registry: NpmRegistry, opened: Open) -> None:
-    """Both are named."""
+async def test_a_missing_dependency(registry: NpmRegistry, opened: Open) -> None:
+    """The error names the package and its missing dependency."""
     registry.publish("outer", "1.0.0", dependencies={"inner": "1"})
 
     error = await failure_of(opened(), NpmSpec("outer"))
@@ -296,8 +296,8 @@ async def test_a_package_needs_one_that_there_is_not(registry: NpmRegistry, open
     assert error.message == "outer cannot be installed: there is no npm package inner, which is a dependency."
 
 
-async def test_packages_that_contradict_each_other(registry: NpmRegistry, opened: Open) -> None:
-    """The fix says that different steps may have both."""
+async def test_conflicting_packages(registry: NpmRegistry, opened: Open) -> None:
+    """The fix is to use the packages in different steps."""
     registry.publish("base", "1.0.0")
     registry.publish("base", "2.0.0")
     registry.publish("old", "1.0.0", peerDependencies={"base": "1"})
@@ -318,8 +318,8 @@ async def test_no_network(registry: NpmRegistry, opened: Open) -> None:
     assert "Check the network" in error.fix
 
 
-async def test_what_is_installed_runs_without_a_network(registry: NpmRegistry, opened: Open) -> None:
-    """The registry is asked for what is missing only."""
+async def test_installed_packages_work_without_a_network(registry: NpmRegistry, opened: Open) -> None:
+    """The registry is contacted only for missing packages."""
     registry.publish("tiny", "1.0.0")
     await opened().ensure([NpmSpec("tiny")])
 
@@ -328,10 +328,8 @@ async def test_what_is_installed_runs_without_a_network(registry: NpmRegistry, o
     assert version_in(tree, "tiny") == "1.0.0"
 
 
-async def test_other_bytes_than_the_lock_file_knows_are_refused(
-    registry: NpmRegistry, opened: Open, tmp_path: Path
-) -> None:
-    """A version whose archive was changed is not installed."""
+async def test_a_changed_archive_is_refused(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+    """A version whose archive differs from the lock file is not installed."""
     registry.publish("tiny", "1.0.0")
     await opened().ensure([NpmSpec("tiny")])
     registry.change("tiny", "1.0.0")
@@ -356,8 +354,8 @@ async def test_a_locked_version_that_was_withdrawn(registry: NpmRegistry, opened
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-async def test_no_address_and_no_password_is_told(registry: NpmRegistry, opened: Open, status: int) -> None:
-    """A registry's address may hold a password."""
+async def test_errors_contain_no_registry_address(registry: NpmRegistry, opened: Open, status: int) -> None:
+    """The address of a registry may contain a password."""
     registry.status = status
     with_password = registry.url.replace("http://", "http://ada:s3cret-word@")
 
@@ -371,7 +369,7 @@ async def test_no_address_and_no_password_is_told(registry: NpmRegistry, opened:
 @pytest.mark.parametrize(
     "spec", [NpmSpec("Tiny?x"), NpmSpec("-g"), NpmSpec("tiny", "npm:other"), NpmSpec("tiny", "$(x)")]
 )
-async def test_what_is_no_package_of_a_registry_is_refused(registry: NpmRegistry, opened: Open, spec: NpmSpec) -> None:
+async def test_an_invalid_package_name_is_refused(registry: NpmRegistry, opened: Open, spec: NpmSpec) -> None:
     """The registry is not contacted for an invalid name or version."""
     registry.publish("-g", "1.0.0")
 
@@ -396,7 +394,7 @@ async def test_a_nodejs_without_npm(registry: NpmRegistry, tmp_path: Path) -> No
     assert caught.value.fix == "pip install 'pdkernel[node]'"
 
 
-async def test_a_folder_that_cannot_be_made(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_created(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
     """The message has the system's error."""
     registry.publish("tiny", "1.0.0")
     (tmp_path / "packages").write_text("in the way")
@@ -420,8 +418,8 @@ def test_a_full_disk(code: str) -> None:
     "text",
     ["", "{}", '{"lockVersion": 99, "sets": []}', '{"lockVersion": 1, "sets": [{}]}', "<<<<", "\xff", "[" * 100_000],
 )
-async def test_a_lock_file_that_cannot_be_read_is_left_alone(opened: Open, tmp_path: Path, text: str) -> None:
-    """Its name, and what to do about it."""
+async def test_an_invalid_lock_file_is_unchanged(opened: Open, tmp_path: Path, text: str) -> None:
+    """The error names the file and a fix."""
     (tmp_path / NPM_LOCK_NAME).write_text(text, encoding="latin-1")
 
     with pytest.raises(ProjectError, match=NPM_LOCK_NAME):
@@ -441,10 +439,10 @@ async def test_a_lock_file_that_cannot_be_read_is_left_alone(opened: Open, tmp_p
         ("tiny", {"node_modules/other": 5}),
     ],
 )
-async def test_a_lock_file_that_leads_out_of_the_folder_is_refused(
+async def test_a_lock_file_with_outside_paths_is_refused(
     opened: Open, tmp_path: Path, folder: str, more: Mapping[str, object]
 ) -> None:
-    """Another person's lock file puts no package outside of its set's folder, and makes no link."""
+    """A foreign lock file cannot put a package outside its set's folder, or make a link."""
     packages = {"": {"dependencies": {}}, f"node_modules/{folder}": {"version": "1.0.0"}, **more}
     value = {"lockVersion": 1, "sets": [{"imports": {"tiny": folder}, "packages": packages}]}
     (tmp_path / NPM_LOCK_NAME).write_text(json.dumps(value))
@@ -473,7 +471,7 @@ async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Pa
 
 
 async def test_two_versions_from_the_real_registry(tmp_path: Path) -> None:
-    """What npm makes of a real package's description and archive; tried again, since a network may fail."""
+    """Two versions of a real package are installed; retried, since a network may fail."""
     packages = NpmPackages(tmp_path / "packages", lock=tmp_path / NPM_LOCK_NAME, node=find_node, environ=os.environ)
     specs = [NpmSpec("is-number", "7.0.0"), NpmSpec("is-number", "6.0.0")]
 

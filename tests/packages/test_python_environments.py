@@ -1,4 +1,4 @@
-"""Environments of Python steps: made, kept, locked, and what goes wrong."""
+"""Environments of Python steps: creation, reuse, locks, errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wheels(tmp_path: Path) -> WheelFolder:
 
 @pytest.fixture
 def opened(wheels: WheelFolder, tmp_path: Path) -> Open:
-    """Opens the environments of the project in `tmp_path`, as a process that has just started."""
+    """Opens the environments of the project in `tmp_path`, as a new process does."""
 
     def open_packages(folder: str = "python", **environ: str) -> PythonPackages:
         return PythonPackages(
@@ -40,19 +40,19 @@ def opened(wheels: WheelFolder, tmp_path: Path) -> Open:
 async def ensure(
     packages: PythonPackages, source: str, *, install: bool = True, said: list[str] | None = None
 ) -> PythonEnvironment:
-    """The environment of a step whose code is *source*."""
+    """The environment of a step with the code *source*."""
     heard = [] if said is None else said
     return await packages.ensure(find_python_requirements(source), install=install, progress=heard.append)
 
 
 def in_it(environment: PythonEnvironment, code: str) -> str:
-    """What *code* prints there; or the last line of its failure."""
+    """The output of *code* in the environment, or the last line of its error."""
     done = subprocess.run([environment.python, "-I", "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
 async def test_steps_without_packages_share_a_bare_environment(opened: Open) -> None:
-    """It sees nothing of the environment that runs us, takes no progress line, and is there for the next process."""
+    """The environment is isolated from pdkernel's own, reports no progress, and is reused by the next process."""
     said: list[str] = []
 
     first = await ensure(opened(), "import json", said=said)
@@ -64,8 +64,8 @@ async def test_steps_without_packages_share_a_bare_environment(opened: Open) -> 
     assert said == []
 
 
-async def test_what_is_imported_is_installed_once(opened: Open, wheels: WheelFolder) -> None:
-    """The distribution of the module comes with what it needs; the second time nothing is done."""
+async def test_an_import_is_installed_once(opened: Open, wheels: WheelFolder) -> None:
+    """The distribution of the module is installed with its dependencies; a second call installs nothing."""
     wheels.publish("beautifulsoup4", modules={"bs4/__init__.py": "import soupsieve\n"}, requires=["soupsieve"])
     wheels.publish("soupsieve", "2.5")
     said: list[str] = []
@@ -79,8 +79,8 @@ async def test_what_is_imported_is_installed_once(opened: Open, wheels: WheelFol
     assert said[-1].startswith("installed beautifulsoup4 1.0, soupsieve 2.5 in ")
 
 
-async def test_the_lock_is_honoured_on_a_fresh_machine(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """It holds versions and hashes and no address; a newer version is not taken."""
+async def test_the_lock_applies_on_a_fresh_machine(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The lock has versions and hashes and no address; a newer version is ignored."""
     wheels.publish("tiny", "1.0")
     await ensure(opened(), "import tiny")
     wheels.publish("tiny", "2.0")
@@ -94,8 +94,8 @@ async def test_the_lock_is_honoured_on_a_fresh_machine(opened: Open, wheels: Whe
     assert str(tmp_path) not in lock
 
 
-async def test_a_file_that_is_not_the_locked_one_is_refused(opened: Open, wheels: WheelFolder) -> None:
-    """Same name and version, other content: nothing is installed."""
+async def test_a_changed_file_is_refused(opened: Open, wheels: WheelFolder) -> None:
+    """A file with the locked name and version and another content is not installed."""
     wheels.publish("tiny", "1.0")
     await ensure(opened(), "import tiny")
     wheels.publish("tiny", "1.0", modules={"tiny.py": "print('something else')\n"})
@@ -104,8 +104,8 @@ async def test_a_file_that_is_not_the_locked_one_is_refused(opened: Open, wheels
         await ensure(opened("elsewhere"), "import tiny")
 
 
-async def test_another_kind_of_machine_takes_the_versions(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """The other block is kept, and one with this machine's hashes is added."""
+async def test_another_platform_uses_the_locked_versions(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The block of the other platform is kept, and a block with this platform's hashes is added."""
     wheels.publish("tiny", "1.0")
     wheels.publish("tiny", "2.0")
     other = f"# tiny for tiny | Python 3.99, moon m1\ntiny==1.0 --hash=sha256:{'0' * 64}\n"
@@ -118,7 +118,7 @@ async def test_another_kind_of_machine_takes_the_versions(opened: Open, wheels: 
 
 
 async def test_adding_a_package_keeps_the_versions_of_the_others(opened: Open, wheels: WheelFolder) -> None:
-    """A step that imports one more does not move the rest; a pinned version does."""
+    """An added import does not change other versions; a pinned version does."""
     wheels.publish("tiny", "1.0")
     await ensure(opened(), "import tiny")
     wheels.publish("tiny", "2.0")
@@ -131,8 +131,8 @@ async def test_adding_a_package_keeps_the_versions_of_the_others(opened: Open, w
     assert pinned.packages() == {"tiny": "2.0"}
 
 
-async def test_a_comment_may_provide_what_is_imported(opened: Open, wheels: WheelFolder) -> None:
-    """`add-package py-foo` with `import foo`: the registry's own `foo`, which is something else, is left alone."""
+async def test_a_comment_may_provide_the_imported_module(opened: Open, wheels: WheelFolder) -> None:
+    """`add-package py-foo` with `import foo` does not install the unrelated distribution `foo`."""
     wheels.publish("py-foo", modules={"foo.py": ""})
     wheels.publish("foo", modules={"unrelated.py": ""})
 
@@ -142,7 +142,7 @@ async def test_a_comment_may_provide_what_is_imported(opened: Open, wheels: Whee
 
 
 async def test_commands_of_packages_start(opened: Open, wheels: WheelFolder) -> None:
-    """A command that a package brings runs in the environment's place."""
+    """A package's command runs with the environment's final path."""
     wheels.publish("tool", modules={"tool.py": "def main():\n    print('it runs')\n"}, scripts={"tool": "tool:main"})
 
     environment = await ensure(opened(), "import tool")
@@ -151,8 +151,8 @@ async def test_commands_of_packages_start(opened: Open, wheels: WheelFolder) -> 
     assert subprocess.run([command], capture_output=True, text=True, check=True).stdout == "it runs\n"
 
 
-async def test_nothing_is_installed_when_nothing_may_be(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """The error names the packages and the command; no environment is left."""
+async def test_installations_can_be_forbidden(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The error has the packages and the command; no environment is created."""
     wheels.publish("tiny")
 
     with pytest.raises(PackageMissingError) as raised:
@@ -163,8 +163,8 @@ async def test_nothing_is_installed_when_nothing_may_be(opened: Open, wheels: Wh
     assert not (tmp_path / "python").exists()
 
 
-async def test_a_package_that_there_is_not_is_named(opened: Open, wheels: WheelFolder) -> None:
-    """The import that asks for it is named too, and so is what to write."""
+async def test_a_missing_package_is_named(opened: Open, wheels: WheelFolder) -> None:
+    """The error names the import and the fix, a comment."""
     wheels.publish("tiny")
 
     with pytest.raises(PythonInstallError) as raised:
@@ -175,8 +175,8 @@ async def test_a_package_that_there_is_not_is_named(opened: Open, wheels: WheelF
     assert "# pipedream add-package NAME" in raised.value.fix
 
 
-async def test_a_version_that_there_is_not_lists_those_that_there_are(opened: Open, wheels: WheelFolder) -> None:
-    """The latest versions are in the message, and one is in the fix."""
+async def test_a_missing_version_lists_the_existing_ones(opened: Open, wheels: WheelFolder) -> None:
+    """The message has the latest versions, and the fix one of them."""
     wheels.publish("tiny", "1.0")
     wheels.publish("tiny", "1.1")
 
@@ -189,7 +189,7 @@ async def test_a_version_that_there_is_not_lists_those_that_there_are(opened: Op
 
 
 async def test_source_archives_are_not_run(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """A package without a wheel would run its own code when it is installed: it is refused, with a way out."""
+    """A package without a wheel, whose installation would run its code, is refused with a fix."""
     mark = tmp_path / "mark"
     wheels.publish_source("oldish", setup=f"open({str(mark)!r}, 'w').write('ran')")
 
@@ -201,7 +201,7 @@ async def test_source_archives_are_not_run(opened: Open, wheels: WheelFolder, tm
     assert not mark.exists()
 
 
-async def test_packages_that_do_not_go_together_are_named(opened: Open, wheels: WheelFolder) -> None:
+async def test_conflicting_packages_are_named(opened: Open, wheels: WheelFolder) -> None:
     """The message has both conflicting requirements."""
     wheels.publish("left", requires=["base<2"])
     wheels.publish("right", requires=["base>=2"])
@@ -214,8 +214,8 @@ async def test_packages_that_do_not_go_together_are_named(opened: Open, wheels: 
     assert "left 1.0 depends on base<2" in raised.value.message
 
 
-async def test_no_network_is_said_without_the_registrys_password(opened: Open) -> None:
-    """The address of a registry may hold a password; no message holds the address."""
+async def test_no_network_is_reported_without_the_address(opened: Open) -> None:
+    """The address of a registry may contain a password; no message contains the address."""
     environ = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://user:pa55word@127.0.0.1:9/simple", "PIP_RETRIES": "0"}
     said: list[str] = []
 
@@ -226,7 +226,7 @@ async def test_no_network_is_said_without_the_registrys_password(opened: Open) -
     assert "127.0.0.1" not in str(raised.value)
 
 
-async def test_two_that_need_the_same_install_it_once(opened: Open, wheels: WheelFolder) -> None:
+async def test_concurrent_processes_install_once(opened: Open, wheels: WheelFolder) -> None:
     """The second process waits, and uses the environment of the first."""
     wheels.publish("tiny")
     said: list[str] = []
@@ -240,10 +240,8 @@ async def test_two_that_need_the_same_install_it_once(opened: Open, wheels: Whee
     assert "Waiting for another process that installs packages" in said
 
 
-async def test_an_installation_that_is_given_up_leaves_nothing(
-    opened: Open, wheels: WheelFolder, tmp_path: Path
-) -> None:
-    """A cancelled one and one whose process died are cleared away; the next one succeeds."""
+async def test_an_incomplete_installation_is_removed(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """Cancelled installations and those of dead processes are removed; the next one succeeds."""
     wheels.publish("tiny")
     (tmp_path / "python" / "building-0-0").mkdir(parents=True)
     started = asyncio.Event()
@@ -259,8 +257,8 @@ async def test_an_installation_that_is_given_up_leaves_nothing(
     assert (await ensure(opened(), "import tiny")).packages() == {"tiny": "1.0"}
 
 
-async def test_an_environment_that_was_deleted_is_made_again(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """Also in a process that knew it."""
+async def test_a_deleted_environment_is_created_again(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """A deleted environment is created again, also in a process that has used it."""
     wheels.publish("tiny")
     packages = opened()
     await ensure(packages, "import tiny")
@@ -269,10 +267,8 @@ async def test_an_environment_that_was_deleted_is_made_again(opened: Open, wheel
     assert (await ensure(packages, "import tiny")).packages() == {"tiny": "1.0"}
 
 
-async def test_environments_that_are_not_used_any_more_are_removed(
-    opened: Open, wheels: WheelFolder, tmp_path: Path
-) -> None:
-    """The recent ones are kept, however old; beyond them, those that were used yesterday or later."""
+async def test_unused_environments_are_removed(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The most recent environments stay; others are removed a day after their last use."""
     wheels.publish("tiny")
     for number in range(30):
         old = tmp_path / "python" / f"old{number:02}"
@@ -286,7 +282,7 @@ async def test_environments_that_are_not_used_any_more_are_removed(
 
 
 async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Path) -> None:
-    """A file in its place: what, why, where to look."""
+    """For a file in the place of the folder, the error has the path, the reason and a fix."""
     (tmp_path / "python").write_text("", encoding="utf-8")
 
     with pytest.raises(PythonInstallError, match="cannot be created: File exists") as raised:
@@ -295,8 +291,8 @@ async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Pat
     assert str(tmp_path / "python") in raised.value.fix
 
 
-async def test_a_lock_with_the_marks_of_a_merge_is_refused(opened: Open, tmp_path: Path) -> None:
-    """The line is named; the file is left as it is."""
+async def test_a_lock_with_merge_conflict_markers_is_refused(opened: Open, tmp_path: Path) -> None:
+    """The line is named; the file is unchanged."""
     (tmp_path / PYTHON_LOCK_NAME).write_text("# tiny for tiny | Python 3.12, x y\n<<<<<<< ours\n", encoding="utf-8")
 
     with pytest.raises(ProjectError, match="line 2"):
@@ -312,7 +308,7 @@ async def test_a_fifo_in_the_place_of_the_lock_is_refused(opened: Open, tmp_path
 
 
 async def test_the_real_registry(tmp_path: Path) -> None:
-    """A small package, pinned, from wherever this machine's pip installs."""
+    """A small pinned package is installed from this machine's pip index."""
     packages = PythonPackages(tmp_path / "python", lock=tmp_path / PYTHON_LOCK_NAME, environ=os.environ)
 
     environment = await ensure(packages, "# pipedream add-package six==1.16.0\nimport six")

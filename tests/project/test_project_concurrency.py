@@ -102,7 +102,7 @@ def test_threads_share_a_project(tmp_path: Path) -> None:
         assert project.variables.values() == {f"V{number}": str(number) for number in range(64)}
 
 
-def test_one_threads_reads_share_a_connection_and_see_others_writes(project: Project) -> None:
+def test_reads_of_a_thread_see_writes_of_other_threads(project: Project) -> None:
     """Reads on a shared connection are not a snapshot: the next read sees a write of another thread."""
     directory = LocalDirectory(project)
     with project.shared_read_connection(), ThreadPoolExecutor(1) as other:

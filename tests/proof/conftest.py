@@ -1,4 +1,4 @@
-"""Notebooks whose exports are proven, each in a folder and a project of its own."""
+"""Notebooks whose exports are proven, each in its own folder and project."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Mutation = Callable[[Files], Files]
 
 
 def unchanged(files: Files) -> Files:
-    """The files as they were planned."""
+    """The planned files, unchanged."""
     return files
 
 
 class Notebook:
-    """A notebook, its events, its project, and the folder that it is exported to."""
+    """A notebook, its events, its project, and the folder of its export."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,22 +52,22 @@ class Notebook:
         return path
 
     def record(self, event: str, *calls: Mapping[str, Any]) -> None:
-        """Write recorded calls of *event*: `{"step", "method", "url", "body"}` and what was answered, `answer`."""
+        """Write recorded calls of *event*: `{"step", "method", "url", "body"}`, each with the response *answer*."""
         from pdkernel.egress.recorded_call import CallRedactor
         from pdkernel.egress.recording import RecordingFile
         from pdkernel.redaction import Redactor
 
         cassette = RecordingFile(self.folder / "events" / f"{event}.recorded.jsonl")
-        hiding, nobody = CallRedactor(), Redactor()
+        call_redactor, no_secrets = CallRedactor(), Redactor()
         for call in calls:
             headers = [(b"content-type", b"application/json")]
             body = json.dumps(call["body"]).encode() if "body" in call else b""
-            asked = hiding.redact_request(call["method"], call["url"], headers if body else [], body, nobody)
-            answer = hiding.redact_response(200, b"OK", headers, json.dumps(call["answer"]).encode(), nobody)
+            asked = call_redactor.redact_request(call["method"], call["url"], headers if body else [], body, no_secrets)
+            answer = call_redactor.redact_response(200, b"OK", headers, json.dumps(call["answer"]).encode(), no_secrets)
             cassette.add(call["step"], call.get("nth", 0), asked, answer, 1.0)
 
     def export(self, change: Mutation = unchanged) -> None:
-        """Write the files that a plan makes, with *change* made to them."""
+        """Write the planned files, modified by *change*."""
         opened = load_source(self.path)
         for file in change(plan_files(opened.workflow, sidecar=opened.sidecar)):
             path = self.flow / file.path
@@ -80,7 +80,7 @@ class Notebook:
         return self.prove_again(**choices)
 
     def prove_again(self, **choices: Any) -> Proof:
-        """Prove what was exported."""
+        """Prove the exported files."""
         opened = load_source(self.path)
         exported = ExportedNotebook(self.path, opened.workflow, opened.sidecar, self.project, self.directory, **choices)
         return asyncio.run(run_proof(exported, self.flow))
@@ -95,7 +95,7 @@ def verdicts(proof: Proof) -> dict[str, list[str]]:
 
 
 def found_in(proof: Proof, step: str) -> StepVerdict:
-    """What was found of *step* in the first run."""
+    """The differences of *step* in the first run."""
     case = proof.cases[0]
     return next(each for each in (*case.steps, case.run_verdict) if each.step == step)
 

@@ -1,4 +1,4 @@
-"""Texts of workflows compared: what a plan writes and reading gives back is what was written."""
+"""Comparison of definitions: a workflow that is written and read back is equal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
 @settings(deadline=None)
 @given(workflows())
 def test_a_plan_reads_back_the_same(workflow: Workflow) -> None:
-    """Of any workflow that a notebook can hold, nothing differs, and both sides are run as equal workflows."""
+    """A workflow that a notebook can hold has no difference, and both sides run equal workflows."""
     with tempfile.TemporaryDirectory() as folder:
         write_files(plan_files(workflow), Path(folder) / "flow")
         read = read_exported_folder(Path(folder) / "flow", workflow, None)
@@ -84,7 +84,7 @@ def test_a_plan_reads_back_the_same(workflow: Workflow) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in PROJECTS.iterdir()))
 def test_synced_projects(tmp_path: Path, name: str) -> None:
-    """A synced folder that was imported differs nowhere after it is patched, unchanged or changed."""
+    """An imported synced folder has no difference after it is patched, unchanged or changed."""
     folder = Path(shutil.copytree(PROJECTS / name, tmp_path / name))
     notebook = tmp_path / "made.ipynb"
     ended = CliRunner().invoke(

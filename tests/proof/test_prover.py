@@ -1,4 +1,4 @@
-"""What a proof finds of the true files, what it leaves out and why, and that it changes nothing."""
+"""The proof of correct files: compared and excluded steps, reasons, and no side effects."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ CHANCE = "%%pdstep chance --lang bash\necho n=$RANDOM$RANDOM >> $PIPEDREAM_EXPOR
 
 
 def changed(path: str, before: str, after: str) -> Any:
-    """The files with one text changed."""
+    """The files with one text replaced."""
 
     def change(files: Files) -> Files:
         assert any(before in file.text for file in files if file.path == path)
@@ -99,7 +99,7 @@ def changed(path: str, before: str, after: str) -> Any:
 
 
 def test_recorded_calls_answer_both_sides(notebook: Notebook) -> None:
-    """With its calls recorded, every step of an event is compared, in Python and in Node.js."""
+    """With recorded calls, every step of an event is compared, in Python and in Node.js."""
     notebook.write(FETCH, POST, NEEDS)
     notebook.event()
     notebook.record("hello", PEOPLE, NOTE)
@@ -109,8 +109,8 @@ def test_recorded_calls_answer_both_sides(notebook: Notebook) -> None:
     assert verdicts(proof) == {"hello/": ["same"] * 4}
 
 
-def test_what_nobody_recorded_is_not_compared(notebook: Notebook) -> None:
-    """The step that would go out, and the steps that need it, are not compared; the command that records is told."""
+def test_an_unrecorded_call_is_not_compared(notebook: Notebook) -> None:
+    """The step with the call and its dependents are not compared; the reason has the command that records the call."""
     notebook.write(FETCH, ALONE, NEEDS, POST, ANY, ONE)
     notebook.event()
 
@@ -128,12 +128,12 @@ def test_what_nobody_recorded_is_not_compared(notebook: Notebook) -> None:
 
 
 def test_a_request_of_one_side_only(notebook: Notebook) -> None:
-    """Files that ask for another thing differ, whether or not that was recorded."""
+    """Files with another request differ, whether or not the request was recorded."""
     notebook.write(FETCH)
     notebook.event()
     notebook.record("hello", PEOPLE, {**PEOPLE, "url": "https://api.example.test/others?name=Ada"})
 
-    unrecorded = notebook.prove(changed("fetch/entry.py", "people?", "nobody?"))
+    unrecorded = notebook.prove(changed("fetch/entry.py", "people?", "persons?"))
     recorded = notebook.prove(changed("fetch/entry.py", "people?", "others?"))
     silent = notebook.prove(
         changed("fetch/entry.py", "    with urllib", '    return {"id": 7, "name": "Ada"}\n    with urllib')
@@ -146,7 +146,7 @@ def test_a_request_of_one_side_only(notebook: Notebook) -> None:
 
 
 def test_a_body_of_one_side_only(notebook: Notebook) -> None:
-    """A request that is the same but for its body is another request."""
+    """Requests with different bodies differ."""
     notebook.write(POST.replace("steps.fetch.$return_value.id", "7"))
     notebook.event()
     notebook.record("hello", NOTE)
@@ -157,7 +157,7 @@ def test_a_body_of_one_side_only(notebook: Notebook) -> None:
 
 
 def test_each_test_user(notebook: Notebook) -> None:
-    """A workflow that uses its users' accounts is run as each test user; whom an event names, as that user."""
+    """A workflow with external users' accounts runs as each test user; an event with a user runs as that user."""
     notebook.write(SLACK, sidecar=Sidecar(test_users=("ada", "grace")))
     for user in ("ada", "grace", "lin"):
         notebook.directory.add_account(app="slack", credentials={"oauth_access_token": user * 4}, external_user_id=user)
@@ -173,8 +173,8 @@ def test_each_test_user(notebook: Notebook) -> None:
     }
 
 
-def test_users_that_nobody_named(notebook: Notebook) -> None:
-    """Without test users those of the project are taken; the chosen one of a notebook is a test user."""
+def test_the_default_users(notebook: Notebook) -> None:
+    """Without test users the project's users are test users; so is the notebook's chosen user."""
     notebook.write(SLACK)
     notebook.directory.add_account(app="slack", credentials={"oauth_access_token": "made-up"}, external_user_id="ada")
     notebook.event()
@@ -184,7 +184,7 @@ def test_users_that_nobody_named(notebook: Notebook) -> None:
 
 
 def test_both_sides_refuse(notebook: Notebook) -> None:
-    """A run that both sides refuse proves nothing, and the reason is told."""
+    """A run that both sides refuse proves nothing, and the reason is shown."""
     notebook.write(SLACK)
     notebook.event()
 
@@ -196,7 +196,7 @@ def test_both_sides_refuse(notebook: Notebook) -> None:
 
 
 def test_one_side_refuses(notebook: Notebook) -> None:
-    """A run that only the files refuse differs."""
+    """A run that only the files refuse is a difference."""
     notebook.write(SLACK)
     notebook.directory.add_account(app="slack", credentials={"oauth_access_token": "made-up"}, external_user_id="ada")
     notebook.event()
@@ -208,7 +208,7 @@ def test_one_side_refuses(notebook: Notebook) -> None:
 
 
 def test_stores_are_copies(notebook: Notebook) -> None:
-    """Both sides find what the project's stores hold, what they write is compared, and nothing of it stays."""
+    """Both sides read copies of the project's stores; their writes are compared and discarded."""
     notebook.write(COUNT)
     notebook.event()
     notebook.project.data_stores.set("visits", "n", 41)
@@ -222,8 +222,8 @@ def test_stores_are_copies(notebook: Notebook) -> None:
     assert [record.value for record in notebook.project.data_stores.iter_records("visits")] == [41]
 
 
-def test_the_project_is_not_touched(notebook: Notebook) -> None:
-    """No row of the project's database changes: no history, no accounts, no answers that are sent once."""
+def test_the_project_is_unchanged(notebook: Notebook) -> None:
+    """No row of the project's database changes: no history, account or stored response."""
     notebook.write(FETCH, COUNT)
     notebook.event()
     notebook.record("hello", PEOPLE)
@@ -242,8 +242,8 @@ def _rows(notebook: Notebook) -> dict[str, list[Any]]:
         return {name: database.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
 
 
-def test_chance_that_cannot_be_fixed(notebook: Notebook) -> None:
-    """What is another in each run of the notebook itself is not compared; a difference beside it still counts."""
+def test_flaky_values_are_not_compared(notebook: Notebook) -> None:
+    """A value that differs between runs of the notebook is not compared; other differences still count."""
     notebook.write(CHANCE)
     notebook.event()
 
@@ -255,8 +255,8 @@ def test_chance_that_cannot_be_fixed(notebook: Notebook) -> None:
     assert [place.path for place in found_in(other, "chance").differences] == ["exports.kept"]
 
 
-def test_the_time_is_the_proofs(notebook: Notebook) -> None:
-    """Both sides see the moment of the proof, in steps and in what the platform tells them."""
+def test_the_time_is_fixed(notebook: Notebook) -> None:
+    """Both sides see the time of the proof, in steps and in the context."""
     notebook.write(
         "%%pdstep now\nimport time\ndef handler(pd):\n"
         "    assert time.strftime('%Y-%m-%dT%H:%M') == '2026-03-01T12:30'\n"
@@ -275,7 +275,7 @@ def test_the_time_is_the_proofs(notebook: Notebook) -> None:
 
 
 def test_a_failing_step_is_compared(notebook: Notebook) -> None:
-    """A step that fails the same way on both sides is the same; what the run does not come to is not compared."""
+    """A step that fails equally on both sides is the same; later steps are not compared."""
     notebook.write("%%pdstep bad --prop x={{steps.trigger.event.none.y}}\ndef handler(pd):\n    return 1\n", ONE)
     notebook.event()
 
@@ -286,7 +286,7 @@ def test_a_failing_step_is_compared(notebook: Notebook) -> None:
 
 
 def test_no_event(notebook: Notebook) -> None:
-    """Without a saved event the texts alone are compared, and that is said."""
+    """Without a saved event only the definitions are compared, and a note reports it."""
     notebook.write(ONE)
 
     same = notebook.prove()
@@ -296,8 +296,8 @@ def test_no_event(notebook: Notebook) -> None:
     assert "There is no saved event in events/" in same.notes[0]
 
 
-def test_an_event_that_is_none(notebook: Notebook) -> None:
-    """A file that is no event is left out, and said."""
+def test_an_invalid_event_is_skipped(notebook: Notebook) -> None:
+    """A file that is not an event is skipped, with a note."""
     notebook.write(ONE)
     notebook.event()
     (notebook.folder / "events" / "broken.json").write_text("{")
@@ -309,7 +309,7 @@ def test_an_event_that_is_none(notebook: Notebook) -> None:
 
 
 def test_pins_are_ignored(notebook: Notebook) -> None:
-    """Pinned steps run, and that is said."""
+    """Pinned steps run, and a note reports it."""
     notebook.write(ONE)
     notebook.event()
 
@@ -319,15 +319,15 @@ def test_pins_are_ignored(notebook: Notebook) -> None:
 
 
 def test_unanswered_accounts(notebook: Notebook) -> None:
-    """Files that leave unanswered whose account a step uses cannot be proven."""
+    """Files with an unanswered account cannot be proven."""
     notebook.write(SLACK)
 
     with pytest.raises(RequestError, match="unanswered"):
         notebook.prove(changed("pdkernel.yaml", "slack: external_user", "slack: unanswered"))
 
 
-def test_secrets_are_hidden(notebook: Notebook) -> None:
-    """Neither a variable's value nor a credential is in a proof, wherever it turns up in the files."""
+def test_secrets_are_redacted(notebook: Notebook) -> None:
+    """A proof contains no variable's value and no credential, wherever they are in the files."""
     secret = "a-planted-variable-value"
     notebook.project.variables.set("PLANTED", secret)
     notebook.write("%%pdstep tell\nimport os\ndef handler(pd):\n    return os.environ['PLANTED'] + ' one'\n")
@@ -342,7 +342,7 @@ def test_secrets_are_hidden(notebook: Notebook) -> None:
 
 
 def test_modules_beside_the_notebook(notebook: Notebook) -> None:
-    """A step that imports a file beside the notebook differs: the export does not bring it along."""
+    """A step that imports a file beside the notebook differs, because an export does not copy the file."""
     notebook.write("%%pdstep use --lang node\nimport { one } from './helper.mjs'\nexport default { run: () => one }\n")
     (notebook.folder / "helper.mjs").write_text("export const one = 1\n")
     notebook.event()
@@ -350,8 +350,8 @@ def test_modules_beside_the_notebook(notebook: Notebook) -> None:
     assert found_in(notebook.prove(), "use").verdict == "differs"
 
 
-def test_a_folder_without_a_file_of_ours(notebook: Notebook) -> None:
-    """Without pdkernel.yaml, what only that file says is the notebook's on both sides, and that is said."""
+def test_a_folder_without_pdkernel_yaml(notebook: Notebook) -> None:
+    """Without pdkernel.yaml both sides use the notebook's settings, with a note."""
     notebook.write(
         "%%pdworkflow\nname: W\ntrigger:\n  type: http\n  response: custom\n",
         SLACK.replace("--app slack", "--app slack --timeout 9"),
@@ -373,8 +373,8 @@ def test_a_folder_without_a_file_of_ours(notebook: Notebook) -> None:
     assert "There is no pdkernel.yaml in the folder" in proof.notes[0]
 
 
-def test_another_account_without_a_file_of_ours(notebook: Notebook) -> None:
-    """An account of one's own stands in workflow.yaml, too: there another one differs."""
+def test_another_account_without_pdkernel_yaml(notebook: Notebook) -> None:
+    """An own account is in workflow.yaml too, so a different account is a difference."""
     notebook.write(SLACK.replace("--app slack", "--app slack=apn_mine"))
     notebook.export(changed("workflow.yaml", "apn_mine", "apn_other"))
     (notebook.flow / "pdkernel.yaml").unlink()
@@ -388,8 +388,8 @@ def test_another_account_without_a_file_of_ours(notebook: Notebook) -> None:
     )
 
 
-def test_an_action_that_is_not_here(notebook: Notebook) -> None:
-    """An action that is not installed is not compared, and what would bring it is told; built-in ones are."""
+def test_an_action_that_is_not_installed(notebook: Notebook) -> None:
+    """The step is not compared, and the reason has the command that installs the action; built-in actions are compared."""
     notebook.write("%%pdstep far --uses slack-send-message@0.0.20\ntext: hi\n", ONE)
     notebook.event()
     notebook.directory.add_account(app="slack", credentials={"oauth_access_token": "made-up"}, external_user_id="ada")
@@ -400,8 +400,8 @@ def test_an_action_that_is_not_here(notebook: Notebook) -> None:
     assert "slack-send-message@0.0.20" in found_in(proof, "far").reason
 
 
-def test_a_run_that_was_recorded(notebook: Notebook) -> None:
-    """A run's own recording answers, whoever's credentials it was made with; both sides send the same again."""
+def test_a_recording_of_another_account(notebook: Notebook) -> None:
+    """A recording answers calls with any credentials; both sides send the same requests."""
     outside = OutsideServer(None)
     notebook.write(SEND)
     session = Session(folder=notebook.folder, notebook=notebook.path, project=notebook.project)
@@ -428,6 +428,6 @@ def test_a_run_that_was_recorded(notebook: Notebook) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(tmp_path: Path) -> Iterator[None]:
-    """Remove what a test made at once: projects are many."""
+    """Remove the files of a test at once, because there are many projects."""
     yield
     shutil.rmtree(tmp_path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A project with users, and a running engine, as the engine's own tests have them."""
+"""A project with users, and a running engine: the fixtures of the engine's tests."""
 
 from __future__ import annotations
 

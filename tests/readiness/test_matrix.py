@@ -1,4 +1,4 @@
-"""Who could run what: a table written by hand, and real runs of what was generated."""
+"""The readiness matrix, compared with a hand-written table and with real runs of generated workflows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TABLE: list[tuple[str, tuple[str, ...], Environment, Plan, str | None, str | Non
 
 
 @pytest.mark.parametrize(("user", "apps", "environment", "plan", "slack", "github", "whole"), TABLE)
-def test_a_cell_is_the_error_of_the_table(
+def test_a_cell_has_the_error_of_the_table(
     project: Project,
     connect: Connect,
     user: str,
@@ -56,7 +56,7 @@ def test_a_cell_is_the_error_of_the_table(
     github: str | None,
     whole: str | None,
 ) -> None:
-    """User, accounts, environment and plan decide, in that order; each step by its own apps, the workflow by all."""
+    """User, accounts, environment and plan decide in this order; a step by its own apps, the workflow by all apps."""
     for app in apps:
         connect(user, app=app)
     project.set_plan(plan)
@@ -77,7 +77,7 @@ def test_a_cell_is_the_error_of_the_table(
 def test_the_plan_comes_last(
     project: Project, connect: Connect, plan: Plan, apps: tuple[str, ...], code: str | None
 ) -> None:
-    """In production the free plan refuses a user who has every account, and only then."""
+    """In production the free plan refuses only a user with every account."""
     for app in apps:
         connect("ada", app=app, environment="production")
     project.set_plan(plan)
@@ -85,8 +85,8 @@ def test_the_plan_comes_last(
     assert table_of(project, users=["ada"], environment="production").rows[0].workflow_cell.code == code
 
 
-def test_without_users_a_caller_who_names_nobody_is_shown(project: Project) -> None:
-    """An empty environment has one row, of a caller without the header."""
+def test_without_users_a_caller_without_a_user_is_shown(project: Project) -> None:
+    """An empty environment has one row, for a caller without the header."""
     row = table_of(project).rows[0]
 
     assert row.external_user is None
@@ -94,7 +94,7 @@ def test_without_users_a_caller_who_names_nobody_is_shown(project: Project) -> N
 
 
 def test_test_users_come_first(project: Project, connect: Connect) -> None:
-    """The workflow's own test users have a row, whether the environment knows them or not; each user has one."""
+    """Test users have a row even if the environment does not have them; each user has one row."""
     for user in ("ada", "bob"):
         connect(user, app="slack")
     workflow = a_workflow(python_step("say", options="--app slack"))
@@ -109,7 +109,7 @@ def test_test_users_come_first(project: Project, connect: Connect) -> None:
 
 
 def test_withheld_credentials_are_ready_by_proxy(project: Project, connect: Connect) -> None:
-    """An account whose credentials Connect keeps to itself makes its step ready by proxy."""
+    """An account with withheld credentials makes its step ready by proxy."""
     connect("ada", app="slack")
     connect("ada", app="github")
 
@@ -118,8 +118,8 @@ def test_withheld_credentials_are_ready_by_proxy(project: Project, connect: Conn
     assert [cell.state for cell in (*row.cells, row.workflow_cell)] == ["ready", "proxy", "ready", "proxy"]
 
 
-def test_own_account_that_is_missing_is_an_error(project: Project, connect: Connect) -> None:
-    """A step with an account of your own needs no user, and is refused where the project has no such account."""
+def test_a_missing_own_account_is_an_error(project: Project, connect: Connect) -> None:
+    """A step with an own account needs no user, and is refused without the account."""
     own = connect(None, account_id="apn_own")
     workflow = a_workflow(
         python_step("there", options=f"--app slack={own}"), python_step("gone", options="--app slack=apn_gone")
@@ -130,8 +130,8 @@ def test_own_account_that_is_missing_is_an_error(project: Project, connect: Conn
     assert [(cell.state, cell.code) for cell in row.cells] == [("ready", None), ("error", "request")]
 
 
-def test_apps_that_code_names_count(project: Project) -> None:
-    """Props of Node.js code and accounts that Go code reads are looked up, with nothing on the cell's first line."""
+def test_apps_in_code_are_looked_up(project: Project) -> None:
+    """Props of Node.js code and accounts that Go code reads are looked up without an option on the directive."""
     workflow = a_workflow(
         node_step("chat", props='{ chat: { type: "app", app: "slack" } }'),
         go_step("sheet", 'fmt.Println(pd.Accounts["github"])', '"fmt'.strip('"')),
@@ -143,7 +143,7 @@ def test_apps_that_code_names_count(project: Project) -> None:
 
 
 def test_a_hundred_users_are_shown_of_more(project: Project, connect: Connect) -> None:
-    """A matrix that names nobody shows the first hundred, and says that there are others."""
+    """A matrix without named users shows the first hundred, and reports that there are more."""
     for number in range(101):
         connect(f"user-{number:03}")
 
@@ -152,8 +152,8 @@ def test_a_hundred_users_are_shown_of_more(project: Project, connect: Connect) -
     assert (len(table.rows), table.rows[-1].external_user, table.has_more_users) == (100, "user-099", True)
 
 
-async def test_what_if_is_what_a_run_keeps(project: Project, connect: Connect, run: Run) -> None:
-    """The chain that is told beforehand is the one that the run for that user has in its record."""
+async def test_the_preview_equals_the_record_of_a_run(project: Project, connect: Connect, run: Run) -> None:
+    """The preview for a user equals the lookup in the record of their run."""
     connect("ada", app="slack")
     connect("ada", app="github")
 
@@ -180,9 +180,9 @@ USERS = ("ada", "grace", "joan")
 @dataclass(frozen=True)
 class World:
     """
-    Accounts by user, environment and app, in the order in which they are connected; steps by the apps that they use; the plan.
+    Accounts by user, environment and app in the order of connecting, steps by their apps, and the plan.
 
-    The first `disabled` steps are.
+    The first `disabled` steps are disabled.
     """
 
     accounts: tuple[tuple[str, str, str], ...]
@@ -207,7 +207,7 @@ numbers = count()
 
 @pytest.fixture
 def settled(project: Project) -> Iterator[Settle]:
-    """Runs a workflow to its end, in a loop that lasts as long as the engine does."""
+    """Runs a workflow to its end, in a loop that exists as long as the engine."""
     with asyncio.Runner() as runner:
         runtime = runner.run(_engine(project))
         yield lambda request: runner.run(runtime.run(request))
@@ -218,13 +218,13 @@ def settled(project: Project) -> Iterator[Settle]:
 @given(world=worlds)
 @example(world=World((("ada", "production", "slack"),) * 2, (("slack",),), "business"))
 def test_the_matrix_agrees_with_real_runs(world: World, project: Project, settled: Settle) -> None:
-    """For generated users and workflows each cell and each row is what a run of it comes to, with the newest accounts."""
+    """For generated users and workflows each cell and row equals the result of a run, with the newest accounts."""
     assert disagreements(world, project, settled, looking=LocalDirectory(project)) == []
 
 
 @pytest.mark.parametrize("fault", ["environment", "app", "oldest"])
-def test_a_fault_in_the_look_up_is_a_disagreement(project: Project, settled: Settle, fault: str) -> None:
-    """A directory that mixes environments, apps or ages up makes the matrix differ from runs on the true one."""
+def test_a_faulty_lookup_is_a_disagreement(project: Project, settled: Settle, fault: str) -> None:
+    """A directory that confuses environments, apps or ages makes the matrix differ from runs on a correct directory."""
     world = World((("ada", "production", "slack"),) * 2, (("slack",), ("github",)), "business")
 
     found = disagreements(world, project, settled, looking=Faulty(project, fault))
@@ -237,7 +237,7 @@ async def _engine(project: Project) -> WorkflowEngine:
 
 
 def disagreements(world: World, project: Project, settled: Settle, *, looking: Directory) -> list[str]:
-    """Where the matrix, made with *looking*, is not what runs come to."""
+    """The differences between the matrix, built with *looking*, and real runs."""
     mark = f"{next(numbers)}-"
     true = LocalDirectory(project)
     newest = {}
@@ -288,7 +288,7 @@ def _told(cell: MatrixCell) -> tuple[str | None, str, frozenset[str]]:
     return None, "", frozenset(cell.accounts)
 
 
-# ── what the tests are made of ─────────────────────────────────────────────────────
+# ── helpers ─────────────────────────────────────────────────────
 
 WORKFLOW = a_workflow(
     python_step("say", options="--app slack"), python_step("look", options="--app github"), python_step("end")
@@ -314,7 +314,7 @@ def table_of(
 
 
 class Withholding(LocalDirectory):
-    """A directory that keeps the credentials of one app to itself, as Connect does."""
+    """A directory that withholds the credentials of one app, as Connect does."""
 
     def __init__(self, project: Project, app: str) -> None:
         super().__init__(project)
@@ -327,7 +327,7 @@ class Withholding(LocalDirectory):
 
 
 class Faulty(LocalDirectory):
-    """A directory that takes accounts of the other environment, of whatever app there is, or the oldest first."""
+    """A directory that returns accounts of the other environment or of any app, or the oldest first."""
 
     def __init__(self, project: Project, fault: str) -> None:
         super().__init__(project)

@@ -1,4 +1,4 @@
-"""The matrix against calls of endpoints: what a caller gets is what a cell told."""
+"""The matrix compared with calls of endpoints."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_caller_gets_what_the_matrix_told(tmp_path: Path, seed: int) -> None:
-    """For generated accounts and workflows, 200 stands where it said ready, else 400 and the error's own words."""
+async def test_a_response_equals_the_matrix(tmp_path: Path, seed: int) -> None:
+    """For generated accounts and workflows, a ready cell gives 200, an error cell 400 with the same message."""
     chance = random.Random(seed)
     workflows = [_workflow(f"W{number}", chance) for number in range(4)]
     async with site_of(tmp_path, *workflows) as site:
@@ -69,7 +69,7 @@ def _table(site: Site, workflow: Workflow, environment: Environment) -> list[tup
 
 
 def _expected(cell: MatrixCell) -> tuple[int, str]:
-    # the rest of the text names other users, and is for the record only
+    # the rest of the text names other users and is only in the record
     return (400, cell.message) if cell.state == "error" else (200, "done")
 
 

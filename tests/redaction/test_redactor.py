@@ -108,7 +108,7 @@ def test_every_spelling_in_a_url_is_found(form: str, written: str) -> None:
 
 
 @pytest.mark.parametrize(("form", "text"), list(iter_encoded_forms(ODD)), ids=lambda part: part.strip()[:16] or "plain")
-def test_form_that_is_cut_anywhere_is_hidden(form: str, text: str) -> None:
+def test_a_split_encoding_is_redacted(form: str, text: str) -> None:
     """Every encoding of a secret is redacted as a whole when a stream splits it, at any position."""
     redactor = Redactor([Secret("env/S", ODD)])
     whole = redactor.redact_text(text)
@@ -122,7 +122,7 @@ def test_form_that_is_cut_anywhere_is_hidden(form: str, text: str) -> None:
 
 @settings(deadline=None)
 @given(st.data(), secret_lists)
-def test_a_stream_hides_what_a_text_hides(data: st.DataObject, values: list[str]) -> None:
+def test_a_stream_redacts_like_a_text(data: st.DataObject, values: list[str]) -> None:
     """A stream returns the same as the whole text, without a secret, for every split."""
     redactor = Redactor(named(values))
     encoded = st.builds(
@@ -141,7 +141,7 @@ def test_a_stream_hides_what_a_text_hides(data: st.DataObject, values: list[str]
 @given(
     st.lists(st.text("ab", min_size=8, max_size=12), min_size=1, max_size=4, unique=True), st.text("ab", max_size=60)
 )
-def test_overlapping_secrets_are_all_hidden(values: list[str], text: str) -> None:
+def test_overlapping_secrets_are_redacted(values: list[str], text: str) -> None:
     """Overlapping secrets are redacted and restored, with the same result for every split."""
     redactor = Redactor(named(values))
 
@@ -208,7 +208,7 @@ def test_redacting_a_text_twice_changes_nothing() -> None:
     assert twice == once
 
 
-def test_a_forged_placeholder_brings_no_secret() -> None:
+def test_a_forged_placeholder_restores_no_secret() -> None:
     """A placeholder in an event is restored to its own text, not to the secret that it names."""
     redactor = Redactor(SECRETS)
     forged = {"body": "⟦secret:slack/apn_1/oauth_access_token⟧"}
@@ -227,7 +227,7 @@ def test_the_longest_secret_wins() -> None:
     assert hidden == "⟦secret:env/LONG⟧, ⟦secret:env/SHORT⟧"
 
 
-def test_the_rest_of_an_overlapping_secret_is_hidden() -> None:
+def test_the_rest_of_an_overlapping_secret_is_redacted() -> None:
     """No part of two overlapping secrets stays in the text."""
     redactor = Redactor([Secret("env/ONE", "abcdefgh"), Secret("env/TWO", "ghijklmnop")])
 
@@ -237,7 +237,7 @@ def test_the_rest_of_an_overlapping_secret_is_hidden() -> None:
     assert redactor.restore(hidden) == "<abcdefghijklmnop>"
 
 
-def test_short_values_are_hidden_under_their_own_key_only() -> None:
+def test_short_values_are_redacted_under_their_own_key_only() -> None:
     """A short secret is redacted only under a key with the name of its field."""
     redactor = Redactor([Secret("bank/apn_1/pin", "4711")])
 
@@ -254,7 +254,7 @@ def test_short_values_are_hidden_under_their_own_key_only() -> None:
 @pytest.mark.parametrize(
     "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e-07", "-1.25e-300"]
 )
-def test_a_secret_number_is_hidden_however_json_writes_it(number: str) -> None:
+def test_a_secret_number_is_redacted_in_every_notation(number: str) -> None:
     """A secret number is redacted in every JSON notation: 1.5e+20 and 1.5e20."""
     redactor = Redactor([Secret("env/NUMBER", number)])
 
@@ -280,7 +280,7 @@ def test_restore_leaves_foreign_placeholders() -> None:
     assert restored == [text]
 
 
-def test_a_reference_gives_no_secret_away() -> None:
+def test_a_placeholder_contains_no_secret() -> None:
     """A secret that is part of another secret's name is not in the placeholder."""
     redactor = Redactor([Secret("slack/apn_1234567/token", TOKEN), Secret("env/ACCOUNT", "apn_1234567")])
 
@@ -290,7 +290,7 @@ def test_a_reference_gives_no_secret_away() -> None:
     assert redactor.restore(hidden) == TOKEN
 
 
-def test_two_secrets_of_one_name_are_told_apart() -> None:
+def test_two_secrets_of_one_name_are_distinguished() -> None:
     """Two values of one name are both redacted, and each is restored to itself."""
     redactor = Redactor([Secret("env/TOKEN", "first-value"), Secret("env/TOKEN", "second-value")])
     export: JSON = ["first-value", "second-value"]
@@ -302,7 +302,7 @@ def test_two_secrets_of_one_name_are_told_apart() -> None:
     assert redactor.find_secrets("second-value") == ["env/TOKEN"]
 
 
-def test_lines_of_a_key_are_secret_one_by_one() -> None:
+def test_each_line_of_a_key_is_redacted() -> None:
     """Every line of a key of several lines is redacted, as Node.js prints a key line by line."""
     redactor = Redactor(SECRETS)
     printed = " +\n".join(f"  '{line}\\n'" for line in PEM.splitlines())
@@ -322,7 +322,7 @@ def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
     assert hidden == "Bearer ⟦secret:env/TOKEN|trimmed⟧"
 
 
-def test_half_a_letter_in_a_secret_does_no_harm() -> None:
+def test_a_secret_with_a_lone_surrogate_is_redacted() -> None:
     """A secret with a lone surrogate, which JSON may contain, is redacted."""
     redactor = Redactor([Secret("env/TOKEN", "half \ud83d letter")])
 

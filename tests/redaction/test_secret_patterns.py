@@ -26,7 +26,7 @@ def test_a_credential_field_with_a_secret_name_is_secret(name: str) -> None:
 
 
 def test_a_form_hides_more_fields_than_redaction() -> None:
-    """A name with `auth` or `credential` is hidden in a form, and is not secret in a key file (`auth_uri`)."""
+    """A field with `auth` or `credential` in its name is hidden in a form, and is not secret in a key file (`auth_uri`)."""
     assert is_secret_input("auth_uri")
     assert not is_secret_field("auth_uri")
 

@@ -1,4 +1,4 @@
-"""Made-up records to draw: one execution for each thing that a timeline has to show."""
+"""Sample records for the tests of views: one execution for each feature of a timeline."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def a_call(**changes: object) -> OutboundCall:
 
 
 def steps() -> tuple[StepResult, ...]:
-    """Four steps that went well."""
+    """Four successful steps."""
     issue: JSON = {"number": 1, "title": "Spelling error in the README file", "labels": ["bug", "good first issue"]}
     return (
         StepResult(
@@ -85,7 +85,7 @@ def steps() -> tuple[StepResult, ...]:
 
 
 def an_execution(**changes: object) -> Execution:
-    """An execution of those steps for the external user ada."""
+    """An execution of these steps for the external user ada."""
     execution = Execution(
         id="2abcdefghijklmnopqrstuvwxyz",
         trace_id="2abcdefghijklmnopqrstuvwxyz",
@@ -104,7 +104,7 @@ def an_execution(**changes: object) -> Execution:
 
 
 def put(execution: Execution, result: StepResult) -> Execution:
-    """The execution with *result* in the place of that step's."""
+    """The execution with *result* in the place of the step's result."""
     return replace(execution, steps=tuple(result if step.name == result.name else step for step in execution.steps))
 
 
@@ -114,12 +114,12 @@ def with_step(execution: Execution, name: str, **changes: object) -> Execution:
 
 
 def succeeded() -> Execution:
-    """A run with a response made by the workflow."""
+    """A successful run with a response of the workflow."""
     return an_execution(response=Response(200, {"content-type": "application/json"}, {"ok": True, "issue": 1}))
 
 
 def delivered() -> Execution:
-    """A run whose steps had something sent after it: sent, shown and failed."""
+    """A run with sends of its steps: sent, shown and failed."""
     return an_execution(
         sends=(
             Delivery(
@@ -132,7 +132,7 @@ def delivered() -> Execution:
 
 
 def failed() -> Execution:
-    """A run whose second step failed; the others were not run."""
+    """A run whose second step failed; later steps did not run."""
     error = ErrorRecord("step_failed", "KeyError", "'titel'", step="build", line=5, stack=STACK)
     execution = an_execution(status="error", error=error)
     execution = with_step(execution, "build", status="error", error=error, exports={}, duration_ms=3.1)
@@ -142,7 +142,7 @@ def failed() -> Execution:
 
 
 def running() -> Execution:
-    """A run in the middle: two steps are done, one runs, one waits."""
+    """A run in progress: two steps are done, one runs, one waits."""
     execution = an_execution(status="executing", finished_at=None)
     execution = put(
         execution,
@@ -154,7 +154,7 @@ def running() -> Execution:
 
 
 def all_outcomes() -> Execution:
-    """A run whose last step made one outside call of each outcome."""
+    """A run whose last step made an outbound call of each outcome."""
     shown = '#general: New issue "Spelling error in the README file" by octocat'
     calls = (
         a_call(outcome="not_sent", same_as="2026-11-24T10:32:05.120Z"),
@@ -168,7 +168,7 @@ def all_outcomes() -> Execution:
 
 
 def all_states() -> Execution:
-    """A run from the third step on, with a step of each state."""
+    """A run from the third step on, with a step in each state."""
     execution = an_execution(status="exited")
     execution = put(execution, StepResult(name="check", status="pinned", exports={"$return_value": {"number": 1}}))
     execution = put(execution, StepResult(name="build", status="disabled"))

@@ -1,4 +1,4 @@
-"""Drawings that are kept as files and looked at when they change; PDKERNEL_UPDATE=1 writes them anew."""
+"""Views in golden files; PDKERNEL_UPDATE=1 writes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def assert_golden(name: str, drawn: str, *, folder: Path = FOLDER) -> None:
-    """Fail unless *drawn* is what the golden file *name* in *folder* holds."""
+    """Fail unless *drawn* equals the golden file *name* in *folder*."""
     path = folder / name
     if os.environ.get("PDKERNEL_UPDATE") == "1":
         path.write_text(drawn, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reads HTML as a browser would: its elements, and the text that a person sees."""
+"""Reads HTML as a browser would: its elements, and the visible text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ _KNOWN = frozenset(
 _KNOWN_ATTRIBUTES = frozenset({"style", "class", "title", "role", "tabindex", "open", "aria-hidden"})
 
 
+EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
+"""A text with markup, quotes and a control character."""
+
+
 class Page(HTMLParser):
-    """A parsed drawing; refuses elements and attributes that no drawing of ours has, and unbalanced ones."""
+    """Parsed HTML; raises an error for unbalanced elements, and for elements and attributes that pdkernel does not use."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -28,8 +32,8 @@ class Page(HTMLParser):
         return "".join(self._texts)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
-        assert tag in _KNOWN, f"<{tag}> is none of ours"
+        """Store an element."""
+        assert tag in _KNOWN, f"<{tag}> is not used by pdkernel"
         assert {name for name, _ in attrs} <= _KNOWN_ATTRIBUTES, attrs
         self.attributes.append({name: value or "" for name, value in attrs})
         self._open.append(tag)
@@ -39,9 +43,9 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Note a text."""
+        """Store a text."""
         self._texts.append(data)
 
     def handle_comment(self, data: str) -> None:
-        """Refuse comments: we write none."""
+        """Raise an error: pdkernel writes no comments."""
         raise AssertionError(data)

@@ -1,4 +1,4 @@
-"""Programs that invoke a workflow: their text, and that a tick is for those that were run."""
+"""Programs that invoke a workflow: their text, and the tick of successful runs."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ AWKWARD = replace(LOCAL, external_user_id='o\'hara "x" $(id)', body={"it's": ["`
 @pytest.mark.parametrize(
     ("name", "call"), [("real", REAL), ("local", LOCAL), ("awkward", AWKWARD), ("query", ASKING), ("bearer", BEARER)]
 )
-def test_programs_are_as_they_were_looked_at(name: str, call: Invocation) -> None:
-    """Each says the URL, the user, the environment and the body in its own language's quotes."""
+def test_programs_match_the_golden_file(name: str, call: Invocation) -> None:
+    """Each program has URL, user, environment and body, quoted for its language."""
     assert_golden(f"snippets-{name}.txt", render_text(build_snippets(call)))
 
 
-def test_python_is_python_whatever_the_body() -> None:
-    """The Python program can be read, with quotes, null and braces in its body."""
+def test_the_python_program_is_valid_for_any_body() -> None:
+    """The Python program can be parsed, with quotes, null and braces in its body."""
     for call in (REAL, LOCAL, AWKWARD, ASKING, BEARER):
         code = next(each.code for each in build_snippets(call) if each.kind == "python")
         assert isinstance(ast.parse(code), ast.Module)
 
 
-def test_a_tick_is_for_what_was_run_and_succeeded() -> None:
-    """Not run, succeeded, failed: one tick."""
+def test_only_a_successful_program_has_a_tick() -> None:
+    """Of a program not run, one that succeeded and one that failed, one has a tick."""
     made = tuple(Snippet("curl", "true\n", succeeded=works) for works in (None, True, False))
 
     assert [each.title[0] for each in made] == ["c", "✓", "✗"]
     assert render_html(made).count("✓") == 1
 
 
-def test_html_is_text_only() -> None:
-    """Nothing of a user's id or a body becomes an element."""
+def test_html_is_escaped() -> None:
+    """User ids and bodies are shown as text."""
     assert "</script>" in Page(render_html(build_snippets(AWKWARD))).text

@@ -1,4 +1,4 @@
-"""The timeline shows what every step did, in text and in HTML, and lets nothing through that is not text."""
+"""The timeline shows the results of every step, in text and in HTML, with all markup escaped."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ CASES: dict[str, Callable[[], Execution]] = {
 }
 
 
-def evil_execution() -> Execution:
-    """An execution with markup in every field that holds a text."""
+def hostile_execution() -> Execution:
+    """An execution with markup in every text field."""
     error = ErrorRecord(EVIL, EVIL, EVIL, step=EVIL, line=5, stack=EVIL)
     call = OutboundCall(
         EVIL, EVIL, 200, 1.0, safe=False, outcome="not_sent", app=EVIL, at=EVIL, same_as=EVIL, note=EVIL
@@ -68,8 +68,8 @@ def evil_execution() -> Execution:
     )
 
 
-def test_sealed_event_is_named_as_one() -> None:
-    """Text and HTML say that the event is sealed, in the place of its method and path."""
+def test_a_sealed_event_is_shown_as_sealed() -> None:
+    """Text and HTML show that the event is sealed, instead of method and path."""
     execution = builders.an_execution(event={}, sealed=True)
 
     shown = timeline.render_text(execution), timeline.render_html(execution)
@@ -78,8 +78,8 @@ def test_sealed_event_is_named_as_one() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_text_is_as_it_was_looked_at(name: str) -> None:
-    """The text of each made-up execution is the one that was looked at."""
+def test_text_matches_the_golden_file(name: str) -> None:
+    """The text of each sample execution equals its golden file."""
     drawn = timeline.render_text(
         CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened"
     )
@@ -88,8 +88,8 @@ def test_text_is_as_it_was_looked_at(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_html_is_as_it_was_looked_at(name: str) -> None:
-    """The HTML of each made-up execution is the one that was looked at."""
+def test_html_matches_the_golden_file(name: str) -> None:
+    """The HTML of each sample execution equals its golden file."""
     drawn = timeline.render_html(
         CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened"
     )
@@ -98,9 +98,9 @@ def test_html_is_as_it_was_looked_at(name: str) -> None:
 
 
 def test_markup_in_any_field_is_shown_as_text() -> None:
-    """A field that holds markup, quotes or control characters is shown and does nothing."""
+    """Markup, quotes and control characters in a field are escaped."""
     drawn = timeline.render_html(
-        evil_execution(),
+        hostile_execution(),
         stale=[EVIL],
         pinned=[EVIL],
         event_name=EVIL,
@@ -117,8 +117,8 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    """The text form holds no character that moves a cursor or changes a colour."""
-    drawn = timeline.render_text(evil_execution(), event_name=EVIL, warnings=[EVIL], note=EVIL)
+    """The text has no character that moves a cursor or changes a colour."""
+    drawn = timeline.render_text(hostile_execution(), event_name=EVIL, warnings=[EVIL], note=EVIL)
 
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", drawn)
     assert "<b>bold</b>" in drawn
@@ -126,7 +126,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_lines_fit_a_terminal(name: str) -> None:
-    """What can be wrapped or cut is at most a hundred columns wide."""
+    """Wrapped or cut lines have at most a hundred columns."""
     lines = timeline.render_text(CASES[name](), languages=builders.LANGUAGES).splitlines()
 
     own_frames = [line for line in lines if "event = {" in line]
@@ -160,10 +160,10 @@ def test_lines_fit_a_terminal(name: str) -> None:
         (builders.refused, "Pipedream Connect Error: Required account not found for external user ID"),
     ],
 )
-def test_both_forms_say_it_in_words(
+def test_both_forms_have_the_same_words(
     draw: Callable[[Execution], str], execution: Callable[[], Execution], shown: str
 ) -> None:
-    """Nothing is said by colour alone: text and HTML hold the same words."""
+    """Colour alone carries no information: text and HTML have the same words."""
     drawn = draw(execution())
 
     text = Page(drawn).text if draw is timeline.render_html else drawn
@@ -171,8 +171,8 @@ def test_both_forms_say_it_in_words(
 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
-def test_what_the_notebook_knows_is_marked(draw: Callable[..., str]) -> None:
-    """Stale and pinned steps, warnings and a note stand beside what the execution says."""
+def test_state_of_the_notebook_is_marked(draw: Callable[..., str]) -> None:
+    """Stale and pinned steps, warnings and a note are shown with the execution."""
     drawn = draw(
         builders.succeeded(),
         stale=["send"],
@@ -190,7 +190,7 @@ def test_what_the_notebook_knows_is_marked(draw: Callable[..., str]) -> None:
 
 
 def test_the_running_step_can_be_named() -> None:
-    """Who knows which step runs says so; the others that have not run are waiting."""
+    """The caller can name the running step; other steps that have not run are waiting."""
     execution = builders.an_execution(
         status="executing", steps=(StepResult("one", "not_run"), StepResult("two", "not_run"))
     )
@@ -201,14 +201,14 @@ def test_the_running_step_can_be_named() -> None:
 
 
 def test_a_workflow_without_a_request_has_no_response() -> None:
-    """What no HTTP request starts is not said to answer one."""
+    """A run without an HTTP request shows no response."""
     drawn = timeline.render_text(builders.an_execution(event={}), has_response=False)
 
     assert "response" not in drawn
 
 
-def test_the_caller_of_a_refused_run_does_not_hear_of_it() -> None:
-    """By default the answer goes out at once; a run refused for what no endpoint would have taken has no caller."""
+def test_a_refused_run_with_the_default_response() -> None:
+    """The default response is sent at once; a run that no endpoint would accept has no caller."""
     for_its_user = builders.refused()
     for_its_text = replace(for_its_user, error=ErrorRecord("step_order", "StepOrderError", "Step a reads steps.b"))
 
@@ -219,14 +219,14 @@ def test_the_caller_of_a_refused_run_does_not_hear_of_it() -> None:
 
 
 def test_a_running_execution_has_no_response_yet() -> None:
-    """The default response is spoken of when the run is over."""
+    """The default response is shown after the end of the run."""
     drawn = timeline.render_html(builders.running())
 
     assert "Response to the caller" not in drawn
 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
-def test_a_long_export_says_how_much_is_not_shown(draw: Callable[[Execution], str]) -> None:
+def test_a_long_export_is_shortened(draw: Callable[[Execution], str]) -> None:
     """A large export is shown in part, and the rest is counted."""
     execution = builders.with_step(builders.succeeded(), "check", exports={"rows": list(range(5000))})
 
@@ -237,8 +237,8 @@ def test_a_long_export_says_how_much_is_not_shown(draw: Callable[[Execution], st
 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
-def test_of_a_huge_export_the_size_is_said(draw: Callable[[Execution], str]) -> None:
-    """Of a very large export the beginning is shown, and how large it is."""
+def test_a_huge_export_shows_its_size(draw: Callable[[Execution], str]) -> None:
+    """The beginning of a very large export is shown, with its size."""
     rows = [{"number": number} for number in range(50_000)]
     execution = builders.with_step(builders.succeeded(), "check", exports={"rows": rows, "text": "x" * 200_000})
 
@@ -252,7 +252,7 @@ def test_of_a_huge_export_the_size_is_said(draw: Callable[[Execution], str]) -> 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_a_long_log_keeps_its_beginning_and_end(draw: Callable[[Execution], str]) -> None:
-    """A long log shows its first and last lines, and how many are not shown."""
+    """A long log shows its first and last lines, and the number of hidden lines."""
     log = Log("stdout", "".join(f"line number {number}\n" for number in range(10_000)))
     execution = builders.with_step(builders.succeeded(), "check", logs=(log,))
 
@@ -264,7 +264,7 @@ def test_a_long_log_keeps_its_beginning_and_end(draw: Callable[[Execution], str]
 
 
 def test_bars_follow_one_another() -> None:
-    """Each bar begins where the one before ends, and is as long as the step took."""
+    """Each bar starts at the end of the previous bar, with the length of the step's duration."""
     execution = builders.an_execution(
         steps=tuple(StepResult(name, "success", duration_ms=time) for name, time in [("a", 10.0), ("b", 30.0)])
     )
@@ -274,8 +274,8 @@ def test_bars_follow_one_another() -> None:
     assert re.findall(r"margin-left:([\d.]+)%;width:([\d.]+)%", drawn) == [("0.0", "25.0"), ("25.0", "75.0")]
 
 
-def test_a_progress_bar_is_shown_as_it_ended() -> None:
-    """Of a line that was written over again and again, the last state is shown."""
+def test_a_progress_bar_shows_its_last_state() -> None:
+    """Of a line that was overwritten repeatedly, the last state is shown."""
     log = Log("stderr", "10 %\r50 %\r100 %\ndone\r\n")
 
     drawn = timeline.render_text(builders.with_step(builders.succeeded(), "check", logs=(log,)))
@@ -285,8 +285,8 @@ def test_a_progress_bar_is_shown_as_it_ended() -> None:
     assert "| 10 %" not in drawn
 
 
-def test_notes_of_ours_are_no_output_of_the_step() -> None:
-    """They have a label of their own, without the mark by which a log holds them; what the step printed keeps its own."""
+def test_notes_of_pdkernel_are_separate_from_the_output() -> None:
+    """Notes of pdkernel have a label instead of their prefix in the log; the step's own text is unchanged."""
     logs = (Log("stderr", "mine\n"), Log("stderr", "[pdkernel] one\n[pdkernel] two\n"), Log("stderr", "mine too\n"))
     execution = builders.with_step(builders.succeeded(), "check", logs=logs)
 
@@ -302,7 +302,7 @@ def test_notes_of_ours_are_no_output_of_the_step() -> None:
     ("rules", "said"),
     [(OutboundEnforcement("deny", "none"), 1), (OutboundEnforcement("deny", "redirect"), 0), (None, 0)],
 )
-def test_a_run_without_a_guard_says_so(rules: OutboundEnforcement | None, said: int) -> None:
+def test_a_run_without_a_sandbox_warns(rules: OutboundEnforcement | None, said: int) -> None:
     """Without an enforced outbound policy, the timeline warns in text and HTML."""
     execution = builders.an_execution(outbound_enforcement=rules)
 
@@ -312,7 +312,7 @@ def test_a_run_without_a_guard_says_so(rules: OutboundEnforcement | None, said: 
 
 
 def test_action_names_its_source() -> None:
-    """A step that used a pre-built action says where it came from, and what that source cannot do."""
+    """A step with a pre-built action shows the action's source and its limitations."""
     source = "npm @pipedream/slack 0.10.3, version 0.0.20 instead of 0.0.18"
     execution = replace(builders.succeeded(), steps=(replace(builders.steps()[0], source=source),))
 

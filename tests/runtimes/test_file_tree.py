@@ -35,12 +35,12 @@ def tree(folder: Path, *files: str) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    """What is in *folder*."""
+    """The names in *folder*."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def removed_apart(apart: tuple[str, ...], mounts: str, work: Path, outside: Path) -> tuple[str, str]:
-    """Whether *work* was removed where the shell has made *mounts* (`$1` is *work*, `$2` *outside*), and the log."""
+    """Whether *work* was removed after the shell made *mounts* (`$1` is *work*, `$2` *outside*), and the log."""
     script = f'set -e\n{mounts}\nexec "$3" -c "$4" "$1"\n'
     done = subprocess.run(
         [*apart, "sh", "-c", script, "sh", str(work), str(outside), sys.executable, REMOVE],
@@ -65,8 +65,8 @@ MOUNTS = {
 
 
 @pytest.mark.parametrize("mounts", MOUNTS.values(), ids=MOUNTS.keys())
-def test_what_is_behind_a_mount_stays(tmp_path: Path, apart: tuple[str, ...], mounts: str) -> None:
-    """A folder or file that is mounted below the folder, from the same device or another, loses nothing."""
+def test_mounted_files_stay(tmp_path: Path, apart: tuple[str, ...], mounts: str) -> None:
+    """A folder or file that is mounted below the folder, from the same device or another, is unchanged."""
     outside = tree(tmp_path / "outside", "file", "sub/file", "sub/sub/file")
     work = tree(tmp_path / "work", "deep/file", "other/file")
     (work / "deep" / "empty").mkdir()
@@ -82,8 +82,8 @@ def test_what_is_behind_a_mount_stays(tmp_path: Path, apart: tuple[str, ...], mo
     assert log.startswith(f"{work} is not removed: something is mounted in it")
 
 
-def test_what_lies_beside_a_mount_is_removed(tmp_path: Path, apart: tuple[str, ...]) -> None:
-    """A mount keeps only the folders above it."""
+def test_files_beside_a_mount_are_removed(tmp_path: Path, apart: tuple[str, ...]) -> None:
+    """Only the mount and its parent folders stay."""
     outside = tree(tmp_path / "outside", "file")
     work = tree(tmp_path / "work", "a/file", "deep/x/file", "z/file")
     (work / "deep" / "mounted").mkdir()
@@ -93,8 +93,8 @@ def test_what_lies_beside_a_mount_is_removed(tmp_path: Path, apart: tuple[str, .
     assert sorted(path.relative_to(work) for path in work.rglob("*")) == [Path("deep"), Path("deep/mounted")]
 
 
-def test_a_folder_on_a_mount_of_its_own_is_removed(tmp_path: Path, apart: tuple[str, ...]) -> None:
-    """Where the folder above is on the same mount, as in a container's volume, the folder is removed."""
+def test_a_folder_on_a_mounted_volume_is_removed(tmp_path: Path, apart: tuple[str, ...]) -> None:
+    """If the parent folder is on the same mount, as in a container's volume, the folder is removed."""
     volume = tree(tmp_path / "volume", "work/deep/file")
     place = tmp_path / "place"
     place.mkdir()
@@ -106,7 +106,7 @@ def test_a_folder_on_a_mount_of_its_own_is_removed(tmp_path: Path, apart: tuple[
 
 
 def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
-    """What links lead to stays: folders, files, the folder itself, nothing at all."""
+    """The targets of links stay: folders, files, the folder itself; a broken link is removed."""
     outside = tree(tmp_path / "outside", "file", "sub/file")
     work = tree(tmp_path / "work", "deep/file")
     for name, target in {"folder": outside, "link": outside / "file", "loop": work, "broken": tmp_path / "no"}.items():
@@ -121,7 +121,7 @@ def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_link_in_the_place_of_the_folder_is_removed(tmp_path: Path) -> None:
-    """Only the link goes."""
+    """Only the link is removed."""
     outside = tree(tmp_path / "outside", "file")
     (tmp_path / "work").symlink_to(outside)
 
@@ -133,7 +133,7 @@ def test_a_link_in_the_place_of_the_folder_is_removed(tmp_path: Path) -> None:
 
 
 def test_files_of_every_kind_are_removed(tmp_path: Path) -> None:
-    """Pipes, sockets, odd names, a file in the place of the folder."""
+    """Pipes, sockets, unusual names and a file in the place of the folder are removed."""
     work = tree(tmp_path / "work", "line\nend", "-rf", "a b/c")
     os.mkfifo(work / "pipe")
     (work / os.fsdecode(b"\xff\xfe")).touch()
@@ -169,10 +169,8 @@ print(not left)
 
 
 @pytest.mark.parametrize(("opened", "time"), [("victim", 1), (".", 2), ("sub", 1), ("..", 1)])
-def test_a_link_that_is_put_in_a_folders_place_meanwhile_is_not_followed(
-    tmp_path: Path, opened: str, time: int
-) -> None:
-    """A folder becomes a link before it is opened, read, entered further, or left."""
+def test_a_folder_that_becomes_a_link_is_not_followed(tmp_path: Path, opened: str, time: int) -> None:
+    """A folder becomes a link before it is opened, read, descended into, or left."""
     outside = tree(tmp_path / "outside", "file", "sub/file")
     work = tree(tmp_path / "work", "victim/file", "victim/sub/file")
 
@@ -200,8 +198,8 @@ print(remove_tree(work))
 """
 
 
-def test_a_folder_that_is_moved_elsewhere_meanwhile_takes_nothing_with_it(tmp_path: Path) -> None:
-    """The way back up from a folder that was moved is not taken."""
+def test_a_folder_that_is_moved_meanwhile(tmp_path: Path) -> None:
+    """The parent of a moved folder is not entered."""
     outside = tree(tmp_path / "outside", "file")
     (outside / "b").mkdir()
     work = tree(tmp_path / "work", "a/b/file")
@@ -216,7 +214,7 @@ def test_a_folder_that_is_moved_elsewhere_meanwhile_takes_nothing_with_it(tmp_pa
 
 
 def test_folders_without_permissions_are_removed(tmp_path: Path) -> None:
-    """A step may have taken every permission from its folders."""
+    """A step may have removed every permission from its folders."""
     work = tree(tmp_path / "work", "none/deep/file", "read/deep/file", "enter/deep/file")
     for name, mode in {"none/deep": 0, "none": 0, "read": stat.S_IRUSR, "enter": stat.S_IXUSR, ".": 0}.items():
         (work / name).chmod(mode)
@@ -234,8 +232,8 @@ def test_folders_without_permissions_are_removed(tmp_path: Path) -> None:
     assert not work.exists()
 
 
-def test_a_folder_that_may_not_be_removed_is_named(tmp_path: Path) -> None:
-    """The log holds the folder, the reason and what to do."""
+def test_a_folder_that_cannot_be_removed_is_logged(tmp_path: Path) -> None:
+    """The log has the folder, the reason and a fix."""
     work = tree(tmp_path / "work", "file")
     tmp_path.chmod(0o500)
 
@@ -254,7 +252,7 @@ def test_a_folder_that_may_not_be_removed_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
-    """Deeper than Python's stack, than the number of open files, and than a path may be long."""
+    """The depth may exceed Python's stack, the number of open files and the maximum length of a path."""
     work = tmp_path / "work"
     work.mkdir()
     here = os.open(work, os.O_RDONLY)
@@ -273,7 +271,7 @@ def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_temporary_folder_is_removed_after_a_failure(tmp_path: Path) -> None:
-    """The folder is there inside the block only."""
+    """The folder exists inside the block only."""
     found: list[Path] = []
 
     def fail() -> None:
@@ -289,7 +287,7 @@ def test_a_temporary_folder_is_removed_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Success and failure close what they opened."""
+    """After success and failure no descriptor is open."""
     before = len(names(Path("/proc/self/fd")))
     with caplog.at_level(logging.ERROR):
         remove_tree(tree(tmp_path / "work", "a/b/c/file", "d/file"))

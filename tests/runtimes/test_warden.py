@@ -32,7 +32,7 @@ def test_members_are_found_by_group_parent_and_mark() -> None:
     assert process_tree.find_processes([root.pid], [mark]) == set()
 
 
-def test_a_mark_alone_finds_an_orphan_in_a_session_of_its_own() -> None:
+def test_the_mark_finds_a_daemon() -> None:
     """A daemon that has forked twice is found by its environment."""
     mark = f"orphan-{os.getpid()}"
     said = subprocess.run(
@@ -51,7 +51,7 @@ def test_a_mark_alone_finds_an_orphan_in_a_session_of_its_own() -> None:
     assert process_tree.find_processes([], [mark]) == set()
 
 
-def test_the_programs_for_other_interpreters_import_nothing_of_ours() -> None:
+def test_programs_for_other_interpreters_import_only_the_standard_library() -> None:
     """A worker's Python has only its standard library."""
     script = (
         "import sys, pathlib, ast\n"

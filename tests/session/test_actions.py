@@ -1,4 +1,4 @@
-"""What a notebook asks about actions: choices of a prop, added props, apps."""
+"""Actions in a notebook's session: options of a prop, added props, apps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def connect(session: Session) -> None:
 
 
 def test_choices_come_from_the_account(session: Session) -> None:
-    """Choices of a prop are fetched by the action's own code with the chosen user's account."""
+    """Options of a prop are loaded by the action's own code with the chosen user's account."""
     connect(session)
 
     page = session.actions.fetch_options("put", "shelf")
@@ -44,7 +44,7 @@ def test_choices_come_from_the_account(session: Session) -> None:
 
 
 def test_pages_and_search(session: Session) -> None:
-    """A page is asked for by its number, and a search by its words."""
+    """A page is requested by its number, and a search by its words."""
     connect(session)
 
     second = session.actions.fetch_options("put", "shelf", page=1)
@@ -54,8 +54,8 @@ def test_pages_and_search(session: Session) -> None:
     assert [option.value for option in searched.options] == ["s02"]
 
 
-def test_no_account_says_why(session: Session) -> None:
-    """Without an account there are no choices, and the sentence says whose account is missing and what to do."""
+def test_no_account_gives_a_reason(session: Session) -> None:
+    """Without an account there are no options, and the reason names the missing account with a fix."""
     page = session.actions.fetch_options("put", "shelf")
 
     assert page.options == ()
@@ -64,7 +64,7 @@ def test_no_account_says_why(session: Session) -> None:
     assert "pdkernel accounts add --external-user ada --app depot" in page.empty_reason
 
 
-def test_no_user_says_why(session: Session) -> None:
+def test_no_user_gives_a_reason(session: Session) -> None:
     """Without an external user the reason says how to choose a user."""
     session.choose_user(None)
 
@@ -75,7 +75,7 @@ def test_no_user_says_why(session: Session) -> None:
 
 
 def test_prop_without_choices(session: Session) -> None:
-    """A prop where anything may stand says so."""
+    """A prop without options is reported as free text."""
     page = session.actions.fetch_options("put", "thing")
 
     assert page.empty_reason == "thing is string and has no options."
@@ -105,7 +105,7 @@ export default {
 def test_choices_that_depend_on_another_prop(
     session: Session, tmp_path: Path, shelf: str, options: list[str], why: str | None
 ) -> None:
-    """Of an expression the chosen event's value counts; what is not known yet is named."""
+    """An expression has the value for the chosen event; an unknown value is named."""
     place = tmp_path / "checkout" / "components" / "depot" / "actions" / "pick" / "pick.mjs"
     place.parent.mkdir()
     place.write_text(PICK)
@@ -120,7 +120,7 @@ def test_choices_that_depend_on_another_prop(
 
 
 def test_added_props(session: Session) -> None:
-    """The props that an action adds for the values so far, expressions evaluated."""
+    """The action adds props for the current values, with expressions evaluated."""
     connect(session)
     session.record_cell("%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: '{{1 + 1}}'\n", cell_id="c2")
 
@@ -130,15 +130,15 @@ def test_added_props(session: Session) -> None:
 
 
 def test_a_step_of_code_has_no_form(session: Session) -> None:
-    """Only steps with an action have props to choose."""
+    """Only a step with an action has props to choose."""
     session.record_cell("%%pdstep code\ndef handler(pd): pass\n", cell_id="c2")
 
     with pytest.raises(RequestError):
         session.actions.fetch_options("code", "x")
 
 
-def test_apps_of_action_steps_are_needed(session: Session) -> None:
-    """An action's app is among those that the external user needs, before and after the action was looked at."""
+def test_apps_of_action_steps_are_required(session: Session) -> None:
+    """An action's app is required of the external user, before and after the action is described."""
     before = session.find_needed_apps()
     session.actions.describe("depot-put-thing@0.1.2")
 
@@ -153,8 +153,8 @@ def test_helper_apps_need_no_account(session: Session) -> None:
     assert session.find_needed_apps() == {"depot": ["put"]}
 
 
-def test_apps_that_are_known(session: Session) -> None:
-    """The apps offered are those of steps and components, and those that the project was told of."""
+def test_known_apps(session: Session) -> None:
+    """The known apps are those of steps, of components, and those added to the project."""
     register_app(session.project, "my_crm", ["token"])
 
     assert session.actions.list_apps() == ("depot", "my_crm")
@@ -171,8 +171,8 @@ def unlicensed(make_session: Callable[..., Session], save_notebook: Callable[...
     return session
 
 
-def test_steps_that_need_nothing_of_npm_run_without_its_licence(unlicensed: Session) -> None:
-    """The licence is asked for by the steps that need it: other cells run, built-in actions among them."""
+def test_other_steps_run_without_the_licence_of_npm(unlicensed: Session) -> None:
+    """Only steps with actions of npm require the licence: other cells run, including built-in actions."""
     unlicensed.record_cell("%%pdstep store --uses data_stores-list-keys@0.0.1 --data-store dataStore=s\n", cell_id="c3")
 
     code = unlicensed.run(only=frozenset({"first"}))
@@ -182,7 +182,7 @@ def test_steps_that_need_nothing_of_npm_run_without_its_licence(unlicensed: Sess
 
 
 def test_a_step_of_npm_names_the_command_that_accepts_the_licence(unlicensed: Session) -> None:
-    """Running it, describing it and looking for its app say the same."""
+    """Running the step, describing it and finding its app have the same error."""
     execution = unlicensed.run(only=frozenset({"put"}))
     with pytest.raises(LicenceError) as described:
         unlicensed.actions.describe("depot-put-thing@0.1.2")
@@ -197,7 +197,7 @@ def test_a_step_of_npm_names_the_command_that_accepts_the_licence(unlicensed: Se
 
 
 def test_built_in_actions_are_found_without_the_licence(unlicensed: Session) -> None:
-    """A search without an app looks at what is here."""
+    """A search without an app covers local actions."""
     found = unlicensed.actions.search("end workflow")
 
     assert "filter-end-workflow" in [component.key for component in found]

@@ -1,4 +1,4 @@
-"""Links where a person connects an account, made from a notebook's session and opened over HTTP."""
+"""Connect links of a notebook's session, opened over HTTP."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from tests.server.link.conftest import OURS
 from tests.server.link.reading import Page
 
 
-class Heard:
-    """What became of links."""
+class LinkEvents:
+    """The events of links."""
 
     def __init__(self) -> None:
         self.news: list[LinkEvent] = []
 
     @property
-    def what(self) -> list[str]:
-        """The kinds, in their order."""
+    def kinds(self) -> list[str]:
+        """The kinds of the events, in order."""
         return [news.status for news in self.news]
 
-    def wait(self, what: str, seconds: float = 10) -> LinkEvent:
-        """The news of that kind, once it has come."""
+    def wait(self, kinds: str, seconds: float = 10) -> LinkEvent:
+        """The event of the given kind, after it has arrived."""
         until = time.monotonic() + seconds
-        while what not in self.what and time.monotonic() < until:
+        while kinds not in self.kinds and time.monotonic() < until:
             time.sleep(0.02)
-        return next(news for news in self.news if news.status == what)
+        return next(news for news in self.news if news.status == kinds)
 
 
 @pytest.fixture
-def heard() -> Heard:
-    """Who listens."""
-    return Heard()
+def link_events() -> LinkEvents:
+    """The listener of the tests."""
+    return LinkEvents()
 
 
-def opened(session: Session, heard: Heard, **more: object) -> str:
+def opened(session: Session, link_events: LinkEvents, **more: object) -> str:
     """A link for ada's slack account."""
     return session.links.create(
         "slack",
         external_user_id="ada",
         environment="development",
-        on_event=heard.news.append,
+        on_event=link_events.news.append,
         **more,  # type: ignore[arg-type]
     )
 
@@ -61,52 +61,52 @@ def fill(url: str, **fields: str) -> Page:
     return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **typed}, headers=OURS))
 
 
-def test_an_account_comes_of_it(session: Session, heard: Heard) -> None:
-    """The page is served at this machine; who made the link hears that it was opened, and which account came of it."""
-    url = opened(session, heard)
+def test_an_account_is_connected(session: Session, link_events: LinkEvents) -> None:
+    """This machine serves the page; the session reports that the link was opened, and the new account."""
+    url = opened(session, link_events)
     done = fill(url, oauth_access_token="a-token-of-a-test")
 
     account = session.directory.newest_account("ada", "development", "slack")
     assert account is not None
     assert urlsplit(url).hostname == "127.0.0.1"
     assert done.status == 200
-    assert heard.what == ["opened", "connected"]
-    assert heard.news[-1].detail == account.id
+    assert link_events.kinds == ["opened", "connected"]
+    assert link_events.news[-1].detail == account.id
 
 
-def test_giving_up(session: Session, heard: Heard) -> None:
-    """Who cancels in the page is heard, once."""
-    url = opened(session, heard)
+def test_cancelling(session: Session, link_events: LinkEvents) -> None:
+    """A cancellation in the page is reported once."""
+    url = opened(session, link_events)
     page = Page(httpx.get(url))
     for _ in range(2):
         httpx.post(url.partition("?")[0], data={**page.hidden, "cancel": "true"}, headers=OURS)
 
-    assert heard.what == ["opened", "cancelled"]
+    assert link_events.kinds == ["opened", "cancelled"]
 
 
-def test_a_link_ends(session: Session, heard: Heard) -> None:
-    """Its time over, it is heard of, and opens nothing."""
-    url = opened(session, heard, lifetime_s=0.2)
-    heard.wait("expired")
+def test_a_link_expires(session: Session, link_events: LinkEvents) -> None:
+    """An expired link is reported and opens no page."""
+    url = opened(session, link_events, lifetime_s=0.2)
+    link_events.wait("expired")
 
     assert "This link has expired." in Page(httpx.get(url)).words
-    assert heard.what == ["expired"]
+    assert link_events.kinds == ["expired"]
 
 
-def test_an_account_is_connected_again(session: Session, heard: Heard) -> None:
-    """With the account's id it stays the same account."""
+def test_an_account_is_connected_again(session: Session, link_events: LinkEvents) -> None:
+    """With the account's id the account stays the same."""
     old = session.directory.add_account(
         app="slack", credentials={"oauth_access_token": "an-old-token-of-a-test"}, external_user_id="ada"
     )
-    fill(opened(session, heard, account_id=old.id), oauth_access_token="a-token-of-a-test")
+    fill(opened(session, link_events, account_id=old.id), oauth_access_token="a-token-of-a-test")
 
-    assert heard.wait("connected").detail == old.id
+    assert link_events.wait("connected").detail == old.id
     assert session.directory.credentials(old.id)["oauth_access_token"] == "a-token-of-a-test"
 
 
-def test_the_server_of_links_serves_nothing_else(session: Session, heard: Heard) -> None:
-    """No API, no endpoint; and it answers to no name but this machine's."""
-    base = opened(session, heard).partition("/_static")[0]
+def test_the_server_of_links_serves_nothing_else(session: Session, link_events: LinkEvents) -> None:
+    """The server has no API and no endpoint, and accepts only the host name of this machine."""
+    base = opened(session, link_events).partition("/_static")[0]
 
     assert [httpx.get(f"{base}{path}").status_code for path in ("/", "/v1/connect/apps", "/v1/oauth/token")] == [
         404
@@ -114,10 +114,10 @@ def test_the_server_of_links_serves_nothing_else(session: Session, heard: Heard)
     assert httpx.get(f"{base}/_static/connect.html", headers={"host": "evil.example"}).status_code == 421
 
 
-def test_it_ends_with_the_session(make_session: Callable[..., Session], heard: Heard) -> None:
-    """A kernel that ends leaves no server behind."""
+def test_the_server_ends_with_the_session(make_session: Callable[..., Session], link_events: LinkEvents) -> None:
+    """After the end of a kernel no server is left."""
     session = make_session()
-    url = opened(session, heard)
+    url = opened(session, link_events)
     assert httpx.get(url).status_code == 200
     session.close()
 
@@ -125,25 +125,25 @@ def test_it_ends_with_the_session(make_session: Callable[..., Session], heard: H
         httpx.get(url)
 
 
-def test_the_draft_that_is_served_has_the_links(session: Session, heard: Heard) -> None:
-    """While the draft is served, links lead to its server, and are heard of in the same way."""
+def test_a_served_draft_serves_the_links(session: Session, link_events: LinkEvents) -> None:
+    """While the draft is served, links lead to its server, with the same events."""
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
     endpoint = session.server.start(on_run=lambda _: None, log_line=lambda _: None)
-    url = opened(session, heard)
+    url = opened(session, link_events)
     fill(url, oauth_access_token="a-token-of-a-test")
     session.server.stop()
-    other = opened(session, heard)
+    other = opened(session, link_events)
 
     assert urlsplit(url).port == urlsplit(endpoint).port
     assert urlsplit(other).port != urlsplit(endpoint).port
-    assert heard.what == ["opened", "connected"]
+    assert link_events.kinds == ["opened", "connected"]
 
 
-def test_a_browser_elsewhere(tmp_path: Path, heard: Heard) -> None:
-    """Where the environment says what browsers elsewhere call us, links and the draft's URL say so, too."""
+def test_a_public_url_is_used(tmp_path: Path, link_events: LinkEvents) -> None:
+    """If the environment has a public URL, links and the draft's URL use it."""
     environ = {"PDKERNEL_PUBLIC_URL": "https://hub.example/user/ada/proxy/{port}/"}
     session = Session(folder=tmp_path, environ=environ)
-    url = opened(session, heard)
+    url = opened(session, link_events)
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
     endpoint = session.server.start(on_run=lambda _: None, log_line=lambda _: None)
     here = session.server.local_url
@@ -156,21 +156,21 @@ def test_a_browser_elsewhere(tmp_path: Path, heard: Heard) -> None:
     assert here.startswith("http://127.0.0.1:")
 
 
-def test_an_address_for_browsers_that_is_none(tmp_path: Path, heard: Heard) -> None:
+def test_an_invalid_public_url_is_refused(tmp_path: Path, link_events: LinkEvents) -> None:
     """An invalid public URL raises an error before the server of the draft or of links starts."""
     session = Session(folder=tmp_path, environ={"PDKERNEL_PUBLIC_URL": "http://[hub"})
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
     with pytest.raises(RequestError, match="is not a valid public URL"):
         session.server.start(on_run=lambda _: None, log_line=lambda _: None)
     with pytest.raises(RequestError, match="is not a valid public URL"):
-        opened(session, heard)
+        opened(session, link_events)
     session.close()
 
 
-def test_a_user_who_cannot_be(session: Session, heard: Heard) -> None:
-    """An id that cannot be used makes no link."""
+def test_an_invalid_user_id_is_refused(session: Session, link_events: LinkEvents) -> None:
+    """An invalid id makes no link."""
     with pytest.raises(RequestError, match="blank"):
-        session.links.create("slack", external_user_id=" ", environment="development", on_event=heard.news.append)
+        session.links.create("slack", external_user_id=" ", environment="development", on_event=link_events.news.append)
 
 
 @pytest.fixture
@@ -180,15 +180,17 @@ def upstream() -> Iterator[Upstream]:
         yield api
 
 
-def test_a_real_project_has_links_of_its_own(tmp_path: Path, upstream: Upstream, heard: Heard) -> None:
-    """The link is Pipedream's, for the app; the account that appears there is heard of."""
+def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, link_events: LinkEvents) -> None:
+    """The link is Pipedream's, for the app; an account that appears there is reported."""
     session = Session(folder=tmp_path, environ=upstream.environ)
-    url = session.links.create("openai", external_user_id="ada", environment="development", on_event=heard.news.append)
-    time.sleep(1)  # what is there at first is seen
+    url = session.links.create(
+        "openai", external_user_id="ada", environment="development", on_event=link_events.news.append
+    )
+    time.sleep(1)  # existing accounts are loaded first
     made = session.directory.add_account(
         app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
     )
-    news = heard.wait("connected", 3 * connect_links.ACCOUNT_POLL_INTERVAL_S)
+    news = link_events.wait("connected", 3 * connect_links.ACCOUNT_POLL_INTERVAL_S)
     session.close()
 
     assert url.startswith("https://pipedream.com/_static/connect.html?token=ctok_")

@@ -1,4 +1,4 @@
-"""The workflow as the notebook has it: order, renaming, deleting, running twice and out of order."""
+"""The workflow of a notebook: order, renamed and deleted cells, cells that run twice or out of order."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def cell(name: str, value: int = 1) -> str:
 
 
 def names(draft: Draft) -> list[str]:
-    """Names of its steps, in order."""
+    """The names of the steps, in order."""
     return [step.name for step in draft.workflow().steps]
 
 
-def test_first_runs_make_the_order_without_a_file() -> None:
-    """Without a file, steps stand in the order in which they first ran."""
+def test_without_a_file_first_runs_make_the_order() -> None:
+    """Without a file, steps have the order of their first runs."""
     draft = Draft()
 
     for name in ("one", "two", "one"):
@@ -36,7 +36,7 @@ def test_first_runs_make_the_order_without_a_file() -> None:
 
 
 def test_file_makes_the_order(save_notebook: Save) -> None:
-    """With a file, its order counts, whatever order the cells ran in."""
+    """With a file, its order counts, whatever the order of the runs."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
 
     draft.record_cell(cell("two"), cell_id="b", at=time.time())
@@ -55,7 +55,7 @@ def test_cells_that_did_not_run_belong_to_the_workflow(save_notebook: Save) -> N
 
 
 def test_running_twice_takes_the_second_text(save_notebook: Save) -> None:
-    """A cell that runs again has its new text, at its place."""
+    """A cell that runs again has its new text, in the same position."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
 
     draft.record_cell(cell("one", 1), cell_id="a", at=time.time())
@@ -74,8 +74,8 @@ def test_renaming_drops_the_old_name(save_notebook: Save) -> None:
     assert names(draft) == ["first", "two"]
 
 
-def test_deleted_cell_is_gone(save_notebook: Save) -> None:
-    """A cell that Lab says was deleted is no step any more, saved or not."""
+def test_a_deleted_cell_is_not_a_step(save_notebook: Save) -> None:
+    """A cell that Lab reports as deleted is not a step, saved or not."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
@@ -84,8 +84,8 @@ def test_deleted_cell_is_gone(save_notebook: Save) -> None:
     assert names(draft) == ["two"]
 
 
-def test_cell_missing_from_a_later_save_is_gone(save_notebook: Save) -> None:
-    """A cell that ran and is not in the file saved after that is gone."""
+def test_a_cell_missing_from_a_later_save_is_not_a_step(save_notebook: Save) -> None:
+    """An executed cell that a later save lacks is not a step."""
     path = save_notebook(("a", cell("one")), ("b", cell("two")))
     draft = Draft(path)
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
@@ -119,8 +119,8 @@ def test_text_saved_after_the_run_counts(save_notebook: Save) -> None:
     assert "return 2" in draft.workflow().step("one").source
 
 
-def test_nothing_is_read_again_that_has_not_changed(save_notebook: Save) -> None:
-    """As long as no cell is run and the file is not saved, it is the same workflow; then it is another."""
+def test_an_unchanged_notebook_is_not_read_again(save_notebook: Save) -> None:
+    """The workflow is the same object until a cell runs or the file is saved."""
     draft = Draft(save_notebook(("a", cell("one"))))
     first = draft.workflow()
 
@@ -136,7 +136,7 @@ def test_nothing_is_read_again_that_has_not_changed(save_notebook: Save) -> None
 
 
 def test_two_cells_of_one_name_are_refused(save_notebook: Save) -> None:
-    """A second cell with a step's name is refused while the first is there."""
+    """A second cell with a step's name is refused while the first exists."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", "x = 1")))
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
@@ -167,8 +167,8 @@ def test_notebook_saved_without_any_step_has_none(save_notebook: Save) -> None:
     assert names(draft) == []
 
 
-def test_next_kernel_knows_cells_that_are_not_saved_yet(save_notebook: Save) -> None:
-    """Cells that an earlier kernel ran are steps before the file holds them, and what runs now replaces them."""
+def test_the_next_kernel_has_unsaved_cells(save_notebook: Save) -> None:
+    """Cells that an earlier kernel ran are steps before they are saved; newly executed cells replace them."""
     path = save_notebook(("a", cell("one")))
     os.utime(path, (time.time() - 5, time.time() - 5))
     before = Draft(path)
@@ -182,8 +182,8 @@ def test_next_kernel_knows_cells_that_are_not_saved_yet(save_notebook: Save) -> 
     assert names(after) == ["one", "two", "third"]
 
 
-def test_next_kernel_forgets_cells_that_were_deleted_and_the_file_saved(save_notebook: Save) -> None:
-    """What an earlier kernel ran and a later save does not hold is no step."""
+def test_the_next_kernel_drops_deleted_cells(save_notebook: Save) -> None:
+    """A cell that an earlier kernel ran and a later save lacks is not a step."""
     path = save_notebook(("a", cell("one")))
     before = Draft(path)
     before.record_cell(cell("two"), cell_id="b", at=time.time())
@@ -195,7 +195,7 @@ def test_next_kernel_forgets_cells_that_were_deleted_and_the_file_saved(save_not
     assert names(after) == ["one"]
 
 
-def test_next_kernel_of_a_folder_starts_anew() -> None:
+def test_without_a_file_the_next_kernel_has_no_cells() -> None:
     """Without a notebook's file no executed cells are saved, because deletions cannot be detected."""
     before = Draft()
     before.record_cell(cell("one"), cell_id="a", at=time.time())
@@ -204,7 +204,7 @@ def test_next_kernel_of_a_folder_starts_anew() -> None:
 
 
 def test_a_steps_cell_is_its_place_in_the_file(save_notebook: Save) -> None:
-    """Every cell of the file is counted, as commands do that read it; a cell that is in no file comes after them."""
+    """A step's cell number counts every cell of the file; cells that are not in the file come last."""
     draft = Draft(save_notebook(("a", "import os"), ("b", cell("one")), ("c", "1 + 1"), ("d", cell("two"))))
 
     draft.record_cell(cell("three"), cell_id="e", at=time.time() + 1)

@@ -1,4 +1,4 @@
-"""The draft behind an endpoint, called over HTTP while the session goes on."""
+"""The served draft, called over HTTP."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\
 
 
 def step(word: str) -> str:
-    """A step that answers *word*."""
+    """A step that returns *word*."""
     return f"%%pdstep answer\ndef handler(pd):\n    pd.respond(status=200, body='{word}')\n"
 
 
 def served(session: Session) -> tuple[str, list[Execution], list[str]]:
-    """The draft's URL, its runs as they grow, and the terminal's lines."""
+    """The draft's URL, its runs, and the log lines."""
     runs: list[Execution] = []
     lines: list[str] = []
     return session.server.start(on_run=runs.append, log_line=lines.append), runs, lines
@@ -38,7 +38,7 @@ def wait_for(what: Callable[[], bool]) -> bool:
     return what()
 
 
-def test_the_draft_as_it_is_at_each_request(session: Session) -> None:
+def test_each_request_runs_the_current_draft(session: Session) -> None:
     """The next request runs the newest text of a cell; an invalid cell changes nothing."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("first"), cell_id="a")
@@ -52,7 +52,7 @@ def test_the_draft_as_it_is_at_each_request(session: Session) -> None:
     assert wait_for(lambda: len(lines) == 2)
 
 
-def test_the_drafts_id_opens_nothing(session: Session) -> None:
+def test_the_drafts_id_is_not_an_endpoint(session: Session) -> None:
     """The draft's id is random, stays with its notebook, and is not an endpoint."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("first"), cell_id="a")
@@ -71,7 +71,7 @@ def test_the_drafts_id_opens_nothing(session: Session) -> None:
     assert known.find_id(draft.id) is not None
 
 
-def test_requests_beside_a_cell_that_runs(session: Session) -> None:
+def test_requests_during_a_run(session: Session) -> None:
     """A request is answered while a cell runs."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("quick"), cell_id="a")
@@ -109,7 +109,7 @@ def test_a_request_as_the_test_event(session: Session) -> None:
 
 
 def test_stop(session: Session) -> None:
-    """A stopped server is gone, and can be started again at the same path; twice at once it cannot."""
+    """A stopped server does not answer, and starts again at the same path; a second start is refused."""
     session.record_cell(step("yes"), cell_id="a")
     first, _, _ = served(session)
     with pytest.raises(RequestError, match="already served"):
@@ -124,8 +124,8 @@ def test_stop(session: Session) -> None:
     assert httpx.post(second, timeout=60).status_code == 200
 
 
-def test_a_request_that_is_not_to_be_stored(session: Session) -> None:
-    """With `x-pd-nostore` the run is shown nowhere in the notebook, which would keep it, and is no test event."""
+def test_a_request_that_must_not_be_stored(session: Session) -> None:
+    """A run with `x-pd-nostore` is not shown in the notebook, which would store it, and is not a test event."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("yes"), cell_id="a")
     url, runs, lines = served(session)
@@ -138,8 +138,8 @@ def test_a_request_that_is_not_to_be_stored(session: Session) -> None:
         session.server.choose_event_of()
 
 
-def test_a_long_run_that_others_have_overtaken(session: Session) -> None:
-    """The end of a run whose request is among the kept ones no more does not make it the latest request."""
+def test_a_long_run_does_not_become_the_latest_request(session: Session) -> None:
+    """The end of a run whose request is no longer in the list does not make it the latest request."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(
         "%%pdstep answer\ndef handler(pd):\n    import time\n"

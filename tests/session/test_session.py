@@ -53,7 +53,7 @@ def prepare(session: Session) -> Session:
 
 
 def outcomes(session: Session) -> list[str]:
-    """What became of the last run's outside calls."""
+    """The outcomes of the last run's outbound calls."""
     assert session.last_execution is not None
     return [call.outcome for step in session.last_execution.steps for call in step.requests]
 
@@ -72,7 +72,7 @@ def test_run_all_then_send_posts_once(ready: Session) -> None:
 
 
 def test_send_again_on_request(ready: Session) -> None:
-    """`send=True` makes the call again."""
+    """`send=True` repeats the call."""
     ready.run()
 
     ready.run(resend=True)
@@ -111,8 +111,8 @@ def test_running_one_step_marks_the_steps_below_stale(ready: Session) -> None:
     assert ready.stale_steps == {"last"}
 
 
-def test_edited_step_is_stale_with_those_below(ready: Session) -> None:
-    """A step whose text changed since it ran is stale, and so is what comes after."""
+def test_an_edited_step_and_later_steps_are_stale(ready: Session) -> None:
+    """A step whose text changed since its run is stale, and so are later steps."""
     ready.run()
 
     ready.record_cell(SEND + "// edited\n", cell_id="send")
@@ -121,7 +121,7 @@ def test_edited_step_is_stale_with_those_below(ready: Session) -> None:
 
 
 def test_another_event_makes_all_stale(ready: Session) -> None:
-    """Results belong to the event that they were made on."""
+    """Results belong to the event of their run."""
     ready.run()
 
     ready.choose_event(an_event({"name": "Grace"}), "other")
@@ -129,7 +129,7 @@ def test_another_event_makes_all_stale(ready: Session) -> None:
     assert ready.stale_steps == {"check", "send", "last"}
 
 
-def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
+def test_a_restarted_kernel_continues(ready: Session, make_session: Make) -> None:
     """A new kernel of the same notebook restores event, external user and exports, so that a later step runs alone."""
     ready.run()
 
@@ -144,9 +144,7 @@ def test_restarted_kernel_goes_on(ready: Session, make_session: Make) -> None:
     assert execution.step("send").requests[0].outcome == "not_sent"
 
 
-def test_restarted_kernel_knows_cells_that_are_not_saved(
-    make_session: Make, save_notebook: Callable[..., Path]
-) -> None:
+def test_a_restarted_kernel_has_unsaved_cells(make_session: Make, save_notebook: Callable[..., Path]) -> None:
     """Step two runs in a new kernel with the exports of step one from the old kernel, although neither cell is saved."""
     path = save_notebook(("about", "plain = 1"))
     os.utime(path, (time.time() - 5, time.time() - 5))
@@ -162,8 +160,8 @@ def test_restarted_kernel_knows_cells_that_are_not_saved(
     assert execution.step("two").return_value == "kept", execution.error
 
 
-def test_pin_holds_and_is_released(ready: Session) -> None:
-    """A pinned step does not run; steps below get the pin; released, it runs again."""
+def test_a_pin_is_set_and_released(ready: Session) -> None:
+    """A pinned step does not run; later steps get the pin; after its release the step runs."""
     ready.pin("check", {"$return_value": {"text": "pinned"}})
     pinned = ready.run()
     ready.unpin("check")
@@ -174,20 +172,20 @@ def test_pin_holds_and_is_released(ready: Session) -> None:
 
 
 def test_pin_takes_the_last_exports(ready: Session) -> None:
-    """A pin without exports holds what the step exported last."""
+    """A pin without exports has the step's last exports."""
     ready.run()
 
     assert ready.pin("check") == {"$return_value": {"text": "Ada"}}
 
 
-def test_pin_of_a_step_that_never_ran_says_so(ready: Session) -> None:
-    """A step that has exported nothing cannot be pinned without exports."""
+def test_a_pin_requires_exports(ready: Session) -> None:
+    """A step without a run cannot be pinned without exports."""
     with pytest.raises(RequestError, match="has no exports to pin yet"):
         ready.pin("check")
 
 
 def test_headers_follow_the_picker(ready: Session) -> None:
-    """The chosen user and environment stand in the event's two headers."""
+    """The event's two headers have the chosen user and environment."""
     ready.choose_user("grace", "production")
 
     assert ready.event is not None
@@ -202,7 +200,7 @@ def test_event_that_names_a_user_chooses_them(session: Session) -> None:
     assert (session.external_user_id, session.environment) == ("grace", "production")
 
 
-def test_no_event_is_said(session: Session) -> None:
+def test_a_run_requires_an_event(session: Session) -> None:
     """The error for a run without an event names the command that chooses an event."""
     session.record_cell(CHECK, cell_id="check")
 
@@ -211,7 +209,7 @@ def test_no_event_is_said(session: Session) -> None:
 
 
 def test_steps_value_is_redacted(ready: Session) -> None:
-    """What completion looks at never holds a credential."""
+    """The values for completion contain no credential."""
     ready.record_cell(
         SEND.replace("return (await", "return this.slack.$auth.oauth_access_token || (await"), cell_id="send"
     )
@@ -222,15 +220,15 @@ def test_steps_value_is_redacted(ready: Session) -> None:
     assert "secret:slack" in str(ready.build_steps_value()["send"])
 
 
-def test_apps_are_known_without_running(session: Session) -> None:
-    """Which apps the steps need is read from their cells."""
+def test_apps_are_found_without_running(session: Session) -> None:
+    """The apps of the steps are read from their cells."""
     session.record_cell(SEND, cell_id="send")
 
     assert session.find_needed_apps() == {"slack": ["send"]}
 
 
 def test_saved_event_is_masked_and_found_again(session: Session, tmp_path: Path) -> None:
-    """A saved event holds no value of a secret-bearing header and loads again."""
+    """A saved event has no value of a secret header, and can be loaded."""
     session.choose_event(an_event(headers={"Authorization": "Bearer abc-secret", "x-a": "1"}))
 
     path = session.save_event("kept")
@@ -240,8 +238,8 @@ def test_saved_event_is_masked_and_found_again(session: Session, tmp_path: Path)
     assert session.load_event("kept").header("x-a") == "1"
 
 
-def test_dotenv_beside_the_notebook_is_seen(session: Session, tmp_path: Path) -> None:
-    """A `.env` in the notebook's folder wins over the project's variables."""
+def test_dotenv_beside_the_notebook_is_used(session: Session, tmp_path: Path) -> None:
+    """A `.env` in the notebook's folder overrides the project's variables."""
     session.project.variables.set("GREETING", "from the project")
     (tmp_path / ".env").write_text("GREETING=from the file\n")
     session.record_cell(
@@ -254,7 +252,7 @@ def test_dotenv_beside_the_notebook_is_seen(session: Session, tmp_path: Path) ->
     assert execution.step("say").return_value == len("from the file")
 
 
-def test_listeners_hear_of_changes(session: Session) -> None:
+def test_listeners_are_called(session: Session) -> None:
     """A listener is called after each change until it is removed."""
     heard: list[int] = []
     stop = session.add_listener(lambda: heard.append(1))
@@ -267,7 +265,7 @@ def test_listeners_hear_of_changes(session: Session) -> None:
 
 
 def test_views_of_a_test_event_hide_secrets() -> None:
-    """Frame, schema, shape and repr of an event show no value of a secret-bearing header."""
+    """Frame, schema, shape and repr of an event have no value of a secret header."""
     event = TestEvent(dict(an_event(headers={"cookie": "session-secret"}).data))
 
     views = [event.frame().to_string(), str(event.schema()), str(event.shape()), repr(event)]
@@ -275,8 +273,8 @@ def test_views_of_a_test_event_hide_secrets() -> None:
     assert not any("session-secret" in view for view in views)
 
 
-def test_a_session_installs_nothing_where_that_is_forbidden(tmp_path: Path) -> None:
-    """`PDKERNEL_NO_INSTALL` counts in a notebook too."""
+def test_a_session_respects_no_install(tmp_path: Path) -> None:
+    """`PDKERNEL_NO_INSTALL` applies to a notebook too."""
     session = Session(folder=tmp_path, notebook=tmp_path / "my work.ipynb", environ={"PDKERNEL_NO_INSTALL": "1"})
     session.choose_event(an_event())
     session.record_cell(
@@ -291,7 +289,7 @@ def test_a_session_installs_nothing_where_that_is_forbidden(tmp_path: Path) -> N
 
 
 def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is going on stands in the growing record, as the cell shows it."""
+    """The progress of an installation is in the growing record, as the cell shows it."""
     seen: list[str] = []
     session.choose_event(an_event())
     session.record_cell(
@@ -309,8 +307,8 @@ def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeyp
     assert any("installing tiny ..." in text for text in seen)
 
 
-def test_own_accounts_are_known_without_running(session: Session) -> None:
-    """Each once, with the steps that use it; they are not among what the external user must have."""
+def test_own_accounts_are_found_without_running(session: Session) -> None:
+    """Each own account is listed once with its steps, and is not required of the external user."""
     cell = '%%pdstep {} --app {}=apn_own1\ndef handler(pd):\n    return pd.inputs["{}"]\n'
     session.record_cell(cell.format("one", "slack", "slack"), cell_id="one")
     session.record_cell(cell.format("two", "chat:slack", "chat"), cell_id="two")

@@ -91,7 +91,7 @@ def test_frame_takes_a_path_as_it_was_copied(at: str) -> None:
 
 
 @pytest.mark.parametrize("at", ["commit", "tags[9]", "ref.x", "commits[0].nothing"])
-def test_frame_of_nothing_names_the_lists(at: str) -> None:
+def test_frame_of_a_missing_path_names_the_lists(at: str) -> None:
     """A path without a value is refused with the existing lists."""
     with pytest.raises(RequestError) as refused:
         build_data_frame(COMMITS, list_path=at)

@@ -86,8 +86,8 @@ def test_node_path_finds_its_value() -> None:
         (('"\\\n',), r'steps["\"\\\n"]', r'pd.steps["\"\\\n"]'),
     ],
 )
-def test_paths_as_people_write_them(segments: tuple[Segment, ...], node: str, python: str) -> None:
-    """Paths look as a person would write them in each language."""
+def test_paths_in_the_usual_notation(segments: tuple[Segment, ...], node: str, python: str) -> None:
+    """Paths have the usual notation of each language."""
     path = ("steps", *segments)
 
     assert format_node_path(path) == node

@@ -1,4 +1,4 @@
-"""Runs to be saved, of a notebook in a folder of its own, against an outside on this machine."""
+"""Runs to be saved, of a notebook in its own folder, with an outside server on this machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Notebook:
             self.session.load_event("hello")
 
     def connect(self, app: str = "slack", **credentials: str) -> str:
-        """Connect an account of ada and run as her from now on."""
+        """Connect an account of ada and run as ada from now on."""
         account = self.session.directory.add_account(app=app, credentials=credentials, external_user_id="ada")
         self.session.choose_user("ada")
         return account.id
@@ -53,11 +53,11 @@ class Notebook:
         )
 
     def text(self, name: str = "run") -> str:
-        """The saved test's text."""
+        """The text of the saved test."""
         return (self.folder / "tests" / f"test_{name}.py").read_text(encoding="utf-8")
 
     def pytest(self) -> dict[str, int]:
-        """How many tests of the folder end how, in a pytest of its own."""
+        """The numbers of the folder's tests by result, from a separate pytest run."""
         return run_pytest(self.folder)
 
 

@@ -1,4 +1,4 @@
-"""A run saved as a test: what is written, that it passes, and that it fails when a step changes."""
+"""A run saved as a test: the files, and the results of the test before and after a change of a step."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MUTATIONS = {
 
 @pytest.fixture
 def outside() -> Iterator[OutsideServer]:
-    """A server on this machine that answers for all others."""
+    """A server on this machine that answers for every host."""
     server = OutsideServer(None)
     yield server
     server.stop()
@@ -85,8 +85,8 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_quickstarts_test_passes_and_each_changed_step_fails_it(quickstart: Path, tmp_path: Path) -> None:
-    """The saved test passes as it is, without a project; a change of any one of the four steps fails it."""
+def test_a_changed_step_fails_the_saved_test(quickstart: Path, tmp_path: Path) -> None:
+    """The saved test passes without a project; a change of any of the four steps fails it."""
     for step, (before, after) in {"": ("", ""), **MUTATIONS}.items():
         copy = tmp_path / f"change_{step}"
         shutil.copytree(quickstart, copy)
@@ -101,8 +101,8 @@ def test_the_quickstarts_test_passes_and_each_changed_step_fails_it(quickstart: 
     assert (passed, failed) == ({"passed": 1}, {"failed": 4})
 
 
-def test_what_is_written_beside_the_quickstart(quickstart: Path) -> None:
-    """A test and its recorded calls; the event is in the library already, and is the one that the test names."""
+def test_the_files_of_the_quickstarts_test(quickstart: Path) -> None:
+    """A test and its recorded calls are written; the test uses the existing event of the library."""
     files = sorted(path.relative_to(quickstart).as_posix() for path in quickstart.rglob("*") if path.is_file())
 
     assert files == [
@@ -115,7 +115,7 @@ def test_what_is_written_beside_the_quickstart(quickstart: Path) -> None:
 
 
 def test_no_secret_is_written(notebook: Notebook) -> None:
-    """Neither credential, nor variable, nor a secret header is in any file, whatever the step does with them."""
+    """No file contains a credential, a variable or a secret header, whatever the step does with them."""
     notebook.write(SEND)
     account = notebook.connect(oauth_access_token=TOKEN)
     notebook.session.project.variables.set("GREETING", VARIABLE)
@@ -132,8 +132,8 @@ def test_no_secret_is_written(notebook: Notebook) -> None:
     assert notebook.pytest() == {"passed": 1}
 
 
-def test_what_differs_from_run_to_run_is_held_to_its_type(notebook: Notebook) -> None:
-    """Ids, times and today's date are compared by type and listed; the rest by value; tomorrow the test still passes."""
+def test_unstable_values_are_compared_by_type(notebook: Notebook) -> None:
+    """Ids, times and today's date are compared by type and listed, other values by value; the test passes tomorrow."""
     notebook.write(ODD)
 
     saved = notebook.save(notebook.session.run())
@@ -146,8 +146,8 @@ def test_what_differs_from_run_to_run_is_held_to_its_type(notebook: Notebook) ->
     assert notebook.pytest() == {"passed": 1}
 
 
-def test_nothing_is_sent_to_save(notebook: Notebook) -> None:
-    """Saving makes no call: the stand-in has received what the run sent, once."""
+def test_saving_sends_no_request(notebook: Notebook) -> None:
+    """The stand-in has received the request of the run only."""
     notebook.write(SEND)
     notebook.connect(oauth_access_token=TOKEN)
     notebook.session.project.variables.set("GREETING", VARIABLE)
@@ -164,8 +164,8 @@ def test_nothing_is_sent_to_save(notebook: Notebook) -> None:
     assert notebook.pytest() == {"passed": 2}
 
 
-def test_a_long_answer_is_kept_in_a_file_of_its_own(notebook: Notebook, outside: OutsideServer) -> None:
-    """An answer of more than 64 KB is written beside the recorded calls, and replayed whole."""
+def test_a_long_response_has_its_own_file(notebook: Notebook, outside: OutsideServer) -> None:
+    """A response of more than 64 KB is written beside the recorded calls, and replayed completely."""
     notebook.write(FETCH.replace("SIZE", "100000"))
     notebook.session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
 
@@ -176,8 +176,8 @@ def test_a_long_answer_is_kept_in_a_file_of_its_own(notebook: Notebook, outside:
     assert notebook.pytest() == {"passed": 1}
 
 
-def test_an_answer_that_is_too_long_is_told(notebook: Notebook, outside: OutsideServer) -> None:
-    """A run whose answers are more than is kept in memory is made as any other, and cannot be saved."""
+def test_a_response_that_is_too_long_cannot_be_saved(notebook: Notebook, outside: OutsideServer) -> None:
+    """A run with responses over the memory limit succeeds, and cannot be saved."""
     notebook.write(FETCH.replace("SIZE", "5000000"))
     notebook.session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
     execution = notebook.session.run()
@@ -188,8 +188,8 @@ def test_an_answer_that_is_too_long_is_told(notebook: Notebook, outside: Outside
     assert execution.step("fetch").return_value == 5000000
 
 
-def test_a_failed_run_is_saved_as_one_that_fails(notebook: Notebook) -> None:
-    """A run that ends in a step's error is held to that error; the test passes as long as it does."""
+def test_a_failed_run_is_saved(notebook: Notebook) -> None:
+    """A run that ends with an error is saved with the error, and the test passes while the error occurs."""
     notebook.write(ONE, "%%pdstep bad\ndef handler(pd):\n    raise ValueError('no such issue')\n")
 
     notebook.save(notebook.session.run())
@@ -199,8 +199,8 @@ def test_a_failed_run_is_saved_as_one_that_fails(notebook: Notebook) -> None:
     assert notebook.pytest() == {"passed": 1}
 
 
-def test_a_part_of_a_workflow_is_saved_with_what_it_was_given(notebook: Notebook) -> None:
-    """A run of one step is held to that step alone, on the exports of the steps above, which are pinned."""
+def test_a_partial_run_is_saved_with_its_pins(notebook: Notebook) -> None:
+    """A run of one step is saved as that step alone, with the exports of earlier steps pinned."""
     notebook.write(ONE, '%%pdstep two\ndef handler(pd):\n    return pd.steps["one"]["$return_value"] + 1\n', "%%pdstep three\ndef handler(pd):\n    return 3\n")  # fmt: skip
     notebook.session.run(only=frozenset({"one"}))
 
@@ -211,7 +211,7 @@ def test_a_part_of_a_workflow_is_saved_with_what_it_was_given(notebook: Notebook
     assert notebook.pytest() == {"passed": 1}
 
 
-def test_saving_again_overwrites_what_was_saved(notebook: Notebook) -> None:
+def test_saving_again_overwrites_an_unchanged_test(notebook: Notebook) -> None:
     """An unchanged test is overwritten with the current results of the workflow."""
     notebook.write(ONE)
     notebook.save(notebook.session.run())
@@ -223,7 +223,7 @@ def test_saving_again_overwrites_what_was_saved(notebook: Notebook) -> None:
 
 
 def test_a_test_that_an_earlier_version_saved_is_overwritten(notebook: Notebook) -> None:
-    """The checksums of a saved test are read below a header with other words too."""
+    """The checksums of a saved test are also read below the header of an earlier version."""
     notebook.write(ONE)
     notebook.session.choose_event(Event({"method": "PUT"}), "unsaved")
     saved = notebook.save(notebook.session.run())
@@ -240,7 +240,7 @@ def test_a_test_that_an_earlier_version_saved_is_overwritten(notebook: Notebook)
 
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
 @pytest.mark.parametrize("name", ["tests/test_run.py", "events/run.json"])
-def test_what_is_not_a_file_stays(notebook: Notebook, name: str, kind: str) -> None:
+def test_a_folder_or_a_fifo_stays(notebook: Notebook, name: str, kind: str) -> None:
     """A folder or a FIFO in the place of a file is named in the error; saving does not wait for the FIFO."""
     notebook.write(ONE)
     notebook.session.choose_event(Event({"method": "PUT"}), "unsaved")
@@ -253,8 +253,8 @@ def test_what_is_not_a_file_stays(notebook: Notebook, name: str, kind: str) -> N
 
 
 @pytest.mark.parametrize("name", ["tests/test_run.py", "events/run.json"])
-def test_what_someone_else_wrote_stays(notebook: Notebook, name: str) -> None:
-    """A file that is there, or a saved one that was edited, is named and left as it is; nothing else is written."""
+def test_a_foreign_or_edited_file_stays(notebook: Notebook, name: str) -> None:
+    """An existing foreign file, or an edited saved file, is named and unchanged; no other file is written."""
     notebook.write(ONE)
     notebook.session.choose_event(Event({"method": "PUT"}), "unsaved")
     mine = notebook.folder / name
@@ -269,7 +269,7 @@ def test_what_someone_else_wrote_stays(notebook: Notebook, name: str) -> None:
 
 
 def test_an_edited_test_stays(notebook: Notebook) -> None:
-    """A saved test to which someone has added a line is not overwritten."""
+    """A saved test with an added line is not overwritten."""
     notebook.write(ONE)
     saved = notebook.save(notebook.session.run())
     edited = notebook.text().replace("assert execution.status", "print('mine')\n    assert execution.status")
@@ -282,7 +282,7 @@ def test_an_edited_test_stays(notebook: Notebook) -> None:
 
 
 def test_a_notebook_that_is_not_saved_is_refused(notebook: Notebook) -> None:
-    """The test would run the file: a step that has run with another text is named, and nothing is written."""
+    """A test runs the file: a step that ran with another text is named, and no file is written."""
     notebook.write(ONE)
     notebook.session.record_cell(ONE.replace("return 1", "return 2"), cell_id="c0")
 
@@ -293,8 +293,8 @@ def test_a_notebook_that_is_not_saved_is_refused(notebook: Notebook) -> None:
     assert not (notebook.folder / "tests").exists()
 
 
-def test_a_run_that_needs_a_real_value_is_refused_with_what_to_do(notebook: Notebook) -> None:
-    """A step that fails with a made-up variable says so; named as no secret, its value is written and the test passes."""
+def test_a_run_that_requires_a_real_value_is_refused_with_a_fix(notebook: Notebook) -> None:
+    """A step that fails with a fake variable is reported; with the variable declared as plain, its value is written and the test passes."""
     notebook.write('%%pdstep mode\nimport os\ndef handler(pd):\n    return {"fast": 1}[os.environ["MODE"]]\n')
     notebook.session.project.variables.set("MODE", "fast")
     execution = notebook.session.run()
@@ -309,8 +309,8 @@ def test_a_run_that_needs_a_real_value_is_refused_with_what_to_do(notebook: Note
 
 
 @pytest.mark.parametrize("plain", ["slack.oauth_access_token", "NOBODY"])
-def test_what_cannot_be_plain(notebook: Notebook, plain: str) -> None:
-    """A credential that is a secret by its name, and what the run was not given, cannot be written."""
+def test_secrets_cannot_be_plain(notebook: Notebook, plain: str) -> None:
+    """A secret credential, and a name that the run did not use, cannot be written."""
     notebook.write("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
     notebook.connect(oauth_access_token=TOKEN)
 
@@ -340,8 +340,8 @@ def test_what_cannot_be_plain(notebook: Notebook, plain: str) -> None:
         "a" * 300,
     ],
 )
-def test_names_that_are_none(notebook: Notebook, name: str) -> None:
-    """A name that is no part of a file's name everywhere is refused, in a short message."""
+def test_invalid_names_are_refused(notebook: Notebook, name: str) -> None:
+    """A name that is not a valid file name on every system is refused with a short message."""
     notebook.write(ONE)
 
     with pytest.raises(RequestError, match="cannot name a test") as caught:
@@ -351,7 +351,7 @@ def test_names_that_are_none(notebook: Notebook, name: str) -> None:
 
 
 def test_the_longest_name_is_saved(notebook: Notebook) -> None:
-    """A name of as many characters as are allowed makes files."""
+    """A name of the maximum length makes valid files."""
     notebook.write(ONE)
 
     saved = notebook.save(notebook.session.run(), "a" * MAX_NAME)
@@ -360,7 +360,7 @@ def test_the_longest_name_is_saved(notebook: Notebook) -> None:
 
 
 def test_a_run_of_an_earlier_kernel_is_refused(notebook: Notebook) -> None:
-    """What is not among the latest runs of this kernel is not known; the way out is to run again."""
+    """A run that is not among the latest runs of this kernel is refused; the fix is to run again."""
     notebook.write(ONE)
     execution = notebook.session.run()
     for _ in range(10):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class App:
-    """An app's package: its version, and how many actions and sources plain Node.js can import from it."""
+    """The package of an app: its version, and the numbers of actions and sources that plain Node.js can import."""
 
     version: str
     actions: int
@@ -44,7 +44,7 @@ APPS = {
 }
 
 UNDECLARED = {"helper_functions": ("nodemailer@10.3.1",)}
-"""What an app imports and does not declare, and gets from another app's packages if all are installed together."""
+"""Packages that an app imports and does not declare, and finds if all apps are installed together."""
 
 FEW = ("gitlab", "google_drive", "helper_functions", "notion", "slack")
 """The apps that every test run tries."""

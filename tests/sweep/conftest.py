@@ -1,4 +1,4 @@
-"""The apps that are tried in every test run, installed once."""
+"""The apps of every test run, installed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values for empty props: enough for a component to start."""
+"""Values for empty props that let a component start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CREDENTIALS = {field: f"dummy-{field}" for field in _FIELDS.split()} | {
 
 
 def values_for(props: tuple[PropDeclaration, ...]) -> dict[str, JSON]:
-    """A value for each prop that must have one."""
+    """A value for each required prop."""
     return {prop.name: _value(prop) for prop in props if not prop.optional}
 
 

@@ -1,4 +1,4 @@
-"""A gateway that leads to one server, which answers every request with the same JSON."""
+"""A gateway that routes to one server, which answers every request with the same JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOOK = Path(runtimes.__file__).parent / "node" / "egress_hook.mjs"
 MARKS = Path(__file__).parent / "marks.mjs"
 
 SILENCE_S = 2.0
-"""A database's client waits for the server's first word: it is hung up on after this."""
+"""Seconds before the connection of a client that waits for a greeting, such as a database's, is closed."""
 
 _ITEM = {"id": "1", "name": "one", "title": "one", "ok": True, "status": "ok", "url": "https://stand-in.example/1"}
 ANSWER = {
@@ -38,9 +38,9 @@ class StandIn:
     An `OutboundGateway` that connects to one local server.
 
     Attributes:
-        requests: The request lines that were seen, with the host that was meant.
-        status: Of every answer.
-        answer: The body of every answer.
+        requests: The received request lines, with the original host.
+        status: The status of every response.
+        answer: The body of every response.
     """
 
     def __init__(self, marks: Path) -> None:
@@ -91,7 +91,7 @@ class StandIn:
         return start_process()
 
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
-        """Route a Node.js process to this server, and have its marks written."""
+        """Route a Node.js process to this server, and let it write its marks."""
         preloads = f"--import {HOOK.as_uri()} --import {MARKS.as_uri()}"
         return {
             "NODE_OPTIONS": preloads,
@@ -116,7 +116,7 @@ class StandIn:
                 )
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, TimeoutError, ValueError):
-            pass  # the other side has gone, or speaks no HTTP
+            pass  # the client has disconnected, or does not speak HTTP
         finally:
             writer.close()
             self._open.discard(writer)

@@ -1,12 +1,13 @@
 """
-Every importable action of the apps on npm, described and entered.
+Every importable action of the apps on npm, described and started.
 
     python -m tests.sweep.sweep FOLDER [APP...]
 
-installs the apps into FOLDER, where what is there already is used again, and prints a table. Exit status 1 if an action was not
-described or entered, if one lacked a feature of ours, or if the number of importable actions is not the known one.
+installs the apps into FOLDER, without those already installed, and prints a table. The exit status is 1 if an action
+was not described or entered, if an action requires an unsupported feature, or if the number of importable actions is
+not the known one.
 
-The packages are under a licence of their own, which excludes commercial use: nothing of them is kept in this repository.
+The licence of the packages excludes commercial use, so no part of them is in this repository.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _LACKING = {"unsupported", "protocol", "entry_point", "internal", "configuration
 
 @dataclass
 class Row:
-    """What became of the actions of one app."""
+    """The results of the actions of one app."""
 
     app: str
     importable: int = 0
@@ -51,7 +52,7 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Whether all that can be imported was described and entered, and is all that there is to import."""
+        """Whether every importable action was described and started, and their number is the known one."""
         known = APPS[self.app]
         return (
             self.importable == known.actions == self.described == self.entered
@@ -61,23 +62,23 @@ class Row:
 
 
 class _Listener:
-    """Takes what steps do."""
+    """A listener that ignores all messages."""
 
     def log(self, stream: Stream, text: str) -> None:
-        """Not kept."""
+        """Ignore the message."""
 
     def report_progress(self, text: str) -> None:
-        """Not kept."""
+        """Ignore the message."""
 
     def export(self, name: str, value: JSON) -> None:
-        """Not kept."""
+        """Ignore the message."""
 
     def respond(self, response: dict[str, Any]) -> None:
-        """Not kept."""
+        """Ignore the message."""
 
 
 def install(folder: Path, apps: Iterable[str]) -> None:
-    """Install by npm what of *apps* is not there yet, all into one folder as a person's project has them."""
+    """Install the missing *apps* by npm, all into one folder as in a user's project."""
     missing = [app for app in apps if not _package(folder, app).is_dir()]
     if not missing:
         return
@@ -97,19 +98,19 @@ def _package(folder: Path, app: str) -> Path:
 
 
 def entry_points(package: Path) -> list[dict[str, Any]]:
-    """What plain Node.js imports from *package*; see `entry_points.mjs`."""
+    """The components that plain Node.js imports from *package*; see `entry_points.mjs`."""
     command = [str(find_node()), "--no-warnings", str(ENTRY_POINTS), str(package)]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
 async def sweep(folder: Path, app: str) -> Row:
-    """Describe and enter every importable action of *app*, which is installed in *folder*."""
+    """Describe and start every importable action of *app*, which is installed in *folder*."""
     return await sweep_package(Row(app), _package(folder, app), folder, step_s=STEP_S)
 
 
 async def sweep_package(row: Row, package: Path, folder: Path, *, step_s: float) -> Row:
-    """Describe and enter every importable action of *package*, each for *step_s* seconds at most; fills *row*."""
+    """Describe and start every importable action of *package*, each for *step_s* seconds at most; fills *row*."""
     found = await asyncio.to_thread(entry_points, package)
     row.sources = sum(1 for one in found if one["kind"] == "source" and "error" not in one)
     with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
@@ -173,12 +174,12 @@ def lacks(outcome: StepOutcome) -> bool:
     error = outcome.error
     if error is None:
         return False
-    # a ConfigurationError of the component's own code has no code of ours
+    # a ConfigurationError of the component's own code has no error code of pdkernel
     return error.code in _LACKING or error.name == "NotRunHereError"
 
 
 async def sweep_all(folder: Path, apps: Iterable[str]) -> list[Row]:
-    """Sweep *apps*, some at once."""
+    """Sweep *apps*, some of them concurrently."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(app: str) -> Row:

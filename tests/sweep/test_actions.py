@@ -1,4 +1,4 @@
-"""Unmodified actions from npm, installed for this test run and kept nowhere else."""
+"""Unmodified actions from npm, installed for this test run only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_every_importable_action_is_described_and_entered(installed: Path,
 
 @pytest.fixture
 async def refusing(tmp_path: Path) -> AsyncIterator[tuple[int, Path]]:
-    """A server that answers 404 to everything, by TLS; its port and the certificate to trust."""
+    """A server that answers 404 to every request, by TLS; its port and the certificate to trust."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("gitlab.example").configure_cert(context)
@@ -68,7 +68,7 @@ async def refusing(tmp_path: Path) -> AsyncIterator[tuple[int, Path]]:
 async def test_a_token_that_an_action_prints_is_not_in_the_record(
     installed: Path, tmp_path: Path, refusing: tuple[int, Path], written: str
 ) -> None:
-    """The gitlab action logs its whole request when the answer is 404, the account's token with it."""
+    """The gitlab action logs its whole request, with the account's token, when the response is 404."""
     port, authority = refusing
     project = Project.open(tmp_path / ".pdkernel")
     directory = LocalDirectory(project)

@@ -1,4 +1,4 @@
-"""The sweep's own measure: a component is entered when V8 has counted a call of its run, and at no other time."""
+"""The measure of the sweep: a component is started if V8 has counted a call of its `run`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEVER = (
 BROKEN = 'import "not-there";\nexport default { key: "desk-e", version: "1", type: "action", run() {} }'
 
 
-async def test_entered_is_what_v8_has_counted(tmp_path: Path) -> None:
+async def test_entered_components_are_counted_by_v8(tmp_path: Path) -> None:
     """Runs that end, fail or hang are entered; a run that is refused for an unsupported feature is not."""
     package = tmp_path / "node_modules" / "@sample" / "desk"
     for name, text in {"a": ENTERED, "b": FAILS, "c": STUCK, "d": NEVER, "e": BROKEN}.items():
@@ -35,7 +35,7 @@ async def test_entered_is_what_v8_has_counted(tmp_path: Path) -> None:
     assert row.trouble[0].startswith("desk-d was not entered")
 
 
-def test_shared_modules_are_no_components(tmp_path: Path) -> None:
+def test_shared_modules_are_not_components(tmp_path: Path) -> None:
     """A module without a key is left out, and a module that cannot be imported is listed with its error."""
     for name, text in {"common": "export default {}", "e": BROKEN}.items():
         folder = tmp_path / "actions" / name
@@ -48,7 +48,7 @@ def test_shared_modules_are_no_components(tmp_path: Path) -> None:
     assert "not-there" in found[0]["error"]
 
 
-def test_the_apps_are_those_on_npm() -> None:
-    """370 actions and 137 sources of 26 apps."""
+def test_the_number_of_apps_and_components() -> None:
+    """The sweep has 370 actions and 137 sources of 26 apps."""
     assert len(APPS) == 26
     assert (sum(app.actions for app in APPS.values()), sum(app.sources for app in APPS.values())) == (370, 137)

@@ -1,4 +1,4 @@
-"""The fixtures, used as a person's tests use them."""
+"""The fixtures of the pytest plugin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POST = 'import urllib.request\nreturn urllib.request.urlopen("https://api.exampl
 
 
 def test_the_record_of_a_run(pd_run: RunWorkflow) -> None:
-    """Return value, exports, output, response and requests of a run are at hand by the step's name."""
+    """The execution has return value, exports, output, response and requests by the step's name."""
     step = python_step(
         "build", 'print("hello")\npd.export("size", 2)\npd.respond({"status": 201, "body": "ok"})\nreturn [1]'
     )
@@ -32,16 +32,16 @@ def test_the_record_of_a_run(pd_run: RunWorkflow) -> None:
     assert (execution.response.status, execution.response.body, execution.requests) == (201, "ok", ())
 
 
-def test_a_step_that_is_not_there_is_named_with_those_that_are(pd_run: RunWorkflow) -> None:
-    """Asking for an unknown step names the steps of the run."""
+def test_an_unknown_step_names_the_existing_steps(pd_run: RunWorkflow) -> None:
+    """The error for an unknown step lists the steps of the run."""
     execution = pd_run(a_workflow(python_step("build"), python_step("send")))
 
     with pytest.raises(KeyError, match="no step 'sent'; the steps are build, send"):
         execution.step("sent")
 
 
-def test_outside_calls_are_refused(pd_run: RunWorkflow) -> None:
-    """Without a recording or a stand-in a call fails its step, and the ledger names the call and the mode."""
+def test_outbound_calls_are_refused(pd_run: RunWorkflow) -> None:
+    """Without a recording or a stand-in a call fails its step, and the ledger has the call and the mode."""
     execution = pd_run(a_workflow(python_step("post", POST)))
 
     call = execution.requests[0]
@@ -50,7 +50,7 @@ def test_outside_calls_are_refused(pd_run: RunWorkflow) -> None:
 
 
 def test_a_step_gets_the_users_account(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
-    """A connected account reaches the step that asks for it, and the record does not hold its credential."""
+    """A step uses the connected account, and the record does not contain the credential."""
     pd_project.connect("ada", "slack", oauth_access_token=TOKEN)
     step = python_step("send", 'return len(pd.inputs["slack"]["$auth"]["oauth_access_token"])', options="--app slack")
 
@@ -60,8 +60,8 @@ def test_a_step_gets_the_users_account(pd_run: RunWorkflow, pd_project: Temporar
     assert [use.app for use in execution.step("send").accounts] == ["slack"]
 
 
-def test_users_of_one_environment_are_none_of_the_other(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
-    """A run in production does not find a user of development, and says so as the platform does."""
+def test_environments_have_separate_users(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
+    """A run in production does not find a user of development, and has the platform's message."""
     pd_project.connect("ada", "slack", oauth_access_token=TOKEN)
 
     execution = pd_run(a_workflow(python_step(options="--app slack")), external_user="ada", environment="production")
@@ -70,13 +70,13 @@ def test_users_of_one_environment_are_none_of_the_other(pd_run: RunWorkflow, pd_
     assert "No matching external user ID: ada in production" in execution.error.message
 
 
-def test_each_test_has_a_project_of_its_own(pd_project: TemporaryProject) -> None:
-    """Nothing of another test is left: no user, no account."""
+def test_each_test_has_its_own_project(pd_project: TemporaryProject) -> None:
+    """A new project has no users and accounts of other tests."""
     assert list(pd_project.directory.users("development")) == []
 
 
 def test_variables(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
-    """A step sees the project's variables and those of its run; their values are hidden in the record."""
+    """A step reads the project's variables and those of its run; their values are redacted in the record."""
     pd_project.set_variables(GREETING="a greeting of the project")
     step = python_step("say", 'import os\nreturn [os.environ["GREETING"], len(os.environ["NAME"])]')
 
@@ -85,8 +85,8 @@ def test_variables(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
     assert execution.step("say").return_value == ["⟦secret:env/GREETING⟧", 12]
 
 
-def test_a_env_file_beside_the_notebook_is_not_read(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
-    """The person's own `.env` stays out of tests: a variable that the test does not set is missing."""
+def test_an_env_file_beside_the_notebook_is_not_read(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
+    """The user's `.env` is not used: a variable that the test does not set is missing."""
     (pd_project.folder / ".env").write_text("OWN=of the person")
 
     execution = pd_run(a_workflow(python_step("say", 'import os\nreturn os.environ["OWN"]')))
@@ -95,8 +95,8 @@ def test_a_env_file_beside_the_notebook_is_not_read(pd_run: RunWorkflow, pd_proj
     assert execution.error.code == "variable_missing"
 
 
-def test_a_store_is_filled_and_looked_at(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
-    """What a test puts into a data store, a step reads; what the step puts there, the test reads."""
+def test_a_store_is_filled_and_read(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
+    """A step reads the records of the test, and the test reads the records of the step."""
     pd_project.stores.set("seen", "a", 1)
     body = 'pd.inputs["seen"]["b"] = pd.inputs["seen"]["a"] + 1'
 
@@ -108,10 +108,10 @@ def test_a_store_is_filled_and_looked_at(pd_run: RunWorkflow, pd_project: Tempor
 
 
 def test_nothing_is_installed(pd_run: RunWorkflow) -> None:
-    """A package that is not there refuses the run, and the message has the command that installs it."""
+    """A missing package refuses the run, and the message has the install command."""
     step = python_step("one")
     other = node_step("two", "return missing")
-    other = replace(other, source='import missing from "a-package-of-nobody";\n' + other.source)
+    other = replace(other, source='import missing from "a-missing-package";\n' + other.source)
 
     execution = pd_run(a_workflow(step, other))
 
@@ -122,7 +122,7 @@ def test_nothing_is_installed(pd_run: RunWorkflow) -> None:
 
 
 def test_pinned_steps_do_not_run(pd_run: RunWorkflow) -> None:
-    """A pin is what the step exports: an object of exports, or what it would have returned."""
+    """A pin is an object of exports, or the step's return value."""
     steps = (
         python_step("one", "1 / 0"),
         python_step("two", "1 / 0"),
@@ -135,14 +135,14 @@ def test_pinned_steps_do_not_run(pd_run: RunWorkflow) -> None:
     assert execution.step("one").status == "pinned"
 
 
-def test_a_pin_of_no_step_is_refused(pd_run: RunWorkflow) -> None:
-    """A pin for a step that the workflow does not have is an error of the test."""
+def test_a_pin_of_an_unknown_step_is_refused(pd_run: RunWorkflow) -> None:
+    """A pin for an unknown step is an error of the test."""
     with pytest.raises(UnknownStepError):
         pd_run(a_workflow(python_step("one")), pins={"oen": 1})
 
 
-def test_a_set_clock_is_in_the_run(pd_run: RunWorkflow, pd_clock: SettableClock) -> None:
-    """Time stamps of the run and `context.ts` are those of the clock that was set."""
+def test_a_run_uses_the_set_clock(pd_run: RunWorkflow, pd_clock: SettableClock) -> None:
+    """Time stamps of the run and `context.ts` follow the clock."""
     pd_clock.set("2026-11-24T10:00:00Z")
 
     execution = pd_run(a_workflow(python_step("when", 'return pd.steps["trigger"]["context"]["ts"]')))
@@ -152,7 +152,7 @@ def test_a_set_clock_is_in_the_run(pd_run: RunWorkflow, pd_clock: SettableClock)
 
 
 def test_a_pause_takes_no_time_on_a_set_clock(pd_run: RunWorkflow, pd_clock: SettableClock) -> None:
-    """A run that waits a day is over at once where the clock is set, and ends a day later on it."""
+    """With a set clock, a run that waits a day ends at once, a day later on the clock."""
     pd_clock.set("2026-11-24T10:00:00Z")
 
     execution = pd_run(a_workflow(python_step("nap", "pd.flow.delay(24 * 60 * 60 * 1000)")), wait=True)
@@ -162,14 +162,14 @@ def test_a_pause_takes_no_time_on_a_set_clock(pd_run: RunWorkflow, pd_clock: Set
     assert execution.finished_at.startswith("2026-11-25T10:00:00")
 
 
-def test_the_clock_is_the_machines_again(pd_clock: SettableClock) -> None:
-    """A clock that another test has set does not stay set."""
+def test_the_clock_is_reset(pd_clock: SettableClock) -> None:
+    """A clock that another test has set is reset."""
     assert pd_clock.now() != pd_clock.now()
 
 
 @pytest.mark.parametrize("moment", ["2026-11-24T10:00:00", "tomorrow"])
-def test_a_clock_takes_moments_with_a_zone(pd_clock: SettableClock, moment: str) -> None:
-    """What is no moment, or has no time zone, is refused with an example."""
+def test_a_clock_requires_a_time_zone(pd_clock: SettableClock, moment: str) -> None:
+    """A text that is not a time, and a time without a zone, are refused with an example."""
     with pytest.raises(RequestError):
         pd_clock.set(moment)
 
@@ -185,20 +185,20 @@ def test_events(pd_event: MakeEvent, request: pytest.FixtureRequest, tmp_path: P
     assert events[2].data["body"] == {"name": "Ada"}
 
 
-def test_an_event_that_is_not_there(pd_event: MakeEvent) -> None:
-    """An unknown name says where it was looked for."""
+def test_a_missing_event(pd_event: MakeEvent) -> None:
+    """The error for an unknown name lists the searched places."""
     with pytest.raises(EventError, match="nor in its folder events"):
         pd_event("nothing-of-this-name")
 
 
-def test_a_source_that_is_not_there(pd_run: RunWorkflow) -> None:
-    """An unknown notebook is named with the folder where it was looked for: that of the test."""
+def test_a_missing_source(pd_run: RunWorkflow) -> None:
+    """The error for an unknown notebook names the test's folder."""
     with pytest.raises(NotebookError, match=r"testing.nowhere\.ipynb"):
         pd_run("nowhere.ipynb")
 
 
 async def test_a_coroutine_may_run_workflows(pd_run: RunWorkflow) -> None:
-    """A test that is a coroutine uses the same fixture."""
+    """A coroutine test uses the same fixture."""
     execution = pd_run(a_workflow(python_step("one", "return 1")))
 
     assert execution.step("one").return_value == 1

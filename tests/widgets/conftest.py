@@ -29,7 +29,7 @@ ISSUE = Event(
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    """A session on a new project, outside calls refused, ids counting up."""
+    """A session on a new project, with outbound calls refused and sequential ids."""
     session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny"}, ids=SequentialIds())
     yield session
     session.close()
@@ -37,7 +37,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 @pytest.fixture
 def issue(session: Session) -> Event:
-    """An event that is in the session's library as `issue`."""
+    """The event `issue` in the session's library."""
     session.events.save("issue", ISSUE)
     return ISSUE
 

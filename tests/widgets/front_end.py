@@ -1,4 +1,4 @@
-"""A user's actions in a front end: typing, clicking, reading; sent as widget messages."""
+"""A user's actions in a front end, sent as widget messages: typing, clicking, reading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEEDS_SLACK = "%%pdstep send --app slack\ndef handler(pd):\n    return 'sent'\n"
 
 
 def inside(widget: Any) -> Iterator[Any]:
-    """*widget* and everything in it that is on the screen."""
+    """*widget* and all its visible children."""
     if widget.layout.display == "none":
         return
     yield widget
@@ -23,7 +23,7 @@ def inside(widget: Any) -> Iterator[Any]:
 
 
 def screen(widget: Any) -> str:
-    """All text that a person sees in *widget*, but what stands in fields."""
+    """All visible text of *widget*, except the content of fields."""
     seen = []
     for each in inside(widget):
         if isinstance(each, ipw.HTML):
@@ -41,7 +41,7 @@ def button(widget: Any, description: str) -> Any:
 
 
 def press(widget: Any, description: str) -> None:
-    """Click the button labelled *description*, as a front end does; a disabled button does nothing."""
+    """Click the button labelled *description*; a disabled button does nothing."""
     pressed = button(widget, description)
     if not pressed.disabled:
         pressed._handle_msg({"content": {"data": {"method": "custom", "content": {"event": "click"}}}, "buffers": []})
@@ -53,13 +53,13 @@ def enter(field: Any) -> None:
 
 
 def type_into(field: Any, text: str) -> None:
-    """Replace what stands in *field*, as a front end tells it."""
+    """Replace the text of *field*, as a front end reports it."""
     message = {"method": "update", "state": {"value": text}, "buffer_paths": []}
     field._handle_msg({"content": {"data": message}, "buffers": []})
 
 
 def pick(dropdown: Any, value: str) -> None:
-    """Pick the option of *value*, as a front end tells it: by its place."""
+    """Pick the option of *value* by its position, as a front end reports it."""
     values = [each[1] if isinstance(each, tuple) else each for each in dropdown.options]
     message = {"method": "update", "state": {"index": values.index(value)}, "buffer_paths": []}
     dropdown._handle_msg({"content": {"data": message}, "buffers": []})
@@ -71,6 +71,6 @@ def secrets(widget: Any) -> list[Any]:
 
 
 def everything_in_state() -> str:
-    """Every widget's state, as front ends get it and as notebooks save it."""
+    """Every widget's state, as front ends receive it and as notebooks save it."""
     live = [each.get_state() for each in ipw.widgets.widget._instances.values()]
     return json.dumps([live, ipw.Widget.get_manager_state()], default=repr)

@@ -41,13 +41,13 @@ def connect(session: Session) -> None:
 
 
 def test_values_of_the_cell_are_shown(form: ActionForm) -> None:
-    """Fields hold what the cell gives."""
+    """Fields have the values of the cell."""
     assert form.get_field("thing").value.value == "box"
     assert form.get_field("count").value.value == "3"
 
 
-def test_what_is_typed_is_in_the_cell(form: ActionForm) -> None:
-    """A text, a number and an expression stand in the cell as YAML of their kind."""
+def test_typed_values_are_in_the_cell(form: ActionForm) -> None:
+    """A text, a number and an expression are YAML of their types in the cell."""
     type_into(form.get_field("thing").value, "{{steps.trigger.event.body.name}}")
     type_into(form.get_field("count").value, "5")
 
@@ -56,11 +56,11 @@ def test_what_is_typed_is_in_the_cell(form: ActionForm) -> None:
 
 
 def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:
-    """The cell stands below the form as a block that is copied whole, its line ends kept."""
+    """The cell is shown below the form as a block with its line breaks."""
     assert 'title="Copy %%pdstep put --uses depot-put-thing@0.1.2\nthing: box\ncount: 3' in form.saved_output.html
 
 
-def test_choices_are_looked_up(session: Session, form: ActionForm) -> None:
+def test_options_are_loaded(session: Session, form: ActionForm) -> None:
     """Options are loaded with the account; the cell holds the value of the picked option."""
     connect(session)
 
@@ -70,8 +70,8 @@ def test_choices_are_looked_up(session: Session, form: ActionForm) -> None:
     assert "shelf: s01" in form.cell_source
 
 
-def test_more_choices(session: Session, form: ActionForm) -> None:
-    """Each page adds options, until there are no more."""
+def test_more_options(session: Session, form: ActionForm) -> None:
+    """Each page adds options, until the last page."""
     connect(session)
 
     press(form.get_field("shelf").view, "Look up")
@@ -82,8 +82,8 @@ def test_more_choices(session: Session, form: ActionForm) -> None:
     assert "No more options" in screen(form)
 
 
-def test_no_account_is_said_and_text_is_taken(form: ActionForm) -> None:
-    """Without an account the field shows why there are no options, and still takes a text."""
+def test_without_an_account_text_is_accepted(form: ActionForm) -> None:
+    """Without an account the field shows the reason for the missing options, and accepts a text."""
     press(form.get_field("shelf").view, "Look up")
     type_into(form.get_field("shelf").value, "s77")
 
@@ -92,7 +92,7 @@ def test_no_account_is_said_and_text_is_taken(form: ActionForm) -> None:
 
 
 def test_added_props(session: Session) -> None:
-    """Props that the action adds for the values so far get fields of their own."""
+    """Props that the action adds for the current values have their own fields."""
     connect(session)
     form = ActionForm(session, "fill")
 
@@ -104,7 +104,7 @@ def test_added_props(session: Session) -> None:
 
 
 def test_no_credential_in_the_form(session: Session, form: ActionForm) -> None:
-    """Nothing of the account but what the action made of it is in the form."""
+    """The form contains only the action's results of the account."""
     connect(session)
     press(form.get_field("shelf").view, "Look up")
 

@@ -22,7 +22,7 @@ values = st.recursive(
 
 
 def pick_kind(editor: BodyEditor, label: str) -> None:
-    """Pick what the body is."""
+    """Pick the kind of the body."""
     pick(editor.kind, dict(editor.kind.options)[label])
 
 
@@ -35,7 +35,7 @@ def editor() -> BodyEditor:
 
 
 @given(values.filter(lambda value: not isinstance(value, str)))
-def test_json_comes_back(value: Any) -> None:
+def test_json_is_unchanged(value: Any) -> None:
     """JSON that is shown reads back as the same JSON."""
     shown = format_body(value)
 
@@ -43,7 +43,7 @@ def test_json_comes_back(value: Any) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8")).filter(lambda text: bool(text.strip())))
-def test_text_comes_back(text: str) -> None:
+def test_text_is_unchanged(text: str) -> None:
     """Text that is shown reads back as the same text."""
     shown = format_body(text)
 
@@ -59,14 +59,14 @@ def test_untouched_is_unchanged(editor: BodyEditor, value: Any) -> None:
     assert not editor.is_modified
 
 
-def test_half_a_character_can_be_sent(editor: BodyEditor) -> None:
+def test_a_lone_surrogate_can_be_sent(editor: BodyEditor) -> None:
     """A text that is not valid Unicode is shown with question marks, and can be sent to a front end."""
     editor.load("a\ud800")
 
     assert editor.text.value == "a?"
 
 
-def test_fault_is_told_while_typing(editor: BodyEditor) -> None:
+def test_an_error_is_shown_while_typing(editor: BodyEditor) -> None:
     """A JSON error is shown with line and column until the text is corrected."""
     type_into(editor.text, '{"a": 1,\n  b: 2}')
     wrong = screen(editor.view)
@@ -78,8 +78,8 @@ def test_fault_is_told_while_typing(editor: BodyEditor) -> None:
     assert editor.read_body() == {"a": 1, "b": 2}
 
 
-def test_empty_is_no_body(editor: BodyEditor) -> None:
-    """Nothing typed is no body."""
+def test_empty_text_is_not_a_body(editor: BodyEditor) -> None:
+    """An empty text is not a body."""
     type_into(editor.text, " \n")
 
     assert editor.read_body() is ABSENT
@@ -87,14 +87,14 @@ def test_empty_is_no_body(editor: BodyEditor) -> None:
 
 
 def test_null_is_a_body(editor: BodyEditor) -> None:
-    """Null that is typed is a body."""
+    """A typed null is a body."""
     type_into(editor.text, "null")
 
     assert editor.read_body() is None
 
 
 def test_text_is_not_checked(editor: BodyEditor) -> None:
-    """A body of another kind than JSON is sent as it stands."""
+    """A body of another kind than JSON is sent unchanged."""
     pick_kind(editor, "text")
 
     type_into(editor.text, "a=1&b=2")
@@ -103,8 +103,8 @@ def test_text_is_not_checked(editor: BodyEditor) -> None:
     assert editor.error_message == ""
 
 
-def test_kind_none_keeps_what_was_typed(editor: BodyEditor) -> None:
-    """Choosing no body and JSON again brings back what was typed."""
+def test_kind_none_keeps_the_text(editor: BodyEditor) -> None:
+    """Choosing no body and then JSON restores the typed text."""
     type_into(editor.text, "[1]")
     pick_kind(editor, "none")
     none = editor.read_body()
@@ -116,7 +116,7 @@ def test_kind_none_keeps_what_was_typed(editor: BodyEditor) -> None:
 
 
 def test_pretty_print(editor: BodyEditor) -> None:
-    """Pretty-printing indents, and keeps letters as they are."""
+    """Pretty-printing indents the JSON and does not escape letters."""
     type_into(editor.text, '{"a":"é"}')
 
     press(editor.view, "Pretty-print")
@@ -134,8 +134,8 @@ def test_big_body_is_shown_in_part(editor: BodyEditor) -> None:
     assert editor.read_body() is BIG
 
 
-def test_big_body_can_be_left_out_and_brought_back(editor: BodyEditor) -> None:
-    """Choosing no body and JSON again brings the whole big body back."""
+def test_a_big_body_can_be_removed_and_restored(editor: BodyEditor) -> None:
+    """Choosing no body and then JSON restores the whole body."""
     editor.load(BIG)
     pick_kind(editor, "none")
 
@@ -145,7 +145,7 @@ def test_big_body_can_be_left_out_and_brought_back(editor: BodyEditor) -> None:
 
 
 def test_big_body_as_text(editor: BodyEditor) -> None:
-    """A big JSON body taken as text is the whole of its JSON."""
+    """A big JSON body that becomes text is the whole JSON."""
     editor.load(BIG)
 
     pick_kind(editor, "text")
@@ -154,7 +154,7 @@ def test_big_body_as_text(editor: BodyEditor) -> None:
 
 
 def test_big_body_can_be_replaced(editor: BodyEditor) -> None:
-    """A big body can be dropped to write another."""
+    """A big body can be replaced by typing another."""
     editor.load(BIG)
 
     press(editor.view, "Write another body")
@@ -173,8 +173,8 @@ def test_pasting_a_big_body(editor: BodyEditor) -> None:
     assert editor.is_modified
 
 
-def test_pasting_a_big_fault(editor: BodyEditor) -> None:
-    """A big text that is not JSON stays in the field, to be mended."""
+def test_pasting_a_big_invalid_text(editor: BodyEditor) -> None:
+    """A big text that is not JSON stays editable in the field."""
     pasted = json.dumps(BIG)[:-1]
 
     type_into(editor.text, pasted)

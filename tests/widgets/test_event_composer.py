@@ -19,7 +19,7 @@ STEP = "%%pdstep shape\ndef handler(pd):\n    print('hello')\n    return pd.step
 
 
 def identity(composer: EventComposer) -> list[str]:
-    """What the two rows that follow the session show."""
+    """The text of the two rows that follow the session."""
     return re.findall(r"<code>x-pd-(?:environment|external-user-id): (.*?)</code>", composer.fields.identity.value)
 
 
@@ -36,7 +36,7 @@ def test_starts_as_a_json_post(composer: EventComposer, session: Session) -> Non
 
 
 def test_use_chooses_without_running(composer: EventComposer, session: Session) -> None:
-    """The button "Use as the event" makes what was typed the session's event."""
+    """The button "Use as the event" chooses the typed event for the session."""
     type_into(composer.fields.path, "/hook")
     type_into(composer.body.text, '{"a": 1}')
 
@@ -49,7 +49,7 @@ def test_use_chooses_without_running(composer: EventComposer, session: Session) 
 
 
 def test_identity_follows_the_session(composer: EventComposer, session: Session) -> None:
-    """The two headers are shown as they are picked, read-only, and are in the event."""
+    """The two headers show the chosen user and environment, read-only, and are in the event."""
     session.choose_user("ada", "production")
     press(composer, "Use as the event")
 
@@ -59,8 +59,8 @@ def test_identity_follows_the_session(composer: EventComposer, session: Session)
     assert session.event.environment == "production"
 
 
-def test_wrong_body_cannot_be_sent(composer: EventComposer, session: Session) -> None:
-    """While the body is not JSON, nothing can be sent, used or saved."""
+def test_an_invalid_body_cannot_be_sent(composer: EventComposer, session: Session) -> None:
+    """While the body is not JSON, the event cannot be sent, used or saved."""
     type_into(composer.body.text, "{")
 
     for name in ("Send", "Use as the event", "Save"):
@@ -70,8 +70,8 @@ def test_wrong_body_cannot_be_sent(composer: EventComposer, session: Session) ->
     assert session.event is None
 
 
-def test_wrong_header_cannot_be_sent(composer: EventComposer, session: Session) -> None:
-    """While a header line cannot be read, nothing can be sent, and the line is named."""
+def test_an_invalid_header_cannot_be_sent(composer: EventComposer, session: Session) -> None:
+    """While a header line is invalid, the event cannot be sent, and the line is named."""
     type_into(composer.fields.headers, "accept")
 
     press(composer, "Send")
@@ -88,7 +88,7 @@ def test_library_is_offered(issue: Event, make_composer: Callable[[], EventCompo
 
 
 def test_loading(issue: Event, composer: EventComposer, session: Session) -> None:
-    """Loading shows a saved event and makes it the session's."""
+    """Loading shows a saved event and chooses it for the session."""
     session.notify_accounts_changed()
     pick(composer.library, "issue")
 
@@ -100,15 +100,17 @@ def test_loading(issue: Event, composer: EventComposer, session: Session) -> Non
     assert "The chosen event: issue." in screen(composer)
 
 
-def test_loading_nothing_is_told(composer: EventComposer) -> None:
-    """Load without a choice says so."""
+def test_loading_requires_a_choice(composer: EventComposer) -> None:
+    """Load without a choice shows a message."""
     press(composer, "Load")
 
     assert "No saved event is chosen." in screen(composer)
 
 
-def test_loading_over_changes_asks(issue: Event, make_composer: Callable[[], EventComposer], session: Session) -> None:
-    """Loading asks once before it drops what was typed."""
+def test_loading_over_changes_asks_once(
+    issue: Event, make_composer: Callable[[], EventComposer], session: Session
+) -> None:
+    """Loading asks once before it discards changes."""
     composer = make_composer()
     type_into(composer.fields.path, "/typed")
     pick(composer.library, "issue")
@@ -121,7 +123,7 @@ def test_loading_over_changes_asks(issue: Event, make_composer: Callable[[], Eve
     assert composer.fields.path.value == "/hook"
 
 
-def test_loading_a_broken_file_is_told(session: Session, make_composer: Callable[[], EventComposer]) -> None:
+def test_loading_an_invalid_file_is_reported(session: Session, make_composer: Callable[[], EventComposer]) -> None:
     """For a saved event that is not JSON the form shows the line of the error."""
     session.events.folder.mkdir()
     (session.events.folder / "bad.json").write_text("{\n")
@@ -135,7 +137,7 @@ def test_loading_a_broken_file_is_told(session: Session, make_composer: Callable
 
 
 def test_loading_picks_the_events_user(session: Session, make_composer: Callable[[], EventComposer]) -> None:
-    """An event that names an external user picks them, as its line form does."""
+    """An event that names an external user chooses the user, as its line form does."""
     session.events.save("bobs", Event({"headers": {"X-PD-External-User-Id": "bob", "x-pd-environment": "production"}}))
     composer = make_composer()
     pick(composer.library, "bobs")
@@ -162,7 +164,7 @@ def test_unknown_keys_are_kept(session: Session, make_composer: Callable[[], Eve
 
 
 def test_saving(composer: EventComposer, session: Session, tmp_path: Path) -> None:
-    """Saving writes the file, offers it in the list, and makes it the chosen event."""
+    """Saving writes the file, lists it, and chooses the event."""
     type_into(composer.body.text, "[1]")
     type_into(composer.save_name, "mine.json")
 
@@ -173,15 +175,15 @@ def test_saving(composer: EventComposer, session: Session, tmp_path: Path) -> No
     assert composer.magic_line == "%pdevent mine --send"
 
 
-def test_saving_without_a_name_is_told(composer: EventComposer) -> None:
-    """A name is needed to save."""
+def test_saving_requires_a_name(composer: EventComposer) -> None:
+    """Save without a name shows a message."""
     press(composer, "Save")
 
     assert "The event has no name." in screen(composer)
 
 
-def test_saving_under_an_odd_name_is_told(composer: EventComposer, session: Session) -> None:
-    """A name that is no file name is refused in the form."""
+def test_saving_under_an_invalid_name_is_refused(composer: EventComposer, session: Session) -> None:
+    """An invalid file name is refused in the form."""
     type_into(composer.save_name, "../x")
 
     press(composer, "Save")
@@ -191,7 +193,7 @@ def test_saving_under_an_odd_name_is_told(composer: EventComposer, session: Sess
 
 
 def test_saving_over_another_asks(issue: Event, composer: EventComposer, session: Session) -> None:
-    """Another event is overwritten by the second click only."""
+    """Another event is overwritten only by a second click."""
     type_into(composer.save_name, "issue")
 
     press(composer, "Save")
@@ -203,7 +205,7 @@ def test_saving_over_another_asks(issue: Event, composer: EventComposer, session
 
 
 def test_saving_over_itself_does_not_ask(issue: Event, composer: EventComposer, session: Session) -> None:
-    """An event that was loaded and changed is saved under its own name at once."""
+    """A loaded and changed event is saved under its own name at once."""
     session.load_event("issue")
     type_into(composer.fields.path, "/new")
     type_into(composer.save_name, "issue")
@@ -213,8 +215,8 @@ def test_saving_over_itself_does_not_ask(issue: Event, composer: EventComposer, 
     assert session.events.load("issue")[1].data["path"] == "/new"
 
 
-def test_changed_event_is_not_called_by_its_name(issue: Event, composer: EventComposer, session: Session) -> None:
-    """A loaded event that was changed and used does not carry the saved event's name alone."""
+def test_a_changed_event_is_marked(issue: Event, composer: EventComposer, session: Session) -> None:
+    """A loaded event that was changed is not shown under the saved name alone."""
     session.load_event("issue")
     type_into(composer.fields.path, "/new")
 
@@ -225,7 +227,7 @@ def test_changed_event_is_not_called_by_its_name(issue: Event, composer: EventCo
 
 
 def test_secret_header_is_not_shown(composer: EventComposer, session: Session) -> None:
-    """The value of a secret header is in no widget once the event is chosen; steps get it."""
+    """The value of a secret header is in no widget after the event is chosen; steps receive the value."""
     session.choose_event(Event({"headers": {"authorization": "Bearer planted-token"}}))
 
     press(composer, "Use as the event")
@@ -238,7 +240,7 @@ def test_secret_header_is_not_shown(composer: EventComposer, session: Session) -
 
 
 def test_typed_secret_header_is_hidden_when_used(composer: EventComposer, session: Session) -> None:
-    """A secret header that is typed is hidden as soon as the event is used."""
+    """A typed secret header is hidden as soon as the event is used."""
     type_into(composer.fields.headers, "Authorization: Bearer planted-token")
 
     press(composer, "Use as the event")
@@ -248,7 +250,7 @@ def test_typed_secret_header_is_hidden_when_used(composer: EventComposer, sessio
     assert "planted-token" not in everything_in_state() + composer.saved_output.html
 
 
-def test_masked_header_is_told(session: Session, composer: EventComposer) -> None:
+def test_a_masked_header_is_reported(session: Session, composer: EventComposer) -> None:
     """The form names a header whose value was lost on saving."""
     session.events.save("hook", Event({"headers": {"authorization": "Bearer x"}}))
 
@@ -264,8 +266,8 @@ def test_follows_an_event_chosen_elsewhere(issue: Event, composer: EventComposer
     assert composer.build_event().data == issue.data
 
 
-def test_what_is_typed_is_not_lost(issue: Event, composer: EventComposer, session: Session) -> None:
-    """What is being typed stays when another event is chosen elsewhere, until the person asks for that."""
+def test_typed_text_is_not_lost(issue: Event, composer: EventComposer, session: Session) -> None:
+    """Typed text stays when another event is chosen, until the user asks for the chosen event."""
     type_into(composer.fields.path, "/typed")
     session.load_event("issue")
     kept = composer.fields.path.value
@@ -277,8 +279,8 @@ def test_what_is_typed_is_not_lost(issue: Event, composer: EventComposer, sessio
     assert composer.fields.path.value == "/hook"
 
 
-def test_choosing_a_user_does_not_touch_what_is_typed(composer: EventComposer, session: Session) -> None:
-    """Picking another user changes the two headers and nothing that is typed."""
+def test_choosing_a_user_keeps_the_typed_text(composer: EventComposer, session: Session) -> None:
+    """Choosing another user changes only the two headers."""
     type_into(composer.fields.path, "/typed")
     type_into(composer.body.text, "{")
 
@@ -288,7 +290,7 @@ def test_choosing_a_user_does_not_touch_what_is_typed(composer: EventComposer, s
     assert identity(composer) == ["development", "ada"]
 
 
-def test_using_tells_the_listeners_once(composer: EventComposer, session: Session) -> None:
+def test_using_calls_the_listeners_once(composer: EventComposer, session: Session) -> None:
     """Using an event calls the listeners once."""
     told = []
     session.add_listener(lambda: told.append(session.event_name))
@@ -299,7 +301,7 @@ def test_using_tells_the_listeners_once(composer: EventComposer, session: Sessio
 
 
 def test_big_event(composer: EventComposer, session: Session) -> None:
-    """An event of three megabytes goes through the form whole, and little of it into the page."""
+    """An event of three megabytes passes through the form completely, with little of it in the page."""
     body = [{"n": n, "text": "x" * 100} for n in range(25_000)]
     session.choose_event(Event({"method": "POST", "body": body}))
     type_into(composer.fields.path, "/big")
@@ -323,7 +325,7 @@ def test_text_body(composer: EventComposer, session: Session) -> None:
 
 
 def test_closed_form_does_not_follow(issue: Event, composer: EventComposer, session: Session) -> None:
-    """A closed form is let go of by the session."""
+    """The session releases a closed form."""
     composer.close()
 
     session.load_event("issue")
@@ -332,7 +334,7 @@ def test_closed_form_does_not_follow(issue: Event, composer: EventComposer, sess
 
 
 def test_sending(composer: EventComposer, session: Session) -> None:
-    """Sending runs the workflow in the background; the output beside the form ends as the whole timeline."""
+    """Send runs the workflow in the background; the output beside the form ends with the complete timeline."""
     session.record_cell(STEP, cell_id="cell-1")
     type_into(composer.body.text, '{"a": 1}')
 
@@ -349,7 +351,7 @@ def test_sending(composer: EventComposer, session: Session) -> None:
 
 
 def test_sending_as_the_user(composer: EventComposer, session: Session) -> None:
-    """A run that was sent is the picked user's."""
+    """A sent run uses the chosen user."""
     session.record_cell(STEP, cell_id="cell-1")
     session.choose_user("ada")
 
@@ -362,7 +364,7 @@ def test_sending_as_the_user(composer: EventComposer, session: Session) -> None:
 
 
 def test_stopping(composer: EventComposer, session: Session) -> None:
-    """Stop ends a run that would go on for ever, and the form can send again."""
+    """Stop ends a run without an end, and the form can send again."""
     session.record_cell("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
 
     press(composer, "Send")
@@ -377,7 +379,7 @@ def test_stopping(composer: EventComposer, session: Session) -> None:
 def test_second_run_is_refused_in_the_form(
     composer: EventComposer, session: Session, make_composer: Callable[[], EventComposer]
 ) -> None:
-    """While a run goes on, another form says that it has to wait."""
+    """During a run, another form reports that it has to wait."""
     session.record_cell("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
     other = make_composer()
 
@@ -390,7 +392,7 @@ def test_second_run_is_refused_in_the_form(
     composer.wait()
 
 
-def test_workflow_that_cannot_run_is_told(composer: EventComposer, session: Session) -> None:
+def test_an_invalid_workflow_is_reported(composer: EventComposer, session: Session) -> None:
     """The form shows the error of an invalid workflow, and no run starts."""
     session.record_cell("%%pdworkflow\nname: a", cell_id="one")
     session.record_cell("%%pdworkflow\nname: b", cell_id="two")
@@ -401,7 +403,7 @@ def test_workflow_that_cannot_run_is_told(composer: EventComposer, session: Sess
     assert composer.send_button.description == "Send"
 
 
-def test_missing_account_is_drawn(composer: EventComposer, session: Session) -> None:
+def test_a_missing_account_is_shown(composer: EventComposer, session: Session) -> None:
     """A refusal of the run is in the output beside the form."""
     session.record_cell(NEEDS_SLACK, cell_id="cell-1")
 
@@ -412,7 +414,7 @@ def test_missing_account_is_drawn(composer: EventComposer, session: Session) -> 
 
 
 @pytest.mark.parametrize("value", [1, True])
-def test_event_that_python_takes_for_equal(composer: EventComposer, session: Session, value: object) -> None:
+def test_events_are_compared_as_json(composer: EventComposer, session: Session, value: object) -> None:
     """A body of 1 is not a body of true."""
     session.choose_event(Event({"body": 1}))
 
@@ -425,7 +427,7 @@ READS = "%%pdstep read\ndef handler(pd):\n    body = pd.steps['trigger']['event'
 
 
 def test_missing_fields_are_named_while_typing(composer: EventComposer, session: Session) -> None:
-    """What the steps count on and the body lacks is named with its step, and goes as it is typed."""
+    """Required fields that the body lacks are named with their step, until they are typed."""
     session.record_cell(READS, cell_id="cell-1")
     type_into(composer.body.text, '{"title": "a"}')
     before = screen(composer)
@@ -437,7 +439,7 @@ def test_missing_fields_are_named_while_typing(composer: EventComposer, session:
     assert "is missing" not in screen(composer)
 
 
-def test_a_type_that_no_step_takes_is_named(composer: EventComposer, session: Session) -> None:
+def test_an_unexpected_type_is_reported(composer: EventComposer, session: Session) -> None:
     """The form reports a number in place of a text before the event is sent."""
     session.record_cell(READS, cell_id="cell-1")
 
@@ -447,7 +449,7 @@ def test_a_type_that_no_step_takes_is_named(composer: EventComposer, session: Se
 
 
 def test_the_example_is_written_on_demand(composer: EventComposer, session: Session) -> None:
-    """A button writes a body with what the steps count on; it asks before it drops what was typed."""
+    """A button writes a body with the required fields, and asks before it discards typed text."""
     session.record_cell(READS, cell_id="cell-1")
     press(composer, "Write the example")
     written = json.loads(composer.body.text.value)
@@ -463,8 +465,8 @@ def test_the_example_is_written_on_demand(composer: EventComposer, session: Sess
     assert session.event is None
 
 
-def test_drift_is_said_in_the_form(composer: EventComposer, session: Session) -> None:
-    """A body that differs from saved events in what steps read says so."""
+def test_drift_is_shown_in_the_form(composer: EventComposer, session: Session) -> None:
+    """A body that differs from saved events in fields that steps read is reported."""
     session.record_cell(READS, cell_id="cell-1")
     session.events.save("old", Event.from_body({"title": "a", "user": {"id": 1}}))
     session.choose_user("ada")

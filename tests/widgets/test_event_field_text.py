@@ -1,4 +1,4 @@
-"""An event as texts, and back."""
+"""An event converted to texts and back."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_touching_one_line_keeps_the_others(query: dict[str, str], value: str) -
     assert read == {"query": {**query, "n": 5, "last": value}}
 
 
-def test_masked_value_is_kept_by_an_edit_elsewhere() -> None:
-    """A secret header shows as ***, and an edit of another line leaves its value alone."""
+def test_a_masked_value_survives_other_edits() -> None:
+    """A secret header is shown as ***, and an edit of another line keeps its value."""
     data: dict[str, Any] = {"headers": {"Authorization": "Bearer real", "accept": "*/*"}}
     texts = format_event_fields(data)
 
@@ -75,7 +75,7 @@ def test_masked_value_is_kept_by_an_edit_elsewhere() -> None:
     assert read == {"headers": {"Authorization": "Bearer real", "accept": "*/*", "x-new": "1"}}
 
 
-def test_masked_headers_are_told_apart() -> None:
+def test_masked_headers_are_distinguished() -> None:
     """A value lost on saving is distinguished from a hidden value."""
     data: dict[str, Any] = {"headers": {"authorization": "***", "x-api-key": "real", "accept": "*/*"}}
 
@@ -83,8 +83,8 @@ def test_masked_headers_are_told_apart() -> None:
     assert find_masked_headers(data) == ["x-api-key"]
 
 
-def test_emptied_field_is_no_key() -> None:
-    """Emptying a field takes its key away."""
+def test_an_empty_field_has_no_key() -> None:
+    """An empty field removes its key."""
     data: dict[str, Any] = {"method": "POST", "query": {"a": "1"}, "client_ip": "::1", "url": "https://x.test/"}
 
     assert parse_event_fields(EventFieldTexts(), data) == {"url": "https://x.test/"}
@@ -110,7 +110,7 @@ def test_name_may_hold_a_colon() -> None:
         ),
     ],
 )
-def test_fault_names_the_line(headers: str, message: str) -> None:
+def test_an_invalid_line_is_named(headers: str, message: str) -> None:
     """A line that cannot be read is named."""
     with pytest.raises(EventError) as caught:
         parse_event_fields(EventFieldTexts(headers=headers), {})
@@ -119,11 +119,11 @@ def test_fault_names_the_line(headers: str, message: str) -> None:
 
 
 def test_identity_is_the_sessions() -> None:
-    """Headers that follow the session are taken out, in any case, and headers that were only those with them."""
+    """Headers that follow the session are removed, in any case of letters; headers that consist only of them too."""
     assert remove_identity_headers({"headers": {"X-Pd-Environment": "x", "a": "b"}}) == {"headers": {"a": "b"}}
     assert remove_identity_headers({"headers": {"x-pd-external-user-id": "ada"}, "body": 1}) == {"body": 1}
 
 
 def test_one_is_not_true() -> None:
-    """Events that Python takes for equal and JSON does not are different."""
+    """Values that are equal in Python and different in JSON are different."""
     assert not is_same_event({"body": 1}, {"body": True})

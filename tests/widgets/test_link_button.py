@@ -20,7 +20,7 @@ TOKEN = "xoxb-typed-into-the-page"
 
 
 def link_in(picker: UserPicker) -> str:
-    """The address that the picker shows."""
+    """The link in the picker."""
     shown = [each.value for each in inside(picker) if isinstance(each, ipw.HTML)]
     [found] = re.findall(r'class="pd-open" href="([^"]+)"', "".join(shown))
     return html.unescape(str(found))
@@ -33,7 +33,7 @@ def send(url: str, **fields: str) -> Page:
 
 
 def wait_for(picker: UserPicker, words: str) -> str:
-    """The picker's text once it says *words*."""
+    """The picker's text, after it contains *words*."""
     until = time.monotonic() + 5
     while words not in screen(picker) and time.monotonic() < until:
         time.sleep(0.01)
@@ -41,7 +41,7 @@ def wait_for(picker: UserPicker, words: str) -> str:
 
 
 def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> None:
-    """The click shows a link for the chosen user; the picker follows what becomes of it by itself."""
+    """A click shows a link for the chosen user, and the picker shows the result by itself."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
     url = link_in(slack_picker)
@@ -55,8 +55,8 @@ def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> 
     assert f"Uses {account.id}" in screen(slack_picker)
 
 
-def test_the_link_goes_once_it_was_opened(slack_picker: UserPicker, session: Session) -> None:
-    """From then on it stands in no widget's state, which a notebook might save; nor does what was typed."""
+def test_an_opened_link_is_removed(slack_picker: UserPicker, session: Session) -> None:
+    """An opened link and the typed credentials are in no widget's state, which a notebook might save."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
     url = link_in(slack_picker)
@@ -70,7 +70,7 @@ def test_the_link_goes_once_it_was_opened(slack_picker: UserPicker, session: Ses
 
 
 def test_a_user_chosen_meanwhile(slack_picker: UserPicker, session: Session) -> None:
-    """What becomes of ada's link is not said to grace, but the accounts are shown as they are."""
+    """The result of ada's link is not shown to grace, but the accounts are updated."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
     url = link_in(slack_picker)
@@ -90,8 +90,8 @@ def test_cancelling(slack_picker: UserPicker, session: Session) -> None:
     assert "slack is not connected" in wait_for(slack_picker, "Cancelled in the page")
 
 
-def test_where_the_browser_is_elsewhere(slack_picker: UserPicker, session: Session) -> None:
-    """The form says where the page is served, and two ways to it from another machine."""
+def test_a_browser_on_another_machine(slack_picker: UserPicker, session: Session) -> None:
+    """The form shows the address of the page, and two ways to reach it from another machine."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
 

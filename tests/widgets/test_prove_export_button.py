@@ -29,7 +29,7 @@ def a_button(session: Session, folder: Path, cell: str) -> ProveExportButton:
 
 
 def test_pressing_proves(session: Session, issue: Event, tmp_path: Path) -> None:
-    """The button runs both sides on every saved event and shows what was found."""
+    """The button runs both sides on every saved event and shows the differences."""
     button = a_button(session, tmp_path, ONE)
 
     press(button, "Prove")
@@ -38,7 +38,7 @@ def test_pressing_proves(session: Session, issue: Event, tmp_path: Path) -> None
     assert not button.button.disabled
 
 
-def test_what_stands_in_the_way_is_told(session: Session, tmp_path: Path) -> None:
+def test_an_error_is_shown(session: Session, tmp_path: Path) -> None:
     """An error is shown below the button, which can be clicked again."""
     button = a_button(session, tmp_path, SLACK)
     (tmp_path / "work.pdkernel.yaml").write_text(
@@ -51,8 +51,8 @@ def test_what_stands_in_the_way_is_told(session: Session, tmp_path: Path) -> Non
     assert not button.button.disabled
 
 
-def test_a_reader_sees_the_line(session: Session, tmp_path: Path) -> None:
-    """Where no kernel runs, the line that does the same stands in the button's place."""
+def test_the_line_form_is_saved(session: Session, tmp_path: Path) -> None:
+    """Without a kernel, the equivalent line is shown in the place of the button."""
     button = a_button(session, tmp_path, ONE)
 
     InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))

@@ -20,21 +20,21 @@ ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
 
 @pytest.fixture
 def run(session: Session) -> Execution:
-    """A run that a POST to /orders began."""
+    """A run started by a POST to /orders."""
     session.record_cell(ONE, cell_id="c1")
     session.choose_event(Event({"method": "POST", "path": "/orders", "body": {"n": 1}}))
     return session.run()
 
 
 def at(run: Execution, second: int, *, path: str = "/orders", user: str | None = None) -> Execution:
-    """*run* as another request, begun in that second."""
+    """*run* as another request, started in the given second."""
     event = Event({**run.event, "path": path}).data
     begun = f"2026-11-26T10:00:{second:02}.000Z"
     return replace(run, id=f"run{second}", started_at=begun, event=event, external_user=user)
 
 
 def test_each_request_has_its_own_button(run: Execution) -> None:
-    """A press uses the request that the button names, and says so with the line that does the same."""
+    """A click uses the request of the button, and shows the equivalent line."""
     used: list[str] = []
 
     def use(run_id: str) -> str:
@@ -51,7 +51,7 @@ def test_each_request_has_its_own_button(run: Execution) -> None:
 
 
 def test_a_button_stays_with_its_request(run: Execution) -> None:
-    """What is listed later adds and takes away buttons, and leaves those that stay as they are."""
+    """New requests add and remove buttons; the buttons of kept requests are unchanged."""
     widget = RequestButtons(str)
     widget.update([at(run, 1), at(run, 2)])
     second = button(widget, "10:00:02.000 POST /orders")
@@ -63,14 +63,14 @@ def test_a_button_stays_with_its_request(run: Execution) -> None:
 
 
 def test_nothing_is_offered_before_the_first_request() -> None:
-    """Without a request there is nothing on the screen."""
+    """Without a request there are no buttons."""
     widget = RequestButtons(str)
     widget.update([])
 
     assert screen(widget) == ""
 
 
-def test_a_request_that_is_gone(run: Execution) -> None:
+def test_a_request_that_is_no_longer_stored(run: Execution) -> None:
     """An error of a click is shown below the buttons."""
 
     def none(run_id: str) -> str:
@@ -84,8 +84,8 @@ def test_a_request_that_is_gone(run: Execution) -> None:
 
 
 @pytest.mark.usefixtures("_shell")
-def test_a_reader_sees_the_line() -> None:
-    """A notebook that is read without a kernel keeps the line form, as HTML and text."""
+def test_the_line_form_is_saved() -> None:
+    """A notebook without a kernel shows the line form, as HTML and text."""
     with capture_output() as shown:
         display(RequestButtons(str))
     data = shown.outputs[0].data

@@ -28,7 +28,7 @@ def in_a_file(session: Session, folder: Path) -> None:
 
 
 def test_pressing_writes_a_test(session: Session, issue: Event, tmp_path: Path) -> None:
-    """With a proposed name the button writes the test and says what it wrote."""
+    """With a proposed name the button writes the test and lists its files."""
     in_a_file(session, tmp_path)
     session.load_event("issue")
     button = SaveTestButton(session, session.run())
@@ -40,7 +40,7 @@ def test_pressing_writes_a_test(session: Session, issue: Event, tmp_path: Path) 
     assert (tmp_path / "tests" / "test_issue.py").is_file()
 
 
-def test_a_name_that_is_none_is_told(session: Session, issue: Event, tmp_path: Path) -> None:
+def test_an_invalid_name_is_reported(session: Session, issue: Event, tmp_path: Path) -> None:
     """The error for an invalid name is shown below the button, which can be clicked again."""
     in_a_file(session, tmp_path)
     session.load_event("issue")
@@ -54,10 +54,10 @@ def test_a_name_that_is_none_is_told(session: Session, issue: Event, tmp_path: P
     assert not (tmp_path / "tests").exists()
 
 
-def test_the_form_offers_it_once_a_run_has_ended(
+def test_the_form_has_the_button_after_a_run(
     session: Session, make_composer: Callable[[], EventComposer], issue: Event, tmp_path: Path
 ) -> None:
-    """The composer has no such button before Send; after the run it saves that run."""
+    """The composer has no such button before Send; after the run the button saves that run."""
     in_a_file(session, tmp_path)
     session.load_event("issue")
     composer = make_composer()
@@ -71,7 +71,7 @@ def test_the_form_offers_it_once_a_run_has_ended(
     assert "Wrote tests/test_issue.py" in screen(composer)
 
 
-def test_a_refused_run_is_not_offered(
+def test_a_refused_run_has_no_button(
     session: Session, make_composer: Callable[[], EventComposer], issue: Event, tmp_path: Path
 ) -> None:
     """A run that was refused before its first step has nothing to test."""
@@ -87,8 +87,8 @@ def test_a_refused_run_is_not_offered(
 
 
 @pytest.mark.usefixtures("_shell")
-def test_a_reader_sees_the_line(session: Session, issue: Event, tmp_path: Path) -> None:
-    """A saved notebook, where no button can be pressed, says which line does the same."""
+def test_the_line_form_is_saved(session: Session, issue: Event, tmp_path: Path) -> None:
+    """A saved notebook shows the equivalent line instead of the button."""
     in_a_file(session, tmp_path)
     session.load_event("issue")
     button = SaveTestButton(session, session.run())

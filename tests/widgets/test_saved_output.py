@@ -1,4 +1,4 @@
-"""What a notebook keeps of a form."""
+"""The saved output of a form."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def outputs(captured: Any) -> list[dict[str, Any]]:
-    """The outputs that were displayed: their data, and whether they replace another."""
+    """The displayed outputs: their data, and whether they replace another output."""
     return [{"data": each.data, "id": each.transient.get("display_id"), "update": each.update} for each in captured]
 
 
 @pytest.mark.usefixtures("_shell")
 def test_two_outputs(picker: UserPicker) -> None:
-    """A form is displayed as a widget and, below it, as an output that a reader keeps."""
+    """A form is displayed as a widget and, below it, as an output that is saved."""
     with capture_output() as captured:
         display(picker)
 
@@ -35,7 +35,7 @@ def test_two_outputs(picker: UserPicker) -> None:
 
 
 @pytest.mark.usefixtures("_shell")
-def test_kept_output_follows(picker: UserPicker, session: Session) -> None:
+def test_the_saved_output_follows_the_form(picker: UserPicker, session: Session) -> None:
     """A choice replaces the saved output, so that the saved notebook shows the last choice."""
     with capture_output() as captured:
         display(picker)
@@ -61,8 +61,8 @@ def test_shown_as_a_cells_result(picker: UserPicker) -> None:
 
 
 @pytest.mark.usefixtures("_shell")
-def test_run_is_kept(composer: EventComposer, session: Session) -> None:
-    """A run that was sent from the form ends in the kept output, above it what was sent."""
+def test_the_saved_output_has_the_run(composer: EventComposer, session: Session) -> None:
+    """The saved output has the sent event and the complete run."""
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="cell-1")
     with capture_output() as captured:
         display(composer)
@@ -76,7 +76,7 @@ def test_run_is_kept(composer: EventComposer, session: Session) -> None:
 
 
 def test_bundle_has_a_fallback(composer: EventComposer) -> None:
-    """A form's bundle holds what is chosen as text and HTML beside the widget."""
+    """A form's bundle has the choices as text and HTML beside the widget."""
     bundle = composer._repr_mimebundle_()
 
     assert bundle[VIEW]["model_id"] == composer.model_id
@@ -84,8 +84,8 @@ def test_bundle_has_a_fallback(composer: EventComposer) -> None:
     assert bundle["text/html"] == composer.saved_output.html
 
 
-def test_another_event_is_told_from_the_one_sent(composer: EventComposer, session: Session) -> None:
-    """Choosing another event after a run keeps the run, and says what it ran on."""
+def test_another_event_is_distinguished_from_the_sent_event(composer: EventComposer, session: Session) -> None:
+    """Choosing another event after a run keeps the run, with the name of its event."""
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="cell-1")
     press(composer, "Send")
     composer.wait()

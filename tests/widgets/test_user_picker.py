@@ -31,8 +31,8 @@ def test_no_user_at_first(picker: UserPicker, session: Session) -> None:
     assert picker.magic_line == "%pduser --clear --environment development"
 
 
-def test_an_own_account_that_is_missing_is_said(session: Session, make_picker: Callable[[], UserPicker]) -> None:
-    """With the command that adds it; it is nobody's to connect here."""
+def test_a_missing_own_account_is_shown(session: Session, make_picker: Callable[[], UserPicker]) -> None:
+    """The form shows the command that adds a missing own account, and no button to connect."""
     session.record_cell("%%pdstep a --app slack=apn_own1\ndef handler(pd):\n    return 1\n", cell_id="a")
 
     assert "pdkernel accounts add --own --app slack --id apn_own1" in screen(make_picker())
@@ -54,8 +54,8 @@ def test_users_of_the_environment_are_offered(
     assert session.environment == "production"
 
 
-def test_picking_chooses(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
-    """Picking a user makes steps run as them."""
+def test_picking_a_user_chooses_the_user(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """Steps run as the picked user."""
     picker = make_picker()
 
     pick(picker.user, "ada")
@@ -76,7 +76,7 @@ def test_picking_no_user(session: Session, ada: str, make_picker: Callable[[], U
 
 
 def test_new_user_by_button(picker: UserPicker, session: Session) -> None:
-    """An id that the project does not know can be chosen, and the dropdown says that it has no account yet."""
+    """An unknown id can be chosen, and the dropdown marks that it has no account yet."""
     type_into(picker.new_user, " carol ")
 
     press(picker, "Use")
@@ -88,7 +88,7 @@ def test_new_user_by_button(picker: UserPicker, session: Session) -> None:
 
 
 def test_new_user_by_enter(picker: UserPicker, session: Session) -> None:
-    """Enter in the field does what the button does."""
+    """Enter in the field has the effect of the button."""
     type_into(picker.new_user, "carol")
 
     enter(picker.new_user)
@@ -96,7 +96,7 @@ def test_new_user_by_enter(picker: UserPicker, session: Session) -> None:
     assert session.external_user_id == "carol"
 
 
-def test_blank_new_user_is_told(picker: UserPicker, session: Session) -> None:
+def test_a_blank_id_is_refused(picker: UserPicker, session: Session) -> None:
     """A blank id is refused in the form."""
     press(picker, "Use")
 
@@ -104,8 +104,8 @@ def test_blank_new_user_is_told(picker: UserPicker, session: Session) -> None:
     assert "cannot be blank" in screen(picker)
 
 
-def test_message_goes_with_the_next_act(picker: UserPicker) -> None:
-    """A message goes when the person does the next thing."""
+def test_a_message_disappears_with_the_next_action(picker: UserPicker) -> None:
+    """A message disappears with the user's next action."""
     press(picker, "Use")
     type_into(picker.new_user, "carol")
 
@@ -130,7 +130,7 @@ def test_markup_in_an_id_is_text(slack_picker: UserPicker, session: Session) -> 
 
 
 def test_follows_the_session(picker: UserPicker, session: Session, ada: str) -> None:
-    """A choice made elsewhere is shown, and makes no choice of its own."""
+    """A choice made elsewhere is shown, and causes no further choice."""
     told = []
     session.add_listener(lambda: told.append(session.external_user_id))
 
@@ -141,7 +141,7 @@ def test_follows_the_session(picker: UserPicker, session: Session, ada: str) -> 
 
 
 def test_one_choice_is_one_change(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
-    """A pick tells the listeners once, however many forms follow."""
+    """A pick calls the listeners once, whatever the number of forms."""
     picker = make_picker()
     make_picker()
     told = []
@@ -153,7 +153,7 @@ def test_one_choice_is_one_change(session: Session, ada: str, make_picker: Calla
 
 
 def test_closed_form_does_not_follow(picker: UserPicker, session: Session) -> None:
-    """A closed form is let go of by the session."""
+    """The session releases a closed form."""
     picker.close()
 
     session.choose_user("ada")
@@ -161,8 +161,8 @@ def test_closed_form_does_not_follow(picker: UserPicker, session: Session) -> No
     assert picker.user.value == ""
 
 
-def test_missing_account_is_told(slack_picker: UserPicker, session: Session) -> None:
-    """An app that the user has no account of is named with its steps, fields and the command line's way."""
+def test_a_missing_account_is_shown(slack_picker: UserPicker, session: Session) -> None:
+    """An app without an account is shown with its steps, fields and a command."""
     session.choose_user("ada")
 
     seen = screen(slack_picker)
@@ -172,12 +172,12 @@ def test_missing_account_is_told(slack_picker: UserPicker, session: Session) -> 
 
 
 def test_no_fields_without_a_user(slack_picker: UserPicker) -> None:
-    """Without an external user there is nothing to connect for."""
+    """Without an external user there are no fields to connect an account."""
     assert "slack: needed by send. Pick an external user." in screen(slack_picker)
     assert secrets(slack_picker) == []
 
 
-def test_account_is_told(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+def test_an_account_is_shown(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
     """An account is shown by id and name; of several accounts the newest is used."""
     session.record_cell(NEEDS_SLACK, cell_id="cell-1")
     newer = session.directory.add_account(
@@ -191,7 +191,7 @@ def test_account_is_told(session: Session, ada: str, make_picker: Callable[[], U
     assert "connected" in seen
 
 
-def test_step_that_appears_is_followed(picker: UserPicker, session: Session) -> None:
+def test_rows_follow_the_steps(picker: UserPicker, session: Session) -> None:
     """A new cell adds its app's row, and a deleted cell removes the row."""
     session.choose_user("ada")
     session.record_cell(NEEDS_SLACK, cell_id="cell-1")
@@ -263,8 +263,8 @@ def test_more_fields(slack_picker: UserPicker, session: Session) -> None:
 
 
 @pytest.mark.parametrize("blank", ["", "   "])
-def test_blank_value_is_told(slack_picker: UserPicker, session: Session, blank: str) -> None:
-    """A blank credential is not stored, and the form says which it is."""
+def test_a_blank_credential_is_refused(slack_picker: UserPicker, session: Session, blank: str) -> None:
+    """A blank credential is not stored, and the form names its field."""
     session.choose_user("ada")
     type_into(secrets(slack_picker)[0], blank)
 
@@ -274,8 +274,8 @@ def test_blank_value_is_told(slack_picker: UserPicker, session: Session, blank: 
     assert session.directory.users("development") == []
 
 
-def test_field_without_a_name_is_told(slack_picker: UserPicker, session: Session) -> None:
-    """A credential needs a name."""
+def test_a_credential_requires_a_name(slack_picker: UserPicker, session: Session) -> None:
+    """A credential without a name is refused."""
     session.choose_user("ada")
     type_into(slack_picker._rows["slack"]._form._rows[0].name, " ")
     type_into(secrets(slack_picker)[0], TOKEN)
@@ -285,7 +285,7 @@ def test_field_without_a_name_is_told(slack_picker: UserPicker, session: Session
     assert "A credential has no name." in screen(slack_picker)
 
 
-def test_field_that_is_there_twice_is_told(slack_picker: UserPicker, session: Session) -> None:
+def test_a_duplicate_field_is_refused(slack_picker: UserPicker, session: Session) -> None:
     """Two credentials with the same name are refused."""
     session.choose_user("ada")
     press(slack_picker, "Add a field")
@@ -299,7 +299,7 @@ def test_field_that_is_there_twice_is_told(slack_picker: UserPicker, session: Se
     assert not any(field.has_value for field in secrets(slack_picker))
 
 
-def test_typed_value_is_not_for_the_next_user(slack_picker: UserPicker, session: Session) -> None:
+def test_a_typed_value_is_discarded_with_another_user(slack_picker: UserPicker, session: Session) -> None:
     """A value typed for a user is discarded when another user is picked."""
     session.choose_user("ada")
     field = secrets(slack_picker)[0]
@@ -310,8 +310,8 @@ def test_typed_value_is_not_for_the_next_user(slack_picker: UserPicker, session:
     assert not field.has_value
 
 
-def test_typed_value_survives_a_change_elsewhere(slack_picker: UserPicker, session: Session) -> None:
-    """What is being typed stays when something else changes."""
+def test_a_typed_value_survives_other_changes(slack_picker: UserPicker, session: Session) -> None:
+    """Typed text stays when something else changes."""
     session.choose_user("ada")
     field = secrets(slack_picker)[0]
     type_into(field, TOKEN)
@@ -347,8 +347,8 @@ def test_all_accounts_are_listed(slack_picker: UserPicker, session: Session, ada
     assert "oauth_access_token" in screen(slack_picker)
 
 
-def test_unreadable_workflow_is_told(picker: UserPicker, session: Session) -> None:
-    """Where the cells are no workflow, the form says so and can still be used."""
+def test_an_invalid_workflow_is_reported(picker: UserPicker, session: Session) -> None:
+    """If the cells are not a valid workflow, the form reports it and remains usable."""
     session.record_cell(NEEDS_SLACK, cell_id=None)
     session.record_cell("%%pdworkflow\nname: a", cell_id="one")
     session.record_cell("%%pdworkflow\nname: b", cell_id="two")
@@ -360,8 +360,8 @@ def test_unreadable_workflow_is_told(picker: UserPicker, session: Session) -> No
     assert picker.user.value == "ada"
 
 
-def test_closing_leaves_nothing(slack_picker: UserPicker, session: Session) -> None:
-    """Closing a form leaves no widget of it behind."""
+def test_closing_removes_every_widget(slack_picker: UserPicker, session: Session) -> None:
+    """Closing a form leaves no widget of the form."""
     session.choose_user("ada")
 
     slack_picker.close()

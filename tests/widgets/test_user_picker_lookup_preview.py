@@ -1,4 +1,4 @@
-"""The picker's question "what if": another user's look-up, explained without running or choosing."""
+"""The picker's preview of another user's lookup, without a choice or a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def connect(session: Session, user: str, account_id: str) -> None:
 
 
 def test_another_user(slack_picker: UserPicker, session: Session) -> None:
-    """The chain is explained link by link, the newest account marked; the choice stays and nothing runs."""
+    """Each link of the lookup is shown, with the newest account marked; the choice stays and no step runs."""
     connect(session, "ada", "apn_first")
     connect(session, "ada", "apn_second")
     session.choose_user("grace")
@@ -50,16 +50,16 @@ def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -
     assert (slack_picker.environment.value, session.environment) == ("development", "development")
 
 
-def test_a_caller_who_names_nobody(slack_picker: UserPicker) -> None:
-    """An empty field is a request without the header."""
+def test_a_caller_without_a_user(slack_picker: UserPicker) -> None:
+    """An empty field previews a request without the header."""
     press(slack_picker, "What if …")
     press(slack_picker, "Look up")
 
     assert "no x-pd-external-user-id" in screen(slack_picker)
 
 
-def test_it_follows_the_accounts(slack_picker: UserPicker, session: Session) -> None:
-    """What was looked up is looked up again once an account is there."""
+def test_the_preview_follows_the_accounts(slack_picker: UserPicker, session: Session) -> None:
+    """The preview is updated after an account is connected."""
     press(slack_picker, "What if …")
     type_into(slack_picker.lookup_preview.user, "ada")
     press(slack_picker, "Look up")
@@ -71,8 +71,8 @@ def test_it_follows_the_accounts(slack_picker: UserPicker, session: Session) -> 
     assert "every account is found" in screen(slack_picker)
 
 
-def test_where_no_account_is_needed(session: Session, make_picker: Callable[[], UserPicker]) -> None:
-    """It says so."""
+def test_a_workflow_without_accounts(session: Session, make_picker: Callable[[], UserPicker]) -> None:
+    """The preview reports that no account is needed."""
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
     picker = make_picker()
     press(picker, "What if …")

@@ -1,4 +1,4 @@
-"""The form of external users where a real project keeps them, and does not answer as it should."""
+"""The form of external users with a real project that does not respond correctly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def picker(upstream: Upstream, tmp_path: Path) -> Iterator[UserPicker]:
-    """The form, for a user with accounts in the real project."""
+    """The form for a user with accounts in the real project."""
     session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny", **upstream.environ})
     session.choose_user("bob", "development")
     made = UserPicker(session)
@@ -41,8 +41,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fault", "words"), FAULTS, ids=lambda each: each[:20] if isinstance(each, str) else "")
-def test_removing_that_fails_is_said(picker: UserPicker, upstream: Upstream, fault: dict[str, Any], words: str) -> None:
-    """An account that Pipedream does not remove stays in the form, which says why."""
+def test_a_failed_removal_is_reported(
+    picker: UserPicker, upstream: Upstream, fault: dict[str, Any], words: str
+) -> None:
+    """An account that Pipedream does not remove stays in the form, with the reason."""
     upstream.set(fault={"method": "DELETE", **fault})
 
     press(picker, "Remove")

@@ -1,4 +1,4 @@
-"""A step's process in small: makes the requests that it is told to, one JSON line each, with the client it is told to use."""
+"""A small stand-in for a step's process: makes each requested call with the requested client, one JSON line each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _kept: dict[str, Any] = {}
 def with_urllib(
     method: str, url: str, headers: dict[str, str], body: bytes | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Reads the proxy variables."""
+    """A client that reads the proxy variables."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method)) as answer:
             return answer.status, dict(answer.headers), answer.read()
@@ -39,7 +39,7 @@ def with_urllib(
 def with_http_client(
     method: str, url: str, headers: dict[str, str], body: bytes | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Reads no variable."""
+    """A client that reads no proxy variable."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port)
@@ -54,7 +54,7 @@ def with_http_client(
 def with_urllib3(
     method: str, url: str, headers: dict[str, str], body: bytes | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Reads no proxy variable, and keeps its connections."""
+    """A client that reads no proxy variable and keeps its connections."""
     import urllib3
 
     pool = _kept.setdefault("urllib3", urllib3.PoolManager(ca_certs=os.environ["SSL_CERT_FILE"]))
@@ -65,7 +65,7 @@ def with_urllib3(
 def with_httpx_async(
     method: str, url: str, headers: dict[str, str], body: bytes | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """An event loop's sockets, which do not wait."""
+    """A client with the non-blocking sockets of an event loop."""
     import httpx
 
     async def go() -> tuple[int, dict[str, str], bytes]:
@@ -79,7 +79,7 @@ def with_httpx_async(
 def with_uvloop(
     method: str, url: str, headers: dict[str, str], body: bytes | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Looks names up and connects in C, where no hook of ours is."""
+    """A client that resolves names and connects in C, outside the hook."""
     import httpx
     import uvloop
 
@@ -96,7 +96,7 @@ def _context() -> ssl.SSLContext:
 
 
 def with_httpx(method: str, url: str, headers: dict[str, str], body: bytes | None) -> tuple[int, dict[str, str], bytes]:
-    """Keeps its connection between requests."""
+    """A client that keeps its connection between requests."""
     import httpx
 
     client = _kept.setdefault("httpx", httpx.Client(timeout=30))
@@ -107,7 +107,7 @@ def with_httpx(method: str, url: str, headers: dict[str, str], body: bytes | Non
 def with_requests(
     method: str, url: str, headers: dict[str, str], body: bytes | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Keeps its connection between requests."""
+    """A client that keeps its connection between requests."""
     import requests
 
     session = _kept.setdefault("requests", requests.Session())
@@ -118,7 +118,7 @@ def with_requests(
 def with_aiohttp(
     method: str, url: str, headers: dict[str, str], body: bytes | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Reads no proxy variable unless it is told to, and is not."""
+    """A client that ignores the proxy variables by default."""
     import aiohttp
 
     async def go() -> tuple[int, dict[str, str], bytes]:
@@ -132,7 +132,7 @@ def with_aiohttp(
 
 
 def with_curl(method: str, url: str, headers: dict[str, str], body: bytes | None) -> tuple[int, dict[str, str], bytes]:
-    """A child process, by the proxy variables."""
+    """A child process that reads the proxy variables."""
     command = ["curl", "-sS", "-i", "--suppress-connect-headers", "-X", method, url]
     for name, value in headers.items():
         command += ["-H", f"{name}: {value}"]

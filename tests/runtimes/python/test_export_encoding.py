@@ -1,4 +1,4 @@
-"""What a Python step exports, as JSON."""
+"""The exports of a Python step, as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_json_values_come_back_as_they_were(value: object) -> None:
+def test_json_values_are_unchanged(value: object) -> None:
     """Encoding loses nothing, and the text is one line of ASCII."""
     text = encode_json(value, "x")
 
@@ -28,14 +28,14 @@ def test_json_values_come_back_as_they_were(value: object) -> None:
 
 
 @given(VALUES, st.sampled_from([float("nan"), object(), b"", {1: 2}, {1}]))
-def test_a_wrong_value_is_found_wherever_it_is(value: object, wrong: object) -> None:
-    """The path leads to it past whatever comes before."""
+def test_an_invalid_value_is_found_by_its_path(value: object, wrong: object) -> None:
+    """The error has the path of the value, whatever precedes it."""
     with pytest.raises(ExportNotJSONError, match=r"^x\.a\[1\]\.b"):
         encode_json({"first": value, "a": [value, {"b": wrong}]}, "x")
 
 
-def test_an_object_that_is_held_twice_is_no_cycle() -> None:
-    """Only what contains itself has no end."""
+def test_a_shared_object_is_not_a_cycle() -> None:
+    """Only an object that contains itself is a cycle."""
     shared = {"n": 1}
 
     assert encode_json([shared, shared], "x") == '[{"n":1},{"n":1}]'

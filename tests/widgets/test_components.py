@@ -15,33 +15,33 @@ TOKEN = "xoxb-planted-token"
 
 
 class RecordingComm(BaseComm):
-    """A comm that keeps what the kernel says."""
+    """A comm that stores the kernel's messages."""
 
     def __init__(self, **options: Any) -> None:
         self.said: list[Any] = []
         super().__init__(**options)
 
     def publish_msg(self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **_: Any) -> None:
-        """Keep the message."""
+        """Store the message."""
         self.said.append(data)
 
 
 @pytest.fixture
 def comm() -> RecordingComm:
-    """A comm to look into."""
+    """A comm to inspect."""
     return RecordingComm(target_name="jupyter.widget")
 
 
 @pytest.fixture
 def field(comm: RecordingComm) -> SecretField:
-    """A field into which the token was typed."""
+    """A field with a typed token."""
     field = SecretField(comm=comm)
     type_into(field, TOKEN)
     return field
 
 
-def test_take_forgets(field: SecretField) -> None:
-    """Taking what was typed hands it over once."""
+def test_take_clears_the_field(field: SecretField) -> None:
+    """`take` returns the typed text once."""
     taken = field.take_value()
 
     assert taken == TOKEN
@@ -50,30 +50,30 @@ def test_take_forgets(field: SecretField) -> None:
     assert TOKEN not in str(vars(field))
 
 
-def test_front_end_is_emptied_at_once(field: SecretField, comm: RecordingComm) -> None:
-    """The field on the screen is emptied as soon as what was typed has arrived, and says that it has."""
+def test_the_front_end_is_cleared_at_once(field: SecretField, comm: RecordingComm) -> None:
+    """The visible field is cleared as soon as the text has arrived, and confirms it."""
     assert field.has_value
     assert field.value == ""
     assert {"method": "update", "state": {"value": ""}, "buffer_paths": []} in comm.said
     assert field.placeholder.startswith("typed")
 
 
-def test_closing_forgets(field: SecretField) -> None:
-    """A field that is closed holds nothing."""
+def test_closing_clears_the_field(field: SecretField) -> None:
+    """A closed field has no text."""
     field.close()
 
     assert not field.has_value
 
 
 def test_typing_again_replaces(field: SecretField) -> None:
-    """What is typed later takes the place of what was typed before."""
+    """Text that is typed later replaces the earlier text."""
     type_into(field, "xoxb-second")
 
     assert field.take_value() == "xoxb-second"
 
 
-def test_kernel_never_says_the_value(field: SecretField, comm: RecordingComm) -> None:
-    """No message of the kernel holds what was typed: not the echo, not the state that a second front end asks for."""
+def test_kernel_messages_do_not_contain_the_value(field: SecretField, comm: RecordingComm) -> None:
+    """No message of the kernel contains the text: neither the echo, nor the state for a second front end."""
     field._handle_msg({"content": {"data": {"method": "request_state"}}, "buffers": []})
     field.placeholder = "again"
     field.value = TOKEN + "2"
@@ -84,6 +84,6 @@ def test_kernel_never_says_the_value(field: SecretField, comm: RecordingComm) ->
 
 
 def test_state_is_blank(field: SecretField) -> None:
-    """Neither the state nor the repr holds what was typed."""
+    """Neither the state nor the repr contains the text."""
     assert field.get_state()["value"] == ""
     assert TOKEN not in repr(field)

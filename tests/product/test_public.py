@@ -11,7 +11,7 @@ import pytest
 import pdkernel
 from pdkernel.version import VERSION
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NEVER = ("pandas", "pipedream", "dbos", "starlette")
 """Top-level modules that the extension never loads."""
 HEAVY = (

@@ -10,9 +10,8 @@ from pdkernel.model import JSON
 from pdkernel.render import shape as shape_view
 from pdkernel.shape import infer_shape
 from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import EVIL, Page
 
-EVIL = "<b>bold</b></script>\" onclick='x'"
 EVENT: JSON = {
     "method": "POST",
     "headers": {"x-github-event": "issues", "authorization": "***"},
@@ -25,22 +24,22 @@ EVENT: JSON = {
 
 
 def titles(page: Page) -> list[str]:
-    """What a click on each key copies."""
+    """The texts that a click on each key copies."""
     return [element["title"] for element in page.attributes if element.get("class") == "pd-k"]
 
 
-def test_text_is_as_it_was_looked_at() -> None:
-    """The text of a made-up event's shape is the one that was looked at."""
+def test_text_matches_the_golden_file() -> None:
+    """The text of a sample event's shape equals its golden file."""
     assert_golden("shape.txt", shape_view.render_text(infer_shape(EVENT)))
 
 
-def test_html_is_as_it_was_looked_at() -> None:
-    """The HTML of a made-up event's shape is the one that was looked at."""
+def test_html_matches_the_golden_file() -> None:
+    """The HTML of a sample event's shape equals its golden file."""
     assert_golden("shape.html", shape_view.render_html(infer_shape(EVENT)))
 
 
 def test_every_key_copies_its_path_for_both_languages() -> None:
-    """A key's titles hold the expressions to paste into a Node.js and into a Python step."""
+    """A key's titles are the expressions for a Node.js and a Python step."""
     page = Page(shape_view.render_html(infer_shape(EVENT)))
 
     copied = titles(page)
@@ -61,8 +60,8 @@ def test_keys_can_be_reached_without_a_mouse() -> None:
 
 
 @pytest.mark.parametrize("draw", [shape_view.render_text, shape_view.render_html])
-def test_presence_and_types_are_said(draw: Callable[..., str]) -> None:
-    """A key that some records lack says in how many it stands; a path of several types names each."""
+def test_presence_and_types_are_shown(draw: Callable[..., str]) -> None:
+    """A key that some records lack shows its count; a path of several types lists them."""
     drawn = draw(infer_shape(EVENT))
 
     assert "in 1 of 2" in drawn
@@ -70,7 +69,7 @@ def test_presence_and_types_are_said(draw: Callable[..., str]) -> None:
 
 
 def test_markup_in_keys_and_values_is_shown_as_text() -> None:
-    """An event with markup in keys and values is shown as it is and does nothing."""
+    """Markup in keys and values of an event is escaped."""
     page = Page(shape_view.render_html(infer_shape({EVIL: {EVIL: EVIL}})))
 
     assert page.text.count("<b>bold</b></script>") == 3
@@ -78,7 +77,7 @@ def test_markup_in_keys_and_values_is_shown_as_text() -> None:
 
 
 @pytest.mark.parametrize("draw", [shape_view.render_text, shape_view.render_html])
-def test_a_wide_object_says_how_many_keys_are_left_out(draw: Callable[..., str]) -> None:
+def test_hidden_keys_of_a_wide_object_are_counted(draw: Callable[..., str]) -> None:
     """Of very many keys the first are shown and the others counted."""
     drawn = draw(infer_shape({f"key{number}": number for number in range(1250)}))
 
@@ -88,7 +87,7 @@ def test_a_wide_object_says_how_many_keys_are_left_out(draw: Callable[..., str])
 
 
 def test_a_huge_tree_is_shown_level_by_level() -> None:
-    """A huge branch does not hide what stands beside it, and the drawing stays small."""
+    """A huge branch does not hide its siblings, and the view stays small."""
     branch = {f"k{number}": {f"k{inner}": {"leaf": inner} for inner in range(100)} for number in range(100)}
 
     drawn = shape_view.render_html(infer_shape({"first": branch, "last": {"seen": True}}))
@@ -98,15 +97,15 @@ def test_a_huge_tree_is_shown_level_by_level() -> None:
 
 
 def test_another_root_can_be_given() -> None:
-    """Exports of a step have a shape too: its paths begin at that step."""
+    """The exports of a step have a shape too; its paths start with that step."""
     drawn = shape_view.render_html(infer_shape({"ok": True}), root=("steps", "send", "$return_value"))
 
     assert "Copy steps.send.$return_value.ok" in drawn
     assert "Copy pd.steps[&quot;send&quot;][&quot;$return_value&quot;][&quot;ok&quot;]" in drawn
 
 
-def test_several_events_say_how_often_each_path_is_present() -> None:
-    """Presence counts events even below a key that only some have; in a list it counts items."""
+def test_presence_of_paths_in_several_events() -> None:
+    """Presence counts events, also below a key that only some events have; in a list it counts items."""
     events = [
         {"n": 1, "maybe": {"deep": number}, "items": [{"a": 1}, {}]} if number else {"n": "x"} for number in range(4)
     ]

@@ -1,4 +1,4 @@
-"""`pdkernel export --prove`: the written files beside the notebook, offline."""
+"""`pdkernel export --prove`."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ steps:
 
 
 def saved_event(pdkernel: Shell, name: str = "hello") -> None:
-    """An event beside the notebook."""
+    """Save an event beside the notebook."""
     (pdkernel.folder / "events").mkdir(exist_ok=True)
     (pdkernel.folder / "events" / f"{name}.json").write_text('{"method": "POST", "body": {"name": "Ada"}}')
 
 
-def test_the_same(pdkernel: Shell) -> None:
-    """Files that do what the notebook does: a table of events and steps, exit status 0."""
+def test_equal_files_are_proven(pdkernel: Shell) -> None:
+    """Files that behave like the notebook give a table of events and steps, and status 0."""
     saved_event(pdkernel)
 
     ended = pdkernel("export", pdkernel.notebook(GREET, TELL), "--to", "flow", "--prove")
@@ -62,7 +62,7 @@ def test_the_same(pdkernel: Shell) -> None:
 
 
 def test_as_json(pdkernel: Shell) -> None:
-    """As JSON the proof stands beside the files: verdicts, why something was not compared, and every field's grade."""
+    """The JSON has the files and the proof: verdicts, reasons for skipped comparisons, and every field's grade."""
     saved_event(pdkernel)
 
     ended = pdkernel("export", pdkernel.notebook(FETCH), "--to", "flow", "--prove", "--json")
@@ -77,8 +77,8 @@ def test_as_json(pdkernel: Shell) -> None:
     ]
 
 
-def test_a_difference_ends_with_1(pdkernel: Shell) -> None:
-    """What the export does not bring along makes a difference, which is told with both sides."""
+def test_a_difference_ends_with_status_1(pdkernel: Shell) -> None:
+    """A difference is shown with both sides, and the status is 1."""
     saved_event(pdkernel)
     (pdkernel.folder / "helper.mjs").write_text("export const one = 1\n")
 
@@ -88,8 +88,8 @@ def test_a_difference_ends_with_1(pdkernel: Shell) -> None:
     assert 'hello, step use: status\n  notebook  "success"\n  files     "error"\n' in ended.stdout
 
 
-def test_wrong_requests(pdkernel: Shell) -> None:
-    """A proof needs files that were written, and an answer to whose accounts are meant."""
+def test_invalid_requests(pdkernel: Shell) -> None:
+    """A proof requires written files and an owner for every account."""
     source = pdkernel.notebook(
         "%%pdstep send --lang node\nexport default { props: { slack: { type: 'app', app: 'slack' } }, run() {} }\n"
     )
@@ -106,7 +106,7 @@ def test_wrong_requests(pdkernel: Shell) -> None:
 
 
 def test_a_synced_folder(pdkernel: Shell) -> None:
-    """A synced folder that was imported, changed and patched is proven like a new one."""
+    """A synced folder that was imported, changed and patched is proven like a new folder."""
     flow = pdkernel.folder / "synced-p_abc1234"
     for name, text in {
         "workflow.yaml": SYNCED,

@@ -9,9 +9,8 @@ import pytest
 from pdkernel.render import proof
 from pdkernel.render.proof import WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
 from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import EVIL, Page
 
-EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
 WHY = "GET https://api.example.test/x is not in events/order.recorded.jsonl. Record it: pdkernel run work.ipynb"
 FOUND = Proof(
     "flow",
@@ -49,15 +48,15 @@ SAME = replace(
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
-def test_proofs_are_as_they_were_looked_at(form: str) -> None:
-    """A table of events and steps, each difference with both sides, why something was not compared, what nobody has seen."""
+def test_proofs_match_the_golden_file(form: str) -> None:
+    """A table of events and steps, each difference with both sides, reasons for skipped comparisons, field grades."""
     draw = proof.render_text if form == "txt" else proof.render_html
 
     assert_golden(f"proof.{form}", draw(FOUND))
 
 
-def test_the_same() -> None:
-    """Where nothing differs the text is short."""
+def test_no_difference() -> None:
+    """A proof without differences has a short text."""
     drawn = proof.render_text(SAME)
 
     assert drawn.splitlines()[:3] == [
@@ -68,7 +67,7 @@ def test_the_same() -> None:
 
 
 def test_one_verdict() -> None:
-    """One difference anywhere makes the proof differ; without one it is the same if a step was compared."""
+    """One difference makes the proof differ; without differences it is the same if a step was compared."""
     unseen = CaseVerdict(
         "order", None, (StepVerdict("read", "not compared", reason="w"),), StepVerdict(WHOLE_RUN, "not compared")
     )
@@ -81,7 +80,7 @@ def test_one_verdict() -> None:
 
 
 def test_many_steps() -> None:
-    """A table that is too wide for a terminal becomes a list: each event, and which steps have which verdict."""
+    """A table that is too wide for a terminal becomes a list of events with the steps of each verdict."""
     names = tuple(f"a_step_called_{number}" for number in range(9))
     steps = tuple(StepVerdict(name) for name in names[1:])
     case = CaseVerdict(
@@ -98,7 +97,7 @@ def test_many_steps() -> None:
 
 
 def test_many_differences() -> None:
-    """Of very many differences some are shown, and the number of the others."""
+    """Of very many differences some are shown, and the others are counted."""
     many = replace(FOUND, definition_differences=tuple(Difference(f"steps[{n}]", "1", "2") for n in range(50)))
 
     drawn = proof.render_text(many)
@@ -109,7 +108,7 @@ def test_many_differences() -> None:
 
 
 def test_as_json() -> None:
-    """The JSON has everything; a side that has nothing is null."""
+    """The JSON is complete; a side without a value is null."""
     told = FOUND.to_json()
 
     assert told["verdict"] == "differs"
@@ -125,7 +124,7 @@ def test_as_json() -> None:
 
 
 def test_markup_in_any_field_is_shown_as_text() -> None:
-    """A field that holds markup, quotes or control characters is shown and does nothing."""
+    """Markup, quotes and control characters in a field are escaped."""
     evil = Proof(
         EVIL,
         (EVIL,),
@@ -141,7 +140,7 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
 
 
 def test_a_step_that_neither_side_reached() -> None:
-    """Where a run ends above a step on both sides, the step stands there as not run, and no reason is given."""
+    """If a run ends above a step on both sides, the step is shown as not run, without a reason."""
     steps = (StepVerdict("read"), StepVerdict("send", "not compared", reason=proof.RUN_ENDED_EARLIER))
     case = CaseVerdict("order", None, steps, StepVerdict(WHOLE_RUN))
 

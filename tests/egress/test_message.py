@@ -19,7 +19,7 @@ _CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
 
 
 def test_large_bodies_pass_both_ways(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Ten megabytes go up and come down whole."""
+    """Ten megabytes are sent and received completely."""
     python.bind(ledger.binding("live"))
 
     up = python.request("httpx", "POST", f"{URL}/upload", "y" * 10_000_000).json()
@@ -32,7 +32,7 @@ def test_large_bodies_pass_both_ways(python: ClientProcess, outside: OutsideServ
 def test_a_large_upload_is_refused_with_an_answer(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """A client that sends much is heard out, so that it reads the refusal."""
+    """The gateway reads a large upload to its end, so that the client reads the refusal."""
     python.bind(ledger.binding("deny"))
 
     got = python.request("http.client", "POST", f"{URL}/upload", "y" * 10_000_000)
@@ -42,7 +42,7 @@ def test_a_large_upload_is_refused_with_an_answer(
 
 
 def test_head_keeps_its_length(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """The answer to HEAD tells the length of what GET would give, and has no body."""
+    """The response to HEAD has the length of the GET response and no body."""
     python.bind(ledger.binding("live"))
 
     got = python.request("requests", "HEAD", f"{URL}/big/1234")
@@ -54,7 +54,7 @@ def test_head_keeps_its_length(python: ClientProcess, outside: OutsideServer, le
 def test_head_is_replayed_with_its_length(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A recorded HEAD tells the same length."""
+    """A recorded HEAD response has the same length."""
     for mode in ("record", "replay"):
         python.bind(ledger.binding(f"{mode}={tmp_path}/calls.jsonl"))
         got = python.request("requests", "HEAD", f"{URL}/big/1234")
@@ -63,8 +63,8 @@ def test_head_is_replayed_with_its_length(
     assert len(outside.seen) == 1
 
 
-def test_an_answer_in_pieces_arrives_whole(node: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """A chunked answer has no length, and all its pieces."""
+def test_a_chunked_response_arrives_complete(node: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A chunked response has no length, and all its chunks."""
     node.bind(ledger.binding("live"))
 
     got = node.request("https.agent", "GET", f"{URL}/chunked")
@@ -73,8 +73,8 @@ def test_an_answer_in_pieces_arrives_whole(node: ClientProcess, outside: Outside
     assert ledger.calls[0].status == 200
 
 
-def test_answers_without_a_body_end(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """204 and 304 have no body, and the connection goes on."""
+def test_responses_without_a_body_end(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """204 and 304 have no body, and the connection continues."""
     python.bind(ledger.binding("live"))
 
     statuses = [python.request("requests", "GET", f"{URL}/status/{status}").status for status in (204, 304, 200)]
@@ -82,10 +82,8 @@ def test_answers_without_a_body_end(python: ClientProcess, outside: OutsideServe
     assert statuses == [204, 304, 200]
 
 
-def test_a_client_that_asks_before_its_body_is_told_to_go_on(
-    gateway: Gateway, outside: OutsideServer, ledger: Ledger
-) -> None:
-    """`Expect: 100-continue` is answered with 100, then with the answer."""
+def test_expect_continue_is_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """`Expect: 100-continue` is answered with 100, then with the response."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
@@ -103,8 +101,8 @@ def test_a_client_that_asks_before_its_body_is_told_to_go_on(
     assert "expect" not in outside.seen[0].headers
 
 
-def test_a_body_in_pieces_goes_out_in_pieces(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
-    """A chunked request arrives whole."""
+def test_a_chunked_request_arrives_complete(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """A chunked request is sent in chunks and arrives complete."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
@@ -117,8 +115,8 @@ def test_a_body_in_pieces_goes_out_in_pieces(gateway: Gateway, outside: OutsideS
     assert outside.seen[0].body == b"abcde"
 
 
-def test_an_answer_that_breaks_off_breaks_off(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
-    """Half an answer is never taken for a whole one."""
+def test_a_truncated_response_is_truncated(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A truncated response does not look complete to the client."""
     python.bind(ledger.binding("live"))
 
     out = python.ask("requests", "GET", f"{URL}/cut")
@@ -131,7 +129,7 @@ def test_an_answer_that_breaks_off_breaks_off(python: ClientProcess, outside: Ou
 def test_events_arrive_as_they_are_sent(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str
 ) -> None:
-    """The first event is here before the host sends the second; the call is in the ledger at the end."""
+    """The first event arrives before the host sends the second; the call is in the ledger at the end."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
@@ -146,8 +144,8 @@ def test_events_arrive_as_they_are_sent(
     assert [call.outcome for call in ledger.calls] == ["sent"]
 
 
-def test_a_client_that_leaves_has_made_the_call(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
-    """The row is written when the client leaves before the end of the response."""
+def test_a_call_of_a_disconnected_client_is_recorded(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
+    """The row is written when the client disconnects before the end of the response."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:

@@ -1,4 +1,4 @@
-"""A folder that Pipedream synced, with every shape of a prop's value, run as it is and carried through a notebook."""
+"""A synced folder with every form of a prop's value, run directly and after an import."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.cli.conftest import Shell
 from tests.cli.kiosk import Kiosk, open_kiosk
 
 FOLDER = "add-rows-p_Ab12Cd3"
-KEY = "desk-key-77ab01"
+KEY = "kiosk-key-77ab01"
 
 APP = """
 export default {
   type: "app",
-  app: "desk",
+  app: "kiosk",
   propDefinitions: {
     sheet: { type: "string", label: "Sheet", withLabel: false, async options() { return [{ label: "Guests", value: "12" }]; } },
   },
@@ -27,13 +27,13 @@ export default {
 };
 """
 ADD_ROW = """
-import desk from "../../desk.app.mjs";
+import kiosk from "../../kiosk.app.mjs";
 
 export default {
-  key: "desk-add-row", name: "Add Row", version: "0.2.1", type: "action",
+  key: "kiosk-add-row", name: "Add Row", version: "0.2.1", type: "action",
   props: {
-    desk,
-    sheet: { propDefinition: [desk, "sheet"], reloadProps: true },
+    kiosk,
+    sheet: { propDefinition: [kiosk, "sheet"], reloadProps: true },
     folder: { type: "string", label: "Folder", withLabel: true },
     tags: { type: "string[]", label: "Tags", optional: true },
     hasHeaders: { type: "boolean", label: "Headers?", reloadProps: true },
@@ -41,7 +41,7 @@ export default {
   async additionalProps() {
     const props = {};
     if (!this.hasHeaders) return { rows: { type: "string[]", label: "Rows" } };
-    this.desk.columns(this.sheet).forEach((label, n) => {
+    this.kiosk.columns(this.sheet).forEach((label, n) => {
       props[`col_000${n}`] = { type: n ? "integer" : "string", label, optional: n > 0 };
     });
     return props;
@@ -54,11 +54,11 @@ export default {
 };
 """
 SEND = """
-import desk from "../../desk.app.mjs";
+import kiosk from "../../kiosk.app.mjs";
 
 export default {
-  key: "desk-send", name: "Send", version: "0.0.3", type: "action",
-  props: { desk, httpRequest: { type: "http_request", label: "Request", default: { method: "GET" } } },
+  key: "kiosk-send", name: "Send", version: "0.0.3", type: "action",
+  props: { kiosk, httpRequest: { type: "http_request", label: "Request", default: { method: "GET" } } },
   async run() {
     return { method: this.httpRequest.method, got: await this.httpRequest.execute() };
   },
@@ -78,7 +78,7 @@ export default defineComponent({
 """
 PYTHON = """\
 def handler(pd: "pipedream"):
-    return [pd.inputs["desk"]["$auth"]["api_key"][-4:], pd.inputs["picked"]]
+    return [pd.inputs["kiosk"]["$auth"]["api_key"][-4:], pd.inputs["picked"]]
 """
 WORKFLOW = """\
 schema: workflow/2022.04
@@ -90,10 +90,10 @@ triggers:
 steps:
 - namespace: add_row
   runtime: nodejs20.x
-  uses: desk-add-row@0.2.1
+  uses: kiosk-add-row@0.2.1
   _props_cursor: dyp_Xk2uYz9
   props:
-    desk:
+    kiosk:
       authProvisionId: apn_desk123
     sheet:
       __lv:
@@ -114,9 +114,9 @@ steps:
     col_0001: "{{steps.trigger.event.body.age}}"
 - namespace: send
   runtime: nodejs20.x
-  uses: desk-send@0.0.3
+  uses: kiosk-send@0.0.3
   props:
-    desk:
+    kiosk:
       authProvisionId: apn_desk123
     httpRequest:
       auth:
@@ -141,7 +141,7 @@ steps:
         value: "{{steps.trigger.event.body.age}}"
       tab: body
       method: POST
-      url: https://api.desk.example/rows
+      url: https://api.kiosk.example/rows
 - namespace: code
   runtime: nodejs20.x
   uses: "./code/entry.js"
@@ -157,17 +157,17 @@ steps:
     - b
     request:
       method: GET
-      url: https://api.desk.example/{{steps.send.$return_value.got.id}}
+      url: https://api.kiosk.example/{{steps.send.$return_value.got.id}}
       tab: params
 - namespace: check
   runtime: python3.12
   uses: "./check/entry.py"
   props:
     __configurableProps:
-    - app: desk
-      name: desk
+    - app: kiosk
+      name: kiosk
       type: app
-    desk:
+    kiosk:
       authProvisionId: apn_desk123
     picked:
       __lv:
@@ -178,18 +178,18 @@ steps:
 
 
 @pytest.fixture
-def desk() -> Iterator[Kiosk]:
-    """The API."""
+def kiosk() -> Iterator[Kiosk]:
+    """The API of the app."""
     with open_kiosk() as server:
         yield server
 
 
 @pytest.fixture
-def synced(pdkernel: Shell, desk: Kiosk) -> Path:
-    """The folder, beside a checkout with its actions, in a project that has its account and its variable."""
-    components = pdkernel.folder / "components" / "desk"
+def synced(pdkernel: Shell, kiosk: Kiosk) -> Path:
+    """The folder, beside a checkout with its actions, in a project with its account and variable."""
+    components = pdkernel.folder / "components" / "kiosk"
     files = {
-        components / "desk.app.mjs": APP,
+        components / "kiosk.app.mjs": APP,
         components / "actions/add-row/add-row.mjs": ADD_ROW,
         components / "actions/send/send.mjs": SEND,
         pdkernel.folder
@@ -203,17 +203,17 @@ def synced(pdkernel: Shell, desk: Kiosk) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert pdkernel("project", "set", "actions", ".").status == 0
-    pdkernel("accounts", "add", "--external-user", "ada", "--app", "desk", "--credential", "api_key=-", stdin=KEY)
-    pdkernel("env", "set", "DESK_TOKEN", stdin="desk-token-90ab12")
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "kiosk", "--credential", "api_key=-", stdin=KEY)
+    pdkernel("env", "set", "DESK_TOKEN", stdin="kiosk-token-90ab12")
     return pdkernel.folder / FOLDER
 
 
-def test_a_synced_folder_runs_as_it_is(pdkernel: Shell, synced: Path, desk: Kiosk) -> None:
-    """Picked options are their values (with their labels where the prop says so), added props and requests are evaluated."""
+def test_a_synced_folder_runs(pdkernel: Shell, synced: Path, kiosk: Kiosk) -> None:
+    """Picked options are their values (with labels if the prop requires them); added props and requests are evaluated."""
     body = json.dumps({"name": "Ada", "age": 36})
 
     ran = pdkernel(
-        "run", FOLDER, "--body", body, "--external-user", "ada", "--egress", f"stand-in={desk.url}", "--json"
+        "run", FOLDER, "--body", body, "--external-user", "ada", "--egress", f"stand-in={kiosk.url}", "--json"
     )
 
     assert ran.status == 0, ran.stdout + ran.stderr
@@ -229,15 +229,15 @@ def test_a_synced_folder_runs_as_it_is(pdkernel: Shell, synced: Path, desk: Kios
         "code": {"choice": {"label": "First", "value": "one"}, "many": ["a", "b"], "got": {"id": "hook_1"}},
         "check": [KEY[-4:], 7],
     }
-    assert desk.asked == [
+    assert kiosk.asked == [
         ("POST", "/rows?age=36", {"sheet": "12", "cells": {"col_0000": "Ada", "col_0001": 36}}),
         ("GET", "/hook_1", None),
     ]
-    assert desk.keys == {"Bearer desk-token-90ab12", None}
+    assert kiosk.keys == {"Bearer kiosk-token-90ab12", None}
 
 
 def test_an_edited_value_has_no_old_label(pdkernel: Shell, synced: Path) -> None:
-    """The same file is written again; a value that is another now is written, and given to the step, without the label."""
+    """An unchanged file is written unchanged; an edited value is written and passed to the step without the old label."""
     workflow = read_folder_workflow(synced, assumed_account="own")
     code = workflow.steps[2]
     edited = replace(code, props={**code.props, "choice": "two"})

@@ -1,4 +1,4 @@
-"""Event sources of every kind, from a folder with the layout of a components checkout, as a person runs them."""
+"""Event sources of every kind, from a folder with the layout of a components checkout."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def found(ended: Ended) -> list[Any]:
 
 
 def test_a_polling_source_from_deployment_to_run(poll: Poll, pdkernel: Shell, kiosk: Kiosk) -> None:
-    """Its hook emits the newest past events, a tick those that are new, and a saved one starts the workflow as it is."""
+    """The deploy hook emits the newest past events, a tick emits new events, and a saved event starts the workflow."""
     kiosk.sell(1, "paper", 2)
     kiosk.sell(2, "gum", 1)
     kiosk.sell(3, "map", 9)
@@ -71,8 +71,8 @@ def test_a_polling_source_from_deployment_to_run(poll: Poll, pdkernel: Shell, ki
     assert kiosk.keys == {f"Bearer {KEY}"}
 
 
-def test_the_greatest_id_is_what_is_new(poll: Poll, kiosk: Kiosk) -> None:
-    """`dedupe: "greatest"`: a number that is not above all earlier ones starts nothing."""
+def test_dedupe_greatest(poll: Poll, kiosk: Kiosk) -> None:
+    """`dedupe: "greatest"`: an event emits only if its id is greater than all earlier ids."""
     kiosk.sell(1, "paper", 2)
     kiosk.sell(2, "map", 9)
     first = poll("highest-price@0.0.2", "--json")
@@ -83,8 +83,8 @@ def test_the_greatest_id_is_what_is_new(poll: Poll, kiosk: Kiosk) -> None:
     assert (found(first), found(second)) == ([2, 9], [20])
 
 
-def test_what_comes_after_the_last_is_new(poll: Poll, kiosk: Kiosk) -> None:
-    """`dedupe: "last"`: everything behind the event that was emitted last; all of it if that one is gone."""
+def test_dedupe_last(poll: Poll, kiosk: Kiosk) -> None:
+    """`dedupe: "last"`: events after the last emitted event are new; all events if that event is missing."""
     kiosk.sell(1, "paper", 2)
     kiosk.sell(2, "map", 9)
     first = poll("newest-sale@0.0.3", "--json")
@@ -98,14 +98,14 @@ def test_what_comes_after_the_last_is_new(poll: Poll, kiosk: Kiosk) -> None:
 
 
 def test_a_timer_with_a_cron_expression(poll: Poll) -> None:
-    """The source finds the expression in the tick and in its prop."""
+    """The tick and the prop have the cron expression."""
     ticked = poll("opens@0.1.0", "--json")
 
     assert ticked.json["events"][0]["event"] == {"cron": "0 7 * * *", "own": "0 7 * * *", "at": True}
 
 
-def test_a_webhook_is_registered_and_taken_back(poll: Poll, kiosk: Kiosk) -> None:
-    """`activate` tells the service the address that was given; `deactivate` finds what it remembered."""
+def test_a_webhook_is_registered_and_removed(poll: Poll, kiosk: Kiosk) -> None:
+    """`activate` registers the given address at the service; `deactivate` reads the stored id."""
     on = poll("called@0.1.0", "--hook", "activate", "--endpoint", "https://tunnel.example/in", "--json")
     off = poll("called@0.1.0", "--hook", "deactivate", "--json")
 
@@ -113,8 +113,8 @@ def test_a_webhook_is_registered_and_taken_back(poll: Poll, kiosk: Kiosk) -> Non
     assert kiosk.asked == [("POST", "/hooks", {"url": "https://tunnel.example/in"}), ("DELETE", "/hooks/hook_1", None)]
 
 
-def test_a_webhook_is_not_registered_at_no_address(poll: Poll, kiosk: Kiosk) -> None:
-    """Without an address the hook fails and says how to give one; the service is told nothing."""
+def test_a_webhook_is_not_registered_without_an_address(poll: Poll, kiosk: Kiosk) -> None:
+    """Without an address the hook fails with a fix, and the service gets no request."""
     ended = poll("called@0.1.0", "--hook", "activate")
 
     assert ended.status == 1
@@ -123,8 +123,8 @@ def test_a_webhook_is_not_registered_at_no_address(poll: Poll, kiosk: Kiosk) -> 
     assert kiosk.asked == []
 
 
-def test_a_request_is_given_with_its_raw_body(poll: Poll) -> None:
-    """A source checks the signature of the body as it was sent, answers, and emits; a wrong one is answered only."""
+def test_a_request_has_its_raw_body(poll: Poll) -> None:
+    """A source verifies the signature of the raw body, responds and emits; a request with a wrong signature emits nothing."""
     sent = {"number": 7, "name": "Zoë"}
     raw = json.dumps(sent, ensure_ascii=False, separators=(",", ":"))
     signature = hmac.new(KEY.encode(), raw.encode(), hashlib.sha256).hexdigest()
@@ -141,8 +141,8 @@ def test_a_request_is_given_with_its_raw_body(poll: Poll) -> None:
     assert (as_sent.json["events"], as_sent.json["repeated"]) == ([], 1)
 
 
-def test_a_folder_that_has_sources_only_is_one_of_components(pdkernel: Shell) -> None:
-    """It needs no module of an app, nor an action."""
+def test_a_folder_with_sources_only_is_accepted(pdkernel: Shell) -> None:
+    """A component folder may have no app module and no action."""
     place = write_kiosk(pdkernel.folder) / "components" / "kiosk"
     place.joinpath("kiosk.app.mjs").unlink()
 

@@ -14,7 +14,7 @@ TIMES = 20
 
 
 def run_together(*acts: Callable[[int], None]) -> bool:
-    """Do each act some times, all of them at once; whether all came to an end."""
+    """Run each act several times, all concurrently; return whether all ended."""
 
     def repeat(act: Callable[[int], None]) -> None:
         for number in range(TIMES):
@@ -31,7 +31,7 @@ def run_together(*acts: Callable[[int], None]) -> bool:
 def test_no_form_waits_for_another(
     session: Session, make_picker: Callable[[], UserPicker], make_composer: Callable[[], EventComposer]
 ) -> None:
-    """Choices made in two forms and in the session at once all come to an end, and every form shows the last state."""
+    """Concurrent choices in two forms and in the session all end, and every form shows the last state."""
     picker, composer = make_picker(), make_composer()
 
     def pick_user(number: int) -> None:

@@ -28,7 +28,7 @@ from tests.postgres import a_postgres
 
 pytestmark = pytest.mark.timeout(300)
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = FOLDER / f"{NAME}.ipynb"
 STAND_INS = ("openai", "github", "google_sheets", "slack")
 TITLE, MAIL = "CSV export stops after 500 rows", "lin@example.com"
@@ -99,7 +99,7 @@ def test_each_step_has_the_account_that_its_cell_names(ran: Ran) -> None:
     }
 
 
-def test_what_openai_received(ran: Ran) -> None:
+def test_the_request_to_openai(ran: Ran) -> None:
     """One POST of the Responses API, from Python: key, model, the report, and the schema that the answer must fit."""
     (request,) = ran.received["openai"]
     body = json.loads(request.body)
@@ -112,7 +112,7 @@ def test_what_openai_received(ran: Ran) -> None:
     assert body["text"]["format"]["schema"]["properties"]["category"]["enum"] == ["question", "bug", "wish"]
 
 
-def test_what_github_received(ran: Ran) -> None:
+def test_the_requests_to_github(ran: Ran) -> None:
     """An issue is opened from Go, and read from Node.js: user's token, version of the API, title, text and label."""
     opened, read = ran.received["github"]
 
@@ -130,8 +130,8 @@ def test_what_github_received(ran: Ran) -> None:
     }
 
 
-def test_what_google_sheets_received(ran: Ran) -> None:
-    """One row is appended from Node.js: user's token, spreadsheet and range in the path, how values are read."""
+def test_the_request_to_google_sheets(ran: Ran) -> None:
+    """One row is appended from Node.js: user's token, spreadsheet and range in the path, the input option."""
     (request,) = ran.received["google_sheets"]
 
     assert (request.method, request.host) == ("POST", "sheets.googleapis.com")
@@ -141,8 +141,8 @@ def test_what_google_sheets_received(ran: Ran) -> None:
     assert json.loads(request.body) == {"values": [["rep_1042", MAIL, 1, "bug", ran.issue["url"]]]}
 
 
-def test_what_slack_received(ran: Ran) -> None:
-    """The npm action posts the message and then asks for the channel's name, both as a form with the user's token."""
+def test_the_requests_to_slack(ran: Ran) -> None:
+    """The npm action posts the message and then requests the channel's name, both as a form with the user's token."""
     posted, asked = ran.received["slack"]
     form = {name: values[0] for name, values in parse_qs(posted.body.decode()).items()}
     text = f"New bug: <{ran.issue['url']}|{TITLE}>, to be answered by 2026-03-04"
@@ -163,12 +163,12 @@ def test_the_table_holds_the_row(ran: Ran) -> None:
 
 
 def test_the_data_store_holds_the_report(ran: Ran) -> None:
-    """The store remembers the customer's reports."""
+    """The store has the customer's reports."""
     assert ran.reports == [["rep_1042"]]
 
 
-def test_the_answer(ran: Ran) -> None:
-    """The built-in action answers 201 with the issue and the day."""
+def test_the_response(ran: Ran) -> None:
+    """The built-in action responds 201 with the issue and the day."""
     response = ran.execution.response
 
     assert response is not None
@@ -193,7 +193,7 @@ def test_the_record_holds_no_credential(ran: Ran) -> None:
     assert [app for app in ("openai", "github", "google_sheets", "slack") if token_of(app) in text] == []
 
 
-def test_export_warns_of_what_is_beyond_the_platform(tmp_path: Path) -> None:
+def test_export_warns_of_unsupported_accounts(tmp_path: Path) -> None:
     """The checklist names the account of the Go step, which Pipedream does not support, and the accounts and store to choose."""
     exported = export_to_folder(load_source(NOTEBOOK).workflow, tmp_path)
 

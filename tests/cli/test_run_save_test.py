@@ -1,4 +1,4 @@
-"""`pdkernel run --save-test`: the run that was just made becomes a test."""
+"""`pdkernel run --save-test` saves the run as a test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.private_pytest import run_pytest
 
 
 def test_a_run_is_saved(pdkernel: Shell) -> None:
-    """The test, its event and its recorded calls are written and named; the test passes; the token is nowhere."""
+    """The test, its event and its recorded calls are written and listed; the test passes; no file contains the token."""
     source = pdkernel.notebook(SLACK)
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
 
@@ -37,8 +37,8 @@ def test_a_run_is_saved(pdkernel: Shell) -> None:
         (["--plain", "NAME"], "has no effect without --save-test"),
     ],
 )
-def test_what_cannot_be_saved_is_not_run(pdkernel: Shell, options: list[str], words: str) -> None:
-    """A wrong name, several users, a lone --plain: refused with 2 before any step."""
+def test_an_invalid_request_is_refused_before_the_run(pdkernel: Shell, options: list[str], words: str) -> None:
+    """An invalid name, several users or --plain alone is refused with status 2 before any step."""
     ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", *options)
 
     assert ended.status == 2
@@ -46,8 +46,8 @@ def test_what_cannot_be_saved_is_not_run(pdkernel: Shell, options: list[str], wo
     assert ended.stdout == ""
 
 
-def test_what_stands_in_the_way_is_told_after_the_run(pdkernel: Shell) -> None:
-    """The run is printed; then a file that is someone else's is named, and the status is 2."""
+def test_an_existing_file_is_reported_after_the_run(pdkernel: Shell) -> None:
+    """The run is printed; then a file of the user is named, and the status is 2."""
     (pdkernel.folder / "tests").mkdir()
     pdkernel.write("tests/test_greeting.py", "mine = True")
 

@@ -1,4 +1,4 @@
-"""The contract, and what it says of events, in text and in HTML."""
+"""The contract, and the check of events, in text and in HTML."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ COMPARED = [
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
-def test_the_contract_is_as_it_was_looked_at(form: str) -> None:
+def test_the_contract_matches_the_golden_file(form: str) -> None:
     """Fields, whole and unknown objects, a step that was not read, two events, and an example."""
     draw = drawn.render_text if form == "txt" else drawn.render_html
     shown = draw(CONTRACT, "Issues", COMPARED, build_example_event(CONTRACT, list(SAVED.values())))
     assert_golden(f"contract.{form}", shown)
 
 
-def test_an_event_that_keeps_the_contract_is_not_worth_a_word() -> None:
-    """Where nothing is wrong with the chosen event there is nothing to show."""
+def test_a_valid_event_has_no_message() -> None:
+    """An event without violations and drift has no text."""
     assert drawn.render_event_output(COMPARED[0]) is None
 
 
-def test_each_place_is_said_once() -> None:
-    """What drifted and is wrong as well is one sentence; what is gone around several fields is one, too."""
+def test_each_place_is_reported_once() -> None:
+    """Drift and violation of one place are one sentence; so is a missing object with several fields."""
     said = drawn.describe_violations(COMPARED[1])
     assert [line.split(" ")[0] for line in said] == [
         "body.issue.labels",
@@ -66,13 +66,13 @@ def test_each_place_is_said_once() -> None:
     ]
 
 
-def test_a_workflow_that_reads_nothing_says_so() -> None:
-    """Without reads there is one sentence."""
+def test_a_workflow_without_reads() -> None:
+    """A workflow without reads has one sentence."""
     assert drawn.render_text(Contract(), "Idle") == "Idle: no step reads the event.\n"
 
 
-def test_names_in_an_event_are_no_html() -> None:
-    """Field names and event names are text, whatever is in them."""
+def test_names_in_an_event_are_escaped() -> None:
+    """Field names and event names are shown as text."""
     step = python_step("read", "return pd.steps['trigger']['event']['body']['<b>x</b>']")
     contract = derive_contract(a_workflow(step))
     page = Page(drawn.render_html(contract, "<i>W</i>", [compare_event(contract, "<u>e</u>", {}, {})], {"<b>": 1}))
@@ -82,15 +82,15 @@ def test_names_in_an_event_are_no_html() -> None:
 
 
 def test_a_long_contract_is_cut() -> None:
-    """Rows beyond the limit are counted, not drawn."""
+    """Rows beyond the limit are counted, not shown."""
     body = "body = pd.steps['trigger']['event']['body']\n" + "\n".join(f"print(body['f{n}'])" for n in range(12))
     shown = drawn.render_text(derive_contract(a_workflow(python_step("read", body))), "Many", max_rows=10)
     assert "… 2 more lines not shown" in shown
 
 
 @pytest.mark.parametrize("draw", [drawn.render_text, drawn.render_html])
-def test_events_of_which_the_same_is_wrong_stand_together(draw: Callable[..., str]) -> None:
-    """What is wrong with several events in the same way is said once, with their names."""
+def test_events_with_the_same_problems_are_grouped(draw: Callable[..., str]) -> None:
+    """The same problems of several events are reported once, with the events' names."""
     named = [replace(COMPARED[1], name=name) for name in ("one", "two")]
 
     shown = draw(CONTRACT, "Issues", [*named, COMPARED[0]])

@@ -16,7 +16,7 @@ import pytest
 from tests import end_users_notebook, languages_notebook, notebooks
 from tests.postgres import a_postgres
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEMPLATES = ROOT / "pdkernel" / "templates"
 UPDATE = os.environ.get("PDKERNEL_UPDATE") == "1"
@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 
 @each_notebook
-def test_saved_outputs_are_what_it_shows(run: Callable[[Path], Any], notebook: Path) -> None:
+def test_saved_outputs_equal_a_run(run: Callable[[Path], Any], notebook: Path) -> None:
     """A run of the notebook has its saved outputs (PDKERNEL_UPDATE=1 saves the outputs of this run)."""
     ran = run(notebook)
     if UPDATE:
@@ -67,7 +67,7 @@ def test_every_cell_succeeds(run: Callable[[Path], Any], notebook: Path) -> None
 
 
 @each_notebook
-def test_saved_notebook_tells_nothing_of_this_machine(run: Callable[[Path], Any], notebook: Path) -> None:
+def test_saved_notebook_has_no_path_of_this_machine(run: Callable[[Path], Any], notebook: Path) -> None:
     """The notebook contains no secret and no path of the machine, saved or just run."""
     for text in (notebook.read_text(encoding="utf-8"), nbformat.writes(run(notebook))):
         assert notebooks.TOKEN not in text
@@ -91,7 +91,7 @@ def test_edited_output_is_found(run: Callable[[Path], Any], notebook: Path, part
     assert "succeeded" in found[0]
 
 
-def test_update_leaves_what_differs_in_times_alone(run: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_update_ignores_times_and_ids(run: Callable[[Path], Any], tmp_path: Path) -> None:
     """Saving the outputs of another run changes no byte if only times and ids differ."""
     notebook = tmp_path / "work.ipynb"
     notebook.write_bytes(NOTEBOOKS[0].read_bytes())
@@ -129,7 +129,7 @@ def test_scrubbing(text: str, scrubbed: str) -> None:
     assert notebooks.scrub(text) == scrubbed
 
 
-def test_quickstart_of_the_package_is_the_one_in_notebooks() -> None:
+def test_quickstart_of_the_package_equals_the_notebook() -> None:
     """`pdkernel demo` and `notebooks/` have the same cells; the package's has no outputs."""
     here, packaged = (notebooks.read(path) for path in (NOTEBOOKS[0], TEMPLATES / "quickstart.ipynb"))
 
@@ -140,7 +140,7 @@ def test_quickstart_of_the_package_is_the_one_in_notebooks() -> None:
     assert [c.outputs for c in packaged.cells if c.cell_type == "code" and c.outputs] == []
 
 
-def test_events_of_the_package_are_those_in_notebooks() -> None:
+def test_the_event_of_the_package_equals_the_notebooks_event() -> None:
     """The event of the package equals the event beside the quickstart."""
     name = Path("events") / "issues-opened.json"
 

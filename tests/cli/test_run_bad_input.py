@@ -1,4 +1,4 @@
-"""Steps, files and projects that are wrong, as `pdkernel run` tells a person of them."""
+"""`pdkernel run` with invalid steps, files and projects."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ FLOOD = {
     "bash": bash("head -c 50000000 /dev/zero | tr '\\0' x | fold -w 999"),
 }
 KEPT, MARGIN = 1 << 20, 1 << 16
-"""Bytes of a step's output that are kept, and how much more the last line and our own words may take."""
+"""Bytes of a step's output that are stored, and the margin for the last line and pdkernel's note."""
 MEMORY_MIB = 25
-"""How much more a run may need for a flood of 48 MiB than for a greeting."""
+"""The memory that a run with 48 MiB of output may use beyond that of a greeting."""
 PEAK_PROGRAM = """
 import atexit, resource, sys
 from pdkernel.cli import main
@@ -49,11 +49,11 @@ sys.argv = sys.argv[3:]
 main()
 """
 PEAK = (sys.executable, "-c", PEAK_PROGRAM)
-"""Runs the command and says the most memory (MiB) that its own process had; a step's is the step's affair."""
+"""Runs the command and prints the peak memory (MiB) of its own process, without the processes of steps."""
 
 
 def is_plain(ended: Ended) -> bool:
-    """Whether nothing of our own code is shown."""
+    """Whether the output has no traceback of pdkernel."""
     return not any(word in ended.stdout + ended.stderr for word in ("/pdkernel/", "_guest.", "site-packages"))
 
 
@@ -75,8 +75,8 @@ def is_plain(ended: Ended) -> bool:
         (bash("while :; do :; done", "--timeout 0.4"), "ran longer than 0.4 seconds"),
     ],
 )
-def test_step_that_cannot_end_well_is_named(pdkernel: Shell, cell: str, words: str) -> None:
-    """The step fails with status 1, what was wrong is said in at most 15 lines, and nothing of ours is shown."""
+def test_a_failed_step_is_named(pdkernel: Shell, cell: str, words: str) -> None:
+    """The step fails with status 1; the reason has at most 15 lines and no traceback of pdkernel."""
     ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}")
 
     assert ended.status == 1
@@ -87,7 +87,7 @@ def test_step_that_cannot_end_well_is_named(pdkernel: Shell, cell: str, words: s
 
 
 def test_sys_exit_is_an_error_at_its_line(pdkernel: Shell) -> None:
-    """`sys.exit` does not end the run silently: it is shown with the cell's line."""
+    """`sys.exit` is an error at the cell's line, and does not end the run silently."""
     ended = pdkernel("run", pdkernel.notebook(python("sys.exit(3)")), "--body", "{}", "--json")
 
     assert ended.status == 1
@@ -105,8 +105,8 @@ def test_sys_exit_is_an_error_at_its_line(pdkernel: Shell) -> None:
     ],
     ids=LANGUAGES,
 )  # fmt: skip
-def test_print_that_looks_like_our_protocol_is_a_print(pdkernel: Shell, cell: str) -> None:
-    """What a step prints is its log, whatever it looks like."""
+def test_printed_protocol_text_is_a_log(pdkernel: Shell, cell: str) -> None:
+    """Printed text is a log, also if it looks like the worker protocol."""
     ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}", "--json")
 
     assert ended.json["steps"][0]["logs"] == [
@@ -117,18 +117,18 @@ def test_print_that_looks_like_our_protocol_is_a_print(pdkernel: Shell, cell: st
 
 @pytest.fixture
 def peak_of_a_greeting(pdkernel: Shell) -> int:
-    """MiB of a run that prints nothing."""
+    """Peak memory (MiB) of a run that prints nothing."""
     return peak(pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", "--json", within=PEAK))
 
 
 def peak(ended: Ended) -> int:
-    """MiB, as `PEAK` said."""
+    """Peak memory (MiB) in the output of `PEAK`."""
     return int(ended.stderr.split()[-1])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_50_mb_of_prints_are_cut_and_told(pdkernel: Shell, peak_of_a_greeting: int, language: str) -> None:
-    """The run succeeds in bounded memory, and the log ends by saying how much was left out."""
+def test_50_mb_of_prints_are_cut(pdkernel: Shell, peak_of_a_greeting: int, language: str) -> None:
+    """The run succeeds in bounded memory, and the log ends with the amount that was left out."""
     ended = pdkernel("run", pdkernel.notebook(FLOOD[language]), "--body", "{}", "--json", within=PEAK)
     logs = ended.json["steps"][0]["logs"]
 
@@ -138,8 +138,8 @@ def test_50_mb_of_prints_are_cut_and_told(pdkernel: Shell, peak_of_a_greeting: i
     assert peak(ended) - peak_of_a_greeting < MEMORY_MIB
 
 
-def test_database_that_is_none(pdkernel: Shell) -> None:
-    """A database file of something else is refused with 3, named, and left as it was."""
+def test_a_file_that_is_not_a_database_is_refused(pdkernel: Shell) -> None:
+    """A database file of another kind is refused with status 3 by name, and left unchanged."""
     pdkernel("env", "list")
     database = pdkernel.folder / ".pdkernel" / "project.db"
     database.write_bytes(b"not a database at all\n" * 500)
@@ -153,8 +153,8 @@ def test_database_that_is_none(pdkernel: Shell) -> None:
     assert database.read_bytes().startswith(b"not a database")
 
 
-def test_project_folder_that_may_not_be_written(pdkernel: Shell) -> None:
-    """A read-only project is refused with 3, with the way out."""
+def test_a_read_only_project_is_refused(pdkernel: Shell) -> None:
+    """A read-only project is refused with status 3 and a fix."""
     pdkernel("env", "list")
     folder = pdkernel.folder / ".pdkernel"
     for path in (folder, *folder.iterdir()):
@@ -170,8 +170,8 @@ def test_project_folder_that_may_not_be_written(pdkernel: Shell) -> None:
     assert is_plain(ended)
 
 
-def test_refused_project_is_json_too(pdkernel: Shell) -> None:
-    """With `--json` a project that cannot be used is an error object."""
+def test_a_refused_project_as_json(pdkernel: Shell) -> None:
+    """With `--json` an unusable project is an error object."""
     (pdkernel.folder / ".pdkernel").write_text("a file")
 
     ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", "--json")
@@ -190,8 +190,8 @@ def test_refused_project_is_json_too(pdkernel: Shell) -> None:
         (b'{"method": "POST", "body": {}}', "it has no list of cells"),
     ],
 )
-def test_notebook_that_is_none_is_named(pdkernel: Shell, content: bytes, words: str) -> None:
-    """What is wrong with the file is said, with the place."""
+def test_an_invalid_notebook_is_refused(pdkernel: Shell, content: bytes, words: str) -> None:
+    """The error names the problem of the file and its place."""
     (pdkernel.folder / "work.ipynb").write_bytes(content)
 
     ended = pdkernel("run", "work.ipynb", "--body", "{}")
@@ -204,7 +204,7 @@ def test_notebook_that_is_none_is_named(pdkernel: Shell, content: bytes, words: 
 
 @pytest.mark.parametrize("mode", ["record", "replay"])
 def test_a_recording_that_cannot_be_read_refuses_the_run(pdkernel: Shell, mode: str) -> None:
-    """Nothing runs: the file and its line are named, with status 2."""
+    """No step runs; the error names file and line, with status 2."""
     pdkernel.write("calls.jsonl", '{"key": "a", "step": "work", "nth": 0}\n')
     ran = pdkernel.folder / "ran"
     name = pdkernel.notebook(python(f"open({str(ran)!r}, 'w')"))
@@ -241,7 +241,7 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
 
 
 def mark_in(file: Path) -> str:
-    """The mark of the process that has written its number into *file*."""
+    """The environment mark of the process whose number is in *file*."""
     deadline = time.monotonic() + 30
     while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline, "the step did not start"

@@ -1,4 +1,4 @@
-"""`%pdexport --prove`: the written files beside the notebook, from a cell."""
+"""`%pdexport --prove`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ONE = "%%pdstep one\ndef handler(pd):\n    return pd.steps['trigger']['event']['
 
 
 def test_prove(notebook: Notebook, tmp_path: Path) -> None:
-    """The proof is shown below the files, and pins are said to be ignored."""
+    """The proof is shown below the files, with a note that pins are ignored."""
     notebook.run(ONE)
     notebook.session.load_event("hello")
     notebook.session.pin("one", {"$return_value": 5})
@@ -33,8 +33,8 @@ def test_prove_as_json(notebook: Notebook) -> None:
     assert json.loads(shown)["proof"]["cases"][0]["event"] == "hello"
 
 
-def test_nothing_written_nothing_proven(notebook: Notebook) -> None:
-    """Without written files there is nothing to prove."""
+def test_a_proof_requires_written_files(notebook: Notebook) -> None:
+    """Without written files a proof is refused."""
     notebook.run(ONE)
 
     for line in ("%pdexport --prove", "%pdexport --to out --dry-run --prove"):

@@ -1,4 +1,4 @@
-"""No credential that went through a form is anywhere but in the directory."""
+"""A credential that was typed into a form is only in the directory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_after_connecting(slack_picker: UserPicker, session: Session, tmp_path: 
 
 
 def test_while_typing(slack_picker: UserPicker, session: Session) -> None:
-    """Typed and not yet connected, the token is in no trait, state or repr."""
+    """A token that is typed and not connected is in no trait, state or repr."""
     session.choose_user("ada")
 
     type_into(secrets(slack_picker)[0], TOKEN)
@@ -53,7 +53,7 @@ def test_while_typing(slack_picker: UserPicker, session: Session) -> None:
 
 @pytest.mark.parametrize("user", ["a" * 300, "ada"])
 def test_after_a_refusal(slack_picker: UserPicker, session: Session, user: str) -> None:
-    """Where the account is refused, nothing is held any more and the message does not hold the token."""
+    """If the account is refused, the token is discarded and is not in the message."""
     form = ConnectForm("not a slug", lambda: None)
     form.set_user(session.directory, user, "development")
     type_into(form._rows[0].secret, TOKEN)
@@ -66,14 +66,14 @@ def test_after_a_refusal(slack_picker: UserPicker, session: Session, user: str) 
 
 
 class FailingDirectory(LocalDirectory):
-    """A directory that fails, its message holding what it was given."""
+    """A directory whose error contains the credentials."""
 
     def add_account(self, *, credentials: Mapping[str, str], **_: Any) -> Account:
-        """Fail."""
+        """Raise the error."""
         raise ValueError(f"cannot store {dict(credentials)}")
 
 
-def test_after_a_fault_of_ours(session: Session) -> None:
+def test_after_an_unexpected_error(session: Session) -> None:
     """After an unexpected error of the store, the message does not contain the error's text."""
     form = ConnectForm("slack", lambda: None)
     form.set_user(FailingDirectory(session.project), "ada", "development")
@@ -85,8 +85,8 @@ def test_after_a_fault_of_ours(session: Session) -> None:
     assert TOKEN not in everything_in_state()
 
 
-def test_every_field_is_taken(session: Session) -> None:
-    """One blank field does not leave a token in another."""
+def test_every_field_is_cleared(session: Session) -> None:
+    """One blank field does not leave a token in another field."""
     form = ConnectForm("slack", lambda: None)
     form.set_user(session.directory, "ada", "development")
     press(form.view, "Add a field")
@@ -99,8 +99,8 @@ def test_every_field_is_taken(session: Session) -> None:
 
 
 @pytest.mark.parametrize(("late_s", "found"), [(0.5, 1), (2.0, 0)])
-def test_what_was_typed_before_the_press_and_comes_after_it(session: Session, late_s: float, found: int) -> None:
-    """On a busy machine a press may overtake the text: it counts as typed for a second, and then waits for a press."""
+def test_typed_text_may_arrive_after_the_click(session: Session, late_s: float, found: int) -> None:
+    """On a busy machine a click may arrive before the text: the text counts for a second, and then requires another click."""
     clock = ManualClock()
     form = ConnectForm("slack", lambda: None, monotonic=clock.monotonic)
     form.set_user(session.directory, "ada", "development")

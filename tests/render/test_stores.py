@@ -7,9 +7,8 @@ import pytest
 from pdkernel.render import stores
 from pdkernel.render.stores import RecordRow, StoreSummary
 from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import EVIL, Page
 
-EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
 STORES = (StoreSummary("default", 1, 5), StoreSummary("ds_l6ujg2", 1234, 567_890))
 RECORDS = (
     RecordRow("counter", 41),
@@ -19,33 +18,33 @@ RECORDS = (
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
-def test_stores_are_as_they_were_looked_at(form: str) -> None:
-    """Each store says how much it holds."""
+def test_stores_match_the_golden_file(form: str) -> None:
+    """Each store has its number of records and size."""
     assert_golden(f"stores.{form}", (stores.render_stores_text if form == "txt" else stores.render_stores_html)(STORES))
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
-def test_records_are_as_they_were_looked_at(form: str) -> None:
-    """Each record shows key, value and its end, and how many are not shown."""
+def test_records_match_the_golden_file(form: str) -> None:
+    """Each record has key, value and expiry; hidden records are counted."""
     draw = stores.render_records_text if form == "txt" else stores.render_records_html
 
     assert_golden(f"records.{form}", draw("orders", RECORDS, total=5))
 
 
-def test_without_a_store_it_says_how_one_is_made() -> None:
-    """An empty project says what makes a store."""
+def test_no_store() -> None:
+    """An empty project shows how to create a store."""
     assert "--data-store PROP=NAME" in stores.render_stores_text([])
     assert "--data-store PROP=NAME" in Page(stores.render_stores_html([])).text
 
 
-def test_an_empty_store_says_so() -> None:
-    """A store without records is shown as empty, with no table."""
+def test_an_empty_store() -> None:
+    """A store without records is shown as empty, without a table."""
     assert stores.render_records_text("s", [], total=0) == "Data store s: empty\n"
     assert Page(stores.render_records_html("s", [], total=0)).text == "Data store s: empty"
 
 
-def test_nothing_in_a_store_becomes_markup() -> None:
-    """Names, keys and values are text, whatever they hold."""
+def test_markup_in_a_store_is_escaped() -> None:
+    """Names, keys and values are shown as text."""
     page = Page(stores.render_records_html(EVIL, [RecordRow(EVIL, EVIL, EVIL)], total=9))
     text = stores.render_records_text(EVIL, [RecordRow(EVIL, EVIL, EVIL)], total=9)
 

@@ -1,4 +1,4 @@
-"""Bugs that an exporter could have, put into the files that it wrote: the proof finds each."""
+"""Simulated bugs of an exporter: the proof finds each change of the written files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ SIDECAR = Sidecar(
 
 
 def text(path: str, before: str, after: str) -> Mutation:
-    """The first *before* in *path* is *after*."""
+    """Replace the first *before* in *path* by *after*."""
 
     def change(files: Files) -> Files:
         found = next(file for file in files if file.path == path)
@@ -77,7 +77,7 @@ def text(path: str, before: str, after: str) -> Mutation:
 
 
 def pattern(path: str, before: str, after: str) -> Mutation:
-    """What *before* matches in *path* is *after*."""
+    """Replace the matches of *before* in *path* by *after*."""
 
     def change(files: Files) -> Files:
         found = next(file for file in files if file.path == path)
@@ -89,7 +89,7 @@ def pattern(path: str, before: str, after: str) -> Mutation:
 
 
 def both(*changes: Mutation) -> Mutation:
-    """One change after the other."""
+    """Apply one change after the other."""
 
     def change(files: Files) -> Files:
         for each in changes:
@@ -100,7 +100,7 @@ def both(*changes: Mutation) -> Mutation:
 
 
 def latin(files: Files) -> Files:
-    """Code in an encoding that is not its own: as a writer that took UTF-8 for Latin-1 leaves it."""
+    """Encode the code wrongly, like a writer that reads UTF-8 as Latin-1."""
     return tuple(
         replace(file, text=file.text.encode().decode("latin-1")) if file.path == "read/entry.py" else file
         for file in files
@@ -108,7 +108,7 @@ def latin(files: Files) -> Files:
 
 
 def as_python(files: Files) -> Files:
-    """A Bash step written as if it were Python, in every file that says so."""
+    """Write a Bash step as Python, in every file with its language."""
     moved = tuple(replace(file, path="tell/entry.py") if file.path == "tell/entry.sh" else file for file in files)
     return both(
         text(WORKFLOW, "./tell/entry.sh", "./tell/entry.py"),
@@ -212,7 +212,7 @@ def visits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
 
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
-    """A notebook with a Python, a Node.js and a Bash step, a disabled one, props of every kind, and no saved event."""
+    """A notebook with Python, Node.js, Bash and disabled steps, props of every kind, and no saved event."""
     made = Notebook(tmp_path_factory.mktemp("orders"))
     made.write(*CELLS, sidecar=SIDECAR)
     yield made
@@ -240,8 +240,8 @@ def prove(orders: Notebook, folder: Path, change: Mutation | None = None) -> Pro
     return orders.prove(change) if change else orders.prove()
 
 
-def test_the_true_files_are_the_same(orders: Notebook, tmp_path: Path) -> None:
-    """Nothing differs, clock and chance included, and every step that runs is compared."""
+def test_correct_files_have_no_difference(orders: Notebook, tmp_path: Path) -> None:
+    """Correct files have no difference, also with clock and random numbers, and every step that runs is compared."""
     proof = prove(orders, tmp_path)
 
     assert (proof.verdict, proof.definition_differences) == ("same", ())
@@ -249,8 +249,8 @@ def test_the_true_files_are_the_same(orders: Notebook, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SEEN_BY_A_RUN)
-def test_what_a_run_shows(orders: Notebook, tmp_path: Path, name: str) -> None:
-    """A bug that changes what a step does is found where the runs are compared, and where the texts are."""
+def test_a_bug_that_a_run_shows(orders: Notebook, tmp_path: Path, name: str) -> None:
+    """A bug that changes a step's behaviour is found in the runs and in the definitions."""
     proof = prove(orders, tmp_path, SEEN_BY_A_RUN[name])
 
     assert proof.verdict == "differs"
@@ -260,8 +260,8 @@ def test_what_a_run_shows(orders: Notebook, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SEEN_BY_READING)
-def test_what_no_run_shows(unseen: Notebook, tmp_path: Path, name: str) -> None:
-    """A bug that no event shows is found where the texts are compared."""
+def test_a_bug_that_no_run_shows(unseen: Notebook, tmp_path: Path, name: str) -> None:
+    """A bug without an effect on a run is found in the definitions."""
     proof = prove(unseen, tmp_path, SEEN_BY_READING[name])
 
     assert proof.verdict == "differs"
@@ -269,13 +269,13 @@ def test_what_no_run_shows(unseen: Notebook, tmp_path: Path, name: str) -> None:
 
 
 def test_stores_and_actions_are_the_same(visits: Notebook, tmp_path: Path) -> None:
-    """Nothing differs in a workflow with a data store and an action."""
+    """A workflow with a data store and an action has no difference."""
     assert verdicts(prove(visits, tmp_path)) == {"visit/": ["same"] * 4}
 
 
 @pytest.mark.parametrize("name", OTHER_BUGS)
-def test_stores_and_actions(visits: Notebook, tmp_path: Path, name: str) -> None:
-    """Bugs about stores and actions are found."""
+def test_bugs_in_stores_and_actions(visits: Notebook, tmp_path: Path, name: str) -> None:
+    """Bugs in stores and actions are found."""
     proof = prove(visits, tmp_path, OTHER_BUGS[name])
 
     assert proof.verdict == "differs"

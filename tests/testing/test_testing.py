@@ -1,4 +1,4 @@
-"""The plugin in a pytest of its own: what a person sees of tests that pass and fail."""
+"""The plugin in a separate pytest process: reports of passed and failed tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOADED = 'pytest_plugins = ["pdkernel.testing"]\n'
 
 @pytest.fixture
 def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A folder with two notebooks and an event, in which pytest runs as a person runs it."""
+    """A folder with two notebooks and an event, for a separate pytest process."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PDKERNEL_EGRESS", raising=False)
     notebook_of(pytester.path / "greet.ipynb", GREET)
@@ -33,12 +33,12 @@ def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest
 
 
 def run(folder: pytest.Pytester, *args: str) -> pytest.RunResult:
-    """Pytest in a process of its own; a warning of its is an error."""
+    """A pytest run in its own process, in which a warning of pytest is an error."""
     quiet = ("-o", "asyncio_default_fixture_loop_scope=function")
     return folder.runpytest_subprocess(*quiet, "-W", "error::pytest.PytestWarning", *args, timeout=100)
 
 
-def test_nothing_loads_by_itself(folder: pytest.Pytester) -> None:
+def test_the_plugin_does_not_load_by_itself(folder: pytest.Pytester) -> None:
     """The plugin's fixtures exist only with `-p` or `pytest_plugins`."""
     folder.makepyfile('def test_greet(pd_run):\n    assert pd_run("greet.ipynb", "hello").status == "success"\n')
 
@@ -49,7 +49,7 @@ def test_nothing_loads_by_itself(folder: pytest.Pytester) -> None:
 
 
 def test_a_failure_shows_the_timeline(folder: pytest.Pytester) -> None:
-    """The report of a failing assertion has the timeline of the run; that of a passing test has none."""
+    """The report of a failed assertion has the run's timeline; the report of a passed test has none."""
     folder.makepyfile(
         LOADED
         + 'def test_wrong(pd_run):\n    assert pd_run("greet.ipynb", "hello").step("greet").return_value == "Grace"\n'
@@ -63,8 +63,8 @@ def test_a_failure_shows_the_timeline(folder: pytest.Pytester) -> None:
     assert result.stdout.str().count("- pdkernel timeline -") == 1
 
 
-def test_a_refused_call_is_in_the_report_and_no_credential_is(folder: pytest.Pytester) -> None:
-    """The report names a refused call with a fix, and does not contain the account's token, which the step prints."""
+def test_the_report_has_a_refused_call_and_no_credential(folder: pytest.Pytester) -> None:
+    """The report has a refused call with a fix, and not the account's token, which the step prints."""
     folder.makepyfile(
         LOADED
         + f'def connect(project):\n    project.connect("ada", "slack", oauth_access_token="{TOKEN}")\n'
@@ -86,7 +86,7 @@ def test_a_refused_call_is_in_the_report_and_no_credential_is(folder: pytest.Pyt
 
 
 def test_xdist(folder: pytest.Pytester) -> None:
-    """Tests spread over two workers pass, and each worker has processes of its own."""
+    """Tests in two workers of xdist pass, and each worker has its own processes."""
     folder.makepyfile(
         LOADED
         + "import os, pytest\n"
@@ -99,7 +99,7 @@ def test_xdist(folder: pytest.Pytester) -> None:
 
 
 def test_no_process_is_left(folder: pytest.Pytester) -> None:
-    """When pytest has ended, the processes of the steps have, too."""
+    """After pytest has ended, no process of a step is left."""
     notebook_of(folder.path / "pid.ipynb", "%%pdstep pid\nimport os\ndef handler(pd):\n    return os.getpid()\n")
     folder.makepyfile(
         LOADED

@@ -18,7 +18,7 @@ from build import ProjectBuilder
 
 from pdkernel.version import VERSION
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(".git", ".venv", ".pdkernel", ".*_cache", "__pycache__", "dist", "build")
 SHARED = f"pdkernel-{VERSION}.data/data/share/jupyter"
 NEEDED = {
@@ -103,7 +103,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(prefix, log)
 
 
-def test_wheel_holds_what_the_package_needs(wheel: Path) -> None:
+def test_wheel_has_the_required_files(wheel: Path) -> None:
     """The wheel contains the files that steps, notebooks and Jupyter need."""
     assert set(zipfile.ZipFile(wheel).namelist()) >= NEEDED
 
@@ -125,7 +125,7 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     }
 
 
-def test_it_is_the_installed_package(installed: Installed, tmp_path: Path) -> None:
+def test_the_installed_package_is_imported(installed: Installed, tmp_path: Path) -> None:
     """The environment's own copy is imported, with the checkout's version."""
     where = installed.run(tmp_path, "python", "-c", "import pdkernel; print(pdkernel.__file__)")
     version = installed.run(tmp_path, "pdkernel", "--version")
@@ -167,7 +167,7 @@ def test_doctor_finds_the_kernel(installed: Installed, tmp_path: Path) -> None:
     assert installed.read_in_the_checkout() == []
 
 
-def test_reading_the_checkout_would_be_seen(installed: Installed, tmp_path: Path) -> None:
+def test_reading_the_checkout_is_recorded(installed: Installed, tmp_path: Path) -> None:
     """A program of the environment that opens a file of the checkout is recorded."""
     watched = installed.log.with_name("control.log")
     program = (installed.prefix / "control.py").resolve()

@@ -1,4 +1,4 @@
-"""`pdkernel import`: synced folders into notebooks, with and without somebody to ask."""
+"""`pdkernel import`: synced folders become notebooks, with and without a terminal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def account(pdkernel: Shell, *whose: str) -> None:
 
 
 def test_without_a_terminal_nothing_is_asked(pdkernel: Shell) -> None:
-    """Standard input is not read; what nobody answered is listed, the status is 0, and no project is made."""
+    """Standard input is not read; unanswered accounts are listed, the status is 0, and no project is created."""
     workflow(pdkernel)
 
     ended = pdkernel("import", "send-it-p_1", "--to", "n.ipynb", stdin="1\n1\n1\n")
@@ -59,7 +59,7 @@ def test_without_a_terminal_nothing_is_asked(pdkernel: Shell) -> None:
 
 
 def test_an_unanswered_notebook_is_exported_not_run_or_served(pdkernel: Shell) -> None:
-    """Run and serve end with 2 and say where the answer goes; doctor lists it; the export writes the id that Git had."""
+    """Run and serve end with status 2 and name the place for the answer; doctor lists it; an export writes the id from Git."""
     workflow(pdkernel)
     pdkernel("import", "send-it-p_1", "--to", "n.ipynb")
 
@@ -77,7 +77,7 @@ def test_an_unanswered_notebook_is_exported_not_run_or_served(pdkernel: Shell) -
 
 
 def test_a_folder_and_its_notebook_run_alike(pdkernel: Shell) -> None:
-    """The same execution, but for ids, times and where in which file a line is."""
+    """Both executions are equal, except for ids, times and source locations."""
     workflow(pdkernel)
     account(pdkernel, "--external-user", "ada")
     pdkernel("import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "external-user")
@@ -106,8 +106,8 @@ def _comparable(execution: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("source", ["folder", "notebook"])
-def test_what_could_not_be_taken_is_refused_at_a_run(pdkernel: Shell, source: str) -> None:
-    """Missing code and control flow end a run with 2 before any step, in the folder as in the notebook."""
+def test_a_run_refuses_unsupported_entries(pdkernel: Shell, source: str) -> None:
+    """Missing code and control flow end a run with status 2 before any step, in the folder and in the notebook."""
     for name, steps, says in (
         ("gone", '- namespace: gone\n  runtime: python3.12\n  uses: "./gone/entry.py"\n', "gone"),
         ("flow", "- namespace: branch\n  type: ifelse\n", "branch has no uses"),
@@ -122,7 +122,7 @@ def test_what_could_not_be_taken_is_refused_at_a_run(pdkernel: Shell, source: st
 
 
 def test_a_repository(pdkernel: Shell) -> None:
-    """One bad workflow does not stop the others: it is told, the status is 2, and the rest is there."""
+    """An invalid workflow is reported with status 2, and the other workflows are imported."""
     workflow(pdkernel, "repo/good-p_1")
     synced(pdkernel.folder / "repo/team/bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
     workflow(pdkernel, "repo/team/also-p_3")
@@ -144,8 +144,8 @@ def test_a_repository(pdkernel: Shell) -> None:
     ]
 
 
-def test_every_shape(pdkernel: Shell) -> None:
-    """The report names where actions come from, variables with their lines, packages, and what cannot run."""
+def test_the_import_report(pdkernel: Shell) -> None:
+    """The report lists sources of actions, variables with their lines, packages, and unsupported entries."""
     ended = pdkernel("import", str(PROJECTS / "every-shape-p_Ab12Cd3"), "--to", "n.ipynb", "--json")
 
     report = ended.json["report"]
@@ -170,8 +170,8 @@ def test_every_shape(pdkernel: Shell) -> None:
     assert {use["account"] for use in report["accounts"]} == {"unanswered"}
 
 
-def test_wrong_calls(pdkernel: Shell) -> None:
-    """No folder, no workflow, a place inside the folder: 2, and why."""
+def test_invalid_calls(pdkernel: Shell) -> None:
+    """A missing folder, a folder without a workflow and a target inside the folder end with status 2 and the reason."""
     workflow(pdkernel)
     calls = {
         ("import", "nowhere", "--to", "n.ipynb"): "nowhere does not exist",
@@ -186,7 +186,7 @@ def test_wrong_calls(pdkernel: Shell) -> None:
 
 
 def on_a_terminal(pdkernel: Shell, *args: str, answers: list[tuple[str, str]], **environ: str) -> tuple[int, str]:
-    """Run the command on a terminal of its own; each answer is typed once its words are on it."""
+    """Run the command on a terminal; each answer is typed once after its question appears."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pdkernel", *args],
@@ -215,8 +215,8 @@ def on_a_terminal(pdkernel: Shell, *args: str, answers: list[tuple[str, str]], *
     return status, said
 
 
-def test_somebody_is_asked(pdkernel: Shell) -> None:
-    """Each account and each trigger is asked for once: an account of one's own is chosen, another made under its id."""
+def test_questions_on_a_terminal(pdkernel: Shell) -> None:
+    """Each account and each trigger is asked for once; an own account is chosen, and another is created under its id."""
     account(pdkernel, "--own")
     own = pdkernel("accounts", "list", "--own", "--json").json[0]["id"]
     more = "- namespace: more\n  runtime: nodejs20.x\n  uses: slack-x@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_Git\n"
@@ -247,8 +247,8 @@ def test_somebody_is_asked(pdkernel: Shell) -> None:
     assert "apn_Hub" in [item["id"] for item in pdkernel("accounts", "list", "--own", "--json").json]
 
 
-def test_nothing_is_decided_by_the_enter_key(pdkernel: Shell) -> None:
-    """Every question's default decides nothing."""
+def test_the_enter_key_decides_nothing(pdkernel: Shell) -> None:
+    """The default of every question leaves the account unanswered."""
     workflow(pdkernel)
 
     status, said = on_a_terminal(
@@ -262,8 +262,8 @@ def test_nothing_is_decided_by_the_enter_key(pdkernel: Shell) -> None:
     assert json.loads((pdkernel.folder / "n.ipynb").read_text())["nbformat"] == 4
 
 
-def test_the_terminal_is_not_asked_for_what_an_option_says(pdkernel: Shell) -> None:
-    """With --accounts nothing is asked even on a terminal."""
+def test_an_option_replaces_the_questions(pdkernel: Shell) -> None:
+    """With --accounts there are no questions on a terminal."""
     workflow(pdkernel)
 
     status, said = on_a_terminal(pdkernel, "import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "own", answers=[])
@@ -272,8 +272,8 @@ def test_the_terminal_is_not_asked_for_what_an_option_says(pdkernel: Shell) -> N
     assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "apn_Git"
 
 
-def test_in_a_notebooks_cell_nothing_is_asked(pdkernel: Shell) -> None:
-    """A command in a cell has a terminal where nobody can type: whose account is meant stays unanswered."""
+def test_there_are_no_questions_in_a_notebook_cell(pdkernel: Shell) -> None:
+    """The terminal of a notebook cell has no input, so the accounts stay unanswered."""
     workflow(pdkernel)
 
     status, said = on_a_terminal(pdkernel, "import", "send-it-p_1", "--to", "n.ipynb", answers=[], JPY_PARENT_PID="1")

@@ -1,4 +1,4 @@
-"""How an account was found, and who could run what, in text and in HTML."""
+"""The lookup of an account and the readiness matrix, in text and in HTML."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REFUSED = replace(
         "Step check and build needs it. Connect one with %pduser.",
     ),
 )
-NOBODY = replace(
+NO_USER = replace(
     REFUSED,
     external_user=None,
     user_exists=None,
@@ -77,27 +77,27 @@ TABLE = ReadinessMatrix(
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
-@pytest.mark.parametrize(("name", "value"), [("found", FOUND), ("refused", REFUSED), ("nobody", NOBODY)])
-def test_look_ups_are_as_they_were_looked_at(name: str, value: Lookup, form: str) -> None:
-    """Each link says whether it held and what it came to; a failed one ends the list, with what to do."""
+@pytest.mark.parametrize(("name", "value"), [("found", FOUND), ("refused", REFUSED), ("no-user", NO_USER)])
+def test_lookups_match_the_golden_file(name: str, value: Lookup, form: str) -> None:
+    """Each link has its state and result; a failed link ends the list, with a fix."""
     view = lookup.render_output(value)
 
     assert_golden(f"lookup-{name}.{form}", view.text if form == "txt" else view.html)
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
-def test_a_matrix_is_as_it_was_looked_at(form: str) -> None:
-    """Users down, steps across, each cell in a word, each error once with what to do."""
+def test_a_matrix_matches_the_golden_file(form: str) -> None:
+    """Rows are users, columns are steps; each cell is a word, and each error is listed once with a fix."""
     assert_golden(f"matrix.{form}", matrix.render_text(TABLE) if form == "txt" else matrix.render_html(TABLE))
 
 
-def test_the_matrix_has_no_foreign_html() -> None:
-    """A user's id is text, whatever it looks like."""
+def test_ids_in_the_matrix_are_escaped() -> None:
+    """A user's id is shown as text."""
     assert "<b>joan" in Page(matrix.render_html(TABLE)).text
 
 
-def test_the_timeline_folds_the_look_up_away() -> None:
-    """As HTML the look-up of a step stands under its account, closed; as text only where it is asked for."""
+def test_the_timeline_folds_the_lookup() -> None:
+    """HTML has the lookup of a step collapsed under its account; text only on request."""
     use = AccountUse("slack", "slack", NEW.id, "external_user")
     step = StepResult("send", "success", duration_ms=1.0, accounts=(use,))
     execution = replace(builders.succeeded(), steps=(step,), lookup=FOUND)
@@ -111,9 +111,9 @@ def test_the_timeline_folds_the_look_up_away() -> None:
     assert OLD.id in timeline.render_text(execution, explain_lookup=True)
 
 
-def test_a_failed_look_up_is_always_told() -> None:
-    """A run that the look-up refused says in text, too, how far it came."""
-    execution = replace(builders.succeeded(), lookup=NOBODY, status="error", steps=())
+def test_a_failed_lookup_is_always_shown() -> None:
+    """If the lookup refused a run, the text has the lookup too."""
+    execution = replace(builders.succeeded(), lookup=NO_USER, status="error", steps=())
 
     assert "✗ header" in timeline.render_text(execution)
     assert "how the accounts were looked up" in timeline.render_html(execution)

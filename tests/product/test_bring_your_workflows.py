@@ -14,7 +14,7 @@ from pdkernel.definition import export_to_synced_folder
 from pdkernel.source import load_source
 from tests import notebooks
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = FOLDER / "04_bring_your_workflows.ipynb"
 SYNCED = FOLDER / "synced"
 WORKFLOW = "bug-reports-to-slack-p_7KCmWbz"
@@ -41,14 +41,14 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same workflow, imported now."""
+    """The same workflow, imported anew."""
     folder = tmp_path_factory.mktemp("imported")
     words = ["import", str(SYNCED / WORKFLOW), "--to", "made.ipynb", "--accounts", "external-user"]
     subprocess.run([sys.executable, "-m", "pdkernel", *words], cwd=folder, check=True, capture_output=True)
     return folder / "made.ipynb"
 
 
-def test_the_cells_are_those_of_import_but_for_one_line(imported: Path) -> None:
+def test_the_cells_equal_the_import_except_one_line(imported: Path) -> None:
     """The notebook has every cell of the import, in order, with its metadata, and one changed line."""
     made = notebooks.read(imported).cells[1:]  # the title is the notebook's own
     kept = [cell for cell in notebooks.read(NOTEBOOK).cells if cell.id.split("-")[0] not in BESIDE]
@@ -59,8 +59,8 @@ def test_the_cells_are_those_of_import_but_for_one_line(imported: Path) -> None:
         assert here.metadata.get("pdkernel") == there.metadata.get("pdkernel")
 
 
-def test_what_is_beside_it_is_what_import_wrote(imported: Path) -> None:
-    """The notebook's `pdkernel.yaml` has import's answers, and test users."""
+def test_pdkernel_yaml_equals_the_import(imported: Path) -> None:
+    """The notebook's `pdkernel.yaml` has the answers of the import, and test users."""
     written, here = (path.with_suffix(".pdkernel.yaml").read_text(encoding="utf-8") for path in (imported, NOTEBOOK))
 
     assert here == f"{written}test_users:\n- ada\n- grace\n"
@@ -80,7 +80,7 @@ def test_one_line_of_one_file_differs(tmp_path: Path) -> None:
     assert changed != before["send_message/entry.js"]
 
 
-def test_recorded_call_is_the_one_that_the_step_makes() -> None:
+def test_the_recording_has_the_call_of_the_step() -> None:
     """The recording beside the event has the changed message, so that the proof compares the step that sends it."""
     (line,) = (FOLDER / "events" / "report.recorded.jsonl").read_text(encoding="utf-8").splitlines()
     call = json.loads(line)

@@ -1,0 +1,23 @@
+"""Fake values that replace secrets in a saved test."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
+
+
+@pytest.mark.parametrize(
+    ("value", "fake"),
+    [
+        ("xoxb-1-2", "made-up-token"),
+        ("https://api.acme.test", "https://token.made-up.example"),
+        ("https://hooks.acme.test/a/secret?key=1", "https://token.made-up.example/made-up"),
+        ("ada@acme.test", "token@made-up.example"),
+        ("5432", "1000000007"),
+        ('{"private_key": "secret", "n": 1}', '{"private_key": "made-up-private-key", "n": 1}'),
+    ],
+)
+def test_a_fake_value_has_the_kind_of_the_real_value(value: str, fake: str) -> None:
+    """A fake value has the kind of the real value and none of its text."""
+    assert build_fake_secret("token", value) == fake
