@@ -24,7 +24,6 @@ from pdkernel.engine.account_resolution import AccountResolution, resolve_accoun
 from pdkernel.engine.dedupe import drop_repeated_events
 from pdkernel.engine.run_context import derive_id
 from pdkernel.engine.step_actions import describe_component
-from pdkernel.engine.step_recorder import StepRecorder
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.event import Event
 from pdkernel.execution import StepResult
@@ -40,6 +39,7 @@ from pdkernel.workers import (
     RunWorkers,
     SourceCall,
     SourceOutcome,
+    StepRecorder,
     WorkerPool,
 )
 
@@ -235,9 +235,7 @@ class SourceRunner:
             redactor=redactor,
             clock=self._clock,
             accounts=resolution.for_step(SOURCE_STEP_NAME).uses,
-            on_change=None,
             on_respond=request.on_respond,
-            call_later=asyncio.get_running_loop().call_later,
         )
         state = await asyncio.to_thread(self._states.load, request.state_key)
         bound = {app.prop for app in apps}
@@ -272,7 +270,7 @@ class SourceRunner:
             events=tuple(_event(emitted, redactor) for emitted in new),
             repeated_count=repeated,
             had_hook=outcome.is_implemented,
-            record=recorder.finish("error" if outcome.error else "success", exports={}, error=outcome.error),
+            record=recorder.finish("error" if outcome.error else "success", outcome.error),
             response=redactor.redact_value(outcome.response) if outcome.response else None,  # type: ignore[arg-type]
         )
 
