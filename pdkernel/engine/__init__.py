@@ -14,7 +14,6 @@ Clock, ids, directory, journal and worker pool are arguments.
     step_scheduler       one step of a run: pinned, executed, rerun, paused
     step_executor        one attempt at a step
     outbound_calls       outbound calls of a step, and the effect of a refused call
-    step_recorder        the record of one step
     run_record           the record of a run, and its rows in the journal
     deliveries           delivery of `$.send` after the last step
     event_sources        runs of event sources

@@ -24,12 +24,11 @@ from pdkernel.engine.account_resolution import AccountResolution, resolve_accoun
 from pdkernel.engine.dedupe import drop_repeated_events
 from pdkernel.engine.run_context import derive_id
 from pdkernel.engine.step_actions import describe_component
-from pdkernel.engine.step_recorder import StepRecorder
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.event import Event
 from pdkernel.execution import StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
-from pdkernel.model import JSON, Step, Trigger
+from pdkernel.model import JSON, AppBinding, Step, Trigger
 from pdkernel.project import SourceStateTable
 from pdkernel.redaction import Redactor
 from pdkernel.runtimes.file_tree import temporary_folder
@@ -40,6 +39,7 @@ from pdkernel.workers import (
     RunWorkers,
     SourceCall,
     SourceOutcome,
+    StepRecorder,
     WorkerPool,
 )
 
@@ -219,25 +219,14 @@ class SourceRunner:
         props = request.trigger.config.get("props")
         step = Step(SOURCE_STEP_NAME, "node", uses=component.uses, props=props if isinstance(props, dict) else {})
         apps = resolve_app_bindings(step, description)
-        resolution = AccountResolution()
-        if apps:
-            resolution = await asyncio.to_thread(
-                resolve_accounts,
-                {SOURCE_STEP_NAME: apps},
-                RunIdentity(request.external_user_id, request.environment),
-                directory=override_accounts(self._directory, request.account_overrides),
-            )
-            if resolution.error is not None:
-                raise resolution.error
+        resolution = await self._resolve_accounts(request, apps)
         redactor = Redactor(resolution.secrets)
         recorder = StepRecorder(
             SOURCE_STEP_NAME,
             redactor=redactor,
             clock=self._clock,
             accounts=resolution.for_step(SOURCE_STEP_NAME).uses,
-            on_change=None,
             on_respond=request.on_respond,
-            call_later=asyncio.get_running_loop().call_later,
         )
         state = await asyncio.to_thread(self._states.load, request.state_key)
         bound = {app.prop for app in apps}
@@ -253,15 +242,7 @@ class SourceRunner:
             account_fields=resolution.for_step(SOURCE_STEP_NAME).auth,
             service_db=state.get("db", {}),
             timeout_s=request.timeout_s,
-            call_context=CallContext(
-                step=SOURCE_STEP_NAME,
-                policy=request.policy,
-                redactor=redactor,
-                app_by_secret_ref=resolution.app_by_secret,
-                proxy_by_secret_ref=resolution.proxy_by_secret,
-                on_call_finished=recorder.add_outbound_call,
-                on_call_refused=recorder.add_note,
-            ),
+            call_context=_build_call_context(request, resolution, redactor, recorder),
         )
         outcome = await workers.run_source(call, recorder)
         new, repeated = await asyncio.to_thread(self._store_state, request.state_key, description, outcome)
@@ -272,9 +253,23 @@ class SourceRunner:
             events=tuple(_event(emitted, redactor) for emitted in new),
             repeated_count=repeated,
             had_hook=outcome.is_implemented,
-            record=recorder.finish("error" if outcome.error else "success", exports={}, error=outcome.error),
+            record=recorder.finish("error" if outcome.error else "success", outcome.error),
             response=redactor.redact_value(outcome.response) if outcome.response else None,  # type: ignore[arg-type]
         )
+
+    async def _resolve_accounts(self, request: SourceRequest, apps: tuple[AppBinding, ...]) -> AccountResolution:
+        """Return the accounts for *apps*; raise the end-user error if an account is missing."""
+        if not apps:
+            return AccountResolution()
+        resolution = await asyncio.to_thread(
+            resolve_accounts,
+            {SOURCE_STEP_NAME: apps},
+            RunIdentity(request.external_user_id, request.environment),
+            directory=override_accounts(self._directory, request.account_overrides),
+        )
+        if resolution.error is not None:
+            raise resolution.error
+        return resolution
 
     def _store_state(
         self, key: str, description: ComponentDescription, outcome: SourceOutcome
@@ -298,6 +293,21 @@ class SourceRunner:
                 if isinstance(given, dict) and given.get("intervalSeconds"):
                     return tick | {"interval_seconds": given["intervalSeconds"]}
         return tick | {"interval_seconds": _DEFAULT_INTERVAL_S}
+
+
+def _build_call_context(
+    request: SourceRequest, resolution: AccountResolution, redactor: Redactor, recorder: StepRecorder
+) -> CallContext:
+    """Return the context of the source's outbound calls, which *recorder* records."""
+    return CallContext(
+        step=SOURCE_STEP_NAME,
+        policy=request.policy,
+        redactor=redactor,
+        app_by_secret_ref=resolution.app_by_secret,
+        proxy_by_secret_ref=resolution.proxy_by_secret,
+        on_call_finished=recorder.add_outbound_call,
+        on_call_refused=recorder.add_note,
+    )
 
 
 def _check_has_timer(component: Component, description: ComponentDescription) -> None:

@@ -16,7 +16,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Step, Workflow
-from pdkernel.workers import StepDebugger
+from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
 
 OnChange = Callable[[Execution], None]
 
@@ -32,6 +32,14 @@ class TriggerableWorkflow(Protocol):
     @property
     def folder(self) -> Path:
         """The folder in which imports of its steps are resolved."""
+        ...
+
+
+class StepDebugger(Protocol):
+    """Runs Python steps in the kernel, where a debugger can stop them."""
+
+    async def run_step(self, call: StepCall, setup: RunSetup, recorder: StepRecorder) -> StepOutcome:
+        """Run a step as `workers.RunWorkers.run_step` does, without a time limit."""
         ...
 
 

@@ -27,9 +27,9 @@ from pdkernel.errors import (
     OutboundCallRefusedError,
     StepError,
 )
-from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall, Stream
+from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall
 from pdkernel.model import JSON, AppBinding, Step
-from pdkernel.workers import ComponentDescription, ComponentFile, StepOutcome
+from pdkernel.workers import ComponentDescription, ComponentFile, StepOutcome, StepRecorder
 
 
 class ComponentDescriber(Protocol):
@@ -37,18 +37,6 @@ class ComponentDescriber(Protocol):
 
     async def describe(self, target: ComponentFile) -> ComponentDescription:
         """Return the module's declaration. Raises `StepError`."""
-        ...
-
-
-class RemoteStepListener(Protocol):
-    """Receives the events of a step that Pipedream runs (`step_recorder.StepRecorder`)."""
-
-    def log(self, stream: Stream, text: str) -> None:
-        """Record output of the step."""
-        ...
-
-    def add_outbound_call(self, call: OutboundCall) -> None:
-        """Record an outbound call of the step."""
         ...
 
 
@@ -201,11 +189,11 @@ class StepActions:
         step: Step,
         action: StepAction,
         props: Mapping[str, JSON],
-        listener: RemoteStepListener,
+        recorder: StepRecorder,
         *,
         timeout_s: float,
     ) -> StepOutcome:
-        """Let Pipedream run *action* once."""
+        """Let Pipedream run *action* once; *recorder* records the call, the output and the exports."""
         source, request = self._catalog.connect_source, self._request
         _check_allowed(step, source, request.policy)
         assert request.external_user_id is not None
@@ -226,9 +214,9 @@ class StepActions:
             )
             status = answer.http_status
         except ActionSourceError as fault:
-            return StepOutcome(error=StepError(fault.message, name="ConnectError", fix=fault.fix))
+            return recorder.outcome(StepError(fault.message, name="ConnectError", fix=fault.fix))
         finally:
-            listener.add_outbound_call(
+            recorder.add_outbound_call(
                 OutboundCall(
                     method="POST",
                     url=source.run_url,
@@ -241,12 +229,14 @@ class StepActions:
                 )
             )
         for text in answer.logs:
-            listener.log("stdout", f"{text}\n")
-        exports = dict(answer.exports)
+            recorder.log("stdout", f"{text}\n")
+        for name, value in answer.exports.items():
+            recorder.export(name, value)
         if answer.return_value is not None:
-            exports[RETURN_VALUE] = answer.return_value
-        error = StepError(answer.error[1], name=answer.error[0]) if answer.error else None
-        return StepOutcome(exports=exports, warnings=action.fitted_step.warnings, error=error)
+            recorder.export(RETURN_VALUE, answer.return_value)
+        for warning in action.fitted_step.warnings:
+            recorder.warn(warning)
+        return recorder.outcome(StepError(answer.error[1], name=answer.error[0]) if answer.error else None)
 
 
 async def describe_component(

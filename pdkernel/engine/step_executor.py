@@ -24,13 +24,12 @@ from pdkernel.engine.props import add_option_labels, evaluate_props, warn_undecl
 from pdkernel.engine.run_context import build_step_context
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepAction
-from pdkernel.engine.step_recorder import StepRecorder
 from pdkernel.engine.workflow_trigger import WorkflowRunner, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import DataStoreTable
-from pdkernel.workers import StepCall, StepConfigurationError, StepOutcome
+from pdkernel.workers import StepCall, StepConfigurationError, StepOutcome, StepRecorder
 
 
 class Service(Protocol):
@@ -99,7 +98,6 @@ class StepExecutor:
             accounts=accounts.uses,
             on_change=run.record.notify if run.record.has_watcher else None,
             on_respond=run.record.set_response,
-            call_later=asyncio.get_running_loop().call_later,
             attempt=rerun_state.run_number,
             previous_result=rerun_state.previous_result,
             source=action.component.source_summary if action else None,
@@ -113,22 +111,22 @@ class StepExecutor:
             outcome = await self._outcome(run, step, recorder, accounts, rerun_state)
         except asyncio.CancelledError:
             cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
-            run.record.record_step(recorder.finish("error", exports={}, error=cancelled))
+            run.record.record_step(recorder.finish("error", cancelled))
             raise
         except PdkernelError as error:  # its packages, props or worker failed
             if error is run.record.write_error:
                 run.record.notify(StepResult(step.name, "not_run"))
                 raise
             _locate_error(error if isinstance(error, StepError) else None, run.request.workflow, step)
-            return recorder.finish("error", exports={}, error=error), None
+            return recorder.finish("error", error), None
         except OSError as fault:
-            return recorder.finish("error", exports={}, error=scratch_write_error(fault)), None
+            return recorder.finish("error", scratch_write_error(fault)), None
         _locate_error(outcome.error, run.request.workflow, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = _limited(run, step, recorder, outcome)
         run.queued_sends += ((step.name, effect) for effect in outcome.queued_sends)
         status: StepStatus = "error" if outcome.error else "success"
-        return recorder.finish(status, exports=outcome.exports, error=outcome.error), outcome
+        return recorder.finish(status, outcome.error), outcome
 
     async def _outcome(
         self, run: RunState, step: Step, recorder: StepRecorder, accounts: StepAccounts, rerun_state: RerunState
@@ -204,9 +202,9 @@ def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., 
         recorder.add_note("--debug only has an effect when a notebook runs the step's cell: this step ran in a worker.")
         return run.workers.run_step
 
-    async def in_kernel(call: StepCall, listener: StepRecorder) -> StepOutcome:
+    async def in_kernel(call: StepCall, recorder: StepRecorder) -> StepOutcome:
         await run.record.flush()
-        return await debugger.run_step(call, run.worker_setup, listener)
+        return await debugger.run_step(call, run.worker_setup, recorder)
 
     return in_kernel
 
@@ -238,10 +236,7 @@ def _add_warnings(
         )
     if outcome.has_exited and outcome.exit_reason and outcome.error is None:
         recorder.add_note(f"The run ends after this step: {outcome.exit_reason}")
-    if outcome.response is None:
-        return
-    run.record.set_response(outcome.response)
-    if run.request.workflow.trigger.response != "custom":
+    if outcome.response is not None and run.request.workflow.trigger.response != "custom":
         recorder.add_note(
             "The response is not sent: the trigger sends its own response (response: default). "
             "Write `response: custom` in %%pdworkflow."

@@ -95,21 +95,7 @@ class StepPackages:
         # the largest set first: an installed set also serves its subsets
         needs = sorted(_iter_npm_imports(steps, folder), key=lambda need: -len(need[1]))
         for step, imports in needs:
-
-            def progress(line: str, name: str = step.name) -> None:
-                on_progress(name, line)
-                if line.startswith("installed "):
-                    ready.messages.setdefault(name, []).append(line)
-
-            specs = [NpmSpec(each.name, each.version) for each in imports]
-            try:
-                ready.node_packages[step.name] = await self._npm.ensure(specs, install=install, progress=progress)
-            except PackageMissingError as error:
-                missing += error.names
-            except PackageInstallError as error:
-                ready.failures[step.name] = _at_line(error, step, imports)
-            except InterpreterMissingError as error:
-                ready.failures[step.name] = error
+            missing += await self._install_npm_imports(step, imports, ready, install=install, on_progress=on_progress)
         try:
             if self._python is not None:
                 await self._python.prepare(
@@ -139,6 +125,33 @@ class StepPackages:
         except (PackageInstallError, InterpreterMissingError) as error:
             if isinstance(error, PackageInstallError) and not install:
                 return find_external_packages(step.source)
+            ready.failures[step.name] = error
+        return ()
+
+    async def _install_npm_imports(
+        self,
+        step: Step,
+        imports: tuple[PackageImport, ...],
+        ready: PreparedPackages,
+        *,
+        install: bool,
+        on_progress: StepProgressCallback,
+    ) -> tuple[str, ...]:
+        """Install the packages that a Node.js step imports; return missing packages if installing is not allowed."""
+
+        def progress(line: str) -> None:
+            on_progress(step.name, line)
+            if line.startswith("installed "):
+                ready.messages.setdefault(step.name, []).append(line)
+
+        specs = [NpmSpec(each.name, each.version) for each in imports]
+        try:
+            ready.node_packages[step.name] = await self._npm.ensure(specs, install=install, progress=progress)
+        except PackageMissingError as error:
+            return error.names
+        except PackageInstallError as error:
+            ready.failures[step.name] = _at_line(error, step, imports)
+        except InterpreterMissingError as error:
             ready.failures[step.name] = error
         return ()
 

@@ -36,27 +36,48 @@ class WorkflowEngine:
 
     def __init__(
         self,
-        interpreter: Interpreter,
+        project: Project,
+        directory: Directory,
         *,
-        catalog: Catalog,
-        forms: ActionForms,
-        source_runner: SourceRunner,
-        workers: WorkerPool,
-        gateway: Gateway,
         journal: Journal,
-        scratch: Path,
-        shares_workers: bool = False,
+        gateway: Gateway,
+        workers: WorkerPool,
+        packages: StepPackages,
+        environ: Mapping[str, str],
+        clock: Clock,
+        ids: IdGenerator,
+        shares_workers: bool,
     ) -> None:
-        self._interpreter = interpreter
-        self._shared = shares_workers
-        self._workers = workers
-        self._journal = journal
-        self._scratch = scratch
-        self.catalog = catalog
-        self.forms = forms
-        self.source_runner = source_runner
-        self.gateway = gateway
         self.journal = journal
+        self.gateway = gateway
+        self.catalog = Catalog.for_project(project, environ=environ)
+        self._workers = workers
+        self._shares_workers = shares_workers
+        self._scratch = make_scratch_folder("pdkernel-")
+        WARDEN.register_folder(self._scratch)  # a notebook's kernel is often killed without a chance to clean up
+        self._interpreter = Interpreter(
+            directory=directory,
+            stores=project.data_stores,
+            workers=workers,
+            catalog=self.catalog,
+            packages=packages,
+            journal=journal,
+            clock=clock,
+            ids=ids,
+            vault=project.vault,
+            scratch=self._scratch,
+            file_store=project.folder / "files",
+            mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
+        )
+        self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog, scratch=self._scratch)
+        self.source_runner = SourceRunner(
+            directory=directory,
+            workers=workers,
+            catalog=self.catalog,
+            states=project.source_states,
+            clock=clock,
+            scratch=self._scratch,
+        )
 
     @classmethod
     async def start(
@@ -90,51 +111,25 @@ class WorkflowEngine:
         """
         journal = _open_journal(project, clock, ids)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
-        scratch = make_scratch_folder("pdkernel-")
-        WARDEN.register_folder(scratch)  # a notebook's kernel is often killed without a chance to clean up
         environ = os.environ if environ is None else environ
-        shared = workers is not None
-        workers = workers or WorkerPool(
-            gateway=gateway,
-            max_active_runs=max_active_runs,
-            python=python_executable,
-            go_cache=go_programs(project.folder, environ),
-            extra_read_folders=(project.folder,),
-        )
-        catalog = Catalog.for_project(project, environ=environ)
-        interpreter = Interpreter(
-            directory=directory,
-            stores=project.data_stores,
-            workers=workers,
-            catalog=catalog,
-            packages=packages or StepPackages.for_project(project.folder, environ, python=python_executable),
+        return cls(
+            project,
+            directory,
             journal=journal,
+            gateway=gateway,
+            workers=workers
+            or WorkerPool(
+                gateway=gateway,
+                max_active_runs=max_active_runs,
+                python=python_executable,
+                go_cache=go_programs(project.folder, environ),
+                extra_read_folders=(project.folder,),
+            ),
+            packages=packages or StepPackages.for_project(project.folder, environ, python=python_executable),
+            environ=environ,
             clock=clock,
             ids=ids,
-            vault=project.vault,
-            scratch=scratch,
-            file_store=project.folder / "files",
-            mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
-        )
-        forms = ActionForms(directory=directory, workers=workers, catalog=catalog, scratch=scratch)
-        sources = SourceRunner(
-            directory=directory,
-            workers=workers,
-            catalog=catalog,
-            states=project.source_states,
-            clock=clock,
-            scratch=scratch,
-        )
-        return cls(
-            interpreter,
-            catalog=catalog,
-            forms=forms,
-            source_runner=sources,
-            workers=workers,
-            gateway=gateway,
-            journal=journal,
-            scratch=scratch,
-            shares_workers=shared,
+            shares_workers=workers is not None,
         )
 
     async def run(self, request: RunRequest) -> Execution:
@@ -143,10 +138,10 @@ class WorkflowEngine:
 
     async def close(self) -> None:
         """Close pool and gateway unless they are shared; close the journal; remove temporary files."""
-        if not self._shared:
+        if not self._shares_workers:
             await self._workers.close()
             await self.gateway.close()
-        await self._journal.close()
+        await self.journal.close()
         await asyncio.to_thread(remove_tree, self._scratch)
         WARDEN.unregister_folder(self._scratch)
 

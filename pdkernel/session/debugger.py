@@ -22,9 +22,8 @@ from pdkernel.notebook import NotebookCell, enumerate_cells
 from pdkernel.packages import PythonEnvironment
 from pdkernel.redaction import Redactor
 from pdkernel.runtimes.python.step_api import RefusedError
-from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, StepCall, StepListener, StepOutcome
+from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, StepCall, StepOutcome, StepRecorder
 from pdkernel.workers.in_kernel import InKernelRunner, StepChannel
-from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import step_reply
 from pdkernel.workers.run_workers import build_step_input
 
@@ -42,7 +41,7 @@ class _Job:
 
 
 class KernelDebugger:
-    """A `StepDebugger` for one notebook. Construct it and call `run_in_main_thread` in the kernel's main thread."""
+    """A `run_request.StepDebugger` for one notebook. Construct it and call `run_in_main_thread` in the kernel's main thread."""
 
     def __init__(self) -> None:
         self._files: Mapping[str, str] = {}
@@ -73,10 +72,9 @@ class KernelDebugger:
         }
         self._redactor = redactor
 
-    async def run_step(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
+    async def run_step(self, call: StepCall, setup: RunSetup, recorder: StepRecorder) -> StepOutcome:
         """Run *call* in the kernel's main thread, and wait for the outcome."""
         loop = asyncio.get_running_loop()
-        recorder = StepRecorder(listener)
         recorder.warn(UNGUARDED_CALLS_WARNING)
         job = _Job(call, setup, recorder, loop, loop.create_future())
         self._jobs.put(job)
@@ -124,7 +122,7 @@ class KernelDebugger:
             folder=folder,
             site_packages=PythonEnvironment(setup.python, setup.python.parents[1]).site if setup.python else None,
             channel=StepChannel(
-                send_line=lambda line: call_soon(job.recorder.parse_message, step_reply(line)),
+                send_line=lambda line: call_soon(job.recorder.add_reply, step_reply(line)),
                 call_services=lambda name, args: _call_service(job, name, args),
                 on_output=lambda stream, data: call_soon(job.recorder.output, stream, data),
                 redact=self._redactor.redact_text,

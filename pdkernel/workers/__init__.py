@@ -3,7 +3,7 @@ Worker processes that run steps. Node.js and Python workers are kept warm; a Bas
 
     pool = WorkerPool(gateway=...)
     workers = await pool.open_run(RunSetup(...))
-    outcome = await workers.run_step(StepCall(step, steps={...}), listener)
+    outcome = await workers.run_step(StepCall(step, steps={...}), StepRecorder(step.name))
     await workers.release()
     await pool.close()
 """
@@ -14,7 +14,6 @@ from pdkernel.workers.calls import (
     SourceCall,
     SourceOutcome,
     StepCall,
-    StepDebugger,
     StepOutcome,
 )
 from pdkernel.workers.declarations import (
@@ -29,7 +28,8 @@ from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache
 from pdkernel.workers.interpreters import find_bash, find_go, find_node
 from pdkernel.workers.pool import WorkerPool
 from pdkernel.workers.private_tmp import describe_step_tmp, make_scratch_folder
-from pdkernel.workers.protocols import OutboundGateway, StepListener, StepServices
+from pdkernel.workers.protocols import OutboundGateway, StepServices
+from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Effect, Emitted, Evaluation, Pause
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.step_errors import (
@@ -63,10 +63,9 @@ __all__ = [
     "StepCall",
     "StepCompileError",
     "StepConfigurationError",
-    "StepDebugger",
     "StepEntryPointError",
-    "StepListener",
     "StepOutcome",
+    "StepRecorder",
     "StepServices",
     "StepUnsupportedError",
     "WorkerPool",

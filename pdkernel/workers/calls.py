@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pdkernel.errors import StepError
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
 from pdkernel.workers.declarations import ComponentFile
-from pdkernel.workers.protocols import StepListener, StepServices
+from pdkernel.workers.protocols import StepServices
 from pdkernel.workers.replies import Effect, Emitted, Pause
 
 WORKING_FOLDER_NAME = "tmp"
@@ -186,11 +186,3 @@ class SourceOutcome:
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     error: StepError | None = None
-
-
-class StepDebugger(Protocol):
-    """Runs Python steps in the kernel, where a debugger can stop them."""
-
-    async def run_step(self, call: StepCall, setup: RunSetup, listener: StepListener) -> StepOutcome:
-        """Run a step as `RunWorkers.run_step` does, without a time limit."""
-        ...

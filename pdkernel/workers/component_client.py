@@ -15,11 +15,9 @@ from typing import Any, Protocol, TypeVar, cast
 import msgspec
 
 from pdkernel.errors import StepError
-from pdkernel.execution import Stream
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
-from pdkernel.workers.protocols import StepListener
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done
 from pdkernel.workers.step_errors import parse_step_error
@@ -151,9 +149,9 @@ class ComponentClient:
         added = tuple[PropDeclaration, ...]
         return await self._request(added, request, target, timeout_s=timeout_s, call_context=call_context)
 
-    async def run_source(self, call: SourceCall, listener: StepListener) -> SourceOutcome:
+    async def run_source(self, call: SourceCall, recorder: StepRecorder) -> SourceOutcome:
         """Run an event source or one of its hooks. Raises the errors of `RunWorkers.run_source`."""
-        recorder = StepRecorder(listener, call.service_db)
+        recorder.service_db = dict(call.service_db)
         request: dict[str, Any] = {
             "op": "source",
             "act": call.operation,
@@ -175,14 +173,14 @@ class ComponentClient:
             call_context=call.call_context,
             read=partial(msgspec.convert, type=bool | None),
         )
-        recorder.outcome()  # passes the rest of its output to the listener
+        outcome = recorder.outcome(find_error(done))
         return SourceOutcome(
             emitted_events=tuple(recorder.emitted_events),
             is_implemented=not isinstance(done, StepError) and done.value is not False,
             service_db=recorder.service_db,
-            response=recorder.response,
-            warnings=recorder.warnings,
-            error=find_error(done),
+            response=outcome.response,
+            warnings=outcome.warnings,
+            error=outcome.error,
         )
 
     async def _request(
@@ -197,7 +195,7 @@ class ComponentClient:
         done = await self._send_request(
             "node",
             request,
-            StepRecorder(NullListener()),
+            StepRecorder(),
             target=target,
             name=target.name if isinstance(target, Step) else target.key,
             timeout_s=timeout_s,
@@ -219,22 +217,6 @@ class ComponentClient:
         except OSError:
             return target.path
         return (target.path, found.st_mtime_ns, found.st_size)
-
-
-class NullListener:
-    """A listener that ignores everything, for requests that do not run a step."""
-
-    def log(self, stream: Stream, text: str) -> None:
-        """Ignore it."""
-
-    def report_progress(self, text: str) -> None:
-        """Ignore it."""
-
-    def export(self, name: str, value: JSON) -> None:
-        """Ignore it."""
-
-    def respond(self, response: dict[str, Any]) -> None:
-        """Ignore it."""
 
 
 def find_error(reply: Done | StepError) -> StepError | None:

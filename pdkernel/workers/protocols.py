@@ -1,15 +1,10 @@
-"""
-Interfaces that workers call: the gateway for outbound calls, the listener of a step, and the services of a step.
-
-All values are unredacted. A listener redacts secrets before it stores or shows a value.
-"""
+"""Interfaces that workers call: the gateway for outbound calls, and the services of a step. All values are unredacted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from pdkernel.execution import Stream
 from pdkernel.model import JSON, Language
 
 StartedT = TypeVar("StartedT")
@@ -53,26 +48,6 @@ class OutboundGateway(Protocol):
 
     def start_sandboxed(self, token: str, start_process: Callable[[], StartedT]) -> StartedT:
         """Call *start_process* and return its result; the operating system stops the new process from bypassing the gateway."""
-        ...
-
-
-class StepListener(Protocol):
-    """Receives what a step does, as it happens and in order."""
-
-    def log(self, stream: Stream, text: str) -> None:
-        """Receive printed *text*: a part of a line, or several lines."""
-        ...
-
-    def report_progress(self, text: str) -> None:
-        """Receive a sentence about slow preparation work for the step, such as compiling."""
-        ...
-
-    def export(self, name: str, value: JSON) -> None:
-        """Receive an export; the name `$return_value` is the step's return value."""
-        ...
-
-    def respond(self, response: dict[str, Any]) -> None:
-        """Receive the step's first response: `{"status", "headers", "body"}`, with `"immediate": True` to send it at once."""
         ...
 
 

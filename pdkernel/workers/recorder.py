@@ -1,25 +1,27 @@
 """
-Collects what one step does, and passes each event to a listener as it happens.
+Records one attempt at a step: decodes its output, limits the size, redacts secrets, and builds the results.
 
-It decodes output, limits its size, and keeps the first response. A response body of text bytes becomes text.
+Workers report to the recorder while the step runs. A response body of text bytes becomes text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.message import Message
-from typing import Any
+from typing import Any, cast
 
 from msgspec import UNSET
 
-from pdkernel.errors import StepError
-from pdkernel.execution import Stream
+from pdkernel.clock import SYSTEM_CLOCK, Clock, format_iso
+from pdkernel.errors import PdkernelError, StepError
+from pdkernel.execution import NOTE_PREFIX, AccountUse, ErrorRecord, Log, OutboundCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON
+from pdkernel.redaction import Redactor, StreamRedactor
 from pdkernel.workers.calls import StepOutcome
-from pdkernel.workers.protocols import StepListener
 from pdkernel.workers.replies import (
     Effect,
     Emitted,
@@ -36,7 +38,13 @@ from pdkernel.workers.replies import (
 
 MAX_OUTPUT_BYTES = 1 << 20
 """The size of a step's recorded output in bytes."""
+MIN_REPORT_INTERVAL_S = 0.05
+"""Minimum seconds between two reports of output, so that a step with much output does not slow down."""
+SHORTENED = "…"
+"""The end of a local variable that a runtime has shortened (`error_report.py`, `frame_locals.mjs`)."""
 
+_SHORTENED = re.compile(f"{SHORTENED}$", re.MULTILINE)
+_NO_SECRETS = Redactor()
 _decoder = codecs.getincrementaldecoder("utf-8")
 _MAX_LINE_OVERRUN_BYTES = 1 << 16
 _STDERR_TAIL_BYTES = 4096
@@ -50,38 +58,88 @@ _UTF8_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 class StepRecorder:
     """
-    The results of a running step so far.
+    Records one attempt at a step.
+
+    The recorder receives unredacted values. `snapshot` and `finish` return the redacted record; `outcome` returns the
+    unredacted values, which later steps read. Without arguments, the recorder redacts nothing and reports nothing.
+
+    Args:
+        name: The step's name.
+        redactor: The redactor of the run's secrets.
+        clock: For time stamps and durations.
+        accounts: The accounts that the step uses.
+        on_change: Receives the record after a change, or None. Output is reported at most every `MIN_REPORT_INTERVAL_S`.
+        on_respond: Receives the first HTTP response, unredacted, or None.
+        attempt: The number of the attempt (`$.flow.rerun`).
+        previous_result: The record of the earlier attempts; their logs and outbound calls stay in the record.
+        source: For a pre-built action, the source of the component.
 
     Attributes:
-        emitted_events: The events that it emitted as an event source.
-        service_db: The content of its `$.service.db`.
+        emitted_events: The events that the step emitted as an event source.
+        service_db: The content of `$.service.db`. The caller sets the content at the start, and the step changes it.
     """
 
-    def __init__(self, listener: StepListener, service_db: Mapping[str, JSON] | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        redactor: Redactor = _NO_SECRETS,
+        clock: Clock = SYSTEM_CLOCK,
+        accounts: tuple[AccountUse, ...] = (),
+        on_change: Callable[[StepResult], None] | None = None,
+        on_respond: Callable[[dict[str, Any]], None] | None = None,
+        attempt: int = 1,
+        previous_result: StepResult | None = None,
+        source: str | None = None,
+    ) -> None:
         self.emitted_events: list[Emitted] = []
-        self.service_db: dict[str, JSON] = dict(service_db or {})
-        self._has_written_db = False
-        self._listener = listener
+        self.service_db: dict[str, JSON] = {}
+        self._name = name
+        self._redactor = redactor
+        self._clock = clock
+        self._accounts = accounts
+        self._on_change = on_change
+        self._on_respond = on_respond
+        self._attempt = attempt
+        self._source = source
+        self._previous_logs = (
+            (*previous_result.logs, Log("stderr", f"{NOTE_PREFIX}Attempt {attempt}:\n")) if previous_result else ()
+        )
+        self._previous_calls = previous_result.requests if previous_result else ()
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
+        self._stream_redactors: dict[Stream, StreamRedactor] = {}
         self._bytes_left = MAX_OUTPUT_BYTES
-        self._full = False
-        self._dropped = 0
-        self._tail = b""
+        self._is_full = False
+        self._dropped_bytes = 0
+        self._stderr_tail = b""
+        self._logs: list[tuple[tuple[Stream, bool], list[str]]] = []  # stream, whether it is a note, and pieces of text
         self._exports: dict[str, JSON] = {}
+        self._unredacted: dict[str, JSON] = {}  # exports since the last redaction
+        self._redacted_exports: dict[str, JSON] = {}
+        self._outbound_calls: list[OutboundCall] = []
         self._response: dict[str, Any] | None = None
         self._warnings: list[str] = []
-        self._exited = False
-        self._exit_reason: str | None = None
-        self._effects: list[Effect] = []
+        self._exit: Exit | None = None
+        self._queued_sends: list[Effect] = []
         self._pause: Pause | None = None
-        self._seconds = 0.0
-        self._memory_mb = 0.0
+        self._has_written_db = False
+        self._duration_s = 0.0
+        self._peak_memory_mb = 0.0
+        self._started_at = format_iso(clock.now())
+        self._began = clock.monotonic()
+        self._reported = self._began
+        self._report_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        """The redacted output of this attempt so far."""
+        return tuple(Log(stream, "".join(pieces)) for (stream, _), pieces in self._logs)
 
     def output(self, stream: Stream, data: bytes) -> None:
         """Record printed *data*."""
         if stream == "stderr":
-            self._tail = (self._tail + data)[-_STDERR_TAIL_BYTES:]
-        if self._full or len(data) > self._bytes_left:
+            self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL_BYTES:]
+        if self._is_full or len(data) > self._bytes_left:
             data = self._truncate(data)
         if data:
             self._bytes_left -= len(data)
@@ -89,9 +147,23 @@ class StepRecorder:
             if decoder is None:
                 decoder = self._decoders[stream] = _decoder("replace")
             if text := decoder.decode(data):
-                self._listener.log(stream, text)
+                self.log(stream, text)
 
-    def parse_message(self, reply: StepReply) -> None:
+    def log(self, stream: Stream, text: str) -> None:
+        """Record printed *text*, whose size is not limited."""
+        redactor = self._stream_redactors.get(stream)
+        if redactor is None:
+            redactor = self._stream_redactors[stream] = self._redactor.open_stream()
+        self._append(stream, redactor.feed(text))
+        # output within the interval is reported by a timer: the step may not print again for minutes
+        if self._on_change is not None and self._report_timer is None:
+            wait = self._reported + MIN_REPORT_INTERVAL_S - self._clock.monotonic()
+            if wait > 0:
+                self._report_timer = asyncio.get_running_loop().call_later(wait, self._report)
+            else:
+                self._report()
+
+    def add_reply(self, reply: StepReply) -> None:
         """Record a reply of the step's worker."""
         match reply:
             case Export():
@@ -99,7 +171,7 @@ class StepRecorder:
             case Respond():
                 self.respond(reply.response)
             case Effect():
-                self._effects.append(reply)
+                self._queued_sends.append(reply)
             case Pause():
                 self._pause = reply  # the last request counts
             case Emitted():
@@ -111,15 +183,14 @@ class StepRecorder:
                 else:
                     self.service_db[reply.key] = reply.value
             case Exit():
-                self._exited = True
-                self._exit_reason = reply.reason
+                self._exit = reply
             case Warn() | Late():
                 self.warn(reply.text)
 
     def export(self, name: str, value: JSON) -> None:
-        """Record an export."""
-        self._exports[name] = value
-        self._listener.export(name, value)
+        """Record an export; the name `$return_value` is the step's return value."""
+        self._exports[name] = self._unredacted[name] = value
+        self._publish()
 
     def respond(self, response: Response) -> None:
         """Record a response; the first response wins."""
@@ -130,76 +201,150 @@ class StepRecorder:
         self._response = {"status": response.status, "headers": response.headers, "body": body}
         if response.immediate:
             self._response["immediate"] = True
-        self._listener.respond(self._response)
+        if self._on_respond is not None:
+            self._on_respond(self._response)
+
+    def add_outbound_call(self, call: OutboundCall) -> None:
+        """Record an outbound call, which is already redacted."""
+        self._outbound_calls.append(call)
+        self._publish()
+
+    def add_note(self, text: str) -> None:
+        """Add a note of pdkernel to the step's logs."""
+        self._append("stderr", f"{NOTE_PREFIX}{self._redactor.redact_text(text)}\n")
 
     def report_progress(self, text: str) -> None:
-        """Report slow preparation work to the listener."""
-        self._listener.report_progress(text)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The warnings so far, as sentences for people."""
-        return tuple(self._warnings)
-
-    @property
-    def response(self) -> dict[str, Any] | None:
-        """The first response, or None so far."""
-        return self._response
-
-    def set_usage(self, *, seconds: float, memory_mb: float) -> None:
-        """Record the duration of the step and its highest measured memory."""
-        self._seconds, self._memory_mb = seconds, memory_mb
+        """Add a note about slow preparation work, such as compiling, and report it at once."""
+        self.add_note(text)
+        self._report()
 
     def warn(self, text: str) -> None:
-        """Record a warning, unless the same text was recorded before."""
+        """Add a warning to the outcome, unless the outcome has the same warning already."""
         if text not in self._warnings:
             self._warnings.append(text)
 
+    def set_usage(self, *, seconds: float, memory_mb: float) -> None:
+        """Record the duration of the step and its highest measured memory."""
+        self._duration_s, self._peak_memory_mb = seconds, memory_mb
+
     def stderr_tail(self) -> str:
-        """Return the last complete lines of stderr."""
-        tail = self._tail
+        """Return the last complete lines of stderr, unredacted."""
+        tail = self._stderr_tail
         if len(tail) == _STDERR_TAIL_BYTES:
-            tail = tail.partition(b"\n")[
-                2
-            ]  # a partial line may contain a partial secret, which redaction does not find
+            # a partial line may contain a partial secret, which redaction does not find
+            tail = tail.partition(b"\n")[2]
         return "\n".join(tail.decode("utf-8", "replace").rstrip().splitlines()[-_STDERR_TAIL_LINES:])
 
     def outcome(self, error: StepError | None = None) -> StepOutcome:
-        """Return the outcome of the step, which has ended."""
-        for stream, decoder in self._decoders.items():
-            if text := decoder.decode(b"", final=True):
-                self._listener.log(stream, text)
-        if self._dropped:
-            notice = (
-                f"{self._dropped:,} more bytes were printed and not kept: the limit is {MAX_OUTPUT_BYTES:,} a step."
-            )
-            self._listener.log("stderr", f"\n[{notice}]\n")
-            self.warn(notice)
+        """Return the unredacted outcome of the step, which has ended."""
+        self._close_output()
         return StepOutcome(
             exports=self._exports,
-            has_exited=self._exited,
-            exit_reason=self._exit_reason,
+            has_exited=self._exit is not None,
+            exit_reason=self._exit.reason if self._exit else None,
             response=self._response,
             warnings=tuple(self._warnings),
-            queued_sends=tuple(self._effects),
+            queued_sends=tuple(self._queued_sends),
             pause_request=self._pause,
             service_db=self.service_db if self._has_written_db else None,
-            duration_s=self._seconds,
-            peak_memory_mb=self._memory_mb,
+            duration_s=self._duration_s,
+            peak_memory_mb=self._peak_memory_mb,
             error=error,
         )
 
+    def snapshot(self) -> StepResult:
+        """Return the record so far, without a duration."""
+        return self._build_result("not_run")
+
+    def finish(self, status: StepStatus, error: PdkernelError | None = None) -> StepResult:
+        """Return the record of the finished step; later changes are not reported."""
+        self._on_change = None
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+        self._close_output()
+        duration_ms = (self._clock.monotonic() - self._began) * 1000
+        return self._build_result(status, duration_ms, self._build_error(error) if error else None)
+
     def _truncate(self, data: bytes) -> bytes:
-        if self._full:
-            self._dropped += len(data)
+        if self._is_full:
+            self._dropped_bytes += len(data)
             return b""
         # keep data to the end of the line, if the end is near: a partial line may contain a partial secret
         end = data.find(b"\n", max(self._bytes_left - 1, 0)) + 1
-        self._full = bool(end) or self._bytes_left < -_MAX_LINE_OVERRUN_BYTES
-        if not self._full:
+        self._is_full = bool(end) or self._bytes_left < -_MAX_LINE_OVERRUN_BYTES
+        if not self._is_full:
             end = len(data)
-        self._dropped = len(data) - end
+        self._dropped_bytes = len(data) - end
         return data[:end]
+
+    def _close_output(self) -> None:
+        """Record the output that a decoder or a redactor holds back, and the number of dropped bytes."""
+        for stream, decoder in self._decoders.items():
+            if text := decoder.decode(b"", final=True):
+                self.log(stream, text)
+        if self._dropped_bytes:
+            notice = f"{self._dropped_bytes:,} more bytes were printed and not kept: the limit is {MAX_OUTPUT_BYTES:,} a step."
+            self.log("stderr", f"\n[{notice}]\n")
+            self.warn(notice)
+        for stream, redactor in self._stream_redactors.items():
+            self._append(stream, redactor.close())
+        self._decoders, self._stream_redactors, self._dropped_bytes = {}, {}, 0
+
+    def _append(self, stream: Stream, text: str) -> None:
+        if not text:
+            return
+        kind = (stream, text.startswith(NOTE_PREFIX))
+        if not self._logs or self._logs[-1][0] != kind:
+            self._logs.append((kind, []))
+        self._logs[-1][1].append(text)
+
+    def _report(self) -> None:
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+            self._report_timer = None
+        self._reported = self._clock.monotonic()
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._on_change is not None:
+            self._on_change(self.snapshot())
+
+    def _build_result(
+        self, status: StepStatus, duration_ms: float | None = None, error: ErrorRecord | None = None
+    ) -> StepResult:
+        if self._unredacted:
+            self._redacted_exports.update(cast("dict[str, JSON]", self._redactor.redact_value(self._unredacted)))
+            self._unredacted = {}
+        return StepResult(
+            name=self._name,
+            status=status,
+            started_at=self._started_at,
+            duration_ms=duration_ms,
+            attempt=self._attempt,
+            exports=dict(self._redacted_exports),
+            logs=(*self._previous_logs, *self.logs),
+            accounts=self._accounts,
+            requests=(*self._previous_calls, *self._outbound_calls),
+            error=error,
+            source=self._source,
+        )
+
+    def _build_error(self, error: PdkernelError) -> ErrorRecord:
+        return ErrorRecord(
+            code=error.code,
+            name=self._redactor.redact_text(error.name) if isinstance(error, StepError) else type(error).__name__,
+            message=self._redactor.redact_text(str(error)),
+            step=self._name,
+            line=getattr(error, "line", None),
+            stack=self._redact_stack(error.stack) if isinstance(error, StepError) and error.stack else None,
+        )
+
+    def _redact_stack(self, stack: str) -> str:
+        """Redact *stack*; a part of a secret at the end of a shortened local variable is removed."""
+        *shortened, rest = _SHORTENED.split(stack)
+        return SHORTENED.join(
+            [*(self._redactor.open_stream().feed(text) for text in shortened), self._redactor.redact_text(rest)]
+        )
 
 
 def _decode_text_body(body: JSON, headers: Mapping[str, str | list[str]]) -> JSON:

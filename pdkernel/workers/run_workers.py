@@ -18,13 +18,13 @@ from pdkernel.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import WORKING_FOLDER_NAME, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
-from pdkernel.workers.component_client import ComponentClient, NullListener, find_error
+from pdkernel.workers.component_client import ComponentClient, find_error
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.private_tmp import TMP_FOLDER
-from pdkernel.workers.protocols import OutboundGateway, StepListener, StepServices
+from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, Evaluation, evaluations
 from pdkernel.workers.slot import WorkerSlot
@@ -105,9 +105,9 @@ class RunWorkers:
         self._subprocesses = SubprocessRunner(setup, pool.gateway, pool.go_cache)
         self._components = ComponentClient(self._exchange_request, setup, description_cache=pool.descriptions)
 
-    async def run_step(self, call: StepCall, listener: StepListener) -> StepOutcome:
+    async def run_step(self, call: StepCall, recorder: StepRecorder) -> StepOutcome:
         """
-        Run a step to its end, and return its outcome.
+        Run a step to its end, and return its outcome. *recorder* records the step while it runs.
 
         The outcome includes what the step did before a failure. If the task is cancelled, the step's processes end first.
 
@@ -121,7 +121,7 @@ class RunWorkers:
             raise UnsupportedError(
                 f"The pre-built action {step.uses} (step {step.name!r}) is run with its component only.", step=step.name
             )
-        recorder = StepRecorder(listener, call.service_db)
+        recorder.service_db = dict(call.service_db)
         if step.language in SUBPROCESS_LANGUAGES:
             if call.before_start:
                 await call.before_start()
@@ -181,14 +181,14 @@ class RunWorkers:
         """Return the props that values add or change; for the arguments see `ComponentClient.additional_props`."""
         return await self._components.additional_props(target, **choices)
 
-    async def run_source(self, call: SourceCall, listener: StepListener) -> SourceOutcome:
+    async def run_source(self, call: SourceCall, recorder: StepRecorder) -> SourceOutcome:
         """
         Run an event source, or one of its hooks, to its end.
 
         Raises:
             InterpreterMissingError: Node.js is not installed.
         """
-        return await self._components.run_source(call, listener)
+        return await self._components.run_source(call, recorder)
 
     async def evaluate(
         self,
@@ -212,7 +212,7 @@ class RunWorkers:
         request = {"op": "evaluate", "expressions": list(expressions)}
         read = partial(evaluations, count=len(expressions))
         done = await self._exchange_request(
-            "node", request, StepRecorder(NullListener()), steps=steps, timeout_s=timeout_s, read=read
+            "node", request, StepRecorder(), steps=steps, timeout_s=timeout_s, read=read
         )
         error = find_error(done)
         if error is not None:

@@ -273,7 +273,7 @@ class StepExchange:
     def _dispatch(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - an error of the listener reaches the caller that passed the listener
+        except Exception as error:  # noqa: BLE001 - an error of the recorder's callbacks reaches the caller of the step
             self._worker.is_healthy = False
             if not self.reply.done():
                 self.reply.set_exception(error)
@@ -299,7 +299,7 @@ class StepExchange:
             return partial(self._done, self._with_value(reply))
         if isinstance(reply, Ask):
             return partial(self._start_answer, reply)
-        return partial(self._recorder.parse_message, reply)
+        return partial(self._recorder.add_reply, reply)
 
     def _with_value(self, done: Done) -> Done:
         if done.error is not None:

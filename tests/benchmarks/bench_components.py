@@ -14,10 +14,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from pdkernel.model import Step
-from pdkernel.workers import ComponentFile, RunSetup, RunWorkers, StepCall, WorkerPool, find_node
+from pdkernel.workers import ComponentFile, RunSetup, RunWorkers, StepCall, StepRecorder, WorkerPool, find_node
 
 PACKAGE = Path("node_modules/@pipedream/slack")
 ACTION = PACKAGE / "actions/verify-slack-signature/verify-slack-signature.mjs"
@@ -25,15 +24,6 @@ ROUNDS = 9
 CALLS = 300
 PLAIN = "const t = performance.now(); await import(process.argv[1]); console.log(performance.now() - t)"
 WARM = 'export default { key: "bench-one", version: "1", type: "action", props: { a: "string" }, async run() { return this.a } };'
-
-
-class _NullListener:
-    def log(self, stream: Any, text: str) -> None: ...
-    def report_progress(self, text: str) -> None:
-        """Ignore the text."""
-
-    def export(self, name: str, value: Any) -> None: ...
-    def respond(self, response: Any) -> None: ...
 
 
 def plain_import(action: Path) -> float:
@@ -86,7 +76,7 @@ async def main(folder: Path) -> None:
         times = []
         for _ in range(CALLS):
             began = time.perf_counter()
-            await workers.run_step(call, _NullListener())
+            await workers.run_step(call, StepRecorder())
             times.append((time.perf_counter() - began) * 1000)
         print(f"warm call of an action that does nothing {statistics.median(times[10:]):4.2f} ms   (goal <= 1)")
         await workers.release()

@@ -12,33 +12,16 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
-from pdkernel.workers import RunSetup, StepCall, WorkerPool, find_node
+from pdkernel.workers import RunSetup, StepCall, StepRecorder, WorkerPool, find_node
 
 RUNS = 15
 FILES = 300
 """The number of modules of each kind in the package; slack's action loads about as many."""
 
 EMPTY = "export default { run() {} }"
-
-
-class NullListener:
-    """A listener that ignores all messages."""
-
-    def log(self, *_: Any) -> None:
-        """Not kept."""
-
-    def export(self, *_: Any) -> None:
-        """Not kept."""
-
-    def respond(self, *_: Any) -> None:
-        """Not kept."""
-
-    def report_progress(self, *_: Any) -> None:
-        """Not kept."""
 
 
 def make_package(folder: Path) -> None:
@@ -63,10 +46,10 @@ async def in_a_step(tree: NpmTree, scratch: Path) -> float:
     trigger: dict[str, JSON] = {"event": {}, "context": {}}
     setup = RunSetup("run", "bench@1", trigger, {}, scratch, scratch, node_packages={"work": tree})
     workers = await pool.open_run(setup)
-    await workers.run_step(StepCall(Step("first", "node", EMPTY)), NullListener())
+    await workers.run_step(StepCall(Step("first", "node", EMPTY)), StepRecorder())
     began = time.perf_counter()
     outcome = await workers.run_step(
-        StepCall(Step("work", "node", f"import big from 'big@1';\n{EMPTY}")), NullListener()
+        StepCall(Step("work", "node", f"import big from 'big@1';\n{EMPTY}")), StepRecorder()
     )
     taken = (time.perf_counter() - began) * 1000
     assert outcome.error is None, outcome.error

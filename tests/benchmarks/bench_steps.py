@@ -26,8 +26,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import JSON
 from pdkernel.project import Project
-from pdkernel.workers import RunSetup, StepCall, WorkerPool, find_node
-from tests.benchmarks.bench_import import NullListener
+from pdkernel.workers import RunSetup, StepCall, StepRecorder, WorkerPool, find_node
 from tests.builders import a_workflow, an_event, node_step, python_step
 
 NODE_WORK = "let t = 0; for (let n = 0; n < 2000; n++) t += n * n; return t;"
@@ -80,7 +79,7 @@ async def in_new_workers(folder: Path) -> float:
         for step in (python_step("one", WORK), node_step("node", NODE_WORK), python_step("two", WORK)):
             pool = WorkerPool()
             workers = await pool.open_run(RunSetup("run", "bench@1", trigger, {}, folder, folder))
-            outcome = await workers.run_step(StepCall(step, exports), NullListener())
+            outcome = await workers.run_step(StepCall(step, exports), StepRecorder())
             assert outcome.error is None, outcome.error
             exports[step.name] = outcome.exports
             await workers.release()

@@ -24,10 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import StepError
-from pdkernel.execution import Stream
-from pdkernel.model import JSON, Step
+from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
-from pdkernel.workers import ComponentFile, RunSetup, RunWorkers, StepCall, StepOutcome, WorkerPool, find_node
+from pdkernel.workers import (
+    ComponentFile,
+    RunSetup,
+    RunWorkers,
+    StepCall,
+    StepOutcome,
+    StepRecorder,
+    WorkerPool,
+    find_node,
+)
 from tests.sweep.apps import APPS, UNDECLARED
 from tests.sweep.dummy import CREDENTIALS, values_for
 from tests.sweep.stand_in import StandIn
@@ -59,22 +67,6 @@ class Row:
             and self.sources == known.sources
             and not self.lacking
         )
-
-
-class _Listener:
-    """A listener that ignores all messages."""
-
-    def log(self, stream: Stream, text: str) -> None:
-        """Ignore the message."""
-
-    def report_progress(self, text: str) -> None:
-        """Ignore the message."""
-
-    def export(self, name: str, value: JSON) -> None:
-        """Ignore the message."""
-
-    def respond(self, response: dict[str, Any]) -> None:
-        """Ignore the message."""
 
 
 def install(folder: Path, apps: Iterable[str]) -> None:
@@ -153,7 +145,7 @@ async def _try(workers: RunWorkers, one: dict[str, Any], marks: Path, row: Row, 
     marks.write_text("")
     step = Step("work", "node", uses=f"{file.key}@{file.version}")
     call = StepCall(step, component=file, props=values, account_fields=auth, timeout_s=step_s)
-    outcome = await workers.run_step(call, _Listener())
+    outcome = await workers.run_step(call, StepRecorder())
     if was_entered(one["run"], marks):
         row.entered += 1
     else:

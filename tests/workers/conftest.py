@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,7 @@ import pytest
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, Language, Step
 from pdkernel.packages import NpmTree
-from pdkernel.workers import GoBuildCache, RunSetup, RunWorkers, StepCall, StepOutcome, WorkerPool
-
-
-@dataclass
-class ListenerSpy:
-    """A listener that stores everything it receives."""
-
-    logs: list[tuple[Stream, str]] = field(default_factory=list)
-    exports: list[tuple[str, JSON]] = field(default_factory=list)
-    responses: list[dict[str, Any]] = field(default_factory=list)
-    progress: list[str] = field(default_factory=list)
-    on_log: Callable[[str], None] | None = None
-
-    def log(self, stream: Stream, text: str) -> None:
-        """Store it."""
-        self.logs.append((stream, text))
-        if self.on_log:
-            self.on_log(text)
-
-    def report_progress(self, text: str) -> None:
-        """Store it."""
-        self.progress.append(text)
-
-    def export(self, name: str, value: JSON) -> None:
-        """Store it."""
-        self.exports.append((name, value))
-
-    def respond(self, response: dict[str, Any]) -> None:
-        """Store it."""
-        self.responses.append(response)
-
-    def text(self, stream: Stream = "stdout") -> str:
-        """Return all output on *stream*."""
-        return "".join(text for of, text in self.logs if of == stream)
+from pdkernel.workers import GoBuildCache, RunSetup, RunWorkers, StepCall, StepOutcome, StepRecorder, WorkerPool
 
 
 class Bench:
@@ -53,16 +19,25 @@ class Bench:
 
     def __init__(self, workers: RunWorkers) -> None:
         self.workers = workers
-        self.listener = ListenerSpy()
+        self.recorder = StepRecorder()
         self.steps: dict[str, Mapping[str, JSON]] = {}
 
     async def run(self, language: Language, source: str, *, name: str = "work", **call: Any) -> StepOutcome:
-        """Run a step on the exports of those run before; `self.listener` has its messages."""
-        self.listener = call.pop("listener", None) or ListenerSpy()
+        """Run a step on the exports of the steps before; `self.recorder` records the step."""
+        self.recorder = call.pop("recorder", None) or StepRecorder(name)
         step = call.pop("step", None) or Step(name, language, source, line_offset=call.pop("line_offset", 0))
-        outcome = await self.workers.run_step(StepCall(step, steps=dict(self.steps), **call), self.listener)
+        outcome = await self.workers.run_step(StepCall(step, steps=dict(self.steps), **call), self.recorder)
         self.steps[step.name] = outcome.exports
         return outcome
+
+    def printed(self, stream: Stream = "stdout") -> str:
+        """Return the output of the last step on *stream*."""
+        return printed(self.recorder, stream)
+
+
+def printed(recorder: StepRecorder, stream: Stream = "stdout") -> str:
+    """Return the step's recorded output on *stream*, without notes of pdkernel."""
+    return "".join(log.text for log in recorder.logs if log.stream == stream and not log.is_note)
 
 
 OpenRun = Callable[..., Awaitable[Bench]]

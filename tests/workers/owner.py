@@ -8,32 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pdkernel.execution import StepResult
 from pdkernel.model import Step
-from pdkernel.workers import RunSetup, StepCall, WorkerPool
+from pdkernel.workers import RunSetup, StepCall, StepRecorder, WorkerPool
 
 
-class PrintingListener:
-    """Prints the output of a step."""
-
-    def log(self, stream: str, text: str) -> None:
-        """Print the step's first output."""
-        print(text, end="", flush=True)
-
-    def report_progress(self, text: str) -> None:
-        """Not needed."""
-
-    def export(self, name: str, value: Any) -> None:
-        """Not needed."""
-
-    def respond(self, response: dict[str, Any]) -> None:
-        """Not needed."""
+def print_output(result: StepResult) -> None:
+    """Print the output of the step so far."""
+    print("".join(log.text for log in result.logs), end="", flush=True)
 
 
 async def main(language: Any, source: str, folder: Path) -> None:
     """Run one step, which is expected never to end."""
     setup = RunSetup("run", "w", {"event": {}, "context": {}}, {}, folder, folder)
     workers = await WorkerPool().open_run(setup)
-    await workers.run_step(StepCall(Step("forever", language, source), timeout_s=600), PrintingListener())
+    recorder = StepRecorder("forever", on_change=print_output)
+    await workers.run_step(StepCall(Step("forever", language, source), timeout_s=600), recorder)
 
 
 if __name__ == "__main__":

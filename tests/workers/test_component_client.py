@@ -11,7 +11,7 @@ import pytest
 
 from pdkernel.errors import StepError
 from pdkernel.model import JSON, AppBinding, Step
-from pdkernel.workers import ComponentFile, Emitted, PropOption, SourceCall, WorkerPool
+from pdkernel.workers import ComponentFile, Emitted, PropOption, SourceCall, StepRecorder, WorkerPool
 from tests.workers.conftest import Bench, OpenRun
 
 APP = """
@@ -168,7 +168,7 @@ async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: 
     assert outcome.error.fix == (
         'Give it among the step\'s props (channel: "general"), or on the line of a code step: --prop channel=VALUE'
     )
-    assert bench.listener.text() == ""
+    assert bench.printed() == ""
 
 
 @pytest.mark.parametrize(
@@ -597,7 +597,7 @@ async def test_the_database_of_a_component_is_read_and_written_at_once(bench: Be
 
     outcome = await run(bench, component, service_db={"a": 5, "c": [1]})
 
-    assert bench.listener.text() == "5 { n: 1 } undefined\n"
+    assert bench.printed() == "5 { n: 1 } undefined\n"
     assert outcome.service_db == {"c": [1], "b": {"n": 1}}
 
 
@@ -634,7 +634,7 @@ async def test_a_source_runs(bench: Bench, write: Write) -> None:
             account_fields={"desk": {"token": "T"}},
             service_db={"seen": 3},
         ),
-        bench.listener,
+        bench.recorder,
     )
 
     assert outcome.error is None
@@ -654,7 +654,7 @@ async def test_odd_words_of_a_component_and_its_events_are_texts_or_left_out(ben
     component = write(source, name="odd", kind="source")
 
     described = await bench.workers.describe(component)
-    outcome = await bench.workers.run_source(SourceCall(component, "dc_1"), bench.listener)
+    outcome = await bench.workers.run_source(SourceCall(component, "dc_1"), StepRecorder())
 
     assert (described.key, described.version, described.description) == ("odd", None, None)
     assert outcome.error is None
@@ -667,7 +667,7 @@ async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: W
 
     outcome = await bench.workers.run_source(
         SourceCall(component, "dc_1", event={"body": {"fail": True}}, account_fields={"desk": {"token": "T"}}),
-        bench.listener,
+        bench.recorder,
     )
 
     assert outcome.error is not None
@@ -680,11 +680,11 @@ async def test_the_hooks_of_a_source(bench: Bench, write: Write) -> None:
     component = write(SOURCE, name="new-ticket", kind="source")
 
     described = await bench.workers.describe(component)
-    deployed = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deploy"), bench.listener)
+    deployed = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deploy"), StepRecorder())
     active = await bench.workers.run_source(
-        SourceCall(component, "dc_1", operation="activate", endpoint="http://127.0.0.1/x"), bench.listener
+        SourceCall(component, "dc_1", operation="activate", endpoint="http://127.0.0.1/x"), StepRecorder()
     )
-    none = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deactivate"), bench.listener)
+    none = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deactivate"), StepRecorder())
 
     assert (described.hooks, described.dedupe) == (("deploy", "activate"), "unique")
     assert [(e.event, e.id, e.summary, e.ts) for e in deployed.emitted_events] == [({"old": True}, 1, "Old", 5)]

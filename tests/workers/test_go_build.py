@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pdkernel.analysis.go_code import HELPER_IMPORT_PATH
 from pdkernel.errors import PackageInstallError, ProjectError
+from pdkernel.execution import Log
 from pdkernel.model import JSON, Step
 from pdkernel.workers import GoBuildCache, StepCompileError
 from pdkernel.workers import go_build as go_module
@@ -61,7 +62,7 @@ async def test_a_step_without_the_helper(bench: Bench) -> None:
     )
 
     assert outcome.exports == {"text": "plain"}
-    assert bench.listener.text() == "tok-123456\n"
+    assert bench.printed() == "tok-123456\n"
 
 
 async def test_exports_of_many_goroutines_are_whole(bench: Bench) -> None:
@@ -283,11 +284,11 @@ async def test_a_step_is_compiled_once_and_reports_it(open_run: OpenRun, tmp_pat
     first, second = await open_run(), await open_run()
 
     await first.run("go", source)
-    told = first.listener.progress
+    reported = first.recorder.logs
     await second.run("go", source)
 
-    assert told == ["compiling work.go"]
-    assert second.listener.progress == []
+    assert reported == (Log("stderr", "[pdkernel] compiling work.go\n"),)
+    assert second.recorder.logs == ()
 
 
 async def test_processes_may_build_the_same_step_at_once(go_cache: Path) -> None:

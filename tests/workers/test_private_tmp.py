@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -198,18 +199,22 @@ async def test_an_interpreter_that_is_not_there_is_named(open_one: Open, place: 
     await pool.close()
 
 
-async def test_nothing_is_left_when_all_is_closed(open_one: Open, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    """A run's files go with it, and the folders that were `/tmp` with the pool."""
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
+async def test_files_of_a_run_are_removed_with_the_run_and_the_folders_with_the_pool(open_one: Open) -> None:
+    """The end of a run removes its files; the end of the pool removes the folder of every private `/tmp`."""
+    name = f"pdkernel-written-{uuid.uuid4().hex}"
     pool = WorkerPool()
     bench = await open_one(of=pool)
-    await bench.run("bash", "touch /tmp/x")
-    during = list(place.glob("pdkernel-tmp-*/*/x"))
+    await bench.run("bash", f"touch /tmp/{name}")
+    bases = {Path("/var/tmp"), Path(tempfile.gettempdir())}
+    [written] = (path for base in bases for path in base.glob(f"pdkernel-tmp-*/*/{name}"))
+    folder_of_pool = written.parents[1]
+
     await bench.workers.release()
-    after = list(place.glob("pdkernel-tmp-*/*/x"))
+    after_the_run = (written.exists(), folder_of_pool.exists())
     await pool.close()
 
-    assert (len(during), len(after), list(place.glob("pdkernel-tmp-*"))) == (1, 0, [])
+    assert after_the_run == (False, True)
+    assert not folder_of_pool.exists()
 
 
 def test_what_is_kept_can_be_read_and_not_emptied(place: Path, tmp_path: Path) -> None:

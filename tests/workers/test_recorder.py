@@ -1,52 +1,218 @@
-"""What a step did, gathered."""
+"""The record of one attempt at a step: decoding, limits, redaction, reports and results."""
 
 from __future__ import annotations
 
-from pdkernel.workers.recorder import MAX_OUTPUT_BYTES, StepRecorder
-from tests.workers.conftest import ListenerSpy
+import asyncio
+from typing import Any
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.errors import StepError
+from pdkernel.execution import Log, OutboundCall, StepResult
+from pdkernel.redaction import Redactor, Secret
+from pdkernel.workers import StepRecorder
+from pdkernel.workers.recorder import MAX_OUTPUT_BYTES, MIN_REPORT_INTERVAL_S, SHORTENED
+from pdkernel.workers.replies import Export, Respond, Response
+from tests.workers.conftest import printed
+
+TOKEN = "xoxb-made-up-for-tests"
+REF = "slack/apn_1/bot_token"
+PLACEHOLDER = f"⟦secret:{REF}⟧"
+ENCODED = TOKEN.encode().hex()
+REDACTOR = Redactor([Secret(REF, TOKEN), Secret("bank/apn_2/pin", "4711")])
+CALL = OutboundCall("GET", "https://api.example.com/", 200, 1.0, True, "sent")
 
 
-def test_a_character_split_over_two_reads_is_one() -> None:
-    """UTF-8 is decoded as it comes, each stream by itself."""
-    listener = ListenerSpy()
-    recorder = StepRecorder(listener)
-
-    for stream, data in (("stdout", b"\xc3"), ("stderr", b"\xe2\x82"), ("stdout", b"\xa9"), ("stderr", b"\xac")):
-        recorder.output(stream, data)  # type: ignore[arg-type]
-    recorder.outcome()
-
-    assert listener.logs == [("stdout", "é"), ("stderr", "€")]
+@pytest.fixture
+def recorder() -> StepRecorder:
+    """The recorder of a step whose run has a token and a short secret."""
+    return StepRecorder("code", redactor=REDACTOR)
 
 
-def test_bytes_that_are_not_utf8_are_replaced() -> None:
-    """Nothing that a step prints stops it from being shown."""
-    listener = ListenerSpy()
-    recorder = StepRecorder(listener)
+def test_a_character_split_across_two_reads_is_decoded() -> None:
+    """UTF-8 is decoded incrementally, separately for each stream."""
+    recorder = StepRecorder()
+
+    recorder.output("stdout", b"\xc3")
+    recorder.output("stderr", b"\xe2\x82")
+    recorder.output("stdout", b"\xa9")
+    recorder.output("stderr", b"\xac")
+
+    assert recorder.logs == (Log("stdout", "é"), Log("stderr", "€"))
+
+
+def test_invalid_utf8_is_replaced() -> None:
+    """Bytes that are not UTF-8 become replacement characters, also at the end of the output."""
+    recorder = StepRecorder()
 
     recorder.output("stdout", b"a\xff b\xc3")
     recorder.outcome()
 
-    assert listener.text() == "a� b�"
+    assert printed(recorder) == "a� b�"
 
 
-def test_what_is_kept_ends_with_a_whole_line() -> None:
-    """A line cut in the middle could hold half a secret."""
-    listener = ListenerSpy()
-    recorder = StepRecorder(listener)
+def test_truncated_output_ends_with_a_complete_line() -> None:
+    """The size limit does not cut a line, because a partial line may contain a partial secret."""
+    recorder = StepRecorder()
 
     recorder.output("stdout", b"x" * (MAX_OUTPUT_BYTES - 3) + b"\n")
     recorder.output("stdout", b"whole line\nnext line\n")
     recorder.output("stderr", b"more\n")
     outcome = recorder.outcome()
 
-    assert listener.text().endswith("x\nwhole line\n")
+    assert printed(recorder).endswith("x\nwhole line\n")
     assert outcome.warnings == ("15 more bytes were printed and not kept: the limit is 1,048,576 a step.",)
 
 
-def test_the_last_words_are_whole_lines() -> None:
-    """At most ten, and none that begins in its middle."""
-    recorder = StepRecorder(ListenerSpy())
+def test_stderr_tail_has_complete_lines_only() -> None:
+    """The tail leaves out a line whose start is missing."""
+    recorder = StepRecorder()
 
     recorder.output("stderr", b"s" * 5000 + b"\nlast\nwords\n")
 
     assert recorder.stderr_tail() == "last\nwords"
+
+
+def test_secret_split_across_two_reads_is_redacted(recorder: StepRecorder) -> None:
+    """A secret is redacted if its parts arrive in two reads, also with a read of the other stream in between."""
+    recorder.output("stdout", TOKEN[:9].encode())
+    recorder.output("stderr", TOKEN[:5].encode())
+    recorder.output("stdout", TOKEN[9:].encode())
+    before_the_end = recorder.logs
+    recorder.outcome()
+
+    assert before_the_end == (Log("stdout", PLACEHOLDER),)
+    assert recorder.logs == (Log("stdout", PLACEHOLDER), Log("stderr", TOKEN[:5]))
+
+
+def test_output_precedes_notes_that_follow_the_step(recorder: StepRecorder) -> None:
+    """The end of the output, which redaction holds back, is recorded before a note about the finished step."""
+    recorder.output("stderr", TOKEN[:5].encode())
+    recorder.outcome()
+    recorder.add_note("The run ends after this step.")
+
+    assert [log.text for log in recorder.logs] == [TOKEN[:5], "[pdkernel] The run ends after this step.\n"]
+
+
+def test_exports_are_raw_in_the_outcome_and_redacted_in_the_record(recorder: StepRecorder) -> None:
+    """Later steps read the raw value; the growing and the final record have a placeholder."""
+    recorder.add_reply(Export("token", TOKEN))
+    snapshot = recorder.snapshot()
+    recorder.add_reply(Export("header", f"Bearer {TOKEN}"))
+    outcome = recorder.outcome()
+    result = recorder.finish("success")
+
+    assert outcome.exports == {"token": TOKEN, "header": f"Bearer {TOKEN}"}
+    assert snapshot.exports == {"token": PLACEHOLDER}
+    assert result.exports == {"token": PLACEHOLDER, "header": f"Bearer {PLACEHOLDER}"}
+
+
+def test_name_of_an_export_is_redacted(recorder: StepRecorder) -> None:
+    """An export with a token as its name has a placeholder as its name, in the growing and in the final record."""
+    recorder.export(TOKEN, 1)
+    before = recorder.snapshot()
+
+    after = recorder.finish("success")
+
+    assert before.exports == after.exports == {PLACEHOLDER: 1}
+
+
+def test_short_secret_is_redacted_in_the_export_of_its_name(recorder: StepRecorder) -> None:
+    """A short secret is redacted in the export with the name of the secret."""
+    recorder.export("pin", "4711")
+    recorder.export("count", "4711")
+
+    assert recorder.finish("success").exports == {"pin": "⟦secret:bank/apn_2/pin⟧", "count": "4711"}
+
+
+def test_name_of_an_error_is_redacted(recorder: StepRecorder) -> None:
+    """An error with a token as its class name has a placeholder as its name."""
+    result = recorder.finish("error", StepError("No.", name=f"Error of {TOKEN}"))
+
+    assert result.error is not None
+    assert result.error.name == f"Error of {PLACEHOLDER}"
+
+
+@pytest.mark.parametrize("length", range(1, len(ENCODED)))
+def test_part_of_a_secret_at_the_end_of_a_shortened_local_is_removed(recorder: StepRecorder, length: int) -> None:
+    """No part of an encoded token stays at the end of a shortened local variable."""
+    stack = f"      whole = {ENCODED}, half = {ENCODED[:length]}{SHORTENED}\n      n = 1\nValueError: {TOKEN}"
+
+    result = recorder.finish("error", StepError("No.", name="ValueError", stack=stack))
+
+    assert result.error is not None
+    assert result.error.stack == (
+        f"      whole = ⟦secret:{REF}|hex⟧, half = {SHORTENED}\n      n = 1\nValueError: {PLACEHOLDER}"
+    )
+
+
+def test_ellipsis_inside_a_line_does_not_mark_a_shortened_local(recorder: StepRecorder) -> None:
+    """Only a mark at the end of a line means that the line was shortened."""
+    stack = f"ValueError: waiting for x{SHORTENED} of y"
+
+    result = recorder.finish("error", StepError("No.", name="ValueError", stack=stack))
+
+    assert result.error is not None
+    assert result.error.stack == stack
+
+
+def test_only_the_first_response_is_sent() -> None:
+    """A second response is a warning."""
+    sent: list[dict[str, Any]] = []
+    recorder = StepRecorder(on_respond=sent.append)
+
+    for status in (201, 500):
+        recorder.add_reply(Respond(Response(status, {}, None)))
+    outcome = recorder.outcome()
+
+    assert sent == [outcome.response] == [{"status": 201, "headers": {}, "body": None}]
+    assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
+
+
+def test_record_of_a_rerun_keeps_logs_and_calls_of_earlier_attempts(recorder: StepRecorder) -> None:
+    """The second attempt continues the logs and the outbound calls of the first, and has its own exports."""
+    recorder.output("stdout", b"one\n")
+    recorder.add_outbound_call(CALL)
+    recorder.export("old", 1)
+    second = StepRecorder("code", attempt=2, previous_result=recorder.finish("success"))
+    second.output("stdout", b"two\n")
+
+    result = second.finish("success")
+
+    assert "".join(log.text for log in result.logs) == "one\n[pdkernel] Attempt 2:\ntwo\n"
+    assert (result.attempt, result.requests, result.exports) == (2, (CALL,), {})
+    assert second.logs == (Log("stdout", "two\n"),)
+
+
+async def test_output_is_reported_at_intervals() -> None:
+    """The first output after an interval is reported at once; output within the interval is reported at its end."""
+    clock, reports = ManualClock(), list[StepResult]()
+    recorder = StepRecorder("code", clock=clock, on_change=reports.append)
+
+    clock.advance(1)
+    for text in (b"a", b"b", b"c"):
+        recorder.output("stdout", text)
+    at_once = [report.logs for report in reports]
+    await asyncio.sleep(3 * MIN_REPORT_INTERVAL_S)
+
+    assert at_once == [(Log("stdout", "a"),)]
+    assert [report.logs for report in reports[1:]] == [(Log("stdout", "abc"),)]
+
+
+async def test_nothing_is_reported_after_the_end_of_the_step() -> None:
+    """Neither a timer nor a late outbound call replaces the final record by an unfinished record."""
+    reports = list[StepResult]()
+    recorder = StepRecorder("code", on_change=reports.append)
+
+    recorder.output("stdout", b"a")
+    recorder.report_progress("compiling code.go")
+    recorder.output("stdout", b"b")
+    recorder.outcome()
+    recorder.finish("success")
+    count = len(reports)
+    recorder.add_outbound_call(CALL)
+    await asyncio.sleep(3 * MIN_REPORT_INTERVAL_S)
+
+    assert count > 0
+    assert len(reports) == count

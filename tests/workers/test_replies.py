@@ -38,7 +38,6 @@ from pdkernel.workers.replies import (
 )
 from pdkernel.workers.worker import StepExchange, Worker
 from pdkernel.workers.worker_process import WorkerProcess
-from tests.workers.conftest import ListenerSpy
 
 DONE = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'
 FAULT = '{"code":"c","name":"N","message":"m","line":1,"stack":null,"fix":""}'
@@ -167,9 +166,9 @@ async def start() -> AsyncIterator[Start]:
         worker.kill()
 
 
-async def asked(worker: Worker, name: str = "work", listener: ListenerSpy | None = None, **more: Any) -> StepExchange:
+async def asked(worker: Worker, name: str = "work", **more: Any) -> StepExchange:
     """A request to *worker*, when it is over."""
-    talk = StepExchange(worker, StepRecorder(listener or ListenerSpy()), name=name, **more)
+    talk = StepExchange(worker, StepRecorder(), name=name, **more)
     talk.send({"op": "run"}, [], timeout_s=20)
     await asyncio.wait([talk.reply])
     worker.rest()
@@ -239,7 +238,7 @@ async def test_any_line_ends_in_a_reply_or_the_documented_error(start: Start) ->
 
     @given(LINES)
     def write(line: bytes) -> None:
-        recorder = StepRecorder(ListenerSpy())
+        recorder = StepRecorder()
         talk = StepExchange(worker, recorder, name="work")
         talk.send({"op": "run"}, [], timeout_s=20)
         talk.on_line(f"{worker.request} ".encode() + line)
@@ -268,11 +267,11 @@ HEADERS = st.dictionaries(st.sampled_from(["content-type", "a"]), CONTENT_TYPES 
 @example(200, {"content-type": "text/html; charset=\ud800"}, {"$base64": "YQ=="})
 def test_any_response_is_recorded(status: int, headers: dict[str, str | list[str]], body: JSON) -> None:
     """Any response is recorded with its status and headers."""
-    listener = ListenerSpy()
+    sent: list[dict[str, Any]] = []
 
-    StepRecorder(listener).parse_message(Respond(Response(status, headers, body)))
+    StepRecorder(on_respond=sent.append).add_reply(Respond(Response(status, headers, body)))
 
-    assert [(response["status"], response["headers"]) for response in listener.responses] == [(status, headers)]
+    assert [(response["status"], response["headers"]) for response in sent] == [(status, headers)]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +303,7 @@ async def test_a_step_fails_with_a_reply_that_is_refused(start: Start, lines: li
 async def test_a_reply_when_no_step_runs_ends_the_worker(start: Start) -> None:
     """A second `done` that comes later is not taken for the next step's."""
     worker = start([f"N {DONE}\nN {DONE.replace('false', 'true', 1)}"])
-    talk = OnlyTheFirst(worker, StepRecorder(ListenerSpy()), name="one")
+    talk = OnlyTheFirst(worker, StepRecorder(), name="one")
     talk.send({"op": "run"}, [], timeout_s=20)
     await talk.reply
 
@@ -322,13 +321,13 @@ async def test_code_that_fails_too_late_is_not_refused(start: Start) -> None:
     worker = start([f"N {DONE}", f"N {late}"], [f"1 {late}", f"N {late}", f"N {DONE}"])
     await asked(worker)
 
-    recorder = StepRecorder(ListenerSpy())
+    recorder = StepRecorder()
     talk = StepExchange(worker, recorder)
     talk.send({"op": "run"}, [], timeout_s=20)
     await talk.reply
 
     assert worker.is_healthy
-    assert recorder.warnings == ("too late",)
+    assert recorder.outcome().warnings == ("too late",)
 
 
 async def test_a_worker_that_comes_up_unasked_is_ready(start: Start) -> None:
@@ -371,7 +370,7 @@ async def test_a_line_without_an_end_is_refused() -> None:
 
 async def test_a_flood_fails_the_step(start: Start) -> None:
     """The error names the step."""
-    talk = StepExchange(start([]), StepRecorder(ListenerSpy()), name="work")
+    talk = StepExchange(start([]), StepRecorder(), name="work")
     talk.flooded()
 
     assert "Step `work` sent a reply that pdkernel does not understand: it is too long." in refusal(talk).message

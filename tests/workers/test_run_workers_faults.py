@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import InterpreterMissingError, WorkerProtocolError
+from pdkernel.execution import StepResult
 from pdkernel.model import JSON, Language, Step
-from pdkernel.workers import WorkerPool
-from tests.workers.conftest import Bench, ListenerSpy, OpenRun
+from pdkernel.workers import StepRecorder, WorkerPool
+from tests.workers.conftest import Bench, OpenRun
 
 GOOD: dict[Language, str] = {
     "python": "def handler(pd):\n    print('fine')\n    return pd.steps['trigger']['event']['n']\n",
@@ -24,7 +25,7 @@ async def run_good(bench: Bench, language: Language) -> None:
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": 7}
-    assert bench.listener.text() == "fine\n"
+    assert bench.printed() == "fine\n"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ async def test_a_step_that_breaks_its_process_fails(bench: Bench, language: Lang
 
     assert outcome.error is not None
     assert outcome.error.code == "step_died"
-    assert "_guest.py" not in bench.listener.text("stderr")
+    assert "_guest.py" not in bench.printed("stderr")
     await run_good(bench, language)
 
 
@@ -125,7 +126,7 @@ async def test_odd_is_not_wrong(bench: Bench, language: Language, source: str, r
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": returned}
-    assert bench.listener.text("stderr") == ""
+    assert bench.printed("stderr") == ""
     await run_good(bench, language)
 
 
@@ -167,15 +168,15 @@ async def test_a_deep_recursion_has_a_short_stack(bench: Bench) -> None:
     assert len(str(node.error.stack).splitlines()) < 40
 
 
-async def test_a_listener_that_fails_is_not_taken_for_the_step(bench: Bench) -> None:
-    """An exception of the caller's own reaches the caller."""
+async def test_exception_of_a_callback_reaches_the_caller(bench: Bench) -> None:
+    """An exception of the recorder's `on_change` is not an error of the step."""
 
-    class Failing(ListenerSpy):
-        def export(self, name: str, value: JSON) -> None:
-            raise LookupError(name)
+    def fail(result: StepResult) -> None:
+        if result.exports:
+            raise LookupError(*result.exports)
 
     with pytest.raises(LookupError, match="return_value"):
-        await bench.run("python", GOOD["python"], listener=Failing())
+        await bench.run("python", GOOD["python"], recorder=StepRecorder(on_change=fail))
 
 
 async def test_an_interpreter_that_does_not_start_is_named(open_run: OpenRun, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ async def test_printing_or_returning_an_app_leaks_nothing(bench: Bench) -> None:
     outcome = await bench.run("node", source, account_fields={"slack": {"oauth_access_token": "xoxb-very-secret"}})
 
     assert outcome.exports == {"$return_value": {}}
-    assert "xoxb" not in bench.listener.text()
+    assert "xoxb" not in bench.printed()
 
 
 async def test_an_app_file_gives_its_methods(bench: Bench) -> None:
@@ -353,7 +353,7 @@ async def test_what_a_step_leaves_running_is_stopped_and_reported(bench: Bench) 
 
     assert "still running" in first.warnings[0]
     assert second.exports == {"$return_value": 1}
-    assert bench.listener.logs == []
+    assert bench.recorder.logs == ()
     assert second.warnings == ()
 
 
@@ -377,7 +377,7 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
 
     assert outcome.error is None
     assert outcome.exports["$return_value"] == ["undefined", "function", None, "tok-123456", True]
-    assert bench.listener.text() == "listener\n"
+    assert bench.printed() == "listener\n"
 
 
 async def test_steps_is_read_late_and_each_step_has_its_own(bench: Bench) -> None:

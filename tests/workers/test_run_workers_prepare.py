@@ -9,8 +9,8 @@ import pytest
 
 from pdkernel.errors import ProjectError
 from pdkernel.model import Language, Step
-from pdkernel.workers import RunSetup, StepCall, WorkerPool
-from tests.workers.conftest import ListenerSpy, OpenRun
+from pdkernel.workers import RunSetup, StepCall, StepRecorder, WorkerPool
+from tests.workers.conftest import OpenRun, printed
 
 MARKS = {
     "python": "open({path!r}, 'a').write('x')\ndef handler(pd):\n    return 1\n",
@@ -115,14 +115,14 @@ async def test_code_waits_until_it_is_cleared(language: Language, open_run: Open
     async def refuse() -> None:
         raise ProjectError("The disk is full.")
 
-    listener = ListenerSpy()
+    recorder = StepRecorder()
     with pytest.raises(ProjectError):
-        await run.workers.run_step(StepCall(Step("one", language, source[language]), before_start=refuse), listener)
+        await run.workers.run_step(StepCall(Step("one", language, source[language]), before_start=refuse), recorder)
     outcome = await run.run(language, source[language], name="two")
 
-    assert listener.text() == ""
+    assert printed(recorder) == ""
     assert outcome.error is None
-    assert run.listener.text() == "ran\n"
+    assert run.printed() == "ran\n"
 
 
 async def test_what_was_returned_outlives_an_exit_that_was_left_behind(open_run: OpenRun) -> None:

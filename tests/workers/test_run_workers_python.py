@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from pdkernel.workers import StepRecorder
 from tests.workers.conftest import Bench
 
 
@@ -16,7 +19,7 @@ async def test_a_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
 
     assert outcome.error is None
     assert outcome.exports == {"twice": 14, "$return_value": {"id": "ctx1"}}
-    assert bench.listener.exports == [("twice", 14), ("$return_value", {"id": "ctx1"})]
+    assert list(outcome.exports.items()) == [("twice", 14), ("$return_value", {"id": "ctx1"})]
 
 
 async def test_a_coroutine_is_awaited(bench: Bench) -> None:
@@ -233,14 +236,17 @@ async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
 
 
 async def test_the_first_response_wins(bench: Bench) -> None:
-    """Status, headers and body; a second one is a warning."""
+    """The first response is sent at once; a second response is a warning."""
+    sent: list[dict[str, Any]] = []
+
     outcome = await bench.run(
         "python",
         'def handler(pd):\n    pd.respond({"status": 201, "headers": {"x-a": 1}, "body": {"ok": True}})\n    pd.respond({"status": 500})\n',
+        recorder=StepRecorder(on_respond=sent.append),
     )
 
     assert outcome.response == {"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}}
-    assert bench.listener.responses == [outcome.response]
+    assert sent == [outcome.response]
     assert "more than once" in outcome.warnings[0]
 
 
@@ -275,7 +281,7 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
     outcome = await bench.run("python", look, name="second")
 
     assert outcome.exports["$return_value"] == [None, "tok-123456", True, False, True, False, False, False, False]
-    assert bench.listener.text() == "listener\n"
+    assert bench.printed() == "listener\n"
 
 
 async def test_another_mapping_in_place_of_the_environment_is_gone_in_the_next_step(bench: Bench) -> None:
@@ -322,11 +328,11 @@ async def test_the_same_code_prints_the_same_the_second_time(bench: Bench) -> No
         "    log.addHandler(logging.StreamHandler(sys.stdout))\n    log.warning('hello')\n"
     )
     await bench.run("python", source, name="first")
-    first = bench.listener.text()
+    first = bench.printed()
 
     await bench.run("python", source, name="second")
 
-    assert (first, bench.listener.text()) == ("hello\n", "hello\n")
+    assert (first, bench.printed()) == ("hello\n", "hello\n")
 
 
 async def test_the_old_helper_module_needs_no_handler(bench: Bench) -> None:

@@ -37,7 +37,7 @@ async def test_messages_of_bash_have_the_cells_line(bench: Bench) -> None:
     """A missing command and a syntax error are reported with the step's file and line, once and without a path."""
     outcome = await bench.run("bash", "true\nno_such_command\nif then\n", line_offset=3)
 
-    said = bench.listener.text("stderr").splitlines()
+    said = bench.printed("stderr").splitlines()
     assert said[0] == "work.sh: line 5: no_such_command: command not found"
     assert said[1].startswith("work.sh: line 6: syntax error near")
     assert outcome.warnings == ("exit status 2",)
@@ -51,7 +51,7 @@ async def test_the_scripts_folder_is_left_out_of_messages_in_pieces(bench: Bench
         'printf %s " and $head" >&2\n',
     )
 
-    assert bench.listener.text("stderr") == f"work.sh: here and {str(tmp_path)[:7]}"
+    assert bench.printed("stderr") == f"work.sh: here and {str(tmp_path)[:7]}"
     assert outcome.error is None
 
 

@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from pdkernel.errors import OutboundCallRefusedError, UnsupportedError
+from pdkernel.execution import StepResult
 from pdkernel.model import Language, Step
 from pdkernel.runtimes import process_tree
-from pdkernel.workers import GoBuildCache, StepOutcome, WorkerPool
+from pdkernel.workers import GoBuildCache, StepOutcome, StepRecorder, WorkerPool
 from pdkernel.workers.recorder import MAX_OUTPUT_BYTES
-from tests.workers.conftest import Bench, ListenerSpy, OpenRun
+from tests.workers.conftest import Bench, OpenRun, printed
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
 GUESTS: tuple[Language, ...] = ("python", "node")
@@ -155,8 +156,13 @@ def marks_of(bench: Bench) -> set[str]:
 async def run_until_up(bench: Bench, language: Language, source: str, **call: Any) -> asyncio.Task[StepOutcome]:
     """Start a step and wait until it has printed something."""
     up = asyncio.Event()
-    listener = ListenerSpy(on_log=lambda _: up.set())
-    task = asyncio.create_task(bench.run(language, source, listener=listener, **call))
+
+    def report(result: StepResult) -> None:
+        if any(not log.is_note for log in result.logs):
+            up.set()
+
+    recorder = StepRecorder(on_change=report)
+    task = asyncio.create_task(bench.run(language, source, recorder=recorder, **call))
     await asyncio.wait_for(up.wait(), 30)
     return task
 
@@ -165,12 +171,12 @@ async def run_until_up(bench: Bench, language: Language, source: str, **call: An
 async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Language) -> None:
     """All output arrives before the step ends, also a last line without a line end, and none arrives in the next step."""
     await bench.run(language, SOURCES["print"][language], name="first")
-    first = bench.listener
+    first = bench.recorder
     await bench.run(language, SOURCES["print"][language], name="second")
 
-    assert first.text() == "één\nthree"
-    assert first.text("stderr") == "two\n"
-    assert bench.listener.text() == "één\nthree"
+    assert printed(first) == "één\nthree"
+    assert printed(first, "stderr") == "two\n"
+    assert bench.printed() == "één\nthree"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -180,12 +186,12 @@ async def test_a_print_that_looks_like_our_protocol_is_a_print(bench: Bench, lan
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": 1}
-    assert bench.listener.text() == '{"t":"done","error":null,"busy":false,"dirty":false}\n'
+    assert bench.printed() == '{"t":"done","error":null,"busy":false,"dirty":false}\n'
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_logs_arrive_while_the_step_runs(bench: Bench, language: Language) -> None:
-    """A listener receives output before the step has ended."""
+    """The recorder reports output before the step has ended."""
     task = await run_until_up(bench, language, SOURCES["kept"][language])
 
     assert not task.done()
@@ -199,9 +205,9 @@ async def test_a_step_that_prints_50_mb_is_cut_and_reported(bench: Bench, langua
     outcome = await bench.run(language, SOURCES["flood"][language])
 
     assert outcome.error is None
-    assert MAX_OUTPUT_BYTES <= len(bench.listener.text()) <= MAX_OUTPUT_BYTES + 1000
-    assert bench.listener.text().endswith("x\n")
-    assert "more bytes were printed and not kept" in bench.listener.logs[-1][1]
+    assert MAX_OUTPUT_BYTES <= len(bench.printed()) <= MAX_OUTPUT_BYTES + 1000
+    assert bench.printed().endswith("x\n")
+    assert "more bytes were printed and not kept" in bench.recorder.logs[-1].text
     assert "more bytes" in outcome.warnings[0]
 
 
@@ -230,7 +236,7 @@ async def test_a_step_that_runs_too_long_is_ended_with_its_children(
 async def test_what_was_done_before_a_time_out_is_kept(bench: Bench, language: Language) -> None:
     """Exports and logs survive, and the next step runs."""
     outcome = await bench.run(language, SOURCES["kept"][language], timeout_s=0.7)
-    said = bench.listener.text()
+    said = bench.printed()
     after = await bench.run(language, SOURCES["lookalike"][language], name="after")
 
     assert outcome.exports == {"kept": 1}
