@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from pdkernel.execution import (
     AccountUse,
@@ -20,6 +21,7 @@ from pdkernel.execution import (
     OutboundCall,
     OutboundEnforcement,
     Response,
+    RunTrigger,
     Status,
     StepResult,
     StepStatus,
@@ -120,8 +122,7 @@ RUN = Execution(
     finished_at="2026-11-24T10:00:00.141Z",
     attempt=2,
     replay_of="first",
-    event={"method": "POST", "body": {"b": [1, None], "a": "é"}},
-    context={"id": "x"},
+    trigger=RunTrigger({"method": "POST", "body": {"b": [1, None], "a": "é"}}, {"id": "x"}),
     steps=(
         StepResult("build", "not_run"),
         StepResult(
@@ -222,9 +223,13 @@ NEW_RUN = Execution(
     external_user=None,
     environment="production",
     started_at="2026-11-24T10:00:00.000Z",
-    event={},
-    context={},
-    sealed=True,
+    finished_at=None,
+    attempt=1,
+    replay_of=None,
+    trigger=RunTrigger({}, {}, sealed=True),
+    steps=(),
+    response=None,
+    error=None,
 )
 NEW_RUN_JSON: dict[str, Any] = {
     "id": "run",
@@ -288,7 +293,7 @@ steps = st.builds(
     accounts=tuples(uses),
     requests=tuples(calls),
     error=st.none() | errors,
-    source=maybe_text,
+    source=st.just(UNSET) | texts,
 )
 deliveries = st.builds(
     Delivery,
@@ -311,8 +316,7 @@ executions = st.builds(
     external_user=maybe_text,
     environment=texts,
     started_at=texts,
-    event=objects,
-    context=objects,
+    trigger=st.builds(RunTrigger, objects, objects, st.booleans()),
     steps=tuples(steps),
     finished_at=maybe_text,
     attempt=whole,
@@ -321,7 +325,6 @@ executions = st.builds(
     error=st.none() | errors,
     sends=tuples(deliveries),
     lookup=st.none() | st.just(LOOKUP),
-    sealed=st.booleans(),
 )
 
 

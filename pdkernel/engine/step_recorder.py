@@ -7,6 +7,8 @@ from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec import UNSET
+
 from pdkernel.clock import Clock, format_iso
 from pdkernel.engine.run_record import require_object
 from pdkernel.errors import PdkernelError, StepError
@@ -149,7 +151,7 @@ class StepRecorder:
             accounts=self._accounts,
             requests=(*self._previous_calls, *self._requests),
             error=error,
-            source=self._source,
+            source=UNSET if self._source is None else self._source,
         )
 
     def _report(self) -> None:

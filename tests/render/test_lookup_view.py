@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.execution import AccountUse, StepResult
 from pdkernel.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure

@@ -7,7 +7,16 @@ import json
 from hypothesis import given
 
 from pdkernel.engine.journal.records import RunRow, build_execution, encode_event, encode_output, encode_step
-from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, OutboundEnforcement, StepResult
+from pdkernel.execution import (
+    AccountUse,
+    ErrorRecord,
+    Execution,
+    Log,
+    OutboundCall,
+    OutboundEnforcement,
+    RunTrigger,
+    StepResult,
+)
 from pdkernel.model import Step, Workflow
 from tests.engine.journal.conftest import WORKFLOW
 from tests.test_execution import RUN, RUN_JSON, steps
@@ -117,9 +126,11 @@ def test_row_that_is_complete() -> None:
         environment="development",
         started_at="1970-01-01T00:00:00.000Z",
         finished_at="1970-01-01T00:00:01.000Z",
-        event={"body": 1},
-        context={"id": "x"},
+        attempt=1,
         replay_of="first",
+        trigger=RunTrigger({"body": 1}, {"id": "x"}),
+        steps=(),
+        error=None,
         response=RUN.response,
         sends=RUN.sends[1:],
         outbound_enforcement=RUN.outbound_enforcement,
