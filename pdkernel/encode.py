@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 import orjson
+
+T = TypeVar("T")
 
 
 def encode_json(value: object) -> bytes:
@@ -18,21 +20,17 @@ def encode_json(value: object) -> bytes:
     An integer of more than 64 bits keeps every digit, and a lone surrogate is escaped. NaN and Infinity become null,
     unless *value* also holds a surrogate.
     """
+    if isinstance(value, JsonStruct):
+        return _encode_any(value.json_form())
     try:
-        if isinstance(value, JsonStruct):
-            return _encode(value.json_form())
-        try:
-            return orjson.dumps(value)
-        except TypeError:
-            return _encode(value)
-    except UnicodeEncodeError:
-        plain = msgspec.to_builtins(value, enc_hook=_to_plain)
-        return _encode_slowly(plain).encode("utf-8", "backslashreplace")  # for a surrogate this is JSON's own escape
+        return orjson.dumps(value)
+    except TypeError:
+        return _encode_any(value)
 
 
 def to_json(value: object) -> Any:
     """Return *value*, plain JSON that may hold values of `JsonStruct`, as plain JSON."""
-    return _decode(encode_json(value), Any)
+    return decode_json(encode_json(value), object)
 
 
 class JsonStruct(msgspec.Struct, frozen=True):
@@ -57,26 +55,29 @@ class JsonStruct(msgspec.Struct, frozen=True):
         """
         return msgspec.convert(data, cls)
 
-    @classmethod
-    def decode(cls, text: str | bytes) -> Self:
-        """
-        Return the value that `encode_json` encoded as *text*; keys that the type does not have are ignored.
 
-        Raises:
-            ValueError: *text* is not JSON, or does not fit.
-            RecursionError: *text* is nested too deeply.
-        """
-        found: Self = _decode(text, cls)
-        return found
+def decode_json(text: str | bytes, kind: type[T]) -> T:
+    """
+    Return the *kind* that `encode_json` encoded as *text*; keys that *kind* does not have are ignored.
 
-
-def _decode(text: str | bytes, kind: Any) -> Any:
+    Raises:
+        ValueError: *text* is not JSON, or does not fit.
+        RecursionError: *text* is nested too deeply.
+    """
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeError):  # msgspec does not decode a lone surrogate or NaN
         return msgspec.convert(json.loads(text), kind)
+
+
+def _encode_any(value: object) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(value, enc_hook=_to_plain)
+        return _encode_slowly(plain).encode("utf-8", "backslashreplace")  # for a surrogate this is JSON's own escape
 
 
 def _to_plain(value: object) -> object:

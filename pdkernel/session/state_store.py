@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pdkernel.encode import JsonStruct
-from pdkernel.errors import ProjectError
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
 from pdkernel.project import NotebookStateTable
@@ -80,20 +79,13 @@ class SessionStateStore:
             ProjectError: The state cannot be read.
         """
         _wait_for_write(_WRITER.submit(lambda: None))
-        saved = self._table.load(self._key)
-        try:
-            return None if saved is None else SessionState.from_json(saved)
-        except ValueError as fault:
-            raise ProjectError(
-                f"The saved state of {self._key} is damaged ({fault}).",
-                fix="Rename the notebook to start with an empty state, or restore the project's database from a copy.",
-            ) from None
+        return self._table.load(self._key, SessionState)
 
     def save(self, state: SessionState) -> None:
         """Write *state* before returning. Raises `ProjectError`."""
         with self._lock:
             self._latest = None
-        _wait_for_write(_WRITER.submit(self._table.save, self._key, state.to_json()))
+        _wait_for_write(_WRITER.submit(self._table.save, self._key, state))
 
     def schedule_save(self, state: SessionState) -> None:
         """Write *state* in the background; of several states in a row, the last is written. An error is logged."""
@@ -116,7 +108,7 @@ class SessionStateStore:
         if state is None:
             return
         try:
-            self._table.save(self._key, state.to_json())
+            self._table.save(self._key, state)
         except Exception as fault:  # noqa: BLE001 - the journal has the run; only the notebook's copy of the results is lost
             _log.warning("Cannot save the results of the last run for the next kernel: %s", fault)
 

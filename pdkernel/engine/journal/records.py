@@ -22,7 +22,7 @@ from typing import Literal, TypeVar, cast
 from msgspec import UNSET, UnsetType
 
 from pdkernel.clock import format_iso
-from pdkernel.encode import JsonStruct, encode_json
+from pdkernel.encode import JsonStruct, decode_json, encode_json
 from pdkernel.errors import ProjectError
 from pdkernel.execution import (
     Delivery,
@@ -322,7 +322,7 @@ def _encode(stored: JsonStruct) -> str:
 def _decode(run: RunRow, kind: type[T], column: str, text: str) -> T:
     """Decode a text of *run*'s rows. Raises `ProjectError` if the text is damaged."""
     try:
-        return kind.decode(text)
+        return decode_json(text, kind)
     except (ValueError, RecursionError) as fault:
         raise ProjectError(
             f"The record of the run {run.id} is damaged: its {column} cannot be read ({fault}).",

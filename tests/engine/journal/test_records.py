@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
+import pytest
 from hypothesis import given
 
 from pdkernel.engine.journal.records import RunRow, build_execution, encode_event, encode_output, encode_step
+from pdkernel.errors import ProjectError
 from pdkernel.execution import (
     AccountUse,
     ErrorRecord,
@@ -136,3 +139,37 @@ def test_row_that_is_complete() -> None:
         outbound_enforcement=RUN.outbound_enforcement,
         lookup=RUN.lookup,
     )
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (row(event='{"event":{}}'), "its event cannot be read (Object missing required field `context`)"),
+        (row(event='{"event":[],"context":{}}'), "its event cannot be read (Expected `object`, got `array`"),
+        (row(output="{"), "its output cannot be read"),
+        (row(output='{"response":null,"error":{},"steps":{}}'), "its output cannot be read (Object missing"),
+        (row(output='{"response":null,"error":null,"steps":{"a":"gone"}}'), "its output cannot be read (Invalid enum"),
+        (row(definition='{"steps":[{}]}'), "its definition cannot be read"),
+        (row(event="[" * 100_000), "its event cannot be read"),
+    ],
+)
+def test_damaged_row_is_refused(damaged: RunRow, reason: str) -> None:
+    """A text of a run's row that does not fit is an error that names the run and the column."""
+    with pytest.raises(ProjectError, match=re.escape(f"The record of the run run is damaged: {reason}")) as refused:
+        build_execution(damaged, [])
+
+    assert refused.value.fix
+
+
+@pytest.mark.parametrize("text", ["", "null", '{"name":"one"}', '{"name":"one","status":"unknown"}'])
+def test_damaged_step_is_refused(text: str) -> None:
+    """A step's row that does not fit is an error that names the run."""
+    with pytest.raises(ProjectError, match="The record of the run run is damaged: its steps cannot be read"):
+        build_execution(row(), [text])
+
+
+def test_text_of_a_later_version_is_read() -> None:
+    """Keys that this version does not have are ignored: hosts of two versions may share a journal."""
+    step = encode_step(StepResult("one", "success"))[:-1] + ',"later":1}'
+
+    assert build_execution(row(), [step]).steps == (StepResult("one", "success"),)
