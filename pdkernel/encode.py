@@ -1,27 +1,101 @@
-"""
-Fast, compact JSON encoding for storage and for messages to workers.
-
-Values that `orjson` rejects are encoded by the standard library.
-"""
+"""JSON of the package's values: encoding for storage and messages, and the base class of values with a JSON form."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Self, TypeVar
 
+import msgspec
 import orjson
 
-_encode_slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+T = TypeVar("T")
 
 
-def encode_json(value: Any) -> bytes:
+def encode_json(value: object) -> bytes:
     """
-    Encode *value* as JSON: one line of UTF-8.
+    Encode *value* as JSON: one line of UTF-8. *value* is plain JSON, or holds values of `JsonStruct`.
 
     An integer of more than 64 bits keeps every digit, and a lone surrogate is escaped. NaN and Infinity become null,
-    unless *value* also holds such an integer or surrogate.
+    unless *value* also holds a surrogate.
     """
+    if isinstance(value, JsonStruct):
+        return _encode_any(value.json_form())
     try:
         return orjson.dumps(value)
     except TypeError:
-        return _encode_slowly(value).encode("utf-8", "backslashreplace")  # for a surrogate this is JSON's own escape
+        return _encode_any(value)
+
+
+def to_json(value: object) -> Any:
+    """Return *value*, plain JSON that may hold values of `JsonStruct`, as plain JSON."""
+    return decode_json(encode_json(value), object)
+
+
+class JsonStruct(msgspec.Struct, frozen=True):
+    """A frozen value whose fields are the keys of its JSON."""
+
+    def json_form(self) -> Self:
+        """Return the value whose fields are the JSON; a type with a field that is never in the JSON overrides this."""
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value as JSON."""
+        found: dict[str, Any] = to_json(self)
+        return found
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """
+        Return the value that `to_json` returned as *data*; keys that the type does not have are ignored.
+
+        Raises:
+            msgspec.ValidationError: *data* does not fit; this is a `ValueError`.
+        """
+        return msgspec.convert(data, cls)
+
+
+def decode_json(text: str | bytes, kind: type[T]) -> T:
+    """
+    Return the *kind* that `encode_json` encoded as *text*; keys that *kind* does not have are ignored.
+
+    Raises:
+        ValueError: *text* is not JSON, or does not fit.
+        RecursionError: *text* is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeError):  # msgspec does not decode a lone surrogate or NaN
+        return msgspec.convert(json.loads(text), kind)
+
+
+def _encode_any(value: object) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(value, enc_hook=_to_plain)
+        return _encode_slowly(plain).encode("utf-8", "backslashreplace")  # for a surrogate this is JSON's own escape
+
+
+def _to_plain(value: object) -> object:
+    """Convert a value that msgspec does not support: a path, a mapping, or a subclass of a plain type."""
+    match value:
+        case PurePath():
+            return str(value)
+        case Mapping():
+            return dict(value)
+        case str():
+            return str.__str__(value)
+        case int():
+            return int(value)
+        case float():
+            return float(value)
+        case _:
+            raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_to_plain).encode
+_encode_slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

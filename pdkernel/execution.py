@@ -1,15 +1,18 @@
 """
-The record of a run as frozen values with one JSON form: `Execution`, its steps and their outbound calls.
+The record of a run as frozen values: `Execution`, its steps and their outbound calls.
 
-`run --json`, the journal and the server all use this form. All values are redacted.
+The fields are the keys of the JSON that `run --json`, the journal and the server use. All values are redacted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
+from msgspec import UNSET, UnsetType
+from msgspec.structs import force_setattr, replace
+
+from pdkernel.encode import JsonStruct
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 
@@ -24,8 +27,7 @@ RETURN_VALUE = "$return_value"
 SUMMARY = "$summary"
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(JsonStruct, frozen=True):
     """A piece of a step's output."""
 
     stream: Stream
@@ -36,13 +38,8 @@ class Log:
         """Whether pdkernel wrote the text, not the step."""
         return self.text.startswith(NOTE_PREFIX)
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"stream", "text"}`."""
-        return {"stream": self.stream, "text": self.text}
 
-
-@dataclass(frozen=True, slots=True)
-class AccountUse:
+class AccountUse(JsonStruct, frozen=True):
     """An account that a step used: id and app, never credentials."""
 
     prop: str
@@ -50,13 +47,8 @@ class AccountUse:
     id: str
     owner: Literal["external_user", "own"]
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"prop", "app", "id", "owner"}`."""
-        return {"prop": self.prop, "app": self.app, "id": self.id, "owner": self.owner}
 
-
-@dataclass(frozen=True, slots=True)
-class OutboundCall:
+class OutboundCall(JsonStruct, frozen=True):
     """
     One outbound call of a step.
 
@@ -64,7 +56,7 @@ class OutboundCall:
         method: Upper case, or `CONNECT` if only the connection is known.
         url: Redacted.
         status: HTTP status of the response, or None.
-        duration_ms: Milliseconds until the response was complete.
+        duration_ms: Milliseconds until the response was complete, rounded to one decimal.
         safe: Whether repeating the call changes nothing (GET, HEAD, OPTIONS).
         outcome: How the call ended.
         app: The app whose credential the call carried, or None.
@@ -90,27 +82,11 @@ class OutboundCall:
     external_user: str | None = None
     bytes: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The call as JSON."""
-        return {
-            "method": self.method,
-            "url": self.url,
-            "status": self.status,
-            "duration_ms": round(self.duration_ms, 1),
-            "safe": self.safe,
-            "outcome": self.outcome,
-            "app": self.app,
-            "at": self.at,
-            "same_as": self.same_as,
-            "note": self.note,
-            "step": self.step,
-            "external_user": self.external_user,
-            "bytes": self.bytes,
-        }
+    def __post_init__(self) -> None:
+        force_setattr(self, "duration_ms", round(self.duration_ms, 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(JsonStruct, frozen=True):
     """
     The delivery of a message that a step queued with `$.send`; deliveries follow the last step.
 
@@ -134,28 +110,8 @@ class Delivery:
     payload: JSON = None
     request: OutboundCall | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The delivery as JSON."""
-        return {
-            "step": self.step,
-            "kind": self.kind,
-            "outcome": self.outcome,
-            "to": self.to,
-            "status": self.status,
-            "note": self.note,
-            "payload": self.payload,
-            "request": self.request.to_json() if self.request else None,
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
-        request = data["request"]
-        return cls(**{**data, "request": OutboundCall(**request) if request else None})
-
-
-@dataclass(frozen=True, slots=True)
-class OutboundEnforcement:
+class OutboundEnforcement(JsonStruct, frozen=True):
     """
     How outbound calls of a run were enforced; recorded if the mode was not `live`, in the journal and the timeline only.
 
@@ -168,13 +124,8 @@ class OutboundEnforcement:
     mode: str
     guard: str
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"mode", "guard"}`."""
-        return {"mode": self.mode, "guard": self.guard}
 
-
-@dataclass(frozen=True, slots=True)
-class StoredResponse:
+class StoredResponse(JsonStruct, frozen=True):
     """
     The complete response to an outbound request, stored so that the request is sent once.
 
@@ -196,8 +147,7 @@ class StoredResponse:
         return f"StoredResponse(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorRecord:
+class ErrorRecord(JsonStruct, frozen=True):
     """
     The error of a step or a run.
 
@@ -217,38 +167,22 @@ class ErrorRecord:
     line: int | None = None
     stack: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"code", "name", "message", "step", "line", "stack"}`."""
-        return {
-            "code": self.code,
-            "name": self.name,
-            "message": self.message,
-            "step": self.step,
-            "line": self.line,
-            "stack": self.stack,
-        }
 
-
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(JsonStruct, frozen=True):
     """The HTTP response to the caller; header names are as the step wrote them."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     body: JSON = None
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"status", "headers", "body"}`."""
-        return {"status": self.status, "headers": dict(self.headers), "body": self.body}
 
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(JsonStruct, frozen=True):
     """
     The result of one step.
 
     Attributes:
-        source: For a pre-built action, where the component came from and the limits of that source; None for code.
+        duration_ms: Milliseconds, rounded to one decimal; None for a step that has not ended.
+        source: For a pre-built action, where the component came from and the limits of that source; unset for code.
     """
 
     name: str
@@ -256,12 +190,16 @@ class StepResult:
     started_at: str | None = None
     duration_ms: float | None = None
     attempt: int = 1
-    exports: Mapping[str, JSON] = field(default_factory=dict)
+    exports: Mapping[str, JSON] = {}
     logs: tuple[Log, ...] = ()
     accounts: tuple[AccountUse, ...] = ()
     requests: tuple[OutboundCall, ...] = ()
     error: ErrorRecord | None = None
-    source: str | None = None
+    source: str | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.duration_ms is not None:
+            force_setattr(self, "duration_ms", round(self.duration_ms, 1))
 
     @property
     def return_value(self) -> JSON:
@@ -273,48 +211,29 @@ class StepResult:
         """The step's output on both streams, in order."""
         return "".join(log.text for log in self.logs)
 
-    def to_json(self) -> dict[str, Any]:
-        """The step as JSON; `source` is present for a pre-built action."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "started_at": self.started_at,
-            "duration_ms": self.duration_ms if self.duration_ms is None else round(self.duration_ms, 1),
-            "attempt": self.attempt,
-            "exports": dict(self.exports),
-            "logs": [log.to_json() for log in self.logs],
-            "accounts": [use.to_json() for use in self.accounts],
-            "requests": [call.to_json() for call in self.requests],
-            "error": self.error.to_json() if self.error else None,
-            **({"source": self.source} if self.source is not None else {}),
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
-        return cls(
-            name=data["name"],
-            status=data["status"],
-            started_at=data["started_at"],
-            duration_ms=data["duration_ms"],
-            attempt=data["attempt"],
-            exports=data["exports"],
-            logs=tuple(Log(**log) for log in data["logs"]),
-            accounts=tuple(AccountUse(**use) for use in data["accounts"]),
-            requests=tuple(OutboundCall(**call) for call in data["requests"]),
-            error=ErrorRecord(**data["error"]) if data["error"] else None,
-            source=data.get("source"),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
+class RunTrigger(JsonStruct, frozen=True, omit_defaults=True):
     """
-    One run of a workflow on one event.
+    The event that started a run, and `steps.trigger.context`.
 
     Attributes:
         sealed: Whether *event* is empty because the journal holds only an encrypted event: the run ended before its
             accounts were resolved, so their credentials could not be redacted.
+    """
+
+    event: Mapping[str, JSON]
+    context: Mapping[str, JSON]
+    sealed: bool = False
+
+
+class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One run of a workflow on one event.
+
+    A field with a default value is absent from the JSON if it has that value.
+
+    Attributes:
+        outbound_enforcement: How outbound calls were enforced, or None for the mode `live`; never in the JSON.
     """
 
     id: str
@@ -325,18 +244,26 @@ class Execution:
     external_user: str | None
     environment: str
     started_at: str
-    event: Mapping[str, JSON]
-    context: Mapping[str, JSON]
-    steps: tuple[StepResult, ...] = ()
-    finished_at: str | None = None
-    attempt: int = 1
-    replay_of: str | None = None
-    response: Response | None = None
-    error: ErrorRecord | None = None
+    finished_at: str | None
+    attempt: int
+    replay_of: str | None
+    trigger: RunTrigger
+    steps: tuple[StepResult, ...]
+    response: Response | None
+    error: ErrorRecord | None
     sends: tuple[Delivery, ...] = ()
-    outbound_enforcement: OutboundEnforcement | None = None
     lookup: Lookup | None = None
-    sealed: bool = False
+    outbound_enforcement: OutboundEnforcement | None = None
+
+    @property
+    def event(self) -> Mapping[str, JSON]:
+        """The event that started the run."""
+        return self.trigger.event
+
+    @property
+    def context(self) -> Mapping[str, JSON]:
+        """The run's `steps.trigger.context`."""
+        return self.trigger.context
 
     def step(self, name: str) -> StepResult:
         """Return the result of step *name*. Raises `KeyError` if there is no such step."""
@@ -350,53 +277,6 @@ class Execution:
         """The outbound calls of all steps, in step order."""
         return tuple(call for step in self.steps for call in step.requests)
 
-    def to_json(self) -> dict[str, Any]:
-        """The execution as JSON; `sends` is present if a step queued a message, `lookup` if an account was looked up."""
-        return {
-            "id": self.id,
-            "trace_id": self.trace_id,
-            "workflow": self.workflow,
-            "version": self.version,
-            "status": self.status,
-            "external_user": self.external_user,
-            "environment": self.environment,
-            "started_at": self.started_at,
-            "finished_at": self.finished_at,
-            "attempt": self.attempt,
-            "replay_of": self.replay_of,
-            "trigger": {
-                "event": dict(self.event),
-                "context": dict(self.context),
-                **({"sealed": True} if self.sealed else {}),
-            },
-            "steps": [step.to_json() for step in self.steps],
-            "response": self.response.to_json() if self.response else None,
-            "error": self.error.to_json() if self.error else None,
-            **({"sends": [send.to_json() for send in self.sends]} if self.sends else {}),
-            **({"lookup": self.lookup.to_json()} if self.lookup else {}),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
-        return cls(
-            id=data["id"],
-            trace_id=data["trace_id"],
-            workflow=data["workflow"],
-            version=data["version"],
-            status=data["status"],
-            external_user=data["external_user"],
-            environment=data["environment"],
-            started_at=data["started_at"],
-            finished_at=data["finished_at"],
-            attempt=data["attempt"],
-            replay_of=data["replay_of"],
-            event=data["trigger"]["event"],
-            context=data["trigger"]["context"],
-            steps=tuple(StepResult.from_json(step) for step in data["steps"]),
-            response=Response(**data["response"]) if data["response"] else None,
-            error=ErrorRecord(**data["error"]) if data["error"] else None,
-            sends=tuple(Delivery.from_json(send) for send in data.get("sends", ())),
-            lookup=Lookup.from_json(data["lookup"]) if data.get("lookup") else None,
-            sealed=data["trigger"].get("sealed", False),
-        )
+    def json_form(self) -> Self:
+        """Return the execution without `outbound_enforcement`."""
+        return replace(self, outbound_enforcement=None)

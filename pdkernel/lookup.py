@@ -1,5 +1,5 @@
 """
-The account lookup of a run, as frozen values with one JSON form: ids, names and times, never a credential.
+The account lookup of a run, as frozen values: ids, names and times, never a credential.
 
     header -> environment -> external user -> app -> candidates, newest first -> chosen account, or the failed stage
 
@@ -8,9 +8,9 @@ The account lookup of a run, as frozen values with one JSON form: ids, names and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
+
+from pdkernel.encode import JsonStruct
 
 LookupStage = Literal["header", "user", "account", "plan"]
 
@@ -18,8 +18,7 @@ MAX_CANDIDATES = 10
 """Accounts of one app that a lookup lists, newest first; the first is used."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccountCandidate:
+class AccountCandidate(JsonStruct, frozen=True):
     """An account that could be used; *withheld* means that Connect withholds its credentials."""
 
     id: str
@@ -28,19 +27,8 @@ class AccountCandidate:
     healthy: bool = True
     withheld: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"id", "name", "created_at", "healthy", "withheld"}`."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "created_at": self.created_at,
-            "healthy": self.healthy,
-            "withheld": self.withheld,
-        }
 
-
-@dataclass(frozen=True, slots=True)
-class AppLookup:
+class AppLookup(JsonStruct, frozen=True):
     """
     The lookup of one app's account.
 
@@ -62,24 +50,8 @@ class AppLookup:
         """The account that is used, or None."""
         return next((candidate for candidate in self.candidates if candidate.id == self.chosen), None)
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"app", "steps", "candidates", "chosen"}`."""
-        return {
-            "app": self.app,
-            "steps": list(self.steps),
-            "candidates": [candidate.to_json() for candidate in self.candidates],
-            "chosen": self.chosen,
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
-        candidates = tuple(AccountCandidate(**candidate) for candidate in data["candidates"])
-        return cls(data["app"], tuple(data["steps"]), candidates, data["chosen"])
-
-
-@dataclass(frozen=True, slots=True)
-class LookupFailure:
+class LookupFailure(JsonStruct, frozen=True):
     """
     The failed stage of a lookup.
 
@@ -95,13 +67,8 @@ class LookupFailure:
     message: str
     fix: str
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"link", "code", "message", "fix"}`."""
-        return {"link": self.link, "code": self.code, "message": self.message, "fix": self.fix}
 
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(JsonStruct, frozen=True):
     """
     The lookup of all accounts of the external user that a run's steps need.
 
@@ -128,31 +95,3 @@ class Lookup:
     def apps_of_step(self, step: str) -> tuple[AppLookup, ...]:
         """Return the lookups of the apps that *step* needs."""
         return tuple(app for app in self.apps if step in app.steps)
-
-    def to_json(self) -> dict[str, Any]:
-        """The lookup as JSON, with the field names as keys."""
-        return {
-            "external_user": self.external_user,
-            "environment": self.environment,
-            "header": self.header,
-            "environment_header": self.environment_header,
-            "user_exists": self.user_exists,
-            "apps": [app.to_json() for app in self.apps],
-            "plan": self.plan,
-            "failed": self.failed.to_json() if self.failed else None,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse of `to_json`."""
-        failed = data["failed"]
-        return cls(
-            external_user=data["external_user"],
-            environment=data["environment"],
-            header=data["header"],
-            environment_header=data["environment_header"],
-            user_exists=data["user_exists"],
-            apps=tuple(AppLookup.from_json(app) for app in data["apps"]),
-            plan=data["plan"],
-            failed=LookupFailure(**failed) if failed else None,
-        )

@@ -8,9 +8,11 @@ is configured; other kinds are only shown. HTTP requests go through the gateway,
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
@@ -71,7 +73,7 @@ class SendDelivery:
         calls: list[OutboundCall] = []
         refusals: list[str] = []
         failures: list[str] = []
-        bound = replace(
+        bound = dataclasses.replace(
             binding, on_call_finished=calls.append, on_call_refused=refusals.append, on_failed=failures.append
         )
         auth = payload.get("auth")

@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from pdkernel.clock import Clock, format_iso
 from pdkernel.encode import encode_json
 from pdkernel.engine.journal import FinalStatus, Journal, NewRun, StepRow, encode_event, encode_output, encode_step
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import EndUserError, PdkernelError
-from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundEnforcement, Response, Status, StepResult
+from pdkernel.execution import (
+    Delivery,
+    ErrorRecord,
+    Execution,
+    OutboundEnforcement,
+    Response,
+    RunTrigger,
+    Status,
+    StepResult,
+)
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.project import Vault
@@ -94,8 +104,12 @@ class RunRecord:
             "external_user": request.external_user_id,
             "environment": request.environment,
             "started_at": format_iso(clock.now()),
-            "event": require_object(self.redactor.redact_value(self._masked)),
-            "context": context,
+            "finished_at": None,
+            "attempt": 1,
+            "replay_of": None,
+            "trigger": self._redact_trigger(),
+            "response": None,
+            "error": None,
             "outbound_enforcement": None
             if request.policy.mode == "live"
             else OutboundEnforcement(request.policy.mode, guard),
@@ -118,14 +132,14 @@ class RunRecord:
         """Use *redactor*, which includes the secrets of the run's accounts, from now on."""
         if redactor is not self.redactor:
             self.redactor = redactor
-            self._update_fields(event=require_object(redactor.redact_value(self._masked)))
+            self._update_fields(trigger=self._redact_trigger())
         if self._vault is not None:
-            self._event_text = self._trigger_text(self._fields["event"])
+            self._event_text = self._trigger_text(self._fields["trigger"].event)
 
     def set_lookup(self, lookup: Lookup) -> None:
         """Record the account lookup, redacted."""
         plain = lookup.to_json()
-        redacted = require_object(self.redactor.redact_value(plain))
+        redacted = self.redactor.redact_value(plain)
         self._update_fields(lookup=lookup if redacted is plain else Lookup.from_json(redacted))
 
     @property
@@ -265,6 +279,9 @@ class RunRecord:
 
     def _end(self, status: Status, error: ErrorRecord | None, response: Response | None) -> None:
         self._update_fields(status=status, finished_at=format_iso(self._clock.now()), error=error, response=response)
+
+    def _redact_trigger(self) -> RunTrigger:
+        return RunTrigger(require_object(self.redactor.redact_value(self._masked)), self.context)
 
     def _update_fields(self, **fields: Any) -> None:
         self._fields.update(fields)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -173,7 +173,7 @@ class AccountTable:
         if row is None:
             raise AccountGoneError(account_id)
         sealed = row.sealed_credentials
-        return Credentials(cast("dict[str, str]", self._vault.unseal_json(sealed, _vault_context(account_id))))
+        return Credentials(self._vault.unseal_json(sealed, _vault_context(account_id), dict[str, str]))
 
     def replace_credentials(
         self, account_id: str, credentials: Mapping[str, str], *, renewal_claim: float | None = None

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
 
 from sqlalchemy import delete, func, insert, select, update
 
@@ -92,7 +91,7 @@ class ConnectTokenTable:
             environment=token.environment,
             created=token.created_at.timestamp(),
             expires=token.expires_at.timestamp(),
-            sealed_terms=self._vault.seal_json(asdict(token.terms), _vault_context(token.digest)),
+            sealed_terms=self._vault.seal_json(token.terms, _vault_context(token.digest)),
         )
         with self._database.write() as connection:
             connection.execute(delete(connect_tokens).where(connect_tokens.c.expires < now - EXPIRED_RETENTION_S))
@@ -108,14 +107,13 @@ class ConnectTokenTable:
             row = connection.execute(select(connect_tokens).where(connect_tokens.c.digest == digest)).first()
         if row is None or not hmac.compare_digest(row.digest, digest):
             return None
-        terms = cast("dict[str, Any]", self._vault.unseal_json(row.sealed_terms, _vault_context(digest)))
         return ConnectToken(
             digest=row.digest,
             external_user_id=row.external_user,
             environment=row.environment,
             created_at=datetime.fromtimestamp(row.created, UTC),
             expires_at=datetime.fromtimestamp(row.expires, UTC),
-            terms=TokenTerms(**{**terms, "allowed_origins": tuple(terms["allowed_origins"])}),
+            terms=self._vault.unseal_json(row.sealed_terms, _vault_context(digest), TokenTerms),
             used_at=None if row.used is None else datetime.fromtimestamp(row.used, UTC),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
@@ -213,10 +213,7 @@ class DeployedTriggerTable:
         query = select(deployed_events.c.sealed_event).where(deployed_events.c.trigger == trigger_id)
         with self._database.read() as connection:
             found = connection.execute(query.order_by(deployed_events.c.number.desc()).limit(limit)).scalars().all()
-        return [
-            cast("dict[str, Any]", self._vault.unseal_json(sealed, _events_vault_context(trigger_id)))
-            for sealed in found
-        ]
+        return [self._vault.unseal_json(sealed, _events_vault_context(trigger_id), dict[str, Any]) for sealed in found]
 
     def _values(self, trigger: DeployedTrigger) -> dict[str, Any]:
         return {
@@ -240,10 +237,10 @@ class DeployedTriggerTable:
             "webhooks": [list(astuple(hook)) for hook in trigger.webhooks],
             "public_only": trigger.public_only,
         }
-        return self._vault.seal_json(cast("JSON", settings), _settings_vault_context(trigger.id))
+        return self._vault.seal_json(settings, _settings_vault_context(trigger.id))
 
     def _trigger(self, row: Any) -> DeployedTrigger:
-        settings = cast("dict[str, Any]", self._vault.unseal_json(row.sealed_settings, _settings_vault_context(row.id)))
+        settings = self._vault.unseal_json(row.sealed_settings, _settings_vault_context(row.id), dict[str, Any])
         interval = settings.pop("interval_s", None)  # earlier versions stored this instead of a schedule
         return DeployedTrigger(
             id=row.id,

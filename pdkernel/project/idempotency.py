@@ -6,9 +6,6 @@ Answers are encrypted, because they can hold anything. The caller computes the k
 
 from __future__ import annotations
 
-import base64
-from typing import Any, cast
-
 from sqlalchemy import delete, func, select
 
 from pdkernel.clock import Clock
@@ -39,29 +36,11 @@ class IdempotencyTable:
         with self._database.read() as connection:
             query = select(sent.c.sealed_answer).where(sent.c.request == key)
             sealed = connection.execute(query).scalar_one_or_none()
-        if sealed is None:
-            return None
-        stored = cast("dict[str, Any]", self._vault.unseal_json(sealed, _vault_context(key)))
-        return StoredResponse(
-            status=stored["status"],
-            reason=stored["reason"],
-            headers=tuple((name, value) for name, value in stored["headers"]),
-            body=base64.b64decode(stored["body"]),
-            at=stored["at"],
-        )
+        return None if sealed is None else self._vault.unseal_json(sealed, _vault_context(key), StoredResponse)
 
     def add(self, key: str, recorded: StoredResponse) -> None:
         """Record the answer, in place of an earlier one."""
-        sealed = self._vault.seal_json(
-            {
-                "status": recorded.status,
-                "reason": recorded.reason,
-                "headers": [[name, value] for name, value in recorded.headers],
-                "body": base64.b64encode(recorded.body).decode("ascii"),
-                "at": recorded.at,
-            },
-            _vault_context(key),
-        )
+        sealed = self._vault.seal_json(recorded, _vault_context(key))
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
             upsert_row(connection, sent, "request", request=key, sealed_answer=sealed, created=now)

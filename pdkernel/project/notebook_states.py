@@ -6,7 +6,7 @@ The whole state is encrypted, because an event or an export can hold anything.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TypeVar
 
 from sqlalchemy import delete, select
 
@@ -15,6 +15,8 @@ from pdkernel.project.database import Database
 from pdkernel.project.schema import notebooks
 from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
+
+T = TypeVar("T")
 
 
 class NotebookStateTable:
@@ -25,19 +27,15 @@ class NotebookStateTable:
         self._vault = vault
         self._clock = clock
 
-    def load(self, notebook_key: str) -> dict[str, Any] | None:
-        """The saved state of that notebook, or None."""
+    def load(self, notebook_key: str, kind: type[T]) -> T | None:
+        """The saved state of that notebook, or None. Raises `ProjectError` if it does not fit *kind*."""
         query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)
         with self._database.read() as connection:
             sealed = connection.execute(query).scalar_one_or_none()
-        return (
-            None
-            if sealed is None
-            else cast("dict[str, Any]", self._vault.unseal_json(sealed, _vault_context(notebook_key)))
-        )
+        return None if sealed is None else self._vault.unseal_json(sealed, _vault_context(notebook_key), kind)
 
-    def save(self, notebook_key: str, state: dict[str, Any]) -> None:
-        """Save *state* (JSON) for that notebook."""
+    def save(self, notebook_key: str, state: object) -> None:
+        """Save *state*, a value with a JSON form, for that notebook."""
         sealed = self._vault.seal_json(state, _vault_context(notebook_key))
         now = self._clock.now().timestamp()
         with self._database.write() as connection:

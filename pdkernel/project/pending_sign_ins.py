@@ -6,7 +6,7 @@ Each comes back once, within minutes, with the OAuth state of the redirect.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from sqlalchemy import delete, insert, select
 
@@ -55,7 +55,7 @@ class PendingSignInTable:
     def add(self, state: str, visit: PendingSignIn) -> None:
         """Store a sign-in under *state*; expired ones are removed."""
         digest, now = hash_token(state), self._clock.now().timestamp()
-        sealed = self._vault.seal_json(asdict(visit), _vault_context(digest))
+        sealed = self._vault.seal_json(visit, _vault_context(digest))
         with self._database.write() as connection:
             connection.execute(delete(link_visits).where(link_visits.c.expires <= now))
             connection.execute(
@@ -70,8 +70,7 @@ class PendingSignInTable:
             taken = connection.execute(delete(link_visits).where(link_visits.c.digest == digest)).rowcount > 0
         if row is None or not taken or row.expires <= now:
             return None
-        visit = self._vault.unseal_json(row.sealed_visit, _vault_context(digest))
-        return PendingSignIn(**visit) if isinstance(visit, dict) else None
+        return self._vault.unseal_json(row.sealed_visit, _vault_context(digest), PendingSignIn)
 
 
 def _vault_context(digest: str) -> str:

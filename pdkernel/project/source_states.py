@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, select
 
@@ -53,7 +53,7 @@ class SourceStateTable:
     def _load(self, connection: Connection, source: str) -> dict[str, Any]:
         query = select(source_state.c.sealed_state).where(source_state.c.source == source)
         sealed = connection.execute(query).scalar_one_or_none()
-        return {} if sealed is None else cast("dict[str, Any]", self._vault.unseal_json(sealed, _vault_context(source)))
+        return {} if sealed is None else self._vault.unseal_json(sealed, _vault_context(source), dict[str, Any])
 
 
 def delete_source_states(connection: Connection, owner: str) -> None:

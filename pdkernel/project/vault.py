@@ -9,14 +9,16 @@ random; 96 bits are safe for about 2^32 values per key, more than a project writ
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
+from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from pdkernel.encode import decode_json, encode_json
 from pdkernel.errors import ProjectError
-from pdkernel.model import JSON
+
+T = TypeVar("T")
 
 _FORMAT = b"\x01"
 _NONCE_BYTES = 12
@@ -58,11 +60,22 @@ class Vault:
                 fix="Set the value again, or restore the project's database from a copy.",
             ) from None
 
-    def seal_json(self, value: JSON, location: str) -> bytes:
-        """*value* as encrypted JSON."""
-        return self.seal(json.dumps(value, separators=(",", ":")), location)
+    def seal_json(self, value: object, location: str) -> bytes:
+        """The JSON of *value*, encrypted for *location*."""
+        return self.seal(encode_json(value).decode(), location)
 
-    def unseal_json(self, sealed: bytes, location: str) -> JSON:
-        """The reverse of `seal_json`."""
-        value: JSON = json.loads(self.unseal(sealed, location))
-        return value
+    def unseal_json(self, sealed: bytes, location: str, kind: type[T]) -> T:
+        """
+        Decrypt a value of *kind* that `seal_json` encrypted for *location*.
+
+        Raises:
+            ProjectError: The value cannot be decrypted, or does not fit *kind*.
+        """
+        text = self.unseal(sealed, location)
+        try:
+            return decode_json(text, kind)
+        except (ValueError, RecursionError):
+            raise ProjectError(
+                f"A stored value cannot be read ({location}): it is damaged, or another version of pdkernel wrote it.",
+                fix="Set the value again, or restore the project's database from a copy.",
+            ) from None

@@ -13,12 +13,12 @@ The newest text of a cell counts, executed or saved. The cells stand in the note
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pdkernel.directive import is_step_cell, is_workflow_cell, parse_step_cell
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, DuplicateStepError
 from pdkernel.model import Workflow
 from pdkernel.notebook import NotebookCell, read_cells, workflow_from_cells
@@ -26,8 +26,7 @@ from pdkernel.notebook import NotebookCell, read_cells, workflow_from_cells
 HEADER_CELL_NAME = "%%pdworkflow"
 
 
-@dataclass(frozen=True)
-class _ExecutedCell:
+class ExecutedCell(JsonStruct, frozen=True):
     """An executed cell: its text, its id if the front end sent it, and the time (seconds since the epoch)."""
 
     source: str
@@ -48,7 +47,7 @@ class Draft:
     def __init__(self, path: Path | None = None, *, name: str = "notebook") -> None:
         self.path = path
         self._name = path.stem if path else name
-        self._executed_cells: dict[str, _ExecutedCell] = {}
+        self._executed_cells: dict[str, ExecutedCell] = {}
         self._deleted: set[str] = set()
         self._changes = 0
         self._read: tuple[object, Workflow] | None = None  # the last workflow, and the state of its sources
@@ -65,7 +64,7 @@ class Draft:
         if cell_id is not None:
             self._deleted.discard(cell_id)
             self._check_unique_name(name, cell_id)
-        self._executed_cells[cell_id or name] = _ExecutedCell(source, cell_id, name, at)
+        self._executed_cells[cell_id or name] = ExecutedCell(source, cell_id, name, at)
 
     def remove_cells(self, cell_ids: Iterable[str]) -> None:
         """Remove cells that were deleted from the notebook."""
@@ -74,19 +73,19 @@ class Draft:
             self._deleted.add(cell_id)
         self._changes += 1
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def restorable_cells(self) -> tuple[ExecutedCell, ...]:
         """
         The executed cells, for the next kernel.
 
         Empty without a file. Cells without an id are left out: their deletion cannot be detected.
         """
-        return [
-            asdict(ran) for ran in self._executed_cells.values() if self.path is not None and ran.cell_id is not None
-        ]
+        if self.path is None:
+            return ()
+        return tuple(ran for ran in self._executed_cells.values() if ran.cell_id is not None)
 
-    def restore(self, saved_cells: Iterable[Mapping[str, Any]]) -> None:
-        """Add the cells of an earlier kernel (`to_json`); cells that this kernel has run take precedence."""
-        self._executed_cells = {**{ran["cell_id"]: _ExecutedCell(**ran) for ran in saved_cells}, **self._executed_cells}
+    def restore(self, cells: Iterable[ExecutedCell]) -> None:
+        """Add the cells of an earlier kernel (`restorable_cells`); cells that this kernel has run take precedence."""
+        self._executed_cells = {**{ran.cell_id: ran for ran in cells if ran.cell_id}, **self._executed_cells}
         self._changes += 1
 
     def workflow(self) -> Workflow:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pdkernel.egress import parse_policy
 from pdkernel.event import Event
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment, check_external_user_id
 from pdkernel.model import JSON
+from pdkernel.session.draft import ExecutedCell
 from pdkernel.session.event_library import TestEvent
+from pdkernel.session.state_store import SessionState
+from pdkernel.session.step_results import StoredResult
 
 
 class RunSettings:
@@ -70,23 +72,24 @@ class RunSettings:
         parse_policy(mode)
         self.egress = mode
 
-    def to_json(self) -> dict[str, Any]:
-        """The settings as JSON, for the state store; secrets of the event are masked."""
+    def to_state(self, results: Mapping[str, StoredResult], cells: tuple[ExecutedCell, ...]) -> SessionState:
+        """The settings with *results* and *cells*, for the next kernel; secrets of the event are masked."""
         # The outbound policy is not saved: a cell of the notebook sets it, and without such a cell the default applies.
-        return {
-            "event": dict(self._event.with_masked_headers().data) if self._event is not None else None,
-            "event_http": self._event is None or self._event.is_http,
-            "event_name": self.event_name,
-            "external_user_id": self.external_user_id,
-            "environment": self.environment,
-            "pins": dict(self.pins),
-        }
+        return SessionState(
+            event=self._event.with_masked_headers().data if self._event is not None else None,
+            event_http=self._event is None or self._event.is_http,
+            event_name=self.event_name,
+            external_user_id=self.external_user_id,
+            environment=self.environment,
+            pins=dict(self.pins),
+            results=results,
+            cells=cells,
+        )
 
-    def restore(self, saved_state: Mapping[str, Any]) -> None:
-        """Load the settings that `to_json` returned."""
-        http = bool(saved_state.get("event_http", True))
-        self._event = TestEvent(saved_state["event"], is_http=http) if saved_state["event"] is not None else None
-        self.event_name = saved_state["event_name"]
-        self.external_user_id = saved_state["external_user_id"]
-        self.environment = saved_state["environment"]
-        self.pins = saved_state["pins"]
+    def restore(self, state: SessionState) -> None:
+        """Load the settings of an earlier kernel."""
+        self._event = TestEvent(state.event, is_http=state.event_http) if state.event is not None else None
+        self.event_name = state.event_name
+        self.external_user_id = state.external_user_id
+        self.environment = state.environment
+        self.pins = dict(state.pins)

@@ -40,7 +40,7 @@ from pdkernel.session.run_requests import (
     is_install_allowed,
 )
 from pdkernel.session.run_settings import RunSettings
-from pdkernel.session.state_store import SessionStateStore
+from pdkernel.session.state_store import SessionState, SessionStateStore
 from pdkernel.session.step_results import LastStepResults
 from pdkernel.variables import collect_secrets
 
@@ -515,8 +515,8 @@ class Session:
             if saved is None:
                 return
             self._run_settings.restore(saved)
-            self._results = LastStepResults.from_json(saved["results"])
-            self.draft.restore(saved.get("cells", ()))
+            self._results = LastStepResults(saved.results)
+            self.draft.restore(saved.cells)
 
     @property
     def _state_store(self) -> SessionStateStore:
@@ -529,5 +529,5 @@ class Session:
     def _save(self) -> None:
         self._state_store.save(self._state())
 
-    def _state(self) -> dict[str, Any]:
-        return {**self._run_settings.to_json(), "results": self._results.to_json(), "cells": self.draft.to_json()}
+    def _state(self) -> SessionState:
+        return self._run_settings.to_state(self._results.stored_results(), self.draft.restorable_cells())

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pdkernel.project import NotebookStateTable
+from pdkernel.encode import JsonStruct
+from pdkernel.identity import Environment
+from pdkernel.model import JSON
+from pdkernel.project import NotebookStateTable
+from pdkernel.session.draft import ExecutedCell
+from pdkernel.session.step_results import StoredResult
 
 _log = logging.getLogger(__name__)
 _WRITER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-kept")
@@ -24,6 +28,31 @@ _FLUSH_REQUESTED = threading.Event()
 
 SAVE_DELAY_S = 0.02
 """Seconds before the results of a run are written: consecutive cells then share one write."""
+
+
+class SessionState(JsonStruct, frozen=True, kw_only=True):
+    """
+    What the next kernel of a notebook restores.
+
+    Attributes:
+        event: The chosen event, or None.
+        event_http: Whether the event is an HTTP request.
+        event_name: The event's name, or None.
+        external_user_id: The external user that steps run for, or None.
+        environment: The external user's environment.
+        pins: Pinned exports by step.
+        results: The last result of each step.
+        cells: The executed cells.
+    """
+
+    event: Mapping[str, JSON] | None
+    event_http: bool = True
+    event_name: str | None
+    external_user_id: str | None
+    environment: Environment
+    pins: Mapping[str, dict[str, JSON]]
+    results: Mapping[str, StoredResult]
+    cells: tuple[ExecutedCell, ...] = ()
 
 
 class SessionStateStore:
@@ -39,21 +68,26 @@ class SessionStateStore:
         self._table = table
         self._key = key
         self._lock = threading.Lock()
-        self._latest: dict[str, Any] | None = None
+        self._latest: SessionState | None = None
         self._writing: Future[None] | None = None
 
-    def load(self) -> dict[str, Any] | None:
-        """The saved state, or None; includes all pending writes of this process."""
-        _wait_for_write(_WRITER.submit(lambda: None))
-        return self._table.load(self._key)
+    def load(self) -> SessionState | None:
+        """
+        The saved state, or None; includes all pending writes of this process.
 
-    def save(self, state: dict[str, Any]) -> None:
+        Raises:
+            ProjectError: The state cannot be read.
+        """
+        _wait_for_write(_WRITER.submit(lambda: None))
+        return self._table.load(self._key, SessionState)
+
+    def save(self, state: SessionState) -> None:
         """Write *state* before returning. Raises `ProjectError`."""
         with self._lock:
             self._latest = None
         _wait_for_write(_WRITER.submit(self._table.save, self._key, state))
 
-    def schedule_save(self, state: dict[str, Any]) -> None:
+    def schedule_save(self, state: SessionState) -> None:
         """Write *state* in the background; of several states in a row, the last is written. An error is logged."""
         with self._lock:
             is_pending = self._latest is not None

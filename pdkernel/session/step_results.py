@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
 
+from msgspec import field
+
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import RequestError
 from pdkernel.execution import StepResult
 from pdkernel.model import JSON, Step, Workflow
 
 
-@dataclass(frozen=True)
-class StoredResult:
+class StoredResult(JsonStruct, frozen=True):
     """
     A step's last result.
 
@@ -32,22 +32,8 @@ class StoredResult:
 
     result: StepResult
     fingerprint: str
-    result_scope: str
-    sequence: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The value as JSON, for the state store."""
-        return {
-            "result": self.result.to_json(),
-            "fingerprint": self.fingerprint,
-            "scope": self.result_scope,
-            "order": self.sequence,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Load the value that `to_json` returned."""
-        return cls(StepResult.from_json(data["result"]), data["fingerprint"], data["scope"], data["order"])
+    result_scope: str = field(name="scope")
+    sequence: int = field(name="order")
 
 
 class LastStepResults:
@@ -108,14 +94,9 @@ class LastStepResults:
             newest_above = max(newest_above, known.sequence)
         return stale
 
-    def to_json(self) -> dict[str, Any]:
-        """The value as JSON, for the state store."""
-        return {name: known.to_json() for name, known in self._steps.items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Load the value that `to_json` returned."""
-        return cls({name: StoredResult.from_json(known) for name, known in data.items()})
+    def stored_results(self) -> dict[str, StoredResult]:
+        """The results by step, for the next kernel."""
+        return dict(self._steps)
 
 
 def compute_fingerprint(step: Step) -> str:

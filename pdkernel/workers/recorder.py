@@ -326,7 +326,7 @@ class StepRecorder:
             accounts=self._accounts,
             requests=(*self._previous_calls, *self._outbound_calls),
             error=error,
-            source=self._source,
+            source=UNSET if self._source is None else self._source,
         )
 
     def _build_error(self, error: PdkernelError) -> ErrorRecord:

@@ -80,7 +80,7 @@ async def test_the_record_names_connect(run: RunSteps) -> None:
     execution = await run(action(OPEN, "door: A\n"))
 
     step = execution.step("act")
-    assert step.source is not None
+    assert isinstance(step.source, str)
     assert "Pipedream Connect (proj_test123)" in step.source
     assert "no $.flow" in step.source
     assert [use.id for use in step.accounts] == ["apn_newer01"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -94,3 +95,16 @@ def test_a_type_that_the_code_checks_is_not_expected() -> None:
     """A type that the code checks is not an expectation."""
     found = contract("tags = body['tags']\nif isinstance(tags, str):\n    tags = tags.split(',')\nprint(tags)")
     assert findings(found, {"tags": "a"}) == findings(found, {"tags": ["a"]}) == []
+
+
+def test_json_of_a_violation() -> None:
+    """The JSON has what the steps expect, what the event has, and the readers."""
+    found = contract("print(body['n'] + 1, body['m'].lower())")
+    reader = {"step": "read", "cell": None, "line": 5, "prop": None, "file": None}
+
+    assert json.dumps([each.to_json() for each in check_event(found, an_event({"n": [1]}).data)]) == json.dumps(
+        [
+            {"kind": "missing", "path": "body.m", "expected": ["string"], "found": None, "readers": [reader]},
+            {"kind": "type", "path": "body.n", "expected": ["number"], "found": "array", "readers": [reader]},
+        ]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -124,3 +125,32 @@ def test_events_of_another_kind_and_of_the_same_name_are_not_earlier() -> None:
 
     assert (alone.earlier_count, alone.drifts) == (0, ())
     assert (against.earlier_count, [each.path for each in against.drifts]) == (1, ["body.title"])
+
+
+def test_json_of_a_comparison() -> None:
+    """The JSON has the violations and the drifts with their readers, and the number of earlier events."""
+    event = an_event({"title": None, "issue": {"number": 1}, "labels": []}).data
+    readers = [
+        {"step": name, "cell": cell, "line": 4, "prop": None, "file": None} for name, cell in (("read", 3), ("tell", 4))
+    ]
+
+    found = compare_event(CONTRACT, "now", event, {"before": an_event(BEFORE).data})
+
+    assert json.dumps(found.to_json()) == json.dumps(
+        {
+            "event": "now",
+            "findings": [],
+            "drift": [
+                {
+                    "kind": "type",
+                    "path": "body.title",
+                    "at": "body.title",
+                    "before": ["string"],
+                    "after": ["null"],
+                    "required": True,
+                    "readers": readers,
+                }
+            ],
+            "earlier": 1,
+        }
+    )

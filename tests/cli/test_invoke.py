@@ -76,7 +76,9 @@ def test_the_body_arrives_as_json_and_the_query_whole(endpoint: Endpoint) -> Non
     )
 
     assert ended.status == 0, ended.stderr
+    assert list(ended.json) == ["status", "headers", "body", "duration_ms"]
     assert ended.json["status"] == 200
+    assert ended.json["duration_ms"] == round(ended.json["duration_ms"], 1)
     assert ended.json["body"] == {"method": "POST", "query": {"here": "1", "q": "1&2"}, "body": body}
 
 

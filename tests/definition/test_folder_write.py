@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pdkernel.definition import (
 )
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.model import Step
+from pdkernel.render.files import Finding
 from tests.definition.builders import PYTHON, quickstart
 
 
@@ -187,3 +189,37 @@ def test_written_files_are_readable(tmp_path: Path) -> None:
 
     assert (tmp_path / "workflow.yaml").stat().st_mode & 0o777 == 0o644
     assert read_folder_workflow(tmp_path).steps[0].source == PYTHON
+
+
+def test_json_of_a_result(tmp_path: Path) -> None:
+    """The JSON has the folder, whether it was written, each file with its state and diff, the checklist and findings."""
+    file = DefinitionFile("workflow.yaml", "name: a\n")
+    finding = Finding("limit", None, None, 3, "Too long.", file="workflow.yaml")
+
+    result = replace(compare_files([file], tmp_path, checklist=["Do this."]), findings=(finding,))
+
+    assert json.dumps(result.to_json()) == json.dumps(
+        {
+            "folder": str(tmp_path),
+            "written": False,
+            "files": [
+                {
+                    "path": "workflow.yaml",
+                    "state": "new",
+                    "diff": "--- /dev/null\n+++ b/workflow.yaml\n@@ -0,0 +1 @@\n+name: a\n",
+                }
+            ],
+            "checklist": ["Do this."],
+            "findings": [
+                {
+                    "rule": "limit",
+                    "step": None,
+                    "cell": None,
+                    "line": 3,
+                    "message": "Too long.",
+                    "fix": "",
+                    "file": "workflow.yaml",
+                }
+            ],
+        }
+    )

@@ -100,7 +100,7 @@ async def test_token_in_an_event_is_never_in_the_database(
     assert TOKEN.encode() not in during[0] + disk.read()
     assert execution.event["body"] == shown(account)
     assert (await kept(runtime, execution.id)).event == execution.event
-    assert not (await kept(runtime, execution.id)).sealed
+    assert not (await kept(runtime, execution.id)).trigger.sealed
 
 
 async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: Disk) -> None:
@@ -120,7 +120,7 @@ async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: D
     await journal.close()
     assert left is not None
     assert left.status == "executing"
-    assert left.sealed
+    assert left.trigger.sealed
     assert left.to_json()["trigger"] == {"event": {}, "context": dict(execution.context), "sealed": True}
 
 
@@ -188,7 +188,7 @@ async def test_event_of_a_run_refused_before_the_look_up_stays_sealed(
     left = await kept(runtime, execution.id)
     assert execution.error is not None
     assert execution.lookup is None
-    assert (left.sealed, left.event) == (True, {})
+    assert (left.trigger.sealed, left.event) == (True, {})
     assert TOKEN.encode() not in disk.read()
 
 

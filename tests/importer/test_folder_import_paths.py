@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -9,6 +10,8 @@ import pytest
 
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.importer import find_workflow_folders, plan_notebook_paths
+from pdkernel.importer.folder_import import ImportResult
+from pdkernel.render.import_report import ImportReport
 from tests.definition.builders import synced
 from tests.importer.import_helpers import HEAD, PROJECTS, import_one
 
@@ -116,3 +119,31 @@ def test_the_folder_is_left_alone(tmp_path: Path) -> None:
     import_one(folder, tmp_path / "n.ipynb")
 
     assert {path: (path.stat().st_mtime_ns, path.is_dir()) for path in [folder, *folder.rglob("*")]} == before
+
+
+def test_json_of_a_result(tmp_path: Path) -> None:
+    """The JSON has the report of an imported workflow, or the error."""
+    report = ImportReport("w")
+    done = ImportResult(tmp_path / "w", tmp_path / "w.ipynb", "replaced", report, (tmp_path / "w.ipynb.bak",))
+    failed = ImportResult(tmp_path, tmp_path / "w.ipynb", error=NotebookError("No.", fix="Do.", step="a", line=3))
+
+    assert json.dumps(done.to_json()) == json.dumps(
+        {
+            "folder": f"{tmp_path}/w",
+            "notebook": f"{tmp_path}/w.ipynb",
+            "state": "replaced",
+            "kept": [f"{tmp_path}/w.ipynb.bak"],
+            "report": report.to_json(),
+            "error": None,
+        }
+    )
+    assert json.dumps(failed.to_json()) == json.dumps(
+        {
+            "folder": str(tmp_path),
+            "notebook": f"{tmp_path}/w.ipynb",
+            "state": "failed",
+            "kept": [],
+            "report": None,
+            "error": {"code": "not_a_workflow", "message": "No.\nDo.", "step": "a", "line": 3},
+        }
+    )

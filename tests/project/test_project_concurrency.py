@@ -84,7 +84,7 @@ def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
         directory = LocalDirectory(project)
         assert len(directory.accounts()) == 50
         assert len(directory.users("development")) == 25
-        state = project.notebook_states.load("same")
+        state = project.notebook_states.load("same", dict)
         assert state is not None
         assert state["number"] == 24
 

@@ -65,9 +65,9 @@ def test_a_notebook_state_is_stored(project: Project) -> None:
     project.notebook_states.save("/home/ada/a.ipynb", {"event": {"body": "\ud800"}})
     project.notebook_states.save("/home/ada/b.ipynb", {})
 
-    assert project.notebook_states.load("/home/ada/a.ipynb") == {"event": {"body": "\ud800"}}
-    assert project.notebook_states.load("/home/ada/b.ipynb") == {}
-    assert project.notebook_states.load("/work/c.ipynb") is None
+    assert project.notebook_states.load("/home/ada/a.ipynb", dict) == {"event": {"body": "\ud800"}}
+    assert project.notebook_states.load("/home/ada/b.ipynb", dict) == {}
+    assert project.notebook_states.load("/work/c.ipynb", dict) is None
 
 
 def test_a_notebook_state_is_removed(project: Project) -> None:
@@ -75,7 +75,7 @@ def test_a_notebook_state_is_removed(project: Project) -> None:
     project.notebook_states.save("a", {})
 
     assert (project.notebook_states.remove("a"), project.notebook_states.remove("a")) == (True, False)
-    assert project.notebook_states.load("a") is None
+    assert project.notebook_states.load("a", dict) is None
 
 
 def test_an_answer_is_recorded(project: Project) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdkernel.errors import ProjectError
+from pdkernel.execution import StoredResponse
 from pdkernel.project import Vault
 
 VAULT = Vault(bytes(range(32)))
@@ -35,6 +36,22 @@ def test_damaged_value_is_refused(damage: object) -> None:
 
     with pytest.raises(ProjectError, match=r"cannot be decrypted \(place\): it is damaged"):
         VAULT.unseal(sealed, "place")
+
+
+def test_value_is_read_as_its_type() -> None:
+    """A value with a JSON form is decrypted as the type that is asked for, bytes included."""
+    answer = StoredResponse(200, "OK", (("a", "1"), ("a", "2")), b"\x00\xff", "2026-11-24")
+
+    assert VAULT.unseal_json(VAULT.seal_json(answer, "place"), "place", StoredResponse) == answer
+    assert VAULT.unseal_json(VAULT.seal_json({"a": "\ud800"}, "place"), "place", dict) == {"a": "\ud800"}
+
+
+def test_value_of_another_type_is_refused() -> None:
+    """A value that does not fit its type is an error without a part of the value."""
+    with pytest.raises(ProjectError, match=r"A stored value cannot be read \(place\)") as refused:
+        VAULT.unseal_json(VAULT.seal_json({"status": "planted"}, "place"), "place", StoredResponse)
+
+    assert "planted" not in str(refused.value)
 
 
 def test_another_location_is_refused() -> None:

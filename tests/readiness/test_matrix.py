@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -167,7 +168,7 @@ async def test_the_preview_equals_the_record_of_a_run(project: Project, connect:
     execution = await run(WORKFLOW, external_user_id="ada")
 
     assert execution.lookup is not None
-    assert told == replace(execution.lookup, header="ada", environment_header="development")
+    assert told == msgspec.structs.replace(execution.lookup, header="ada", environment_header="development")
 
 
 # ── against real runs ──────────────────────────────────────────────────────────────

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from pdkernel.execution import (
     AccountUse,
@@ -13,6 +14,7 @@ from pdkernel.execution import (
     Log,
     OutboundCall,
     Response,
+    RunTrigger,
     StepResult,
 )
 from pdkernel.model import JSON, Language
@@ -41,7 +43,7 @@ def a_call(**changes: object) -> OutboundCall:
         app="slack",
         at="2026-11-24T10:00:00.140Z",
     )
-    return replace(call, **changes)  # type: ignore[arg-type]  # a test names the fields it is about
+    return replace(call, **changes)
 
 
 def steps() -> tuple[StepResult, ...]:
@@ -96,11 +98,16 @@ def an_execution(**changes: object) -> Execution:
         environment="development",
         started_at="2026-11-24T10:00:00.000Z",
         finished_at="2026-11-24T10:00:00.141Z",
-        event={"method": "POST", "path": "/github", "headers": {"x-pd-external-user-id": "ada"}, "body": {}},
-        context={},
+        attempt=1,
+        replay_of=None,
+        trigger=RunTrigger(
+            {"method": "POST", "path": "/github", "headers": {"x-pd-external-user-id": "ada"}, "body": {}}, {}
+        ),
         steps=steps(),
+        response=None,
+        error=None,
     )
-    return replace(execution, **changes)  # type: ignore[arg-type]  # a test names the fields it is about
+    return replace(execution, **changes)
 
 
 def put(execution: Execution, result: StepResult) -> Execution:
@@ -110,7 +117,7 @@ def put(execution: Execution, result: StepResult) -> Execution:
 
 def with_step(execution: Execution, name: str, **changes: object) -> Execution:
     """*execution* with fields of one step changed."""
-    return put(execution, replace(execution.step(name), **changes))  # type: ignore[arg-type]
+    return put(execution, replace(execution.step(name), **changes))
 
 
 def succeeded() -> Execution:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.execution import AccountUse, StepResult
 from pdkernel.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure
@@ -117,3 +118,42 @@ def test_a_failed_lookup_is_always_shown() -> None:
 
     assert "✗ header" in timeline.render_text(execution)
     assert "how the accounts were looked up" in timeline.render_html(execution)
+
+
+def test_json_of_a_matrix() -> None:
+    """The JSON has a row for each user; only a cell that is not ready has an error."""
+    users = TABLE.to_json()["users"]
+
+    assert json.dumps({**TABLE.to_json(), "users": users[2:]}) == json.dumps(
+        {
+            "workflow": "Open issue to Slack",
+            "environment": "development",
+            "steps": ["check", "send"],
+            "users": [
+                {
+                    "external_user": "<b>joan",
+                    "workflow": {
+                        "step": None,
+                        "state": "error",
+                        "accounts": [],
+                        "unhealthy": [],
+                        "error": {"code": "account_not_found", "message": "No slack.", "fix": "Connect one."},
+                    },
+                    "steps": [
+                        {"step": "check", "state": "ready", "accounts": [], "unhealthy": [], "error": None},
+                        {
+                            "step": "send",
+                            "state": "error",
+                            "accounts": [],
+                            "unhealthy": [],
+                            "error": {"code": "account_not_found", "message": "", "fix": ""},
+                        },
+                    ],
+                }
+            ],
+            "more": True,
+        }
+    )
+    assert json.dumps(users[1]["workflow"]) == json.dumps(
+        {"step": None, "state": "proxy", "accounts": ["apn_2"], "unhealthy": [], "error": None}
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -109,18 +110,37 @@ def test_many_differences() -> None:
 
 def test_as_json() -> None:
     """The JSON is complete; a side without a value is null."""
-    told = FOUND.to_json()
+    one = replace(FOUND, cases=FOUND.cases[:1], fields=FOUND.fields[1:2])
+    read = {"path": "exports.$return_value.items[1].name", "notebook": '"Ada"', "files": '"Bob"'}
 
-    assert told["verdict"] == "differs"
-    assert told["definition"][1] == {"path": "steps[2]", "notebook": '"tell"', "files": None}
-    assert told["cases"][1]["steps"][1] == {"step": "send", "verdict": "not compared", "differences": [], "why": WHY}
-    assert told["cases"][0]["whole"]["why"] == "Not every step was compared."
-    assert told["fields"][1] == {
-        "file": "workflow.yaml",
-        "field": "steps[].uses",
-        "grade": "inferred",
-        "steps": ["tell"],
-    }
+    assert json.dumps(one.to_json()) == json.dumps(
+        {
+            "verdict": "differs",
+            "definition": [
+                {"path": "steps.read.props.yes", "notebook": '"yes"', "files": "true"},
+                {"path": "steps[2]", "notebook": '"tell"', "files": None},
+            ],
+            "cases": [
+                {
+                    "event": "order",
+                    "external_user": "ada",
+                    "steps": [
+                        {"step": "read", "verdict": "differs", "differences": [read], "why": None},
+                        {"step": "send", "verdict": "not compared", "differences": [], "why": WHY},
+                        {"step": "tell", "verdict": "same", "differences": [], "why": None},
+                    ],
+                    "whole": {
+                        "step": "whole run",
+                        "verdict": "not compared",
+                        "differences": [],
+                        "why": "Not every step was compared.",
+                    },
+                }
+            ],
+            "fields": [{"file": "workflow.yaml", "field": "steps[].uses", "grade": "inferred", "steps": ["tell"]}],
+            "notes": ["Pins are ignored: read ran."],
+        }
+    )
 
 
 def test_markup_in_any_field_is_shown_as_text() -> None:

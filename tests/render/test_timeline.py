@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.execution import (
     AccountUse,
@@ -16,6 +16,7 @@ from pdkernel.execution import (
     OutboundCall,
     OutboundEnforcement,
     Response,
+    RunTrigger,
     StepResult,
 )
 from pdkernel.render import timeline
@@ -61,7 +62,7 @@ def hostile_execution() -> Execution:
         environment=EVIL,
         started_at=EVIL,
         replay_of=EVIL,
-        event={"method": EVIL, "path": EVIL},
+        trigger=RunTrigger({"method": EVIL, "path": EVIL}, {}),
         steps=(step,),
         response=Response(200, {EVIL: EVIL}, EVIL),
         error=ErrorRecord(EVIL, EVIL, EVIL, stack=EVIL),
@@ -70,7 +71,7 @@ def hostile_execution() -> Execution:
 
 def test_a_sealed_event_is_shown_as_sealed() -> None:
     """Text and HTML show that the event is sealed, instead of method and path."""
-    execution = builders.an_execution(event={}, sealed=True)
+    execution = builders.an_execution(trigger=RunTrigger({}, {}, sealed=True))
 
     shown = timeline.render_text(execution), timeline.render_html(execution)
 
@@ -202,7 +203,7 @@ def test_the_running_step_can_be_named() -> None:
 
 def test_a_workflow_without_a_request_has_no_response() -> None:
     """A run without an HTTP request shows no response."""
-    drawn = timeline.render_text(builders.an_execution(event={}), has_response=False)
+    drawn = timeline.render_text(builders.an_execution(trigger=RunTrigger({}, {})), has_response=False)
 
     assert "response" not in drawn
 

@@ -177,7 +177,7 @@ def test_the_next_kernel_has_unsaved_cells(save_notebook: Save) -> None:
 
     after = Draft(path)
     after.record_cell(cell("third"), cell_id="c", at=time.time())
-    after.restore(before.to_json())
+    after.restore(before.restorable_cells())
 
     assert names(after) == ["one", "two", "third"]
 
@@ -190,7 +190,7 @@ def test_the_next_kernel_drops_deleted_cells(save_notebook: Save) -> None:
     os.utime(path, (time.time() + 5, time.time() + 5))
 
     after = Draft(path)
-    after.restore(before.to_json())
+    after.restore(before.restorable_cells())
 
     assert names(after) == ["one"]
 
@@ -200,7 +200,7 @@ def test_without_a_file_the_next_kernel_has_no_cells() -> None:
     before = Draft()
     before.record_cell(cell("one"), cell_id="a", at=time.time())
 
-    assert before.to_json() == []
+    assert before.restorable_cells() == ()
 
 
 def test_a_steps_cell_is_its_place_in_the_file(save_notebook: Save) -> None:

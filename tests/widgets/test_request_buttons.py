@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from IPython.display import display
 from IPython.utils.capture import capture_output
+from msgspec.structs import replace
 
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
@@ -28,9 +27,9 @@ def run(session: Session) -> Execution:
 
 def at(run: Execution, second: int, *, path: str = "/orders", user: str | None = None) -> Execution:
     """*run* as another request, started in the given second."""
-    event = Event({**run.event, "path": path}).data
+    trigger = replace(run.trigger, event={**run.event, "path": path})
     begun = f"2026-11-26T10:00:{second:02}.000Z"
-    return replace(run, id=f"run{second}", started_at=begun, event=event, external_user=user)
+    return replace(run, id=f"run{second}", started_at=begun, trigger=trigger, external_user=user)
 
 
 def test_each_request_has_its_own_button(run: Execution) -> None:

@@ -11,23 +11,26 @@ Values of the journal and the JSON in its text columns.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Literal, TypeVar, cast
+
+from msgspec import UNSET, UnsetType
 
 from pdkernel.clock import format_iso
-from pdkernel.encode import encode_json
+from pdkernel.encode import JsonStruct, decode_json, encode_json
+from pdkernel.errors import ProjectError
 from pdkernel.execution import (
     Delivery,
     ErrorRecord,
     Execution,
     OutboundEnforcement,
     Response,
+    RunTrigger,
     Status,
     StepResult,
     StepStatus,
@@ -37,6 +40,8 @@ from pdkernel.model import JSON, Workflow
 
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
 FinalStatus = Literal["success", "error", "exited", "cancelled"]
+
+T = TypeVar("T", bound=JsonStruct)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -149,6 +154,39 @@ class ExecutionQuery:
     before_id: str | None = None
 
 
+class _StoredTrigger(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
+    """The `runs.event` text; *sealed* is the encrypted event in Base64."""
+
+    sealed: bytes | UnsetType = UNSET
+    event: Mapping[str, JSON] | UnsetType = UNSET
+    context: Mapping[str, JSON]
+    replay_of: str | None = None
+    outside_calls: OutboundEnforcement | None = None
+
+
+class _StoredOutput(JsonStruct, frozen=True, omit_defaults=True):
+    """The `runs.output` text; *steps* holds the statuses of steps without a row."""
+
+    response: Response | None
+    error: ErrorRecord | None
+    steps: Mapping[str, StepStatus]
+    sends: tuple[Delivery, ...] = ()
+    lookup: Lookup | None = None
+
+
+class _StoredStep(JsonStruct, frozen=True):
+    """A step of the `deployments.definition` text."""
+
+    name: str
+    disabled: bool
+
+
+class _StoredDefinition(JsonStruct, frozen=True):
+    """The part of the `deployments.definition` text that an execution shows."""
+
+    steps: tuple[_StoredStep, ...]
+
+
 def encode_definition(workflow: Workflow) -> str:
     """Encode the `deployments.definition` text of *workflow*."""
     return json.dumps(workflow.to_json(), sort_keys=True)
@@ -162,14 +200,20 @@ def encode_event(
     outbound_enforcement: OutboundEnforcement | None = None,
 ) -> str:
     """Encode the `runs.event` text; *event* is masked and redacted, or encrypted (bytes)."""
-    stored = {"sealed": base64.b64encode(event).decode()} if isinstance(event, bytes) else {"event": event}
-    origin = {"replay_of": replay_of, "outside_calls": outbound_enforcement.to_json() if outbound_enforcement else None}
-    return _text({**stored, "context": context} | {name: value for name, value in origin.items() if value})
+    return _encode(
+        _StoredTrigger(
+            sealed=event if isinstance(event, bytes) else UNSET,
+            event=UNSET if isinstance(event, bytes) else event,
+            context=context,
+            replay_of=replay_of,
+            outside_calls=outbound_enforcement,
+        )
+    )
 
 
 def encode_step(result: StepResult) -> str:
     """Encode the `steps.data` text of a step's result."""
-    return _text(result.to_json())
+    return _encode(result)
 
 
 def encode_output(
@@ -181,15 +225,7 @@ def encode_output(
     lookup: Lookup | None = None,
 ) -> str:
     """Encode the `runs.output` text; *steps* holds the statuses of steps without a row."""
-    return _text(
-        {
-            "response": response.to_json() if response else None,
-            "error": error.to_json() if error else None,
-            "steps": dict(steps or {}),
-            **({"sends": [send.to_json() for send in sends]} if sends else {}),
-            **({"lookup": lookup.to_json()} if lookup else {}),
-        }
-    )
+    return _encode(_StoredOutput(response, error, steps or {}, tuple(sends), lookup))
 
 
 def escape_json_text(text: str) -> str:
@@ -227,12 +263,10 @@ def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
         run: The run's row.
         steps: The `steps.data` texts in step order.
     """
-    trigger = json.loads(run.event)
-    output: dict[str, Any] = json.loads(run.output) if run.output else {}
-    definition: dict[str, Any] = json.loads(run.definition) if run.definition else {}
-    results = {result.name: result for result in (StepResult.from_json(json.loads(text)) for text in steps)}
-    response, error = output.get("response"), output.get("error")
-    enforcement = trigger.get("outside_calls")
+    trigger = _decode(run, _StoredTrigger, "event", run.event)
+    output = _decode(run, _StoredOutput, "output", run.output) if run.output else _StoredOutput(None, None, {})
+    definition = _decode(run, _StoredDefinition, "definition", run.definition or '{"steps":[]}')
+    results = {result.name: result for result in (_decode(run, StepResult, "steps", text) for text in steps)}
     return Execution(
         id=run.id,
         trace_id=run.trace_id,
@@ -244,28 +278,26 @@ def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
         started_at=_iso(run.created),
         finished_at=None if run.ended is None else _iso(run.ended),
         attempt=run.attempt,
-        replay_of=trigger.get("replay_of"),
-        event=trigger.get("event", {}),
-        context=trigger["context"],
-        sealed="sealed" in trigger,
-        steps=_in_order(definition.get("steps", ()), results, output.get("steps", {})),
-        response=Response(**response) if response else None,
-        error=ErrorRecord(**error) if error else None,
-        sends=tuple(Delivery.from_json(send) for send in output.get("sends", ())),
-        outbound_enforcement=OutboundEnforcement(**enforcement) if enforcement else None,
-        lookup=Lookup.from_json(output["lookup"]) if output.get("lookup") else None,
+        replay_of=trigger.replay_of,
+        trigger=RunTrigger(trigger.event or {}, trigger.context, trigger.sealed is not UNSET),
+        steps=_in_order(definition.steps, results, output.steps),
+        response=output.response,
+        error=output.error,
+        sends=output.sends,
+        lookup=output.lookup,
+        outbound_enforcement=trigger.outside_calls,
     )
 
 
 def _in_order(
-    defined: Sequence[Mapping[str, Any]], results: Mapping[str, StepResult], others: Mapping[str, StepStatus]
+    defined: Sequence[_StoredStep], results: Mapping[str, StepResult], others: Mapping[str, StepStatus]
 ) -> tuple[StepResult, ...]:
     """Return the definition's steps, each with its result, or with its status if it has no row."""
-    without_row = (
-        StepResult(step["name"], others.get(step["name"], "disabled" if step["disabled"] else "not_run"))
+    ordered = {
+        step.name: results.get(step.name)
+        or StepResult(step.name, others.get(step.name, "disabled" if step.disabled else "not_run"))
         for step in defined
-    )
-    ordered = {step.name: results.get(step.name, step) for step in without_row}
+    }
     return tuple({**ordered, **results}.values())
 
 
@@ -283,5 +315,16 @@ def _iso(seconds: float) -> str:
     return format_iso(datetime.fromtimestamp(seconds, UTC))
 
 
-def _text(value: Any) -> str:
-    return encode_json(value).decode()
+def _encode(stored: JsonStruct) -> str:
+    return encode_json(stored).decode()
+
+
+def _decode(run: RunRow, kind: type[T], column: str, text: str) -> T:
+    """Decode a text of *run*'s rows. Raises `ProjectError` if the text is damaged."""
+    try:
+        return decode_json(text, kind)
+    except (ValueError, RecursionError) as fault:
+        raise ProjectError(
+            f"The record of the run {run.id} is damaged: its {column} cannot be read ({fault}).",
+            fix="Restore the project's database from a copy.",
+        ) from None

@@ -110,7 +110,7 @@ def format_event_source(execution: Execution, notes: TimelineContext) -> str:
     request = " ".join(str(part) for part in (method, path) if part)
     if notes.event_name and request:
         return f"{notes.event_name} ({request})"
-    if execution.sealed:
+    if execution.trigger.sealed:
         return notes.event_name or "a sealed event (it is shown once the accounts of the run are known)"
     return notes.event_name or request or "an event without a request"
 

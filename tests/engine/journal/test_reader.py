@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pdkernel.clock import ManualClock
 from pdkernel.engine.journal import Journal, NewRun, encode_event, encode_output, encode_step
 from pdkernel.engine.journal.records import escape_json_text
-from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, StepResult
+from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, RunTrigger, StepResult
 from tests.engine.journal.conftest import WORKFLOW, new_run
 
 ONE = StepResult(
@@ -56,8 +56,7 @@ async def test_execution_is_what_was_written(journal: Journal, clock: ManualCloc
         finished_at="2026-01-01T00:00:01.250Z",
         attempt=1,
         replay_of="first",
-        event={"body": 1},
-        context={"id": "x"},
+        trigger=RunTrigger({"body": 1}, {"id": "x"}),
         steps=(ONE, TWO, StepResult("three", "disabled")),
         response=Response(400, {"x": "y"}, "no"),
         error=FAULT,
@@ -81,9 +80,9 @@ async def test_sealed_event_is_shown_when_a_write_replaces_it(journal: Journal, 
 
     assert sealed is not None
     assert shown is not None
-    assert (sealed.sealed, sealed.event, sealed.context) == (True, {}, {"id": "x"})
-    assert Execution.from_json(sealed.to_json()).sealed
-    assert (shown.sealed, shown.event) == (False, {"body": "shown"})
+    assert (sealed.trigger.sealed, sealed.event, sealed.context) == (True, {}, {"id": "x"})
+    assert Execution.from_json(sealed.to_json()).trigger.sealed
+    assert (shown.trigger.sealed, shown.event) == (False, {"body": "shown"})
 
 
 async def test_write_without_an_event_keeps_the_sealed_one(journal: Journal) -> None:
@@ -95,7 +94,7 @@ async def test_write_without_an_event_keeps_the_sealed_one(journal: Journal) -> 
 
     execution = await journal.get_execution("run")
     assert execution is not None
-    assert execution.sealed
+    assert execution.trigger.sealed
 
 
 async def test_execution_survives_json(journal: Journal) -> None:
