@@ -227,13 +227,10 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
 
     if not (opened.folder / EVENTS_FOLDER).is_dir():
         return
-    from pdkernel.analysis import compare_event, derive_contract
+    from pdkernel.operations.events import EventLibrary, compare_with_saved_events
     from pdkernel.render.contract import describe_violations
-    from pdkernel.session.event_contract import load_saved_events
-    from pdkernel.session.event_library import EventLibrary
 
-    saved = load_saved_events(EventLibrary(opened.folder), http=event.is_http)
-    found = compare_event(derive_contract(opened.workflow), Path(name or "").stem, dict(event.data), saved)
+    found = compare_with_saved_events(opened.workflow, EventLibrary(opened.folder), event, name=Path(name or "").stem)
     for line in describe_violations(replace(found, violations=())):
         click.echo(f"Drift: {line}", err=True)
 

@@ -136,7 +136,7 @@ async def _poll(state: CliContext, request: SourceRequest) -> SourceResult:
 
 
 def _save(folder: Path, name: str, result: SourceResult) -> list[Path]:
-    from pdkernel.session.event_library import EventLibrary
+    from pdkernel.operations.events import EventLibrary
 
     library = EventLibrary(folder)
     return [library.save(f"{name}-{number}", found.event) for number, found in enumerate(result.events, start=1)]

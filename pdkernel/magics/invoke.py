@@ -11,7 +11,8 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.errors import RequestError
+from pdkernel.analysis import build_example_body, derive_contract
+from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import CellError, show_errors_as_messages, show_message
 from pdkernel.model import JSON
@@ -19,7 +20,6 @@ from pdkernel.render import http_response as render_answer
 from pdkernel.render import snippets as render_snippets
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import build_request_body
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
@@ -103,9 +103,28 @@ def _method(session: Session) -> str:
 
 
 def _body(session: Session) -> JSON:
-    """The body that callers would send; None for an event of a method without a body."""
-    bodiless = session.event is not None and session.event.data.get("body") is None
-    return None if bodiless and _method(session) in ("GET", "HEAD", "DELETE") else build_request_body(session)
+    """The chosen event's body with the fields that steps require; without an event, an example body."""
+    body = session.event.data.get("body") if session.event is not None else None
+    if session.event is not None and body is None and _method(session) in ("GET", "HEAD", "DELETE"):
+        return None
+    try:
+        contract = derive_contract(session.workflow)
+    except DefinitionError:
+        return body
+    if not contract.fields:
+        return body
+    example = build_example_body(contract, list(session.events.load_newest().values()), only_required=True)
+    return example if body is None else _fill_missing_keys(body, example)
+
+
+def _fill_missing_keys(value: JSON, defaults: JSON) -> JSON:
+    """*value* with the missing keys of *defaults*, in all objects that both contain."""
+    if not isinstance(value, dict) or not isinstance(defaults, dict):
+        return value
+    whole = dict(value)
+    for key, default in defaults.items():
+        whole[key] = _fill_missing_keys(whole[key], default) if key in whole else default
+    return whole
 
 
 def _query(session: Session) -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel import definition, shape
-from pdkernel.analysis import build_example_event, check_workflow, compare_event, derive_contract
+from pdkernel import definition
+from pdkernel.analysis import check_workflow
 from pdkernel.errors import RequestError
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
@@ -23,13 +23,13 @@ from pdkernel.magics.output import (
     show_message,
 )
 from pdkernel.model import Workflow
+from pdkernel.operations.events import check_contract, infer_event_shape
 from pdkernel.render import contract as render_contract
 from pdkernel.render import files
 from pdkernel.render import proof as proofs
 from pdkernel.render import shape as render_shape
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import load_saved_events
 
 
 @magics_class
@@ -102,7 +102,7 @@ class RunMagics(Magics):
             events = [session.event]
         else:
             raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
-        found = shape.infer_shape(*(dict(event.with_masked_headers().data) for event in events))
+        found = infer_event_shape(events)
         display(RichOutput(text=render_shape.render_text(found), html=render_shape.render_html(found)))
 
     @no_var_expand
@@ -173,21 +173,14 @@ class RunMagics(Magics):
 
 def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
     """The contract, compared with the events *names*; default: the chosen event and all saved events."""
-    http = session.workflow.trigger.type == "http"
-    saved = load_saved_events(session.events, http=http)
-    contract = derive_contract(session.workflow)
-    events = {name: dict(session.events.load(name, http=http)[1].data) for name in names}
+    workflow = session.workflow
+    http = workflow.trigger.type == "http"
+    events = {name: session.events.load(name, http=http)[1] for name in names}
     if not names and session.event is not None:
-        events[session.event_name or "the event"] = dict(session.event.data)
-    comparisons = [compare_event(contract, name, data, saved) for name, data in events.items()]
-    # the order of the saved events is unknown, so they are not compared with each other
-    others = {} if names else {name: data for name, data in saved.items() if name not in events}
-    comparisons += [compare_event(contract, name, data, {}) for name, data in others.items()]
+        events[session.event_name or "the event"] = session.event
+    report = check_contract(workflow, session.events, events, include_saved=not names)
     return render_contract.render_output(
-        contract,
-        name=session.workflow.name,
-        comparisons=comparisons,
-        example=build_example_event(contract, list(saved.values()), is_http=http),
+        report.contract, name=report.workflow, comparisons=report.comparisons, example=report.example
     )
 
 

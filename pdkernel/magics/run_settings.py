@@ -17,7 +17,7 @@ from IPython.display import display
 from pdkernel import readiness
 from pdkernel.analysis import find_workflow_variables
 from pdkernel.egress import parse_policy
-from pdkernel.errors import RequestError
+from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import parse_json
 from pdkernel.execution import RETURN_VALUE
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
@@ -31,11 +31,11 @@ from pdkernel.magics.output import (
     show_message,
 )
 from pdkernel.model import JSON
+from pdkernel.operations.events import compare_with_saved_events
 from pdkernel.readiness import check_app_accounts
 from pdkernel.render import accounts, contract, lookup, matrix, note
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import compare_chosen_event
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
@@ -270,9 +270,16 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Ri
 
 
 def _drift_output(session: Session) -> RichOutput | None:
-    """Contract fields that the chosen event lacks or changes; None without any."""
-    comparison = compare_chosen_event(session)
-    return contract.render_event_output(comparison) if comparison is not None else None
+    """Contract fields that the chosen event lacks or changes; None without any, or while the draft has an error."""
+    if session.event is None:
+        return None
+    try:
+        workflow = session.workflow
+    except DefinitionError:
+        return None
+    return contract.render_event_output(
+        compare_with_saved_events(workflow, session.events, session.event, name=session.event_name)
+    )
 
 
 def _event_output(session: Session, name: str | None, summary: str) -> RichOutput:

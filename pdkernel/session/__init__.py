@@ -5,8 +5,6 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     notebook_state  the part of the session that the modules below read, as a protocol
     draft           cells to workflow, in the notebook's order
     run_settings    chosen event, external user, outbound policy and pins
-    event_library   saved test events
-    event_contract  the workflow's contract, compared with the chosen event
     run_requests    settings to requests for the engine
     step_results    last results, and which results are stale
     recent_runs     the latest runs, which can be saved as tests
@@ -23,8 +21,7 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     snapshot_test   a run saved as a snapshot test
 """
 
-from pdkernel.session.event_library import EventLibrary, TestEvent
 from pdkernel.session.session import Session
 from pdkernel.session.timeline_output import render_timeline
 
-__all__ = ["EventLibrary", "Session", "TestEvent", "render_timeline"]
+__all__ = ["Session", "render_timeline"]

@@ -14,7 +14,7 @@ from pdkernel.definition import Sidecar
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory, Environment
 from pdkernel.model import JSON, Workflow
-from pdkernel.session.event_library import EventLibrary, TestEvent
+from pdkernel.operations.events import EventLibrary, TestEvent
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog

@@ -9,7 +9,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.event import Event
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment, check_external_user_id
 from pdkernel.model import JSON
-from pdkernel.session.event_library import TestEvent
+from pdkernel.operations.events import TestEvent
 
 
 class RunSettings:

@@ -26,10 +26,10 @@ from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import Directory, Environment
 from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON, Workflow
+from pdkernel.operations.events import EventLibrary, TestEvent
 from pdkernel.redaction import Redactor
 from pdkernel.session.draft import Draft
 from pdkernel.session.engine_thread import EngineThread
-from pdkernel.session.event_library import EventLibrary, TestEvent
 from pdkernel.session.lazy_project import LazyProject
 from pdkernel.session.recent_runs import RecentRuns
 from pdkernel.session.run_requests import (

@@ -12,14 +12,13 @@ from collections.abc import Mapping
 
 import ipywidgets as ipw
 
-from pdkernel.analysis import Contract, compare_event
-from pdkernel.errors import EventError, PdkernelError
+from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
+from pdkernel.errors import DefinitionError, EventError, PdkernelError
 from pdkernel.event import Event
 from pdkernel.model import JSON
 from pdkernel.render.contract import describe_violations
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import build_contract, build_contract_example, load_saved_events
 from pdkernel.widgets.background_run import BackgroundRunner
 from pdkernel.widgets.body_editor import ABSENT, Absent, BodyEditor
 from pdkernel.widgets.components import (
@@ -241,7 +240,9 @@ class EventComposer(SessionForm):
 
     def _write_example(self) -> None:
         """Write a body with the fields of the contract; the session's event does not change."""
-        example = build_contract_example(self._session) or {}
+        if self._contract is None:
+            return
+        example = build_example_event(self._contract, list(self._saved_events.values()))
         with self._filling():
             self.body.replace_value(example.get("body", {}))
         self._edited(None)
@@ -279,8 +280,13 @@ class EventComposer(SessionForm):
             before = self.library.value
             self.library.options = options
             set_value(self.library, before if before in names else "")
-        self._contract = build_contract(self._session)
-        self._saved_events = load_saved_events(self._session.events)
+        try:
+            workflow = self._session.workflow
+        except DefinitionError:
+            self._contract, self._saved_events = None, {}
+        else:
+            self._contract = derive_contract(workflow)
+            self._saved_events = self._session.events.load_newest(http=workflow.trigger.type == "http")
         event = self._session.event
         chosen = remove_identity_headers(event.data) if event is not None else None
         name = self._session.event_name or NEW_EVENT

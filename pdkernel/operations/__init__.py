@@ -1,0 +1,7 @@
+"""
+What a person can ask for, written once: interfaces parse the arguments, call an operation and print its result.
+
+    events   saved events, the shape of events, and their check against a workflow's contract
+
+An operation takes a project, a directory or a workflow, and values. It returns values, and raises `PdkernelError`.
+"""
