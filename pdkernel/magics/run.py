@@ -22,8 +22,8 @@ from pdkernel.magics.output import (
     show_errors_as_messages,
     show_message,
 )
-from pdkernel.model import Workflow
 from pdkernel.operations.events import check_contract, infer_event_shape
+from pdkernel.operations.runs import check_test_options, list_run_users, select_steps, split_names
 from pdkernel.render import contract as render_contract
 from pdkernel.render import files
 from pdkernel.render import proof as proofs
@@ -42,7 +42,7 @@ class RunMagics(Magics):
     @argument("--from", dest="first", metavar="STEP", help="first step to run")
     @argument("--to", dest="last", metavar="STEP", help="last step to run")
     @argument("--send", action="store_true", help="repeat outbound calls that were already sent for this event")
-    @argument("--users", metavar="A,B", help="run once for each of these external users")
+    @argument("--users", metavar="all|A,B", help="run once for each of these external users")
     @argument("--save-test", metavar="NAME", help="save the run as a test beside the notebook: tests/test_NAME.py")
     @argument(
         "--plain",
@@ -56,14 +56,11 @@ class RunMagics(Magics):
         chosen = parse_argstring(self.pdrun, line)
         session = get_session(self.shell)
         only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last)
-        users = [user.strip() for user in chosen.users.split(",") if user.strip()] if chosen.users else [None]
-        if chosen.save_test is not None:
-            from pdkernel.session.snapshot_test import save_snapshot_test
-            from pdkernel.snapshot_tests.saver import normalize_test_name
-
-            normalize_test_name(chosen.save_test)
-            if len(users) > 1:
-                raise RequestError("--save-test saves one run.", fix="Name one external user.")
+        users: list[str | None] = [None]
+        if chosen.users is not None:
+            users = [*list_run_users(chosen.users, session.directory, session.environment)]
+        plain = split_names(chosen.plain)
+        check_test_options(chosen.save_test, non_secret_names=plain, has_several_users=len(users) > 1)
         executions = []
         for user in users:
             timeline = LiveTimeline(session, only=only)
@@ -74,7 +71,8 @@ class RunMagics(Magics):
             if chosen.save_test is None:
                 offer_save_test(self.shell, session, execution)
         if chosen.save_test is not None:
-            plain = [name.strip() for name in (chosen.plain or "").split(",") if name.strip()]
+            from pdkernel.session.snapshot_test import save_snapshot_test
+
             show_message(save_snapshot_test(session, executions[0], chosen.save_test, non_secret_names=plain))
         for execution in executions:
             raise_on_failure(execution)
@@ -121,7 +119,7 @@ class RunMagics(Magics):
         """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
         chosen = parse_argstring(self.pdexport, line)
         session = get_session(self.shell)
-        workflow = session.workflow if chosen.prove else session.workflow_for_export
+        workflow = (session.source if chosen.prove else session.source_for_export).workflow
         check_workflow(workflow, to_run=False)
         if chosen.to is not None and chosen.into is not None:
             raise RequestError(
@@ -182,25 +180,3 @@ def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
     return render_contract.render_output(
         report.contract, name=report.workflow, comparisons=report.comparisons, example=report.example
     )
-
-
-def select_steps(
-    workflow: Workflow, *, step: str | None = None, first: str | None = None, last: str | None = None
-) -> frozenset[str] | None:
-    """
-    Names of the steps to run, or None for all.
-
-    Raises:
-        UnknownStepError: The workflow has no such step.
-        RequestError: *last* is above *first*.
-    """
-    if step is not None:
-        return frozenset({workflow.step(step).name})
-    if first is None and last is None:
-        return None
-    names = [each.name for each in workflow.steps]
-    begin = names.index(workflow.step(first).name) if first else 0
-    end = names.index(workflow.step(last).name) if last else len(names) - 1
-    if end < begin:
-        raise RequestError(f"Step {last!r} is above step {first!r}: there are no steps to run.")
-    return frozenset(names[begin : end + 1])

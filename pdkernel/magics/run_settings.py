@@ -18,8 +18,6 @@ from pdkernel import readiness
 from pdkernel.analysis import find_workflow_variables
 from pdkernel.egress import parse_policy
 from pdkernel.errors import DefinitionError, RequestError
-from pdkernel.event import parse_json
-from pdkernel.execution import RETURN_VALUE
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.magics.live_output import LiveLine, keep_updated
 from pdkernel.magics.notebook_context import get_session
@@ -30,8 +28,8 @@ from pdkernel.magics.output import (
     show_errors_as_messages,
     show_message,
 )
-from pdkernel.model import JSON
 from pdkernel.operations.events import compare_with_saved_events
+from pdkernel.operations.runs import parse_pinned_exports
 from pdkernel.readiness import check_app_accounts
 from pdkernel.render import accounts, contract, lookup, matrix, note
 from pdkernel.render.rich_output import RichOutput
@@ -217,7 +215,8 @@ class RunSettingsMagics(Magics):
                 else "No step is pinned. Pin a step with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
             )
             return
-        session.pin(name, _exports(text.strip()) if text.strip() else None)
+        given = _remove_quotes(text.strip())
+        session.pin(name, parse_pinned_exports(given, label="the pin") if given else None)
         show_message(
             f"{name} is pinned: later steps get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
         )
@@ -294,12 +293,8 @@ def _message_output(text: str) -> RichOutput:
     return RichOutput(text=text, html=note.render_message_html(text))
 
 
-def _exports(text: str) -> dict[str, JSON]:
-    if len(text) >= 2 and text[0] == text[-1] == "'":
-        text = text[1:-1]
-    value = parse_json(text, label="the pin")
-    # a value that is not an object becomes the step's return value
-    return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
+def _remove_quotes(text: str) -> str:
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == "'" else text
 
 
 def describe_egress_mode(mode: str) -> str:
@@ -324,14 +319,13 @@ def describe_egress_mode(mode: str) -> str:
 
 def _show_emitted_events(ran: SourceResult) -> None:
     """Show the source's logs, events and error; does not raise, because events before a failure count."""
+    from pdkernel.operations.sources import describe_events
+
     for log in ran.record.logs:
         show_message(log.text.rstrip("\n"))
-    for found in ran.events:
-        show_message(f"{ran.component.uses} emitted {found.summary or found.id or 'an event'}.")
     if ran.record.error is not None:
-        show_message(f"{ran.component.uses} failed: {ran.record.error.message}")
-    elif not ran.events:
-        show_message(f"{ran.component.uses} emitted nothing new ({ran.repeated_count} emitted before).")
+        show_message(f"Error: {ran.component.uses}: {ran.record.error.message}")
+    show_message("\n".join(describe_events(ran)))
 
 
 def _stand_ins(value: str) -> str:

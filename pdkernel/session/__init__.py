@@ -2,12 +2,10 @@
 A notebook's session: the draft workflow, the chosen settings and the results of runs.
 
     session         the session object that magics and widgets use
-    notebook_state  the part of the session that the modules below read, as a protocol
+    notebook_state  its state: draft, settings of runs, last results
     draft           cells to workflow, in the notebook's order
     run_settings    chosen event, external user, outbound policy and pins
-    run_requests    settings to requests for the engine
-    step_results    last results, and which results are stale
-    recent_runs     the latest runs, which can be saved as tests
+    step_results    last results, stale results, and the latest runs
     state_store     state that survives a restart of the kernel
     lazy_project    the local project, opened at first use
     actions         pre-built actions: search, description, options

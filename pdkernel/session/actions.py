@@ -6,7 +6,7 @@ Prop options depend on the chosen external user, the chosen event and the last e
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -48,19 +48,11 @@ class SessionActions:
     Args:
         state: The notebook's workflow, settings and project.
         call_engine: Runs an operation on the engine and waits for its result.
-        find_needed_apps: Finds the apps that the workflow's steps need.
     """
 
-    def __init__(
-        self,
-        state: NotebookState,
-        *,
-        call_engine: EngineCall,
-        find_needed_apps: Callable[[], Mapping[str, Sequence[str]]],
-    ) -> None:
+    def __init__(self, state: NotebookState, *, call_engine: EngineCall) -> None:
         self._state = state
         self._call_engine = call_engine
-        self._find_needed_apps = find_needed_apps
 
     def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> list[Component]:
         """Actions whose key, name or description contains every word. Raises `ActionSourceError`."""
@@ -121,7 +113,7 @@ class SessionActions:
     def list_apps(self) -> tuple[str, ...]:
         """Slugs of the apps of accounts, steps and components, and of registered apps; sorted."""
         state = self._state
-        known = {account.app for account in state.directory.accounts()} | set(self._find_needed_apps())
+        known = {account.app for account in state.directory.accounts()} | set(state.find_needed_apps())
         return tuple(sorted(known | set(load_registered_apps(state.project)) | set(state.catalog.list_apps())))
 
     def suggest_step_name(self, key: str) -> str:
