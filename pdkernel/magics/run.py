@@ -9,8 +9,7 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel import definition
-from pdkernel.analysis import check_workflow
+from pdkernel.definition import slugify
 from pdkernel.errors import RequestError
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
@@ -23,6 +22,7 @@ from pdkernel.magics.output import (
     show_message,
 )
 from pdkernel.operations.events import check_contract, infer_event_shape
+from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
 from pdkernel.operations.runs import check_test_options, list_run_users, select_steps, split_names
 from pdkernel.render import contract as render_contract
 from pdkernel.render import files
@@ -71,9 +71,7 @@ class RunMagics(Magics):
             if chosen.save_test is None:
                 offer_save_test(self.shell, session, execution)
         if chosen.save_test is not None:
-            from pdkernel.session.snapshot_test import save_snapshot_test
-
-            show_message(save_snapshot_test(session, executions[0], chosen.save_test, non_secret_names=plain))
+            show_message(session.save_as_test(executions[0], chosen.save_test, non_secret_names=plain))
         for execution in executions:
             raise_on_failure(execution)
 
@@ -119,54 +117,39 @@ class RunMagics(Magics):
         """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
         chosen = parse_argstring(self.pdexport, line)
         session = get_session(self.shell)
-        workflow = (session.source if chosen.prove else session.source_for_export).workflow
-        check_workflow(workflow, to_run=False)
-        if chosen.to is not None and chosen.into is not None:
-            raise RequestError(
-                "--to and --into exclude each other.",
-                fix="Use --to FOLDER for a new folder, or --into FOLDER for a folder that Pipedream synced.",
-            )
-        if chosen.prove and (chosen.dry_run or not (chosen.to or chosen.into)):
-            raise RequestError(
-                "--prove needs written files, and this export writes none.", fix="%pdexport --to FOLDER --prove"
-            )
-        export = definition.export_to_folder if chosen.into is None else definition.export_to_synced_folder
+        check_export_options(to=chosen.to, into=chosen.into, dry_run=chosen.dry_run, prove=chosen.prove)
+        source = session.source if chosen.prove else session.source_for_export
         target = chosen.to or chosen.into
-        folder = session.folder / (target or f"exported/{definition.slugify(workflow.name)}")
-        result = export(
-            workflow,
-            folder,
-            pinned_steps=tuple(session.pins),
-            sidecar=session.sidecar,
-            include_readme=chosen.docs,
+        exported = export_workflow(
+            source,
+            session.folder / (target or f"exported/{slugify(source.workflow.name)}"),
+            is_patch=chosen.into is not None,
+            include_docs=chosen.docs,
             dry_run=target is None or chosen.dry_run,
+            pinned_steps=tuple(session.pins),
         )
-        proof = None
-        if chosen.prove:
-            from pdkernel.session.export_proof import prove_export
-
-            proof = prove_export(session, result.folder, into=chosen.into is not None)
+        proof = session.prove_export(exported.folder, is_patch=chosen.into is not None) if chosen.prove else None
         if chosen.as_json:
-            print(json.dumps({**result.to_json(), **({"proof": proof.to_json()} if proof else {})}, indent=2))
+            print(json.dumps(Export(exported, proof).to_json(), indent=2))
             return
-        note = None if result.is_written else "No file was written. To write the files: %pdexport --to FOLDER"
+        note = None if exported.is_written else "No file was written. To write the files: %pdexport --to FOLDER"
         if chosen.dry_run:
-            note = "No file was written: --dry-run shows the changes only."
-        where = target or str(folder)
+            note = DRY_RUN_NOTE
+        where = target or str(exported.folder)
         display(
             RichOutput(
                 text=files.render_text(
-                    where, result.files, checklist=result.checklist, note=note, findings=result.findings
+                    where, exported.files, checklist=exported.checklist, note=note, findings=exported.findings
                 ),
                 html=files.render_html(
-                    where, result.files, checklist=result.checklist, note=note, findings=result.findings
+                    where, exported.files, checklist=exported.checklist, note=note, findings=exported.findings
                 ),
             )
         )
         if proof is not None:
             display(RichOutput(text=proofs.render_text(proof), html=proofs.render_html(proof)))
-        elif result.is_written:
-            offer_proof(self.shell, session, result.folder, line.strip(), into=chosen.into is not None)
+        elif exported.is_written:
+            offer_proof(self.shell, session, exported.folder, line.strip(), is_patch=chosen.into is not None)
 
 
 def _build_contract_output(session: Session, names: list[str]) -> RichOutput:

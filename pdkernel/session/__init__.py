@@ -15,8 +15,6 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     connect_links   links where a person connects an account
     snippet_runner  client snippets, run against an endpoint
     timeline_output an execution as the notebook shows it
-    export_proof    proof of an export
-    snapshot_test   a run saved as a snapshot test
 """
 
 from pdkernel.session.session import Session

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pdkernel.actions import ActionReference
 from pdkernel.actions.action_reference import suggest_step_name
 from pdkernel.connect.registered_apps import load_registered_apps
 from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON, Step
+from pdkernel.operations.actions import ActionSearch, ProgressListener, describe_action, search_actions
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pdkernel.workers import ComponentDescription, PropDeclaration, PropOptionsPage
 
 T = TypeVar("T")
-ProgressListener = Callable[[str], None]
 
 
 class EngineCall(Protocol):
@@ -54,23 +53,15 @@ class SessionActions:
         self._state = state
         self._call_engine = call_engine
 
-    def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> list[Component]:
-        """Actions whose key, name or description contains every word. Raises `ActionSourceError`."""
+    def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> ActionSearch:
+        """Actions whose key, name or description contains every word. Raises the errors of `search_actions`."""
         catalog = self._state.catalog
-        return self._call_engine(lambda _: catalog.search(words, app=app, progress=progress))
+        return self._call_engine(lambda _: search_actions(catalog, words, app=app, progress=progress))
 
     def describe(self, uses: str, *, progress: ProgressListener = _silent) -> tuple[Component, ComponentDescription]:
-        """
-        An action and its declared props; the action is installed if necessary.
-
-        Raises:
-            ActionNotFoundError: No source has the action.
-            ActionSourceError: The action's source is unreachable.
-            StepError: The action's module cannot be loaded.
-        """
-        wanted = ActionReference.parse(uses)
+        """An action and its declared props. Raises the errors of `describe_action`."""
         catalog = self._state.catalog
-        return self._call_engine(lambda runtime: runtime.forms.describe(wanted, catalog=catalog, progress=progress))
+        return self._call_engine(lambda engine: describe_action(engine, uses, catalog=catalog, progress=progress))
 
     def fetch_options(
         self,

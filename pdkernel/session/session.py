@@ -6,8 +6,9 @@ Magics and widgets call the session and listen to its changes.
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pdkernel.engine.event_sources import SourceResult
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.project import Project
+    from pdkernel.render.proof import Proof
     from pdkernel.server.app_context import AppContext
     from pdkernel.session.actions import SessionActions
     from pdkernel.session.connect_links import ConnectLinks
@@ -235,6 +237,65 @@ class Session(NotebookState):
             newest = ran.events[-1]
             self.choose_event(newest.event, newest.summary or str(newest.id or "event"))
         return ran
+
+    def save_as_test(self, execution: Execution, name: str, *, non_secret_names: Collection[str] = ()) -> str:
+        """
+        Save *execution* as the snapshot test *name*; returns a summary of the written files.
+
+        Args:
+            execution: One of the latest runs of this kernel. The notebook must be saved with the code that ran.
+            name: The test's name.
+            non_secret_names: Names of variables and credentials that are not secret.
+
+        Raises:
+            RequestError: The run cannot be saved as a test; no file was written.
+        """
+        from pdkernel.snapshot_tests import save_test
+
+        if self.notebook is None or not self.notebook.is_file():
+            raise RequestError(
+                "A test runs the notebook's file, and the file of this notebook is unknown.",
+                fix="Save the notebook. Outside Jupyter, set PDKERNEL_NOTEBOOK to its path.",
+            )
+        saved = save_test(
+            self.get_request(execution.id),
+            execution,
+            name=name,
+            source=self.notebook,
+            directory=self.directory,
+            non_secret_names=non_secret_names,
+        )
+        return saved.format_summary(self.folder)
+
+    def prove_export(self, folder: Path, *, is_patch: bool = False) -> Proof:
+        """
+        Prove the files that an export of the notebook wrote to *folder*; the chosen external user is also a test user.
+
+        Args:
+            folder: The exported folder.
+            is_patch: Whether the export updated a synced folder.
+
+        Raises:
+            DefinitionError: The notebook's workflow is invalid.
+            RequestError: The owner of a step's account is not decided.
+        """
+        from pdkernel.operations.export import prove_export
+
+        chosen = self.external_user_id
+        proof = prove_export(
+            self.source,
+            folder,
+            project=self.project,
+            directory=self.directory,
+            environ=os.environ,
+            is_patch=is_patch,
+            extra_users=() if chosen is None else (chosen,),
+            pinned_steps=tuple(self.pins),
+        )
+        # a relative path: the saved notebook should not contain paths of this machine
+        return (
+            replace(proof, folder=str(folder.relative_to(self.folder))) if folder.is_relative_to(self.folder) else proof
+        )
 
     def build_steps_value(self) -> dict[str, Any]:
         """The redacted value of `steps` for the next step, for completion and previews."""

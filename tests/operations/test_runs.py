@@ -100,7 +100,7 @@ def test_a_pin_is_an_object_of_exports_or_a_return_value(text: str | bytes, expo
 
 def test_a_pin_that_is_not_json_is_refused() -> None:
     """The error names the pin."""
-    with pytest.raises(EventError, match="pin.json is not JSON"):
+    with pytest.raises(EventError, match=r"pin\.json is not JSON"):
         parse_pinned_exports("{", label="pin.json")
 
 
