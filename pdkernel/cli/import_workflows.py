@@ -213,22 +213,21 @@ class ImportPrompts:
         return int(click.prompt(words, default=highest, type=click.IntRange(1, highest), err=True))
 
     def _create(self, question: AccountQuestion) -> str:
+        from pdkernel.operations.accounts import connect_account
+        from pdkernel.operations.runs import split_names
+
         names = click.prompt("Names of its credentials, separated by commas", default="oauth_access_token", err=True)
-        credentials = {
-            name: click.prompt(name, hide_input=True, err=True)
-            for name in (part.strip() for part in names.split(","))
-            if name
-        }
+        credentials = [(name, click.prompt(name, hide_input=True, err=True)) for name in split_names(names)]
         assert self._directory is not None, "without a directory, no choice creates an account"
-        account = self._directory.add_account(
-            app=question.app,
-            credentials=credentials,
+        account = connect_account(
+            self._directory,
+            question.app,
+            credentials,
             external_user_id=None,
             environment="development",
             account_id=question.account_id,
-            name=None,
         )
-        return str(account.id)
+        return account.id
 
     @cached_property
     def _directory(self) -> Directory | None:

@@ -28,6 +28,7 @@ from pdkernel.magics.output import (
     show_errors_as_messages,
     show_message,
 )
+from pdkernel.operations.environment import set_variable
 from pdkernel.operations.events import compare_with_saved_events
 from pdkernel.operations.runs import parse_pinned_exports
 from pdkernel.readiness import check_app_accounts
@@ -151,16 +152,13 @@ class RunSettingsMagics(Magics):
         if chosen.action != "list" and not chosen.name:
             raise RequestError("The name of the variable is missing.", fix=f"%pdenv {chosen.action} NAME")
         if chosen.action == "set":
-            if "=" in chosen.name:
-                raise RequestError(
-                    "The value must not stand on this line: it would be saved in the notebook.",
-                    fix=f"%pdenv set {chosen.name.split('=')[0]} prompts for the value.",
-                )
-            session.project.variables.set(chosen.name, getpass.getpass(f"{chosen.name}: "))
+            set_variable(session.project, chosen.name, lambda: getpass.getpass(f"{chosen.name}: "))
             show_message(f"{chosen.name} is set.")
         elif chosen.action == "remove":
             removed = session.project.variables.remove(chosen.name)
-            show_message(f"{chosen.name} is removed." if removed else f"There was no {chosen.name}.")
+            show_message(
+                f"{chosen.name} is removed." if removed else f"There is no environment variable {chosen.name}."
+            )
         else:
             show_message(self._variables())
 
@@ -174,7 +172,7 @@ class RunSettingsMagics(Magics):
             for name, steps in sorted(read.items())
             if name not in known
         ]
-        return "\n".join(lines) or "No environment variables. Set one with %pdenv set NAME."
+        return "\n".join(lines) or "No environment variables. To set a variable: %pdenv set NAME"
 
     @no_var_expand
     @magic_arguments()

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from pdkernel.egress import OutboundPolicy
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.pauses import PauseMode
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, build_pinned_exports
 from pdkernel.errors import RequestError
 from pdkernel.event import Event, parse_json
-from pdkernel.execution import RETURN_VALUE
 from pdkernel.identity import Directory, Environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.source import WorkflowSource, sibling_workflow_finder
@@ -88,8 +87,7 @@ def parse_pinned_exports(text: str | bytes, *, label: str) -> Mapping[str, JSON]
     Raises:
         EventError: *text* is not JSON.
     """
-    value = parse_json(text, label=label)
-    return value if isinstance(value, dict) else {RETURN_VALUE: value}
+    return build_pinned_exports(parse_json(text, label=label))
 
 
 def build_run_request(

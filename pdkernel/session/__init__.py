@@ -13,7 +13,6 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     engine_thread   the engine's thread: one run at a time
     notebook_server the draft behind an HTTP endpoint
     connect_links   links where a person connects an account
-    snippet_runner  client snippets, run against an endpoint
     timeline_output an execution as the notebook shows it
 """
 

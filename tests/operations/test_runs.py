@@ -87,14 +87,14 @@ def test_a_list_without_names_is_refused(directory: LocalDirectory) -> None:
     ("text", "exports"),
     [
         ('{"a": 1}', {"a": 1}),
-        ("{}", {}),
+        ("{}", {"$return_value": {}}),
         ("[1]", {"$return_value": [1]}),
         ("null", {"$return_value": None}),
         (b'"x"', {"$return_value": "x"}),
     ],
 )
 def test_a_pin_is_an_object_of_exports_or_a_return_value(text: str | bytes, exports: dict[str, object]) -> None:
-    """An object holds the exports; another value is the return value."""
+    """An object holds the exports; another value, or an empty object, is the return value."""
     assert parse_pinned_exports(text, label="the pin") == exports
 
 
