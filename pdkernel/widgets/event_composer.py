@@ -29,7 +29,6 @@ from pdkernel.widgets.components import (
     build_field_layout,
     build_field_row,
     create_message,
-    format_message_html,
     set_value,
     set_visible,
     show_message,
@@ -37,15 +36,12 @@ from pdkernel.widgets.components import (
 )
 from pdkernel.widgets.event_field_text import (
     STARTER_EVENT,
-    find_lost_headers,
-    find_masked_headers,
-    find_uneditable_keys,
     format_event_fields,
     is_same_event,
     parse_event_fields,
     remove_identity_headers,
 )
-from pdkernel.widgets.event_fields import EventFields
+from pdkernel.widgets.event_fields import EventFields, build_notes_html
 from pdkernel.widgets.form import SessionForm
 from pdkernel.widgets.save_test_button import SaveTestButton
 from pdkernel.widgets.saved_output import build_line_output
@@ -320,7 +316,7 @@ class EventComposer(SessionForm):
         set_visible(self.show_button, visible=elsewhere)
         show_message(self._status, self._state(elsewhere=elsewhere))
         self._show_contract(wrong=wrong)
-        show_message_html(self._notes, _notes_html(self._loaded_data))
+        show_message_html(self._notes, build_notes_html(self._loaded_data))
         self._show_line(self.magic_line)
         last = self._runner.last_execution
         if last is not None:
@@ -388,22 +384,3 @@ class EventComposer(SessionForm):
 
     def _release(self) -> None:
         self._runner.stop()
-
-
-def _notes_html(data: Mapping[str, JSON]) -> str:
-    notes = []
-    if masked := find_lost_headers(data):
-        notes.append(
-            format_message_html(
-                f"{', '.join(masked)}: the value was masked when this event was saved, and steps get ***. "
-                "If a step reads the header, write a value.",
-                kind="warn",
-            )
-        )
-    if hidden := find_masked_headers(data):
-        notes.append(
-            format_message_html(f"{', '.join(hidden)}: the value is hidden here and saved as ***; steps get the value.")
-        )
-    if kept := find_uneditable_keys(data):
-        notes.append(format_message_html(f"Other keys of the event, kept unchanged: {', '.join(kept)}."))
-    return "".join(notes)
