@@ -190,7 +190,10 @@ def _credential(text: str) -> tuple[str, str]:
             value = Path(value[1:]).read_text(encoding="utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as fault:
             why = getattr(fault, "strerror", None) or "the file is not UTF-8 text"
-            raise RequestError(f"Cannot read the credential {key} from {value[1:]}: {why}.") from None
+            raise RequestError(
+                f"Cannot read the credential {key} from {value[1:]}: {why}.",
+                fix=f"Pass a text file, or {key} alone for a prompt.",
+            ) from None
     return key, value
 
 

@@ -205,4 +205,6 @@ def read_input(name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as fault:
-        raise EventError(f"Cannot read {name}: {fault.strerror}.") from None
+        raise EventError(
+            f"Cannot read {name}: {fault.strerror}.", fix="Name a readable file, or - for standard input."
+        ) from None

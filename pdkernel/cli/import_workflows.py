@@ -43,7 +43,7 @@ _SHOWN_LOCATIONS = 5
     "--accounts",
     type=click.Choice(["ask", "own", "external-user"]),
     default="ask",
-    help="The owner of the account ids in the files. ask (default) asks on a terminal; without one they stay unanswered.",
+    help="The owner of the account ids in the files. ask (default) asks on a terminal; without a terminal the ids stay unanswered.",
 )
 @click.option("--force", is_flag=True, help="Replace existing notebooks; a copy of each stays beside the new one.")
 @json_option
@@ -151,7 +151,7 @@ class ImportPrompts:
     """
     The questions of one import: the owner of each account, and trigger settings that Git does not hold.
 
-    Each account and each trigger is asked for once; every question has an answer that decides nothing.
+    Each account and each trigger is asked for once. Every question can be left open.
 
     Args:
         state: The command's context; its project holds the developer's own accounts.

@@ -179,7 +179,7 @@ def _pauses(options: RunOptions) -> PauseMode:
     from pdkernel.errors import RequestError
 
     if options["wait"] and options["skip_waits"]:
-        raise RequestError("Give --wait or --skip-waits, not both.")
+        raise RequestError("--wait and --skip-waits exclude each other.", fix="Leave out one of them.")
     return "wait" if options["wait"] else "skip" if options["skip_waits"] else "park"
 
 
@@ -190,12 +190,13 @@ def _event(event: str | None, body: str | None, trigger: Trigger) -> Event:
 
     if event is None and body is None and trigger.type == "schedule":
         return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
-    if (event is None) == (body is None):
+    if event is None and body is None:
         raise EventError(
-            "Give the event with --event FILE (or - for standard input), or a bare payload with --body FILE|JSON."
-            if event is None
-            else "Give --event or --body, not both."
+            "The event is missing.",
+            fix="Pass --event FILE (or - for standard input), or a bare payload with --body FILE|JSON.",
         )
+    if event is not None and body is not None:
+        raise EventError("--event and --body exclude each other.", fix="Leave out one of them.")
     if event is not None:
         return Event.parse(
             read_input(event), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
@@ -229,7 +230,7 @@ def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[
     if options["external_users"] is None:
         return [options["external_user"] or event.external_user_id]
     if options["external_user"] is not None:
-        raise RequestError("Give --external-user or --external-users, not both.")
+        raise RequestError("--external-user and --external-users exclude each other.", fix="Leave out one of them.")
     environment = parse_environment(options["environment"] or event.environment)
     return list_run_users(options["external_users"], directory, environment)
 

@@ -132,7 +132,7 @@ def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -
     try:
         to.write_text("".join(lines), encoding="utf-8")
     except OSError as fault:
-        raise RequestError(f"Cannot write {to}: {fault.strerror}.") from None
+        raise RequestError(f"Cannot write {to}: {fault.strerror}.", fix="Name a file in a writable folder.") from None
     if as_json:
         print_json({"name": name, "file": str(to), "records": len(lines)})
     else:

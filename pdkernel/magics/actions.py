@@ -83,7 +83,7 @@ class ActionMagics(Magics):
     def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:
         session = get_session(self.shell)
         if page < 0:
-            raise RequestError("--page must be 0 or more: pages are counted from 0.")
+            raise RequestError("--page is below 0.", fix="Pass 0 for the first page.")
         # a page may need the context of the page before: load all previous pages again
         context, found = None, None
         for number in range(page + 1):

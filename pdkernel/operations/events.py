@@ -119,7 +119,10 @@ class EventLibrary:
                 json.dumps(event.with_masked_headers().data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )
         except OSError as fault:
-            raise EventError(f"Cannot save the event as {path.name}: {fault.strerror}.") from None
+            raise EventError(
+                f"Cannot save the event as {path.name}: {fault.strerror}.",
+                fix=f"Make {self.folder.name}/ a writable folder, or choose another name.",
+            ) from None
         return path
 
 

@@ -50,7 +50,9 @@ def select_steps(
     begin = names.index(workflow.step(first).name) if first else 0
     end = names.index(workflow.step(last).name) if last else len(names) - 1
     if end < begin:
-        raise RequestError(f"Step {last!r} is above step {first!r}: there are no steps to run.")
+        raise RequestError(
+            f"Step {last!r} is above step {first!r}: there are no steps to run.", fix="Exchange the two steps."
+        )
     return frozenset(names[begin : end + 1])
 
 

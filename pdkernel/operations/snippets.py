@@ -153,7 +153,8 @@ class SnippetRunner:
             bash = shutil.which("bash")
             if bash is None or shutil.which("curl") is None:
                 raise InterpreterMissingError(
-                    "The snippet requires bash and curl, and at least one of them is not installed."
+                    "The snippet requires bash and curl, and at least one of them is not installed.",
+                    fix="Install bash and curl.",
                 )
             return [bash, str(_write_file(folder / "call.sh", snippet.code))]
         if snippet.kind == "python":
