@@ -152,6 +152,7 @@ def add_account(
     """Connect an account. An external user is created with their first account."""
     from pdkernel.errors import RequestError
     from pdkernel.identity import check_external_user_id, parse_environment
+    from pdkernel.operations.accounts import connect_account
 
     if own == (external_user is not None):
         raise RequestError(
@@ -159,10 +160,15 @@ def add_account(
         )
     where = parse_environment(environment)
     if external_user is not None:
-        check_external_user_id(external_user)
-    values = dict(_credential(text) for text in credentials)
-    account = state.open_directory().add_account(
-        app=app, credentials=values, external_user_id=external_user, environment=where, account_id=account_id, name=name
+        check_external_user_id(external_user)  # before the prompts for credentials
+    account = connect_account(
+        state.open_directory(),
+        app,
+        [_credential(text) for text in credentials],
+        external_user_id=external_user,
+        environment=where,
+        account_id=account_id,
+        name=name,
     )
     if as_json:
         print_json(encode_account(account))
@@ -175,8 +181,6 @@ def _credential(text: str) -> tuple[str, str]:
     from pdkernel.errors import RequestError
 
     key, separator, value = text.partition("=")
-    if not key:
-        raise RequestError("A credential needs a name.", fix="Pass --credential KEY; the command asks for the value.")
     if not separator:
         value = click.prompt(key, hide_input=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     elif value == "-":
@@ -186,9 +190,10 @@ def _credential(text: str) -> tuple[str, str]:
             value = Path(value[1:]).read_text(encoding="utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as fault:
             why = getattr(fault, "strerror", None) or "the file is not UTF-8 text"
-            raise RequestError(f"Cannot read the credential {key} from {value[1:]}: {why}.") from None
-    if not value:
-        raise RequestError(f"The credential {key} is empty.")
+            raise RequestError(
+                f"Cannot read the credential {key} from {value[1:]}: {why}.",
+                fix=f"Pass a text file, or {key} alone for a prompt.",
+            ) from None
     return key, value
 
 

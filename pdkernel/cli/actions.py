@@ -1,7 +1,7 @@
 """
 `pdkernel actions`: search, show and install pre-built actions.
 
-Output of the commands. `actions` finds components; the engine reads their props.
+Output of the commands. The operations are in `operations.actions`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ def actions() -> None:
 def search_actions(state: CliContext, words: tuple[str, ...], app: str | None, as_json: bool) -> int:
     """Search actions by WORDS in their key, name and description."""
     from pdkernel.actions.action_view import build_action_view
+    from pdkernel.operations.actions import search_actions
     from pdkernel.render import actions as action_view
 
-    catalog = open_catalog(state)
-    found = asyncio.run(catalog.search(" ".join(words), app=app, progress=_print_progress))
+    found = asyncio.run(search_actions(open_catalog(state), " ".join(words), app=app, progress=_print_progress))
     if as_json:
-        print_json([_json(component) for component in found])
-    elif found:
-        click.echo(action_view.render_list_text([build_action_view(component) for component in found]), nl=False)
+        print_json([_json(component) for component in found.components])
+    elif found.components:
+        views = [build_action_view(component) for component in found.components]
+        click.echo(action_view.render_list_text(views), nl=False)
     else:
-        click.echo(_no_match_message(catalog, app))
+        click.echo(found.advice)
     return 0
 
 
@@ -113,12 +114,11 @@ def open_catalog(state: CliContext) -> Catalog:
 
 
 async def _describe(state: CliContext, key: str) -> tuple[Component, ComponentDescription]:
-    from pdkernel.actions import ActionReference
     from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.operations.actions import describe_action
 
-    uses = ActionReference.parse(key)
     async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as engine:
-        return await engine.forms.describe(uses, progress=_print_progress)
+        return await describe_action(engine, key, progress=_print_progress)
 
 
 def _json(component: Component) -> dict[str, Any]:
@@ -132,20 +132,6 @@ def _json(component: Component) -> dict[str, Any]:
         "limits": component.limitations,
         "installed": component.file is not None,
     }
-
-
-def _no_match_message(catalog: Catalog, app: str | None) -> str:
-    from pdkernel.actions.npm_source import APPS_ON_NPM
-    from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
-
-    if catalog.settings.source_setting.source == "builtin" or catalog.settings.is_licence_missing:
-        more = (
-            f"npm has {app}: {ACCEPT_LICENCE_COMMAND}" if app in APPS_ON_NPM else f"For more: {ACCEPT_LICENCE_COMMAND}"
-        )
-        return f"No built-in action matches. {more}"
-    if app is None:
-        return "No local action matches. To search further, name an app: --app SLUG"
-    return "No action matches."
 
 
 def _print_progress(line: str) -> None:

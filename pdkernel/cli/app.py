@@ -50,18 +50,15 @@ class CliContext:
     def open_project(self) -> Project:
         """Open the local project: `--project`, else the nearest upwards, else a new project in the current folder."""
         if self._project is None:
-            from pdkernel.project import Project, find_project
+            from pdkernel.operations.projects import open_project
 
-            given = self.project_folder or os.environ.get("PDKERNEL_PROJECT")
-            folder = _project_folder(Path(given)) if given else find_project(Path.cwd())
-            key = os.environ.get("PDKERNEL_KEY_FILE")
-            self._project = Project.open(
-                folder,
-                database_url=self.database_url or os.environ.get("PDKERNEL_DATABASE"),
-                key_file=Path(key) if key else None,
+            self._project = open_project(
+                Path.cwd(), os.environ, folder=self.project_folder, database_url=self.database_url
             )
             if self._project.is_new:
-                click.echo(f"Created a local project in {folder} (ignored by Git; includes the key).", err=True)
+                click.echo(
+                    f"Created a local project in {self._project.folder} (ignored by Git; includes the key).", err=True
+                )
         return self._project
 
     def has_project(self) -> bool:
@@ -88,10 +85,6 @@ class CliContext:
         """Close the project if it is open."""
         if self._project is not None:
             self._project.close()
-
-
-def _project_folder(folder: Path) -> Path:
-    return folder if folder.name == ".pdkernel" else folder / ".pdkernel"
 
 
 def _store_on_context(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -212,4 +205,6 @@ def read_input(name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as fault:
-        raise EventError(f"Cannot read {name}: {fault.strerror}.") from None
+        raise EventError(
+            f"Cannot read {name}: {fault.strerror}.", fix="Name a readable file, or - for standard input."
+        ) from None

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @env_option("--environment", metavar="ENV", help="development (default) or production.")
 @env_option(
-    "--external-user", metavar="ID", help="Look at this external user only, and say how their accounts are looked up."
+    "--external-user", metavar="ID", help="Check this external user only, and explain the lookup of their accounts."
 )
-@click.option("--matrix", is_flag=True, help="Say for each external user and step of SOURCE whether it could run.")
+@click.option("--matrix", is_flag=True, help="Show for each external user whether each step of SOURCE can run.")
 @json_option
 def doctor(
     state: CliContext,
@@ -40,9 +40,9 @@ def doctor(
     as_json: bool,
 ) -> int:
     """
-    Say what this machine and this project have, and what SOURCE still needs, with the command for each.
+    Report what this machine and this project have, and what SOURCE lacks, with a command for each requirement.
 
-    SOURCE may be a folder of workflows: each of them is looked at.
+    If SOURCE is a folder of workflows, each workflow is checked.
     """
     from pdkernel.source import find_sources
 

@@ -1,12 +1,11 @@
 """
 `pdkernel export`: a notebook as the files that Pipedream deploys.
 
-Options and output of the command. `definition` plans and writes the files, `proof` compares them with the notebook.
+Options and output of the command. The operation is in `operations.export`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -54,54 +53,47 @@ def export(
     --into overwrites the entry files of steps and the changed lines of workflow.yaml. Check the changes with --dry-run
     first; undo them with Git. Files of removed steps stay and are listed.
     """
-    from pdkernel import definition
-    from pdkernel.analysis import check_workflow
     from pdkernel.errors import RequestError
-    from pdkernel.render import files
+    from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
+    from pdkernel.render import files as files_view
     from pdkernel.render import proof as proof_view
     from pdkernel.source import load_source
 
-    if (to is None) == (into is None):
+    target = to if to is not None else into
+    if target is None:
         raise RequestError(
             "The target folder is missing.",
             fix="Pass either --to FOLDER for a new folder or --into FOLDER for a synced folder.",
         )
-    if prove and dry_run:
-        raise RequestError(
-            "--prove needs the written files, and --dry-run writes none.", fix="Leave out --dry-run or --prove."
-        )
+    check_export_options(to=to, into=into, dry_run=dry_run, prove=prove)
     opened = load_source(notebook, unanswered="refuse" if prove else "keep")
-    check_workflow(opened.workflow, to_run=False)
-    target = str(to or into)
-    export_files = definition.export_to_folder if into is None else definition.export_to_synced_folder
-    result = export_files(opened.workflow, Path(target), sidecar=opened.sidecar, include_readme=docs, dry_run=dry_run)
-    proof = _prove(state, opened, result.folder, into=into is not None, quiet=as_json) if prove else None
+    files = export_workflow(opened, Path(target), is_patch=into is not None, include_docs=docs, dry_run=dry_run)
+    proof = _prove(state, opened, files.folder, is_patch=into is not None, quiet=as_json) if prove else None
     if as_json:
-        print_json({**result.to_json(), **({"proof": proof.to_json()} if proof else {})})
+        print_json(Export(files, proof).to_json())
     else:
-        note = None if result.is_written else "Dry run: no file was written."
+        note = None if files.is_written else DRY_RUN_NOTE
         click.echo(
-            files.render_text(target, result.files, checklist=result.checklist, note=note, findings=result.findings),
+            files_view.render_text(target, files.files, checklist=files.checklist, note=note, findings=files.findings),
             nl=False,
         )
         click.echo(proof_view.render_text(proof) if proof else "", nl=False)
     return 1 if proof is not None and proof.verdict == "differs" else 0
 
 
-def _prove(state: CliContext, opened: WorkflowSource, folder: Path, *, into: bool, quiet: bool) -> Proof:
-    from pdkernel.proof import ExportedNotebook, run_proof
+def _prove(state: CliContext, opened: WorkflowSource, folder: Path, *, is_patch: bool, quiet: bool) -> Proof:
+    from pdkernel.operations.export import prove_export
 
     def print_progress(line: str) -> None:
         if not quiet and is_interactive(sys.stderr):
             click.echo(line, err=True)
 
-    exported = ExportedNotebook(
-        opened.path,
-        opened.workflow,
-        opened.sidecar,
-        state.open_project(),
-        state.open_directory(),
+    return prove_export(
+        opened,
+        folder,
+        project=state.open_project(),
+        directory=state.open_directory(),
         environ=os.environ,
-        is_patched=into,
+        is_patch=is_patch,
+        progress=print_progress,
     )
-    return asyncio.run(run_proof(exported, folder, progress=print_progress))

@@ -43,7 +43,7 @@ _SHOWN_LOCATIONS = 5
     "--accounts",
     type=click.Choice(["ask", "own", "external-user"]),
     default="ask",
-    help="The owner of the account ids in the files. ask (default) asks on a terminal; without one they stay unanswered.",
+    help="The owner of the account ids in the files. ask (default) asks on a terminal; without a terminal the ids stay unanswered.",
 )
 @click.option("--force", is_flag=True, help="Replace existing notebooks; a copy of each stays beside the new one.")
 @json_option
@@ -151,7 +151,7 @@ class ImportPrompts:
     """
     The questions of one import: the owner of each account, and trigger settings that Git does not hold.
 
-    Each account and each trigger is asked for once; every question has an answer that decides nothing.
+    Each account and each trigger is asked for once. Every question can be left open.
 
     Args:
         state: The command's context; its project holds the developer's own accounts.
@@ -213,22 +213,21 @@ class ImportPrompts:
         return int(click.prompt(words, default=highest, type=click.IntRange(1, highest), err=True))
 
     def _create(self, question: AccountQuestion) -> str:
+        from pdkernel.operations.accounts import connect_account
+        from pdkernel.operations.runs import split_names
+
         names = click.prompt("Names of its credentials, separated by commas", default="oauth_access_token", err=True)
-        credentials = {
-            name: click.prompt(name, hide_input=True, err=True)
-            for name in (part.strip() for part in names.split(","))
-            if name
-        }
+        credentials = [(name, click.prompt(name, hide_input=True, err=True)) for name in split_names(names)]
         assert self._directory is not None, "without a directory, no choice creates an account"
-        account = self._directory.add_account(
-            app=question.app,
-            credentials=credentials,
+        account = connect_account(
+            self._directory,
+            question.app,
+            credentials,
             external_user_id=None,
             environment="development",
             account_id=question.account_id,
-            name=None,
         )
-        return str(account.id)
+        return account.id
 
     @cached_property
     def _directory(self) -> Directory | None:

@@ -1,7 +1,7 @@
 """
 `pdkernel invoke`: call a workflow's endpoint for an external user.
 
-Options of the command and the output of the response. `pdkernel.invoke` sends the request.
+Options of the command and the output of the response. The operations are in `operations.invocation` and `operations.snippets`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import click
 from pdkernel.cli.app import CliContext, command, env_option, json_option, print_json
 
 if TYPE_CHECKING:
-    from pdkernel.invoke import ClientCredentials, InvokeRequest
     from pdkernel.model import JSON
-    from pdkernel.project import Project
-    from pdkernel.render.snippets import Invocation, Snippet
+    from pdkernel.operations.invocation import InvokeRequest
 
 
 class InvokeOptions(TypedDict):
@@ -68,8 +66,8 @@ def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeO
 
     Exit status: 0 for a status below 400, 2 for 400 to 499, 1 for 500 and above, 3 if the server does not respond.
     """
-    from pdkernel.invoke import explain_missing_token
-    from pdkernel.invoke import invoke as send
+    from pdkernel.operations.invocation import explain_missing_token
+    from pdkernel.operations.invocation import invoke as send
 
     call = _call(url, options)
     if options["snippets"]:
@@ -92,25 +90,28 @@ def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeO
 
 def _snippets(state: CliContext, call: InvokeRequest, options: InvokeOptions, *, as_json: bool) -> int:
     from pdkernel.errors import RequestError
+    from pdkernel.operations.snippets import NO_USER_MESSAGE, build_invocation, run_snippets
     from pdkernel.render.snippets import build_snippets, render_text
-    from pdkernel.session.snippet_runner import build_invocation
 
     if call.external_user_id is None:
-        raise RequestError("Snippets invoke a workflow for an external user.", fix="Pass --external-user ID.")
-    project = state.open_project()
+        raise RequestError(NO_USER_MESSAGE, fix="Pass --external-user ID.")
     invocation = build_invocation(
-        call.url,
-        external_user_id=call.external_user_id,
-        environment=call.environment,
-        project_id=state.open_directory().project_id,
-        body=call.body,
-        method=call.method,
-        query=call.query,
-        uses_bearer_token=call.bearer is not None,
+        call, external_user_id=call.external_user_id, project_id=state.open_directory().project_id
     )
     snippets = build_snippets(invocation)
     if options["run_them"]:
-        snippets = asyncio.run(_run(project, snippets, invocation, call.client, options))
+        snippets = asyncio.run(
+            run_snippets(
+                state.open_project(),
+                invocation,
+                snippets,
+                client=call.client,
+                token=options["token"],
+                ca_file=options["ca_file"],
+                timeout_s=options["timeout"],
+                progress=lambda line: click.echo(line, err=True),
+            )
+        )
     if as_json:
         print_json([{"kind": e.kind, "code": e.code, "works": e.succeeded, "said": e.problem} for e in snippets])
     else:
@@ -118,33 +119,9 @@ def _snippets(state: CliContext, call: InvokeRequest, options: InvokeOptions, *,
     return 1 if any(each.succeeded is False for each in snippets) else 0
 
 
-async def _run(
-    project: Project,
-    snippets: tuple[Snippet, ...],
-    invocation: Invocation,
-    client: ClientCredentials | None,
-    options: InvokeOptions,
-) -> tuple[Snippet, ...]:
-    from contextlib import nullcontext
-
-    from pdkernel.session.snippet_runner import SnippetRunner, temporary_client
-
-    with nullcontext((client.id, client.secret)) if client else temporary_client(project) as (client_id, secret):
-        runner = SnippetRunner(
-            project.folder / "packages" / "snippets",
-            client_id,
-            secret,
-            token=options["token"],
-            ca_file=options["ca_file"],
-            timeout_s=options["timeout"],
-            progress=lambda line: click.echo(line, err=True),
-        )
-        return await runner.run(snippets, invocation)
-
-
 def _call(url: str, options: InvokeOptions) -> InvokeRequest:
     from pdkernel.identity import parse_environment
-    from pdkernel.invoke import InvokeRequest
+    from pdkernel.operations.invocation import InvokeRequest, build_client
 
     body = _body(options["body"])
     plain = body is None and options["external_user"] is None
@@ -157,23 +134,8 @@ def _call(url: str, options: InvokeOptions) -> InvokeRequest:
         query=[_pair(text, "=", "--query NAME=VALUE") for text in options["query"]],
         headers=dict(_pair(text, ":", "--header 'NAME: VALUE'") for text in options["headers"]),
         bearer=options["token"],
-        client=_client(options),
+        client=build_client(options["client_id"], options["client_secret"], options["token_url"]),
     )
-
-
-def _client(options: InvokeOptions) -> ClientCredentials | None:
-    from pdkernel.errors import RequestError
-    from pdkernel.invoke import ClientCredentials
-
-    client_id, secret = options["client_id"], options["client_secret"]
-    if not client_id and not secret:
-        return None
-    if not client_id or not secret:
-        raise RequestError(
-            "An OAuth client has an id and a secret.",
-            fix="Set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET; create a client with: pdkernel clients create",
-        )
-    return ClientCredentials(client_id, secret, options["token_url"])
 
 
 def _body(text: str | None) -> JSON:

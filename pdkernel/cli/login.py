@@ -106,7 +106,10 @@ def _secret(given: str | None) -> str | None:
         return Path(given[1:]).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as fault:
         why = getattr(fault, "strerror", None) or "the file is not text"
-        raise RequestError(f"Cannot read the client's secret from {given[1:]}: {why}.") from None
+        raise RequestError(
+            f"Cannot read the client's secret from {given[1:]}: {why}.",
+            fix="Pass a text file, or leave out --client-secret for a prompt.",
+        ) from None
 
 
 def _require_value(name: str, prompt: str, value: str | None, *, hidden: bool = False) -> str:

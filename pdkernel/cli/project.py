@@ -32,15 +32,12 @@ def project() -> None:
 @click.argument("name")
 def set_variable(state: CliContext, name: str) -> int:
     """Set NAME to a value from a prompt or standard input."""
-    from pdkernel.errors import RequestError
+    from pdkernel.operations.environment import set_variable
 
-    if "=" in name:
-        raise RequestError(
-            "A value on a command line is visible to other users of this machine.",
-            fix=f"pdkernel env set {name.split('=', maxsplit=1)[0]} reads the value from a prompt or standard input.",
-        )
-    value = click.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
-    state.open_project().variables.set(name, value)
+    def read_value() -> str:
+        return str(click.prompt(name, hide_input=True)) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+
+    set_variable(state.open_project(), name, read_value)
     click.echo(f"{name} is set.")
     return 0
 
@@ -53,7 +50,7 @@ def list_variables(state: CliContext, as_json: bool) -> int:
     if as_json:
         print_json([{"name": name} for name in names])
     else:
-        click.echo("\n".join(names) or "No environment variables. Set one: pdkernel env set NAME")
+        click.echo("\n".join(names) or "No environment variables. To set a variable: pdkernel env set NAME")
     return 0
 
 

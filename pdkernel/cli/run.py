@@ -11,10 +11,10 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 import click
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pdkernel.event import Event
     from pdkernel.execution import Execution
     from pdkernel.identity import Directory
-    from pdkernel.model import Trigger, Workflow
+    from pdkernel.model import JSON, Trigger, Workflow
     from pdkernel.project import Project
     from pdkernel.source import WorkflowSource
 
@@ -102,8 +102,11 @@ class RunOptions(TypedDict):
 @json_option
 def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOptions]) -> int:
     """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
+    from pdkernel.operations.runs import check_test_options, split_names
+
     several = options["external_users"] is not None
-    _check_save_test_options(options)
+    plain = split_names(options["plain"])
+    check_test_options(options["save_test"], non_secret_names=plain, has_several_users=several)
     runs = asyncio.run(_run_all(state, source, options, quiet=as_json))
     executions = [execution for _, execution in runs]
     if as_json:
@@ -114,7 +117,7 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
             responds = runs[0][0].workflow.trigger.type == "http"
             _print(execution, explain=options["explain"], responds=responds)
     if options["save_test"] is not None:
-        _save_test(state, source, *runs[0], name=options["save_test"], plain=options["plain"])
+        _save_test(state, source, *runs[0], name=options["save_test"], non_secret_names=plain)
     return max(resolve_exit_status(execution) for execution in executions)
 
 
@@ -139,8 +142,8 @@ async def _run_all(
         runs = []
         for request in requests:
             with _Progress(quiet) as progress:
-                run_request = request(progress)
-                runs.append((run_request, await engine.run(run_request)))
+                shown = replace(request, on_progress=progress.print_line, on_change=progress.update)
+                runs.append((shown, await engine.run(shown)))
             if runs[-1][1].status == "cancelled":
                 break
         return runs
@@ -150,42 +153,25 @@ async def _run_all(
 
 def _request(
     opened: WorkflowSource, event: Event, user: str | None, options: RunOptions, project: Project, source: str
-) -> Callable[[_Progress], RunRequest]:
+) -> RunRequest:
     from pdkernel.egress import default_mode, parse_policy
-    from pdkernel.egress.recording import MemoryRecording
-    from pdkernel.engine.run_request import RunRequest
     from pdkernel.identity import parse_environment
-    from pdkernel.source import sibling_workflow_finder
-    from pdkernel.variables import load_variables
+    from pdkernel.operations.runs import build_run_request, select_steps
 
-    environment = parse_environment(options["environment"] or event.environment)
-    workflow, folder = opened.workflow, opened.folder.resolve()
-    only = None
-    if options["first"] is not None:
-        first = workflow.step(options["first"])
-        only = frozenset({first.name, *(step.name for step in workflow.steps_after(first.name))})
     unopened = f" unopened={options['unopened']}" if options["unopened"] else ""
-    policy = parse_policy((options["egress"] or default_mode(os.environ)) + unopened, via=options["via"])
-    pins = _pins(workflow, options["pins"])
-    pauses = _pauses(options)
-    return lambda progress: RunRequest(
-        workflow=workflow,
-        event=event.with_identity(user, environment),
-        policy=policy,
+    return build_run_request(
+        opened,
+        event,
+        project=project,
+        policy=parse_policy((options["egress"] or default_mode(os.environ)) + unopened, via=options["via"]),
         external_user_id=user,
-        environment=environment,
-        variables=load_variables(project, folder),
-        folder=folder,
-        pinned_exports=pins,
-        actions_source=opened.sidecar.actions if opened.sidecar else None,
-        only_steps=only,
-        recording=MemoryRecording() if options["save_test"] is not None else None,
+        environment=parse_environment(options["environment"] or event.environment),
+        source_argument=source,
+        only_steps=select_steps(opened.workflow, first=options["first"]),
+        pinned_exports=_pins(opened.workflow, options["pins"]),
+        pause_mode=_pauses(options),
         install=not options["no_install"],
-        source=source,
-        on_progress=progress.print_line,
-        on_change=progress.update,
-        pause_mode=pauses,
-        find_workflow=sibling_workflow_finder(opened.path),
+        is_recorded=options["save_test"] is not None,
     )
 
 
@@ -193,7 +179,7 @@ def _pauses(options: RunOptions) -> PauseMode:
     from pdkernel.errors import RequestError
 
     if options["wait"] and options["skip_waits"]:
-        raise RequestError("Give --wait or --skip-waits, not both.")
+        raise RequestError("--wait and --skip-waits exclude each other.", fix="Leave out one of them.")
     return "wait" if options["wait"] else "skip" if options["skip_waits"] else "park"
 
 
@@ -204,12 +190,13 @@ def _event(event: str | None, body: str | None, trigger: Trigger) -> Event:
 
     if event is None and body is None and trigger.type == "schedule":
         return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
-    if (event is None) == (body is None):
+    if event is None and body is None:
         raise EventError(
-            "Give the event with --event FILE (or - for standard input), or a bare payload with --body FILE|JSON."
-            if event is None
-            else "Give --event or --body, not both."
+            "The event is missing.",
+            fix="Pass --event FILE (or - for standard input), or a bare payload with --body FILE|JSON.",
         )
+    if event is not None and body is not None:
+        raise EventError("--event and --body exclude each other.", fix="Leave out one of them.")
     if event is not None:
         return Event.parse(
             read_input(event), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
@@ -227,13 +214,10 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
 
     if not (opened.folder / EVENTS_FOLDER).is_dir():
         return
-    from pdkernel.analysis import compare_event, derive_contract
+    from pdkernel.operations.events import EventLibrary, compare_with_saved_events
     from pdkernel.render.contract import describe_violations
-    from pdkernel.session.event_contract import load_saved_events
-    from pdkernel.session.event_library import EventLibrary
 
-    saved = load_saved_events(EventLibrary(opened.folder), http=event.is_http)
-    found = compare_event(derive_contract(opened.workflow), Path(name or "").stem, dict(event.data), saved)
+    found = compare_with_saved_events(opened.workflow, EventLibrary(opened.folder), event, name=Path(name or "").stem)
     for line in describe_violations(replace(found, violations=())):
         click.echo(f"Drift: {line}", err=True)
 
@@ -241,57 +225,37 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
 def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[str | None]:
     from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
+    from pdkernel.operations.runs import list_run_users
 
-    several = options["external_users"]
-    if several is None:
+    if options["external_users"] is None:
         return [options["external_user"] or event.external_user_id]
     if options["external_user"] is not None:
-        raise RequestError("Give --external-user or --external-users, not both.")
+        raise RequestError("--external-user and --external-users exclude each other.", fix="Leave out one of them.")
     environment = parse_environment(options["environment"] or event.environment)
-    users = (
-        [user.external_id for user in directory.users(environment)]
-        if several == "all"
-        else [user.strip() for user in several.split(",") if user.strip()]
-    )
-    if not users:
-        raise RequestError(
-            f"There are no external users in {environment}.",
-            fix="The first connected account makes one: pdkernel accounts add --external-user ID --app APP --credential KEY",
-        )
-    return users
+    return list_run_users(options["external_users"], directory, environment)
 
 
-def _pins(workflow: Workflow, pins: Sequence[str]) -> dict[str, Any]:
+def _pins(workflow: Workflow, pins: Sequence[str]) -> dict[str, Mapping[str, JSON]]:
     from pdkernel.errors import RequestError
-    from pdkernel.event import parse_json
-    from pdkernel.execution import RETURN_VALUE
+    from pdkernel.operations.runs import parse_pinned_exports
 
-    found: dict[str, Any] = {}
+    found = {}
     for pin in pins:
         name, separator, file = pin.partition("=")
         if not separator:
             raise RequestError(f"--pin {pin} does not name a file.", fix="Write --pin STEP=FILE.")
-        value = parse_json(read_input(file), label=file)
-        found[workflow.step(name).name] = value if isinstance(value, dict) else {RETURN_VALUE: value}
+        found[workflow.step(name).name] = parse_pinned_exports(read_input(file), label=file)
     return found
 
 
-def _check_save_test_options(options: RunOptions) -> None:
-    """Check the options of --save-test before the run starts."""
-    from pdkernel.errors import RequestError
-
-    if options["plain"] is not None and options["save_test"] is None:
-        raise RequestError("--plain has no effect without --save-test.", fix="Add --save-test NAME.")
-    if options["save_test"] is not None:
-        from pdkernel.snapshot_tests.saver import normalize_test_name
-
-        normalize_test_name(options["save_test"])
-        if options["external_users"] is not None:
-            raise RequestError("--save-test saves a single run.", fix="Name one external user with --external-user.")
-
-
 def _save_test(
-    state: CliContext, source: Path, request: RunRequest, execution: Execution, *, name: str, plain: str | None
+    state: CliContext,
+    source: Path,
+    request: RunRequest,
+    execution: Execution,
+    *,
+    name: str,
+    non_secret_names: Sequence[str],
 ) -> None:
     from pdkernel.snapshot_tests import save_test
 
@@ -301,7 +265,7 @@ def _save_test(
         name=name,
         source=source,
         directory=state.open_directory(),
-        non_secret_names=[each.strip() for each in (plain or "").split(",") if each.strip()],
+        non_secret_names=non_secret_names,
     )
     click.echo(saved.format_summary(Path.cwd()), err=True)
 

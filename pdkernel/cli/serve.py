@@ -20,13 +20,14 @@ import click
 from pdkernel.cli.app import CliContext, command, env_option, json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import socket
+    from collections.abc import Callable, Sequence
+    from ssl import SSLContext
 
-    from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.identity import Directory
     from pdkernel.project import Project
-    from pdkernel.server.app_context import AppContext, ServedWorkflow, ServedWorkflows, ServeSettings
+    from pdkernel.server.app_context import ServedWorkflow, ServeSettings
     from pdkernel.server.passthrough import PipedreamPassthrough
+    from pdkernel.server.source_workflows import SourceWorkflows
 
 ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT_PORT = 8765
@@ -93,76 +94,111 @@ def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options
 
 
 async def _serve(state: CliContext, paths: tuple[Path, ...], options: ServeOptions, *, as_json: bool) -> None:
-    from pdkernel.server import create_app
-    from pdkernel.server.exposure import check_exposure
     from pdkernel.server.host_names import parse_public_url
+    from pdkernel.server.uvicorn_server import listen, local_url
+
+    public = parse_public_url(options["public_url"]) if options["public_url"] else None
+    pipedream = _passthrough(state.open_project())
+    workflows, warnings = _load_workflows(state, paths, options["host"], public, pipedream)
+    served = workflows.list_workflows()
+    listening = listen(options["host"], options["port"])
+    try:
+        local = local_url(listening, options["host"], tls=options["tls"])
+        url = public or local
+        context, notes = None, [f"Listening at {local}"] if public else []
+        if options["tls"]:
+            context, notes = _build_tls(state.open_project(), options["host"], url)
+        if pipedream is not None:
+            login = pipedream.login
+            notes.append(f"Requests to Connect's routes go to {login.base_url}, project {login.project_id}")
+
+        def announce() -> None:
+            if as_json:
+                _print_line(_startup_json(state.open_project(), state.open_directory().project_id, url, served))
+            _print_startup(url, served, [*notes, *warnings], as_json=as_json)
+
+        await _answer_requests(state, options, workflows, pipedream, listening, url=url, tls=context, on_ready=announce)
+    finally:
+        listening.close()
+
+
+def _load_workflows(
+    state: CliContext, paths: tuple[Path, ...], host: str, public: str | None, pipedream: PipedreamPassthrough | None
+) -> tuple[SourceWorkflows, list[str]]:
+    """
+    Load the workflows at *paths*, and check that they may be served on *host*.
+
+    Returns:
+        The workflows, and warnings for the startup.
+    """
+    from pdkernel.server.exposure import check_exposure
     from pdkernel.server.source_workflows import (
         SourceWorkflows,
         check_bearer_tokens,
         load_served_sources,
         warn_unfired_triggers,
     )
-    from pdkernel.server.uvicorn_server import (
-        Server,
-        build_tls_context,
-        listen,
-        local_url,
-        serve_until_signalled,
-        silence_uvicorn_logs,
-    )
 
     project = state.open_project()
-    pipedream = _passthrough(project)
-
-    public = parse_public_url(options["public_url"]) if options["public_url"] else None
 
     def check(*served: ServedWorkflow) -> list[str]:
         check_bearer_tokens(served)
-        return check_exposure(
-            options["host"], served, project, has_pipedream_login=pipedream is not None, public_url=public
-        )
+        return check_exposure(host, served, project, has_pipedream_login=pipedream is not None, public_url=public)
 
     workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=_write_line)
     served = workflows.list_workflows()
-    exposed = check(*served)
-    warnings = [*exposed, *warn_unfired_triggers(served)]
-    sockets = listen(options["host"], options["port"])
-    try:
-        local = local_url(sockets, options["host"], tls=options["tls"])
-        url = public or local
-        settings = _settings(options, url)
-        context, notes = None, [f"Listening at {local}"] if public else []
-        if options["tls"]:
-            hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_host_names(options["host"], url)]))
-            context, ca, bundle = build_tls_context(project.folder / "egress", hosts, os.environ)
-            notes = [f"export NODE_EXTRA_CA_CERTS={ca}    # Node.js", f"export SSL_CERT_FILE={bundle}    # Python"]
-        engine = await _start_engine(project, state.open_directory(), options["max_active_runs"])
-        try:
-            app_context = _app_context(state, engine, workflows, settings, pipedream)
-            silence_uvicorn_logs()
-            if pipedream is not None:
-                notes.append(
-                    f"Requests to Connect's routes go to {pipedream.login.base_url}, project {pipedream.login.project_id}"
-                )
-
-            def ready() -> None:
-                if as_json:
-                    _print_line(_startup_json(project, state.open_directory().project_id, url, served))
-                _print_startup(url, served, [*notes, *warnings], as_json=as_json)
-
-            await serve_until_signalled(Server(create_app(app_context), tls=context, on_ready=ready), sockets)
-        finally:
-            await engine.close()
-            if pipedream is not None:
-                await pipedream.close()
-    finally:
-        sockets.close()
+    return workflows, [*check(*served), *warn_unfired_triggers(served)]
 
 
-async def _start_engine(project: Project, directory: Directory, size: int) -> WorkflowEngine:
+def _build_tls(project: Project, host: str, url: str) -> tuple[SSLContext, list[str]]:
+    """The TLS context with the project's certificate, and the settings that clients need."""
+    from pdkernel.server.uvicorn_server import build_tls_context
+
+    hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_host_names(host, url)]))
+    context, authority, bundle = build_tls_context(project.folder / "egress", hosts, os.environ)
+    return context, [
+        f"export NODE_EXTRA_CA_CERTS={authority}    # Node.js",
+        f"export SSL_CERT_FILE={bundle}    # Python",
+    ]
+
+
+async def _answer_requests(
+    state: CliContext,
+    options: ServeOptions,
+    workflows: SourceWorkflows,
+    pipedream: PipedreamPassthrough | None,
+    listening: socket.socket,
+    *,
+    url: str,
+    tls: SSLContext | None,
+    on_ready: Callable[[], None],
+) -> None:
+    """Answer requests on *listening* until a signal ends the server."""
     from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.server import AppContext, create_app
+    from pdkernel.server.uvicorn_server import Server, serve_until_signalled, silence_uvicorn_logs
 
-    return await WorkflowEngine.start(project, directory, max_active_runs=size)
+    project, directory = state.open_project(), state.open_directory()
+    settings = _settings(options, url)
+    engine = await WorkflowEngine.start(project, directory, max_active_runs=options["max_active_runs"])
+    try:
+        app_context = AppContext(
+            project=project,
+            directory=directory,
+            engine=engine,
+            workflows=workflows,
+            settings=settings,
+            clock=project.clock,
+            ids=project.ids,
+            write_line=_write_line,
+            passthrough=pipedream,
+        )
+        silence_uvicorn_logs()
+        await serve_until_signalled(Server(create_app(app_context), tls=tls, on_ready=on_ready), listening)
+    finally:
+        await engine.close()
+        if pipedream is not None:
+            await pipedream.close()
 
 
 def _passthrough(project: Project) -> PipedreamPassthrough | None:
@@ -173,29 +209,6 @@ def _passthrough(project: Project) -> PipedreamPassthrough | None:
     from pdkernel.server.passthrough import PipedreamPassthrough
 
     return PipedreamPassthrough(login, project.pipedream_tokens, project.clock)
-
-
-def _app_context(
-    state: CliContext,
-    engine: WorkflowEngine,
-    workflows: ServedWorkflows,
-    settings: ServeSettings,
-    pipedream: PipedreamPassthrough | None,
-) -> AppContext:
-    from pdkernel.server import AppContext
-
-    project = state.open_project()
-    return AppContext(
-        project=project,
-        directory=state.open_directory(),
-        engine=engine,
-        workflows=workflows,
-        settings=settings,
-        clock=project.clock,
-        ids=project.ids,
-        write_line=_write_line,
-        passthrough=pipedream,
-    )
 
 
 def _settings(options: ServeOptions, url: str) -> ServeSettings:

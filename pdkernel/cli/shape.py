@@ -1,21 +1,21 @@
 """
 `pdkernel shape`: the structure of events, and the contract between a workflow's steps and its events.
 
-Options and output of the command. `shape` infers structures, `analysis` derives and checks contracts.
+Options and output of the command. The operations are in `operations.events`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pdkernel.cli.app import CliContext, command, json_option, print_json, read_input
 
 if TYPE_CHECKING:
-    from pdkernel.model import JSON
+    from pdkernel.event import Event
 
 
 @command(name="shape")
@@ -38,15 +38,15 @@ def shape(_: CliContext, events: tuple[str, ...], schema: bool, contract: bool, 
     if contract or example:
         return show_contract(Path(events[0]), events[1:], schema=schema, example=example, as_json=as_json)
     from pdkernel import shape as shapes
-    from pdkernel.event import Event
+    from pdkernel.operations.events import infer_event_shape
     from pdkernel.render import shape as shape_view
 
-    values: list[Any] = [dict(Event.parse(read_input(name), label=name).with_masked_headers().data) for name in events]
+    given = [_read_event(name) for name in events]
     if schema:
-        list_schema = shapes.infer_schema(values)
+        list_schema = shapes.infer_schema([dict(event.with_masked_headers().data) for event in given])
         print_json({"$schema": list_schema["$schema"], **list_schema["items"]})
         return 0
-    found = shapes.infer_shape(*values)
+    found = infer_event_shape(given)
     if as_json:
         print_json(shape_view.build_rows(found))
     else:
@@ -61,37 +61,31 @@ def show_contract(source: Path, events: Sequence[str], *, schema: bool, example:
     Returns:
         0 if all *events* (default: the saved events) fulfil the contract, else 1.
     """
-    from pdkernel.analysis import build_contract_schema, build_example_event, compare_event, derive_contract
+    from pdkernel.analysis import build_contract_schema
+    from pdkernel.operations.events import EventLibrary, check_contract
     from pdkernel.render import contract as contract_view
-    from pdkernel.session.event_contract import load_saved_events
-    from pdkernel.session.event_library import EventLibrary
     from pdkernel.source import load_source
 
     opened = load_source(source, unanswered="keep")
-    workflow = opened.workflow
-    http = workflow.trigger.type == "http"
-    saved = load_saved_events(EventLibrary(opened.folder), http=http)
-    contract = derive_contract(workflow)
-    example_event = build_example_event(contract, list(saved.values()), is_http=http)
+    http = opened.workflow.trigger.type == "http"
+    given = {} if schema or example else {Path(name).stem: _read_event(name, http=http) for name in events}
+    report = check_contract(opened.workflow, EventLibrary(opened.folder), given, include_saved=not given)
     if schema:
-        print_json(build_contract_schema(contract))
+        print_json(build_contract_schema(report.contract))
         return 0
     if example:
-        print_json(example_event)
+        print_json(report.example)
         return 0
-    looked_at = {Path(name).stem: _event(name, http=http) for name in events} if events else saved
-    # the order in which events were saved is not known: they are not compared with each other
-    compared = [compare_event(contract, name, data, saved if events else {}) for name, data in looked_at.items()]
     if as_json:
-        comparisons = [each.to_json() for each in compared]
-        print_json({"workflow": workflow.name, **contract.to_json(), "events": comparisons, "example": example_event})
+        print_json(report.to_json())
     else:
-        click.echo(contract_view.render_text(contract, workflow.name, compared, example_event), nl=False)
-    return 0 if all(each.is_compatible for each in compared) else 1
+        click.echo(
+            contract_view.render_text(report.contract, report.workflow, report.comparisons, report.example), nl=False
+        )
+    return 0 if report.is_fulfilled else 1
 
 
-def _event(name: str, *, http: bool) -> Mapping[str, JSON]:
+def _read_event(name: str, *, http: bool = True) -> Event:
     from pdkernel.event import Event
 
-    label = "standard input" if name == "-" else name
-    return dict(Event.parse(read_input(name), label=label, is_http=http).with_masked_headers().data)
+    return Event.parse(read_input(name), label="standard input" if name == "-" else name, is_http=http)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, get_args
 
@@ -100,11 +101,11 @@ def forget(state: CliContext, workflow: Path, external_user: str | None, environ
 
 def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     from pdkernel.egress import default_mode, parse_policy
-    from pdkernel.engine.event_sources import SourceAct, SourceRequest, require_source_trigger
+    from pdkernel.engine.event_sources import SourceAct
     from pdkernel.errors import RequestError
     from pdkernel.event import parse_json
     from pdkernel.identity import parse_environment
-    from pdkernel.model import DEFAULT_TIMEOUT_S
+    from pdkernel.operations.sources import build_source_request
     from pdkernel.source import load_source
 
     opened = load_source(path)
@@ -112,20 +113,16 @@ def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     if hook is not None and hook not in get_args(SourceAct):
         raise RequestError(f"{hook!r} is not a hook of a source.", fix="Use deploy, activate or deactivate.")
     event = options["event"]
-    request = SourceRequest(
-        trigger=require_source_trigger(opened.workflow.trigger),
-        owner_key=str(opened.path.resolve()),
+    request = build_source_request(
+        opened,
         policy=parse_policy(options["egress"] or default_mode(os.environ)),
-        act=cast("SourceAct", hook or "run"),
-        event=parse_json(read_input(event), label=event) if event else None,
         external_user_id=options["external_user"],
         environment=parse_environment(options["environment"]),
-        folder=opened.folder.resolve(),
-        timeout_s=DEFAULT_TIMEOUT_S["source"],
+        event=parse_json(read_input(event), label=event) if event else None,
         install=not options["no_install"],
-        endpoint_url=options["endpoint"],
     )
-    return request, opened.folder
+    act = cast("SourceAct", hook or "run")
+    return replace(request, act=act, endpoint_url=options["endpoint"]), opened.folder
 
 
 async def _poll(state: CliContext, request: SourceRequest) -> SourceResult:
@@ -136,7 +133,7 @@ async def _poll(state: CliContext, request: SourceRequest) -> SourceResult:
 
 
 def _save(folder: Path, name: str, result: SourceResult) -> list[Path]:
-    from pdkernel.session.event_library import EventLibrary
+    from pdkernel.operations.events import EventLibrary
 
     library = EventLibrary(folder)
     return [library.save(f"{name}-{number}", found.event) for number, found in enumerate(result.events, start=1)]
@@ -158,6 +155,8 @@ def _json(result: SourceResult, saved: list[Path]) -> dict[str, Any]:
 
 
 def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
+    from pdkernel.operations.sources import describe_events
+
     for log in result.record.logs:
         click.echo(log.text, nl=False, err=log.stream == "stderr")
     if result.record.error is not None:
@@ -165,13 +164,10 @@ def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
     if not result.had_hook and result.record.error is None:
         click.echo(f"{result.component.uses} does not have this hook.")
         return
-    for number, found in enumerate(result.events, start=1):
-        click.echo(f"{number}. {found.summary or found.id or 'event'}")
     if result.response is not None:
         click.echo(f"The source answered the request with status {result.response['status']}.")
-    new = len(result.events)
-    click.echo(f"{new} new event{'' if new == 1 else 's'}, {result.repeated_count} emitted before.")
+    click.echo("\n".join(describe_events(result)))
     if saved:
         click.echo(f"Run one: pdkernel run {workflow} --event {saved[0]}")
-    elif new:
+    elif result.events:
         click.echo("To save them as test events, pass --save NAME.")

@@ -31,28 +31,22 @@ def store() -> None:
 @json_option
 def list_stores(state: CliContext, name: str | None, as_json: bool) -> int:
     """List the data stores, or the records of the store NAME."""
+    from pdkernel.operations import stores as operations
     from pdkernel.render import stores as stores_view
 
     table = state.open_project().data_stores
     if name is None:
-        found = table.list_stores()
         if as_json:
-            print_json([_summary(each) for each in found])
+            print_json([_summary(each) for each in table.list_stores()])
         else:
-            click.echo(
-                stores_view.render_stores_text(
-                    [stores_view.StoreSummary(each.name, each.record_count, each.characters) for each in found]
-                ),
-                nl=False,
-            )
+            click.echo(stores_view.render_stores_text(operations.list_stores(table)), nl=False)
         return 0
-    table.require(name)
-    records = [_record(record) for record in table.iter_records(name)]
     if as_json:
-        print_json(records)
+        table.require(name)
+        print_json([_record(record) for record in table.iter_records(name)])
     else:
-        lines = [stores_view.RecordRow(each["key"], each["value"], each.get("expires_at", "")) for each in records]
-        click.echo(stores_view.render_records_text(name, lines, total=len(lines)), nl=False)
+        shown = operations.view_store(table, name)
+        click.echo(stores_view.render_records_text(shown.name, shown.rows, total=shown.total), nl=False)
     return 0
 
 
@@ -138,7 +132,7 @@ def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -
     try:
         to.write_text("".join(lines), encoding="utf-8")
     except OSError as fault:
-        raise RequestError(f"Cannot write {to}: {fault.strerror}.") from None
+        raise RequestError(f"Cannot write {to}: {fault.strerror}.", fix="Name a file in a writable folder.") from None
     if as_json:
         print_json({"name": name, "file": str(to), "records": len(lines)})
     else:

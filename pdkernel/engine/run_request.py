@@ -13,7 +13,7 @@ from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
-from pdkernel.execution import Execution
+from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
@@ -45,6 +45,11 @@ class StepDebugger(Protocol):
 
 WorkflowFinder = Callable[[str], TriggerableWorkflow | None]
 """Returns the workflow with an id, a name or a path, or None."""
+
+
+def build_pinned_exports(value: JSON) -> Mapping[str, JSON]:
+    """The exports of a pin: an object holds the exports; another value, or an empty object, is the return value."""
+    return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 Account choices for the account ids in a synced file, as questions and answers.
 
 Such a file holds ids only. The same id can stand for the external user's account in one workflow and for your own account
-in another, so a person must decide. The caller asks.
+in another, so a person must decide. The caller asks the questions.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def find_known_choices(synced: SyncedFolder, earlier_sidecar: Sidecar | None) ->
     for step, app in _bindings(synced.workflow):
         place = (step.name, app.prop)
         account_id = synced.accounts.get(place)
-        said = [_get_choice(sidecar, place) for sidecar in (earlier_sidecar, synced.sidecar)]
-        known = next((choice for choice in said if choice is not None and choice.account != UNANSWERED), None)
+        choices = [_get_choice(sidecar, place) for sidecar in (earlier_sidecar, synced.sidecar)]
+        known = next((choice for choice in choices if choice is not None and choice.account != UNANSWERED), None)
         if known is not None:
             found[place] = known
-        elif account_id is None and not any(said):
+        elif account_id is None and not any(choices):
             found[place] = AccountChoice(EXTERNAL_USER)
     return found
 
@@ -63,12 +63,12 @@ def _get_choice(sidecar: Sidecar | None, place: PropLocation) -> AccountChoice |
 
 def build_questions(synced: SyncedFolder, known: Mapping[PropLocation, AccountChoice]) -> tuple[AccountQuestion, ...]:
     """One question for each app and id among the props that are not *known*."""
-    asked: dict[tuple[str, str], list[PropLocation]] = {}
+    locations: dict[tuple[str, str], list[PropLocation]] = {}
     for step, app in _bindings(synced.workflow):
         place = (step.name, app.prop)
         if place not in known:
-            asked.setdefault((app.app, synced.accounts.get(place) or ""), []).append(place)
-    return tuple(AccountQuestion(app, account_id, tuple(places)) for (app, account_id), places in asked.items())
+            locations.setdefault((app.app, synced.accounts.get(place) or ""), []).append(place)
+    return tuple(AccountQuestion(app, account_id, tuple(places)) for (app, account_id), places in locations.items())
 
 
 def answer_questions(answer: BulkAnswer, questions: Iterable[AccountQuestion]) -> dict[tuple[str, str], AccountAnswer]:

@@ -102,7 +102,10 @@ def find_workflow_folders(root: Path) -> list[Path]:
         raise NotebookError(f"{root} {what}.", fix="Name a workflow's folder, or a repository that Pipedream synced.")
     found = list(iter_workflow_paths(root, include_notebooks=False))
     if not found:
-        raise NotebookError(f"{root} holds no workflow: no folder in it has a {WORKFLOW_FILE}.")
+        raise NotebookError(
+            f"{root} holds no workflow: no folder in it has a {WORKFLOW_FILE}.",
+            fix="Name the folder of a repository that Pipedream synced.",
+        )
     return found
 
 
@@ -215,7 +218,9 @@ def write_notebook_files(texts: NotebookTexts, notebook: Path, *, force: bool) -
         files = [DefinitionFile(sidecar.name, texts.sidecar), DefinitionFile(notebook.name, texts.notebook)]
         write_definition_files(files, notebook.parent)
     except OSError as error:
-        raise RequestError(f"{notebook} cannot be written: {error.strerror or error}.") from None
+        raise RequestError(
+            f"{notebook} cannot be written: {error.strerror or error}.", fix="Import into a writable folder."
+        ) from None
     return "replaced" if kept else "new", kept
 
 

@@ -7,6 +7,7 @@ registered or at the first use of a magic.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ def register(ip: Any) -> None:
     """Register pdkernel on the shell *ip*; a second call has no effect."""
     if has_matchers(ip):
         return
+    _debug_kernel_only()
     from pdkernel.magics.actions import ActionMagics
     from pdkernel.magics.invoke import InvokeMagics
     from pdkernel.magics.run import RunMagics
@@ -34,6 +36,17 @@ def register(ip: Any) -> None:
     # Before IPython's own clean-up, which would change whitespace lines and prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, DirectiveTransformer(CELL_SOURCES))
     register_matchers(ip, lambda: _steps(ip), lambda: _vocabulary(ip))
+
+
+def _debug_kernel_only() -> None:
+    """
+    Keep the debugger of ipykernel out of child processes.
+
+    In a worker it would wait for a front end that attaches to the worker, which Jupyter's front ends do not do.
+    """
+    debugpy = sys.modules.get("debugpy")
+    if debugpy is not None:
+        debugpy.configure(subProcess=False)
 
 
 def unregister(ip: Any) -> None:

@@ -58,14 +58,11 @@ class ActionMagics(Magics):
         from pdkernel.actions.action_view import build_action_view
 
         session = get_session(self.shell)
-        found = [
-            build_action_view(component) for component in session.actions.search(words, app=app, progress=show_message)
-        ]
-        if not found:
-            where = session.catalog.settings.source_setting
-            others = "others do not run in this project" if where.source == "builtin" else f"others run from: {where}"
-            show_message(f"No action matches. Some actions are built in; {others}. See: pdkernel project set --help")
+        search = session.actions.search(words, app=app, progress=show_message)
+        if not search.components:
+            show_message(search.advice)
             return
+        found = [build_action_view(component) for component in search.components]
         display(
             RichOutput(text=f"{draw.render_list_text(found)}{_NEXT}\n", html=draw.render_list_html(found, hint=_NEXT))
         )
@@ -86,7 +83,7 @@ class ActionMagics(Magics):
     def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:
         session = get_session(self.shell)
         if page < 0:
-            raise RequestError("--page must be 0 or more: pages are counted from 0.")
+            raise RequestError("--page is below 0.", fix="Pass 0 for the first page.")
         # a page may need the context of the page before: load all previous pages again
         context, found = None, None
         for number in range(page + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -11,7 +12,8 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.errors import RequestError
+from pdkernel.analysis import build_example_body, derive_contract
+from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import CellError, show_errors_as_messages, show_message
 from pdkernel.model import JSON
@@ -19,13 +21,10 @@ from pdkernel.render import http_response as render_answer
 from pdkernel.render import snippets as render_snippets
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import build_request_body
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
-    from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.invoke import ClientCredentials, InvokeRequest, InvokeResponse
-    from pdkernel.render.snippets import Snippet
+    from pdkernel.operations.invocation import ClientCredentials, InvokeRequest, InvokeResponse
 
 
 @magics_class
@@ -56,12 +55,12 @@ class InvokeMagics(Magics):
                 fix="Give the URL, or serve the draft first: %pdserve",
             )
         ca_file = Path(chosen.ca_file).resolve() if chosen.ca_file else None
-        if chosen.snippets:
-            _show_snippets(session, url, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
-            return
-        from pdkernel.invoke import explain_missing_token, invoke
-
         call = _call(session, url)
+        if chosen.snippets:
+            _show_snippets(session, call, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
+            return
+        from pdkernel.operations.invocation import explain_missing_token, invoke
+
         response = invoke(call, timeout_s=chosen.timeout, ca_file=ca_file)
         display(_view(response))
         if response.exit_status:
@@ -73,7 +72,7 @@ class InvokeMagics(Magics):
 
 
 def _call(session: Session, url: str) -> InvokeRequest:
-    from pdkernel.invoke import InvokeRequest
+    from pdkernel.operations.invocation import InvokeRequest
 
     event = session.event
     return InvokeRequest(
@@ -102,10 +101,29 @@ def _method(session: Session) -> str:
     return str((session.event.data.get("method") if session.event is not None else None) or "POST").upper()
 
 
-def _body(session: Session) -> JSON:
-    """The body that callers would send; None for an event of a method without a body."""
-    bodiless = session.event is not None and session.event.data.get("body") is None
-    return None if bodiless and _method(session) in ("GET", "HEAD", "DELETE") else build_request_body(session)
+def _build_snippet_body(session: Session) -> JSON:
+    """The chosen event's body with the fields that steps require; without an event, an example body."""
+    body = session.event.data.get("body") if session.event is not None else None
+    if session.event is not None and body is None and _method(session) in ("GET", "HEAD", "DELETE"):
+        return None
+    try:
+        contract = derive_contract(session.workflow)
+    except DefinitionError:
+        return body
+    if not contract.fields:
+        return body
+    example = build_example_body(contract, list(session.events.load_newest().values()), only_required=True)
+    return example if body is None else _fill_missing_keys(body, example)
+
+
+def _fill_missing_keys(value: JSON, defaults: JSON) -> JSON:
+    """*value* with the missing keys of *defaults*, in all objects that both contain."""
+    if not isinstance(value, dict) or not isinstance(defaults, dict):
+        return value
+    whole = dict(value)
+    for key, default in defaults.items():
+        whole[key] = _fill_missing_keys(whole[key], default) if key in whole else default
+    return whole
 
 
 def _query(session: Session) -> list[tuple[str, str]]:
@@ -124,46 +142,35 @@ def _token(session: Session, url: str) -> str | None:
 
 
 def _client() -> ClientCredentials | None:
-    from pdkernel.invoke import ClientCredentials
+    from pdkernel.operations.invocation import build_client
 
-    found, secret = os.environ.get("PDKERNEL_CLIENT_ID"), os.environ.get("PDKERNEL_CLIENT_SECRET")
-    return ClientCredentials(found, secret, os.environ.get("PDKERNEL_TOKEN_URL")) if found and secret else None
+    return build_client(*map(os.environ.get, ("PDKERNEL_CLIENT_ID", "PDKERNEL_CLIENT_SECRET", "PDKERNEL_TOKEN_URL")))
 
 
-def _show_snippets(session: Session, url: str, *, run: bool, ca_file: Path | None, timeout_s: float) -> None:
-    from pdkernel.session.snippet_runner import SnippetRunner, build_invocation, temporary_client
+def _show_snippets(session: Session, call: InvokeRequest, *, run: bool, ca_file: Path | None, timeout_s: float) -> None:
+    from pdkernel.operations.snippets import NO_USER_MESSAGE, build_invocation, run_snippets
 
-    if session.external_user_id is None:
-        raise RequestError("Snippets invoke a workflow for an external user.", fix="Pick a user: %pduser ID")
-    token = _token(session, url)
-    call = build_invocation(
-        _event_url(session, url),
-        external_user_id=session.external_user_id,
-        environment=session.environment,
+    if call.external_user_id is None:
+        raise RequestError(NO_USER_MESSAGE, fix="Pick a user: %pduser ID")
+    invocation = build_invocation(
+        replace(call, body=_build_snippet_body(session)),
+        external_user_id=call.external_user_id,
         project_id=session.directory.project_id,
-        body=_body(session),
-        method=_method(session),
-        query=_query(session),
-        uses_bearer_token=token is not None,
     )
-    snippets = render_snippets.build_snippets(call)
+    snippets = render_snippets.build_snippets(invocation)
     if run:
-        with temporary_client(session.project) as (client_id, secret):
-            client = _client()
-            runner = SnippetRunner(
-                session.project.folder / "packages" / "snippets",
-                client.id if client else client_id,
-                client.secret if client else secret,
-                token=token,
+        snippets = session.call_engine(
+            lambda _: run_snippets(
+                session.project,
+                invocation,
+                snippets,
+                client=call.client,
+                token=call.bearer,
                 ca_file=ca_file,
                 timeout_s=timeout_s,
                 progress=show_message,
             )
-
-            async def run_snippets(_: WorkflowEngine) -> tuple[Snippet, ...]:
-                return await runner.run(snippets, call)
-
-            snippets = session.call_engine(run_snippets)
+        )
     display(RichOutput(render_snippets.render_text(snippets), render_snippets.render_html(snippets)))
 
 

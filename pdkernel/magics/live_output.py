@@ -14,13 +14,13 @@ from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 
 MAX_LIVE_OUTPUTS = 30
-"""Number of outputs that follow the session; older outputs stay as they are."""
+"""Number of outputs that are drawn again; older outputs stay as they are."""
 
 _ATTRIBUTE = "_pdkernel_live_outputs"
 
 
 class LiveOutputs:
-    """The outputs of one session that follow it."""
+    """The outputs that are drawn again when one session changes."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -41,7 +41,7 @@ class LiveOutputs:
 
 
 class LiveLine:
-    """A short output that follows: it says what *draw* gives, now and after every change."""
+    """A short output that is drawn by *draw*, now and after every change of the session."""
 
     def __init__(self, draw: Callable[[], RichOutput]) -> None:
         self._draw = draw

@@ -157,12 +157,12 @@ def offer_save_test(shell: Any, session: Session, execution: Execution) -> None:
         _show_button(shell, SaveTestButton(session, execution))
 
 
-def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, into: bool) -> None:
+def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, is_patch: bool) -> None:
     """Show the Prove button for the files that `%pdexport` *line* wrote to *folder*, if there is a front end."""
     if getattr(shell, "kernel", None) is not None:
         from pdkernel.widgets import ProveExportButton
 
-        _show_button(shell, ProveExportButton(session, folder, line, into=into))
+        _show_button(shell, ProveExportButton(session, folder, line, is_patch=is_patch))
 
 
 def _show_button(shell: Any, button: Any) -> None:

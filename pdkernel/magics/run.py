@@ -9,8 +9,7 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel import definition, shape
-from pdkernel.analysis import build_example_event, check_workflow, compare_event, derive_contract
+from pdkernel.definition import slugify
 from pdkernel.errors import RequestError
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
@@ -22,14 +21,15 @@ from pdkernel.magics.output import (
     show_errors_as_messages,
     show_message,
 )
-from pdkernel.model import Workflow
+from pdkernel.operations.events import check_contract, infer_event_shape
+from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
+from pdkernel.operations.runs import check_test_options, list_run_users, select_steps, split_names
 from pdkernel.render import contract as render_contract
 from pdkernel.render import files
 from pdkernel.render import proof as proofs
 from pdkernel.render import shape as render_shape
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import load_saved_events
 
 
 @magics_class
@@ -42,7 +42,7 @@ class RunMagics(Magics):
     @argument("--from", dest="first", metavar="STEP", help="first step to run")
     @argument("--to", dest="last", metavar="STEP", help="last step to run")
     @argument("--send", action="store_true", help="repeat outbound calls that were already sent for this event")
-    @argument("--users", metavar="A,B", help="run once for each of these external users")
+    @argument("--users", metavar="all|A,B", help="run once for each of these external users")
     @argument("--save-test", metavar="NAME", help="save the run as a test beside the notebook: tests/test_NAME.py")
     @argument(
         "--plain",
@@ -56,14 +56,11 @@ class RunMagics(Magics):
         chosen = parse_argstring(self.pdrun, line)
         session = get_session(self.shell)
         only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last)
-        users = [user.strip() for user in chosen.users.split(",") if user.strip()] if chosen.users else [None]
-        if chosen.save_test is not None:
-            from pdkernel.session.snapshot_test import save_snapshot_test
-            from pdkernel.snapshot_tests.saver import normalize_test_name
-
-            normalize_test_name(chosen.save_test)
-            if len(users) > 1:
-                raise RequestError("--save-test saves one run.", fix="Name one external user.")
+        users: list[str | None] = [None]
+        if chosen.users is not None:
+            users = [*list_run_users(chosen.users, session.directory, session.environment)]
+        plain = split_names(chosen.plain)
+        check_test_options(chosen.save_test, non_secret_names=plain, has_several_users=len(users) > 1)
         executions = []
         for user in users:
             timeline = LiveTimeline(session, only=only)
@@ -74,8 +71,7 @@ class RunMagics(Magics):
             if chosen.save_test is None:
                 offer_save_test(self.shell, session, execution)
         if chosen.save_test is not None:
-            plain = [name.strip() for name in (chosen.plain or "").split(",") if name.strip()]
-            show_message(save_snapshot_test(session, executions[0], chosen.save_test, non_secret_names=plain))
+            show_message(session.save_as_test(executions[0], chosen.save_test, non_secret_names=plain))
         for execution in executions:
             raise_on_failure(execution)
 
@@ -102,7 +98,7 @@ class RunMagics(Magics):
             events = [session.event]
         else:
             raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
-        found = shape.infer_shape(*(dict(event.with_masked_headers().data) for event in events))
+        found = infer_event_shape(events)
         display(RichOutput(text=render_shape.render_text(found), html=render_shape.render_html(found)))
 
     @no_var_expand
@@ -121,93 +117,49 @@ class RunMagics(Magics):
         """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
         chosen = parse_argstring(self.pdexport, line)
         session = get_session(self.shell)
-        workflow = session.workflow if chosen.prove else session.workflow_for_export
-        check_workflow(workflow, to_run=False)
-        if chosen.to is not None and chosen.into is not None:
-            raise RequestError(
-                "--to and --into exclude each other.",
-                fix="Use --to FOLDER for a new folder, or --into FOLDER for a folder that Pipedream synced.",
-            )
-        if chosen.prove and (chosen.dry_run or not (chosen.to or chosen.into)):
-            raise RequestError(
-                "--prove needs written files, and this export writes none.", fix="%pdexport --to FOLDER --prove"
-            )
-        export = definition.export_to_folder if chosen.into is None else definition.export_to_synced_folder
+        check_export_options(to=chosen.to, into=chosen.into, dry_run=chosen.dry_run, prove=chosen.prove)
+        source = session.source if chosen.prove else session.source_for_export
         target = chosen.to or chosen.into
-        folder = session.folder / (target or f"exported/{definition.slugify(workflow.name)}")
-        result = export(
-            workflow,
-            folder,
-            pinned_steps=tuple(session.pins),
-            sidecar=session.sidecar,
-            include_readme=chosen.docs,
+        exported = export_workflow(
+            source,
+            session.folder / (target or f"exported/{slugify(source.workflow.name)}"),
+            is_patch=chosen.into is not None,
+            include_docs=chosen.docs,
             dry_run=target is None or chosen.dry_run,
+            pinned_steps=tuple(session.pins),
         )
-        proof = None
-        if chosen.prove:
-            from pdkernel.session.export_proof import prove_export
-
-            proof = prove_export(session, result.folder, into=chosen.into is not None)
+        proof = session.prove_export(exported.folder, is_patch=chosen.into is not None) if chosen.prove else None
         if chosen.as_json:
-            print(json.dumps({**result.to_json(), **({"proof": proof.to_json()} if proof else {})}, indent=2))
+            print(json.dumps(Export(exported, proof).to_json(), indent=2))
             return
-        note = None if result.is_written else "No file was written. To write the files: %pdexport --to FOLDER"
+        note = None if exported.is_written else "No file was written. To write the files: %pdexport --to FOLDER"
         if chosen.dry_run:
-            note = "No file was written: --dry-run shows the changes only."
-        where = target or str(folder)
+            note = DRY_RUN_NOTE
+        where = target or str(exported.folder)
         display(
             RichOutput(
                 text=files.render_text(
-                    where, result.files, checklist=result.checklist, note=note, findings=result.findings
+                    where, exported.files, checklist=exported.checklist, note=note, findings=exported.findings
                 ),
                 html=files.render_html(
-                    where, result.files, checklist=result.checklist, note=note, findings=result.findings
+                    where, exported.files, checklist=exported.checklist, note=note, findings=exported.findings
                 ),
             )
         )
         if proof is not None:
             display(RichOutput(text=proofs.render_text(proof), html=proofs.render_html(proof)))
-        elif result.is_written:
-            offer_proof(self.shell, session, result.folder, line.strip(), into=chosen.into is not None)
+        elif exported.is_written:
+            offer_proof(self.shell, session, exported.folder, line.strip(), is_patch=chosen.into is not None)
 
 
 def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
     """The contract, compared with the events *names*; default: the chosen event and all saved events."""
-    http = session.workflow.trigger.type == "http"
-    saved = load_saved_events(session.events, http=http)
-    contract = derive_contract(session.workflow)
-    events = {name: dict(session.events.load(name, http=http)[1].data) for name in names}
+    workflow = session.workflow
+    http = workflow.trigger.type == "http"
+    events = {name: session.events.load(name, http=http)[1] for name in names}
     if not names and session.event is not None:
-        events[session.event_name or "the event"] = dict(session.event.data)
-    comparisons = [compare_event(contract, name, data, saved) for name, data in events.items()]
-    # the order of the saved events is unknown, so they are not compared with each other
-    others = {} if names else {name: data for name, data in saved.items() if name not in events}
-    comparisons += [compare_event(contract, name, data, {}) for name, data in others.items()]
+        events[session.event_name or "the event"] = session.event
+    report = check_contract(workflow, session.events, events, include_saved=not names)
     return render_contract.render_output(
-        contract,
-        name=session.workflow.name,
-        comparisons=comparisons,
-        example=build_example_event(contract, list(saved.values()), is_http=http),
+        report.contract, name=report.workflow, comparisons=report.comparisons, example=report.example
     )
-
-
-def select_steps(
-    workflow: Workflow, *, step: str | None = None, first: str | None = None, last: str | None = None
-) -> frozenset[str] | None:
-    """
-    Names of the steps to run, or None for all.
-
-    Raises:
-        UnknownStepError: The workflow has no such step.
-        RequestError: *last* is above *first*.
-    """
-    if step is not None:
-        return frozenset({workflow.step(step).name})
-    if first is None and last is None:
-        return None
-    names = [each.name for each in workflow.steps]
-    begin = names.index(workflow.step(first).name) if first else 0
-    end = names.index(workflow.step(last).name) if last else len(names) - 1
-    if end < begin:
-        raise RequestError(f"Step {last!r} is above step {first!r}: there are no steps to run.")
-    return frozenset(names[begin : end + 1])

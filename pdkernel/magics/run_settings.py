@@ -17,9 +17,7 @@ from IPython.display import display
 from pdkernel import readiness
 from pdkernel.analysis import find_workflow_variables
 from pdkernel.egress import parse_policy
-from pdkernel.errors import RequestError
-from pdkernel.event import parse_json
-from pdkernel.execution import RETURN_VALUE
+from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.magics.live_output import LiveLine, keep_updated
 from pdkernel.magics.notebook_context import get_session
@@ -30,12 +28,13 @@ from pdkernel.magics.output import (
     show_errors_as_messages,
     show_message,
 )
-from pdkernel.model import JSON
+from pdkernel.operations.environment import set_variable
+from pdkernel.operations.events import compare_with_saved_events
+from pdkernel.operations.runs import parse_pinned_exports
 from pdkernel.readiness import check_app_accounts
 from pdkernel.render import accounts, contract, lookup, matrix, note
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import compare_chosen_event
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
@@ -153,16 +152,13 @@ class RunSettingsMagics(Magics):
         if chosen.action != "list" and not chosen.name:
             raise RequestError("The name of the variable is missing.", fix=f"%pdenv {chosen.action} NAME")
         if chosen.action == "set":
-            if "=" in chosen.name:
-                raise RequestError(
-                    "The value must not stand on this line: it would be saved in the notebook.",
-                    fix=f"%pdenv set {chosen.name.split('=')[0]} prompts for the value.",
-                )
-            session.project.variables.set(chosen.name, getpass.getpass(f"{chosen.name}: "))
+            set_variable(session.project, chosen.name, lambda: getpass.getpass(f"{chosen.name}: "))
             show_message(f"{chosen.name} is set.")
         elif chosen.action == "remove":
             removed = session.project.variables.remove(chosen.name)
-            show_message(f"{chosen.name} is removed." if removed else f"There was no {chosen.name}.")
+            show_message(
+                f"{chosen.name} is removed." if removed else f"There is no environment variable {chosen.name}."
+            )
         else:
             show_message(self._variables())
 
@@ -176,7 +172,7 @@ class RunSettingsMagics(Magics):
             for name, steps in sorted(read.items())
             if name not in known
         ]
-        return "\n".join(lines) or "No environment variables. Set one with %pdenv set NAME."
+        return "\n".join(lines) or "No environment variables. To set a variable: %pdenv set NAME"
 
     @no_var_expand
     @magic_arguments()
@@ -217,7 +213,8 @@ class RunSettingsMagics(Magics):
                 else "No step is pinned. Pin a step with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
             )
             return
-        session.pin(name, _exports(text.strip()) if text.strip() else None)
+        given = _remove_quotes(text.strip())
+        session.pin(name, parse_pinned_exports(given, label="the pin") if given else None)
         show_message(
             f"{name} is pinned: later steps get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
         )
@@ -270,9 +267,16 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Ri
 
 
 def _drift_output(session: Session) -> RichOutput | None:
-    """Contract fields that the chosen event lacks or changes; None without any."""
-    comparison = compare_chosen_event(session)
-    return contract.render_event_output(comparison) if comparison is not None else None
+    """Contract fields that the chosen event lacks or changes; None without any, or while the draft has an error."""
+    if session.event is None:
+        return None
+    try:
+        workflow = session.workflow
+    except DefinitionError:
+        return None
+    return contract.render_event_output(
+        compare_with_saved_events(workflow, session.events, session.event, name=session.event_name)
+    )
 
 
 def _event_output(session: Session, name: str | None, summary: str) -> RichOutput:
@@ -287,12 +291,8 @@ def _message_output(text: str) -> RichOutput:
     return RichOutput(text=text, html=note.render_message_html(text))
 
 
-def _exports(text: str) -> dict[str, JSON]:
-    if len(text) >= 2 and text[0] == text[-1] == "'":
-        text = text[1:-1]
-    value = parse_json(text, label="the pin")
-    # a value that is not an object becomes the step's return value
-    return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
+def _remove_quotes(text: str) -> str:
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == "'" else text
 
 
 def describe_egress_mode(mode: str) -> str:
@@ -317,14 +317,13 @@ def describe_egress_mode(mode: str) -> str:
 
 def _show_emitted_events(ran: SourceResult) -> None:
     """Show the source's logs, events and error; does not raise, because events before a failure count."""
+    from pdkernel.operations.sources import describe_events
+
     for log in ran.record.logs:
         show_message(log.text.rstrip("\n"))
-    for found in ran.events:
-        show_message(f"{ran.component.uses} emitted {found.summary or found.id or 'an event'}.")
     if ran.record.error is not None:
-        show_message(f"{ran.component.uses} failed: {ran.record.error.message}")
-    elif not ran.events:
-        show_message(f"{ran.component.uses} emitted nothing new ({ran.repeated_count} emitted before).")
+        show_message(f"Error: {ran.component.uses}: {ran.record.error.message}")
+    show_message("\n".join(describe_events(ran)))
 
 
 def _stand_ins(value: str) -> str:

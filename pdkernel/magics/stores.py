@@ -6,17 +6,15 @@ The output is redacted: a token that a step has put into a store does not appear
 
 from __future__ import annotations
 
-from itertools import islice
-
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.clock import format_iso
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import show_errors_as_messages
+from pdkernel.operations.stores import list_stores, view_store
 from pdkernel.redaction import Redactor
-from pdkernel.render import stores as drawn
+from pdkernel.render import stores as stores_view
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.variables import collect_secrets
 
@@ -39,23 +37,14 @@ class StoreMagics(Magics):
         session = get_session(self.shell)
         table = session.project.data_stores
         if chosen.name is None:
-            found = [drawn.StoreSummary(each.name, each.record_count, each.characters) for each in table.list_stores()]
-            display(RichOutput(text=drawn.render_stores_text(found), html=drawn.render_stores_html(found)))
+            found = list_stores(table)
+            display(RichOutput(text=stores_view.render_stores_text(found), html=stores_view.render_stores_html(found)))
             return
-        table.require(chosen.name)
         redactor = Redactor(collect_secrets(session.project, session.folder))
-        records = [
-            drawn.RecordRow(
-                redactor.redact_text(record.key),
-                redactor.redact_value(record.value),
-                format_iso(record.expires) if record.expires else "",
-            )
-            for record in islice(table.iter_records(chosen.name), max(chosen.rows, 0))
-        ]
-        total = table.count(chosen.name)
+        shown = view_store(table, chosen.name, limit=max(chosen.rows, 0), redactor=redactor)
         display(
             RichOutput(
-                text=drawn.render_records_text(chosen.name, records, total=total),
-                html=drawn.render_records_html(chosen.name, records, total=total),
+                text=stores_view.render_records_text(shown.name, shown.rows, total=shown.total),
+                html=stores_view.render_records_html(shown.name, shown.rows, total=shown.total),
             )
         )

@@ -20,8 +20,18 @@ KEY_NAME = "key"
 KEY_BYTES = 32
 
 
-def find_project(start: Path) -> Path:
-    """The nearest `.pdkernel` folder in *start* or its parents, else the path for a new one in *start*."""
+def find_project(start: Path, *, named: str | None = None) -> Path:
+    """
+    The `.pdkernel` folder of a project, which need not exist.
+
+    Args:
+        start: The folder in which the search begins: the nearest project in *start* or its parents, else a new one in
+            *start*.
+        named: The project's folder as a person names it (`PDKERNEL_PROJECT`): the `.pdkernel` folder or its parent.
+            None or an empty text searches.
+    """
+    if named:
+        return Path(named) if Path(named).name == FOLDER_NAME else Path(named) / FOLDER_NAME
     start = start.absolute()
     for folder in (start, *start.parents):
         if (folder / FOLDER_NAME).is_dir():

@@ -2,7 +2,7 @@
 Programs that invoke a workflow for an external user: curl, Python, TypeScript with the official SDK 1.x and 3.x.
 
 Each program reads the client's id and secret, or the endpoint's own token, from the environment and contains no secret.
-`session.snippet_runner` runs the programs.
+`operations.snippets` runs the programs.
 """
 
 from __future__ import annotations

@@ -2,14 +2,10 @@
 A notebook's session: the draft workflow, the chosen settings and the results of runs.
 
     session         the session object that magics and widgets use
-    notebook_state  the part of the session that the modules below read, as a protocol
+    notebook_state  its state: draft, settings of runs, last results
     draft           cells to workflow, in the notebook's order
     run_settings    chosen event, external user, outbound policy and pins
-    event_library   saved test events
-    event_contract  the workflow's contract, compared with the chosen event
-    run_requests    settings to requests for the engine
-    step_results    last results, and which results are stale
-    recent_runs     the latest runs, which can be saved as tests
+    step_results    last results, stale results, and the latest runs
     state_store     state that survives a restart of the kernel
     lazy_project    the local project, opened at first use
     actions         pre-built actions: search, description, options
@@ -17,14 +13,10 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     engine_thread   the engine's thread: one run at a time
     notebook_server the draft behind an HTTP endpoint
     connect_links   links where a person connects an account
-    snippet_runner  client snippets, run against an endpoint
     timeline_output an execution as the notebook shows it
-    export_proof    proof of an export
-    snapshot_test   a run saved as a snapshot test
 """
 
-from pdkernel.session.event_library import EventLibrary, TestEvent
 from pdkernel.session.session import Session
 from pdkernel.session.timeline_output import render_timeline
 
-__all__ = ["EventLibrary", "Session", "TestEvent", "render_timeline"]
+__all__ = ["Session", "render_timeline"]

@@ -6,17 +6,17 @@ Prop options depend on the chosen external user, the chosen event and the last e
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pdkernel.actions import ActionReference
 from pdkernel.actions.action_reference import suggest_step_name
 from pdkernel.connect.registered_apps import load_registered_apps
 from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON, Step
+from pdkernel.operations.actions import ActionSearch, ProgressListener, describe_action, search_actions
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pdkernel.workers import ComponentDescription, PropDeclaration, PropOptionsPage
 
 T = TypeVar("T")
-ProgressListener = Callable[[str], None]
 
 
 class EngineCall(Protocol):
@@ -48,37 +47,21 @@ class SessionActions:
     Args:
         state: The notebook's workflow, settings and project.
         call_engine: Runs an operation on the engine and waits for its result.
-        find_needed_apps: Finds the apps that the workflow's steps need.
     """
 
-    def __init__(
-        self,
-        state: NotebookState,
-        *,
-        call_engine: EngineCall,
-        find_needed_apps: Callable[[], Mapping[str, Sequence[str]]],
-    ) -> None:
+    def __init__(self, state: NotebookState, *, call_engine: EngineCall) -> None:
         self._state = state
         self._call_engine = call_engine
-        self._find_needed_apps = find_needed_apps
 
-    def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> list[Component]:
-        """Actions whose key, name or description contains every word. Raises `ActionSourceError`."""
+    def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> ActionSearch:
+        """Actions whose key, name or description contains every word. Raises the errors of `search_actions`."""
         catalog = self._state.catalog
-        return self._call_engine(lambda _: catalog.search(words, app=app, progress=progress))
+        return self._call_engine(lambda _: search_actions(catalog, words, app=app, progress=progress))
 
     def describe(self, uses: str, *, progress: ProgressListener = _silent) -> tuple[Component, ComponentDescription]:
-        """
-        An action and its declared props; the action is installed if necessary.
-
-        Raises:
-            ActionNotFoundError: No source has the action.
-            ActionSourceError: The action's source is unreachable.
-            StepError: The action's module cannot be loaded.
-        """
-        wanted = ActionReference.parse(uses)
+        """An action and its declared props. Raises the errors of `describe_action`."""
         catalog = self._state.catalog
-        return self._call_engine(lambda runtime: runtime.forms.describe(wanted, catalog=catalog, progress=progress))
+        return self._call_engine(lambda engine: describe_action(engine, uses, catalog=catalog, progress=progress))
 
     def fetch_options(
         self,
@@ -121,7 +104,7 @@ class SessionActions:
     def list_apps(self) -> tuple[str, ...]:
         """Slugs of the apps of accounts, steps and components, and of registered apps; sorted."""
         state = self._state
-        known = {account.app for account in state.directory.accounts()} | set(self._find_needed_apps())
+        known = {account.app for account in state.directory.accounts()} | set(state.find_needed_apps())
         return tuple(sorted(known | set(load_registered_apps(state.project)) | set(state.catalog.list_apps())))
 
     def suggest_step_name(self, key: str) -> str:

@@ -1,7 +1,7 @@
 """
 The notebook's workflow as it is now, read from executed cells and the notebook's file.
 
-The newest text of a cell counts, executed or saved. The cells stand in the notebook's order.
+The newest text of a cell counts, executed or saved. The steps are in the order of the notebook's cells.
 
     run a cell twice            the second text replaces the first, in the same position
     rename a step               same cell, other name: the old name is gone

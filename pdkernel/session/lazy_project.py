@@ -48,18 +48,9 @@ class LazyProject:
         """The project; opened or created at first use."""
         with self._lock:
             if self._project is None:
-                from pdkernel.project import Project, find_project
+                from pdkernel.operations.projects import open_project
 
-                folder = self._environ.get("PDKERNEL_PROJECT")
-                path = Path(folder) / ".pdkernel" if folder else find_project(self._folder)
-                key = self._environ.get("PDKERNEL_KEY_FILE")
-                self._project = Project.open(
-                    path,
-                    database_url=self._environ.get("PDKERNEL_DATABASE"),
-                    key_file=Path(key) if key else None,
-                    clock=self._clock,
-                    ids=self._ids,
-                )
+                self._project = open_project(self._folder, self._environ, clock=self._clock, ids=self._ids)
             return self._project
 
     @property

@@ -1,108 +1,361 @@
 """
-The part of a session that other modules of the package read, as a protocol.
+The state of a notebook: its draft workflow, the settings of runs, the last results.
 
-`Session` satisfies the protocol by structure, so these modules do not import `session.session`.
+A change is saved before the listeners are called. All methods are safe from any thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from pdkernel.definition import Sidecar
-from pdkernel.execution import Execution
+from pdkernel.clock import Clock, IdGenerator
+from pdkernel.definition import Sidecar, UnansweredPolicy, apply_sidecar, get_notebook_sidecar_path, read_sidecar
+from pdkernel.egress import default_mode
+from pdkernel.engine.account_lookup import steps_by_external_user_app
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.errors import DefinitionError, RequestError
+from pdkernel.event import Event
+from pdkernel.execution import Execution, StepResult
 from pdkernel.identity import Directory, Environment
 from pdkernel.model import JSON, Workflow
-from pdkernel.session.event_library import EventLibrary, TestEvent
+from pdkernel.operations.events import EventLibrary, TestEvent
+from pdkernel.readiness.matrix import collect_app_bindings
+from pdkernel.session.draft import Draft
+from pdkernel.session.lazy_project import LazyProject
+from pdkernel.session.run_settings import RunSettings
+from pdkernel.session.state_store import SessionState, SessionStateStore
+from pdkernel.session.step_results import LastStepResults, RecentRuns
+from pdkernel.source import WorkflowSource
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
     from pdkernel.project import Project
 
+Listener = Callable[[], None]
 
-class NotebookState(Protocol):
-    """The notebook's workflow, settings and project; read-only."""
 
-    @property
-    def folder(self) -> Path:
-        """The notebook's folder."""
-        ...
+class NotebookState:
+    """
+    The state of one notebook; state of an earlier kernel is loaded at first use.
 
-    @property
-    def notebook(self) -> Path | None:
-        """The notebook's file, or None if the file is unknown."""
-        ...
+    Args:
+        folder: The notebook's folder.
+        notebook: The notebook's file, or None if the file is unknown.
+        project: The local project, or None to open the nearest project at first use.
+        environ: Environment variables; the session reads `PDKERNEL_*`.
+        clock: The clock for time stamps.
+        ids: The source of run ids.
+    """
 
-    @property
-    def events(self) -> EventLibrary:
-        """The saved test events."""
-        ...
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        notebook: Path | None,
+        project: Project | None,
+        environ: Mapping[str, str],
+        clock: Clock,
+        ids: IdGenerator,
+    ) -> None:
+        self.folder = folder
+        self.notebook = notebook
+        self.draft = Draft(notebook, name=folder.name or "notebook")
+        self.events = EventLibrary(folder)
+        self._lock = threading.RLock()
+        self._listeners: list[Listener] = []
+        self._local = LazyProject(folder, project=project, environ=environ, clock=clock, ids=ids)
+        self._opened_state_store: SessionStateStore | None = None
+        self._loaded = False
+        self._run_settings = RunSettings(egress=default_mode(environ))
+        self._results = LastStepResults()
+        self._latest = RecentRuns()
 
     @property
     def project(self) -> Project:
-        """The local project."""
-        ...
+        """The local project; opened or created at first use."""
+        return self._local.project
 
     @property
     def directory(self) -> Directory:
         """External users and their accounts."""
-        ...
+        return self._local.directory
 
     @property
     def catalog(self) -> Catalog:
         """The pre-built actions that the project can run."""
-        ...
+        return self._local.catalog.with_source(self.action_source, base=self.folder)
+
+    # ── the draft ────────────────────────────────────────────────────
+
+    @property
+    def source(self) -> WorkflowSource:
+        """The workflow in the notebook's order, with its files. Raises `DefinitionError`."""
+        return self._build_source("refuse")
+
+    @property
+    def source_for_export(self) -> WorkflowSource:
+        """As `source`, for an export: unanswered account questions are kept instead of raising an error."""
+        return self._build_source("keep")
+
+    def _build_source(self, unanswered: UnansweredPolicy) -> WorkflowSource:
+        sidecar = self.sidecar
+        with self._lock:
+            self._load()
+            workflow = apply_sidecar(self.draft.workflow(), sidecar, unanswered_policy=unanswered)
+        return WorkflowSource(self.notebook or self.folder / "notebook.ipynb", "notebook", workflow, sidecar)
 
     @property
     def workflow(self) -> Workflow:
         """The workflow in the notebook's order. Raises `DefinitionError`."""
-        ...
+        return self.source.workflow
 
     @property
     def sidecar(self) -> Sidecar | None:
         """The `NAME.pdkernel.yaml` beside the notebook, or None."""
-        ...
+        return read_sidecar(get_notebook_sidecar_path(self.notebook)) if self.notebook else None
 
     @property
     def action_source(self) -> str | None:
-        """The action source that the notebook's `pdkernel.yaml` sets, or None."""
-        ...
+        """The action source that the notebook's `pdkernel.yaml` sets; None for the project's setting."""
+        sidecar = self.sidecar
+        return sidecar.actions if sidecar else None
+
+    def record_cell(self, source: str, *, cell_id: str | None) -> None:
+        """Record a step or header cell that was run. Raises `DefinitionError`."""
+        with self._lock:
+            self._load()
+            self.draft.record_cell(source, cell_id=cell_id, at=time.time())
+        self._notify()
+
+    def remove_cells(self, cell_ids: list[str]) -> None:
+        """Remove deleted cells from the draft."""
+        if not cell_ids:
+            return
+        with self._lock:
+            self._load()
+            self.draft.remove_cells(cell_ids)
+        self._notify()
+
+    def find_needed_apps(self) -> Mapping[str, Sequence[str]]:
+        """Apps that require an account of the external user, with the steps that use them. Runs no step code."""
+        return steps_by_external_user_app(collect_app_bindings(self.workflow, self.catalog))
+
+    # ── settings ─────────────────────────────────────────────────
 
     @property
     def event(self) -> TestEvent | None:
-        """The chosen event, or None."""
-        ...
+        """The chosen event with the `x-pd-*` headers of the chosen external user and environment; or None."""
+        with self._lock:
+            return self._loaded_settings.event
 
     @property
     def event_name(self) -> str | None:
         """The chosen event's name, or None."""
-        ...
+        return self._loaded_settings.event_name
 
     @property
     def external_user_id(self) -> str | None:
-        """The chosen external user's id, or None."""
-        ...
+        """The external user that steps run for, or None."""
+        return self._loaded_settings.external_user_id
 
     @property
     def environment(self) -> Environment:
         """The external user's environment."""
-        ...
+        return self._loaded_settings.environment
 
     @property
     def egress(self) -> str:
         """The outbound policy, as `%pdegress` takes it."""
-        ...
+        return self._loaded_settings.egress
 
     @property
     def pins(self) -> Mapping[str, Mapping[str, JSON]]:
         """Pinned exports by step."""
-        ...
+        return dict(self._loaded_settings.pins)
+
+    def choose_user(self, external_user_id: str | None, environment: Environment | None = None) -> None:
+        """Run steps for *external_user_id* from now on; None for no external user."""
+        with self._change_settings() as chosen:
+            chosen.choose_user(external_user_id, environment)
+
+    def choose_event(self, event: Event, name: str = "event") -> None:
+        """
+        Use *event* as the test event from now on.
+
+        If the event's headers name an external user or an environment, these are chosen as well.
+        """
+        with self._change_settings() as chosen:
+            chosen.choose_event(event, name)
+
+    def choose_egress(self, mode: str) -> None:
+        """Set the outbound policy. Raises `EgressModeError`."""
+        with self._change_settings() as chosen:
+            chosen.choose_egress(mode)
+
+    def load_event(self, name: str) -> TestEvent:
+        """Choose an event from the library or a file. Raises `EventError`."""
+        stem, event = self.events.load(name, http=self._is_http_triggered())
+        self.choose_event(event, stem)
+        return event
+
+    def _is_http_triggered(self) -> bool:
+        """Whether the trigger is HTTP; true if the header cell cannot be read."""
+        try:
+            return self.workflow.trigger.type == "http"
+        except DefinitionError:
+            return True
+
+    def save_event(self, name: str) -> Path:
+        """Save the chosen event to the library. Raises `RequestError` if none is chosen."""
+        event = self.event
+        if event is None:
+            raise RequestError("There is no event to save.", fix="Choose one: %pdevent FILE")
+        path = self.events.save(name, event)
+        with self._change_settings() as chosen:
+            chosen.event_name = path.stem
+        return path
+
+    def pin(self, name: str, exports: Mapping[str, JSON] | None = None) -> Mapping[str, JSON]:
+        """
+        Pin the exports of step *name*; None pins the step's last exports.
+
+        Raises:
+            UnknownStepError: The workflow has no such step.
+            RequestError: The step has no exports yet.
+        """
+        with self._change_settings() as chosen:
+            step = self.workflow.step(name)
+            if exports is None:
+                exports = self._results.get_pinnable_exports(name)
+            chosen.pins[name] = dict(exports)
+            self._results.record(step, StepResult(name, "pinned", exports=dict(exports)), self.result_scope)
+        return exports
+
+    def unpin(self, name: str) -> bool:
+        """Release the pin of step *name*; False if the step was not pinned."""
+        with self._lock:
+            held = self._loaded_settings.pins.pop(name, None) is not None
+            if held:
+                self._results.discard(name)
+                self._save()
+        self._notify()
+        return held
+
+    # ── results ──────────────────────────────────────────────────────────
+
+    @property
+    def result_scope(self) -> str:
+        """A key for the event, environment and external user that results belong to."""
+        return self._loaded_settings.result_scope
+
+    @property
+    def last_execution(self) -> Execution | None:
+        """The last execution in this kernel, or None."""
+        return self._latest.last_execution
+
+    def get_request(self, execution_id: str) -> RunRequest:
+        """
+        The request of a run with its recording, for saving the run as a test.
+
+        Raises:
+            RequestError: The run is not among the latest runs of this kernel.
+        """
+        return self._latest.get_request(execution_id)
+
+    def get_result(self, name: str) -> StepResult | None:
+        """The last result of step *name*, or None."""
+        self._load()
+        return self._results.get(name)
+
+    @property
+    def stale_steps(self) -> set[str]:
+        """Steps whose last result is stale."""
+        self._load()
+        return self._results.find_stale_steps(self.workflow, self.result_scope)
+
+    def find_stale_steps(self, execution: Execution) -> set[str]:
+        """Steps of *execution* whose result there is stale, or whose code was edited since."""
+        stale = set() if self._latest.is_detached(execution.id) else self.stale_steps
+        return stale | self._latest.find_edited_steps(execution.id, self.workflow)
 
     def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:
         """The last exports of each step, with placeholders for secrets."""
-        ...
+        self._load()
+        return self._results.exports()
 
-    def find_stale_steps(self, execution: Execution) -> set[str]:
-        """Steps of *execution* whose result there is stale."""
-        ...
+    def _record_run(self, request: RunRequest, execution: Execution, *, is_detached: bool) -> None:
+        """Record a finished run; *is_detached* if its results are not the last results of the cells."""
+        with self._lock:
+            for result in execution.steps:
+                if not is_detached and result.status in ("success", "error", "pinned"):
+                    self._results.record(request.workflow.step(result.name), result, request.idempotency_scope)
+            self._latest.add(request, execution, is_detached=is_detached)
+            self._state_store.schedule_save(self._state())
+        self._notify()
+
+    # ── listeners, saved state ────────────────────────────────────────────────
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Call *listener* after every change, in the thread of the change; returns a function that removes it."""
+        with self._lock:
+            self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def notify_accounts_changed(self) -> None:
+        """Call every listener: external users or accounts of the project have changed."""
+        self._notify()
+
+    def close(self) -> None:
+        """Finish pending writes, and close the project."""
+        if self._opened_state_store is not None:
+            self._opened_state_store.flush()
+        self._local.close()
+
+    @property
+    def _loaded_settings(self) -> RunSettings:
+        """The settings, after loading the state of an earlier kernel."""
+        self._load()
+        return self._run_settings
+
+    @contextlib.contextmanager
+    def _change_settings(self) -> Iterator[RunSettings]:
+        """Change the settings; if the change succeeds, save the state and call the listeners."""
+        with self._lock:
+            yield self._loaded_settings
+            self._save()
+        self._notify()
+
+    def _notify(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+    def _load(self) -> None:
+        with self._lock:
+            if self._loaded:
+                return
+            self._loaded = True
+            saved = self._state_store.load()
+            if saved is None:
+                return
+            self._run_settings.restore(saved)
+            self._results = LastStepResults(saved.results)
+            self.draft.restore(saved.cells)
+
+    @property
+    def _state_store(self) -> SessionStateStore:
+        if self._opened_state_store is None:
+            self._opened_state_store = SessionStateStore(
+                self.project.notebook_states, str(self.notebook or self.folder)
+            )
+        return self._opened_state_store
+
+    def _save(self) -> None:
+        self._state_store.save(self._state())
+
+    def _state(self) -> SessionState:
+        return self._run_settings.to_state(self._results.stored_results(), self.draft.restorable_cells())

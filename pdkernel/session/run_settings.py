@@ -8,8 +8,8 @@ from pdkernel.egress import parse_policy
 from pdkernel.event import Event
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment, check_external_user_id
 from pdkernel.model import JSON
+from pdkernel.operations.events import TestEvent
 from pdkernel.session.draft import ExecutedCell
-from pdkernel.session.event_library import TestEvent
 from pdkernel.session.state_store import SessionState
 from pdkernel.session.step_results import StoredResult
 

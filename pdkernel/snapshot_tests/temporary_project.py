@@ -14,16 +14,15 @@ from pathlib import Path
 from pdkernel.clock import RANDOM_IDS, IdGenerator
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, build_pinned_exports
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.execution import RETURN_VALUE, Execution
+from pdkernel.execution import Execution
 from pdkernel.identity import Account, parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import Project, find_project
 from pdkernel.project.data_stores import DataStoreTable
-from pdkernel.project.folder import FOLDER_NAME
 from pdkernel.snapshot_tests.runtime_factory import RuntimeFactory
 from pdkernel.source import load_source, sibling_workflow_finder
 
@@ -163,7 +162,7 @@ class TemporaryProject:
             # without the `.env` beside the notebook: a test sets its own variables and contains no secret
             variables={**self._project.variables.values(), **_check_variables(variables or {})},
             folder=folder,
-            pinned_exports={name: _exports(value) for name, value in (pins or {}).items()},
+            pinned_exports={name: build_pinned_exports(value) for name, value in (pins or {}).items()},
             only_steps=frozenset(only) if only is not None else None,
             install=False,  # a test installs nothing from a registry
             source=source.name if isinstance(source, Workflow) else shlex.quote(str(source)),
@@ -191,8 +190,7 @@ class TemporaryProject:
 
     def _engine(self, folder: Path) -> WorkflowEngine:
         """An engine whose steps find the packages installed for the notebook in *folder*."""
-        named = self._environ.get("PDKERNEL_PROJECT")
-        found = Path(named) / FOLDER_NAME if named else find_project(folder)
+        found = find_project(folder, named=self._environ.get("PDKERNEL_PROJECT"))
         packages_folder = found if found.is_dir() and found != self._project.folder else None
         engine = self._engines.get(packages_folder)
         if engine is None:
@@ -200,10 +198,6 @@ class TemporaryProject:
                 self._project, self.directory, packages_folder=packages_folder, environ=self._environ, ids=self._ids
             )
         return engine
-
-
-def _exports(pin: JSON) -> Mapping[str, JSON]:
-    return pin if isinstance(pin, dict) and pin else {RETURN_VALUE: pin}
 
 
 def _check_variables(variables: Mapping[str, str]) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ is used, and no message contains a credential.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as ipw
@@ -16,6 +16,7 @@ import ipywidgets as ipw
 from pdkernel.engine.directory_snapshot import format_connect_account_command
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
+from pdkernel.operations.accounts import connect_account
 from pdkernel.session.connect_links import ConnectLinks
 from pdkernel.widgets.components import (
     FIELD_MARGIN,
@@ -134,38 +135,29 @@ class ConnectForm:
     def _connect(self) -> None:
         # first take the values, so that no field holds a credential after an error
         credentials = [(row.name.value.strip(), row.secret.take_value()) for row in self._rows]
-        fault = _fault_of(credentials) or self._store(dict(credentials))
+        fault = self._store(credentials)
         self._pressed_at = self._monotonic() if not any(value for _, value in credentials) else -CLICK_GRACE_S
         show_message(self._message, fault, kind="error")
         if not fault:
             self._connected()
 
-    def _store(self, credentials: Mapping[str, str]) -> str:
+    def _store(self, credentials: Sequence[tuple[str, str]]) -> str:
         """Connect the account; returns an error message, or an empty text."""
         assert self._directory is not None
         try:
-            self._directory.add_account(
-                app=self._app, credentials=credentials, external_user_id=self._user, environment=self._environment
+            connect_account(
+                self._directory,
+                self._app,
+                credentials,
+                external_user_id=self._user,
+                environment=self._environment,
             )
         except PdkernelError as fault:
-            return str(fault)
+            again = " Type all values again: the fields are emptied after each attempt." if len(credentials) > 1 else ""
+            return f"{fault}{again}"
         except Exception as fault:  # noqa: BLE001 - a traceback may print locals, which hold credentials
             return f"Cannot connect the account: {type(fault).__name__}."
         return ""
-
-
-def _fault_of(credentials: Sequence[tuple[str, str]]) -> str:
-    """An error message for invalid input, or an empty text; never contains a value."""
-    names = [name for name, _ in credentials]
-    again = " Type all values again: the fields are emptied after each attempt." if len(names) > 1 else ""
-    for name, value in credentials:
-        if not name:
-            return f"A credential has no name.{again}"
-        if names.count(name) > 1:
-            return f"The credential {name} is given twice.{again}"
-        if not value.strip():
-            return f"The value of {name} is blank.{again}"
-    return ""
 
 
 class AppRow:

@@ -66,7 +66,7 @@ def format_body(value: JSON) -> BodyText:
 
 def parse_body(kind: BodyKind, text: str) -> JSON | Absent:
     """
-    The body for a typed text; a blank text is no body.
+    The body for a typed text; `ABSENT` for a blank text.
 
     Raises:
         EventError: The text is not JSON; the error carries line and column.

@@ -12,14 +12,13 @@ from collections.abc import Mapping
 
 import ipywidgets as ipw
 
-from pdkernel.analysis import Contract, compare_event
-from pdkernel.errors import EventError, PdkernelError
+from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
+from pdkernel.errors import DefinitionError, EventError, PdkernelError
 from pdkernel.event import Event
 from pdkernel.model import JSON
 from pdkernel.render.contract import describe_violations
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
-from pdkernel.session.event_contract import build_contract, build_contract_example, load_saved_events
 from pdkernel.widgets.background_run import BackgroundRunner
 from pdkernel.widgets.body_editor import ABSENT, Absent, BodyEditor
 from pdkernel.widgets.components import (
@@ -30,7 +29,6 @@ from pdkernel.widgets.components import (
     build_field_layout,
     build_field_row,
     create_message,
-    format_message_html,
     set_value,
     set_visible,
     show_message,
@@ -38,15 +36,12 @@ from pdkernel.widgets.components import (
 )
 from pdkernel.widgets.event_field_text import (
     STARTER_EVENT,
-    find_lost_headers,
-    find_masked_headers,
-    find_uneditable_keys,
     format_event_fields,
     is_same_event,
     parse_event_fields,
     remove_identity_headers,
 )
-from pdkernel.widgets.event_fields import EventFields
+from pdkernel.widgets.event_fields import EventFields, build_notes_html
 from pdkernel.widgets.form import SessionForm
 from pdkernel.widgets.save_test_button import SaveTestButton
 from pdkernel.widgets.saved_output import build_line_output
@@ -241,7 +236,9 @@ class EventComposer(SessionForm):
 
     def _write_example(self) -> None:
         """Write a body with the fields of the contract; the session's event does not change."""
-        example = build_contract_example(self._session) or {}
+        if self._contract is None:
+            return
+        example = build_example_event(self._contract, list(self._saved_events.values()))
         with self._filling():
             self.body.replace_value(example.get("body", {}))
         self._edited(None)
@@ -279,8 +276,13 @@ class EventComposer(SessionForm):
             before = self.library.value
             self.library.options = options
             set_value(self.library, before if before in names else "")
-        self._contract = build_contract(self._session)
-        self._saved_events = load_saved_events(self._session.events)
+        try:
+            workflow = self._session.workflow
+        except DefinitionError:
+            self._contract, self._saved_events = None, {}
+        else:
+            self._contract = derive_contract(workflow)
+            self._saved_events = self._session.events.load_newest(http=workflow.trigger.type == "http")
         event = self._session.event
         chosen = remove_identity_headers(event.data) if event is not None else None
         name = self._session.event_name or NEW_EVENT
@@ -314,7 +316,7 @@ class EventComposer(SessionForm):
         set_visible(self.show_button, visible=elsewhere)
         show_message(self._status, self._state(elsewhere=elsewhere))
         self._show_contract(wrong=wrong)
-        show_message_html(self._notes, _notes_html(self._loaded_data))
+        show_message_html(self._notes, build_notes_html(self._loaded_data))
         self._show_line(self.magic_line)
         last = self._runner.last_execution
         if last is not None:
@@ -382,22 +384,3 @@ class EventComposer(SessionForm):
 
     def _release(self) -> None:
         self._runner.stop()
-
-
-def _notes_html(data: Mapping[str, JSON]) -> str:
-    notes = []
-    if masked := find_lost_headers(data):
-        notes.append(
-            format_message_html(
-                f"{', '.join(masked)}: the value was masked when this event was saved, and steps get ***. "
-                "If a step reads the header, write a value.",
-                kind="warn",
-            )
-        )
-    if hidden := find_masked_headers(data):
-        notes.append(
-            format_message_html(f"{', '.join(hidden)}: the value is hidden here and saved as ***; steps get the value.")
-        )
-    if kept := find_uneditable_keys(data):
-        notes.append(format_message_html(f"Other keys of the event, kept unchanged: {', '.join(kept)}."))
-    return "".join(notes)

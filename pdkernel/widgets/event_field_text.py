@@ -30,7 +30,7 @@ EDITABLE_KEYS = ("method", "path", "query", "headers", "body", "client_ip")
 
 @dataclass(frozen=True)
 class EventFieldTexts:
-    """The texts of the form's fields; an empty text stands for a missing key."""
+    """The texts of the form's fields; an empty text means that the key is missing."""
 
     method: str = ""
     path: str = ""

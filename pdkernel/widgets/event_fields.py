@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as ipw
 
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
+from pdkernel.model import JSON
 from pdkernel.widgets.components import (
     DESCRIPTION_STYLE,
     FIELD_LEFT_MARGIN,
@@ -18,7 +19,12 @@ from pdkernel.widgets.components import (
     format_message_html,
     set_value,
 )
-from pdkernel.widgets.event_field_text import EventFieldTexts
+from pdkernel.widgets.event_field_text import (
+    EventFieldTexts,
+    find_lost_headers,
+    find_masked_headers,
+    find_uneditable_keys,
+)
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -114,3 +120,23 @@ def _lines(name: str, example: str, tooltip: str, *, rows: int) -> Any:
         style=DESCRIPTION_STYLE,
         layout=dict(WIDE_LAYOUT),
     )
+
+
+def build_notes_html(data: Mapping[str, JSON]) -> str:
+    """Notes about the parts of the event *data* that the fields hide or do not show."""
+    notes = []
+    if masked := find_lost_headers(data):
+        notes.append(
+            format_message_html(
+                f"{', '.join(masked)}: the value was masked when this event was saved, and steps get ***. "
+                "If a step reads the header, write a value.",
+                kind="warn",
+            )
+        )
+    if hidden := find_masked_headers(data):
+        notes.append(
+            format_message_html(f"{', '.join(hidden)}: the value is hidden here and saved as ***; steps get the value.")
+        )
+    if kept := find_uneditable_keys(data):
+        notes.append(format_message_html(f"Other keys of the event, kept unchanged: {', '.join(kept)}."))
+    return "".join(notes)

@@ -11,7 +11,6 @@ from IPython.display import display
 from pdkernel.errors import PdkernelError
 from pdkernel.render import proof as proofs
 from pdkernel.session import Session
-from pdkernel.session.export_proof import prove_export
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
     build_copyable_html,
@@ -31,13 +30,13 @@ class ProveExportButton(ipw.VBox):
         session: The session of the exported notebook.
         folder: The exported folder.
         line: The arguments of `%pdexport`.
-        into: Whether the export patched a synced folder.
+        is_patch: Whether the export updated a synced folder.
     """
 
-    def __init__(self, session: Session, folder: Path, line: str, *, into: bool = False) -> None:
+    def __init__(self, session: Session, folder: Path, line: str, *, is_patch: bool = False) -> None:
         self._session = session
         self._folder = folder
-        self._into = into
+        self._is_patch = is_patch
         self._line = f"%pdexport {line} --prove"
         self.button = ipw.Button(
             description=PROVE_LABEL,
@@ -53,7 +52,7 @@ class ProveExportButton(ipw.VBox):
         show_message(self.outcome, "Running both sides on every saved event, offline ...")
         try:
             show_message_html(
-                self.outcome, proofs.render_html(prove_export(self._session, self._folder, into=self._into))
+                self.outcome, proofs.render_html(self._session.prove_export(self._folder, is_patch=self._is_patch))
             )
         except PdkernelError as fault:
             show_message(self.outcome, str(fault), kind="error")

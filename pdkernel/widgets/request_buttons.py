@@ -32,8 +32,8 @@ class RequestButtons(ipw.VBox):
     """
     The buttons, oldest request first, and a message below.
 
-    A button always belongs to the same request: a new request adds a button and removes the oldest, so that a click never
-    chooses another request than the label says.
+    A button always belongs to the same request: a new request adds a button and removes the oldest, so that a click always
+    chooses the request on the label.
 
     Args:
         use: Makes the event of a run the test event, by the run's id; returns the event's name.
@@ -51,13 +51,13 @@ class RequestButtons(ipw.VBox):
     def update(self, runs: Collection[Execution]) -> None:
         """Show a button for each request of *runs*; from any thread."""
         with self._lock:
-            gone = [self._buttons.pop(run_id) for run_id in self._buttons.keys() - {run.id for run in runs}]
+            removed = [self._buttons.pop(run_id) for run_id in self._buttons.keys() - {run.id for run in runs}]
             for run in runs:
                 if run.id not in self._buttons:
                     self._buttons[run.id] = self._button(run)
             set_children(self._row, [self._buttons[run.id] for run in runs])
             set_visible(self, visible=bool(runs))
-        for button in gone:
+        for button in removed:
             close_tree(button)
 
     def _button(self, run: Execution) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ipywidgets as ipw
@@ -10,7 +11,6 @@ from IPython.display import display
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.session import Session
-from pdkernel.session.snapshot_test import save_snapshot_test, suggest_test_name
 from pdkernel.widgets.components import ROW_LAYOUT, build_copyable_html, create_message, set_value, show_message
 
 SAVE_LABEL = "Save this run as a test"
@@ -54,7 +54,7 @@ class SaveTestButton(ipw.VBox):
         if self._execution is None or self._execution.id != execution.id:
             show_message(self.outcome, "")
             if not self.name.value:
-                set_value(self.name, suggest_test_name(self._session))
+                set_value(self.name, _suggest_test_name(self._session.event_name))
         self._execution = execution
 
     def _save(self, _button: object) -> None:
@@ -63,7 +63,7 @@ class SaveTestButton(ipw.VBox):
         self.button.disabled = True
         show_message(self.outcome, "Running the test offline ...")
         try:
-            summary = save_snapshot_test(self._session, self._execution, self.name.value)
+            summary = self._session.save_as_test(self._execution, self.name.value)
         except PdkernelError as fault:
             show_message(self.outcome, str(fault), kind="error")
         else:
@@ -80,3 +80,8 @@ class SaveTestButton(ipw.VBox):
             "text/html": f"<small>{SAVE_LABEL}: {build_copyable_html(line)}</small>",
         }
         display({**bundle, **readable}, raw=True)
+
+
+def _suggest_test_name(event_name: str | None) -> str:
+    """A name for a test, made from the name of the chosen event."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", event_name or "").strip("_").lower() or "run"

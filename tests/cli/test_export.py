@@ -64,7 +64,7 @@ def test_into_patches_a_synced_folder(pdkernel: Shell) -> None:
     ended = pdkernel("export", source, "--into", "flow", "--json")
 
     assert shown.status == 0
-    assert "no file was written" in shown.stdout
+    assert "No file was written: --dry-run shows the changes only." in shown.stdout
     assert "+- namespace: greet" in shown.stdout
     assert unchanged == synced
     assert {file["path"]: file["state"] for file in ended.json["files"]} == {
@@ -93,7 +93,7 @@ def test_docs_are_overwritten_but_not_a_foreign_readme(pdkernel: Shell) -> None:
     ("args", "words"),
     [
         ([], "The target folder is missing"),
-        (["--to", "flow", "--into", "flow"], "The target folder is missing"),
+        (["--to", "flow", "--into", "flow"], "--to and --into exclude each other"),
         (["--into", "flow"], "is not a workflow's folder"),
         (["--to", "full"], "was not written by an export"),
         (["--to", "file"], "file"),

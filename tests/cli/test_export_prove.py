@@ -100,7 +100,7 @@ def test_invalid_requests(pdkernel: Shell) -> None:
     unanswered = pdkernel("export", source, "--to", "flow", "--prove")
 
     assert (dry.status, unanswered.status) == (2, 2)
-    assert "--dry-run writes none" in dry.stderr
+    assert "--prove needs written files, and this export writes none." in dry.stderr
     assert "slack is unanswered" in unanswered.stderr
     assert not (pdkernel.folder / "flow").exists()
 

@@ -176,7 +176,7 @@ def test_an_unknown_authority_is_named_by_its_option(tls: Endpoint) -> None:
 
     assert ended.status == 3
     assert "--ca-file FILE" in ended.stderr
-    assert "Is it served?" not in ended.stderr
+    assert "the workflow is not served" not in ended.stderr
 
 
 @pytest.mark.registry

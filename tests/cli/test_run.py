@@ -157,7 +157,7 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
     [
         ([GREET], ["--event", "bad.json"], "bad.json is not JSON"),
         ([GREET], ["--event", "nowhere.json"], "Cannot read nowhere.json"),
-        ([GREET], [], "Give the event with --event"),
+        ([GREET], [], "Pass --event FILE"),
         ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
         ([GREET], ["--body", "{}", "--environment", "staging"], "is not an environment"),
         ([GREET], ["--body", "{}", "--from", "nowhere"], "no step 'nowhere'"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.kernel.conftest import TIMEOUT_S, RunningKernel, text_of
@@ -84,6 +85,18 @@ def test_a_breakpoint_set_in_the_cell_stops_the_step(kernel: RunningKernel) -> N
     assert (frame["name"], frame["line"], value) == ("handler", LINE_OF_PRINT, "40")
     assert "build" in shown
     assert "n is 20" in shown
+
+
+def test_other_steps_run_while_a_debugger_is_attached(kernel: RunningKernel) -> None:
+    """A step without --debug runs in its worker, and the debugger is in no child process of the kernel."""
+    Debugger(kernel).attach(CELL, LINE_OF_PRINT)
+
+    shown = outputs(kernel.run("%%pdstep plain\ndef handler(pd):\n    return 'from a worker'"))
+
+    children = psutil.Process(kernel.manager.provisioner.pid).children(recursive=True)
+    assert "from a worker" in shown
+    assert children
+    assert [child.pid for child in children if "pydevd" in " ".join(child.cmdline())] == []
 
 
 def test_breakpoint_hides_secrets(kernel: RunningKernel) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from IPython.core.displaypub import CapturingDisplayPublisher
 
 from tests.magics.conftest import Notebook, Run
 from tests.magics.test_magics import CHECK, GREET
@@ -16,22 +18,18 @@ NEEDS_SLACK = "%%pdstep send --app slack\ndef handler(pd):\n    return 'sent'\n"
 
 
 @pytest.fixture
-def updates(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The updated outputs as text, in order."""
-    drawn: list[str] = []
-    publisher = notebook.shell.display_pub
-    publish = publisher.publish
-
-    def note(data: dict[str, str], *args: object, update: bool = False, **more: object) -> None:
-        if update:
-            drawn.append(data.get("text/plain", ""))
-        publish(data, *args, update=update, **more)
-
-    monkeypatch.setattr(publisher, "publish", note)
-    return drawn
+def updates(notebook: Notebook) -> Iterator[Callable[[], list[str]]]:
+    """Returns the updated outputs as text, in order."""
+    shell = notebook.shell
+    front_end = CapturingDisplayPublisher()
+    original, shell.display_pub = shell.display_pub, front_end
+    yield lambda: [output["data"].get("text/plain", "") for output in front_end.outputs if output["update"]]
+    shell.display_pub = original
 
 
-def test_the_output_of_pduser_shows_a_connected_account(notebook: Notebook, run: Run, updates: list[str]) -> None:
+def test_the_output_of_pduser_shows_a_connected_account(
+    notebook: Notebook, run: Run, updates: Callable[[], list[str]]
+) -> None:
     """The output of `%pduser ID` shows the missing account, and the account once it is connected."""
     run(NEEDS_SLACK)
     before = run("%pduser ada")
@@ -40,18 +38,18 @@ def test_the_output_of_pduser_shows_a_connected_account(notebook: Notebook, run:
     notebook.session.notify_accounts_changed()
 
     assert account.id not in before
-    assert account.id in updates[-1]
+    assert account.id in updates()[-1]
 
 
-def test_both_outputs_show_another_user(notebook: Notebook, run: Run, updates: list[str]) -> None:
+def test_both_outputs_show_another_user(notebook: Notebook, run: Run, updates: Callable[[], list[str]]) -> None:
     """The outputs of `%pduser` and `%pdevent` show the user that is picked in the form."""
     run("%pduser ada")
     run("%pdevent hello")
 
     notebook.session.choose_user("grace")
 
-    assert any("The choice has changed since: steps run as grace" in text for text in updates)
-    assert any(text.startswith("Event hello:") and text.endswith("as grace in development.") for text in updates)
+    assert any("The choice has changed since: steps run as grace" in text for text in updates())
+    assert any(text.startswith("Event hello:") and text.endswith("as grace in development.") for text in updates())
 
 
 def test_a_timeline_marks_an_edited_step(run: Run) -> None:
@@ -68,15 +66,15 @@ def test_a_timeline_marks_an_edited_step(run: Run) -> None:
     assert "greet" in marked
 
 
-def test_an_unchanged_output_is_not_updated(notebook: Notebook, run: Run, updates: list[str]) -> None:
+def test_an_unchanged_output_is_not_updated(notebook: Notebook, run: Run, updates: Callable[[], list[str]]) -> None:
     """A change without an effect on an output does not update the output."""
     run("%pduser ada")
     run("%pdevent hello")
-    before = len(updates)
+    before = len(updates())
 
     notebook.session.choose_egress("deny")
 
-    assert len(updates) == before
+    assert len(updates()) == before
 
 
 def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_pdegress_shows_the_policy(run: Run) -> None:
         ("%pdegress sometimes", "not a mode"),
         ("%pdrun", "No event is chosen"),
         ("%pdrun nowhere", "nowhere"),
-        ("%pdenv set A=b", "must not stand on this line"),
+        ("%pdenv set A=b", "must not be part of the line"),
     ],
 )
 def test_errors_are_messages(notebook: Notebook, run: Run, cell: str, words: str) -> None:

@@ -28,8 +28,8 @@ def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
     again = parcels.run("%pdevent --emit")
     ran = parcels.run(STEP)
 
-    assert "depot-new-parcel@0.1.0 emitted Parcel 7." in emitted
-    assert "emitted nothing new (1 emitted before)" in again
+    assert "1. Parcel 7\n1 new event, 0 emitted before." in emitted
+    assert "0 new events, 1 emitted before." in again
     event = parcels.session.event
     assert event is not None
     assert event.data == {"parcel": 7}
@@ -71,6 +71,6 @@ def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path
     emitted = notebook.run("%pdevent request.json --emit")
 
     assert "%pdevent FILE --emit" in without
-    assert "kiosk-rung@0.1.0 emitted Rung." in emitted
+    assert "1. Rung" in emitted
     assert notebook.session.event is not None
     assert notebook.session.event.data == {"method": "POST", "body": {"bell": 2}}

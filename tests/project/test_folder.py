@@ -85,3 +85,9 @@ def test_an_existing_key_is_kept(tmp_path: Path) -> None:
     assert ensure_key(tmp_path / "key") == first
     assert read_key(tmp_path / "key") == first
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_named_project_is_its_folder_or_the_folder_above(tmp_path: Path) -> None:
+    """A name that is not `.pdkernel` is the folder in which the project's folder is."""
+    assert find_project(tmp_path, named="other") == Path("other/.pdkernel")
+    assert find_project(tmp_path, named="other/.pdkernel") == Path("other/.pdkernel")

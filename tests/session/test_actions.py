@@ -200,4 +200,4 @@ def test_built_in_actions_are_found_without_the_licence(unlicensed: Session) -> 
     """A search without an app covers local actions."""
     found = unlicensed.actions.search("end workflow")
 
-    assert "filter-end-workflow" in [component.key for component in found]
+    assert "filter-end-workflow" in [component.key for component in found.components]

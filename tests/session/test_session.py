@@ -11,7 +11,8 @@ import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.session import Session, TestEvent
+from pdkernel.operations.events import TestEvent
+from pdkernel.session import Session
 from tests.builders import an_event
 from tests.npm_registry import npm_registry
 

@@ -24,7 +24,7 @@ def a_button(session: Session, folder: Path, cell: str) -> ProveExportButton:
     """The button below an export of a one-step notebook."""
     session.notebook = notebook_of(folder / "work.ipynb", cell)
     session.record_cell(cell, cell_id="c0")
-    export_to_folder(session.workflow_for_export, folder / "out", sidecar=session.sidecar)
+    export_to_folder(session.source_for_export.workflow, folder / "out", sidecar=session.sidecar)
     return ProveExportButton(session, folder / "out", "--to out")
 
 

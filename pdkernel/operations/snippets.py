@@ -1,5 +1,5 @@
 """
-Runs client snippets against the endpoint that they name.
+Programs that call a workflow's endpoint: the call, and the runs of the programs. `render.snippets` writes the programs.
 
 A snippet is marked as successful only if its program exited with status 0.
 """
@@ -12,16 +12,14 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from pdkernel.errors import InterpreterMissingError, PdkernelError
-from pdkernel.identity import Environment
-from pdkernel.invoke import TOKEN_PATH, resolve_token_url
-from pdkernel.model import JSON
+from pdkernel.operations.invocation import TOKEN_PATH, ClientCredentials, InvokeRequest, resolve_token_url
 from pdkernel.packages.npm_packages import NpmPackages, NpmSpec
 from pdkernel.project import Project
 from pdkernel.render.snippets import (
@@ -35,39 +33,67 @@ from pdkernel.render.snippets import (
 from pdkernel.workers import find_node
 
 SNIPPET_TIMEOUT_S = 60.0
+NO_USER_MESSAGE = "Snippets invoke a workflow for an external user, and none is chosen."
 _SDK = "@pipedream/sdk"
 _MAX_ERROR_CHARACTERS = 300
 _INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 
 
-def build_invocation(
-    url: str,
-    *,
-    external_user_id: str,
-    environment: Environment,
-    project_id: str,
-    body: JSON,
-    method: str = "POST",
-    query: Sequence[tuple[str, str]] = (),
-    uses_bearer_token: bool = False,
-) -> Invocation:
-    """The call of snippets for the endpoint at *url*; the other arguments as in `Invocation`. A POST always has a body."""
-    parts = urlsplit(url)
+def build_invocation(request: InvokeRequest, *, external_user_id: str, project_id: str) -> Invocation:
+    """The call of snippets that send *request* for an external user of a project. A POST always has a body."""
+    parts = urlsplit(request.url)
     return Invocation(
         parts._replace(query="").geturl(),  # the SDKs pass the query separately
         external_user_id,
-        environment,
+        request.environment,
         project_id,
-        {} if body is None and method == "POST" else body,
-        resolve_token_url(url).removesuffix(TOKEN_PATH),
-        method,
-        (*parse_qsl(parts.query, keep_blank_values=True), *query),
-        uses_bearer_token,
+        {} if request.body is None and request.method == "POST" else request.body,
+        resolve_token_url(request.url).removesuffix(TOKEN_PATH),
+        request.method,
+        (*parse_qsl(parts.query, keep_blank_values=True), *request.query),
+        request.bearer is not None,
     )
 
 
+async def run_snippets(
+    project: Project,
+    invocation: Invocation,
+    snippets: tuple[Snippet, ...],
+    *,
+    client: ClientCredentials | None,
+    token: str | None = None,
+    ca_file: Path | None = None,
+    timeout_s: float = SNIPPET_TIMEOUT_S,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Snippet, ...]:
+    """
+    Run *snippets* in turn; returns the snippets with their results.
+
+    Args:
+        project: The project; its folder has the SDKs for Node.js.
+        invocation: The call.
+        snippets: The programs that make the call.
+        client: An OAuth client of the endpoint's project; None creates a client of *project* for these runs.
+        token: The bearer token of the workflow, if the endpoint requires a token; else None.
+        ca_file: The certificate authority of the endpoint, or None.
+        timeout_s: Time limit of each program, in seconds.
+        progress: Called with a message for each installation.
+    """
+    with nullcontext((client.id, client.secret)) if client else _temporary_client(project) as (client_id, secret):
+        runner = SnippetRunner(
+            project.folder / "packages" / "snippets",
+            client_id,
+            secret,
+            token=token,
+            ca_file=ca_file,
+            timeout_s=timeout_s,
+            progress=progress,
+        )
+        return await runner.run(snippets, invocation)
+
+
 @contextmanager
-def temporary_client(project: Project) -> Iterator[tuple[str, str]]:
+def _temporary_client(project: Project) -> Iterator[tuple[str, str]]:
     """Id and secret of a new OAuth client of *project*; the client is removed at the end."""
     made = project.oauth_clients.create("snippets")
     try:
@@ -127,7 +153,8 @@ class SnippetRunner:
             bash = shutil.which("bash")
             if bash is None or shutil.which("curl") is None:
                 raise InterpreterMissingError(
-                    "The snippet requires bash and curl, and at least one of them is not installed."
+                    "The snippet requires bash and curl, and at least one of them is not installed.",
+                    fix="Install bash and curl.",
                 )
             return [bash, str(_write_file(folder / "call.sh", snippet.code))]
         if snippet.kind == "python":

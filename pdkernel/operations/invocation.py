@@ -1,7 +1,7 @@
 """
-Calls a workflow's endpoint for an external user: one request, sent once.
+A call of a workflow's endpoint for an external user: one request, sent once.
 
-The official SDKs are not used: they append the endpoint's URL to the API's, form-encode the body, and repeat a failed
+The official SDKs are not used: they append the endpoint's URL to the API's URL, form-encode the body, and repeat a failed
 POST. The client's secret never appears in a URL, a message or a repr.
 """
 
@@ -95,6 +95,23 @@ class InvokeResponse:
         return 0 if self.status < 400 else 2 if self.status < 500 else 1
 
 
+def build_client(client_id: str | None, secret: str | None, token_url: str | None = None) -> ClientCredentials | None:
+    """
+    The OAuth client with this id and secret; None without both.
+
+    Raises:
+        RequestError: Only one of both is given.
+    """
+    if not client_id and not secret:
+        return None
+    if not client_id or not secret:
+        raise RequestError(
+            "An OAuth client has an id and a secret, and only one of them is set.",
+            fix="Set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET; create a client with: pdkernel clients create",
+        )
+    return ClientCredentials(client_id, secret, token_url)
+
+
 def invoke(request: InvokeRequest, *, timeout_s: float = TIMEOUT_S, ca_file: Path | None = None) -> InvokeResponse:
     """
     Send *request* once.
@@ -137,7 +154,7 @@ def _checked(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as fault:
-        raise RequestError(f"{text!r} is not a URL: {fault}.") from None
+        raise RequestError(f"{text!r} is not a URL: {fault}.", fix="Pass the URL that pdkernel serve prints.") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise RequestError(
             f"{text!r} is not an endpoint's URL.", fix="pdkernel serve prints it: http://127.0.0.1:8765/eo..."
@@ -167,7 +184,7 @@ def _token(http: httpx.Client, client: ClientCredentials, url: httpx.URL) -> str
         token = None
     if not isinstance(token, str):
         raise RequestError(
-            f"{token_url} gave the client {client.id} no token: it answered {answer.status_code}.",
+            f"{token_url} returned no token for the client {client.id}: the status was {answer.status_code}.",
             fix="Check the client's id and secret; `pdkernel clients list` shows the clients of this project.",
         )
     return token
@@ -186,13 +203,15 @@ def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
         return http.send(request)
     except httpx.TimeoutException:
         raise InvokeError(
-            f"{origin} did not answer in time.", fix="The run may still go on. Wait longer with --timeout."
+            f"{origin} did not respond in time.", fix="The run may still go on. To wait longer, pass --timeout."
         ) from None
     except httpx.HTTPError as fault:
-        fix = "Is it served? Start it with: pdkernel serve SOURCE"
+        fix = "If the workflow is not served, start the server: pdkernel serve SOURCE"
         if "CERTIFICATE_VERIFY_FAILED" in str(fault):
-            fix = "For pdkernel serve --tls name the file that it prints as NODE_EXTRA_CA_CERTS: --ca-file FILE"
-        raise InvokeError(f"{origin} cannot be reached: {fault}.", fix=fix) from None
+            fix = (
+                "For pdkernel serve --tls, pass the file that the command prints as NODE_EXTRA_CA_CERTS: --ca-file FILE"
+            )
+        raise InvokeError(f"Cannot reach {origin}: {fault}.", fix=fix) from None
 
 
 def _ssl_context(ca_file: Path | None) -> ssl.SSLContext | bool:
@@ -202,7 +221,9 @@ def _ssl_context(ca_file: Path | None) -> ssl.SSLContext | bool:
     try:
         context.load_verify_locations(ca_file)
     except (OSError, ssl.SSLError) as fault:
-        raise RequestError(f"{ca_file} cannot be read as certificates: {fault}.") from None
+        raise RequestError(
+            f"Cannot read certificates from {ca_file}: {fault}.", fix="Pass a file with certificates in PEM format."
+        ) from None
     return context
 
 

@@ -1,0 +1,17 @@
+"""
+What a person can ask for, written once: interfaces parse the arguments, call an operation and print its result.
+
+    accounts     connecting an account
+    actions      the search for pre-built actions, and their descriptions
+    environment  environment variables
+    events       saved events, the shape of events, and their check against a workflow's contract
+    export       the files that Pipedream deploys, and their proof
+    invocation   a call of a workflow's endpoint
+    projects     the local project, found and opened
+    runs         requests for runs: steps, external users, pins; options of saved tests
+    snippets     programs that call an endpoint, and their runs
+    sources      event sources that trigger workflows
+    stores       views of data stores
+
+An operation takes a project, a directory or a workflow, and values. It returns values, and raises `PdkernelError`.
+"""

@@ -1,0 +1,204 @@
+"""
+Test events: the saved events of a workflow, their shape, and their check against the workflow's contract.
+
+`shape` infers shapes, and `analysis` derives contracts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdkernel import shape as shapes
+from pdkernel.analysis import Contract, EventComparison, build_example_event, compare_event, derive_contract
+from pdkernel.errors import EventError
+from pdkernel.event import Event
+from pdkernel.files import read_file
+from pdkernel.model import JSON, Workflow
+from pdkernel.render import shape as shape_view
+from pdkernel.source import EVENTS_FOLDER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_COMPARED_EVENTS = 50
+"""Number of saved events that are compared: the newest."""
+MAX_EVENT_BYTES = 2_000_000
+"""Largest size of an event file that is compared, in bytes."""
+
+
+class TestEvent(Event):
+    """
+    A test event, with the views that a notebook shows.
+
+    Every view masks the values of headers that carry secrets.
+    """
+
+    __test__ = False  # pytest must not collect this class
+
+    def frame(self, at: str | None = None) -> pd.DataFrame:
+        """The event as a table with lists of records expanded; *at* is the path of a list whose records become the rows."""
+        return shapes.build_data_frame(dict(self.with_masked_headers().data), list_path=at)
+
+    def schema(self) -> dict[str, Any]:
+        """The event's JSON Schema, inferred by genson."""
+        return shapes.infer_schema(dict(self.with_masked_headers().data))
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        shape = self.shape()
+        return {"text/plain": shape_view.render_text(shape), "text/html": shape_view.render_html(shape)}
+
+    def shape(self) -> shapes.Shape:
+        """Every path of the event with its types and sample values."""
+        return infer_event_shape([self])
+
+
+class EventLibrary:
+    """
+    The saved events of a workflow.
+
+    Args:
+        folder: The folder of the notebook, or the workflow's folder; the events are in its `events/`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / EVENTS_FOLDER
+
+    def names(self) -> list[str]:
+        """Names of the saved events, sorted."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
+    def load(self, name: str, *, http: bool = True) -> tuple[str, TestEvent]:
+        """
+        Load the saved event *name*, or the event of a file; *http* as `Event.from_json` takes it.
+
+        Returns:
+            The event's name, and the event.
+
+        Raises:
+            EventError: There is no such event, or the file is not an event.
+        """
+        for path in (self.folder / f"{name}.json", Path(name), self.folder.parent / name):
+            if path.is_file():
+                return path.stem, TestEvent.parse(path.read_bytes(), label=path.name, is_http=http)
+        known = ", ".join(self.names()) or "none"
+        raise EventError(
+            f"There is no event {name!r}. Saved events: {known}.",
+            fix=f"Give the path of a file, or save an event as {self.folder.name}/NAME.json.",
+        )
+
+    def load_newest(self, *, http: bool = True) -> dict[str, Mapping[str, JSON]]:
+        """The masked data of the newest saved events by name, the newest first; unreadable files are left out."""
+        if not self.folder.is_dir():
+            return {}
+        files = [(path.stat().st_mtime_ns, path) for path in self.folder.glob("*.json")]
+        newest = sorted(files, key=lambda pair: (-pair[0], pair[1].name))[:MAX_COMPARED_EVENTS]
+        found = {path.stem: _read_masked(path, time, http) for time, path in newest}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def save(self, name: str, event: Event) -> Path:
+        """
+        Save *event* with masked headers as *name*; returns the file.
+
+        Raises:
+            EventError: The name is invalid, or the file cannot be written.
+        """
+        if not re.match(r"[A-Za-z0-9][A-Za-z0-9 ._-]*\Z", name) or ".." in name:
+            raise EventError(f"{name!r} is not a valid event name.", fix="Use letters, digits, dots and dashes.")
+        path = self.folder / f"{name.removesuffix('.json')}.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(
+                json.dumps(event.with_masked_headers().data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        except OSError as fault:
+            raise EventError(
+                f"Cannot save the event as {path.name}: {fault.strerror}.",
+                fix=f"Make {self.folder.name}/ a writable folder, or choose another name.",
+            ) from None
+        return path
+
+
+@lru_cache(maxsize=4 * MAX_COMPARED_EVENTS)
+def _read_masked(path: Path, _modified_ns: int, http: bool) -> Mapping[str, JSON] | None:
+    try:
+        if path.stat().st_size > MAX_EVENT_BYTES:
+            return None
+        return _masked(Event.parse(read_file(path), label=path.name, is_http=http))
+    except (EventError, OSError):
+        return None
+
+
+def _masked(event: Event) -> dict[str, JSON]:
+    return dict(event.with_masked_headers().data)
+
+
+def infer_event_shape(events: Iterable[Event]) -> shapes.Shape:
+    """Every path of *events* with its types and sample values; values of secret headers are masked."""
+    return shapes.infer_shape(*(_masked(event) for event in events))
+
+
+@dataclass(frozen=True, slots=True)
+class ContractReport:
+    """
+    The contract of a workflow, checked against events.
+
+    Attributes:
+        workflow: The workflow's name.
+        contract: The event fields that the steps read.
+        comparisons: The checked events.
+        example: An event that fulfils the contract, with values of the saved events where possible.
+    """
+
+    workflow: str
+    contract: Contract
+    comparisons: tuple[EventComparison, ...]
+    example: dict[str, JSON]
+
+    @property
+    def is_fulfilled(self) -> bool:
+        """Whether every checked event fulfils the contract."""
+        return all(each.is_compatible for each in self.comparisons)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON value."""
+        comparisons = [each.to_json() for each in self.comparisons]
+        return {"workflow": self.workflow, **self.contract.to_json(), "events": comparisons, "example": self.example}
+
+
+def check_contract(
+    workflow: Workflow, library: EventLibrary, events: Mapping[str, Event], *, include_saved: bool
+) -> ContractReport:
+    """
+    Derive the contract of *workflow*, and check events against it.
+
+    Args:
+        workflow: The workflow.
+        library: The saved events; *events* are also compared with them.
+        events: Events by name.
+        include_saved: Whether to check the saved events too.
+    """
+    http = workflow.trigger.type == "http"
+    contract = derive_contract(workflow)
+    saved = library.load_newest(http=http)
+    comparisons = [compare_event(contract, name, _masked(event), saved) for name, event in events.items()]
+    if include_saved:
+        # the order in which events were saved is unknown, so the saved events are not compared with each other
+        comparisons += [compare_event(contract, name, data, {}) for name, data in saved.items() if name not in events]
+    example = build_example_event(contract, list(saved.values()), is_http=http)
+    return ContractReport(workflow.name, contract, tuple(comparisons), example)
+
+
+def compare_with_saved_events(
+    workflow: Workflow, library: EventLibrary, event: Event, *, name: str | None = None
+) -> EventComparison:
+    """Check *event* against the contract of *workflow*, and compare it with the saved events."""
+    saved = library.load_newest(http=event.is_http)
+    return compare_event(derive_contract(workflow), name or "the event", _masked(event), saved)

@@ -1,0 +1,165 @@
+"""
+Runs of a workflow: selected steps, external users, pinned exports, the request for the engine, and runs saved as tests.
+
+The engine runs the request, and `snapshot_tests` writes the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pdkernel.egress import OutboundPolicy
+from pdkernel.egress.recording import MemoryRecording
+from pdkernel.engine.pauses import PauseMode
+from pdkernel.engine.run_request import RunRequest, build_pinned_exports
+from pdkernel.errors import RequestError
+from pdkernel.event import Event, parse_json
+from pdkernel.identity import Directory, Environment
+from pdkernel.model import JSON, Workflow
+from pdkernel.source import WorkflowSource, sibling_workflow_finder
+from pdkernel.variables import load_variables
+
+if TYPE_CHECKING:
+    from pdkernel.project import Project
+
+ALL_USERS = "all"
+"""The name that stands for every external user of an environment."""
+
+
+def split_names(text: str | None) -> list[str]:
+    """The names in *text*, which separates them by commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def select_steps(
+    workflow: Workflow, *, step: str | None = None, first: str | None = None, last: str | None = None
+) -> frozenset[str] | None:
+    """
+    Names of the steps to run, or None for all.
+
+    Raises:
+        UnknownStepError: The workflow has no such step.
+        RequestError: *last* is above *first*.
+    """
+    if step is not None:
+        return frozenset({workflow.step(step).name})
+    if first is None and last is None:
+        return None
+    names = [each.name for each in workflow.steps]
+    begin = names.index(workflow.step(first).name) if first else 0
+    end = names.index(workflow.step(last).name) if last else len(names) - 1
+    if end < begin:
+        raise RequestError(
+            f"Step {last!r} is above step {first!r}: there are no steps to run.", fix="Exchange the two steps."
+        )
+    return frozenset(names[begin : end + 1])
+
+
+def list_run_users(names: str, directory: Directory, environment: Environment) -> list[str]:
+    """
+    The external users for which a workflow runs, once for each.
+
+    Args:
+        names: Ids separated by commas, or `all` for every external user of *environment*.
+        directory: Users and accounts.
+        environment: The environment of the users.
+
+    Raises:
+        RequestError: There are no such users.
+    """
+    if names != ALL_USERS:
+        users = split_names(names)
+        if not users:
+            raise RequestError("No external user is named.", fix=f"Name them as A,B or {ALL_USERS}.")
+        return users
+    users = [user.external_id for user in directory.users(environment)]
+    if not users:
+        raise RequestError(
+            f"There are no external users in {environment}.",
+            fix="The first connected account creates one: pdkernel accounts add --external-user ID --app APP --credential KEY",
+        )
+    return users
+
+
+def parse_pinned_exports(text: str | bytes, *, label: str) -> Mapping[str, JSON]:
+    """
+    Parse exports for a pin: a JSON object with the exports, or another JSON value, which is the step's return value.
+
+    Raises:
+        EventError: *text* is not JSON.
+    """
+    return build_pinned_exports(parse_json(text, label=label))
+
+
+def build_run_request(
+    source: WorkflowSource,
+    event: Event,
+    *,
+    project: Project,
+    policy: OutboundPolicy,
+    external_user_id: str | None,
+    environment: Environment,
+    source_argument: str,
+    only_steps: frozenset[str] | None = None,
+    pinned_exports: Mapping[str, Mapping[str, JSON]] | None = None,
+    pause_mode: PauseMode = "skip",
+    install: bool = True,
+    is_recorded: bool = False,
+) -> RunRequest:
+    """
+    The request for a run of a workflow from its files or its notebook.
+
+    Args:
+        source: The workflow with its files.
+        event: The event; its headers get the external user and the environment.
+        project: The project with the variables.
+        policy: The policy for outbound calls.
+        external_user_id: The external user of the run, or None.
+        environment: The external user's environment.
+        source_argument: The source as an argument of a command, for messages.
+        only_steps: Names of the steps to run, or None for all.
+        pinned_exports: Pinned exports by step.
+        pause_mode: The treatment of pauses.
+        install: Whether missing packages are installed.
+        is_recorded: Whether outbound calls are recorded, so that the run can be saved as a test.
+
+    Raises:
+        RequestError: The `.env` beside the workflow cannot be read.
+    """
+    folder = source.folder.resolve()
+    return RunRequest(
+        workflow=source.workflow,
+        event=event.with_identity(external_user_id, environment),
+        policy=policy,
+        external_user_id=external_user_id,
+        environment=environment,
+        variables=load_variables(project, folder),
+        folder=folder,
+        pinned_exports=pinned_exports or {},
+        only_steps=only_steps,
+        recording=MemoryRecording() if is_recorded else None,
+        install=install,
+        source=source_argument,
+        actions_source=source.sidecar.actions if source.sidecar else None,
+        pause_mode=pause_mode,
+        find_workflow=sibling_workflow_finder(source.path),
+    )
+
+
+def check_test_options(name: str | None, *, non_secret_names: Sequence[str], has_several_users: bool) -> None:
+    """
+    Check before a run whether the run can be saved as the test *name*; None does not save.
+
+    Raises:
+        RequestError: The options do not fit together, or *name* cannot name a test.
+    """
+    if name is None:
+        if non_secret_names:
+            raise RequestError("--plain has no effect without --save-test.", fix="Add --save-test NAME.")
+        return
+    from pdkernel.snapshot_tests.saver import normalize_test_name
+
+    normalize_test_name(name)
+    if has_several_users:
+        raise RequestError("--save-test saves a single run.", fix="Name one external user.")

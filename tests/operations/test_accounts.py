@@ -1,0 +1,63 @@
+"""Connecting an account with typed credentials."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.errors import AccountExistsError, RequestError
+from pdkernel.operations.accounts import connect_account
+
+
+def test_an_account_of_an_external_user(directory: LocalDirectory) -> None:
+    """The account has the credentials, and the external user is created."""
+    account = connect_account(
+        directory, "slack", [("token", "t"), ("bot", "b")], external_user_id="ada", environment="production"
+    )
+
+    assert dict(directory.credentials(account.id)) == {"token": "t", "bot": "b"}
+    assert [user.external_id for user in directory.users("production")] == ["ada"]
+
+
+def test_an_account_of_your_own_has_its_id_and_name(directory: LocalDirectory) -> None:
+    """Without an external user the account is your own; a second account with the id is refused."""
+    account = connect_account(
+        directory,
+        "slack",
+        [("token", "t")],
+        external_user_id=None,
+        environment="development",
+        account_id="apn_abc1234",
+        name="Mine",
+    )
+
+    assert (account.id, account.name, account.owner) == ("apn_abc1234", "Mine", "own")
+    with pytest.raises(AccountExistsError):
+        connect_account(
+            directory,
+            "slack",
+            [("token", "t")],
+            external_user_id=None,
+            environment="development",
+            account_id="apn_abc1234",
+        )
+
+
+@pytest.mark.parametrize(
+    ("credentials", "user", "message"),
+    [
+        ([("", "v-secret")], "ada", "A credential has no name"),
+        ([("k", "v-secret"), ("k", "w")], "ada", "The credential k is given twice"),
+        ([("k", " ")], "ada", "The value of k is blank"),
+        ([("k", "v-secret")], " ", "cannot be blank"),
+    ],
+)
+def test_invalid_input_connects_no_account(
+    directory: LocalDirectory, credentials: list[tuple[str, str]], user: str, message: str
+) -> None:
+    """A nameless, doubled or blank credential and a blank user are errors that contain no value."""
+    with pytest.raises(RequestError, match=message) as caught:
+        connect_account(directory, "slack", credentials, external_user_id=user, environment="development")
+
+    assert "v-secret" not in str(caught.value)
+    assert directory.accounts() == []

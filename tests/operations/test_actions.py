@@ -1,0 +1,78 @@
+"""The search for pre-built actions, and the description of an action."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdkernel.actions import Catalog
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import ActionNotFoundError
+from pdkernel.operations.actions import describe_action, search_actions
+from pdkernel.project import Project
+from tests.actions.checkout import write_checkout
+
+
+@pytest.fixture
+def catalog(project: Project) -> Catalog:
+    """The project's actions: the built-in actions only."""
+    return Catalog.for_project(project, environ={})
+
+
+@pytest.fixture
+def checkout(catalog: Catalog, tmp_path: Path) -> Catalog:
+    """The project's actions with those of a folder of components."""
+    write_checkout(tmp_path / "checkout")
+    catalog.settings.set_source("checkout", base=tmp_path)
+    return catalog
+
+
+async def test_a_match_needs_no_advice(checkout: Catalog) -> None:
+    """Words and an app find actions, and there is no advice."""
+    found = await search_actions(checkout, "thing", app="depot")
+
+    assert [component.key for component in found.components] == ["depot-put-thing"]
+    assert found.advice == ""
+
+
+@pytest.mark.parametrize(
+    ("app", "advice"),
+    [
+        ("slack", "npm has slack: pdkernel project set actions npm --accept-licence"),
+        (None, "For more: pdkernel project set actions npm --accept-licence"),
+    ],
+)
+async def test_built_in_actions_only(catalog: Catalog, app: str | None, advice: str) -> None:
+    """In a project with built-in actions only, the advice has the command for more actions."""
+    found = await search_actions(catalog, "zebra", app=app)
+
+    assert found.components == ()
+    assert found.advice == f"No action matches: this project runs built-in actions only. {advice}"
+
+
+async def test_npm_is_searched_further_with_an_app(catalog: Catalog) -> None:
+    """Without an app, npm's index of earlier apps is searched, and the advice is to name an app."""
+    catalog.settings.accept_licence()
+    catalog.settings.set_source("npm", base=Path())
+
+    assert "To search another app: --app SLUG" in (await search_actions(catalog, "zebra")).advice
+
+
+async def test_a_folder_has_no_more_actions(checkout: Catalog) -> None:
+    """A folder is searched completely."""
+    assert (await search_actions(checkout, "zebra")).advice == "No action matches."
+
+
+async def test_an_action_is_described_by_its_key(
+    checkout: Catalog, project: Project, directory: LocalDirectory
+) -> None:
+    """The newest version and its props are found by the key."""
+    async with await WorkflowEngine.start(project, directory, max_active_runs=1) as engine:
+        component, description = await describe_action(engine, "depot-put-thing", catalog=checkout)
+        with pytest.raises(ActionNotFoundError):
+            await describe_action(engine, "depot-nothing", catalog=checkout)
+
+    assert component.uses == "depot-put-thing@0.1.2"
+    assert [prop.name for prop in description.props][:2] == ["shelf", "thing"]

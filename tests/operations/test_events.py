@@ -1,0 +1,149 @@
+"""Saved events, and the check of events against a workflow's contract."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import EventError
+from pdkernel.event import Event
+from pdkernel.model import Step, Workflow
+from pdkernel.operations import events as operations
+from pdkernel.operations.events import EventLibrary, check_contract, compare_with_saved_events, infer_event_shape
+
+GREET = Step(
+    "greet", "python", source="def handler(pd):\n    return pd.steps['trigger']['event']['body']['name'].upper()\n"
+)
+WORKFLOW = Workflow("Greeting", steps=(GREET,))
+
+
+def save_at(library: EventLibrary, name: str, body: object, *, seconds: int) -> None:
+    """Save an event that was modified *seconds* after the epoch."""
+    library.folder.mkdir(exist_ok=True)
+    path = library.folder / f"{name}.json"
+    path.write_text(json.dumps({"method": "POST", "body": body}))
+    os.utime(path, (seconds, seconds))
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> EventLibrary:
+    """A library without events."""
+    return EventLibrary(tmp_path)
+
+
+def test_a_library_without_a_folder_has_no_events(library: EventLibrary) -> None:
+    """A library whose folder does not exist has no names and no data."""
+    assert library.names() == []
+    assert library.load_newest() == {}
+
+
+def test_an_event_is_saved_with_masked_headers(library: EventLibrary) -> None:
+    """A saved event has the masked value of a secret header, and loads by its name."""
+    path = library.save("first", Event({"headers": {"authorization": "Bearer abc"}, "body": 1}))
+
+    assert path == library.folder / "first.json"
+    assert "abc" not in path.read_text()
+    assert library.load("first")[1].data["body"] == 1
+
+
+def test_an_event_is_loaded_from_a_path(library: EventLibrary, tmp_path: Path) -> None:
+    """The path of a file names an event, and its name is the file's without the suffix."""
+    (tmp_path / "other.json").write_text('{"body": 2}')
+
+    assert library.load("other.json")[0] == "other"
+
+
+def test_an_unknown_event_is_refused_with_the_known_names(library: EventLibrary) -> None:
+    """The error for an unknown name lists the saved events."""
+    library.save("first", Event({}))
+
+    with pytest.raises(EventError, match=r"There is no event 'second'. Saved events: first."):
+        library.load("second")
+
+
+@pytest.mark.parametrize("name", ["../up", "", ".hidden", "a..b"])
+def test_a_name_that_leaves_the_folder_is_refused(library: EventLibrary, name: str) -> None:
+    """A name that is blank, hidden or leads out of the folder is not saved."""
+    with pytest.raises(EventError, match="is not a valid event name"):
+        library.save(name, Event({}))
+
+
+def test_the_newest_events_come_first(library: EventLibrary) -> None:
+    """Events are sorted by their time of change, and unreadable files are left out."""
+    save_at(library, "old", 1, seconds=1)
+    save_at(library, "new", 2, seconds=2)
+    (library.folder / "broken.json").write_text("{")
+
+    assert list(library.load_newest()) == ["new", "old"]
+
+
+def test_a_large_event_is_not_compared(library: EventLibrary) -> None:
+    """A file above `MAX_EVENT_BYTES` is left out of comparisons."""
+    save_at(library, "large", "x" * operations.MAX_EVENT_BYTES, seconds=1)
+
+    assert library.load_newest() == {}
+
+
+def test_a_changed_event_is_read_again(library: EventLibrary) -> None:
+    """The data of a file that changed is new."""
+    save_at(library, "a", 1, seconds=1)
+    library.load_newest()
+    save_at(library, "a", 2, seconds=2)
+
+    assert library.load_newest()["a"]["body"] == 2
+
+
+def test_a_shape_has_the_paths_of_all_events_and_no_secret() -> None:
+    """The shape of several events has the paths of each, with masked headers."""
+    first = Event({"headers": {"authorization": "Bearer abc"}, "body": {"a": 1}})
+
+    shape = infer_event_shape([first, Event({"body": {"b": 2}})])
+
+    assert "abc" not in repr(shape)
+    body = next(child for child in shape.children if child.path == ("body",))
+    assert [child.path for child in body.children] == [("body", "a"), ("body", "b")]
+
+
+def test_a_contract_is_checked_against_the_given_events(library: EventLibrary) -> None:
+    """An event without a required field does not fulfil the contract; saved events are compared but not checked."""
+    library.save("ada", Event.from_body({"name": "Ada"}))
+
+    report = check_contract(WORKFLOW, library, {"empty": Event.from_body({})}, include_saved=False)
+
+    assert [each.name for each in report.comparisons] == ["empty"]
+    assert not report.is_fulfilled
+    assert [drift.kind for drift in report.comparisons[0].drifts] == ["gone"]
+
+
+def test_saved_events_are_checked_but_not_compared_with_each_other(library: EventLibrary) -> None:
+    """With `include_saved` each saved event is checked alone; a given event of the same name is checked once."""
+    library.save("ada", Event.from_body({"name": "Ada"}))
+    library.save("number", Event.from_body({"name": 1}))
+
+    report = check_contract(WORKFLOW, library, {"ada": Event.from_body({"name": "Ada"})}, include_saved=True)
+
+    assert [each.name for each in report.comparisons] == ["ada", "number"]
+    assert report.comparisons[1].drifts == ()
+
+
+def test_the_example_has_values_of_saved_events(library: EventLibrary) -> None:
+    """The example event has the required fields, with saved values."""
+    library.save("ada", Event.from_body({"name": "Ada"}))
+
+    report = check_contract(WORKFLOW, library, {}, include_saved=True)
+
+    assert report.is_fulfilled
+    assert report.to_json()["example"]["body"] == {"name": "Ada"}
+
+
+def test_one_event_is_compared_with_the_saved_events(library: EventLibrary) -> None:
+    """A field whose type differs from the saved events is drift."""
+    library.save("ada", Event.from_body({"name": "Ada"}))
+
+    comparison = compare_with_saved_events(WORKFLOW, library, Event.from_body({"name": 1}))
+
+    assert comparison.name == "the event"
+    assert [(drift.kind, drift.path) for drift in comparison.drifts] == [("type", "body.name")]

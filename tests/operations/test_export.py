@@ -1,0 +1,106 @@
+"""Exports, their options, and their proof."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.errors import DefinitionError, RequestError
+from pdkernel.operations.export import Export, check_export_options, export_workflow, prove_export
+from pdkernel.project import Project
+from pdkernel.source import WorkflowSource
+from tests.builders import a_step, a_workflow, python_step
+
+SYNCED = "name: Test # ours\ntriggers:\n- id: hi_1\n"
+
+
+def a_notebook(folder: Path, body: str = "return pd.steps['trigger']['event']['body']") -> WorkflowSource:
+    """A notebook with one step, beside a saved event."""
+    (folder / "events").mkdir(exist_ok=True)
+    (folder / "events" / "hello.json").write_text('{"method": "POST", "body": 1}')
+    return WorkflowSource(folder / "work.ipynb", "notebook", a_workflow(python_step("one", body)))
+
+
+@pytest.mark.parametrize(
+    ("to", "into", "dry_run", "prove", "message"),
+    [
+        ("a", "b", False, False, "--to and --into exclude each other"),
+        (None, None, False, True, "--prove needs written files"),
+        ("a", None, True, True, "--prove needs written files"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(
+    to: str | None, into: str | None, dry_run: bool, prove: bool, message: str
+) -> None:
+    """Two targets, and a proof without written files, are errors."""
+    with pytest.raises(RequestError, match=message):
+        check_export_options(to=to, into=into, dry_run=dry_run, prove=prove)
+
+
+def test_a_proof_of_written_files_is_accepted() -> None:
+    """A proof needs a target and no dry run."""
+    check_export_options(to=None, into="flow", dry_run=False, prove=True)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """A dry run reports new files and creates no folder."""
+    result = export_workflow(a_notebook(tmp_path), tmp_path / "flow", is_patch=False, dry_run=True)
+
+    assert not result.is_written
+    assert "one/entry.py" in result.paths("new")
+    assert not (tmp_path / "flow").exists()
+
+
+def test_a_patch_keeps_the_synced_file(tmp_path: Path) -> None:
+    """An export into a synced folder keeps the unchanged lines of `workflow.yaml`."""
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "workflow.yaml").write_text(SYNCED)
+
+    export_workflow(a_notebook(tmp_path), tmp_path / "flow", is_patch=True)
+
+    assert (tmp_path / "flow" / "workflow.yaml").read_text().startswith(SYNCED)
+
+
+def test_an_invalid_workflow_is_not_exported(tmp_path: Path) -> None:
+    """A step without a handler is an error, and no file is written."""
+    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", a_workflow(a_step("%%pdstep a\nx = 1\n")))
+
+    with pytest.raises(DefinitionError):
+        export_workflow(source, tmp_path / "flow", is_patch=False)
+
+    assert not (tmp_path / "flow").exists()
+
+
+def test_an_export_is_proved(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
+    """The written files behave as the notebook; pins are reported, and the JSON has the proof beside the files."""
+    source = a_notebook(tmp_path)
+    files = export_workflow(source, tmp_path / "flow", is_patch=False, pinned_steps=["one"])
+
+    proof = prove_export(
+        source,
+        files.folder,
+        project=project,
+        directory=directory,
+        environ={},
+        is_patch=False,
+        pinned_steps=["one"],
+    )
+
+    assert proof.verdict == "same"
+    assert "Pins are ignored: one ran." in proof.notes
+    assert json.loads(json.dumps(Export(files, proof).to_json()))["proof"]["cases"][0]["event"] == "hello"
+    assert "proof" not in Export(files).to_json()
+
+
+def test_a_changed_file_differs(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
+    """A file that was changed after the export has another result."""
+    source = a_notebook(tmp_path)
+    files = export_workflow(source, tmp_path / "flow", is_patch=False)
+    (tmp_path / "flow" / "one" / "entry.py").write_text("def handler(pd):\n    return 2\n")
+
+    proof = prove_export(source, files.folder, project=project, directory=directory, environ={}, is_patch=False)
+
+    assert proof.verdict == "differs"

@@ -1,0 +1,128 @@
+"""Calls of an endpoint: the request, the OAuth client, and the response."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from pdkernel.errors import InvokeError, RequestError
+from pdkernel.operations.invocation import (
+    ClientCredentials,
+    InvokeRequest,
+    build_client,
+    explain_missing_token,
+    invoke,
+    resolve_token_url,
+)
+from tests.operations.http_endpoint import HttpEndpoint
+
+
+def test_a_client_has_an_id_and_a_secret() -> None:
+    """Both make a client, neither makes none."""
+    assert build_client("id", "secret", "https://x.test/token") == ClientCredentials(
+        "id", "secret", "https://x.test/token"
+    )
+    assert build_client(None, "") is None
+
+
+@pytest.mark.parametrize(("client_id", "secret"), [("id", None), (None, "secret")])
+def test_half_a_client_is_refused(client_id: str | None, secret: str | None) -> None:
+    """An id without a secret, or a secret without an id, is an error that does not contain the secret."""
+    with pytest.raises(RequestError, match="only one of them is set") as caught:
+        build_client(client_id, secret)
+
+    assert "secret'" not in str(caught.value)
+
+
+def test_the_request_has_identity_body_and_query(endpoint: HttpEndpoint) -> None:
+    """The external user and the environment are headers, the body is JSON, and the URL keeps its own query."""
+    response = invoke(
+        InvokeRequest(
+            f"{endpoint.url}?own=1", "ada", "production", {"n": 1}, query=[("q", "a b")], headers={"X-More": "yes"}
+        )
+    )
+
+    ((method, path, headers, body),) = endpoint.requests
+    assert (method, path, body) == ("POST", "/eoabc?own=1&q=a+b", {"n": 1})
+    assert (headers["x-pd-external-user-id"], headers["x-pd-environment"]) == ("ada", "production")
+    assert (headers["x-more"], "authorization" in headers) == ("yes", False)
+    assert (response.status, response.body, response.exit_status) == (200, {"ok": True}, 0)
+    assert "x-other" not in response.shown_headers
+    assert response.shown_headers["x-pd-status"] == "200"
+
+
+def test_the_token_of_the_client_is_sent(endpoint: HttpEndpoint) -> None:
+    """A token is fetched at the origin of the endpoint and sent once."""
+    invoke(InvokeRequest(endpoint.url, client=ClientCredentials("id", "a-secret")))
+
+    token_request, call = endpoint.requests
+    assert token_request[3] == {"grant_type": "client_credentials", "client_id": "id", "client_secret": "a-secret"}
+    assert call[2]["authorization"] == "Bearer issued"
+
+
+def test_a_token_that_is_given_wins(endpoint: HttpEndpoint) -> None:
+    """With a token of its own, no token is fetched."""
+    invoke(InvokeRequest(endpoint.url, bearer="own", client=ClientCredentials("id", "a-secret")))
+
+    ((_, _, headers, _),) = endpoint.requests
+    assert headers["authorization"] == "Bearer own"
+
+
+def test_a_client_without_a_token_is_refused(endpoint: HttpEndpoint) -> None:
+    """The error names the client and not its secret, and the endpoint is not called."""
+    endpoint.token = None
+
+    with pytest.raises(RequestError, match="returned no token for the client id: the status was 401") as caught:
+        invoke(InvokeRequest(endpoint.url, client=ClientCredentials("id", "a-secret")))
+
+    assert "a-secret" not in str(caught.value)
+    assert endpoint.calls == []
+
+
+@pytest.mark.parametrize(("status", "exit_status"), [(400, 2), (404, 2), (500, 1)])
+def test_the_exit_status_follows_the_status(endpoint: HttpEndpoint, status: int, exit_status: int) -> None:
+    """A refused request is 2, a failed workflow is 1."""
+    endpoint.status = status
+
+    assert invoke(InvokeRequest(endpoint.url)).exit_status == exit_status
+
+
+def test_a_missing_token_is_explained_once(endpoint: HttpEndpoint) -> None:
+    """A 401 is explained only if no token was sent."""
+    endpoint.status = 401
+    without, own = InvokeRequest(endpoint.url), InvokeRequest(endpoint.url, bearer="own")
+
+    assert "PDKERNEL_CLIENT_ID" in (explain_missing_token(without, invoke(without)) or "")
+    assert explain_missing_token(own, invoke(own)) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "token_url"),
+    [
+        ("http://127.0.0.1:8765/eo1?x=1", "http://127.0.0.1:8765/v1/oauth/token"),
+        ("https://eo1.m.pipedream.net", "https://api.pipedream.com/v1/oauth/token"),
+    ],
+)
+def test_tokens_come_from_the_origin_or_from_pipedream(url: str, token_url: str) -> None:
+    """Endpoints of Pipedream have their tokens at Pipedream's API."""
+    assert resolve_token_url(url) == token_url
+
+
+def test_an_address_without_a_server_is_an_error() -> None:
+    """The error names the origin and the command that serves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+
+    with pytest.raises(InvokeError, match=f"Cannot reach {url}") as caught:
+        invoke(InvokeRequest(f"{url}/eo1"))
+
+    assert "pdkernel serve SOURCE" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["eoabc123", "ftp://127.0.0.1/x", "http://", "http://[::1"])
+def test_a_text_that_is_not_a_url_is_refused(url: str) -> None:
+    """Only a complete http or https URL is called."""
+    with pytest.raises(RequestError):
+        invoke(InvokeRequest(url))

@@ -1,0 +1,168 @@
+"""Requests for runs: steps, external users, pins, and the options of a saved test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.definition import Sidecar
+from pdkernel.egress import parse_policy
+from pdkernel.errors import EventError, RequestError, UnknownStepError
+from pdkernel.event import Event
+from pdkernel.operations.runs import (
+    build_run_request,
+    check_test_options,
+    list_run_users,
+    parse_pinned_exports,
+    select_steps,
+    split_names,
+)
+from pdkernel.project import Project
+from pdkernel.source import WorkflowSource
+from tests.builders import a_workflow, python_step
+
+WORKFLOW = a_workflow(*(python_step(name) for name in "abcd"))
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, None),
+        ({"step": "b"}, {"b"}),
+        ({"first": "c"}, {"c", "d"}),
+        ({"last": "b"}, {"a", "b"}),
+        ({"first": "b", "last": "c"}, {"b", "c"}),
+        ({"first": "b", "last": "b"}, {"b"}),
+    ],
+)
+def test_steps_are_selected_by_name_or_range(options: dict[str, str], names: set[str] | None) -> None:
+    """A step selects itself, a range selects its steps, and no option selects all."""
+    assert select_steps(WORKFLOW, **options) == names
+
+
+def test_a_range_without_steps_is_refused() -> None:
+    """A last step above the first is an error."""
+    with pytest.raises(RequestError, match="Step 'a' is above step 'c'"):
+        select_steps(WORKFLOW, first="c", last="a")
+
+
+def test_an_unknown_step_is_refused() -> None:
+    """A range that names an unknown step is an error."""
+    with pytest.raises(UnknownStepError):
+        select_steps(WORKFLOW, first="z")
+
+
+def test_names_are_separated_by_commas() -> None:
+    """Blanks around names and empty names are left out."""
+    assert split_names(" ada, ,grace ") == ["ada", "grace"]
+    assert split_names(None) == []
+
+
+def test_users_are_named_or_all(directory: LocalDirectory) -> None:
+    """`all` stands for the users of the environment; other names are taken as given."""
+    for user in ("grace", "ada"):
+        directory.add_account(app="slack", credentials={"k": "v"}, external_user_id=user)
+
+    assert list_run_users("all", directory, "development") == ["ada", "grace"]
+    assert list_run_users("bob, ada", directory, "development") == ["bob", "ada"]
+
+
+def test_an_environment_without_users_is_refused(directory: LocalDirectory) -> None:
+    """`all` in an environment without users is an error with the command that creates a user."""
+    with pytest.raises(RequestError, match="no external users in production") as caught:
+        list_run_users("all", directory, "production")
+
+    assert "pdkernel accounts add" in str(caught.value)
+
+
+def test_a_list_without_names_is_refused(directory: LocalDirectory) -> None:
+    """Commas alone name no user."""
+    with pytest.raises(RequestError, match="No external user is named"):
+        list_run_users(" , ", directory, "development")
+
+
+@pytest.mark.parametrize(
+    ("text", "exports"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("{}", {"$return_value": {}}),
+        ("[1]", {"$return_value": [1]}),
+        ("null", {"$return_value": None}),
+        (b'"x"', {"$return_value": "x"}),
+    ],
+)
+def test_a_pin_is_an_object_of_exports_or_a_return_value(text: str | bytes, exports: dict[str, object]) -> None:
+    """An object holds the exports; another value, or an empty object, is the return value."""
+    assert parse_pinned_exports(text, label="the pin") == exports
+
+
+def test_a_pin_that_is_not_json_is_refused() -> None:
+    """The error names the pin."""
+    with pytest.raises(EventError, match=r"pin\.json is not JSON"):
+        parse_pinned_exports("{", label="pin.json")
+
+
+def test_a_request_has_the_workflow_its_files_and_the_identity(project: Project, tmp_path: Path) -> None:
+    """The request has the source's workflow, variables and action source, and the event names the external user."""
+    project.variables.set("TOKEN", "abc")
+    (tmp_path / ".env").write_text("OWN=1\n")
+    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", WORKFLOW, Sidecar(actions="npm"))
+
+    request = build_run_request(
+        source,
+        Event.from_body({}),
+        project=project,
+        policy=parse_policy("deny"),
+        external_user_id="ada",
+        environment="production",
+        source_argument="work.ipynb",
+        pinned_exports={"a": {"x": 1}},
+    )
+
+    assert (request.workflow, request.folder, request.source) == (WORKFLOW, tmp_path, "work.ipynb")
+    assert request.variables == {"TOKEN": "abc", "OWN": "1"}
+    assert (request.event.external_user_id, request.event.environment) == ("ada", "production")
+    assert (request.external_user_id, request.environment) == ("ada", "production")
+    assert (request.actions_source, request.pinned_exports) == ("npm", {"a": {"x": 1}})
+    assert request.recording is None
+
+
+def test_a_recorded_request_keeps_outbound_calls(project: Project, tmp_path: Path) -> None:
+    """A run that can be saved as a test has a recording."""
+    source = WorkflowSource(tmp_path, "folder", WORKFLOW)
+
+    request = build_run_request(
+        source,
+        Event.from_body({}),
+        project=project,
+        policy=parse_policy("deny"),
+        external_user_id=None,
+        environment="development",
+        source_argument=".",
+        is_recorded=True,
+    )
+
+    assert request.recording is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "has_several_users", "message"),
+    [
+        (None, ["NAME"], False, "--plain has no effect without --save-test"),
+        ("a b", [], False, "cannot name a test"),
+        ("a", [], True, "--save-test saves a single run"),
+    ],
+)
+def test_options_that_save_nothing_are_refused(
+    name: str | None, plain: list[str], has_several_users: bool, message: str
+) -> None:
+    """Names without a test, a name that cannot name a test, and several users are errors before the run."""
+    with pytest.raises(RequestError, match=message):
+        check_test_options(name, non_secret_names=plain, has_several_users=has_several_users)
+
+
+def test_a_run_without_a_test_may_have_several_users() -> None:
+    """Without a test's name, several users are allowed."""
+    check_test_options(None, non_secret_names=[], has_several_users=True)
