@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pdkernel.lookup import AccountCandidate, AppLookup, Lookup
-from pdkernel.render import formatting, note
+from pdkernel.render import formatting
 from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, tag
 from pdkernel.render.rich_output import RichOutput
 
@@ -50,7 +50,7 @@ def render_html(lookup: Lookup, *, step: str | None = None) -> Html:
 def render_output(lookup: Lookup | None) -> RichOutput:
     """The look-up on its own, with what to do where it failed; None where no step needs one."""
     if lookup is None:
-        return RichOutput(NO_LOOKUP_MESSAGE, note.render_message_html(NO_LOOKUP_MESSAGE))
+        return RichOutput.from_message(NO_LOOKUP_MESSAGE)
     said = f"{lookup.failed.message}\n{lookup.failed.fix}" if lookup.failed else ""
     parts = [tag("strong", _title(lookup)), render_html(lookup)]
     parts += [tag("div", said, style="white-space:pre-wrap")] if said else []

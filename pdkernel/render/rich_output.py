@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+from pdkernel.render.markup import tag
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -12,6 +14,11 @@ class RichOutput:
 
     text: str
     html: str
+
+    @classmethod
+    def from_message(cls, text: str) -> Self:
+        """The output of a plain message; the HTML keeps line breaks and spaces."""
+        return cls(text, tag("div", text, style="white-space:pre-wrap;margin:2px 0", class_="pd-view pd-note"))
 
     def __repr__(self) -> str:
         return self.text
