@@ -115,7 +115,7 @@ def select_outcome_tone(call: OutboundCall) -> Tone:
 
 def format_call_response(call: OutboundCall) -> str:
     """Format the response to an outbound call: `200, 84.2 ms`."""
-    status = "no answer" if call.status is None else str(call.status)
+    status = "no response" if call.status is None else str(call.status)
     return f"{status}, {format_duration(call.duration_ms)}"
 
 

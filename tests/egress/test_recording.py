@@ -160,14 +160,14 @@ def test_an_unsafe_call_more_than_recorded_is_a_miss(
     got = python.request("requests", "POST", URL, "x")
 
     assert (got.status, got.headers["x-pdkernel-egress"]) == (403, "miss")
-    assert "recorded once, and was made twice" in ledger.refused[0]
+    assert "recorded once, and the step made it twice" in ledger.refused[0]
     assert len(outside.seen) == 1
 
 
 def test_a_miss_names_what_is_near(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A call that is not recorded is refused, with the nearest recorded ones."""
+    """A call that is not recorded is refused, with similar recorded calls."""
     python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
     python.request("requests", "GET", URL)
     python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
@@ -175,7 +175,7 @@ def test_a_miss_names_what_is_near(
     got = python.request("requests", "GET", URL + "/7")
 
     assert got.json()["error"]["code"] == "egress_miss"
-    assert f"GET {URL}" in ledger.refused[0].partition("nearest")[2]
+    assert f"GET {URL}" in ledger.refused[0].partition("Similar")[2]
     assert len(outside.seen) == 1
 
 
@@ -303,7 +303,7 @@ def test_field_of_a_multipart_body_with_a_telling_name_is_hidden() -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "why"),
     [
-        ([], gzip.compress(TOKEN.encode()), "it is an archive that holds a secret"),
+        ([], gzip.compress(TOKEN.encode()), "it is an archive that contains a secret"),
         ([(b"content-encoding", b"br")], b"\x0b\x02\x80abc\x03", "pdkernel does not decode its content coding"),
         ([(b"content-encoding", b"gzip")], b"\x1f\x8b\x08 damaged", "its gzip data cannot be read"),
     ],
@@ -323,7 +323,7 @@ def test_body_that_cannot_be_searched_is_left_out(
 
     line = lines(recording_file.file)[0]
     assert line["request"]["body"] == line["response"]["body"] == {"text": f"{{{{left out: {why}}}}}"}
-    assert found == f"the body of the recorded answer was left out: {why}."
+    assert found == f"the body of the recorded response was left out: {why}."
 
 
 def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
@@ -449,7 +449,7 @@ def test_a_file_without_calls_can_be_added_to_only(tmp_path: Path, content: byte
     recording_file.file.write_bytes(content)
 
     recording_file.check(replay=False)
-    with pytest.raises(RecordingError, match="holds no recorded call"):
+    with pytest.raises(RecordingError, match="contains no recorded call"):
         recording_file.check(replay=True)
 
 
@@ -471,7 +471,7 @@ def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> Non
         (tmp_path / "outside" / "secret").write_text("a secret of this machine")
         body.symlink_to("../outside/secret") if kind == "link" else os.mkfifo(body)
 
-    assert "the file of its answer's body cannot be read" in str(recording_file.find("send", 0, call, safe=True))
+    assert "the file with the body of its response cannot be read" in str(recording_file.find("send", 0, call, safe=True))
     with pytest.raises(RecordingError, match=r"line 1, .* the file of its body in calls\.jsonl\.bodies cannot be read"):
         RecordingFile(recording_file.file).check(replay=True)
 
@@ -519,7 +519,7 @@ def test_a_call_that_cannot_be_recorded_is_told(python: ClientProcess, ledger: L
     got = python.request("requests", "GET", URL)
 
     assert got.status == 200
-    assert "was made, and its answer cannot be recorded" in ledger.refused[0]
+    assert "was sent, but its response cannot be recorded" in ledger.refused[0]
 
 
 @given(st.binary(max_size=70_000).filter(lambda body: not body.startswith((b"\x1f\x8b", b"PK"))))
