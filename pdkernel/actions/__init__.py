@@ -5,7 +5,7 @@ Pre-built actions: their sources, their declarations, and the actions that come 
     source_settings     the source that the project has chosen
     lock                the lock file with the origin of each action
     builtin_source      the built-in actions (`builtin/`)
-    npm_source          packages @pipedream/APP, through `npm_registry` and `version_search`
+    npm_source          packages @pipedream/APP, through `npm_registry`
     folder_source       a checkout of components
     connect_source      actions that Pipedream runs
     description_cache   the declarations of components

@@ -86,8 +86,6 @@ class ConnectSource:
         login: The login of the project.
     """
 
-    name = "connect"
-
     def __init__(self, login: Login) -> None:
         self.login = login
         self._token: tuple[str, float] | None = None

@@ -471,7 +471,9 @@ def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> Non
         (tmp_path / "outside" / "secret").write_text("a secret of this machine")
         body.symlink_to("../outside/secret") if kind == "link" else os.mkfifo(body)
 
-    assert "the file with the body of its response cannot be read" in str(recording_file.find("send", 0, call, safe=True))
+    assert "the file with the body of its response cannot be read" in str(
+        recording_file.find("send", 0, call, safe=True)
+    )
     with pytest.raises(RecordingError, match=r"line 1, .* the file of its body in calls\.jsonl\.bodies cannot be read"):
         RecordingFile(recording_file.file).check(replay=True)
 
