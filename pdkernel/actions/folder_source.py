@@ -1,7 +1,7 @@
 """
 Components in a folder with the layout of a components checkout: `components/APP/actions/NAME/NAME.mjs`, and `sources`.
 
-Node.js resolves the imports of a module from its folder. The owner of the folder installs its packages.
+Node.js resolves the imports of a module from its folder. pdkernel does not install the packages of such a folder.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Components on npm: packages `@pipedream/APP`, installed into the project when a step uses one of their components.
 
-A package version contains one version of each component. An index of the examined package versions is stored on disk,
-so that the next search needs no network.
+A package version contains one version of each component. An index of the examined package versions is stored on disk, so that
+the next search needs no network.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class NpmSource:
         return sorted(path.stem for path in (self._folder / "index").glob("*.json"))
 
     def load_components(self, app: str) -> Mapping[str, Component]:
-        """The components of *app* in its newest indexed package version, by key."""
+        """The components in the newest indexed package version of *app*, by key."""
         known = self._load_index(app)
         if not known:
             return {}
@@ -98,7 +98,7 @@ class NpmSource:
         return {indexed.header.key: _component(app, newest, indexed, installed) for indexed in known[newest]}
 
     def find_component(self, key: str, version: str | None) -> Component | None:
-        """The component in the locked package version; without a locked version, in any indexed package version."""
+        """Find a component in its locked package version or, if none is locked, in any indexed package version."""
         app = get_app_slug(key)
         pinned = self._lock.get_package_version(f"{key}@{version}")
         found = [
@@ -125,13 +125,13 @@ class NpmSource:
 
     async def install_component(self, uses: ActionReference, progress: ProgressCallback) -> Component:
         """
-        Install the component.
+        Install the component that *uses* names, and lock its package version.
 
         Raises:
             ActionNotFoundError: The package does not exist, or no version of the package has the component.
-            ActionVersionError: No package version has that version of the component; the message names the existing versions.
+            ActionVersionError: No package version contains that version; the message names the existing versions.
             ActionSourceError: npm cannot run, or the registry cannot be reached.
-            ProjectError: The lock file cannot be read or is wrong.
+            ProjectError: The lock file cannot be read, or names a package version without the component.
         """
         app = get_app_slug(uses.key)
         component = self.find_component(uses.key, uses.version)
@@ -146,7 +146,7 @@ class NpmSource:
             installed = self.find_component(uses.key, component.version)
             if installed is None or installed.file is None:
                 raise ActionNotFoundError(
-                    f"{NPM_SCOPE}/{app} {package} is installed and does not contain {component.uses}."
+                    f"{NPM_SCOPE}/{app} {package} was installed, but does not contain {component.uses}."
                 )
             component = installed
         self.lock_component(component)
@@ -166,8 +166,8 @@ class NpmSource:
         found = self.find_component(uses.key, uses.version)
         if found is None:
             raise ProjectError(
-                f"{self._lock.path.name} names {NPM_SCOPE}/{app} {package} for {uses}, which that package does not contain.",
-                fix=f"Remove that line from {self._lock.path.name}: pdkernel then searches for the package again.",
+                f"{self._lock.path.name} names {NPM_SCOPE}/{app} {package} for {uses}, but that package does not contain it.",
+                fix=f"Remove the line from {self._lock.path.name}. The next run searches for the package again.",
             )
         return found
 
@@ -186,7 +186,7 @@ class NpmSource:
             if downloads == self._max_downloads and package not in self._load_index(app):
                 raise ActionNotFoundError(
                     f"{uses} is not in the {downloads} of {len(versions)} searched versions of {NPM_SCOPE}/{app}.",
-                    fix=f"To search more versions: pdkernel actions add {uses}",
+                    fix=f"To continue the search, run: pdkernel actions add {uses}",
                 )
             if package not in self._load_index(app):
                 downloads += 1
@@ -205,7 +205,7 @@ class NpmSource:
         seen = sorted(set(search.found_versions.values()), key=version_sort_key)
         raise ActionVersionError(
             f"npm has no package with {uses}. Packages contain {uses.key} in {', '.join(seen)}.",
-            fix=f"Choose another version: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
+            fix=f"To use another version, run: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
         )
 
     async def _version_in(self, app: str, package: str, key: str) -> str | None:
@@ -321,7 +321,7 @@ class _VersionSearch:
 
 
 def get_package_version(component: Component) -> str:
-    """The package version that a component on npm comes from."""
+    """The version of the npm package that contains *component*."""
     return component.source.rpartition(" ")[2]
 
 
