@@ -1,4 +1,4 @@
-"""An output for Jupyter, as text and HTML; it survives saving, Git hosts and untrusted notebooks, unlike a widget."""
+"""An output for Jupyter as text and HTML. Unlike a widget, it is visible in saved and untrusted notebooks and on Git hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pdkernel.render.markup import tag
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RichOutput:
-    """A rendered output, as text and as HTML."""
+    """A rendered output for `text/plain` and `text/html`; `+` joins two outputs."""
 
     text: str
     html: str

@@ -54,7 +54,7 @@ def test_nothing_to_connect() -> None:
     ready = accounts.render_text(APPS[:1], external_user="ada", environment="production")
     none = accounts.render_text([], external_user=None, environment="development")
 
-    assert ready.startswith("External user ada, production: every account is there.\n")
+    assert ready.startswith("External user ada, production: every account is connected.\n")
     assert none == "No external user, development: no step needs an account.\n"
 
 

@@ -116,4 +116,4 @@ def test_a_failed_look_up_is_always_told() -> None:
     execution = replace(builders.succeeded(), lookup=NOBODY, status="error", steps=())
 
     assert "✗ header" in timeline.render_text(execution)
-    assert "how the accounts were looked up" in timeline.render_html(execution)
+    assert "account lookup" in timeline.render_html(execution)
