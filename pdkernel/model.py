@@ -282,17 +282,6 @@ class Workflow:
         """Return the steps below *name*."""
         return self.steps[self.steps.index(self.step(name)) + 1 :]
 
-    def with_step(self, step: Step) -> Workflow:
-        """Return the workflow with *step* in place of the step with the same name, or appended."""
-        steps = list(self.steps)
-        for index, known in enumerate(steps):
-            if known.name == step.name:
-                steps[index] = step
-                break
-        else:
-            steps.append(step)
-        return replace(self, steps=tuple(steps))
-
     def timeout_s(self, step: Step) -> float:
         """Return the time limit of *step* in seconds."""
         if step.timeout_s is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from typing import Any
 
 from pdkernel.directive import parse_step_cell
@@ -45,6 +46,12 @@ def go_step(name: str = "code", body: str = "", *packages: str, options: str = "
 def a_workflow(*steps: Step, name: str = "Test", response: Any = "default", **settings: JSON) -> Workflow:
     """A workflow of *steps* with an HTTP trigger."""
     return Workflow(name=name, triggers=(Trigger(response=response),), steps=steps, settings=settings)
+
+
+def with_step(workflow: Workflow, step: Step) -> Workflow:
+    """*workflow* with *step* in place of the step with its name, or as the last step."""
+    steps = {known.name: known for known in workflow.steps} | {step.name: step}
+    return replace(workflow, steps=tuple(steps.values()))
 
 
 def an_event(body: JSON = None, **keys: JSON) -> Event:

@@ -1,16 +1,16 @@
 """
-Pre-built actions: their sources, their declarations, and the actions that come with pdkernel.
+Pre-built actions: their sources, their declared props, and the built-in actions.
 
     catalog             the actions of a project, by key and version
     source_settings     the source that the project has chosen
-    lock                the lock file with the origin of each action
+    lock                the lock file: the package version of each action
     builtin_source      the built-in actions (`builtin/`)
-    npm_source          packages @pipedream/APP, through `npm_registry` and `version_search`
+    npm_source          packages @pipedream/APP, through `npm_registry`
     folder_source       a checkout of components
     connect_source      actions that Pipedream runs
-    description_cache   the declarations of components
+    description_cache   a cache of the props that components declare
 
-Workers run the actions.
+Workers run the actions (`workers.component_client`).
 """
 
 from pdkernel.actions.action_reference import ActionReference, get_app_slug, suggest_step_name

@@ -19,12 +19,12 @@ ACCOUNTLESS_APPS = frozenset(
     {"ai", "data_stores", "delay", "email", "filter", "formatting", "go", "helper_functions", "http", "node"}
     | {"bash", "pipedream_utils", "python", "rss", "schedule"}
 )
-"""Apps of the platform that have no accounts: an app prop of such an app needs no account."""
+"""Apps of the platform without accounts; an app prop for one of them needs no account."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionReference:
-    """The value of a step's `uses`: a key, and a version or None for any version."""
+    """The parsed value of a step's `uses`; *version* None accepts any version."""
 
     key: str
     version: str | None

@@ -18,7 +18,7 @@ from pdkernel.workers import ComponentDescription, PropDeclaration
 
 _MAX_LISTED_CHOICES = 12
 _HIDDEN_PROP_TYPES = frozenset({"alert", "dir"})
-_VALUE_HINTS: Mapping[str, str] = {"data_store": "the name of a data store; if empty, the project's default store"}
+_VALUE_HINTS: Mapping[str, str] = {"data_store": "The name of a data store; the project's default store if empty"}
 
 
 def build_action_view(
@@ -30,7 +30,7 @@ def build_action_view(
     Args:
         component: The action.
         description: The declarations of the action, or None for an entry of a list.
-        name: The name of its step; by default the name that the platform's builder chooses.
+        name: The step's name; default: the name that the platform's builder chooses.
     """
     if description is None:
         return ActionView(component.uses, component.name, component.description, component.source)
@@ -48,9 +48,9 @@ def build_action_view(
 
 
 def build_action_cell(component: Component, description: ComponentDescription, *, name: str | None = None) -> str:
-    """A cell that uses *component*, with the required props to fill in and the others as comments."""
+    """A cell that uses *component*: its required props to fill in, its optional props as comments."""
     apps = tuple(AppBinding(app.app, app.app) for app in description.apps if app.app not in ACCOUNTLESS_APPS)
-    # the directive names the slug alone: a prop with another name is found by its app
+    # the directive names the slug alone; the step finds a prop with another name by its app
     step = Step(name or suggest_step_name(component.key), "node", uses=component.uses, apps=tuple(dict.fromkeys(apps)))
     lines = [format_step_line(step)]
     for prop in description.props:

@@ -1,7 +1,7 @@
 """
-The built-in actions: flow, state, HTTP responses and email, which need no account.
+The built-in actions: flow, state, HTTP responses and email. They need no account.
 
-They are written after the documented and observed behaviour of the platform's actions and share no code with them.
+They reimplement the documented and observed behaviour of the platform's actions and share no code with them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pdkernel.actions.component import Component, build_component_file, parse_he
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 BUILTIN_SOURCE_LABEL = "built in"
 _LIMITATIONS_BY_APP = {
-    "email": "sent by SMTP if the settings name a server, else only shown",
+    "email": "sent by SMTP if the project's settings name a server, else only shown",
 }
 """The limitations of built-in actions, by app."""
 
@@ -45,8 +45,8 @@ def can_replace_version(component: Component, version: str | None) -> bool:
     """
     Whether the built-in *component* can run for a step that uses *version* of the action.
 
-    The platform kept the names of props within one major version. A prop that the built-in action does not have is
-    refused before the run.
+    The platform keeps the names of props within a major version. If a step sets a prop that the built-in action does not have,
+    the run is refused before its first step.
     """
     # parity[built-in-versions]: the platform runs the exact version; a built-in action runs for its whole major version
     return version is None or version.partition(".")[0] == component.version.partition(".")[0]

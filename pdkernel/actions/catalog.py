@@ -5,8 +5,8 @@ The actions that a project can run, from all its sources, by key and version.
     catalog.resolve("slack-send-message", "0.0.20")                  # on this machine
     await catalog.resolve_or_install(ActionReference.parse(...))     # installs the action if necessary
 
-Built-in actions come first, then the source that the project has chosen. The exact version runs unless the lock file
-names another version for it.
+Built-in actions take precedence over the source that the project has chosen. The exact version runs, unless the lock file
+overrides it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MAX_SUGGESTIONS = 3
 
 
 def _silent(_: str) -> None:
-    """Ignore the progress."""
+    """Discard a progress message."""
 
 
 class Catalog:
@@ -58,13 +58,13 @@ class Catalog:
         settings: The project's settings.
         folder: The folder for components, `.pdkernel/packages/components`.
         lock: The lock file of actions.
-        packages: The registry that npm components come from.
-        login: Returns the login of the Connect project that runs actions; raises `ConnectSettingsError` without one.
+        packages: The registry of npm components.
+        login: Returns the login of the Connect project that runs actions; raises `ConnectSettingsError` if there is none.
 
     Attributes:
-        settings: The settings of the project about actions.
-        lock: The lock file, which also names the versions that run for others.
-        descriptions: The declarations of components.
+        settings: The project's settings for actions: source and licence.
+        lock: The lock file of actions.
+        descriptions: The cache of the props that components declare.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Catalog:
 
     @classmethod
     def for_project(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
-        """The catalogue of *project*."""
+        """The catalog of *project*."""
         folder = project.folder / "packages" / "components"
         lock = ActionsLock(project.folder.parent / LOCK_NAME)
         packages = NpmRegistry(environ, folder=folder / "installed", lock=lock.path)
@@ -100,10 +100,12 @@ class Catalog:
 
     @classmethod
     def without_project(cls, folder: Path, *, environ: Mapping[str, str]) -> Catalog:
-        """The catalogue of a new project in *folder*, without creating the project."""
+        """The catalog that a new project in *folder* would have; the project is not created."""
 
         def login() -> Login:
-            raise ConnectSettingsError("There is no project yet, and so no login at Pipedream.", fix="pdkernel login")
+            raise ConnectSettingsError(
+                "There is no project yet, so there is no login at Pipedream.", fix="Log in: pdkernel login"
+            )
 
         components = folder / "packages" / "components"
         lock = ActionsLock(folder.parent / LOCK_NAME)
@@ -112,7 +114,7 @@ class Catalog:
 
     def with_source(self, source: str | None, *, base: Path) -> Catalog:
         """
-        This catalogue with the *source* of a workflow's `pdkernel.yaml`; None keeps the project's source.
+        This catalog with the *source* of a workflow's `pdkernel.yaml`; None keeps the project's source.
 
         If the source is `npm` and its licence is not accepted, resolving an action of npm raises `LicenceError`.
 
@@ -127,27 +129,27 @@ class Catalog:
 
     @property
     def connect_source(self) -> ConnectSource:
-        """The source for the actions of the Connect project. Raises `ConnectSettingsError`."""
+        """The source of actions that Pipedream runs. Raises `ConnectSettingsError` without a login."""
         settings = self._login()
         if self._connect is None or self._connect.login != settings:
             self._connect = ConnectSource(settings)
         return self._connect
 
     def get_folder_source(self, setting: SourceSetting) -> FolderSource:
-        """The source for the folder of *setting*."""
+        """The source for the folder that *setting* names."""
         assert setting.folder is not None
         return self._folders.setdefault(setting.folder, FolderSource(setting.folder))
 
     def resolve(self, key: str, version: str | None) -> Component:
         """
-        The component that runs for KEY@VERSION, without a network call.
+        Find the component that runs for KEY@VERSION, without a network call.
 
-        Its `file` is None if the component is not installed yet.
+        The result's `file` is None if the component is not installed yet.
 
         Raises:
-            ActionNotFoundError: No source has the action; the message names similar keys and the sources that could run it.
+            ActionNotFoundError: No source has the action; the message names similar keys and possible sources.
             LicenceError: The action comes from npm, whose licence is not accepted.
-            ActionVersionError: The source has another version; the message names it and how to choose it.
+            ActionVersionError: The source has another version; the message names that version and the command that selects it.
         """
         reference = ActionReference(key, version)
         override = self.lock.version_overrides.get(str(reference))
@@ -161,7 +163,7 @@ class Catalog:
         self, reference: ActionReference, *, install: bool = True, progress: ProgressCallback = _silent
     ) -> Component:
         """
-        The component that runs for *reference*; if the project's source is npm, it is found there and installed.
+        Find the component that runs for *reference*; with the source npm, search for it and install it if necessary.
 
         Args:
             reference: The action that a step uses.
@@ -188,9 +190,9 @@ class Catalog:
                     f"The action {wanted} is not installed in this project, and --no-install forbids its installation.",
                     fix=f"Install the action: pdkernel actions add {wanted}",
                 )
-            found = await self._from_npm(wanted, progress)
+            found = await self._install_from_npm(wanted, progress)
         elif found.file is not None and found.file.origin == "npm":
-            self.npm_source.lock_component(found)  # another action of its package was installed before
+            self.npm_source.lock_component(found)  # its package was installed for another action
         return (
             replace(found, requested_version=reference.version) if override and override != reference.version else found
         )
@@ -205,10 +207,10 @@ class Catalog:
         limit: int | None = None,
     ) -> list[Component]:
         """
-        Components of *kind* whose key, name or description contains every word of *query*, best match first.
+        Return the components of *kind* whose key, name or description contains every word of *query*, best match first.
 
-        At most *limit* components; None returns all. If the source is npm and *app* is not indexed yet, its newest
-        package is downloaded.
+        If the source is npm and *app* is not indexed yet, its newest package is downloaded. At most *limit* components are
+        returned; None returns all.
 
         Raises:
             ActionSourceError: npm or Pipedream cannot be reached.
@@ -264,7 +266,7 @@ class Catalog:
         if self.settings.is_licence_missing and not uses.is_private and uses.key not in load_builtin_actions():
             raise build_licence_error(f"The action {uses} comes from npm.")
 
-    async def _from_npm(self, uses: ActionReference, progress: ProgressCallback) -> Component:
+    async def _install_from_npm(self, uses: ActionReference, progress: ProgressCallback) -> Component:
         try:
             return await self.npm_source.install_component(uses, progress)
         except ActionNotFoundError as fault:
@@ -290,15 +292,15 @@ class Catalog:
     def _not_found(self, uses: ActionReference, why: str = "") -> ActionNotFoundError:
         if uses.is_private:
             return ActionNotFoundError(
-                f"{uses.key} is a private component of a workspace. Its code is available at Pipedream only.",
+                f"{uses.key} is a private component of a workspace: its code is available at Pipedream only.",
                 fix="Write the step as code, or pin its exports to run the other steps.",
             )
         own = load_builtin_actions().get(uses.key)
         if own is not None:
             return ActionVersionError(
-                f"The built-in {uses.key} is written after version {own.version} and does not replace {uses.version}, "
-                "whose props may differ.",
-                fix=f"If the props are the same: pdkernel actions add {own.uses} --instead-of {uses}",
+                f"The built-in {uses.key} follows version {own.version} of the platform's action and cannot replace version "
+                f"{uses.version}, whose props may differ.",
+                fix=f"If the props are the same, run: pdkernel actions add {own.uses} --instead-of {uses}",
             )
         setting = self.settings.source_setting
         other = (
@@ -308,11 +310,11 @@ class Catalog:
         )
         if other is not None:
             return ActionVersionError(
-                f"{other.source} has {other.key} in version {other.version}, and the step uses {uses.version}.",
-                fix=f"Write @{other.version}, or: pdkernel actions add {other.uses} --instead-of {uses}",
+                f"{other.source} has version {other.version} of {other.key}, but the step uses version {uses.version}.",
+                fix=f"Write @{other.version} in the step, or run: pdkernel actions add {other.uses} --instead-of {uses}",
             )
         similar = self._find_similar_keys(uses.key)
-        hint = f" Nearest: {', '.join(similar)}." if similar else ""
+        hint = f" Similar: {', '.join(similar)}." if similar else ""
         message = why or f"No source of this project has the action {uses}."
         return ActionNotFoundError(f"{message}{hint}", fix=_suggest_sources(uses.key, setting))
 
@@ -350,4 +352,8 @@ def _suggest_sources(key: str, setting: SourceSetting) -> str:
     if setting.source != "connect":
         sources.append("Pipedream, with a Connect project: pdkernel project set actions connect")
     what = "Sources that may have it: " if len(sources) > 1 else "A source that may have it is "
-    return what + "; ".join(sources) + ". Or pin its exports to run the other steps: --pin STEP=FILE, %pdpin STEP JSON."
+    return (
+        what
+        + "; ".join(sources)
+        + ". Or pin the step's exports to run the other steps: --pin STEP=FILE, %pdpin STEP JSON."
+    )

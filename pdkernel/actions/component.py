@@ -1,7 +1,7 @@
 """
-Components: the key, version, name and description of an action, read from its module without running the module.
+Components: key, version, name and description of an action or event source, read from its module without running the module.
 
-A worker loads the module to describe its props.
+The props of a component are known only after a worker has loaded its module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COMPONENT_KINDS: tuple[ComponentKind, ...] = ("action", "source")
 
 @dataclass(frozen=True, slots=True)
 class ComponentHeader:
-    """The header of a component's module."""
+    """The fields of a component's module that are read without running the module."""
 
     key: str
     version: str
@@ -44,10 +44,10 @@ class Component:
         name: The display name.
         description: The text for display.
         source: The source for display: `npm @pipedream/slack 0.10.3`.
-        file: The module, or None if Pipedream Connect runs the action or it is not installed yet.
-        kind: Action or event source.
-        limitations: The limitations of this source as a sentence, or empty.
-        requested_version: The version that the step uses, if another version runs for it.
+        file: The module; None if Pipedream runs the action, or if the component is not installed yet.
+        kind: `action`, or `source` for an event source.
+        limitations: The limitations of the source as a sentence without a full stop, or empty.
+        requested_version: The version that the step names, if another version runs.
     """
 
     key: str
@@ -68,12 +68,12 @@ class Component:
 
     @property
     def source_summary(self) -> str:
-        """The source with its limitations and a replaced version, for the record of a step."""
+        """The source, with a replaced version and limitations, for the record of a step."""
         which = ""
         if self.requested_version is not None:
             own = self.file is not None and self.file.origin == "builtin"
             which = (
-                f", written after version {self.version}, used for {self.requested_version}"
+                f", follows version {self.version}, used for {self.requested_version}"
                 if own
                 else f", version {self.version} instead of {self.requested_version}"
             )

@@ -1,5 +1,5 @@
 """
-Actions that Pipedream runs: a client of the Connect API for finding actions, listing options of props, and runs.
+Actions that Pipedream runs: a client of the Connect API that finds actions, lists options of props and runs actions.
 
 The login comes from `project.login`. The client uses httpx and never retries: a failed run must not be repeated.
 """
@@ -29,12 +29,12 @@ _NO_VALUE = frozenset({"alert", "dir", "$.service.db", "$.interface.http", "$.in
 _TOKEN_RENEWAL_MARGIN_S = 60
 """Seconds before its expiry at which a token is replaced."""
 _MAX_SEARCH_PAGES = 10
-"""Maximum number of pages of a search; an app or more words narrow the search."""
+"""Maximum number of pages of a search. Longer results are cut off."""
 
 
 def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login:
     """
-    The login of the Connect project that runs actions: the login of *project*, else the variables of *environ*.
+    The login of the Connect project that runs actions: the stored login of *project*, else the variables of *environ*.
 
     Raises:
         ConnectSettingsError: There is no login and a variable is missing; the message names the missing variables.
@@ -49,10 +49,10 @@ def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login
     if not (client_id and secret and project_id):
         missing = [f"PIPEDREAM_{name}" for name in names if not read_setting(environ, name)]
         raise ConnectSettingsError(
-            f"Actions run at Pipedream Connect in this project, and {' and '.join(missing)} "
+            f"The actions of this project run at Pipedream Connect, but {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not set in the environment.",
-            fix="Log in: pdkernel login. Or set the id and secret of an OAuth client of your workspace and the project's id, "
-            "or choose another source: pdkernel project set actions builtin",
+            fix="Log in: pdkernel login. Or set these variables (id and secret of an OAuth client of your workspace, id of the "
+            "project). Or choose another source: pdkernel project set actions builtin",
         )
     base_url = check_base_url(read_setting(environ, "BASE_URL") or PIPEDREAM_API_URL)
     return Login(client_id, secret, project_id, read_environment(environ), base_url)
@@ -64,11 +64,11 @@ class ActionRunResult:
     The result of an action that Pipedream ran.
 
     Attributes:
-        exports: Values by name.
+        exports: Exported values by name.
         return_value: The value that the action returned.
         logs: Lines that the action printed.
-        error: Name and message of the failure, or None.
-        http_status: Status code of the HTTP response.
+        error: Name and message of the error, or None.
+        http_status: Status code of the API's response.
     """
 
     exports: Mapping[str, JSON]
@@ -85,8 +85,6 @@ class ConnectSource:
     Args:
         login: The login of the project.
     """
-
-    name = "connect"
 
     def __init__(self, login: Login) -> None:
         self.login = login
@@ -120,7 +118,7 @@ class ConnectSource:
         return self._component(data), _description(data)
 
     async def search(self, query: str, app: str | None) -> list[Component]:
-        """Actions that match, from at most the first ten pages. Raises `ActionSourceError`."""
+        """The actions of *app* (None: of all apps) that match *query*, at most ten pages of 100. Raises `ActionSourceError`."""
         params = {"q": query, "app": app, "limit": "100"}
         found: list[Component] = []
         for _ in range(_MAX_SEARCH_PAGES):
@@ -165,7 +163,7 @@ class ConnectSource:
             external_user_id: The external user that the action runs as.
             environment: The environment of the external user.
             timeout_s: Time limit in seconds.
-            has_dynamic_props: Whether the props depend on values: then Pipedream reloads the props first.
+            has_dynamic_props: Whether the props depend on the values, so that Pipedream must reload them first.
 
         Raises:
             ActionSourceError: The API cannot be reached or refuses the call.
@@ -184,7 +182,7 @@ class ConnectSource:
             if dynamic.get("id"):
                 body["dynamic_props_id"] = dynamic["id"]
         answer = await self._request("POST", "actions/run", json=body, environment=environment, timeout_s=timeout_s)
-        return _answer(self._data(answer, bare=True), answer.status_code)
+        return _parse_run_result(self._data(answer, bare=True), answer.status_code)
 
     async def fetch_options(
         self,
@@ -239,7 +237,7 @@ class ConnectSource:
         settings = self.login
         try:
             async with httpx.AsyncClient(base_url=settings.base_url, timeout=timeout_s) as client:
-                token = await self._access(client)
+                token = await self._fetch_token(client)
                 return await client.request(
                     method,
                     f"/v1/connect/{settings.project_id}/{path}",
@@ -253,10 +251,10 @@ class ConnectSource:
         except httpx.HTTPError as fault:
             raise ActionSourceError(
                 f"Pipedream Connect cannot be reached at {self.host}: {str(fault) or type(fault).__name__}.",
-                fix="Check the network, then run the step again.",
+                fix="Check the network, and run the step again.",
             ) from None
 
-    async def _access(self, client: httpx.AsyncClient) -> str:
+    async def _fetch_token(self, client: httpx.AsyncClient) -> str:
         if self._token is not None and self._token[1] > time.monotonic():
             return self._token[0]
         answer = await client.post(
@@ -331,7 +329,7 @@ def _description(data: Mapping[str, Any]) -> ComponentDescription:
     )
 
 
-def _answer(data: Mapping[str, Any], status: int) -> ActionRunResult:
+def _parse_run_result(data: Mapping[str, Any], status: int) -> ActionRunResult:
     logs: list[str] = []
     error: tuple[str, str] | None = None
     for observation in data.get("os") or ():

@@ -1,7 +1,7 @@
 """
 A cache on disk of the props that components declare.
 
-A worker loads a component; the cache avoids loading the same file again.
+Only a worker can load a component to read its props; with the cache, a file is loaded once until it changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pdkernel.workers import ComponentDescription, ComponentFile, PropDeclaratio
 
 class DescriptionCache:
     """
-    Descriptions of components by file.
+    Descriptions of components, by file.
 
     Args:
         folder: The folder of the cache; created with the first entry.
@@ -29,7 +29,7 @@ class DescriptionCache:
         self._descriptions: dict[str, ComponentDescription] = {}
 
     def get(self, file: ComponentFile) -> ComponentDescription | None:
-        """The description of the component at *file*, or None if the current content of the file is not cached."""
+        """The description of the component in *file*; None if the file's current content is not in the cache."""
         name = self._name(file)
         if name not in self._descriptions:
             try:
@@ -37,11 +37,11 @@ class DescriptionCache:
                     json.loads((self._folder / name).read_text(encoding="utf-8"))
                 )
             except (OSError, ValueError, TypeError, KeyError):
-                return None  # not described yet, or by another version of pdkernel
+                return None  # not cached yet, or written by another version of pdkernel
         return self._descriptions[name]
 
     def put(self, file: ComponentFile, description: ComponentDescription) -> None:
-        """Store the description. If the disk is full, the description is not stored and the next process loads the component."""
+        """Store *description* for *file*. If the disk is full, only this process keeps the description."""
         name = self._name(file)
         self._descriptions[name] = description
         try:
@@ -53,7 +53,7 @@ class DescriptionCache:
             return
 
     def _name(self, file: ComponentFile) -> str:
-        """The name of the cache entry, which changes with the module; in a folder source, with every module of the app."""
+        """The name of the cache entry. It changes with the module; for a folder source, with every module of the app."""
         modules = [file.path]
         if file.origin == "folder":
             modules = sorted(path for path in file.path.parents[2].rglob("*.mjs") if "node_modules" not in path.parts)

@@ -1,7 +1,7 @@
 """
 Components in a folder with the layout of a components checkout: `components/APP/actions/NAME/NAME.mjs`, and `sources`.
 
-Node.js resolves the imports of a module from its folder. The owner of the folder installs its packages.
+Node.js resolves the imports of a module from its folder. pdkernel does not install the packages of such a folder.
 """
 
 from __future__ import annotations
@@ -27,14 +27,9 @@ class FolderSource:
         folder: The folder of components, or the parent of a folder `components`.
     """
 
-    name = "folder"
-
     def __init__(self, folder: Path) -> None:
         self._folder = find_components_folder(folder) or folder
         self._cache: dict[str, tuple[float, Mapping[str, Component]]] = {}
-
-    def __str__(self) -> str:
-        return f"folder {self._folder}"
 
     def list_apps(self) -> list[str]:
         """The apps with components in the folder."""

@@ -1,5 +1,5 @@
 """
-The lock file of pre-built actions: the package version of each action, and the versions that run for others.
+The lock file of pre-built actions: the package version of each action, and overridden versions.
 
 `packages.npm_lock` stores packages and their hashes in the same file. The file is beside the project and is meant to be
 committed, so that every clone runs the same code.
@@ -23,7 +23,7 @@ _OVERRIDES_KEY = "instead"
 
 
 class ActionsLock:
-    """The lock file at *path*; a changed file is read again."""
+    """The lock file at *path*; it is read again after a change."""
 
     def __init__(self, path: Path) -> None:
         self._file = NpmLock(path, about=LOCK_COMMENT)
@@ -35,7 +35,7 @@ class ActionsLock:
 
     @property
     def version_overrides(self) -> Mapping[str, str]:
-        """The version that runs for each overridden `KEY@VERSION`. Raises `ProjectError`."""
+        """The version that runs, by the `KEY@VERSION` that it replaces. Raises `ProjectError`."""
         return self._read_section(_OVERRIDES_KEY)
 
     def override_version(self, reference: str, version: str) -> None:
@@ -43,11 +43,11 @@ class ActionsLock:
         self._put(_OVERRIDES_KEY, reference, version)
 
     def get_package_version(self, reference: str) -> str | None:
-        """The locked package version that *reference* (`KEY@VERSION`) comes from, or None."""
+        """The locked version of the package that contains *reference* (`KEY@VERSION`), or None."""
         return self._read_section(_PACKAGES).get(reference)
 
     def lock_package_version(self, reference: str, package_version: str) -> None:
-        """Store that *reference* comes from *package_version* of its app's package. Raises `ActionSourceError`."""
+        """Store *package_version* as the version of the app's package for *reference*. Raises `ActionSourceError`."""
         if self.get_package_version(reference) != package_version:
             self._put(_PACKAGES, reference, package_version)
 
@@ -61,5 +61,5 @@ class ActionsLock:
         except OSError as fault:
             raise ActionSourceError(
                 f"Cannot write {self.path}: {(fault.strerror or type(fault).__name__).lower()}.",
-                fix="pdkernel stores the versions of actions in this file. Make the file writable.",
+                fix="Make the file writable: pdkernel stores the versions of actions in it.",
             ) from None

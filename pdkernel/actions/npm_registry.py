@@ -1,5 +1,5 @@
 """
-The npm registry: listing the versions of a package, downloading a version, and installing a version.
+The npm registry: lists the versions of a package, downloads a version, installs a version.
 
 `packages` runs npm. Install scripts of packages never run.
 """
@@ -24,7 +24,7 @@ _NOT_FOUND_CODES = frozenset({"E404", "ETARGET", "ENOVERSIONS"})
 
 class NpmRegistry:
     """
-    The registry that npm is configured for.
+    The registry that the user has configured for npm.
 
     Args:
         environ: The environment of npm: its configuration, a proxy, `PATH`.
@@ -72,7 +72,9 @@ class NpmRegistry:
 
     async def install(self, package: str, version: str, progress: Callable[[str], None]) -> Path:
         """
-        Install one version and its dependencies in the locked versions, completely or not at all; return the folder.
+        Install one version and its dependencies, completely or not at all; return the package's folder.
+
+        The versions of the lock file are used for a package that it contains.
 
         Raises:
             ActionSourceError: npm cannot run, the registry cannot be reached, the disk cannot be written, the version

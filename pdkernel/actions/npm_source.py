@@ -1,8 +1,8 @@
 """
 Components on npm: packages `@pipedream/APP`, installed into the project when a step uses one of their components.
 
-A package version contains one version of each component. An index of the examined package versions is stored on disk,
-so that the next search needs no network.
+A package version contains one version of each component. An index of the examined package versions is stored on disk, so that
+the next search needs no network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pdkernel.actions.component import (
     parse_header,
 )
 from pdkernel.actions.lock import ActionsLock
-from pdkernel.actions.version_search import VersionSearch
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ProjectError
 
 ProgressCallback = Callable[[str], None]
@@ -78,24 +77,19 @@ class NpmSource:
         max_downloads: Maximum number of package versions that one search downloads. The next search continues after them.
     """
 
-    name = "npm"
-
     def __init__(self, folder: Path, packages: PackageRegistry, lock: ActionsLock, *, max_downloads: int = 60) -> None:
         self._folder = folder
         self._packages = packages
         self._lock = lock
-        self._looks = max_downloads
+        self._max_downloads = max_downloads
         self._index: dict[str, dict[str, tuple[_IndexedComponent, ...]]] = {}
-
-    def __str__(self) -> str:
-        return "npm"
 
     def list_apps(self) -> list[str]:
         """The apps with an indexed package version."""
         return sorted(path.stem for path in (self._folder / "index").glob("*.json"))
 
     def load_components(self, app: str) -> Mapping[str, Component]:
-        """The components of *app* in its newest indexed package version, by key."""
+        """The components in the newest indexed package version of *app*, by key."""
         known = self._load_index(app)
         if not known:
             return {}
@@ -104,7 +98,7 @@ class NpmSource:
         return {indexed.header.key: _component(app, newest, indexed, installed) for indexed in known[newest]}
 
     def find_component(self, key: str, version: str | None) -> Component | None:
-        """The component in the locked package version; without a locked version, in any indexed package version."""
+        """Find a component in its locked package version or, if none is locked, in any indexed package version."""
         app = get_app_slug(key)
         pinned = self._lock.get_package_version(f"{key}@{version}")
         found = [
@@ -131,13 +125,13 @@ class NpmSource:
 
     async def install_component(self, uses: ActionReference, progress: ProgressCallback) -> Component:
         """
-        Install the component.
+        Install the component that *uses* names, and lock its package version.
 
         Raises:
             ActionNotFoundError: The package does not exist, or no version of the package has the component.
-            ActionVersionError: No package version has that version of the component; the message names the existing versions.
+            ActionVersionError: No package version contains that version; the message names the existing versions.
             ActionSourceError: npm cannot run, or the registry cannot be reached.
-            ProjectError: The lock file cannot be read or is wrong.
+            ProjectError: The lock file cannot be read, or names a package version without the component.
         """
         app = get_app_slug(uses.key)
         component = self.find_component(uses.key, uses.version)
@@ -152,7 +146,7 @@ class NpmSource:
             installed = self.find_component(uses.key, component.version)
             if installed is None or installed.file is None:
                 raise ActionNotFoundError(
-                    f"{NPM_SCOPE}/{app} {package} is installed and does not contain {component.uses}."
+                    f"{NPM_SCOPE}/{app} {package} was installed, but does not contain {component.uses}."
                 )
             component = installed
         self.lock_component(component)
@@ -172,8 +166,8 @@ class NpmSource:
         found = self.find_component(uses.key, uses.version)
         if found is None:
             raise ProjectError(
-                f"{self._lock.path.name} names {NPM_SCOPE}/{app} {package} for {uses}, which that package does not contain.",
-                fix=f"Remove that line from {self._lock.path.name}: pdkernel then searches for the package again.",
+                f"{self._lock.path.name} names {NPM_SCOPE}/{app} {package} for {uses}, but that package does not contain it.",
+                fix=f"Remove the line from {self._lock.path.name}. The next run searches for the package again.",
             )
         return found
 
@@ -187,16 +181,16 @@ class NpmSource:
             versions = []
         if not versions:
             raise ActionNotFoundError(f"npm has no package {NPM_SCOPE}/{app}, which would contain {uses.key}.")
-        search, looks = VersionSearch(uses.version, versions), 0
+        search, downloads = _VersionSearch(uses.version, versions), 0
         while (package := search.next_version) is not None:
-            if looks == self._looks and package not in self._load_index(app):
+            if downloads == self._max_downloads and package not in self._load_index(app):
                 raise ActionNotFoundError(
-                    f"{uses} is not in the {looks} of {len(versions)} searched versions of {NPM_SCOPE}/{app}.",
-                    fix=f"To search more versions: pdkernel actions add {uses}",
+                    f"{uses} is not in the {downloads} of {len(versions)} searched versions of {NPM_SCOPE}/{app}.",
+                    fix=f"To continue the search, run: pdkernel actions add {uses}",
                 )
             if package not in self._load_index(app):
-                looks += 1
-                if looks > 1:
+                downloads += 1
+                if downloads > 1:
                     progress(
                         f"Searching npm for {uses}: {NPM_SCOPE}/{app} {package} (at most {search.remaining_count} left)"
                     )
@@ -211,7 +205,7 @@ class NpmSource:
         seen = sorted(set(search.found_versions.values()), key=version_sort_key)
         raise ActionVersionError(
             f"npm has no package with {uses}. Packages contain {uses.key} in {', '.join(seen)}.",
-            fix=f"Choose another version: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
+            fix=f"To use another version, run: pdkernel actions add {uses.key}@{seen[-1]} --instead-of {uses}",
         )
 
     async def _version_in(self, app: str, package: str, key: str) -> str | None:
@@ -254,8 +248,80 @@ class NpmSource:
         return self._folder / "index" / f"{app}.json"
 
 
+class _VersionSearch:
+    """
+    The order in which package versions are examined for the one that contains a given version of a component.
+
+    The newest package version comes first, then a binary search, then the remaining versions. The caller downloads the package
+    versions and reports the results.
+
+    The version of a component grows with the version of its package, so a binary search needs few downloads. If the
+    component was removed for some versions, the binary search may fail. Then the versions between the nearest older and
+    newer results come first.
+
+    Args:
+        wanted: The version of the component. None accepts any version and ends after the binary search.
+        versions: The versions of the package, oldest first.
+
+    Attributes:
+        found_versions: The version of the component by index in *versions*, for versions that contain the component.
+    """
+
+    def __init__(self, wanted: str | None, versions: Sequence[str]) -> None:
+        self._wanted = wanted
+        self._versions = versions
+        self._low, self._high = 0, len(versions) - 1
+        self._unsearched = set(range(len(versions)))
+        self._position: int | None = self._high
+        self.found_versions: dict[int, str] = {}
+
+    @property
+    def next_version(self) -> str | None:
+        """The package version to examine; None at the end of the search."""
+        return None if self._position is None else self._versions[self._position]
+
+    @property
+    def remaining_count(self) -> int:
+        """The maximum number of versions to examine after this one."""
+        return len(self._unsearched) - 1
+
+    def add_result(self, version: str | None) -> None:
+        """Report the version of the component in `next_version`, or None if that package version does not contain it."""
+        assert self._position is not None
+        at = self._position
+        self._unsearched.discard(at)
+        if version is not None:
+            self.found_versions[at] = version
+        # a component that is missing in the newest version was removed; missing in another, it was added later
+        if self._is_newer(version) or (version is None and at == len(self._versions) - 1):
+            self._high = min(self._high, at - 1)
+        else:
+            self._low = max(self._low, at + 1)
+        middle = (self._low + self._high) // 2
+        if self._low <= self._high and middle in self._unsearched:
+            self._position = middle
+        else:
+            self._position = self._next_unsearched() if self._wanted is not None else None
+
+    def _is_newer(self, version: str | None) -> bool:
+        return (
+            version is not None
+            and self._wanted is not None
+            and version_sort_key(version) > version_sort_key(self._wanted)
+        )
+
+    def _next_unsearched(self) -> int | None:
+        """The newest unsearched version between the nearest older and newer results, else the newest unsearched version."""
+        self._low, self._high = 1, 0  # the binary search is finished
+        below = max((at for at, version in self.found_versions.items() if not self._is_newer(version)), default=-1)
+        above = min(
+            (at for at, version in self.found_versions.items() if self._is_newer(version)), default=len(self._versions)
+        )
+        return max(self._unsearched, key=lambda at: (below < at < above, at), default=None)
+
+
 def get_package_version(component: Component) -> str:
-    """The package version that a component on npm comes from."""
+    """The version of the npm package that contains *component*."""
     return component.source.rpartition(" ")[2]
 
 

@@ -1,7 +1,7 @@
 """
-Binding of a step to the component that it uses: accounts, data stores, and missing or unknown props.
+Binds a step to the component that it uses: app props, data stores, values, and missing or unknown props.
 
-The functions are pure: they make no lookups.
+The functions are pure. The engine looks up the accounts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pdkernel.workers import ComponentDescription, PropDeclaration
 _ACCOUNT = "authProvisionId"
 _STORE = "storeId"
 _VALUELESS_PROP_TYPES = frozenset({"alert", "data_store", "dir", "app"})
-"""Types of props that take no value in the cell: display only, or filled by the project."""
+"""Types of props without a value in the cell: they are only displayed, or the project fills them."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class BoundStep:
     A step bound to its component.
 
     Attributes:
-        step: The step with every app and store of the component bound, and the other props as values.
-        warnings: Messages for display.
+        step: The step with a binding for each app and data store of the component, and values for the other props.
+        warnings: Sentences about props that the component does not have.
     """
 
     step: Step
@@ -40,16 +40,16 @@ class BoundStep:
 
 def guess_app_bindings(step: Step, component: Component | None) -> tuple[AppBinding, ...]:
     """
-    The app props of an action step whose component is not described yet, from the app slug of its key.
+    The app props of an action step whose component is not described yet, guessed from the app slug of its key.
 
-    The props of the directive keep their names. Otherwise the slug is used as the name of the prop.
+    App props in the directive keep their names; otherwise the slug is the name of the prop.
     """
     app = component.app if component is not None else get_app_slug(step.uses or "")
     return merge_app_bindings(step.apps, _with_account((AppBinding(app, app),) if app else ()))
 
 
 def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple[AppBinding, ...]:
-    """The app props of an action step: from its directive and body, then from the component with external users' accounts."""
+    """The app props of an action step: those in its directive and body, then the component's others with the external user's account."""
     written = tuple(
         AppBinding(declared.prop, declared.app, str(value[_ACCOUNT]) if value.get(_ACCOUNT) else None)
         for declared in description.apps
@@ -102,7 +102,7 @@ def bind_step(step: Step, component: Component, description: ComponentDescriptio
         raise ActionPropsError(
             f"Step {step.name}{where}: {component.uses} needs "
             + " and ".join(f"{prop.name} ({_format_prop_type(prop)})" for prop in missing)
-            + f", and the cell gives no value.{_format_suggestions(unknown, description)}",
+            + f", but the cell has no value.{_format_suggestions(unknown, description)}",
             fix=f"Write each prop on a line of the cell's body: {missing[0].name}: VALUE, or an expression "
             f"{{{{steps.trigger.event.body...}}}}. To list all props: pdkernel actions show {component.uses}",
             step=step.name,
@@ -113,7 +113,7 @@ def bind_step(step: Step, component: Component, description: ComponentDescriptio
 
 
 def add_prop_braces(values: Mapping[str, JSON], declarations: Sequence[PropDeclaration]) -> dict[str, JSON]:
-    """*values* with missing `{{ }}` added around JavaScript in `any` and `object` props."""
+    """*values* with `{{ }}` added around bare JavaScript in `any` and `object` props."""
     types = {prop.name: prop.type for prop in declarations}
     return {
         name: add_missing_braces(value) if types.get(name) in {"any", "object"} else value
@@ -126,7 +126,7 @@ def _with_account(apps: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
 
 
 def _stores(step: Step, description: ComponentDescription) -> tuple[tuple[StoreBinding, ...], dict[str, JSON]]:
-    """The data stores of the step with every store prop of the component, and the values of the other props."""
+    """A data store for each store prop of step and component, and the values of the other props."""
     values = dict(step.props)
     stores = {store.prop: store for store in step.stores}
     for prop in description.props:

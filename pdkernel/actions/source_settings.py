@@ -1,4 +1,4 @@
-"""The settings of a project about actions: the source that they come from, and the accepted licence."""
+"""A project's settings for actions: their source, and the accepted licence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SettingsStore(Protocol):
 
 
 class EmptySettings:
-    """Settings for a folder without a project; values that are set are discarded."""
+    """The settings of a folder without a project: always empty."""
 
     def get(self, name: str, default: JSON = None) -> JSON:  # noqa: ARG002
         """Return *default*."""
@@ -48,7 +48,7 @@ class EmptySettings:
 
 @dataclass(frozen=True)
 class SourceSetting:
-    """The source of actions that are not built in."""
+    """The source of actions that are not built in; *folder* is set for the source `folder`."""
 
     source: SourceName = "builtin"
     folder: Path | None = None
@@ -59,7 +59,7 @@ class SourceSetting:
 
 class ActionSettings:
     """
-    The settings of one project. Every access reads them again, since another process may have changed them.
+    The action settings of one project. Every access reads the store, because another process may have changed a setting.
 
     Args:
         settings: The project's settings.
@@ -115,7 +115,7 @@ class ActionSettings:
         return setting
 
     def parse_source(self, text: str, *, base: Path) -> SourceSetting:
-        """The source that *text* names, without a check of the licence. Raises `RequestError` like `set_source`."""
+        """The source that *text* names; the licence is not checked. Raises `RequestError` as `set_source` does."""
         if text in ("builtin", "npm", "connect"):
             return SourceSetting(cast("SourceName", text))
         folder = (base / text).resolve()
@@ -123,7 +123,7 @@ class ActionSettings:
             raise RequestError(
                 f"{text!r} is not builtin, npm or connect, and is not a folder with components "
                 "(components/APP/actions/NAME/NAME.mjs, components/APP/sources/NAME/NAME.mjs).",
-                fix="Pass one of these names, or the folder of a components checkout.",
+                fix="Pass builtin, npm, connect, or the folder of a components checkout.",
             )
         return SourceSetting("folder", folder)
 
@@ -133,12 +133,12 @@ class ActionSettings:
 
 
 def build_licence_error(reason: str = "") -> LicenceError:
-    """The error for components on npm while their licence is not accepted; *reason* is the sentence that comes first."""
+    """The error for components on npm whose licence is not accepted; *reason* is put before the explanation."""
     return LicenceError(f"{reason} {LICENCE_TEXT}".lstrip(), fix=f"To accept the licence: {ACCEPT_LICENCE_COMMAND}")
 
 
 def find_components_folder(folder: Path) -> Path | None:
-    """The folder with a folder for each app: *folder* or its `components`; None if neither has components."""
+    """The folder that contains a folder for each app: `components` in *folder*, or *folder*; None if neither does."""
     for candidate in (folder / "components", folder):
         if any(next(candidate.glob(f"*/{kind}"), None) for kind in ("actions/*/*.mjs", "sources/*/*.mjs", "*.app.mjs")):
             return candidate

@@ -1,4 +1,4 @@
-"""Builds the `README.md` that describes a workflow in its repository folder. It contains no secret."""
+"""Builds the `README.md` that describes a workflow in its repository folder. The file contains no secret."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from pdkernel.analysis import find_app_bindings, find_workflow_variables
 from pdkernel.errors import RequestError
 from pdkernel.model import Step, Trigger, Workflow
+from pdkernel.render.files import CHECKLIST_HEADING
 
 README = "README.md"
 GENERATED_COMMENT = "<!-- Written by `pdkernel export --docs`, and written anew with each export: do not edit. -->"
@@ -59,7 +60,7 @@ def _lines(workflow: Workflow, checklist: Sequence[str]) -> Iterator[str]:
         yield from ("", "Environment variables:", "")
         yield from (f"- `{name}`, read by {', '.join(readers)}" for name, readers in variables.items())
     if checklist:
-        yield from ("", "To do by hand, as Git sync does not carry it:", "")
+        yield from ("", CHECKLIST_HEADING, "")
         yield from (f"- [ ] {_text(sentence)}" for sentence in checklist)
 
 

@@ -69,11 +69,11 @@ class CallSender:
         except PdkernelError as fault:
             raise UpstreamError(fault.message) from fault
         except TimeoutError:
-            why = f"Connect's proxy gave no answer within {connect_proxy.CLIENT_TIMEOUT_S:g} s (ETIMEDOUT)."
+            why = f"Connect's proxy did not respond within {connect_proxy.CLIENT_TIMEOUT_S:g} s (ETIMEDOUT)."
             raise UpstreamError(why, code="ETIMEDOUT", sent=True) from None
         answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
         return UpstreamResult(
-            answer, CallResult("sent", got.status, note=connect_proxy.format_ledger_note(access, got.status))
+            answer, CallResult("sent", got.status, note=connect_proxy.format_call_note(access, got.status))
         )
 
     async def _send_to_stand_in(self, base: str, request: Request, *, readable: bool) -> UpstreamResult:
@@ -90,7 +90,7 @@ class CallSender:
         return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {base}"))
 
     async def forward_loopback(self, request: Request) -> Response:
-        """Forward a call to this machine: it is not outbound, so it has no policy and no row."""
+        """Forward a call to this machine: it is not outbound, so no policy applies and it is not recorded."""
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self._upstream.send(
             to, request.method, request.target, outgoing_headers(request), request.body, via=None

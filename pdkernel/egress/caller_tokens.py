@@ -43,7 +43,7 @@ class CallContext:
         app_by_secret_ref: Secret ref to the slug of the app whose account has the secret.
         proxy_by_secret_ref: Secret ref to Connect's proxy, for credentials that Connect does not give out.
         sent_requests: Responses to unsafe requests of earlier runs, or None to send every time.
-        send_once_scope: Event, user and environment; a request is sent once within this scope.
+        send_once_scope: A text made of event, user and environment; a request is sent once within this scope.
         send_again: Send requests that were sent before, and store the new responses.
         memory_recording: Records the calls in memory, in every mode; or None.
     """
@@ -77,7 +77,7 @@ class StepBinding:
         self._blocked_urls: set[str] = set()
 
     def next_ordinal(self, identity: str) -> int:
-        """The number of earlier equal requests; adds this request to the count."""
+        """The number of earlier requests with *identity*; counts this request."""
         count = self._ordinals[identity]
         self._ordinals[identity] += 1
         return count
@@ -118,8 +118,13 @@ class CallerToken:
         self._failures.pop(port, None)
 
     def failure(self, port: int) -> Mapping[str, JSON]:
-        """Why the connection was dropped, or `{}`."""
+        """Why the connection from the client's local *port* was dropped, or `{}`."""
         return self._failures.get(port, {})
+
+
+def binding_of(caller: CallerToken | None) -> StepBinding | None:
+    """The current binding of *caller*; None between steps and for an unknown caller."""
+    return None if caller is None else caller.step_binding
 
 
 class CallerTokens:

@@ -14,12 +14,11 @@ import ssl
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 import h11
 
 from pdkernel.egress import refusals
-from pdkernel.egress.caller_tokens import CallerToken, CallerTokens
+from pdkernel.egress.caller_tokens import CallerToken, CallerTokens, binding_of
 from pdkernel.egress.http1 import Http1ServerConnection
 from pdkernel.egress.message import Body, Request, Response, format_origin, get_header
 from pdkernel.egress.outbound_policy import is_ip_address, is_loopback
@@ -43,7 +42,7 @@ from pdkernel.model import JSON
 
 _PROTOCOL_LABELS = {
     "http2": "An HTTP/2 connection",
-    "raw": "A connection that does not speak HTTP",
+    "raw": "A connection that does not use HTTP",
     "tls": "A TLS connection",
 }
 _HANDSHAKE_TIMEOUT_S = 30.0
@@ -54,7 +53,7 @@ _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class ClientConnection:
-    """Serves one client."""
+    """Serves one client connection."""
 
     def __init__(
         self,
@@ -117,12 +116,12 @@ class ClientConnection:
             )
 
     async def _serve_tls(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
-        """Terminate the client's TLS, unless the policy passes it through or it cannot carry HTTP/1.1."""
+        """Terminate the client's TLS; pass it through if the policy says so or if the client does not offer HTTP/1.1."""
         hello = parse_client_hello(await peek_until(self._sock, hello_is_complete))
         if hello.server_name and is_ip_address(proxy_target.host):
             # The client resolved the name itself. The address may change, and policies and recordings use names.
             proxy_target = replace(proxy_target, host=hello.server_name)
-        binding = caller.step_binding if caller is not None else None
+        binding = binding_of(caller)
         if binding is not None and binding.context.policy.passes_tls_through(proxy_target.host):
             await self._tunnel_opaque(
                 await self._open_streams(), proxy_target, caller, "tls", tls=False, encrypted=True
@@ -154,9 +153,9 @@ class ClientConnection:
             error = UpstreamError(
                 f"{name} was not found: it is not a host name, {fault} (ENOTFOUND).", code="ENOTFOUND", host=name
             )
-            if caller is not None and caller.step_binding is not None:
-                self._router.unreached(
-                    caller.step_binding, Destination("https", proxy_target.host, proxy_target.port), error
+            if (binding := binding_of(caller)) is not None:
+                self._router.report_unreachable(
+                    binding, Destination("https", proxy_target.host, proxy_target.port), error
                 )
             self._refuse_tls(caller, error)
             return
@@ -196,8 +195,8 @@ class ClientConnection:
             await close_writer(streams[1])
 
     async def _serve_request(self, client: Http1ServerConnection, proxy_target: ProxyTarget, head: h11.Request) -> bool:
-        """Serve one request; False if the connection no longer speaks HTTP or was dropped."""
-        request = _build_request(head, proxy_target, Body(client.body()))
+        """Serve one request; False if the connection was dropped or is no longer HTTP."""
+        request = proxy_target.build_request(head, Body(client.body()))
         token = proxy_target.token
         if proxy_target is PER_REQUEST_TARGET:
             token = parse_proxy_token(get_header(request.headers, b"proxy-authorization"))
@@ -213,13 +212,13 @@ class ClientConnection:
     async def _respond(
         self, client: Http1ServerConnection, proxy_target: ProxyTarget, caller: CallerToken | None, request: Request
     ) -> Response | None:
-        """The response to *request*; None if the connection no longer speaks HTTP or was dropped."""
+        """The response to *request*; None if the connection was dropped or is no longer HTTP."""
         try:
             if request.method == "CONNECT" or (
                 proxy_target is not PER_REQUEST_TARGET and not request.target.startswith((b"/", b"*"))
             ):
                 return await self._router.refuse(
-                    caller, request, refusals.step_uses_proxy(request.method, _origin(proxy_target))
+                    caller, request, refusals.step_uses_proxy(request.method, proxy_target.origin)
                 )
             if request.wants_websocket:
                 return await self._pass_websocket(client, caller, request)
@@ -232,13 +231,14 @@ class ClientConnection:
         self, client: Http1ServerConnection, caller: CallerToken | None, request: Request
     ) -> Response | None:
         """Pass a WebSocket through; returns a response if it is refused. Raises `UpstreamError` if the host is unreachable."""
-        if caller is None or caller.step_binding is None:
+        binding = binding_of(caller)
+        if binding is None:
             return refusals.no_step().to_response()
-        policy = caller.step_binding.context.policy
+        context = binding.context
+        policy = context.policy
         if not policy.allows_tunnel(request.host) or policy.via is not None:
             not_http = refusals.opaque_protocol("A WebSocket", request.url, policy.mode_text)
             return await self._router.refuse(caller, request, not_http)
-        context = caller.step_binding.context
         refusal = self._router.not_public(context, request) or self._router.find_proxy_refusal(context, request)
         if refusal is not None:
             return await self._router.refuse(caller, request, refusal)
@@ -395,40 +395,3 @@ def _tracked_by_token(caller: CallerToken | None) -> Iterator[None]:
         yield
     finally:
         caller.connections.discard(task)
-
-
-def _build_request(head: h11.Request, proxy_target: ProxyTarget, body: Body) -> Request:
-    """The request with *head*, to *proxy_target* or to the URL of an absolute-form request."""
-    target = bytes(head.target)
-    scheme, host, port = "https" if proxy_target.client_expects_tls else "http", proxy_target.host, proxy_target.port
-    if proxy_target is PER_REQUEST_TARGET:
-        scheme, host, port, target = _parse_absolute_target(target)
-    return Request(
-        method=head.method.decode("ascii"),
-        scheme=scheme,
-        host=host,
-        port=port,
-        target=target,
-        headers=head.headers.raw_items(),
-        body=body,
-        server_name=proxy_target.server_name,
-    )
-
-
-def _parse_absolute_target(target: bytes) -> tuple[str, str, int, bytes]:
-    """Scheme, host, port, and the unchanged path and query. A target that is not in absolute form has an empty host."""
-    scheme, separator, rest = target.partition(b"://")
-    end = min((at for at in map(rest.find, (b"/", b"?")) if at >= 0), default=len(rest))
-    path = rest[end:] if rest[end:].startswith(b"/") else b"/" + rest[end:]
-    name = scheme.decode("ascii", "replace").lower()
-    if not separator or name not in ("http", "https"):
-        return "http", "", 80, target
-    try:
-        parts = urlsplit(f"//{rest[:end].decode('ascii')}")
-        return name, parts.hostname or "", parts.port or (443 if name == "https" else 80), path
-    except ValueError:
-        return "http", "", 80, target
-
-
-def _origin(proxy_target: ProxyTarget) -> str:
-    return format_origin("https" if proxy_target.client_expects_tls else "http", proxy_target.host, proxy_target.port)

@@ -48,7 +48,7 @@ def find_proxy_access(context: CallContext, request: Request) -> ProxyAccess | N
 
 
 def unsupported_reason(context: CallContext, request: Request) -> str | None:
-    """Why the proxy does not support *request*, as the end of a sentence, or None if it does."""
+    """Why the proxy does not support *request*, as the end of a sentence; None if it supports the request."""
     if request.wants_websocket:
         return "the proxy does not support WebSockets."
     if b"text/event-stream" in (get_header(request.headers, b"accept") or b"").lower():
@@ -97,8 +97,8 @@ def build_proxy_request(context: CallContext, access: ProxyAccess, token: str, r
     return ProxyRequest(to, f"{parts.path}/{coded}?{whose}".encode("ascii"), headers)
 
 
-def format_ledger_note(access: ProxyAccess, status: int) -> str:
-    """The ledger's note for a call through the proxy."""
+def format_call_note(access: ProxyAccess, status: int) -> str:
+    """The note in the record of a call through the proxy."""
     text = f"sent through Connect's proxy, with the account {access.account_id}"
     if status == 504:
         return f"{text}, which waits at most {PROXY_TIMEOUT_S} s for the host"

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import refusals
-from pdkernel.egress.caller_tokens import CallContext, CallerTokens
-from pdkernel.egress.gateway_environment import build_gateway_environment
+from pdkernel.egress.caller_tokens import CallContext, CallerTokens, binding_of
 from pdkernel.egress.message import format_origin
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.egress.pending_call import PendingCall
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+NODE_HOOK = Path(__file__).parent.parent / "runtimes" / "node" / "egress_hook.mjs"
+_NO_PROXY_HOSTS = "localhost,127.0.0.1,127.0.0.0/8,::1"
+
 
 class Gateway:
     """
@@ -43,7 +45,7 @@ class Gateway:
     Use `await Gateway.start(folder)`. All methods but `close` may be called from any thread.
 
     Attributes:
-        port: The port that it listens on.
+        port: The port on 127.0.0.1.
         stand_ins: The built-in stand-ins, by name; each stores the requests that it received.
     """
 
@@ -87,7 +89,7 @@ class Gateway:
 
         Args:
             folder: Folder of the project's certificate authority; created if missing.
-            clock: Clock for the ledger's rows.
+            clock: Clock for the times of recorded calls.
             host_overrides: Maps (host, port) to another (host, port): for tests.
             extra_ca_file: PEM file of roots to trust besides the public roots.
             environ: Environment with `SSL_CERT_FILE`, the user's own roots; default: the environment of this process.
@@ -106,7 +108,7 @@ class Gateway:
         return cls(listener, CertificateAuthority(folder, environ=environ), make_upstream, clock, sandbox_kind, lookup)
 
     def issue_token(self, *, public_only: bool = False) -> str:
-        """A new token for a process, without a binding; with *public_only*, for a process that may call public addresses only."""
+        """A new token for a process, without a binding; with *public_only*, the process may call public addresses only."""
         return self._tokens.issue(public_only=public_only)
 
     def bind(self, token: str, context: CallContext) -> None:
@@ -130,7 +132,7 @@ class Gateway:
 
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
         """Environment variables that route a process to the gateway; creates the project's certificates if missing."""
-        return build_gateway_environment(
+        return _build_environment(
             port=self.port,
             token=token,
             language=language,
@@ -156,7 +158,7 @@ class Gateway:
         return self._sandbox.start(token, start_process, public_only=self._public_only(token))
 
     async def leads_inside(self, host: str, port: int) -> bool:
-        """Whether *host* resolves to an address that is not public; False for a name without an address."""
+        """Whether *host* resolves to an address that is not public; False if the name cannot be resolved."""
         try:
             await public_addresses(host, port, self._lookup)
         except NotPublicError:
@@ -181,9 +183,8 @@ class Gateway:
         return caller is not None and caller.public_only
 
     def _record_blocked(self, token: str, what: str, address: SocketAddress) -> None:
-        """Add a blocked call of a sandboxed process to the ledger."""
-        caller = self._tokens.find(token)
-        binding = caller.step_binding if caller is not None else None
+        """Record a blocked call of a sandboxed process."""
+        binding = binding_of(self._tokens.find(token))
         if binding is not None:
             url = format_origin("udp", address.host, address.port)
             if binding.is_first_block(url):
@@ -225,3 +226,53 @@ class Gateway:
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:
     for task in list(tasks):
         task.cancel()
+
+
+def _build_environment(
+    *, port: int, token: str, language: Language, authority: CertificateAuthority, public_only: bool = False
+) -> dict[str, str]:
+    """
+    Environment variables for a process of a step.
+
+    Every client reads the proxy variables in lower case; wget reads only those, and takes a certificate only from `WGETRC`.
+    Node.js reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its own roots, so it gets the project's certificate alone.
+    Node.js 24 alone reads `NODE_USE_ENV_PROXY`.
+
+    Args:
+        port: Port of the gateway on 127.0.0.1.
+        token: The token of the process.
+        language: Language of the step. A step in any language may start Node.js, so the variables of the Node.js and
+            Python hooks are always set.
+        authority: The project's certificates.
+        public_only: Also route connections to this machine to the gateway, which refuses them.
+    """
+    proxy = f"http://{token}:x@127.0.0.1:{port}"
+    bundle = str(authority.bundle_file)
+    environment = {
+        "NODE_EXTRA_CA_CERTS": str(authority.certificate_file),
+        "NODE_USE_ENV_PROXY": "1",
+        "NODE_OPTIONS": f"--import {NODE_HOOK.as_uri()}",
+        "PDK_EGRESS": f"127.0.0.1:{port}",
+        "PDK_TOKEN": token,
+        "WGETRC": str(authority.wgetrc_file),
+        "GRPC_DNS_RESOLVER": "native",  # the system's resolver: gRPC's own rejects replies of the sandbox's name server
+    }
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        environment[name] = environment[name.upper()] = proxy
+    environment["no_proxy"] = environment["NO_PROXY"] = "" if public_only else _NO_PROXY_HOSTS
+    if public_only:
+        environment["PDK_EGRESS_ALL"] = "1"
+    for name in (
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "AWS_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "PIP_CERT",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    ):
+        environment[name] = bundle
+    if language == "go":
+        # pdkernel builds the Go program of a step, and Go reads SSL_CERT_FILE on Linux only.
+        environment["PD_PROXY"], environment["PD_CA"] = proxy, str(authority.certificate_file)
+    return environment

@@ -47,8 +47,8 @@ async def open_client(
     Open a client for calls to the host of *url*.
 
     Args:
-        url: The URL to call; loopback is called without the gateway, unless only public addresses are allowed.
-        gateway: The gateway, or None to call directly. Required where only public addresses are allowed.
+        url: The URL to call. A loopback URL is called without the gateway, unless only public addresses are allowed.
+        gateway: The gateway, or None to call directly. Required if only public addresses are allowed.
         context: The policy and the redactor of the calls.
         timeout_s: Seconds that a call may take.
     """

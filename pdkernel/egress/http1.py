@@ -21,7 +21,7 @@ _MAX_DRAIN_BYTES = 1 << 20
 
 class Http1ServerConnection:
     """
-    The client's end of a connection.
+    One HTTP/1.1 connection with a client.
 
     Attributes:
         reader: Reads the client's bytes.
@@ -69,7 +69,7 @@ class Http1ServerConnection:
         await self._stream(self._send(head), response.body)
 
     def send_error(self, status: int) -> None:
-        """Respond to a malformed request."""
+        """Respond with *status* to a malformed request, and announce the end of the connection."""
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [("content-length", "0"), ("connection", "close")]
             self.writer.write(self._send(h11.Response(status_code=status, headers=headers)))

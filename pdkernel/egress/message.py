@@ -25,7 +25,7 @@ def get_header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | N
 
 
 def end_to_end_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """*headers* without those of the connection (RFC 9110, 7.6.1)."""
+    """*headers* without the headers of the connection (RFC 9110, 7.6.1)."""
     named = {
         word.strip().lower() for key, value in headers if key.lower() == b"connection" for word in value.split(b",")
     }
@@ -96,11 +96,11 @@ class Body:
         return b"".join([chunk async for chunk in self.stream()])
 
     def retain(self) -> None:
-        """Add a user of the buffered body, who calls `release` later."""
+        """Count one more user of the buffered body; each user calls `release`."""
         self._users += 1
 
     def release(self) -> None:
-        """Remove a user; the buffer is closed after the last one."""
+        """Count one user less; the buffer is closed after the last user."""
         self._users -= 1
         if self._buffer is not None and self._users == 0:
             self._buffer.close()
@@ -117,12 +117,12 @@ class Request:
     A request that a step made.
 
     Attributes:
-        method: As the step wrote it, mostly upper case.
+        method: The HTTP method as the step wrote it.
         scheme: `http` or `https`.
         host: Name or address that the step calls.
         port: Port of the host.
         target: Path and query exactly as the step wrote them.
-        headers: In order, with those of the connection.
+        headers: In order, with the headers of the connection.
         body: May be empty.
         server_name: The server name in the step's TLS (SNI), or None.
     """
@@ -148,7 +148,7 @@ class Request:
 
     @property
     def wants_websocket(self) -> bool:
-        """Whether it asks for an upgrade to a WebSocket."""
+        """Whether the request asks for an upgrade to a WebSocket."""
         return (get_header(self.headers, b"upgrade") or b"").strip().lower() == b"websocket"
 
 
@@ -160,7 +160,7 @@ class Response:
     Attributes:
         status: HTTP status.
         reason: Reason phrase, may be empty.
-        headers: Headers of the message, without those of the connection.
+        headers: Headers of the message, without the headers of the connection.
         body: The complete body, or its chunks.
     """
 

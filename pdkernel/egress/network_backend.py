@@ -40,7 +40,7 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
             port: Port of the host.
             context: TLS context of a client.
             server_name: The name that TLS verifies.
-            timeout_s: Seconds for each of the two parts.
+            timeout_s: Seconds for connecting, and again for TLS.
         """
         plain = await self.connect_tcp(host, port, timeout_s)
         try:
@@ -61,7 +61,7 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """
-        Connect to *host* or to its override; a connection that `open` made is used first.
+        Connect to *host* or to its override; a connection that `open` made earlier is returned first.
 
         Raises:
             NotPublicError: The host has an address that is not public, and only public addresses are allowed.
@@ -83,7 +83,7 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
         return await self._real.connect_unix_socket(path, timeout, socket_options)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for *seconds*."""
         await self._real.sleep(seconds)
 
 
@@ -114,17 +114,17 @@ class Opened(httpcore.AsyncNetworkStream):
         return self._secure
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read."""
+        """Read at most *max_bytes*."""
         return await self._secure.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write."""
+        """Write *buffer*."""
         await self._secure.write(buffer, timeout)
 
     async def aclose(self) -> None:
-        """Close."""
+        """Close the connection."""
         await self._secure.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """Information of the transport."""
+        """Return information of the transport: `socket`, `ssl_object`."""
         return self._secure.get_extra_info(info)

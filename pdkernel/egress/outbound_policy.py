@@ -44,7 +44,7 @@ class OutboundPolicy:
         recording_file: For `record` and `replay`: the file of recorded calls, absolute.
         stand_in_url: For `stand-in=URL`: the URL without a slash at its end.
         stand_in_names: For built-in stand-ins: their names, with commas between.
-        via: URL of an upstream proxy for calls that are sent, or None.
+        via: URL of an upstream proxy through which calls are sent, or None.
         unopened: Hosts whose TLS is passed through unread, for clients that pin a certificate or present a client
             certificate.
         public_only: Refuse calls to this machine and to private networks in every mode: for runs that a Connect token
@@ -63,7 +63,7 @@ class OutboundPolicy:
 
     @property
     def guarded(self) -> bool:
-        """Whether the operating system stops calls that bypass the gateway."""
+        """Whether the operating system must stop calls that bypass the gateway."""
         return self.mode != "live" or self.public_only
 
     @property
@@ -96,7 +96,7 @@ def parse_policy(text: str, *, via: str | None = None, unopened: tuple[str, ...]
 
     Args:
         text: `live`, `deny`, `allow=HOST[,HOST]`, `record=FILE`, `replay=FILE`, `stand-in=URL` or `stand-in=slack`; then, after
-            a blank, `via=PROXY` and `unopened=HOST[,HOST]`, with the meaning of the arguments.
+            a blank, `via=PROXY` and `unopened=HOST[,HOST]`, which mean the same as the arguments.
         via: An upstream proxy's URL, for `live`, `allow` and `record`.
         unopened: Hosts (exact or `*.domain`) whose TLS is passed through unread.
 
@@ -223,15 +223,15 @@ def _check_stand_in(value: str) -> tuple[str | None, str | None]:
     if urlsplit(value).scheme in ("http", "https") and urlsplit(value).hostname:
         return value.rstrip("/"), None
     raise EgressModeError(
-        f"{value!r} is neither a URL nor a stand-in that comes with pdkernel.",
-        fix=f"Write stand-in=http://127.0.0.1:PORT, or one or options of: {', '.join(BUILT_IN_STAND_INS)}.",
+        f"{value!r} is neither a URL nor the name of a built-in stand-in.",
+        fix=f"Write stand-in=http://127.0.0.1:PORT, or one or more names of: {', '.join(BUILT_IN_STAND_INS)}.",
     )
 
 
 def _check_via(via: str, word: str) -> None:
     if word not in ("live", "allow", "record"):
         raise EgressModeError(
-            f"An upstream proxy has no effect with {word!r}: no call is sent.", fix="Remove the proxy."
+            f"An upstream proxy has no effect in the mode {word!r}, which sends no call.", fix="Remove the proxy."
         )
     if urlsplit(via).scheme not in ("http", "https") or not urlsplit(via).hostname:
         raise EgressModeError("The upstream proxy is not a URL.", fix="Write http://HOST:PORT.")

@@ -1,7 +1,7 @@
 """
-One outbound call until its row is in the ledger.
+One outbound call until it is recorded.
 
-The row is written once, redacted, before the step receives the end of the response.
+The call is recorded once, redacted, before the step receives the end of the response.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PendingCall:
         return (self._clock.monotonic() - self._began) * 1000
 
     def finish(self, result: CallResult) -> None:
-        """Write the row; later calls have no effect."""
+        """Record the call with *result*; later calls of `finish` have no effect."""
         if self._finished:
             return
         self._finished = True
@@ -82,7 +82,7 @@ class PendingCall:
 
     def fail(self, why: str, *, status: int | None = None) -> None:
         """
-        Write the row of a call without a complete response, and report it to the run; later calls have no effect.
+        Record a call without a complete response, and report it to the run; no effect after `finish`.
 
         Args:
             why: The cause, as a sentence; may contain a note on the outcome.
@@ -90,12 +90,12 @@ class PendingCall:
         """
         if self._finished:
             return
-        what = "got no answer" if status is None else "got no whole answer"
+        what = "got no response" if status is None else "got no complete response"
         self.finish(CallResult("failed", status, note=f"{what.removeprefix('got ')}: {why}"))
         self.context.on_failed(f"{self.method} {self.url} {what}: {self.context.redactor.redact_text(why)}")
 
     def refuse(self, refusal: Refusal) -> Response:
-        """Write the row, report the refusal to the run, and return the response."""
+        """Record the call, report the refusal to the run, and return the response for the step."""
         self.finish(CallResult("denied", refusal.status, note=refusal.message.partition("\n")[0]))
         self.context.on_call_refused(refusal.message)
         return refusal.to_response(method=self.method, url=self.url)

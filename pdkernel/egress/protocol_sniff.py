@@ -17,10 +17,10 @@ from pdkernel.egress.tls.client_hello import HANDSHAKE_RECORD
 WireProtocol = Literal["tls", "http1", "http2", "raw"]
 
 CLIENT_FIRST_PORTS = frozenset({80, 443, 8080, 8443})
-"""Ports of protocols in which the client always sends first: a silent client is slow."""
+"""Ports of protocols in which the client always sends first, so the gateway waits for the client."""
 
 SERVER_FIRST_TIMEOUT_S = 0.3
-"""On other ports, a client that is silent for so long waits for the server: a database, a mail server."""
+"""On other ports, a client that is silent for this time expects the server to send first, as databases and mail servers do."""
 
 _REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]{2,19} [^\r\n]+ HTTP/1\.[01]\r?\n")
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
@@ -39,7 +39,7 @@ def is_conclusive(seen: bytes) -> bool:
 
 
 def detect_protocol(seen: bytes) -> WireProtocol:
-    """The protocol that starts with *seen*."""
+    """The protocol of a connection whose first bytes are *seen*."""
     if seen[:1] == bytes([HANDSHAKE_RECORD]):
         return "tls"
     if seen.startswith(_HTTP2_PREFACE):
@@ -56,7 +56,7 @@ def sniff_timeout(port: int) -> float | None:
 
 
 async def wait_readable(sock: socket.socket) -> None:
-    """Wait until *sock* has bytes or is at its end."""
+    """Wait until *sock* has bytes or has reached its end."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
 
@@ -72,7 +72,7 @@ async def wait_readable(sock: socket.socket) -> None:
 
 
 async def peek(sock: socket.socket, *, timeout_s: float | None = None) -> bytes | None:
-    """The waiting bytes, `b""` at the end, or None after *timeout_s* seconds of silence."""
+    """The received bytes, `b""` at the end of the connection, or None after *timeout_s* seconds of silence."""
     try:
         async with asyncio.timeout(timeout_s):
             await wait_readable(sock)
@@ -85,7 +85,7 @@ async def peek(sock: socket.socket, *, timeout_s: float | None = None) -> bytes 
 
 
 async def peek_until(sock: socket.socket, is_complete: Callable[[bytes], bool]) -> bytes:
-    """The waiting bytes, once *is_complete* accepts them, at the end of the connection, at 64 KB or after 30 seconds."""
+    """The received bytes as soon as *is_complete* accepts them; or at the end, at 64 KB, or after 30 seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PEEK_TIMEOUT_S
     seen = await peek(sock) or b""

@@ -1,9 +1,9 @@
 """
-Reads from the start of a connection where the client wants to go.
+Reads the target of a client's connection, and of each request on it.
 
-A client uses one of three forms: the hooks' line `PDK1 {json}`, `CONNECT host:port`, or requests in absolute form. After the
-first two, the client speaks as if to the host. A hook may also query, with `dropped` (a port of the client) in its line, why
-the gateway dropped a connection.
+A client names the target in one of three forms: the hooks' line `PDK1 {json}`, `CONNECT host:port`, or requests in absolute
+form. After the first two, the client speaks as if to the host. A hook may also query, with `dropped` (a port of the client) in
+its line, why the gateway dropped a connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+import h11
+
+from pdkernel.egress.message import Body, Request, format_origin
 from pdkernel.egress.protocol_sniff import consume, peek_until
 from pdkernel.model import JSON
 
@@ -27,7 +31,7 @@ _MAX_AUTH_CHALLENGES = 3
 _CHALLENGE = (
     b"HTTP/1.1 407 Proxy Authentication Required\r\n"
     b'proxy-authenticate: Basic realm="pdkernel"\r\n'
-    b"x-pdkernel-egress: no-ticket\r\ncontent-length: 0\r\n\r\n"
+    b"x-pdkernel-egress: no-token\r\ncontent-length: 0\r\n\r\n"
 )
 _BAD_REQUEST_RESPONSE = (
     b"HTTP/1.1 400 Bad Request\r\nx-pdkernel-egress: bad-request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -43,8 +47,8 @@ class ProxyTarget:
     Attributes:
         host: Name or address; empty for requests in absolute form, each of which has its own host.
         port: Port of the host.
-        token: The caller token, or None where each request carries its own.
-        client_expects_tls: The client sends plain HTTP and leaves TLS to the gateway: the hook in Node.js.
+        token: The caller token, or None if each request carries its own.
+        client_expects_tls: The client sends plain HTTP and the gateway uses TLS to the host, as with the hook in Node.js.
         server_name: Server name for TLS, or None for the host.
         protocols: Protocols that the client would offer by ALPN.
     """
@@ -56,15 +60,38 @@ class ProxyTarget:
     server_name: str | None = None
     protocols: tuple[str, ...] = ()
 
+    @property
+    def origin(self) -> str:
+        """`scheme://host:port` of the target."""
+        return format_origin("https" if self.client_expects_tls else "http", self.host, self.port)
+
+    def build_request(self, head: h11.Request, body: Body) -> Request:
+        """The request with *head* to this target, or to the URL of an absolute-form request."""
+        target = bytes(head.target)
+        scheme, host, port = "https" if self.client_expects_tls else "http", self.host, self.port
+        if self is PER_REQUEST_TARGET:
+            scheme, host, port, target = _parse_absolute_target(target)
+        return Request(
+            method=head.method.decode("ascii"),
+            scheme=scheme,
+            host=host,
+            port=port,
+            target=target,
+            headers=head.headers.raw_items(),
+            body=body,
+            server_name=self.server_name,
+        )
+
 
 PER_REQUEST_TARGET = ProxyTarget("", 0, None)
+"""The target of a connection whose requests are in absolute form."""
 
 
 async def read_proxy_target(
     sock: socket.socket, is_known_token: Callable[[str | None], bool], failure: Callable[[str, int], Mapping[str, JSON]]
 ) -> ProxyTarget | None:
     """
-    Read the target of *sock*; None if there is no target, and the connection has been answered or is malformed.
+    Read the target of *sock*. Returns None if the connection is malformed or was answered already.
 
     Args:
         sock: The client's socket.
@@ -96,13 +123,13 @@ async def _preamble(sock: socket.socket, failure: Callable[[str, int], Mapping[s
     try:
         preamble = json.loads(line[len(HOOK_PREAMBLE) :])
         if "dropped" in preamble:
-            answer = json.dumps(failure(str(preamble["ticket"]), _port(preamble["dropped"])))
+            answer = json.dumps(failure(str(preamble["token"]), _port(preamble["dropped"])))
             await asyncio.get_running_loop().sock_sendall(sock, answer.encode())
             return None
         return ProxyTarget(
             _host(str(preamble["host"])),
             _port(preamble["port"]),
-            str(preamble["ticket"]),
+            str(preamble["token"]),
             client_expects_tls=bool(preamble.get("tls")),
             server_name=preamble.get("servername") or None,
             protocols=tuple(map(str, preamble.get("alpn") or ())),
@@ -153,3 +180,18 @@ def _port(value: object) -> int:
     if not 0 < port < 65536:
         raise ValueError(value)
     return port
+
+
+def _parse_absolute_target(target: bytes) -> tuple[str, str, int, bytes]:
+    """Scheme, host, port, and the unchanged path and query. A target that is not in absolute form has an empty host."""
+    scheme, separator, rest = target.partition(b"://")
+    end = min((at for at in map(rest.find, (b"/", b"?")) if at >= 0), default=len(rest))
+    path = rest[end:] if rest[end:].startswith(b"/") else b"/" + rest[end:]
+    name = scheme.decode("ascii", "replace").lower()
+    if not separator or name not in ("http", "https"):
+        return "http", "", 80, target
+    try:
+        parts = urlsplit(f"//{rest[:end].decode('ascii')}")
+        return name, parts.hostname or "", parts.port or (443 if name == "https" else 80), path
+    except ValueError:
+        return "http", "", 80, target

@@ -39,7 +39,7 @@ def is_public(address: str) -> bool:
 
 
 def is_inside(host: str) -> bool:
-    """Whether *host* is an address that is not public or a name of this machine; names are not resolved."""
+    """Whether *host* is an address that is not public, or a name of this machine. Other names are not resolved: False."""
     try:
         return not is_public(host)
     except ValueError:
@@ -64,7 +64,7 @@ async def places(
     host: str, port: int, resolve: Mapping[tuple[str, int], tuple[str, int]], lookup: Lookup | None
 ) -> Sequence[tuple[str, int]]:
     """
-    Addresses and ports to connect to for *host*, in order.
+    Addresses and ports to try for a connection to *host*, in order.
 
     Args:
         host: Name or address.
@@ -82,6 +82,6 @@ async def places(
 
 
 async def system_lookup(host: str, port: int) -> Sequence[str]:
-    """The system's resolver."""
+    """Resolve *host* with the system's resolver."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))

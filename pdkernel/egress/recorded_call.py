@@ -1,28 +1,52 @@
 """
-Recorded calls without credentials: redaction before a call is stored, and the key that finds its answer again.
+Recorded calls without credentials: redaction before a call is stored, and the key that finds its response again.
+
+A credential becomes a placeholder, `{{secret:slack.bot_token}}`. A placeholder of a run names an account; a placeholder of a
+recording names app and field only, so that a recording made with one account can be replayed with another. Bodies are searched
+for secrets after their content codings and character sets are decoded and their archives are opened.
 
 Files of recorded calls are in `recording`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from pdkernel.egress.body_search import NotSearchableError, boundary_of, check_archives, rewritten, without_coding
 from pdkernel.egress.message import Headers
-from pdkernel.egress.recording_placeholders import insert_placeholders, restore_placeholders
 from pdkernel.redaction import Redactor
 from pdkernel.redaction.secret_patterns import REDACTED, SecretPatternRedactor
 
+Rewrite = Callable[[str], str]
+
 LEFT_OUT_START = "{{left out: "
-"""How the stored text begins in place of a body that cannot be searched for secrets."""
+"""Start of the text that is stored instead of a body that cannot be searched for secrets."""
 _KEPT_REQUEST_HEADERS = frozenset({"content-type", "accept"})
 _DROPPED_RESPONSE_HEADERS = frozenset({"date", "server", "set-cookie", "content-length", "connection", "keep-alive"})
+_PLACEHOLDER_START = "{{secret:"
+_LITERAL = "{{secret:|literal}}"
+_RUN_PLACEHOLDER = re.compile(r"⟦secret:([^⟦⟧\[\]|]*)((?:\|[^⟦⟧\[\]|]+)?(?:\[\d+:\])?)⟧")
+_RECORDING_PLACEHOLDER = re.compile(r"\{\{secret:([^{}|\[\]]*)((?:\|[^{}|\[\]]+)?(?:\[\d+:\])?)\}\}")
+_MAX_UNPACKED_BYTES = 32 << 20
+_MAX_ARCHIVES = 1000
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+_CHARSET = re.compile(r'charset\s*=\s*"?(utf-?(?:16|32)(?:-?[lb]e)?|iso-8859-\d+|windows-125\d)\b', re.IGNORECASE)
+_BOUNDARY = re.compile(r'boundary="?([^";,\s]+)', re.IGNORECASE)
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class NotSearchableError(Exception):
+    """A body cannot be searched, or contains a secret that cannot be replaced. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +71,12 @@ class RecordedResponse:
 
 
 class CallRedactor:
-    """Redacts calls: known secrets by the run's redactor, others by their names. Values that it redacted once are always redacted."""
+    """
+    Redacts calls before they are stored.
+
+    The run's redactor replaces known secrets; other secrets are recognised by the names of their fields. A value that was
+    recognised once is also redacted where it occurs under another name.
+    """
 
     def __init__(self) -> None:
         self._pattern_redactor = SecretPatternRedactor()
@@ -93,20 +122,105 @@ class CallRedactor:
         content_type = _value(headers, "content-type")
         redact = partial(self._text, redactor=redactor)
         try:
-            body = without_coding(body, _value(headers, "content-encoding"))
+            body = decode_content_coding(body, _value(headers, "content-encoding"))
             check_archives(body, content_type, redact)
         except NotSearchableError as reason:
             return f"{LEFT_OUT_START}{reason}}}}}".encode()
-        return rewritten(body, content_type, redact)
+        return rewrite_text(body, content_type, redact)
 
 
 def restore_secrets(response: RecordedResponse, redactor: Redactor) -> RecordedResponse:
     """*response* with the secrets of the current run in place of the recording's placeholders."""
-    body = rewritten(
+    body = rewrite_text(
         response.body, _value(response.headers, "content-type"), partial(restore_placeholders, redactor=redactor)
     )
     headers = tuple((name, restore_placeholders(value, redactor)) for name, value in response.headers)
     return replace(response, headers=headers, body=body)
+
+
+def insert_placeholders(text: str, redactor: Redactor) -> str:
+    """*text* with a recording placeholder in place of each secret of *redactor*."""
+    # text that looks like a recording placeholder is escaped, so that it is restored unchanged
+    hidden = redactor.redact_text(text.replace(_PLACEHOLDER_START, _LITERAL))
+    known = set(redactor.secret_refs)
+
+    def named(found: re.Match[str]) -> str:
+        return f"{_PLACEHOLDER_START}{_without_account(found[1])}{found[2]}}}}}" if found[1] in known else found[0]
+
+    return _RUN_PLACEHOLDER.sub(named, hidden)
+
+
+def restore_placeholders(text: str, redactor: Redactor) -> str:
+    """*text* from a recording, with the secrets of *redactor*; an unknown placeholder stays."""
+    if _PLACEHOLDER_START not in text:
+        return text
+    refs = {_without_account(ref): ref for ref in reversed(redactor.secret_refs)}
+
+    def present(found: re.Match[str]) -> str:
+        ref = refs.get(found[1])
+        if ref is None:
+            return _PLACEHOLDER_START if found[0] == _LITERAL else found[0]
+        return str(redactor.restore(f"⟦secret:{ref}{found[2]}⟧"))
+
+    return _RECORDING_PLACEHOLDER.sub(present, text)
+
+
+def decode_content_coding(body: bytes, content_encoding: str) -> bytes:
+    """
+    *body* before the codings of its `Content-Encoding` were applied.
+
+    Raises:
+        NotSearchableError: The coding is unknown, or *body* does not have it.
+    """
+    codings = [coding.strip().lower() for coding in content_encoding.split(",")]
+    for coding in reversed(codings):
+        match coding:
+            case "gzip" | "x-gzip":
+                body = _decompress_gzip(body)
+            case "deflate":
+                body = _decompress_deflate(body)
+            case "" | "identity":
+                pass
+            case _:
+                raise NotSearchableError("pdkernel does not decode its content coding")
+    return body
+
+
+def rewrite_text(body: bytes, content_type: str, rewrite: Rewrite) -> bytes:
+    """*body* with its text rewritten; bytes that are not text stay unchanged."""
+    # always UTF-8 as well: many bodies that are not UTF-16 decode as UTF-16 without an error
+    for charset in _charsets(body, content_type):
+        with contextlib.suppress(ValueError):
+            body = _rewrite_as(body, rewrite, charset, "strict", "backslashreplace")
+    return _rewrite_as(body, rewrite, "utf-8", "surrogateescape", "surrogateescape")
+
+
+def check_archives(body: bytes, content_type: str, rewrite: Rewrite) -> None:
+    """
+    Search ZIP and gzip data in *body* or in its multipart parts, nested archives included.
+
+    Raises:
+        NotSearchableError: An archive contains a secret, or cannot be read.
+    """
+    boundary = _boundary(content_type) if content_type.lower().startswith("multipart/") else None
+    parts = [body]
+    if boundary is not None:
+        parts = [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in body.split(b"--" + boundary)]
+    left, opened = _MAX_UNPACKED_BYTES, 0
+    while parts:
+        packed = parts.pop()
+        if not packed.startswith((_GZIP, _ZIP)):
+            continue
+        opened += 1
+        if opened > _MAX_ARCHIVES:
+            raise NotSearchableError("it contains too many archives")
+        for content in (
+            [_decompress_gzip(packed, left)] if packed.startswith(_GZIP) else _iter_zip_contents(packed, left)
+        ):
+            left -= len(content)
+            if rewrite_text(content, "", rewrite) != content:
+                raise NotSearchableError("it is an archive that contains a secret")
+            parts.append(content)
 
 
 def _key(method: str, url: str, content_type: str, body: bytes) -> str:
@@ -138,8 +252,14 @@ def _normalize_body(content_type: str, body: bytes) -> bytes:
     return _without_boundary(content_type, text.encode())
 
 
+def _boundary(content_type: str) -> bytes | None:
+    """The boundary of a multipart body, or None."""
+    found = _BOUNDARY.search(content_type)
+    return found[1].encode("latin-1") if found else None
+
+
 def _without_boundary(content_type: str, body: bytes) -> bytes:
-    boundary = boundary_of(content_type)
+    boundary = _boundary(content_type)
     return body if boundary is None else body.replace(boundary, b"boundary")
 
 
@@ -155,3 +275,62 @@ def _decoded(headers: Headers) -> Sequence[tuple[str, str]]:
 def _value(headers: Sequence[tuple[str, str]], wanted: str) -> str:
     """All values of the header *wanted*, joined with commas."""
     return ", ".join(value for name, value in headers if name == wanted)
+
+
+def _without_account(ref: str) -> str:
+    """`slack/apn_1/bot_token` as `slack.bot_token`, `env/NAME` as `env.NAME`."""
+    first, *rest = ref.split("/")
+    return ".".join([first, *(rest[1:] if len(rest) > 1 else rest)])
+
+
+def _charsets(body: bytes, content_type: str) -> Iterator[str]:
+    if declared := _CHARSET.search(content_type):
+        yield declared[1]
+    if body.startswith(_BYTE_ORDER_MARKS):
+        yield "utf-16"
+
+
+def _rewrite_as(body: bytes, rewrite: Rewrite, charset: str, decode_errors: str, encode_errors: str) -> bytes:
+    text = body.decode(charset, decode_errors)
+    changed = rewrite(text)
+    return body if changed == text else changed.encode(charset, encode_errors)
+
+
+def _decompress_gzip(body: bytes, limit: int = _MAX_UNPACKED_BYTES) -> bytes:
+    try:
+        return _check_size(limit, gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1))
+    except (OSError, EOFError, zlib.error):
+        raise NotSearchableError("its gzip data cannot be read") from None
+
+
+def _decompress_deflate(body: bytes) -> bytes:
+    # RFC 9110 requires the zlib header; some servers send raw deflate data
+    for window_bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
+        decoder = zlib.decompressobj(window_bits)
+        try:
+            data = decoder.decompress(body, _MAX_UNPACKED_BYTES + 1)
+        except zlib.error:
+            continue
+        if decoder.eof or len(data) > _MAX_UNPACKED_BYTES:
+            return _check_size(_MAX_UNPACKED_BYTES, data)
+    raise NotSearchableError("its deflate data cannot be read")
+
+
+def _iter_zip_contents(body: bytes, limit: int) -> Iterator[bytes]:
+    """The names of the members, then the content of each."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            yield "\n".join(archive.namelist()).encode("utf-8", "surrogatepass")
+            for member in archive.infolist():
+                with archive.open(member) as opened:
+                    content = _check_size(limit, opened.read(limit + 1))
+                limit -= len(content)
+                yield content
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error):
+        raise NotSearchableError("its ZIP data cannot be read") from None
+
+
+def _check_size(limit: int, data: bytes) -> bytes:
+    if len(data) > limit:
+        raise NotSearchableError("it is too large when it is unpacked")
+    return data

@@ -33,7 +33,7 @@ _MAX_SUGGESTIONS = 3
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A body in a line: exactly one of the three fields."""
+    """A body in a line; exactly one of the three fields is set."""
 
     text: str | None = None
     base64: bytes | None = None
@@ -127,22 +127,28 @@ class RecordingFile:
         Read the whole file.
 
         Args:
-            replay: Whether calls are answered from the file; a file to append to may be empty. A missing file counts as
-                empty; the caller checks that the file exists.
+            replay: Whether calls are answered from the file, which must then contain a call. A missing file counts as empty;
+                the caller checks that the file exists.
 
         Raises:
             RecordingError: The file cannot be read or a line is invalid; the message names file and line.
         """
         self._load()
         if replay and self._loaded_stamp is not None and not self._answers:
-            raise RecordingError(f"{self.file} holds no recorded call.", fix=f"Record the calls: record={self.file}")
+            raise RecordingError(f"{self.file} contains no recorded call.", fix=f"Record the calls: record={self.file}")
 
     def find(self, step: str, ordinal: int, call: RecordedCall, *, safe: bool) -> RecordedResponse | str:
         """
-        The response to the *ordinal*-th (from 0) such call of *step*, or a sentence with the reason why there is none.
+        Find the recorded response to *call*; if there is none, return the reason as a sentence.
 
-        Responses that were recorded for the step come first; a renamed step gets those of all steps. A safe call after the
-        last recorded one gets the last response again, an unsafe call gets none.
+        If nothing is recorded for *step*, which may have been renamed, the responses recorded for all steps are used. A safe
+        call after the last recorded one gets the last response again; an unsafe call gets none.
+
+        Args:
+            step: The step that makes the call.
+            ordinal: The number of earlier equal calls of the step.
+            call: The redacted call.
+            safe: Whether the call's method is safe to repeat.
         """
         try:
             self._load()
@@ -154,19 +160,19 @@ class RecordingFile:
         of_all_steps = (line for lines in by_step.values() for _, line in sorted(lines.items()))
         recorded = by_step.get(step) or dict(enumerate(of_all_steps))
         if ordinal not in recorded and not safe:
-            return f"it is recorded {_times(len(recorded))}, and was made {_times(ordinal + 1)}."
+            return f"it is recorded {_times(len(recorded))}, and the step made it {_times(ordinal + 1)}."
         response = recorded[ordinal if ordinal in recorded else max(recorded)]
         try:
             body = self._decode_body(response.body)
         except OSError as fault:
-            return f"the file of its answer's body cannot be read: {fault.strerror}."
+            return f"the file with the body of its response cannot be read: {fault.strerror}."
         if body.startswith(LEFT_OUT_START.encode()):
             why = body.decode("utf-8", "replace")[len(LEFT_OUT_START) :].removesuffix("}}")
-            return f"the body of the recorded answer was left out: {why}."
+            return f"the body of the recorded response was left out: {why}."
         return RecordedResponse(status=response.status, reason=response.reason, headers=response.headers, body=body)
 
     def _nearest(self, call: RecordedCall) -> str:
-        """A sentence with the recorded calls that are similar to *call*, and their keys; empty if there are none."""
+        """A sentence with the recorded calls that are similar to *call*, and their keys; empty without a similar call."""
         asked = f"{call.method} {call.url}"
         same = [key for key, known in self._urls.items() if known == asked]
         if same:
@@ -176,7 +182,7 @@ class RecordingFile:
         near = [
             f"{word} (key {next(key for key, known in self._urls.items() if known == word)[:12]})" for word in words
         ]
-        return f" The nearest recorded: {'; '.join(near)}." if near else ""
+        return f" Similar recorded calls: {'; '.join(near)}." if near else ""
 
     def _load(self) -> None:
         """Read the file if it has changed since the last read. Raises `RecordingError`."""
@@ -268,7 +274,7 @@ class MemoryRecording:
         self._calls.append((step, ordinal, call, response, duration_ms))
 
     def skip(self, method: str, url: str) -> None:
-        """Store that a call was too big."""
+        """Store in `skipped` that a call was too big."""
         self.skipped.append(f"{method} {url}")
 
     def append_to(self, file: Path) -> None:

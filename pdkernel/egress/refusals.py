@@ -2,7 +2,7 @@
 Refusals of outbound calls: status, marking header and message.
 
 A refusal is an HTTP response, so that a client does not report a broken network. The status is 403 and not 5xx: clients
-retry every 5xx, and dropped connections for minutes. An unreachable host is not a refusal: `client_connection` drops the
+retry every 5xx response, and a dropped connection for minutes. An unreachable host is not a refusal: `client_connection` drops the
 client's connection, because the client must see a failed connection.
 """
 
@@ -28,9 +28,9 @@ class Refusal:
     A refused call.
 
     Attributes:
-        kind: Value of the marking header: `denied`, `miss`, `upgrade`, `no-ticket` or `proxy`.
+        kind: Value of the marking header: `denied`, `miss`, `upgrade`, `no-token` or `proxy`.
         code: A stable code for programs.
-        message: For people: method, redacted URL, mode, and what to do.
+        message: The text for a person: method, redacted URL, mode, and what to do.
     """
 
     kind: str
@@ -65,10 +65,10 @@ def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
 
 
 def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
-    """A connection that cannot be read, and so neither recorded nor answered by a stand-in."""
+    """A connection in a protocol that the gateway cannot read, so it can be neither recorded nor answered by a stand-in."""
     message = (
-        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and it can be neither recorded nor answered by a stand-in.\n"
-        "Only `live`, or `allow=` with that host, allows it."
+        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and the connection can be neither recorded nor answered by a stand-in.\n"
+        "Only `live`, or `allow=` with this host, allows it."
     )
     return Refusal("upgrade", "egress_upgrade", message)
 
@@ -114,4 +114,4 @@ def withheld(method: str, url: str, why: str) -> Refusal:
 def no_step() -> Refusal:
     """A call that does not come from a running step."""
     message = "This call was not sent: the step that made it has ended, or it does not come from a step."
-    return Refusal("no-ticket", "egress_no_step", message)
+    return Refusal("no-token", "egress_no_step", message)

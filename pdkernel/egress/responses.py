@@ -1,4 +1,4 @@
-"""Responses on their way to a step: complete or streamed, with the ledger's row written before the last byte."""
+"""Responses on their way to a step: complete or streamed, with the call recorded before the last byte is passed on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pdkernel.egress.message import Headers, Request, Response, close_stream, end_to_end_headers, get_header
 from pdkernel.egress.pending_call import CallResult, PendingCall
+from pdkernel.egress.send_once import StoredResponse, doubt
 from pdkernel.egress.upstream import UpstreamError
 
 ResponseRecorder = Callable[[Response, bytes | None], None]
@@ -16,7 +17,7 @@ ResponseRecorder = Callable[[Response, bytes | None], None]
 
 @dataclass(frozen=True, eq=False)
 class UpstreamResult:
-    """A response, and its result for the ledger."""
+    """A response, and the result of its call for the record."""
 
     response: Response
     call_result: CallResult
@@ -32,7 +33,7 @@ async def stream_response(
     max_recorded_bytes: int | None = None,
 ) -> AsyncIterator[bytes]:
     """
-    Stream *body*; the call's row is written when the last byte has arrived, before the byte is passed on.
+    Stream *body*; the call is recorded when the last byte has arrived, before that byte is passed on.
 
     A body longer than *max_recorded_bytes* is not recorded: it may never end.
     """
@@ -75,6 +76,30 @@ async def stream_response(
             await close_stream(body)
 
 
+def repeat_response(call: PendingCall, recorded: StoredResponse, recorder: ResponseRecorder | None) -> Response:
+    """
+    The stored response to an equal request of an earlier run, with the row written.
+
+    Raises:
+        UpstreamError: The earlier request got no response, so its outcome is unknown.
+    """
+    note = doubt(recorded)
+    if recorded.status == 0:
+        assert note is not None, "the outcome is unknown"
+        call.finish(CallResult("not_sent", recorded_at=recorded.at, note=f"not sent again: {note}"))
+        call.context.on_failed(f"{call.method} {call.url} was not sent again: {note}")
+        raise UpstreamError(f"{call.method} {call.url} was not sent again: {note}")
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in recorded.headers]
+    reason, bodyless = recorded.reason.encode("latin-1"), is_bodyless(call.method, recorded.status)
+    response = build_response(recorded.status, reason, headers, recorded.body, has_no_body=bodyless)
+    if recorder is not None:
+        recorder(response, recorded.body)
+    call.finish(
+        CallResult("not_sent", recorded.status, recorded_at=recorded.at, body_bytes=len(recorded.body), note=note)
+    )
+    return response
+
+
 def outgoing_headers(request: Request) -> Headers:
     """The headers to send, with the framing of the request's body."""
     headers = [(name, value) for name, value in end_to_end_headers(request.headers) if name.lower() != b"expect"]
@@ -84,7 +109,7 @@ def outgoing_headers(request: Request) -> Headers:
 
 
 def build_response(status: int, reason: bytes, headers: Headers, body: bytes, *, has_no_body: bool = False) -> Response:
-    """A response of known length; *has_no_body* keeps its `content-length`."""
+    """A response of known length; with *has_no_body*, its own `content-length` is kept and the body is empty."""
     if has_no_body:
         return Response(status, reason, headers, b"")
     rest = [(name, value) for name, value in headers if name.lower() != b"content-length"]
@@ -92,5 +117,5 @@ def build_response(status: int, reason: bytes, headers: Headers, body: bytes, *,
 
 
 def is_bodyless(method: str, status: int) -> bool:
-    """Whether a response has no body, whatever its `content-length`."""
+    """Whether a response to *method* with *status* has no body; its `content-length` may still be above 0."""
     return method == "HEAD" or status in (204, 304)

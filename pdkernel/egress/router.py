@@ -1,4 +1,8 @@
-"""Decides each outbound call: refused, sent, or answered from a recording, from an earlier run or by a stand-in."""
+"""
+Decides each outbound call: it is refused, sent, or answered from a recording, an earlier run or a stand-in.
+
+Each call is written as one row of the run's list of requests (`OutboundCall`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING
 from pdkernel.clock import Clock
 from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call_sender import CallSender
-from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding
+from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
 from pdkernel.egress.message import Request, Response, format_origin
 from pdkernel.egress.outbound_policy import OutboundPolicy, is_loopback
 from pdkernel.egress.pending_call import CallResult, PendingCall
@@ -23,6 +27,7 @@ from pdkernel.egress.responses import (
     ResponseRecorder,
     build_response,
     is_bodyless,
+    repeat_response,
     stream_response,
 )
 from pdkernel.egress.send_once import (
@@ -45,8 +50,6 @@ from pdkernel.redaction.secret_patterns import redact_url
 if TYPE_CHECKING:
     from pdkernel.egress.network_backend import Opened
 
-_PORTS = {"http": 80, "https": 443}
-
 
 class CallRouter:
     """
@@ -63,16 +66,16 @@ class CallRouter:
         self._recording_files: dict[Path, RecordingFile] = {}
         self._unfinished_sends: set[asyncio.Task[Response]] = set()
 
-    async def route(self, token: CallerToken | None, request: Request) -> Response:
+    async def route(self, caller: CallerToken | None, request: Request) -> Response:
         """
         The response to *request*; its row is written before the response's last byte can be read.
 
         Raises:
             UpstreamError: The host sent no response; the row has the cause.
         """
-        if token is not None and not token.public_only and is_loopback(request.host):
+        if caller is not None and not caller.public_only and is_loopback(request.host):
             return await self._sender.forward_loopback(request)
-        binding = token.step_binding if token is not None else None
+        binding = binding_of(caller)
         if binding is None:
             return refusals.no_step().to_response()
         call = PendingCall(binding.context, request.method, request.url, self._clock, request)
@@ -105,11 +108,12 @@ class CallRouter:
             return await asyncio.shield(sending)
         return await self._send_and_stream(binding, call, request)
 
-    async def refuse(self, token: CallerToken | None, request: Request, refusal: refusals.Refusal) -> Response:
+    async def refuse(self, caller: CallerToken | None, request: Request, refusal: refusals.Refusal) -> Response:
         """Refuse *request* with *refusal*."""
-        if token is None or token.step_binding is None:
+        binding = binding_of(caller)
+        if binding is None:
             return refusals.no_step().to_response()
-        call = PendingCall(token.step_binding.context, request.method, request.url, self._clock, request)
+        call = PendingCall(binding.context, request.method, request.url, self._clock, request)
         return await self._refuse(call, request, refusal)
 
     def not_public(self, context: CallContext, request: Request) -> refusals.Refusal | None:
@@ -127,10 +131,10 @@ class CallRouter:
         return None if why is None else refusals.withheld(request.method, url, why)
 
     def open_tunnel_call(
-        self, token: CallerToken | None, what: str, url: str, host: str, method: str = "CONNECT"
+        self, caller: CallerToken | None, what: str, url: str, host: str, method: str = "CONNECT"
     ) -> PendingCall | None:
-        """A call for a connection that is passed through unread, or None if it is refused; a refusal is in the ledger."""
-        binding = token.step_binding if token is not None else None
+        """A call for a connection that is passed through unread; None if the policy refuses it, which is recorded."""
+        binding = binding_of(caller)
         if binding is None:
             return None
         call = PendingCall(binding.context, method, url, self._clock)
@@ -147,16 +151,16 @@ class CallRouter:
             return None
         return call
 
-    async def open_first(self, token: CallerToken | None, to: Destination) -> Opened | None:
+    async def open_first(self, caller: CallerToken | None, to: Destination) -> Opened | None:
         """
-        Connect to *to* before the client's TLS is established: an unreachable host must be a failed connection.
+        Connect to *to* before the client's TLS is established, so that an unreachable host is a failed connection.
 
-        None if the call may be answered without a connection.
+        Returns None if the call may be answered without a connection.
 
         Raises:
             UpstreamError: The host is unreachable; the row has the cause.
         """
-        binding = token.step_binding if token is not None else None
+        binding = binding_of(caller)
         if binding is None or to.port not in CLIENT_FIRST_PORTS:
             return None
         context = binding.context
@@ -165,24 +169,24 @@ class CallRouter:
         try:
             return await self.upstream.open(to, public_only=context.policy.public_only)
         except NotPublicError:
-            return None  # the request is refused later, with its method and path
+            return None  # `route` refuses the request, with its method and path
         except UpstreamError as error:
             if context.sent_requests is not None and not context.send_again:
                 host = _host_key(context, format_origin(to.scheme, to.host, to.port))
                 if await asyncio.to_thread(context.sent_requests.find, host) is not None:
                     return None
-            self.unreached(binding, to, error)
+            self.report_unreachable(binding, to, error)
             raise
 
-    def unreached(self, binding: StepBinding, to: Destination, error: UpstreamError) -> None:
+    def report_unreachable(self, binding: StepBinding, to: Destination, error: UpstreamError) -> None:
         """Write the row of a call to an unreachable host of which only the destination is known."""
         PendingCall(binding.context, "CONNECT", format_origin(to.scheme, to.host, to.port), self._clock).fail(
             str(error)
         )
 
-    def report_rejected_certificate(self, token: CallerToken | None, host: str, port: int) -> None:
+    def report_rejected_certificate(self, caller: CallerToken | None, host: str, port: int) -> None:
         """Report a client that does not accept the project's certificate, with a fix."""
-        binding = token.step_binding if token is not None else None
+        binding = binding_of(caller)
         if binding is None:
             return
         call = PendingCall(binding.context, "CONNECT", format_origin("https", host, port), self._clock)
@@ -191,8 +195,8 @@ class CallRouter:
         )
         if binding.context.policy.allows_tunnel(host):
             message += (
-                f"\nIf it must see the host's certificate, add `unopened={host}` after the mode of `%pdegress` or "
-                "`--egress`. The ledger then has only host and port of its calls."
+                f"\nIf the client must see the host's certificate, add `unopened={host}` after the mode of `%pdegress` or "
+                "`--egress`. The record of its calls then has only host and port."
             )
             call.finish(CallResult("failed", note=message.replace("\n", " ")))
         else:
@@ -248,7 +252,7 @@ class CallRouter:
     async def _send_once(
         self, binding: StepBinding, sent: SentRequestStore, call: PendingCall, request: Request
     ) -> Response:
-        """Return the stored response of an equal request of an earlier run, or send the request and store the response."""
+        """Return the stored response to an equal request of an earlier run; without one, send *request* and store its response."""
         context = binding.context
         digest = await request.body.buffer()
         # a withheld credential has a different placeholder in each run
@@ -264,7 +268,7 @@ class CallRouter:
         recorded = None if context.send_again else await asyncio.to_thread(sent.find, key)
         recorder = await self._open_response_recorder(binding, call, request)
         if recorded is not None:
-            return _build_repeated_response(call, recorded, recorder)
+            return repeat_response(call, recorded, recorder)
         try:
             result = await self._sender.send(context, request)
             body = result.response.body
@@ -289,7 +293,7 @@ class CallRouter:
             if name.lower() != b"content-length"
         )
         record = StoredResponse(given.status, given.reason.decode("latin-1"), kept, content, call.started_at)
-        # The row first: the ledger has the call even if storing the response fails.
+        # Recorded first, so that the call is in the record even if storing the response fails.
         notes = [note for note in (result.call_result.note, doubt(record)) if note]
         call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
         if may_have_effect(given.status):
@@ -302,7 +306,7 @@ class CallRouter:
     async def _remember(
         self, binding: StepBinding, sent: SentRequestStore, key: str, request: Request, record: StoredResponse
     ) -> None:
-        """Store *record*, and that a response of the host is stored."""
+        """Store *record*, and mark the host as one with a stored response."""
         await asyncio.to_thread(sent.add, key, record)
         host = _host_key(binding.context, format_origin(request.scheme, request.host, request.port))
         await asyncio.to_thread(sent.add, host, no_answer("", record.at))
@@ -363,7 +367,7 @@ class CallRouter:
                     recording.add(context.step, nth, asked, given, call.duration_ms)
                 except OSError as fault:
                     context.on_call_refused(
-                        f"{call.method} {call.url} was made, and its answer cannot be recorded "
+                        f"{call.method} {call.url} was sent, but its response cannot be recorded "
                         f"({context.policy.mode_text}): {fault.strerror}."
                     )
 
@@ -378,29 +382,3 @@ def _host_key(context: CallContext, url: str) -> str:
     return host_key(
         scope=context.send_once_scope, step=context.step, target=context.policy.send_once_target, origin=url
     )
-
-
-def _build_repeated_response(
-    call: PendingCall, recorded: StoredResponse, recorder: ResponseRecorder | None
-) -> Response:
-    """The stored response, with its row written. Raises `UpstreamError` if the earlier request got no response."""
-    note = doubt(recorded)
-    if recorded.status == 0:
-        assert note is not None, "the outcome is unknown"
-        call.finish(CallResult("not_sent", recorded_at=recorded.at, note=f"not sent again: {note}"))
-        call.context.on_failed(f"{call.method} {call.url} was not sent again: {note}")
-        raise UpstreamError(f"{call.method} {call.url} was not sent again: {note}")
-    answer = _build_recorded_response(call.method, recorded)
-    if recorder is not None:
-        recorder(answer, recorded.body)
-    call.finish(
-        CallResult("not_sent", recorded.status, recorded_at=recorded.at, body_bytes=len(recorded.body), note=note)
-    )
-    return answer
-
-
-def _build_recorded_response(method: str, recorded: StoredResponse) -> Response:
-    """The stored response."""
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in recorded.headers]
-    reason, bodyless = recorded.reason.encode("latin-1"), is_bodyless(method, recorded.status)
-    return build_response(recorded.status, reason, headers, recorded.body, has_no_body=bodyless)

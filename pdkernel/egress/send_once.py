@@ -1,5 +1,5 @@
 """
-Sending once: the identity of unsafe requests, what is stored of their responses, and unknown outcomes.
+Sending once: the identity of unsafe requests, their stored responses, and unknown outcomes.
 
 The table of stored responses is in `project`.
 """
@@ -55,9 +55,9 @@ def no_answer(why: str, at: str) -> StoredResponse:
 
 
 def doubt(recorded: StoredResponse) -> str | None:
-    """The note for a request that is not sent again although its outcome is unknown; None for a known outcome."""
+    """The note about an unknown outcome, for a request that is not sent again; None if the outcome is known."""
     if recorded.status == _NO_ANSWER:
-        return f"it was sent at {recorded.at} and got no answer: {recorded.reason} {UNKNOWN} {NOT_AGAIN}"
+        return f"it was sent at {recorded.at} and got no response: {recorded.reason} {UNKNOWN} {NOT_AGAIN}"
     return f"{UNKNOWN} {NOT_AGAIN}" if recorded.status >= 500 else None
 
 
@@ -74,7 +74,7 @@ class SentRequestStore(Protocol):
 
 
 def request_identity(*, method: str, url: str, body_sha256: str) -> str:
-    """The identity of equal requests of one step; their ordinal is counted per identity."""
+    """A text that is the same for equal requests; equal requests of a step are told apart by their ordinal."""
     return f"{method}\n{url}\n{body_sha256}"
 
 
@@ -85,5 +85,5 @@ def sent_key(*, scope: str, step: str, target: str, identity: str, ordinal: int)
 
 
 def host_key(*, scope: str, step: str, target: str, origin: str) -> str:
-    """The key of the record that a response of *origin* is stored: such requests need no connection."""
+    """The key of the mark that a response of *origin* is stored, so that a repeated request may need no connection."""
     return hashlib.sha256(json.dumps(["host", scope, step, target, origin]).encode()).hexdigest()

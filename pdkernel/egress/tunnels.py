@@ -31,7 +31,7 @@ async def close_writer(writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     except asyncio.CancelledError:
-        writer.transport.abort()  # the process has ended while the gateway closes: no TLS close arrives from the other side
+        writer.transport.abort()  # the gateway closes after the process has ended, so no TLS close arrives
         raise
 
 

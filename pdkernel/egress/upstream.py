@@ -76,7 +76,7 @@ class Destination:
 
 @dataclass(frozen=True, eq=False)
 class UpstreamResponse:
-    """A host's response; *body* has the bytes as received, and must be read to its end or closed."""
+    """A host's response. *body* yields the bytes as received; read it to its end, or close it."""
 
     status: int
     reason: bytes
@@ -89,7 +89,7 @@ class Upstream:
     Connections to hosts, pooled.
 
     Where only public addresses are allowed, the host is resolved and checked first, and the connection uses a checked
-    address: a different reply of the name server later has no effect.
+    address: a later, different reply of the name server has no effect.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Upstream:
 
     async def open(self, to: Destination, *, public_only: bool = False) -> Opened | None:
         """
-        Connect to *to* with TLS, for the next request to it; None if a pooled connection is idle.
+        Connect to *to* with TLS for the next request to the host. Returns None if a pooled connection is idle.
 
         Raises:
             UpstreamError: The host is unreachable.
@@ -290,7 +290,7 @@ def _failure(error: BaseException, to: Destination) -> UpstreamError:
     sent = sent and not isinstance(error, (*before, httpcore.LocalProtocolError, socket.gaierror))
     match cause:
         case socket.gaierror(errno=socket.EAI_AGAIN):
-            code, why = "EAI_AGAIN", f"{to.host} cannot be looked up: no name server answers"
+            code, why = "EAI_AGAIN", f"{to.host} cannot be resolved: no name server answers"
         case socket.gaierror() | UnicodeError():
             code, why = "ENOTFOUND", f"{to.host} was not found"
         case ssl.SSLCertVerificationError():

@@ -1,7 +1,7 @@
 """
 Resolves the accounts of a run: account uses for the record, credentials for steps, secrets for redaction.
 
-`account_lookup` chooses the accounts.
+Credentials that Connect withholds are replaced by placeholders. `account_lookup` chooses the accounts.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
+from secrets import token_hex
 
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
-from pdkernel.engine.withheld_credentials import format_credential_ref, insert_placeholders
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
-from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
+from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess, WithheldCredentials
 from pdkernel.lookup import Lookup
 from pdkernel.redaction import Secret
 from pdkernel.redaction.secret_patterns import is_secret_field
@@ -94,6 +94,29 @@ def list_account_secrets(account: Account, credentials: Mapping[str, str]) -> li
         for name, value in credentials.items()
         for part, text in (("", value), *_secret_fields(value))
     ]
+
+
+def insert_placeholders(account: Account, credentials: Credentials) -> tuple[Credentials, Mapping[str, ProxyAccess]]:
+    """
+    Add a placeholder to *credentials* for each credential that Connect withholds.
+
+    A placeholder is random and new for each run, so that the gateway recognises requests that carry it and sends them
+    through Connect's proxy.
+
+    Returns:
+        The credentials for the step, and access to the proxy by secret reference.
+    """
+    if not isinstance(credentials, WithheldCredentials):
+        return credentials, {}
+    # parity[withheld-credentials]: on the platform a step has the account's credentials
+    placeholders = {name: f"withheld-{token_hex(16)}" for name in credentials.withheld_names}
+    proxies = {format_credential_ref(account, name): credentials.proxy for name in placeholders}
+    return Credentials({**credentials, **placeholders}), proxies
+
+
+def format_credential_ref(account: Account, name: str) -> str:
+    """Return the reference that replaces a credential's value in redacted text: `APP/ACCOUNT/NAME`."""
+    return f"{account.app}/{account.id}/{name}"
 
 
 def find_unauthorized_accounts(execution: Execution) -> frozenset[str]:

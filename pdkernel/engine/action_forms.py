@@ -17,10 +17,10 @@ from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.npm_source import ProgressCallback
 from pdkernel.actions.prop_binding import resolve_app_bindings
 from pdkernel.egress import CallContext, OutboundPolicy
+from pdkernel.engine.account_resolution import format_credential_ref, insert_placeholders
 from pdkernel.engine.directory_snapshot import format_connect_account_command
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
-from pdkernel.engine.withheld_credentials import format_credential_ref, insert_placeholders
 from pdkernel.errors import StepError
 from pdkernel.identity import Directory, Environment, ProxyAccess
 from pdkernel.model import JSON, AppBinding, Step

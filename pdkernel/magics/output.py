@@ -15,7 +15,6 @@ from IPython.display import DisplayHandle, display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import ErrorRecord, Execution
-from pdkernel.render import note
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session, render_timeline
 
@@ -46,7 +45,7 @@ def schedule_draw(seconds: float, draw: Callable[[], object]) -> None:
 
 def show_message(text: str) -> None:
     """Show a message."""
-    display(RichOutput(text=text, html=note.render_message_html(text)))
+    display(RichOutput.from_message(text))
 
 
 class CellError(Exception):

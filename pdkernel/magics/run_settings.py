@@ -32,7 +32,7 @@ from pdkernel.operations.environment import set_variable
 from pdkernel.operations.events import compare_with_saved_events
 from pdkernel.operations.runs import parse_pinned_exports
 from pdkernel.readiness import check_app_accounts
-from pdkernel.render import accounts, contract, lookup, matrix, note
+from pdkernel.render import accounts, contract, lookup, matrix
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 from pdkernel.variables import load_variables
@@ -238,7 +238,7 @@ def _user_output(session: Session, user: str | None, environment: Environment) -
     if (session.external_user_id, session.environment) == (user, environment):
         return view
     now = f"as {session.external_user_id}" if session.external_user_id else "without an external user"
-    return view + _message_output(f"The choice has changed since: steps run {now}, in {session.environment}.")
+    return view + RichOutput.from_message(f"The choice has changed since: steps run {now}, in {session.environment}.")
 
 
 def _matrix(session: Session, user: str | None, environment: Environment) -> RichOutput:
@@ -283,12 +283,8 @@ def _event_output(session: Session, name: str | None, summary: str) -> RichOutpu
     """The event in one line with the external user, and the chosen event if this has changed since."""
     who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
     if session.event_name == name:
-        return _message_output(f"Event {name}: {summary}{who}.")
-    return _message_output(f"Event {name}: {summary}. The choice has changed since: {session.event_name}{who}.")
-
-
-def _message_output(text: str) -> RichOutput:
-    return RichOutput(text=text, html=note.render_message_html(text))
+        return RichOutput.from_message(f"Event {name}: {summary}{who}.")
+    return RichOutput.from_message(f"Event {name}: {summary}. The choice has changed since: {session.event_name}{who}.")
 
 
 def _remove_quotes(text: str) -> str:

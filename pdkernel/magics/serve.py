@@ -17,7 +17,7 @@ from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import Execution
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import REFRESH_S, schedule_draw, show_errors_as_messages, show_message
-from pdkernel.render import note, timeline
+from pdkernel.render import timeline
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session, render_timeline
 
@@ -83,7 +83,7 @@ class RequestListOutput:
             self._list = display(self._listed(), display_id=True)
             if self._buttons is not None:
                 display(self._buttons)
-            self._whole = display(_message_output("No request has arrived yet."), display_id=True)
+            self._whole = display(RichOutput.from_message("No request has arrived yet."), display_id=True)
 
     def update(self, execution: Execution) -> None:
         """Show the state of a run after `REFRESH_S`; from any thread."""
@@ -115,16 +115,12 @@ class RequestListOutput:
             lines.append(
                 f"To use a request as the test event: %pdserve use [RUN], for example %pdserve use {runs[-1].id}"
             )
-        return _message_output("\n".join(lines))
+        return RichOutput.from_message("\n".join(lines))
 
     def _picture(self, execution: Execution) -> RichOutput:
         with suppress(PdkernelError):  # an invalid draft is reported by its own cell
             return render_timeline(self._session, execution, is_http_request=True)
         return RichOutput(timeline.render_text(execution), timeline.render_html(execution))
-
-
-def _message_output(text: str) -> RichOutput:
-    return RichOutput(text=text, html=note.render_message_html(text))
 
 
 def _line(run: Execution) -> str:

@@ -10,9 +10,8 @@ The local project: a folder, a key and a database that several threads and proce
     variables             environment variables
     notebook_states       the state of each notebook's session
     idempotency           recorded answers of calls that are sent once
-    settings              settings by name
+    settings              settings and the project's own secrets, by name
     source_states         the state of event sources
-    project_secrets       the project's own secrets
     connect_tokens        tokens of Connect Link
     pending_sign_ins      people at an app's sign-in page
     grants                OAuth grants that renew access tokens

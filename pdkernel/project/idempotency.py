@@ -50,11 +50,6 @@ class IdempotencyTable:
                 newest = select(sent.c.request).order_by(sent.c.created.desc(), sent.c.request).limit(self._max_answers)
                 connection.execute(delete(sent).where(sent.c.request.not_in(newest)))
 
-    def remove(self, key: str) -> bool:
-        """Remove the answer; False if there was none."""
-        with self._database.write() as connection:
-            return connection.execute(delete(sent).where(sent.c.request == key)).rowcount > 0
-
 
 def _vault_context(key: str) -> str:
     return f"sent/{key}/answer"

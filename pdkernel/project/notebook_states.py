@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
@@ -40,11 +40,6 @@ class NotebookStateTable:
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
             upsert_row(connection, notebooks, "notebook", notebook=notebook_key, sealed_state=sealed, updated=now)
-
-    def remove(self, notebook_key: str) -> bool:
-        """Remove the notebook's state; False if there was none."""
-        with self._database.write() as connection:
-            return connection.execute(delete(notebooks).where(notebooks.c.notebook == notebook_key)).rowcount > 0
 
 
 def _vault_context(notebook_key: str) -> str:

@@ -36,9 +36,8 @@ from pdkernel.project.notebook_states import NotebookStateTable
 from pdkernel.project.oauth_clients import OAuthClientTable
 from pdkernel.project.pending_sign_ins import PendingSignInTable
 from pdkernel.project.pipedream_tokens import PipedreamTokenTable
-from pdkernel.project.project_secrets import SecretTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
-from pdkernel.project.settings import SettingsTable
+from pdkernel.project.settings import SecretTable, SettingsTable
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault

@@ -1,4 +1,4 @@
-"""Settings of the project by name: JSON values without secrets."""
+"""Values of the project by name: settings, which are plain JSON, and encrypted secrets, which steps cannot read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from sqlalchemy import delete, select
 
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
-from pdkernel.project.schema import settings
-from pdkernel.project.upsert import upsert_row
+from pdkernel.project.schema import secrets, settings
+from pdkernel.project.upsert import insert_if_absent, upsert_row
+from pdkernel.project.vault import Vault
 
 
 class SettingsTable:
-    """JSON values by name."""
+    """The project's settings: JSON values by name, without secrets."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -41,6 +42,46 @@ class SettingsTable:
         return {name: _load(text) for name, text in rows}
 
 
+class SecretTable:
+    """The project's own secrets: encrypted texts by name."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    def get(self, name: str) -> str | None:
+        """The secret, or None."""
+        with self._database.read() as connection:
+            query = select(secrets.c.sealed_value).where(secrets.c.name == name)
+            sealed = connection.execute(query).scalar_one_or_none()
+        return None if sealed is None else self._vault.unseal(sealed, _vault_context(name))
+
+    def set(self, name: str, value: str) -> None:
+        """Store *value*, in place of an earlier one."""
+        with self._database.write() as connection:
+            upsert_row(
+                connection, secrets, "name", name=name, sealed_value=self._vault.seal(value, _vault_context(name))
+            )
+
+    def get_or_set(self, name: str, value: str) -> str:
+        """The secret, set to *value* if there is none. Two processes that call at the same time get the same secret."""
+        found = self.get(name)
+        if found is not None:
+            return found
+        with self._database.write() as connection:
+            insert_if_absent(connection, secrets, name=name, sealed_value=self._vault.seal(value, _vault_context(name)))
+        return self.get(name) or value
+
+    def remove(self, name: str) -> bool:
+        """Remove the secret; False if there was none."""
+        with self._database.write() as connection:
+            return connection.execute(delete(secrets).where(secrets.c.name == name)).rowcount > 0
+
+
 def _load(text: str) -> JSON:
     value: JSON = json.loads(text)
     return value
+
+
+def _vault_context(name: str) -> str:
+    return f"secrets/{name}/value"

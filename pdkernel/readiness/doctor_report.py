@@ -131,7 +131,7 @@ class DoctorReport:
         if self.is_imported:
             parts.append(f"Contents:\n{import_report.render_text(self.import_report)}")
         if self.lint_findings:
-            parts.append("\n".join(["To look at before it is deployed:", *format_findings(self.lint_findings)]) + "\n")
+            parts.append("\n".join(format_findings(self.lint_findings)) + "\n")
         if self.lookup is not None:
             parts.append(lookup_view.render_output(self.lookup).text)
         if self.matrix is not None:

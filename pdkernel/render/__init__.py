@@ -1,6 +1,6 @@
 """
 Renders records as text and HTML: executions, shapes, accounts, exported files.
 
-Every function is pure. The HTML contains no script and no style sheet, so that it survives saving, Git hosts and
-untrusted notebooks. `markup` escapes all values. Callers redact values before rendering.
+Every function is pure. The HTML contains no script and no style sheet, so that saved notebooks show it on Git hosts and before
+they are trusted. `markup` escapes all values. The caller redacts values before rendering.
 """

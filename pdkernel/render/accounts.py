@@ -1,4 +1,4 @@
-"""View of the accounts that a workflow's steps need, for one external user; without credentials."""
+"""View of the accounts that a workflow's steps need for one external user, without credentials."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_charact
 @dataclass(frozen=True, slots=True)
 class AppReadiness:
     """
-    An app that steps need, and its account.
+    An app that steps use, and the account that a run would use for it.
 
     Attributes:
         app: The app's slug.
         steps: The steps that need the account.
         owner: The owner of the account.
-        account_id: The account that a run would use, or None if it is missing.
+        account_id: The id of the account, or None if the account is missing.
         account_name: Display name of the account.
         healthy: False if the credentials are known not to work.
-        fix: How to fix a missing or broken account.
+        fix: How to connect or repair the account.
     """
 
     app: str
@@ -41,14 +41,14 @@ class AppReadiness:
 
 def render_text(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
     """Render the readiness of *apps* as text."""
-    made = [_title(apps, external_user, environment)]
+    lines = [_title(apps, external_user, environment)]
     width = max((len(app.app) for app in apps), default=0)
     for app in apps:
         mark = "✓" if app.is_ready else "✗"
-        made.append(f"  {mark} {app.app:<{width}}  {_account(app)}  ({_needed_by(app)})")
+        lines.append(f"  {mark} {app.app:<{width}}  {_account(app)}  ({_needed_by(app)})")
         if app.fix and not app.is_ready:
-            made += [f"      {line}" for line in app.fix.split("\n")]
-    return escape_control_characters("".join(f"{line}\n" for line in made))
+            lines += [f"      {line}" for line in app.fix.split("\n")]
+    return escape_control_characters("".join(f"{line}\n" for line in lines))
 
 
 def render_html(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
@@ -80,15 +80,15 @@ def _title(apps: Sequence[AppReadiness], external_user: str | None, environment:
         return f"{who}, {environment}: no step needs an account."
     if missing:
         return f"{who}, {environment}: {formatting.format_count(missing, 'account')} to connect."
-    return f"{who}, {environment}: every account is there."
+    return f"{who}, {environment}: every account is connected."
 
 
 def _account(app: AppReadiness) -> str:
-    whose = "your own account" if app.owner == "own" else "external user's account"
     if app.account_id is None:
-        return f"no {whose}"
+        return "account of your own is missing" if app.owner == "own" else "external user's account is missing"
+    whose = "your own account" if app.owner == "own" else "external user's account"
     name = f" {app.account_name}" if app.account_name else ""
-    return f"{whose} {app.account_id}{name}{'' if app.healthy else ', which does not work any more'}"
+    return f"{whose} {app.account_id}{name}{'' if app.healthy else ', which no longer works'}"
 
 
 def _needed_by(app: AppReadiness) -> str:

@@ -36,7 +36,7 @@ class PropRow:
         required: Whether the prop must have a value.
         label: Display name.
         description: Description.
-        choices: Possible values, or how to list them; empty for any value.
+        choices: A sentence with the possible values, or with the command that lists them; empty for any value.
         default: Default value as JSON text, or None.
     """
 
@@ -83,7 +83,7 @@ class ActionView:
 
 
 def render_list_text(found: Sequence[ActionView]) -> str:
-    """Render search results as text: two lines for each action, and the number of further results."""
+    """Render search results as text: up to two lines for each action, then the number of actions that are not shown."""
     lines = []
     for each in found[:MAX_LISTED_ACTIONS]:
         lines.append(f"{each.uses}  {each.name}  [{each.source}]")
@@ -175,7 +175,7 @@ def render_html(action: ActionView) -> str:
 def _more(found: Sequence[ActionView]) -> list[str]:
     """A sentence about the number of actions that are not shown."""
     left = len(found) - MAX_LISTED_ACTIONS
-    return [f"... and {left} more. To see fewer: more words, or --app SLUG."] if left > 0 else []
+    return [f"... and {left} more. To see fewer, add words or --app SLUG."] if left > 0 else []
 
 
 def _first_line(description: str) -> str:

@@ -1,4 +1,4 @@
-"""View of a workflow's contract, and of events checked against it. A click on a path copies it."""
+"""View of a workflow's contract, and of events that were checked against it. A click on a path copies the path."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TYPES = {"numeric": "number or numeric text"}
 
 
 class _Row(NamedTuple):
-    """A row of the contract: kind, path, types, readers, and the path to copy."""
+    """A row of the table: kind (`required`, `optional`, `whole`, `unknown`), path, types, readers, and the path to copy."""
 
     kind: str
     path: str
@@ -59,7 +59,7 @@ def render_output(
     example: JSON = None,
     max_rows: int = MAX_ROWS,
 ) -> RichOutput:
-    """Render the contract of the workflow *name*, the checked events, and an *example*."""
+    """Render the contract of the workflow *name*, the result for each checked event, and an *example* event."""
     given = (contract, name, comparisons, example, max_rows)
     return RichOutput(render_text(*given), render_html(*given))
 
@@ -75,19 +75,19 @@ def render_text(
     rows = list(_rows(contract))
     shown = rows[:max_rows]
     widths = [min(48, max((len(row[place]) for row in shown), default=0)) for place in range(3)]
-    made = [_title(contract, name)]
+    lines = [_title(contract, name)]
     for row in shown:
         columns = zip(row[:3], widths, strict=True)
-        made.append("  " + "  ".join([*(f"{said:<{width}}" for said, width in columns), row.readers]))
-    made += (
+        lines.append("  " + "  ".join([*(f"{text:<{width}}" for text, width in columns), row.readers]))
+    lines += (
         [f"  … {formatting.format_count(len(rows) - max_rows, 'more line')} not shown"] if len(rows) > max_rows else []
     )
-    made += [f"  {_format_unread(reader)}" for reader in contract.unparsed_steps]
-    for names, said in _group_by_violations(comparisons):
-        made += _event_lines(names, said)
+    lines += [f"  {_format_unread(reader)}" for reader in contract.unparsed_steps]
+    for names, violations in _group_by_violations(comparisons):
+        lines += _event_lines(names, violations)
     if example is not None:
-        made += ["An event that fulfils the contract:", formatting.format_json(example)]
-    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
+        lines += ["An event that fulfils the contract:", formatting.format_json(example)]
+    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def render_html(
@@ -107,7 +107,7 @@ def render_html(
             tag("div", f"… {formatting.format_count(len(rows) - max_rows, 'more line')} not shown", style=MUTED_STYLE)
         )
     parts += [tag("div", _format_unread(reader)) for reader in contract.unparsed_steps]
-    parts += [_event_html(names, said) for names, said in _group_by_violations(comparisons)]
+    parts += [_event_html(names, violations) for names, violations in _group_by_violations(comparisons)]
     if example is not None:
         parts.append(
             collapsible(tag("span", "An event that fulfils the contract"), code_block(formatting.format_json(example)))
@@ -116,19 +116,19 @@ def render_html(
 
 
 def render_event_output(comparison: EventComparison) -> RichOutput | None:
-    """Render the violations of one event; None without violations."""
+    """Render the violations of one event; None if there are none."""
     if comparison.is_compatible:
         return None
-    said = describe_violations(comparison)
-    body = join_lines([_event_html(comparison.name, said)])
+    violations = describe_violations(comparison)
+    body = join_lines([_event_html(comparison.name, violations)])
     return RichOutput(
-        "\n".join(_event_lines(comparison.name, said)),
+        "\n".join(_event_lines(comparison.name, violations)),
         tag("div", body, style=WARNING_MARGIN_STYLE, class_="pd-view pd-drift"),
     )
 
 
 def describe_violations(comparison: EventComparison) -> list[str]:
-    """Describe the violations of one event, a sentence for each field."""
+    """Describe the violations of one event: a sentence or two for each field."""
     drifted: dict[tuple[str, FieldPath], list[Drift]] = {}
     for drift in comparison.drifts:
         drifted.setdefault((drift.kind, drift.changed_segments), []).append(drift)
@@ -152,7 +152,7 @@ def _title(contract: Contract, name: str) -> str:
 
 
 def _format_unread(reader: FieldReader) -> str:
-    return f"Not read: {reader}. Its code cannot be analyzed completely; the step may read further fields."
+    return f"Not analyzed: {reader}. The code cannot be analyzed completely, so the step may read further fields."
 
 
 def _rows(contract: Contract) -> Iterator[_Row]:
@@ -170,8 +170,10 @@ def _field_row(field: Field) -> _Row:
     )
 
 
-def _use_row(kind: str, said: str, use: ObjectUse) -> _Row:
-    return _Row(kind, use.path, said, format_readers(use.readers), format_node_path((*EVENT_PATH, *use.segments)))
+def _use_row(kind: str, description: str, use: ObjectUse) -> _Row:
+    return _Row(
+        kind, use.path, description, format_readers(use.readers), format_node_path((*EVENT_PATH, *use.segments))
+    )
 
 
 def format_readers(found: Sequence[FieldReader]) -> str:
@@ -180,14 +182,14 @@ def format_readers(found: Sequence[FieldReader]) -> str:
     for reader in found:
         at = by_place.setdefault((reader.step, reader.cell, reader.file, reader.prop), [])
         at += [str(reader.line)] if reader.line is not None else []
-    said = []
+    readers = []
     for (step, cell, file, prop), at in by_place.items():
         where = [f"cell {cell}"] if cell is not None else []
         where += [file] if file else []
         where += [f"prop {prop}"] if prop else []
         where += [_lines(list(dict.fromkeys(at)))] if at else []
-        said.append(f"{step} ({', '.join(where)})" if where else step)
-    return "; ".join(said)
+        readers.append(f"{step} ({', '.join(where)})" if where else step)
+    return "; ".join(readers)
 
 
 def _lines(numbers: Sequence[str]) -> str:
@@ -211,27 +213,27 @@ def _tr(row: _Row) -> Html:
 
 
 def _group_by_violations(compared: Sequence[EventComparison]) -> Iterator[tuple[str, list[str]]]:
-    """Group events with the same violations."""
+    """Yield the names of the events that have the same violations, with these violations."""
     names: dict[tuple[str, ...], list[str]] = {}
     for each in compared:
-        said = tuple(describe_violations(each))
-        if said:
-            names.setdefault(said, []).append(each.name)
+        violations = tuple(describe_violations(each))
+        if violations:
+            names.setdefault(violations, []).append(each.name)
         else:
             yield each.name, []
-    yield from ((", ".join(found), list(said)) for said, found in names.items())
+    yield from ((", ".join(found), list(violations)) for violations, found in names.items())
 
 
-def _event_lines(names: str, said: Sequence[str]) -> list[str]:
-    if not said:
+def _event_lines(names: str, violations: Sequence[str]) -> list[str]:
+    if not violations:
         return [f"✓ {names} fulfils the contract."]
-    return [f"! {names}:", *(f"  {line}" for line in said)]
+    return [f"! {names}:", *(f"  {line}" for line in violations)]
 
 
-def _event_html(names: str, said: Sequence[str]) -> Html:
-    if not said:
+def _event_html(names: str, violations: Sequence[str]) -> Html:
+    if not violations:
         return tag("div", f"✓ {names} fulfils the contract.")
-    items = [tag("li", line) for line in said]
+    items = [tag("li", line) for line in violations]
     return tag("div", tag("strong", f"! {names}"), tag("ul", join_lines(items), style="margin:0"))
 
 
@@ -241,9 +243,9 @@ def _describe_drift(place: FieldPath, drifts: Sequence[Drift]) -> str:
     if drift.kind == "gone":
         inside = [each.path for each in drifts if each.segments != place]
         more = f", and with it {formatting.format_list(inside)}" if inside else ""
-        return f"{format_path(place)} is gone{more}: earlier events had it. Read by {who}."
+        return f"{format_path(place)} is missing{more}. Earlier events had it. Read by {who}."
     before, after = " or ".join(drift.types_before), " or ".join(drift.types_after)
-    return f"{format_path(place)} is now {after}, and was {before}. Read by {who}."
+    return f"{format_path(place)} is now {after}; in earlier events it was {before}. Read by {who}."
 
 
 def _describe_finding(finding: ContractViolation) -> str:

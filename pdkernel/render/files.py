@@ -23,6 +23,8 @@ from pdkernel.render.markup import (
 
 FileState = Literal["new", "changed", "unchanged", "left alone"]
 MAX_DIFF_LINES = 300
+CHECKLIST_HEADING = "Set up by hand, because Git sync does not transfer it:"
+_FINDINGS_HEADING = "Check before a deployment:"
 
 _TONES: dict[FileState, Tone] = {"new": "good", "changed": "warn", "unchanged": "quiet", "left alone": "quiet"}
 _ADDED = "background-color:rgba(26,127,55,0.2)"
@@ -36,7 +38,7 @@ class FileChange:
 
     Attributes:
         path: Path relative to the folder, with forward slashes.
-        state: State of the file. A file that is left alone existed and was not written by pdkernel.
+        state: State of the file. `left alone` is a file that pdkernel did not write and did not change.
         diff: Unified diff against the previous file, or the empty string.
     """
 
@@ -51,7 +53,7 @@ class Finding:
     A finding to check before a deployment.
 
     Attributes:
-        rule: Stable name of the rule.
+        rule: Stable name of the rule that found it.
         step: The step, or None for the workflow.
         cell: Number of the cell, starting at 1; None for a folder.
         line: Line in the cell or *file*; None if the finding has no single line.
@@ -93,21 +95,21 @@ def render_text(
     findings: Sequence[Finding] = (),
 ) -> str:
     """Render files, findings and checklist as text, with the diffs of changed files."""
-    made = [_title(folder, files), *([f"  {note}"] if note else [])]
-    made += [f"  {file.state:<10}  {file.path}" for file in files]
+    lines = [_title(folder, files), *([f"  {note}"] if note else [])]
+    lines += [f"  {file.state:<10}  {file.path}" for file in files]
     for file in files:
         if file.state == "changed" and file.diff:
-            made += ["", *_diff_lines(file)]
+            lines += ["", *_diff_lines(file)]
     if findings:
-        made += ["", _FINDINGS, *format_findings(findings)]
+        lines += ["", *format_findings(findings)]
     if checklist:
-        made += ["", _CHECKLIST, *(f"  [ ] {sentence}" for sentence in checklist)]
-    return escape_control_characters("".join(f"{line}\n" for line in made))
+        lines += ["", CHECKLIST_HEADING, *(f"  [ ] {sentence}" for sentence in checklist)]
+    return escape_control_characters("".join(f"{line}\n" for line in lines))
 
 
 def format_findings(findings: Sequence[Finding]) -> list[str]:
-    """Format *findings* as text, a line each."""
-    return [f"  {each.rule:<11}  {_format_finding(each)}" for each in findings]
+    """Format *findings* as text: a heading, then a line for each."""
+    return [_FINDINGS_HEADING, *(f"  {each.rule:<11}  {_format_finding(each)}" for each in findings)]
 
 
 def render_html(
@@ -134,20 +136,16 @@ def render_html(
             for each in findings
         ]
         parts += [
-            tag("strong", _FINDINGS),
+            tag("strong", _FINDINGS_HEADING),
             tag("ul", join_lines(seen), style="margin:4px 0;padding:0;list-style-type:none"),
         ]
     if checklist:
         sentences = [tag("li", "☐ ", inline_code(sentence), style="list-style-type:none") for sentence in checklist]
         parts += [
-            tag("strong", _CHECKLIST),
+            tag("strong", CHECKLIST_HEADING),
             tag("ul", join_lines(sentences), style="margin:4px 0;padding:0;list-style-type:none"),
         ]
     return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-files")
-
-
-_FINDINGS = "To look at before it is deployed:"
-_CHECKLIST = "To do by hand, as Git sync does not carry it:"
 
 
 def _format_finding(finding: Finding) -> str:
@@ -158,8 +156,8 @@ def _format_finding(finding: Finding) -> str:
 
 def _title(folder: str, files: Sequence[FileChange]) -> str:
     counts = [(state, sum(file.state == state for file in files)) for state in _TONES]
-    said = ", ".join(f"{count} {state}" for state, count in counts if count) or "no files"
-    return f"{folder}: {said}"
+    summary = ", ".join(f"{count} {state}" for state, count in counts if count) or "no files"
+    return f"{folder}: {summary}"
 
 
 def _file(file: FileChange) -> Html:

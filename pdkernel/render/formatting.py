@@ -71,12 +71,12 @@ def format_duration(milliseconds: float) -> str:
 
 
 def format_timestamp(iso: str) -> str:
-    """An ISO time as date and time."""
+    """An ISO time as `2026-11-24 10:00:00 UTC`."""
     return f"{iso[:19].replace('T', ' ')} UTC"
 
 
 def format_hour_minute(iso: str) -> str:
-    """An ISO time as hour and minute, `10:32` (UTC, as the execution's own times)."""
+    """An ISO time as hour and minute in UTC: `10:32`."""
     return iso[11:16] or iso
 
 
@@ -97,7 +97,7 @@ def format_outcome(call: OutboundCall) -> str:
                 f"NOT SENT (same as {format_hour_minute(call.same_as)})" if call.same_as else "NOT SENT (sent before)"
             )
         case "stand_in":
-            return "STAND-IN answered, nothing left this machine"
+            return "STAND-IN answered, nothing was sent"
         case "replayed":
             return "NOT SENT (answered from recorded calls)"
         case "denied":
@@ -107,7 +107,7 @@ def format_outcome(call: OutboundCall) -> str:
 
 
 def select_outcome_tone(call: OutboundCall) -> Tone:
-    """The tone for the outcome of *call*."""
+    """The tone in which the outcome of *call* is shown."""
     if call.outcome == "stand_in":
         return "busy"  # intended, unlike a call that was not sent
     return "bad" if call.outcome in ("denied", "failed") else "warn"
@@ -115,34 +115,34 @@ def select_outcome_tone(call: OutboundCall) -> Tone:
 
 def format_call_response(call: OutboundCall) -> str:
     """Format the response to an outbound call: `200, 84.2 ms`."""
-    status = "no answer" if call.status is None else str(call.status)
+    status = "no response" if call.status is None else str(call.status)
     return f"{status}, {format_duration(call.duration_ms)}"
 
 
 def format_delivery(sent: Delivery) -> str:
-    """Format a delivery with its status and note: `HTTP request POST URL: answered 200`."""
+    """Format a delivery with its status and note: `HTTP request POST URL: status 200`."""
     kinds = {"http": "HTTP request", "email": "e-mail", "emit": "event", "s3": "S3 object", "sse": "server-sent event"}
     joint = " " if sent.kind == "http" else " to "
     what = kinds.get(sent.kind, sent.kind) + (f"{joint}{sent.to}" if sent.to else "")
-    said = ". ".join(str(part) for part in (f"answered {sent.status}" if sent.status else "", sent.note) if part)
-    return f"{what}: {said}" if said else what
+    result = ". ".join(str(part) for part in (f"status {sent.status}" if sent.status else "", sent.note) if part)
+    return f"{what}: {result}" if result else what
 
 
 def format_error_location(error: ErrorRecord) -> str:
-    """Format the location of an error: "line 5 of the cell `build`", or an empty string."""
+    """Format the location of an error: "line 5 of the cell `build`"; empty if the error belongs to no step."""
     if error.step is None:
         return ""
     return f"line {error.line} of the cell `{error.step}`" if error.line is not None else f"the cell `{error.step}`"
 
 
 def format_response(given: Response | None, *, refused: bool = False) -> str:
-    """Format the first line about the HTTP response; *refused* means that no step ran."""
+    """Format status and origin of the HTTP response; *refused*: the run was refused before its first step."""
     if given is None:
-        late = ", sent at once: the caller does not hear of the refusal"
+        late = ", sent at once: the caller does not see the refusal"
         return f"200, the default response{late if refused else ''}"
     if isinstance(given.body, str) and given.body.startswith(_NO_RESPONSE_PREFIXES):
-        return f"{given.status}, the workflow made none"
-    return f"{given.status}, made by the workflow"
+        return f"{given.status}, because the workflow sent no response"
+    return f"{given.status}, sent by the workflow"
 
 
 def format_json_line(value: JSON) -> str:
@@ -151,7 +151,7 @@ def format_json_line(value: JSON) -> str:
 
 
 def format_json(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
-    """Format *value* as indented JSON; a truncated value ends with the hidden length."""
+    """Format *value* as indented JSON; a truncated value ends with the length of the hidden part."""
     size = len(format_json_line(value))
     if size <= _LARGE_JSON_CHARACTERS:
         return truncate_text(_pretty.encode(value), max_lines=max_lines, max_characters=max_characters)
@@ -167,7 +167,7 @@ def format_json(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int 
 
 
 def truncate_text(text: str, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
-    """Truncate *text*; the result ends with the hidden length."""
+    """Truncate *text* to *max_lines* and *max_characters*; a truncated text ends with the length of the hidden part."""
     kept = text[:max_characters].split("\n")
     shown = "\n".join(kept[:max_lines])
     if len(shown) == len(text):
@@ -178,7 +178,7 @@ def truncate_text(text: str, *, max_lines: int = MAX_LINES, max_characters: int 
 
 
 def elide_middle(text_lines: Sequence[str], *, head: int = 10, tail: int = 30) -> list[str]:
-    """Keep the first and last lines, with the number of hidden lines between them."""
+    """Keep the first *head* and last *tail* lines, with the number of hidden lines between them."""
     hidden = len(text_lines) - head - tail
     if hidden <= 1:
         return list(text_lines)

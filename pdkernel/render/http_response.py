@@ -11,11 +11,11 @@ from pdkernel.render.markup import CONTAINER_STYLE, code_block, escape_control_c
 
 def render_text(status: int, reason: str, headers: Mapping[str, str], body: JSON, duration_ms: float) -> str:
     """Render the response as text."""
-    made = [f"{status} {reason}".rstrip() + f"  {formatting.format_duration(duration_ms)}"]
-    made += [f"{name}: {value}" for name, value in headers.items()]
+    lines = [f"{status} {reason}".rstrip() + f"  {formatting.format_duration(duration_ms)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     shown = _body(body)
-    made += ["", shown] if shown else []
-    return escape_control_characters("\n".join(made) + "\n")
+    lines += ["", shown] if shown else []
+    return escape_control_characters("\n".join(lines) + "\n")
 
 
 def render_html(status: int, reason: str, headers: Mapping[str, str], body: JSON, duration_ms: float) -> str:

@@ -12,7 +12,7 @@ from pdkernel.render.markup import escape_control_characters
 
 @dataclass(frozen=True, slots=True)
 class ActionSource:
-    """The source of a step's pre-built action (`built in`, `npm`, ...); *runs* is False without a source."""
+    """The source of a step's pre-built action (`built in`, `npm`, ...); *runs* is False if no source has the action."""
 
     step: str
     uses: str
@@ -22,7 +22,7 @@ class ActionSource:
 
 @dataclass(frozen=True, slots=True)
 class AccountAssignment:
-    """The owner of an app prop's account: `external_user`, `unanswered` or an id; *synced* is the id in Git or None."""
+    """The account of an app prop: `external_user`, an account's id, or `unanswered`; *synced* is the id in Git, or None."""
 
     step: str
     prop: str
@@ -42,7 +42,7 @@ class VariableRead:
 
 @dataclass(frozen=True, slots=True)
 class StoreUse:
-    """A data store, by local name or id in Git (None: the project's default), and the props that use it."""
+    """A data store and the props that use it; *name* is its local name or its id in Git, None is the project's default store."""
 
     name: str | None
     props: tuple[str, ...]
@@ -79,14 +79,14 @@ class UnsupportedItem:
 @dataclass(frozen=True, slots=True)
 class ImportReport:
     """
-    The parts of a workflow and its requirements, before its first run.
+    The parts of an imported workflow, and what a run of it requires.
 
     Attributes:
         workflow: Name of the workflow.
-        ready: Steps that run unchanged once their requirements are met.
+        ready: Steps that run unchanged once the requirements are met.
         disabled: Disabled steps.
         actions: Sources of pre-built actions.
-        accounts: Owners of accounts for app props.
+        accounts: Accounts of app props.
         variables: Environment variables.
         stores: Data stores.
         triggers: Triggers.
@@ -111,7 +111,7 @@ class ImportReport:
 
     @property
     def unanswered(self) -> tuple[AccountAssignment, ...]:
-        """App props without a known owner of the account."""
+        """App props whose account is not known yet."""
         return tuple(use for use in self.accounts if use.account == "unanswered")
 
     def to_json(self) -> dict[str, Any]:
@@ -121,34 +121,36 @@ class ImportReport:
 
 def render_text(report: ImportReport) -> str:
     """Render the report as text: headings, and a line for each item."""
-    made: list[str] = []
+    text: list[str] = []
     for heading, lines in _parts(report):
-        made += [f"  {heading}", *(f"    - {line.replace('`', '')}" for line in lines)]
-    return escape_control_characters("".join(f"{line}\n" for line in made))
+        text += [f"  {heading}", *(f"    - {line.replace('`', '')}" for line in lines)]
+    return escape_control_characters("".join(f"{line}\n" for line in text))
 
 
 def render_markdown(report: ImportReport) -> str:
     """Render the report as Markdown for the first cell of the notebook."""
-    made = ["## What this workflow needs here"]
+    parts = ["## Requirements of this workflow"]
     for heading, lines in _parts(report):
-        made.append("\n".join([f"**{heading}**", "", *(f"- {line}" for line in lines)]))
-    made.append("`pdkernel doctor` on this notebook says the same of the workflow as it is then.")
-    return "\n\n".join(made)
+        parts.append("\n".join([f"**{heading}**", "", *(f"- {line}" for line in lines)]))
+    parts.append(
+        "This list shows the workflow at its import. `pdkernel doctor` on this notebook shows the current state."
+    )
+    return "\n\n".join(parts)
 
 
 def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
     parts = (
-        ("Runs as it is", [", ".join(map(_code, report.ready))] if report.ready else []),
-        ("Cannot run here", [f"{_code(item.name)} {_line(item.why)}" for item in report.cannot]),
-        ("Whose accounts", [_account(use) for use in report.accounts]),
+        ("Runs unchanged", [", ".join(map(_code, report.ready))] if report.ready else []),
+        ("Cannot run", [f"{_code(item.name)} {_line(item.why)}" for item in report.cannot]),
+        ("Accounts", [_account(use) for use in report.accounts]),
         ("Data stores", [_store(use) for use in report.stores]),
         ("Triggers", [_trigger(use) for use in report.triggers]),
         ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {_line(use.source)}" for use in report.actions]),
         ("Environment variables", [_variable(use) for use in report.variables]),
         ("Packages, installed at the first run", [_package(use) for use in report.packages]),
-        ("References to steps that are not there", list(map(_line, report.gone))),
+        ("References to missing steps", list(map(_line, report.gone))),
         ("Disabled, and not run", [", ".join(map(_code, report.disabled))] if report.disabled else []),
-        ("Also", list(map(_line, report.notes))),
+        ("Notes", list(map(_line, report.notes))),
     )
     return ((heading, lines) for heading, lines in parts if lines)
 
@@ -156,25 +158,25 @@ def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
 def _account(use: AccountAssignment) -> str:
     whose = {
         "external_user": "the external user's",
-        "unanswered": "**unanswered**: say it in the notebook's `pdkernel.yaml` (external_user, or an id)",
+        "unanswered": "**unanswered**: set it in the notebook's `pdkernel.yaml` (`external_user`, or an account's id)",
     }.get(use.account, f"your own, {_code(use.account)}")
     held = f" (Git has {_code(use.synced)})" if use.synced and use.synced != use.account else ""
     return f"{_code(f'{use.step}.{use.prop}')}, {_code(use.app)}: {whose}{held}"
 
 
 def _store(use: StoreUse) -> str:
-    name = _code(use.name) if use.name else "the project's default one"
-    way = f"; Git has its id, not its records: {_code(f'pdkernel store import {use.name} FILE')}"
+    name = _code(use.name) if use.name else "the project's default store"
+    way = f"; Git has its id, but not its records. Import them: {_code(f'pdkernel store import {use.name} FILE')}"
     return f"{name}: {', '.join(map(_code, use.props))}{way if (use.name or '').startswith('ds_') else ''}"
 
 
 def _trigger(use: TriggerUse) -> str:
     name = f"{_code(use.id)}, {use.type}" if use.id else use.type
-    return f"{name}: {use.settings}" + (" (assumed: Git does not hold it)" if use.assumed else "")
+    return f"{name}: {use.settings}" + (" (assumed, because Git does not store it)" if use.assumed else "")
 
 
 def _variable(use: VariableRead) -> str:
-    return f"{_code(use.name)}: read by {'; '.join(use.places)}" + ("" if use.required else " (not needed)")
+    return f"{_code(use.name)}: read by {'; '.join(use.places)}" + ("" if use.required else " (optional)")
 
 
 def _package(use: PackageUse) -> str:

@@ -67,7 +67,7 @@ def join_lines(children: Iterable[Html]) -> Html:
 
 
 def inline_code(text: str) -> Html:
-    """A sentence with the text between backticks as code."""
+    """*text* with the parts between backticks as `<code>`."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return join([text])
@@ -83,7 +83,7 @@ def escape_control_characters(text: str) -> str:
 
 
 def pill(text: str, tone: Tone) -> Html:
-    """A word on a colored background; readable without the color."""
+    """A short label on a colored background; it is readable without the color."""
     style = (
         f"display:inline-block;background-color:{_PILL[tone]};color:#ffffff;border-radius:3px;"
         "padding:0 6px;margin-right:8px;font-size:85%;white-space:nowrap"
@@ -92,7 +92,7 @@ def pill(text: str, tone: Tone) -> Html:
 
 
 def badge(text: str) -> Html:
-    """A word in a frame, for a note beside a name."""
+    """A short label in a frame, shown beside a name."""
     return tag("span", text, style=f"{BORDER_STYLE};border-radius:3px;padding:0 5px;margin-right:8px;font-size:85%")
 
 
@@ -107,6 +107,6 @@ def code_block(text: str, *, style: str = "") -> Html:
 
 
 def collapsible(summary: Html, body: Html, *, open_: bool = False) -> Html:
-    """A collapsible part."""
+    """A collapsible element: *summary* is always visible, *body* after a click."""
     attributes = {"open": "open"} if open_ else {}
     return tag("details", tag("summary", summary, style="cursor:pointer"), body, **attributes)

@@ -1,4 +1,4 @@
-"""View of the readiness matrix: external users as rows, steps as columns; without credentials."""
+"""View of the readiness matrix: a row for each external user, a column for each step; without credentials."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MatrixCell:
         apps: For an error, the apps without an account.
         code: For an error, its code.
         message: For an error, the platform's message.
-        fix: For an error, how to fix it.
+        fix: For an error, how to correct it.
     """
 
     step: str
@@ -59,7 +59,7 @@ class MatrixCell:
 
     @property
     def label(self) -> str:
-        """The label of the cell."""
+        """The text that the table shows."""
         if self.state == "proxy":
             return "ready by proxy"
         if self.state == "ready":
@@ -88,7 +88,7 @@ class MatrixRow:
 
 @dataclass(frozen=True, slots=True)
 class ReadinessMatrix:
-    """The rows of external users; *has_more_users* is True if further users were not checked."""
+    """The readiness of each external user; *has_more_users* is True if further users were not checked."""
 
     workflow: str
     environment: str
@@ -112,10 +112,10 @@ def render_text(matrix: ReadinessMatrix) -> str:
     heads = ["external user", _WORKFLOW_HEADING, *matrix.steps]
     table = [heads, *([_user(row), *(cell.label for cell in (row.workflow_cell, *row.cells))] for row in matrix.rows)]
     widths = [max(len(line[place]) for line in table) for place in range(len(heads))]
-    made = [_title(matrix)]
-    made += ["  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table]
-    made += [f"  {line}" for footnote in _footnotes(matrix) for line in ("", *footnote.split("\n"))]
-    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
+    lines = [_title(matrix)]
+    lines += ["  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table]
+    lines += [f"  {line}" for footnote in _footnotes(matrix) for line in ("", *footnote.split("\n"))]
+    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def render_html(matrix: ReadinessMatrix) -> str:
@@ -137,10 +137,10 @@ def _footnotes(matrix: ReadinessMatrix) -> Iterator[str]:
         for row in matrix.rows
         if row.workflow_cell.state == "error"
     }
-    shown = [said for row in matrix.rows if (said := f"{row.workflow_cell.message}\n{row.workflow_cell.fix}") in seen]
+    shown = [text for row in matrix.rows if (text := f"{row.workflow_cell.message}\n{row.workflow_cell.fix}") in seen]
     yield from dict.fromkeys(shown)
     if matrix.has_more_users:
-        yield "There are more external users. Name one: %pduser ID --matrix, or --external-user ID."
+        yield "There are more external users. To check one of them: %pduser ID --matrix, or --external-user ID."
 
 
 def _title(matrix: ReadinessMatrix) -> str:

@@ -25,8 +25,8 @@ Grade = Literal["documented", "observed", "inferred", "ours"]
 GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
 
 WHOLE_RUN = "whole run"
-RUN_ENDED_EARLIER = "The run ends above it on this event."
-"""The reason for a step that ran on neither side; shown as *not run*."""
+RUN_ENDED_EARLIER = "On this event the run ends before this step."
+"""The reason for a step that ran on neither side; its label is `not run`."""
 MAX_SHOWN_DIFFERENCES = 20
 """Maximum number of differences in text and HTML; the JSON has all."""
 
@@ -61,7 +61,7 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class StepVerdict:
     """
-    The verdict on one step of one run, or on the whole run (`WHOLE_RUN`).
+    The verdict on one step of a run, or on the whole run (*step* is `WHOLE_RUN`).
 
     Attributes:
         step: Name of the step.
@@ -77,7 +77,7 @@ class StepVerdict:
 
     @property
     def label(self) -> str:
-        """The label in the table."""
+        """The text that the table shows."""
         return NOT_RUN if self.reason == RUN_ENDED_EARLIER else self.verdict
 
     @property
@@ -122,7 +122,7 @@ class GradedField:
     Attributes:
         file: `workflow.yaml`, `pdkernel.yaml`, or the name of an entry file.
         field: Keys of the field, `steps[].uses`; empty for a whole file.
-        grade: How the format is known: documented, observed in a synced folder, inferred, or pdkernel's own.
+        grade: The evidence for the format: documented, observed in a synced folder, inferred, or ours (defined by pdkernel).
         steps: The steps with this field, in order; empty for a field of the workflow.
     """
 
@@ -139,7 +139,7 @@ class GradedField:
 @dataclass(frozen=True, slots=True)
 class Proof:
     """
-    The result of a proof.
+    The result of a proof: the files that an export wrote, compared with the notebook.
 
     Attributes:
         folder: Folder of the files.
@@ -178,11 +178,11 @@ class Proof:
 
 def render_text(proof: Proof) -> str:
     """Render the proof as text: a table, differences, reasons and notes."""
-    made = [_title(proof), *(f"  {line}" for line in _table(proof))]
+    lines = [_title(proof), *(f"  {line}" for line in _table(proof))]
     for where, difference in _shown(proof):
-        made += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
-    made += [line for footnote in _footnotes(proof) for line in ("", *footnote.split("\n"))]
-    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in made))
+        lines += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
+    lines += [line for footnote in _footnotes(proof) for line in ("", *footnote.split("\n"))]
+    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def render_html(proof: Proof) -> str:
@@ -198,12 +198,12 @@ def render_html(proof: Proof) -> str:
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
         parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
     parts += [tag("div", footnote, style="white-space:pre-wrap;margin-top:4px") for footnote in _footnotes(proof)]
-    parts.append(collapsible(tag("span", "How each field is known"), _fields(proof)))
+    parts.append(collapsible(tag("span", "Evidence for each field"), _fields(proof)))
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-proof")
 
 
 def _table(proof: Proof) -> Iterator[str]:
-    """Events as rows, steps as columns; if too wide, the steps of each verdict for each event."""
+    """Yield the table: a row for each event, a column for each step. If it is too wide, list the steps by verdict for each event."""
     if not proof.cases:
         return
     table = [_heads(proof), *([_event(case), *(found.label for found in _row(proof, case))] for case in proof.cases)]
@@ -222,13 +222,13 @@ def _table(proof: Proof) -> Iterator[str]:
 def _title(proof: Proof) -> str:
     steps = [step for case in proof.cases for step in case.steps]
     counts = [(word, sum(step.label == word for step in steps)) for word in _WORDS]
-    said = ", ".join(f"{count} {word}" for word, count in counts if count)
+    summary = ", ".join(f"{count} {word}" for word, count in counts if count)
     files = (
         f"differs in {formatting.format_count(len(proof.definition_differences), 'place')}"
         if proof.definition_differences
         else "same"
     )
-    runs = f"{formatting.format_count(len(proof.cases), 'run')}, steps: {said}" if steps else "no run"
+    runs = f"{formatting.format_count(len(proof.cases), 'run')}, steps: {summary}" if steps else "no run"
     return f"Proof of {proof.folder}: workflow {files}; {runs}."
 
 
@@ -275,7 +275,7 @@ def _footnotes(proof: Proof) -> Iterator[str]:
     """Notes below the table: hidden differences, reasons for missing comparisons, inferred fields."""
     hidden = sum(1 for _ in _differences(proof)) - MAX_SHOWN_DIFFERENCES
     if hidden > 0:
-        yield f"{formatting.format_count(hidden, 'difference')} more: --json shows all."
+        yield f"{formatting.format_count(hidden, 'more difference')} not shown. --json prints all."
     reasons: dict[str, list[str]] = {}
     for case in proof.cases:
         for step in (*case.steps, case.run_verdict):

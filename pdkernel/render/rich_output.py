@@ -1,17 +1,24 @@
-"""An output for Jupyter, as text and HTML; it survives saving, Git hosts and untrusted notebooks, unlike a widget."""
+"""An output for Jupyter as text and HTML. Unlike a widget, it is visible in saved and untrusted notebooks and on Git hosts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+from pdkernel.render.markup import tag
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RichOutput:
-    """A rendered output, as text and as HTML."""
+    """A rendered output for `text/plain` and `text/html`; `+` joins two outputs."""
 
     text: str
     html: str
+
+    @classmethod
+    def from_message(cls, text: str) -> Self:
+        """The output of a plain message; the HTML keeps line breaks and spaces."""
+        return cls(text, tag("div", text, style="white-space:pre-wrap;margin:2px 0", class_="pd-view pd-note"))
 
     def __repr__(self) -> str:
         return self.text

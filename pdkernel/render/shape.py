@@ -36,7 +36,10 @@ def render_text(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_child
     width = min(48, max(len(name) for name, _ in lines))
     columns = formatting.TEXT_COLUMNS - width - 2
     return escape_control_characters(
-        "".join(f"{f'{name:<{width}}  {formatting.truncate_line(said, columns)}'.rstrip()}\n" for name, said in lines)
+        "".join(
+            f"{f'{name:<{width}}  {formatting.truncate_line(description, columns)}'.rstrip()}\n"
+            for name, description in lines
+        )
     )
 
 
@@ -101,8 +104,8 @@ def _key(shape: Shape) -> str:
 def _text_lines(
     shape: Shape, name: str, level: int, shown: set[tuple[Segment, ...]], events: int
 ) -> Iterator[tuple[str, str]]:
-    said = ": ".join(part for part in (_describe_node(shape, events), ", ".join(shape.samples)) if part)
-    yield f"{'  ' * level}{formatting.truncate_line(name, 40)}", said
+    description = ": ".join(part for part in (_describe_node(shape, events), ", ".join(shape.samples)) if part)
+    yield f"{'  ' * level}{formatting.truncate_line(name, 40)}", description
     for child in shape.children:
         if child.path in shown:
             yield from _text_lines(child, _key(child), level + 1, shown, events)

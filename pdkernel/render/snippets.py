@@ -125,12 +125,12 @@ def render_text(snippets: tuple[Snippet, ...]) -> str:
 
 def render_html(snippets: tuple[Snippet, ...]) -> str:
     """Render the programs as collapsible HTML."""
-    tones = {True: pill("✓ was run", "good"), False: pill("✗ failed", "bad"), None: muted("not run")}
+    tones = {True: pill("✓ succeeded", "good"), False: pill("✗ failed", "bad"), None: muted("not run")}
     parts = []
     for each in snippets:
         head = join([tag("strong", _TITLES[each.kind], style="margin-right:8px"), tones[each.succeeded]])
-        said = [muted(each.problem)] if each.problem else []
-        parts.append(collapsible(join([head, *said]), code_block(each.code)))
+        problem = [muted(each.problem)] if each.problem else []
+        parts.append(collapsible(join([head, *problem]), code_block(each.code)))
     return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-snippets")
 
 

@@ -57,22 +57,22 @@ def render_stores_html(stores: Sequence[StoreSummary]) -> str:
     if not stores:
         return tag("div", _NO_STORES, style=CONTAINER_STYLE, class_="pd-view pd-stores")
     rows = [_row(tag("strong", store.name), muted(_size(store))) for store in stores]
-    return tag("div", _table(("store", "holds"), rows), style=CONTAINER_STYLE, class_="pd-view pd-stores")
+    return tag("div", _table(("store", "content"), rows), style=CONTAINER_STYLE, class_="pd-view pd-stores")
 
 
 def render_records_text(store: str, records: Sequence[RecordRow], *, total: int) -> str:
     """Render the first *records* of *total* in *store* as text, a line each."""
-    made = [_title(store, total)]
+    lines = [_title(store, total)]
     width = max((min(_KEY_WIDTH, len(record.key)) for record in records), default=0)
     for record in records:
         ends = f"  (until {formatting.format_timestamp(record.expires)})" if record.expires else ""
         value = formatting.truncate_line(
             formatting.format_json_line(record.value), formatting.TEXT_COLUMNS - width - 4 - len(ends)
         )
-        made.append(f"  {formatting.truncate_line(record.key, _KEY_WIDTH):<{width}}  {value}{ends}")
+        lines.append(f"  {formatting.truncate_line(record.key, _KEY_WIDTH):<{width}}  {value}{ends}")
     if left_out := _left_out(store, total - len(records)):
-        made.append(f"  {left_out}")
-    return escape_control_characters("".join(f"{line}\n" for line in made))
+        lines.append(f"  {left_out}")
+    return escape_control_characters("".join(f"{line}\n" for line in lines))
 
 
 def render_records_html(store: str, records: Sequence[RecordRow], *, total: int) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from pdkernel.engine.account_resolution import insert_placeholders
 from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.engine.withheld_credentials import insert_placeholders
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
-from pdkernel.render import note
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session, render_timeline
 
@@ -58,7 +57,7 @@ class BackgroundRunner:
         self._has_update.clear()
         task = self._session.start(on_change=self._on_change)
         self._stop = task.cancel
-        self._draw(_message_output("The run has started."))
+        self._draw(RichOutput.from_message("The run has started."))
         self._thread = threading.Thread(
             target=self._draw_until_done, args=(task.result, lambda: task.done), name="pdkernel-timeline", daemon=True
         )
@@ -93,11 +92,11 @@ class BackgroundRunner:
             self.last_execution = result()
             self._draw(render_timeline(self._session, self.last_execution))
         except KeyboardInterrupt:
-            self._draw(_message_output("The run was stopped before its first step."))
+            self._draw(RichOutput.from_message("The run was stopped before its first step."))
         except PdkernelError as fault:
-            self._draw(_message_output(str(fault)))
+            self._draw(RichOutput.from_message(str(fault)))
         except Exception as fault:  # noqa: BLE001 - no caller waits for this thread: an error must be drawn
-            self._draw(_message_output(_describe_failure(fault)))
+            self._draw(RichOutput.from_message(_describe_failure(fault)))
         finally:
             self._stop = None
             self.is_stopping = False
@@ -107,10 +106,6 @@ class BackgroundRunner:
         latest = self._latest
         if latest is not None:
             self._draw(render_timeline(self._session, latest))
-
-
-def _message_output(text: str) -> RichOutput:
-    return RichOutput(text, note.render_message_html(text))
 
 
 def _describe_failure(fault: BaseException) -> str:

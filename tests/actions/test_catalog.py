@@ -141,7 +141,7 @@ async def test_a_search_is_limited_and_continues_next_time(
     found = await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
 
     assert "not in the 3 of 6 searched versions of @pipedream/depot" in caught.value.message
-    assert caught.value.fix == "To search more versions: pdkernel actions add depot-put-thing@0.0.2"
+    assert caught.value.fix == "To continue the search, run: pdkernel actions add depot-put-thing@0.0.2"
     assert found.source == f"npm {PACKAGE} 1.1.0"
 
 

@@ -22,6 +22,7 @@ from pdkernel.definition import export_to_folder, export_to_synced_folder, read_
 from pdkernel.importer import AccountQuestion, import_folder
 from pdkernel.model import Step, Workflow
 from pdkernel.source import load_source
+from tests.builders import with_step
 
 WORKFLOWS = 100
 RUNS = 5
@@ -124,7 +125,7 @@ def patch_one(folder: Path, workflow: Workflow) -> float:
     times = []
     for run in range(RUNS):
         step = workflow.step("remember_2")
-        changed = workflow.with_step(replace(step, props={**step.props, "key": f"last {run}"}))
+        changed = with_step(workflow, replace(step, props={**step.props, "key": f"last {run}"}))
         began = time.perf_counter()
         export_to_synced_folder(changed, folder)
         times.append((time.perf_counter() - began) * 1000)

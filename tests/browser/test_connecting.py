@@ -163,7 +163,7 @@ def test_what_if(notebook: Notebook) -> None:
     fields.last.select_option("production")
     notebook.picker.get_by_role("button", name="Look up").click()
 
-    expect(notebook.picker).to_contain_text("For external user ada in production, the look-up fails. No code was run.")
+    expect(notebook.picker).to_contain_text("For external user ada in production, the lookup fails. No code was run.")
     expect(notebook.picker).to_contain_text("%pduser ada --environment production --what-if")
     expect(notebook.picker).to_contain_text("%pduser ada --environment development")
     notebook.picker.scroll_into_view_if_needed()

@@ -181,7 +181,7 @@ def test_event_is_sent_from_the_form(sent: Job) -> None:
 
     sent.look("composer", "job-03-sent")
     expect(notify).to_contain_text(re.compile(r"account\s*slack apn_\w+ \(external user's\)"))
-    expect(notify).to_contain_text("STAND-IN answered, nothing left this machine")
+    expect(notify).to_contain_text("STAND-IN answered, nothing was sent")
     expect(notify).to_contain_text(MESSAGE)
     expect(sent.timeline("composer")).to_contain_text("Response to the caller: 200")
     expect(sent.timeline("composer")).to_contain_text('"sent": true')

@@ -96,7 +96,7 @@ def test_search_finds_many(checkout: Shell) -> None:
     found = checkout("actions", "search", "pile", "--json").json
 
     assert listed.count("depot-pile-") == 50 * 2  # its key, and as its name
-    assert listed.endswith("... and 10 more. To see fewer: more words, or --app SLUG.\n")
+    assert listed.endswith("... and 10 more. To see fewer, add words or --app SLUG.\n")
     assert len(found) == 60
 
 

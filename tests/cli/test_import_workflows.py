@@ -53,7 +53,7 @@ def test_without_a_terminal_nothing_is_asked(pdkernel: Shell) -> None:
 
     assert ended.status == 0, ended.stderr
     assert "n.ipynb: send.slack (slack, apn_Git)" in ended.stdout
-    assert "Runs as it is\n    - count, only_if\n" in ended.stdout
+    assert "Runs unchanged\n    - count, only_if\n" in ended.stdout
     assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "unanswered"
     assert not (pdkernel.folder / ".pdkernel").exists()
 

@@ -52,7 +52,7 @@ def test_an_unreachable_host_is_exit_status_1(pdkernel: Shell) -> None:
     (step,) = ended.json["steps"]
     assert ended.status == 1
     assert step["error"]["message"].startswith("fetch failed")
-    assert "https://nowhere.invalid got no answer: nowhere.invalid " in step["error"]["message"]
+    assert "https://nowhere.invalid got no response: nowhere.invalid " in step["error"]["message"]
     assert step["requests"][0]["outcome"] == "failed"
 
 

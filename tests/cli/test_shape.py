@@ -37,8 +37,8 @@ def test_a_missing_field_ends_with_status_1(pdkernel: Shell, source: str) -> Non
     ended = pdkernel("shape", source, "--contract", event)
 
     assert ended.status == 1
-    assert "body.name is gone: earlier events had it. Read by greet (cell 1, line 4)." in ended.stdout
-    assert "body.age is now string, and was number." in ended.stdout
+    assert "body.name is missing. Earlier events had it. Read by greet (cell 1, line 4)." in ended.stdout
+    assert "body.age is now string; in earlier events it was number." in ended.stdout
 
 
 def test_the_contract_as_json(pdkernel: Shell, source: str) -> None:
@@ -74,7 +74,9 @@ def test_a_run_reports_drift_on_standard_error(pdkernel: Shell, source: str) -> 
 
     drifted, same = (pdkernel("run", source, "--event", each, "--json") for each in (event, "events/ada.json"))
 
-    assert drifted.stderr.startswith("Drift: body.age is now array, and was number. Read by greet (cell 1, line 4).\n")
+    assert drifted.stderr.startswith(
+        "Drift: body.age is now array; in earlier events it was number. Read by greet (cell 1, line 4).\n"
+    )
     assert drifted.json["status"] == "success"
     assert "Drift" not in same.stderr
 

@@ -20,6 +20,7 @@ from pdkernel.definition import (
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.model import Step
 from pdkernel.render.files import Finding
+from tests.builders import with_step
 from tests.definition.builders import PYTHON, quickstart
 
 
@@ -54,7 +55,7 @@ def test_changed_step(tmp_path: Path) -> None:
     """A changed step's file is changed, and the result has its diff."""
     export_to_folder(quickstart(), tmp_path)
 
-    result = export_to_folder(quickstart().with_step(Step("check", source=PYTHON.replace("hi", "ho"))), tmp_path)
+    result = export_to_folder(with_step(quickstart(), Step("check", source=PYTHON.replace("hi", "ho"))), tmp_path)
 
     assert result.paths("changed") == ("check/entry.py",)
     diff = next(file.diff for file in result.files if file.state == "changed")
@@ -175,7 +176,7 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     export_to_folder(quickstart(), tmp_path)
     before = contents(tmp_path)
     (tmp_path / "late").write_text("a file where a step's folder should be")
-    workflow = quickstart().with_step(Step("check", source="changed")).with_step(Step("late", source=PYTHON))
+    workflow = with_step(with_step(quickstart(), Step("check", source="changed")), Step("late", source=PYTHON))
 
     with pytest.raises(RequestError):
         write_files(plan_files(workflow), tmp_path)

@@ -18,6 +18,7 @@ from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, Reque
 from pdkernel.importer import find_workflow_folders
 from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
 from pdkernel.source import WorkflowSource, load_source
+from tests.builders import with_step
 from tests.definition.builders import NODE, PYTHON
 
 PROJECTS = Path(__file__).parent / "projects"
@@ -407,7 +408,7 @@ def test_a_dry_run_writes_nothing(project: Callable[[str], Path]) -> None:
     source = imported(folder)
     step = replace(source.workflow.step("old_check"), source=NODE)
 
-    result = export_to_synced_folder(source.workflow.with_step(step), folder, dry_run=True)
+    result = export_to_synced_folder(with_step(source.workflow, step), folder, dry_run=True)
 
     assert result.paths("changed") == ("old_check/entry.js",)
     assert not result.is_written

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from pdkernel.definition import export_to_synced_folder, plan_files, read_folder_workflow
 from pdkernel.directive import dump_yaml, parse_yaml
 from pdkernel.model import Step, Workflow
+from tests.builders import with_step
 from tests.definition.builders import text_of
 from tests.definition.test_synced_folder import TEXT, VALUES, workflows
 
@@ -90,7 +91,7 @@ def test_a_changed_workflow_reads_back(workflow: Workflow, style: dict[str, Any]
         step = changeable[-1]
         changed = replace(step, props={**step.props, "zz_new": value}, notes=notes or None)
 
-        export_to_synced_folder(there.with_step(changed), folder)
+        export_to_synced_folder(with_step(there, changed), folder)
 
         back = read_folder_workflow(folder, assumed_account="own")
         assert plain(back.step(step.name)) == plain(changed)
@@ -128,7 +129,7 @@ def test_new_values_have_the_platforms_style() -> None:
         folder,
         there,
     ):
-        export_to_synced_folder(there.with_step(replace(there.steps[0], notes="Yes")), folder)
+        export_to_synced_folder(with_step(there, replace(there.steps[0], notes="Yes")), folder)
 
         assert "  notes: 'Yes'\n" in (folder / "workflow.yaml").read_text()
         assert dump_yaml({"notes": "Yes"}) == "notes: 'Yes'\n"

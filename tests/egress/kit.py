@@ -27,7 +27,7 @@ import pytest
 import trustme
 
 from pdkernel.egress import CallContext, Gateway, StoredResponse, parse_policy
-from pdkernel.egress.gateway_environment import PYTHON_HOOK
+from pdkernel.egress.gateway import NODE_HOOK
 from pdkernel.execution import OutboundCall
 from pdkernel.model import Language
 from pdkernel.redaction import Redactor, Secret
@@ -35,6 +35,7 @@ from pdkernel.redaction import Redactor, Secret
 HOSTS = ("api.example.test", "other.example.test", "slack.com")
 TOKEN = "xoxb-planted-secret-token-0123456789"
 REF = "slack/apn_1/bot_token"
+PYTHON_HOOK = NODE_HOOK.parents[1] / "python" / "egress_hook.py"
 CLIENTS_FOLDER = Path(__file__).parent / "clients"
 
 T = TypeVar("T")
@@ -337,7 +338,7 @@ def outside_context(authority: trustme.CA) -> ssl.SSLContext:
 def knock(gateway: Gateway, caller_token: str, host: str, port: int, *, secure: bool) -> socket.socket:
     """A connection to the gateway as a hook makes one; with *secure*, plain HTTP represents https."""
     sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
-    line = {"host": host, "port": port, "tls": secure, "ticket": caller_token}
+    line = {"host": host, "port": port, "tls": secure, "token": caller_token}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
     return sock
 

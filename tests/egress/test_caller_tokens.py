@@ -60,7 +60,7 @@ def test_a_call_after_its_step_is_refused(python: ClientProcess, gateway: Gatewa
 
     got = python.request("requests", "POST", URL, "late")
 
-    assert (got.status, got.headers["x-pdkernel-egress"]) == (403, "no-ticket")
+    assert (got.status, got.headers["x-pdkernel-egress"]) == (403, "no-token")
     assert outside.seen == []
 
 
@@ -71,7 +71,7 @@ def test_an_unknown_token_behind_the_hook_is_refused(gateway: Gateway, outside: 
         answer = read_all(sock)
 
     assert answer.startswith(b"HTTP/1.1 403")
-    assert b"x-pdkernel-egress: no-ticket" in answer
+    assert b"x-pdkernel-egress: no-token" in answer
     assert outside.seen == []
 
 
@@ -111,13 +111,13 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
     [
         b"PDK1 not json\n",
         b"PDK1 []\n",
-        b'PDK1 {"host": "x", "port": 70000, "ticket": "t"}\n',
+        b'PDK1 {"host": "x", "port": 70000, "token": "t"}\n',
         b'PDK1 {"host": "x"}\n',
         b"CONNECT nowhere HTTP/1.1\r\n\r\n",
         b"CONNECT :443 HTTP/1.1\r\n\r\n",
         b"CONNECT a/b:443 HTTP/1.1\r\n\r\n",
         b"CONNECT slack.com:https HTTP/1.1\r\n\r\n",
-        b'PDK1 {"host": "a b", "port": 443, "ticket": "t"}\n',
+        b'PDK1 {"host": "a b", "port": 443, "token": "t"}\n',
     ],
 )
 def test_an_invalid_first_line_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
@@ -147,7 +147,7 @@ def test_a_first_line_in_pieces_is_joined(gateway: Gateway, outside: OutsideServ
     """The first line may arrive in several parts, with the request behind it."""
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("live"))
-    line = f'PDK1 {{"host": "api.example.test", "port": 443, "tls": true, "ticket": "{caller_token}"}}\n'.encode()
+    line = f'PDK1 {{"host": "api.example.test", "port": 443, "tls": true, "token": "{caller_token}"}}\n'.encode()
     request = b"GET /pieces HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

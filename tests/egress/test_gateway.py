@@ -110,9 +110,9 @@ async def test_closing_ends_every_connection(tmp_path: Path) -> None:
     gateway = await Gateway.start(tmp_path, environ={})
     caller_token = gateway.issue_token()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "ticket": "{caller_token}"}}\n'.encode())
+    writer.write(f'PDK1 {{"host": "a.test", "port": 443, "tls": true, "token": "{caller_token}"}}\n'.encode())
     writer.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
-    await reader.readuntil(b"no-ticket")
+    await reader.readuntil(b"no-token")
 
     await gateway.close()
 

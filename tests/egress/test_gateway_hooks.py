@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pdkernel.egress import Gateway
-from pdkernel.egress.gateway_environment import NODE_HOOK, PYTHON_HOOK
-from tests.egress.kit import Ledger, OutsideServer, node_paths, program
+from pdkernel.egress.gateway import NODE_HOOK
+from tests.egress.kit import PYTHON_HOOK, Ledger, OutsideServer, node_paths, program
 
 LOAD_HOOK = f"""
 import importlib.util, sys
@@ -53,7 +53,7 @@ def lost_gateway() -> dict[str, str]:
     """The hooks' variables of a stopped gateway."""
     return {
         "PDK_EGRESS": f"127.0.0.1:{closed_port()}",
-        "PDK_TICKET": "t",
+        "PDK_TOKEN": "t",
         "NODE_OPTIONS": f"--import {NODE_HOOK.as_uri()}",
     }
 

@@ -47,7 +47,7 @@ def test_a_mode_keeps_its_text(text: str) -> None:
         ("allow=s*ck.com", "is not a host"),
         ("live unopened=https://slack.com", "is not a host"),
         ("deny via=http://proxy.test:1", "has no effect"),
-        ("stand-in=gmail", "neither a URL nor a stand-in"),
+        ("stand-in=gmail", "neither a URL nor the name of a built-in stand-in"),
         ("replay=nowhere.jsonl", "does not exist"),
         ("record=/no/such/folder/calls.jsonl", "its folder does not exist"),
     ],

@@ -162,14 +162,14 @@ def test_an_additional_unsafe_call_is_refused(
     got = python.request("requests", "POST", URL, "x")
 
     assert (got.status, got.headers["x-pdkernel-egress"]) == (403, "miss")
-    assert "recorded once, and was made twice" in ledger.refused[0]
+    assert "recorded once, and the step made it twice" in ledger.refused[0]
     assert len(outside.seen) == 1
 
 
 def test_an_unrecorded_call_names_similar_calls(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A call that is not recorded is refused, with the most similar recorded calls."""
+    """A call that is not recorded is refused, with similar recorded calls."""
     python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
     python.request("requests", "GET", URL)
     python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
@@ -177,7 +177,7 @@ def test_an_unrecorded_call_names_similar_calls(
     got = python.request("requests", "GET", URL + "/7")
 
     assert got.json()["error"]["code"] == "egress_miss"
-    assert f"GET {URL}" in ledger.refused[0].partition("nearest")[2]
+    assert f"GET {URL}" in ledger.refused[0].partition("Similar")[2]
     assert len(outside.seen) == 1
 
 
@@ -305,7 +305,7 @@ def test_a_multipart_field_with_a_secret_name_is_redacted() -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "why"),
     [
-        ([], gzip.compress(TOKEN.encode()), "it is an archive that holds a secret"),
+        ([], gzip.compress(TOKEN.encode()), "it is an archive that contains a secret"),
         ([(b"content-encoding", b"br")], b"\x0b\x02\x80abc\x03", "pdkernel does not decode its content coding"),
         ([(b"content-encoding", b"gzip")], b"\x1f\x8b\x08 damaged", "its gzip data cannot be read"),
     ],
@@ -325,7 +325,7 @@ def test_body_that_cannot_be_searched_is_left_out(
 
     line = lines(recording_file.file)[0]
     assert line["request"]["body"] == line["response"]["body"] == {"text": f"{{{{left out: {why}}}}}"}
-    assert found == f"the body of the recorded answer was left out: {why}."
+    assert found == f"the body of the recorded response was left out: {why}."
 
 
 def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
@@ -451,7 +451,7 @@ def test_an_empty_recording_can_only_be_extended(tmp_path: Path, content: bytes)
     recording_file.file.write_bytes(content)
 
     recording_file.check(replay=False)
-    with pytest.raises(RecordingError, match="holds no recorded call"):
+    with pytest.raises(RecordingError, match="contains no recorded call"):
         recording_file.check(replay=True)
 
 
@@ -473,7 +473,9 @@ def test_a_body_is_read_from_its_own_file_only(tmp_path: Path, kind: str) -> Non
         (tmp_path / "outside" / "secret").write_text("a secret of this machine")
         body.symlink_to("../outside/secret") if kind == "link" else os.mkfifo(body)
 
-    assert "the file of its answer's body cannot be read" in str(recording_file.find("send", 0, call, safe=True))
+    assert "the file with the body of its response cannot be read" in str(
+        recording_file.find("send", 0, call, safe=True)
+    )
     with pytest.raises(RecordingError, match=r"line 1, .* the file of its body in calls\.jsonl\.bodies cannot be read"):
         RecordingFile(recording_file.file).check(replay=True)
 
@@ -521,7 +523,7 @@ def test_a_call_that_cannot_be_recorded_is_reported(python: ClientProcess, ledge
     got = python.request("requests", "GET", URL)
 
     assert got.status == 200
-    assert "was made, and its answer cannot be recorded" in ledger.refused[0]
+    assert "was sent, but its response cannot be recorded" in ledger.refused[0]
 
 
 @given(st.binary(max_size=70_000).filter(lambda body: not body.startswith((b"\x1f\x8b", b"PK"))))

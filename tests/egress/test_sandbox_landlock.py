@@ -63,7 +63,7 @@ def test_landlock_allows_the_gateway(locking: Gateway, ledger: Ledger) -> None:
     """The gateway answers a program that uses the proxy variables."""
     caller_token = locking.issue_token()
     locking.bind(caller_token, ledger.binding("deny"))
-    preamble = f'PDK1 {{"host": "api.example.test", "port": 80, "ticket": "{caller_token}"}}\\n'
+    preamble = f'PDK1 {{"host": "api.example.test", "port": 80, "token": "{caller_token}"}}\\n'
     code = f"import socket\nsock = socket.create_connection((HOST, PORT), 5)\nsock.sendall(b'''{preamble}{HEAD}''')\nprint(sock.recv(12).decode())"
 
     done = run_sandboxed(locking, caller_token, python(code, "127.0.0.1", locking.port))

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pdkernel.egress.gateway_environment import PYTHON_HOOK
 from tests.egress.hosts import Play, gateway_to, host
-from tests.egress.kit import Ledger, Loop, node_paths, outside_context, read_until
+from tests.egress.kit import PYTHON_HOOK, Ledger, Loop, node_paths, outside_context, read_until
 
 PYTHON = f"""
 import importlib.util, smtplib, ssl, sys

@@ -111,7 +111,7 @@ def test_http2_behind_the_node_hook_is_passed_through(
         gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
     ):
         gateway.bind(caller_token, ledger.binding("live"))
-        line = f'PDK1 {{"host":"slack.com","port":443,"tls":true,"alpn":["h2"],"ticket":"{caller_token}"}}\n'
+        line = f'PDK1 {{"host":"slack.com","port":443,"tls":true,"alpn":["h2"],"token":"{caller_token}"}}\n'
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
             sock.sendall(line.encode() + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             answer = sock.recv(100)

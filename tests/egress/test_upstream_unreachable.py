@@ -97,7 +97,7 @@ def test_pythons_clients_raise_their_connection_errors(
 
     assert out["error"].startswith(error)
     assert [(call.outcome, call.status) for call in ledger.calls] == [("failed", None)]
-    assert ledger.calls[0].note == "no answer: refused.test:443 refused the connection (ECONNREFUSED)."
+    assert ledger.calls[0].note == "no response: refused.test:443 refused the connection (ECONNREFUSED)."
     assert ledger.refused == []
 
 
@@ -112,7 +112,7 @@ def test_pythons_clients_raise_for_plain_http(lost: ClientProcess, ledger: Ledge
 
     assert "error" in out
     assert (ledger.calls[0].method, ledger.calls[0].url) == ("POST", "http://refused.test/messages")
-    assert ledger.calls[0].note == "no answer: refused.test:80 refused the connection (ECONNREFUSED)."
+    assert ledger.calls[0].note == "no response: refused.test:80 refused the connection (ECONNREFUSED)."
 
 
 @pytest.mark.parametrize("client", NODE_CLIENTS)
@@ -182,7 +182,7 @@ def test_a_stand_in_that_is_down(lost: ClientProcess, lost_node: ClientProcess, 
 
     for process, client in ((lost, "httpx"), (lost, "requests"), (lost_node, "fetch"), (lost_node, "https.request")):
         assert stand_in in process.ask(client, "GET", "https://api.example.test/")["error"]
-    assert {call.note for call in ledger.calls} == {f"no answer: {stand_in} refused the connection (ECONNREFUSED)."}
+    assert {call.note for call in ledger.calls} == {f"no response: {stand_in} refused the connection (ECONNREFUSED)."}
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -217,7 +217,7 @@ def test_a_database_that_cannot_be_reached(nowhere: Gateway, ledger: Ledger) -> 
         sock.recv(100)
 
     assert [(call.url, call.outcome) for call in ledger.calls] == [("tcp://refused.test:5432", "failed")]
-    assert ledger.calls[0].note == "no answer: refused.test:5432 refused the connection (ECONNREFUSED)."
+    assert ledger.calls[0].note == "no response: refused.test:5432 refused the connection (ECONNREFUSED)."
 
 
 def test_the_host_is_connected_once(
@@ -257,7 +257,7 @@ def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Led
 
     def why(token: str, number: int) -> object:
         with socket.create_connection(("127.0.0.1", nowhere.port), timeout=10) as asking:
-            asking.sendall(f"PDK1 {json.dumps({'ticket': token, 'dropped': number})}\n".encode())
+            asking.sendall(f"PDK1 {json.dumps({'token': token, 'dropped': number})}\n".encode())
             return json.loads(read_all(asking))
 
     assert why(caller_token, port) == {

@@ -94,7 +94,7 @@ async def test_a_host_that_cannot_be_reached_is_said(run: Run) -> None:
 
     (sent,) = done.sends
     assert (sent.outcome, sent.status) == ("failed", None)
-    assert (sent.note or "").startswith("POST http://nowhere.invalid/x got no answer: nowhere.invalid ")
+    assert (sent.note or "").startswith("POST http://nowhere.invalid/x got no response: nowhere.invalid ")
 
 
 async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server) -> None:

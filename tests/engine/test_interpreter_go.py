@@ -226,7 +226,7 @@ async def test_a_host_that_cannot_be_reached_is_an_error(run: Run) -> None:
 
     error = done.step("call").error
     assert error is not None
-    assert "CONNECT https://nowhere.invalid got no answer: nowhere.invalid " in error.message
+    assert "CONNECT https://nowhere.invalid got no response: nowhere.invalid " in error.message
 
 
 @pytest.mark.parametrize("source", ["package main\n", "package other\nfunc main() {}\n", ""])

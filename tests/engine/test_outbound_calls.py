@@ -75,9 +75,9 @@ async def test_a_host_that_cannot_be_reached_fails_the_step(run: Run, language: 
     error, (call,) = done.step("call").error, done.step("call").requests
     assert done.status == "error"
     assert error is not None
-    assert "GET http://nowhere.invalid/things got no answer: nowhere.invalid " in error.message
+    assert "GET http://nowhere.invalid/things got no response: nowhere.invalid " in error.message
     assert (call.outcome, call.status) == ("failed", None)
-    assert (call.note or "").startswith("no answer: nowhere.invalid ")
+    assert (call.note or "").startswith("no response: nowhere.invalid ")
 
 
 async def test_curl_fails_where_a_host_cannot_be_reached(run: Run) -> None:
@@ -87,7 +87,7 @@ async def test_curl_fails_where_a_host_cannot_be_reached(run: Run) -> None:
     done = await run(bash_step("call", code), egress="live")
 
     assert done.step("call").exports["status"] != "0"
-    assert (done.step("call").requests[0].note or "").startswith("no answer: nowhere.invalid ")
+    assert (done.step("call").requests[0].note or "").startswith("no response: nowhere.invalid ")
 
 
 async def test_a_call_that_fails_and_is_caught_does_not_fail_the_step(run: Run) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pdkernel.definition import read_folder_workflow
 from pdkernel.execution import Execution
 from pdkernel.model import Step
-from tests.builders import a_step, node_step, python_step
+from tests.builders import a_step, node_step, python_step, with_step
 from tests.definition.builders import synced
 from tests.engine.conftest import Run
 
@@ -108,7 +108,7 @@ async def test_a_synced_folder_names_its_own_files(run: Run, tmp_path: Path) -> 
         code__entry_DOT_js=NEEDS_CHANNEL,
     )
     workflow = read_folder_workflow(folder)
-    missing = workflow.with_step(Step("code", "node", NEEDS_CHANNEL, props_file="workflow.yaml"))
+    missing = with_step(workflow, Step("code", "node", NEEDS_CHANNEL, props_file="workflow.yaml"))
 
     thrown = await run(workflow)
     absent = await run(missing)

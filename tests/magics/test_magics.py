@@ -207,7 +207,7 @@ def test_pduser_reports_a_missing_own_account(notebook: Notebook, run: Run) -> N
 
     assert "1 account to connect" in before
     assert "pdkernel accounts add --own --app slack --id apn_own1" in before
-    assert "every account is there" in after
+    assert "every account is connected" in after
 
 
 def test_shape_is_shown(run: Run) -> None:
@@ -314,7 +314,7 @@ def test_contract_of_a_named_event(run: Run, tmp_path: Path) -> None:
 
     shown = run("%pdshape --contract empty")
 
-    assert "body is gone, and with it body.name" in shown
+    assert "body is missing, and with it body.name" in shown
 
 
 def test_choosing_an_event_reports_drift(run: Run, tmp_path: Path) -> None:
@@ -325,6 +325,8 @@ def test_choosing_an_event_reports_drift(run: Run, tmp_path: Path) -> None:
 
     chosen, sent, same = run("%pdevent new"), run("%pdevent new --send"), run("%pdevent same")
 
-    assert re.search(r"body.name is now number, and was string. Read by check \(.*line 4\)", chosen), chosen
+    assert re.search(r"body.name is now number; in earlier events it was string. Read by check \(.*line 4\)", chosen), (
+        chosen
+    )
     assert "body.name is now number" in sent
     assert "body.name" not in same

@@ -70,14 +70,6 @@ def test_a_notebook_state_is_stored(project: Project) -> None:
     assert project.notebook_states.load("/work/c.ipynb", dict) is None
 
 
-def test_a_notebook_state_is_removed(project: Project) -> None:
-    """A removed notebook state is absent."""
-    project.notebook_states.save("a", {})
-
-    assert (project.notebook_states.remove("a"), project.notebook_states.remove("a")) == (True, False)
-    assert project.notebook_states.load("a", dict) is None
-
-
 def test_an_answer_is_recorded(project: Project) -> None:
     """A recorded answer has every byte of its body and its headers in order."""
     answer = StoredResponse(
@@ -99,14 +91,6 @@ def test_a_new_answer_replaces_the_old_one(project: Project) -> None:
 
     assert found is not None
     assert found.status == 200
-
-
-def test_an_answer_is_removed(project: Project) -> None:
-    """A removed answer is absent."""
-    project.idempotency.add("key", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
-
-    assert (project.idempotency.remove("key"), project.idempotency.remove("key")) == (True, False)
-    assert project.idempotency.find("key") is None
 
 
 def test_an_old_answer_is_removed(project: Project, clock: ManualClock) -> None:

@@ -17,6 +17,7 @@ from pdkernel.model import LANGUAGES, AppBinding, Step, StoreBinding, Trigger, W
 from pdkernel.proof.definition_comparison import compare_workflows
 from pdkernel.proof.exported_folder import normalize_for_run, read_exported_folder
 from pdkernel.source import load_source
+from tests.builders import with_step
 
 PROJECTS = Path(__file__).parents[1] / "definition" / "projects"
 TRIGGERS = (
@@ -93,7 +94,7 @@ def test_synced_projects(tmp_path: Path, name: str) -> None:
     )
     assert ended.exit_code == 0, ended.output
     opened = load_source(notebook, unanswered="keep")
-    changed = opened.workflow.with_step(Step("added", source="def handler(pd):\n    return 1\n", props={"n": "1"}))
+    changed = with_step(opened.workflow, Step("added", source="def handler(pd):\n    return 1\n", props={"n": "1"}))
 
     for workflow in (opened.workflow, changed):
         export_to_synced_folder(workflow, folder, sidecar=opened.sidecar)

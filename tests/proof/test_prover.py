@@ -282,7 +282,7 @@ def test_a_failing_step_is_compared(notebook: Notebook) -> None:
     proof = notebook.prove()
 
     assert verdicts(proof) == {"hello/": ["same", "not compared", "same"]}
-    assert found_in(proof, "one").reason == "The run ends above it on this event."
+    assert found_in(proof, "one").reason == "On this event the run ends before this step."
 
 
 def test_no_event(notebook: Notebook) -> None:

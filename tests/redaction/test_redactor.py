@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor, Secret, StreamRedactor
-from pdkernel.redaction.encodings import iter_encoded_forms
+from pdkernel.redaction.redactor import iter_encoded_forms
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nEFAASCBKcwggSjAgEAAoIBAQ==\n-----END KEY-----\n"

@@ -31,7 +31,7 @@ def test_no_missing_account_is_reported() -> None:
     ready = accounts.render_text(APPS[:1], external_user="ada", environment="production")
     none = accounts.render_text([], external_user=None, environment="development")
 
-    assert ready.startswith("External user ada, production: every account is there.\n")
+    assert ready.startswith("External user ada, production: every account is connected.\n")
     assert none == "No external user, development: no step needs an account.\n"
 
 

@@ -117,7 +117,7 @@ def test_a_failed_lookup_is_always_shown() -> None:
     execution = replace(builders.succeeded(), lookup=NO_USER, status="error", steps=())
 
     assert "✗ header" in timeline.render_text(execution)
-    assert "how the accounts were looked up" in timeline.render_html(execution)
+    assert "account lookup" in timeline.render_html(execution)
 
 
 def test_json_of_a_matrix() -> None:

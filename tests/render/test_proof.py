@@ -105,7 +105,7 @@ def test_many_differences() -> None:
 
     assert "steps[19]" in drawn
     assert "steps[20]" not in drawn
-    assert "31 differences more: --json shows all." in drawn
+    assert "31 more differences not shown. --json prints all." in drawn
 
 
 def test_as_json() -> None:

@@ -75,7 +75,7 @@ def test_a_sealed_event_is_shown_as_sealed() -> None:
 
     shown = timeline.render_text(execution), timeline.render_html(execution)
 
-    assert all("a sealed event (it is shown once the accounts of the run are known)" in each for each in shown)
+    assert all("a sealed event (shown once the accounts of the run are known)" in each for each in shown)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -141,17 +141,17 @@ def test_lines_fit_a_terminal(name: str) -> None:
         (builders.succeeded, "slack apn_0000001 (external user's)"),
         (builders.succeeded, "sheet: google_sheets apn_0000002 (your own)"),
         (builders.succeeded, "external user ada, development"),
-        (builders.succeeded, "200, made by the workflow"),
+        (builders.succeeded, "200, sent by the workflow"),
         (builders.failed, "200, the default response"),
         (builders.failed, "KeyError at line 5 of the cell `build`"),
         (builders.failed, 'title = event["body"]["issue"]["titel"]'),
         (builders.failed, "– not run"),
         (builders.all_outcomes, "NOT SENT (same as 10:32)"),
-        (builders.all_outcomes, "STAND-IN answered, nothing left this machine"),
+        (builders.all_outcomes, "STAND-IN answered, nothing was sent"),
         (builders.all_outcomes, "NOT SENT (answered from recorded calls)"),
         (builders.all_outcomes, "DENIED"),
         (builders.all_outcomes, "Outside calls are off: --egress deny."),
-        (builders.all_outcomes, "no answer, 30.00 s"),
+        (builders.all_outcomes, "no response, 30.00 s"),
         (builders.running, "▶ running"),
         (builders.running, "· waiting"),
         (builders.running, "13.6 ms so far"),
@@ -215,7 +215,7 @@ def test_a_refused_run_with_the_default_response() -> None:
 
     drawn, other = timeline.render_text(for_its_user), timeline.render_text(for_its_text)
 
-    assert "response: 200, the default response, sent at once: the caller does not hear of the refusal" in drawn
+    assert "response: 200, the default response, sent at once: the caller does not see the refusal" in drawn
     assert "response" not in other
 
 

@@ -96,7 +96,7 @@ class StandIn:
         return {
             "NODE_OPTIONS": preloads,
             "PDK_EGRESS": self._address,
-            "PDK_TICKET": token,
+            "PDK_TOKEN": token,
             "SWEEP_MARKS": str(self._marks),
         }
 

@@ -473,4 +473,4 @@ def test_drift_is_shown_in_the_form(composer: EventComposer, session: Session) -
 
     type_into(composer.body.text, '{"title": "a", "user": {"id": "1"}}')
 
-    assert "body.user.id is now string, and was number." in screen(composer)
+    assert "body.user.id is now string; in earlier events it was number." in screen(composer)

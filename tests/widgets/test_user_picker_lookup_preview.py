@@ -67,7 +67,7 @@ def test_the_preview_follows_the_accounts(slack_picker: UserPicker, session: Ses
     connect(session, "ada", "apn_first")
     session.notify_accounts_changed()
 
-    assert "the look-up fails" in before
+    assert "the lookup fails" in before
     assert "every account is found" in screen(slack_picker)
 
 

@@ -5,7 +5,7 @@ import { toTtlOptions, parseJsonText } from "./shared_values.mjs";
 export default {
   key: "data_stores-add-update-multiple-records",
   name: "Add or update several records",
-  description: "Stores the values of an object under its keys.",
+  description: "Stores each value of an object under its key.",
   version: "0.0.7",
   type: "action",
   props: {
@@ -13,7 +13,7 @@ export default {
     data: {
       type: "any",
       label: "Data",
-      description: "An object (or JSON text of one): each key is a record.",
+      description: "An object, or its JSON text. Each key becomes a record.",
     },
     ttl,
   },
@@ -21,11 +21,11 @@ export default {
   async run({ $ }) {
     const data = parseJsonText(this.data);
     if (typeof data !== "object" || data === null || Array.isArray(data)) {
-      throw new Error("data is not an object of keys and values.");
+      throw new Error("The prop data is not an object of keys and values.");
     }
     const records = Object.fromEntries(Object.entries(data).map(([key, value]) => [key, parseJsonText(value)]));
     for (const [key, value] of Object.entries(records)) await this.dataStore.set(key, value, toTtlOptions(this.ttl));
-    $.export("$summary", `${Object.keys(records).length} records are stored.`);
+    $.export("$summary", `Stored ${Object.keys(records).length} records.`);
     return records;
   },
 };

@@ -11,7 +11,7 @@ export default {
   props: {
     dataStore,
     key,
-    value: { type: "any", label: "Value", description: "Any value; JSON text is stored as the value that it encodes." },
+    value: { type: "any", label: "Value", description: "Any value. JSON text is stored as the value that it encodes." },
     ttl,
   },
   /** @this {any} @param {any} given */
@@ -19,7 +19,7 @@ export default {
     const value = parseJsonText(this.value);
     const known = await this.dataStore.has(this.key);
     await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
-    $.export("$summary", `The record ${this.key} is ${known ? "updated" : "added"}.`);
+    $.export("$summary", `${known ? "Updated" : "Added"} the record ${this.key}.`);
     return { key: this.key, value };
   },
 };

@@ -4,7 +4,7 @@ import { dataStore } from "./shared_props.mjs";
 export default {
   key: "data_stores-delete-all-records",
   name: "Delete all records",
-  description: "Empties the store.",
+  description: "Deletes every record of the store.",
   version: "0.0.5",
   type: "action",
   props: {

@@ -5,7 +5,7 @@ import { isYes, toTtlOptions, parseJsonText } from "./shared_values.mjs";
 export default {
   key: "data_stores-get-record-or-create",
   name: "Get a record, or create it",
-  description: "Returns the value under a key; creates the record first if it does not exist.",
+  description: "Returns the value under a key. Can create a missing record first.",
   version: "0.0.10",
   type: "action",
   props: {
@@ -24,9 +24,9 @@ export default {
       return undefined;
     }
     const value = parseJsonText(this.value);
-    if (value === undefined) throw new Error("The record does not exist, and the step has no value to create it with.");
+    if (value === undefined) throw new Error(`The record ${this.key} does not exist, and the prop value is missing, so it cannot be created.`);
     await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
-    $.export("$summary", `The record ${this.key} is created.`);
+    $.export("$summary", `Created the record ${this.key}.`);
     return value;
   },
 };

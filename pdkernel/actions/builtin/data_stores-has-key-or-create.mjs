@@ -4,8 +4,8 @@ import { isYes, toTtlOptions, parseJsonText } from "./shared_values.mjs";
 
 export default {
   key: "data_stores-has-key-or-create",
-  name: "Look for a key, or create it",
-  description: "Returns whether a key exists; can store a value under a missing key.",
+  name: "Check whether a key exists, or create it",
+  description: "Returns whether a key exists. Can store a value under a missing key.",
   version: "0.1.2",
   type: "action",
   props: {
@@ -21,9 +21,9 @@ export default {
       return known;
     }
     const value = parseJsonText(this.value);
-    if (value === undefined) throw new Error("The key does not exist, and the step has no value to create it with.");
+    if (value === undefined) throw new Error(`The key ${this.key} does not exist, and the prop value is missing, so it cannot be created.`);
     await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
-    $.export("$summary", `The key ${this.key} did not exist and is created.`);
+    $.export("$summary", `Created the missing key ${this.key}.`);
     return false;
   },
 };

@@ -3,7 +3,7 @@ import { dataStore, key, ttl } from "./shared_props.mjs";
 
 export default {
   key: "data_stores-update-ttl",
-  name: "Change when a record expires",
+  name: "Update a record's time to live",
   description: "Sets or removes the time to live of a record.",
   version: "0.0.1",
   type: "action",
@@ -17,7 +17,7 @@ export default {
     if (!(await this.dataStore.has(this.key))) throw new Error(`There is no record ${this.key}.`);
     const seconds = Number(this.ttl) > 0 ? Number(this.ttl) : null;
     await this.dataStore.setTtl(this.key, seconds);
-    $.export("$summary", seconds ? `${this.key} expires in ${seconds} seconds.` : `${this.key} does not expire.`);
+    $.export("$summary", seconds ? `The record ${this.key} expires in ${seconds} seconds.` : `The record ${this.key} does not expire.`);
     return { key: this.key, ttl: seconds };
   },
 };

@@ -1,5 +1,5 @@
 // @ts-check
-// parity[delay-units]: the platform's spelling of the units is not known, so any spelling of the five is accepted
+// parity[delay-units]: the platform's spelling of the units is not known, so singular, plural and any case are accepted
 const UNITS = /** @type {Record<string, number>} */ ({
   millisecond: 1,
   second: 1000,
@@ -12,7 +12,7 @@ const LONGEST_MS = 365 * UNITS.day;
 export default {
   key: "delay-delay-workflow",
   name: "Delay workflow",
-  description: "Pauses the workflow at the end of this step, for one millisecond to one year.",
+  description: "Pauses the workflow after this step, for one millisecond to one year.",
   version: "0.0.1",
   type: "action",
   props: {

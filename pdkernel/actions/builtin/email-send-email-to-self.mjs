@@ -2,7 +2,7 @@
 export default {
   key: "email-send-email-to-self",
   name: "Send yourself an email",
-  description: "Sends an email to you, when the workflow has ended.",
+  description: "Sends an email to you after the workflow has ended.",
   version: "0.4.4",
   type: "action",
   props: {
@@ -14,6 +14,6 @@ export default {
   async run({ $ }) {
     const email = { subject: this.subject, text: this.text, ...(this.html ? { html: this.html } : {}) };
     await $.send.email(email);
-    $.export("$summary", `The email "${this.subject}" is sent when the workflow has ended.`);
+    $.export("$summary", `The email "${this.subject}" is sent after the workflow has ended.`);
   },
 };

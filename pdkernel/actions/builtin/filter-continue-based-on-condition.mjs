@@ -4,7 +4,7 @@ import { conditionProps, isConditionMet } from "./shared_conditions.mjs";
 export default {
   key: "filter-continue-based-on-condition",
   name: "Continue execution if a condition is met",
-  description: "Continues if the condition is true; otherwise ends the workflow.",
+  description: "Runs the next step if the condition is met. Otherwise ends the workflow.",
   version: "0.0.2",
   type: "action",
   props: conditionProps,

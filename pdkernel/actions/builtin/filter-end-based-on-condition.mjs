@@ -4,7 +4,7 @@ import { conditionProps, isConditionMet } from "./shared_conditions.mjs";
 export default {
   key: "filter-end-based-on-condition",
   name: "End execution if a condition is met",
-  description: "Ends the workflow if the condition is true; otherwise runs the next step.",
+  description: "Ends the workflow if the condition is met. Otherwise runs the next step.",
   version: "0.0.2",
   type: "action",
   props: conditionProps,

@@ -2,11 +2,11 @@
 export default {
   key: "filter-end-workflow",
   name: "End workflow",
-  description: "Ends the workflow in this step.",
+  description: "Ends the workflow at this step.",
   version: "0.0.1",
   type: "action",
   props: {
-    reason: { type: "string", label: "Reason", description: "The reason for the end.", optional: true },
+    reason: { type: "string", label: "Reason", description: "The reason in the record.", optional: true },
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {

@@ -9,14 +9,14 @@ export default {
     httpRequest: {
       type: "http_request",
       label: "HTTP request",
-      description: "method, url, params, headers, body and auth, as the builder's form has them.",
+      description: "An object with method, url, params, headers, body and auth, as in the builder's form.",
       default: { method: "GET" },
     },
   },
   /** @this {any} @param {any} given */
   async run({ $ }) {
     const body = await this.httpRequest.execute();
-    $.export("$summary", `${this.httpRequest.method ?? "GET"} ${this.httpRequest.url} was answered.`);
+    $.export("$summary", `Received a response to ${this.httpRequest.method ?? "GET"} ${this.httpRequest.url}.`);
     return body;
   },
 };

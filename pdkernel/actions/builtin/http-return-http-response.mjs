@@ -1,6 +1,6 @@
 // @ts-check
 // parity[return-http-response-immediate]: the documentation says that this action responds at once. The published
-// component responds at the end of the workflow, and so does this one.
+// component responds at the end of the workflow, as this action does.
 import { parseJsonText } from "./shared_values.mjs";
 
 export default {

@@ -2,8 +2,8 @@
 /**
  * The conditions of the filter actions, by their names in synced workflows. This module is not a component.
  *
- * parity[filter-values]: forms contain text, so numbers and booleans that are written as text compare by value; the
- * platform does not document comparisons of values of different types.
+ * parity[filter-values]: forms yield text, so text that encodes a number or boolean is compared as that value. The platform
+ * does not document how values of different types compare.
  */
 
 import { parseJsonText } from "./shared_values.mjs";
@@ -12,7 +12,7 @@ const isMissing = (/** @type {any} */ value) => value === null || value === unde
 const text = (/** @type {any} */ value) =>
   isMissing(value) ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
 const number = (/** @type {any} */ value) => (isMissing(value) || value === "" ? NaN : Number(value));
-const says = (/** @type {any} */ value, /** @type {boolean} */ wanted) =>
+const isBoolean = (/** @type {any} */ value, /** @type {boolean} */ wanted) =>
   value === wanted || (typeof value === "string" && value.trim().toLowerCase() === String(wanted));
 
 /** @param {any} a @param {any} b */
@@ -48,10 +48,10 @@ const CONDITIONS = {
   LESS_THAN: { label: "is less than", second: true, holds: (a, b) => number(a) < number(b) },
   LESS_THAN_EQUALS: { label: "is at most", second: true, holds: (a, b) => number(a) <= number(b) },
   EQUALS: { label: "is the number", second: true, holds: (a, b) => number(a) === number(b) },
-  TRUE: { label: "is true", second: false, holds: (a) => says(a, true) },
-  FALSE: { label: "is false", second: false, holds: (a) => says(a, false) },
+  TRUE: { label: "is true", second: false, holds: (a) => isBoolean(a, true) },
+  FALSE: { label: "is false", second: false, holds: (a) => isBoolean(a, false) },
   IS_NULL: { label: "is null or missing", second: false, holds: isMissing },
-  NOT_NULL: { label: "is there", second: false, holds: (a) => !isMissing(a) },
+  NOT_NULL: { label: "is neither null nor missing", second: false, holds: (a) => !isMissing(a) },
   IN_ARRAY: { label: "is in the list", second: true, holds: inArray },
   NOT_IN_ARRAY: { label: "is not in the list", second: true, holds: (a, b) => !inArray(a, b) },
   KEY_EXISTS: { label: "has the key", second: true, holds: hasKey },
@@ -75,7 +75,7 @@ export const conditionProps = {
   secondValue: {
     type: "any",
     label: "Second value",
-    description: "The value to compare with, for conditions that compare.",
+    description: "The value to compare with, for conditions that compare two values.",
     optional: true,
   },
   messageOnContinue: {
@@ -93,7 +93,9 @@ export const conditionProps = {
 };
 
 /**
- * @param {any} filter the action: its props
+ * Whether the props of a filter action meet its condition.
+ *
+ * @param {any} filter `this` of the action
  * @returns {boolean}
  */
 export function isConditionMet(filter) {
@@ -102,7 +104,7 @@ export function isConditionMet(filter) {
     throw new Error(`${filter.condition} is not a condition. Conditions: ${Object.keys(CONDITIONS).join(", ")}`);
   }
   if (condition.second && filter.secondValue === undefined) {
-    throw new Error(`The condition ${filter.condition} compares with secondValue, which has no value.`);
+    throw new Error(`The condition ${filter.condition} needs the prop secondValue, which has no value.`);
   }
   return condition.holds(filter.initialValue, filter.secondValue);
 }

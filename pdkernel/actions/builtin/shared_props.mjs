@@ -1,5 +1,5 @@
 // @ts-check
-/** Props of several actions on data stores. This module is not a component. */
+/** Props that several data store actions share. This module is not a component. */
 
 export const dataStore = { type: "data_store", label: "Data store", description: "The store." };
 
@@ -8,7 +8,7 @@ export const key = { type: "string", label: "Key", description: "The record's ke
 export const ttl = {
   type: "integer",
   label: "Time to live",
-  description: "Seconds until the record expires; empty for never.",
+  description: "Seconds until the record expires. If empty, the record never expires.",
   optional: true,
 };
 
@@ -24,7 +24,7 @@ export const createIfMissingProps = {
   value: {
     type: "any",
     label: "Value",
-    description: "The value for a missing key; JSON text is stored as the value that it encodes.",
+    description: "The value for a missing key. JSON text is stored as the value that it encodes.",
     optional: true,
   },
   ttl,

@@ -1,13 +1,13 @@
 // @ts-check
 /**
- * Conversion of form text to values. This module is not a component.
+ * Converts text from forms to values. This module is not a component.
  *
- * parity[store-actions]: JSON text is stored as its value, as in a synced workflow; the return values of the actions on
- * data stores are inferred from their use in workflows.
+ * parity[store-actions]: JSON text is stored as its value, as in a synced workflow. The return values of the data store
+ * actions are inferred from their use in workflows.
  */
 
 /**
- * The value of JSON text; any other value unchanged.
+ * Return the value that JSON text encodes; any other value is returned unchanged.
  *
  * @param {any} value
  */
@@ -21,7 +21,7 @@ export function parseJsonText(value) {
 }
 
 /**
- * "Yes" and "No", as forms of the platform write them, or a boolean.
+ * Whether a form's value is "Yes", as the platform's forms write it, or true.
  *
  * @param {any} value
  */
@@ -30,7 +30,7 @@ export function isYes(value) {
 }
 
 /**
- * The options of `set` for a time to live in seconds; undefined without one.
+ * Return the options of `set` for a time to live in seconds; undefined if it is empty or not positive.
  *
  * @param {any} ttl
  */

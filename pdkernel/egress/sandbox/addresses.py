@@ -1,4 +1,4 @@
-"""Socket addresses as the kernel passes them."""
+"""Parses socket addresses (`sockaddr`) that system calls pass to the kernel."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class SocketAddress:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine."""
+        """Whether the address is this machine's."""
         return is_loopback(self.host)
 
 
 def parse_sockaddr(address: bytes, *, for_datagram: bool = False) -> SocketAddress | None:
     """
-    The internet address in *address*, or None for an address of another kind: a Unix socket, the kernel, a disconnection.
+    The internet address in *address*; None for a local address (Unix socket, netlink) and for a disconnection.
 
     Args:
         address: A `sockaddr`.
@@ -48,7 +48,7 @@ def parse_sockaddr(address: bytes, *, for_datagram: bool = False) -> SocketAddre
 
 
 def is_unix(address: bytes) -> bool:
-    """Whether *address* is a Unix socket's."""
+    """Whether *address* is the address of a Unix socket."""
     return int.from_bytes(address[:2], "little") == socket.AF_UNIX
 
 

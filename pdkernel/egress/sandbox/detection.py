@@ -55,7 +55,12 @@ def detect_sandbox() -> SandboxKind:
 
 
 def start_with_seccomp_listener(start: Callable[[], _T]) -> tuple[_T, int]:
-    """Call *start* in a filtered thread; returns its result, and the listener that reports connections of the started processes."""
+    """
+    Call *start* in a thread with a seccomp filter, which the started processes inherit.
+
+    Returns:
+        The result of *start*, and the descriptor that reports the network calls of the started processes.
+    """
     machine = platform.machine()
     listener = -1
 
@@ -85,7 +90,7 @@ def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
 
 
 def can_redirect() -> bool:
-    """Whether connections of a process are redirected to a local listener. Raises `OSError` if the test fails to start."""
+    """Whether connections of a process can be redirected to a local listener. Raises `OSError` if the test cannot start."""
     with socket.create_server(("127.0.0.1", 0)) as gateway:
         gateway.settimeout(_TEST_S)
         port = gateway.getsockname()[1]
@@ -117,7 +122,7 @@ def can_redirect() -> bool:
 
 
 def can_use_landlock() -> bool:
-    """Whether connections of a process are refused. Raises `OSError` if the test fails to start."""
+    """Whether connections of a process can be refused. Raises `OSError` if the test cannot start."""
     if linux_syscalls.landlock_version() < linux_syscalls.MIN_LANDLOCK_VERSION:
         return False
     process = start_with_landlock(_try_to_connect, 1)

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class SandboxLauncher:
-    """The sandbox of one gateway."""
+    """Starts processes in the sandbox of one gateway."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class SandboxLauncher:
         kind: SandboxKind | None = None,
     ) -> None:
         """
-        Detection and sockets are deferred to the first use.
+        The sandbox is detected and its sockets are opened at the first use.
 
         Args:
             loop: The event loop that answers system calls.
@@ -59,7 +59,14 @@ class SandboxLauncher:
         return host if self._name_server is None else self._name_server.name(host)
 
     def start(self, token: str, start: Callable[[], _T], *, public_only: bool = False) -> _T:
-        """Call *start* and sandbox the processes that it starts; returns its result. *public_only* also blocks this machine."""
+        """
+        Call *start*, and sandbox the processes that it starts.
+
+        Args:
+            token: The caller token of the processes.
+            start: Starts the processes; its result is returned.
+            public_only: Whether calls to this machine, too, go to the gateway.
+        """
         kind = self.kind
         if kind == "none":
             return start()

@@ -69,7 +69,7 @@ def landlock_version() -> int:
 
 
 def restrict_connect_to_port(port: int) -> None:
-    """Restrict TCP connections of the calling thread to *port*, of any machine. Raises `OSError`."""
+    """Let the calling thread connect by TCP to *port* only, of any machine. Raises `OSError`."""
     attributes = struct.pack("=QQ", 0, _CONNECT_TCP)
     rules = _call(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
     try:
@@ -93,17 +93,17 @@ def receive_notification(listener: int) -> Notification | None:
 
 
 def continue_syscall(listener: int, notification: Notification) -> None:
-    """Let the kernel carry out the call unchanged."""
+    """Let the kernel execute the call unchanged."""
     _answer(listener, _REPLY.pack(notification.id, 0, 0, _CONTINUE))
 
 
 def reply_with_errno(listener: int, notification: Notification, errno_value: int) -> None:
-    """Complete the call with *errno_value*, or with success for 0, without carrying it out."""
+    """Complete the call with *errno_value*, or with success for 0, without executing it."""
     _answer(listener, _REPLY.pack(notification.id, 0, -errno_value, 0))
 
 
 def is_pending(listener: int, notification: Notification) -> bool:
-    """Whether the calling process still waits: if not, memory that was read may belong to another process."""
+    """Whether the calling process still waits; if not, memory that was read from it may belong to another process."""
     try:
         fcntl.ioctl(listener, _STILL_VALID, struct.pack("=Q", notification.id))
     except OSError:

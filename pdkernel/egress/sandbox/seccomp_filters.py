@@ -54,7 +54,7 @@ _DENIED = _return(_ERRNO | errno.EACCES)
 
 def build_notify_filter(table: SyscallTable) -> bytes:
     """
-    A filter that reports calls that may lead outside: connecting, and sending to an address.
+    A filter that reports the calls that may reach another machine: connecting, and sending to an address.
 
     io_uring, which bypasses both, fails with ENOSYS; 32-bit programs cannot connect.
     """
@@ -71,7 +71,7 @@ def build_notify_filter(table: SyscallTable) -> bytes:
 
 def build_refuse_filter(table: SyscallTable) -> bytes:
     """
-    A filter that refuses what Landlock does not cover: internet sockets other than TCP, and connecting by sending.
+    A filter that refuses the calls that Landlock does not restrict: internet sockets other than TCP, and connecting by sending.
 
     Landlock restricts the ports of TCP connections.
     """

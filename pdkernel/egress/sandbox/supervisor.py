@@ -35,7 +35,7 @@ _CONNECT_MS = 2000
 
 
 class Supervisor:
-    """Answers the notifications of one listener."""
+    """Answers the notifications of one seccomp listener."""
 
     def __init__(
         self,
@@ -58,7 +58,8 @@ class Supervisor:
             name_server: Port of the sandbox's name server on 127.0.0.1.
             token: The caller token of the processes.
             on_blocked: Called for each refused call.
-            public_only: Of this machine, allow only the gateway: neither other ports nor Unix sockets.
+            public_only: Whether the gateway is the only allowed address of this machine; other ports and Unix sockets are
+                refused.
         """
         self.listener = listener
         self._gateway = gateway
@@ -74,7 +75,7 @@ class Supervisor:
         }
 
     def answer_next(self) -> bool:
-        """Answer the waiting call, if there is one; False if all processes have ended."""
+        """Answer the waiting call, if any; False if all processes have ended."""
         ready = select.poll()
         ready.register(self.listener, select.POLLIN)
         events = ready.poll(0)
@@ -94,7 +95,7 @@ class Supervisor:
         return True
 
     def _connect(self, notification: Notification) -> int | None:
-        """The errno of a connect call, 0 if it was redirected, None to let the kernel carry it out."""
+        """The errno of a connect call, 0 if it was redirected, None to let the kernel execute it."""
         descriptor, address, length, *_ = notification.arguments
         where = self._address(notification, address, length)
         if is_resolver_socket(where):
@@ -117,7 +118,7 @@ class Supervisor:
             return 0  # a signal interrupted the first call, and the program repeats it
         if error:
             return error
-        preamble = {"host": destination.host, "port": destination.port, "tls": False, "ticket": self._token}
+        preamble = {"host": destination.host, "port": destination.port, "tls": False, "token": self._token}
         sock.send(f"PDK1 {json.dumps(preamble)}\n".encode(), socket.MSG_NOSIGNAL)
         return 0
 

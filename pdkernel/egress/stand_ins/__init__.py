@@ -39,6 +39,6 @@ def build_stand_ins() -> Mapping[str, StandIn]:
 
 
 def select_stand_in(stand_ins: Mapping[str, StandIn], names: str) -> StandIn:
-    """The stand-in with the name *names*; for several names separated by commas, a stand-in for the hosts of all."""
+    """The stand-in called *names*; for several names separated by commas, one stand-in that answers for all their hosts."""
     chosen = [stand_ins[name] for name in names.split(",")]
     return chosen[0] if len(chosen) == 1 else StandInGroup(chosen)

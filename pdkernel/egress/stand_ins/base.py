@@ -21,12 +21,12 @@ class ReceivedRequest:
     A request that a stand-in received.
 
     Attributes:
-        method: Upper case.
-        host: That the step wanted to reach.
-        path: Without the query.
-        query: After the question mark, or empty.
-        headers: Lower-case name to value. Never shown.
-        body: The bytes. Never shown.
+        method: The HTTP method in upper case.
+        host: The host that the step called.
+        path: The path, without the query.
+        query: The text after the question mark, or empty.
+        headers: Values by lower-case name; not in the repr.
+        body: The bytes; not in the repr.
     """
 
     method: str
@@ -50,9 +50,9 @@ class StandInAnswer:
 
     Attributes:
         status: HTTP status.
-        body: Sent as JSON.
+        body: The body, sent as JSON.
         note: What the user would have received, as a sentence, not redacted; or None.
-        headers: Of the answer, besides its content type.
+        headers: Response headers, besides the content type.
     """
 
     status: int
@@ -97,7 +97,7 @@ class StandInGroup:
         return tuple(host for stand_in in self._stand_ins for host in stand_in.hosts)
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """The response of the stand-in for the request's host; a refusal with the known hosts if there is none."""
+        """The response of the stand-in for the request's host; for an unknown host, a refusal that lists the known hosts."""
         name = request.host.rstrip(".").lower()
         for stand_in in self._stand_ins:
             if any(name == host or name.endswith(f".{host}") for host in stand_in.hosts):
@@ -108,12 +108,12 @@ class StandInGroup:
 
 
 def new_request_log() -> deque[ReceivedRequest]:
-    """A deque for the latest requests."""
+    """A new, empty log that holds the latest requests."""
     return deque(maxlen=_MAX_RECEIVED)
 
 
 def parse_json_body(request: ReceivedRequest) -> JSON:
-    """The body as JSON, or None."""
+    """The body parsed as JSON; None if it is empty or not JSON."""
     try:
         body: JSON = json.loads(request.body or b"null")
     except ValueError:
@@ -122,7 +122,7 @@ def parse_json_body(request: ReceivedRequest) -> JSON:
 
 
 def derive_number(*of: object) -> int:
-    """A number that looks like an id, derived from *of*."""
+    """A number in the form of an id, the same for the same values *of*."""
     digest = hashlib.sha256(json.dumps(of).encode()).digest()
     return int.from_bytes(digest[:4], "big") + 1_000_000_000
 

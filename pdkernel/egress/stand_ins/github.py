@@ -82,7 +82,7 @@ def _comment(found: re.Match[str], body: Any) -> StandInAnswer:
         return _invalid("IssueComment", "body")
     where, number = f"{found['owner']}/{found['repo']}", int(found["number"])
     comment = derive_number(where, number, text)
-    made = {
+    created = {
         "id": comment,
         "url": f"https://api.github.com/repos/{where}/issues/comments/{comment}",
         "html_url": f"https://github.com/{where}/issues/{number}#issuecomment-{comment}",
@@ -92,7 +92,7 @@ def _comment(found: re.Match[str], body: Any) -> StandInAnswer:
         "created_at": "2023-11-14T22:13:20Z",
         "updated_at": "2023-11-14T22:13:20Z",
     }
-    return StandInAnswer(201, made, note=f'GitHub comment on {where}#{number}: "{shorten(text)}"')
+    return StandInAnswer(201, created, note=f'GitHub comment on {where}#{number}: "{shorten(text)}"')
 
 
 def _open_issue(found: re.Match[str], body: Any) -> StandInAnswer:
@@ -102,8 +102,8 @@ def _open_issue(found: re.Match[str], body: Any) -> StandInAnswer:
     where = f"{found['owner']}/{found['repo']}"
     number = derive_number(where, title) % 10_000 + 1
     labels = [label for label in body.get("labels") or [] if isinstance(label, str)]
-    made = _issue(where, number, title, body.get("body"), labels)
-    return StandInAnswer(201, made, note=f'GitHub issue {where}#{number}: "{shorten(title)}"')
+    created = _issue(where, number, title, body.get("body"), labels)
+    return StandInAnswer(201, created, note=f'GitHub issue {where}#{number}: "{shorten(title)}"')
 
 
 def _get_issue(found: re.Match[str], _: Any) -> StandInAnswer:

@@ -73,7 +73,7 @@ def _chat(body: dict[str, Any]) -> StandInAnswer:
     question = _text(messages[-1].get("content"))
     asked = body.get("response_format")
     given = asked.get("json_schema") if isinstance(asked, dict) and asked.get("type") == "json_schema" else None
-    said = _build_text(question, given)
+    reply = _build_text(question, given)
     answer = {
         "id": f"chatcmpl-{derive_number(body['model'], question)}",
         "object": "chat.completion",
@@ -82,12 +82,12 @@ def _chat(body: dict[str, Any]) -> StandInAnswer:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": said, "refusal": None},
+                "message": {"role": "assistant", "content": reply, "refusal": None},
                 "logprobs": None,
                 "finish_reason": "stop",
             }
         ],
-        "usage": _usage("prompt", "completion", "".join(_text(m.get("content")) for m in messages), said),
+        "usage": _usage("prompt", "completion", "".join(_text(m.get("content")) for m in messages), reply),
     }
     return StandInAnswer(200, answer, note=f'OpenAI {body["model"]} was asked: "{shorten(question)}"')
 
@@ -100,9 +100,9 @@ def _respond(body: dict[str, Any]) -> StandInAnswer:
         given if isinstance(given, str) else _text(given[-1].get("content") if isinstance(given[-1], dict) else "")
     )
     asked = body["text"].get("format") if isinstance(body.get("text"), dict) else None
-    said = _build_text(question, asked if isinstance(asked, dict) and asked.get("type") == "json_schema" else None)
+    reply = _build_text(question, asked if isinstance(asked, dict) and asked.get("type") == "json_schema" else None)
     number = derive_number(body["model"], question)
-    content = {"type": "output_text", "text": said, "annotations": []}
+    content = {"type": "output_text", "text": reply, "annotations": []}
     output = {
         "type": "message",
         "id": f"msg_{number}",
@@ -118,7 +118,7 @@ def _respond(body: dict[str, Any]) -> StandInAnswer:
         "error": None,
         "model": body["model"],
         "output": [output],
-        "usage": _usage("input", "output", question, said),
+        "usage": _usage("input", "output", question, reply),
     }
     return StandInAnswer(200, answer, note=f'OpenAI {body["model"]} was asked: "{shorten(question)}"')
 

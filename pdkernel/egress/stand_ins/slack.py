@@ -96,10 +96,10 @@ class SlackStandIn:
         if given.get("thread_ts"):
             more["thread_ts"] = str(given["thread_ts"])
         message = self._workspace.post(where, text, more, given.get("username"))
-        said = (
+        note = (
             f'Slack message to {_format_channel(str(given["channel"]))}: "{shorten(_first_visible_text(text, more))}"'
         )
-        return {"channel": where["id"], "ts": message["ts"], "message": message}, said
+        return {"channel": where["id"], "ts": message["ts"], "message": message}, note
 
     def _schedule(self, given: SlackObject) -> tuple[SlackObject, str | None]:
         where, (text, more) = self._conversation(given), _content(given)
@@ -124,8 +124,8 @@ class SlackStandIn:
         edited = {"user": self._workspace.own_user_id, "ts": stamp}
         message = {**known, "text": text, **more, "edited": edited}
         self._workspace.messages[where["id"], stamp] = message
-        said = f'Slack message {stamp} in {_format_channel(str(given["channel"]))} changed: "{shorten(_first_visible_text(text, more))}"'
-        return {"channel": where["id"], "ts": stamp, "text": text, "message": message}, said
+        note = f'Slack message {stamp} in {_format_channel(str(given["channel"]))} changed: "{shorten(_first_visible_text(text, more))}"'
+        return {"channel": where["id"], "ts": stamp, "text": text, "message": message}, note
 
     def _delete(self, given: SlackObject) -> tuple[SlackObject, str | None]:
         where, stamp = self._conversation(given), _stamp(given)

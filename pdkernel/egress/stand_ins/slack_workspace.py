@@ -27,7 +27,7 @@ class SlackWorkspace:
 
     Attributes:
         users: User objects by id.
-        channels: Conversation objects by id: those that it starts with, and those that were written to.
+        channels: Conversation objects by id: the initial ones, and each that was used.
         messages: Messages by conversation and time stamp, oldest first.
     """
 
@@ -59,7 +59,7 @@ class SlackWorkspace:
         return self._add_channel(derive_id("C", name), name) if name else None
 
     def find_user(self, identifier: str) -> SlackObject | None:
-        """The user with that id, generated from the id; None if the id is malformed."""
+        """The user with the id *identifier*, created at the first call; None if the id is malformed."""
         known = self.users.get(identifier)
         if known is None and _ID.match(identifier) and identifier[0] in "UW":
             known = self._add_user(identifier, identifier.lower())

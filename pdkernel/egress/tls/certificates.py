@@ -27,10 +27,10 @@ _MAX_CACHED_CONTEXTS = 256
 
 class CertificateAuthority:
     """
-    A certificate authority kept in a folder, and a server context for each host that a step calls.
+    The certificate authority in a folder, and a server context for each host that a step calls.
 
     Attributes:
-        folder: Has `authority.pem` (key and certificate, mode 0600) and the files derived from it.
+        folder: Contains `authority.pem` (key and certificate, mode 0600) and the files derived from it.
     """
 
     def __init__(self, folder: Path, *, environ: Mapping[str, str]) -> None:
@@ -83,8 +83,10 @@ class CertificateAuthority:
             import trustme
 
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made = trustme.CA(organization_name="pdkernel", organization_unit_name="outbound calls of this project")
-            _write_new(file, made.private_key_pem.bytes() + made.cert_pem.bytes())
+            authority = trustme.CA(
+                organization_name="pdkernel", organization_unit_name="outbound calls of this project"
+            )
+            _write_new(file, authority.private_key_pem.bytes() + authority.cert_pem.bytes())
         pem = file.read_bytes()
         if b"PRIVATE KEY-----" not in pem or not _certificates(pem):
             raise ProjectError(

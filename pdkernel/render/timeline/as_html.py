@@ -1,4 +1,4 @@
-"""The timeline as HTML: readable without its styles, in both themes, by eye and by screen reader."""
+"""The timeline as HTML, readable in light and dark themes, without its styles, and with a screen reader."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def render_html(
     warnings: Sequence[str] = (),
     note: str | None = None,
 ) -> str:
-    """The timeline of *execution* as HTML; the other arguments are those of `view_model.TimelineContext`."""
+    """Render the timeline of *execution* as HTML. The other arguments are explained at `view_model.TimelineContext`."""
     notes = view_model.TimelineContext(
         stale, pinned, running, languages or {}, event_name, has_response, warnings, note
     )
@@ -84,7 +84,7 @@ def _head(execution: Execution, notes: view_model.TimelineContext) -> list[Html]
         parts.append(_error(execution.error))
     failed = view_model.find_failed_lookup(execution)
     if failed is not None:
-        parts.append(collapsible(Html("how the accounts were looked up"), lookup.render_html(failed)))
+        parts.append(collapsible(Html("account lookup"), lookup.render_html(failed)))
     return parts
 
 
@@ -121,7 +121,7 @@ def _details(row: view_model.StepRow) -> Html:
     parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
     parts += [_labelled("account", tag("span", formatting.format_account(use))) for use in row.result.accounts]
     if row.lookup is not None and row.result.accounts:
-        label = _label("look-up", width=_LABEL_PX - _MARKER_PX)
+        label = _label("lookup", width=_LABEL_PX - _MARKER_PX)
         parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
     parts += [_labelled("outbound call", _call(call)) for call in row.result.requests]
     parts += [_export(name, value) for name, value in row.exports]
@@ -155,10 +155,10 @@ def _export(name: str, value: JSON) -> Html:
 
 def _call(call: OutboundCall) -> Html:
     app = f" with the {call.app} account" if call.app else ""
-    said = formatting.format_outcome(call)
+    outcome = formatting.format_outcome(call)
     parts = [
         join([tag("code", f"{call.method} {call.url}"), f" {formatting.format_call_response(call)}{app}"]),
-        pill(said, formatting.select_outcome_tone(call)) if said else Html(""),
+        pill(outcome, formatting.select_outcome_tone(call)) if outcome else Html(""),
         tag("span", call.note or "") if call.note else Html(""),
     ]
     return tag("span", *_spaced([part for part in parts if part]), style=_GROWING_STYLE)
@@ -170,8 +170,8 @@ def _logs(logs: Sequence[view_model.LogBlock]) -> Html:
     blocks = join_lines([_log(log) for log in logs])
     if sum(counts.values()) <= _FEW_LINES:
         return blocks
-    said = ", ".join(_counted(counts[label], noun) for label, noun in kinds.items() if counts[label])
-    return collapsible(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, said]), blocks)
+    summary = ", ".join(_counted(counts[label], noun) for label, noun in kinds.items() if counts[label])
+    return collapsible(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, summary]), blocks)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -204,7 +204,7 @@ def _sends(sends: Sequence[Delivery]) -> Html:
     tones: dict[str, Tone] = {"sent": "good", "shown": "quiet", "failed": "bad"}
     shown = []
     for sent in sends:
-        said = join(
+        summary = join(
             [
                 pill(sent.outcome, tones[sent.outcome]),
                 _SPACE,
@@ -213,7 +213,7 @@ def _sends(sends: Sequence[Delivery]) -> Html:
             ]
         )
         payload = code_block(formatting.format_json(sent.payload, max_lines=200, max_characters=8000))
-        shown.append(collapsible(said, payload))
+        shown.append(collapsible(summary, payload))
     return tag("div", tag("strong", "After the run: "), join_lines(shown), style="margin-top:6px")
 
 

@@ -1,4 +1,4 @@
-"""The timeline as aligned text for a terminal, up to a hundred columns if possible, without colors."""
+"""The timeline as aligned text for a terminal: 100 columns if possible, without colors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def render_text(
     note: str | None = None,
     explain_lookup: bool = False,
 ) -> str:
-    """The timeline of *execution* as text; the other arguments are those of `view_model.TimelineContext`."""
+    """Render the timeline of *execution* as text. The other arguments are explained at `view_model.TimelineContext`."""
     notes = view_model.TimelineContext(
         stale, pinned, running, languages or {}, event_name, has_response, warnings, note, explain_lookup
     )
@@ -91,7 +91,7 @@ def _details(row: view_model.StepRow, *, explain: bool) -> Iterator[str]:
     for use in row.result.accounts:
         yield from _labelled("account", [formatting.format_account(use)])
     if explain and row.lookup is not None and row.result.accounts:
-        yield from _labelled("look-up", lookup.render_text(row.lookup, step=row.result.name).splitlines())
+        yield from _labelled("lookup", lookup.render_text(row.lookup, step=row.result.name).splitlines())
     for name, value in row.exports:
         yield from _labelled("export", _export(name, value))
     for call in row.result.requests:
@@ -120,8 +120,11 @@ def _call(call: OutboundCall) -> list[str]:
         formatting.truncate_line(f"{call.method} {call.url}", formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL),
         f"-> {formatting.format_call_response(call)}{app}",
     ]
-    said = ": ".join(part for part in (formatting.format_outcome(call), call.note or "") if part)
-    return [*content, *textwrap.wrap(escape_control_characters(said), formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL)]
+    outcome = ": ".join(part for part in (formatting.format_outcome(call), call.note or "") if part)
+    return [
+        *content,
+        *textwrap.wrap(escape_control_characters(outcome), formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL),
+    ]
 
 
 def _log(log: view_model.LogBlock) -> list[str]:

@@ -28,8 +28,8 @@ class TimelineContext:
     Attributes:
         stale: Steps whose results are older than their inputs.
         pinned: Steps with pinned exports.
-        running: The running step; None selects the step that has started and has no duration.
-        languages: Kind of each step, for steps whose kind is shown.
+        running: The name of the running step; None: the step that has started and has no duration yet.
+        languages: The kind of each step by name; a step without an entry is shown without a kind.
         event_name: Name of the event, or None.
         has_response: False for a workflow without an HTTP trigger.
         warnings: Sentences about the run.
@@ -76,12 +76,12 @@ class StepRow:
 def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
     """Build a row for each step, in order."""
     total = sum(step.duration_ms or 0.0 for step in execution.steps) or 1.0
-    made: list[StepRow] = []
+    rows: list[StepRow] = []
     start = 0.0
     for step in execution.steps:
         share = (step.duration_ms or 0.0) / total
         summary = step.exports.get(SUMMARY)
-        made.append(
+        rows.append(
             StepRow(
                 result=step,
                 label=formatting.STEP_LABELS[_state(step, execution, notes)],
@@ -101,7 +101,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
             )
         )
         start += share
-    return made
+    return rows
 
 
 def format_event_source(execution: Execution, notes: TimelineContext) -> str:
@@ -111,7 +111,7 @@ def format_event_source(execution: Execution, notes: TimelineContext) -> str:
     if notes.event_name and request:
         return f"{notes.event_name} ({request})"
     if execution.trigger.sealed:
-        return notes.event_name or "a sealed event (it is shown once the accounts of the run are known)"
+        return notes.event_name or "a sealed event (shown once the accounts of the run are known)"
     return notes.event_name or request or "an event without a request"
 
 
@@ -122,7 +122,7 @@ def format_identity(execution: Execution) -> str:
 
 
 def format_total_duration(execution: Execution) -> str:
-    """Format the duration of all steps; empty before a step has ended."""
+    """Format the sum of the steps' durations; empty before a step has ended."""
     measured = [step.duration_ms for step in execution.steps if step.duration_ms is not None]
     if not measured:
         return ""
@@ -131,20 +131,20 @@ def format_total_duration(execution: Execution) -> str:
 
 def format_start(execution: Execution) -> str:
     """Format start time, execution id, attempt and replay."""
-    said = [f"started {formatting.format_timestamp(execution.started_at)}", f"execution {execution.id}"]
+    facts = [f"started {formatting.format_timestamp(execution.started_at)}", f"execution {execution.id}"]
     if execution.attempt > 1:
-        said.append(f"attempt {execution.attempt}")
+        facts.append(f"attempt {execution.attempt}")
     if execution.replay_of:
-        said.append(f"replay of {execution.replay_of}")
-    return " · ".join(said)
+        facts.append(f"replay of {execution.replay_of}")
+    return " · ".join(facts)
 
 
 def collect_warnings(execution: Execution, notes: TimelineContext) -> list[str]:
-    """Warnings above the steps: the caller's, and a warning if the outbound policy was not enforced."""
+    """The warnings above the steps: the caller's, and one if the outbound policy was not enforced for every program."""
     rules = execution.outbound_enforcement
     unguarded = rules is not None and rules.guard == "none"
-    said = "Programs that ignore proxy variables are not stopped: this system does not support it."
-    return [*notes.warnings, *([f"Outbound calls: {rules.mode}. {said}"] if unguarded and rules else [])]
+    warning = "Programs that ignore proxy variables are not stopped, because this system does not support it."
+    return [*notes.warnings, *([f"Outbound calls: {rules.mode}. {warning}"] if unguarded and rules else [])]
 
 
 def find_failed_lookup(execution: Execution) -> Lookup | None:

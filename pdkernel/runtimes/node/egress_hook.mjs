@@ -56,7 +56,7 @@ function install(address, token, everything) {
       callback(reason);
     });
     plainConnect.call(query, { host: gatewayHost, port: Number(gatewayPort), family: 4 });
-    query.write(`PDK1 ${JSON.stringify({ ticket: token, dropped: port })}\n`);
+    query.write(`PDK1 ${JSON.stringify({ token, dropped: port })}\n`);
   }
 
   net.Socket.prototype._destroy = function destroy(error, callback) {
@@ -84,7 +84,7 @@ function install(address, token, everything) {
       tls: secure,
       servername: options.servername || undefined,
       alpn: secure ? protocolsOf(options) : undefined,
-      ticket: token,
+      token,
     };
     const target = {
       ...options, host: gatewayHost, port: Number(gatewayPort), family: 4, noDelay: true,
@@ -189,6 +189,6 @@ function dress(socket, options) {
   return socket;
 }
 
-if (process.env.PDK_EGRESS && process.env.PDK_TICKET) {
-  install(process.env.PDK_EGRESS, process.env.PDK_TICKET, process.env.PDK_EGRESS_ALL === "1");
+if (process.env.PDK_EGRESS && process.env.PDK_TOKEN) {
+  install(process.env.PDK_EGRESS, process.env.PDK_TOKEN, process.env.PDK_EGRESS_ALL === "1");
 }

@@ -1,7 +1,7 @@
 """
 Routes the outbound connections of a Python process to the gateway.
 
-The program of a worker imports it before user code. It is active if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TICKET` are in
+The program of a worker imports it before user code. It is active if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TOKEN` are in
 the environment.
 
 - A host name is not resolved: an address of 198.18.0.0/16 (reserved for tests, RFC 2544) stands for it.
@@ -121,7 +121,7 @@ def _drop_reason(gateway: tuple[str, int], token: str, sock: socket.socket) -> O
     try:
         query_socket.settimeout(_CONNECT_TIMEOUT_S)
         query_socket.connect(gateway)
-        query = {"ticket": token, "dropped": sock.getsockname()[1]}
+        query = {"token": token, "dropped": sock.getsockname()[1]}
         query_socket.sendall(f"PDK1 {json.dumps(query)}\n".encode())
         received = b""
         while part := query_socket.recv(65536):
@@ -198,7 +198,7 @@ def install(address: str, token: str) -> None:
         target = _intended_target(address) if is_tcp else None
         if target is None:
             return real_connect(self, address)
-        preamble = json.dumps({"host": target[0], "port": target[1], "tls": False, "ticket": token})
+        preamble = json.dumps({"host": target[0], "port": target[1], "tls": False, "token": token})
         mapped = "::ffff:" if self.family == socket.AF_INET6 else ""
         timeout = self.gettimeout()
         # Non-blocking sockets wait too, for one hop on this machine, so that the line is sent first.
@@ -231,5 +231,5 @@ def install(address: str, token: str) -> None:
         setattr(socket.socket, name, _explained(getattr(_socket.socket, name), drop_reason))
 
 
-if os.environ.get("PDK_EGRESS") and os.environ.get("PDK_TICKET"):
-    install(os.environ["PDK_EGRESS"], os.environ["PDK_TICKET"])
+if os.environ.get("PDK_EGRESS") and os.environ.get("PDK_TOKEN"):
+    install(os.environ["PDK_EGRESS"], os.environ["PDK_TOKEN"])

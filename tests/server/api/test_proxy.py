@@ -265,7 +265,7 @@ async def test_a_host_that_does_not_answer(tmp_path: Path) -> None:
         answer = await send(site)
 
         assert answer.status_code == 502
-        assert "got no answer: 127.0.0.1:9 refused the connection (ECONNREFUSED)." in answer.json()["error"]
+        assert "got no response: 127.0.0.1:9 refused the connection (ECONNREFUSED)." in answer.json()["error"]
         assert TOKEN not in answer.text
 
 

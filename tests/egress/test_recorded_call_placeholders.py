@@ -7,9 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.egress.recorded_call import CallRedactor, restore_secrets
+from pdkernel.egress.recorded_call import CallRedactor, insert_placeholders, restore_placeholders, restore_secrets
 from pdkernel.egress.recording import RecordingFile
-from pdkernel.egress.recording_placeholders import insert_placeholders, restore_placeholders
 from tests.egress.kit import TOKEN, redactor
 
 MINE = redactor({"slack/apn_1/bot_token": "token-of-mine-1", "env/API_KEY": "key-of-mine-123"})

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from pdkernel.egress.body_search import NotSearchableError, check_archives, rewritten, without_coding
+from pdkernel.egress.recorded_call import NotSearchableError, check_archives, decode_content_coding, rewrite_text
 
 BODY = b'{"token": "made-up"}' * 50
 RAW_DEFLATE = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -45,7 +45,7 @@ def zipped(content: bytes, name: str = "a.txt") -> bytes:
 )
 def test_content_coding_is_removed(coding: str, coded: bytes) -> None:
     """Gzip and both kinds of deflate are decoded, also in combination."""
-    assert without_coding(coded, coding) == BODY
+    assert decode_content_coding(coded, coding) == BODY
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_content_coding_is_removed(coding: str, coded: bytes) -> None:
 def test_body_that_cannot_be_decoded_is_refused(coding: str, coded: bytes) -> None:
     """A body with an unknown coding, damaged data or more than 32 MB is refused."""
     with pytest.raises(NotSearchableError):
-        without_coding(coded, coding)
+        decode_content_coding(coded, coding)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_body_that_cannot_be_decoded_is_refused(coding: str, coded: bytes) -> No
 )
 def test_text_is_rewritten_in_its_own_character_set(body: bytes, content_type: str, expected: bytes) -> None:
     """A text is changed in its own character set; the bytes around the change stay."""
-    assert rewritten(body, content_type, starred) == expected
+    assert rewrite_text(body, content_type, starred) == expected
 
 
 @pytest.mark.parametrize(
