@@ -231,7 +231,15 @@ class ErrorRecord:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The HTTP response to the caller; header names are as the step wrote them."""
+    """
+    The HTTP response that the caller received, redacted.
+
+    Attributes:
+        status: The status.
+        headers: Headers by name as the step wrote it, without headers of the connection and without the content type that
+            follows from *body*.
+        body: The body; bytes are `{"$base64": TEXT}`.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)

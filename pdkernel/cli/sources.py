@@ -151,7 +151,7 @@ def _json(result: SourceResult, saved: list[Path]) -> dict[str, Any]:
         ],
         "repeated": result.repeated_count,
         "performed": result.had_hook,
-        "response": result.response,
+        "response": result.response.to_json() if result.response else None,
         "record": result.record.to_json(),
         "saved": [str(path) for path in saved],
     }
@@ -168,7 +168,7 @@ def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
     for number, found in enumerate(result.events, start=1):
         click.echo(f"{number}. {found.summary or found.id or 'event'}")
     if result.response is not None:
-        click.echo(f"The source answered the request with status {result.response['status']}.")
+        click.echo(f"The source answered the request with status {result.response.status}.")
     new = len(result.events)
     click.echo(f"{new} new event{'' if new == 1 else 's'}, {result.repeated_count} emitted before.")
     if saved:
