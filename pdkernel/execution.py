@@ -169,7 +169,15 @@ class ErrorRecord(JsonStruct, frozen=True):
 
 
 class Response(JsonStruct, frozen=True):
-    """The HTTP response to the caller; header names are as the step wrote them."""
+    """
+    The HTTP response that the caller received, redacted.
+
+    Attributes:
+        status: The status.
+        headers: Headers by name as the step wrote it, without headers of the connection and without the content type that
+            follows from *body*.
+        body: The body; bytes are `{"$base64": TEXT}`.
+    """
 
     status: int
     headers: Mapping[str, str] = {}

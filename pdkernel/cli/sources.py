@@ -148,7 +148,7 @@ def _json(result: SourceResult, saved: list[Path]) -> dict[str, Any]:
         ],
         "repeated": result.repeated_count,
         "performed": result.had_hook,
-        "response": result.response,
+        "response": result.response.to_json() if result.response else None,
         "record": result.record.to_json(),
         "saved": [str(path) for path in saved],
     }
@@ -165,7 +165,7 @@ def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
         click.echo(f"{result.component.uses} does not have this hook.")
         return
     if result.response is not None:
-        click.echo(f"The source answered the request with status {result.response['status']}.")
+        click.echo(f"The source answered the request with status {result.response.status}.")
     click.echo("\n".join(describe_events(result)))
     if saved:
         click.echo(f"Run one: pdkernel run {workflow} --event {saved[0]}")

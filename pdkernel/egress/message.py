@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ _HOP_BY_HOP = frozenset(
      b"trailer", b"transfer-encoding", b"upgrade"}
 )  # fmt: skip
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _MAX_MEMORY_BYTES = 1 << 20
 _CHUNK = 1 << 16
 
@@ -30,6 +32,11 @@ def end_to_end_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
         word.strip().lower() for key, value in headers if key.lower() == b"connection" for word in value.split(b",")
     }
     return [(key, value) for key, value in headers if key.lower() not in _HOP_BY_HOP and key.lower() not in named]
+
+
+def strip_control_characters(value: bytes) -> bytes:
+    """Remove control characters from a header's *value*: servers and clients reject them."""
+    return _CONTROL_CHARACTERS.sub(b"", value).strip()
 
 
 def format_origin(scheme: str, host: str, port: int) -> str:

@@ -22,11 +22,12 @@ from pdkernel.engine.account_lookup import RunIdentity
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_resolution import AccountResolution, resolve_accounts
 from pdkernel.engine.dedupe import drop_repeated_events
+from pdkernel.engine.http_response import HttpResponse, build_response
 from pdkernel.engine.run_context import derive_id
 from pdkernel.engine.step_actions import describe_component
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.event import Event
-from pdkernel.execution import StepResult
+from pdkernel.execution import Response, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
 from pdkernel.model import JSON, AppBinding, Step, Trigger
 from pdkernel.project import SourceStateTable
@@ -84,7 +85,7 @@ class SourceRequest:
     install: bool = True
     endpoint_url: str | None = None
     account_overrides: Mapping[str, str] = field(default_factory=dict)
-    on_respond: Callable[[Mapping[str, Any]], None] = lambda _: None
+    on_respond: Callable[[HttpResponse], None] = lambda _: None
 
     @property
     def uses(self) -> ActionReference:
@@ -118,7 +119,7 @@ class SourceResult:
         repeated_count: Number of emissions that were not new.
         had_hook: Whether the source implements the requested act.
         record: Logs, outbound calls and error, in the form of a step's result.
-        response: The response by the HTTP interface, or None.
+        response: The redacted response that the HTTP interface sent, or None.
     """
 
     component: Component
@@ -126,7 +127,7 @@ class SourceResult:
     repeated_count: int
     had_hook: bool
     record: StepResult
-    response: Mapping[str, Any] | None
+    response: Response | None
 
 
 class SourceRunner:
@@ -226,7 +227,7 @@ class SourceRunner:
             redactor=redactor,
             clock=self._clock,
             accounts=resolution.for_step(SOURCE_STEP_NAME).uses,
-            on_respond=request.on_respond,
+            on_respond=lambda raw: request.on_respond(build_response(raw)),
         )
         state = await asyncio.to_thread(self._states.load, request.state_key)
         bound = {app.prop for app in apps}
@@ -254,7 +255,7 @@ class SourceRunner:
             repeated_count=repeated,
             had_hook=outcome.is_implemented,
             record=recorder.finish("error" if outcome.error else "success", outcome.error),
-            response=redactor.redact_value(outcome.response) if outcome.response else None,  # type: ignore[arg-type]
+            response=build_response(outcome.response).to_record(redactor) if outcome.response else None,
         )
 
     async def _resolve_accounts(self, request: SourceRequest, apps: tuple[AppBinding, ...]) -> AccountResolution:

@@ -134,7 +134,7 @@ class Interpreter:
         exports: dict[str, Mapping[str, JSON]] = {}
         try:
             if request.refusal is not None:
-                raise request.refusal
+                raise request.refusal.error
             await self._run_steps_in(request, record, scratch, exports)
         except PdkernelError as refusal:
             record.record_refusal(refusal)

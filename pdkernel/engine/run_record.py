@@ -15,15 +15,21 @@ from msgspec.structs import replace
 
 from pdkernel.clock import Clock, format_iso
 from pdkernel.encode import encode_json
+from pdkernel.engine.http_response import (
+    NO_RESPONSE,
+    NO_RESPONSE_BEFORE_PAUSE,
+    HttpResponse,
+    build_refusal_response,
+    build_response,
+)
 from pdkernel.engine.journal import FinalStatus, Journal, NewRun, StepRow, encode_event, encode_output, encode_step
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import EndUserError, PdkernelError
+from pdkernel.errors import PdkernelError
 from pdkernel.execution import (
     Delivery,
     ErrorRecord,
     Execution,
     OutboundEnforcement,
-    Response,
     RunTrigger,
     Status,
     StepResult,
@@ -35,9 +41,6 @@ from pdkernel.redaction import Redactor, Secret, get_redactor
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
-
-NO_RESPONSE = Response(400, {}, "No $.respond called in workflow")
-"""The response if the trigger has `response: custom` and no step responded (platform documentation)."""
 
 
 class RunRecord:
@@ -60,7 +63,6 @@ class RunRecord:
         context: `steps.trigger.context`.
         initial_secrets: The secrets known at the start: variables and the event's headers.
         redactor: The redactor of the run's secrets; at first only of *initial_secrets*.
-        response: The first response of a step, not redacted; the platform ignores later responses.
         write_error: Why a write of the record failed, or None.
     """
 
@@ -90,7 +92,8 @@ class RunRecord:
         self.initial_secrets = tuple(collect_request_secrets(request))
         self._masked = dict(request.event.with_masked_headers().data)
         self.redactor = get_redactor(*self.initial_secrets)
-        self.response: dict[str, Any] | None = None
+        self._response: HttpResponse | None = None  # the platform ignores later responses
+        self._has_responded = False
         self.write_error: BaseException | None = None
         self.run_id = run_id
         self.context = context
@@ -176,11 +179,11 @@ class RunRecord:
             raise fault
 
     def set_response(self, response: dict[str, Any]) -> None:
-        """Store the run's first response; later responses are ignored."""
-        if self.response is None:
-            self.response = response
-            if self._request.on_respond:
-                self._request.on_respond(response)
+        """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
+        if self._response is None:
+            self._response = build_response(response)
+            if response.get("immediate"):
+                self._send_response(self._response)
 
     def set_status(self, status: Status) -> None:
         """Set the status of the run, which goes on."""
@@ -210,7 +213,7 @@ class RunRecord:
             self._update_fields(status=status)
             return
         failed = next((step.error for step in self._steps.values() if step.error), None)
-        self._end(status, failed, self._response() if self._custom else None)
+        self._end(status, failed, NO_RESPONSE)
 
     def record_refusal(self, refusal: PdkernelError) -> None:
         """End the run with the error that refused it."""
@@ -221,11 +224,8 @@ class RunRecord:
             step=getattr(refusal, "step", None),
             line=getattr(refusal, "line", None),
         )
-        response = None
-        if self._custom:
-            # parity[error-status]: the platform does not document the status; 400 is not retried by its SDKs
-            response = Response(400, {}, error.message) if isinstance(refusal, EndUserError) else NO_RESPONSE
-        self._end("error", error, response)
+        given = self._request.refusal
+        self._end("error", error, given.response if given else build_refusal_response(refusal, error.message))
 
     async def finish(self) -> Execution:
         """
@@ -262,22 +262,38 @@ class RunRecord:
                 self.record_refusal(unwritten)
         self.publish()
         self._notify_paused()
+        self._send_response(NO_RESPONSE)
         return self.execution
 
     def _notify_paused(self) -> None:
-        if self._request.on_paused and self._fields["status"] == "paused":
+        if self._fields["status"] != "paused":
+            return
+        self._send_response(NO_RESPONSE_BEFORE_PAUSE)
+        if self._request.on_paused:
             self._request.on_paused()
+
+    def _send_response(self, default: HttpResponse) -> None:
+        """Pass the response to the caller, once: the response of a step, or *default*."""
+        if self._has_responded or not self._request.has_response:
+            return
+        self._has_responded = True
+        self._response = self._response or default
+        if self._request.on_respond:
+            self._request.on_respond(self._response)
 
     def publish(self) -> None:
         """Pass the execution to the `on_change` callback."""
         if self._request.on_change:
             self._request.on_change(self.execution)
 
-    @property
-    def _custom(self) -> bool:
-        return self._request.workflow.trigger.response == "custom"
-
-    def _end(self, status: Status, error: ErrorRecord | None, response: Response | None) -> None:
+    def _end(self, status: Status, error: ErrorRecord | None, default: HttpResponse) -> None:
+        response = None
+        if self._request.has_response and self._response is None:
+            self._response = default
+            response = default.to_record(get_redactor())  # has no value of a step; its text is already redacted
+        elif self._request.has_response and self._response is not None:
+            # parity[redacted-response]: the caller of an endpoint gets the response as the step sent it; the record is redacted
+            response = self._response.to_record(self.redactor)
         self._update_fields(status=status, finished_at=format_iso(self._clock.now()), error=error, response=response)
 
     def _redact_trigger(self) -> RunTrigger:
@@ -286,20 +302,6 @@ class RunRecord:
     def _update_fields(self, **fields: Any) -> None:
         self._fields.update(fields)
         self._execution = None
-
-    def _response(self) -> Response:
-        raw = self.response
-        if raw is None:
-            return NO_RESPONSE
-        headers = {
-            name: ", ".join(value) if isinstance(value, list) else value for name, value in raw["headers"].items()
-        }
-        # parity[redacted-response]: the caller of an endpoint gets the response as the step sent it; the record is redacted
-        return Response(
-            status=raw["status"],
-            headers=require_object(self.redactor.redact_value(headers)),
-            body=self.redactor.redact_value(raw["body"]),
-        )
 
     def _write(self, write: Callable[[], Awaitable[Any]]) -> None:
         # the journal writes in the order of calls, so all other writes follow the run's first row

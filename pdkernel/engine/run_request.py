@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pdkernel.egress import OutboundPolicy, SentRequestStore
 from pdkernel.egress.recording import MemoryRecording
+from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
@@ -52,6 +53,14 @@ def build_pinned_exports(value: JSON) -> Mapping[str, JSON]:
     return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
 
 
+@dataclass(frozen=True, slots=True)
+class RequestRefusal:
+    """An error by which the caller refuses the run, and the response that the caller sends."""
+
+    error: PdkernelError
+    response: HttpResponse
+
+
 @dataclass(frozen=True)
 class RunRequest:
     """
@@ -88,10 +97,10 @@ class RunRequest:
         workflow_id: The workflow's public id `p_...`; None derives one from the name.
         run_ids: The run's id and trace id, for a caller that needs them before the run; None creates new ids.
         on_recorded: Called once when the run is on disk.
-        on_respond: Receives the run's first HTTP response without redaction: `{"status", "headers", "body",
-            "immediate"}`, bytes as `{"$base64": ...}`.
+        on_respond: Called once with the response to the caller, without redaction, if `has_response`: at the end, at the
+            first pause, or at once for an immediate response.
         keep_in_journal: Whether the run is recorded in the journal.
-        refusal: An error found by the caller that refuses the run; the record holds it.
+        refusal: Refuses the run; the record has the error and the response. None runs the steps.
     """
 
     workflow: Workflow
@@ -123,14 +132,20 @@ class RunRequest:
     workflow_id: str | None = None
     run_ids: tuple[str, str] | None = None
     on_recorded: Callable[[], None] | None = None
-    on_respond: Callable[[Mapping[str, Any]], None] | None = None
+    on_respond: Callable[[HttpResponse], None] | None = None
     keep_in_journal: bool = True
-    refusal: PdkernelError | None = None
+    refusal: RequestRefusal | None = None
 
     @cached_property
     def idempotency_scope(self) -> str:
         """The scope in which an unsafe outbound call is sent once: event, external user and environment."""
         return f"{self.event.digest()}/{self.environment}/{self.external_user_id or ''}"
+
+    @property
+    def has_response(self) -> bool:
+        """Whether the caller gets the run's own response. Otherwise the caller gets the default response at once."""
+        responds = self.workflow.trigger.response == "custom" and self.only_steps != frozenset()
+        return responds or self.refusal is not None
 
     def is_selected(self, name: str) -> bool:
         """Return whether *only_steps* includes the step."""

@@ -55,7 +55,7 @@ EXECUTION_LABELS: dict[str, StatusLabel] = {
 
 
 # prefixes of the platform's texts for a missing custom response (platform documentation)
-_NO_RESPONSE_PREFIXES = ("No $.respond called", CONNECT_PREFIX)
+_NO_RESPONSE_PREFIXES = ("No $.respond called", "$.respond() not called", CONNECT_PREFIX)
 
 
 def format_duration(milliseconds: float) -> str:
@@ -140,7 +140,7 @@ def format_response(given: Response | None, *, refused: bool = False) -> str:
     if given is None:
         late = ", sent at once: the caller does not see the refusal"
         return f"200, the default response{late if refused else ''}"
-    if isinstance(given.body, str) and given.body.startswith(_NO_RESPONSE_PREFIXES):
+    if refused or (isinstance(given.body, str) and given.body.startswith(_NO_RESPONSE_PREFIXES)):
         return f"{given.status}, because the workflow sent no response"
     return f"{given.status}, sent by the workflow"
 

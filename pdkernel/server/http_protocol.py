@@ -8,7 +8,6 @@ clients.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Collection, Iterable, Sized
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ import httptools
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from pdkernel.egress.message import strip_control_characters
 
 MAX_HEADER_BYTES = 64 * 1024
 """Limit of a request's head, and of chunk metadata and trailers of a body."""
@@ -34,12 +35,6 @@ BODY_BYTES_PER_S = 240.0
 
 _INVALID_REQUEST = "Invalid HTTP request received."
 _TOO_SLOW = "The request came too slowly."
-_CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def strip_control_characters(value: bytes) -> bytes:
-    """Remove control characters from a header's *value*; uvicorn raises an error for them."""
-    return _CONTROL_CHARACTERS.sub(b"", value).strip()
 
 
 def filter_response_headers(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.execution import Execution
 from pdkernel.server.app_context import AppContext
@@ -36,17 +36,15 @@ class StartedRun:
         run_id: Id of the run.
         request: The request with its ids.
         recorded: Whether the run is on disk; done when it is, or when the run has ended without a record.
-        response: The response of a step for the caller, or None. Done at the end of the run, at a pause, or at once for an
-            immediate response.
-        task: The task of the run.
+        response: The response to the caller, if the request `has_response`. Done at the end of the run, at a pause, or at
+            once for an immediate response.
         outcome: Text for the log; done at the end or at the first pause.
     """
 
     run_id: str
     request: RunRequest
     recorded: asyncio.Future[bool]
-    response: asyncio.Future[Mapping[str, Any] | None]
-    task: asyncio.Task[Execution]
+    response: asyncio.Future[HttpResponse]
     outcome: asyncio.Future[str]
 
 
@@ -78,39 +76,30 @@ class RunRegistry:
         task.add_done_callback(self._sources.discard)
         return task
 
-    def start(self, build_request: partial[RunRequest]) -> StartedRun:
-        """Start the run of *build_request*, completed with ids and callbacks; return at once."""
+    def start(self, request: RunRequest) -> StartedRun:
+        """Start the run of *request*, completed with ids and callbacks; return at once."""
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[bool] = loop.create_future()
-        answer: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
+        response: asyncio.Future[HttpResponse] = loop.create_future()
         outcome: asyncio.Future[str] = loop.create_future()
-        responded: list[Mapping[str, Any]] = []
         on_run = self._context.on_run
         ids = self._context.ids
 
-        def settle(future: asyncio.Future[Any], value: Any) -> None:
+        def settle(future: asyncio.Future[T], value: T) -> None:
             if not future.done():
                 future.set_result(value)
-
-        def on_respond(response: Mapping[str, Any]) -> None:
-            responded.append(response)
-            if response.get("immediate"):
-                settle(answer, response)
-
-        def on_paused() -> None:
-            settle(answer, responded[0] if responded else None)
-            settle(outcome, "paused")
 
         def on_change(execution: Execution) -> None:
             assert on_run is not None
             on_run(made, execution)
 
         run_id = ids.new("", 27)
-        made = build_request(
+        made = replace(
+            request,
             run_ids=(run_id, ids.new("", 27)),
             on_recorded=lambda: settle(accepted, True),
-            on_respond=on_respond,
-            on_paused=on_paused,
+            on_respond=lambda given: settle(response, given),
+            on_paused=lambda: settle(outcome, "paused"),
             on_change=None if on_run is None else on_change,
         )
 
@@ -120,13 +109,13 @@ class RunRegistry:
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
             settle(accepted, False)
-            settle(answer, responded[0] if responded else None)
+            settle(response, NO_RESPONSE_BEFORE_PAUSE)  # the run was lost
             settle(outcome, "lost" if task.cancelled() or fault else _outcome(task.result()))
 
         task = loop.create_task(self._context.engine.run(made))
         self._tasks[run_id] = task
         task.add_done_callback(ended)
-        return StartedRun(run_id, made, accepted, answer, task, outcome)
+        return StartedRun(run_id, made, accepted, response, outcome)
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel the run with that id and record the end; False if no such run is in progress."""

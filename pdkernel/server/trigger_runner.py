@@ -13,13 +13,12 @@ import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 from pdkernel.egress import CallContext
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
+from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError
 from pdkernel.model import JSON, Trigger
@@ -68,7 +67,7 @@ async def run_trigger(
     runs: RunRegistry,
     trigger: DeployedTrigger,
     event: JSON = None,
-    on_respond: Callable[[Mapping[str, Any]], None] | None = None,
+    on_respond: Callable[[HttpResponse], None] | None = None,
 ) -> SourceResult:
     """
     Run *trigger* once and dispatch the events that it emits.
@@ -165,8 +164,7 @@ def _start_workflow(
         _log.warning("The deployed trigger %s refers to the workflow %s, which is not served.", trigger.id, workflow)
         return
     runs.start(
-        partial(
-            RunRequest,
+        RunRequest(
             workflow=served.source.workflow,
             event=event.event,
             policy=context.settings.policy,

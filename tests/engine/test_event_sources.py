@@ -191,7 +191,7 @@ async def test_a_source_with_an_http_interface_gets_the_request(
 
     assert [found.event.data for found in ran.events] == [{"got": "seven"}]
     assert ran.response is not None
-    assert ran.response["status"] == 202
+    assert ran.response.status == 202
 
 
 async def test_a_source_with_an_http_interface_alone_needs_a_request(

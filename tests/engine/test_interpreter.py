@@ -368,17 +368,23 @@ async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run
 async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: Run, runtime: WorkflowEngine) -> None:
     """`on_recorded` is called once when the run is on disk, and `on_respond` gets the first response without redaction."""
     told: list[Any] = []
-    execution = await run(
+    workflow = a_workflow(
         python_step("one", "pd.respond(status=200, body='TOKEN-0123456789')"),
         python_step("two", "pd.respond(status=500, body='second')"),
+        response="custom",
+    )
+    execution = await run(
+        workflow,
         variables={"TOKEN": "TOKEN-0123456789"},
         run_ids=("run-1", "trace-1"),
         on_recorded=lambda: told.append("accepted"),
-        on_respond=told.append,
+        on_respond=lambda response: told.append((response.status, response.content)),
     )
 
     assert (execution.id, execution.trace_id) == ("run-1", "trace-1")
-    assert told == ["accepted", {"status": 200, "headers": {}, "body": "TOKEN-0123456789"}]
+    assert told == ["accepted", (200, b"TOKEN-0123456789")]
+    assert execution.response is not None
+    assert execution.response.body == "⟦secret:env/TOKEN⟧"
 
 
 async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: WorkflowEngine) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.http_response import build_text_response
+from pdkernel.engine.run_request import RequestRefusal, RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.identity import parse_environment
@@ -37,11 +37,6 @@ from pdkernel.source import sibling_workflow_finder
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
-BODY_TOO_LARGE = RequestError(
-    f"The body is larger than {MAX_BODY_BYTES // 1024} KB.",
-    fix="Send large data as a file in a form, or with the header x-pd-upload-body: 1.",
-)
-"""Error of a run whose request body is too large."""
 
 
 class Endpoint:
@@ -88,7 +83,7 @@ async def _read_and_start(
         body = await read_body(request, request.app.state.uploads, store_whole=upload)
     except BodyTooLargeError:
         # the platform also records such an event with the error
-        body, refusal = NO_BODY, BODY_TOO_LARGE
+        body, refusal = NO_BODY, _refuse_large_body()
         await discard_body(request)
     except BodyError as error:
         return responses.refusal_response(400, str(error))
@@ -96,36 +91,23 @@ async def _read_and_start(
         run = _start(request, context, address, trigger, query, body, refusal=refusal)
     except RequestError as error:
         return responses.refusal_response(400, str(error))
-    if refusal is None:
-        return await _respond(request, context, address, trigger, run)
-    _log_run(request, run)
-    await run.recorded
-    return responses.refusal_response(413, str(refusal).replace("\n", " "))
-
-
-async def _respond(
-    request: Request, context: AppContext, address: EndpointRoute, trigger: Trigger, run: StartedRun
-) -> Response:
-    made = run.request
-    _log_run(request, run)
-    if trigger.response != "custom" or made.only_steps is not None:
-        if not await run.recorded:
-            # not 5xx: SDKs would repeat the request, but the steps may have run
-            return responses.refusal_response(400, UNRECORDED_MESSAGE)
-        return responses.accepted_response(context, address.workflow, run)
-    raw = await run.response
-    execution = None
-    if raw is None and run.task.done():
-        if run.task.cancelled() or run.task.exception() is not None:
-            return responses.workflow_response(None, None)
-        execution = run.task.result()
-    return responses.workflow_response(raw, execution)
-
-
-def _log_run(request: Request, run: StartedRun) -> None:
     made = run.request
     who = f"{made.external_user_id or 'no external user'}, {made.environment}"
     add_access_log_note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}", run.outcome)
+    if made.has_response:
+        return responses.workflow_response(await run.response)
+    if not await run.recorded:
+        # not 5xx: SDKs would repeat the request, but the steps may have run
+        return responses.refusal_response(400, UNRECORDED_MESSAGE)
+    return responses.accepted_response(context, address.workflow, run)
+
+
+def _refuse_large_body() -> RequestRefusal:
+    error = RequestError(
+        f"The body is larger than {MAX_BODY_BYTES // 1024} KB.",
+        fix="Send large data as a file in a form, or with the header x-pd-upload-body: 1.",
+    )
+    return RequestRefusal(error, build_text_response(413, f"{error.message} {error.fix}\n"))
 
 
 def _resolve_route(request: Request, context: AppContext) -> EndpointRoute | None:
@@ -156,7 +138,7 @@ def _start(
     query: dict[str, Any],
     body: Any,
     *,
-    refusal: RequestError | None,
+    refusal: RequestRefusal | None,
 ) -> StartedRun:
     served = address.workflow
     workflow = served.source.workflow
@@ -167,8 +149,7 @@ def _start(
     recorded = _has_flag(request, query, "x-pd-notrigger")
     runs: RunRegistry = request.app.state.runs
     return runs.start(
-        partial(
-            RunRequest,
+        RunRequest(
             workflow=workflow,
             event=event,
             policy=served.policy or context.settings.policy,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from pdkernel.actions import ActionReference
 from pdkernel.engine.event_sources import SourceResult
+from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.errors import PdkernelError
 from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger
@@ -65,9 +66,9 @@ async def handle_trigger_request(request: Request) -> Response | None:
 
 
 async def _run_and_respond(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON) -> Response:
-    response_future: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+    response_future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
 
-    def on_respond(response: Mapping[str, Any]) -> None:
+    def on_respond(response: HttpResponse) -> None:
         if not response_future.done():
             response_future.set_result(response)
 
@@ -77,18 +78,22 @@ async def _run_and_respond(context: AppContext, runs: RunRegistry, trigger: Depl
     either: list[asyncio.Future[Any]] = [run, response_future]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if response_future.done():
-        return responses.workflow_response(response_future.result(), None)
+        return responses.workflow_response(response_future.result())
     # parity[source-response]: the response for a source that does not respond is not documented
     ran = None if run.cancelled() else run.result()
     return (
         responses.trigger_response()
         if ran is not None and ran.record.error is None
-        else responses.workflow_response(None, None)
+        else responses.workflow_response(NO_RESPONSE_BEFORE_PAUSE)
     )
 
 
 async def _run(
-    context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON, on_respond: Any
+    context: AppContext,
+    runs: RunRegistry,
+    trigger: DeployedTrigger,
+    event: JSON,
+    on_respond: Callable[[HttpResponse], None],
 ) -> SourceResult | None:
     try:
         return await run_trigger(context, runs, trigger, event, on_respond)

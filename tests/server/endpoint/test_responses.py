@@ -3,15 +3,154 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from pdkernel.execution import Response
 from pdkernel.model import Step
-from tests.builders import node_step, python_step
+from tests.builders import a_workflow, node_step, python_step
 from tests.server.endpoint.conftest import Serve
-from tests.server.site import Site
+from tests.server.site import Site, site_of
+
+ADDED_HEADERS = {"date", "content-length"}
+"""Headers of the connection, which the server adds."""
+HEADER_NAMES = (
+    "X-A", "x-a", "X-B", "Link", "Content-Type", "content-type", "Vary", "Access-Control-Allow-Origin", "Content-Length",
+    "Transfer-Encoding", "Connection", "Keep-Alive", "bad name", "Ü", "",
+)  # fmt: skip
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9) | st.just("\ud800"),
+    lambda held: st.lists(held, max_size=3) | st.dictionaries(st.text(max_size=5), held, max_size=3),
+)
+BODIES = (
+    st.none()
+    | st.text(max_size=20)
+    | JSON_VALUES
+    | st.fixed_dictionaries({"$base64": st.sampled_from(["", "AP8=", "AP8", "%", "é"])})
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(HEADER_NAMES),
+    st.text(max_size=9) | st.lists(st.text(max_size=5), max_size=3) | st.just("text/html"),
+    max_size=4,
+)
+STATUSES = st.sampled_from([200, 200, 201, 404, 500, 100, 101, 199, 204, 205, 304])
+
+
+def assert_recorded(recorded: Response | None, answer: httpx.Response, content: bytes) -> None:
+    """Assert that the record of a custom response is the response that the client received, with the bytes *content*."""
+    assert recorded is not None
+    received: dict[str, str] = {}
+    for raw_name, raw_value in answer.headers.raw:
+        name, value = raw_name.decode().lower(), raw_value.decode("latin-1")
+        received[name] = f"{received[name]}, {value}" if name in received else value
+    headers = {name.lower(): value for name, value in recorded.headers.items()}
+    body, media_type = expected_content(recorded.body)
+    # for a body without a content type, the server adds the type of the body
+    implied = {} if media_type is None else {"content-type": media_type, "x-content-type-options": "nosniff"}
+    added = {"access-control-allow-origin": "*", **({} if "content-type" in headers else implied)}
+
+    assert answer.status_code == recorded.status
+    assert {name: value for name, value in received.items() if name not in ADDED_HEADERS} == {**added, **headers}
+    if body is None:
+        assert json.loads(content) == recorded.body
+    else:
+        assert content == body
+
+
+def expected_content(recorded_body: Any) -> tuple[bytes | None, str | None]:
+    """Return the bytes and the media type of a recorded body; None in place of the bytes is the body as JSON."""
+    if recorded_body is None:
+        return b"", None
+    if isinstance(recorded_body, str):
+        return recorded_body.encode(), "text/plain; charset=utf-8"
+    if isinstance(recorded_body, dict) and recorded_body.keys() == {"$base64"}:
+        return {"": b"", "AP8=": b"\x00\xff"}[recorded_body["$base64"]], "application/octet-stream"
+    return None, "application/json; charset=utf-8"
+
+
+def test_the_record_is_what_the_client_received(tmp_path: Path) -> None:
+    """Whatever a step responds, the recorded response is the response over HTTP."""
+    step = python_step("answer", "pd.respond(**pd.steps['trigger']['event']['body'])")
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        site = runner.run(stack.enter_async_context(site_of(tmp_path, a_workflow(step, response="custom"))))
+
+        async def post(raw: dict[str, Any]) -> None:
+            content = json.dumps(raw).encode()
+            headers = {"content-type": "application/json"}
+            async with site.http.stream("POST", site.path(), content=content, headers=headers) as answer:
+                received = b"".join([chunk async for chunk in answer.aiter_raw()])
+            assert_recorded((await site.runs())[-1].response, answer, received)
+
+        @settings(
+            max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        )
+        @given(raw=st.fixed_dictionaries({"status": STATUSES, "headers": HEADERS, "body": BODIES}))
+        def responds(raw: dict[str, Any]) -> None:
+            runner.run(post(raw))
+
+        try:
+            responds()
+        finally:
+            runner.run(stack.aclose())
+
+
+@pytest.mark.parametrize(
+    ("steps", "status"),
+    [
+        ([python_step("needs", "return 1", options="--app slack")], 400),
+        ([python_step("silent", "return 1")], 400),
+        ([python_step("fails", "1 / 0")], 400),
+        ([python_step("waits", "pd.flow.delay(100)"), python_step("late", "pd.respond(status=200)")], 400),
+        ([python_step("waits", "pd.respond(status=201)\npd.flow.delay(100)")], 201),
+        ([python_step("early", "pd.respond(status=202, immediate=True)"), python_step("fails", "1 / 0")], 202),
+        ([python_step("x", "# pipedream add-package no==\nreturn 1")], 400),
+    ],
+    ids=[
+        "end-user error",
+        "no response",
+        "failed",
+        "responds after a pause",
+        "pauses after it",
+        "immediate",
+        "refused",
+    ],
+)
+async def test_the_record_has_the_response_of_each_way_to_end(serve: Serve, steps: list[Step], status: int) -> None:
+    """A refused, silent, failed or paused run records the response that its caller received."""
+    site = await serve(*steps)
+    answer = await site.http.post(site.path())
+    (run,) = await site.runs()
+
+    assert answer.status_code == status
+    assert_recorded(run.response, answer, answer.content)
+
+
+@pytest.mark.parametrize("response", ["default", "custom"])
+async def test_the_record_of_a_body_that_is_too_large_has_the_413(serve: Serve, response: str) -> None:
+    """The caller gets 413 whatever the trigger's response is, and the record has the 413."""
+    site = await serve(python_step("one"), response=response)
+    answer = await site.http.post(site.path(), content=b"x" * (512 * 1024 + 1))
+    (run,) = await site.runs()
+
+    assert answer.status_code == 413
+    assert_recorded(run.response, answer, answer.content)
+
+
+async def test_a_run_without_steps_records_the_default_response(echo: Site) -> None:
+    """With x-pd-notrigger the caller gets the default response, which the record does not repeat."""
+    answer = await echo.http.post(echo.path(), headers={"x-pd-notrigger": "1"})
+    (run,) = await echo.runs()
+
+    assert (answer.status_code, run.response) == (200, None)
 
 
 async def goes_on(site: Site) -> bool:

@@ -1,0 +1,73 @@
+"""Building a step's response, and its redacted record. `tests/server/endpoint/test_responses.py` compares both over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pdkernel.engine.http_response import NO_RESPONSE, build_refusal_response, build_response
+from pdkernel.errors import ExternalUserNotFoundError, RequestError
+from pdkernel.redaction import Redactor, Secret, get_redactor
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"status": 101, "headers": {}, "body": "x"},
+        {"status": 200, "headers": {}, "body": {"$base64": "a"}},
+        {"status": 200, "headers": {}, "body": {"$base64": "é"}},
+    ],
+    ids=["informational status", "wrong length", "not ASCII"],
+)
+def test_a_response_that_cannot_be_sent_is_the_platforms_400(raw: dict[str, Any]) -> None:
+    """An informational status and invalid base64 count as no response."""
+    assert build_response(raw) is NO_RESPONSE
+
+
+def test_headers_that_are_not_sent_are_not_recorded() -> None:
+    """Headers of the connection, invalid names and empty lists are dropped; the last of two equal names wins."""
+    headers = {
+        "X-A": "first",
+        "x-a": "a\r\nb",
+        "X-None": [],
+        "bad name": "1",
+        "Content-Length": "99",
+        "Connection": "X-Hop",
+        "X-Hop": "1",
+        "Transfer-Encoding": "chunked",
+    }
+    response = build_response({"status": 200, "headers": headers, "body": None})
+
+    assert response.headers == ((b"x-a", b"ab"),)
+    assert response.to_record(get_redactor()).headers == {"x-a": "ab"}
+
+
+def test_a_record_is_redacted() -> None:
+    """Body and headers of the record have placeholders for secrets; the content has the values."""
+    response = build_response(
+        {"status": 200, "headers": {"X-Key": ["a", "key-0123456789"]}, "body": ["key-0123456789"]}
+    )
+    record = response.to_record(Redactor([Secret("env/KEY", "key-0123456789")]))
+
+    assert response.content == b'["key-0123456789"]'
+    assert (record.headers, record.body) == ({"X-Key": "a, ⟦secret:env/KEY⟧"}, ["⟦secret:env/KEY⟧"])
+
+
+def test_a_lone_surrogate_is_recorded_as_it_is_sent() -> None:
+    """UTF-8 cannot encode a lone surrogate: the caller and the record get a question mark."""
+    text, value = (build_response({"status": 200, "headers": {}, "body": body}) for body in ("\ud800", ["\ud800"]))
+
+    assert (text.content, text.body) == (b"?", "?")
+    assert (value.content, value.body) == (b'["?"]', ["?"])
+
+
+def test_the_caller_gets_only_the_first_line_of_an_end_user_error() -> None:
+    """The other lines may name other users; another refusal counts as no response."""
+    refused = build_refusal_response(
+        ExternalUserNotFoundError("Ada", fix="", external_user_id="ada", environment="development"),
+        "First.\nUsers: Bob.",
+    )
+
+    assert (refused.status, refused.body) == (400, "First.")
+    assert build_refusal_response(RequestError("x"), "x") is NO_RESPONSE
