@@ -2,7 +2,7 @@
 The account lookup: the account of each app prop, or the end-user error in the platform's words.
 
 The order of the checks is: header, user, account per app, plan; then accounts of the author. Runs, `doctor`, the matrix
-and "what if" all use this lookup. It reads no credential and runs no code.
+and "what if" all use this lookup. The lookup does not read credentials and does not run code.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _user_required(needing: Mapping[str, Sequence[str]], identity: RunIdentity) 
     steps = ", ".join(dict.fromkeys(step for names in needing.values() for step in names))
     return ExternalUserRequiredError(
         "No external user ID passed, but one or more steps require it",
-        fix=f"Steps that use the external user's account: {steps}. Pick one with %pduser, pass --external-user ID, "
+        fix=f"Steps that use the external user's account: {steps}. Select a user with %pduser, pass --external-user ID, "
         "or send the header x-pd-external-user-id.",
         external_user_id=None,
         environment=identity.environment,
@@ -164,7 +164,7 @@ def _account_not_found(
     return AccountNotFoundError(
         f"Required account for {missing[0]} not found for external user ID {user} in {snapshot.environment}",
         fix="\n".join(
-            f"Step {' and '.join(needing[app])} needs it. Connect one with %pduser, or: "
+            f"Required by {' and '.join(needing[app])}. Connect an account with %pduser, or: "
             + snapshot.format_connect_command(app, user)
             for app in missing
         ),

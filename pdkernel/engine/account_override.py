@@ -13,7 +13,7 @@ from pdkernel.identity import Account, Directory, Environment
 
 
 def override_accounts(directory: Directory, account_ids: Mapping[str, str]) -> Directory:
-    """Return *directory* with only the account in *account_ids* for each app there; own accounts stay."""
+    """Return *directory*, with only the chosen account of each app in *account_ids*; own accounts stay."""
     return cast("Directory", _AccountOverrideDirectory(directory, account_ids)) if account_ids else directory
 
 

@@ -36,7 +36,7 @@ async def find_account_props(
 
 
 def may_have_app_props(request: RunRequest) -> bool:
-    """Return False if `find_account_props` certainly finds none; a quick check that parses no code."""
+    """Return False if `find_account_props` certainly finds none; a quick check that does not parse code."""
     return any(
         step.apps
         or step.uses is not None

@@ -61,7 +61,7 @@ class AccountResolution:
 
 
 def resolve_accounts(bindings: BindingsByStep, identity: RunIdentity, *, directory: Directory) -> AccountResolution:
-    """Find the account of every app prop and its credentials; a reason to refuse the run is in the result."""
+    """Find the account and the credentials of every app prop; the result has the error that refuses the run, if any."""
     try:
         try:
             return _resolve(bindings, identity, directory)
@@ -69,7 +69,7 @@ def resolve_accounts(bindings: BindingsByStep, identity: RunIdentity, *, directo
             return _resolve(bindings, identity, directory)
     except AccountGoneError as gone:
         return AccountResolution(
-            error=RequestError(f"The account {gone} is listed, but was removed.", fix="Try again in a moment."),
+            error=RequestError(f"The account {gone} was removed while the run started.", fix="Run the workflow again."),
             complete=False,
         )
 

@@ -2,7 +2,7 @@
 Data for the form of an action's props: declarations, options and additional props.
 
 The action's own code answers, with the account of the chosen external user. Its outbound calls follow the outbound
-policy. Nothing is recorded.
+policy. The journal has no record of forms.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class ActionForms:
         )
         return (
             f"Choices come from {request.external_user_id}'s {binding.app} account, and {request.environment} has no such "
-            f"account. Connect one with %pduser, or: {command}. You can type a text or an expression instead."
+            f"account. Connect an account with %pduser, or: {command}. You can type a text or an expression instead."
         )
 
     async def _values(

@@ -99,7 +99,7 @@ class DataStoreService:
             case "delete":
                 return table.delete(store, key)
             case _:
-                raise StepError(f"A data store has no {operation}.", name="NotRunHereError")
+                raise StepError(f"Data stores do not support the operation {operation}.", name="UnsupportedError")
 
     def _declared(self, args: Mapping[str, JSON]) -> str:
         store = args.get("store")
@@ -115,14 +115,16 @@ class DataStoreService:
 def _text(args: Mapping[str, JSON], name: str) -> str:
     value = args.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"A key of a data store is a text, not {value!r:.60}.", fix="Convert the key to a text.")
+        raise RequestError(
+            f"A key of a data store must be a text, not {value!r:.60}.", fix="Convert the key to a text."
+        )
     return value
 
 
 def _number(args: Mapping[str, JSON], name: str) -> float | None:
     value = args.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise RequestError(f"A record's time to live is a number of seconds, not {value!r:.60}.")
+        raise RequestError(f"A record's time to live must be a number of seconds, not {value!r:.60}.")
     return value
 
 

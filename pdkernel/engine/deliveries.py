@@ -117,7 +117,7 @@ class SendDelivery:
             await asyncio.to_thread(send_mail, mail, payload)
         except (OSError, ValueError) as error:  # smtplib's errors are OSErrors
             return replace(
-                shown, outcome="failed", note=f"{mail.host} did not accept it: {redactor.redact_text(str(error))}"
+                shown, outcome="failed", note=f"{mail.host} rejected the message: {redactor.redact_text(str(error))}"
             )
         return replace(shown, outcome="sent")
 

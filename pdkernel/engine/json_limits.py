@@ -30,7 +30,7 @@ def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str
     others = f" (and {len(found) - 1:,} others)" if len(found) > 1 else ""
     return (
         f"{format_node_path(path)}{others} is {_digits(number)}. Node.js steps and expressions read it as "
-        f"{_as_javascript(number)}. Export it as a text to keep every digit."
+        f"{_as_javascript(number)}. Export the number as text to keep every digit."
     )
 
 

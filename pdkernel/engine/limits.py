@@ -42,8 +42,8 @@ def check_props(workflow: Workflow) -> None:
             if size > MAX_PROP_BYTES:
                 line, where = step.locate_prop(name)
                 raise DefinitionError(
-                    f"The prop {name} of step {step.name!r}{where} has {size:,} bytes; a prop holds at most {MAX_PROP_BYTES:,}.",
-                    fix="Make it an expression that reads the value from a step above, or keep it in a data store.",
+                    f"The prop {name} of step {step.name!r}{where} has {size:,} bytes; the limit for a prop is {MAX_PROP_BYTES:,}.",
+                    fix="Use an expression that reads the value from a step above, or store the value in a data store.",
                     step=step.name,
                     line=line,
                 )
@@ -60,14 +60,14 @@ def suggest_longer_timeout(workflow: Workflow, step: Step) -> str:
     """Return the fix for a timeout of *step*: where its limit is set."""
     most = f"at most {MAX_TIMEOUT_S} seconds"
     if step.timeout_s is not None:
-        return f"The limit is the step's own: raise --timeout {step.timeout_s:g} on its %%pdstep line, {most}."
+        return f"The step sets this limit: raise --timeout {step.timeout_s:g} on its %%pdstep line, {most}."
     if "lambda_timeout" in workflow.settings:
         return (
-            f"The limit is the workflow's: raise `settings: {{lambda_timeout: ...}}` in %%pdworkflow, {most}, "
-            "or give the step its own: --timeout SECONDS."
+            f"The workflow sets this limit: raise `settings: {{lambda_timeout: ...}}` in %%pdworkflow, {most}, "
+            "or set a limit for the step: --timeout SECONDS."
         )
     return (
-        f"It is the default for the trigger (type: {workflow.trigger.type}): give the step its own, --timeout SECONDS, or set "
+        f"This limit is the default for the trigger (type: {workflow.trigger.type}): set --timeout SECONDS on the step, or "
         f"`settings: {{lambda_timeout: ...}}` in %%pdworkflow, {most}."
     )
 
@@ -108,14 +108,14 @@ def warn_near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int |
     share = outcome.duration_s / timeout_s
     if share >= WARNING_SHARE and outcome.error is None:
         yield f"The step used {min(share, 1):.0%} of the time limit ({outcome.duration_s:.1f} of {timeout_s:g} s)."
-    held = outcome.peak_memory_mb
+    used_mb = outcome.peak_memory_mb
     if memory_mb is not None:
-        if WARNING_SHARE <= held / memory_mb <= 1:
-            yield f"The step used {held / memory_mb:.0%} of the memory limit ({held:,.0f} of {memory_mb:,} MB)."
-    elif held > DEFAULT_MEMORY_MB:
+        if WARNING_SHARE <= used_mb / memory_mb <= 1:
+            yield f"The step used {used_mb / memory_mb:.0%} of the memory limit ({used_mb:,.0f} of {memory_mb:,} MB)."
+    elif used_mb > DEFAULT_MEMORY_MB:
         yield (
-            f"The step held {held:,.0f} MB of memory. The platform gives a workflow {DEFAULT_MEMORY_MB} MB unless "
-            "`settings: {memory: ...}` in %%pdworkflow says more."
+            f"The step used {used_mb:,.0f} MB of memory. The platform's limit is {DEFAULT_MEMORY_MB} MB, unless "
+            "`settings: {memory: ...}` in %%pdworkflow sets another limit."
         )
 
 

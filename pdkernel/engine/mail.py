@@ -93,6 +93,8 @@ def send_mail(mail: MailSettings, payload: Mapping[str, JSON]) -> None:
             encrypted = True
         if mail.user is not None:
             if not encrypted:
-                raise ValueError(f"{mail.host} offers no encryption, and a password is only sent encrypted.")
+                raise ValueError(
+                    f"{mail.host} does not offer encryption, and pdkernel only sends a password encrypted."
+                )
             server.login(mail.user, mail.password or "")
         server.send_message(mail_message)

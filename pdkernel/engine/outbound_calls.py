@@ -26,14 +26,14 @@ def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall
     """Return the context of outbound calls of *step*; *on_call* receives each finished call."""
 
     def refuse(message: str) -> None:
-        error = OutboundCallRefusedError(message, name="OutsideCallRefused")
+        error = OutboundCallRefusedError(message, name="OutboundCallRefused")
         run.first_refusals.setdefault(step, error)
 
         def end() -> None:
             if run.running_step == step:
                 run.workers.fail_step(error)
 
-        # some clients retry for minutes after any answer
+        # some clients retry for minutes after any response
         asyncio.get_running_loop().call_later(REFUSED_STEP_GRACE_S, end)
 
     def fail(message: str) -> None:

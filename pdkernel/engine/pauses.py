@@ -42,7 +42,7 @@ class PauseDecision:
     The decision about a pause.
 
     Attributes:
-        action: Go on to the next step, run the step again, end as paused, or cancel after the delay.
+        action: Go on to the next step, run the step again, end the run as paused, or cancel the run after the delay.
         delay_s: Seconds to wait first.
         message: A sentence for the step's log.
     """
@@ -56,8 +56,8 @@ def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name:
     """
     Decide what to do about *pause* after the step has run *run_number* times.
 
-    A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it was resumed without data. A
-    `suspend` that is waited for is cancelled at its end, because only a server can resume it.
+    A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it was resumed without data.
+    If the run waits for a `suspend`, the run is cancelled at the end of the pause: only a server can resume it.
 
     Args:
         pause: The requested pause.
@@ -69,19 +69,21 @@ def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name:
     again = pause.kind == "rerun" and run_number <= pause.most
     if pause.kind == "rerun" and not again:
         return PauseDecision(
-            "go_on", 0, f"{dollar_name}.flow.rerun: the step has run {run_number} times, its limit; the run goes on."
+            "go_on", 0, f"{dollar_name}.flow.rerun: the step has run {run_number} times, the maximum; the run goes on."
         )
     seconds = min(pause.ms, MAX_PAUSE_MS) / 1000
     what = f"{dollar_name}.flow.{pause.kind} for {format_duration(seconds)}"
     if mode == "skip":
-        return PauseDecision("again" if again else "go_on", 0, f"{what}: not waited for.")
+        return PauseDecision("again" if again else "go_on", 0, f"{what}: skipped.")
     if mode == "park":
         return PauseDecision(
-            "park", seconds, f"{what}: the run is paused. To wait for it: --wait; to go on at once: --skip-waits."
+            "park",
+            seconds,
+            f"{what}: the run is paused. To wait for the end of the pause, pass --wait; to skip the pause, pass --skip-waits.",
         )
     if pause.kind == "suspend":
-        return PauseDecision("cancel", seconds, f"{what}: cancelled then, unless it is resumed.")
-    return PauseDecision("again" if again else "go_on", seconds, f"{what}: waited for.")
+        return PauseDecision("cancel", seconds, f"{what}: the run is cancelled after this time, unless it is resumed.")
+    return PauseDecision("again" if again else "go_on", seconds, f"{what}: the run waits.")
 
 
 def build_flow_urls(base: str | None, *, run_id: str, step: str) -> dict[str, str]:

@@ -304,7 +304,7 @@ class RunRecord:
         self._execution = None
 
     def _write(self, write: Callable[[], Awaitable[Any]]) -> None:
-        # the journal writes in the order of calls, so all other writes follow the run's first row
+        # the journal writes in the order of calls, and the run's first row must be the first write
         has_started = self._start_submitted is None or self._start_submitted.done()
         if has_started and not self._delayed_writes:
             writing = write()

@@ -161,7 +161,7 @@ class StepActions:
         if user is None:
             raise ExternalUserRequiredError(
                 "No external user ID passed, but one or more steps require it",
-                fix=f"Step {step.name} runs at Pipedream Connect, for an external user. Pick one with %pduser, or pass "
+                fix=f"Step {step.name} runs at Pipedream Connect, for an external user. Select a user with %pduser, or pass "
                 "--external-user ID.",
                 external_user_id=None,
                 environment=request.environment,
@@ -266,7 +266,7 @@ def _check_allowed(step: Step, source: ConnectSource, policy: OutboundPolicy) ->
         return
     raise OutboundCallRefusedError(
         f"Step {step.name} runs at Pipedream Connect, and outbound calls are refused ({policy.mode_text}).",
-        name="OutsideCallRefused",
+        name="OutboundCallRefused",
         fix=f"Allow them: --egress live, or --egress allow={source.host}. Or pin the step's exports.",
     )
 

@@ -66,7 +66,7 @@ class StepServiceRouter:
         name, _, operation = call.partition(".")
         service = self._services.get(name)
         if service is None:
-            raise StepError(f"This version does not support {call}.", name="NotRunHereError")
+            raise StepError(f"This version does not support {call}.", name="UnsupportedError")
         return await service.answer(operation, args)
 
 

@@ -25,7 +25,7 @@ class StepScheduler:
     Args:
         executor: Runs one attempt at a step.
         clock: For pauses.
-        reopen_workers: Returns new workers for a run after a pause, when a slot is free.
+        reopen_workers: Returns new workers for a run after a pause; waits for a free slot.
     """
 
     def __init__(

@@ -47,11 +47,14 @@ class WorkflowTriggerService:
         name = args.get("workflow")
         if operation != "trigger" or not isinstance(name, str) or not name:
             raise RequestError(
-                "$.flow.trigger takes the id of a workflow first.", fix="await $.flow.trigger('p_...', { ... })"
+                "The first argument of $.flow.trigger is the id of a workflow.",
+                fix="await $.flow.trigger('p_...', { ... })",
             )
         payload = args.get("payload")
         if payload is not None and not isinstance(payload, dict):
-            raise RequestError("$.flow.trigger takes an object as the payload: it is the other workflow's event.")
+            raise RequestError(
+                "The payload of $.flow.trigger must be an object: the payload is the event of the other workflow."
+            )
         execution, exports = await self._run(self._callee(name, payload or {}))
         if execution.status not in ("success", "exited"):
             reason = execution.error.message if execution.error else f"its status is {execution.status}."
@@ -67,13 +70,15 @@ class WorkflowTriggerService:
     def _callee(self, name: str, payload: dict[str, JSON]) -> RunRequest:
         request = self._request
         if request.depth >= MAX_TRIGGER_DEPTH:
-            raise RequestError(f"{MAX_TRIGGER_DEPTH} workflows have triggered each other; {name} is not started.")
+            raise RequestError(
+                f"The workflow {name} was not started: a chain of triggered workflows has at most {MAX_TRIGGER_DEPTH} workflows."
+            )
         found = request.find_workflow(name) if request.find_workflow else None
         if found is None:
             raise RequestError(
-                f"There is no workflow {name} beside this one.",
-                fix="Put its notebook or synced folder beside this one, and name it by its id (the folder's "
-                "name ends with it), its file's name or its path.",
+                f"There is no workflow {name} beside this workflow.",
+                fix="Put the notebook or synced folder of that workflow beside this workflow. Name the workflow by its id (the "
+                "end of the folder's name), its file name or its path.",
             )
         event = Event(payload)
         # parity[trigger-user]: the external user of a triggered workflow is not documented; pdkernel takes it from the event

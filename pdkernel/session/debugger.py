@@ -24,7 +24,7 @@ from pdkernel.redaction import Redactor
 from pdkernel.runtimes.python.step_api import RefusedError
 from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, StepCall, StepOutcome, StepRecorder
 from pdkernel.workers.in_kernel import InKernelRunner, StepChannel
-from pdkernel.workers.replies import step_reply
+from pdkernel.workers.replies import decode_step_reply
 from pdkernel.workers.run_workers import build_step_input
 
 UNGUARDED_CALLS_WARNING = "With --debug the kernel made the step's outbound calls itself: pdkernel does not list them, and each run repeats them."
@@ -122,7 +122,7 @@ class KernelDebugger:
             folder=folder,
             site_packages=PythonEnvironment(setup.python, setup.python.parents[1]).site if setup.python else None,
             channel=StepChannel(
-                send_line=lambda line: call_soon(job.recorder.add_reply, step_reply(line)),
+                send_line=lambda line: call_soon(job.recorder.add_reply, decode_step_reply(line)),
                 call_services=lambda name, args: _call_service(job, name, args),
                 on_output=lambda stream, data: call_soon(job.recorder.output, stream, data),
                 redact=self._redactor.redact_text,

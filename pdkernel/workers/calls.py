@@ -72,7 +72,7 @@ class StepCall:
 
     Attributes:
         step: The step.
-        steps: The complete exports of the steps above. The pool sends a value once to each worker while the object is the same.
+        steps: The complete exports of the steps above. Each worker receives a value once, as long as the object is the same.
         props: Prop name to value; expressions are evaluated.
         account_fields: App prop name to the fields of `$auth`.
         context: Additional fields of `$.context` and `pd.context`, besides `steps.trigger.context`.

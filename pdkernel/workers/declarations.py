@@ -1,5 +1,5 @@
 """
-A component and what it declares: its props and their options.
+A component and its declaration: the props and their options.
 
 The rules for the props of a step are in `actions`.
 """
@@ -24,7 +24,7 @@ class ComponentFile:
         key: The component's key, such as `slack-send-message`.
         version: The component's version.
         kind: An action or a source.
-        origin: Where the component comes from. A file of a `folder` may change between two runs.
+        origin: The source of the component. A file of a `folder` may change between two runs.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class PropDeclaration:
 @dataclass(frozen=True)
 class ComponentDescription:
     """
-    What a component declares.
+    The declaration of a component.
 
     Attributes:
         apps: Its app props.
@@ -67,7 +67,7 @@ class ComponentDescription:
         description: The description in Markdown.
         version: The component's version.
         type: `action` or `source`.
-        additional: Whether it adds or changes props, depending on the values of others.
+        additional: Whether the component adds or changes props depending on the values of other props.
         dedupe: The strategy of a source: `unique`, `greatest`, `last`, or None.
         hooks: The names of a source's hooks.
     """

@@ -13,8 +13,8 @@ class Determinism:
     The clock and the random seed of steps.
 
     Attributes:
-        clock_start: The time at which each step begins, in whole seconds. The clock advances every ten seconds, so code
-            that waits for it ends.
+        clock_start: The time at which each step begins, in whole seconds. The clock advances every ten seconds, so that code
+            that waits for a later time ends.
         seed: The seed of the random numbers, combined with the step's name.
     """
 

@@ -14,7 +14,7 @@ def base_environment(folder: Path, process_tag: str) -> dict[str, str]:
     Return the variables that every step's process has.
 
     Args:
-        folder: The working folder. It is HOME too, so a step does not read the user's own files by accident.
+        folder: The working folder. HOME is the same folder, so that a step does not read files of the user by accident.
         process_tag: Identifies the processes of one worker.
     """
     return {

@@ -122,8 +122,8 @@ class GoBuildCache:
     def _announcement(self, step: Step, imported: tuple[str, ...]) -> str:
         if not (self.folder / "build").exists():
             return (
-                f"compiling {step.name}.go: the first Go step of a project compiles Go's own packages, too, "
-                "which takes up to about a minute; edits of it take about a second"
+                f"compiling {step.name}.go: the first Go step of a project also compiles Go's own packages, "
+                "which takes up to a minute; later builds take about a second"
             )
         return f"compiling {step.name}.go" + (f" with {', '.join(imported)}" if imported else "")
 

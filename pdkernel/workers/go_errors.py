@@ -41,8 +41,8 @@ def parse_compile_error(output: str) -> StepCompileError:
     """Build the error of a failed build from the output of `go build`."""
     lines = [line.removeprefix("./") for line in output.strip().splitlines() if not line.startswith(_PROGRESS)]
     text = "\n".join(lines[:_MAX_MESSAGE_LINES]) or "go build failed without a message."
-    place = _SOURCE_LOCATION.search(text)
-    return StepCompileError(text, name="CompileError", line=int(place["line"]) if place else None)
+    location = _SOURCE_LOCATION.search(text)
+    return StepCompileError(text, name="CompileError", line=int(location["line"]) if location else None)
 
 
 def parse_panic(code: int, stderr: str) -> StepError | None:
@@ -76,7 +76,7 @@ def parse_module_error(output: str, *, install: bool, import_lines: Mapping[str,
     if "checksum mismatch" in output:
         return PackageInstallError(
             f"{', '.join(import_lines)}: the registry's files do not match the checksums in the lock file. Nothing was installed.",
-            fix="If you expect that, delete their lines in pdkernel-go.sum and run again.",
+            fix="If you expect the change, delete the lines of these modules in pdkernel-go.sum, and run again.",
             line=min(import_lines.values()),
         )
     found = _MISSING.search(output)
@@ -89,26 +89,26 @@ def parse_module_error(output: str, *, install: bool, import_lines: Mapping[str,
     if not install:
         return PackageInstallError(
             f"{cannot}: installation is off.",
-            fix="Run it once without --no-install, which downloads it.",
+            fix="Run the workflow once without --no-install to download the module.",
             package=package,
             line=line,
         )
     if _NO_NETWORK.search(output) and _UNRECOGNIZED_PATH not in output:
         return PackageInstallError(
             f"{cannot}: the Go module proxy cannot be reached.",
-            fix="Look at the network and at GOPROXY and HTTPS_PROXY, and run again.",
+            fix="Check the network, GOPROXY and HTTPS_PROXY, and run again.",
             package=package,
             line=line,
         )
     if package is None:
         return PackageInstallError(
-            f"{cannot}: the Go module {wanted}, which it needs, cannot be found or reached.",
-            fix="Import another version of it, or look at the network and at GOPROXY.",
+            f"{cannot}: the Go module {wanted}, a dependency, cannot be found or reached.",
+            fix="Import another version, or check the network and GOPROXY.",
             line=line,
         )
     return PackageInstallError(
         f"The Go module {package} cannot be found or reached.",
-        fix="Look at the import's spelling, at the network and at GOPROXY (GOPRIVATE for a private module).",
+        fix="Check the spelling of the import, the network, and GOPROXY (GOPRIVATE for a private module).",
         package=package,
         line=line,
     )

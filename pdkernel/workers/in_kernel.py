@@ -139,8 +139,8 @@ class InKernelRunner:
 
 
 def _is_in(module: ModuleType, site: Path) -> bool:
-    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
-    return any(str(place).startswith(f"{site}{os.sep}") for place in places)
+    paths = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+    return any(str(path).startswith(f"{site}{os.sep}") for path in paths)
 
 
 @contextlib.contextmanager
@@ -167,7 +167,7 @@ def _breakpoints(redact: Callable[[str], str]) -> Iterator[None]:
 
         stream: Any = _CallbackStream(lambda text: out.write(redact(text)))
         debugger = pdb.Pdb(stdout=stream)
-        debugger.use_rawinput = True  # the kernel asks for a line; there is no standard input to read
+        debugger.use_rawinput = True  # the kernel prompts for a line, because there is no standard input
         debugger.set_trace(sys._getframe(1))  # noqa: SLF001 - as pdb.set_trace itself does
 
     sys.breakpointhook = stop

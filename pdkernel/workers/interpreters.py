@@ -46,13 +46,13 @@ def find_node(environ: Mapping[str, str] | None = None) -> Path:
     """
     environ = os.environ if environ is None else environ
     if chosen := environ.get("PDKERNEL_NODE"):
-        return _check_node(Path(chosen), "PDKERNEL_NODE names")
+        return _check_node(Path(chosen), "PDKERNEL_NODE is")
     if (wheel := _node_of_wheel()) is not None:
         return wheel
     if found := shutil.which("node", path=environ.get("PATH", os.defpath)):
-        return _check_node(Path(found), "The one on PATH is")
+        return _check_node(Path(found), "PATH has")
     raise InterpreterMissingError(
-        "Node.js steps and {{ }} need Node.js, which was not found.", fix=_INSTALL_NODE_COMMAND
+        "Node.js steps and {{ }} need Node.js, and Node.js was not found.", fix=_INSTALL_NODE_COMMAND
     )
 
 
@@ -66,7 +66,7 @@ def find_bash(environ: Mapping[str, str] | None = None) -> Path:
     path = (os.environ if environ is None else environ).get("PATH", os.defpath)
     if found := shutil.which("bash", path=path):
         return Path(found)
-    raise InterpreterMissingError("Bash steps need bash, and there is none on PATH.", fix="Install bash.")
+    raise InterpreterMissingError("Bash steps need bash, and bash is not on PATH.", fix="Install bash.")
 
 
 def find_go(environ: Mapping[str, str] | None = None) -> GoToolchain:
@@ -84,13 +84,13 @@ def find_go(environ: Mapping[str, str] | None = None) -> GoToolchain:
     if chosen := environ.get("PDKERNEL_GO"):
         found, why = _probe_go(Path(chosen))
         if found is None:
-            raise InterpreterMissingError(f"PDKERNEL_GO names {chosen}: {why}.", fix=_INSTALL_GO_COMMAND)
+            raise InterpreterMissingError(f"PDKERNEL_GO is {chosen}: {why}.", fix=_INSTALL_GO_COMMAND)
         return found
     if on_path := shutil.which("go", path=environ.get("PATH", os.defpath)):
         found, why = _probe_go(Path(on_path))
         if found is not None:
             return found
-        why = f"the one on PATH is {on_path}: {why}"
+        why = f"PATH has {on_path}: {why}"
     if (wheel := _in_wheel("go", "go")) is not None and (found := _probe_go(wheel)[0]) is not None:
         return found
     raise InterpreterMissingError(f"Go steps need Go, and {why}.", fix=_INSTALL_GO_COMMAND)
@@ -124,10 +124,10 @@ def _probe_go(command: Path) -> tuple[GoToolchain | None, str]:
         variables = json.loads(answer)
         root, version = Path(variables["GOROOT"]), str(variables["GOVERSION"])
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
-        return None, "it does not run as Go"
+        return None, "this program is not Go"
     number = re.search(r"go(\d+)\.(\d+)", version)
     if number is None or (int(number[1]), int(number[2])) < MIN_GO_VERSION:
-        return None, f"it is {version}, and steps need Go {MIN_GO_VERSION[0]}.{MIN_GO_VERSION[1]} or newer"
+        return None, f"its version is {version}, and steps need Go {MIN_GO_VERSION[0]}.{MIN_GO_VERSION[1]} or newer"
     own = root / "bin" / "go"
     return GoToolchain(own if own.is_file() else command, root, version), ""
 
@@ -135,10 +135,10 @@ def _probe_go(command: Path) -> tuple[GoToolchain | None, str]:
 def _check_node(node: Path, where: str) -> Path:
     version = _version(node)
     if version is None:
-        raise InterpreterMissingError(f"{where} {node}, which does not run as Node.js.", fix=_INSTALL_NODE_COMMAND)
+        raise InterpreterMissingError(f"{where} {node}: this program is not Node.js.", fix=_INSTALL_NODE_COMMAND)
     if int(version.split(".")[0]) < MIN_NODE_VERSION:
         raise InterpreterMissingError(
-            f"{where} {node}, Node.js {version}; steps need Node.js {MIN_NODE_VERSION} or newer.",
+            f"{where} {node}: its version is {version}, and steps need Node.js {MIN_NODE_VERSION} or newer.",
             fix=_INSTALL_NODE_COMMAND,
         )
     return node

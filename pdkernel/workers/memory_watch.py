@@ -1,7 +1,7 @@
 """
 Measures the memory of a running step's processes, and ends a step that exceeds its limit.
 
-A short step must not pay for this. Without a limit, the first sample is taken after half a second, and another when the
+Sampling must not slow down a short step. Without a limit, the first sample is taken after half a second, and another when the
 step ends, unless the step took less than `MIN_SAMPLED_DURATION_S`.
 """
 
@@ -16,7 +16,7 @@ import psutil
 from pdkernel.errors import StepMemoryError
 
 SAMPLE_INTERVAL_S = 0.5
-"""Seconds between two samples, and before the first one, without a limit."""
+"""Seconds between two samples, and before the first sample, if there is no limit."""
 LIMITED_SAMPLE_INTERVAL_S = 0.1
 MIN_SAMPLED_DURATION_S = 0.02
 """Steps shorter than this, in seconds, are not sampled without a limit."""
@@ -76,7 +76,7 @@ class MemoryWatch:
 def build_memory_error(used_bytes: int, limit_mb: int) -> StepMemoryError:
     """Build the error of a step whose processes use *used_bytes*; the message begins as the platform's does."""
     return StepMemoryError(
-        f"Out of Memory: the step held {used_bytes / BYTES_PER_MB:,.0f} MB, and settings.memory allows {limit_mb:,} MB.",
+        f"Out of Memory: the step used {used_bytes / BYTES_PER_MB:,.0f} MB, and settings.memory allows {limit_mb:,} MB.",
         name="OutOfMemory",
         fix="Raise settings.memory, or stream large data through a file in the temporary folder ($TMPDIR; on "
         "Pipedream, /tmp).",
@@ -96,12 +96,12 @@ def _resident(pid: int) -> int:
 
 
 def _resident_with_children(pid: int) -> int:
-    held = _resident(pid)
+    used = _resident(pid)
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                held += child.memory_info().rss
-    return held
+                used += child.memory_info().rss
+    return used
 
 
 try:

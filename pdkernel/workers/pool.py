@@ -116,7 +116,7 @@ class WorkerPool:
         return self.gateway.sandbox_kind if self.gateway else "none"
 
     def acquire_slot(self, setup: RunSetup) -> WorkerSlot:
-        """Return a slot for a run of *setup*: a warm one of its workflow, else a new one."""
+        """Return a slot for a run of *setup*: a warm slot of its workflow, else a new slot."""
         warm = self.acquire_warm_slot(setup)
         if warm is not None:
             return warm
@@ -135,7 +135,7 @@ class WorkerPool:
 
     def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker:
         """
-        Return the worker of *language* in *slot*: the warm one if its interpreter is *python*, else a new one.
+        Return the worker of *language* in *slot*: the warm worker if its interpreter is *python*, else a new worker.
 
         Raises:
             InterpreterMissingError: The interpreter of the language is not installed.
@@ -164,7 +164,7 @@ class WorkerPool:
 
     @staticmethod
     def find_warm_worker(slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker | None:
-        """Return the warm worker of *language* in *slot*, or None if there is none for the interpreter *python*."""
+        """Return the warm worker of *language* in *slot*, or None if the interpreter of the worker is not *python*."""
         worker = slot.workers.get(language)
         if worker is None or not worker.is_alive or (language == "python" and slot.python != python):
             return None

@@ -109,7 +109,7 @@ class PrivateTmp:
         return not left
 
     def close(self) -> None:
-        """Close the namespaces and remove the files. Start no program in it afterwards."""
+        """Close the namespaces and remove the files. Afterwards, no program can be started in this `/tmp`."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []
@@ -122,16 +122,16 @@ def is_supported() -> bool:
 
 
 def describe_step_tmp(project: Path) -> str:
-    """Describe in a sentence which `/tmp` the steps of the project in *project* use; this creates one to find out."""
+    """Describe in a sentence which `/tmp` the steps of *project* use; creates a private `/tmp` to find out."""
     if names_in_tmp(project) != frozenset():
-        return "a step's /tmp is this machine's, because the project is below it"
+        return "steps use the /tmp of this machine, because the project is in /tmp"
     if is_supported():
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
             made = PrivateTmp.create(Path(folder) / "tried", frozenset())
             if made is not None:
                 made.close()
-                return "a step's /tmp is its run's own"
-    return "a step's /tmp is this machine's, because this system permits no mount namespace"
+                return "the steps of each run have a private /tmp"
+    return "steps use the /tmp of this machine, because this system does not permit a mount namespace"
 
 
 def make_scratch_folder(prefix: str) -> Path:
@@ -161,11 +161,11 @@ def names_in_tmp(*paths: Path) -> frozenset[str] | None:
 @functools.lru_cache(maxsize=1000)
 def _names(path: Path) -> frozenset[str] | None:
     names = set()
-    for place in {path.absolute(), Path(os.path.realpath(path))}:
-        if not place.is_relative_to(TMP_FOLDER):
+    for resolved in {path.absolute(), Path(os.path.realpath(path))}:
+        if not resolved.is_relative_to(TMP_FOLDER):
             continue
-        parts = place.relative_to(TMP_FOLDER).parts
-        if not parts or (len(parts) == 1 and not place.is_dir()):
+        parts = resolved.relative_to(TMP_FOLDER).parts
+        if not parts or (len(parts) == 1 and not resolved.is_dir()):
             return None
         names.add(parts[0])
     return frozenset(names)

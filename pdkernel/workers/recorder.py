@@ -283,7 +283,7 @@ class StepRecorder:
             if text := decoder.decode(b"", final=True):
                 self.log(stream, text)
         if self._dropped_bytes:
-            notice = f"{self._dropped_bytes:,} more bytes were printed and not kept: the limit is {MAX_OUTPUT_BYTES:,} a step."
+            notice = f"{self._dropped_bytes:,} more bytes of output were dropped: the limit is {MAX_OUTPUT_BYTES:,} bytes per step."
             self.log("stderr", f"\n[{notice}]\n")
             self.warn(notice)
         for stream, redactor in self._stream_redactors.items():

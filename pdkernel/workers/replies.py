@@ -147,18 +147,18 @@ class Exit(Reply, frozen=True, tag="exit"):
 
 
 class Warn(Reply, frozen=True, tag="warn"):
-    """A sentence for people."""
+    """A warning for the step's log."""
 
     text: str
 
 
 class Late(Reply, frozen=True, tag="late"):
-    """A failure of code that a step, perhaps an earlier one, left running."""
+    """A failure of code that a step, perhaps an earlier step, left running."""
 
     text: str
 
 
-class Ask(Reply, frozen=True, tag="ask"):
+class ServiceCall(Reply, frozen=True, tag="ask"):
     """A call of a service; the answer has the same *id*."""
 
     id: Count
@@ -181,12 +181,12 @@ class Evaluation(TypedDict, total=False):
     error: EvaluationError
 
 
-def evaluations(value: JSON, count: int) -> list[Evaluation]:
+def parse_evaluations(value: JSON, count: int) -> list[Evaluation]:
     """
     Convert *value* to the results of *count* expressions.
 
     Raises:
-        msgspec.ValidationError: *value* has another shape.
+        msgspec.ValidationError: *value* does not have that shape.
     """
     found = msgspec.convert(value, list[Evaluation])
     if len(found) != count or any(len(each) != 1 for each in found):
@@ -197,7 +197,7 @@ def evaluations(value: JSON, count: int) -> list[Evaluation]:
 StepReply = Export | Respond | Effect | Pause | Emitted | StoreWrite | Exit | Warn | Late
 """A message about what a step does."""
 
-AnyReply = StepReply | Done | Ask
+AnyReply = StepReply | Done | ServiceCall
 """Any message after a request, up to its `done`."""
 
 _DECODE = msgspec.json.Decoder(AnyReply).decode
@@ -217,29 +217,29 @@ def decode_reply(text: bytes | str) -> AnyReply:
         reply = _DECODE(text)
     except (msgspec.DecodeError, UnicodeError) as wrong:
         if isinstance(wrong, msgspec.ValidationError):
-            raise ReplyError(reason(wrong)) from None
+            raise ReplyError(describe_mismatch(wrong)) from None
     else:
         return reply
-    try:  # half a surrogate pair is JSON, and msgspec does not read it
+    try:  # a lone surrogate is valid JSON, but msgspec rejects it
         value = _SLOW.decode(text if isinstance(text, str) else text.decode())
     except ValueError:
         raise ReplyError("it is not JSON") from None
     try:
         reply = msgspec.convert(value, AnyReply)
     except msgspec.ValidationError as wrong:
-        raise ReplyError(reason(wrong)) from None
+        raise ReplyError(describe_mismatch(wrong)) from None
     return reply
 
 
-def step_reply(text: str) -> StepReply:
+def decode_step_reply(text: str) -> StepReply:
     """Decode a message of a step that runs without a worker; `ask` and `done` are invalid there."""
     reply = decode_reply(text)
-    if isinstance(reply, Done | Ask):
-        raise ReplyError("it is not a step's")
+    if isinstance(reply, Done | ServiceCall):
+        raise ReplyError("only a worker sends this message")
     return reply
 
 
-def reason(wrong: msgspec.ValidationError) -> str:
+def describe_mismatch(wrong: msgspec.ValidationError) -> str:
     """Return why a value does not match its type, without the value: redaction would not find a partial secret in it."""
     text = str(wrong)
     if shortened := _CONTENT.fullmatch(text):
@@ -247,7 +247,7 @@ def reason(wrong: msgspec.ValidationError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def refused(step: str, why: str) -> WorkerProtocolError:
+def build_protocol_error(step: str, why: str) -> WorkerProtocolError:
     """Build the error for an invalid reply of *step*; `""` is a request that does not run a step."""
     return WorkerProtocolError(
         f"{f'Step `{step}`' if step else 'A worker'} sent a reply that pdkernel does not understand: {why}.",

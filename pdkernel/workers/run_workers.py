@@ -26,19 +26,17 @@ from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.private_tmp import TMP_FOLDER
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Done, Evaluation, evaluations
+from pdkernel.workers.replies import Done, Evaluation, parse_evaluations
 from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
 from pdkernel.workers.worker import StepExchange, Worker, WorkerGone, diagnose_exit
 from pdkernel.workers.worker_command import WorkerLanguage
 
-CODE_STILL_RUNNING_WARNING = (
-    "Code was still running when the step ended. It was stopped: await every promise and join every thread."
-)
+CODE_STILL_RUNNING_WARNING = "Code of the step was still running when the step ended, and was stopped. Await every promise and join every thread."
 
 
 class WorkerProvider(Protocol):
-    """What the workers of one run need from their pool."""
+    """The methods of a worker pool that the workers of one run call."""
 
     @property
     def gateway(self) -> OutboundGateway | None:
@@ -66,7 +64,7 @@ class WorkerProvider(Protocol):
         ...
 
     def acquire_slot(self, setup: RunSetup) -> WorkerSlot:
-        """Return a slot for a run of *setup*: a warm one, else a new one."""
+        """Return a slot for a run of *setup*: a warm slot, else a new slot."""
         ...
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
@@ -74,7 +72,7 @@ class WorkerProvider(Protocol):
         ...
 
     def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker:
-        """Return the worker of *language* in *slot*: the warm one, else a new one."""
+        """Return the worker of *language* in *slot*: the warm worker, else a new worker."""
         ...
 
     def find_warm_worker(
@@ -119,7 +117,8 @@ class RunWorkers:
         step = call.step
         if step.uses and call.component is None:
             raise UnsupportedError(
-                f"The pre-built action {step.uses} (step {step.name!r}) is run with its component only.", step=step.name
+                f"The pre-built action {step.uses} (step {step.name!r}) cannot run without its component.",
+                step=step.name,
             )
         recorder.service_db = dict(call.service_db)
         if step.language in SUBPROCESS_LANGUAGES:
@@ -210,7 +209,7 @@ class RunWorkers:
         if not expressions:
             return []
         request = {"op": "evaluate", "expressions": list(expressions)}
-        read = partial(evaluations, count=len(expressions))
+        read = partial(parse_evaluations, count=len(expressions))
         done = await self._exchange_request(
             "node", request, StepRecorder(), steps=steps, timeout_s=timeout_s, read=read
         )
@@ -313,7 +312,7 @@ class RunWorkers:
     async def _await_before_start(self, before_start: Callable[[], Awaitable[None]], worker: Worker) -> None:
         try:
             await before_start()
-        except BaseException:  # the worker is recorded as having values that it did not receive
+        except BaseException:  # the worker did not receive the values that are marked as sent
             self._end_worker(worker)
             raise
 

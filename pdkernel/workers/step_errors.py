@@ -95,18 +95,18 @@ def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepPro
         stderr_tail: The last lines of its stderr.
     """
     if exit_code is None:
-        what = "The step's process ended before the step had."
+        what = "The step's process ended before the step finished."
     elif exit_code < 0:
-        what = f"The step's process was ended by {_signal_name(-exit_code)} before the step had."
+        what = f"The step's process was ended by {_signal_name(-exit_code)} before the step finished."
         if -exit_code in (signal.SIGKILL, signal.SIGABRT):
             what += " It may have run out of memory."
     else:
         what = f"The step ended its own process with exit status {exit_code}."
-    message = f"{what} Its last words:\n{stderr_tail}" if stderr_tail else what
+    message = f"{what} The end of its stderr:\n{stderr_tail}" if stderr_tail else what
     return StepProcessExitedError(
         message,
         name="ProcessDied",
-        fix="Return from the step, or raise an error, rather than end the process." if exit_code is not None else "",
+        fix="Return from the step or raise an error; do not end the process." if exit_code is not None else "",
     )
 
 

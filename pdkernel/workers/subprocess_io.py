@@ -17,7 +17,7 @@ from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.model import JSON
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Response, reason
+from pdkernel.workers.replies import Response, describe_mismatch
 
 _MAX_FILE_BYTES = 64 << 20
 """The largest file that is read, in bytes."""
@@ -98,7 +98,7 @@ class SubprocessIO:
 def _export(number: int, line: str, recorder: StepRecorder) -> StepError | None:
     name, equals, value = line.partition("=")
     if not equals or not name:
-        recorder.warn(f"Line {number} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was left out.")
+        recorder.warn(f"Line {number} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored.")
         return None
     if not name.endswith(":json"):
         recorder.export(name, value)
@@ -130,7 +130,7 @@ def _check_response(response: JSON) -> Response:
     try:
         return msgspec.convert(parts, Response)
     except msgspec.ValidationError as wrong:
-        raise _bad_response(f"is wrong: {reason(wrong)}") from None
+        raise _bad_response(f"is wrong: {describe_mismatch(wrong)}") from None
 
 
 def _header(value: JSON) -> JSON:
@@ -151,7 +151,7 @@ def _text(path: Path, name: str) -> str:
     if not path.is_file():  # the step has removed it
         return ""
     if path.stat().st_size > _MAX_FILE_BYTES:
-        raise ExportNotJSONError(f"{name} holds more than {_MAX_FILE_BYTES >> 20} MiB.")
+        raise ExportNotJSONError(f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB.")
     return path.read_text(encoding="utf-8", errors="replace")
 
 

@@ -22,7 +22,15 @@ from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Ask, Done, Late, ReplyError, decode_reply, reason, refused
+from pdkernel.workers.replies import (
+    Done,
+    Late,
+    ReplyError,
+    ServiceCall,
+    build_protocol_error,
+    decode_reply,
+    describe_mismatch,
+)
 from pdkernel.workers.step_errors import build_process_died_error, build_timeout_error
 from pdkernel.workers.worker_command import WorkerLanguage
 from pdkernel.workers.worker_process import WorkerProcess
@@ -36,17 +44,17 @@ _MAX_SOURCES = 500  # each version of a cell keeps a few kilobytes in the worker
 
 class Worker:
     """
-    A worker process of one language, and what was sent to it.
+    A worker process of one language, with a record of what the worker has received.
 
     Attributes:
         is_healthy: Whether it accepts more requests; false after a failure that may have damaged it.
         is_stale: Whether the next run must use another worker.
         is_ready: Whether it has started.
         request: The number of its last request; each reply begins with it.
-        intruded: Code wrote to its private descriptor when no reply was due, and the worker was ended.
+        intruded: Whether code wrote to the private descriptor when no reply was expected; the worker was ended.
         gateway_variables: The environment variables that route it through the gateway.
-        is_sandboxed: The operating system stops it from bypassing the gateway.
-        public_only: It reaches public addresses only.
+        is_sandboxed: Whether the operating system stops the worker from bypassing the gateway.
+        public_only: Whether the worker reaches public addresses only.
     """
 
     def __init__(
@@ -104,7 +112,7 @@ class Worker:
     def on_output(self, stream: Stream, data: bytes) -> None:
         """Ignore output that comes without a request."""
 
-    def flooded(self) -> None:
+    def on_line_too_long(self) -> None:
         """End the worker, whose line without a request is too long."""
         self.intruded = True
         self.kill()
@@ -127,7 +135,7 @@ class Worker:
         self._run = run
         self._sent_values = {}
         environment = base_environment(setup["cwd"], self.process.process_tag)
-        return {"begin": {**setup, "cwd": str(setup["cwd"]), "env": environment, "outside": self.gateway_variables}}
+        return {"begin": {**setup, "cwd": str(setup["cwd"]), "env": environment, "gateway": self.gateway_variables}}
 
     def build_code(self, step: Step) -> dict[str, Any]:
         """Build the part of a request that names the code, with its source if the worker does not have it."""
@@ -217,7 +225,7 @@ class StepExchange:
         self._start_timer(0.0 if self._worker.is_ready else STARTUP_TIMEOUT_S)
         worker = self._worker
         if worker.intruded:
-            self.fail_step(refused(self._name, "it came when no step ran"))
+            self.fail_step(build_protocol_error(self._name, "it came when no step ran"))
         elif not worker.is_alive:
             self.on_closed()
         worker.request += 1
@@ -256,7 +264,7 @@ class StepExchange:
         else:
             self._dispatch(act)
 
-    def flooded(self) -> None:
+    def on_line_too_long(self) -> None:
         """Refuse a line that is too long."""
         self._refuse("it is too long")
 
@@ -292,13 +300,13 @@ class StepExchange:
         if number != self._number or self.reply.done():
             if not isinstance(reply, Late):
                 raise ReplyError(
-                    "it belongs to another step" if number != self._number else "it came after the last one"
+                    "it belongs to another step" if number != self._number else "it came after the last reply"
                 )
             return lambda: None
         if isinstance(reply, Done):
             return partial(self._done, self._with_value(reply))
-        if isinstance(reply, Ask):
-            return partial(self._start_answer, reply)
+        if isinstance(reply, ServiceCall):
+            return partial(self._start_service_call, reply)
         return partial(self._recorder.add_reply, reply)
 
     def _with_value(self, done: Done) -> Done:
@@ -307,15 +315,15 @@ class StepExchange:
         try:
             return msgspec.structs.replace(done, value=self._read(done.value))
         except msgspec.ValidationError as wrong:
-            raise ReplyError(reason(wrong)) from None
+            raise ReplyError(describe_mismatch(wrong)) from None
 
     def _refuse(self, why: str) -> None:
         if self.reply.done() and not self.reply.cancelled() and self.reply.exception() is None:
-            self.broken = refused(self._name, why)
-        self.fail_step(refused(self._name, why))
+            self.broken = build_protocol_error(self._name, why)
+        self.fail_step(build_protocol_error(self._name, why))
 
-    def _start_answer(self, ask: Ask) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(ask.id, ask.call, ask.args))
+    def _start_service_call(self, call: ServiceCall) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(call.id, call.call, call.args))
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
 
@@ -323,7 +331,7 @@ class StepExchange:
         answer: dict[str, Any] = {"answer": number}
         try:
             if self._services is None:
-                raise StepError(f"Only a running step can call {call}.", name="NotRunHere")
+                raise StepError(f"Only a running step can call {call}.", name="StepNotRunningError")
             value = await self._services.call(call, args)
             if value is not None:
                 answer["value"] = value

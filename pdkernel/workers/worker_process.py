@@ -2,7 +2,7 @@
 The process of a long-lived worker: its start, its lines and output, and its end.
 
 JSON lines use private pipes; stdout and stderr belong to the user's code. A `WorkerListener` interprets the lines.
-All of it runs in one event loop without threads: a request costs one write, and a reply one read.
+Everything runs in one event loop without threads: a request costs one write, and a reply costs one read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pdkernel.runtimes import process_tree
 from pdkernel.workers.warden_client import WARDEN
 
 MAX_LINE_BYTES = 256 << 20
-"""The longest line in bytes; an event of 10 MB and exports of twice the platform's limit fit many times."""
+"""The longest line in bytes; far more than an event of 10 MB and exports of twice the platform's limit."""
 
 _CHUNK = 1 << 16
 _DRAIN_LIMIT = 4 << 20  # more than a pipe holds: later bytes were printed later
@@ -47,7 +47,7 @@ class WorkerListener(Protocol):
         """Receive *data* that user code printed."""
         ...
 
-    def flooded(self) -> None:
+    def on_line_too_long(self) -> None:
         """Handle a line that exceeds the limit."""
         ...
 
@@ -65,7 +65,7 @@ class WorkerProcess:
         environment: Mapping[str, str],
         *,
         launch: Callable[[Callable[[], int]], int] | None = None,
-        longest: int = MAX_LINE_BYTES,
+        max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
         """
         Start *argv*. Must be called in a running event loop.
@@ -74,7 +74,7 @@ class WorkerProcess:
             argv: Program and arguments.
             environment: The complete environment.
             launch: Calls the function that starts the process, for example inside a sandbox.
-            longest: The longest line in bytes.
+            max_line_bytes: The longest line in bytes.
         """
         self.process_tag = secrets.token_hex(16)
         self.is_alive = True
@@ -82,7 +82,7 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self._buffered_bytes = 0
-        self._longest = longest
+        self._max_line_bytes = max_line_bytes
         self._unsent: deque[memoryview] = deque()
         self._exit_code: int | None = None
         self._reaped = False
@@ -206,10 +206,10 @@ class WorkerProcess:
         if b"\n" not in data:
             self._parts.append(data)
             self._buffered_bytes += len(data)
-            if self._buffered_bytes > self._longest:
+            if self._buffered_bytes > self._max_line_bytes:
                 self._loop.remove_reader(self._read_fd)
                 if self.listener:
-                    self.listener.flooded()
+                    self.listener.on_line_too_long()
             return
         *lines, rest = data.split(b"\n")
         if self._parts:

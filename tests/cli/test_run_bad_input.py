@@ -134,7 +134,7 @@ def test_50_mb_of_prints_are_cut(pdkernel: Shell, peak_of_a_greeting: int, langu
 
     assert ended.status == 0
     assert KEPT <= sum(len(log["text"]) for log in logs) <= KEPT + MARGIN
-    assert "more bytes were printed and not kept: the limit is 1,048,576 a step." in logs[-1]["text"]
+    assert "more bytes of output were dropped: the limit is 1,048,576 bytes per step." in logs[-1]["text"]
     assert peak(ended) - peak_of_a_greeting < MEMORY_MIB
 
 

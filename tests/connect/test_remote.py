@@ -333,7 +333,7 @@ def test_account_listed_and_not_there(directory: Directory, upstream: Upstream) 
     found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
 
     assert found.error is not None
-    assert found.error.message == "The account apn_new is listed, but was removed."
+    assert found.error.message == "The account apn_new was removed while the run started."
 
 
 def test_ids_and_apps_of_accounts(directory: Directory) -> None:

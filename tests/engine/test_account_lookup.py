@@ -15,7 +15,7 @@ Connect = Callable[..., str]
 SAY = python_step("say", options="--app slack")
 
 
-async def test_the_chain_is_kept(run: Run, connect: Connect) -> None:
+async def test_execution_has_the_lookup(run: Run, connect: Connect) -> None:
     """The execution holds header, environment, user, app, candidates newest first and the chosen account."""
     older = connect("ada", "xoxb-the-older-one", name="old")
     newest = connect("ada", "xoxb-the-newer-one", name="new")
@@ -38,7 +38,7 @@ async def test_the_chain_is_kept(run: Run, connect: Connect) -> None:
     assert [(each["id"], each["name"]) for each in candidates] == [(newest, "new"), (older, "old")]
 
 
-async def test_the_link_that_failed_is_kept(run: Run, connect: Connect) -> None:
+async def test_refused_run_has_the_failed_stage(run: Run, connect: Connect) -> None:
     """A refused run records the failed stage with the platform's message and the fix, and no later stage."""
     connect("ada", app="github")
 
@@ -52,7 +52,7 @@ async def test_the_link_that_failed_is_kept(run: Run, connect: Connect) -> None:
     assert execution.lookup.user_exists is True
 
 
-async def test_without_an_external_users_account_nothing_is_kept(run: Run, connect: Connect) -> None:
+async def test_no_lookup_without_an_account_of_an_external_user(run: Run, connect: Connect) -> None:
     """The JSON of a run has no lookup if its steps use no account, or only accounts of the author."""
     own = connect(None)
 
@@ -62,7 +62,7 @@ async def test_without_an_external_users_account_nothing_is_kept(run: Run, conne
     assert "lookup" not in execution.to_json()
 
 
-async def test_the_journal_gives_it_back(run: Run, connect: Connect, runtime: WorkflowEngine) -> None:
+async def test_journal_returns_the_lookup(run: Run, connect: Connect, runtime: WorkflowEngine) -> None:
     """The journal returns the lookup that the run returned, for a success and a refusal."""
     connect("ada")
     made = [await run(SAY, external_user_id=user) for user in ("ada", "nobody")]
@@ -73,7 +73,7 @@ async def test_the_journal_gives_it_back(run: Run, connect: Connect, runtime: Wo
     assert all(each.lookup is not None for each in made)
 
 
-async def test_json_gives_it_back(run: Run, connect: Connect) -> None:
+async def test_lookup_survives_json(run: Run, connect: Connect) -> None:
     """A lookup read from its JSON equals the original."""
     connect("ada")
 
@@ -82,7 +82,7 @@ async def test_json_gives_it_back(run: Run, connect: Connect) -> None:
     assert Execution.from_json(json.loads(json.dumps(execution.to_json()))).lookup == execution.lookup
 
 
-async def test_no_credential_is_in_it(run: Run, connect: Connect) -> None:
+async def test_lookup_has_no_credential(run: Run, connect: Connect) -> None:
     """The lookup contains no credential, even if a credential was used as the account's name."""
     connect("ada", "xoxb-secret-0123456789", name="xoxb-secret-0123456789")
 
@@ -92,7 +92,7 @@ async def test_no_credential_is_in_it(run: Run, connect: Connect) -> None:
     assert "xoxb-secret-0123456789" not in json.dumps(execution.lookup.to_json())
 
 
-async def test_few_of_many_candidates_are_listed(run: Run, connect: Connect) -> None:
+async def test_listed_candidates_are_limited(run: Run, connect: Connect) -> None:
     """Of very many accounts the newest are listed, and the newest is used."""
     ids = [connect("ada") for _ in range(MAX_CANDIDATES + 3)]
 

@@ -105,7 +105,7 @@ async def test_newest_account_is_used(run: Run, connect: Connect) -> None:
     assert execution.step("say").return_value == len("xoxb-new")
 
 
-async def test_environments_are_apart(run: Run, connect: Connect) -> None:
+async def test_environments_are_separate(run: Run, connect: Connect) -> None:
     """A production account is not found in development."""
     connect("ada", environment="production")
 
@@ -116,7 +116,7 @@ async def test_environments_are_apart(run: Run, connect: Connect) -> None:
     assert "exists in production" in execution.error.message
 
 
-async def test_app_prop_in_code_is_the_external_users(run: Run, connect: Connect) -> None:
+async def test_app_prop_in_code_uses_the_account_of_the_external_user(run: Run, connect: Connect) -> None:
     """An app prop that only the Node.js code declares gets the external user's account."""
     account = connect("ada", "xoxb-0123456789")
 
@@ -157,7 +157,7 @@ async def test_own_account_needs_no_user(run: Run, connect: Connect) -> None:
         ),
     ],
 )
-async def test_missing_own_account_is_told_with_all_that_it_holds(run: Run, app: str, credentials: str) -> None:
+async def test_fix_for_a_missing_own_account_names_every_credential(run: Run, app: str, credentials: str) -> None:
     """The command that adds a missing own account names every credential."""
     execution = await run(python_step("send", "return 1", options=f"--app {app}=apn_gone1234"))
 
@@ -166,7 +166,7 @@ async def test_missing_own_account_is_told_with_all_that_it_holds(run: Run, app:
     assert execution.error.message.splitlines()[-1] == f"Add it: {command}"
 
 
-async def test_external_users_account_is_never_taken_as_own(run: Run, connect: Connect) -> None:
+async def test_account_of_an_external_user_is_not_an_own_account(run: Run, connect: Connect) -> None:
     """An account of an external user cannot be named as an own account."""
     account = connect("ada")
 
@@ -218,7 +218,7 @@ async def test_credential_never_reaches_the_record(run: Run, connect: Connect, l
     assert quote(token, safe="")[:10] not in record
 
 
-async def test_redacted_export_is_whole_for_the_next_step(run: Run, connect: Connect) -> None:
+async def test_next_step_gets_unredacted_exports(run: Run, connect: Connect) -> None:
     """The next step of a run gets an export without redaction."""
     connect("ada", "xoxb-0123456789")
 

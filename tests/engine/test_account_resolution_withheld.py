@@ -65,7 +65,7 @@ def returned(execution: Execution) -> Any:
     return step.exports["$return_value"]
 
 
-async def test_step_gets_what_connect_gives_out(run: Run) -> None:
+async def test_step_gets_the_credentials_from_connect(run: Run) -> None:
     """`$auth` has the newest account's token, and the record redacts it."""
     step = python_step(
         "act",
@@ -95,8 +95,8 @@ return call("https://api.github.com/user/repos?per_page=2", b'{"name": "hello"}'
     assert (seen["method"], seen["target"]) == ("POST", "https://api.github.com/user/repos?per_page=2")
     assert json.loads(seen["body"]) == {"name": "hello"}
     assert seen["query"] == {"external_user_id": "ada", "account_id": "apn_held"}
-    told = {name: text for name, text in seen["headers"].items() if name.startswith("x-pd-")}
-    assert told == {
+    proxy_headers = {name: text for name, text in seen["headers"].items() if name.startswith("x-pd-")}
+    assert proxy_headers == {
         "x-pd-environment": "development",
         "x-pd-proxy-content-type": "application/json",
         "x-pd-proxy-x-extra": "kept",
@@ -124,7 +124,7 @@ async def test_node_step_goes_through_the_proxy(run: Run) -> None:
     assert answer["seen"]["headers"]["x-pd-proxy-accept"] == "application/json"
 
 
-async def test_word_in_the_query_is_left_out(run: Run) -> None:
+async def test_proxy_replaces_a_placeholder_in_the_url(run: Run) -> None:
     """A placeholder in the URL is replaced by the proxy, too."""
     step = github_step('return call(f"https://api.github.com/user?a=1&access_token={token}&b=2")["body"]["target"]')
 
@@ -133,7 +133,7 @@ async def test_word_in_the_query_is_left_out(run: Run) -> None:
     assert returned(execution) == "https://api.github.com/user?a=1&b=2"
 
 
-async def test_ledger_says_so_and_shows_no_secret(run: Run) -> None:
+async def test_record_of_a_proxied_call_has_no_secret(run: Run) -> None:
     """The record has the call with app, account and proxy, and contains neither placeholder nor token."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}") and token')
 
@@ -148,7 +148,7 @@ async def test_ledger_says_so_and_shows_no_secret(run: Run) -> None:
     assert TOKEN not in text
 
 
-async def test_word_is_another_in_each_run(run: Run) -> None:
+async def test_placeholder_is_new_in_each_run(run: Run) -> None:
     """Each run has its own placeholder, so that an old one is useless."""
     step = github_step("import hashlib\nreturn hashlib.sha256(token.encode()).hexdigest()")
 
@@ -157,7 +157,7 @@ async def test_word_is_another_in_each_run(run: Run) -> None:
     assert words[0] != words[1]
 
 
-async def test_other_calls_go_their_own_way(run: Run, upstream: Upstream) -> None:
+async def test_other_calls_do_not_use_the_proxy(run: Run, upstream: Upstream) -> None:
     """A call without a placeholder does not use the proxy."""
     step = github_step('return call("http://127.0.0.1:9/nobody") if False else "made no call"')
 
@@ -165,7 +165,7 @@ async def test_other_calls_go_their_own_way(run: Run, upstream: Upstream) -> Non
     assert proxied(upstream) == []
 
 
-async def test_denied_stays_denied(run: Run, upstream: Upstream) -> None:
+async def test_outbound_policy_applies_to_the_proxy(run: Run, upstream: Upstream) -> None:
     """The outbound policy applies to calls through the proxy."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
 
@@ -190,7 +190,7 @@ UNCARRIED = [
 
 
 @pytest.mark.parametrize(("code", "why"), UNCARRIED)
-async def test_what_the_proxy_does_not_carry(run: Run, upstream: Upstream, code: str, why: str) -> None:
+async def test_unsupported_call_is_refused_before_it_is_sent(run: Run, upstream: Upstream, code: str, why: str) -> None:
     """A call that the proxy cannot send is refused before it is sent, with the reason and a fix."""
     execution = await run(github_step(f"return {code}"), external_user_id="ada", egress="live")
 
@@ -223,7 +223,7 @@ async def test_request_with_two_withheld_accounts_is_refused(run: Run, upstream:
         ("https://evil.example.test/", 403, "only hosts of the account's app"),
     ],
 )
-async def test_proxys_own_refusals_are_explained(run: Run, url: str, status: int, note: str) -> None:
+async def test_refusal_of_the_proxy_is_explained(run: Run, url: str, status: int, note: str) -> None:
     """The step gets the proxy's own refusal, and the record explains it."""
     step = github_step(f'return call("{url}", Authorization=f"Bearer {{token}}")["status"]')
 
@@ -234,7 +234,7 @@ async def test_proxys_own_refusals_are_explained(run: Run, url: str, status: int
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
-async def test_faults_of_the_proxy_are_the_steps(run: Run, upstream: Upstream, status: int) -> None:
+async def test_error_of_the_proxy_reaches_the_step(run: Run, upstream: Upstream, status: int) -> None:
     """An error of the proxy reaches the step unchanged; the call is recorded and not repeated."""
     fault = {"within": "/proxy/", "kind": "status", "status": status, "headers": {"Retry-After": "9"}}
     await asyncio.to_thread(lambda: upstream.set(fault=fault))
@@ -256,7 +256,7 @@ except urllib.error.HTTPError as fault:
     assert len(proxied(upstream)) == 1
 
 
-async def test_slow_proxy_is_waited_for(run: Run, upstream: Upstream) -> None:
+async def test_slow_answer_of_the_proxy_reaches_the_step(run: Run, upstream: Upstream) -> None:
     """A slow answer of the proxy reaches the step."""
     await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "slow", "seconds": 1.5}))
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
@@ -267,7 +267,7 @@ async def test_slow_proxy_is_waited_for(run: Run, upstream: Upstream) -> None:
     assert (execution.steps[0].duration_ms or 0) > 1400
 
 
-async def test_proxy_that_breaks_off(run: Run, upstream: Upstream) -> None:
+async def test_truncated_answer_of_the_proxy_is_an_error(run: Run, upstream: Upstream) -> None:
     """A truncated answer is an error in the step and a failed call in the record."""
     await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "cut"}))
     step = github_step(
@@ -287,7 +287,7 @@ except (http.client.IncompleteRead, OSError) as fault:
     assert execution.steps[0].requests[0].outcome == "failed"
 
 
-async def test_proxy_that_hangs_up(run: Run, upstream: Upstream) -> None:
+async def test_closed_connection_of_the_proxy_is_an_error(run: Run, upstream: Upstream) -> None:
     """A closed connection without an answer is a failed call; the record has no token."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["body"]')
     await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "close"}))
@@ -314,7 +314,7 @@ class Memory:
         self._kept[key] = recorded
 
 
-async def test_sent_once_all_the_same(run: Run, upstream: Upstream) -> None:
+async def test_proxied_call_is_sent_once(run: Run, upstream: Upstream) -> None:
     """A POST is not repeated by the next run, although its URL has another placeholder."""
     step = github_step(
         'return call(f"https://api.github.com/user?access_token={token}", b"{}", Content_Type="application/json")["status"]'
@@ -327,7 +327,7 @@ async def test_sent_once_all_the_same(run: Run, upstream: Upstream) -> None:
     assert len(proxied(upstream)) == 1
 
 
-async def test_recorded_and_replayed(run: Run, upstream: Upstream, tmp_path: Path) -> None:
+async def test_proxied_call_is_recorded_and_replayed(run: Run, upstream: Upstream, tmp_path: Path) -> None:
     """A call through the proxy is recorded as the step's call and replayed from the recording."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
     file = tmp_path / "calls.json"
@@ -339,7 +339,7 @@ async def test_recorded_and_replayed(run: Run, upstream: Upstream, tmp_path: Pat
     assert TOKEN not in file.read_text()
 
 
-async def test_end_users_errors_stay_the_platforms(run: Run) -> None:
+async def test_missing_account_has_the_message_of_the_platform(run: Run) -> None:
     """A missing account is reported with the platform's message."""
     execution = await run(github_step("return 1"), external_user_id="bob")
 
@@ -349,7 +349,7 @@ async def test_end_users_errors_stay_the_platforms(run: Run) -> None:
     )
 
 
-async def test_trouble_at_pipedream_refuses_the_run(run: Run, upstream: Upstream) -> None:
+async def test_failed_lookup_at_pipedream_refuses_the_run(run: Run, upstream: Upstream) -> None:
     """If the lookup at Pipedream fails, the run is refused before its first step, with reason and fix."""
     fault = {"path": "accounts", "kind": "status", "status": 429, "headers": {"Retry-After": "9"}}
     await asyncio.to_thread(lambda: upstream.set(fault=fault))

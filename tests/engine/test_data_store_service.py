@@ -75,7 +75,7 @@ return {"before": before, "pairs": pairs, "found": found, "after": after, "end":
     ],
     ids=["node", "python"],
 )
-async def test_the_whole_interface(run: Run, step: Step) -> None:
+async def test_documented_operations(run: Run, step: Step) -> None:
     """Every documented operation works as documented."""
     value = await returned(run, step)
 
@@ -87,7 +87,7 @@ async def test_the_whole_interface(run: Run, step: Step) -> None:
     assert value["end"] == []
 
 
-async def test_an_absent_key_is_undefined_in_node(run: Run) -> None:
+async def test_missing_record_is_undefined_in_node(run: Run) -> None:
     """`get` distinguishes a missing record from null."""
     assert await returned(
         run, in_node("await s.set('null', null); return [typeof await s.get('no'), await s.get('null')]")
@@ -95,14 +95,14 @@ async def test_an_absent_key_is_undefined_in_node(run: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["TypeError", "KeyError"])
-async def test_an_absent_key_raises_what_the_documentation_says(run: Run, kind: str) -> None:
+async def test_missing_record_raises_the_documented_error(run: Run, kind: str) -> None:
     """`s[key]` raises TypeError for a wrong key and KeyError for a missing record, like a dict."""
     step = in_python(f'try:\n    s["no"]\nexcept {kind} as error:\n    return str(error)')
 
     assert await returned(run, step) == "The data store has no key 'no'. Use .get(key) for None instead of this error."
 
 
-async def test_a_change_inside_a_value_is_not_stored(run: Run) -> None:
+async def test_change_inside_a_value_is_not_stored(run: Run) -> None:
     """A value that was read is a copy: changing it does not change the record."""
     step = in_python('s["a"] = {"b": 1}\ns["a"]["b"] = 2\nreturn s["a"]["b"]')
 
@@ -128,7 +128,7 @@ async def test_workflows_and_languages_share_a_store(run: Run, project: Project)
     assert project.data_stores.names() == ["orders"]
 
 
-async def test_a_prop_without_a_name_is_the_default_store(run: Run, project: Project) -> None:
+async def test_prop_without_a_name_is_the_default_store(run: Run, project: Project) -> None:
     """`--data-store PROP` and a prop that only the code declares both mean the project's default store."""
     await run(in_python('s["a"] = 1'), node_step("other", "await this.data.set('b', 2)", props=NODE))
 
@@ -136,8 +136,8 @@ async def test_a_prop_without_a_name_is_the_default_store(run: Run, project: Pro
     assert project.data_stores.read_keys("default")[0] == ["a", "b"]
 
 
-async def test_a_step_reaches_only_what_it_declares(run: Run, project: Project) -> None:
-    """A step that uses an undeclared store's name is refused."""
+async def test_step_reaches_only_declared_stores(run: Run, project: Project) -> None:
+    """The name of an undeclared store is refused."""
     project.data_stores.set("secret", "k", "v")
     step = in_python('return type(s)("secret", s._call_services).get("k")')
 
@@ -161,7 +161,7 @@ async def test_a_step_reaches_only_what_it_declares(run: Run, project: Project) 
         (in_node("await s.set('k'.repeat(2000), 1)"), 4, "2000 bytes"),
     ],
 )
-async def test_what_a_store_cannot_hold_is_an_error_at_the_line(
+async def test_invalid_record_is_an_error_at_the_line(
     run: Run, project: Project, step: Step, line: int, words: str
 ) -> None:
     """A value that is not JSON, an invalid key and an invalid time to live fail at the cell's line and store nothing."""
@@ -173,7 +173,7 @@ async def test_what_a_store_cannot_hold_is_an_error_at_the_line(
     assert project.data_stores.count("default") == 0
 
 
-async def test_what_json_drops_is_warned_of(run: Run, project: Project) -> None:
+async def test_value_that_json_drops_is_a_warning(run: Run, project: Project) -> None:
     """NaN in Node.js is stored as null, as JSON.stringify writes it, and the step's log has a warning."""
     execution = await run(in_node("await s.set('k', [NaN])"))
 
@@ -186,14 +186,14 @@ async def test_what_json_drops_is_warned_of(run: Run, project: Project) -> None:
     [in_node("return (await s.keys()).length"), in_python("return len(list(s.items()))")],
     ids=["node", "python"],
 )
-async def test_a_store_of_many_records_is_read_whole(run: Run, project: Project, step: Step) -> None:
+async def test_store_of_many_records_is_read_completely(run: Run, project: Project, step: Step) -> None:
     """A step reads all keys and records of a store that needs several pages."""
     project.data_stores.put_records("default", [StoreRecord(f"k{number}", number, None) for number in range(1234)])
 
     assert await returned(run, step) == 1234
 
 
-async def test_operations_at_once_are_answered_each(run: Run) -> None:
+async def test_concurrent_operations_get_their_own_answers(run: Run) -> None:
     """Concurrent operations each get their own answer."""
     step = in_node(
         "await Promise.all([...Array(20).keys()].map((n) => s.set(`k${n}`, n)));"
@@ -203,7 +203,7 @@ async def test_operations_at_once_are_answered_each(run: Run) -> None:
     assert await returned(run, step) == list(range(20))
 
 
-async def test_a_store_is_written_in_an_error_as_its_name(run: Run) -> None:
+async def test_store_is_printed_as_its_name(run: Run) -> None:
     """A store in a step's output is shown by its name."""
     execution = await run(
         in_node("console.log(s)"), python_step("two", 'print(pd.inputs["d"])', options="--data-store d=x")
@@ -213,7 +213,7 @@ async def test_a_store_is_written_in_an_error_as_its_name(run: Run) -> None:
     assert "<data store 'x'>" in execution.step("two").logs[0].text
 
 
-def test_a_synced_props_value_names_the_store() -> None:
+def test_value_of_a_synced_prop_names_the_store() -> None:
     """`{storeId: ds_...}` names the store with that id; the directive takes precedence; other props are not stores."""
     step = node_step("work", options="--data-store named=orders")
     declared = [
@@ -227,7 +227,7 @@ def test_a_synced_props_value_names_the_store() -> None:
     assert resolve_data_stores(step, declared) == {"named": "orders", "synced": "ds_1", "plain": "mine"}
 
 
-async def test_a_synced_folder_uses_the_store_of_its_id(run: Run, project: Project, tmp_path: Path) -> None:
+async def test_synced_folder_finds_its_store_by_id(run: Run, project: Project, tmp_path: Path) -> None:
     """A workflow from Git sync finds its store by the platform's id."""
     from pdkernel.definition import read_folder_workflow
 

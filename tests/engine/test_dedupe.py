@@ -45,7 +45,7 @@ def test_unique_remembers_a_hundred_ids() -> None:
     assert (len(first), again, newest) == (101, [0], [])
 
 
-def test_events_are_put_in_the_order_of_their_times() -> None:
+def test_events_are_sorted_by_time() -> None:
     """Events are sorted by time, oldest first; events without a time follow in the order of emission."""
     emitted = [Emitted("c"), Emitted("b", ts=2), Emitted("a", ts=1), Emitted("d")]
 

@@ -54,7 +54,7 @@ async def server() -> AsyncIterator[Server]:
     listener.close()
 
 
-async def test_an_http_request_goes_out_after_the_last_step(run: Run, server: Server) -> None:
+async def test_http_request_is_sent_after_the_last_step(run: Run, server: Server) -> None:
     """An HTTP request is sent after the last step, with its query, headers and JSON."""
     url = f"http://127.0.0.1:{server.port}/hook"
     first = node_step(
@@ -70,14 +70,14 @@ async def test_an_http_request_goes_out_after_the_last_step(run: Run, server: Se
     ]
 
 
-async def test_the_query_of_its_url_is_kept_beside_params(run: Run, server: Server) -> None:
+async def test_params_are_added_to_the_query(run: Run, server: Server) -> None:
     """`params` are added to the query of the URL."""
     url = f"http://127.0.0.1:{server.port}/hook?a=1"
     await run(node_step("first", f"$.send.http({{ method: 'GET', url: '{url}', params: {{ b: 2 }} }})"))
     assert server.heads[0].startswith("GET /hook?a=1&b=2 ")
 
 
-async def test_denied_outside_calls_deny_it_too(run: Run) -> None:
+async def test_outbound_policy_applies_to_deliveries(run: Run) -> None:
     """A denied request does not fail the run; the record says that it was not sent."""
     step = python_step("a", "pd.send.http('POST', 'https://hooks.example.com/x', data='text')")
     execution = await run(step)
@@ -88,7 +88,7 @@ async def test_denied_outside_calls_deny_it_too(run: Run) -> None:
     assert sent.request.outcome == "denied"
 
 
-async def test_a_host_that_cannot_be_reached_is_said(run: Run) -> None:
+async def test_unreachable_host_is_recorded(run: Run) -> None:
     """A request without an answer is recorded as failed, with the gateway's reason."""
     done = await run(python_step("a", "pd.send.http('POST', 'http://nowhere.invalid/x', data='text')"), egress="live")
 
@@ -97,7 +97,7 @@ async def test_a_host_that_cannot_be_reached_is_said(run: Run) -> None:
     assert (sent.note or "").startswith("POST http://nowhere.invalid/x got no response: nowhere.invalid ")
 
 
-async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server) -> None:
+async def test_failed_step_does_not_prevent_a_queued_delivery(run: Run, server: Server) -> None:
     """A queued request is sent even if the run fails later."""
     step = node_step("a", f"$.send.http({{ method: 'GET', url: 'http://127.0.0.1:{server.port}/' }})")
     execution = await run(step, python_step("b", "raise ValueError()"))
@@ -105,7 +105,7 @@ async def test_a_failed_step_after_it_does_not_lose_it(run: Run, server: Server)
     assert execution.sends[0].outcome == "sent"
 
 
-async def test_what_nobody_takes_here_is_shown(run: Run, runtime: WorkflowEngine) -> None:
+async def test_kinds_without_a_destination_are_shown(run: Run, runtime: WorkflowEngine) -> None:
     """Emitted events, S3 objects and server-sent events are recorded with payload and reason."""
     execution = await run(python_step("a", "pd.send.emit({'n': 1})\npd.send.s3('b', 'p', 'x')\npd.send.sse('c', 1)"))
     assert [(sent.kind, sent.outcome) for sent in execution.sends] == [
@@ -119,7 +119,7 @@ async def test_what_nobody_takes_here_is_shown(run: Run, runtime: WorkflowEngine
     assert kept.sends == execution.sends
 
 
-async def test_e_mail_without_a_server_is_shown(run: Run) -> None:
+async def test_email_without_a_server_is_shown(run: Run) -> None:
     """Without a mail server the record shows the message and the command that sets a server."""
     execution = await run(python_step("a", "pd.send.email(subject='s', text='t', html=None)"))
     (sent,) = execution.sends
@@ -139,7 +139,7 @@ class Mailbox:
         return "250 OK"
 
 
-async def test_e_mail_goes_to_oneself(run: Run, project: Project) -> None:
+async def test_email_is_sent_to_the_own_address(run: Run, project: Project) -> None:
     """A mail server gets one message, addressed to `mail_to`."""
     box = Mailbox()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -159,19 +159,19 @@ async def test_e_mail_goes_to_oneself(run: Run, project: Project) -> None:
     assert b"There" in (envelope.content or b"")
 
 
-def test_html_stands_in_the_place_of_the_text() -> None:
+def test_html_replaces_the_text() -> None:
     """An `html` replaces the text, even if it is empty."""
     assert build_message("me@x", {"subject": "s", "text": "t", "html": ""}).get_content().strip() == ""
     assert build_message("me@x", {"subject": "s", "text": "t", "html": None}).get_content().strip() == "t"
 
 
-def test_a_subject_of_several_lines_cannot_add_headers() -> None:
+def test_line_breaks_in_a_subject_add_no_headers() -> None:
     """Line breaks in the subject become spaces."""
     assert build_message("me@x", {"subject": "a\r\nBcc: you@x"})["Subject"] == "a Bcc: you@x"
 
 
-def test_mail_needs_an_address_and_a_server() -> None:
-    """With only one of the two settings nothing is sent."""
+def test_email_requires_an_address_and_a_server() -> None:
+    """With only one of the two settings no message is sent."""
     assert parse_mail_settings({"mail_to": "me@x"}, {}) is None
     full = parse_mail_settings({"mail_to": "me@x", "mail_server": "h:465"}, {"PDKERNEL_MAIL_PASSWORD": "secret"})
     assert full is not None
@@ -180,7 +180,7 @@ def test_mail_needs_an_address_and_a_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "warning"),
     [
         (
             node_step("a", "\n$.send.http({ method: 'POST', url: 'hooks/x' });"),
@@ -193,15 +193,15 @@ def test_mail_needs_an_address_and_a_server() -> None:
     ],
     ids=["node-path", "node-nothing", "python-scheme", "node-email", "python-email"],
 )
-async def test_what_cannot_be_delivered_is_said_at_the_step(run: Run, step: Step, said: str) -> None:
+async def test_undeliverable_message_is_a_warning_of_the_step(run: Run, step: Step, warning: str) -> None:
     """A message that cannot be delivered does not fail the step; its log has a warning with the line of the call."""
     execution = await run(step)
 
     assert execution.step("a").status == "success"
-    assert said in execution.step("a").output
+    assert warning in execution.step("a").output
 
 
-async def test_of_what_can_be_delivered_nothing_is_said(run: Run, server: Server) -> None:
+async def test_deliverable_message_causes_no_warning(run: Run, server: Server) -> None:
     """A URL, and an e-mail with only a subject, cause no warning."""
     body = f"pd.send.http('GET', 'http://127.0.0.1:{server.port}/')\npd.send.email(subject='s')"
 
@@ -209,7 +209,7 @@ async def test_of_what_can_be_delivered_nothing_is_said(run: Run, server: Server
 
 
 @pytest.mark.parametrize("params", ["true", "1", "['ab', '']", "[[]]"])
-async def test_params_that_are_not_an_object_are_told(run: Run, server: Server, params: str) -> None:
+async def test_invalid_params_fail_the_delivery(run: Run, server: Server, params: str) -> None:
     """`params` that are not an object do not fail the run; the delivery has failed, with the reason."""
     url = f"http://127.0.0.1:{server.port}/"
 

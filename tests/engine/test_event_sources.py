@@ -54,9 +54,9 @@ def request_of(project: Project, tmp_path: Path, connect: Callable[..., str]) ->
         ("sources", "new-call", WEBHOOK),
         ("actions", "look", ACTION),
     ):
-        place = tmp_path / "components" / "depot" / kind / name
-        place.mkdir(parents=True)
-        place.joinpath(f"{name}.mjs").write_text(text)
+        path = tmp_path / "components" / "depot" / kind / name
+        path.mkdir(parents=True)
+        path.joinpath(f"{name}.mjs").write_text(text)
     project.settings.set("actions", str(tmp_path / "components"))
     connect(app="depot", credentials={"api_key": TOKEN})
 
@@ -68,7 +68,7 @@ def request_of(project: Project, tmp_path: Path, connect: Callable[..., str]) ->
     return make
 
 
-async def test_what_is_new_is_told_once(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+async def test_event_is_new_once(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
     """A source gets its database of the last run, and an id that it emitted before is not new."""
     first = await runtime.source_runner.run(request_of(props={"size": 5}))
     second = await runtime.source_runner.run(request_of(props={"size": 5}))
@@ -79,7 +79,7 @@ async def test_what_is_new_is_told_once(runtime: WorkflowEngine, request_of: Cal
     assert second.events[0].event.data["every"] == 60
 
 
-async def test_each_external_user_has_their_own_source(
+async def test_each_external_user_has_separate_state(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest], connect: Callable[..., str]
 ) -> None:
     """Each external user has separate state: an event is new for one and repeated for the other."""
@@ -91,10 +91,8 @@ async def test_each_external_user_has_their_own_source(
     assert [event.id for event in bobs.events] == [0]
 
 
-async def test_no_credential_is_in_what_is_told(
-    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
-) -> None:
-    """Logs, events and the error hold a placeholder; the database holds the value, encrypted."""
+async def test_results_have_no_credential(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+    """Logs, events and the error have a placeholder; the database has the value, encrypted."""
     request = request_of(event={"fail": True})
 
     ran = await runtime.source_runner.run(request)
@@ -105,9 +103,7 @@ async def test_no_credential_is_in_what_is_told(
     assert "⟦secret:depot/" in ran.record.error.message
 
 
-async def test_what_was_emitted_before_a_failure_counts(
-    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
-) -> None:
+async def test_events_before_a_failure_count(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
     """Events emitted before a failure are returned, and are not new in the next run."""
     failed = await runtime.source_runner.run(request_of(event={"fail": True}))
     again = await runtime.source_runner.run(request_of(event={"fail": True}, props={"size": 0}))
@@ -116,7 +112,7 @@ async def test_what_was_emitted_before_a_failure_counts(
     assert [event.id for event in again.events] == [1]
 
 
-async def test_a_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+async def test_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
     """A hook runs by its name; a missing hook is reported."""
     deployed = await runtime.source_runner.run(request_of(act="deploy"))
     none = await runtime.source_runner.run(request_of(act="activate"))
@@ -125,7 +121,7 @@ async def test_a_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Call
     assert (deployed.had_hook, none.had_hook) == (True, False)
 
 
-async def test_forgetting_makes_everything_new(
+async def test_deleted_state_makes_every_event_new(
     runtime: WorkflowEngine, project: Project, request_of: Callable[..., SourceRequest]
 ) -> None:
     """After its state is deleted, every event of a source is new."""
@@ -138,7 +134,7 @@ async def test_forgetting_makes_everything_new(
     assert [event.id for event in ran.events] == [0]
 
 
-async def test_an_emitted_event_starts_the_workflow_as_it_is(
+async def test_emitted_event_is_unchanged_in_the_workflow(
     runtime: WorkflowEngine, run: Run, request_of: Callable[..., SourceRequest]
 ) -> None:
     """`steps.trigger.event` is the emitted event, without added headers."""
@@ -151,13 +147,17 @@ async def test_an_emitted_event_starts_the_workflow_as_it_is(
     assert execution.step("look").return_value == {"past": True}
 
 
-async def test_a_source_needs_its_account(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+async def test_missing_account_refuses_the_source(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
     """A source that needs an account is refused without an external user."""
     with pytest.raises(ExternalUserRequiredError):
         await runtime.source_runner.run(request_of(external_user_id=None))
 
 
-async def test_an_action_is_no_source(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+async def test_action_as_a_trigger_is_refused(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
     """An action as a trigger is refused; the message says how to write a step."""
     with pytest.raises(UnsupportedError, match="is an action") as caught:
         await runtime.source_runner.run(request_of("depot-look@0.1.0"))
@@ -165,7 +165,7 @@ async def test_an_action_is_no_source(runtime: WorkflowEngine, request_of: Calla
     assert "%%pdstep NAME --uses depot-look@0.1.0" in caught.value.fix
 
 
-def test_a_workflow_that_a_request_starts_has_no_source() -> None:
+def test_http_trigger_is_not_a_source() -> None:
     """A workflow with an HTTP trigger is refused; the message shows a source trigger."""
     with pytest.raises(RequestError, match="trigger is of type http") as caught:
         require_source_trigger(Trigger())
@@ -173,7 +173,7 @@ def test_a_workflow_that_a_request_starts_has_no_source() -> None:
     assert "uses: KEY@VERSION" in caught.value.fix
 
 
-def test_the_state_is_for_one_workflow_and_source(request_of: Callable[..., SourceRequest]) -> None:
+def test_state_belongs_to_a_workflow_and_a_source(request_of: Callable[..., SourceRequest]) -> None:
     """The state belongs to a workflow and a source, not to a version of the source."""
     request = request_of()
 
@@ -181,9 +181,7 @@ def test_the_state_is_for_one_workflow_and_source(request_of: Callable[..., Sour
     assert request.state_key == request_of("depot-new-parcel@0.2.0").state_key
 
 
-async def test_a_source_with_an_http_interface_gets_the_request(
-    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
-) -> None:
+async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
     """A source with an HTTP interface reads the request, responds and emits."""
     request = request_of("depot-new-call@0.1.0", event={"headers": {"x-depot": "seven"}})
 
@@ -194,7 +192,7 @@ async def test_a_source_with_an_http_interface_gets_the_request(
     assert ran.response.status == 202
 
 
-async def test_a_source_with_an_http_interface_alone_needs_a_request(
+async def test_source_without_a_timer_requires_a_request(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
     """A source without a timer needs a request."""

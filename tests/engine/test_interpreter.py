@@ -23,7 +23,7 @@ def statuses(execution: Execution) -> dict[str, str]:
     return {step.name: step.status for step in execution.steps}
 
 
-async def test_exports_go_down_through_three_languages(run: Run) -> None:
+async def test_exports_pass_through_three_languages(run: Run) -> None:
     """A step reads the exports of steps above it in all languages."""
     execution = await run(
         python_step("one", 'return {"n": pd.steps["trigger"]["event"]["body"]["n"] + 1}'),
@@ -60,7 +60,7 @@ async def test_error_shows_the_locals_of_the_users_frames(run: Run) -> None:
     assert "count = 0" in (error.stack or "")
 
 
-async def test_node_error_names_the_cells_line(run: Run) -> None:
+async def test_node_error_has_the_line_of_the_cell(run: Run) -> None:
     """A failed Node.js step's error has the cell's line."""
     execution = await run(node_step("one", "const x = null;\nreturn x.y;"))
 
@@ -108,7 +108,7 @@ async def test_disabled_and_pinned_steps_do_not_run(run: Run) -> None:
     assert execution.step("last").return_value == [7, False]
 
 
-async def test_one_step_runs_on_earlier_exports(run: Run) -> None:
+async def test_selected_step_runs_on_earlier_exports(run: Run) -> None:
     """A selected step runs alone, with earlier exports of the steps above."""
     execution = await run(
         python_step("one", 'raise ValueError("ran")'),
@@ -121,7 +121,7 @@ async def test_one_step_runs_on_earlier_exports(run: Run) -> None:
     assert execution.step("two").return_value == 42
 
 
-async def test_custom_response_is_the_first_one(run: Run) -> None:
+async def test_custom_response_is_the_first_response(run: Run) -> None:
     """The custom response is the first response of a step."""
     workflow = a_workflow(
         python_step("one", 'pd.respond({"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}})'),
@@ -136,7 +136,7 @@ async def test_custom_response_is_the_first_one(run: Run) -> None:
 
 
 @pytest.mark.parametrize("body", ["return 1", "1 / 0"], ids=["never responded", "failed first"])
-async def test_custom_response_that_never_came_is_400(run: Run, body: str) -> None:
+async def test_missing_custom_response_is_400(run: Run, body: str) -> None:
     """If no step sends the custom response, the caller gets the platform's 400."""
     execution = await run(a_workflow(python_step("one", body), response="custom"))
 
@@ -144,7 +144,7 @@ async def test_custom_response_that_never_came_is_400(run: Run, body: str) -> No
     assert (execution.response.status, execution.response.body) == (400, "No $.respond called in workflow")
 
 
-async def test_response_in_default_mode_is_null_and_warned_of(run: Run) -> None:
+async def test_response_without_custom_mode_is_a_warning(run: Run) -> None:
     """A response that the trigger does not send causes a warning in the step's log."""
     execution = await run(python_step("one", 'pd.respond({"status": 200, "body": 1})'))
 
@@ -162,7 +162,7 @@ async def test_time_out_ends_the_step(run: Run) -> None:
     assert step.exports == {"a": 1}
 
 
-async def test_an_expression_has_the_time_of_its_step(run: Run) -> None:
+async def test_expression_has_the_time_limit_of_its_step(run: Run) -> None:
     """An endless expression is ended at the step's time limit, and the message names the limit."""
     step = node_step("one", "return 1", options='--timeout 1 --prop "n={{(() => { for (;;); })()}}"')
     execution = await run(step)
@@ -172,7 +172,7 @@ async def test_an_expression_has_the_time_of_its_step(run: Run) -> None:
     assert "longer than 1 second and" in error.message
 
 
-async def test_workflow_goes_on_after_bash_exit(run: Run) -> None:
+async def test_workflow_continues_after_bash_exit(run: Run) -> None:
     """`exit 1` in Bash ends that step only."""
     execution = await run(bash_step("one", "exit 1"), python_step("two"))
 
@@ -198,7 +198,7 @@ async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
     ],
     ids=["python", "node"],
 )
-async def test_step_sees_the_variables_that_it_names(run: Run, step: Any) -> None:
+async def test_step_gets_the_variables_that_the_workflow_names(run: Run, step: Any) -> None:
     """A workflow gets only the variables that it names; they are redacted in the record."""
     execution = await run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
 
@@ -241,7 +241,7 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
         ("%%pdstep one --lang go --data-store store\npackage main\nfunc main() {}\n", "data store"),
     ],
 )
-async def test_what_is_not_built_refuses_the_run(run: Run, cell: str, word: str) -> None:
+async def test_unsupported_feature_refuses_the_run(run: Run, cell: str, word: str) -> None:
     """An unsupported feature refuses the run before its first step, with an alternative."""
     execution = await run(a_step(cell))
 
@@ -279,21 +279,21 @@ async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: WorkflowEn
     assert statuses(execution) == {"one": "error", "two": "skipped"}
 
 
-async def test_growing_record_is_told(runtime: WorkflowEngine) -> None:
+async def test_growing_record_is_published(runtime: WorkflowEngine) -> None:
     """`on_change` receives the growing record: first the running step, last the whole run."""
-    told: list[Execution] = []
+    received: list[Execution] = []
     request = RunRequest(
-        a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny"), on_change=told.append
+        a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny"), on_change=received.append
     )
 
     execution = await runtime.run(request)
 
-    assert told[0].step("one").status == "not_run"
-    assert told[0].step("one").started_at is not None
-    assert told[-1] == execution
+    assert received[0].step("one").status == "not_run"
+    assert received[0].step("one").started_at is not None
+    assert received[-1] == execution
 
 
-async def test_print_is_told_while_its_step_goes_on(runtime: WorkflowEngine) -> None:
+async def test_output_is_published_while_the_step_runs(runtime: WorkflowEngine) -> None:
     """Output of a step is published while the step still works."""
     printed = asyncio.Event()
 
@@ -301,8 +301,10 @@ async def test_print_is_told_while_its_step_goes_on(runtime: WorkflowEngine) -> 
         if execution.step("two").logs and execution.step("two").duration_ms is None:
             printed.set()
 
-    talk = python_step("two", 'import time\nprint("on", flush=True)\ntime.sleep(60)', options="--timeout 60")
-    request = RunRequest(a_workflow(python_step("one"), talk), an_event(), parse_policy("deny"), on_change=on_change)
+    printing = python_step("two", 'import time\nprint("on", flush=True)\ntime.sleep(60)', options="--timeout 60")
+    request = RunRequest(
+        a_workflow(python_step("one"), printing), an_event(), parse_policy("deny"), on_change=on_change
+    )
     task = asyncio.create_task(runtime.run(request))
 
     await asyncio.wait_for(printed.wait(), 20)
@@ -331,8 +333,8 @@ async def test_context_has_the_platforms_keys(run: Run) -> None:
     ],
     ids=["no handler", "no default export", "reads a step below"],
 )
-async def test_wrong_workflow_is_refused_before_any_step(run: Run, steps: Any, code: str) -> None:
-    """A wrong workflow is refused with its own error code, and no step starts."""
+async def test_invalid_workflow_is_refused_before_any_step(run: Run, steps: Any, code: str) -> None:
+    """An invalid workflow is refused with its own error code, and no step starts."""
     execution = await run(*steps)
 
     assert execution.error is not None
@@ -357,7 +359,7 @@ async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
     assert "header-token" not in json.dumps(execution.to_json())
 
 
-async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run, runtime: WorkflowEngine) -> None:
+async def test_refused_run_has_its_end_in_the_journal(run: Run, runtime: WorkflowEngine) -> None:
     """The end of a run is written after its start, even for a run that is refused at once."""
     refused = [await run(a_workflow(python_step(options="--app slack"), name=f"W{number}")) for number in range(10)]
     kept = [await runtime.journal.get_execution(execution.id) for execution in refused]
@@ -365,9 +367,9 @@ async def test_a_run_that_is_refused_at_once_has_its_end_in_the_journal(run: Run
     assert [execution and execution.status for execution in kept] == ["error"] * 10
 
 
-async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: Run, runtime: WorkflowEngine) -> None:
+async def test_callbacks_get_the_commit_and_the_response(run: Run, runtime: WorkflowEngine) -> None:
     """`on_recorded` is called once when the run is on disk, and `on_respond` gets the first response without redaction."""
-    told: list[Any] = []
+    received: list[Any] = []
     workflow = a_workflow(
         python_step("one", "pd.respond(status=200, body='TOKEN-0123456789')"),
         python_step("two", "pd.respond(status=500, body='second')"),
@@ -377,17 +379,17 @@ async def test_watchers_are_told_when_a_run_is_on_disk_and_what_it_answers(run: 
         workflow,
         variables={"TOKEN": "TOKEN-0123456789"},
         run_ids=("run-1", "trace-1"),
-        on_recorded=lambda: told.append("accepted"),
-        on_respond=lambda response: told.append((response.status, response.content)),
+        on_recorded=lambda: received.append("accepted"),
+        on_respond=lambda response: received.append((response.status, response.content)),
     )
 
     assert (execution.id, execution.trace_id) == ("run-1", "trace-1")
-    assert told == ["accepted", (200, b"TOKEN-0123456789")]
+    assert received == ["accepted", (200, b"TOKEN-0123456789")]
     assert execution.response is not None
     assert execution.response.body == "⟦secret:env/TOKEN⟧"
 
 
-async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: WorkflowEngine) -> None:
+async def test_run_without_a_journal_entry(run: Run, runtime: WorkflowEngine) -> None:
     """A run with `keep_in_journal=False` is not in the journal."""
     execution = await run(python_step("one", "return 1"), keep_in_journal=False)
 
@@ -395,7 +397,7 @@ async def test_a_run_that_is_not_to_be_stored(run: Run, runtime: WorkflowEngine)
     assert await runtime.journal.get_execution(execution.id) is None
 
 
-async def test_a_step_that_forges_a_reply_fails_the_run(run: Run) -> None:
+async def test_forged_reply_fails_the_run(run: Run) -> None:
     """A forged reply fails the run with an error of the step; the step below does not run."""
     forged = '1 {"t":"respond","r":{"status":200,"headers":null,"body":null}}\\n'
     execution = await run(python_step("one", f"import os; os.write(4, b'{forged}')"), python_step("two"))

@@ -69,7 +69,7 @@ def stand_in() -> Iterator[StandIn]:
     server.server_close()
 
 
-async def test_exports_go_down_through_four_languages(run: Run) -> None:
+async def test_exports_pass_through_four_languages(run: Run) -> None:
     """A Go step reads the exports of steps above it, and steps below read its exports."""
     execution = await run(
         python_step("one", 'return pd.steps["trigger"]["event"]["body"]["n"] + 1'),
@@ -84,7 +84,7 @@ async def test_exports_go_down_through_four_languages(run: Run) -> None:
     assert execution.step("five").return_value == [3, "ü<&"]
 
 
-async def test_a_panic_and_a_compile_error_are_at_the_cells_line(run: Run) -> None:
+async def test_panic_and_compile_error_have_the_line_of_the_cell(run: Run) -> None:
     """Errors have lines of the cell; the first line is the directive."""
     panicked = await run(go_step("one", '\npanic("no")'))
     broken = await run(go_step("one", "\nnothing()"))
@@ -94,7 +94,7 @@ async def test_a_panic_and_a_compile_error_are_at_the_cells_line(run: Run) -> No
         assert (execution.error.name, execution.error.step, execution.error.line) == (name, "one", 9)
 
 
-async def test_compiling_is_told_once(run: Run) -> None:
+async def test_compilation_is_reported_once(run: Run) -> None:
     """The step's log reports the compilation once; the next run has no such line."""
     number = time.time_ns()
     step = go_step("one", f'println("hello", {number})')
@@ -123,7 +123,7 @@ READS_ACCOUNT = {
 
 
 @pytest.mark.parametrize("step", READS_ACCOUNT.values(), ids=READS_ACCOUNT)
-async def test_the_external_users_account(run: Run, connect: Callable[..., str], step: Step) -> None:
+async def test_account_of_the_external_user(run: Run, connect: Callable[..., str], step: Step) -> None:
     """A file of mode 0600 holds the credentials while the step runs; the record contains none of them."""
     account = connect("ada", "xoxb-0123456789")
 
@@ -139,7 +139,7 @@ async def test_the_external_users_account(run: Run, connect: Callable[..., str],
 
 
 @pytest.mark.parametrize("step", READS_ACCOUNT.values(), ids=READS_ACCOUNT)
-async def test_an_account_that_is_not_connected(run: Run, connect: Callable[..., str], step: Step) -> None:
+async def test_missing_account_refuses_the_run(run: Run, connect: Callable[..., str], step: Step) -> None:
     """A missing account refuses the run with the platform's error; a Go step needs no app on its directive."""
     connect("grace", app="github")
 
@@ -157,7 +157,7 @@ async def test_an_account_that_is_not_connected(run: Run, connect: Callable[...,
     ],
     ids=["bash", "go"],
 )
-async def test_a_response(run: Run, step: Step) -> None:
+async def test_custom_response(run: Run, step: Step) -> None:
     """A workflow with a custom response answers with the response of the step."""
     execution = await run(a_workflow(step, response="custom"))
 
@@ -183,7 +183,7 @@ CLIENTS = [
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_an_outside_call_goes_through_the_gateway(run: Run, stand_in: StandIn, client: str) -> None:
+async def test_outbound_call_goes_through_the_gateway(run: Run, stand_in: StandIn, client: str) -> None:
     """Go's default transport trusts the project's certificate; the record has the call without its token."""
     step = go_step("one", "_ = time.Minute" + CALL.format(client=client), "io", "net/http", "os", "time")
 
@@ -198,7 +198,7 @@ async def test_an_outside_call_goes_through_the_gateway(run: Run, stand_in: Stan
 
 
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
-async def test_a_transport_of_the_steps_own_cannot_go_around_the_gateway(run: Run, stand_in: StandIn) -> None:
+async def test_custom_transport_cannot_bypass_the_gateway(run: Run, stand_in: StandIn) -> None:
     """A transport that reads no proxy variables is redirected to the gateway by the operating system."""
     step = go_step("one", CALL.format(client="&http.Client{Transport: &http.Transport{}}"), "io", "net/http", "os")
 
@@ -208,7 +208,7 @@ async def test_a_transport_of_the_steps_own_cannot_go_around_the_gateway(run: Ru
     assert stand_in.seen == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
 
 
-async def test_a_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> None:
+async def test_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> None:
     """A denied call is answered 403 and not sent."""
     step = go_step("one", CALL.format(client="http.DefaultClient"), "io", "net/http", "os")
 
@@ -218,7 +218,7 @@ async def test_a_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> Non
     assert [call.outcome for call in execution.step("one").requests] == ["denied"]
 
 
-async def test_a_host_that_cannot_be_reached_is_an_error(run: Run) -> None:
+async def test_unreachable_host_is_an_error(run: Run) -> None:
     """`http.Get` returns an error; the step's error names the host and the cause."""
     code = 'if _, err := http.Get("https://nowhere.invalid/things"); err != nil { panic(err) }'
 
@@ -243,7 +243,7 @@ async def test_code_without_main_is_refused(run: Run, source: str) -> None:
 ELSEWHERE = 'package main\nimport "example.test/nowhere"\nfunc main() { nowhere.Go() }\n'
 
 
-async def test_modules_that_may_not_be_installed_refuse_the_run(run: Run) -> None:
+async def test_missing_modules_refuse_a_run_without_installation(run: Run) -> None:
     """Missing modules that must not be installed refuse the run before its first step, with the command."""
     execution = await run(python_step("zero"), Step("one", "go", ELSEWHERE), install=False)
 
@@ -254,9 +254,7 @@ async def test_modules_that_may_not_be_installed_refuse_the_run(run: Run) -> Non
     assert execution.step("zero").status == "not_run"
 
 
-async def test_modules_that_cannot_be_had_fail_their_step(
-    project: Project, directory: LocalDirectory, tmp_path: Path
-) -> None:
+async def test_missing_module_fails_its_step(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
     """A missing module fails its step at the line of the import; the steps above it run."""
     environ = {**os.environ, "GOPROXY": tmp_path.as_uri(), "GONOSUMDB": "*"}
     workflow = a_workflow(python_step("zero"), Step("one", "go", ELSEWHERE))

@@ -41,7 +41,7 @@ class _Refuses(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def way_out() -> Iterator[str]:
-    """A proxy that leads every host to that server."""
+    """A proxy that forwards every host to that server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -50,7 +50,7 @@ def way_out() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("carried", [True, False])
-async def test_a_refused_token_is_noted(
+async def test_rejected_token_is_renewed_before_the_next_run(
     run: Run, connect: Callable[..., str], project: Project, way_out: str, carried: bool
 ) -> None:
     """A 401 to a call with the account's token renews the token before the next run; another 401 does not."""

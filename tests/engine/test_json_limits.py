@@ -11,7 +11,7 @@ from tests.engine.conftest import Run
 GREAT = 2**53 + 1
 
 
-async def said(run: Run, *steps: Step) -> str:
+async def log_of_first(run: Run, *steps: Step) -> str:
     """Return the first step's log."""
     execution = await run(*steps)
     assert execution.status == "success", execution.error
@@ -28,20 +28,20 @@ async def said(run: Run, *steps: Step) -> str:
     ],
     ids=["python", "bash"],
 )
-async def test_a_number_that_javascript_rounds_is_named_once(run: Run, step: Step) -> None:
+async def test_rounded_number_is_reported_once(run: Run, step: Step) -> None:
     """The log of the exporting step has the path, the number and the rounded value, once."""
-    text = await said(run, step, node_step("two"))
+    text = await log_of_first(run, step, node_step("two"))
 
     assert text.count("[pdkernel]") == 1
     assert "$return_value.ids[1] (and 1 others) is 9007199254740993" in text
     assert "read it as 9007199254740992" in text
 
 
-async def test_an_expression_is_javascript_too(run: Run) -> None:
+async def test_expression_counts_as_javascript(run: Run) -> None:
     """An expression in a prop below also causes the warning."""
     below = python_step("two", options="--prop 'n={{ steps.one.$return_value }}'")
 
-    assert "9007199254740993" in await said(run, python_step("one", f"return {GREAT}"), below)
+    assert "9007199254740993" in await log_of_first(run, python_step("one", f"return {GREAT}"), below)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ async def test_an_expression_is_javascript_too(run: Run) -> None:
     ],
     ids=["no JavaScript below", "exact", "JavaScript itself"],
 )
-async def test_what_arrives_as_it_is_is_not_mentioned(run: Run, steps: tuple[Step, ...]) -> None:
+async def test_exact_number_causes_no_warning(run: Run, steps: tuple[Step, ...]) -> None:
     """Numbers that JavaScript reads exactly cause no warning."""
-    assert await said(run, *steps) == ""
+    assert await log_of_first(run, *steps) == ""
 
 
-async def test_a_number_beyond_every_double_is_infinity(run: Run) -> None:
-    """JavaScript reads a number of 400 digits as Infinity; the warning says so."""
-    assert "read it as Infinity" in await said(run, python_step("one", "return 10**400"), node_step("two"))
+async def test_number_beyond_every_double_is_infinity(run: Run) -> None:
+    """JavaScript reads a number of 400 digits as Infinity; the warning has this value."""
+    assert "read it as Infinity" in await log_of_first(run, python_step("one", "return 10**400"), node_step("two"))

@@ -21,7 +21,7 @@ from tests.builders import a_workflow, an_event, bash_step, node_step, python_st
 from tests.engine.conftest import Run
 
 
-def said(execution: Execution, step: str = "code") -> str:
+def log_of(execution: Execution, step: str = "code") -> str:
     """Return the step's log."""
     return "".join(log.text for log in execution.step(step).logs)
 
@@ -40,7 +40,7 @@ def deep(levels: int) -> str:
     ],
     ids=["python", "node", "bash"],
 )
-async def test_more_than_six_megabytes_end_the_run(run: Run, step: Step) -> None:
+async def test_payload_above_the_limit_fails_the_step(run: Run, step: Step) -> None:
     """Event, exports and logs count together; the step that exceeds the limit fails with a complete record."""
     execution = await run(
         python_step("one", 'return "y" * 2_000_000'), step, python_step("three"), event=an_event("z" * 500_000)
@@ -55,15 +55,15 @@ async def test_more_than_six_megabytes_end_the_run(run: Run, step: Step) -> None
     assert execution.step("three").status == "skipped"
 
 
-async def test_nearly_six_megabytes_are_said(run: Run) -> None:
+async def test_payload_near_the_limit_is_a_warning(run: Run) -> None:
     """A run near the limit goes on, and the step's log has a warning."""
     execution = await run(python_step(body='print("x" * 500_000)\nreturn "y" * 5_000_000'))
 
     assert execution.status == "success"
-    assert "87% of the limit of 6.0 MB" in said(execution)
+    assert "87% of the limit of 6.0 MB" in log_of(execution)
 
 
-def test_logs_and_letters_count_by_their_bytes() -> None:
+def test_payload_is_counted_in_bytes() -> None:
     """Logs and exports are counted in bytes of UTF-8."""
     payload = PayloadCounter({})
     error, near = payload.add({"a": "ä" * 1_000_000}, [Log("stdout", "ä" * (MAX_PAYLOAD_BYTES // 2 - 1_000_000))])
@@ -81,7 +81,7 @@ def test_logs_and_letters_count_by_their_bytes() -> None:
     ],
     ids=["node", "python", "bash"],
 )
-async def test_too_deep_an_export_is_refused(run: Run, step: Step) -> None:
+async def test_too_deep_export_is_refused(run: Run, step: Step) -> None:
     """An export of more than 256 levels fails with the platform's message."""
     execution = await run(step)
 
@@ -104,7 +104,7 @@ async def test_256_levels_are_allowed(run: Run, step: Step) -> None:
     assert (await run(step)).status == "success"
 
 
-async def test_too_large_a_prop_refuses_the_run(run: Run) -> None:
+async def test_too_large_prop_refuses_the_run(run: Run) -> None:
     """A static prop of more than 64 KB refuses the run."""
     step = node_step(props="{ text: 'string' }")
 
@@ -117,7 +117,7 @@ async def test_too_large_a_prop_refuses_the_run(run: Run) -> None:
     assert taken.status == "success"
 
 
-async def test_a_time_out_has_the_platforms_word(run: Run) -> None:
+async def test_timeout_has_the_message_of_the_platform(run: Run) -> None:
     """A step that exceeds its time limit fails with the platform's `Timeout`."""
     execution = await run(python_step(body="while True: pass", options="--timeout 0.3"))
 
@@ -126,7 +126,7 @@ async def test_a_time_out_has_the_platforms_word(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "limit", "said"),
+    ("options", "limit", "message"),
     [
         (
             "--timeout 0.2",
@@ -137,30 +137,30 @@ async def test_a_time_out_has_the_platforms_word(run: Run) -> None:
     ],
     ids=["step", "workflow"],
 )
-async def test_a_time_out_says_where_its_limit_is_set(run: Run, options: str, limit: float, said: str) -> None:
-    """The message names the place of the limit: the step's line or the workflow's settings."""
+async def test_timeout_names_the_setting_of_its_limit(run: Run, options: str, limit: float, message: str) -> None:
+    """The message names the setting of the limit: the step's line or the workflow's settings."""
     step = python_step(body="while True: pass", options=options)
 
     execution = await run(a_workflow(step, lambda_timeout=limit))
 
     assert execution.error is not None
-    assert said in execution.error.message
+    assert message in execution.error.message
 
 
-def test_a_time_out_by_default_says_whose_default_it_is() -> None:
+def test_default_timeout_names_the_trigger() -> None:
     """For a default limit the message names the trigger and both settings."""
     step = python_step()
 
     assert suggest_longer_timeout(a_workflow(step), step).startswith("It is the default for the trigger (type: http): ")
 
 
-async def test_a_step_near_its_time_limit_says_so(run: Run) -> None:
+async def test_step_near_its_time_limit_has_a_warning(run: Run) -> None:
     """A step near its time limit logs the used share; the start of the worker is not counted."""
     slow = await run(python_step(body="import time\ntime.sleep(0.9)", options="--timeout 1"))
     quick = await run(node_step(body="return 1", options="--timeout 1"))
 
-    assert "% of the time limit (0.9 of 1 s)" in said(slow)
-    assert said(quick) == ""
+    assert "% of the time limit (0.9 of 1 s)" in log_of(slow)
+    assert log_of(quick) == ""
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ async def test_a_step_near_its_time_limit_says_so(run: Run) -> None:
     ],
     ids=["python", "node", "bash"],
 )
-async def test_more_memory_than_the_workflow_sets_ends_the_step(run: Run, step: Step) -> None:
+async def test_step_above_the_memory_limit_is_ended(run: Run, step: Step) -> None:
     """A step that uses more than settings.memory is ended with the platform's message."""
     execution = await run(a_workflow(step, memory=300))
 
@@ -183,7 +183,7 @@ async def test_more_memory_than_the_workflow_sets_ends_the_step(run: Run, step: 
     assert execution.error.message.startswith("Out of Memory: the step held ")
 
 
-async def test_memory_is_looked_at_when_a_short_step_ends(run: Run) -> None:
+async def test_memory_of_a_short_step_is_measured_at_its_end(run: Run) -> None:
     """The memory of a short step is measured at its end."""
     step = python_step(body="import sys\nsys.kept = bytearray(400 << 20)")
 
@@ -194,12 +194,12 @@ async def test_memory_is_looked_at_when_a_short_step_ends(run: Run) -> None:
     assert limited.error.code == "memory"
 
 
-async def test_more_than_the_platforms_default_is_warned_of(run: Run) -> None:
+async def test_memory_above_the_default_is_a_warning(run: Run) -> None:
     """Without a memory setting the step is not ended; a warning names the platform's default."""
     execution = await run(python_step(body="import sys\nsys.kept = bytearray(400 << 20)"))
 
     assert execution.status == "success"
-    assert "settings: {memory: ...}" in said(execution)
+    assert "settings: {memory: ...}" in log_of(execution)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ async def test_more_than_the_platforms_default_is_warned_of(run: Run) -> None:
         (StepOutcome(peak_memory_mb=DEFAULT_MEMORY_MB), None, []),
     ],
 )
-def test_what_is_near_is_said(outcome: StepOutcome, memory_mb: int | None, words: list[Any]) -> None:
+def test_warnings_near_limits(outcome: StepOutcome, memory_mb: int | None, words: list[Any]) -> None:
     """From 80% of a limit on, the step's log has a warning."""
     found = list(warn_near_limits(outcome, timeout_s=10, memory_mb=memory_mb))
 

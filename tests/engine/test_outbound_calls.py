@@ -30,7 +30,7 @@ AROUND = {
 
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
 @pytest.mark.parametrize("language", AROUND)
-async def test_a_program_that_goes_around_the_gateway_is_in_the_ledger(run: Run, language: str) -> None:
+async def test_call_of_a_bypassing_program_is_recorded(run: Run, language: str) -> None:
     """A program that ignores the proxy variables is redirected to the gateway, and the record has its call."""
     done = await run(AROUND[language])
 
@@ -38,7 +38,7 @@ async def test_a_program_that_goes_around_the_gateway_is_in_the_ledger(run: Run,
     assert [(call.url, call.outcome, call.step) for call in calls] == [("tcp://192.0.2.7:81", "denied", "call")]
 
 
-async def test_the_record_says_which_guard_was_in_force(run: Run, runtime: WorkflowEngine) -> None:
+async def test_record_has_the_guard(run: Run, runtime: WorkflowEngine) -> None:
     """The record of a run that was not live has the mode and the guard."""
     done = await run(python_step("one"))
 
@@ -48,14 +48,14 @@ async def test_the_record_says_which_guard_was_in_force(run: Run, runtime: Workf
     assert kept.outbound_enforcement == done.outbound_enforcement == OutboundEnforcement("deny", detect_sandbox())
 
 
-async def test_a_live_run_has_no_guard(run: Run) -> None:
+async def test_live_run_has_no_guard(run: Run) -> None:
     """The record of a live run has no guard."""
     done = await run(python_step("one"), egress="live")
 
     assert done.outbound_enforcement is None
 
 
-async def test_an_error_made_of_a_refusal_names_what_was_asked_for(run: Run) -> None:
+async def test_error_after_a_refused_call_names_the_refusal(run: Run) -> None:
     """An error after a refused call names the refusal, not only the client's "403: Forbidden"."""
     step = python_step("call", "import urllib.request; urllib.request.urlopen('http://api.example.com/v1/things')")
 
@@ -68,7 +68,7 @@ async def test_an_error_made_of_a_refusal_names_what_was_asked_for(run: Run) -> 
 
 
 @pytest.mark.parametrize("language", UNREACHABLE)
-async def test_a_host_that_cannot_be_reached_fails_the_step(run: Run, language: str) -> None:
+async def test_unreachable_host_fails_the_step(run: Run, language: str) -> None:
     """A step that does not catch its client's error fails; the error and the call name the host and the cause."""
     done = await run(UNREACHABLE[language], egress="live")
 
@@ -80,7 +80,7 @@ async def test_a_host_that_cannot_be_reached_fails_the_step(run: Run, language: 
     assert (call.note or "").startswith("no response: nowhere.invalid ")
 
 
-async def test_curl_fails_where_a_host_cannot_be_reached(run: Run) -> None:
+async def test_curl_fails_for_an_unreachable_host(run: Run) -> None:
     """Curl exits with the status of a failed connection, which does not fail a Bash step, as on the platform."""
     code = "curl -sS https://nowhere.invalid/things\necho status=$? >> $PIPEDREAM_EXPORTS"
 
@@ -90,7 +90,7 @@ async def test_curl_fails_where_a_host_cannot_be_reached(run: Run) -> None:
     assert (done.step("call").requests[0].note or "").startswith("no response: nowhere.invalid ")
 
 
-async def test_a_call_that_fails_and_is_caught_does_not_fail_the_step(run: Run) -> None:
+async def test_caught_error_of_a_call_does_not_fail_the_step(run: Run) -> None:
     """A step that catches the error of a failed call does not fail; the record has the call."""
     code = """
 import urllib.request
@@ -106,7 +106,7 @@ except urllib.error.URLError as error:
     assert [call.outcome for call in done.step("call").requests] == ["failed"]
 
 
-async def test_an_error_after_a_failed_call_of_an_earlier_step_is_its_own(run: Run) -> None:
+async def test_failed_call_of_an_earlier_step_is_not_named(run: Run) -> None:
     """An error after a failed call of an earlier step does not name that call."""
     caught = (
         "import urllib.request\ntry:\n    urllib.request.urlopen('http://nowhere.invalid/')\nexcept OSError:\n    pass"

@@ -13,7 +13,7 @@ ADDING = "{ a: { type: 'string', optional: true, reloadProps: true } }, async ad
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "warning"),
     [
         (node_step(props=DECLARED, options="--prop chanel=x"), "declares no prop 'chanel'"),
         (node_step(props=DECLARED, options="--prop chanel=x"), "Did you mean channel?"),
@@ -23,7 +23,7 @@ ADDING = "{ a: { type: 'string', optional: true, reloadProps: true } }, async ad
     ],
     ids=["name", "nearest", "known", "none", "bash"],
 )
-async def test_a_prop_that_the_code_does_not_declare_is_said(run: Run, connect: object, step: Step, said: str) -> None:
+async def test_undeclared_prop_is_a_warning(run: Run, connect: object, step: Step, warning: str) -> None:
     """The warning suggests the nearest declared prop; the step still gets the value."""
     assert callable(connect)
     connect()
@@ -31,7 +31,7 @@ async def test_a_prop_that_the_code_does_not_declare_is_said(run: Run, connect: 
     execution = await run(step, external_user_id="ada")
 
     assert execution.step("code").status == "success"
-    assert said in execution.step("code").output
+    assert warning in execution.step("code").output
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ async def test_a_prop_that_the_code_does_not_declare_is_said(run: Run, connect: 
     ],
     ids=["declared", "additional", "python"],
 )
-async def test_of_other_props_nothing_is_said(run: Run, step: Step) -> None:
+async def test_other_props_cause_no_warning(run: Run, step: Step) -> None:
     """Declared props, props of steps with additional props, and props of Python steps cause no warning."""
     assert (await run(step)).step("code").output == ""
 
 
-async def test_a_step_that_runs_again_says_it_once(run: Run) -> None:
+async def test_rerun_does_not_repeat_the_warning(run: Run) -> None:
     """A step that reruns logs the warning only at its first attempt."""
     step = node_step(body="if ($.context.run.runs < 3) $.flow.rerun(0);", options="--prop q=x")
 

@@ -34,7 +34,7 @@ def importing(module: str, name: str = "code", *, above: str = "") -> Step:
     return a_step(f"%%pdstep {name}\n{above}\nimport {module}\ndef handler(pd):\n    return {module}.VERSION\n")
 
 
-async def test_all_python_steps_share_one_environment(run: Run, wheels: WheelFolder) -> None:
+async def test_python_steps_share_one_environment(run: Run, wheels: WheelFolder) -> None:
     """All Python steps get each package in one version; the first step's log names installed packages, once."""
     wheels.publish("tiny", "1.0")
     wheels.publish("tiny", "2.0")
@@ -47,7 +47,7 @@ async def test_all_python_steps_share_one_environment(run: Run, wheels: WheelFol
     assert [log.text for step in second.steps for log in step.logs] == []
 
 
-async def test_only_the_step_whose_package_cannot_be_had_fails(run: Run, wheels: WheelFolder) -> None:
+async def test_missing_package_fails_only_its_step(run: Run, wheels: WheelFolder) -> None:
     """A step whose package cannot be installed fails; the steps above it run."""
     wheels.publish("tiny")
 
@@ -59,7 +59,7 @@ async def test_only_the_step_whose_package_cannot_be_had_fails(run: Run, wheels:
     assert execution.error.line == 3
 
 
-async def test_each_step_that_lacks_a_package_names_its_own_line(run: Run) -> None:
+async def test_each_step_with_a_missing_package_has_its_own_line(run: Run) -> None:
     """Each step with a missing package has the line of its own import or comment."""
     imports = a_step("%%pdstep code\nimport json\n\ndef handler(pd):\n    import nosuch.part\n")
     adds = a_step("# why\n%%pdstep code\n\n# pipedream add-package nosuch==1.0\ndef handler(pd):\n    pass\n")
@@ -71,8 +71,8 @@ async def test_each_step_that_lacks_a_package_names_its_own_line(run: Run) -> No
     assert (first.error.line, second.error.line) == (5, 4)
 
 
-async def test_a_guarded_import_that_cannot_be_had_fails_nothing(run: Run) -> None:
-    """A failed package of a guarded import fails nothing."""
+async def test_missing_package_of_a_guarded_import_fails_no_step(run: Run) -> None:
+    """A failed package of a guarded import does not fail a step."""
     step = a_step(
         "%%pdstep code\ntry:\n    import nosuch\nexcept ImportError:\n    nosuch = None\n"
         "def handler(pd):\n    return nosuch is None\n"
@@ -81,7 +81,7 @@ async def test_a_guarded_import_that_cannot_be_had_fails_nothing(run: Run) -> No
     assert (await run(step)).step("code").return_value is True
 
 
-async def test_where_nothing_may_be_installed_the_run_is_refused(run: Run, wheels: WheelFolder) -> None:
+async def test_missing_package_refuses_a_run_without_installation(run: Run, wheels: WheelFolder) -> None:
     """Without permission to install, a missing package refuses the run by name; steps that do not run do not count."""
     wheels.publish("tiny")
     steps = python_step("one"), importing("tiny", "two")
@@ -94,7 +94,7 @@ async def test_where_nothing_may_be_installed_the_run_is_refused(run: Run, wheel
     assert above.step("one").status == "success"
 
 
-async def test_two_steps_that_pin_different_versions_are_told(run: Run, wheels: WheelFolder) -> None:
+async def test_conflicting_versions_fail_the_second_step(run: Run, wheels: WheelFolder) -> None:
     """Of two steps that pin different versions the second fails, and its error names the first."""
     wheels.publish("tiny", "1.0")
     steps = [importing("tiny", name, above=f"# pipedream add-package tiny=={at}") for name, at in (("a", 1), ("b", 2))]
@@ -107,7 +107,7 @@ async def test_two_steps_that_pin_different_versions_are_told(run: Run, wheels: 
     assert "requires tiny==2 and step a requires ==1" in execution.error.message
 
 
-async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelFolder, tmp_path: Path) -> None:
+async def test_file_beside_the_workflow_is_not_a_package(run: Run, wheels: WheelFolder, tmp_path: Path) -> None:
     """A file beside the workflow is not installed from the registry as a package."""
     wheels.publish("helpers")
     (tmp_path / "helpers.py").write_text("VERSION = 'mine'\n", encoding="utf-8")
@@ -118,7 +118,7 @@ async def test_a_file_beside_the_workflow_is_no_package(run: Run, wheels: WheelF
     assert "A step is one file" in execution.error.message
 
 
-async def test_a_comment_that_does_not_name_a_package_refuses_the_run(run: Run) -> None:
+async def test_comment_with_a_file_name_refuses_the_run(run: Run) -> None:
     """A wheel in the current folder is not installed: the run is refused with the step and the comment's line."""
     execution = await run(
         a_step("%%pdstep code\n# pipedream add-package tiny-1.0-py3-none-any.whl\ndef handler(pd):\n    return 1\n")
@@ -129,7 +129,7 @@ async def test_a_comment_that_does_not_name_a_package_refuses_the_run(run: Run) 
     assert execution.step("code").status == "not_run"
 
 
-async def test_the_packages_of_the_environment_that_runs_us_are_not_seen(run: Run) -> None:
+async def test_steps_do_not_see_the_packages_of_pdkernel(run: Run) -> None:
     """Neither a step nor a Python process that it starts sees the packages of pdkernel's own environment."""
     body = """
         import importlib.util, subprocess, sys
@@ -140,7 +140,7 @@ async def test_the_packages_of_the_environment_that_runs_us_are_not_seen(run: Ru
     assert (await run(python_step(body=body))).step("code").return_value == [False, False]
 
 
-async def test_debug_outside_a_notebook_runs_the_step_like_any_other(run: Run) -> None:
+async def test_debug_has_no_effect_outside_a_notebook(run: Run) -> None:
     """The step's log has a warning, and the outbound policy applies."""
     execution = await run(python_step(options="--debug"))
 

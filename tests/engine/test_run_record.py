@@ -124,7 +124,7 @@ async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: D
     assert left.to_json()["trigger"] == {"event": {}, "context": dict(execution.context), "sealed": True}
 
 
-async def test_event_is_shown_from_the_first_finished_step_on(run: Run, connect: Connect, disk: Disk) -> None:
+async def test_event_is_redacted_after_the_first_step(run: Run, connect: Connect, disk: Disk) -> None:
     """During the second step, the journal has the event with a placeholder."""
     account = connect("ada", TOKEN)
     copies: list[Path] = []
@@ -144,7 +144,9 @@ async def test_event_is_shown_from_the_first_finished_step_on(run: Run, connect:
     assert left.event["body"] == shown(account)
 
 
-async def test_event_of_a_paused_run_is_shown(run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk) -> None:
+async def test_event_of_a_paused_run_is_redacted(
+    run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk
+) -> None:
     """A run paused in its first step has its event with a placeholder in the journal."""
     account = connect("ada", TOKEN)
     step = node_step("one", "$.flow.delay(60_000)", props='{ slack: { type: "app", app: "slack" } }')
@@ -161,7 +163,7 @@ async def test_event_of_a_paused_run_is_shown(run: Run, runtime: WorkflowEngine,
     [("--app slack --app github", "ada"), ("--app slack --app github=apn_missing", "ada"), ("--app slack=OWN", None)],
     ids=["an account is missing", "an account of your own is missing", "not an account of your own"],
 )
-async def test_event_of_a_run_that_look_up_refuses_is_redacted(
+async def test_event_of_a_run_refused_by_the_lookup_is_redacted(
     run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk, options: str, user: str | None
 ) -> None:
     """A run refused by the lookup has the tokens of existing accounts redacted."""
@@ -176,7 +178,7 @@ async def test_event_of_a_run_that_look_up_refuses_is_redacted(
     assert TOKEN.encode() not in disk.read()
 
 
-async def test_event_of_a_run_refused_before_the_look_up_stays_sealed(
+async def test_event_of_a_run_refused_before_the_lookup_stays_sealed(
     run: Run, runtime: WorkflowEngine, connect: Connect, disk: Disk
 ) -> None:
     """If the accounts were not looked up, the journal does not show the event."""

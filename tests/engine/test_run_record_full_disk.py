@@ -24,7 +24,7 @@ async def full(runtime: WorkflowEngine) -> WorkflowEngine:
 
 
 @pytest.mark.usefixtures("full")
-async def test_what_the_steps_did_is_returned_all_the_same(run: Run) -> None:
+async def test_execution_has_the_steps_before_the_full_disk(run: Run) -> None:
     """The run stops before the next step; its execution has the finished steps and the error of the disk."""
     execution = await run(python_step("one", "return 'x' * 400_000"), python_step("two", "return 2"))
     assert execution.status == "error"
@@ -36,14 +36,14 @@ async def test_what_the_steps_did_is_returned_all_the_same(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("full")
-async def test_a_run_that_cannot_be_recorded_at_its_end_says_so(run: Run) -> None:
-    """A run whose last step cannot be written is not a success."""
+async def test_run_with_an_unwritten_end_is_an_error(run: Run) -> None:
+    """A run whose last step cannot be written does not have the status success."""
     execution = await run(python_step("one", "return 'x' * 400_000"))
     assert execution.status == "error"
     assert execution.step("one").status == "success"
 
 
-async def test_files_of_a_run_that_cannot_be_made_are_a_clear_error(
+async def test_missing_temporary_folder_is_an_error(
     project: Project, directory: LocalDirectory, runtime: WorkflowEngine, run: Run, tmp_path: Path
 ) -> None:
     """If the temporary folder does not exist, the error names the fix."""

@@ -25,21 +25,21 @@ def line_of(execution: Execution, step: str = "code") -> int | None:
     return execution.error.line
 
 
-async def test_a_missing_prop_of_code_is_missing_on_the_directive(run: Run) -> None:
+async def test_missing_prop_of_code_has_the_line_of_the_directive(run: Run) -> None:
     """A missing prop of a code step is an error at the directive; lines above the directive count."""
     step = a_step("// why\n\n%%pdstep code --lang node\n" + NEEDS_CHANNEL)
 
     assert line_of(await run(step)) == 3
 
 
-async def test_a_missing_prop_of_an_action_is_missing_on_the_directive(run: Run) -> None:
+async def test_missing_prop_of_an_action_has_the_line_of_the_directive(run: Run) -> None:
     """A missing prop of an action is an error at the directive."""
     step = a_step("%%pdstep code --uses data_stores-get-record@0.0.5\ndataStore: cache\n")
 
     assert line_of(await run(step)) == 1
 
 
-async def test_a_prop_that_a_built_in_action_does_not_know_is_named_by_its_line(run: Run) -> None:
+async def test_unknown_prop_of_a_built_in_action_has_its_line(run: Run) -> None:
     """A prop that a built-in action does not have is an error at its line of the body."""
     step = a_step("%%pdstep code --uses http-custom-request@1.1.1\nhttpRequest:\n  url: x\nmethode: GET\n")
 
@@ -58,7 +58,7 @@ async def test_a_prop_that_a_built_in_action_does_not_know_is_named_by_its_line(
     ],
     ids=["node", "python", "action"],
 )
-async def test_an_expression_that_throws_is_named_by_its_line(run: Run, cell: str, line: int) -> None:
+async def test_throwing_expression_has_its_line(run: Run, cell: str, line: int) -> None:
     """An expression that throws is an error at its line: the directive's or the body's, at every depth."""
     step = a_step(cell)
 
@@ -67,14 +67,14 @@ async def test_an_expression_that_throws_is_named_by_its_line(run: Run, cell: st
     assert line_of(execution) == line
 
 
-async def test_an_expression_that_is_never_closed_is_named_by_its_line(run: Run) -> None:
+async def test_unclosed_expression_has_its_line(run: Run) -> None:
     """An unclosed expression is an error at its line when the run starts; for an action when the cell is read."""
     step = a_step("# note\n%%pdstep code --prop 'text=a {{ b'\ndef handler(pd):\n    pass\n")
 
     assert line_of(await run(step)) == 2
 
 
-async def test_a_prop_that_is_too_large_is_named_by_its_line(run: Run) -> None:
+async def test_too_large_prop_has_its_line(run: Run) -> None:
     """A prop that is too large is an error at the first line of its value."""
     step = a_step(
         f"%%pdstep code --uses http-return-http-response@0.0.3\nresStatusCode: 200\nresBody: {'x' * 70_000}\n"
@@ -94,12 +94,12 @@ async def test_a_prop_that_is_too_large_is_named_by_its_line(run: Run) -> None:
     ],
     ids=["python", "node", "node-arrow", "export", "several"],
 )
-async def test_a_value_that_is_not_json_is_named_by_its_return(run: Run, step: Step, line: int | None) -> None:
+async def test_invalid_return_value_has_the_line_of_the_return(run: Run, step: Step, line: int | None) -> None:
     """A return value that is not JSON is an error at the handler's only `return`; with several there is no line."""
     assert line_of(await run(step)) == line
 
 
-async def test_a_synced_folder_names_its_own_files(run: Run, tmp_path: Path) -> None:
+async def test_errors_of_a_synced_folder_name_its_files(run: Run, tmp_path: Path) -> None:
     """In a synced folder, errors name the entry file for a missing prop and workflow.yaml for a wrong prop."""
     folder = synced(
         tmp_path / "w-p_1",

@@ -76,7 +76,7 @@ async def test_two_versions_in_one_workflow(run: Run, registry: NpmRegistry) -> 
     assert values == [["1.0.0"], ["2.0.0"], ["1.0.0", "2.0.0"]]
 
 
-async def test_a_package_that_cannot_be_installed_fails_its_step(run: Run, registry: NpmRegistry) -> None:
+async def test_package_that_cannot_be_installed_fails_its_step(run: Run, registry: NpmRegistry) -> None:
     """A package that cannot be installed fails its step at the cell's line; the steps above it run."""
     registry.publish("tiny", "1.0.0")
 
@@ -89,8 +89,8 @@ async def test_a_package_that_cannot_be_installed_fails_its_step(run: Run, regis
     assert error.message.startswith("There is no npm package nowhere.")
 
 
-async def test_a_step_is_not_hindered_by_another_ones_package(run: Run, registry: NpmRegistry) -> None:
-    """Each step has its own packages."""
+async def test_each_step_has_its_own_packages(run: Run, registry: NpmRegistry) -> None:
+    """A package of another step does not affect a step."""
     registry.publish("tiny", "1.0.0")
 
     execution = await run(importing("tiny", name="one"), importing("tiny", "nowhere", name="two"))
@@ -121,7 +121,7 @@ async def test_no_install_refuses_before_any_step(run: Run, registry: NpmRegistr
     )
 
 
-async def test_only_steps_that_run_need_their_packages(run: Run, registry: NpmRegistry) -> None:
+async def test_only_executed_steps_need_packages(run: Run, registry: NpmRegistry) -> None:
     """Pinned, disabled and unselected steps need no packages."""
     disabled = a_step("%%pdstep three --lang node --disabled\nimport 'nowhere3';\nexport default { run() {} }")
 
@@ -154,7 +154,7 @@ async def test_packages_beside_the_notebook_are_not_installed(run: Run, registry
     assert pinned.step("code").return_value == ["1.0.0"]
 
 
-async def test_progress_is_told_while_it_goes_on(run: Run, registry: NpmRegistry) -> None:
+async def test_progress_is_reported_during_the_installation(run: Run, registry: NpmRegistry) -> None:
     """Progress is reported as lines and in the growing record of the step that waits."""
     registry.publish("tiny", "1.0.0")
     lines: list[str] = []
@@ -172,7 +172,9 @@ async def test_progress_is_told_while_it_goes_on(run: Run, registry: NpmRegistry
     assert "[pdkernel] installing tiny ...\n" in seen
 
 
-async def test_a_run_is_cancelled_while_it_installs(runtime: WorkflowEngine, run: Run, registry: NpmRegistry) -> None:
+async def test_run_can_be_cancelled_during_the_installation(
+    runtime: WorkflowEngine, run: Run, registry: NpmRegistry
+) -> None:
     """A run that is cancelled during the installation has run no step and is recorded as cancelled."""
     registry.publish("tiny", "1.0.0")
     registry.gate.clear()
@@ -187,7 +189,7 @@ async def test_a_run_is_cancelled_while_it_installs(runtime: WorkflowEngine, run
     assert [step.status for step in execution.steps] == ["not_run"]
 
 
-async def test_a_lock_file_that_cannot_be_read_refuses_the_run(run: Run, tmp_path: Path) -> None:
+async def test_unreadable_lock_file_refuses_the_run(run: Run, tmp_path: Path) -> None:
     """An unreadable lock file refuses the run and is not changed."""
     (tmp_path / NPM_LOCK_NAME).write_text("<<<<<<< HEAD")
 
@@ -198,7 +200,7 @@ async def test_a_lock_file_that_cannot_be_read_refuses_the_run(run: Run, tmp_pat
     assert (tmp_path / NPM_LOCK_NAME).read_text() == "<<<<<<< HEAD"
 
 
-async def test_an_app_prop_from_a_package_is_the_external_users(
+async def test_app_prop_from_a_package_uses_the_account_of_the_external_user(
     run: Run, registry: NpmRegistry, connect: Callable[..., str]
 ) -> None:
     """App props that a package declares are found after its installation."""
@@ -215,7 +217,7 @@ async def test_an_app_prop_from_a_package_is_the_external_users(
     assert execution.step("code").return_value == ["oauth_access_token"]
 
 
-def test_workflows_without_packages_pay_nothing(tmp_path: Path) -> None:
+def test_workflow_without_packages_installs_nothing(tmp_path: Path) -> None:
     """Without packages nothing is installed: Node.js gets no folder, Python a shared empty environment."""
     from pdkernel.engine.step_packages import StepPackages
 

@@ -36,7 +36,7 @@ async def runtime(project: Project, directory: LocalDirectory, clock: ManualCloc
 class TestDelay:
     """`$.flow.delay` pauses the run after its step."""
 
-    async def test_waiting_takes_the_time_and_goes_on(self, run: Run, clock: ManualClock) -> None:
+    async def test_wait_continues_after_the_delay(self, run: Run, clock: ManualClock) -> None:
         """With `wait` the next step runs after the delay."""
         before = clock.now()
         execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="wait")
@@ -44,15 +44,15 @@ class TestDelay:
         assert execution.step("b").status == "success"
         assert (clock.now() - before).total_seconds() == 90
 
-    async def test_skipping_goes_on_at_once_and_says_so(self, run: Run, clock: ManualClock) -> None:
+    async def test_skip_continues_at_once_with_a_note(self, run: Run, clock: ManualClock) -> None:
         """With `skip` the run does not wait, and the step's log names the skipped delay."""
         before = clock.now()
         execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="skip")
         assert execution.step("b").status == "success"
         assert clock.now() == before
-        assert "90 seconds: not waited for" in execution.step("a").logs[0].text
+        assert "90 seconds: skipped" in execution.step("a").logs[0].text
 
-    async def test_parking_ends_as_paused(self, run: Run, runtime: WorkflowEngine) -> None:
+    async def test_park_ends_the_run_as_paused(self, run: Run, runtime: WorkflowEngine) -> None:
         """With `park` the run is paused, in the record too, and the steps below have not run."""
         execution = await run(node_step("a", "$.flow.delay(60_000); return 1"), python_step("b"), pause_mode="park")
         assert execution.status == "paused"
@@ -63,7 +63,7 @@ class TestDelay:
         assert kept.status == "paused"
         assert kept.step("a").return_value == 1
 
-    async def test_the_run_is_seen_to_pause(self, run: Run) -> None:
+    async def test_pause_is_published(self, run: Run) -> None:
         """`on_change` receives `paused`, then `resumed`."""
         seen: list[str] = []
         await run(
@@ -74,7 +74,7 @@ class TestDelay:
         assert "paused" in seen
         assert seen.index("resumed") > seen.index("paused")
 
-    async def test_waiting_can_be_cancelled(self, project: Project, directory: LocalDirectory, run: Run) -> None:
+    async def test_pause_can_be_cancelled(self, project: Project, directory: LocalDirectory, run: Run) -> None:
         """A cancelled run does not wait for the end of its pause (with the system clock)."""
         async with await WorkflowEngine.start(project, directory) as runtime:
             from pdkernel.egress import parse_policy
@@ -100,7 +100,7 @@ class TestDelay:
 class TestSuspend:
     """`$.flow.suspend` waits until the run is resumed."""
 
-    async def test_its_end_cancels_the_run(self, run: Run, clock: ManualClock) -> None:
+    async def test_end_of_a_suspend_cancels_the_run(self, run: Run, clock: ManualClock) -> None:
         """Without a resume the run is cancelled after the timeout."""
         before = clock.now()
         execution = await run(node_step("a", "$.flow.suspend(60_000)"), python_step("b"), pause_mode="wait")
@@ -108,7 +108,7 @@ class TestSuspend:
         assert execution.step("b").status == "skipped"
         assert (clock.now() - before).total_seconds() == 60
 
-    async def test_the_step_gets_the_two_urls(self, run: Run) -> None:
+    async def test_step_gets_the_two_urls(self, run: Run) -> None:
         """Without a server the URLs name a host that cannot exist."""
         execution = await run(node_step("a", "return $.flow.suspend(1)"), pause_mode="skip")
         returned = execution.step("a").return_value
@@ -116,7 +116,7 @@ class TestSuspend:
         assert returned["resume_url"] == f"https://not-served.invalid/resume/{execution.id}/a"
         assert set(returned) == {"resume_url", "cancel_url"}
 
-    async def test_a_server_s_address_is_in_the_urls(self, run: Run) -> None:
+    async def test_urls_of_a_served_workflow(self, run: Run) -> None:
         """With a server the URLs lead to the endpoint."""
         execution = await run(node_step("a", "return $.flow.suspend(1)"), base_url="https://flows.example.com")
         returned = execution.step("a").return_value
@@ -128,7 +128,7 @@ class TestRerun:
     """`$.flow.rerun` runs the same step again."""
 
     @pytest.mark.parametrize("mode", ["wait", "skip"])
-    async def test_the_step_runs_again_with_what_was_passed_on(self, run: Run, mode: str) -> None:
+    async def test_rerun_gets_the_passed_context(self, run: Run, mode: str) -> None:
         """`$.context.run` counts the attempts and holds the last context."""
         body = f"""
             {COUNTS}
@@ -142,7 +142,7 @@ class TestRerun:
         assert again.attempt == 3
         assert execution.step("after").status == "success"
 
-    async def test_the_logs_of_every_attempt_are_kept(self, run: Run) -> None:
+    async def test_logs_of_every_attempt_are_recorded(self, run: Run) -> None:
         """The logs of all attempts are in order and marked, in the growing and in the final record."""
         body = """
             n = pd.context["run"]["runs"]
@@ -154,15 +154,15 @@ class TestRerun:
 
         assert execution.step("again").output.splitlines() == [
             "page 1",
-            "[pdkernel] pd.flow.rerun for 0 seconds: not waited for.",
+            "[pdkernel] pd.flow.rerun for 0 seconds: skipped.",
             "[pdkernel] Attempt 2:",
             "page 2",
-            "[pdkernel] pd.flow.rerun for 0 seconds: not waited for.",
+            "[pdkernel] pd.flow.rerun for 0 seconds: skipped.",
             "[pdkernel] Attempt 3:",
             "page 3",
         ]
 
-    async def test_the_outside_calls_of_every_attempt_are_kept(self, run: Run) -> None:
+    async def test_outbound_calls_of_every_attempt_are_recorded(self, run: Run) -> None:
         """The step's outbound calls include those of every attempt."""
         body = """
             import urllib.request
@@ -181,13 +181,13 @@ class TestRerun:
             "http://hooks.example.test/2",
         ]
 
-    async def test_at_its_limit_the_run_goes_on(self, run: Run) -> None:
+    async def test_run_continues_after_the_maximum_of_reruns(self, run: Run) -> None:
         """With at most N reruns the step runs N + 1 times, and then the next step runs."""
         execution = await run(python_step("again", f"{COUNTS}\npd.flow.rerun(1, None, 2)"), python_step("after"))
         assert execution.step("again").exports["runs"] == 3
         assert execution.step("after").status == "success"
 
-    async def test_a_failure_ends_it(self, run: Run) -> None:
+    async def test_failed_step_does_not_rerun(self, run: Run) -> None:
         """A step that throws does not rerun."""
         execution = await run(python_step("again", "pd.flow.rerun(1)\nraise ValueError('no')"))
         assert execution.status == "error"
@@ -210,7 +210,7 @@ def beside(folder: Path, **workflows: Workflow) -> Callable[[str], Found | None]
 class TestTrigger:
     """`$.flow.trigger` runs another workflow and waits for it."""
 
-    async def test_it_returns_what_the_other_returned(self, run: Run, tmp_path: Path) -> None:
+    async def test_result_is_the_return_value_of_the_other_workflow(self, run: Run, tmp_path: Path) -> None:
         """The result is the last return value of the other workflow, which gets the payload as its event."""
         other = a_workflow(
             python_step("read", "return pd.steps['trigger']['event']['n']"),
@@ -221,21 +221,21 @@ class TestTrigger:
         execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
         assert execution.step("call").return_value == 42
 
-    async def test_all_exports_are_there_on_request(self, run: Run, tmp_path: Path) -> None:
+    async def test_result_type_all_exports(self, run: Run, tmp_path: Path) -> None:
         """`result_type: all_exports` returns every step's exports and an empty context."""
         other = a_workflow(python_step("one", "pd.export('x', 1)\nreturn 2"), name="Other")
         caller = python_step("call", "return pd.flow.trigger('p_other', {}, {'result_type': 'all_exports'})")
         execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
         assert execution.step("call").return_value == {"one": {"x": 1, "$return_value": 2}, "$context": None}
 
-    async def test_the_other_run_has_its_own_record(self, run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
+    async def test_triggered_run_has_its_own_record(self, run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
         """The journal has both runs."""
         other = a_workflow(python_step("one"), name="Other")
         await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
         kept = await runtime.journal.list_executions(limit=10)
         assert {execution.workflow for execution in kept} == {"Test", "Other"}
 
-    async def test_its_failure_is_an_exception(self, run: Run, tmp_path: Path) -> None:
+    async def test_failure_of_a_triggered_workflow_is_an_exception(self, run: Run, tmp_path: Path) -> None:
         """If the other workflow fails, the step fails with its reason."""
         other = a_workflow(python_step("one", "raise ValueError('broken')"), name="Other")
         execution = await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
@@ -243,14 +243,14 @@ class TestTrigger:
         assert error is not None
         assert "'Other' did not finish: broken" in error.message
 
-    async def test_an_unknown_one_is_named(self, run: Run) -> None:
+    async def test_unknown_workflow_is_named(self, run: Run) -> None:
         """The message for an unknown workflow says where workflows are searched."""
         execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
         error = execution.step("call").error
         assert error is not None
         assert "There is no workflow p_gone beside this one." in error.message
 
-    async def test_a_circle_ends(self, run: Run, tmp_path: Path) -> None:
+    async def test_cycle_of_triggers_ends(self, run: Run, tmp_path: Path) -> None:
         """Workflows that trigger each other without end are stopped."""
         me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
         execution = await run(replace(me), find_workflow=beside(tmp_path, me=me))

@@ -167,7 +167,7 @@ def lacks(outcome: StepOutcome) -> bool:
     if error is None:
         return False
     # a ConfigurationError of the component's own code has no error code of pdkernel
-    return error.code in _LACKING or error.name == "NotRunHereError"
+    return error.code in _LACKING or error.name == "UnsupportedError"
 
 
 async def sweep_all(folder: Path, apps: Iterable[str]) -> list[Row]:

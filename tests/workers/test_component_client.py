@@ -100,8 +100,8 @@ async def run(bench: Bench, component: ComponentFile, **call: Any) -> Any:
     return await bench.run("node", "", step=Step("work", "node", uses="desk-x@1"), component=component, **call)
 
 
-async def test_what_a_component_declares(bench: Bench, write: Write) -> None:
-    """A description has key, version, apps, and each prop's definition merged with its `propDefinition`."""
+async def test_description_of_a_component(bench: Bench, write: Write) -> None:
+    """A description has the key, version and apps, and the definition of each prop merged with its `propDefinition`."""
     found = await bench.workers.describe(write(ACTION))
 
     assert (found.key, found.version, found.type, found.additional) == ("desk-make-ticket", "1.2.3", "action", True)
@@ -119,8 +119,8 @@ async def test_what_a_component_declares(bench: Bench, write: Write) -> None:
     assert props["notice"].definition["content"] == "Mind the gap"
 
 
-async def test_an_action_runs_with_everything_that_it_declares(bench: Bench, write: Write) -> None:
-    """Methods, defaults, the app's methods and account; values of added props; no credential in what it returns."""
+async def test_action_runs_with_its_methods_props_and_account(bench: Bench, write: Write) -> None:
+    """The action has its methods, defaults, the methods and account of its app, and values of added props; its result has no credential."""
     outcome = await run(bench, write(ACTION), props={"count": "3", "fromSite": "a"})
 
     assert outcome.error is None
@@ -136,8 +136,8 @@ async def test_an_action_runs_with_everything_that_it_declares(bench: Bench, wri
     }
 
 
-async def test_a_definition_may_build_on_one_that_builds_on_another(bench: Bench, write: Write) -> None:
-    """`propDefinition` is followed to any depth, the nearest words win, and every function adds its arguments."""
+async def test_prop_definition_is_followed_through_several_levels(bench: Bench, write: Write) -> None:
+    """`propDefinition` is followed to any depth, the nearest definition wins, and every function adds its arguments."""
     text = """
 const inner = { type: "app", app: "a", propDefinitions: { x: { type: "integer", label: "Inner", min: 2,
   options({ one, two }) { return [one, two] } } } };
@@ -154,7 +154,7 @@ export default { key: "k", version: "1", type: "action", run() {},
     assert [option.value for option in page.options] == [1, 7]
 
 
-async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: Write) -> None:
+async def test_missing_prop_is_reported_with_a_fix(bench: Bench, write: Write) -> None:
     """A missing prop is an error before the component runs."""
     component = write(
         action("console.log('ran')", 'channel: { type: "string", label: "Send To", options: ["general"] }')
@@ -172,25 +172,25 @@ async def test_a_missing_prop_is_named_with_how_to_give_it(bench: Bench, write: 
 
 
 @pytest.mark.parametrize(
-    ("type_", "given", "told"),
+    ("type_", "given", "warning"),
     [
         ("integer", "abc", 'The prop n asks for a whole number, and is given "abc".'),
         ("boolean", 1, "The prop n asks for true or false, and is given a value of type number."),
         ("integer[]", ["1", "x"], 'The prop n asks for a whole number, and is given "x".'),
     ],
 )
-async def test_a_value_that_a_prop_cannot_take_is_a_warning(
-    bench: Bench, write: Write, type_: str, given: JSON, told: str
+async def test_value_of_the_wrong_type_is_a_warning(
+    bench: Bench, write: Write, type_: str, given: JSON, warning: str
 ) -> None:
     """The code gets the value unchanged, and a warning names the mismatch."""
     component = write(action("return 1", f'n: "{type_}"'))
 
     outcome = await run(bench, component, props={"n": given})
 
-    assert outcome.warnings == (told,)
+    assert outcome.warnings == (warning,)
 
 
-async def test_a_required_prop_whose_expression_gave_nothing_is_a_warning(bench: Bench, write: Write) -> None:
+async def test_empty_expression_of_a_required_prop_is_a_warning(bench: Bench, write: Write) -> None:
     """A prop without a value is undefined in the component, as on the platform."""
     component = write(action("return typeof this.channel", 'channel: "string"'))
     step = Step("work", "node", uses="desk-x@1", props={"channel": "{{steps.trigger.event.none}}"})
@@ -228,17 +228,17 @@ async def test_a_required_prop_whose_expression_gave_nothing_is_a_warning(bench:
         ('{ type: "string[]", withLabel: true }', ["1"], [{"label": "1", "value": "1"}]),
     ],
 )
-async def test_a_value_is_what_its_type_asks_for(
+async def test_value_is_converted_to_the_type_of_its_prop(
     bench: Bench, write: Write, declared: str, given: Any, expected: object
 ) -> None:
-    """Labels are unwrapped unless the prop uses them; text is converted to the prop's type if it matches."""
+    """Labels are removed unless the prop uses labels; a text is converted to the prop's type if the text matches the type."""
     outcome = await run(bench, write(action("return this.x", f"x: {declared}")), props={"x": given})
 
     assert outcome.error is None
     assert outcome.exports["$return_value"] == expected
 
 
-async def test_a_number_outside_its_limits_is_a_warning(bench: Bench, write: Write) -> None:
+async def test_number_outside_its_limits_is_a_warning(bench: Bench, write: Write) -> None:
     """The component gets the value, and the user gets a warning."""
     outcome = await run(bench, write(action("", "count: { type: 'integer', max: 5 }")), props={"count": 9})
 
@@ -246,7 +246,7 @@ async def test_a_number_outside_its_limits_is_a_warning(bench: Bench, write: Wri
     assert outcome.warnings == ("The prop count is 9, and at most 5 is asked for.",)
 
 
-async def test_an_optional_prop_that_is_not_given_is_undefined(bench: Bench, write: Write) -> None:
+async def test_missing_optional_prop_is_undefined(bench: Bench, write: Write) -> None:
     """A prop without a value is undefined, not null."""
     component = write(action('return ["x" in this, this.x === undefined]', 'x: { type: "string", optional: true }'))
 
@@ -255,14 +255,14 @@ async def test_an_optional_prop_that_is_not_given_is_undefined(bench: Bench, wri
     assert outcome.exports["$return_value"] == [False, True]
 
 
-async def test_a_folder_prop_is_the_runs_own(bench: Bench, write: Write) -> None:
-    """`dir` gives a path that can be written to."""
+async def test_dir_prop_is_a_folder_of_the_run(bench: Bench, write: Write) -> None:
+    """A `dir` prop is a path in which the component can write."""
     outcome = await run(bench, write(action("return this.d === process.env.TMPDIR", 'd: { type: "dir", sync: true }')))
 
     assert outcome.exports["$return_value"] is True
 
 
-async def test_this_is_fresh_in_each_run(bench: Bench, write: Write) -> None:
+async def test_changes_to_this_do_not_reach_the_next_run(bench: Bench, write: Write) -> None:
     """Changes of a component to `this`, its app or a default do not reach the next run."""
     component = write(
         action(
@@ -277,8 +277,8 @@ async def test_this_is_fresh_in_each_run(bench: Bench, write: Write) -> None:
     assert outcome.exports["$return_value"] == [None, None, 0]
 
 
-async def test_the_account_is_found_by_the_apps_slug_too(bench: Bench, write: Write) -> None:
-    """A prop `myDesk` of the app `desk`."""
+async def test_account_is_found_by_the_slug_of_its_app(bench: Bench, write: Write) -> None:
+    """A prop `myDesk` of the app `desk` gets the account of `desk`."""
     text = 'import desk from "../../desk.app.mjs";\nexport default { props: { myDesk: desk }, run() { return this.myDesk.token() } }'
 
     outcome = await run(bench, write(text))
@@ -286,8 +286,8 @@ async def test_the_account_is_found_by_the_apps_slug_too(bench: Bench, write: Wr
     assert outcome.exports["$return_value"] == "tok-1"
 
 
-async def test_pages_of_options_hand_their_context_on(bench: Bench, write: Write) -> None:
-    """The app's own `options` sees the account, the arguments of the prop, page and context."""
+async def test_context_of_a_page_of_options_reaches_the_next_page(bench: Bench, write: Write) -> None:
+    """The `options` function of the app gets the account, the arguments of the prop, the page number and the context."""
     component = write(ACTION)
     values = {"site": {"__lv": {"label": "Home", "value": "home"}}}
 
@@ -337,7 +337,7 @@ TEAM = '{ type: "string", label: "The team" }'
         ),
     ],
 )
-async def test_why_there_are_no_options(
+async def test_page_without_options_has_a_reason(
     bench: Bench, write: Write, options: str, account_fields: Any, values: Any, reason: str
 ) -> None:
     """A page without options has the reason: an unknown account, an error of the code, or an unknown value."""
@@ -349,8 +349,8 @@ async def test_why_there_are_no_options(
     assert (page.options, page.empty_reason) == ((), reason)
 
 
-async def test_options_that_do_not_read_an_expression_are_given(bench: Bench, write: Write) -> None:
-    """An expression in another value does not matter."""
+async def test_unread_expression_does_not_prevent_options(bench: Bench, write: Write) -> None:
+    """An expression in another prop does not matter if the options do not read that prop."""
     component = write(ACTION)
 
     page = await bench.workers.options(
@@ -369,10 +369,10 @@ async def test_options_that_do_not_read_an_expression_are_given(bench: Bench, wr
         "async options() { await ask(this.team); return []; }",
     ],
 )
-async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
+async def test_options_wait_for_a_required_prop_that_they_read(
     bench: Bench, write: Write, tmp_path: Path, how: str, team: str | None, asked: list[str]
 ) -> None:
-    """A dropdown that reads an empty required prop names this prop."""
+    """Options that read an empty required prop make no request, and the reason names this prop."""
     note = tmp_path / "asked"
     text = f"""
         import {{ appendFileSync }} from "node:fs";
@@ -391,14 +391,14 @@ async def test_nothing_is_asked_outside_before_what_it_depends_on_is_known(
     assert (page.empty_reason is None) == bool(asked)
 
 
-async def test_an_empty_optional_prop_is_no_obstacle(bench: Bench, write: Write) -> None:
+async def test_empty_optional_prop_does_not_prevent_options(bench: Bench, write: Write) -> None:
     """A dropdown that filters by an optional prop lists all options without it."""
     page = await bench.workers.options(write(ACTION), "queue", account_fields={"desk": {"token": "T"}})
 
     assert page.options == (PropOption("any T 0 0", 0),)
 
 
-async def test_a_prop_that_depends_on_itself_is_asked_for(bench: Bench, write: Write) -> None:
+async def test_options_may_read_the_value_of_their_own_prop(bench: Bench, write: Write) -> None:
     """The options of a prop may read its own current value."""
     props = 'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }'
 
@@ -407,8 +407,8 @@ async def test_a_prop_that_depends_on_itself_is_asked_for(bench: Bench, write: W
     assert [option.value for option in page.options] == ["a", "b"]
 
 
-async def test_static_options_are_searched(bench: Bench, write: Write) -> None:
-    """Options that are a list are searched without the component's code, on one page."""
+async def test_static_options_are_filtered_by_the_query(bench: Bench, write: Write) -> None:
+    """A list of options is filtered without the code of the component, on one page."""
     component = write(ACTION)
 
     found = await bench.workers.options(component, "color", query="GRE")
@@ -418,8 +418,8 @@ async def test_static_options_are_searched(bench: Bench, write: Write) -> None:
     assert more.options == ()
 
 
-async def test_added_props_are_those_changed_and_those_returned(bench: Bench, write: Write) -> None:
-    """A component may change its argument or return new props, and its own declaration stays as it was."""
+async def test_additional_props_include_changed_and_returned_props(bench: Bench, write: Write) -> None:
+    """A component may change its argument or return new props; the declaration stays unchanged."""
     component = write(ACTION)
 
     changed = await bench.workers.additional_props(component, values={"detail": True, "site": "Home"})
@@ -462,8 +462,8 @@ GIVES_BACK = "const { mode, how, tags, most } = this; return { mode, how, tags, 
         ),
     ],
 )
-async def test_a_run_has_the_defaults_of_added_props(bench: Bench, write: Write, props: Any, value: Any) -> None:
-    """What the action adds or changes for the run's values has its default and its type; none before a prop reloads."""
+async def test_run_has_the_defaults_of_additional_props(bench: Bench, write: Write, props: Any, value: Any) -> None:
+    """Props that the action adds or changes for the values of the run have their default and type; without a reload there are no additional props."""
     outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props=props)
 
     assert outcome.error is None
@@ -471,7 +471,7 @@ async def test_a_run_has_the_defaults_of_added_props(bench: Bench, write: Write,
     assert outcome.warnings == ()
 
 
-async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, write: Write) -> None:
+async def test_failed_additional_props_are_a_warning(bench: Bench, write: Write) -> None:
     """If additional props fail, the action runs without their defaults."""
     outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props={"wanted": "nothing known"})
 
@@ -481,15 +481,15 @@ async def test_added_props_that_cannot_be_known_are_a_warning(bench: Bench, writ
     )
 
 
-async def test_options_of_an_added_prop(bench: Bench, write: Write) -> None:
+async def test_options_of_an_additional_prop(bench: Bench, write: Write) -> None:
     """Options of an additional prop are found through the component's `additionalProps`."""
     page = await bench.workers.options(write(ACTION), "fromSite", values={"site": "Home"})
 
     assert [option.value for option in page.options] == ["a", "b"]
 
 
-async def test_a_component_that_cannot_be_loaded_is_an_error_with_the_reason(bench: Bench, write: Write) -> None:
-    """A package that is missing is named, a syntax error shown with its place in the file."""
+async def test_error_of_a_component_that_cannot_be_loaded(bench: Bench, write: Write) -> None:
+    """The error names a missing package; a syntax error has its location in the file."""
     with pytest.raises(StepError, match="The package 'not-there' is not installed"):
         await bench.workers.describe(write('import x from "not-there"; export default {}', name="missing"))
 
@@ -501,8 +501,8 @@ async def test_a_component_that_cannot_be_loaded_is_an_error_with_the_reason(ben
     assert "^" in str(caught.value.stack)
 
 
-async def test_frames_are_the_components_and_no_line_is_the_cells(bench: Bench, write: Write) -> None:
-    """An error in a component shows where in its package it was thrown."""
+async def test_stack_of_a_component_error_has_frames_of_its_package(bench: Bench, write: Write) -> None:
+    """An error in a component shows where in its package it was thrown, and has no line of the cell."""
     outcome = await run(bench, write(action("throw new TypeError('bad')")))
 
     assert outcome.error is not None
@@ -510,8 +510,8 @@ async def test_frames_are_the_components_and_no_line_is_the_cells(bench: Bench, 
     assert "make-ticket.mjs:4:" in outcome.error.stack
 
 
-async def test_the_platforms_http_error_reads_the_right_way_round(bench: Bench, write: Write) -> None:
-    """The platform's axios error is reported with its status text first, then its body."""
+async def test_http_error_of_the_platform_begins_with_the_status(bench: Bench, write: Write) -> None:
+    """The error of the platform's axios is reported with its status text first, then its body."""
     component = write(
         action(
             'throw Object.assign(new Error(\'{"error":"no such queue"}\'), '
@@ -526,7 +526,7 @@ async def test_the_platforms_http_error_reads_the_right_way_round(bench: Bench, 
     assert outcome.error.message == 'Request failed with status code 404\n{\n  "error": "no such queue"\n}'
 
 
-async def test_the_platforms_configuration_error_shows_no_frames(bench: Bench, write: Write) -> None:
+async def test_configuration_error_has_no_stack(bench: Bench, write: Write) -> None:
     """A `ConfigurationError` has no stack."""
     component = write(
         action("throw Object.assign(new Error('Pick one'), { name: 'ConfigurationError', exposeStack: false })")
@@ -538,7 +538,7 @@ async def test_the_platforms_configuration_error_shows_no_frames(bench: Bench, w
     assert (outcome.error.name, outcome.error.stack) == ("ConfigurationError", None)
 
 
-async def test_an_instance_of_a_class_is_returned_as_its_data(bench: Bench, write: Write) -> None:
+async def test_class_instance_is_exported_as_its_data(bench: Bench, write: Write) -> None:
     """Functions in the result of a client library are dropped without a warning; shared references are not a cycle."""
     component = write(
         action(
@@ -553,7 +553,7 @@ async def test_an_instance_of_a_class_is_returned_as_its_data(bench: Bench, writ
     assert outcome.warnings == ()
 
 
-async def test_a_file_of_ones_own_folder_is_seen_as_it_is_now(open_run: OpenRun, write: Write) -> None:
+async def test_component_of_a_folder_is_reloaded_in_each_run(open_run: OpenRun, write: Write) -> None:
     """A component of a folder is loaded again in each run."""
     values = []
 
@@ -566,7 +566,7 @@ async def test_a_file_of_ones_own_folder_is_seen_as_it_is_now(open_run: OpenRun,
     assert values == [1, 2]
 
 
-async def test_the_workflows_id_is_in_the_environment(open_run: OpenRun, write: Write) -> None:
+async def test_workflow_id_is_in_the_environment(open_run: OpenRun, write: Write) -> None:
     """`PIPEDREAM_WORKFLOW_ID` is set, because components read it."""
     bench = await open_run(context={"workflow_id": "p_1"})
 
@@ -575,7 +575,7 @@ async def test_the_workflows_id_is_in_the_environment(open_run: OpenRun, write: 
     assert outcome.exports["$return_value"] == "p_1"
 
 
-async def test_a_warm_action_is_not_loaded_again(bench: Bench, write: Write) -> None:
+async def test_module_of_a_package_is_evaluated_once_per_process(bench: Bench, write: Write) -> None:
     """The module of a package is evaluated once in the life of a process."""
     component = write("globalThis.n = (globalThis.n ?? 0) + 1;\n" + action("return globalThis.n"))
 
@@ -585,8 +585,8 @@ async def test_a_warm_action_is_not_loaded_again(bench: Bench, write: Write) -> 
     assert outcome.exports["$return_value"] == 1
 
 
-async def test_the_database_of_a_component_is_read_and_written_at_once(bench: Bench, write: Write) -> None:
-    """`get` after `set` has the value, as a copy; what was written is in the outcome even if the run fails."""
+async def test_service_db_is_read_and_written_immediately(bench: Bench, write: Write) -> None:
+    """`get` after `set` returns a copy of the value; the outcome has the writes even if the run fails."""
     component = write(
         action(
             "const before = this.db.get('a'); this.db.set('b', { n: 1 }); this.db.get('b').n = 2;\n"
@@ -622,7 +622,7 @@ export default {
 """
 
 
-async def test_a_source_runs(bench: Bench, write: Write) -> None:
+async def test_source_responds_and_emits(bench: Bench, write: Write) -> None:
     """A source reads the event, its db, timer and account, responds to the request, and its events are reported."""
     component = write(SOURCE, name="new-ticket", kind="source")
 
@@ -645,7 +645,7 @@ async def test_a_source_runs(bench: Bench, write: Write) -> None:
     assert outcome.response == {"status": 200, "headers": {}, "body": "thanks"}
 
 
-async def test_odd_words_of_a_component_and_its_events_are_texts_or_left_out(bench: Bench, write: Write) -> None:
+async def test_metadata_that_is_not_text_is_converted_or_ignored(bench: Bench, write: Write) -> None:
     """A component is accepted although its version or summary is not a text."""
     source = (
         "export default { key: 'odd', version: 1, type: 'source', description: {},\n"
@@ -661,7 +661,7 @@ async def test_odd_words_of_a_component_and_its_events_are_texts_or_left_out(ben
     assert outcome.emitted_events == (Emitted(1, '{"a":1}', "2", "[3]", None),)
 
 
-async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: Write) -> None:
+async def test_failed_source_keeps_its_events_and_db(bench: Bench, write: Write) -> None:
     """Emitted events and the db survive a failure."""
     component = write(SOURCE, name="new-ticket", kind="source")
 
@@ -675,8 +675,8 @@ async def test_what_a_source_did_before_it_failed_is_kept(bench: Bench, write: W
     assert (len(outcome.emitted_events), outcome.service_db) == (1, {"seen": 1})
 
 
-async def test_the_hooks_of_a_source(bench: Bench, write: Write) -> None:
-    """Each hook runs by its name; a missing hook is distinguished from one that did nothing."""
+async def test_hooks_of_a_source(bench: Bench, write: Write) -> None:
+    """Each hook runs by its name; a missing hook is distinguished from a hook that did nothing."""
     component = write(SOURCE, name="new-ticket", kind="source")
 
     described = await bench.workers.describe(component)
@@ -692,7 +692,7 @@ async def test_the_hooks_of_a_source(bench: Bench, write: Write) -> None:
     assert (deployed.is_implemented, none.is_implemented) == (True, False)
 
 
-async def test_interfaces_are_for_sources_only(bench: Bench, write: Write) -> None:
+async def test_step_with_an_interface_prop_fails(bench: Bench, write: Write) -> None:
     """A step with a timer prop fails with a clear error."""
     outcome = await run(bench, write(action("", 'timer: "$.interface.timer"')))
 
@@ -702,8 +702,8 @@ async def test_interfaces_are_for_sources_only(bench: Bench, write: Write) -> No
     )
 
 
-async def test_a_component_that_never_loads_ends_by_its_time(pool: WorkerPool, bench: Bench, write: Write) -> None:
-    """The next request is answered by a new process."""
+async def test_loading_of_a_component_has_a_time_limit(pool: WorkerPool, bench: Bench, write: Write) -> None:
+    """A component that never loads is ended, and a new process answers the next request."""
     with pytest.raises(StepError, match="longer than"):
         await bench.workers.describe(write("for (;;);\nexport default {}", name="stuck"), timeout_s=0.5)
 

@@ -1,4 +1,4 @@
-"""Facts about steps whose clock and chance are fixed."""
+"""Steps with a fixed clock and fixed random numbers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ export default defineComponent({
 
 @asynccontextmanager
 async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> AsyncIterator[Bench]:
-    """A run in processes of its own."""
+    """A run with its own processes."""
     scratch = folder / f"scratch-{number}"
     scratch.mkdir()
     pool = WorkerPool(max_active_runs=1, determinism=fixed)
@@ -70,7 +70,7 @@ async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> 
 
 
 async def twice(folder: Path, language: Language, source: str, fixed: Determinism | None) -> list[Any]:
-    """What a step returns in two runs, each in a process of its own."""
+    """Return values of a step in two runs with separate processes."""
     values = []
     for number in range(2):
         async with a_run(folder, fixed=fixed, number=number) as bench:
@@ -81,16 +81,18 @@ async def twice(folder: Path, language: Language, source: str, fixed: Determinis
 
 
 @pytest.mark.parametrize(("language", "source"), [("python", PYTHON), ("node", NODE)])
-async def test_two_processes_see_the_same(tmp_path: Path, language: Language, source: str) -> None:
-    """With clock and chance fixed, a step that asks for both returns the same in two processes."""
+async def test_two_processes_return_the_same(tmp_path: Path, language: Language, source: str) -> None:
+    """With a fixed clock and seed, a step that reads the time and random numbers returns the same in two processes."""
     one, other = await twice(tmp_path, language, source, Determinism(AT, "seed"))
 
     assert one == other
 
 
 @pytest.mark.parametrize(("language", "source"), [("python", PYTHON), ("node", NODE)])
-async def test_off_by_default(tmp_path: Path, language: Language, source: str) -> None:
-    """Without it, neither is fixed."""
+async def test_clock_and_random_numbers_are_not_fixed_by_default(
+    tmp_path: Path, language: Language, source: str
+) -> None:
+    """Without the setting, neither the clock nor the random numbers are fixed."""
     one, other = await twice(tmp_path, language, source, None)
 
     assert one["ids"] != other["ids"]
@@ -98,8 +100,8 @@ async def test_off_by_default(tmp_path: Path, language: Language, source: str) -
     assert one["time"][0] != AT.timestamp()
 
 
-async def test_what_python_sees(tmp_path: Path) -> None:
-    """The moment is the one that was given, in every way of asking for it, and types are what they were."""
+async def test_fixed_clock_in_python(tmp_path: Path) -> None:
+    """Every function that reads the time returns the fixed time, and the types stay the same."""
     value, _ = await twice(tmp_path, "python", PYTHON, Determinism(AT, "seed"))
 
     seconds = int(AT.timestamp())
@@ -111,8 +113,8 @@ async def test_what_python_sees(tmp_path: Path) -> None:
     assert len(set(value["ids"])) == 3
 
 
-async def test_what_node_sees(tmp_path: Path) -> None:
-    """The moment is the one that was given, dates with arguments are theirs, and `Date` is still a class."""
+async def test_fixed_clock_in_node(tmp_path: Path) -> None:
+    """The current time is the fixed time, dates with arguments are unchanged, and `Date` is still a class."""
     value, _ = await twice(tmp_path, "node", NODE, Determinism(AT, "seed"))
 
     ms = int(AT.timestamp()) * 1000
@@ -128,8 +130,8 @@ async def test_what_node_sees(tmp_path: Path) -> None:
         ("node", "export default { run: () => Math.random() }"),
     ],
 )
-async def test_a_step_does_not_hang_on_those_before(tmp_path: Path, language: Language, source: str) -> None:
-    """A step's chance follows from its name, whatever ran before it; another step has another."""
+async def test_random_numbers_depend_only_on_the_step(tmp_path: Path, language: Language, source: str) -> None:
+    """The random numbers of a step depend on its name, not on earlier steps; another step has other numbers."""
     async with a_run(tmp_path, fixed=Determinism(AT, "seed")) as bench:
         first = (await bench.run(language, source, name="a")).exports
         other = (await bench.run(language, source, name="b")).exports
@@ -139,12 +141,12 @@ async def test_a_step_does_not_hang_on_those_before(tmp_path: Path, language: La
 
 
 async def test_expressions_and_another_seed(tmp_path: Path) -> None:
-    """Expressions in props see the same moment and chance; another seed is another chance."""
-    said = []
+    """Expressions in props see the same time and random numbers; another seed gives other numbers."""
+    results = []
     for number, seed in enumerate(("seed", "seed", "another")):
         async with a_run(tmp_path, fixed=Determinism(AT, seed), number=number) as bench:
-            said.append(await bench.workers.evaluate(["new Date().toISOString()", "Math.random()"], {}))
+            results.append(await bench.workers.evaluate(["new Date().toISOString()", "Math.random()"], {}))
 
-    assert said[0] == said[1]
-    assert said[0][0] == {"value": "2026-03-01T12:30:15.000Z"}
-    assert said[0][1] != said[2][1]
+    assert results[0] == results[1]
+    assert results[0][0] == {"value": "2026-03-01T12:30:15.000Z"}
+    assert results[0][1] != results[2][1]

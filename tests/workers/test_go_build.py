@@ -33,8 +33,8 @@ def program(body: str, *packages: str) -> str:
     return f'package main\nimport ({imports}pd "github.com/PipedreamHQ/pipedream-go")\nfunc main() {{\n{body}\n}}\nvar _ = pd.Steps\n'
 
 
-async def test_the_helper_module(bench: Bench) -> None:
-    """Steps are a map, `Unmarshal` fills a struct, `Export` takes any JSON."""
+async def test_helper_module(bench: Bench) -> None:
+    """Steps are a map, `Unmarshal` fills a struct, `Export` accepts any JSON."""
     bench.steps["build"] = {"$return_value": {"text": "hi"}}
 
     outcome = await bench.run(
@@ -52,8 +52,8 @@ async def test_the_helper_module(bench: Bench) -> None:
     assert outcome.exports == {"text": "hi", "list": [7, "Ada", None, {"a": 1}]}
 
 
-async def test_a_step_without_the_helper(bench: Bench) -> None:
-    """The platform's files can be used by hand, and prints are logs."""
+async def test_step_without_the_helper_module(bench: Bench) -> None:
+    """A step may use the platform's files directly, and its output is in the logs."""
     outcome = await bench.run(
         "go",
         'package main\nimport ("fmt"; "os")\nfunc main() {\n'
@@ -65,8 +65,8 @@ async def test_a_step_without_the_helper(bench: Bench) -> None:
     assert bench.printed() == "tok-123456\n"
 
 
-async def test_exports_of_many_goroutines_are_whole(bench: Bench) -> None:
-    """No export is lost or cut by another."""
+async def test_exports_of_many_goroutines_are_complete(bench: Bench) -> None:
+    """No export is lost or truncated by another."""
     outcome = await bench.run(
         "go",
         program(
@@ -81,7 +81,7 @@ async def test_exports_of_many_goroutines_are_whole(bench: Bench) -> None:
     assert set(outcome.exports.values()) == {"x" * 9999}
 
 
-async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
+async def test_exit_status_is_a_warning(bench: Bench) -> None:
     """`os.Exit(2)` ends the step, and the workflow goes on."""
     outcome = await bench.run("go", program('pd.Export("a", 1); println("bye"); os.Exit(2)', "os"))
 
@@ -90,8 +90,8 @@ async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
     assert outcome.warnings == ("exit status 2",)
 
 
-async def test_a_panic_is_an_error_at_the_cells_line(bench: Bench) -> None:
-    """Message, line and the user's own frames, and the exports that were made before."""
+async def test_panic_is_an_error_at_the_line_of_the_cell(bench: Bench) -> None:
+    """The error has the message, the line and the frames of the user's code; earlier exports are kept."""
     outcome = await bench.run("go", program('pd.Export("a", 1)\nvar list []int\nlist[5] = 1'), line_offset=3)
 
     assert outcome.error is not None
@@ -110,23 +110,23 @@ async def test_a_panic_is_an_error_at_the_cells_line(bench: Bench) -> None:
         ("select {}", "fatal error", "all goroutines are asleep - deadlock!"),
     ],
 )
-async def test_panics_of_all_kinds(bench: Bench, body: str, name: str, message: str) -> None:
-    """Errors, texts, signals and deadlocks keep their own messages."""
+async def test_kinds_of_panics(bench: Bench, body: str, name: str, message: str) -> None:
+    """Errors, texts, signals and deadlocks keep their messages."""
     outcome = await bench.run("go", program(f"_ = fmt.Sprint; _ = errors.New\n{body}", "errors", "fmt"))
 
     assert outcome.error is not None
     assert (outcome.error.name, outcome.error.message, outcome.error.line) == (name, message, 5)
 
 
-async def test_a_print_that_looks_like_a_panic_is_a_print(bench: Bench) -> None:
-    """Only the runtime's own words make an exit a panic."""
+async def test_output_that_looks_like_a_panic_is_output(bench: Bench) -> None:
+    """Only a panic message of the Go runtime makes an exit a panic."""
     outcome = await bench.run("go", program('println("panic: no"); os.Exit(2)', "os"))
 
     assert outcome.error is None
 
 
-async def test_a_compile_error_is_at_the_cells_line(bench: Bench) -> None:
-    """The error has all messages of the compiler, and the first line."""
+async def test_compile_error_has_the_line_of_the_cell(bench: Bench) -> None:
+    """The error has all messages of the compiler, and the line of the first message."""
     outcome = await bench.run("go", program("one()\ntwo()"), line_offset=2)
 
     assert isinstance(outcome.error, StepCompileError)
@@ -141,8 +141,8 @@ async def test_a_compile_error_is_at_the_cells_line(bench: Bench) -> None:
         ('package main\nimport "no/such"\nfunc main() {}\n', 2),
     ],
 )
-async def test_code_that_cannot_be_read(bench: Bench, source: str, line: int) -> None:
-    """A syntax error and a package that there is not are compile errors."""
+async def test_syntax_error_and_unknown_package_are_compile_errors(bench: Bench, source: str, line: int) -> None:
+    """A syntax error and an unknown package of the standard library are compile errors."""
     outcome = await bench.run("go", source)
 
     assert isinstance(outcome.error, StepCompileError)
@@ -150,8 +150,8 @@ async def test_code_that_cannot_be_read(bench: Bench, source: str, line: int) ->
 
 
 @pytest.mark.parametrize("value", ["math.NaN()", "math.Inf(1)", "func() {}", "make(chan int)"])
-async def test_an_export_that_is_not_json_is_named(bench: Bench, value: str) -> None:
-    """NaN, infinity, functions and channels are refused where they are exported."""
+async def test_export_that_is_not_json_is_an_error(bench: Bench, value: str) -> None:
+    """NaN, infinity, functions and channels are refused at the export."""
     outcome = await bench.run("go", program(f'_ = math.Pi\npd.Export("bad", {value})', "math"))
 
     assert outcome.error is not None
@@ -160,7 +160,7 @@ async def test_an_export_that_is_not_json_is_named(bench: Bench, value: str) -> 
 
 
 async def test_numbers(open_run: OpenRun) -> None:
-    """`pd.Steps` has float64, so a large integer loses digits there; read as int64 it keeps them. -0 stays."""
+    """`pd.Steps` has float64, so a large integer loses digits there; as int64 the integer is exact. -0 stays."""
     bench = await open_run(event={"n": 2**53 + 1})
 
     outcome = await bench.run(
@@ -191,7 +191,7 @@ JSON_VALUES = st.recursive(
 
 
 def doubles(value: JSON) -> JSON:
-    """*value* with every number as a double: 6.6e16 and 66000000000000000 are one."""
+    """*value* with every number as a double: 6.6e16 and 66000000000000000 are equal."""
     if isinstance(value, list):
         return [doubles(item) for item in value]
     if isinstance(value, dict):
@@ -201,8 +201,8 @@ def doubles(value: JSON) -> JSON:
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(JSON_VALUES, min_size=10, max_size=30))
-async def test_values_go_through_unchanged(bench: Bench, values: list[JSON]) -> None:
-    """Any JSON comes back equal, numbers as the doubles that they are."""
+async def test_values_are_unchanged(bench: Bench, values: list[JSON]) -> None:
+    """Any JSON value is returned equal, with numbers as doubles."""
     bench.steps["above"] = {"values": values}
 
     outcome = await bench.run("go", program('pd.Export("values", pd.Steps["above"].(map[string]any)["values"])'))
@@ -211,7 +211,7 @@ async def test_values_go_through_unchanged(bench: Bench, values: list[JSON]) -> 
     assert doubles(outcome.exports["values"]) == doubles(values)
 
 
-async def test_half_a_surrogate_pair_becomes_the_replacement_character(open_run: OpenRun) -> None:
+async def test_lone_surrogate_becomes_the_replacement_character(open_run: OpenRun) -> None:
     """Go's strings are UTF-8."""
     bench = await open_run(event={"text": "a\ud800b"})
 
@@ -222,10 +222,10 @@ async def test_half_a_surrogate_pair_becomes_the_replacement_character(open_run:
     assert outcome.exports == {"text": "a\ufffdb"}
 
 
-async def test_the_default_client_trusts_the_projects_certificate_without_ssl_cert_file(
+async def test_default_client_on_macos_trusts_the_certificate_of_the_project(
     go_programs: GoBuildCache, tmp_path: Path
 ) -> None:
-    """What a step on a Mac is compiled with: the default transport takes the certificate from PD_CA."""
+    """In the build for macOS, the default transport reads the certificate from PD_CA."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -239,18 +239,18 @@ async def test_the_default_client_trusts_the_projects_certificate_without_ssl_ce
     )
     built = await go_programs.build_program(Step("work", "go", source), install=False, report_progress=lambda _: None)
 
-    said = {
+    succeeded = {
         name: subprocess.run([built], env=environment, capture_output=True, text=True, check=True).stderr
         for name, environment in {"with": {"PD_CA": str(tmp_path / "ca.pem")}, "without": {}}.items()
     }
     server.shutdown()
     server.server_close()
 
-    assert said == {"with": "true\n", "without": "false\n"}
+    assert succeeded == {"with": "true\n", "without": "false\n"}
 
 
 async def test_accounts(bench: Bench) -> None:
-    """A step with an app has its credentials by field; without one, none."""
+    """A step with an app has the fields of the account; without an app there are no accounts."""
     source = program('pd.Export("token", pd.Accounts["slack"]["oauth_access_token"])')
 
     without = await bench.run("go", source)
@@ -268,8 +268,8 @@ async def test_accounts(bench: Bench) -> None:
         ("nil", None),
     ],
 )
-async def test_a_response(bench: Bench, body: str, expected: object) -> None:
-    """Status, headers and a body of any kind; the first response counts."""
+async def test_response(bench: Bench, body: str, expected: object) -> None:
+    """The response has a status, headers and a body of any kind; the first response wins."""
     outcome = await bench.run(
         "go", program(f'pd.Respond(201, map[string]string{{"x-a": "b"}}, {body}); pd.Respond(500, nil, nil)')
     )
@@ -278,8 +278,8 @@ async def test_a_response(bench: Bench, body: str, expected: object) -> None:
     assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
 
 
-async def test_a_step_is_compiled_once_and_reports_it(open_run: OpenRun, tmp_path: Path, go_cache: Path) -> None:
-    """A line tells of the compiler; an unchanged step is only started; the programs of a project outlive its process."""
+async def test_compilation_is_reported_and_cached(open_run: OpenRun, tmp_path: Path, go_cache: Path) -> None:
+    """A note reports the compilation; another run starts the cached program without a note."""
     source = program(f'pd.Export("n", {time.time_ns()})')
     first, second = await open_run(), await open_run()
 
@@ -291,40 +291,40 @@ async def test_a_step_is_compiled_once_and_reports_it(open_run: OpenRun, tmp_pat
     assert second.recorder.logs == ()
 
 
-async def test_processes_may_build_the_same_step_at_once(go_cache: Path) -> None:
-    """Each of several builders of one cache gets the whole program."""
+async def test_processes_may_build_the_same_step_concurrently(go_cache: Path) -> None:
+    """Each of several builders of one cache gets the complete program."""
     step = Step("work", "go", program(f'println("{time.time_ns()}")'))
-    said: list[str] = []
+    reported: list[str] = []
 
     built = await asyncio.gather(
         *(
             GoBuildCache(go_cache, lock=go_cache / "go.mod").build_program(
-                step, install=False, report_progress=said.append
+                step, install=False, report_progress=reported.append
             )
             for _ in range(4)
         )
     )
 
-    assert len(said) == 4
+    assert len(reported) == 4
     assert len(set(built)) == 1
     assert os.access(built[0], os.X_OK)
     assert not list(go_cache.glob("work-*"))
 
 
-async def test_runs_of_one_process_wait_for_one_another(go_programs: GoBuildCache) -> None:
+async def test_concurrent_runs_compile_a_step_once(go_programs: GoBuildCache) -> None:
     """A step that several runs need at once is compiled once."""
     step = Step("work", "go", program(f'println("{time.time_ns()}")'))
-    said: list[str] = []
+    reported: list[str] = []
 
     await asyncio.gather(
-        *(go_programs.build_program(step, install=False, report_progress=said.append) for _ in range(4))
+        *(go_programs.build_program(step, install=False, report_progress=reported.append) for _ in range(4))
     )
 
-    assert said == ["compiling work.go"]
+    assert reported == ["compiling work.go"]
 
 
-async def test_programs_used_longest_ago_are_removed(go_programs: GoBuildCache, go_cache: Path) -> None:
-    """The cache is bounded, and keeps what was used last."""
+async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCache, go_cache: Path) -> None:
+    """The cache is limited, and keeps the programs that were used last."""
     old = [go_cache / "programs" / f"old{number}" for number in range(go_module.MAX_CACHED_PROGRAMS)]
     go_cache.joinpath("programs").mkdir(exist_ok=True)
     for path in old:
@@ -340,8 +340,8 @@ async def test_programs_used_longest_ago_are_removed(go_programs: GoBuildCache, 
         path.unlink(missing_ok=True)
 
 
-async def test_a_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
-    """Nothing goes on compiling, and nothing is left of it."""
+async def test_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
+    """After the cancellation no compiler runs, and no file of the build is left."""
     bench = await open_run()
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}", http.MethodGet)', "net/http")))
     while not list(go_cache.glob("work-*")):
@@ -354,8 +354,8 @@ async def test_a_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Pa
     assert not list(go_cache.glob("work-*"))
 
 
-async def test_a_stopped_run_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
-    """`kill` while a step is compiled makes it return."""
+async def test_kill_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
+    """`kill` during the compilation of a step makes the step return."""
     bench = await open_run()
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
     while not list(go_cache.glob("work-*")):
@@ -368,8 +368,8 @@ async def test_a_stopped_run_ends_the_compiler(open_run: OpenRun, go_cache: Path
     assert outcome.error.code == "step_died"
 
 
-async def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
-    """A file where the folder should be is a clear error."""
+async def test_unwritable_cache_is_reported(tmp_path: Path) -> None:
+    """A file at the path of the cache folder is a clear error."""
     (tmp_path / "cache").touch()
     programs = GoBuildCache(tmp_path / "cache", lock=tmp_path / "go.mod")
 
@@ -377,8 +377,8 @@ async def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> Non
         await programs.build_program(Step("work", "go", program("")), install=False, report_progress=lambda _: None)
 
 
-async def test_a_full_disk_is_reported(tmp_path: Path) -> None:
-    """A compiler that runs out of space is not the code's mistake."""
+async def test_full_disk_is_reported(tmp_path: Path) -> None:
+    """A compiler that runs out of disk space is not reported as an error of the code."""
     compiler = tmp_path / "bin" / "go"
     compiler.parent.mkdir()
     compiler.write_text(
@@ -398,12 +398,12 @@ async def test_a_full_disk_is_reported(tmp_path: Path) -> None:
 
 def proxy_with(folder: Path, module: str, version: str, source: str) -> str:
     """A module proxy in a folder, with one module; returns its GOPROXY."""
-    place = folder / module / "@v"
-    place.mkdir(parents=True, exist_ok=True)
-    place.joinpath("list").write_text("".join(f"{path.stem}\n" for path in place.glob("*.mod")) + f"{version}\n")
-    place.joinpath(f"{version}.info").write_text(json.dumps({"Version": version, "Time": "2024-01-01T00:00:00Z"}))
-    place.joinpath(f"{version}.mod").write_text(f"module {module}\n\ngo 1.21\n")
-    with zipfile.ZipFile(place / f"{version}.zip", "w") as archive:
+    versions = folder / module / "@v"
+    versions.mkdir(parents=True, exist_ok=True)
+    versions.joinpath("list").write_text("".join(f"{path.stem}\n" for path in versions.glob("*.mod")) + f"{version}\n")
+    versions.joinpath(f"{version}.info").write_text(json.dumps({"Version": version, "Time": "2024-01-01T00:00:00Z"}))
+    versions.joinpath(f"{version}.mod").write_text(f"module {module}\n\ngo 1.21\n")
+    with zipfile.ZipFile(versions / f"{version}.zip", "w") as archive:
         archive.writestr(f"{module}@{version}/go.mod", f"module {module}\n\ngo 1.21\n")
         archive.writestr(f"{module}@{version}/words.go", source)
     return folder.as_uri()
@@ -413,22 +413,22 @@ MODULE = "example.test/words"
 IMPORTER = f'package main\nimport "{MODULE}"\nfunc main() {{ println(words.Word) }}\n'
 
 
-async def test_other_modules_are_downloaded_and_keep_their_version(go_cache: Path, tmp_path: Path) -> None:
-    """A step's module is got once; a newer version that appears is not taken."""
+async def test_downloaded_modules_keep_their_version(go_cache: Path, tmp_path: Path) -> None:
+    """A module of a step is downloaded once; a newer version that appears later is not used."""
     proxy = proxy_with(tmp_path / "proxy", MODULE, "v1.0.0", 'package words\n\nconst Word = "one"\n')
     environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOFLAGS": ""}
     lock = tmp_path / "go.mod"
     programs = GoBuildCache(go_cache, lock=lock, environ=environ)
-    said: list[str] = []
-    await programs.build_program(Step("work", "go", IMPORTER), install=True, report_progress=said.append)
+    reported: list[str] = []
+    await programs.build_program(Step("work", "go", IMPORTER), install=True, report_progress=reported.append)
     proxy_with(tmp_path / "proxy", MODULE, "v1.1.0", 'package words\n\nconst Word = "two"\n')
 
-    await programs.build_program(Step("work", "go", IMPORTER), install=False, report_progress=said.append)
+    await programs.build_program(Step("work", "go", IMPORTER), install=False, report_progress=reported.append)
     await programs.build_program(
-        Step("work", "go", IMPORTER + "// edited\n"), install=True, report_progress=said.append
+        Step("work", "go", IMPORTER + "// edited\n"), install=True, report_progress=reported.append
     )
 
-    assert said == [f"compiling work.go with {MODULE}"] * 2
+    assert reported == [f"compiling work.go with {MODULE}"] * 2
     assert f"{MODULE} v1.0.0" in lock.read_text()
     assert f"{MODULE} v1.0.0 h1:" in lock.with_suffix(".sum").read_text()
     assert str(tmp_path) not in lock.read_text()
@@ -444,10 +444,10 @@ async def test_other_modules_are_downloaded_and_keep_their_version(go_cache: Pat
     ],
     ids=["not-there", "no-network", "no-install"],
 )
-async def test_a_module_that_cannot_be_installed(
+async def test_module_that_cannot_be_installed(
     go_cache: Path, tmp_path: Path, proxy: str, install: bool, message: str, fix: str
 ) -> None:
-    """The package, the line and what to do are in the error, as for any language's package; no address is."""
+    """The error has the package, the line and a fix, as for packages of other languages, and contains no address."""
     tmp_path.joinpath("empty").mkdir()
     address = tmp_path.joinpath("empty").as_uri() if proxy == "empty" else proxy
     environ = {**os.environ, "GOPROXY": address, "GONOSUMDB": "*"}
@@ -466,8 +466,8 @@ async def test_a_module_that_cannot_be_installed(
     assert fix in error.fix
 
 
-async def test_a_module_that_another_one_needs_is_named(go_cache: Path, tmp_path: Path) -> None:
-    """What the step imports, and what that lacks."""
+async def test_missing_dependency_of_a_module_is_named(go_cache: Path, tmp_path: Path) -> None:
+    """The error names the import of the step and the missing dependency."""
     proxy = proxy_with(tmp_path / "proxy", MODULE, "v1.0.0", 'package words\n\nimport "example.test/deep"\n')
     environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOMODCACHE": "", "GOFLAGS": ""}
     programs = GoBuildCache(tmp_path / "go", lock=tmp_path / "go.mod", environ=environ)

@@ -17,20 +17,20 @@ def program(path: Path, output: str) -> Path:
     return path
 
 
-def test_a_node_is_found() -> None:
-    """The wheel's, or the one on PATH."""
+def test_node_is_found() -> None:
+    """Node.js of the wheel, or Node.js on PATH, is found."""
     assert find_node().name == "node"
 
 
-def test_the_chosen_node_wins(tmp_path: Path) -> None:
-    """PDKERNEL_NODE comes first."""
+def test_pdkernel_node_has_precedence(tmp_path: Path) -> None:
+    """PDKERNEL_NODE has precedence over the wheel and PATH."""
     node = program(tmp_path / "mynode", "v22.15.0")
 
     assert find_node({"PDKERNEL_NODE": str(node), "PATH": ""}) == node
 
 
-def test_a_node_that_is_too_old_is_refused_with_the_command(tmp_path: Path) -> None:
-    """Older than 20 names its version and how to get another."""
+def test_old_node_is_refused(tmp_path: Path) -> None:
+    """The error for a version below 20 names the version and the command that installs another."""
     node = program(tmp_path / "old", "v18.20.1")
 
     with pytest.raises(InterpreterMissingError, match=r"Node\.js 18\.20\.1; steps need Node\.js 20 or newer") as caught:
@@ -39,13 +39,13 @@ def test_a_node_that_is_too_old_is_refused_with_the_command(tmp_path: Path) -> N
     assert caught.value.fix == "pip install 'pdkernel[node]'"
 
 
-def test_something_that_is_not_node_is_refused(tmp_path: Path) -> None:
-    """A chosen program must say a version."""
+def test_program_that_is_not_node_is_refused(tmp_path: Path) -> None:
+    """A chosen program must print a version."""
     with pytest.raises(InterpreterMissingError, match="does not run as Node"):
         find_node({"PDKERNEL_NODE": str(program(tmp_path / "odd", "hello"))})
 
 
-def test_no_bash_is_a_clear_error(tmp_path: Path) -> None:
+def test_missing_bash_is_an_error(tmp_path: Path) -> None:
     """A PATH without bash is an error."""
     with pytest.raises(InterpreterMissingError, match="there is none on PATH"):
         find_bash({"PATH": str(tmp_path)})
@@ -57,16 +57,16 @@ def go(path: Path, version: str) -> Path:
     return program(path, f'{{"GOROOT": "{path.parent}", "GOVERSION": "{version}"}}')
 
 
-def test_the_wheels_go_is_found() -> None:
-    """Where PATH has none, the wheel's own compiler and not its script."""
+def test_go_of_the_wheel_is_found() -> None:
+    """If PATH has no Go, the compiler of the wheel is found, not its script."""
     found = find_go({"PATH": ""})
 
     assert found.command == found.root / "bin" / "go"
     assert found.version.startswith("go1.")
 
 
-def test_the_go_on_path_comes_before_the_wheels(tmp_path: Path) -> None:
-    """A person's own Go is used, and the chosen one before it."""
+def test_go_on_path_has_precedence_over_the_wheel(tmp_path: Path) -> None:
+    """Go on PATH has precedence over the wheel, and PDKERNEL_GO over both."""
     on_path = go(tmp_path / "bin" / "go", "go1.99.1")
     chosen = go(tmp_path / "mine", "go1.98.0")
 
@@ -74,8 +74,8 @@ def test_the_go_on_path_comes_before_the_wheels(tmp_path: Path) -> None:
     assert find_go({"PATH": str(on_path.parent), "PDKERNEL_GO": str(chosen)}).version == "go1.98.0"
 
 
-def test_a_go_on_path_that_is_too_old_gives_way_to_the_wheels(tmp_path: Path) -> None:
-    """The newer one is used."""
+def test_wheel_replaces_an_old_go_on_path(tmp_path: Path) -> None:
+    """If Go on PATH is too old, Go of the wheel is used."""
     old = go(tmp_path / "bin" / "go", "go1.20.14")
 
     assert find_go({"PATH": str(old.parent)}).command != old
@@ -85,15 +85,15 @@ def test_a_go_on_path_that_is_too_old_gives_way_to_the_wheels(tmp_path: Path) ->
     ("answer", "why"),
     [("go1.20.14", r"it is go1\.20\.14, and steps need Go 1\.21 or newer"), ("tip", "steps need Go 1.21")],
 )
-def test_a_chosen_go_that_cannot_be_used_is_refused(tmp_path: Path, answer: str, why: str) -> None:
-    """Why, and the command that gets another."""
+def test_unusable_pdkernel_go_is_refused(tmp_path: Path, answer: str, why: str) -> None:
+    """The error has the reason and the command that installs Go."""
     with pytest.raises(InterpreterMissingError, match=why) as caught:
         find_go({"PDKERNEL_GO": str(go(tmp_path / "go", answer))})
 
     assert caught.value.fix == "pip install 'pdkernel[go]'"
 
 
-def test_something_that_is_not_go_is_refused(tmp_path: Path) -> None:
+def test_program_that_is_not_go_is_refused(tmp_path: Path) -> None:
     """A chosen program must answer as Go does."""
     with pytest.raises(InterpreterMissingError, match="does not run as Go"):
         find_go({"PDKERNEL_GO": str(program(tmp_path / "odd", "hello"))})

@@ -1,4 +1,4 @@
-"""The `/tmp` that the steps of one run have for themselves."""
+"""The private `/tmp` of the steps of one run."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ Open = Callable[..., Awaitable[Bench]]
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder outside of `/tmp`, where pytest's own are."""
+def base() -> Iterator[Path]:
+    """A folder outside of `/tmp`; the folders of pytest are in `/tmp`."""
     with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/var/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture(autouse=True)
-def possible(place: Path) -> None:
+def require_private_tmp(base: Path) -> None:
     """These tests need a system that permits a private `/tmp`."""
-    made = PrivateTmp.create(place / "made", frozenset()) if is_supported() else None
+    made = PrivateTmp.create(base / "made", frozenset()) if is_supported() else None
     if made is None:
         pytest.skip("this system permits no mount namespace")
     made.close()
 
 
 @pytest.fixture
-async def open_one(place: Path, go_programs: GoBuildCache) -> AsyncIterator[Open]:
+async def open_one(base: Path, go_programs: GoBuildCache) -> AsyncIterator[Open]:
     """A factory of runs of one workflow, whose project is not in `/tmp`."""
     pool = WorkerPool(max_active_runs=4, go_cache=go_programs)
     count = 0
@@ -74,7 +74,7 @@ async def open_one(place: Path, go_programs: GoBuildCache) -> AsyncIterator[Open
     async def open_run(*, event: JSON = None, of: WorkerPool = pool, folder: Path | None = None) -> Bench:
         nonlocal count
         count += 1
-        folder, scratch = folder or place / "project", place / f"scratch{count}"
+        folder, scratch = folder or base / "project", base / f"scratch{count}"
         for path in (folder, scratch):
             path.mkdir(exist_ok=True)
         trigger: dict[str, JSON] = {"event": event, "context": {"id": "ctx1"}}
@@ -87,7 +87,7 @@ async def open_one(place: Path, go_programs: GoBuildCache) -> AsyncIterator[Open
 @pytest.mark.parametrize("reader", LANGUAGES)
 @pytest.mark.parametrize("writer", LANGUAGES)
 async def test_steps_pass_files_through_tmp(open_one: Open, writer: Language, reader: Language) -> None:
-    """What one step writes as `/tmp/...`, a later one of any language reads there; this machine's `/tmp` has nothing of it."""
+    """A later step of any language reads a file in `/tmp` of an earlier step; the file is not in this machine's `/tmp`."""
     bench = await open_one()
 
     written = await bench.run(writer, WRITE[writer], name="write")
@@ -99,8 +99,8 @@ async def test_steps_pass_files_through_tmp(open_one: Open, writer: Language, re
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_run_finds_tmp_empty(open_one: Open, language: Language) -> None:
-    """The next run of the workflow, served by the same processes, has nothing of the last one's files."""
+async def test_run_finds_tmp_empty(open_one: Open, language: Language) -> None:
+    """The next run of the workflow, in the same processes, does not find files of the last run."""
     first = await open_one()
     await first.run(language, WRITE[language])
     await first.run("bash", "mkdir -p /tmp/a/b; touch /tmp/a/b/.hidden /tmp/.dot; ln -s /nowhere /tmp/link")
@@ -114,8 +114,8 @@ async def test_a_run_finds_tmp_empty(open_one: Open, language: Language) -> None
     assert {NAME, "a", ".dot", "link"}.isdisjoint(str(listed.exports["all"]).split())
 
 
-async def test_a_run_that_follows_is_served_by_the_same_processes(open_one: Open) -> None:
-    """A `/tmp` of its own costs no run the processes that are warm."""
+async def test_next_run_uses_the_same_processes(open_one: Open) -> None:
+    """A private `/tmp` does not prevent the reuse of warm processes."""
     pids = []
     for _ in range(2):
         bench = await open_one()
@@ -126,7 +126,7 @@ async def test_a_run_that_follows_is_served_by_the_same_processes(open_one: Open
     assert pids[:2] == pids[2:]
 
 
-async def test_two_runs_at_once_have_their_own(open_one: Open) -> None:
+async def test_concurrent_runs_have_separate_tmp_folders(open_one: Open) -> None:
     """Runs of one workflow that execute at the same time do not see each other's files."""
     one, other = await open_one(), await open_one()
     await one.run("node", WRITE["node"])
@@ -137,7 +137,7 @@ async def test_two_runs_at_once_have_their_own(open_one: Open) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_everything_temporary_is_in_tmp(open_one: Open, language: Language) -> None:
+async def test_working_folder_and_home_are_tmp(open_one: Open, language: Language) -> None:
     """The working folder, HOME and TMPDIR are `/tmp`."""
     outcome = await (await open_one()).run(language, SHOW[language])
 
@@ -145,8 +145,8 @@ async def test_everything_temporary_is_in_tmp(open_one: Open, language: Language
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_project_in_tmp_has_the_machines_own(open_one: Open, tmp_path: Path, language: Language) -> None:
-    """A step that may write to its workflow's folder is not given a `/tmp` that would hide it; its own folder is another."""
+async def test_project_in_tmp_uses_the_tmp_of_the_machine(open_one: Open, tmp_path: Path, language: Language) -> None:
+    """A private `/tmp` would hide a project in `/tmp`, so its steps use the system's `/tmp` and another working folder."""
     if not tmp_path.is_relative_to("/tmp"):
         pytest.skip("pytest's folders are elsewhere")
     bench = await open_one(folder=tmp_path)
@@ -160,8 +160,8 @@ async def test_a_project_in_tmp_has_the_machines_own(open_one: Open, tmp_path: P
     assert tmp_path.joinpath("seen").exists()
 
 
-async def test_a_module_that_a_run_wrote_is_not_the_next_ones(open_one: Open) -> None:
-    """Python imports a file of the same name and place anew in each run."""
+async def test_module_written_by_a_run_is_not_cached_for_the_next_run(open_one: Open) -> None:
+    """Python imports a file with the same path again in each run."""
     source = (
         "import os, sys\ndef handler(pd):\n    if pd.steps['trigger']['event']:\n"
         "        open('/tmp/mine_of_this_run.py', 'w').write('word = %r' % pd.steps['trigger']['event'])\n"
@@ -177,8 +177,8 @@ async def test_a_module_that_a_run_wrote_is_not_the_next_ones(open_one: Open) ->
     assert words == ["first", "second", "ModuleNotFoundError"]
 
 
-async def test_a_process_that_takes_anothers_place_has_the_same(open_one: Open) -> None:
-    """After a step that had to be ended, the run's files are still there."""
+async def test_replaced_process_has_the_same_tmp(open_one: Open) -> None:
+    """After a step that was ended, the files of the run are still there."""
     bench = await open_one()
     stuck = f"import fs from 'fs'; export default {{ run() {{ fs.writeFileSync('/tmp/{NAME}', 'x'); for (;;); }} }}"
     await bench.run("node", stuck, timeout_s=1)
@@ -188,9 +188,9 @@ async def test_a_process_that_takes_anothers_place_has_the_same(open_one: Open) 
     assert outcome.exports["$return_value"] == "x"
 
 
-async def test_an_interpreter_that_is_not_there_is_named(open_one: Open, place: Path) -> None:
+async def test_missing_interpreter_is_named(open_one: Open, base: Path) -> None:
     """The wrapper program does not hide that the interpreter is missing."""
-    pool = WorkerPool(node=place / "no-node")
+    pool = WorkerPool(node=base / "no-node")
     bench = await open_one(of=pool)
 
     with pytest.raises(InterpreterMissingError, match="no-node cannot be started: No such file or directory"):
@@ -217,12 +217,12 @@ async def test_files_of_a_run_are_removed_with_the_run_and_the_folders_with_the_
     assert not folder_of_pool.exists()
 
 
-def test_what_is_kept_can_be_read_and_not_emptied(place: Path, tmp_path: Path) -> None:
-    """A folder of the machine's `/tmp` that an interpreter needs is there, and `rm -rf /tmp/*` takes nothing of it."""
+def test_visible_folders_are_read_only(base: Path, tmp_path: Path) -> None:
+    """A folder of the machine's `/tmp` that an interpreter needs is visible, and `rm -rf /tmp/*` does not remove its files."""
     if not tmp_path.is_relative_to("/tmp"):
         pytest.skip("pytest's folders are elsewhere")
     (tmp_path / "precious").write_text("word\n")
-    made = PrivateTmp.create(place / "kept", frozenset({tmp_path.parts[2]}))
+    made = PrivateTmp.create(base / "kept", frozenset({tmp_path.parts[2]}))
     assert made is not None
     script = (
         f"echo x > /tmp/own; cat {tmp_path}/precious; rm -rf {tmp_path}/* 2> /dev/null; touch {tmp_path}/new || ls /tmp"
@@ -237,18 +237,18 @@ def test_what_is_kept_can_be_read_and_not_emptied(place: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_which_folders_are_kept() -> None:
-    """The first name below `/tmp` counts; what lies in `/tmp` itself cannot be kept."""
+def test_names_in_tmp() -> None:
+    """The first name below `/tmp` counts; a file directly in `/tmp` cannot be visible."""
     assert sorted(names_in_tmp(*map(Path, ["/usr/lib", "/tmp/a/b", "/tmp/a/c", "/tmp/d/e.txt"])) or ()) == ["a", "d"]
     assert names_in_tmp(Path("/tmp/nothing-there.ipynb")) is None
     assert names_in_tmp(Path("/tmp")) is None
 
 
-def test_a_link_into_tmp_counts(place: Path) -> None:
-    """What is reached over a link stays visible."""
-    place.joinpath("link").symlink_to("/tmp/elsewhere/project")
+def test_names_in_tmp_follow_links(base: Path) -> None:
+    """The target of a link into `/tmp` counts."""
+    base.joinpath("link").symlink_to("/tmp/elsewhere/project")
 
-    assert list(names_in_tmp(place / "link") or ()) == ["elsewhere"]
+    assert list(names_in_tmp(base / "link") or ()) == ["elsewhere"]
 
 
 AS_OTHER_USER = """
@@ -256,27 +256,27 @@ import ctypes, os, subprocess, sys, tempfile
 from pathlib import Path
 from pdkernel.workers.private_tmp import PrivateTmp
 
-with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
     if os.geteuid() == 0:
-        os.chown(place, 65534, 65534)
+        os.chown(base, 65534, 65534)
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
         ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # its children may read its /proc entries
-    made = PrivateTmp.create(Path(place) / "made", frozenset())
+    made = PrivateTmp.create(Path(base) / "made", frozenset())
     if made is None:
         raise SystemExit("no user namespaces")
     script = "echo word > /tmp/it; cat /tmp/it; id -u; mount --bind /usr /mnt 2> /dev/null || echo refused"
     done = subprocess.run(made.wrap_command([SHELL, "-c", script]), capture_output=True, text=True)
-    print(done.stdout.split(), done.stderr, [path.name for path in Path(place, "made").iterdir()])
+    print(done.stdout.split(), done.stderr, [path.name for path in Path(base, "made").iterdir()])
     made.close()
-    os.rmdir(place)
+    os.rmdir(base)
     os._exit(0)
 """
 
 
-def test_who_is_not_root_has_one_too() -> None:
-    """Without any right: a user namespace of one's own, in which steps are who they were and have no rights either."""
+def test_private_tmp_without_root() -> None:
+    """Another user than root gets a private `/tmp` by a user namespace, with the same user id and without rights."""
     code = AS_OTHER_USER.replace("SHELL", repr(shutil.which("sh"))).replace(
         "os._exit(0)", "sys.stdout.flush(); os._exit(0)"
     )
@@ -303,16 +303,16 @@ tmp.close()
 """
 
 
-def test_what_is_mounted_there_stays(place: Path, apart: tuple[str, ...]) -> None:
-    """A mount is not emptied, and then the next run gets another `/tmp`."""
-    outside = place / "outside"
+def test_mount_in_a_private_tmp_is_not_emptied(base: Path, apart: tuple[str, ...]) -> None:
+    """The files behind a mount stay, and the next run gets another `/tmp`."""
+    outside = base / "outside"
     outside.mkdir()
     (outside / "file").touch()
 
     done = subprocess.run(
-        [*apart, sys.executable, "-c", EMPTIED, place / "tmp", outside], capture_output=True, text=True, check=True
+        [*apart, sys.executable, "-c", EMPTIED, base / "tmp", outside], capture_output=True, text=True, check=True
     )
 
     assert done.stdout.strip() == "False"
     assert (outside / "file").exists()
-    assert [path.name for path in (place / "tmp").iterdir()] == ["mounted"]
+    assert [path.name for path in (base / "tmp").iterdir()] == ["mounted"]

@@ -62,7 +62,7 @@ def test_truncated_output_ends_with_a_complete_line() -> None:
     outcome = recorder.outcome()
 
     assert printed(recorder).endswith("x\nwhole line\n")
-    assert outcome.warnings == ("15 more bytes were printed and not kept: the limit is 1,048,576 a step.",)
+    assert outcome.warnings == ("15 more bytes of output were dropped: the limit is 1,048,576 bytes per step.",)
 
 
 def test_stderr_tail_has_complete_lines_only() -> None:

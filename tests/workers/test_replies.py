@@ -1,4 +1,4 @@
-"""Replies of workers: which are valid, and which are refused."""
+"""Valid and invalid replies of workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from pdkernel.model import JSON
 from pdkernel.workers.declarations import ComponentDescription, PropDeclaration, PropOptionsPage
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import (
-    Ask,
     Done,
     Effect,
     Emitted,
@@ -31,10 +30,11 @@ from pdkernel.workers.replies import (
     ReplyError,
     Respond,
     Response,
+    ServiceCall,
     StoreWrite,
     Warn,
     decode_reply,
-    evaluations,
+    parse_evaluations,
 )
 from pdkernel.workers.worker import StepExchange, Worker
 from pdkernel.workers.worker_process import WorkerProcess
@@ -58,7 +58,7 @@ GOOD: dict[str, object] = {
     '{"t":"exit","reason":null}': Exit(None),
     '{"t":"warn","text":"w"}': Warn("w"),
     '{"t":"late","text":"l"}': Late("l"),
-    '{"t":"ask","id":1,"call":"store.get","args":{}}': Ask(1, "store.get", {}),
+    '{"t":"ask","id":1,"call":"store.get","args":{}}': ServiceCall(1, "store.get", {}),
 }
 BAD = {
     "": "it is not JSON",
@@ -154,7 +154,7 @@ Start = Callable[..., Worker]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """A factory of workers that answer each request with the lines that are given, `N` being its number."""
+    """A factory of workers that answer each request with the given lines; `N` is the number of the request."""
     started: list[Worker] = []
 
     def start_one(*replies: list[str]) -> Worker:
@@ -166,13 +166,13 @@ async def start() -> AsyncIterator[Start]:
         worker.kill()
 
 
-async def asked(worker: Worker, name: str = "work", **more: Any) -> StepExchange:
-    """A request to *worker*, when it is over."""
-    talk = StepExchange(worker, StepRecorder(), name=name, **more)
-    talk.send({"op": "run"}, [], timeout_s=20)
-    await asyncio.wait([talk.reply])
+async def send_request(worker: Worker, name: str = "work", **more: Any) -> StepExchange:
+    """Send a request to *worker*, and return the finished exchange."""
+    exchange = StepExchange(worker, StepRecorder(), name=name, **more)
+    exchange.send({"op": "run"}, [], timeout_s=20)
+    await asyncio.wait([exchange.reply])
     worker.rest()
-    return talk
+    return exchange
 
 
 class OnlyTheFirst(StepExchange):
@@ -185,21 +185,21 @@ class OnlyTheFirst(StepExchange):
             self._worker.rest()
 
 
-def refusal(talk: StepExchange) -> WorkerProtocolError:
-    """What the request failed with."""
-    error = talk.broken or talk.reply.exception()
+def refusal(exchange: StepExchange) -> WorkerProtocolError:
+    """Return the error of the request."""
+    error = exchange.broken or exchange.reply.exception()
     assert isinstance(error, WorkerProtocolError)
     return error
 
 
 @pytest.mark.parametrize(("text", "reply"), GOOD.items())
-def test_a_reply_is_decoded_as_its_kind(text: str, reply: object) -> None:
+def test_each_kind_of_reply_is_decoded(text: str, reply: object) -> None:
     """Each kind of reply is decoded from the runtime's line."""
     assert decode_reply(text) == reply
 
 
 @pytest.mark.parametrize(("text", "why"), BAD.items())
-def test_what_is_not_a_reply_is_refused(text: str, why: str) -> None:
+def test_invalid_reply_is_refused(text: str, why: str) -> None:
     """The reason names the path and the types, without content of the reply."""
     with pytest.raises(ReplyError) as caught:
         decode_reply(text.encode())
@@ -207,16 +207,16 @@ def test_what_is_not_a_reply_is_refused(text: str, why: str) -> None:
     assert str(caught.value) == why
 
 
-def test_half_a_surrogate_pair_stays() -> None:
-    """JavaScript and Python strings can hold half a pair, and JSON can write it."""
+def test_lone_surrogate_is_unchanged() -> None:
+    """JavaScript and Python strings can contain a lone surrogate, and so can JSON."""
     text = '{"t":"export","n":"\\ud800","v":["\\udc00x",12345678901234567890123]}'
 
     assert decode_reply(text.encode()) == Export("\ud800", ["\udc00x", 12345678901234567890123])
 
 
 @given(VALUES.filter(lambda value: "NaN" not in json.dumps(value) and "Infinity" not in json.dumps(value)))
-def test_an_export_is_decoded_as_json(value: JSON) -> None:
-    """Numbers of any size, texts and nesting arrive as they were sent."""
+def test_export_is_decoded_as_json(value: JSON) -> None:
+    """Numbers of any size, texts and nesting arrive unchanged."""
     reply = decode_reply(json.dumps({"t": "export", "n": "a", "v": value}).encode())
 
     assert isinstance(reply, Export)
@@ -225,13 +225,13 @@ def test_an_export_is_decoded_as_json(value: JSON) -> None:
 
 @given(LINES)
 @example(b'{"t":"export","n":"a","v":"\xff"}')
-def test_any_line_is_a_reply_or_refused(line: bytes) -> None:
-    """Nothing but `ReplyError` is raised."""
+def test_any_line_is_decoded_or_refused(line: bytes) -> None:
+    """`decode_reply` raises no exception but `ReplyError`."""
     with contextlib.suppress(ReplyError):
         assert isinstance(decode_reply(line), msgspec.Struct)
 
 
-async def test_any_line_ends_in_a_reply_or_the_documented_error(start: Start) -> None:
+async def test_any_line_ends_in_a_reply_or_a_protocol_error(start: Start) -> None:
     """For any line of a worker, the request continues, ends, or fails with an error of the step."""
     worker = start()
     kinds: set[type] = set()
@@ -239,16 +239,16 @@ async def test_any_line_ends_in_a_reply_or_the_documented_error(start: Start) ->
     @given(LINES)
     def write(line: bytes) -> None:
         recorder = StepRecorder()
-        talk = StepExchange(worker, recorder, name="work")
-        talk.send({"op": "run"}, [], timeout_s=20)
-        talk.on_line(f"{worker.request} ".encode() + line)
-        talk.on_line(line)
-        if talk.reply.done():
-            error = talk.broken or talk.reply.exception()
+        exchange = StepExchange(worker, recorder, name="work")
+        exchange.send({"op": "run"}, [], timeout_s=20)
+        exchange.on_line(f"{worker.request} ".encode() + line)
+        exchange.on_line(line)
+        if exchange.reply.done():
+            error = exchange.broken or exchange.reply.exception()
             kinds.add(type(error))
             assert error is None or isinstance(error, WorkerProtocolError)
         recorder.outcome()
-        talk.close()
+        exchange.close()
 
     write()
 
@@ -285,29 +285,29 @@ def test_any_response_is_recorded(status: int, headers: dict[str, str | list[str
         ([f"0 {DONE}"], "it belongs to another step"),
         (['N {"t":"respond","r":{"status":200,"headers":[],"body":1}}', f"N {DONE}"], "expected `object`, got `array`"),
         (['0 {"t":"ready"}'], "invalid value - at `$.t`"),
-        ([f"N {DONE}", f"N {DONE}"], "it came after the last one"),
-        ([f"N {DONE}", 'N {"t":"export","n":"a","v":1}'], "it came after the last one"),
+        ([f"N {DONE}", f"N {DONE}"], "it came after the last reply"),
+        ([f"N {DONE}", 'N {"t":"export","n":"a","v":1}'], "it came after the last reply"),
         ([f"N {DONE}", "N garbage"], "it is not JSON"),
     ],
 )
-async def test_a_step_fails_with_a_reply_that_is_refused(start: Start, lines: list[str], why: str) -> None:
+async def test_refused_reply_fails_the_step(start: Start, lines: list[str], why: str) -> None:
     """The error names the step and the reason, and the worker is not used again."""
     worker = start(lines)
 
-    error = refusal(await asked(worker, "send_mail"))
+    error = refusal(await send_request(worker, "send_mail"))
 
     assert error.message.startswith(f"Step `send_mail` sent a reply that pdkernel does not understand: {why}")
     assert not worker.is_healthy
 
 
-async def test_a_reply_when_no_step_runs_ends_the_worker(start: Start) -> None:
-    """A second `done` that comes later is not taken for the next step's."""
+async def test_reply_without_a_running_step_ends_the_worker(start: Start) -> None:
+    """A late second `done` is not used as the reply of the next step."""
     worker = start([f"N {DONE}\nN {DONE.replace('false', 'true', 1)}"])
-    talk = OnlyTheFirst(worker, StepRecorder(), name="one")
-    talk.send({"op": "run"}, [], timeout_s=20)
-    await talk.reply
+    exchange = OnlyTheFirst(worker, StepRecorder(), name="one")
+    exchange.send({"op": "run"}, [], timeout_s=20)
+    await exchange.reply
 
-    error = refusal(await asked(worker, "two"))
+    error = refusal(await send_request(worker, "two"))
 
     assert not worker.is_alive
     assert error.message.startswith(
@@ -315,34 +315,34 @@ async def test_a_reply_when_no_step_runs_ends_the_worker(start: Start) -> None:
     )
 
 
-async def test_code_that_fails_too_late_is_not_refused(start: Start) -> None:
-    """A failure of what an earlier step left behind ends neither the worker nor the step that runs."""
+async def test_late_failure_of_earlier_code_is_a_warning(start: Start) -> None:
+    """A late failure of code of an earlier step ends neither the worker nor the running step."""
     late = '{"t":"late","text":"too late"}'
     worker = start([f"N {DONE}", f"N {late}"], [f"1 {late}", f"N {late}", f"N {DONE}"])
-    await asked(worker)
+    await send_request(worker)
 
     recorder = StepRecorder()
-    talk = StepExchange(worker, recorder)
-    talk.send({"op": "run"}, [], timeout_s=20)
-    await talk.reply
+    exchange = StepExchange(worker, recorder)
+    exchange.send({"op": "run"}, [], timeout_s=20)
+    await exchange.reply
 
     assert worker.is_healthy
     assert recorder.outcome().warnings == ("too late",)
 
 
-async def test_a_worker_that_comes_up_unasked_is_ready(start: Start) -> None:
-    """The time of its first step counts from its request then."""
+async def test_worker_that_started_early_is_ready(start: Start) -> None:
+    """The time of the first step counts from its request."""
     worker = start([f"N {DONE}"])
     while not worker.is_ready:
         await asyncio.sleep(0.001)
 
-    talk = await asked(worker)
+    exchange = await send_request(worker)
 
-    assert talk.reply.result() == Done(None, False, False, False)
-    assert talk.elapsed_s > 0
+    assert exchange.reply.result() == Done(None, False, False, False)
+    assert exchange.elapsed_s > 0
 
 
-async def test_a_line_without_an_end_is_refused() -> None:
+async def test_line_above_the_limit_is_refused() -> None:
     """A line above the limit is not buffered."""
     program = "import os\nwhile True: os.write(4, b'x' * 100)"
     flooded = asyncio.get_running_loop().create_future()
@@ -354,13 +354,13 @@ async def test_a_line_without_an_end_is_refused() -> None:
         def on_output(self, stream: Any, data: bytes) -> None:
             raise AssertionError
 
-        def flooded(self) -> None:
+        def on_line_too_long(self) -> None:
             flooded.set_result(True)
 
         def on_closed(self) -> None:
             raise AssertionError
 
-    process = WorkerProcess([sys.executable, "-c", program], {}, longest=10_000)
+    process = WorkerProcess([sys.executable, "-c", program], {}, max_line_bytes=10_000)
     process.listener = Listener()
     try:
         assert await flooded
@@ -368,20 +368,20 @@ async def test_a_line_without_an_end_is_refused() -> None:
         process.kill()
 
 
-async def test_a_flood_fails_the_step(start: Start) -> None:
+async def test_too_long_line_fails_the_step(start: Start) -> None:
     """The error names the step."""
-    talk = StepExchange(start([]), StepRecorder(), name="work")
-    talk.flooded()
+    exchange = StepExchange(start([]), StepRecorder(), name="work")
+    exchange.on_line_too_long()
 
-    assert "Step `work` sent a reply that pdkernel does not understand: it is too long." in refusal(talk).message
+    assert "Step `work` sent a reply that pdkernel does not understand: it is too long." in refusal(exchange).message
 
 
-async def test_an_export_that_is_too_deep_is_reported(start: Start) -> None:
-    """Nesting beyond what any reader takes is an error of the export."""
+async def test_too_deep_export_is_an_error(start: Start) -> None:
+    """An export with more levels than the decoder supports is an error of the step."""
     deep = "[" * 20_000 + "]" * 20_000
-    talk = await asked(start([f'N {{"t":"export","n":"a","v":{deep}}}']))
+    exchange = await send_request(start([f'N {{"t":"export","n":"a","v":{deep}}}']))
 
-    assert isinstance(talk.reply.exception(), ExportNotJSONError)
+    assert isinstance(exchange.reply.exception(), ExportNotJSONError)
 
 
 @pytest.mark.parametrize(
@@ -396,26 +396,26 @@ async def test_an_export_that_is_too_deep_is_reported(start: Start) -> None:
         ("null", tuple[PropDeclaration, ...]),
     ],
 )
-async def test_an_answer_of_the_wrong_shape_is_refused(start: Start, value: str, kind: Any) -> None:
-    """The description of a component is validated like a step's replies."""
+async def test_invalid_description_is_refused(start: Start, value: str, kind: Any) -> None:
+    """The description of a component is validated like the replies of a step."""
     worker = start([f'N {DONE[:-1]},"value":{value}}}'])
 
-    talk = await asked(worker, read=lambda found: msgspec.convert(found, kind))
+    exchange = await send_request(worker, read=lambda found: msgspec.convert(found, kind))
 
-    assert "Step `work` sent a reply" in refusal(talk).message
+    assert "Step `work` sent a reply" in refusal(exchange).message
     assert not worker.is_healthy
 
 
 @pytest.mark.parametrize(
     "value", [None, [], [{}], [{"value": 1}, {"value": 2}], [{"value": 1, "undefined": True}], [{"error": {"name": 1}}]]
 )
-def test_results_of_expressions_are_one_for_each(value: JSON) -> None:
-    """Each is a value, undefined, or an error."""
+def test_invalid_results_of_expressions_are_refused(value: JSON) -> None:
+    """Each result must be a value, undefined or an error, one for each expression."""
     with pytest.raises(msgspec.ValidationError):
-        evaluations(value, 1)
+        parse_evaluations(value, 1)
 
 
-def test_the_error_is_the_steps() -> None:
-    """It is an error of the step, with exit status 1."""
+def test_protocol_error_is_an_error_of_the_step() -> None:
+    """The error is a `StepError` with exit status 1."""
     assert issubclass(WorkerProtocolError, StepError)
     assert exit_status_of("protocol") == 1

@@ -28,16 +28,16 @@ def component(body: str, extra: str = "") -> str:
         "const c = { run({ steps }) { return steps.trigger.event.n } };\nexport { c as default }",
     ],
 )
-async def test_every_way_to_export_a_component(bench: Bench, source: str) -> None:
-    """defineComponent, a bare object, a function, and CommonJS."""
+async def test_forms_of_a_component(bench: Bench, source: str) -> None:
+    """`defineComponent`, a bare object, a function, and CommonJS are supported."""
     outcome = await bench.run("node", source)
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": 7}
 
 
-async def test_exports_are_copied_when_they_are_made(bench: Bench) -> None:
-    """`$.export` takes the value as it is at the call."""
+async def test_exports_are_copied_immediately(bench: Bench) -> None:
+    """`$.export` stores the value at the time of the call."""
     outcome = await bench.run(
         "node", component("const a = [1]; $.export('a', a); a.push(2); $.export('$summary', 'done')")
     )
@@ -45,8 +45,8 @@ async def test_exports_are_copied_when_they_are_made(bench: Bench) -> None:
     assert outcome.exports == {"a": [1], "$summary": "done"}
 
 
-async def test_null_is_returned_and_undefined_is_not(bench: Bench) -> None:
-    """`return null` is a value."""
+async def test_null_is_exported_and_undefined_is_not(bench: Bench) -> None:
+    """`return null` exports null."""
     null = await bench.run("node", component("return null"))
     nothing = await bench.run("node", component("return"))
 
@@ -54,8 +54,8 @@ async def test_null_is_returned_and_undefined_is_not(bench: Bench) -> None:
     assert nothing.exports == {}
 
 
-async def test_packages_come_from_the_projects_folder(bench: Bench, tmp_path: Path) -> None:
-    """Bare imports and require resolve there; built-ins work too."""
+async def test_packages_are_resolved_in_the_folder_of_the_project(bench: Bench, tmp_path: Path) -> None:
+    """Bare imports and `require` are resolved in the project's folder; built-in modules work too."""
     package = tmp_path / "project" / "node_modules" / "tiny"
     package.mkdir(parents=True)
     package.joinpath("package.json").write_text(
@@ -75,8 +75,8 @@ async def test_packages_come_from_the_projects_folder(bench: Bench, tmp_path: Pa
     assert cjs.exports["$return_value"] == "cjs"
 
 
-async def test_a_missing_package_is_named(bench: Bench) -> None:
-    """The package, the line and what to do."""
+async def test_missing_package_is_named(bench: Bench) -> None:
+    """The error has the package, the line and a fix."""
     outcome = await bench.run(
         "node", "// one\nimport x from '@scope/pkg/sub';\nexport default { run() {} }", line_offset=1
     )
@@ -88,7 +88,7 @@ async def test_a_missing_package_is_named(bench: Bench) -> None:
 
 
 async def test_this_has_methods_props_and_apps(bench: Bench) -> None:
-    """Methods are bound, defaults apply, an app's `$auth` is by prop name or slug."""
+    """Methods are bound, defaults apply, and the `$auth` of an app is available by prop name or slug."""
     source = component(
         "const { shout } = this; return [shout('a'), this.given, this.absent, this.api.$auth.key, Object.keys(this.api.$auth)]",
         extra="props: { api: { type: 'app', app: 'my_api' }, given: { type: 'string', default: 'no' }, absent: { type: 'integer', default: 5 } }, "
@@ -101,7 +101,7 @@ async def test_this_has_methods_props_and_apps(bench: Bench) -> None:
     assert outcome.exports["$return_value"] == ["a!yes", "yes", 5, "k1", ["key"]]
 
 
-async def test_printing_or_returning_an_app_leaks_nothing(bench: Bench) -> None:
+async def test_printed_or_returned_app_has_no_credential(bench: Bench) -> None:
     """`$auth` is not enumerable."""
     source = component(
         "console.log(this, this.slack, JSON.stringify(this)); return this.slack",
@@ -114,7 +114,7 @@ async def test_printing_or_returning_an_app_leaks_nothing(bench: Bench) -> None:
     assert "xoxb" not in bench.printed()
 
 
-async def test_an_app_file_gives_its_methods(bench: Bench) -> None:
+async def test_app_file_provides_its_methods(bench: Bench) -> None:
     """Methods of an app prop's definition see its `$auth`."""
     source = (
         "const app = { type: 'app', app: 'a', methods: { token() { return this.$auth.t } } };\n"
@@ -126,8 +126,8 @@ async def test_an_app_file_gives_its_methods(bench: Bench) -> None:
     assert outcome.exports["$return_value"] == "T"
 
 
-async def test_an_error_carries_the_cells_line(bench: Bench) -> None:
-    """Frames are the user's own, with their source."""
+async def test_error_has_the_line_of_the_cell(bench: Bench) -> None:
+    """The frames are those of the user's code, with their source."""
     source = "export default {\n  async run() {\n    await null;\n    return inner();\n  },\n};\nfunction inner() {\n  throw new TypeError('bad');\n}\n"
 
     outcome = await bench.run("node", source, line_offset=3)
@@ -152,16 +152,16 @@ async def test_an_error_carries_the_cells_line(bench: Bench) -> None:
         ("undefined", "undefined"),
     ],
 )
-async def test_whatever_is_thrown_is_reported(bench: Bench, thrown: str, message: str) -> None:
-    """Not everything thrown is an Error."""
+async def test_thrown_value_of_any_type_is_reported(bench: Bench, thrown: str, message: str) -> None:
+    """A thrown value may be another type than Error."""
     outcome = await bench.run("node", component(f"throw {thrown}"))
 
     assert outcome.error is not None
     assert outcome.error.message == message
 
 
-async def test_a_configuration_error_keeps_its_name(bench: Bench) -> None:
-    """Several copies of the platform's package exist, so only the name tells."""
+async def test_configuration_error_is_recognized_by_its_name(bench: Bench) -> None:
+    """Several copies of the platform's package exist, so only the name identifies the error."""
     outcome = await bench.run(
         "node", component("const e = new Error('Pick a channel'); e.name = 'ConfigurationError'; throw e")
     )
@@ -177,7 +177,7 @@ async def test_a_configuration_error_keeps_its_name(bench: Bench) -> None:
         ("const x = require('os');\nmodule.exports = { run() {\n  return (;\n} }\n", 6),
     ],
 )
-async def test_a_syntax_error_has_line_and_caret(bench: Bench, source: str, line: int) -> None:
+async def test_syntax_error_has_line_and_caret(bench: Bench, source: str, line: int) -> None:
     """A syntax error is reported at the line of the cell."""
     outcome = await bench.run("node", source, line_offset=3)
 
@@ -186,8 +186,8 @@ async def test_a_syntax_error_has_line_and_caret(bench: Bench, source: str, line
     assert "^" in str(outcome.error.stack)
 
 
-async def test_json_parse_in_a_step_is_no_syntax_error_of_the_cell(bench: Bench) -> None:
-    """A SyntaxError that running code throws has that code's line."""
+async def test_syntax_error_of_json_parse_has_the_line_of_the_call(bench: Bench) -> None:
+    """A SyntaxError that running code throws has the line of that code."""
     outcome = await bench.run("node", component("\nJSON.parse('{')"))
 
     assert outcome.error is not None
@@ -197,8 +197,8 @@ async def test_json_parse_in_a_step_is_no_syntax_error_of_the_cell(bench: Bench)
 @pytest.mark.parametrize(
     "source", ["const x = 1;", "export const a = 1;", "", "export default 5", "export default { props: {} }"]
 )
-async def test_a_cell_without_default_export_gets_an_example_in_its_error(bench: Bench, source: str) -> None:
-    """No default export that can run is an entry point error."""
+async def test_missing_default_export_is_an_entry_point_error(bench: Bench, source: str) -> None:
+    """The error of a cell without a default export that can run has an example."""
     outcome = await bench.run("node", source)
 
     assert outcome.error is not None
@@ -216,7 +216,7 @@ async def test_a_cell_without_default_export_gets_an_example_in_its_error(bench:
         ),
     ],
 )
-async def test_a_value_that_is_not_json_is_named_by_its_path(bench: Bench, expression: str, message: str) -> None:
+async def test_error_of_a_value_that_is_not_json_has_its_path(bench: Bench, expression: str, message: str) -> None:
     """The path inside the value is in the message, and earlier exports are kept."""
     outcome = await bench.run("node", component(f"$.export('kept', 1); return {expression}"))
 
@@ -226,7 +226,7 @@ async def test_a_value_that_is_not_json_is_named_by_its_path(bench: Bench, expre
     assert outcome.exports == {"kept": 1}
 
 
-async def test_what_stringify_drops_is_a_warning(bench: Bench) -> None:
+async def test_value_that_stringify_drops_is_a_warning(bench: Bench) -> None:
     """Functions, NaN and Maps are exported as JSON.stringify does, and a warning has the path."""
     outcome = await bench.run(
         "node", component("const o = {}; return { f() {}, n: [NaN], m: new Map(), u: undefined, again: [o, o] }")
@@ -240,7 +240,7 @@ async def test_what_stringify_drops_is_a_warning(bench: Bench) -> None:
     )
 
 
-async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
+async def test_flow_exit_with_and_without_return(bench: Bench) -> None:
     """`$.flow.exit` ends the run; without return the rest of the step still runs."""
     returned = await bench.run("node", component("return $.flow.exit('enough'); $.export('late', 1)"))
     bare = await bench.run("node", component("$.flow.exit(); $.export('late', 1)"))
@@ -254,7 +254,7 @@ async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
     [("'text'", "text"), ("{ a: 1 }", {"a": 1}), ("Buffer.from('hi')", {"$base64": "aGk="}), ("undefined", None)],
 )
 async def test_bodies_of_a_response(bench: Bench, body: str, expected: object) -> None:
-    """Text, objects and bytes."""
+    """The body of a response is a text, an object or bytes."""
     outcome = await bench.run(
         "node", component(f"await $.respond({{ status: 200, headers: {{ 'x-n': 1 }}, body: {body} }})")
     )
@@ -262,8 +262,8 @@ async def test_bodies_of_a_response(bench: Bench, body: str, expected: object) -
     assert outcome.response == {"status": 200, "headers": {"x-n": "1"}, "body": expected}
 
 
-async def test_a_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
-    """An immediate one is marked; a stream is read to its end."""
+async def test_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
+    """An immediate response is marked; a stream is read to its end."""
     immediate = await bench.run("node", component("await $.respond({ status: 202, immediate: true })"))
     stream = await bench.run(
         "node",
@@ -286,7 +286,7 @@ async def test_a_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
     ],
     ids=["text", "json", "latin1", "image", "not-utf8"],
 )
-async def test_bytes_that_are_text_are_text(bench: Bench, content_type: str, data: str, expected: object) -> None:
+async def test_bytes_of_a_text_type_become_text(bench: Bench, content_type: str, data: str, expected: object) -> None:
     """A byte stream with a text content type in UTF-8 becomes text; other bytes stay bytes."""
     encoding = "latin1" if "x" in data else "utf8"
     code = (
@@ -308,8 +308,8 @@ async def test_bytes_that_are_text_are_text(bench: Bench, content_type: str, dat
         "$.files.open('x')",
     ],
 )
-async def test_an_unsupported_feature_is_an_error(bench: Bench, call: str) -> None:
-    """Features of later versions are clear errors."""
+async def test_unsupported_feature_is_an_error(bench: Bench, call: str) -> None:
+    """Unsupported features of the platform are clear errors."""
     outcome = await bench.run("node", component(call))
 
     assert outcome.error is not None
@@ -318,15 +318,15 @@ async def test_an_unsupported_feature_is_an_error(bench: Bench, call: str) -> No
     assert outcome.error.line == 2
 
 
-async def test_the_context_is_a_plain_object(bench: Bench) -> None:
-    """`$.context` holds the trigger's context and more, and can be written to."""
+async def test_context_is_a_plain_object(bench: Bench) -> None:
+    """`$.context` has the trigger's context and more, and is writable."""
     outcome = await bench.run("node", component("$.context.mine = 1; return $.context"), context={"deadline": 5})
 
     assert outcome.exports["$return_value"] == {"id": "ctx1", "deadline": 5, "mine": 1}
 
 
-async def test_an_unhandled_rejection_fails_the_running_step(bench: Bench) -> None:
-    """A promise that fails without being awaited is a failure of the step."""
+async def test_unhandled_rejection_fails_the_running_step(bench: Bench) -> None:
+    """A promise that fails without `await` fails the step."""
     outcome = await bench.run(
         "node", component("Promise.reject(new Error('forgotten'));\nawait new Promise((r) => setTimeout(r, 5000))")
     )
@@ -335,8 +335,8 @@ async def test_an_unhandled_rejection_fails_the_running_step(bench: Bench) -> No
     assert (outcome.error.message, outcome.error.line) == ("forgotten", 2)
 
 
-async def test_a_throw_in_a_callback_fails_the_running_step(bench: Bench) -> None:
-    """So is a throw outside any promise."""
+async def test_throw_in_a_callback_fails_the_running_step(bench: Bench) -> None:
+    """An exception outside of promises fails the step too."""
     outcome = await bench.run(
         "node",
         component("setTimeout(() => { throw new Error('thrown') }, 1);\nawait new Promise((r) => setTimeout(r, 5000))"),
@@ -346,8 +346,8 @@ async def test_a_throw_in_a_callback_fails_the_running_step(bench: Bench) -> Non
     assert outcome.error.message == "thrown"
 
 
-async def test_what_a_step_leaves_running_is_stopped_and_reported(bench: Bench) -> None:
-    """No line of a step is booked on the next."""
+async def test_running_code_is_stopped_and_reported(bench: Bench) -> None:
+    """Output of code that a step left running is not in the logs of the next step."""
     first = await bench.run("node", component("setInterval(() => console.log('late'), 1)"), name="first")
     second = await bench.run("node", component("await new Promise((r) => setTimeout(r, 60)); return 1"), name="second")
 
@@ -357,8 +357,8 @@ async def test_what_a_step_leaves_running_is_stopped_and_reported(bench: Bench) 
     assert second.warnings == ()
 
 
-async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
-    """Globals, console, environment and working folder of a step are gone in the next."""
+async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
+    """Changes of a step to globals, console, environment and working folder do not reach the next step."""
     await bench.run(
         "node",
         component(
@@ -380,8 +380,8 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
     assert bench.printed() == "listener\n"
 
 
-async def test_steps_is_read_late_and_each_step_has_its_own(bench: Bench) -> None:
-    """`steps` can be printed, spread, stringified and changed without the next step's seeing it."""
+async def test_each_step_has_its_own_lazy_steps_object(bench: Bench) -> None:
+    """`steps` can be printed, spread, stringified and changed; changes do not reach the next step."""
     first = await bench.run(
         "node",
         component(
@@ -398,8 +398,8 @@ async def test_steps_is_read_late_and_each_step_has_its_own(bench: Bench) -> Non
     assert second.exports["$return_value"] == 7
 
 
-async def test_an_edited_file_of_ones_own_is_seen_by_the_next_run(open_run: OpenRun, tmp_path: Path) -> None:
-    """A relative import is loaded afresh in each run."""
+async def test_edited_file_of_the_project_is_reloaded_in_the_next_run(open_run: OpenRun, tmp_path: Path) -> None:
+    """A relative import is loaded again in each run."""
     source = "import { x } from './helper.mjs';\nexport default { run() { return x } }"
     values = []
 
@@ -412,8 +412,8 @@ async def test_an_edited_file_of_ones_own_is_seen_by_the_next_run(open_run: Open
     assert values == [1, 2]
 
 
-async def test_describe_lists_the_apps_that_the_code_declares(bench: Bench) -> None:
-    """App props and the types of the others, without running the step."""
+async def test_describe_lists_the_declared_apps(bench: Bench) -> None:
+    """The description has app props and the types of other props, without running the step."""
     source = component(
         "throw new Error('ran')",
         extra="props: { slack: { type: 'app', app: 'slack' }, channel: { type: 'string' }, n: { type: 'integer', optional: true }, any: 'any' },",
@@ -429,8 +429,8 @@ async def test_describe_lists_the_apps_that_the_code_declares(bench: Bench) -> N
     ]
 
 
-async def test_describe_of_broken_code_is_the_steps_error(bench: Bench) -> None:
-    """An error while the module is evaluated has the cell's line."""
+async def test_describe_of_broken_code_has_the_error_of_the_step(bench: Bench) -> None:
+    """An error during the evaluation of the module has the line of the cell."""
     step = Step("work", "node", "const props = 1;\nthrow new Error('at load');", line_offset=2)
 
     with pytest.raises(StepError, match="at load") as caught:
@@ -440,7 +440,7 @@ async def test_describe_of_broken_code_is_the_steps_error(bench: Bench) -> None:
 
 
 async def test_expressions_are_full_javascript(bench: Bench) -> None:
-    """`steps`, `event` and `process.env` are in scope; one failure stops no other."""
+    """`steps`, `event` and `process.env` are in scope; a failed expression does not stop the others."""
     bench.steps["a"] = {"$return_value": {"items": [1, 2]}}
 
     results = await bench.workers.evaluate(
@@ -471,8 +471,8 @@ async def test_expressions_are_full_javascript(bench: Bench) -> None:
     assert results[8] == {"value": None}
 
 
-async def test_code_that_never_ends_is_stopped_in_every_use(bench: Bench) -> None:
-    """Describing a step and evaluating an expression have time limits too."""
+async def test_describe_and_evaluate_have_time_limits(bench: Bench) -> None:
+    """Describing a step and evaluating an expression have time limits."""
     with pytest.raises(StepTimeoutError, match=r"longer than 0\.3 seconds"):
         await bench.workers.describe(Step("work", "node", "const props = 1;\nfor (;;);"), timeout_s=0.3)
 
@@ -482,8 +482,8 @@ async def test_code_that_never_ends_is_stopped_in_every_use(bench: Bench) -> Non
     assert await bench.workers.evaluate(["1 + 1"], {}) == [{"value": 2}]
 
 
-async def test_describe_sees_props_that_are_spread_from_elsewhere(bench: Bench, tmp_path: Path) -> None:
-    """A component may take its props from a file of one's own."""
+async def test_describe_sees_props_from_another_file(bench: Bench, tmp_path: Path) -> None:
+    """A component may spread props from a file of the project."""
     folder = tmp_path / "project"
     folder.joinpath("base.mjs").write_text("export default { props: { slack: { type: 'app', app: 'slack' } } }")
     source = "import base from './base.mjs';\nexport default { ...base, run() {} }"

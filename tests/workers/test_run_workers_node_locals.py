@@ -1,4 +1,4 @@
-"""What the locals of a failed Node.js step look like."""
+"""Local variables in the stack of a failed Node.js step."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ async def bench(open_run: OpenRun) -> Bench:
 
 
 async def stack_of(bench: Bench, code: str, token: str = "xoxb-secret-token") -> str:
-    """The stack of a step that fails."""
+    """Return the stack of a step that fails."""
     outcome = await bench.run("node", code, account_fields={"slack": {"oauth_access_token": token}})
     assert outcome.error is not None
     return outcome.error.stack or ""
 
 
-async def test_each_frame_shows_its_own(bench: Bench) -> None:
-    """A function's parameters and variables stand under its line, those of its caller under the caller's."""
+async def test_each_frame_has_its_own_locals(bench: Bench) -> None:
+    """The parameters and variables of a function are below its line, those of the caller below the caller's line."""
     stack = await stack_of(bench, CODE)
     inner, outer = stack.split("at Object.run")
     assert "n = 1" in inner
@@ -40,8 +40,8 @@ async def test_each_frame_shows_its_own(bench: Bench) -> None:
     assert "event = { body: { a: 1 } }" in outer
 
 
-async def test_a_credential_is_replaced(bench: Bench) -> None:
-    """A local that holds a credential shows stars in its place."""
+async def test_credential_in_a_local_is_replaced(bench: Bench) -> None:
+    """Stars replace the value of a local that contains a credential."""
     stack = await stack_of(bench, CODE)
     assert "header = 'Bearer ***'" in stack
     assert "xoxb-secret-token" not in stack
@@ -57,7 +57,7 @@ async def test_a_credential_is_replaced(bench: Bench) -> None:
     ids=["in a list", "a part of it", "a long secret"],
 )
 async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, token: str, value: str) -> None:
-    """Where a long local is cut within a secret, the characters of the secret before the cut are left out."""
+    """If a long local is shortened inside a secret, the part of the secret before the end is removed."""
     code = f"""export default defineComponent({{
       props: {{ slack: {{ type: "app", app: "slack" }} }},
       async run() {{ const token = this.slack.$auth.oauth_access_token; const long = {value}; throw new Error("no"); }},
@@ -70,15 +70,15 @@ async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, toke
     assert "xoxb" not in stack
 
 
-async def test_what_is_ours_is_not_shown(bench: Bench) -> None:
-    """`steps` and `$` are no locals of the user's."""
+async def test_names_of_pdkernel_are_not_shown(bench: Bench) -> None:
+    """`steps` and `$` are not shown among the locals."""
     stack = await stack_of(bench, CODE)
     assert "steps =" not in stack
     assert "$ =" not in stack
 
 
-async def test_an_error_that_code_catches_costs_only_its_own(bench: Bench) -> None:
-    """Throws that are caught do not stop the step, and its real failure still has its locals."""
+async def test_caught_errors_do_not_prevent_locals(bench: Bench) -> None:
+    """Caught exceptions do not stop the step, and its real failure still has its locals."""
     code = """export default defineComponent({ async run() {
         let caught = 0;
         for (let i = 0; i < 5; i++) { try { throw new Error("no " + i); } catch { caught++; } }
@@ -87,8 +87,8 @@ async def test_an_error_that_code_catches_costs_only_its_own(bench: Bench) -> No
     assert "caught = 5" in await stack_of(bench, code)
 
 
-async def test_code_that_throws_all_the_time_ends(bench: Bench) -> None:
-    """After about fifty throws, locals are not read any more."""
+async def test_code_with_many_exceptions_ends(bench: Bench) -> None:
+    """After about fifty exceptions, locals are not read any more."""
     code = """export default defineComponent({ async run() {
         let caught = 0;
         for (let i = 0; i < 20_000; i++) { try { throw new Error("no " + i); } catch { caught++; } }
@@ -98,14 +98,14 @@ async def test_code_that_throws_all_the_time_ends(bench: Bench) -> None:
     assert outcome.exports["$return_value"] == 20_000
 
 
-async def test_the_same_code_on_the_same_input_fails_with_them_the_second_time_too(bench: Bench) -> None:
-    """A step that has failed is watched again."""
+async def test_repeated_failure_has_locals_again(bench: Bench) -> None:
+    """A step that has failed before has locals again in its next failure."""
     await stack_of(bench, CODE)
     assert "twice = 2" in await stack_of(bench, CODE)
 
 
-async def test_an_object_that_cannot_be_inspected_is_skipped(bench: Bench) -> None:
-    """A proxy that throws is left out."""
+async def test_object_that_cannot_be_inspected_is_skipped(bench: Bench) -> None:
+    """A proxy that throws is not shown."""
     code = """export default defineComponent({ async run() {
         const fine = 1;
         const trap = new Proxy({}, { get() { throw new Error("no"); }, ownKeys() { throw new Error("no"); } });

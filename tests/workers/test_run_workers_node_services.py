@@ -19,7 +19,7 @@ STEP = "export default { props: { r: 'http_request' }, async run() { return this
 
 @dataclass
 class Server:
-    """Answers every request with *answer* and remembers it."""
+    """Answers every request with *answer* and stores the request."""
 
     url: str = ""
     answer: bytes = b'{"ok": true}'
@@ -29,7 +29,7 @@ class Server:
     heads: list[str] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request of one connection."""
+        """Answer one request of one connection."""
         self.head = (await reader.readuntil(b"\r\n\r\n")).decode()
         for line in self.head.lower().split("\r\n"):
             if line.startswith("content-length:"):
@@ -53,8 +53,8 @@ async def server() -> AsyncIterator[Server]:
     listening.close()
 
 
-async def test_a_request_has_method_params_headers_and_auth(bench: Bench, server: Server) -> None:
-    """Rows that are disabled or have no name are left out."""
+async def test_request_has_method_params_headers_and_auth(bench: Bench, server: Server) -> None:
+    """Rows that are disabled or have no name are ignored."""
     request = {
         "method": "get",
         "url": server.url + "/a?x=1",
@@ -92,8 +92,8 @@ async def test_a_request_has_method_params_headers_and_auth(bench: Bench, server
         ),
     ],
 )
-async def test_the_forms_of_a_body(bench: Bench, server: Server, body: Any, kind: str, sent: bytes) -> None:
-    """Raw text and fields, in the content type that is asked for."""
+async def test_forms_of_a_body(bench: Bench, server: Server, body: Any, kind: str, sent: bytes) -> None:
+    """The body is raw text or fields, in the requested content type."""
     request = {"method": "POST", "url": server.url, "body": body, "auth": {"type": "bearer", "token": "T"}}
 
     outcome = await bench.run("node", STEP, props={"r": request})
@@ -104,8 +104,8 @@ async def test_the_forms_of_a_body(bench: Bench, server: Server, body: Any, kind
     assert server.body == sent
 
 
-async def test_a_form_with_parts(bench: Bench, server: Server) -> None:
-    """`multipart/form-data` gets its boundary from what sends it."""
+async def test_multipart_form(bench: Bench, server: Server) -> None:
+    """The client that sends `multipart/form-data` adds the boundary."""
     body = {"type": "fields", "contentType": "multipart/form-data", "fields": [{"name": "a", "value": "1"}]}
 
     await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "body": body}})
@@ -115,7 +115,7 @@ async def test_a_form_with_parts(bench: Bench, server: Server) -> None:
 
 
 async def test_text_is_returned_as_text(bench: Bench, server: Server) -> None:
-    """What is not JSON."""
+    """A response that is not JSON is returned as text."""
     server.answer = b"plain"
 
     outcome = await bench.run("node", STEP, props={"r": {"url": server.url}})
@@ -123,8 +123,8 @@ async def test_text_is_returned_as_text(bench: Bench, server: Server) -> None:
     assert outcome.exports["$return_value"] == "plain"
 
 
-async def test_a_failed_request_has_status_and_body(bench: Bench, server: Server) -> None:
-    """The headline is the status, below it the body; code that catches it finds the response."""
+async def test_failed_request_has_status_and_body(bench: Bench, server: Server) -> None:
+    """The first line of the error is the status, then the body; code that catches the error finds the response."""
     server.status, server.answer = "404 Not Found", b'{"why": "gone"}'
     caught = "export default { props: { r: 'http_request' }, async run() { try { await this.r.execute() } catch (e) { return [e.response.status, e.response.data] } } }"
 
@@ -136,8 +136,8 @@ async def test_a_failed_request_has_status_and_body(bench: Bench, server: Server
     assert handled.exports["$return_value"] == [404, {"why": "gone"}]
 
 
-async def test_the_declared_default_is_under_what_is_given(bench: Bench, server: Server) -> None:
-    """A component may preset the method."""
+async def test_given_values_override_the_declared_default(bench: Bench, server: Server) -> None:
+    """A component may set a default method."""
     source = "export default { props: { r: { type: 'http_request', default: { method: 'POST' } } }, async run() { return [await this.r.execute(), Object.keys(this.r)] } }"
 
     outcome = await bench.run("node", source, props={"r": {"url": server.url}})
@@ -146,8 +146,8 @@ async def test_the_declared_default_is_under_what_is_given(bench: Bench, server:
     assert server.head.startswith("POST / ")
 
 
-async def test_a_request_without_a_url_is_an_error(bench: Bench) -> None:
-    """Rather than asking for nothing."""
+async def test_request_without_a_url_is_an_error(bench: Bench) -> None:
+    """A request without a URL fails before a call."""
     outcome = await bench.run("node", STEP, props={"r": {"method": "GET"}})
 
     assert outcome.error is not None
@@ -166,7 +166,7 @@ async def filing(pool: WorkerPool, tmp_path: Path) -> Bench:
 
 
 async def test_files_are_written_listed_and_read(filing: Bench, tmp_path: Path) -> None:
-    """A step's file is there for the next, also by what it exported."""
+    """A later step reads a file of an earlier step, also by an exported file object."""
     first = await filing.run(
         "node",
         "import { Readable } from 'stream';\nimport fs from 'fs';\nexport default { async run({ $ }) {\n"
@@ -204,8 +204,8 @@ async def test_files_are_written_listed_and_read(filing: Bench, tmp_path: Path) 
     assert not (tmp_path / "files" / "a" / "one.txt").exists()
 
 
-async def test_a_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) -> None:
-    """What the address answers is the file; a refusal is an error."""
+async def test_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) -> None:
+    """The body of the response is the file; a response with an error status is an error."""
     source = f"export default {{ async run({{ $ }}) {{ await $.files.open('u.json').fromUrl('{server.url}') }} }}"
 
     await filing.run("node", source)
@@ -218,8 +218,8 @@ async def test_a_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x"])
-async def test_no_path_leaves_the_file_store(filing: Bench, path: str) -> None:
-    """A path that climbs out is refused."""
+async def test_path_outside_of_the_file_store_is_refused(filing: Bench, path: str) -> None:
+    """A path with `..` that leaves the file store is refused."""
     outcome = await filing.run("node", f"export default {{ run({{ $ }}) {{ $.files.open('{path}') }} }}")
 
     assert outcome.error is not None

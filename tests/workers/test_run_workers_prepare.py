@@ -31,8 +31,8 @@ DIRT: dict[Language, str] = {
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
-async def test_nothing_of_a_step_runs_ahead_of_its_turn(language: Language, open_run: OpenRun, tmp_path: Path) -> None:
-    """Preparing compiles a step, and runs no code of it or its module."""
+async def test_preparation_does_not_run_code(language: Language, open_run: OpenRun, tmp_path: Path) -> None:
+    """Preparing compiles a step, and runs neither its code nor its module."""
     mark = tmp_path / "mark"
     step = Step("work", language, MARKS[language].format(path=str(mark)))
     first = await open_run()
@@ -51,8 +51,8 @@ async def test_nothing_of_a_step_runs_ahead_of_its_turn(language: Language, open
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
-async def test_a_process_made_ready_is_as_fresh_as_any(language: Language, open_run: OpenRun) -> None:
-    """A prepared step finds no folder, globals or variables of the run before."""
+async def test_prepared_step_starts_fresh(language: Language, open_run: OpenRun) -> None:
+    """A prepared step does not find a folder, globals or variables of the run before."""
     first = await open_run()
     await first.run(language, DIRT[language])
     await first.workers.release()
@@ -68,9 +68,7 @@ async def test_a_process_made_ready_is_as_fresh_as_any(language: Language, open_
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
-async def test_a_process_made_ready_in_vain_serves_the_next_run(
-    language: Language, open_run: OpenRun, tmp_path: Path
-) -> None:
+async def test_worker_survives_an_unused_preparation(language: Language, open_run: OpenRun, tmp_path: Path) -> None:
     """A worker survives a run that ends, with its folder, before the preparation."""
     first = await open_run()
     before = await first.run(language, PIDS[language])
@@ -88,7 +86,7 @@ async def test_a_process_made_ready_in_vain_serves_the_next_run(
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
-async def test_steps_after_the_first_are_fresh_too(language: Language, open_run: OpenRun) -> None:
+async def test_steps_after_a_prepared_step_start_fresh(language: Language, open_run: OpenRun) -> None:
     """A preparation counts for one step: the next step does not find its leftovers."""
     first = await open_run()
     await first.run(language, FACES[language])
@@ -103,7 +101,7 @@ async def test_steps_after_the_first_are_fresh_too(language: Language, open_run:
 
 
 @pytest.mark.parametrize("language", ["python", "node", "bash"])
-async def test_code_waits_until_it_is_cleared(language: Language, open_run: OpenRun) -> None:
+async def test_step_refused_before_its_start_does_not_run(language: Language, open_run: OpenRun) -> None:
     """A step that is refused before its start has not run, and the next step of the run works."""
     run = await open_run()
     source = {
@@ -125,8 +123,8 @@ async def test_code_waits_until_it_is_cleared(language: Language, open_run: Open
     assert run.printed() == "ran\n"
 
 
-async def test_what_was_returned_outlives_an_exit_that_was_left_behind(open_run: OpenRun) -> None:
-    """A timer that ends the process after the step has returned loses no result."""
+async def test_exit_after_the_return_loses_no_result(open_run: OpenRun) -> None:
+    """A timer that ends the process after the step has returned does not lose the result."""
     run = await open_run()
 
     outcome = await run.run("node", "export default () => { setTimeout(() => process.exit(0), 1); return 7; };")
@@ -134,6 +132,6 @@ async def test_what_was_returned_outlives_an_exit_that_was_left_behind(open_run:
     assert outcome.exports["$return_value"] == 7
 
 
-def test_a_language_that_is_not_warm_is_not_started(pool: WorkerPool, tmp_path: Path) -> None:
+def test_preparation_does_not_start_a_worker(pool: WorkerPool, tmp_path: Path) -> None:
     """Preparing does not start a worker."""
     assert pool.acquire_warm_slot(RunSetup("run", "w@1", {"event": {}, "context": {}}, {}, tmp_path, tmp_path)) is None

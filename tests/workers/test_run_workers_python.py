@@ -10,8 +10,8 @@ from pdkernel.workers import StepRecorder
 from tests.workers.conftest import Bench
 
 
-async def test_a_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
-    """What `handler(pd)` returns is `$return_value`, and `pd.export` names others."""
+async def test_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
+    """The return value of `handler(pd)` is `$return_value`, and `pd.export` adds named exports."""
     outcome = await bench.run(
         "python",
         'def handler(pd):\n    pd.export("twice", pd.steps["trigger"]["event"]["n"] * 2)\n    return {"id": pd.context["id"]}\n',
@@ -22,7 +22,7 @@ async def test_a_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
     assert list(outcome.exports.items()) == [("twice", 14), ("$return_value", {"id": "ctx1"})]
 
 
-async def test_a_coroutine_is_awaited(bench: Bench) -> None:
+async def test_coroutine_is_awaited(bench: Bench) -> None:
     """`async def handler(pd)` works."""
     outcome = await bench.run(
         "python", "import asyncio\nasync def handler(pd):\n    await asyncio.sleep(0)\n    return 5\n"
@@ -38,8 +38,8 @@ async def test_returning_none_exports_nothing(bench: Bench) -> None:
     assert outcome.exports == {}
 
 
-async def test_inputs_hold_props_and_apps(bench: Bench) -> None:
-    """`pd.inputs` holds values of props and `$auth` of apps."""
+async def test_inputs_have_props_and_apps(bench: Bench) -> None:
+    """`pd.inputs` has values of props and `$auth` of apps."""
     outcome = await bench.run(
         "python",
         'def handler(pd):\n    return [pd.inputs["channel"], pd.inputs["slack"]["$auth"]["oauth_access_token"]]\n',
@@ -50,8 +50,8 @@ async def test_inputs_hold_props_and_apps(bench: Bench) -> None:
     assert outcome.exports["$return_value"] == ["#general", "xoxb-1"]
 
 
-async def test_an_error_carries_the_cells_line_and_the_frames_locals(bench: Bench) -> None:
-    """The line is the cell's, and the stack shows source and locals of the user's frames alone."""
+async def test_error_has_the_line_of_the_cell_and_locals(bench: Bench) -> None:
+    """The line is that of the cell, and the stack has source and locals of the frames of the user's code only."""
     source = "import json\ndef handler(pd):\n    total = 3\n    return helper(total)\ndef helper(n):\n    return json.loads('{' * n)\n"
 
     outcome = await bench.run("python", source, line_offset=4)
@@ -67,7 +67,7 @@ async def test_an_error_carries_the_cells_line_and_the_frames_locals(bench: Benc
     assert "runtimes" not in error.stack
 
 
-async def test_locals_never_hold_a_known_secret_cut_in_half(bench: Bench) -> None:
+async def test_locals_have_no_part_of_a_known_secret(bench: Bench) -> None:
     """A secret in a long local is replaced before the local is shortened."""
     source = 'def handler(pd):\n    text = "x" * 185 + pd.inputs["slack"]["$auth"]["token"]\n    return 1 / 0\n'
 
@@ -89,7 +89,7 @@ async def test_locals_never_hold_a_known_secret_cut_in_half(bench: Bench) -> Non
     ids=["in a list", "a part of it", "a long secret", "bytes"],
 )
 async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, token: str, value: str) -> None:
-    """Where a long local is cut within a secret, the characters of the secret before the cut are left out."""
+    """If a long local is shortened inside a secret, the part of the secret before the end is removed."""
     source = (
         f'def handler(pd):\n    token = pd.inputs["slack"]["$auth"]["token"]\n    text = {value}\n    return 1 / 0\n'
     )
@@ -102,8 +102,8 @@ async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, toke
     assert "secr" not in str(outcome.error.stack)
 
 
-async def test_a_repr_that_raises_hides_no_error(bench: Bench) -> None:
-    """A local whose repr raises is shown as such."""
+async def test_failing_repr_does_not_hide_the_error(bench: Bench) -> None:
+    """The stack marks a local whose `repr` raises an exception."""
     source = "class Odd:\n    def __repr__(self):\n        raise KeyError\ndef handler(pd):\n    odd = Odd()\n    return 1 / 0\n"
 
     outcome = await bench.run("python", source)
@@ -113,8 +113,8 @@ async def test_a_repr_that_raises_hides_no_error(bench: Bench) -> None:
     assert "odd = <Odd instance at" in str(outcome.error.stack)
 
 
-async def test_a_syntax_error_has_line_and_caret(bench: Bench) -> None:
-    """A syntax error points at the cell's line."""
+async def test_syntax_error_has_line_and_caret(bench: Bench) -> None:
+    """A syntax error is reported at the line of the cell."""
     outcome = await bench.run("python", "def handler(pd):\n    return (1 +\n", line_offset=2)
 
     assert outcome.error is not None
@@ -122,8 +122,8 @@ async def test_a_syntax_error_has_line_and_caret(bench: Bench) -> None:
     assert "^" in str(outcome.error.stack)
 
 
-async def test_a_name_error_speaks_of_plain_cells(bench: Bench) -> None:
-    """A name that is not defined may well be one of a plain cell's."""
+async def test_name_error_mentions_plain_cells(bench: Bench) -> None:
+    """The message for an undefined name says that names of plain cells are not visible."""
     outcome = await bench.run("python", "def handler(pd):\n    return df.head()\n")
 
     assert outcome.error is not None
@@ -131,7 +131,7 @@ async def test_a_name_error_speaks_of_plain_cells(bench: Bench) -> None:
     assert "plain cells" in outcome.error.fix
 
 
-async def test_a_missing_package_is_named_with_what_to_do(bench: Bench) -> None:
+async def test_missing_package_is_named_with_a_fix(bench: Bench) -> None:
     """ModuleNotFoundError names the package and the command."""
     outcome = await bench.run("python", "import no_such_pkg.sub\ndef handler(pd):\n    pass\n")
 
@@ -142,8 +142,8 @@ async def test_a_missing_package_is_named_with_what_to_do(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("source", ["x = 1\n", "handler = 3\n", ""])
-async def test_a_cell_without_handler_gets_an_example_in_its_error(bench: Bench, source: str) -> None:
-    """No `handler` is an entry point error."""
+async def test_missing_handler_is_an_entry_point_error(bench: Bench, source: str) -> None:
+    """The error of a cell without `handler` has an example."""
     outcome = await bench.run("python", source)
 
     assert outcome.error is not None
@@ -167,7 +167,7 @@ async def test_a_cell_without_handler_gets_an_example_in_its_error(bench: Bench,
         ("__import__('functools').reduce(lambda a, _: [a], range(5000), 1)", "nested more than 256 deep"),
     ],
 )
-async def test_a_value_that_is_not_json_is_named_by_its_path(bench: Bench, expression: str, message: str) -> None:
+async def test_error_of_a_value_that_is_not_json_has_its_path(bench: Bench, expression: str, message: str) -> None:
     """The path inside the value is in the message, and earlier exports are kept."""
     outcome = await bench.run("python", f'def handler(pd):\n    pd.export("kept", 1)\n    return {expression}\n')
 
@@ -177,14 +177,14 @@ async def test_a_value_that_is_not_json_is_named_by_its_path(bench: Bench, expre
     assert outcome.exports == {"kept": 1}
 
 
-async def test_an_export_is_copied_when_it_is_made(bench: Bench) -> None:
-    """Changing a value after exporting it changes nothing."""
+async def test_exports_are_copied_immediately(bench: Bench) -> None:
+    """A change of a value after its export does not change the export."""
     outcome = await bench.run("python", 'def handler(pd):\n    a = [1]\n    pd.export("a", a)\n    a.append(2)\n')
 
     assert outcome.exports == {"a": [1]}
 
 
-async def test_a_step_cannot_change_what_the_next_one_reads(bench: Bench) -> None:
+async def test_step_cannot_change_the_steps_of_the_next_step(bench: Bench) -> None:
     """Each step has its own copy of `steps`."""
     await bench.run("python", 'def handler(pd):\n    pd.steps["trigger"]["event"]["n"] = 0\n', name="first")
 
@@ -195,8 +195,8 @@ async def test_a_step_cannot_change_what_the_next_one_reads(bench: Bench) -> Non
     assert outcome.exports["$return_value"] == 7
 
 
-async def test_steps_is_a_dict_in_every_way(bench: Bench) -> None:
-    """Values that are read late are there for json, dict, copy, ** and ==."""
+async def test_steps_behaves_like_a_dict(bench: Bench) -> None:
+    """Lazy values are available to json, dict, copy, ** and ==."""
     source = (
         "import json, copy, pickle\n"
         "def handler(pd):\n"
@@ -216,7 +216,7 @@ async def test_steps_is_a_dict_in_every_way(bench: Bench) -> None:
     assert outcome.exports["$return_value"] == [True] * 14
 
 
-async def test_reading_a_step_that_is_not_there_names_those_that_are(bench: Bench) -> None:
+async def test_error_of_an_unknown_step_lists_the_steps(bench: Bench) -> None:
     """KeyError lists the steps."""
     outcome = await bench.run("python", 'def handler(pd):\n    return pd.steps["nope"]\n')
 
@@ -224,7 +224,7 @@ async def test_reading_a_step_that_is_not_there_names_those_that_are(bench: Benc
     assert "steps with exports: trigger" in outcome.error.message
 
 
-async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
+async def test_flow_exit_with_and_without_return(bench: Bench) -> None:
     """`pd.flow.exit` ends the run; without return the rest of the step still runs."""
     returned = await bench.run(
         "python", 'def handler(pd):\n    return pd.flow.exit("enough")\n    pd.export("late", 1)\n'
@@ -235,7 +235,7 @@ async def test_leaving_by_return_or_by_a_bare_call(bench: Bench) -> None:
     assert (bare.has_exited, bare.exit_reason, bare.exports) == (True, None, {"late": 1})
 
 
-async def test_the_first_response_wins(bench: Bench) -> None:
+async def test_first_response_wins(bench: Bench) -> None:
     """The first response is sent at once; a second response is a warning."""
     sent: list[dict[str, Any]] = []
 
@@ -250,8 +250,8 @@ async def test_the_first_response_wins(bench: Bench) -> None:
     assert "more than once" in outcome.warnings[0]
 
 
-async def test_sys_exit_is_a_death_with_its_status(bench: Bench) -> None:
-    """`sys.exit(3)` is named with its line."""
+async def test_sys_exit_is_an_error_with_its_status(bench: Bench) -> None:
+    """The error of `sys.exit(3)` has its status and line."""
     outcome = await bench.run("python", 'import sys\ndef handler(pd):\n    pd.export("kept", 1)\n    sys.exit(3)\n')
 
     assert outcome.error is not None
@@ -261,8 +261,8 @@ async def test_sys_exit_is_a_death_with_its_status(bench: Bench) -> None:
     assert outcome.exports == {"kept": 1}
 
 
-async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
-    """Environment, working folder, builtins, stdout and modules of a step are gone in the next."""
+async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
+    """Changes of a step to environment, working folder, builtins, stdout and modules do not reach the next step."""
     dirty = (
         "import os, sys, builtins, io\n"
         "def handler(pd):\n"
@@ -284,8 +284,8 @@ async def test_nothing_of_a_step_is_left_for_the_next(bench: Bench) -> None:
     assert bench.printed() == "listener\n"
 
 
-async def test_another_mapping_in_place_of_the_environment_is_gone_in_the_next_step(bench: Bench) -> None:
-    """`os.environ` is the process's own again, as programs that a step starts see it."""
+async def test_replaced_os_environ_is_restored_for_the_next_step(bench: Bench) -> None:
+    """`os.environ` is the environment of the process again, as programs that a step starts see it."""
     await bench.run("python", "import os\ndef handler(pd):\n    os.environ = {'LEAK': '1'}\n", name="first")
 
     outcome = await bench.run(
@@ -300,8 +300,8 @@ async def test_another_mapping_in_place_of_the_environment_is_gone_in_the_next_s
     assert outcome.exports == {"$return_value": [None, "tok-123456", "x\n"]}
 
 
-async def test_dataclasses_and_pickle_find_the_steps_module(bench: Bench) -> None:
-    """What looks up `sys.modules[__name__]` works in a step."""
+async def test_dataclasses_and_pickle_find_the_module_of_the_step(bench: Bench) -> None:
+    """Code that looks up `sys.modules[__name__]` works in a step."""
     source = (
         "from __future__ import annotations\nfrom dataclasses import dataclass, asdict\nimport pickle\n"
         "@dataclass\nclass P:\n    x: int\ndef handler(pd):\n    return asdict(pickle.loads(pickle.dumps(P(1))))\n"
@@ -312,7 +312,7 @@ async def test_dataclasses_and_pickle_find_the_steps_module(bench: Bench) -> Non
     assert outcome.exports == {"$return_value": {"x": 1}}
 
 
-async def test_an_alarm_does_not_go_off_in_the_next_step(bench: Bench) -> None:
+async def test_alarm_does_not_reach_the_next_step(bench: Bench) -> None:
     """Timers and signal handlers end with their step."""
     await bench.run("python", "import signal\ndef handler(pd):\n    signal.alarm(1)\n", name="first")
 
@@ -321,8 +321,8 @@ async def test_an_alarm_does_not_go_off_in_the_next_step(bench: Bench) -> None:
     assert outcome.error is None
 
 
-async def test_the_same_code_prints_the_same_the_second_time(bench: Bench) -> None:
-    """Log handlers do not add up."""
+async def test_log_handlers_do_not_accumulate(bench: Bench) -> None:
+    """The same code prints the same output in its second run."""
     source = (
         "import logging, sys\nlog = logging.getLogger('mine')\ndef handler(pd):\n"
         "    log.addHandler(logging.StreamHandler(sys.stdout))\n    log.warning('hello')\n"
@@ -335,8 +335,8 @@ async def test_the_same_code_prints_the_same_the_second_time(bench: Bench) -> No
     assert (first, bench.printed()) == ("hello\n", "hello\n")
 
 
-async def test_the_old_helper_module_needs_no_handler(bench: Bench) -> None:
-    """`from pipedream.script_helpers import steps, export`, as steps were written before there was `pd`."""
+async def test_script_helpers_need_no_handler(bench: Bench) -> None:
+    """`from pipedream.script_helpers import steps, export` works without `handler`, as in steps that are older than `pd`."""
     source = 'from pipedream.script_helpers import (steps, export)\nexport("n", steps["trigger"]["event"]["n"] + 1)\n'
 
     outcome = await bench.run("python", source)
@@ -345,8 +345,8 @@ async def test_the_old_helper_module_needs_no_handler(bench: Bench) -> None:
     assert outcome.exports == {"n": 8}
 
 
-async def test_the_old_helper_module_is_each_steps_own(bench: Bench) -> None:
-    """A later step sees later exports; one that does not import it does not find it."""
+async def test_script_helpers_belong_to_their_step(bench: Bench) -> None:
+    """A later step sees later exports; a step without the import does not find the module."""
     old = "import pipedream.script_helpers as old\ndef handler(pd):\n    return sorted(old.steps)\n"
     await bench.run("python", old, name="one")
     second = await bench.run("python", old, name="two")

@@ -1,4 +1,4 @@
-"""Values that cross from a step of one language to a step of another, as JSON carries them."""
+"""Values that pass as JSON from a step of one language to a step of another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pdkernel.model import JSON, Language
 from tests.workers.conftest import Bench
 
-EXAMPLES = settings().max_examples // 8  # each runs two steps; the profile `sweep` has more
+EXAMPLES = settings().max_examples // 8  # each example runs two steps; the profile `sweep` has more examples
 
 KEYS = st.text(max_size=6) | st.sampled_from(["2", "10", "b", "a", "__proto__", "constructor", "length", "\ud800", ""])
 NUMBERS = (
@@ -52,7 +52,7 @@ def writer(language: Language, text: str) -> str:
 
 
 def reader(language: Language) -> str:
-    """A step that exports as text, `seen`, the JSON that it makes of `steps.one.v`."""
+    """A step that exports its JSON of `steps.one.v` as the text `seen`."""
     if language == "python":
         return "import json\ndef handler(pd):\n    pd.export('seen', json.dumps(pd.steps['one']['v']))\n"
     if language == "node":
@@ -64,7 +64,7 @@ def reader(language: Language) -> str:
 
 
 def through_javascript(value: Any) -> Any:
-    """What JSON.stringify(JSON.parse(text)) leaves of *value*: doubles, no -0, keys like 2 in front of the others."""
+    """Return *value* as JSON.stringify(JSON.parse(text)) returns it: doubles, no -0, keys like 2 before the others."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float):
@@ -81,7 +81,7 @@ def _is_index(key: str) -> bool:
 
 
 def doubles(value: Any) -> Any:
-    """*value* with every number as a double: JavaScript writes some great ones with fewer digits than they have."""
+    """*value* with every number as a double: JavaScript writes some large numbers with fewer digits."""
     if isinstance(value, dict):
         return {key: doubles(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -90,7 +90,7 @@ def doubles(value: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal with the order of keys and the sign of 0; 1 and 1.0 are one number."""
+    """Whether two values are equal, with the order of keys and the sign of 0; 1 and 1.0 are equal."""
     if isinstance(left, dict) and isinstance(right, dict):
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):
@@ -109,8 +109,10 @@ def same(left: Any, right: Any) -> bool:
 )
 @given(value=VALUES)
 @example(value=AWKWARD)
-async def test_values_cross_as_json(bench: Bench, source: Language, target: Language, value: JSON) -> None:
-    """Whatever two languages they are, a value arrives as JSON carries it; only JavaScript turns numbers to doubles."""
+async def test_values_pass_between_languages_as_json(
+    bench: Bench, source: Language, target: Language, value: JSON
+) -> None:
+    """A value arrives as JSON for every pair of languages; only JavaScript turns numbers into doubles."""
     bench.steps = {}
     wrote = await bench.run(source, writer(source, json.dumps(value)), name="one")
     read = await bench.run(target, reader(target), name="two")
@@ -139,10 +141,10 @@ async def test_values_cross_as_json(bench: Bench, source: Language, target: Lang
         ("bash", 'echo "v:json=1e999" >> "$PIPEDREAM_EXPORTS"', "v is not JSON"),
     ],
 )
-async def test_what_json_does_not_have_is_an_error_where_it_is_exported(
+async def test_value_that_is_not_json_is_an_error_at_its_export(
     bench: Bench, language: Language, source: str, message: str
 ) -> None:
-    """No other value takes the place of what JSON cannot carry without a word."""
+    """A value that JSON cannot represent is not replaced silently."""
     outcome = await bench.run(language, source)
 
     assert outcome.error is not None
@@ -161,11 +163,11 @@ async def test_what_json_does_not_have_is_an_error_where_it_is_exported(
         ("{ a: new Map([[1, 2]]) }", {"a": {}}, "$return_value.a is a Map"),
     ],
 )
-async def test_javascript_exports_what_stringify_makes(
+async def test_javascript_exports_the_result_of_stringify(
     bench: Bench, expression: str, exported: JSON, warning: str | None
 ) -> None:
-    """Node.js exports as JSON.stringify does, which is the platform's way, and what is lost is warned of."""
+    """Node.js exports as JSON.stringify does, as on the platform, and a warning names lost values."""
     outcome = await bench.run("node", f"export default {{ run() {{ return ({expression}) }} }}")
 
     assert outcome.exports == {"$return_value": exported}
-    assert [warning is not None and warning in said for said in outcome.warnings[:1]] == ([True] if warning else [])
+    assert [warning is not None and warning in each for each in outcome.warnings[:1]] == ([True] if warning else [])

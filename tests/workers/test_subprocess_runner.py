@@ -9,8 +9,8 @@ import pytest
 from tests.workers.conftest import Bench
 
 
-async def test_the_file_protocol(bench: Bench) -> None:
-    """`$PIPEDREAM_STEPS` is a JSON file, `$PIPEDREAM_EXPORTS` takes text and JSON lines."""
+async def test_file_protocol(bench: Bench) -> None:
+    """`$PIPEDREAM_STEPS` is a JSON file, `$PIPEDREAM_EXPORTS` accepts text and JSON lines."""
     bench.steps["build"] = {"$return_value": {"text": "hi"}}
 
     outcome = await bench.run(
@@ -24,7 +24,7 @@ async def test_the_file_protocol(bench: Bench) -> None:
     assert outcome.exports == {"text": "hi=there", "list": [1, {"a": None}], "event": {"n": 7, "name": "Ada"}}
 
 
-async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
+async def test_exit_status_is_a_warning(bench: Bench) -> None:
     """`exit 3` ends the step, and the workflow goes on."""
     outcome = await bench.run("bash", "echo a=1 >> $PIPEDREAM_EXPORTS\nexit 3\necho b=1 >> $PIPEDREAM_EXPORTS\n")
 
@@ -33,18 +33,18 @@ async def test_an_exit_status_is_a_warning(bench: Bench) -> None:
     assert outcome.warnings == ("exit status 3",)
 
 
-async def test_messages_of_bash_have_the_cells_line(bench: Bench) -> None:
+async def test_messages_of_bash_have_the_line_of_the_cell(bench: Bench) -> None:
     """A missing command and a syntax error are reported with the step's file and line, once and without a path."""
     outcome = await bench.run("bash", "true\nno_such_command\nif then\n", line_offset=3)
 
-    said = bench.printed("stderr").splitlines()
-    assert said[0] == "work.sh: line 5: no_such_command: command not found"
-    assert said[1].startswith("work.sh: line 6: syntax error near")
+    lines = bench.printed("stderr").splitlines()
+    assert lines[0] == "work.sh: line 5: no_such_command: command not found"
+    assert lines[1].startswith("work.sh: line 6: syntax error near")
     assert outcome.warnings == ("exit status 2",)
 
 
-async def test_the_scripts_folder_is_left_out_of_messages_in_pieces(bench: Bench, tmp_path: Path) -> None:
-    """However the path is cut; what only begins like it, and comes last, is not lost."""
+async def test_folder_of_the_script_is_removed_from_split_messages(bench: Bench, tmp_path: Path) -> None:
+    """The path is removed however the output is split; a text that only begins like the path is not lost."""
     outcome = await bench.run(
         "bash",
         'head=${0%"${0#???????}"}\nprintf %s "$head" >&2; sleep 0.1; printf %s "${0#"$head"}: here" >&2\n'
@@ -56,7 +56,7 @@ async def test_the_scripts_folder_is_left_out_of_messages_in_pieces(bench: Bench
 
 
 @pytest.mark.parametrize("value", ["{nope", "NaN", "1e999", ""])
-async def test_a_line_that_is_not_json_is_named(bench: Bench, value: str) -> None:
+async def test_export_line_that_is_not_json_is_an_error(bench: Bench, value: str) -> None:
     """The export's name and the line are in the message; the other lines are kept."""
     outcome = await bench.run("bash", f"printf 'a=1\\nbad:json={value}\\nc=3\\n' >> $PIPEDREAM_EXPORTS")
 
@@ -67,23 +67,23 @@ async def test_a_line_that_is_not_json_is_named(bench: Bench, value: str) -> Non
     assert outcome.exports == {"a": "1", "c": "3"}
 
 
-async def test_a_line_that_is_no_export_is_a_warning(bench: Bench) -> None:
-    """Nothing is lost silently."""
+async def test_line_that_is_not_an_export_is_a_warning(bench: Bench) -> None:
+    """An invalid line is not ignored silently."""
     outcome = await bench.run("bash", "echo hello >> $PIPEDREAM_EXPORTS")
 
     assert outcome.error is None
     assert outcome.warnings == ("Line 1 of $PIPEDREAM_EXPORTS is not NAME=VALUE and was left out.",)
 
 
-async def test_the_steps_files_are_removed(bench: Bench, tmp_path: Path) -> None:
-    """What a step was given is not left in the scratch folder."""
+async def test_files_of_the_step_are_removed(bench: Bench, tmp_path: Path) -> None:
+    """The input files of a step do not stay in the scratch folder."""
     await bench.run("bash", "true")
 
     assert [path.name for path in tmp_path.joinpath("scratch1").iterdir()] == ["tmp"]
 
 
-async def test_children_in_the_background_end_with_the_run(bench: Bench) -> None:
-    """A child that bash leaves behind does not hold the step up, nor outlive the run."""
+async def test_background_processes_end_with_the_run(bench: Bench) -> None:
+    """A background process does not delay the step, and ends with the run."""
     from pdkernel.runtimes import process_tree
 
     outcome = await bench.run(
@@ -101,7 +101,7 @@ async def test_children_in_the_background_end_with_the_run(bench: Bench) -> None
 
 
 async def test_accounts_and_a_response(bench: Bench) -> None:
-    """A step with an app reads its credentials from a file, and answers by writing to another."""
+    """A step with an app reads its credentials from a file, and responds by writing to a file."""
     outcome = await bench.run(
         "bash",
         'jq "{status: 201, body: .slack.token}" $PIPEDREAM_ACCOUNTS > $PIPEDREAM_RESPONSE\n'
@@ -113,8 +113,8 @@ async def test_accounts_and_a_response(bench: Bench) -> None:
     assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
 
 
-async def test_without_an_app_there_is_no_accounts_file(bench: Bench) -> None:
-    """The variable is not set, so that `set -u` tells of it."""
+async def test_no_accounts_file_without_an_app(bench: Bench) -> None:
+    """The variable is not set, so that `set -u` reports its use."""
     outcome = await bench.run("bash", 'set -u; cat "$PIPEDREAM_ACCOUNTS"')
 
     assert outcome.warnings[0].startswith("exit status 1")
@@ -132,8 +132,8 @@ async def test_without_an_app_there_is_no_accounts_file(bench: Bench) -> None:
         ('{"body": NaN}', "is not JSON (NaN)"),
     ],
 )
-async def test_an_invalid_response_is_reported(bench: Bench, text: str, what: str) -> None:
-    """What is wrong with it is in the error, and how to write it."""
+async def test_invalid_response_is_reported(bench: Bench, text: str, what: str) -> None:
+    """The error has the reason and an example."""
     outcome = await bench.run("bash", f"echo '{text}' > $PIPEDREAM_RESPONSE; echo a=1 >> $PIPEDREAM_EXPORTS")
 
     assert outcome.error is not None

@@ -1,4 +1,4 @@
-"""Nothing of a step outlives its owner."""
+"""The warden ends the processes of steps when their owner ends."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ STEPS: dict[str, dict[Language, str]] = {
 
 @pytest.mark.parametrize("kind", ["busy", "grandchildren"])
 @pytest.mark.parametrize("language", ["python", "node", "bash"])
-def test_kill_9_of_the_owner_leaves_no_process_of_the_step(tmp_path: Path, language: Language, kind: str) -> None:
-    """The warden sees the pipe's end and ends everything, whatever group it is in."""
+def test_kill_9_of_the_owner_ends_the_processes_of_the_step(tmp_path: Path, language: Language, kind: str) -> None:
+    """The warden sees the end of the pipe and ends every process, in any process group."""
     owner = subprocess.Popen(
         [sys.executable, "-m", "tests.workers.owner", json.dumps([language, STEPS[kind][language], str(tmp_path)])],
         cwd=ROOT,
@@ -58,7 +58,7 @@ def test_kill_9_of_the_owner_leaves_no_process_of_the_step(tmp_path: Path, langu
     assert left == set()
 
 
-def test_an_owner_that_ends_by_itself_leaves_nothing_either(tmp_path: Path) -> None:
+def test_sigterm_of_the_owner_ends_the_processes_of_the_step(tmp_path: Path) -> None:
     """SIGTERM, which runs no cleanup, has the same effect."""
     owner = subprocess.Popen(
         [sys.executable, "-m", "tests.workers.owner", json.dumps(["node", STEPS["busy"]["node"], str(tmp_path)])],
@@ -79,8 +79,8 @@ def test_an_owner_that_ends_by_itself_leaves_nothing_either(tmp_path: Path) -> N
     assert left == set()
 
 
-def test_folders_are_removed_but_for_those_taken_back(tmp_path: Path) -> None:
-    """What was registered and not taken back is gone with its owner, odd names too."""
+def test_registered_folders_are_removed(tmp_path: Path) -> None:
+    """A folder that is still registered is removed at the end of its owner, also with an unusual name."""
     doomed, kept = tmp_path / "with blank\nand line", tmp_path / "kept"
     for folder in (doomed, kept):
         (folder / "deep").mkdir(parents=True)
@@ -101,8 +101,8 @@ def test_folders_are_removed_but_for_those_taken_back(tmp_path: Path) -> None:
     assert (kept / "deep" / "file").exists()
 
 
-def test_what_a_step_has_mounted_stays_when_the_owner_is_killed(tmp_path: Path, apart: tuple[str, ...]) -> None:
-    """The warden removes what lies beside a mount, and nothing behind the mount."""
+def test_files_behind_a_mount_stay_when_the_owner_is_killed(tmp_path: Path, apart: tuple[str, ...]) -> None:
+    """The warden removes files beside a mount, and no file behind the mount."""
     doomed, outside = tmp_path / "doomed", tmp_path / "outside"
     for file in (doomed / "beside", doomed / "mounted" / "below", outside / "file"):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def in_python(body: str) -> str:
     return f"def handler(pd):\n{lines}\n"
 
 
-async def asked(bench: Bench, language: Language, payload: str) -> StepOutcome:
+async def run_trigger(bench: Bench, language: Language, payload: str) -> StepOutcome:
     """A step that triggers a workflow with *payload* (as written in both languages)."""
     code = (
         in_node(f"return await $.flow.trigger('p_1', {payload})")
@@ -52,40 +52,40 @@ async def asked(bench: Bench, language: Language, payload: str) -> StepOutcome:
 
 
 @pytest.mark.parametrize("language", ["node", "python"])
-class TestAsking:
+class TestServiceCalls:
     """A step calls a service while it runs, and continues with the answer."""
 
-    async def test_the_answer_comes_back(self, bench: Bench, language: Language) -> None:
-        """Code gets the value that the service gives."""
-        outcome = await asked(bench, language, "'x'")
+    async def test_answer_is_returned(self, bench: Bench, language: Language) -> None:
+        """Code gets the value that the service returns."""
+        outcome = await run_trigger(bench, language, "'x'")
         answered = outcome.exports["$return_value"]
         assert isinstance(answered, dict)
         assert answered["call"] == "flow.trigger"
         assert answered["args"]["workflow"] == "p_1"
 
-    async def test_a_missing_value_is_none(self, bench: Bench, language: Language) -> None:
+    async def test_missing_value_is_none(self, bench: Bench, language: Language) -> None:
         """No value is undefined in JavaScript and None in Python."""
-        outcome = await asked(bench, language, "undefined" if language == "node" else "None")
+        outcome = await run_trigger(bench, language, "undefined" if language == "node" else "None")
         assert outcome.error is None
         assert "$return_value" not in outcome.exports
 
-    async def test_a_refusal_is_an_exception_at_the_line(self, bench: Bench, language: Language) -> None:
-        """The step fails where it asked, with the service's words and what to do."""
-        outcome = await asked(bench, language, "'no'")
+    async def test_refusal_is_an_exception_at_the_line(self, bench: Bench, language: Language) -> None:
+        """The step fails at the call, with the message and the fix of the service."""
+        outcome = await run_trigger(bench, language, "'no'")
         assert outcome.error is not None
         assert outcome.error.message == "There is no such workflow."
         assert outcome.error.fix == "Name another."
         assert outcome.error.line == (1 if language == "node" else 2)
 
-    async def test_without_services_it_is_refused(self, bench: Bench, language: Language) -> None:
-        """A step without services cannot call one."""
+    async def test_call_without_services_is_refused(self, bench: Bench, language: Language) -> None:
+        """A step without services cannot call a service."""
         code = in_node("await $.flow.trigger('p')") if language == "node" else in_python("pd.flow.trigger('p')")
         outcome = await bench.run(language, code)
         assert outcome.error is not None
         assert "flow.trigger" in outcome.error.message
 
 
-async def test_many_questions_at_once_get_their_own_answers(bench: Bench) -> None:
+async def test_concurrent_service_calls_get_their_own_answers(bench: Bench) -> None:
     """Each of several waiting promises gets its own answer."""
     code = in_node(
         "const all = await Promise.all([...Array(50).keys()].map((i) => $.flow.trigger('p', i)));"
@@ -95,7 +95,7 @@ async def test_many_questions_at_once_get_their_own_answers(bench: Bench) -> Non
     assert outcome.exports["$return_value"] == list(range(50))
 
 
-async def test_threads_ask_one_after_the_other(bench: Bench) -> None:
+async def test_service_calls_of_threads_get_their_own_answers(bench: Bench) -> None:
     """Each thread gets its own answer."""
     code = in_python(
         "from concurrent.futures import ThreadPoolExecutor\n"
@@ -123,8 +123,8 @@ async def test_threads_ask_one_after_the_other(bench: Bench) -> None:
         ("python", "pd.flow.rerun(7, {'n': 1}, maxRetries=3)", Pause("rerun", 7, {"n": 1}, 3)),
     ],
 )
-async def test_a_pause_is_noted_and_the_step_runs_on(bench: Bench, language: Language, call: str, pause: Pause) -> None:
-    """Delay, suspend and rerun return the two URLs at once; the pause comes when the step has ended."""
+async def test_pause_takes_effect_after_the_step(bench: Bench, language: Language, call: str, pause: Pause) -> None:
+    """Delay, suspend and rerun return the two URLs at once; the pause takes effect when the step has ended."""
     code = in_node(f"return {call}") if language == "node" else in_python(f"return {call}")
     outcome = await bench.run(language, code, flow_urls=URLS)
     assert outcome.exports["$return_value"] == URLS
@@ -149,7 +149,7 @@ async def test_a_pause_is_noted_and_the_step_runs_on(bench: Bench, language: Lan
         ("python", "pd.send.emit({'a': 1}, 'c')", Effect("emit", {"event": {"a": 1}, "channel": "c"})),
     ],
 )
-async def test_what_is_to_be_sent_is_queued(bench: Bench, language: Language, call: str, effect: Effect) -> None:
+async def test_messages_are_queued(bench: Bench, language: Language, call: str, effect: Effect) -> None:
     """Code does not see the result of a queued message."""
     code = in_node(f"return {call} ?? 'nothing'") if language == "node" else in_python(f"return {call} or 'nothing'")
     outcome = await bench.run(language, code)
@@ -157,7 +157,7 @@ async def test_what_is_to_be_sent_is_queued(bench: Bench, language: Language, ca
     assert outcome.exports["$return_value"] == "nothing"
 
 
-async def test_a_pause_without_a_number_fails_at_its_line(bench: Bench) -> None:
+async def test_invalid_pause_fails_at_its_line(bench: Bench) -> None:
     """A value that is not a number of milliseconds is an error."""
     outcome = await bench.run("node", in_node("$.flow.delay('soon')"))
     assert outcome.error is not None
@@ -166,8 +166,8 @@ async def test_a_pause_without_a_number_fails_at_its_line(bench: Bench) -> None:
 
 @pytest.mark.parametrize("status", ["99", "600", "10**300"])
 @pytest.mark.parametrize("language", ["node", "python"])
-async def test_a_status_that_no_response_has_fails_at_its_line(bench: Bench, language: Language, status: str) -> None:
-    """The step's own error names the range."""
+async def test_invalid_status_of_a_response_fails_at_its_line(bench: Bench, language: Language, status: str) -> None:
+    """The step's error names the range."""
     code = (
         in_node(f"\n$.respond({{ status: {status} }})")
         if language == "node"
@@ -182,7 +182,7 @@ async def test_a_status_that_no_response_has_fails_at_its_line(bench: Bench, lan
 
 
 @pytest.mark.parametrize("language", ["node", "python"])
-async def test_an_error_with_odd_attributes_is_reported(bench: Bench, language: Language) -> None:
+async def test_error_with_unusual_attributes_is_reported(bench: Bench, language: Language) -> None:
     """Attributes with internal names on user errors are recorded as text."""
     code = (
         in_node("throw Object.assign(new Error('x'), { pdkernelCode: 1, pdkernelFix: [2], pdkernelProp: 3, name: 4 })")

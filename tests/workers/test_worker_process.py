@@ -1,4 +1,4 @@
-"""What holds for a step's process in every language."""
+"""The process of a step, in every language."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ SOURCES: dict[str, dict[Language, str]] = {
         ),
     },
     "kept": {
-        "python": python("print('said'); pd.export('kept', 1); time.sleep(1000)"),
-        "node": node("console.log('said'); $.export('kept', 1); await new Promise((r) => setTimeout(r, 1e6))"),
-        "bash": "echo said; echo kept:json=1 >> $PIPEDREAM_EXPORTS; sleep 1000",
-        "go": go('fmt.Println("said"); pd.Export("kept", 1); time.Sleep(1000 * time.Second)', "fmt", "time"),
+        "python": python("print('early'); pd.export('kept', 1); time.sleep(1000)"),
+        "node": node("console.log('early'); $.export('kept', 1); await new Promise((r) => setTimeout(r, 1e6))"),
+        "bash": "echo early; echo kept:json=1 >> $PIPEDREAM_EXPORTS; sleep 1000",
+        "go": go('fmt.Println("early"); pd.Export("kept", 1); time.Sleep(1000 * time.Second)', "fmt", "time"),
     },
     "killed": {
         "python": python(
@@ -168,7 +168,7 @@ async def run_until_up(bench: Bench, language: Language, source: str, **call: An
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Language) -> None:
+async def test_output_belongs_to_its_step(bench: Bench, language: Language) -> None:
     """All output arrives before the step ends, also a last line without a line end, and none arrives in the next step."""
     await bench.run(language, SOURCES["print"][language], name="first")
     first = bench.recorder
@@ -180,7 +180,7 @@ async def test_all_that_a_step_prints_is_its_own(bench: Bench, language: Languag
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_print_that_looks_like_our_protocol_is_a_print(bench: Bench, language: Language) -> None:
+async def test_output_that_looks_like_the_protocol_is_output(bench: Bench, language: Language) -> None:
     """Text in the protocol's format on standard output is plain output."""
     outcome = await bench.run(language, SOURCES["lookalike"][language])
 
@@ -200,22 +200,20 @@ async def test_logs_arrive_while_the_step_runs(bench: Bench, language: Language)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_step_that_prints_50_mb_is_cut_and_reported(bench: Bench, language: Language) -> None:
+async def test_output_of_50_mb_is_truncated_and_reported(bench: Bench, language: Language) -> None:
     """The stored output is limited, and the log ends with the number of dropped bytes."""
     outcome = await bench.run(language, SOURCES["flood"][language])
 
     assert outcome.error is None
     assert MAX_OUTPUT_BYTES <= len(bench.printed()) <= MAX_OUTPUT_BYTES + 1000
     assert bench.printed().endswith("x\n")
-    assert "more bytes were printed and not kept" in bench.recorder.logs[-1].text
+    assert "more bytes of output were dropped" in bench.recorder.logs[-1].text
     assert "more bytes" in outcome.warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["busy", "sleep", "escape"])
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_step_that_runs_too_long_is_ended_with_its_children(
-    bench: Bench, language: Language, kind: str
-) -> None:
+async def test_timeout_ends_the_step_with_its_children(bench: Bench, language: Language, kind: str) -> None:
     """A busy loop, a child, and a child in its own session have ended when the timeout error is returned."""
     of_others = marks_of(bench)
     task = asyncio.create_task(bench.run(language, SOURCES[kind][language], timeout_s=0.6))
@@ -233,19 +231,19 @@ async def test_a_step_that_runs_too_long_is_ended_with_its_children(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_what_was_done_before_a_time_out_is_kept(bench: Bench, language: Language) -> None:
+async def test_exports_and_logs_before_a_timeout_are_kept(bench: Bench, language: Language) -> None:
     """Exports and logs survive, and the next step runs."""
     outcome = await bench.run(language, SOURCES["kept"][language], timeout_s=0.7)
-    said = bench.printed()
+    early = bench.printed()
     after = await bench.run(language, SOURCES["lookalike"][language], name="after")
 
     assert outcome.exports == {"kept": 1}
-    assert said == "said\n"
+    assert early == "early\n"
     assert after.exports == {"$return_value": 1}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_death_by_signal_is_named_with_the_last_words(bench: Bench, language: Language) -> None:
+async def test_error_of_a_killed_process_has_signal_and_stderr(bench: Bench, language: Language) -> None:
     """Signal and stderr are in the message, exports are kept, and the next step runs."""
     outcome = await bench.run(language, SOURCES["killed"][language])
     after = await bench.run(language, SOURCES["lookalike"][language], name="after")
@@ -266,7 +264,7 @@ async def test_a_death_by_signal_is_named_with_the_last_words(bench: Bench, lang
         ("node", node("$.export('kept', 'x'.repeat(300_000)); process.exit(5)")),
     ],
 )
-async def test_ending_the_process_is_named_with_its_status(bench: Bench, language: Language, source: str) -> None:
+async def test_error_of_an_ended_process_has_its_status(bench: Bench, language: Language, source: str) -> None:
     """`os._exit` and `process.exit` lose no export, and the next step runs."""
     outcome = await bench.run(language, source)
     after = await bench.run(language, SOURCES["lookalike"][language], name="after")
@@ -279,8 +277,8 @@ async def test_ending_the_process_is_named_with_its_status(bench: Bench, languag
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_cancelling_ends_the_step_first(bench: Bench, language: Language) -> None:
-    """A cancelled `run` leaves no process."""
+async def test_cancelled_run_step_ends_the_processes(bench: Bench, language: Language) -> None:
+    """A cancelled `run_step` leaves no process."""
     task = await run_until_up(bench, language, SOURCES["escape"][language])
     marks = marks_of(bench)
 
@@ -293,7 +291,7 @@ async def test_cancelling_ends_the_step_first(bench: Bench, language: Language) 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_kill_ends_everything_at_once(bench: Bench, language: Language) -> None:
+async def test_kill_ends_every_process(bench: Bench, language: Language) -> None:
     """`kill` makes the running step fail, and no process is left."""
     task = await run_until_up(bench, language, SOURCES["escape"][language])
     marks = marks_of(bench)
@@ -307,7 +305,7 @@ async def test_kill_ends_everything_at_once(bench: Bench, language: Language) ->
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_step_can_be_ended_with_an_error_from_outside(bench: Bench, language: Language) -> None:
+async def test_fail_step_ends_the_step_with_its_error(bench: Bench, language: Language) -> None:
     """A refused outbound call ends the step with its error."""
     task = await run_until_up(bench, language, SOURCES["kept"][language])
 
@@ -321,8 +319,8 @@ async def test_a_step_can_be_ended_with_an_error_from_outside(bench: Bench, lang
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_the_environment_is_made_from_a_list(bench: Bench, language: Language) -> None:
-    """The environment is a fixed set and the workflow's variables; none is inherited."""
+async def test_environment_is_a_fixed_list(bench: Bench, language: Language) -> None:
+    """The environment has a fixed set of variables and the workflow's variables; no variable is inherited."""
     outcome = await bench.run(language, SOURCES["environment"][language])
 
     environment = outcome.exports["$return_value"]
@@ -338,7 +336,7 @@ async def test_the_environment_is_made_from_a_list(bench: Bench, language: Langu
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_10_mb_event_arrives(open_run: OpenRun, language: Language) -> None:
+async def test_event_of_10_mb_arrives(open_run: OpenRun, language: Language) -> None:
     """A large event reaches the step completely."""
     bench = await open_run(event={"big": "ä" * 10_000_000})
 
@@ -351,7 +349,7 @@ async def test_a_10_mb_event_arrives(open_run: OpenRun, language: Language) -> N
     ("language", "source"),
     [("python", python("return 'x' * 20_000_000")), ("node", node("return 'x'.repeat(20_000_000)"))],
 )
-async def test_a_20_mb_export_arrives(bench: Bench, language: Language, source: str) -> None:
+async def test_export_of_20_mb_arrives(bench: Bench, language: Language, source: str) -> None:
     """A large export arrives completely."""
     outcome = await bench.run(language, source)
 
@@ -364,7 +362,7 @@ async def test_a_20_mb_export_arrives(bench: Bench, language: Language, source: 
 class TestWarmth:
     """The rules for reusing a process."""
 
-    async def test_the_next_run_of_the_same_workflow_gets_the_warm_one(
+    async def test_next_run_of_the_workflow_reuses_the_worker(
         self, open_run: OpenRun, language: Language, pid: str
     ) -> None:
         """Steps and runs of one workflow version share a process, one after the other."""
@@ -376,7 +374,7 @@ class TestWarmth:
 
         assert len(set(pids)) == 1
 
-    async def test_another_workflow_gets_another(self, open_run: OpenRun, language: Language, pid: str) -> None:
+    async def test_another_workflow_gets_another_worker(self, open_run: OpenRun, language: Language, pid: str) -> None:
         """A process serves one workflow version."""
         pids = []
         for workflow in ("one@1", "one@2"):
@@ -386,7 +384,7 @@ class TestWarmth:
 
         assert len(set(pids)) == 2
 
-    async def test_runs_at_once_have_their_own(self, open_run: OpenRun, language: Language, pid: str) -> None:
+    async def test_concurrent_runs_have_separate_workers(self, open_run: OpenRun, language: Language, pid: str) -> None:
         """A process serves one run at a time."""
         first, second = await open_run(), await open_run()
 
@@ -394,9 +392,7 @@ class TestWarmth:
 
         assert len(set(pids)) == 2
 
-    async def test_one_whose_children_live_on_is_replaced(
-        self, open_run: OpenRun, language: Language, pid: str
-    ) -> None:
+    async def test_worker_with_children_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
         """A process with children is not used by the next run, and the children end."""
         spawn = (
             python("subprocess.Popen(['sleep', '1000']); return os.getpid()")
@@ -414,8 +410,8 @@ class TestWarmth:
         assert new != old
         assert await leftovers(marks - marks_of(second)) == set()
 
-    async def test_a_dead_one_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
-        """A warm process that was killed is not given to the next run."""
+    async def test_dead_worker_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
+        """A warm process that was killed is not used by the next run."""
         first = await open_run()
         old = (await first.run(language, pid)).exports["$return_value"]
         await first.workers.release()
@@ -429,7 +425,7 @@ class TestWarmth:
         assert new != old
 
 
-async def test_a_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
+async def test_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
     """A warm process keeps nothing of the run before."""
     seen = []
     for n in (1, 2):
@@ -451,7 +447,7 @@ async def test_a_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None
     ]
 
 
-async def test_a_value_that_is_changed_between_steps_is_sent_again(bench: Bench) -> None:
+async def test_changed_value_is_sent_again(bench: Bench) -> None:
     """Pinned exports replace exports that a process already has."""
     look = python("return pd.steps['a']['x']")
     bench.steps["a"] = {"x": 1}
@@ -462,7 +458,7 @@ async def test_a_value_that_is_changed_between_steps_is_sent_again(bench: Bench)
     assert (first.exports["$return_value"], second.exports["$return_value"]) == (1, 2)
 
 
-async def test_a_step_that_is_gone_from_steps_is_gone_in_the_process(bench: Bench) -> None:
+async def test_removed_step_is_removed_in_the_process(bench: Bench) -> None:
     """A step sees exactly the exports of its call."""
     bench.steps["a"] = {"x": 1}
     await bench.run("python", python("return 1"), name="b")
@@ -473,8 +469,8 @@ async def test_a_step_that_is_gone_from_steps_is_gone_in_the_process(bench: Benc
     assert outcome.exports["$return_value"] == ["trigger"]
 
 
-async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: OpenRun) -> None:
-    """`open_run` waits for a free slot."""
+async def test_open_run_waits_for_a_free_slot(tmp_path: Path, open_run: OpenRun) -> None:
+    """No more runs than `max_active_runs` execute at once."""
     small = WorkerPool(max_active_runs=1)
     first = await open_run(of=small)
     waiting = asyncio.ensure_future(open_run(of=small))
@@ -488,7 +484,7 @@ async def test_no_more_runs_than_the_size_execute(tmp_path: Path, open_run: Open
     await small.close()
 
 
-async def test_what_this_version_does_not_run_is_refused(bench: Bench) -> None:
+async def test_action_without_its_component_is_refused(bench: Bench) -> None:
     """A pre-built action without its component is a clear error."""
     with pytest.raises(UnsupportedError, match="run with its component only"):
         await bench.run("node", "", step=Step("a", "node", uses="slack-send-message@0.0.20"))
@@ -506,15 +502,15 @@ class GatewaySpy:
         return f"token{sum(entry[0] == 'issue' for entry in self.calls)}"
 
     def bind(self, token: str, context: Any) -> None:
-        """Add it to `calls`."""
+        """Add the call to `calls`."""
         self.calls.append(("bind", token, context))
 
     def unbind(self, token: str) -> None:
-        """Add it to `calls`."""
+        """Add the call to `calls`."""
         self.calls.append(("unbind", token))
 
     def revoke_token(self, token: str) -> None:
-        """Add it to `calls`."""
+        """Add the call to `calls`."""
         self.calls.append(("revoke", token))
 
     def build_environment(self, token: str, language: Language) -> Mapping[str, str]:
@@ -522,16 +518,16 @@ class GatewaySpy:
         return {"HTTPS_PROXY": f"http://{token}@{language}"}
 
     def start_sandboxed(self, token: str, start_process: Callable[[], Any]) -> Any:
-        """Add it to `calls` and start the process."""
+        """Add the call to `calls`, and start the process."""
         self.calls.append(("sandboxed", token))
         return start_process()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_outside_calls_are_bound_to_the_step(
+async def test_outbound_calls_are_bound_to_the_step(
     open_run: OpenRun, go_programs: GoBuildCache, language: Language
 ) -> None:
-    """A process has one token: bound while the step runs, revoked when the process ends. No variable replaces its environment."""
+    """A process has a token: bound while the step runs, revoked when the process ends. The workflow's variables do not replace the gateway's."""
     gateway = GatewaySpy()
     pool = WorkerPool(gateway=gateway, go_cache=go_programs)  # type: ignore[arg-type]
     bench = await open_run(of=pool, variables={"HTTPS_PROXY": "http://elsewhere"})
@@ -547,10 +543,10 @@ async def test_outside_calls_are_bound_to_the_step(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_guarded_run_gets_no_process_that_is_not(
+async def test_sandboxed_run_does_not_reuse_a_process_without_a_sandbox(
     open_run: OpenRun, go_programs: GoBuildCache, language: Language
 ) -> None:
-    """A process without a sandbox is not reused by a run that needs one, nor the other way round."""
+    """A process without a sandbox is not reused by a run that needs a sandbox, nor the other way round."""
     gateway = GatewaySpy()
     pool = WorkerPool(gateway=gateway, go_cache=go_programs)  # type: ignore[arg-type]
 
@@ -565,8 +561,8 @@ async def test_a_guarded_run_gets_no_process_that_is_not(
     assert started == ([*once_each, ("issue",), ("sandboxed", "token3")] if language in ("bash", "go") else once_each)
 
 
-async def test_no_secret_is_on_a_command_line(bench: Bench) -> None:
-    """Variables and credentials reach a step by its private pipe alone."""
+async def test_command_line_has_no_secret(bench: Bench) -> None:
+    """Variables and credentials reach a step by its private pipe only."""
     tasks = await run_until_up(
         bench, "python", SOURCES["kept"]["python"], account_fields={"slack": {"token": "xoxb-secret"}}
     )

@@ -127,7 +127,7 @@ class MemoryJournal:
         fence: int = 1,
         event: str | None = None,
     ) -> bool:
-        """Record a finished step. Return False if this executor does not own the run, or it has that step."""
+        """Record a finished step. Return False if this executor does not own the run, or the step is already recorded."""
         with self._owned_run(run_id, fence) as run:
             if run is None or position in run.steps:
                 return False
@@ -146,7 +146,7 @@ class MemoryJournal:
         event: str | None = None,
         wait: bool = True,  # noqa: ARG002
     ) -> bool:
-        """End the run. Return False if this executor does not own the run, or it has *last_step*; *wait* has no effect."""
+        """End the run. Return False if this executor does not own the run, or *last_step* is already recorded; *wait* has no effect."""
         with self._owned_run(run_id, fence) as run:
             if run is None or (last_step is not None and last_step.seq in run.steps):
                 return False

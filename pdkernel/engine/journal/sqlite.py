@@ -110,7 +110,7 @@ class SqliteJournal:
     def append_step(
         self, run_id: str, position: int, name: str, result_text: str, *, fence: int = 1, event: str | None = None
     ) -> Awaitable[bool]:
-        """Submit a finished step. The result is False if this executor does not own the run, or it has that step."""
+        """Submit a finished step. The result is False if this executor does not own the run, or the step is already recorded."""
         now = self._now()
         return self._writer.write(
             lambda connection: self._statements.append_step(
@@ -132,7 +132,7 @@ class SqliteJournal:
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
-        Submit the run's end with *last_step*. The result is False if this executor does not own the run, or it has that step.
+        Submit the run's end with *last_step*. The result is False if this executor does not own the run, or the step is already recorded.
 
         Without *wait*, the result is True before the commit.
         """

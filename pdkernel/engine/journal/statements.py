@@ -210,7 +210,7 @@ class Statements:
         return True
 
     def wake_due(self, connection: Connection, now: float, limit: int) -> int:
-        """`resolve` with `timeout` for what was to be woken by now."""
+        """Make runs ready whose pause has ended, with the outcome `timeout`. Return the number of runs."""
         rows = connection.execute(
             "select id, fence from runs where status = 'paused' and wake_at <= ? order by wake_at limit ?",
             (now, limit),
@@ -218,7 +218,7 @@ class Statements:
         return sum(self.resolve_wait(connection, run_id, fence, "timeout", None, now) for run_id, fence in rows)
 
     def claim(self, connection: Connection, run_id: str) -> Claim | None:
-        """Own that ready run."""
+        """Claim the ready run; None if another executor was first."""
         row = connection.execute(
             _CLAIM,
             {"run": run_id, "me": self.executor_id},
@@ -226,7 +226,7 @@ class Statements:
         return None if row is None else Claim(*row)
 
     def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[Claim]:
-        """Own the oldest ready runs of the queue, as many as its limits leave free."""
+        """Claim the oldest ready runs of the queue, within its limits."""
         free = self._free(connection, queue, limit, now)
         ids = connection.execute(
             "select id from runs where status = 'ready' and queue is ? order by created, id limit ?", (queue, free)

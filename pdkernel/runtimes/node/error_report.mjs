@@ -43,7 +43,7 @@ export class UnsupportedFeatureError extends Error {
   /** @param {string} what */
   constructor(what) {
     super(`${what} is not supported by this version.`);
-    this.name = "NotRunHereError";
+    this.name = "UnsupportedError";
     this.pdkernelCode = "unsupported";
   }
 }

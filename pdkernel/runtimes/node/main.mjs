@@ -46,7 +46,7 @@ const sources = new Map();
 
 /** @param {any} setup */
 function begin(setup) {
-  run.environment = { __proto__: null, ...setup.env, ...setup.variables, ...setup.outside };
+  run.environment = { __proto__: null, ...setup.env, ...setup.variables, ...setup.gateway };
   run.variables = setup.variables;
   run.folder = setup.folder;
   run.cwd = setup.cwd;

@@ -65,7 +65,7 @@ class Runtime:
         for path in list(sys.path_importer_cache):  # the next run may have other files with the same names
             if self._is_of_the_run(path + os.sep):
                 del sys.path_importer_cache[path]
-        self._environment = {**message["env"], **message["variables"], **message["outside"]}
+        self._environment = {**message["env"], **message["variables"], **message["gateway"]}
         self._secrets = list(message["variables"].values())
         self._folder = message["cwd"]
         self._read_only_folders = tuple(message["kept"])

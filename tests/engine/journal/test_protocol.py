@@ -113,8 +113,8 @@ async def test_another_owner_is_refused(open_journal: Open) -> None:
     assert await owner.append_step("run", 0, "one", STEP)
 
 
-async def test_finished_run_takes_no_more(journal: Journal) -> None:
-    """A finished run takes no step and no second end."""
+async def test_finished_run_refuses_writes(journal: Journal) -> None:
+    """A finished run accepts no step and no second end."""
     await journal.accept_run(new_run())
     await journal.finish("run", "error", OUTPUT)
 
@@ -133,7 +133,7 @@ async def test_finish_without_waiting(journal: Journal) -> None:
     assert await status(journal) == "success"
 
 
-async def test_cancelled_run_takes_no_more(open_journal: Open) -> None:
+async def test_cancelled_run_refuses_writes(open_journal: Open) -> None:
     """Every executor can cancel an unfinished run once; the owner's next write is refused."""
     owner, other = open_journal(), open_journal()
     await owner.accept_run(new_run())
@@ -160,7 +160,7 @@ async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: ManualClock)
     assert await owner.append_step("run", 0, "one", STEP)
 
 
-async def test_lapsed_lease_alone_loses_nothing(open_journal: Open, clock: ManualClock) -> None:
+async def test_expired_lease_is_valid_until_it_is_reaped(open_journal: Open, clock: ManualClock) -> None:
     """Until it is reaped, an executor with an expired lease owns its runs and may extend the lease."""
     owner = open_journal()
     await owner.accept_run(new_run())
@@ -170,8 +170,8 @@ async def test_lapsed_lease_alone_loses_nothing(open_journal: Open, clock: Manua
     assert await owner.heartbeat()
 
 
-async def test_dead_owner_is_refused(open_journal: Open, clock: ManualClock) -> None:
-    """A reaped executor can write nothing, not even with the current fence."""
+async def test_reaped_executor_is_refused(open_journal: Open, clock: ManualClock) -> None:
+    """A reaped executor cannot write, not even with the current fence."""
     owner = open_journal()
     await owner.accept_run(new_run())
     clock.advance(60)
@@ -190,7 +190,7 @@ async def test_dead_owner_is_refused(open_journal: Open, clock: ManualClock) -> 
     assert await owner.claim("run") is None
 
 
-async def test_taken_over_run_goes_on(open_journal: Open, clock: ManualClock) -> None:
+async def test_reaped_run_continues(open_journal: Open, clock: ManualClock) -> None:
     """A reaped run is ready, with attempt + 1, the next fence after its claim, and its recorded steps."""
     owner = open_journal()
     await owner.deploy_definition(WORKFLOW)
@@ -210,7 +210,7 @@ async def test_taken_over_run_goes_on(open_journal: Open, clock: ManualClock) ->
     assert await steps_run(reaper) == ["one", "two"]
 
 
-async def test_reaping_twice_takes_once(open_journal: Open, clock: ManualClock) -> None:
+async def test_reaping_twice_makes_a_run_ready_once(open_journal: Open, clock: ManualClock) -> None:
     """Reaping twice makes the runs ready once."""
     owner = open_journal()
     await owner.accept_run(new_run())
@@ -220,7 +220,7 @@ async def test_reaping_twice_takes_once(open_journal: Open, clock: ManualClock) 
     assert [await reaper.reap_expired(), await reaper.reap_expired()] == [1, 0]
 
 
-async def test_paused_run_takes_no_more(journal: Journal) -> None:
+async def test_paused_run_refuses_writes(journal: Journal) -> None:
     """A paused run has no owner: a write and a second pause are refused."""
     await journal.accept_run(new_run())
 
@@ -247,7 +247,7 @@ async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> N
     assert await journal.append_step("run", 0, "one", STEP, fence=2)
 
 
-async def test_first_to_wake_wins(journal: Journal, clock: ManualClock) -> None:
+async def test_paused_run_is_woken_once(journal: Journal, clock: ManualClock) -> None:
     """Of a timer and two resumes exactly one wakes a run."""
     await journal.accept_run(new_run())
     await journal.park("run", 0, wake_at=clock.now().timestamp())
@@ -259,8 +259,8 @@ async def test_first_to_wake_wins(journal: Journal, clock: ManualClock) -> None:
     assert sorted(map(int, woken)) == [0, 0, 1]
 
 
-async def test_wrong_fence_wakes_nothing(journal: Journal) -> None:
-    """A resume for an earlier pause wakes nothing."""
+async def test_resume_with_an_earlier_fence_is_refused(journal: Journal) -> None:
+    """A resume for an earlier pause does not wake the run."""
     await journal.accept_run(new_run())
     await journal.park("run", 0)
 
@@ -269,7 +269,7 @@ async def test_wrong_fence_wakes_nothing(journal: Journal) -> None:
     assert await status(journal) == "paused"
 
 
-async def test_timer_wakes_what_is_due(journal: Journal, clock: ManualClock) -> None:
+async def test_timer_wakes_due_runs(journal: Journal, clock: ManualClock) -> None:
     """A timer wakes only runs that are due."""
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
@@ -288,7 +288,7 @@ async def test_timer_wakes_what_is_due(journal: Journal, clock: ManualClock) -> 
     ]
 
 
-async def test_timer_takes_the_longest_overdue_first(journal: Journal, clock: ManualClock) -> None:
+async def test_timer_wakes_the_earliest_runs_first(journal: Journal, clock: ManualClock) -> None:
     """If more runs are due than the limit, the earliest are woken."""
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
@@ -300,7 +300,7 @@ async def test_timer_takes_the_longest_overdue_first(journal: Journal, clock: Ma
     assert await status(journal, "latest") == "resumed"
 
 
-async def test_cancelled_pause_is_never_due(journal: Journal, clock: ManualClock) -> None:
+async def test_cancelled_pause_is_not_woken(journal: Journal, clock: ManualClock) -> None:
     """A cancelled pause is not woken."""
     await journal.accept_run(new_run())
     await journal.park("run", 0, wake_at=clock.now().timestamp())
@@ -311,7 +311,7 @@ async def test_cancelled_pause_is_never_due(journal: Journal, clock: ManualClock
     assert await status(journal) == "cancelled"
 
 
-async def test_queued_run_is_taken_once(open_journal: Open, clock: ManualClock) -> None:
+async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock) -> None:
     """A run with a queue has no owner until one executor claims it."""
     one, other = open_journal(), open_journal()
     for run_id in "ab":
@@ -327,7 +327,7 @@ async def test_queued_run_is_taken_once(open_journal: Open, clock: ManualClock) 
     assert await other.append_step("b", 0, "one", STEP)
 
 
-async def test_queues_do_not_mix(journal: Journal) -> None:
+async def test_claim_leaves_other_queues_unchanged(journal: Journal) -> None:
     """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
     await journal.accept_run(new_run("woken"))
@@ -339,7 +339,7 @@ async def test_queues_do_not_mix(journal: Journal) -> None:
     assert [claim.run_id for claim in await journal.claim_next("mail", limit=5)] == ["mail"]
 
 
-async def test_no_more_at_once_than_allowed(journal: Journal) -> None:
+async def test_concurrency_of_a_queue_is_limited(journal: Journal) -> None:
     """A queue with concurrency 2 has two running runs; a pause or an end frees a slot."""
     await journal.set_queue_limits("mail", concurrency=2)
     for number in range(5):
@@ -354,7 +354,7 @@ async def test_no_more_at_once_than_allowed(journal: Journal) -> None:
     assert (len(first), len(full), len(second)) == (2, 0, 2)
 
 
-async def test_no_more_starts_than_allowed(journal: Journal, clock: ManualClock) -> None:
+async def test_starts_of_a_queue_are_limited(journal: Journal, clock: ManualClock) -> None:
     """A queue with two starts in ten seconds starts no third run within ten seconds of the first."""
     await journal.set_queue_limits("mail", max_starts=2, period_s=10)
     for number in range(5):
@@ -368,7 +368,7 @@ async def test_no_more_starts_than_allowed(journal: Journal, clock: ManualClock)
     assert started == [2, 0, 0, 2, 1]
 
 
-async def test_closed_journal_takes_nothing(open_journal: Open) -> None:
+async def test_closed_journal_refuses_writes(open_journal: Open) -> None:
     """A closed journal refuses writes; closing it again does nothing."""
     journal = open_journal()
     await journal.close()
@@ -379,7 +379,7 @@ async def test_closed_journal_takes_nothing(open_journal: Open) -> None:
     await journal.close()
 
 
-async def test_run_of_a_closed_executor_is_taken_over(open_journal: Open, clock: ManualClock) -> None:
+async def test_run_of_a_closed_executor_is_reaped(open_journal: Open, clock: ManualClock) -> None:
     """Runs of an executor that ended are reaped after its lease expires."""
     owner = open_journal()
     await owner.accept_run(new_run())

@@ -64,7 +64,7 @@ async def test_execution_is_what_was_written(journal: Journal, clock: ManualCloc
 
 
 @pytest.mark.parametrize("write", ["append", "finish", "park"])
-async def test_sealed_event_is_shown_when_a_write_replaces_it(journal: Journal, write: str) -> None:
+async def test_sealed_event_is_replaced_by_a_write(journal: Journal, write: str) -> None:
     """An encrypted event is marked as sealed until a step, a pause or the end replaces it."""
     await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {"id": "x"})))
     sealed = await journal.get_execution("run")
@@ -85,7 +85,7 @@ async def test_sealed_event_is_shown_when_a_write_replaces_it(journal: Journal, 
     assert (shown.trigger.sealed, shown.event) == (False, {"body": "shown"})
 
 
-async def test_write_without_an_event_keeps_the_sealed_one(journal: Journal) -> None:
+async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -> None:
     """A run that ends before its accounts are resolved still has its encrypted event."""
     await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {})))
 
@@ -124,7 +124,7 @@ async def test_unfinished_run_is_readable(journal: Journal) -> None:
     ]
 
 
-async def test_steps_without_a_row_say_what_became_of_them(journal: Journal) -> None:
+async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
     """The end of a run stores the status of steps without a row."""
     await journal.accept_run(new_run())
     await journal.append_step("run", 0, "one", encode_step(ONE))
@@ -136,7 +136,7 @@ async def test_steps_without_a_row_say_what_became_of_them(journal: Journal) -> 
     assert [step.status for step in execution.steps] == ["success", "skipped", "disabled"]
 
 
-async def test_step_that_the_definition_lacks_is_kept(journal: Journal) -> None:
+async def test_step_outside_of_the_definition_is_shown(journal: Journal) -> None:
     """A row of a step that the definition does not have is shown after the others."""
     await journal.accept_run(new_run(version=99))
     await journal.append_step("run", 0, "one", encode_step(ONE))
@@ -159,7 +159,7 @@ async def test_newest_first(journal: Journal, clock: ManualClock) -> None:
     assert await ids(journal, workflow="None") == []
 
 
-async def test_pages_go_by_key(journal: Journal, clock: ManualClock) -> None:
+async def test_pages_continue_by_key(journal: Journal, clock: ManualClock) -> None:
     """The next page begins below the last execution of the previous page, even if new runs were added."""
     for number in range(5):
         await journal.accept_run(new_run(f"run{number}"))

@@ -154,7 +154,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
         assert project.variables.values() == {"A": "1"}
 
 
-async def test_step_of_a_lone_run_is_on_disk_when_it_is_handed_in(prompt_journal: SqliteJournal, path: Path) -> None:
+async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: SqliteJournal, path: Path) -> None:
     """The row of a step is committed at once if no other run is active."""
     await prompt_journal.accept_run(new_run())
 
@@ -164,7 +164,7 @@ async def test_step_of_a_lone_run_is_on_disk_when_it_is_handed_in(prompt_journal
     assert await answer
 
 
-async def test_step_of_one_run_of_several_is_written_beside_them(prompt_journal: SqliteJournal, path: Path) -> None:
+async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal: SqliteJournal, path: Path) -> None:
     """With another active run the row of a step goes through the thread, so that runs share commits."""
     await prompt_journal.accept_run(new_run())
     await prompt_journal.accept_run(new_run("other"))
@@ -176,8 +176,8 @@ async def test_step_of_one_run_of_several_is_written_beside_them(prompt_journal:
     assert rows(path, "select name from steps") == [("one",)]
 
 
-async def test_other_process_that_writes_does_not_hold_up_the_loop(prompt_journal: SqliteJournal, path: Path) -> None:
-    """A step of a lone run waits in the thread for a writing process, not in the event loop."""
+async def test_writing_process_does_not_block_the_loop(prompt_journal: SqliteJournal, path: Path) -> None:
+    """A step of a single run waits in the thread for a writing process, not in the event loop."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
         other.execute("begin immediate")
@@ -189,8 +189,8 @@ async def test_other_process_that_writes_does_not_hold_up_the_loop(prompt_journa
     assert await answer
 
 
-async def test_write_that_fails_at_once_fails_its_caller_alone(prompt_journal: SqliteJournal, path: Path) -> None:
-    """A failed write of a lone run raises in its caller, and the journal goes on."""
+async def test_failed_inline_write_fails_only_its_caller(prompt_journal: SqliteJournal, path: Path) -> None:
+    """A failed write of a single run raises in its caller, and the journal goes on."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
         other.execute("alter table steps rename to elsewhere")
@@ -201,7 +201,7 @@ async def test_write_that_fails_at_once_fails_its_caller_alone(prompt_journal: S
     assert await prompt_journal.append_step("run", 0, "one", STEP)
 
 
-async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) -> None:
+async def test_concurrent_writes_share_commits(journal: SqliteJournal) -> None:
     """A hundred runs accepted at once take far fewer than a hundred commits, and every call gets its result."""
     before = journal.commits
 
@@ -211,7 +211,7 @@ async def test_writes_that_come_together_share_a_commit(journal: SqliteJournal) 
     assert journal.commits - before < 50
 
 
-async def test_loop_commits_what_was_asked_for_in_one_turn(prompt_journal: SqliteJournal) -> None:
+async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal: SqliteJournal) -> None:
     """On a fast disk, the writes of one loop iteration are one commit in the loop's thread."""
     before = prompt_journal.commits
 
@@ -221,7 +221,7 @@ async def test_loop_commits_what_was_asked_for_in_one_turn(prompt_journal: Sqlit
     assert prompt_journal.commits - before == 1
 
 
-async def test_slow_disk_is_waited_for_in_the_thread(path: Path) -> None:
+async def test_thread_commits_on_a_slow_disk(path: Path) -> None:
     """After slow commits the journal's thread commits."""
     journal = SqliteJournal.open(path, max_inline_commit_s=1e-9)
 
@@ -231,7 +231,7 @@ async def test_slow_disk_is_waited_for_in_the_thread(path: Path) -> None:
     assert (where[0], where[-1]) == (threading.main_thread().name, "pdkernel-journal")
 
 
-async def test_closing_keeps_what_this_turn_asked_for(path: Path) -> None:
+async def test_close_commits_pending_writes_of_the_loop(path: Path) -> None:
     """A pending write of the loop is committed before the file is closed."""
     journal = SqliteJournal.open(path, max_inline_commit_s=math.inf)
     accepting = asyncio.ensure_future(journal.accept_run(new_run()))
@@ -243,7 +243,7 @@ async def test_closing_keeps_what_this_turn_asked_for(path: Path) -> None:
     assert rows(path, "select count(*) from runs") == [(1,)]
 
 
-async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, path: Path) -> None:
+async def test_each_write_of_a_batch_has_its_own_result(journal: SqliteJournal, path: Path) -> None:
     """In a batch with valid rows, a wrong fence, a repeat, an unknown run and an invalid row, the valid rows are committed."""
     for number in range(20):
         await journal.accept_run(new_run(f"run{number}"))
@@ -262,7 +262,7 @@ async def test_each_write_of_a_batch_has_its_own_answer(journal: SqliteJournal, 
     assert rows(path, "select count(*) from steps") == [(20,)]
 
 
-async def test_failed_write_of_several_statements_is_undone_alone(journal: SqliteJournal, path: Path) -> None:
+async def test_failed_compound_write_is_rolled_back_alone(journal: SqliteJournal, path: Path) -> None:
     """A pause whose wait cannot be written leaves the run unchanged, and the rest of the batch is committed."""
     for run_id in ("bad", "good"):
         await journal.accept_run(new_run(run_id))
@@ -277,7 +277,7 @@ async def test_failed_write_of_several_statements_is_undone_alone(journal: Sqlit
     ]
 
 
-async def test_odd_text_is_recorded(journal: SqliteJournal) -> None:
+async def test_nul_and_lone_surrogates_are_recorded(journal: SqliteJournal) -> None:
     """NUL and lone surrogates in JSON or in a name are recorded and do not stop the writer."""
     await journal.deploy_definition(WORKFLOW)
     run = NewRun("run", "trace", "Greet", 1, '{"event":{"body":"a\ud800\0"},"context":{}}', "ada\udfff\0")
@@ -308,7 +308,7 @@ async def test_any_loop_may_write(journal: SqliteJournal) -> None:
     assert all(answers)
 
 
-async def test_cancelled_caller_harms_nobody(journal: SqliteJournal) -> None:
+async def test_cancelled_caller_does_not_affect_other_callers(journal: SqliteJournal) -> None:
     """A cancelled caller gets no result; the others do."""
     task = asyncio.create_task(journal.accept_run(new_run("a")))
     await asyncio.sleep(0)
@@ -317,7 +317,7 @@ async def test_cancelled_caller_harms_nobody(journal: SqliteJournal) -> None:
     assert await journal.accept_run(new_run("b"))
 
 
-async def test_closing_writes_what_was_handed_in(path: Path) -> None:
+async def test_close_commits_unawaited_writes(path: Path) -> None:
     """An unawaited `finish` is on disk after `close`."""
     journal = SqliteJournal.open(path)
     await journal.accept_run(new_run())
@@ -328,7 +328,7 @@ async def test_closing_writes_what_was_handed_in(path: Path) -> None:
     assert rows(path, "select status, owner from runs") == [("success", None)]
 
 
-async def test_executor_that_ended_well_leaves_no_row(path: Path) -> None:
+async def test_closed_executor_leaves_no_row(path: Path) -> None:
     """An executor that owns no run has no row after `close`."""
     journal = SqliteJournal.open(path, slot="desk:1")
     during = rows(path, "select slot, alive from executors")
@@ -371,7 +371,7 @@ async def test_damaged_journal_is_refused(path: Path) -> None:
     assert path.read_bytes() == b"garbage" * 1000
 
 
-async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
+async def test_write_on_a_full_disk_is_an_error(path: Path) -> None:
     """If the file cannot grow, every caller of the batch gets an error, and acknowledged writes stay."""
     journal = SqliteJournal.open(path)
     await journal.accept_run(new_run("kept"))
@@ -388,7 +388,7 @@ async def test_write_that_the_disk_refuses_is_an_error(path: Path) -> None:
     assert rows(path, "select id from runs") == [("kept",)]
 
 
-async def test_take_over_in_the_middle_of_appends(path: Path, clock: ManualClock) -> None:
+async def test_reaping_during_appends_loses_no_step(path: Path, clock: ManualClock) -> None:
     """If runs are reaped during appends, no acknowledged step is lost and no later step is accepted."""
     owner = SqliteJournal.open(path, clock=clock)
     for number in range(50):
@@ -420,7 +420,7 @@ async def test_take_over_in_the_middle_of_appends(path: Path, clock: ManualClock
     assert dict(after) == {f"run{number}": count for number, count in enumerate(acknowledged) if count}
 
 
-async def test_processes_write_to_one_journal(path: Path) -> None:
+async def test_concurrent_processes_write_to_one_journal(path: Path) -> None:
     """Two processes that write at the same time both record everything."""
     processes = [writer(path, name, steps=25) for name in "xy"]
 
@@ -460,10 +460,10 @@ async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
     execution = await journal.get_execution("run0")
     await journal.close()
 
-    told = {tuple(line.split()) for line in acknowledged if line.endswith("\n")}
+    acknowledged_rows = {tuple(line.split()) for line in acknowledged if line.endswith("\n")}
     recorded = {(str(run_id), str(seq)) for run_id, seq in rows(path, "select run_id, seq from steps")}
-    assert len(told) >= 200
-    assert told <= recorded
+    assert len(acknowledged_rows) >= 200
+    assert acknowledged_rows <= recorded
     assert execution is not None
     assert execution.status == "executing"
     assert execution.step("s0").status == "success"
