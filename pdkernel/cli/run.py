@@ -12,11 +12,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import click
+from msgspec.structs import replace
 
 from pdkernel.cli.app import (
     CliContext,

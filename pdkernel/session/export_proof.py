@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from pdkernel.loop_thread import LoopThread
 from pdkernel.proof import ExportedNotebook, run_proof
