@@ -36,8 +36,12 @@ def to_json(value: object) -> Any:
 class JsonStruct(msgspec.Struct, frozen=True):
     """A frozen value whose fields are the keys of its JSON."""
 
-    def json_form(self) -> Self:
-        """Return the value whose fields are the JSON; a type with a field that is never in the JSON overrides this."""
+    def json_form(self) -> object:
+        """
+        Return what is encoded as the value's JSON.
+
+        A type whose JSON is not made of its fields overrides this; a value that holds values of such a type does too.
+        """
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
+from pdkernel.encode import JsonStruct
 from pdkernel.shape import format_node_path
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class FieldReader:
+class FieldReader(JsonStruct, frozen=True):
     """
     The place in a step that reads a field.
 
@@ -20,15 +19,15 @@ class FieldReader:
         step: The name of the step.
         cell: The number of its cell, from 1; None for a synced folder.
         line: The line of the cell, or of the folder's entry file; None for a prop on the directive line.
-        prop: The prop whose `{{ }}` reads it; empty for code.
-        file: For a synced folder, the file that contains the prop; empty for code.
+        prop: The prop whose `{{ }}` reads it; None for code.
+        file: For a synced folder, the file that contains the prop; None for code.
     """
 
     step: str
     cell: int | None = None
     line: int | None = None
-    prop: str = ""
-    file: str = ""
+    prop: str | None = None
+    file: str | None = None
 
     def __str__(self) -> str:
         where = [f"cell {self.cell}"] if self.cell is not None else []
@@ -36,16 +35,6 @@ class FieldReader:
         where += [f"prop {self.prop}"] if self.prop else []
         where += [f"line {self.line}"] if self.line is not None else []
         return f"{self.step} ({', '.join(where)})" if where else self.step
-
-    def to_json(self) -> dict[str, Any]:
-        """The object as a JSON value."""
-        return {
-            "step": self.step,
-            "cell": self.cell,
-            "line": self.line,
-            "prop": self.prop or None,
-            "file": self.file or None,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +83,7 @@ class PathExpectation:
     readers: tuple[FieldReader, ...] = ()
 
 
-@dataclass(frozen=True)
-class Contract:
+class Contract(JsonStruct, frozen=True, dict=True):
     """
     The fields that an event must have, as far as the code of the steps shows.
 
@@ -110,7 +98,7 @@ class Contract:
     fields: tuple[Field, ...] = ()
     passed_on: tuple[ObjectUse, ...] = ()
     dynamic: tuple[ObjectUse, ...] = ()
-    expectations: Mapping[FieldPath, PathExpectation] = field(default_factory=dict)
+    expectations: Mapping[FieldPath, PathExpectation] = {}
     unparsed_steps: tuple[FieldReader, ...] = ()
 
     @cached_property
@@ -133,31 +121,22 @@ class Contract:
         found = fields | whole
         return tuple(sorted(found, key=reader_sort_key)) or self.expectations[path].readers
 
-    def to_json(self) -> dict[str, Any]:
-        """The object as a JSON value."""
+    def json_form(self) -> object:
+        """`{"fields", "whole", "unknown", "unread"}`; paths are texts."""
         return {
             "fields": [
-                {
-                    "path": each.path,
-                    "required": each.required,
-                    "types": list(each.types),
-                    "readers": [reader.to_json() for reader in each.readers],
-                }
+                {"path": each.path, "required": each.required, "types": each.types, "readers": each.readers}
                 for each in self.fields
             ],
-            "whole": list(map(_use, self.passed_on)),
-            "unknown": list(map(_use, self.dynamic)),
-            "unread": [reader.to_json() for reader in self.unparsed_steps],
+            "whole": [{"path": use.path, "readers": use.readers} for use in self.passed_on],
+            "unknown": [{"path": use.path, "readers": use.readers} for use in self.dynamic],
+            "unread": self.unparsed_steps,
         }
-
-
-def _use(use: ObjectUse) -> dict[str, Any]:
-    return {"path": use.path, "readers": [reader.to_json() for reader in use.readers]}
 
 
 def reader_sort_key(reader: FieldReader) -> tuple[int, str, str, int]:
     """The sort key of readers: by cell, then by line."""
-    return (reader.cell or 0, reader.step, reader.prop, reader.line or 0)
+    return (reader.cell or 0, reader.step, reader.prop or "", reader.line or 0)
 
 
 def format_path(path: FieldPath) -> str:

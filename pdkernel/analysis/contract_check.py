@@ -7,17 +7,16 @@ Fields that no step reads are ignored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
 from pdkernel.analysis.contract import Contract, FieldReader, format_path
+from pdkernel.encode import JsonStruct
 from pdkernel.model import JSON
 from pdkernel.shape.inference import get_type_name
 
 
-@dataclass(frozen=True, slots=True)
-class ContractViolation:
+class ContractViolation(JsonStruct, frozen=True):
     """
     A violation of a contract by an event.
 
@@ -40,14 +39,14 @@ class ContractViolation:
         """The path as text: `body.labels[].name`."""
         return format_path(self.segments)
 
-    def to_json(self) -> dict[str, Any]:
-        """The object as a JSON value."""
+    def json_form(self) -> object:
+        """`{"kind", "path", "expected", "found", "readers"}`."""
         return {
             "kind": self.kind,
             "path": self.path,
-            "expected": list(self.expected_types),
+            "expected": self.expected_types,
             "found": self.actual_type or None,
-            "readers": [reader.to_json() for reader in self.readers],
+            "readers": self.readers,
         }
 
 

@@ -106,7 +106,7 @@ def _trace_props(step: Step, known: KnownExports, cell: int | None) -> Iterator[
             continue  # the run of the step reports the error
         for path, template in found:
             reader = FieldReader(
-                step.name, cell, _line_of(step, path), prop=".".join(map(str, path)), file=step.props_file or ""
+                step.name, cell, _line_of(step, path), prop=".".join(map(str, path)), file=step.props_file
             )
             for expression in template.expressions:
                 for access in node_trace.trace_expression(expression.source, known).accesses:

@@ -7,8 +7,9 @@ Values come from saved events if these have the field. Otherwise the expected ty
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
 from pdkernel.analysis.contract import Contract

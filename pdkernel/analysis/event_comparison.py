@@ -14,14 +14,14 @@ from typing import Any, Literal
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
 from pdkernel.analysis.contract import Contract, Field, FieldReader, format_path
 from pdkernel.analysis.contract_check import ContractViolation, check_event
+from pdkernel.encode import JsonStruct
 from pdkernel.model import JSON
 from pdkernel.shape.inference import get_type_name
 
 EventData = Mapping[str, JSON]
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(JsonStruct, frozen=True):
     """
     A field that differs from earlier events.
 
@@ -48,16 +48,16 @@ class Drift:
         """The path as text: `body.labels[].name`."""
         return format_path(self.segments)
 
-    def to_json(self) -> dict[str, Any]:
-        """The object as a JSON value."""
+    def json_form(self) -> object:
+        """`{"kind", "path", "at", "before", "after", "required", "readers"}`."""
         return {
             "kind": self.kind,
             "path": self.path,
             "at": format_path(self.changed_segments),
-            "before": list(self.types_before),
-            "after": list(self.types_after),
+            "before": self.types_before,
+            "after": self.types_after,
             "required": self.required,
-            "readers": [reader.to_json() for reader in self.readers],
+            "readers": self.readers,
         }
 
 
@@ -142,8 +142,7 @@ def _collect_types(event: EventData, place: FieldPath) -> _PathTypes:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class EventComparison:
+class EventComparison(JsonStruct, frozen=True):
     """
     The result for one event.
 
@@ -164,12 +163,12 @@ class EventComparison:
         """Whether there are no violations and no drifts."""
         return not self.violations and not self.drifts
 
-    def to_json(self) -> dict[str, Any]:
-        """The object as a JSON value."""
+    def json_form(self) -> object:
+        """`{"event", "findings", "drift", "earlier"}`."""
         return {
             "event": self.name,
-            "findings": [finding.to_json() for finding in self.violations],
-            "drift": [each.to_json() for each in self.drifts],
+            "findings": [violation.json_form() for violation in self.violations],
+            "drift": [drift.json_form() for drift in self.drifts],
             "earlier": self.earlier_count,
         }
 

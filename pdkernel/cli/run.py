@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 import click
+import msgspec
 
 from pdkernel.cli.app import (
     CliContext,
@@ -218,7 +219,7 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
     from pdkernel.render.contract import describe_violations
 
     found = compare_with_saved_events(opened.workflow, EventLibrary(opened.folder), event, name=Path(name or "").stem)
-    for line in describe_violations(replace(found, violations=())):
+    for line in describe_violations(msgspec.structs.replace(found, violations=())):
         click.echo(f"Drift: {line}", err=True)
 
 

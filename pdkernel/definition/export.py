@@ -7,8 +7,9 @@ Values that only the folder's `pdkernel.yaml` holds (endpoint, test users) survi
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from pdkernel.definition.atomic_write import check_write_paths
 from pdkernel.definition.checklist import build_checklist

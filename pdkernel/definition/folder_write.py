@@ -8,45 +8,37 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import field
+from msgspec.structs import replace
 
 from pdkernel.definition.atomic_write import check_write_paths, write_files_atomically
 from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, DefinitionFile
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME
 from pdkernel.directive import parse_yaml
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, RequestError, UnsupportedError
 from pdkernel.render.files import FileChange, FileState, Finding
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
+class ExportResult(JsonStruct, frozen=True, kw_only=True):
     """
     The result of an export or of a comparison.
 
     Attributes:
         folder: The target folder.
+        is_written: False for a comparison.
         files: The definition's files in their order, then the files that were left alone.
         checklist: Manual steps, as sentences.
-        is_written: False for a comparison.
         findings: Findings of the lint.
     """
 
     folder: Path
+    is_written: bool = field(default=False, name="written")
     files: tuple[FileChange, ...]
     checklist: tuple[str, ...] = ()
-    is_written: bool = False
     findings: tuple[Finding, ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """As JSON: folder, files with state and diff, checklist, findings."""
-        return {
-            "folder": str(self.folder),
-            "written": self.is_written,
-            "files": [{"path": file.path, "state": file.state, "diff": file.diff} for file in self.files],
-            "checklist": list(self.checklist),
-            "findings": [finding.to_json() for finding in self.findings],
-        }
 
     def paths(self, *states: FileState) -> tuple[str, ...]:
         """Paths of the files in any of *states*."""
@@ -68,7 +60,7 @@ def compare_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: S
         left = [FileChange(path, "left alone") for path in _list_other_files(files, folder)]
     except OSError as error:
         raise RequestError(f"{folder} cannot be read: {error.strerror or error}.") from None
-    return ExportResult(folder, (*changes, *left), tuple(checklist))
+    return ExportResult(folder=folder, files=(*changes, *left), checklist=tuple(checklist))
 
 
 def write_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: Sequence[str] = ()) -> ExportResult:

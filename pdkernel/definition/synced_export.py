@@ -88,7 +88,7 @@ def export_to_synced_folder(
     _check_unused_files(changes, patch, folder)
     left = [FileChange(path, "left alone") for path in patch.unused_entry_paths if (folder / path).exists()]
     findings = lint_workflow(replace(patch.workflow, steps=workflow.steps), sidecar)
-    result = ExportResult(folder, (*changes, *left), tuple(todo), findings=findings)
+    result = ExportResult(folder=folder, files=(*changes, *left), checklist=tuple(todo), findings=findings)
     return result if dry_run else apply_changes(result, files)
 
 

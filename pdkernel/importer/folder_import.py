@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from pdkernel.definition import (
     write_definition_files,
 )
 from pdkernel.definition.sidecar_yaml import parse_sidecar
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError
 from pdkernel.importer.account_questions import AccountAnswer, AccountQuestion
 from pdkernel.importer.notebook_texts import (
@@ -49,8 +49,7 @@ AskAccounts = Callable[[Sequence[AccountQuestion]], Mapping[tuple[str, str], Acc
 """Returns the answers to a workflow's questions, by app and id; a missing answer means unanswered."""
 
 
-@dataclass(frozen=True)
-class ImportResult:
+class ImportResult(JsonStruct, frozen=True):
     """
     The result for one workflow.
 
@@ -70,15 +69,15 @@ class ImportResult:
     backups: tuple[Path, ...] = ()
     error: PdkernelError | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON: `{"folder", "notebook", "state", "kept", "report", "error"}`."""
+    def json_form(self) -> object:
+        """`{"folder", "notebook", "state", "kept", "report", "error"}`."""
         error = self.error
         return {
-            "folder": str(self.folder),
-            "notebook": str(self.notebook),
+            "folder": self.folder,
+            "notebook": self.notebook,
             "state": self.state or "failed",
-            "kept": [str(path) for path in self.backups],
-            "report": self.report.to_json() if self.report is not None else None,
+            "kept": self.backups,
+            "report": self.report,
             "error": None
             if error is None
             else {

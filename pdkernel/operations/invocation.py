@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import InvokeError, RequestError
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.identity import Environment, check_external_user_id
@@ -69,8 +69,7 @@ class InvokeRequest:
     client: ClientCredentials | None = None
 
 
-@dataclass(frozen=True)
-class InvokeResponse:
+class InvokeResponse(JsonStruct, frozen=True):
     """The response; *body* is parsed if its content type is JSON and it is valid, else text."""
 
     status: int
@@ -79,10 +78,10 @@ class InvokeResponse:
     body: JSON
     duration_ms: float
 
-    def to_json(self) -> dict[str, Any]:
+    def json_form(self) -> object:
         """`{"status", "headers", "body", "duration_ms"}`."""
-        headers = dict(self.headers)
-        return {"status": self.status, "headers": headers, "body": self.body, "duration_ms": round(self.duration_ms, 1)}
+        milliseconds = round(self.duration_ms, 1)
+        return {"status": self.status, "headers": self.headers, "body": self.body, "duration_ms": milliseconds}
 
     @property
     def shown_headers(self) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from pdkernel.actions import Catalog
 from pdkernel.definition import Sidecar, lint_workflow
+from pdkernel.encode import JsonStruct
 from pdkernel.identity import Directory, Environment
 from pdkernel.importer import build_import_report
 from pdkernel.lookup import Lookup
@@ -27,8 +27,7 @@ from pdkernel.render.import_report import ImportReport
 from pdkernel.render.matrix import ReadinessMatrix
 
 
-@dataclass(frozen=True)
-class DoctorReport:
+class DoctorReport(JsonStruct, frozen=True):
     """
     The findings about a workflow.
 
@@ -109,15 +108,15 @@ class DoctorReport:
         missing += find_unanswered_accounts(report, sidecar)
         return cls(missing, report, "schema" in workflow.extra, explained, matrix, lint_workflow(workflow, sidecar))
 
-    def to_json(self) -> dict[str, Any]:
+    def json_form(self) -> object:
         """`{"ready", "missing", "report", "findings"}`, with "lookup" and "matrix" if requested."""
         return {
             "ready": not self.missing_requirements,
-            "missing": [item.to_json() for item in self.missing_requirements],
-            "report": self.import_report.to_json(),
-            "findings": [finding.to_json() for finding in self.lint_findings],
-            **({"lookup": self.lookup.to_json()} if self.lookup else {}),
-            **({"matrix": self.matrix.to_json()} if self.matrix else {}),
+            "missing": self.missing_requirements,
+            "report": self.import_report,
+            "findings": self.lint_findings,
+            **({"lookup": self.lookup} if self.lookup else {}),
+            **({"matrix": self.matrix.json_form()} if self.matrix else {}),
         }
 
     def format_text(self, source: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from pdkernel.actions import ActionReference, Catalog
@@ -16,6 +15,7 @@ from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
 from pdkernel.analysis import find_workflow_variables
 from pdkernel.definition import SIDECAR_FILE_NAME, Sidecar
+from pdkernel.encode import JsonStruct
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot, format_connect_account_command
 from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError, LicenceError
@@ -35,8 +35,7 @@ RequirementKind = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class MissingRequirement:
+class MissingRequirement(JsonStruct, frozen=True):
     """
     A missing requirement.
 
@@ -51,10 +50,6 @@ class MissingRequirement:
     name: str
     message: str
     command: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """As JSON."""
-        return {"kind": self.kind, "name": self.name, "message": self.message, "command": self.command}
 
 
 def find_missing_requirements(

@@ -178,7 +178,7 @@ def _use_row(kind: str, description: str, use: ObjectUse) -> _Row:
 
 def format_readers(found: Sequence[FieldReader]) -> str:
     """Format the steps that read a field, with cell and lines."""
-    by_place: dict[tuple[str, int | None, str, str], list[str]] = {}
+    by_place: dict[tuple[str, int | None, str | None, str | None], list[str]] = {}
     for reader in found:
         at = by_place.setdefault((reader.step, reader.cell, reader.file, reader.prop), [])
         at += [str(reader.line)] if reader.line is not None else []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Literal
 
+from pdkernel.encode import JsonStruct
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CODE_STYLE,
@@ -31,8 +31,7 @@ _ADDED = "background-color:rgba(26,127,55,0.2)"
 _REMOVED = "background-color:rgba(207,34,46,0.2)"
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(JsonStruct, frozen=True):
     """
     A file of an export.
 
@@ -47,8 +46,7 @@ class FileChange:
     diff: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(JsonStruct, frozen=True):
     """
     A finding to check before a deployment.
 
@@ -80,10 +78,6 @@ class Finding:
             f"step {self.step}" if self.step is not None else "",
         ]
         return ", ".join(part for part in parts if part)
-
-    def to_json(self) -> dict[str, object]:
-        """As JSON."""
-        return asdict(self)
 
 
 def render_text(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
+from pdkernel.encode import JsonStruct
 from pdkernel.render.markup import escape_control_characters
 
 
-@dataclass(frozen=True, slots=True)
-class ActionSource:
+class ActionSource(JsonStruct, frozen=True):
     """The source of a step's pre-built action (`built in`, `npm`, ...); *runs* is False if no source has the action."""
 
     step: str
@@ -20,8 +18,7 @@ class ActionSource:
     runs: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class AccountAssignment:
+class AccountAssignment(JsonStruct, frozen=True):
     """The account of an app prop: `external_user`, an account's id, or `unanswered`; *synced* is the id in Git, or None."""
 
     step: str
@@ -31,8 +28,7 @@ class AccountAssignment:
     synced: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VariableRead:
+class VariableRead(JsonStruct, frozen=True):
     """An environment variable and the places that read it: `STEP, line N` in code, or `STEP` for a prop."""
 
     name: str
@@ -40,16 +36,14 @@ class VariableRead:
     required: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class StoreUse:
+class StoreUse(JsonStruct, frozen=True):
     """A data store and the props that use it; *name* is its local name or its id in Git, None is the project's default store."""
 
     name: str | None
     props: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TriggerUse:
+class TriggerUse(JsonStruct, frozen=True):
     """A trigger: id, type, settings as text, and whether the settings are assumed because Git does not hold them."""
 
     id: str | None
@@ -58,8 +52,7 @@ class TriggerUse:
     assumed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PackageUse:
+class PackageUse(JsonStruct, frozen=True):
     """A package that steps import, with the required version or an empty string."""
 
     language: str
@@ -68,16 +61,14 @@ class PackageUse:
     steps: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UnsupportedItem:
+class UnsupportedItem(JsonStruct, frozen=True):
     """An item that cannot run, and the reason as a sentence without its subject."""
 
     name: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ImportReport:
+class ImportReport(JsonStruct, frozen=True):
     """
     The parts of an imported workflow, and what a run of it requires.
 
@@ -113,10 +104,6 @@ class ImportReport:
     def unanswered(self) -> tuple[AccountAssignment, ...]:
         """App props whose account is not known yet."""
         return tuple(use for use in self.accounts if use.account == "unanswered")
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON: the attributes by name, lists of objects and of sentences."""
-        return asdict(self)
 
 
 def render_text(report: ImportReport) -> str:

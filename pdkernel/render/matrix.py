@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from pdkernel.encode import JsonStruct
 from pdkernel.render import formatting
 from pdkernel.render.markup import CONTAINER_STYLE, Tone, escape_control_characters, join_lines, pill, tag
 
@@ -21,8 +21,7 @@ _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 _WORKFLOW_HEADING = "whole workflow"
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixCell:
+class MatrixCell(JsonStruct, frozen=True):
     """
     The readiness of one step for one user.
 
@@ -46,14 +45,14 @@ class MatrixCell:
     message: str = ""
     fix: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The cell as JSON; its error is null or `{"code", "message", "fix"}`."""
+    def json_form(self) -> object:
+        """`{"step", "state", "accounts", "unhealthy", "error"}`; the error is null or `{"code", "message", "fix"}`."""
         error = {"code": self.code, "message": self.message, "fix": self.fix} if self.state == "error" else None
         return {
             "step": self.step or None,
             "state": self.state,
-            "accounts": list(self.accounts),
-            "unhealthy": list(self.unhealthy),
+            "accounts": self.accounts,
+            "unhealthy": self.unhealthy,
             "error": error,
         }
 
@@ -69,25 +68,23 @@ class MatrixCell:
         return _ERROR_LABELS.get(self.code or "", "own account")
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixRow:
+class MatrixRow(JsonStruct, frozen=True):
     """The cells of one external user (None: a caller without a user): the whole workflow and each step."""
 
     external_user: str | None
     workflow_cell: MatrixCell
     cells: tuple[MatrixCell, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def json_form(self) -> object:
         """`{"external_user", "workflow", "steps"}`."""
         return {
             "external_user": self.external_user,
-            "workflow": self.workflow_cell.to_json(),
-            "steps": [cell.to_json() for cell in self.cells],
+            "workflow": self.workflow_cell.json_form(),
+            "steps": [cell.json_form() for cell in self.cells],
         }
 
 
-@dataclass(frozen=True, slots=True)
-class ReadinessMatrix:
+class ReadinessMatrix(JsonStruct, frozen=True):
     """The readiness of each external user; *has_more_users* is True if further users were not checked."""
 
     workflow: str
@@ -96,13 +93,13 @@ class ReadinessMatrix:
     rows: tuple[MatrixRow, ...]
     has_more_users: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def json_form(self) -> object:
         """`{"workflow", "environment", "steps", "users", "more"}`."""
         return {
             "workflow": self.workflow,
             "environment": self.environment,
-            "steps": list(self.steps),
-            "users": [row.to_json() for row in self.rows],
+            "steps": self.steps,
+            "users": [row.json_form() for row in self.rows],
             "more": self.has_more_users,
         }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
+
+from pdkernel.encode import JsonStruct
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CODE_STYLE,
@@ -38,8 +40,7 @@ _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 _WIDTH = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(JsonStruct, frozen=True):
     """
     A difference between the two sides.
 
@@ -53,13 +54,8 @@ class Difference:
     notebook: str | None
     files: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"path", "notebook", "files"}`; the values are JSON texts, null for nothing."""
-        return {"path": self.path, "notebook": self.notebook, "files": self.files}
 
-
-@dataclass(frozen=True, slots=True)
-class StepVerdict:
+class StepVerdict(JsonStruct, frozen=True):
     """
     The verdict on one step of a run, or on the whole run (*step* is `WHOLE_RUN`).
 
@@ -67,13 +63,13 @@ class StepVerdict:
         step: Name of the step.
         verdict: `same`, `differs`, or `not compared`.
         differences: The differences.
-        reason: For `not compared`, the reason and a fix.
+        reason: For `not compared`, the reason and a fix, or None.
     """
 
     step: str
     verdict: Verdict = "same"
     differences: tuple[Difference, ...] = ()
-    reason: str = ""
+    reason: str | None = msgspec.field(default=None, name="why")
 
     @property
     def label(self) -> str:
@@ -85,37 +81,17 @@ class StepVerdict:
         """The tone of the label."""
         return "quiet" if self.reason == RUN_ENDED_EARLIER else _TONES[self.verdict]
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"step", "verdict", "differences", "why"}`."""
-        return {
-            "step": self.step,
-            "verdict": self.verdict,
-            "differences": [difference.to_json() for difference in self.differences],
-            "why": self.reason or None,
-        }
 
-
-@dataclass(frozen=True, slots=True)
-class CaseVerdict:
+class CaseVerdict(JsonStruct, frozen=True):
     """The verdicts for one event and external user (None: no user)."""
 
     event: str
     external_user: str | None
     steps: tuple[StepVerdict, ...]
-    run_verdict: StepVerdict
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"event", "external_user", "steps", "whole"}`."""
-        return {
-            "event": self.event,
-            "external_user": self.external_user,
-            "steps": [step.to_json() for step in self.steps],
-            "whole": self.run_verdict.to_json(),
-        }
+    run_verdict: StepVerdict = msgspec.field(name="whole")
 
 
-@dataclass(frozen=True, slots=True)
-class GradedField:
+class GradedField(JsonStruct, frozen=True):
     """
     A field of the written files, with the evidence for its format.
 
@@ -131,13 +107,8 @@ class GradedField:
     grade: Grade
     steps: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """`{"file", "field", "grade", "steps"}`."""
-        return {"file": self.file, "field": self.field, "grade": self.grade, "steps": list(self.steps)}
 
-
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(JsonStruct, frozen=True):
     """
     The result of a proof: the files that an export wrote, compared with the notebook.
 
@@ -165,14 +136,14 @@ class Proof:
             return "differs"
         return "same" if "same" in {step.verdict for case in self.cases for step in case.steps} else "not compared"
 
-    def to_json(self) -> dict[str, Any]:
+    def json_form(self) -> object:
         """`{"verdict", "definition", "cases", "fields", "notes"}`."""
         return {
             "verdict": self.verdict,
-            "definition": [difference.to_json() for difference in self.definition_differences],
-            "cases": [case.to_json() for case in self.cases],
-            "fields": [field.to_json() for field in self.fields],
-            "notes": list(self.notes),
+            "definition": self.definition_differences,
+            "cases": self.cases,
+            "fields": self.fields,
+            "notes": self.notes,
         }
 
 

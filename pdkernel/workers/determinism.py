@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+
+from pdkernel.encode import JsonStruct
 
 
-@dataclass(frozen=True, slots=True)
-class Determinism:
+class Determinism(JsonStruct, frozen=True):
     """
     The clock and the random seed of steps.
 
@@ -21,7 +20,7 @@ class Determinism:
     clock_start: datetime
     seed: str
 
-    def to_json(self) -> dict[str, Any]:
+    def json_form(self) -> object:
         """`{"ms", "seed"}`: the form that a worker receives when a run begins."""
         return {"ms": int(self.clock_start.timestamp()) * 1000, "seed": self.seed}
 

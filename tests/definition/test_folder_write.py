@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pdkernel.definition import (
@@ -197,7 +198,7 @@ def test_json_of_a_result(tmp_path: Path) -> None:
     file = DefinitionFile("workflow.yaml", "name: a\n")
     finding = Finding("limit", None, None, 3, "Too long.", file="workflow.yaml")
 
-    result = replace(compare_files([file], tmp_path, checklist=["Do this."]), findings=(finding,))
+    result = msgspec.structs.replace(compare_files([file], tmp_path, checklist=["Do this."]), findings=(finding,))
 
     assert json.dumps(result.to_json()) == json.dumps(
         {

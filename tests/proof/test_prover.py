@@ -191,7 +191,7 @@ def test_both_sides_refuse(notebook: Notebook) -> None:
     proof = notebook.prove()
 
     assert verdicts(proof) == {"hello/": ["not compared", "not compared"]}
-    assert found_in(proof, "send").reason.startswith("Both sides refuse the run: Pipedream Connect Error: ")
+    assert str(found_in(proof, "send").reason).startswith("Both sides refuse the run: Pipedream Connect Error: ")
     assert proof.verdict == "not compared"
 
 
@@ -251,7 +251,7 @@ def test_flaky_values_are_not_compared(notebook: Notebook) -> None:
     other = notebook.prove(changed("chance/entry.sh", "kept=1", "kept=2"))
 
     assert verdicts(same) == {"hello/": ["not compared", "same"]}
-    assert "exports.n differs between two runs of the notebook" in found_in(same, "chance").reason
+    assert "exports.n differs between two runs of the notebook" in str(found_in(same, "chance").reason)
     assert [place.path for place in found_in(other, "chance").differences] == ["exports.kept"]
 
 
@@ -397,7 +397,7 @@ def test_an_action_that_is_not_installed(notebook: Notebook) -> None:
     proof = notebook.prove()
 
     assert verdicts(proof) == {"hello/ada": ["not compared", "same", "not compared"]}
-    assert "slack-send-message@0.0.20" in found_in(proof, "far").reason
+    assert "slack-send-message@0.0.20" in str(found_in(proof, "far").reason)
 
 
 def test_a_recording_of_another_account(notebook: Notebook) -> None:

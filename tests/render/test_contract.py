@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
@@ -91,7 +92,7 @@ def test_a_long_contract_is_cut() -> None:
 @pytest.mark.parametrize("draw", [drawn.render_text, drawn.render_html])
 def test_events_with_the_same_problems_are_grouped(draw: Callable[..., str]) -> None:
     """The same problems of several events are reported once, with the events' names."""
-    named = [replace(COMPARED[1], name=name) for name in ("one", "two")]
+    named = [msgspec.structs.replace(COMPARED[1], name=name) for name in ("one", "two")]
 
     shown = draw(CONTRACT, "Issues", [*named, COMPARED[0]])
 

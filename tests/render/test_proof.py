@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.render import proof
 from pdkernel.render.proof import WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
