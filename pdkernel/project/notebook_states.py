@@ -1,7 +1,7 @@
 """
-The state of each notebook's session across kernels: last event, external user, exports, pins.
+The state of each notebook's session, which survives a restart of the kernel: last event, external user, exports, pins.
 
-The whole state is encrypted, because an event or an export can hold anything.
+The whole state is encrypted, because an event or an export may contain secrets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pdkernel.project.vault import Vault
 
 
 class NotebookStateTable:
-    """A JSON object for each notebook; the last one saved wins."""
+    """A JSON object for each notebook; a later `save` overwrites an earlier one."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
         self._database = database
@@ -26,7 +26,7 @@ class NotebookStateTable:
         self._clock = clock
 
     def load(self, notebook_key: str) -> dict[str, Any] | None:
-        """The saved state of that notebook, or None."""
+        """The saved state of the notebook *notebook_key*, or None."""
         query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)
         with self._database.read() as connection:
             sealed = connection.execute(query).scalar_one_or_none()
@@ -37,7 +37,7 @@ class NotebookStateTable:
         )
 
     def save(self, notebook_key: str, state: dict[str, Any]) -> None:
-        """Save *state* (JSON) for that notebook."""
+        """Save *state* (JSON) for the notebook *notebook_key*."""
         sealed = self._vault.seal_json(state, _vault_context(notebook_key))
         now = self._clock.now().timestamp()
         with self._database.write() as connection:

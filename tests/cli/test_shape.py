@@ -74,7 +74,9 @@ def test_a_run_says_drift_on_standard_error(pdkernel: Shell, source: str) -> Non
 
     drifted, same = (pdkernel("run", source, "--event", each, "--json") for each in (event, "events/ada.json"))
 
-    assert drifted.stderr.startswith("Drift: body.age is now array; in earlier events it was number. Read by greet (cell 1, line 4).\n")
+    assert drifted.stderr.startswith(
+        "Drift: body.age is now array; in earlier events it was number. Read by greet (cell 1, line 4).\n"
+    )
     assert drifted.json["status"] == "success"
     assert "Drift" not in same.stderr
 

@@ -325,6 +325,8 @@ def test_choosing_an_event_says_drift(run: Run, tmp_path: Path) -> None:
 
     chosen, sent, same = run("%pdevent new"), run("%pdevent new --send"), run("%pdevent same")
 
-    assert re.search(r"body.name is now number; in earlier events it was string. Read by check \(.*line 4\)", chosen), chosen
+    assert re.search(r"body.name is now number; in earlier events it was string. Read by check \(.*line 4\)", chosen), (
+        chosen
+    )
     assert "body.name is now number" in sent
     assert "body.name" not in same

@@ -449,7 +449,7 @@ async def test_a_lock_file_that_leads_out_of_the_folder_is_refused(
     value = {"lockVersion": 1, "sets": [{"imports": {"tiny": folder}, "packages": packages}]}
     (tmp_path / NPM_LOCK_NAME).write_text(json.dumps(value))
 
-    with pytest.raises(ProjectError, match="is not a lock file that this version can read"):
+    with pytest.raises(ProjectError, match="is not a lock file that this version of pdkernel can read"):
         await opened().ensure([NpmSpec("tiny")])
 
 
