@@ -115,7 +115,9 @@ class DataStoreService:
 def _text(args: Mapping[str, JSON], name: str) -> str:
     value = args.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"A key of a data store is a text, not {value!r:.60}.", fix="Convert the key to a text.")
+        raise RequestError(
+            f"A key of a data store must be a text, not {value!r:.60}.", fix="Convert the key to a text."
+        )
     return value
 
 

@@ -317,7 +317,7 @@ def check_store_name(name: str) -> str:
 def check_key(key: object) -> str:
     """Return *key* if it is a valid key of a record. Raises `RequestError`."""
     if not isinstance(key, str):
-        raise RequestError(f"A key of a data store is a text, not {key!r:.60}.", fix="Convert it to text.")
+        raise RequestError(f"A key of a data store must be a text, not {key!r:.60}.", fix="Convert it to text.")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

@@ -106,7 +106,7 @@ def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepPro
     return StepProcessExitedError(
         message,
         name="ProcessDied",
-        fix="Return from the step, or raise an error, rather than end the process." if exit_code is not None else "",
+        fix="Return from the step or raise an error; do not end the process." if exit_code is not None else "",
     )
 
 
