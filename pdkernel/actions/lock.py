@@ -15,8 +15,8 @@ from pdkernel.packages import NpmLock
 
 LOCK_NAME = "pdkernel-actions.lock.json"
 LOCK_COMMENT = (
-    "The packages that pre-built actions come from, with versions and hashes, and which version of an action runs for "
-    "another. Made by pdkernel; commit it."
+    "Versions and hashes of the packages that contain pre-built actions, and overridden versions of actions. Written by "
+    "pdkernel; commit this file."
 )
 _PACKAGES = "actions"
 _OVERRIDES_KEY = "instead"

@@ -1,5 +1,5 @@
 """
-Packages that steps import, installed into the project.
+Finds and installs the packages that steps import, in the project's folder.
 
     npm_packages          packages of Node.js steps: find and install
     npm_lock              the lock file of npm packages

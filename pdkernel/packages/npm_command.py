@@ -1,7 +1,7 @@
 """
 Runs npm, and explains its failures.
 
-Of npm's own output, a person sees at most one line without URLs: URLs can contain passwords.
+An error message quotes at most one line of npm's output, without URLs, because URLs can contain passwords.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OPTIONS = (
     "--no-update-notifier",
     "--no-progress",
     "--omit=dev",
-    "--package-lock",  # this and the next two override the user's npm settings
+    "--package-lock",  # this option and the next two override the user's npm settings
     "--global=false",
     "--install-strategy=hoisted",
     "--omit-lockfile-registry-resolved",
@@ -166,7 +166,9 @@ def explain_failure(
                 f"There is no npm package {name}."
                 if imported
                 else f"{cannot}: there is no npm package {name}, which is a dependency.",
-                fix=(suggestion(name) or "Check the spelling of the name.") if imported else "Import another version.",
+                fix=(suggestion(name) or "Check the spelling of the name.")
+                if imported
+                else "Import another version of the package.",
                 package=imported,
             )
         case "ETARGET" | "ENOVERSIONS" if package:
@@ -213,13 +215,13 @@ def _build_machine_error(code: str, cannot: str) -> PackageInstallError | None:
     if code in _PERMISSION_CODES:
         return PackageInstallError(
             f"{cannot}: permission to write the project's folder or npm's cache is denied ({code}).",
-            fix="Make both writable, and run again.",
+            fix="Make both writable and run again.",
         )
     return None
 
 
 def build_disk_error(fault: OSError, wanted: Sequence[str]) -> PackageInstallError:
-    """The error for a person if *fault* prevented writing a folder or the lock file."""
+    """The error for a person if *fault* prevented pdkernel from writing a folder or the lock file."""
     code = errno.errorcode.get(fault.errno or 0, "")
     cannot = f"{', '.join(wanted)} cannot be installed"
     reason = (fault.strerror or type(fault).__name__).lower()

@@ -2,8 +2,9 @@
 The lock file of npm packages: exact versions with hashes, without registry addresses.
 
 Each set of packages was resolved together by npm; `packages` has the format of npm's own lock files. A set also serves every
-subset of its imports. A package that several sets import without a version has the same version in all of them. The caller
-may store further facts in the file. The file is for people to commit: sorted, one fact a line, replaced atomically.
+subset of its imports. A package that several sets import without a version has the same version in all of them. The caller may
+store further facts in the file. The user commits the file, so it is sorted and has one fact on each line. It is replaced
+atomically.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.files import read_file
 
 LOCK_VERSION = 1
-DEFAULT_ABOUT = "Versions and hashes of the npm packages that steps import. Made by pdkernel; commit it."
+DEFAULT_ABOUT = "Versions and hashes of the npm packages that steps import. Written by pdkernel; commit this file."
 _KNOWN_KEYS = frozenset({"about", "lockVersion", "sets"})
 
 
@@ -55,7 +56,7 @@ class LockedSet:
         return str(self.packages[f"node_modules/{self.imports[imported]}"]["version"])
 
     def holds(self, wanted: Collection[str]) -> bool:
-        """Whether the set has all imports in *wanted*."""
+        """Whether the set contains all imports in *wanted*."""
         return all(each in self.imports for each in wanted)
 
 
@@ -77,7 +78,7 @@ class NpmLock:
 
     def sets(self) -> tuple[LockedSet, ...]:
         """
-        All sets, the small ones first; empty if there is no file.
+        All sets, the smallest first; empty if the file does not exist.
 
         Raises:
             ProjectError: The file is not a lock file, or cannot be read.
@@ -93,7 +94,7 @@ class NpmLock:
         except OSError as fault:
             raise ProjectError(
                 f"{self.path} cannot be read: {(fault.strerror or type(fault).__name__).lower()}.",
-                fix="Make the file readable: it has the versions of the npm packages.",
+                fix="Make the file readable: it contains the versions of the npm packages.",
             ) from None
         return self._sets
 
@@ -134,7 +135,7 @@ class NpmLock:
 
     @contextlib.contextmanager
     def _write_lock(self) -> Iterator[None]:
-        """A lock against other processes, because each process writes the whole file."""
+        """Lock the file against other processes, because each process writes the whole file."""
         descriptor = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -169,8 +170,8 @@ class NpmLock:
                 _check_places(each)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ProjectError(
-                f"{self.path} is not a lock file that this version can read. The file is unchanged.",
-                fix="Restore it from your version control, or delete it: the next run installs the newest versions.",
+                f"{self.path} is not a lock file that this version of pdkernel can read. The file is unchanged.",
+                fix="Restore the file from version control, or delete it: the next run installs the newest versions.",
             ) from None
         facts = {name: fact for name, fact in value.items() if name not in _KNOWN_KEYS}
         return tuple(sorted(sets, key=lambda each: (len(each.imports), each.key))), facts

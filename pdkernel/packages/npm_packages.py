@@ -1,11 +1,11 @@
 """
 npm packages of a project: finds installed packages and installs missing ones.
 
-Each set of packages that is imported together has its own folder. A folder is complete when it gets its name and never changes
-afterwards: steps may load from it while another process installs.
+Each set of packages that is imported together has its own folder. A folder gets its name when it is complete, and never changes
+afterwards, because steps may load from it while another process installs.
 
     .pdkernel/packages/node/KEY/node_modules/...     one set; KEY is a hash of its exact versions
-    pdkernel-npm.lock.json                           beside the project: the versions, for people to commit
+    pdkernel-npm.lock.json                           beside the project: the versions; the user commits it
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NpmSpec:
 
     Attributes:
         name: `axios`, `@scope/name`.
-        range: `0.19.2`, `~0.20.0`, `next`; None is the newest at the time of the first install.
+        range: `0.19.2`, `~0.20.0`, `next`; None is the newest version at the first install.
     """
 
     name: str
@@ -84,7 +84,7 @@ class NpmPackages:
     Args:
         folder: The folder of the installed sets.
         lock: The lock file.
-        node: Finds the Node.js whose npm installs; called only before an installation.
+        node: Returns the Node.js whose npm installs; called only before an installation.
         environ: Environment of npm, with the user's registry and proxy.
         about: The lock file's description of itself.
     """
@@ -112,9 +112,9 @@ class NpmPackages:
         command: str = "pdkernel packages install SOURCE",
     ) -> NpmTree:
         """
-        The folder with *specs*; installs them together first if they are missing.
+        Return the folder with *specs*; packages that are missing are installed together first.
 
-        Versions come from the lock file; missing packages are added to it. Several processes may call this at the same time.
+        Versions come from the lock file; new packages are added to the file. Several processes may call this method at once.
 
         Args:
             specs: The packages that code imports.
@@ -170,7 +170,7 @@ class NpmPackages:
         return NpmTree(folder, {each: locked.imports[each] for each in wanted})
 
     def _missing(self, wanted: Mapping[str, NpmSpec]) -> list[str]:
-        """Packages that are in no installed set; all of *wanted* if each is installed, but not together."""
+        """The packages that are not in any installed set; all of *wanted* if each is installed, but not together."""
         there = {imported for locked, is_installed in self.locked() if is_installed for imported in locked.imports}
         return [each for each in wanted if each not in there] or list(wanted)
 
@@ -250,7 +250,7 @@ class NpmPackages:
 
     @contextlib.asynccontextmanager
     async def _installation_lock(self, progress: Callable[[str], None]) -> AsyncIterator[None]:
-        """A lock against installations by other processes and tasks."""
+        """Lock the folder against installations by other processes and tasks."""
         self._folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -270,13 +270,13 @@ class NpmPackages:
 
 
 def did_you_mean_package(name: str) -> str:
-    """A sentence with well-known packages with a similar name, or the empty string."""
+    """A sentence that suggests well-known packages with a similar name, or the empty string."""
     suggestion = did_you_mean(name, _WELL_KNOWN)
     return suggestion if suggestion.startswith("Did") else ""
 
 
 def _check(spec: NpmSpec) -> None:
-    """Reject a spec that is not a package of a registry. Raises `PackageInstallError`."""
+    """Refuse a spec that a registry cannot have. Raises `PackageInstallError`."""
     fault = package_fault(spec.name, spec.range)
     if fault is not None:
         raise PackageInstallError(f"{fault}.", package=str(spec))
@@ -318,7 +318,7 @@ def _write_dependencies(staging: Path, dependencies: Mapping[str, str]) -> None:
 
 
 def _publish(staging: Path, place: Path) -> None:
-    """Move *staging* to its final path."""
+    """Move *staging* to its final path, unless another process has published the same packages."""
     (staging / ".npmrc").unlink(missing_ok=True)
     (staging / "node_modules").mkdir(exist_ok=True)
     try:

@@ -78,7 +78,7 @@ class Pip:
 
     async def install(self, arguments: Sequence[str], wanted: Sequence[PythonRequirement]) -> None:
         """
-        Install packages, from wheels only: a source archive would run its own code.
+        Install packages, from wheels only: a source archive would run its code during the installation.
 
         Args:
             arguments: Arguments of `pip install`.
@@ -102,9 +102,9 @@ class Pip:
             return _no_network(names)
         if "DO NOT MATCH THE HASHES" in output:
             return PythonInstallError(
-                f"{names}: the files of the registry do not match the hashes in the lock file. Nothing was installed.\n"
+                f"{names} cannot be installed: the registry's files do not match the hashes in the lock file.\n"
                 f"{_errors(output)}",
-                fix=f"If the change is intended, delete their lines in {PYTHON_LOCK_NAME} and run again.",
+                fix=f"If the change is intended, delete the lines of these packages in {PYTHON_LOCK_NAME} and run again.",
             )
         if "ResolutionImpossible" in output or "conflicting dependencies" in output:
             return PythonInstallError(
@@ -129,7 +129,7 @@ class Pip:
             return PythonInstallError(
                 f"The package {name} has no version {asked or 'that is compatible'} for {here}. "
                 f"The latest: {', '.join(versions[-5:])}.",
-                fix=f"Write one of them: # pipedream add-package {name}=={versions[-1]}",
+                fix=f"Write a version that exists: # pipedream add-package {name}=={versions[-1]}",
                 failed_names=names,
                 retry_without_lock=True,
             )
@@ -138,16 +138,17 @@ class Pip:
             return _no_network(name)
         if status == 0:
             return PythonInstallError(
-                f"The package {name}{asked} has no wheel for {here} on this machine, only source, and installing that "
-                "would run its own code.",
-                fix=f"Build it once if you trust it: pip wheel --no-deps {name} -w FOLDER, then set PIP_FIND_LINKS.",
+                f"The package {name}{asked} has no wheel for {here} on this machine. A source archive is not installed, because "
+                "that would run its code.",
+                fix=f"If you trust the package, build a wheel: pip wheel --no-deps {name} -w FOLDER. Then set "
+                "PIP_FIND_LINKS=FOLDER.",
                 failed_names=names,
             )
         module = next((requirement.module for requirement in blamed if requirement.module), "")
         required_by = f", which `import {module}` requires" if module else ""
         return PythonInstallError(
             f"The registry has no package {name}{required_by}.",
-            fix=f"If another package provides {module}, write in the step: # pipedream add-package NAME"
+            fix=f"If another package provides {module}, name it in the step: # pipedream add-package NAME"
             if module
             else f"Check the spelling of {name} in `# pipedream add-package`.",
             failed_names=names,
@@ -188,7 +189,7 @@ def _no_network(names: str) -> PythonInstallError:
 
 
 def _errors(output: str) -> str:
-    """The error lines of pip's output, without URLs."""
+    """The lines of pip's output from its first error, without URLs."""
     lines = [line for line in output.splitlines() if line]
     first = next(
         (index for index, line in enumerate(lines) if line.startswith("ERROR:")), len(lines) - _MAX_ERROR_LINES

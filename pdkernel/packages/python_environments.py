@@ -1,8 +1,8 @@
 """
-Python environments for steps: one for each set of packages, separate from the environment of pdkernel.
+Python environments for steps: one for each set of packages, separate from pdkernel's own environment.
 
 An environment is built under a temporary name, renamed when it is complete, and never changed afterwards. Workflows without
-packages share a bare environment, which consists of links and is created in a few milliseconds.
+packages share an environment without packages; it consists of links and is created in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, describe_m
 from pdkernel.runtimes.file_tree import remove_tree
 
 INSTALL_COMMAND = "pdkernel packages install SOURCE"
-"""The command that installs what the steps of a source import."""
+"""The command that installs the packages that the steps of a source import."""
 
 _MAX_ENVIRONMENTS = 20
 _UNUSED_S = 24 * 3600.0
-"""Environments beyond the most recent ones are removed after this time without use."""
+"""Beyond the `_MAX_ENVIRONMENTS` most recently used, an environment is removed after this time without use."""
 
 _TOUCH_S = 600.0
 _BUILDING = "building-"
@@ -93,10 +93,10 @@ class PythonPackages:
         self, requirements: Iterable[PythonRequirement], *, install: bool, progress: ProgressCallback
     ) -> PythonEnvironment:
         """
-        The environment with *requirements*; it is built if it does not exist.
+        Return the environment with *requirements*; it is built first if it does not exist.
 
         Args:
-            requirements: The packages that steps import; empty for the bare environment.
+            requirements: The packages that steps import; empty for the environment without packages.
             install: Whether packages may be installed.
             progress: Called with lines of progress, only if something is installed. The last line is
                 `installed NAME VERSION, ... in N s`.
@@ -124,7 +124,7 @@ class PythonPackages:
             texts = ", ".join(requirement.specifier for requirement in wanted)
             raise PythonInstallError(
                 f"The Python environment{' for ' + texts if texts else ''} cannot be created: {error.strerror or error}.",
-                fix=f"Check that {self._folder} is writable, and that its disk is not full.",
+                fix=f"Check that {self._folder} is writable and its disk is not full.",
             ) from None
         self._known[wanted] = (self._lock.signature(), found)
         self._touch(found.folder)
@@ -142,7 +142,7 @@ class PythonPackages:
         found = PythonEnvironment(folder / "bin" / "python", folder)
         if found.python.exists():
             return found
-        if folder.exists() and not remove_tree(folder):  # the Python that it was built from is gone
+        if folder.exists() and not remove_tree(folder):  # its base interpreter was removed
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
         return None
 
@@ -152,45 +152,49 @@ class PythonPackages:
         return self._complete(place) or self._publish(self._make("making-"), place)
 
     async def _build(self, wanted: Sequence[PythonRequirement], progress: ProgressCallback) -> PythonEnvironment:
-        for left in self._folder.glob(f"{_BUILDING}*"):  # left by a killed process: only this process builds now
+        for left in self._folder.glob(f"{_BUILDING}*"):  # of a killed process: only this process builds now
             remove_tree(left)
         block = self._block(wanted)
         started = time.monotonic()
-        made = self._make(_BUILDING)
+        environment = self._make(_BUILDING)
         try:
-            pip = Pip(made.python, self._environ, progress)
+            pip = Pip(environment.python, self._environ, progress)
             if block is not None:
-                file = made.folder / "requirements.txt"
+                file = environment.folder / "requirements.txt"
                 file.write_text(block.text, encoding="utf-8")
                 await pip.install(["--require-hashes", "--no-deps", "-r", str(file)], wanted)
             else:
                 block = LockBlock(
-                    format_requirements(wanted), describe_machine(), await self._install(pip, made, wanted)
+                    format_requirements(wanted), describe_machine(), await self._install(pip, environment, wanted)
                 )
                 self._lock.write(block)
-            found = self._publish(made, self._folder / block.digest)
+            found = self._publish(environment, self._folder / block.digest)
             what = ", ".join(f"{pin.name} {pin.version}" for pin in block.pins)
             progress(f"installed {what} in {time.monotonic() - started:.1f} s")
             return found
         finally:
-            remove_tree(made.folder)
+            remove_tree(environment.folder)
 
-    async def _install(self, pip: Pip, made: PythonEnvironment, wanted: Sequence[PythonRequirement]) -> tuple[Pin, ...]:
+    async def _install(
+        self, pip: Pip, environment: PythonEnvironment, wanted: Sequence[PythonRequirement]
+    ) -> tuple[Pin, ...]:
         added = [requirement for requirement in wanted if not requirement.module]
         pins: dict[str, Pin] = {}
         if added and len(added) < len(wanted):
-            # a package of a comment may provide an import: `add-package py-foo` for `import foo`
-            pins |= await self._install_some(pip, made, added)
-        rest = [requirement for requirement in wanted if not (pins and _is_provided(made.site, requirement, pins))]
+            # a package that a comment names may provide an import: `add-package py-foo` for `import foo`
+            pins |= await self._install_some(pip, environment, added)
+        rest = [
+            requirement for requirement in wanted if not (pins and _is_provided(environment.site, requirement, pins))
+        ]
         if rest:
-            pins |= await self._install_some(pip, made, rest)
+            pins |= await self._install_some(pip, environment, rest)
         return tuple(pins[name] for name in sorted(pins))
 
     async def _install_some(
-        self, pip: Pip, made: PythonEnvironment, some: Sequence[PythonRequirement]
+        self, pip: Pip, environment: PythonEnvironment, some: Sequence[PythonRequirement]
     ) -> dict[str, Pin]:
-        """Install *some*, in the versions that other blocks of the lock file have, where these are compatible."""
-        report, constraints = made.folder / "report.json", made.folder / "constraints.txt"
+        """Install *some*, if possible in the versions that other blocks of the lock file have."""
+        report, constraints = environment.folder / "report.json", environment.folder / "constraints.txt"
         arguments = ["--report", str(report), *dict.fromkeys(requirement.specifier for requirement in some)]
         lines = self._constraints(some)
         constraints.write_text("".join(lines), encoding="utf-8")
@@ -218,12 +222,12 @@ class PythonPackages:
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
         return PythonEnvironment(folder / "bin" / "python", folder)
 
-    def _publish(self, made: PythonEnvironment, place: Path) -> PythonEnvironment:
-        _move_scripts(made.folder, place)
+    def _publish(self, environment: PythonEnvironment, place: Path) -> PythonEnvironment:
+        _move_scripts(environment.folder, place)
         try:
-            made.folder.rename(place)
+            environment.folder.rename(place)
         except OSError:
-            remove_tree(made.folder)
+            remove_tree(environment.folder)
             if not place.exists():  # if it exists, another process has published it first
                 raise
         return PythonEnvironment(place / "bin" / "python", place)
@@ -244,7 +248,7 @@ class PythonPackages:
 
     @contextlib.asynccontextmanager
     async def _installation_lock(self, progress: ProgressCallback) -> AsyncIterator[None]:
-        """A lock against builds by other processes."""
+        """Lock the folder against builds by other processes."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / ".lock").open("ab") as file:
             reported = False
@@ -278,7 +282,7 @@ def _pins(report: Mapping[str, Any]) -> dict[str, Pin]:
 
 
 def _move_scripts(folder: Path, place: Path) -> None:
-    """Change the first lines of an environment's scripts to the interpreter in its final folder."""
+    """Change the first line of each script in *folder* to the interpreter in its final folder, *place*."""
     old, new = f"#!{folder}/bin/".encode(), f"#!{place}/bin/".encode()
     for script in (folder / "bin").iterdir():
         if script.is_symlink() or not script.is_file():

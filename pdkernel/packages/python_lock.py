@@ -1,9 +1,9 @@
 """
-The lock file of Python packages: the versions and files that a set of requirements was resolved to.
+The lock file of Python packages: the resolved versions and files of each set of requirements.
 
-The format is pip's requirements file with hashes, one block for each set of requirements and kind of machine, without registry
-addresses. The file is for the user to commit. Another kind of machine takes the versions from the file and adds a block with
-the hashes of its own files.
+The format is pip's requirements file with hashes, without registry addresses: one block for each set of requirements and kind
+of machine. The user commits the file. Another kind of machine uses the versions of the file and adds a block with the hashes
+of its own files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class LockBlock:
-    """The pins that a set of requirements was resolved to on one kind of machine."""
+    """The resolved packages of a set of requirements on one kind of machine."""
 
     requirements: str
     machine: str
@@ -60,7 +60,7 @@ class LockBlock:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits: a hash of the machine and these files."""
+        """Sixteen hex digits: a hash of the machine and the pins."""
         return hashlib.sha256(f"{self.machine}\n{self.text}".encode()).hexdigest()[:16]
 
 
@@ -93,7 +93,7 @@ class PythonLock:
         The blocks of the file.
 
         Raises:
-            ProjectError: A line is invalid, for example a merge marker; names the line.
+            ProjectError: A line is invalid, for example a merge marker; the message names the line.
         """
         try:
             lines = read_file(self.path).decode().splitlines()
@@ -105,7 +105,7 @@ class PythonLock:
         return tuple(self._blocks(lines))
 
     def write(self, block: LockBlock) -> None:
-        """Add *block*, in place of one for the same requirements and machine. Raises `OSError`."""
+        """Add *block*, or replace the block with the same requirements and machine. Raises `OSError`."""
         others = [old for old in self.read() if (old.requirements, old.machine) != (block.requirements, block.machine)]
         blocks = sorted([*others[-_MAX_BLOCKS + 1 :], block], key=lambda each: (each.requirements, each.machine))
         parts = [*_ABOUT, *(f"\n# {each.requirements} | {each.machine}\n{each.text.rstrip()}" for each in blocks)]

@@ -9,21 +9,21 @@ The local project: a folder, a key and a database that several threads and proce
     accounts              external users and accounts
     variables             environment variables
     notebook_states       the state of each notebook's session
-    idempotency           recorded answers of calls that are sent once
+    idempotency           stored responses to outbound calls that are sent once
     settings              settings and the project's own secrets, by name
     source_states         the state of event sources
     connect_tokens        tokens of Connect Link
-    pending_sign_ins      people at an app's sign-in page
+    pending_sign_ins      sign-ins at an app that have not ended yet
     grants                OAuth grants that renew access tokens
     deployed_triggers     event sources of external users, and their events
-    schedule              when a timer is due
+    schedule              computes when a timer is due
     endpoint_keys         keys in URLs of workflows and deployed triggers
     oauth_clients         OAuth clients of the endpoint
     client_keys           public keys of OAuth clients without a secret
-    access_tokens         access tokens of those clients: signing, verification, revocation
-    pipedream_tokens      access tokens that a real project's API issued through this server
+    access_tokens         access tokens of these clients: signing, verification, revocation
+    pipedream_tokens      access tokens that Pipedream issued through this server
     data_stores           data stores and their records
-    login                 the Connect project at Pipedream that the project works with
+    login                 the login at Pipedream: the Connect project and its OAuth client
 """
 
 from pdkernel.project.connect_tokens import ConnectToken

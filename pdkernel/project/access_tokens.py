@@ -1,9 +1,9 @@
 """
 Access tokens of OAuth clients: signing, verification, revocation.
 
-Tokens are signed with Ed25519 (`alg: EdDSA`), like the platform's. The keys are stored encrypted in the database, so every
-process of a project accepts the tokens of the others. PyJWT signs and checks. Keys, clients and revocations are read from
-the database at most every `CACHE_TTL_S` seconds. `oauth_clients` authenticates clients.
+Tokens are signed with Ed25519 (`alg: EdDSA`), as on the platform. The keys are stored encrypted in the database, so that every
+process of a project accepts the tokens of the others. Keys, clients and revocations are read from the database at most once in
+`CACHE_TTL_S` seconds. `oauth_clients` authenticates clients.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from jwt.types import Options
 
 TOKEN_LIFETIME_S = 3600
-"""A token's lifetime, equal to the platform's `expires_in`."""
+"""Seconds that a token is valid, as the platform's `expires_in`."""
 
 CACHE_TTL_S = 5.0
-"""The time for which a token may still be accepted after another process has revoked it."""
+"""Seconds for which a token may still be accepted after another process has revoked it."""
 
 _MAX_VERIFIED_TOKENS = 1000
-"""The number of tokens whose verified claims are cached, by the token's SHA-256, so that no token is held."""
+"""Number of tokens whose verified claims are cached; the cache has the SHA-256 of a token, not the token."""
 
 _ALGORITHM = "EdDSA"
 _AUDIENCE = "api"
@@ -58,7 +58,7 @@ class AccessToken:
         id: The token's id (`jti`).
         client_id: The client that received the token.
         scopes: The granted scopes.
-        expires: The end of its lifetime, in seconds since 1970.
+        expires: When the token expires, in seconds since 1970.
     """
 
     id: str
@@ -102,7 +102,7 @@ class AccessTokens:
         claims = {
             "iss": self._project_id,
             "sub": client_id,
-            "aud": [_AUDIENCE, "catcher"],  # the API and workflow endpoints, as the platform's tokens say
+            "aud": [_AUDIENCE, "catcher"],  # the API and workflow endpoints, as in the platform's tokens
             "jti": secrets.token_hex(16),
             "iat": now,
             "nbf": now,
@@ -113,7 +113,7 @@ class AccessTokens:
         return jwt.encode(claims, signer.key, algorithm=_ALGORITHM, headers={"kid": signer.id})
 
     def verify(self, token: str) -> AccessToken | None:
-        """The claims of *token*, or None: another issuer, expired, revoked, or its client was removed."""
+        """The claims of *token*; None if it has another issuer, is expired or revoked, or its client was removed."""
         known = self._snapshot()
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         found = self._read.get(digest) or self._verified(token, known)
@@ -123,7 +123,7 @@ class AccessTokens:
             self._read.clear()
         self._read[digest] = found
         if found.client_id not in known.clients:
-            known = self._refresh()  # another process may have just made the client
+            known = self._refresh()  # another process may have just created the client
         return found if found.client_id in known.clients and found.id not in known.revoked else None
 
     def _verified(self, token: str, known: _DatabaseSnapshot) -> AccessToken | None:
@@ -134,7 +134,7 @@ class AccessTokens:
                 return None  # another issuer: no database read for its key
             name = str(jwt.get_unverified_header(token).get("kid"))
             if name not in known.keys:
-                known = self._refresh()  # another process may have just made the key
+                known = self._refresh()  # another process may have just created the key
             claims: dict[str, Any] = jwt.decode(
                 token,
                 known.keys[name],
@@ -148,7 +148,7 @@ class AccessTokens:
         return AccessToken(claims["jti"], claims["sub"], tuple(claims["scope"]), claims["exp"])
 
     def revoke(self, token: AccessToken) -> None:
-        """Refuse *token* from now on: in this process at once, in others within `CACHE_TTL_S` seconds."""
+        """Refuse *token* from now on. Other processes refuse it within `CACHE_TTL_S` seconds."""
         now = self._clock.now().timestamp()
         with self._database.write() as connection:
             insert_if_absent(connection, revoked_tokens, id=token.id, expires=token.expires)

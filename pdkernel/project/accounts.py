@@ -1,8 +1,8 @@
 """
 The tables of external users and accounts.
 
-An external user exists from their first account in an environment until deleted. The newest account is the one created
-last. `connect` validates new accounts.
+An external user is created with their first account in an environment and exists until deleted. `connect` validates new
+accounts.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class AccountTable:
                     insert_if_absent(connection, external_users, **user)
         except IntegrityError:
             raise AccountExistsError(
-                f"There is an account {account.id} already.", fix="Choose another id, or remove that one first."
+                f"The account {account.id} exists already.", fix="Choose another id, or remove that account first."
             ) from None
 
     def list_accounts(
@@ -150,13 +150,13 @@ class AccountTable:
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
-        """The newest accounts, *limit* at most, of each of those users and apps, newest first."""
+        """For each of these users and apps, the newest accounts, at most *limit*; newest first."""
         given = {"users": list(external_user_ids), "environment": environment, "apps": list(apps), "limit": limit}
         with self._database.read() as connection:
             return [_account(row) for row in _NEWEST_OF.fetch_all(connection, **given)]
 
     def find(self, account_id: str) -> Account | None:
-        """The account of that id, or None."""
+        """The account with the id *account_id*, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(*_COLUMNS).where(accounts.c.id == account_id)).first()
         return _account(row) if row else None
@@ -179,10 +179,10 @@ class AccountTable:
         self, account_id: str, credentials: Mapping[str, str], *, renewal_claim: float | None = None
     ) -> bool:
         """
-        Replace the account's credentials and mark it healthy; False if nothing was changed.
+        Replace the account's credentials and mark the account healthy; False if nothing was changed.
 
-        With *renewal_claim*, the change is made only while the account's grant has that claim; connecting the account
-        again removes the claim.
+        With *renewal_claim*, the credentials are replaced only while the account's grant has that claim. A user who connects
+        the account again removes the claim.
         """
         sealed = self._vault.seal_json(dict(credentials), _vault_context(account_id))
         values = {"sealed_credentials": sealed, "fields": json.dumps(list(credentials)), "healthy": True}
@@ -196,20 +196,20 @@ class AccountTable:
         with self._database.write() as connection:
             if claim is not None:
                 claimed = select(account_grants.c.claimed).where(account_grants.c.account == account_id)
-                # for update: a process that removes the claim waits until this is written
+                # for update: a process that removes the claim waits until this transaction ends
                 if connection.execute(claimed.with_for_update()).scalar_one_or_none() != claim:
                     return False
             row = update(accounts).where(accounts.c.id == account_id)
             return connection.execute(row.values(values)).rowcount > 0
 
     def remove(self, account_id: str) -> bool:
-        """Remove the account and its grant; the user stays. False if there was no such account."""
+        """Remove the account and its grant, but not its user. False if the account does not exist."""
         with self._database.write() as connection:
             connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
             return connection.execute(delete(accounts).where(accounts.c.id == account_id)).rowcount > 0
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """The external users of *environment*, by id; the first *limit* of them."""
+        """The external users of *environment*, sorted by id; at most *limit*."""
         query = select(external_users).where(external_users.c.environment == environment)
         if limit is not None:
             query = query.order_by(external_users.c.external_user).limit(limit)
@@ -220,14 +220,14 @@ class AccountTable:
         )  # sorted in Python: databases differ in how they sort text
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """That external user, or None."""
+        """The external user with that id in *environment*, or None."""
         query = select(external_users).filter_by(external_user=external_user_id, environment=environment)
         with self._database.read() as connection:
             row = connection.execute(query).first()
         return _user(row) if row else None
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user with all accounts and deployed triggers of that environment; False if there was no such user."""
+        """Delete the user and their accounts and deployed triggers in *environment*; False if the user does not exist."""
         key = {"external_user": external_user_id, "environment": environment}
         with self._database.write() as connection:
             found = connection.execute(delete(external_users).filter_by(**key)).rowcount > 0

@@ -1,7 +1,8 @@
 """
 Public keys of OAuth clients, and the assertions that clients have used.
 
-This module checks which keys may be registered, and that an assertion is used once. The server checks its claims.
+This module checks that a key may be registered, and that an assertion is used only once. The server checks the claims of an
+assertion.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class ClientKeyTable:
         self._clock = clock
 
     def find(self, client_id: str) -> PublicKey | None:
-        """The public key of that client, or None."""
+        """The public key of the client *client_id*, or None."""
         query = select(client_keys.c.public_key).where(client_keys.c.client == client_id)
         with self._database.read() as connection:
             text = connection.execute(query).scalar_one_or_none()
         return None if text is None else parse_public_key(text)
 
     def consume_assertion(self, client_id: str, assertion_id: str, expires: float) -> bool:
-        """Mark the assertion of that id as used until *expires* (seconds since 1970); False if it was used before."""
+        """Mark an assertion as used until it *expires* (seconds since 1970); False if it was used before."""
         mark = hashlib.sha256(f"{client_id}\n{assertion_id}".encode("utf-8", "surrogatepass")).hexdigest()
         now = self._clock.now().timestamp()
         try:
@@ -51,30 +52,30 @@ class ClientKeyTable:
 
 
 def insert_key(connection: Connection, client_id: str, key: PublicKey) -> None:
-    """Store the key of a client that is created in the same transaction."""
+    """Store the public key of a client in the transaction that creates the client."""
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
     connection.execute(insert(client_keys).values(client=client_id, public_key=pem))
 
 
 def parse_public_key(text: str) -> PublicKey:
     """
-    The key in a PEM text: EC on P-256 (signs ES256) or RSA (RS256).
+    Parse a public key in PEM: EC on P-256 (for ES256) or RSA (for RS256).
 
     Raises:
-        RequestError: The text is not such a key. A private key is refused too, and not shown.
+        RequestError: The text is not such a key, or is a private key. The message does not show the text.
     """
     try:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise RequestError(
             "The file does not contain a public key in PEM.",
-            fix="Make it from the private key, which stays with your product: openssl pkey -in private.pem -pubout",
+            fix="Write the public key of your private key to a file: openssl pkey -in private.pem -pubout",
         ) from None
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         return key
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS:
         return key
     raise RequestError(
-        "A client's key is an EC key on P-256, or an RSA key of 2048 bits or more.",
-        fix="For example: openssl ecparam -name prime256v1 -genkey -noout -out private.pem",
+        "The key is of a kind that is not supported: expected an EC key on P-256, or an RSA key of 2048 bits or more.",
+        fix="Create a key: openssl ecparam -name prime256v1 -genkey -noout -out private.pem",
     )

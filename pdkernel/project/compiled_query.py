@@ -1,7 +1,7 @@
 """
 Queries that every run executes: compiled once, and on SQLite passed to the driver directly.
 
-SQLAlchemy takes a tenth of a millisecond for a row that SQLite finds in a few microseconds.
+SQLAlchemy needs a tenth of a millisecond for a row that SQLite finds in a few microseconds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _DIALECT = sqlite.dialect(paramstyle="named")
 
 class CompiledQuery:
     """
-    A statement that is executed often.
+    A query that is executed often.
 
-    Columns have the driver's types: on SQLite, true is 1. A list value fills an expanding parameter of the statement.
+    Rows have the driver's types: on SQLite, true is 1. Pass a list as the value of an expanding parameter.
     """
 
     def __init__(self, statement: Select[Any]) -> None:
@@ -31,7 +31,7 @@ class CompiledQuery:
         self._text = lru_cache(maxsize=64)(self._compile)
 
     def fetch_all(self, connection: Connection, **values: Any) -> Sequence[Any]:
-        """The rows, by the names of their columns."""
+        """The rows, as named tuples of their columns."""
         lengths: list[tuple[str, int | None]] = []
         given: dict[str, Any] = {}
         for name, value in values.items():
@@ -57,5 +57,5 @@ class CompiledQuery:
 
 
 def _row_type(names: list[str]) -> Callable[..., Any]:
-    """The named tuple class for a row with those columns."""
+    """A named tuple class for rows with the columns *names*."""
     return namedtuple("_Row", names)  # noqa: PYI024 - each statement has its own

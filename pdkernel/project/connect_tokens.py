@@ -20,7 +20,7 @@ from pdkernel.project.schema import connect_tokens
 from pdkernel.project.vault import Vault
 
 EXPIRED_RETENTION_S = 24 * 3600.0
-"""The time for which an expired token is kept, so that its holder receives a message that it has expired."""
+"""Seconds for which an expired token is kept, so that its use can be answered with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class TokenTerms:
     The settings of a token from its creation.
 
     Attributes:
-        session: The session's id for the product's back end (`connect_session_id`).
+        session: The id of the session for the product's back end (`connect_session_id`).
         allowed_origins: Origins whose pages may use the token and embed the page; empty allows no page.
-        success_redirect_uri: Where the browser goes after an account was connected.
-        error_redirect_uri: Where the browser goes after a final failure.
-        webhook_uri: Receives a request for both outcomes.
+        success_redirect_uri: The URL that the browser opens after an account was connected, or None.
+        error_redirect_uri: The URL that the browser opens after a final failure, or None.
+        webhook_uri: The URL that receives a request after both outcomes, or None.
         scope: API scopes of the token, separated by blanks.
     """
 
@@ -51,11 +51,11 @@ class ConnectToken:
     A token, without its text.
 
     Attributes:
-        digest: SHA-256 of its text.
+        digest: SHA-256 of the token's text.
         external_user_id: The external user who connects an account.
         environment: The user's environment.
         created_at: When the token was created.
-        expires_at: The end of its lifetime.
+        expires_at: When the token expires.
         used_at: When an account was connected with the token, or None.
         terms: The token's settings.
     """
@@ -70,12 +70,12 @@ class ConnectToken:
 
 
 def hash_token(token: str) -> str:
-    """The stored digest of a token. A fast hash is enough: a token has 128 random bits and cannot be guessed."""
+    """The digest that is stored for a token. A fast hash is enough, because a token has 128 random bits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class ConnectTokenTable:
-    """Tokens by digest."""
+    """The Connect tokens of a project, by digest."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
         self._database = database
@@ -83,7 +83,7 @@ class ConnectTokenTable:
         self._clock = clock
 
     def add(self, token: ConnectToken) -> None:
-        """Store *token*; tokens that expired long ago are removed."""
+        """Store *token*, and remove tokens that expired more than `EXPIRED_RETENTION_S` ago."""
         now = self._clock.now().timestamp()
         row = insert(connect_tokens).values(
             digest=token.digest,
@@ -98,7 +98,7 @@ class ConnectTokenTable:
             connection.execute(row)
 
     def find(self, token: str) -> ConnectToken | None:
-        """The stored token, even if expired or used, or None."""
+        """The stored token with the text *token*, even if it is expired or used; or None."""
         return self.find_by_digest(hash_token(token))
 
     def find_by_digest(self, digest: str) -> ConnectToken | None:
@@ -125,7 +125,7 @@ class ConnectTokenTable:
             return connection.execute(update(connect_tokens).where(*free).values(used=now)).rowcount > 0
 
     def release(self, digest: str) -> None:
-        """Undo `claim`, because no account was connected."""
+        """Undo `claim` after no account was connected."""
         with self._database.write() as connection:
             connection.execute(update(connect_tokens).where(connect_tokens.c.digest == digest).values(used=None))
 

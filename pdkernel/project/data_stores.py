@@ -1,8 +1,8 @@
 """
 Data stores: durable JSON values by key, shared by all workflows of the project.
 
-An expired record is absent at once and removed at a later write. Each call is one transaction. Values are not encrypted:
-they are the user's data, like a file.
+An expired record is not returned any more, and is removed at a later write. Each call is one transaction. Values are not
+encrypted: they are the user's data, like a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pdkernel.project.schema import store_records, stores
 from pdkernel.project.upsert import insert_if_absent, upsert_row
 
 DEFAULT_DATA_STORE = "default"
-"""The store of a prop without a store name."""
+"""The name of the store for a prop that names no store."""
 MAX_TTL_S = 63_072_000
 """Two years (platform documentation of data stores)."""
 MAX_STORE_NAME_CHARACTERS = 200
@@ -32,7 +32,7 @@ MAX_KEY_BYTES = 1024
 MAX_PAGE_RECORDS = 500
 """The maximum number of records in a page."""
 MAX_PAGE_CHARACTERS = 1 << 20
-"""The size, in characters of JSON, after which a page ends."""
+"""The size in characters of JSON from which a page ends."""
 _MAX_SWEPT_RECORDS = 200
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -46,8 +46,8 @@ class DataStoreSummary:
 
     Attributes:
         name: The name in props and commands; the platform's id (`ds_...`) for a store from a synced folder.
-        record_count: The number of records.
-        characters: The size of all values as JSON, in characters.
+        record_count: The number of records that have not expired.
+        characters: The size of their values as JSON, in characters.
         created: When the store was created.
     """
 
@@ -59,7 +59,7 @@ class DataStoreSummary:
 
 @dataclass(frozen=True, slots=True)
 class StoreRecord:
-    """A record: key, value, and the end of its time to live (None: never)."""
+    """A record: key, value, and the time of its expiry (None: never)."""
 
     key: str
     value: JSON
@@ -68,7 +68,7 @@ class StoreRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordPage:
-    """Records in the order in which their keys were first set; *next_cursor* gets the next page, None is the end."""
+    """Records in the order in which their keys were first set; *next_cursor* is None for the last page."""
 
     records: tuple[StoreRecord, ...]
     next_cursor: int | None
@@ -114,12 +114,12 @@ class DataStoreTable:
             return sorted(connection.execute(select(stores.c.name)).scalars())
 
     def exists(self, store: str) -> bool:
-        """Whether a store has that name."""
+        """Whether the store exists."""
         with self._database.read() as connection:
             return connection.execute(select(stores.c.number).where(stores.c.name == store)).first() is not None
 
     def require(self, store: str) -> None:
-        """Raise `StoreNotFoundError`, which lists the existing stores, if *store* does not exist."""
+        """Raise `StoreNotFoundError` if *store* does not exist; the error lists the existing stores."""
         if self.exists(store):
             return
         known = self.names()
@@ -141,7 +141,7 @@ class DataStoreTable:
     # ── records ────────────────────────────────────────────────────────────────────
 
     def find(self, store: str, key: str) -> StoreRecord | None:
-        """The record of that key, or None."""
+        """The record with *key*, or None."""
         query = self._records(store).where(store_records.c.key == check_key(key))
         with self._database.read() as connection:
             row = connection.execute(query).first()
@@ -149,7 +149,7 @@ class DataStoreTable:
 
     def set(self, store: str, key: str, value: JSON, *, ttl: Ttl = None) -> None:
         """
-        Store *value* with a time to live of *ttl* seconds from now (None: no end, also for an existing record).
+        Store *value*. It expires after *ttl* seconds; with None it never expires, even if an earlier record did.
 
         Raises:
             RequestError: *value* is not JSON, or *ttl* is not a valid number of seconds.
@@ -159,7 +159,7 @@ class DataStoreTable:
 
     def set_ttl(self, store: str, key: str, ttl: Ttl) -> bool:
         """
-        Set the record's time to live to *ttl* seconds from now (None: no end); False if there is no such record.
+        Let the record expire after *ttl* seconds, or never if *ttl* is None; False if the record does not exist.
 
         Raises:
             RequestError: *ttl* is not a valid number of seconds.
@@ -170,7 +170,7 @@ class DataStoreTable:
             return done.rowcount > 0
 
     def delete(self, store: str, key: str) -> bool:
-        """Remove the record; False if there was no such record."""
+        """Remove the record; False if it does not exist."""
         with self._database.write() as connection:
             return (
                 connection.execute(
@@ -231,7 +231,14 @@ class DataStoreTable:
     # ── files ──────────────────────────────────────────────────────────────────────
 
     def put_records(self, store: str, records: Sequence[StoreRecord], *, clear_first: bool = False) -> None:
-        """Store *records* with their own expiry, in order: all, or none after an error. *clear_first* empties the store."""
+        """
+        Store *records* in order, each with its own expiry. After an error, none is stored.
+
+        Args:
+            store: The store.
+            records: The records.
+            clear_first: Whether all records are removed first.
+        """
         now = self._clock.now().timestamp()
         rows = [
             {
@@ -270,7 +277,7 @@ class DataStoreTable:
         return number
 
     def _sweep(self, connection: Connection, now: float) -> None:
-        """Remove some expired records; the number is limited, so that no single write takes long."""
+        """Remove some expired records; their number is limited, so that a write does not take long."""
         old = select(store_records.c.number).where(store_records.c.expires <= now).limit(_MAX_SWEPT_RECORDS)
         connection.execute(delete(store_records).where(store_records.c.number.in_(old)))
 
@@ -298,30 +305,30 @@ class DataStoreTable:
 
 
 def check_store_name(name: str) -> str:
-    """*name*, if a store can be called that. Raises `RequestError`."""
+    """Return *name* if it is a valid name of a store. Raises `RequestError`."""
     if not name or len(name) > MAX_STORE_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
         raise RequestError(
-            f"A data store cannot be called {name[:60]!r}.",
+            f"{name[:60]!r} is not a valid name of a data store.",
             fix=f"Use 1 to {MAX_STORE_NAME_CHARACTERS} printable characters, without blanks at the ends.",
         )
     return name
 
 
 def check_key(key: object) -> str:
-    """*key*, if a record can have it. Raises `RequestError`."""
+    """Return *key* if it is a valid key of a record. Raises `RequestError`."""
     if not isinstance(key, str):
-        raise RequestError(f"A key of a data store is a text, not {key!r:.60}.", fix="Convert it to text.")
+        raise RequestError(f"A key of a data store must be a text, not {key!r:.60}.", fix="Convert it to text.")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
         raise RequestError(
-            f"A key of a data store is Unicode text, and {key[:60]!r} holds half a surrogate pair."
+            f"The key {key[:60]!r} of a data store is not valid Unicode: it contains half of a surrogate pair."
         ) from None
     if not key or size > MAX_KEY_BYTES or "\0" in key:
         raise RequestError(
-            f"The key {key[:60]!r}{'...' if len(key) > 60 else ''} of a data store has {size} bytes: 1 to "
-            f"{MAX_KEY_BYTES} are possible, none of them NUL.",
-            fix="Use a shorter key: a hash of it, for example." if size > MAX_KEY_BYTES else "",
+            f"The key {key[:60]!r}{'...' if len(key) > 60 else ''} of a data store has {size} bytes: expected 1 to "
+            f"{MAX_KEY_BYTES} bytes without NUL.",
+            fix="Use a shorter key, for example a hash of it." if size > MAX_KEY_BYTES else "",
         )
     return key
 
@@ -330,9 +337,8 @@ def check_ttl(ttl: object) -> float:
     """*ttl* as seconds. Raises `RequestError` if it is not a valid time to live."""
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL_S or math.isnan(ttl):
         raise RequestError(
-            f"A record's time to live is a number of seconds above 0 and up to {MAX_TTL_S:,} (two years), "
-            f"not {ttl!r:.60}.",
-            fix="None (null) lets it live for ever.",
+            f"{ttl!r:.60} is not a time to live: expected a number of seconds above 0 and up to {MAX_TTL_S:,} (two years).",
+            fix="For a record that never expires, pass None (null).",
         )
     return float(ttl)
 

@@ -1,4 +1,4 @@
-"""The project's database: opening, creation, migration, transactions, and readable errors."""
+"""The project's database: opens, creates and migrates it, runs transactions, and translates errors."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 class Database:
     """
-    An engine with transactions for several processes at once and readable errors.
+    The database of a project, which several processes use at once.
 
     Attributes:
-        engine: SQLAlchemy's; on SQLite its transactions take the write lock when they begin.
+        engine: SQLAlchemy's engine; on SQLite its transactions take the write lock when they begin.
         sqlite_path: The SQLite file, or None on Postgres.
         location: The file, or the URL without its password.
     """
@@ -59,19 +59,18 @@ class Database:
         try:
             parsed = make_url(url)
         except ArgumentError:
-            raise ProjectError(  # the text is not shown: it may hold a password
-                "The database is not given as a URL.", fix=_URLS
-            ) from None
+            # the text is not shown, because it may contain a password
+            raise ProjectError("The value of --database (PDKERNEL_DATABASE) is not a URL.", fix=_URLS) from None
         match parsed.get_backend_name():
             case "sqlite" if parsed.database and parsed.database != ":memory:":
                 return _sqlite(Path(parsed.database).absolute())
             case "postgresql" | "postgres":
                 return _postgres(parsed)
             case backend:
-                raise ProjectError(f"A project cannot be stored in {backend} (for SQLite: in memory).", fix=_URLS)
+                raise ProjectError(f"A project cannot be stored in {backend} at this URL.", fix=_URLS)
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A connection for reading, which never waits for writers."""
+        """A context with a connection for reading, which never waits for writers."""
         held: Connection | None = getattr(self._thread_state, "connection", None)
         return self._read_connection() if held is None else _TranslateErrors(self, held)
 
@@ -90,7 +89,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction, rolled back after an exception."""
+        """A context with a connection in a transaction; an exception rolls the transaction back."""
         with _TranslateErrors(self, None), self.engine.begin() as connection:
             yield connection
 
@@ -102,9 +101,9 @@ class Database:
     @contextmanager
     def _pooled_connection(self) -> Iterator[Connection]:
         """
-        A connection for reading; on SQLite the previous one is reused, with its statement cache.
+        A context with a connection for reading; on SQLite the previous connection and its statement cache are reused.
 
-        On Postgres it would stay in a transaction, or a server that closes idle connections would cut it off.
+        On Postgres the connection would stay in a transaction, and a server that closes idle connections would end it.
         """
         if self.sqlite_path is None:
             with self._read_connection() as connection:
@@ -128,8 +127,8 @@ class Database:
                 self._idle_connections.append(connection)
 
     def translate_error(self, fault: BaseException) -> ProjectError | None:
-        """The readable error for *fault*, or None if *fault* is not a database error."""
-        if isinstance(fault, sqlite3.Error):  # of a `CompiledQuery`
+        """The error for a person that explains *fault*; None if *fault* is not a database error."""
+        if isinstance(fault, sqlite3.Error):  # raised by a `CompiledQuery`
             return None if self.sqlite_path is None else sqlite.translate_error(fault, self.sqlite_path)
         if not isinstance(fault, DBAPIError):
             return None
@@ -140,12 +139,12 @@ class Database:
         if isinstance(fault, OperationalError):
             return ProjectError(
                 f"The project's database {self.location} cannot be reached: {_first_line(fault.orig, self.engine.url)}",
-                fix="Check that the server runs and that the URL in --database (PDKERNEL_DATABASE) is right.",
+                fix="Check that the server runs, and that the URL in --database (PDKERNEL_DATABASE) is correct.",
             )
         return None
 
     def read_meta(self) -> Mapping[str, str] | None:
-        """The values of `meta`, or None if this database holds no project yet."""
+        """The values of the table `meta`, or None if the database does not contain a project yet."""
         try:
             with self.read() as connection:
                 return _facts(connection)
@@ -170,9 +169,9 @@ class Database:
 
     def migrate(self) -> None:
         """
-        Migrate an older project's tables to `SCHEMA_VERSION`, in one transaction, without loss.
+        Migrate the tables of an older project to `SCHEMA_VERSION`, in one transaction and without loss.
 
-        So far every version has only added tables. Raises `ProjectError` as `create` does.
+        So far, every schema version has only added tables. Raises `ProjectError` as `create` does.
         """
         with self.write() as connection:
             self._lock(connection)
@@ -204,14 +203,14 @@ class Database:
         taken = sorted(_table_names(connection) & names)
         if taken:
             raise ProjectError(
-                f"The database {self.location} is not a project of pdkernel and has tables under its names: "
-                f"{', '.join(taken)}. It was left as it is.",
+                f"The database {self.location} is not a project of pdkernel, but it has tables with the same names: "
+                f"{', '.join(taken)}. The database was not changed.",
                 fix="Use a separate database for the project.",
             )
 
 
 class _TranslateErrors(Generic[T]):
-    """A context with *given* as its value that turns database errors into readable ones; a cheap class, used often."""
+    """A context whose value is *given*, and which translates database errors. It is a class because a generator is slower."""
 
     def __init__(self, database: Database, given: T) -> None:
         self._database = database
@@ -232,17 +231,17 @@ _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."
 
 def check_schema_version(meta_values: Mapping[str, str], location: str) -> None:
     """
-    Refuse a project that a newer pdkernel wrote.
+    Refuse a project that a newer version of pdkernel has written.
 
     Raises:
-        ProjectError: The project's schema is newer than this version supports.
+        ProjectError: The project has a newer schema than this version supports.
     """
     version = int(meta_values["schema_version"])
     if version > SCHEMA_VERSION:
         raise ProjectError(
-            f"The project's database {location} was written by a newer pdkernel (tables of version {version}, this one "
-            f"knows {SCHEMA_VERSION}). It was left as it is.",
-            fix="Upgrade: pip install --upgrade pdkernel",
+            f"The project's database {location} cannot be opened: a newer version of pdkernel has written it (schema version "
+            f"{version}; this version supports up to {SCHEMA_VERSION}). The database was not changed.",
+            fix="Upgrade pdkernel: pip install --upgrade pdkernel",
         )
 
 
@@ -272,8 +271,8 @@ def _sqlite(path: Path) -> Database:
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later fails at once when another process wrote in between,
-    # however long the busy timeout is: take the write lock at the beginning. Reads need no transaction.
+    # If another process writes between a transaction's first read and its first write, SQLite fails without waiting. So a
+    # transaction takes the write lock at its beginning. Reads need no transaction.
     if not connection.get_execution_options().get(_READ_ONLY_OPTION):
         connection.exec_driver_sql("begin immediate")
 

@@ -1,7 +1,7 @@
 """
 Deployed triggers: event sources that run for an external user, and the newest events of each.
 
-This table claims due triggers, so that only one process runs each. The engine runs the sources.
+A process claims a due trigger, so that no other process runs it at the same time. The engine runs the sources.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Webhook:
         created: When the webhook was created, in seconds since 1970.
         key_created: When the key was created, in seconds since 1970.
         failures: The number of failed deliveries since the last success.
-        failing_since: When the first of these was sent, in seconds since 1970; or None.
+        failing_since: When the first of these failed, in seconds since 1970; or None.
         last_error: The reason of the last failure, or None.
-        public_only: A Connect token set the webhook: events are sent to public addresses only.
+        public_only: Whether events are sent to public addresses only, because a Connect token set the webhook.
     """
 
     id: str
@@ -61,22 +61,22 @@ class DeployedTrigger:
 
     Attributes:
         id: `dc_...`.
-        external_user_id: The external user it runs for.
+        external_user_id: The external user that the trigger runs for.
         environment: The user's environment.
         key: The component's key.
         version: The component's version.
         name: The display name.
         props: The configured props, without accounts.
         accounts: The user's chosen accounts, by app.
-        active: Whether it runs.
-        created_at: When it was deployed.
-        updated_at: When it was last changed.
-        schedule: The schedule of its timer; empty without a timer.
-        endpoint: The key of its HTTP endpoint, or None.
-        emits_on_deploy: Whether events of its deploy hook are delivered.
-        workflows: Ids of the workflows that its events start.
-        webhooks: The webhooks that receive its events.
-        public_only: A Connect token configured it: its source reaches public addresses only.
+        active: Whether the trigger is active; an inactive trigger does not run.
+        created_at: When the trigger was deployed.
+        updated_at: When the trigger was last changed.
+        schedule: The schedule of the trigger's timer; empty without a timer.
+        endpoint: The key of the trigger's HTTP endpoint, or None.
+        emits_on_deploy: Whether events of the source's deploy hook are delivered.
+        workflows: Ids of the workflows that the events start.
+        webhooks: The webhooks that receive the events.
+        public_only: Whether the source reaches public addresses only, because a Connect token configured the trigger.
     """
 
     id: str
@@ -128,13 +128,13 @@ class DeployedTriggerTable:
         return changed
 
     def find(self, trigger_id: str) -> DeployedTrigger | None:
-        """The trigger of that id, or None."""
+        """The trigger with the id *trigger_id*, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(deployed_triggers).where(deployed_triggers.c.id == trigger_id)).first()
         return self._trigger(row) if row else None
 
     def list_triggers(self, external_user_id: str, environment: Environment) -> Sequence[DeployedTrigger]:
-        """The triggers of that user, newest first."""
+        """The triggers of the external user in *environment*, newest first."""
         query = select(deployed_triggers).where(
             deployed_triggers.c.external_user == external_user_id, deployed_triggers.c.environment == environment
         )
@@ -143,7 +143,7 @@ class DeployedTriggerTable:
         return [self._trigger(row) for row in rows]
 
     def remove(self, trigger_id: str) -> bool:
-        """Remove the trigger with its events; False if there was no such trigger."""
+        """Remove the trigger, its events and its endpoint key; False if the trigger does not exist."""
         with self._database.write() as connection:
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
             connection.execute(delete(endpoints).where(endpoints.c.source == format_trigger_source(trigger_id)))
@@ -151,7 +151,7 @@ class DeployedTriggerTable:
             return found.rowcount > 0
 
     def claim_due(self) -> DeployedTrigger | None:
-        """A due trigger, rescheduled for its next time, so that no other process gets it; None if no trigger is due."""
+        """Claim a due trigger: set the time of its next run, so that no other process claims it. None if no trigger is due."""
         moment = self._clock.now()
         now = moment.timestamp()
         table = deployed_triggers
@@ -169,14 +169,14 @@ class DeployedTriggerTable:
         return trigger
 
     def next_due(self) -> datetime | None:
-        """When the next trigger is due, or None."""
+        """The time at which the next trigger is due, or None."""
         query = select(deployed_triggers.c.due).where(deployed_triggers.c.active, deployed_triggers.c.due.is_not(None))
         with self._database.read() as connection:
             due = connection.execute(query.order_by(deployed_triggers.c.due).limit(1)).scalar_one_or_none()
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
     def record_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
-        """Record a successful delivery to a webhook, or its *error*; does nothing if trigger or webhook is gone."""
+        """Record a delivery to a webhook: its *error*, or None for success. No effect if trigger or webhook was removed."""
         query = select(deployed_triggers).where(deployed_triggers.c.id == trigger_id).with_for_update()
         with self._database.write() as connection:
             row = connection.execute(query).first()
@@ -197,7 +197,7 @@ class DeployedTriggerTable:
             connection.execute(change.values(sealed_settings=sealed))
 
     def add_events(self, trigger_id: str, events: Sequence[Mapping[str, JSON]]) -> None:
-        """Store *events*, oldest first; the oldest stored events are removed."""
+        """Store *events*, oldest first, and remove the trigger's oldest events beyond `MAX_EVENTS_PER_TRIGGER`."""
         table = deployed_events
         with self._database.write() as connection:
             for event in events:
@@ -209,7 +209,7 @@ class DeployedTriggerTable:
                 connection.execute(delete(table).where(table.c.trigger == trigger_id, table.c.number < oldest))
 
     def list_events(self, trigger_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        """The trigger's newest events, newest first."""
+        """The trigger's newest events, newest first; at most *limit*."""
         query = select(deployed_events.c.sealed_event).where(deployed_events.c.trigger == trigger_id)
         with self._database.read() as connection:
             found = connection.execute(query.order_by(deployed_events.c.number.desc()).limit(limit)).scalars().all()

@@ -1,8 +1,8 @@
 """
-Endpoint keys of workflows and deployed triggers, and workflow ids, where no file sets them.
+Endpoint keys of workflows and deployed triggers, and workflow ids, unless a file sets them.
 
-Each is created once and kept, so that a URL is the same after a restart. A key is random: without the key, an endpoint
-without auth cannot be called. An id gives no access.
+Each is created once and stored, so that a URL is the same after a restart. A key is random: an endpoint without auth can be
+called only with its URL. An id gives no access.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pdkernel.project.schema import endpoints
 from pdkernel.project.upsert import insert_if_absent
 
 TRIGGER_SOURCE_PREFIX = "trigger:"
-"""Prefix of a deployed trigger's id in the column that holds a workflow's path."""
+"""Prefix of a deployed trigger's id in the column for a workflow's path."""
 
 _ID = "id://"
-"""Prefix of a workflow's path in the row of its id; no path starts with it."""
+"""Prefix of a workflow's path in the row of its id. No path starts with this prefix."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LENGTH = 16
 
 
 class EndpointKeyTable:
-    """Keys by workflow path, relative to the project's folder, so that both can move together."""
+    """Keys by workflow path. A path is relative to the project's folder, so that both can be moved together."""
 
     def __init__(self, database: Database, clock: Clock, base_folder: Path) -> None:
         self._database = database
@@ -35,19 +35,19 @@ class EndpointKeyTable:
         self._place = base_folder
 
     def ensure_workflow_key(self, source: Path) -> str:
-        """The key of the workflow in *source*; the first call of any process creates it."""
+        """The endpoint key of the workflow in *source*; the first call creates the key."""
         return self._key(self._name(source), "eo")
 
     def workflow_id(self, source: Path) -> str:
-        """The id of the workflow in *source*; the first call of any process creates it."""
+        """The id of the workflow in *source*; the first call creates the id."""
         return self._key(f"{_ID}{self._name(source)}", "p_")
 
     def ensure_trigger_key(self, trigger_id: str) -> str:
-        """The key of a deployed trigger's endpoint; the first call creates it."""
+        """The key of a deployed trigger's endpoint; the first call creates the key."""
         return self._key(format_trigger_source(trigger_id), "en")
 
     def find_trigger_id(self, key: str) -> str | None:
-        """The id of the deployed trigger whose endpoint has that key, or None."""
+        """The id of the deployed trigger whose endpoint has *key*, or None."""
         query = select(endpoints.c.source).where(endpoints.c.key == key.lower())
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar_one_or_none()
@@ -69,13 +69,13 @@ class EndpointKeyTable:
         if found is not None:
             return found
         # not from `ids`: a key must be random, whatever id generator the caller passes
-        made = prefix + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+        created = prefix + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
         with self._database.write() as connection:
-            insert_if_absent(connection, endpoints, source=name, key=made, created=self._clock.now().timestamp())
+            insert_if_absent(connection, endpoints, source=name, key=created, created=self._clock.now().timestamp())
             kept: str = connection.execute(query).scalar_one()
         return kept
 
 
 def format_trigger_source(trigger_id: str) -> str:
-    """The value for a deployed trigger in the column that holds a workflow's path."""
+    """The value for a deployed trigger in the column for a workflow's path."""
     return f"{TRIGGER_SOURCE_PREFIX}{trigger_id}"

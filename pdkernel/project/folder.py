@@ -1,7 +1,7 @@
 """
-The project's folder: finding it, creating it, and the key file in it.
+The project's folder: finds and creates it, and the key file in it.
 
-Two processes that start at the same time agree on one key.
+Two processes that start at the same time get the same key.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def ensure_folder(folder: Path) -> None:
 
 def read_key(path: Path) -> bytes | None:
     """
-    The key in *path*, or None if there is no such file.
+    The key in *path*, or None if the file does not exist.
 
     Raises:
-        ProjectError: The file cannot be read, or does not hold a key.
+        ProjectError: The file cannot be read, or does not contain a key.
     """
     try:
         text = path.read_bytes()
@@ -70,7 +70,7 @@ def read_key(path: Path) -> bytes | None:
     except OSError as fault:
         raise ProjectError(
             f"The project's key file {path} cannot be read: {_reason(fault)}.",
-            fix="Give yourself permission to read it, or name another file in PDKERNEL_KEY_FILE.",
+            fix="Make the file readable, or name another key file in PDKERNEL_KEY_FILE.",
         ) from fault
     try:
         key = base64.b64decode(text.strip(), validate=True)
@@ -78,18 +78,18 @@ def read_key(path: Path) -> bytes | None:
         key = b""
     if len(key) != KEY_BYTES:
         raise ProjectError(
-            f"{path} is not a key of pdkernel: it does not hold {KEY_BYTES} bytes in base64. It was left as it is.",
-            fix="Put back the key file that belongs to this project, or name it in PDKERNEL_KEY_FILE.",
+            f"{path} is not a key file of pdkernel: it does not contain {KEY_BYTES} bytes in base64. The file was not changed.",
+            fix="Restore the key file of this project, or name it in PDKERNEL_KEY_FILE.",
         )
     return key
 
 
 def ensure_key(path: Path) -> bytes:
     """
-    The key in *path*, created if the file does not exist.
+    The key in *path*; the file is created if it does not exist.
 
-    The file appears complete or not at all, with mode 0600: a finished draft is linked to the final name.
-    If another process was first, the link fails and that process's key is returned.
+    A complete draft of mode 0600 is linked to the final name, so the file is never incomplete. If another process was first, the
+    link fails and that process's key is returned.
 
     Raises:
         ProjectError: The file cannot be written.
@@ -111,19 +111,21 @@ def ensure_key(path: Path) -> bytes:
     except OSError as fault:
         raise ProjectError(
             f"The project's key file {path} cannot be written: {_reason(fault)}.",
-            fix="Make its folder writable, or name a file elsewhere in PDKERNEL_KEY_FILE.",
+            fix="Make its folder writable, or name a file in another folder in PDKERNEL_KEY_FILE.",
         ) from fault
     key = read_key(path)
     if key is None:
-        raise ProjectError(f"The project's key file {path} vanished while it was being created.", fix="Try again.")
+        raise ProjectError(
+            f"The project's key file {path} was removed while it was created.", fix="Run the command again."
+        )
     return key
 
 
 def folder_error(folder: Path, fault: OSError) -> ProjectError:
-    """The error for a *folder* that cannot be used."""
+    """The error for a project folder that cannot be used because of *fault*."""
     return ProjectError(
         f"The project folder {folder} cannot be used: {_reason(fault)}.",
-        fix="Make it a writable folder, or choose another place with --project FOLDER (PDKERNEL_PROJECT).",
+        fix="Make it a writable folder, or choose another folder: --project FOLDER (PDKERNEL_PROJECT).",
     )
 
 
@@ -132,6 +134,6 @@ def _reason(fault: OSError) -> str:
         case PermissionError():
             return "permission is denied"
         case FileExistsError() | NotADirectoryError():
-            return f"{fault.filename} is in the way, or a part of its path is a file"
+            return f"{fault.filename} or a part of its path is a file"
         case _:
             return (fault.strerror or type(fault).__name__).lower()

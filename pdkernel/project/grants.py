@@ -1,7 +1,8 @@
 """
-OAuth grants of accounts: refresh tokens, and claims so that one process at a time renews an access token.
+OAuth grants of accounts: refresh tokens, and renewal claims.
 
-Many providers issue a new refresh token at each renewal, and treat a second use of the old one as theft.
+Many providers issue a new refresh token at each renewal and treat a second use of the old token as theft. So a process claims a
+renewal before it starts, and only one process renews an access token at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
 RENEWAL_CLAIM_S = 30.0
-"""The time after which a renewal claim expires, because its process counts as gone."""
+"""Seconds after which a renewal claim expires, because its process is assumed to have ended."""
 
 _OF_ACCOUNT = CompiledQuery(select(account_grants).where(account_grants.c.account == bindparam("of")))
 
@@ -34,8 +35,8 @@ class Grant:
         refresh_token: The refresh token, or None if the app issued none.
         expires_at: When the access token expires, or None if unknown.
         renewed_at: When the access token was issued.
-        is_refused: Whether the app answered 401 to the access token.
-        error: Why the last renewal failed, or None.
+        is_refused: Whether the app responded with 401 to the access token.
+        error: The reason why the last renewal failed, or None.
     """
 
     refresh_token: str | None = field(repr=False)
@@ -46,7 +47,7 @@ class Grant:
 
 
 class GrantTable:
-    """Grants by account."""
+    """The OAuth grants of a project, by account."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
         self._database = database
@@ -54,7 +55,7 @@ class GrantTable:
         self._clock = clock
 
     def set(self, account_id: str, grant: Grant) -> None:
-        """Store *grant* in place of the account's earlier one; a running renewal loses its claim."""
+        """Store *grant*, in place of an earlier grant of the account. A running renewal loses its claim."""
         sealed = None
         if grant.refresh_token is not None:
             sealed = self._vault.seal(grant.refresh_token, _vault_context(account_id))
@@ -70,7 +71,7 @@ class GrantTable:
             )
 
     def finish_renewal(self, account_id: str, claim: float, grant: Grant) -> bool:
-        """End the renewal with *grant*; False, without a change, if *claim* was lost to another process or a new grant."""
+        """Store the result of a renewal. False, without a change, if the renewal has lost its *claim*."""
         sealed = None
         if grant.refresh_token is not None:
             sealed = self._vault.seal(grant.refresh_token, _vault_context(account_id))
@@ -97,9 +98,9 @@ class GrantTable:
 
     def mark_refused(self, account_id: str, since: datetime) -> bool:
         """
-        Record that the app answered 401 to the access token of time *since*; a token renewed later is not affected.
+        Record that the app responded with 401 to the access token that was valid at *since*.
 
-        False for an account without a grant.
+        A token that was renewed later is not affected. Returns False for an account without a grant.
         """
         same_account = account_grants.c.account == account_id
         with self._database.write() as connection:
@@ -114,7 +115,7 @@ class GrantTable:
             connection.execute(delete(account_grants).where(account_grants.c.account == account_id))
 
     def claim_renewal(self, account_id: str) -> float | None:
-        """Claim the renewal of the account's token; returns the claim for `finish_renewal`, or None if it is taken."""
+        """Claim the renewal of the account's token. Returns the claim for `finish_renewal`; None if another process has it."""
         now = self._clock.now().timestamp()
         claimed = account_grants.c.claimed
         free = or_(claimed.is_(None), claimed <= now - RENEWAL_CLAIM_S)

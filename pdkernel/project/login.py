@@ -1,8 +1,8 @@
 """
-The login of a local project: its Connect project at Pipedream, the OAuth client, and where the client secret is stored.
+The login of a local project: its Connect project at Pipedream and an OAuth client.
 
-The environment variables come first. The secret is stored in the operating system's keyring, or encrypted in the settings
-on machines without one. Nothing is read before `load` is called.
+Environment variables take precedence over the stored login. The client secret is stored in the operating system's keyring; on a
+machine without a keyring, it is stored encrypted in the project's settings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Login:
 
 
 def read_setting(environ: Mapping[str, str], name: str) -> str | None:
-    """The value of `PDKERNEL_<name>` in *environ*, else of `PIPEDREAM_<name>`, which the SDK reads; None if empty."""
+    """The value of `PDKERNEL_<name>` in *environ*, else of `PIPEDREAM_<name>` (as the SDK reads it), else None."""
     return environ.get(f"PDKERNEL_{name}") or environ.get(f"PIPEDREAM_{name}") or None
 
 
@@ -74,12 +74,10 @@ def check_base_url(url: str) -> str:
         host = None
     if not host or parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
         raise RequestError(
-            f"{url!r} is not the URL of an API.", fix=f"Leave it out for Pipedream's API: {PIPEDREAM_API_URL}"
+            f"{url!r} is not the URL of an API.", fix=f"For Pipedream's API ({PIPEDREAM_API_URL}), omit the URL."
         )
     if parts.scheme == "http" and host not in _LOOPBACK:
-        raise RequestError(
-            f"{url!r} is not encrypted, and the client's secret would be sent there.", fix="Use an https URL."
-        )
+        raise RequestError(f"The client secret would be sent to {url!r} without encryption.", fix="Use an https URL.")
     return url.rstrip("/")
 
 
@@ -89,8 +87,8 @@ class LoginTable:
 
     Args:
         settings: Stores the login without the secret.
-        vault: Encrypts the secret on machines without a keyring.
-        keyring_user: The local project's id, which names its entry in the keyring.
+        vault: Encrypts the secret on a machine without a keyring.
+        keyring_user: The local project's id, which is the user name of its entry in the keyring.
     """
 
     def __init__(self, settings: SettingsTable, vault: Vault, keyring_user: str) -> None:
@@ -100,12 +98,12 @@ class LoginTable:
 
     def load(self, environ: Mapping[str, str]) -> Login | None:
         """
-        The login, or None for a local project.
+        The login, or None if the project works without Pipedream.
 
-        `PDKERNEL_PROJECT_ID` in *environ*, together with the client's id and secret, wins over the stored login.
+        `PDKERNEL_PROJECT_ID` in *environ*, together with the client's id and secret, takes precedence over the stored login.
 
         Raises:
-            ConnectSettingsError: The keyring has lost the secret.
+            ConnectSettingsError: The secret is not in the keyring any more.
             RequestError: The environment or the URL in *environ* is invalid.
         """
         project_id = environ.get("PDKERNEL_PROJECT_ID")
@@ -125,7 +123,7 @@ class LoginTable:
         )
 
     def save(self, login: Login) -> SecretLocation:
-        """Store *login* in place of an earlier one; returns the secret's location: the keyring if there is one."""
+        """Store *login*, in place of an earlier login. Returns where the secret is stored."""
         self.remove()
         where: SecretLocation = "keyring" if _into_keyring(self._owner, login.client_secret) else "project"
         value: dict[str, JSON] = {
@@ -141,7 +139,7 @@ class LoginTable:
         return where
 
     def remove(self) -> bool:
-        """Remove the login and its secret; False if there was none."""
+        """Remove the login and its secret; False if there was no login."""
         kept = self._kept()
         if kept is None:
             return False
@@ -160,16 +158,16 @@ class LoginTable:
         if secret is None:
             raise ConnectSettingsError(
                 f"The secret of the OAuth client {kept['client_id']} is not in this machine's keyring any more.",
-                fix="Log in again: pdkernel login. To work with the local project only: pdkernel login --remove",
+                fix="Log in again: pdkernel login. To work without Pipedream: pdkernel login --remove",
             )
         return secret
 
 
-# every failure of a keyring (locked, no session, not installed, an error of its own) means that there is no keyring
+# a keyring that fails (locked, no session, not installed, any other error) is treated as a missing keyring
 
 
 def _into_keyring(owner: str, secret: str) -> bool:
-    """Store *secret* in the keyring; False if there is no working keyring."""
+    """Store *secret* in the keyring; False if the keyring is missing or fails."""
     with contextlib.suppress(Exception):
         import keyring  # the import searches for the system's services
 

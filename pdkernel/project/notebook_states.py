@@ -1,7 +1,7 @@
 """
-The state of each notebook's session across kernels: last event, external user, exports, pins.
+The state of each notebook's session, which survives a restart of the kernel: last event, external user, exports, pins.
 
-The whole state is encrypted, because an event or an export can hold anything.
+The whole state is encrypted, because an event or an export may contain secrets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class NotebookStateTable:
-    """A JSON object for each notebook; the last one saved wins."""
+    """A JSON object for each notebook; a later `save` overwrites an earlier one."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
         self._database = database
@@ -28,14 +28,14 @@ class NotebookStateTable:
         self._clock = clock
 
     def load(self, notebook_key: str, kind: type[T]) -> T | None:
-        """The saved state of that notebook, or None. Raises `ProjectError` if it does not fit *kind*."""
+        """The saved state of the notebook *notebook_key*, or None. Raises `ProjectError` if it does not fit *kind*."""
         query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)
         with self._database.read() as connection:
             sealed = connection.execute(query).scalar_one_or_none()
         return None if sealed is None else self._vault.unseal_json(sealed, _vault_context(notebook_key), kind)
 
     def save(self, notebook_key: str, state: object) -> None:
-        """Save *state*, a value with a JSON form, for that notebook."""
+        """Save *state*, a value with a JSON form, for the notebook *notebook_key*."""
         sealed = self._vault.seal_json(state, _vault_context(notebook_key))
         now = self._clock.now().timestamp()
         with self._database.write() as connection:

@@ -1,8 +1,8 @@
 """
 OAuth clients of the endpoint: programs that may request access tokens.
 
-A secret is shown once and stored as its SHA-256. A secret has 256 random bits and cannot be guessed from its hash, so a
-slow hash (argon2, scrypt) would only slow down requests. `access_tokens` issues the tokens.
+A secret is shown once and stored as its SHA-256. A slow hash (argon2, scrypt) would only slow down requests, because a secret
+has 256 random bits. `access_tokens` issues the tokens.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class OAuthClientTable:
     def _create(self, name: str, scopes: Sequence[str], key: PublicKey | None) -> NewClient:
         for scope in scopes:
             if not _SCOPE.match(scope):
-                raise RequestError(f"{scope!r} is not a scope.", fix="For example connect:accounts:read, or * for all.")
+                raise RequestError(
+                    f"{scope!r} is not a scope.", fix="Use a scope such as connect:accounts:read, or * for all."
+                )
         # not from `ids`: a secret must be random, whatever id generator the caller passes
         secret = f"pds_{secrets.token_urlsafe(_SECRET_BYTES)}"
         now = self._clock.now()
@@ -111,7 +113,7 @@ class OAuthClientTable:
             return [_client(row) for row in connection.execute(query)]
 
     def authenticate(self, client_id: str, secret: str) -> OAuthClient | None:
-        """The client of that id if *secret* is correct; an unknown id takes as long as a wrong secret."""
+        """The client with the id *client_id* if *secret* is correct; an unknown id takes as long as a wrong secret."""
         query = select(clients).where(clients.c.id == client_id, clients.c.removed.is_(None))
         with self._database.read() as connection:
             row = connection.execute(query).first()
@@ -119,19 +121,19 @@ class OAuthClientTable:
         return _client(row) if same and row is not None else None
 
     def find(self, client_id: str) -> OAuthClient | None:
-        """The client of that id, or None if it does not exist or was removed."""
+        """The client with the id *client_id*; None if it does not exist or was removed."""
         query = select(clients).where(clients.c.id == client_id, clients.c.removed.is_(None))
         with self._database.read() as connection:
             row = connection.execute(query).first()
         return None if row is None else _client(row)
 
     def is_known(self, client_id: str) -> bool:
-        """Whether a client of that id was ever created in this project, even if it was removed."""
+        """Whether this project has or had a client with the id *client_id*; a removed client counts."""
         with self._database.read() as connection:
             return connection.execute(select(clients.c.id).where(clients.c.id == client_id)).first() is not None
 
     def remove(self, client_id: str) -> bool:
-        """Remove the client; its tokens are refused within seconds. False if there is no such client."""
+        """Remove the client; its tokens are refused within seconds. False if the client does not exist."""
         now = self._clock.now().timestamp()
         query = update(clients).where(clients.c.id == client_id, clients.c.removed.is_(None)).values(removed=now)
         with self._database.write() as connection:

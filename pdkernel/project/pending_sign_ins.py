@@ -1,7 +1,7 @@
 """
-Pending sign-ins: people who were sent to an app's sign-in page and are expected back.
+Pending sign-ins: redirects to an app's sign-in page whose callback has not arrived yet.
 
-Each comes back once, within minutes, with the OAuth state of the redirect.
+The callback arrives once, within minutes, with the OAuth state of the redirect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pdkernel.project.schema import link_visits
 from pdkernel.project.vault import Vault
 
 SIGN_IN_TIMEOUT_S = 15 * 60.0
-"""The time that a person has for signing in at the app."""
+"""Seconds within which a person must sign in at the app."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class PendingSignIn:
         browser: Digest of the cookie that identifies the browser.
         redirect_uri: The callback URL.
         account: The id of the account to reconnect, or None.
-        framed: Whether the sign-in happens in a popup of an embedded page, which waits for a message.
+        framed: Whether the sign-in is in a popup of an embedded page, which waits for a message from the popup.
     """
 
     token: str = field(repr=False)
@@ -63,7 +63,7 @@ class PendingSignInTable:
             )
 
     def consume(self, state: str) -> PendingSignIn | None:
-        """Remove and return the sign-in of *state*; None if there is none or it has expired."""
+        """Remove and return the sign-in of *state*; None if it does not exist or has expired."""
         digest, now = hash_token(state), self._clock.now().timestamp()
         with self._database.write() as connection:
             row = connection.execute(select(link_visits).where(link_visits.c.digest == digest)).first()

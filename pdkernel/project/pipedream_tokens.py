@@ -1,7 +1,7 @@
 """
 Access tokens that Pipedream issued through this server: their client and scopes.
 
-They are stored so that another process, and this one after a restart, accepts them. Only the token's SHA-256 is stored.
+They are stored, so that other processes accept them, and this process after a restart. A token is stored as its SHA-256.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PipedreamToken:
 
     Attributes:
         client_id: The client that received the token.
-        workspace: The workspace in the token (`o_...`), or None.
+        workspace: The workspace that the token names (`o_...`), or None.
         scopes: The granted scopes.
     """
 
@@ -35,7 +35,7 @@ class PipedreamToken:
 
 
 class PipedreamTokenTable:
-    """The tokens, until they have expired."""
+    """The tokens that have not expired."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

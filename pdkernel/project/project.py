@@ -1,8 +1,8 @@
 """
 An open project: one folder, one key, one database.
 
-The order of creation and checks ensures that nothing is overwritten, and that two processes that start at the same time
-open the same project. Each table has its own module.
+Because of the order of creation and checks, nothing is overwritten, and two processes that start at the same time open the same
+project. Each table has its own module.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CONNECT_DATA_STORES = "connect_data_stores"
 
 class Project:
     """
-    The tables of a project. Thread-safe; each process opens the project itself.
+    An open project with its tables. It is thread-safe; each process opens the project itself.
 
     Attributes:
         folder: `.../.pdkernel`.
@@ -94,7 +94,7 @@ class Project:
         Open the project in *folder* (`.../.pdkernel`); create it if it does not exist.
 
         Args:
-            folder: The project's folder; it holds caches only if *database_url* names a server.
+            folder: The project's folder; it contains only caches if *database_url* names a server.
             database_url: A URL (`sqlite:///...`, `postgresql://...`), or None for `project.db` in the folder.
             key_file: The file with the key, or None for `key` in the folder.
             clock: Gives the time.
@@ -126,7 +126,9 @@ class Project:
                 created = opened.create(fresh)
                 facts = fresh if created else opened.read_meta()
             if facts is None:
-                raise ProjectError(f"The project in {opened.location} vanished while it was opened.", fix="Try again.")
+                raise ProjectError(
+                    f"The project in {opened.location} was removed while it was opened.", fix="Run the command again."
+                )
             _check_key(vault, facts["key_fingerprint"], key_path, opened.location)
             if int(facts["schema_version"]) < SCHEMA_VERSION:
                 opened.migrate()
@@ -157,7 +159,7 @@ class Project:
         return self._database.sqlite_path
 
     def shared_read_connection(self) -> AbstractContextManager[None]:
-        """Let all reads of this thread share one connection, because opening one is slower than most queries."""
+        """A context in which all reads of this thread share one connection: opening one is slower than most queries."""
         return self._database.shared_read_connection()
 
     @property
@@ -174,7 +176,7 @@ class Project:
         return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
 
     def set_connect_data_stores(self, names: Iterable[str]) -> None:
-        """Allow Connect tokens these data stores only."""
+        """Let Connect tokens use the data stores *names*, and no others."""
         chosen = sorted(set(names))
         if chosen:
             self.settings.set(_CONNECT_DATA_STORES, list[JSON](chosen))
@@ -210,7 +212,7 @@ class Project:
 
     @cached_property
     def idempotency(self) -> IdempotencyTable:
-        """Recorded answers of outbound calls that are sent once."""
+        """Stored responses to outbound calls that are sent once."""
         return IdempotencyTable(self._database, self._vault, self.clock)
 
     @cached_property
@@ -225,7 +227,7 @@ class Project:
 
     @cached_property
     def login(self) -> LoginTable:
-        """The Connect project at Pipedream that this project works with, if any."""
+        """The login at Pipedream: a Connect project and its OAuth client, if set."""
         return LoginTable(self.settings, self._vault, self.project_id)
 
     @cached_property
@@ -245,7 +247,7 @@ class Project:
 
     @cached_property
     def pending_sign_ins(self) -> PendingSignInTable:
-        """People who are at an app's own sign-in page."""
+        """Sign-ins at an app whose callback has not arrived yet."""
         return PendingSignInTable(self._database, self._vault, self.clock)
 
     @cached_property
@@ -275,7 +277,7 @@ class Project:
 
     @cached_property
     def pipedream_tokens(self) -> PipedreamTokenTable:
-        """Access tokens that a real project's API issued through this project's server."""
+        """Access tokens that Pipedream issued through this project's server."""
         return PipedreamTokenTable(self._database, self.clock)
 
     @cached_property
@@ -296,10 +298,10 @@ def _create_key(path: Path, database: Database) -> bytes:
     key = read_key(path)  # read again: another new process creates the key first, then the database
     if key is None:
         raise ProjectError(
-            f"The project's key file {path} is missing, and the database {database.location} holds values that only "
-            "that key opens. No new key was made.",
-            fix="Put the key file back, or name it in PDKERNEL_KEY_FILE. If it is lost, move the database away: a new "
-            "project is made, and accounts and variables are entered again.",
+            f"The project's key file {path} is missing. The database {database.location} contains values that were encrypted "
+            "with it, so no new key was created.",
+            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, move the database to another "
+            "folder: the next command creates a new project, in which accounts and variables must be added again.",
         )
     return key
 
@@ -307,6 +309,6 @@ def _create_key(path: Path, database: Database) -> bytes:
 def _check_key(vault: Vault, fingerprint: str, path: Path, where: str) -> None:
     if vault.fingerprint != fingerprint:
         raise ProjectError(
-            f"The key in {path} is not the one that the database {where} was made with. Both were left as they are.",
-            fix="Name the right key file in PDKERNEL_KEY_FILE, or choose the project that this key belongs to.",
+            f"The database {where} was created with another key than the one in {path}. Neither was changed.",
+            fix="Name the key file of this project in PDKERNEL_KEY_FILE, or choose the project of this key: --project FOLDER.",
         )

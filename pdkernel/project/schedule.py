@@ -17,7 +17,7 @@ class Schedule:
     An interval or a cron expression.
 
     Attributes:
-        interval_s: Seconds between two times, or None.
+        interval_s: Seconds between two runs, or None.
         cron: A cron expression of five fields, or None.
         timezone: The time zone of *cron*: `Europe/Berlin`.
     """
@@ -27,7 +27,7 @@ class Schedule:
     timezone: str = DEFAULT_TIMEZONE
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first due time after *moment*, or None."""
+        """The first due time after *moment*; None without an interval and a cron expression."""
         if self.cron is not None:
             return _after(self.cron, self.timezone, moment)
         return None if self.interval_s is None else moment + timedelta(seconds=self.interval_s)
@@ -45,7 +45,9 @@ def check_cron(cron: str, timezone: str, now: datetime) -> None:
     from cronsim import CronSimError
 
     if len(cron.split()) != 5:
-        raise RequestError(f"The cron expression {cron!r} does not have five fields.", fix="For example 0 9 * * 1-5")
+        raise RequestError(
+            f"The cron expression {cron!r} does not have five fields.", fix="Use five fields, for example: 0 9 * * 1-5"
+        )
     try:
         found = _after(cron, timezone, now)
     except CronSimError as fault:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 5
-"""Increases with every change to a table; an older database is migrated, a newer one refused."""
+"""The schema version. It increases with every change to a table; an older database is migrated, a newer one is refused."""
 
 INTRODUCED_IN = "since"
 """Key in a table's `info`: the schema version that introduced the table, unless it is 1."""
@@ -149,15 +149,15 @@ connect_tokens = Table(
     Column("environment", Text, nullable=False),
     Column("created", Double, nullable=False),
     Column("expires", Double, nullable=False),
-    Column("used", Double),  # null: no account was connected with it yet
-    Column("sealed_terms", LargeBinary, nullable=False),  # redirects, webhook, origins: URLs may hold secrets
+    Column("used", Double),  # null: no account was connected with the token yet
+    Column("sealed_terms", LargeBinary, nullable=False),  # redirects, webhook, origins: URLs may contain secrets
     Index("connect_tokens_user", "external_user", "environment", "created"),
     Index("connect_tokens_expired", "expires"),
     info={INTRODUCED_IN: 3},
 )
 
 link_visits = Table(
-    # people who were sent to an app's sign-in page and are expected back
+    # sign-ins at an app whose callback has not arrived yet
     "link_visits",
     metadata,
     Column("digest", Text, primary_key=True),  # SHA-256 of OAuth's state
@@ -171,7 +171,7 @@ account_grants = Table(
     "account_grants",
     metadata,
     Column("account", Text, primary_key=True),
-    Column("expires", Double),  # of the access token; null: not known
+    Column("expires", Double),  # when the access token expires; null: not known
     Column("renewed", Double, nullable=False),
     Column("refused", Boolean, nullable=False),  # the app answered 401 to the access token
     Column("claimed", Double),  # when a process started a renewal
@@ -194,7 +194,7 @@ clients = Table(
 )
 
 signing_keys = Table(
-    # keys of access tokens: the newest signs, the others verify until their tokens have expired
+    # keys of access tokens: the newest key signs, the others verify until their tokens have expired
     "signing_keys",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
@@ -214,7 +214,7 @@ client_keys = Table(
     info={INTRODUCED_IN: 5},
 )
 used_assertions = Table(
-    # assertions that such clients have used, until they expire
+    # assertions that these clients have used, until the assertions expire
     "used_assertions",
     metadata,
     Column("id", Text, primary_key=True),  # a digest of the client's id and the assertion's
@@ -230,7 +230,7 @@ revoked_tokens = Table(
 )
 
 issued_tokens = Table(
-    # access tokens that a real project's API issued through this server
+    # access tokens that Pipedream issued through this server
     "issued_tokens",
     metadata,
     Column("digest", Text, primary_key=True),  # SHA-256 of the token, which is not stored
@@ -242,7 +242,7 @@ issued_tokens = Table(
 )
 
 endpoints = Table(
-    # endpoint keys and workflow ids that no file sets, created when first served
+    # endpoint keys and workflow ids that no file sets; they are created when a workflow is first served
     "endpoints",
     metadata,
     Column("source", Text, primary_key=True),
@@ -262,7 +262,7 @@ deployed_triggers = Table(
     Column("active", Boolean, nullable=False),
     Column("created", Double, nullable=False),
     Column("updated", Double, nullable=False),
-    Column("due", Double),  # when its timer is due; null: no timer
+    Column("due", Double),  # when the trigger's timer is due; null: no timer
     Column("sealed_settings", LargeBinary, nullable=False),
     Index("deployed_triggers_user", "external_user", "environment"),
     Index("deployed_triggers_due", "due"),

@@ -20,7 +20,7 @@ class SettingsTable:
         self._database = database
 
     def get(self, name: str, default: JSON = None) -> JSON:
-        """The setting, or *default*."""
+        """The value of the setting *name*, or *default*."""
         with self._database.read() as connection:
             text = connection.execute(select(settings.c.value).where(settings.c.name == name)).scalar_one_or_none()
         return default if text is None else _load(text)
@@ -50,7 +50,7 @@ class SecretTable:
         self._vault = vault
 
     def get(self, name: str) -> str | None:
-        """The secret, or None."""
+        """The secret *name*, or None."""
         with self._database.read() as connection:
             query = select(secrets.c.sealed_value).where(secrets.c.name == name)
             sealed = connection.execute(query).scalar_one_or_none()
@@ -64,7 +64,7 @@ class SecretTable:
             )
 
     def get_or_set(self, name: str, value: str) -> str:
-        """The secret, set to *value* if there is none. Two processes that call at the same time get the same secret."""
+        """The secret *name*; set to *value* first if it does not exist. Processes that call at the same time get the same secret."""
         found = self.get(name)
         if found is not None:
             return found
@@ -73,7 +73,7 @@ class SecretTable:
         return self.get(name) or value
 
     def remove(self, name: str) -> bool:
-        """Remove the secret; False if there was none."""
+        """Remove the secret; False if it does not exist."""
         with self._database.write() as connection:
             return connection.execute(delete(secrets).where(secrets.c.name == name)).rowcount > 0
 

@@ -1,8 +1,8 @@
 """
-The state of event sources between their runs: `$.service.db`, and which events were emitted.
+The state of event sources between their runs: `$.service.db`, and the events that were emitted.
 
-The whole state is encrypted, because sources store tokens in it. A source's key is a JSON list whose first item is the
-owner: a workflow or a deployed trigger. The caller builds the key and compares events.
+The whole state is encrypted, because sources store tokens in it. A source's key is a JSON list whose first item is the owner: a
+workflow or a deployed trigger. The engine builds the key and recognises events that were emitted before.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class SourceStateTable:
         self._clock = clock
 
     def load(self, state_key: str) -> dict[str, Any]:
-        """The state of that source; empty if there is none."""
+        """The state of the source *state_key*; empty before the first update."""
         with self._database.read() as connection:
             return self._load(connection, state_key)
 
     def update(self, state_key: str, change: Callable[[dict[str, Any]], T]) -> T:
-        """Let *change* modify the state of that source, in one transaction; returns the result of *change*."""
+        """Call *change* with the state of the source and store the changed state, in one transaction; returns *change*'s result."""
         with self._database.write() as connection:
             state = self._load(connection, state_key)
             result = change(state)
@@ -46,7 +46,7 @@ class SourceStateTable:
         return result
 
     def remove(self, source: str) -> bool:
-        """Remove the source's state; False if there was none."""
+        """Remove the state of *source*; False if it does not exist."""
         with self._database.write() as connection:
             return connection.execute(delete(source_state).where(source_state.c.source == source)).rowcount > 0
 
@@ -57,7 +57,7 @@ class SourceStateTable:
 
 
 def delete_source_states(connection: Connection, owner: str) -> None:
-    """Remove the states of all sources of that workflow or deployed trigger, in the caller's transaction."""
+    """Remove the states of all sources of *owner* (a workflow or a deployed trigger), in the caller's transaction."""
     begin = f"{json.dumps([owner])[:-1]}, "
     connection.execute(delete(source_state).where(source_state.c.source.startswith(begin, autoescape=True)))
 

@@ -1,7 +1,7 @@
 """
 Opens the project's SQLite file, for the project's tables and for the journal's writer.
 
-Sets the pragmas, retries when several processes start at once, and turns SQLite's errors into readable ones.
+It sets the pragmas, retries if several processes start at once, and translates SQLite's errors.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 
 def connect(path: Path) -> sqlite3.Connection:
     """
-    A connection in autocommit mode: WAL, commits synced to disk, and a busy timeout for other writers.
+    Open a connection in autocommit mode, with WAL, commits that are synced to disk, and a busy timeout.
 
-    It may be used from any thread, by one thread at a time.
+    Any thread may use the connection, but only one at a time.
 
     Raises:
         ProjectError: The file cannot be opened, or is not a database.
     """
     try:
-        # Created here first, because SQLite gives the -wal and -shm files the mode of the database. Only a new file:
-        # closing a descriptor of an existing one drops this process's locks on it. Another process would then consider
-        # itself the last one and remove the -wal file while this process writes.
+        # A new file is created here, because SQLite gives the -wal and -shm files the mode of the database. An existing file
+        # is not opened here: closing its descriptor would drop this process's locks. Another process would then believe that
+        # it is the last one, and remove the -wal file while this process writes.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         if path.is_dir():
@@ -76,40 +76,39 @@ def is_busy(fault: sqlite3.Error) -> bool:
 
 
 def translate_error(fault: sqlite3.Error, path: Path) -> ProjectError:
-    """The readable error for *fault*."""
+    """The error for a person that explains *fault*."""
     code = _primary_code(fault)
     if code in _DAMAGED:
         return ProjectError(
-            f"The project's database {path} is damaged or is not a database ({fault}). It was left as it is.",
-            fix=f"Restore it from a copy, or move it away (mv {path} {path}.damaged): a new project is made at the "
-            "next start, and accounts and variables are entered again.",
+            f"The project's database {path} is damaged or is not a database ({fault}). The file was not changed.",
+            fix=f"Restore the file from a copy. Or rename it (mv {path} {path}.damaged): the next command creates a new project, "
+            "in which accounts and variables must be added again.",
         )
     if code in _READ_ONLY:
         return _read_only(path)
     if code in _BUSY:
         return ProjectError(
             f"The project's database {path} was locked by another process for {BUSY_TIMEOUT_S:.0f} seconds.",
-            fix="End the process that holds it (a stopped debugger, a database browser), then try again.",
+            fix="End the process that uses it (a stopped debugger, a database browser), and run the command again.",
         )
     if code == sqlite3.SQLITE_FULL:
         return ProjectError(
-            f"The disk is full: the project's database {path} cannot grow. Nothing already stored is lost.",
-            fix="Free some space, then try again.",
+            f"The project's database {path} cannot grow, because the disk is full. Stored data is not lost.",
+            fix="Free some space, and run the command again.",
         )
     return ProjectError(
         f"The project's database {path} cannot be used: {fault}.",
-        fix="See `pdkernel doctor`, or choose another project with --project FOLDER (PDKERNEL_PROJECT).",
+        fix="Run `pdkernel doctor`, or choose another project: --project FOLDER (PDKERNEL_PROJECT).",
     )
 
 
 def _read_only(path: Path) -> ProjectError:
     return ProjectError(
         f"The project's database {path} cannot be written: permission is denied, or its folder is read-only.",
-        fix=f"Make {path.parent} and the files in it writable for you, or choose another place with "
-        "--project FOLDER (PDKERNEL_PROJECT).",
+        fix=f"Make {path.parent} and the files in it writable, or choose another folder: --project FOLDER (PDKERNEL_PROJECT).",
     )
 
 
 def _primary_code(fault: sqlite3.Error) -> int:
-    """The primary result code: the extended ones hold it in their low byte."""
+    """The primary result code of SQLite, which is the low byte of an extended code."""
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF

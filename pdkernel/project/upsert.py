@@ -1,4 +1,4 @@
-"""Insert statements with conflict handling, which SQLAlchemy offers per dialect."""
+"""Insert statements with conflict handling, for SQLite and Postgres; SQLAlchemy has no common statement for both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def upsert_row(connection: Connection, table: Table, *key: str, **values: Any) -
 
 
 def insert_if_absent(connection: Connection, table: Table, **values: Any) -> None:
-    """Insert the row, unless a row with its key exists."""
+    """Insert the row, unless a row with the same key exists."""
     connection.execute(_insert(connection, table, values).on_conflict_do_nothing())
 
 

@@ -1,7 +1,7 @@
 """
-Environment variables of the project: encrypted in the database, passed to steps when they start.
+Environment variables of the project, encrypted in the database.
 
-Checks names and sizes. The engine decides which steps read which variable.
+This module checks names and sizes. The engine decides which variables a step gets.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class VariableTable:
         Store *value* under *name*, in place of an earlier one.
 
         Raises:
-            RequestError: The name is invalid or reserved, or a process environment cannot hold the value.
+            RequestError: The name is invalid or reserved, or the value contains NUL or is too long.
         """
         check_variable(name, value)
         sealed = self._vault.seal(value, _vault_context(name))
@@ -48,12 +48,12 @@ class VariableTable:
             )
 
     def remove(self, name: str) -> bool:
-        """Remove the variable; False if there was none."""
+        """Remove the variable; False if it does not exist."""
         with self._database.write() as connection:
             return connection.execute(delete(variables).where(variables.c.name == name)).rowcount > 0
 
     def list(self) -> Sequence[str]:
-        """The names, sorted; without values."""
+        """The names of all variables, sorted."""
         with self._database.read() as connection:
             return list(connection.execute(select(variables.c.name).order_by(variables.c.name)).scalars())
 
@@ -66,28 +66,30 @@ class VariableTable:
 
 def check_variable(name: str, value: str) -> None:
     """
-    Refuse an invalid environment variable; the message never shows the value.
+    Refuse an invalid environment variable. The error's message never contains the value.
 
     Raises:
-        RequestError: The name is invalid or reserved, or a process environment cannot hold the value.
+        RequestError: The name is invalid or reserved, or the value contains NUL or is too long.
     """
     if not _NAME.match(name):
         raise RequestError(
-            f"{name!r} cannot name an environment variable.",
+            f"{name!r} is not a valid name of an environment variable.",
             fix="Use letters, digits and underscores, with a letter or an underscore first.",
         )
     if name.upper().startswith(RESERVED_PREFIX):
         raise RequestError(
-            f"{name} cannot be set: names that begin with {RESERVED_PREFIX} are the platform's own.",
+            f"{name} cannot be set, because the platform reserves names that begin with {RESERVED_PREFIX}.",
             fix="Choose another name.",
         )
     if "\0" in value:
-        raise RequestError(f"The value of {name} holds a NUL character, which a process environment cannot hold.")
+        raise RequestError(
+            f"The value of {name} contains a NUL character, which an environment variable cannot contain."
+        )
     size = len(value.encode("utf-8", "surrogatepass"))
     if size > MAX_VALUE_BYTES:
         raise RequestError(
-            f"The value of {name} has {size} bytes; an environment variable has at most {MAX_VALUE_BYTES}.",
-            fix="Store the value in a file, and the file's path in the variable.",
+            f"The value of {name} has {size} bytes; the maximum is {MAX_VALUE_BYTES} bytes.",
+            fix="Store the value in a file, and the path of the file in the variable.",
         )
 
 

@@ -25,7 +25,7 @@ _NONCE_BYTES = 12
 
 
 class Vault:
-    """Encrypts and decrypts text with the project's key; `repr` does not show the key."""
+    """Encrypts and decrypts texts with the project's key; *fingerprint* identifies the key without revealing it."""
 
     __slots__ = ("_cipher", "fingerprint")
 
@@ -37,7 +37,7 @@ class Vault:
         return f"Vault(fingerprint={self.fingerprint[:8]}...)"
 
     def seal(self, text: str, location: str) -> bytes:
-        """*text*, encrypted for *location*; each call gives a different result."""
+        """Encrypt *text* for *location*; each call returns a different result."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         # surrogatepass: an unpaired surrogate in a value from JSON is kept
         return _FORMAT + nonce + self._cipher.encrypt(nonce, text.encode("utf-8", "surrogatepass"), location.encode())
@@ -57,11 +57,11 @@ class Vault:
         except InvalidTag:
             raise ProjectError(
                 f"A stored value cannot be decrypted ({location}): it is damaged, or was encrypted with another key.",
-                fix="Set the value again, or restore the project's database from a copy.",
+                fix="Add the value again, or restore the project's database from a copy.",
             ) from None
 
     def seal_json(self, value: object, location: str) -> bytes:
-        """The JSON of *value*, encrypted for *location*."""
+        """Encrypt the JSON of *value* for *location*."""
         return self.seal(encode_json(value).decode(), location)
 
     def unseal_json(self, sealed: bytes, location: str, kind: type[T]) -> T:

@@ -1,9 +1,9 @@
 """
-Redaction: finds secrets in texts and JSON values, and replaces each with a placeholder.
+Redaction: finds secrets in texts and JSON values, and replaces each by a placeholder.
 
 A placeholder names the secret and its encoding, `⟦secret:slack/apn_1/oauth_access_token|base64+1⟧`, so that `restore`
-returns the exact text. Secrets shorter than `MIN_SECRET_CHARS` would match ordinary output; they are redacted only under a
-key with the name of their field. `secret_patterns` recognises secrets whose values are not known.
+returns the exact text. A secret shorter than `MIN_SECRET_CHARS` would match ordinary output; it is redacted only as the value of a
+key with the name of its field. `secret_patterns` recognises secrets whose values are not known.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class Secret:
     One secret value.
 
     Attributes:
-        ref: Name of the secret in placeholders: `slack/apn_1/oauth_access_token`, `env/NAME`. The part after the last
-            slash is the name of its field.
+        ref: Name of the secret in placeholders: `slack/apn_1/oauth_access_token`, `env/NAME`. The part after the last slash
+            is the name of the secret's field.
         value: The secret; not part of the repr.
     """
 
@@ -49,7 +49,7 @@ def get_redactor(*secrets: Secret) -> Redactor:
 
 
 def mask_values(text: str, values: Iterable[str]) -> str:
-    """*text*, a message, with `***` in place of each of *values* of four or more characters, in any encoding."""
+    """*text* with `***` in place of each of *values* in any encoding; values of fewer than four characters are not masked."""
     known = [value for value in values if len(value) > 3]
     redacted = _PLACEHOLDER.sub("***", Redactor(Secret("value", value) for value in known).redact_text(text))
     for value in known:
@@ -61,8 +61,8 @@ class Redactor:
     """
     Redacts a set of secrets, and restores them.
 
-    `redact_text` and `open_stream` are for output (logs, URLs, messages): they keep existing placeholders, so redacting
-    twice changes nothing. `redact_value` is for exports: it also escapes text that looks like a placeholder, so
+    `redact_text` and `open_stream` are for output (logs, URLs, messages). They keep existing placeholders, so redacting
+    twice changes nothing. `redact_value` is for exports. It also escapes text that looks like a placeholder, so
     `restore(redact_value(x)) == x` for every x, and a placeholder in an event does not reveal a secret. Therefore, call
     `restore` only on results of `redact_value`, and do not apply `redact_value` twice.
     """
@@ -115,7 +115,7 @@ class Redactor:
         return value if self._is_clean(value) else self._redact(value)
 
     def _is_clean(self, value: JSON) -> bool:
-        """Whether *value* holds no secret, by a search of its JSON: a walk takes ten times as long."""
+        """Whether *value* contains no secret. It searches the value's JSON, because visiting each item takes ten times as long."""
         if not self._by_label:
             return True
         if self._short:  # whether a short secret is redacted depends on its key
@@ -159,7 +159,7 @@ class Redactor:
 
     @property
     def secret_refs(self) -> list[str]:
-        """The refs of the secrets, as in placeholders; a value may have several."""
+        """The refs of all secrets, as in placeholders. Two secrets may have the same value."""
         return list(self._refs)
 
     def find_secrets(self, text: str) -> list[str]:
@@ -169,7 +169,7 @@ class Redactor:
         return [ref for ref, forms in self._forms.items() if any(form in text for form in forms)]
 
     def _short_field(self, key: str, item: JSON) -> str | None:
-        """The placeholder for *item* if it is a short secret whose field is *key*, or None."""
+        """The placeholder for *item* if it is a short secret and *key* is the name of its field; otherwise None."""
         if not self._short or isinstance(item, bool) or not isinstance(item, str | int | float):
             return None
         ref = self._short.get((key.casefold(), item if isinstance(item, str) else json.dumps(item)))
@@ -202,7 +202,7 @@ def iter_encoded_forms(value: str) -> Iterator[tuple[str, str]]:
         yield from _iter_encodings(trimmed, "trimmed-")
     lines = value.splitlines()
     if len(lines) > 1:
-        # Node.js prints a text of several lines as one literal per line, so each line of a key is searched for.
+        # Node.js prints a text of several lines as one literal per line, so each line is a form of its own
         for number, line in enumerate(lines, start=1):
             if len(line) >= _MIN_SECRET_LINE_CHARS and not line.startswith("-----"):
                 yield f"line{number}", line
@@ -216,7 +216,7 @@ def _iter_encodings(value: str, prefix: str) -> Iterator[tuple[str, str]]:
     yield f"{prefix}hex-upper", data.hex().upper()
     for name, alphabet in (("base64", b"+/"), ("base64url", b"-_")):
         for offset in range(3):
-            # the letters that depend on the secret alone, not on the bytes before and after it
+            # only the letters that do not depend on the bytes before and after the secret
             letters = base64.b64encode(bytes(offset) + data, alphabet).decode("ascii")
             yield f"{prefix}{name}+{offset}", letters[-(-8 * offset // 6) : 8 * (offset + len(data)) // 6]
     letters = base64.b64encode(data).decode("ascii").rstrip("=")

@@ -1,4 +1,4 @@
-"""Searches for many fixed texts at once, in a whole text or in one that arrives in chunks."""
+"""Searches a text for many fixed texts at once; the text may arrive in chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import groupby
 
 MIN_SECRET_CHARS = 8
-"""A secret of at least this many characters is searched for everywhere; shorter ones would match ordinary words."""
+"""The number of characters from which a secret is searched for everywhere; shorter secrets would match ordinary words."""
 PLACEHOLDER_START = "⟦secret:"
 """The start of every placeholder."""
 
@@ -19,8 +19,8 @@ class StreamRedactor:
     """
     Redacts a text that arrives in chunks, with the same result as for the whole text.
 
-    A possible start of a secret is held back until the next chunk decides; all other text is returned at once, so that a
-    log can be read while it is written.
+    A possible start of a secret is held back until the next chunk. All other text is returned at once, so that a log can be read
+    while it is written.
     """
 
     def __init__(self, scanner: PatternScanner) -> None:
@@ -35,7 +35,7 @@ class StreamRedactor:
         return self._scanner.replace_until(self._pending, self._scanner.find_safe_end(self._pending.buffer))
 
     def close(self) -> str:
-        """Finish the text; returns the rest that was held back."""
+        """End the text; returns the redacted text that was held back."""
         if not self._pending.buffer:
             return ""
         return self._scanner.replace_until(self._pending, len(self._pending.buffer))
@@ -43,7 +43,7 @@ class StreamRedactor:
 
 @dataclass(slots=True)
 class _ScanState:
-    """A text during a scan: searched up to `searched`, returned up to `emitted`."""
+    """The state of a scan: *buffer* is searched up to *searched* and returned up to *emitted*."""
 
     buffer: str = ""
     searched: int = 0
@@ -51,7 +51,7 @@ class _ScanState:
 
 
 class PatternScanner:
-    """Searches for many fixed texts at once; `patterns` maps each text to its label."""
+    """Searches for many fixed texts at once; *patterns* maps each text to the label of its placeholder."""
 
     def __init__(self, patterns: Mapping[str, str]) -> None:
         self._labels = dict(patterns)
@@ -76,16 +76,16 @@ class PatternScanner:
 
     def can_match(self, text: str | bytes) -> bool:
         """
-        False if no pattern is in *text* (text or UTF-8): a cheap test, as most texts contain none.
+        Whether *text* (text or UTF-8) may contain a pattern. It is a cheap test, because most texts contain none.
 
-        A pattern of eight or more bytes covers a whole aligned word of four bytes at any offset. So one look at each
+        A pattern of eight or more bytes contains a whole aligned word of four bytes, whatever its offset. So one check of each
         aligned word of the text, in C, is enough for any number of patterns.
         """
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         return not self._words.isdisjoint(memoryview(data)[: len(data) & ~3].cast("I"))
 
     def find_safe_end(self, buffer: str) -> int:
-        """The position in *buffer* after which more text could still complete a pattern."""
+        """The position in *buffer* from which a pattern may have begun that later text completes."""
         for start in range(max(0, len(buffer) - self._longest + 1), len(buffer)):
             for pattern in self._by_prefix.get(buffer[start : start + 3], ()):
                 if len(pattern) > len(buffer) - start and pattern.startswith(buffer[start:]):
@@ -93,14 +93,14 @@ class PatternScanner:
         return len(buffer)
 
     def replace_until(self, pending: _ScanState, limit: int) -> str:
-        """Replace matches that begin before *limit* in the pending text, and remove the finished part from the buffer."""
+        """Replace the patterns that begin before *limit* in the buffer; return the finished text and remove it from the buffer."""
         buffer, out = pending.buffer, list[str]()
         for start, found in self._matches(buffer, pending.searched, limit):
             end = start + len(found)
             if start >= pending.emitted:
                 out += [buffer[pending.emitted : start], f"{PLACEHOLDER_START}{self._labels[found]}⟧"]
             elif end > pending.emitted:
-                # two secrets overlap: the second placeholder stands for the rest of the second secret
+                # two secrets overlap: the second placeholder replaces the rest of the second secret
                 out.append(f"{PLACEHOLDER_START}{self._labels[found]}[{pending.emitted - start}:]⟧")
             pending.emitted = max(pending.emitted, end)
             pending.searched = self._next_start(start, found)
@@ -127,7 +127,7 @@ class PatternScanner:
 
     @cached_property
     def _heads(self) -> re.Pattern[str]:
-        """Finds where a pattern may begin. Compiled at the first use, from the first characters only: compiling is slow."""
+        """Matches the first characters of any pattern. It is compiled at the first use, because compiling is slow."""
         return re.compile(_alternation(list(self._by_head), 0))
 
     def _next_start(self, start: int, found: str) -> int:
@@ -145,7 +145,7 @@ class PatternScanner:
 
 
 def _alternation(texts: list[str], depth: int) -> str:
-    """A regular expression for any of *texts*, which have the same length, with shared first letters."""
+    """A regular expression that matches any of *texts*, with shared first letters; all have the same length."""
     if len(texts) == 1 or depth == 3:
         return "|".join(re.escape(text[depth:]) for text in texts)
     groups = groupby(sorted(texts, key=lambda text: text[depth]), key=lambda text: text[depth])

@@ -1,8 +1,8 @@
 """
-What looks like a secret: the names of fields, parameters and headers that hold one, and the forms of well-known credentials.
+Recognises secrets whose values are not known: by the names of fields, parameters and headers, and by the forms of credentials.
 
-This is the only table of such patterns; each pattern says where it is used and why it differs. Values that a run knows to be
-secret are redacted by `redactor`.
+This is the only table of such patterns. A comment at each pattern says where the pattern is used and why it differs from the
+others. `redactor` redacts the values that a run knows to be secret.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from urllib.parse import unquote_plus
 
 REDACTED = "{{redacted}}"
-_SECRET = "{{secret:"  # noqa: S105  # how a placeholder begins
+_SECRET = "{{secret:"  # noqa: S105  # the start of a placeholder in a recording
 
 CREDENTIAL_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a Slack token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{20,}|\bxapp-\d-[A-Za-z0-9-]{20,}")),
@@ -25,12 +25,12 @@ CREDENTIAL_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a signed token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
 )
-"""Forms of well-known credentials, each with its name for messages; only forms that are hardly ever anything else."""
+"""Forms of well-known credentials, each with its name for messages. A text with such a form is hardly ever anything else."""
 
 # a field of an account's credentials: redacting too much costs little
 _FIELD_WORDS = "key|secret|token|password|passwd"
 _SECRET_FIELD = re.compile(_FIELD_WORDS, re.IGNORECASE)
-# an input of a form: hiding what is typed costs nothing, so more words count
+# an input of a form: hiding the typed text costs nothing, so more words count
 _SECRET_INPUT = re.compile(f"{_FIELD_WORDS}|auth|credential", re.IGNORECASE)
 # a prop of a step that holds plain text: props such as `key` or `token_type` are mostly not secret
 _CREDENTIAL_PROP = re.compile(r"password|passwd|secret|token\Z|api_?-?key\Z|private_?key", re.IGNORECASE)
@@ -53,7 +53,7 @@ _MIN_SECRET_LENGTH = 8
 
 
 def is_secret_field(name: str) -> bool:
-    """Whether the field *name* of an account's credentials, or of a JSON object in one, is secret by its name."""
+    """Whether *name* is the name of a secret field, in an account's credentials or in a JSON object that is a credential."""
     return _SECRET_FIELD.search(name) is not None
 
 
@@ -89,7 +89,7 @@ class SecretPatternRedactor:
         self._values: set[str] = set()
 
     def redact(self, text: str) -> str:
-        """*text* with values of secret names redacted, and earlier such values of eight characters or more."""
+        """*text* with the values of secret names redacted, and with earlier such values of eight characters or more."""
         for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM, _IN_PART):
             for found in pattern.finditer(text):
                 self._remember(found[2])

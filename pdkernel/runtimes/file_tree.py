@@ -1,8 +1,8 @@
 """
 Removes folders that a step could write to, and never a file outside of them.
 
-A link is removed, not followed. A mount stays, with everything in it. Standard library only, because the warden runs this
-module without site-packages.
+A link is removed, not followed. A mount and its content stay. The module uses only the standard library, because the warden runs
+it without site-packages.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 
 def remove_tree(folder: Path) -> bool:
     """
-    Remove *folder* with everything in it; return whether all of it is gone.
+    Remove *folder* and its content. Return whether everything was removed.
 
-    If something is left, a warning in the log names the folder, the reason and the remedy.
+    If something is left, a warning in the log names the folder, the reason and the fix.
     """
     removal = _Removal()
     try:
@@ -43,19 +43,21 @@ def remove_tree(folder: Path) -> bool:
         return True
     if removal.error.errno == errno.EBUSY:
         _log.warning(
-            "%s is not removed: something is mounted in it, perhaps by a step. `grep -F %s /proc/self/mountinfo` lists"
+            "%s was not removed: something is mounted in it, perhaps by a step. `grep -F %s /proc/self/mountinfo` lists"
             " the mounts. Unmount each with `umount`, then remove the folder.",
             folder,
             folder.name,
         )
     else:
-        _log.warning("%s is not removed: %s. Correct that, then remove the folder.", folder, removal.error.strerror)
+        _log.warning(
+            "%s was not removed: %s. Correct the cause, then remove the folder.", folder, removal.error.strerror
+        )
     return False
 
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str, *, inside: Path | None = None) -> Iterator[Path]:
-    """Create a temporary folder in *inside* (default: the system's), and remove it at the end."""
+    """A context with a new temporary folder in *inside* (default: the system's temporary folder), removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=inside))
     try:
         yield folder
@@ -84,7 +86,7 @@ class _Removal:
         self._current_fd = -1
 
     def run(self, folder: Path) -> None:
-        """Remove *folder*. Raises `OSError` for failures that end the removal early; `error` has the first other failure."""
+        """Remove *folder*. Raises `OSError` for a failure that ends the removal early; `error` has the first other failure."""
         self._current_fd = os.open(folder.parent, _LOOK | os.O_DIRECTORY | os.O_CLOEXEC)
         mount = _mount(self._current_fd)
         levels = [_Level("", _identity(self._current_fd), [folder.name])]
@@ -97,7 +99,7 @@ class _Removal:
                 name = levels.pop().name
                 self._move(os.open("..", _LOOK | _FOLDER, dir_fd=self._current_fd))
                 if _identity(self._current_fd) != levels[-1].identity:
-                    raise OSError(errno.EAGAIN, "a folder in it was moved meanwhile")
+                    raise OSError(errno.EAGAIN, "another process moved a folder in it")
                 self._try(os.rmdir, name)
             else:
                 return
@@ -112,7 +114,7 @@ class _Removal:
         self.error = self.error or error
 
     def _enter(self, name: str, mount: int) -> bool:
-        """Make the subfolder *name* the current folder, and return whether that worked. A file is removed."""
+        """Make the subfolder *name* the current folder, and return whether this succeeded. If *name* is a file, it is removed."""
         try:
             below = _open(name, self._current_fd, mount)
         except FileNotFoundError:
@@ -127,7 +129,7 @@ class _Removal:
         return True
 
     def _clear(self) -> list[str]:
-        """Remove everything in the current folder but its subfolders, and return the names of these."""
+        """Remove everything in the current folder except its subfolders, and return their names."""
         folders = []
         try:
             opened = os.open(".", os.O_RDONLY | _FOLDER, dir_fd=self._current_fd)

@@ -1,9 +1,10 @@
 """
 Finds and ends every process that a step started, including daemons.
 
-It reads /proc on Linux, and `ps` elsewhere. Standard library only, because the warden runs it without site-packages.
-A process belongs to a step if it is one of the step's roots, is in a root's group or session, has such a parent, or
-(Linux) has the step's tag in its environment. The tag finds a daemon that forked twice and left its group.
+It reads /proc on Linux, and runs `ps` on other systems. It uses only the standard library, because the warden runs it without
+site-packages. A process belongs to a step if one of these is true: it is one of the step's roots; it is in the group or session
+of a root; its parent belongs to the step; on Linux, it has the step's tag in its environment. The tag finds a daemon that
+forked twice and left its group.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class _Process(NamedTuple):
 
 
 def find_processes(roots: Collection[int], process_tags: Collection[str] = ()) -> set[int]:
-    """Return the living processes of the process groups *roots* or with one of *process_tags*; never this process."""
+    """Return the running processes of the process groups *roots* or with one of *process_tags*, without this process."""
     return _scan(roots, process_tags)[0]
 
 
@@ -69,9 +70,9 @@ def _scan(roots: Collection[int], tags: Collection[str]) -> tuple[set[int], bool
 
 def kill_processes(roots: Collection[int], process_tags: Collection[str] = ()) -> None:
     """
-    Kill every member, and repeat until none is left, because a process may fork during a scan.
+    Kill every process that `find_processes` returns, and repeat until there is none: a process may fork during a scan.
 
-    Blocks for a few milliseconds. It gives up on a process that cannot be killed (uninterruptible sleep).
+    It blocks for a few milliseconds. A process that cannot be killed (uninterruptible sleep) is left after some attempts.
     """
     for root in roots:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -122,7 +123,7 @@ def _read_proc() -> list[_Process]:
 
 
 def _has_tag(pid: int, wanted: list[bytes]) -> bool | None:
-    """Whether one of *wanted* is in its environment; None if the environment is empty, as during an exec."""
+    """Whether one of *wanted* is in the environment of *pid*; None if the environment is empty, as during an exec."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
             environ = file.read()

@@ -1,10 +1,10 @@
 """
 The warden: when its owner process ends, it ends the owner's steps and removes their files.
 
-It runs as `python -I -S warden.py` in its own session, with the read end of a pipe as descriptor 3.
-The owner writes `+ PID TAG` and `- PID TAG` lines (a PID below 0 stands for the tag alone), and `> FOLDER` and `< FOLDER`
-lines, the folder as JSON. The pipe closes when the owner ends, even by kill -9. The warden then kills all registered
-processes with their descendants, and removes the folders.
+It runs as `python -I -S warden.py` in its own session, with the read end of a pipe as descriptor 3. The owner writes lines that
+register and unregister processes (`+ PID TAG`, `- PID TAG`; a PID below 0 registers the tag alone) and folders (`> FOLDER`,
+`< FOLDER`, as JSON). The pipe closes when the owner ends, even by kill -9. Then the warden kills the registered processes with
+their descendants, and removes the folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DESCRIPTOR = 3
 
 
 def main() -> None:
-    """Maintain the list until the owner ends, then kill its processes and remove its folders."""
+    """Read the pipe until the owner ends, then kill the registered processes and remove the registered folders."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     registered: dict[int, str] = {}

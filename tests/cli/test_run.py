@@ -278,5 +278,5 @@ def test_what_a_step_has_mounted_in_its_folder_stays(pdkernel: Shell, apart: tup
     ended = pdkernel("run", notebook, "--event", "-", "--json", stdin="{}", within=apart, TMPDIR=str(pdkernel.folder))
 
     assert ended.json["steps"][0]["logs"] == [{"stream": "stdout", "text": "file\n"}]
-    assert "is not removed: something is mounted in it" in ended.stderr
+    assert "was not removed: something is mounted in it" in ended.stderr
     assert (outside / "file").exists()

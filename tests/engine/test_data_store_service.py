@@ -99,7 +99,7 @@ async def test_missing_record_raises_the_documented_error(run: Run, kind: str) -
     """`s[key]` raises TypeError for a wrong key and KeyError for a missing record, like a dict."""
     step = in_python(f'try:\n    s["no"]\nexcept {kind} as error:\n    return str(error)')
 
-    assert await returned(run, step) == "The data store has no key 'no'. Use .get(key) for None instead of this error."
+    assert await returned(run, step) == "The data store has no key 'no'. To get None for a missing key, use .get(key)."
 
 
 async def test_change_inside_a_value_is_not_stored(run: Run) -> None:
@@ -152,11 +152,11 @@ async def test_step_reaches_only_declared_stores(run: Run, project: Project) -> 
     [
         (in_python('s["k"] = {"when": {1, 2}}'), 4, "default['k'].when is a set"),
         (in_python('s["k"] = float("nan")'), 4, "default['k'] is nan"),
-        (in_python("s[7] = 1"), 4, "A key of a data store is a text, not 7"),
+        (in_python("s[7] = 1"), 4, "A key of a data store must be a text, not 7"),
         (in_python('s.set("k", 1, ttl=-1)'), 4, "time to live"),
         (in_node("await s.set('k', { n: 1n })"), 4, "default['k'].n is a BigInt"),
         (in_node("await s.set('k', undefined)"), 4, "set to undefined"),
-        (in_node("await s.set(7, 1)"), 4, "A key of a data store is a text, not 7"),
+        (in_node("await s.set(7, 1)"), 4, "A key of a data store must be a text, not 7"),
         (in_node("const o = {}; o.me = o; await s.set('k', o)"), 4, "contains itself"),
         (in_node("await s.set('k'.repeat(2000), 1)"), 4, "2000 bytes"),
     ],

@@ -447,7 +447,7 @@ async def test_a_lock_file_with_outside_paths_is_refused(
     value = {"lockVersion": 1, "sets": [{"imports": {"tiny": folder}, "packages": packages}]}
     (tmp_path / NPM_LOCK_NAME).write_text(json.dumps(value))
 
-    with pytest.raises(ProjectError, match="is not a lock file that this version can read"):
+    with pytest.raises(ProjectError, match="is not a lock file that this version of pdkernel can read"):
         await opened().ensure([NpmSpec("tiny")])
 
 

@@ -143,7 +143,7 @@ def test_an_impossible_key_is_refused(project: Project, key: Any) -> None:
 @pytest.mark.parametrize("name", ["", " padded", "two\nlines", "n" * 201])
 def test_an_impossible_name_is_refused(project: Project, name: str) -> None:
     """A store name that cannot be written on a directive's line is refused."""
-    with pytest.raises(RequestError, match="cannot be called"):
+    with pytest.raises(RequestError, match="is not a valid name of a data store"):
         project.data_stores.set(name, "key", 1)
 
 

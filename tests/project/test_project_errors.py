@@ -70,7 +70,7 @@ def test_folder_that_cannot_be_created(tmp_path: Path) -> None:
 
     assert told == (
         f"The project folder {closed}/.pdkernel cannot be used: permission is denied.\n"
-        "Make it a writable folder, or choose another place with --project FOLDER (PDKERNEL_PROJECT).\n"
+        "Make it a writable folder, or choose another folder: --project FOLDER (PDKERNEL_PROJECT).\n"
     )
 
 
@@ -84,7 +84,7 @@ def test_folder_that_is_read_only(existing: Path) -> None:
     told = without_privilege(existing)
 
     assert told.startswith(f"The project's database {existing}/project.db cannot be written: permission is denied")
-    assert f"Make {existing} and the files in it writable for you" in told
+    assert f"Make {existing} and the files in it writable" in told
     assert (existing / "project.db").read_bytes() == before
 
 
@@ -106,7 +106,7 @@ def test_unreadable_key(existing: Path) -> None:
 
     assert told == (
         f"The project's key file {existing}/key cannot be read: permission is denied.\n"
-        "Give yourself permission to read it, or name another file in PDKERNEL_KEY_FILE.\n"
+        "Make the file readable, or name another key file in PDKERNEL_KEY_FILE.\n"
     )
 
 
@@ -117,8 +117,7 @@ def test_file_in_the_folders_place(tmp_path: Path) -> None:
     error = refusal(tmp_path / ".pdkernel")
 
     assert error.message == (
-        f"The project folder {tmp_path}/.pdkernel cannot be used: {tmp_path}/.pdkernel is in the way, "
-        "or a part of its path is a file."
+        f"The project folder {tmp_path}/.pdkernel cannot be used: {tmp_path}/.pdkernel or a part of its path is a file."
     )
     assert (tmp_path / ".pdkernel").read_text() == "mine"
 
@@ -161,7 +160,7 @@ def test_database_of_garbage(existing: Path) -> None:
 
     assert error.message == (
         f"The project's database {existing}/project.db is damaged or is not a database "
-        "(file is not a database). It was left as it is."
+        "(file is not a database). The file was not changed."
     )
     assert f"mv {existing}/project.db {existing}/project.db.damaged" in error.fix
     assert (existing / "project.db").read_bytes() == garbage
@@ -198,8 +197,8 @@ def test_wrong_key(existing: Path, tmp_path: Path) -> None:
     error = refusal(existing, key_file=tmp_path / "other")
 
     assert error.message == (
-        f"The key in {tmp_path}/other is not the one that the database {existing}/project.db was made with. "
-        "Both were left as they are."
+        f"The database {existing}/project.db was created with another key than the one in {tmp_path}/other. "
+        "Neither was changed."
     )
     with Project.open(existing) as project:
         assert project.variables.values() == {"A": "1"}
@@ -224,7 +223,7 @@ def test_file_that_is_not_a_key(existing: Path, content: str) -> None:
     error = refusal(existing)
 
     assert error.message == (
-        f"{existing}/key is not a key of pdkernel: it does not hold 32 bytes in base64. It was left as it is."
+        f"{existing}/key is not a key file of pdkernel: it does not contain 32 bytes in base64. The file was not changed."
     )
     assert (existing / "key").read_text() == content
 
@@ -237,8 +236,11 @@ def test_newer_database(existing: Path) -> None:
 
     error = refusal(existing)
 
-    assert f"was written by a newer pdkernel (tables of version 99, this one knows {SCHEMA_VERSION})" in error.message
-    assert error.fix == "Upgrade: pip install --upgrade pdkernel"
+    assert error.message == (
+        f"The project's database {existing}/project.db cannot be opened: a newer version of pdkernel has written it "
+        f"(schema version 99; this version supports up to {SCHEMA_VERSION}). The database was not changed."
+    )
+    assert error.fix == "Upgrade pdkernel: pip install --upgrade pdkernel"
 
 
 def test_foreign_database(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_foreign_database(tmp_path: Path) -> None:
     with pytest.raises(ProjectError) as caught:
         Project.open(tmp_path / ".pdkernel", database_url=f"sqlite:///{path}")
 
-    assert "is not a project of pdkernel and has tables under its names: accounts" in caught.value.message
+    assert "is not a project of pdkernel, but it has tables with the same names: accounts" in caught.value.message
 
 
 def test_row_that_was_moved(existing: Path) -> None:

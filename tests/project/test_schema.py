@@ -70,5 +70,5 @@ def test_a_foreign_table_stops_the_migration(tmp_path: Path) -> None:
         connection.exec_driver_sql("create table stores (mine text)")
         connection.execute(update(meta).where(meta.c.name == "schema_version").values(value="1"))
 
-    with pytest.raises(ProjectError, match="has tables under its names: stores"):
+    with pytest.raises(ProjectError, match="has tables with the same names: stores"):
         Project.open(folder)

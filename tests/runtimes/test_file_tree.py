@@ -79,7 +79,7 @@ def test_mounted_files_stay(tmp_path: Path, apart: tuple[str, ...], mounts: str)
         Path("sub/file"),
         Path("sub/sub/file"),
     ]
-    assert log.startswith(f"{work} is not removed: something is mounted in it")
+    assert log.startswith(f"{work} was not removed: something is mounted in it")
 
 
 def test_files_beside_a_mount_are_removed(tmp_path: Path, apart: tuple[str, ...]) -> None:
@@ -209,7 +209,7 @@ def test_a_folder_that_is_moved_meanwhile(tmp_path: Path) -> None:
     )
 
     assert said.stdout.strip() == "False"
-    assert "was moved meanwhile" in said.stderr
+    assert "another process moved a folder in it" in said.stderr
     assert names(outside) == ["b", "b2", "file"]
 
 
@@ -248,7 +248,9 @@ def test_a_folder_that_cannot_be_removed_is_logged(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
     assert done.stdout.strip() == "False"
-    assert done.stderr.strip() == f"{work} is not removed: Permission denied. Correct that, then remove the folder."
+    assert (
+        done.stderr.strip() == f"{work} was not removed: Permission denied. Correct the cause, then remove the folder."
+    )
 
 
 def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:

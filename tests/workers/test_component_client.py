@@ -164,9 +164,9 @@ async def test_missing_prop_is_reported_with_a_fix(bench: Bench, write: Write) -
 
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.name) == ("configuration", "ConfigurationError")
-    assert outcome.error.message == 'The prop channel ("Send To") is required, and the step does not give it.'
+    assert outcome.error.message == 'The prop channel ("Send To") is required, but the step does not set it.'
     assert outcome.error.fix == (
-        'Give it among the step\'s props (channel: "general"), or on the line of a code step: --prop channel=VALUE'
+        'Set it in the props of the step (channel: "general"), or in the directive of a code step: --prop channel=VALUE'
     )
     assert bench.printed() == ""
 
@@ -174,9 +174,9 @@ async def test_missing_prop_is_reported_with_a_fix(bench: Bench, write: Write) -
 @pytest.mark.parametrize(
     ("type_", "given", "warning"),
     [
-        ("integer", "abc", 'The prop n asks for a whole number, and is given "abc".'),
-        ("boolean", 1, "The prop n asks for true or false, and is given a value of type number."),
-        ("integer[]", ["1", "x"], 'The prop n asks for a whole number, and is given "x".'),
+        ("integer", "abc", 'The prop n expects a whole number, but its value is "abc".'),
+        ("boolean", 1, "The prop n expects true or false, but its value is of type number."),
+        ("integer[]", ["1", "x"], 'The prop n expects a whole number, but its value is "x".'),
     ],
 )
 async def test_value_of_the_wrong_type_is_a_warning(
@@ -198,7 +198,7 @@ async def test_empty_expression_of_a_required_prop_is_a_warning(bench: Bench, wr
     outcome = await bench.run("node", "", step=step, component=component, props={})
 
     assert outcome.exports == {"$return_value": "undefined"}
-    assert outcome.warnings == ("The prop channel is required, and its value came out as undefined.",)
+    assert outcome.warnings == ("The prop channel is required, but its expression evaluates to undefined.",)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ async def test_number_outside_its_limits_is_a_warning(bench: Bench, write: Write
     outcome = await run(bench, write(action("", "count: { type: 'integer', max: 5 }")), props={"count": 9})
 
     assert outcome.error is None
-    assert outcome.warnings == ("The prop count is 9, and at most 5 is asked for.",)
+    assert outcome.warnings == ("The prop count is 9, but its maximum is 5.",)
 
 
 async def test_missing_optional_prop_is_undefined(bench: Bench, write: Write) -> None:
@@ -301,7 +301,7 @@ async def test_context_of_a_page_of_options_reaches_the_next_page(bench: Bench, 
     assert first.empty_reason is None
 
 
-WITHOUT = "A text or an expression can be given without."
+WITHOUT = "You can type a text or an expression instead."
 TEAM = '{ type: "string", label: "The team" }'
 
 
@@ -321,19 +321,19 @@ TEAM = '{ type: "string", label: "The team" }'
             "return [this.site].filter(Boolean)",
             {"desk": {}},
             {"site": "{{steps.a.b}}"},
-            f"Choices depend on the prop site, whose value is an expression and not known until the run. {WITHOUT}",
+            f"Choices depend on the prop site, whose value is an expression that is known at run time only. {WITHOUT}",
         ),
         (
             "return [this.team].filter(Boolean)",
             {"desk": {}},
             {"site": "s"},
-            f'Choices depend on the prop team ("The team"): fill it first. {WITHOUT}',
+            f'Choices depend on the prop team ("The team"). Set that prop first. {WITHOUT}',
         ),
         (
             "try { return [this.team] } catch { return ['all'] }",
             {"desk": {}},
             {"team": ""},
-            f'Choices depend on the prop team ("The team"): fill it first. {WITHOUT}',
+            f'Choices depend on the prop team ("The team"). Set that prop first. {WITHOUT}',
         ),
     ],
 )
@@ -477,7 +477,7 @@ async def test_failed_additional_props_are_a_warning(bench: Bench, write: Write)
 
     assert outcome.exports["$return_value"] == {"mode": "plain"}
     assert outcome.warnings == (
-        "The additional props of the action are unknown (the other side is away), so they have no defaults.",
+        "The additional props of the action cannot be computed (the other side is away), so they have no defaults.",
     )
 
 

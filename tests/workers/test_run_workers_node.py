@@ -234,9 +234,9 @@ async def test_value_that_stringify_drops_is_a_warning(bench: Bench) -> None:
 
     assert outcome.exports["$return_value"] == {"n": [None], "m": {}, "again": [{}, {}]}
     assert outcome.warnings == (
-        "$return_value.f is a function, and is not exported.",
-        "$return_value.n[0] is NaN, which JSON does not have: it is exported as null.",
-        "$return_value.m is a Map, and is exported without what it holds.",
+        "$return_value.f is a function, so it is not exported.",
+        "$return_value.n[0] is NaN, which JSON does not support, so it is exported as null.",
+        "$return_value.m is a Map, so it is exported without its content.",
     )
 
 

@@ -151,7 +151,10 @@ async def test_request_without_a_url_is_an_error(bench: Bench) -> None:
     outcome = await bench.run("node", STEP, props={"r": {"method": "GET"}})
 
     assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.message) == ("ConfigurationError", "The HTTP request has no url.")
+    assert (outcome.error.name, outcome.error.message) == (
+        "ConfigurationError",
+        "The HTTP request has no URL. Set the field url.",
+    )
 
 
 @pytest.fixture
@@ -214,7 +217,7 @@ async def test_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) ->
 
     assert json.loads((tmp_path / "files" / "u.json").read_text()) == {"ok": True}
     assert failed.error is not None
-    assert failed.error.message == f"{server.url} answered with status code 404."
+    assert failed.error.message == f"{server.url} responded with status code 404."
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x"])

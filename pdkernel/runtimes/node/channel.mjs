@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * The channel of a running step to pdkernel: its messages, and its service calls with their answers.
+ * The channel from a running step to pdkernel: messages, and service calls with their answers.
  *
  * After the step has ended, messages are dropped and calls are rejected.
  */
@@ -15,13 +15,13 @@ let lastCallId = 0;
 /** @type {Map<number, {resolve: (value: any) => void, reject: (error: any) => void, refused: CallRefusedError}>} */
 const pendingCalls = new Map();
 
-/** Forget the calls of a run that is over. */
+/** Discard the pending calls of a run that has ended. */
 export function dropPendingCalls() {
   pendingCalls.clear();
 }
 
 /**
- * Call a service of a step.
+ * Call a service of pdkernel for a step.
  *
  * @param {number} mine the step's number
  * @param {string} call
@@ -36,7 +36,11 @@ function ask(mine, call, text) {
   return new Promise((resolve, reject) => pendingCalls.set(id, { resolve, reject, refused }));
 }
 
-/** @param {any} answer */
+/**
+ * Resolve or reject the pending call that *answer* belongs to.
+ *
+ * @param {any} answer
+ */
 export function handleAnswer(answer) {
   const call = pendingCalls.get(answer.answer);
   pendingCalls.delete(answer.answer);
@@ -44,13 +48,13 @@ export function handleAnswer(answer) {
   else call?.resolve(answer.value);
 }
 
-/** The calling line of the cell (the first stack frame of a step's code), or null. */
+/** The line of the cell that makes this call: the first stack frame in the step's code; or null. */
 function lineOfStep() {
   return /<step [^>]*>:(\d+)/.exec(String(new Error().stack))?.[1] ?? null;
 }
 
 /**
- * The channel of a step. It sends messages while the step runs.
+ * Create the channel of a step, which sends messages while the step runs.
  *
  * @param {number} mine the step's number
  * @returns {import("./step_api.mjs").StepChannel & {db: (key: string, text: string | undefined) => void, returned: (text: string) => void}}

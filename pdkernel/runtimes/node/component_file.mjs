@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * Loads a component from a file with its imports, as Node.js does, and finds the root folder of its package.
+ * Loads a component from a file, and finds the root folder of its package.
  *
- * Node.js caches modules: an action of an unchanged package is loaded once in the life of the process.
+ * Node.js loads and caches the modules, so an action is loaded once in the life of the process.
  */
 
 import { existsSync, readFileSync } from "node:fs";
@@ -16,8 +16,10 @@ const loaded = new Map();
 const roots = new Map();
 
 /**
+ * Find the root folder of the package that a component's file belongs to.
+ *
  * @param {string} path
- * @returns {string} the nearest folder above that is a package or holds an app, with its separator
+ * @returns {string} the nearest folder above with a `package.json`, else the file's folder; with a separator at the end
  */
 export function findPackageRoot(path) {
   const folder = dirname(path);
@@ -36,9 +38,11 @@ export function findPackageRoot(path) {
 }
 
 /**
+ * Load the component in the file of *step*, if this process has not loaded it yet.
+ *
  * @param {import("./error_report.mjs").StepCode} step
- * @param {() => () => void} watch is called before loading, and its result afterwards: changes that the component's
- *   packages make to globals remain
+ * @param {() => () => void} watch called before loading; the function that it returns is called afterwards, so that changes
+ *   that the component's packages make to globals remain
  * @returns {Promise<any>} the component
  */
 export async function loadComponent(step, watch) {

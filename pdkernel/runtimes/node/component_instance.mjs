@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * `this` as a component sees it: bound methods, app instances, stores and the values of its props.
+ * `this` of a component: bound methods, app instances, data stores and the values of its props.
  *
- * It follows the platform's documented component API. It is created for each run, because components write to `this`.
- * An app's `$auth` is not enumerable, so printing or returning the app exposes no credential.
+ * It follows the platform's documented component API. It is created for each run, because components write to `this`. An app's
+ * `$auth` is not enumerable, so that printing or returning the app exposes no credential.
  */
 
 import { UnsupportedFeatureError } from "./error_report.mjs";
@@ -19,15 +19,15 @@ import { DataStore } from "./data_store.mjs";
  * @property {Record<string, string>} stores the name of the data store by prop
  * @property {string[]} [configured] the names of props that the step sets, even without a value
  * @property {Prop[]} [added] the props that the component adds or changes for these values
- * @property {boolean} [tolerant] true while it is configured: no prop is required, and an account may be missing
+ * @property {boolean} [tolerant] true while a form configures the component: no prop is required, and an account may be missing
  * @typedef {object} ComponentContext
  * @property {import("./step_api.mjs").StepChannel} channel
  * @property {string} folder for temporary files
  * @property {any} [db] the value of `$.service.db` props
- * @property {any} [http] the value of `$.interface.http` props; none outside of sources
+ * @property {any} [http] the value of `$.interface.http` props; undefined outside of sources
  */
 
-/** The account that a component reads while it is being configured is known at run time only. */
+/** While it is configured, the component read an account that is known at run time only. */
 export class AccountUnknownError extends Error {
   /** @param {string} app */
   constructor(app) {
@@ -37,12 +37,12 @@ export class AccountUnknownError extends Error {
   }
 }
 
-/** `this` of a component, with its app instances. */
+/** Builds `this` of a component (`self`), with its app instances. */
 export class ComponentInstance {
   /** @type {any} */ self = {};
   /** @type {Map<any, any>} app definition to its instance */ #apps = new Map();
   /** @type {ComponentInput} */ #given;
-  /** The app whose account was read before it is known. */
+  /** The app whose account was read although it is not known yet. */
   /** @type {string | null} */ unknown = null;
 
   /**
@@ -64,7 +64,7 @@ export class ComponentInstance {
   }
 
   /**
-   * The instance of an app that a prop builds on.
+   * Return the instance of the app that a prop's `propDefinition` refers to.
    *
    * @param {any} definition
    */
@@ -76,6 +76,8 @@ export class ComponentInstance {
   }
 
   /**
+   * Set the property of `this` for a prop whose value is an object: app, data store, HTTP request, interface.
+   *
    * @param {Prop} prop
    * @param {ComponentContext} around
    */
@@ -109,7 +111,11 @@ export class ComponentInstance {
     return self;
   }
 
-  /** @param {string} app */
+  /**
+   * Return an `$auth` that throws `AccountUnknownError` when it is read.
+   *
+   * @param {string} app
+   */
   unknownApp(app) {
     const refuse = () => {
       this.unknown = app;
@@ -127,21 +133,26 @@ export class ComponentInstance {
 }
 
 /**
+ * Add the props that the component adds for its values. An added prop is required only if it was declared as required, because
+ * the last state of the builder's form is not known.
+ *
  * @param {Prop[]} declared
- * @param {Prop[]} [added] required only if they were declared as required: the last state of the builder is unknown
+ * @param {Prop[]} [added]
  */
 function withAdded(declared, added) {
   if (!added?.length) return declared;
-  const asked = new Set(declared.filter(isRequired).map(({ name }) => name));
+  const required = new Set(declared.filter(isRequired).map(({ name }) => name));
   const more = added.map((prop) =>
-    asked.has(prop.name) ? prop : { ...prop, definition: { ...prop.definition, optional: true } },
+    required.has(prop.name) ? prop : { ...prop, definition: { ...prop.definition, optional: true } },
   );
   return [...new Map([...declared, ...more].map((prop) => [prop.name, prop])).values()];
 }
 
 /**
+ * Describe a component as JSON: its fields, hooks, apps and props.
+ *
  * @param {any} component
- * @returns {any} what it declares, as JSON
+ * @returns {any}
  */
 export function describeComponent(component) {
   const props = resolveProps(component);
@@ -157,6 +168,8 @@ export function describeComponent(component) {
 }
 
 /**
+ * Copy *methods* to *target*, with functions bound to it.
+ *
  * @param {any} target
  * @param {any} methods
  */

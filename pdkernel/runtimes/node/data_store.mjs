@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * A data store as a Node.js step sees it (`this.<prop>`), with the platform's documented methods.
+ * The data store in a Node.js step (`this.<prop>`), with the methods that the platform documents.
  *
  * Each method calls a service of pdkernel, which stores the values.
  */
@@ -49,7 +49,7 @@ export class DataStore {
   /**
    * @param {string} key
    * @param {any} value
-   * @param {{ttl?: number | null}} [options] seconds that the record lives
+   * @param {{ttl?: number | null}} [options] `ttl`: seconds until the record expires
    */
   async set(key, value, options) {
     const where = `${this.#name}[${inspect(key)}]`;
@@ -62,14 +62,14 @@ export class DataStore {
       throw error;
     }
     if (text === undefined) {
-      throw new StoreValueError(`${where} is set to ${inspect(value)}, which JSON does not have. Use delete, or null.`);
+      throw new StoreValueError(`${where} cannot be set to ${inspect(value)}, which JSON does not support. Use delete, or set null.`);
     }
     await this.#do("set", { key, ttl: options?.ttl ?? null }, `,"value":${text}`);
   }
 
   /**
    * @param {string} key
-   * @param {number | null} [ttl] seconds that the record lives from now; null for ever
+   * @param {number | null} [ttl] seconds until the record expires; null: never
    */
   async setTtl(key, ttl = null) {
     await this.#do("set_ttl", { key, ttl });
@@ -83,7 +83,7 @@ export class DataStore {
     return this.#do("has", { key });
   }
 
-  /** @returns {Promise<string[]>} in the order of their first `set` */
+  /** @returns {Promise<string[]>} in the order in which they were first set */
   async keys() {
     const keys = [];
     for await (const key of this.#pages("keys")) keys.push(key);
@@ -128,12 +128,12 @@ export class DataStore {
   /**
    * @param {string} operation
    * @param {Record<string, any>} args
-   * @param {string} [more] JSON that is appended to *args*
+   * @param {string} [more] JSON text of further properties
    * @returns {Promise<any>}
    */
   #do(operation, args, more = "") {
     if ("key" in args && typeof args.key !== "string") {
-      throw new StoreValueError(`A key of a data store is a text, not ${inspect(args.key)}. Use String(...).`);
+      throw new StoreValueError(`A key of a data store must be a text, not ${inspect(args.key)}. Use String(...).`);
     }
     const text = JSON.stringify({ store: this.#name, ...args });
     return this.#channel.ask(`store.${operation}`, text.slice(0, -1) + more + "}");

@@ -3,8 +3,8 @@
  * A fixed clock and fixed random numbers for this process, so that two equal runs get equal values.
  *
  * It replaces `Date`, `Math.random` and the random functions of `crypto` before any package is loaded, for the life of the
- * process. The clock stands still and advances every `CLOCK_STEP_MS`, so code that waits for it ends. `performance.now` and
- * timers continue. TLS, and programs that a step starts, are not fixed.
+ * process. The clock advances in steps of `CLOCK_STEP_MS` of real time, so that code that waits for a later time ends.
+ * `performance.now` and timers are not changed. TLS, and programs that a step starts, are not fixed.
  */
 
 import crypto from "node:crypto";
@@ -55,7 +55,7 @@ function now() {
   return /** @type {any} */ (fixed).ms + Math.floor((elapsed() - began) / CLOCK_STEP_MS) * CLOCK_STEP_MS;
 }
 
-/** Return a random number of 32 bits (mulberry32, in the public domain). */
+/** Return the next pseudo-random number of 32 bits (mulberry32, in the public domain). */
 function draw() {
   state = (state + 0x6d2b79f5) | 0;
   let mixed = Math.imul(state ^ (state >>> 15), 1 | state);

@@ -1,17 +1,17 @@
 // Routes the outbound connections of a Node.js process to the gateway.
 //
-// NODE_OPTIONS=--import loads it before any module can store a reference to the functions that it replaces.
+// NODE_OPTIONS=--import loads it before other modules, which could store a reference to the functions that it replaces.
 //
 // - A connection to another machine connects to the gateway instead, and first sends one line with its target.
-// - For TLS, the gateway makes the encrypted connection. The step's side is a plain socket that looks like a secure one, so no
-//   certificate is involved, and rejectUnauthorized, pinning and client certificates have no effect.
+// - For TLS, the gateway makes the encrypted connection. The step gets a plain socket with the properties of a secure one. No
+//   certificate is checked in the step: rejectUnauthorized, pinning and client certificates have no effect.
 // - If a host is unreachable, the gateway drops the connection. The hook asks the gateway for the reason, which becomes the
 //   socket's error.
-// - If the gateway has ended, connecting fails; no connection goes out directly.
-// - With PDK_EGRESS_ALL, for a process that reaches public addresses only, connections to this machine go to the gateway too,
+// - If the gateway has ended, connecting fails; no connection bypasses the gateway.
+// - With PDK_EGRESS_ALL, for a process that may reach public addresses only, connections to this machine go to the gateway, too,
 //   and Unix sockets are refused.
-// - Not covered: TLS over an existing socket (proxy variables and the project's certificate cover it), native addons, UDP, a
-//   child process with an environment without these variables, and on Node.js 20 a worker created from a string.
+// - The hook does not cover TLS over an existing socket (proxy variables and the project's certificate cover it), native addons,
+//   UDP, a child process whose environment lacks these variables, and on Node.js 20 a worker that is created from a string.
 
 import { syncBuiltinESMExports } from "node:module";
 import net from "node:net";
@@ -19,14 +19,14 @@ import tls from "node:tls";
 
 const LOOPBACK = /^(localhost\.?|.*\.localhost\.?|127\.\d+\.\d+\.\d+|0\.0\.0\.0|::1?|::ffff:127\..*|::ffff:7f.*)$/i;
 
-const VIA = Symbol("the socket that carries this one's TLS");
+const VIA = Symbol("the socket that carries the TLS of this socket");
 
 /** Whether *host* is this machine. */
 function isLocal(host) {
   return LOOPBACK.test(String(host).replace(/^\[|\]$/g, ""));
 }
 
-/** The options of a connect call, whichever of its forms was used, and its callback. */
+/** Return the options and the callback of a connect call, in any of its forms. */
 function normalize(args) {
   if (Array.isArray(args[0])) return args[0];
   const [options, callback] = net._normalizeArgs(args);
@@ -43,7 +43,7 @@ function install(address, token, everything) {
   const secureConnect = tls.connect;
   const ports = new WeakMap(); // sockets to the gateway, with their local ports
 
-  /** Ask the gateway why it dropped the connection from *port*; `callback({})` if it did not. */
+  /** Ask the gateway why it dropped the connection from *port*, and pass the reason to *callback*; `{}` if it did not. */
   function askWhy(port, callback) {
     const query = new net.Socket();
     let received = "";
@@ -70,7 +70,7 @@ function install(address, token, everything) {
     socket.once("connect", () => ports.set(socket, socket.localPort));
   }
 
-  /** Whether a connection to *host* and *port* goes out unchanged. */
+  /** Whether a connection to *host* and *port* is not redirected. */
   function isDirect(host, port) {
     if (everything) return host === gatewayHost && Number(port) === Number(gatewayPort);
     return isLocal(host);
@@ -92,7 +92,7 @@ function install(address, token, everything) {
     };
     watch(socket);
     plainConnect.call(socket, target, callback);
-    // Written before the connection exists, so that it is the first of the pending writes.
+    // Written before the connection exists, so that it precedes the other pending writes.
     socket.write(`PDK1 ${JSON.stringify(preamble)}\n`);
     return socket;
   }
@@ -137,7 +137,7 @@ function failed({ code, message, host, port }) {
   return Object.assign(new Error(message), { code });
 }
 
-/** The protocols that a TLS client offers, as names. */
+/** Return the names of the protocols that a TLS client offers (ALPN). */
 function protocolsOf(options) {
   const offered = options.ALPNProtocols;
   if (!offered) return [];

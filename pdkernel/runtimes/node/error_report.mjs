@@ -13,20 +13,20 @@ import { fileURLToPath } from "node:url";
 
 const MAX_FRAMES = 15;
 const RUNTIME_FOLDER_URL = new URL(".", import.meta.url).href;
-/** pdkernel's built-in actions: their errors are about props, so their frames are hidden. */
+/** The URL of the built-in actions. Their errors are about props, so their frames are hidden. */
 const BUILT_IN = new URL("../../actions/builtin/", import.meta.url).href;
-const NOT_BOTH = "A step uses either import or require, not both: write `import name from \"package\"`.";
+const NOT_BOTH = "A step cannot use both import and require. Write `import name from \"package\"`.";
 /** @type {Record<string, string>} */
 const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT_BOTH, "exports is not defined": NOT_BOTH };
 
 /**
  * @typedef {object} StepCode
  * @property {string} name
- * @property {string} file its name in stack frames
+ * @property {string} file the name of the code in stack frames
  * @property {string} source
  * @property {number} offset lines of the cell above the source
  * @property {string} folder of the project
- * @property {string} [root] for a component that is a file: the folder that it came in; its lines are not a cell's
+ * @property {string} [root] for a component in a file: the root folder of its package; its lines are not lines of the cell
  * @typedef {object} Fault
  * @property {string} code
  * @property {string} name
@@ -34,7 +34,7 @@ const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT
  * @property {number | null} line in the step's cell
  * @property {string | null} stack
  * @property {string} fix
- * @property {string} [prop] the prop that is at fault
+ * @property {string} [prop] the prop that caused the error
  * @typedef {{line: number, column: number, locals: [string, string][]}} Frame a frame with its local variables as text
  */
 
@@ -48,7 +48,7 @@ export class UnsupportedFeatureError extends Error {
   }
 }
 
-/** A service call was refused. It is created at the call, so that its stack has the user's line. */
+/** pdkernel refused a service call. The error is created at the call, so that its stack contains the line of user code. */
 export class CallRefusedError extends Error {
   /** @param {{name: string, message: string, code?: string, fix?: string}} fault */
   withFault(fault) {
@@ -83,15 +83,17 @@ export class EntryPointError extends Error {
     this.name = "EntryPointError";
     this.pdkernelCode = "entry_point";
     this.pdkernelFix =
-      "Write `export default defineComponent({ async run({ steps, $ }) { ... } })`; " +
-      "what run returns is the step's $return_value.";
+      "Write `export default defineComponent({ async run({ steps, $ }) { ... } })`. " +
+      "The return value of run is the step's $return_value.";
   }
 }
 
 /**
- * @param {any} error whatever was thrown
+ * Describe an error of a step.
+ *
+ * @param {any} error the thrown value
  * @param {StepCode} step
- * @param {(stack: string) => Frame[]} framesFor the frames with their locals for the stack of an error
+ * @param {(stack: string) => Frame[]} framesFor returns the frames with local variables for the stack of an error
  * @returns {Fault}
  */
 export function describeError(error, step, framesFor) {
@@ -122,7 +124,7 @@ export function describeError(error, step, framesFor) {
     name,
     message: missing?.message ?? message + more + during,
     line,
-    // the platform's ConfigurationError addresses the user who sets the props
+    // the platform's ConfigurationError is for the user who sets the props, so it has no stack
     stack: lines.length > 1 && !(isObject && error.exposeStack === false) ? lines.join("\n") : null,
     fix: missing?.fix ?? String((isObject && error.pdkernelFix) || (name === "ReferenceError" && FIXES[message]) || ""),
     prop: isObject && error.pdkernelProp ? String(error.pdkernelProp) : undefined,
@@ -132,8 +134,8 @@ export function describeError(error, step, framesFor) {
 /**
  * The name and the message of an error.
  *
- * The platform's axios names an error "AxiosError - Request failed with status code 404", and its message is the response
- * body as JSON. This function moves the text after the dash into the message.
+ * The platform's axios puts "AxiosError - Request failed with status code 404" into the name of an error, and the response body
+ * as JSON into its message. This function moves the text after the dash from the name into the message.
  *
  * @param {any} error
  */
@@ -147,6 +149,8 @@ function headline(error) {
 }
 
 /**
+ * Whether the stack of *error* has a frame of the step.
+ *
  * @param {any} error
  * @param {StepCode} step
  */
@@ -156,6 +160,8 @@ function placedIn(error, step) {
 }
 
 /**
+ * Return the result of *read* as text; *otherwise* if it throws or has no result.
+ *
  * @param {() => any} read
  * @param {string} otherwise
  */
@@ -169,6 +175,8 @@ function text(read, otherwise) {
 }
 
 /**
+ * The frames of user code in the stack of *error*, with source lines.
+ *
  * @param {any} error
  * @param {StepCode} step
  */
@@ -189,6 +197,8 @@ function usersFrames(error, step) {
 }
 
 /**
+ * Add the local variables in *seen* to the texts of the step's *frames*.
+ *
  * @param {{file: string, line: number, text: string}[]} frames
  * @param {Frame[]} seen
  * @param {StepCode} step
@@ -205,6 +215,8 @@ function addLocals(frames, seen, step) {
 }
 
 /**
+ * Whether a stack frame's file is user code: the step, a file of its folder, or a file of its component's package.
+ *
  * @param {string} file
  * @param {StepCode} step
  */
@@ -219,6 +231,8 @@ function isUsers(file, step) {
 }
 
 /**
+ * The lines about the cause of *error*; empty if it has none.
+ *
  * @param {any} error
  * @param {StepCode} step
  * @returns {string[]}
@@ -230,7 +244,11 @@ function cause(error, step) {
   return [`Caused by: ${output}`, ...shown(usersFrames(inner, step))];
 }
 
-/** @param {{text: string}[]} frames */
+/**
+ * The texts of at most MAX_FRAMES frames.
+ *
+ * @param {{text: string}[]} frames
+ */
 function shown(frames) {
   const texts = frames.slice(0, MAX_FRAMES).map((frame) => frame.text);
   if (frames.length > MAX_FRAMES) texts.push(`    ... and ${frames.length - MAX_FRAMES} more of your frames`);
@@ -238,6 +256,8 @@ function shown(frames) {
 }
 
 /**
+ * Explain the failed import of a package or file; undefined for another error.
+ *
  * @param {any} error
  * @param {StepCode} step
  */
@@ -251,15 +271,15 @@ function missingPackage(error, step) {
   if (step.root && !/^(\.|\/|file:)/.test(wanted)) {
     // some components import a package that is missing in their own dependencies
     const folder = step.root.split("/node_modules/")[0];
-    const fix = `Install it beside the component: npm install ${name} in ${folder}`;
+    const fix = `Install the package beside the component. In ${folder}, run: npm install ${name}`;
     return { message: `The package '${name}' is not installed.`, fix, line: null };
   }
   const importer = packageIn(error.requireStack?.[0] ?? found[3] ?? "");
   const imported = error[IMPORTED];
   if (importer && imported && packageOf(imported) !== name) {
     return {
-      message: `The package '${importer}' needs '${name}', which is missing in its dependencies.`,
-      fix: `Import that in the step, too, and it is installed beside it: import "${name}";`,
+      message: `The package '${importer}' imports '${name}', which is missing in its dependencies.`,
+      fix: `Import the missing package in the step, too, so that it is installed beside it: import "${name}";`,
       line: importLine(step, imported),
     };
   }
@@ -271,12 +291,16 @@ function missingPackage(error, step) {
   if (isFile) return { message: `There is no file ${wanted}.`, fix: "", line };
   return {
     message: `The package '${name}' is not installed.`,
-    fix: "Import it by its literal name, so that it is found and installed before the run.",
+    fix: "Import the package by a literal name, so that it is found and installed before the run.",
     line,
   };
 }
 
-/** @param {string} specifier */
+/**
+ * The package name in an import specifier: without version and path.
+ *
+ * @param {string} specifier
+ */
 function packageOf(specifier) {
   return /^(@[^/]+\/[^/@]+|[^/@]+)/.exec(specifier)?.[1] ?? specifier;
 }
@@ -303,7 +327,7 @@ function importLine(step, name) {
 }
 
 /**
- * V8 reports no position for a syntax error in a module; `node --check` does, in about 60 ms.
+ * Describe a syntax error of the step. V8 reports no position for one in a module; `node --check` does, in about 60 ms.
  *
  * @param {any} error
  * @param {StepCode} step

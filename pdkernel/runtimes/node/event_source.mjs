@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * The parts of an event source besides its props: `$emit`, its `db`, and its HTTP interface.
+ * The parts of an event source other than its props: `$emit`, `db`, and the HTTP interface.
  *
- * They follow the platform's component API page. pdkernel deduplicates events and stores `db`.
+ * They follow the platform's component API page. pdkernel deduplicates events and stores the content of `db`.
  */
 
 import { encodeJson } from "./export_encoding.mjs";
@@ -11,7 +11,7 @@ import { PropError } from "./props.mjs";
 const { parse, stringify } = JSON;
 
 /**
- * The value of a `$.service.db` prop: synchronous reads and writes; each write is sent to pdkernel.
+ * Create the value of a `$.service.db` prop. Reads and writes are synchronous; each write is also sent to pdkernel.
  *
  * @param {Record<string, any>} content
  * @param {(key: string, text: string | undefined) => void} send
@@ -38,10 +38,10 @@ export function createServiceDb(content, send) {
 }
 
 /**
- * The value of a `$.interface.http` prop.
+ * Create the value of a `$.interface.http` prop.
  *
- * @param {string | null} endpoint its public URL; if it is null, reading `endpoint` throws an error, because the source
- *   would register an invalid webhook
+ * @param {string | null} endpoint the public URL of the source; if it is null, reading `endpoint` throws an error, because the
+ *   source would register an invalid webhook
  * @param {(response: any) => Promise<void>} respond
  * @returns {{endpoint: string, respond: (response: any) => Promise<void>}}
  */
@@ -49,16 +49,18 @@ export function createHttpInterface(endpoint, respond) {
   if (endpoint !== null) return { endpoint, respond };
   const get = () => {
     throw new PropError(
-      "The source needs the public URL of its HTTP interface (endpoint), and none is configured.",
-      "Pass a URL that reaches this machine, such as a tunnel's: pdkernel source poll SOURCE --endpoint URL",
+      "The source reads the public URL of its HTTP interface (endpoint), which is not configured.",
+      "Pass a URL that reaches this machine, for example of a tunnel: pdkernel source poll SOURCE --endpoint URL",
     );
   };
   return /** @type {any} */ (Object.defineProperty({ respond }, "endpoint", { get, enumerable: false }));
 }
 
 /**
+ * Create `this.$emit`, which sends an event with its metadata to pdkernel.
+ *
  * @param {import("./step_api.mjs").StepChannel} channel
- * @returns {(event: any, meta?: any) => void} `this.$emit`
+ * @returns {(event: any, meta?: any) => void}
  */
 export function createEmitter(channel) {
   return (event, meta) => {
@@ -77,11 +79,13 @@ const number = (value) => (typeof value === "number" ? value : undefined);
 const scalar = (value) => number(value) ?? word(value);
 
 /**
+ * Call `run` or a hook of a source.
+ *
  * @param {any} component
  * @param {string} act `run`, or the name of a hook
- * @param {any} self
+ * @param {any} self `this` of the call
  * @param {any} event
- * @returns {Promise<boolean>} whether the component implements it
+ * @returns {Promise<boolean>} false if the component does not implement *act*
  */
 export async function runOperation(component, act, self, event) {
   const work = act === "run" ? component.run : component.hooks?.[act];

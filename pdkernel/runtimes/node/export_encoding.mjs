@@ -2,14 +2,14 @@
 /**
  * Encodes the exports of a Node.js step as JSON, and names the path of values that JSON does not support.
  *
- * The rules are those of JSON.stringify, as on the platform: undefined and functions are dropped, NaN becomes null.
- * A dropped value causes a warning, except for functions of class instances, such as responses of client libraries.
- * BigInt and cycles are errors.
+ * As on the platform, the rules are those of JSON.stringify: undefined and functions are dropped, NaN becomes null. A dropped or
+ * changed value causes a warning, except for functions of class instances, such as responses of client libraries. BigInt and
+ * cycles are errors.
  */
 
 const { stringify } = JSON;
 const MAX_NODES = 200_000;
-/** Levels; the platform's own limit ("JSON Nested Property Limit Exceeded"). */
+/** Maximum number of levels, as on the platform ("JSON Nested Property Limit Exceeded"). */
 const MAX_DEPTH = 256;
 
 /** An export that cannot be written as JSON. */
@@ -23,6 +23,8 @@ export class ExportNotJSONError extends TypeError {
 }
 
 /**
+ * Encode a value as JSON. Throws `ExportNotJSONError`, whose message names the path of the invalid part.
+ *
  * @param {unknown} value
  * @param {string} name the beginning of paths in messages
  * @param {(text: string) => void} warn receives a warning for each value that is changed or dropped
@@ -46,25 +48,27 @@ export function encodeJson(value, name, warn, verb = "exported") {
 }
 
 /**
+ * Find the part of a value that is not JSON, and warn about parts that are dropped or changed.
+ *
  * @param {any} value
  * @param {string} path
- * @param {object[]} above the objects that hold it
+ * @param {object[]} above the objects that contain the value, outermost first
  * @param {{left: number, verb: string}} budget
  * @param {(text: string) => void} warn
- * @returns {string | undefined} why it cannot be written
+ * @returns {string | undefined} why the value cannot be encoded
  */
 function explain(value, path, above, budget, warn) {
   switch (typeof value) {
     case "bigint":
-      return `${path} is a BigInt, which JSON does not have. Use String(...) or Number(...).`;
+      return `${path} is a BigInt, which JSON does not support. Use String(...) or Number(...).`;
     case "function":
-      warn(`${path} is a function, and is not ${budget.verb}.`);
+      warn(`${path} is a function, so it is not ${budget.verb}.`);
       return undefined;
     case "symbol":
-      warn(`${path} is a symbol, and is not ${budget.verb}.`);
+      warn(`${path} is a symbol, so it is not ${budget.verb}.`);
       return undefined;
     case "number":
-      if (!Number.isFinite(value)) warn(`${path} is ${value}, which JSON does not have: it is ${budget.verb} as null.`);
+      if (!Number.isFinite(value)) warn(`${path} is ${value}, which JSON does not support, so it is ${budget.verb} as null.`);
       return undefined;
     case "object":
       break;
@@ -72,13 +76,13 @@ function explain(value, path, above, budget, warn) {
       return undefined;
   }
   if (value === null || --budget.left < 0) return undefined;
-  if (above.includes(value)) return `${path} contains itself, and JSON has no end for that.`;
+  if (above.includes(value)) return `${path} contains itself, so it cannot be written as JSON.`;
   if (above.length > MAX_DEPTH) return `JSON Nested Property Limit Exceeded: ${path.slice(0, 80)}... is nested more than ${MAX_DEPTH} deep.`;
   if (typeof value.toJSON === "function") return undefined;
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
   if (lost) {
     const article = /^[AEIOU]/.test(lost.name) ? "an" : "a";
-    warn(`${path} is ${article} ${lost.name}, and is ${budget.verb} without what it holds.`);
+    warn(`${path} is ${article} ${lost.name}, so it is ${budget.verb} without its content.`);
   }
   above.push(value);
   try {

@@ -2,7 +2,7 @@
 /**
  * Evaluates the expressions in `{{ }}`, each separately.
  *
- * The scope of an expression is `steps`, `event` and `process.env`, which holds only the workflow's variables.
+ * The scope of an expression is `steps`, `event` and `process.env`, which contains only the workflow's variables.
  */
 
 import vm from "node:vm";
@@ -26,8 +26,10 @@ function compile(source) {
 }
 
 /**
+ * Evaluate expressions, each separately.
+ *
  * @param {string[]} expressions
- * @param {string[]} names of the steps that they read
+ * @param {string[]} names of the steps that the expressions read
  * @param {{texts: Map<string, string>, variables: Record<string, string>}} run
  * @returns {object[]} for each expression its `value`, or `undefined: true`, or its `error`
  */

@@ -15,6 +15,8 @@ import { pathToFileURL } from "node:url";
 const send = fetch;
 
 /**
+ * Create `$.files`.
+ *
  * @param {string} folder the folder of the files; created at the first write
  * @returns {{open: (path: string) => File, openDescriptor: (descriptor: any) => File, dir: (path?: string) => AsyncGenerator<Entry>}}
  */
@@ -35,7 +37,7 @@ class File {
    * @param {any} path relative to the store's root
    */
   constructor(folder, path) {
-    if (typeof path !== "string" || !path) throw new TypeError("A file of the file store is opened by its path, a text.");
+    if (typeof path !== "string" || !path) throw new TypeError("The path of a file in the file store must be a text.");
     this.#path = resolvePath(folder, path);
     this.path = posix.normalize(path.replace(/^\/+/, ""));
   }
@@ -98,7 +100,7 @@ class File {
    */
   async fromUrl(url, options) {
     const response = await send(url, options);
-    if (!response.ok) throw new Error(`${url} answered with status code ${response.status}.`);
+    if (!response.ok) throw new Error(`${url} responded with status code ${response.status}.`);
     return this.fromReadableStream(response.body ? Readable.fromWeb(/** @type {any} */ (response.body)) : Readable.from([]));
   }
 
@@ -133,6 +135,8 @@ class Entry {
 }
 
 /**
+ * Yield the entries of a folder of the store, sorted by name; a root that does not exist yet is empty.
+ *
  * @param {string} folder
  * @param {string} path
  * @returns {AsyncGenerator<Entry>}
@@ -150,6 +154,8 @@ async function* listing(folder, path) {
 }
 
 /**
+ * Return the absolute path of *path* in the store. Throws an error for a path outside of the store.
+ *
  * @param {string} folder
  * @param {string} path
  */
@@ -157,7 +163,7 @@ function resolvePath(folder, path) {
   const root = resolve(folder);
   const place = resolve(root, path.replace(/^\/+/, ""));
   if (place !== root && !place.startsWith(root + sep)) {
-    throw new Error(`${path} is outside of the file store: its paths are relative to the store's root.`);
+    throw new Error(`${path} is outside of the file store: paths are relative to the root of the store.`);
   }
   return place;
 }

@@ -1,11 +1,12 @@
 // @ts-check
 /**
- * The local variables of a step's frames at a throw, as text.
+ * Reads the local variables of a step's frames when an error is thrown, as text.
  *
- * It uses V8's debugger protocol in this process: the debugger stops at a throw, reads the scopes of the frames of the
- * step's file, and continues. Enabling the debugger takes about 7 ms (it lists every script), so it stays off for code that
- * ran without an error on the same input. Values of known secrets are replaced. A shortened local ends with `…`, never with
- * a part of such a value. The recorder of the run redacts other forms of a secret, and their parts before a `…`.
+ * It uses V8's debugger protocol in this process: the debugger stops at a throw, reads the scopes of the frames in the step's
+ * file, and continues. Enabling the debugger takes about 7 ms (it lists every script), so the debugger is not enabled for code
+ * that ran without an error on the same input. Values of known secrets are replaced. A shortened local variable ends with `…`,
+ * and no part of a secret is before the `…`. The recorder of the run redacts encoded forms of a secret, and their parts before
+ * a `…`.
  */
 
 import { createHash } from "node:crypto";
@@ -14,11 +15,11 @@ import { inspect } from "node:util";
 
 const MAX_TEXT_LENGTH = 200;
 const SHORTENED = "…";
-/** The suffix that `inspect` adds to a cut text; the text before it may end with a part of a secret. */
+/** The suffix that `inspect` adds to a shortened text; the text before the suffix may end with a part of a secret. */
 const CUT = /["'`]?\.{3} \d+ more characters?[^]*$/;
 const MAX_LOCALS = 20;
 const MAX_FRAMES = 5;
-/** The number of inspected throws in one step: code that throws often must stay fast. */
+/** Maximum number of throws that are inspected in one step, so that code that throws often stays fast. */
 const MAX_PAUSES = 50;
 const MAX_ERRORS = 8;
 const SCOPES = new Set(["local", "block", "catch", "with"]);
@@ -55,8 +56,10 @@ export class FrameLocals {
   }
 
   /**
+   * Watch for throws from now on, unless the code succeeded on the same input before.
+   *
    * @param {import("./error_report.mjs").StepCode} step
-   * @param {Iterable<string>} input its complete input as text
+   * @param {Iterable<string>} input the complete input of the step as text
    * @param {string[]} secrets values to replace
    * @param {object[]} hidden objects of the runtime: `steps`, `$`
    */
@@ -76,7 +79,7 @@ export class FrameLocals {
   }
 
   /**
-   * Stop when the step has ended; the frames stay available until the next step.
+   * Stop watching, because the step has ended. The frames stay available until the next step.
    *
    * @param {import("./error_report.mjs").StepCode} step
    * @param {boolean} succeeded
@@ -90,14 +93,20 @@ export class FrameLocals {
   }
 
   /**
-   * @param {string} stack of an error, as V8 wrote it
-   * @returns {Frame[]} of the step's file, innermost first
+   * Return the frames of an error with their local variables.
+   *
+   * @param {string} stack the stack of the error, as V8 wrote it
+   * @returns {Frame[]} the frames in the step's file, innermost first
    */
   framesFor(stack) {
     return this.seen.get(stack) ?? [];
   }
 
-  /** @param {any} params */
+  /**
+   * Read the frames at a throw.
+   *
+   * @param {any} params
+   */
   paused(params) {
     const file = this.file;
     const stack = params.data?.description;
@@ -113,6 +122,8 @@ export class FrameLocals {
   }
 
   /**
+   * Read the local variables of a frame.
+   *
    * @param {any} frame
    * @returns {Frame}
    */
@@ -129,8 +140,10 @@ export class FrameLocals {
   }
 
   /**
+   * Read the variables of a scope through the debugger.
+   *
    * @param {string} objectId
-   * @returns {[string, string][]}
+   * @returns {[string, string][]} name and text of each
    */
   scope(objectId) {
     /** @type {[string, string][]} */
@@ -145,7 +158,9 @@ export class FrameLocals {
   }
 
   /**
-   * @param {any} scope its variables as properties
+   * Convert the variables of a scope to text; called by the debugger in the scope's context.
+   *
+   * @param {any} scope an object with the variables as properties
    * @returns {[string, string][]}
    */
   read(scope) {
@@ -164,7 +179,11 @@ export class FrameLocals {
     return found;
   }
 
-  /** @param {any} value */
+  /**
+   * Return *value* as text, redacted and shortened.
+   *
+   * @param {any} value
+   */
   text(value) {
     let text = inspect(value, { depth: 3, breakLength: Infinity, maxArrayLength: 20, maxStringLength: 20_000 });
     for (const secret of this.secrets) text = text.replaceAll(secret, "***");
@@ -174,9 +193,11 @@ export class FrameLocals {
 }
 
 /**
+ * Count the characters at the end of *text* that are the beginning of a secret.
+ *
  * @param {string} text
  * @param {string[]} secrets
- * @returns {number} the number of characters at the end of the text that are the beginning of a secret
+ * @returns {number}
  */
 function partOfSecret(text, secrets) {
   let longest = 0;

@@ -2,16 +2,18 @@
 /**
  * The value of a prop of type `http_request`: its fields, and `execute()`.
  *
- * The fields have the format of the builder's HTTP editor (lists of `{name, value, disabled}`, `auth`, `body`). Errors have
- * the shape of the platform's client.
+ * The fields have the format of the builder's HTTP editor (lists of `{name, value, disabled}`, `auth`, `body`). Errors look like
+ * those of the platform's HTTP client.
  */
 
 const send = fetch; // a step may replace the global one
 const BODILESS = new Set(["GET", "HEAD"]);
 
 /**
+ * Return a copy of *fields* with a method `execute`, which sends the request.
+ *
  * @param {any} fields
- * @returns {any} a copy of *fields* that can be executed
+ * @returns {any}
  */
 export function createHttpRequest(fields) {
   const request = { ...fields };
@@ -20,12 +22,14 @@ export function createHttpRequest(fields) {
 }
 
 /**
+ * Send the request. Throws an error for a status of 300 or above.
+ *
  * @param {any} request
  * @returns {Promise<any>} the body: parsed if it is JSON, else text
  */
 async function execute({ method = "GET", url, headers, params, auth, body }) {
   if (typeof url !== "string" || !url.trim()) {
-    throw named("ConfigurationError", "The HTTP request has no url.", undefined);
+    throw named("ConfigurationError", "The HTTP request has no URL. Set the field url.", undefined);
   }
   const verb = String(method).toUpperCase();
   const target = new URL(url.trim());
@@ -46,6 +50,8 @@ async function execute({ method = "GET", url, headers, params, auth, body }) {
 }
 
 /**
+ * Set the `authorization` header for *auth*.
+ *
  * @param {Headers} headers
  * @param {any} auth
  */
@@ -57,8 +63,10 @@ function authorize(headers, auth) {
 }
 
 /**
+ * Convert the editor's body to the body for `fetch`.
+ *
  * @param {any} body
- * @param {Headers} headers receives a content type, unless it has one
+ * @param {Headers} headers gets a content type, unless it has one
  * @returns {any}
  */
 function contentOf(body, headers) {
@@ -88,6 +96,8 @@ function contentOf(body, headers) {
 }
 
 /**
+ * Return *content*, and set its content type unless the headers have one.
+ *
  * @param {Headers} headers
  * @param {string | undefined} type
  * @param {string} content
@@ -98,6 +108,8 @@ function typed(headers, type, content) {
 }
 
 /**
+ * Return the enabled entries of a list of the editor, or the properties of an object, as pairs.
+ *
  * @param {any} list `[{name, value, disabled?}]`, or an object
  * @returns {[string, any][]}
  */

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Lines from and to pdkernel.
+ * Reads requests from pdkernel and writes replies, one line each.
  *
  * Requests arrive on descriptor 3. Replies are written to descriptor 4, synchronously, so that `process.exit` loses no line.
  */
@@ -26,7 +26,7 @@ export function begin(number) {
 }
 
 /**
- * Buffer *line* until the next one, so that pdkernel wakes up once for both.
+ * Buffer *line* until the next line is sent, so that pdkernel wakes up once for both.
  *
  * @param {string} line
  */
@@ -39,7 +39,11 @@ export function flushBuffer() {
   if (buffered) write("");
 }
 
-/** @param {string} line */
+/**
+ * Send *line* after the buffered line.
+ *
+ * @param {string} line
+ */
 export function sendLine(line) {
   write(`${request} ${line}\n`);
 }

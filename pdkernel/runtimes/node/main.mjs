@@ -2,12 +2,12 @@
 /**
  * The program of a Node.js worker: runs components, one step after another, and evaluates `{{ }}`.
  *
- * It runs as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings main.mjs`. Requests are JSON
- * lines; standard output and error belong to the step. After a request with `texts`, one line of JSON follows for each name:
- * exports, stored as text and parsed by the step that reads them. A `begin` with `fixed` (`{ms, seed}`, else null) fixes clock
- * and random numbers for the life of the process (`determinism.mjs`).
+ * It runs as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings main.mjs`. Requests are JSON lines;
+ * standard output and standard error belong to the step. A request with `texts`, a list of step names, is followed by a line of
+ * JSON for each name: the step's exports, which are parsed when a step reads them. If `begin` has `fixed` (`{ms, seed}`, else
+ * null), clock and random numbers are fixed for the life of the process (`determinism.mjs`).
  *
- * parity[process-env]: on the platform `process.env` is undefined outside the component; in pdkernel the module has it too.
+ * parity[process-env]: on the platform `process.env` is undefined outside of the component; in pdkernel the whole module has it.
  */
 
 import process from "node:process";
@@ -44,7 +44,11 @@ const run = {
 /** @type {Map<number, string>} */
 const sources = new Map();
 
-/** @param {any} setup */
+/**
+ * Store the settings of a new run, and discard the state of the last run.
+ *
+ * @param {any} setup
+ */
 function begin(setup) {
   run.environment = { __proto__: null, ...setup.env, ...setup.variables, ...setup.gateway };
   run.variables = setup.variables;
@@ -59,7 +63,7 @@ function begin(setup) {
 }
 
 /**
- * Prepare for steps ahead of time.
+ * Compile steps and reset the process ahead of time; no user code runs.
  *
  * @param {any} request
  */
@@ -69,6 +73,8 @@ function prepare(request) {
 }
 
 /**
+ * Return the code that a request is about: a file's component, or a source that this or an earlier request sent.
+ *
  * @param {any} request
  * @returns {StepCode}
  */
@@ -92,7 +98,11 @@ function load(step) {
   return step.root ? loadComponent(step, trackChanges) : run.loader.load(step);
 }
 
-/** @param {any} request */
+/**
+ * Run a step.
+ *
+ * @param {any} request
+ */
 async function runStep(request) {
   const step = resolveCode(request);
   const { workflow_id: workflow } = request.context;
@@ -127,7 +137,11 @@ function inputText(name) {
   return name === "trigger" ? text.slice(0, text.lastIndexOf('"context":')) : text;
 }
 
-/** @param {any} request */
+/**
+ * Run an event source or one of its hooks.
+ *
+ * @param {any} request
+ */
 async function runSource(request) {
   const step = resolveCode(request);
   run.environment.PD_COMPONENT = request.id;
@@ -145,7 +159,7 @@ async function runSource(request) {
 }
 
 /**
- * A request about a component that does not run it.
+ * Return the handler of a request that asks about a component without running it.
  *
  * @param {(component: any, request: any, around: import("./component_instance.mjs").ComponentContext) => any} question
  */
@@ -160,7 +174,11 @@ function componentQuery(question) {
   };
 }
 
-/** @param {any} request */
+/**
+ * Evaluate the expressions of a request.
+ *
+ * @param {any} request
+ */
 async function evaluateAll(request) {
   resetProcess(run.environment, run.cwd);
   restartForStep("");
@@ -169,7 +187,7 @@ async function evaluateAll(request) {
 }
 
 /**
- * The last reply to a request.
+ * Build the last reply to a request.
  *
  * @param {any} fault
  * @param {any} [value]
@@ -192,7 +210,11 @@ const OPERATIONS = {
 /** @type {any} */
 let pendingRequest = null;
 
-/** @param {string} line */
+/**
+ * Handle a line from pdkernel: a request, the exports that follow it, or the answer to a service call.
+ *
+ * @param {string} line
+ */
 function onLine(line) {
   if (pendingRequest === null) {
     pendingRequest = parse(line);

@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * Compiles and loads a step's source as a new module for each execution, with imports from the folder of installed packages.
+ * Compiles a step's source and loads it as a new module for each execution. Imports come from the folder of installed packages.
  *
- * It uses vm.SourceTextModule, so that stack frames have the cell's lines and an old version leaves no state. The bytecode of
- * a source is cached. CommonJS-style steps are supported. Node.js loads the imports of packages.
+ * It uses vm.SourceTextModule, so that stack frames have the cell's lines and an old version leaves no state. The bytecode of a
+ * source is cached. Steps in CommonJS style are supported. Node.js loads the modules of packages.
  */
 
 import Module, { createRequire, isBuiltin } from "node:module";
@@ -19,9 +19,9 @@ const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
 const OWN_FILE = /^(\.|\/|file:)/;
 const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
 
-/** Before Node.js 22 a module with cached code has no `import()`. */
+/** Whether bytecode is cached: before Node.js 22, a module with cached bytecode has no `import()`. */
 const MAY_CACHE = parseInt(process.versions.node) >= 22;
-/** Characters of a source whose functions are all compiled at once, rather than each when it is first called. */
+/** Up to this number of characters, all functions of a source are compiled at once, instead of at their first call. */
 const MAX_EAGER_CHARS = 20_000;
 
 /** @type {Map<string, {file: string, offset: number, cachedData: Buffer}>} by source */
@@ -41,30 +41,30 @@ function urlIn(folder) {
 
 /**
  * @typedef {import("./error_report.mjs").StepCode} StepCode
- * @typedef {{folder: string, aliases: Record<string, string>}} Tree installed packages: what code imports
- * (`axios@0.19.2`) and its folder's name under `node_modules`
+ * @typedef {{folder: string, aliases: Record<string, string>}} Tree installed packages: maps an import of code
+ * (`axios@0.19.2`) to a folder under `node_modules`
  */
 
 /** Loads steps for one run. */
 export class ModuleLoader {
   /**
-   * @param {string} folder where imports are resolved from that are not among the installed packages
-   * @param {() => () => void} watch is called before a package is loaded, and its result afterwards: changes that the
-   * package makes to globals remain
+   * @param {string} folder the folder from which imports are resolved that are not among the installed packages
+   * @param {() => () => void} watch called before a package is loaded; the function that it returns is called afterwards, so that
+   * changes that the package makes to globals remain
    * @param {Record<string, Tree>} packages by step
    */
   constructor(folder, watch, packages = {}) {
     this.folder = folder;
     this.watch = watch;
     this.packages = packages;
-    /** Whether a user's file was loaded: Node.js caches it, so a later run would see an old version. */
+    /** Whether a file of the user was loaded: Node.js caches it, so a later run would get an old version. */
     this.ownFiles = false;
     /** @type {Map<string, {source: string, module: vm.SourceTextModule, imports: Imports}>} by step */
     this.prepared = new Map();
   }
 
   /**
-   * Compile *step* ahead of time; none of its code runs, and its errors are reported when it is loaded.
+   * Compile *step* ahead of time. Its code does not run; `load` reports its errors.
    *
    * @param {StepCode} step
    */
@@ -79,6 +79,8 @@ export class ModuleLoader {
   }
 
   /**
+   * Load a step. Throws an error if its default export is not a component.
+   *
    * @param {StepCode} step
    * @returns {Promise<any>} the default export
    */
@@ -92,7 +94,7 @@ export class ModuleLoader {
 }
 
 /**
- * *exported*, which is a component.
+ * Return *exported* if it is a component; throws `EntryPointError` otherwise.
  *
  * @param {any} exported
  */
@@ -106,7 +108,7 @@ function checked(exported) {
   return exported;
 }
 
-/** Where the imports of one step lead. */
+/** Resolves the imports of one step. */
 class Imports {
   /** @type {NodeJS.Require | undefined} */ #require;
 
@@ -136,7 +138,7 @@ class Imports {
     };
   }
 
-  /** The step's `require`, created at first use, because modules do not need it. */
+  /** The step's `require`. It is created at the first use, because a module does not need it. */
   get require() {
     this.#require ??= this.#requiring();
     return this.#require;
@@ -170,7 +172,7 @@ class Imports {
   }
 
   /**
-   * The specifier in the folder of installed packages; undefined if the package is not installed there.
+   * Return the specifier for the folder of installed packages; undefined if the package is not installed there.
    *
    * @param {string} specifier
    */
@@ -180,7 +182,11 @@ class Imports {
     return this.aliases[named] + rest;
   }
 
-  /** @param {string} specifier */
+  /**
+   * Resolve a specifier to a URL.
+   *
+   * @param {string} specifier
+   */
   resolve(specifier) {
     const inTree = this.inTree(specifier);
     const { resolve } = /** @type {any} */ (import.meta);
@@ -188,6 +194,8 @@ class Imports {
   }
 
   /**
+   * Import a module for the step.
+   *
    * @param {string} specifier
    * @param {Record<string, string>} [attributes]
    */
@@ -208,7 +216,7 @@ class Imports {
   }
 
   /**
-   * Whether this process loaded the module before: then loading it changes no globals.
+   * Whether this process has loaded the module before, so that loading it does not change globals; records the module.
    *
    * @param {string} place
    */
@@ -217,7 +225,7 @@ class Imports {
   }
 
   /**
-   * `node:module` with a `createRequire` that finds the step's packages; anything else as it is.
+   * Return `node:module` with a `createRequire` that finds the step's packages; any other module is returned unchanged.
    *
    * @param {any} namespace
    */
@@ -230,13 +238,19 @@ class Imports {
     return { ...namespace, createRequire: mine, default: new Proxy(Module, { get }) };
   }
 
-  /** @param {string} specifier */
+  /**
+   * Record whether the step imports a file of the user.
+   *
+   * @param {string} specifier
+   */
   note(specifier) {
     if (OWN_FILE.test(specifier)) this.loader.ownFiles = true;
   }
 }
 
 /**
+ * Compile a step as a module.
+ *
  * @param {StepCode} step
  * @param {Imports} imports
  */
@@ -248,6 +262,8 @@ function compiled(step, imports) {
 }
 
 /**
+ * Link and evaluate a module; returns its default export.
+ *
  * @param {vm.SourceTextModule} module
  * @param {Imports} imports
  */
@@ -263,6 +279,8 @@ async function evaluated(module, imports) {
 }
 
 /**
+ * Wrap a loaded module's namespace as a module that a step can link to.
+ *
  * @param {string} specifier
  * @param {any} namespace
  */
@@ -278,7 +296,7 @@ function synthetic(specifier, namespace) {
 }
 
 /**
- * The implementation of `import()` in a step.
+ * Return the implementation of `import()` in a step.
  *
  * @param {Imports} imports
  * @returns {any}
@@ -295,7 +313,8 @@ function dynamic(imports) {
 }
 
 /**
- * Load a step in CommonJS style: it has no import or export, and uses require or module.exports.
+ * Load a step in CommonJS style, which has no import or export and uses require or module.exports. Returns undefined for another
+ * step.
  *
  * @param {StepCode} step
  * @param {Imports} imports
@@ -320,14 +339,16 @@ function commonJS(step, imports) {
 }
 
 /**
+ * Compile a source, with the bytecode of an earlier compilation if it is cached.
+ *
  * @param {StepCode} step
  * @param {Pick<vm.SourceTextModuleOptions, "initializeImportMeta" | "importModuleDynamically">} options
  * @returns {vm.SourceTextModule}
  */
 function compileModule({ source, file, offset }, options) {
   const all = { ...options, identifier: file, lineOffset: offset };
-  // V8's own cache never finds these modules again, because each has its own `import()` callback. But it keeps them and
-  // searches all of them at each compilation, so each execution would be slower than the last.
+  // V8's own cache never finds these modules again, because each has its own `import()` callback. But it stores them and searches
+  // all of them at each compilation, so each execution would be slower than the previous one.
   setFlagsFromString("--no-compilation-cache");
   try {
     if (!MAY_CACHE) return new vm.SourceTextModule(source, all);

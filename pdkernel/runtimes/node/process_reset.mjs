@@ -2,7 +2,7 @@
 /**
  * Resets the process before each step: globals, console, environment, working folder.
  *
- * Changes that packages make to globals while they load remain, because packages load once.
+ * Changes that packages make to globals while they are loaded remain, because packages are loaded once.
  */
 
 /** @type {Map<any, Map<PropertyKey, PropertyDescriptor>>} */
@@ -46,14 +46,14 @@ function propertiesOf(target) {
 }
 
 /**
- * The environment of a reset that was done ahead of a step, until other code runs.
+ * The environment that `resetProcessAhead` has set; null if the next step needs a reset.
  *
  * @type {Record<string, string> | null}
  */
 let ahead = null;
 
 /**
- * Make *environment* that of the process.
+ * Set the environment of the process to *environment*.
  *
  * @param {Record<string, string>} environment without a prototype
  */
@@ -72,7 +72,7 @@ function setEnvironment(environment) {
 }
 
 /**
- * Do the work of `resetProcess` ahead of a step.
+ * Reset the process ahead of a step, so that `resetProcess` has nothing to do at its start.
  *
  * @param {Record<string, string>} environment without a prototype
  * @param {string} folder
@@ -82,7 +82,7 @@ export function resetProcessAhead(environment, folder) {
   try {
     resetProcess(environment, folder);
   } catch {
-    return; // the run is already over and its folder was removed
+    return; // the run has ended and its folder was removed
   }
   ahead = { ...environment };
 }

@@ -1,15 +1,15 @@
 // @ts-check
 /**
- * Requests of a form that configures a component: options of a dropdown, and props that depend on other props.
+ * Serves a form that configures a component: options of a dropdown, and props that depend on other props.
  *
- * During configuration a value may be missing or a `{{ }}` expression, and an account may be known at run time only.
- * Only `options` and `additionalProps` of the component run. A run gets its additional props from this module too.
+ * During configuration a value may be missing or a `{{ }}` expression, and an account may be known at run time only. Of the
+ * component, only `options` and `additionalProps` run. The additional props of a run also come from this module.
  */
 
 import { ComponentInstance } from "./component_instance.mjs";
 import { describeProp, isRequired, PropError, resolveProps, resolveProp, unwrapLabels } from "./props.mjs";
 
-const WITHOUT = "A text or an expression can be given without.";
+const ALTERNATIVE = "You can type a text or an expression instead."; // as in engine/action_forms.py
 
 /**
  * @typedef {object} OptionsRequest
@@ -23,7 +23,7 @@ const WITHOUT = "A text or an expression can be given without.";
  */
 
 /**
- * A page of a prop's options.
+ * Load a page of a prop's options.
  *
  * @param {any} component
  * @param {OptionsRequest} request
@@ -37,7 +37,7 @@ export async function loadOptions(component, request, around) {
     prop = (await callAdditionalProps(component, instance)).find(({ name }) => name === request.prop);
   }
   if (!prop && missing.read) return emptyPage(missing.read);
-  if (!prop) throw new PropError(`There is no prop ${request.prop}.`);
+  if (!prop) throw new PropError(`The component has no prop ${request.prop}.`);
   const given = prop.definition.options;
   if (typeof given !== "function") {
     const none = given === undefined ? `The prop ${request.prop} has no options.` : null;
@@ -65,7 +65,7 @@ export async function loadOptions(component, request, around) {
 }
 
 /**
- * The props that the component adds or changes for the values so far.
+ * Return the props that the component adds or changes for the values that the form has so far.
  *
  * @param {any} component
  * @param {OptionsRequest} request
@@ -83,7 +83,7 @@ export async function resolveAdditionalProps(component, request, around) {
 }
 
 /**
- * The props that the component adds or changes for the values of a run.
+ * Return the props that the component adds or changes for the values of a run.
  *
  * @param {any} component which has `additionalProps`
  * @param {import("./component_instance.mjs").ComponentInput} given
@@ -99,19 +99,21 @@ export async function resolveAdditionalPropsForRun(component, given, around) {
     return await callAdditionalProps(component, instance);
   } catch (error) {
     const why = /** @type {any} */ (error)?.message ?? error;
-    around.channel.warn(`The additional props of the action are unknown (${why}), so they have no defaults.`);
+    around.channel.warn(`The additional props of the action cannot be computed (${why}), so they have no defaults.`);
     return [];
   }
 }
 
 /**
+ * Call `additionalProps` of a component; returns the props that it added or changed.
+ *
  * @param {any} component
  * @param {ComponentInstance} instance
  * @returns {Promise<import("./props.mjs").Prop[]>}
  */
 async function callAdditionalProps(component, instance) {
   const before = resolveProps(component);
-  // some components change their argument and others return what they add
+  // some components change their argument, and others return the props that they add
   const existing = Object.fromEntries(before.map(({ name, definition }) => [name, { ...definition }]));
   const returned = await component.additionalProps.call(instance.self, existing);
   const changed = before.filter(({ name, definition }) => existing[name] && differs(existing[name], definition));
@@ -131,6 +133,8 @@ function differs(now, before) {
 }
 
 /**
+ * Create an instance of a component for a form: values that are not known yet are tracked.
+ *
  * @param {any} component
  * @param {OptionsRequest} request
  * @param {import("./component_instance.mjs").ComponentContext} around
@@ -145,12 +149,12 @@ function configuring(component, request, around) {
   return { instance, configured, missing };
 }
 
-/** The props without a value yet: expressions, and required props that are empty. */
+/** Tracks the props without a known value: expressions, and required props that are empty. */
 class MissingProps {
   /** @type {Map<string, string>} name to the reason */
   #why = new Map();
   #refuses = false;
-  /** @type {string | null} the reason of the first of them that was read */ read = null;
+  /** @type {string | null} the reason for the first of these props that was read */ read = null;
 
   /**
    * @param {any} component
@@ -164,13 +168,17 @@ class MissingProps {
     for (const [name, value] of Object.entries(values)) if (holdsExpression(value)) this.#why.set(name, expression(name));
   }
 
-  /** Throw from now on when one of them is read: an outbound call without its value would fail. */
+  /** Throw an error from now on if one of these props is read, because an outbound call without its value would fail. */
   refuse() {
     this.#refuses = true;
     this.read = null;
   }
 
-  /** @param {any} target the object whose reads are tracked */
+  /**
+   * Track the reads of these props.
+   *
+   * @param {any} target the object with the values
+   */
   watch(target) {
     for (const [name, why] of this.#why) {
       if (target[name] !== undefined && target[name] !== "") continue;
@@ -179,7 +187,7 @@ class MissingProps {
         if (this.#refuses) throw new PropError(why);
       };
       const set = (/** @type {any} */ value) => Object.defineProperty(target, name, { value, writable: true });
-      // not enumerable, because spreading all values does not depend on this one
+      // not enumerable, because copying all values is not a read of this value
       Object.defineProperty(target, name, { get, set, enumerable: false, configurable: true });
     }
     return target;
@@ -187,6 +195,8 @@ class MissingProps {
 }
 
 /**
+ * Whether a value contains a `{{ }}` expression.
+ *
  * @param {any} value
  * @returns {boolean}
  */
@@ -197,13 +207,13 @@ function holdsExpression(value) {
 
 /** @param {string} name */
 function expression(name) {
-  return `Choices depend on the prop ${name}, whose value is an expression and not known until the run. ${WITHOUT}`;
+  return `Choices depend on the prop ${name}, whose value is an expression that is known at run time only. ${ALTERNATIVE}`;
 }
 
 /** @param {import("./props.mjs").Prop} prop */
 function unfilled({ name, definition: { label } }) {
   const called = label && label.toLowerCase() !== name.toLowerCase() ? `${name} ("${label}")` : name;
-  return `Choices depend on the prop ${called}: fill it first. ${WITHOUT}`;
+  return `Choices depend on the prop ${called}. Set that prop first. ${ALTERNATIVE}`;
 }
 
 /** @param {string} reason @returns {Page} */
@@ -212,6 +222,8 @@ function emptyPage(reason) {
 }
 
 /**
+ * Return options with labels; a value without a label is its own label.
+ *
  * @param {any} items
  * @returns {{label: string, value: any}[]}
  */
@@ -225,6 +237,8 @@ function listed(items) {
 }
 
 /**
+ * Return the options whose label or value contains *query*.
+ *
  * @param {{label: string, value: any}[]} list
  * @param {string | null} query
  */

@@ -2,8 +2,8 @@
 /**
  * The props of a component: their declarations, and their values on `this`.
  *
- * It follows the prop definitions of the platform's component API page: `propDefinition` to any depth, defaults, wrapped
- * labels, and conversions of values written as text. `component_instance.mjs` creates the objects for apps and stores.
+ * It follows the prop definitions of the platform's component API page: `propDefinition` to any depth, defaults, values with labels,
+ * and conversion of values that are written as text. `component_instance.mjs` creates the objects for apps and stores.
  */
 
 const INTEGER = /^\s*[+-]?\d+\s*$/;
@@ -13,10 +13,10 @@ const TYPES_WITHOUT_VALUE = /^(alert|app|dir|data_store|\$\..*)$/;
 /**
  * @typedef {object} Prop a prop, merged with its `propDefinition`
  * @property {string} name
- * @property {any} definition merged; the component's own values take precedence
+ * @property {any} definition the merged definition; the component's own values take precedence
  * @property {string} type
- * @property {any} owner the app whose `options` it has, or null if they are the component's
- * @property {Function[]} parameters what each `propDefinition` adds for `options`, outermost first
+ * @property {any} owner the app that defines the prop's `options`, or null if the component defines them
+ * @property {Function[]} parameters functions of each `propDefinition` that return arguments for `options`, outermost first
  */
 
 /** A prop is missing, invalid, or declared incorrectly. */
@@ -39,8 +39,10 @@ export class PropError extends Error {
 const known = new WeakMap();
 
 /**
+ * Return the props of a component, in the order of declaration.
+ *
  * @param {any} component
- * @returns {Prop[]} in the order of declaration
+ * @returns {Prop[]}
  */
 export function resolveProps(component) {
   const declared = component?.props;
@@ -54,6 +56,8 @@ export function resolveProps(component) {
 }
 
 /**
+ * Merge the declaration of a prop with its `propDefinition`.
+ *
  * @param {string} name
  * @param {any} declared as written
  * @returns {Prop}
@@ -78,7 +82,7 @@ function resolved(name, declared, depth) {
   const below = app?.propDefinitions?.[key];
   if (below === undefined || depth > 50) {
     const what = `propDefinition [${app?.app ?? typeof app}, ${JSON.stringify(key)}]`;
-    throw new PropError(`The prop ${name} builds on ${what}, ${depth > 50 ? "which has no end" : "which does not exist"}.`, "", name);
+    throw new PropError(`The prop ${name} refers to ${what}, which ${depth > 50 ? "refers to itself" : "does not exist"}.`, "", name);
   }
   const inner = resolved(name, below, depth + 1);
   const definition = { ...inner.definition, ...own };
@@ -88,8 +92,10 @@ function resolved(name, declared, depth) {
 }
 
 /**
+ * Describe a prop as JSON.
+ *
  * @param {Prop} prop
- * @returns {{name: string, type: string, optional: boolean, definition: any}} as JSON
+ * @returns {{name: string, type: string, optional: boolean, definition: any}}
  */
 export function describeProp(prop) {
   const { methods, propDefinitions, propDefinition, ...declared } = prop.definition;
@@ -98,7 +104,11 @@ export function describeProp(prop) {
   return { name: prop.name, type: prop.type, optional: !isRequired(prop), definition };
 }
 
-/** @param {Prop} prop */
+/**
+ * Whether a step must set a prop.
+ *
+ * @param {Prop} prop
+ */
 export function isRequired({ type, definition }) {
   // parity[hidden-props]: a prop that the builder does not show is not required, even if it is not marked as optional
   if (definition.optional || definition.hidden || definition.disabled) return false;
@@ -127,21 +137,25 @@ export function resolveValues(props, given, { configured, warn }) {
       result[name] = structuredClone(definition.default);
     } else if (isRequired(prop)) {
       if (!configured.includes(name)) throw missing(prop);
-      warn(`The prop ${name} is required, and its value came out as ${given[name] === null ? "null" : "undefined"}.`);
+      warn(`The prop ${name} is required, but its expression evaluates to ${given[name] === null ? "null" : "undefined"}.`);
     }
   }
   return result;
 }
 
-/** @param {Prop} prop */
+/**
+ * Build the error for a required prop that the step does not set.
+ *
+ * @param {Prop} prop
+ */
 function missing({ name, type, definition }) {
   const { label, options } = definition;
   const called = label && label.toLowerCase() !== name.toLowerCase() ? `${name} ("${label}")` : name;
   const first = Array.isArray(options) ? options[0] : undefined;
   const example = first === undefined ? `<${type}>` : JSON.stringify(first?.value ?? first);
   return new PropError(
-    `The prop ${called} is required, and the step does not give it.`,
-    `Give it among the step's props (${name}: ${example}), or on the line of a code step: --prop ${name}=VALUE`,
+    `The prop ${called} is required, but the step does not set it.`,
+    `Set it in the props of the step (${name}: ${example}), or in the directive of a code step: --prop ${name}=VALUE`,
     name,
   );
 }
@@ -154,19 +168,21 @@ function missing({ name, type, definition }) {
  * @param {(text: string) => void} warn
  */
 function misfits({ name, type }, value, warn) {
-  const [asked, fits] =
+  const [expected, fits] =
     type === "integer" || type === "integer[]"
       ? ["a whole number", Number.isInteger]
       : type === "boolean" || type === "boolean[]"
         ? ["true or false", (/** @type {any} */ one) => typeof one === "boolean"]
         : ["", () => true];
   for (const one of type.endsWith("[]") && Array.isArray(value) ? value : [value]) {
-    if (!fits(one)) warn(`The prop ${name} asks for ${asked}, and is given ${typeof one === "string" ? JSON.stringify(one.slice(0, 50)) : `a value of type ${typeof one}`}.`);
+    if (!fits(one)) warn(`The prop ${name} expects ${expected}, but its value is ${typeof one === "string" ? JSON.stringify(one.slice(0, 50)) : `of type ${typeof one}`}.`);
   }
 }
 
 /**
- * parity[prop-limits]: a warning only, because the platform does not check what an expression gives.
+ * Warn if a number is outside of the prop's limits.
+ *
+ * parity[prop-limits]: it is only a warning, because the platform does not check the value of an expression.
  *
  * @param {Prop} prop
  * @param {any} value
@@ -175,13 +191,13 @@ function misfits({ name, type }, value, warn) {
 function limits({ name, definition: { min, max } }, value, warn) {
   for (const number of Array.isArray(value) ? value : [value]) {
     if (typeof number !== "number") continue;
-    if (typeof min === "number" && number < min) warn(`The prop ${name} is ${number}, and at least ${min} is asked for.`);
-    if (typeof max === "number" && number > max) warn(`The prop ${name} is ${number}, and at most ${max} is asked for.`);
+    if (typeof min === "number" && number < min) warn(`The prop ${name} is ${number}, but its minimum is ${min}.`);
+    if (typeof max === "number" && number > max) warn(`The prop ${name} is ${number}, but its maximum is ${max}.`);
   }
 }
 
 /**
- * Return a value without the label that a dropdown added, or, if *withLabel*, always with a label.
+ * Return a value without the label that a dropdown added; with *withLabel*, return every value with a label.
  *
  * @param {any} value
  * @param {boolean} withLabel
@@ -203,7 +219,7 @@ export function unwrapLabels(value, withLabel) {
 /**
  * Convert a value that was written as text, or as a list of one expression, to its type.
  *
- * parity[value-types]: the platform does not document this; other values are passed unchanged.
+ * parity[value-types]: the platform does not document these conversions; any other value is returned unchanged.
  *
  * @param {string} type
  * @param {any} value
@@ -234,9 +250,11 @@ export function convertValue(type, value) {
 }
 
 /**
+ * Parse the JSON text of an object or list.
+ *
  * @param {string} text
  * @param {(found: any) => boolean} fits
- * @returns {any} undefined if the text is not JSON of that kind
+ * @returns {any} undefined if the text is not JSON, or if the value does not fit
  */
 function json(text, fits) {
   if (!/^\s*[[{]/.test(text)) return undefined;

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * `steps` and `$` as a Node.js step sees them.
+ * `steps` and `$`, the arguments of a Node.js step.
  *
  * `$` follows the platform's documentation and types. Its methods send messages to pdkernel through the step's channel.
  */
@@ -25,7 +25,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
  */
 
 /**
- * `steps`, which parses a value when it is first read. Every step has its own copy.
+ * Create `steps`, which parses a value when it is first read. Every step has its own copy.
  *
  * @param {string[]} names
  * @param {Map<string, string>} texts JSON by name
@@ -61,6 +61,8 @@ function replace(steps, name, value) {
 }
 
 /**
+ * Create `$`.
+ *
  * @param {any} context
  * @param {StepChannel} channel
  * @param {Record<string, string>} urls `resume_url` and `cancel_url` of this step
@@ -78,7 +80,7 @@ export function createStepApi(context, channel, urls, files) {
     },
     export(/** @type {any} */ name, /** @type {any} */ value) {
       if (typeof name !== "string" || !name) {
-        throw new TypeError(`$.export takes a name first, and ${inspect(name)} is not one`);
+        throw new TypeError(`$.export takes a name as its first argument, not ${inspect(name)}`);
       }
       const text = encodeJson(value, name, channel.warn);
       if (text !== undefined) channel.export(name, text);
@@ -88,7 +90,7 @@ export function createStepApi(context, channel, urls, files) {
 }
 
 /**
- * `$.respond`, also used for the HTTP interface of a source.
+ * Create `$.respond`, which the HTTP interface of a source also uses.
  *
  * @param {StepChannel} channel
  * @returns {(response: any) => Promise<void>}
@@ -97,7 +99,7 @@ export function createResponder(channel) {
   return (response) => {
     const { status, headers, body, immediate } = response ?? {};
     if (!Number.isInteger(status) || status < 100 || status > 599) {
-      throw new TypeError("$.respond needs a status, a whole number from 100 to 599: { status: 200, body: ... }");
+      throw new TypeError("$.respond needs a status from 100 to 599, for example { status: 200, body: ... }");
     }
     // a list is a header with several values, as in Node.js: Set-Cookie
     const texts = Object.entries(headers ?? {}).map(([key, value]) => [key, Array.isArray(value) ? value.map(String) : String(value)]);
@@ -114,7 +116,7 @@ export function createResponder(channel) {
 }
 
 /**
- * `$.flow`. Only `trigger` waits; the others take effect when the step has ended, as the platform documents.
+ * Create `$.flow`. Only `trigger` waits. As the platform documents, the other methods take effect when the step has ended.
  *
  * @param {StepChannel} channel
  * @param {Record<string, string>} urls
@@ -122,13 +124,13 @@ export function createResponder(channel) {
 function flow(channel, urls) {
   const pause = (/** @type {string} */ kind, /** @type {any} */ ms, /** @type {object} */ more = {}) => {
     if (typeof ms !== "number" || !Number.isFinite(ms) || ms < 0) {
-      throw new TypeError(`$.flow.${kind} takes a number of milliseconds, and ${inspect(ms)} is not one`);
+      throw new TypeError(`$.flow.${kind} takes a number of milliseconds from 0 upwards, not ${inspect(ms)}`);
     }
     channel.pause(kind, written({ ms: counted(ms), ...more }, `$.flow.${kind}`, channel));
     return { ...urls };
   };
   return {
-    // parity[bare-exit]: as on the platform, only `return $.flow.exit()` ends the step too
+    // parity[bare-exit]: as on the platform, the step continues unless it returns: `return $.flow.exit()`
     exit: (/** @type {any} */ reason) => channel.exit(reason === undefined || reason === null ? null : String(reason)),
     delay: (/** @type {any} */ ms) => pause("delay", ms),
     suspend: (/** @type {any} */ ms = DAY_MS) => pause("suspend", ms),
@@ -148,7 +150,7 @@ function counted(number) {
 }
 
 /**
- * `$.send`: messages are queued and delivered when the run is over. Code does not see the result.
+ * Create `$.send`. Messages are queued and delivered when the run has ended. The step does not get the result.
  *
  * @param {StepChannel} channel
  */
@@ -181,6 +183,8 @@ function bodyOf(content) {
 }
 
 /**
+ * Read a stream to its end.
+ *
  * @param {AsyncIterable<any>} stream
  * @returns {Promise<string | Buffer>} text if all parts are text
  */

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Runs the work of one step: assigns failures from any part of its code to the step, and finds code that it leaves running.
+ * Runs the work of one step. An error from any part of its code fails the step. Code that still runs at its end is detected.
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
@@ -32,7 +32,7 @@ let number = 0;
 let idle = new Map();
 
 /**
- * Whether step number *mine* is the one that runs.
+ * Whether step number *mine* is running.
  *
  * @param {number} mine
  */
@@ -68,7 +68,11 @@ export async function runStepWork(step, run, work) {
   return { fault, result };
 }
 
-/** @param {any} error */
+/**
+ * Handle an error that no code caught: it fails the running step, or is reported as an error of a step that has ended.
+ *
+ * @param {any} error
+ */
 export function handleLateError(error) {
   const of = current.getStore();
   if (running && (of === undefined || of === running.number)) running.fail(error);

@@ -1,1 +1,1 @@
-"""The program of a Python worker, and what a Python step can call. Standard library only."""
+"""The program of a Python worker, and the API that a Python step calls. It uses only the standard library."""

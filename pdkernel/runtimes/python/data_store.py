@@ -1,5 +1,5 @@
 """
-A data store as a Python step sees it (`pd.inputs["data_store"]`), with the platform's documented methods.
+The data store in a Python step (`pd.inputs["data_store"]`), with the methods that the platform documents.
 
 Each method calls a service of pdkernel, which stores the values.
 """
@@ -15,10 +15,10 @@ CallServices = Callable[[str, dict[str, Any]], Any]
 
 
 class StoreKeyError(KeyError, TypeError):
-    """The key has no record. It is a TypeError, as the platform documents, and a KeyError, as for a dict."""
+    """The store has no such key. The class is a TypeError, as the platform documents, and a KeyError, as for a dict."""
 
     def __str__(self) -> str:
-        return f"The data store has no key {self.args[0]!r}. Use .get(key) for None instead of this error."
+        return f"The data store has no key {self.args[0]!r}. To get None for a missing key, use .get(key)."
 
 
 class StoreValueError(TypeError):
@@ -28,7 +28,7 @@ class StoreValueError(TypeError):
 
 
 class Keys:
-    """The keys of a store, loaded page by page during iteration. To export them, make a list."""
+    """The keys of a store, loaded page by page during iteration. Use `list(...)` to export them."""
 
     def __init__(self, pages: Callable[[], Iterator[Any]]) -> None:
         self._pages = pages
@@ -37,7 +37,7 @@ class Keys:
         return self._pages()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of a data store: list(...) reads them>"
+        return f"<{type(self).__name__} of a data store: read them with list(...)>"
 
 
 class Items(Keys):
@@ -48,7 +48,7 @@ class DataStore:
     """
     One data store.
 
-    A value that is read is a copy: a change in it is stored only by setting the key again.
+    Reading a key returns a copy. To store a change of the copy, set the key again.
     """
 
     def __init__(self, name: str, call_services: CallServices) -> None:
@@ -86,7 +86,7 @@ class DataStore:
 
     def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """
-        Store *value*; with *ttl*, it expires after that many seconds.
+        Store *value* under *key*. It expires after *ttl* seconds, or never if *ttl* is None.
 
         Raises:
             StoreValueError: *value* is not JSON; the message names the path.
@@ -102,11 +102,11 @@ class DataStore:
         self._call("set_ttl", key=key, ttl=ttl)
 
     def keys(self) -> Keys:
-        """Return every key in the order of their first `set`."""
+        """Return all keys, in the order in which they were first set."""
         return Keys(lambda: self._pages("keys"))
 
     def items(self) -> Items:
-        """Return every record as (key, value) in the order of the keys' first `set`."""
+        """Return all records as (key, value), in the order in which the keys were first set."""
         return Items(lambda: ((key, value) for key, value in self._pages("entries")))
 
     def clear(self) -> None:
@@ -125,5 +125,5 @@ class DataStore:
     def _call(self, operation: str, **args: Any) -> Any:
         key = args.get("key", "")
         if not isinstance(key, str):
-            raise StoreValueError(f"A key of a data store is a text, not {key!r:.60}. Use str(...).")
+            raise StoreValueError(f"A key of a data store must be a text, not {key!r:.60}. Use str(...).")
         return self._call_services(f"store.{operation}", {"store": self._name, **args})

@@ -1,9 +1,10 @@
 """
 A fixed clock and fixed random numbers for a Python process, so that two equal runs get equal values.
 
-It replaces `time`, `datetime`, `random`, `uuid`, `secrets` and `os.urandom` before any package is loaded, for the life of the
-process. The clock stands still and advances every `CLOCK_STEP_S` seconds, so code that waits for it ends. `time.monotonic` and
-`time.perf_counter` continue. Values that C libraries get from the system, and programs that a step starts, are not fixed.
+It replaces functions of `time`, `datetime`, `random`, `uuid`, `secrets` and `os.urandom` before any package is loaded, for the life
+of the process. The clock advances in steps of `CLOCK_STEP_S` seconds of real time, so that code that waits for a later time
+ends. `time.monotonic` and `time.perf_counter` are not changed. Values that C libraries get from the system, and programs that a
+step starts, are not fixed.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _next_random_bytes(size: int) -> bytes:
 
 def _fix_time() -> None:
     def at_least_now(real: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap *real*, which takes a time and uses the current one by default."""
+        """Wrap *real*, which takes a time; by default it gets the fixed current time."""
 
         def fixed(seconds: float | None = None) -> Any:
             return real(_now() if seconds is None else seconds)

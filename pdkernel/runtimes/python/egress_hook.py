@@ -4,11 +4,11 @@ Routes the outbound connections of a Python process to the gateway.
 The program of a worker imports it before user code. It is active if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TOKEN` are in
 the environment.
 
-- A host name is not resolved: an address of 198.18.0.0/16 (reserved for tests, RFC 2544) stands for it.
-- A TCP connection to another machine connects to the gateway instead, and first sends one line with its target. The client
-  then does TLS itself, with its own checks, and gets the project's certificate.
+- A host name is not resolved: it gets an address of 198.18.0.0/16 (reserved for tests, RFC 2544).
+- A TCP connection to another machine is made to the gateway instead, and first sends one line with its target. The client then
+  does TLS itself, with its own checks, and gets the project's certificate.
 - Unix sockets, UDP and loopback connections are unchanged.
-- If the gateway has ended, connecting fails; no connection goes out directly.
+- If the gateway has ended, connecting fails; no connection bypasses the gateway.
 - If a host is unreachable, the gateway drops the connection. The hook asks the gateway for the reason, and raises the
   error that a direct connection would raise.
 - Libraries that create sockets in C are not covered (libpq, gRPC, pycurl, uvloop).
@@ -63,7 +63,7 @@ def _text(host: Any) -> str:
 
 
 def _assign_address(name: str) -> str:
-    """Return the address that stands for *name*, the same at each call."""
+    """Return the address that is assigned to *name*; each call returns the same address."""
     with _lock:
         known = _address_of.get(name)
         if known is None:
@@ -107,7 +107,7 @@ def _gethostbyname(hostname: str) -> str:
 
 
 def _intended_target(address: Any) -> tuple[str, int] | None:
-    """Return the host and port that *address* stands for, or None if it is this machine."""
+    """Return the host and port that *address* was assigned to; None for an address of this machine."""
     host, port = _text(address[0]), int(address[1])
     if _is_local(host):
         return None
@@ -116,7 +116,7 @@ def _intended_target(address: Any) -> tuple[str, int] | None:
 
 
 def _drop_reason(gateway: tuple[str, int], token: str, sock: socket.socket) -> OSError | None:
-    """Return the error for which the gateway dropped the connection of *sock*; None if the gateway did not drop it."""
+    """Ask the gateway why it dropped the connection of *sock*. Return the error; None if the gateway did not drop it."""
     query_socket = _socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         query_socket.settimeout(_CONNECT_TIMEOUT_S)
@@ -137,7 +137,7 @@ def _drop_reason(gateway: tuple[str, int], token: str, sock: socket.socket) -> O
 def _explained(
     method: Callable[..., Any], drop_reason: Callable[[socket.socket], OSError | None]
 ) -> Callable[..., Any]:
-    """Wrap *method* of a socket: if the gateway dropped the connection, it raises the reason."""
+    """Wrap *method* of a socket so that it raises the reason if the gateway dropped the connection."""
 
     def call(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -156,7 +156,7 @@ def _explained(
 
 
 def _explain_tls(drop_reason: Callable[[socket.socket], OSError | None]) -> None:
-    """Wrap the methods of TLS sockets, which read in C, if the process has imported `ssl`: importing it is slow."""
+    """Wrap the methods of TLS sockets, which read in C. It is done after the process has imported `ssl`, which is slow."""
     kind = getattr(sys.modules.get("ssl"), "SSLSocket", None)
     if kind is None or kind in _explained_kinds:
         return

@@ -1,8 +1,8 @@
 """
 Describes an exception of a Python step: the frames of user code with source lines and local variables.
 
-It replaces the values of known secrets. A shortened local ends with `…`, never with a part of such a value. The recorder
-of the run redacts other forms of a secret, and their parts before a `…`.
+It replaces the values of known secrets. A shortened local variable ends with `…`, and no part of a secret is before the `…`. The
+recorder of the run redacts encoded forms of a secret, and their parts before a `…`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LONGEST = 20_000
 
 
 class _Repr(reprlib.Repr):
-    """Cuts a long text at its end, where `reprlib` cuts out its middle: no part of a secret follows the cut."""
+    """Cuts a long text at its end. `reprlib` removes the middle, so that a part of a secret could follow the cut."""
 
     def repr_str(self, value: str, level: int) -> str:  # noqa: ARG002
         return repr(value) if len(value) <= _LONGEST else repr(value[:_LONGEST])[:-1] + _CUT
@@ -49,7 +49,7 @@ _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 20
 _REPR.maxlevel = 4
 
 PLAIN_CELLS_HINT = (
-    "Names defined in plain cells of the notebook are not seen by steps: import or define it in this step."
+    "A step cannot see names that plain cells of the notebook define. Import or define the name in this step."
 )
 
 
@@ -80,7 +80,7 @@ def _exited(error: SystemExit, step_file: str) -> dict[str, Any]:
         "message": f"The step ended its own process with exit status {status}.{text}",
         "line": _line(error.__traceback__, step_file),
         "stack": _stack(error, step_file, [], 1),
-        "fix": "Return from the step, or raise an error, rather than end the process.",
+        "fix": "Return from the step or raise an error; do not end the process.",
     }
 
 
@@ -90,13 +90,13 @@ def _message(error: BaseException) -> str:
             return str(error.msg)
         return str(error)
     except Exception:
-        return "(its message could not be read)"
+        return "(the message of the error cannot be read)"
 
 
 def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return f"Name the package that provides it, at the top of the step: # pipedream add-package {package}"
+        return f"Name the package that provides the module, at the top of the step: # pipedream add-package {package}"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return PLAIN_CELLS_HINT
     return str(getattr(error, "pdkernel_fix", ""))

@@ -1,7 +1,7 @@
 """
-Encodes the exports of a Python step as JSON, or names the part that is not JSON.
+Encodes the exports of a Python step as JSON; an error names the part of the value that is not JSON.
 
-It is stricter than `json.dumps`: it refuses NaN and keys that are not strings, which would decode to other values.
+The encoder refuses NaN and keys that are not strings: `json.dumps` would encode them as values that decode differently.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _MAX_INT_BITS = 14_000  # bits; Python writes no longer ones in decimal (sys.set_int_max_str_digits)
 _SCALARS = (str, int, float, bool, type(None))
 _MAX_DEPTH = 256
-"""Levels; the platform's own limit ("JSON Nested Property Limit Exceeded")."""
+"""Maximum number of levels, as on the platform ("JSON Nested Property Limit Exceeded")."""
 
 
 class ExportNotJSONError(TypeError):
@@ -60,23 +60,27 @@ def _fault(value: Any, path: str, above: list[Any]) -> str | None:
     if isinstance(value, str | bool | None):
         return None
     if isinstance(value, int):
-        return f"{path} is a number of too many digits; use str(...)." if value.bit_length() > _MAX_INT_BITS else None
+        return (
+            f"{path} is an integer with too many digits for JSON. Use str(...)."
+            if value.bit_length() > _MAX_INT_BITS
+            else None
+        )
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"{path} is {value}, which JSON does not have."
+        return None if math.isfinite(value) else f"{path} is {value}, which JSON does not support."
     if any(value is other for other in above):
-        return f"{path} contains itself, and JSON has no end for that."
+        return f"{path} contains itself, so it cannot be written as JSON."
     if len(above) > _MAX_DEPTH:
         return f"JSON Nested Property Limit Exceeded: {path[:80]}... is nested more than {_MAX_DEPTH} deep."
     if isinstance(value, dict | list | tuple):
         return _fault_inside(value, path, [*above, value])
-    return f"{path} is {_kind(value)}, which JSON does not have.{_hint(value)}"
+    return f"{path} is {_kind(value)}, which JSON does not support.{_hint(value)}"
 
 
 def _fault_inside(value: Any, path: str, above: list[Any]) -> str | None:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                return f"{path} has the key {key!r:.60}, {_kind(key)}, and keys in JSON are text: use str(key)."
+                return f"{path} has the key {key!r:.60}, {_kind(key)}, but keys in JSON are texts. Use str(key)."
         inside = [(_segment(key), item) for key, item in value.items()]
     else:
         inside = [(f"[{index}]", item) for index, item in enumerate(value)]
@@ -115,5 +119,5 @@ def _hint(value: Any) -> str:
     if name in ("Decimal", "UUID"):
         return " Use str(...)."
     if name == "coroutine":
-        return " It was not awaited."
+        return " Use await."
     return ""

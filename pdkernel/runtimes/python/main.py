@@ -1,10 +1,10 @@
 """
 The program of a Python worker: runs `handler(pd)` of one step after another.
 
-It runs as `python -I -X utf8 main.py`. Requests are JSON lines on descriptor 3. Replies are JSON lines on descriptor 4,
-each after the request's number and a space. Standard output and error belong to the step. After a request with `texts`,
-one line of JSON follows for each name: exports, stored as text and parsed by the step that reads them. A `begin` with
-`fixed` (`{"ms", "seed"}`, else null) fixes clock and random numbers for the life of the process (`determinism`).
+It runs as `python -I -X utf8 main.py`. Requests are JSON lines on descriptor 3. Replies are JSON lines on descriptor 4, each after
+the request's number and a space. Standard output and standard error belong to the step. A request with `texts`, a list of step
+names, is followed by a line of JSON for each name: the step's exports, which are parsed when a step reads them. If `begin` has
+`fixed` (`{"ms", "seed"}`, else null), clock and random numbers are fixed for the life of the process (`determinism`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 class Runtime:
-    """The state of the worker: it executes one run of one workflow at a time."""
+    """The state of the worker, which executes one run at a time."""
 
     def __init__(self, requests: BinaryIO) -> None:
         self.request = 0
@@ -59,7 +59,7 @@ class Runtime:
         self._fixed: Any = None
 
     def begin_run(self, message: dict[str, Any]) -> None:
-        """Forget the last run, and store the settings of the new one."""
+        """Discard the state of the last run, and store the settings of the new run."""
         for name in self._modules_of_the_run():
             del sys.modules[name]
         for path in list(sys.path_importer_cache):  # the next run may have other files with the same names
@@ -77,7 +77,7 @@ class Runtime:
             self._fixed.install_determinism(message["fixed"]["ms"] // 1000, message["fixed"]["seed"])
 
     def prepare_steps(self, message: dict[str, Any]) -> None:
-        """Prepare for steps ahead of time; no user code runs."""
+        """Store the code of steps and reset the process ahead of time; no user code runs."""
         for code in message["codes"]:
             self._store_source(code)
         try:
@@ -91,7 +91,7 @@ class Runtime:
         self._texts[name] = exports_json
 
     def run_step(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run a step, and return the reply."""
+        """Run the step of *request*, and return the reply."""
         self._step_number += 1
         running = self._step_number
         secrets = self._secrets + [v for fields in request["auth"].values() for v in fields.values()]
@@ -113,7 +113,7 @@ class Runtime:
                 call_services=partial(self._call_services, running),
             )
         finally:
-            self._step_number += 1  # code that the step left running cannot send messages any more
+            self._step_number += 1  # code of the step that still runs cannot send messages any more
         _flush()
         return {
             "t": "done",
@@ -124,7 +124,7 @@ class Runtime:
         }
 
     def send_line(self, line: str) -> None:
-        """Write one line to pdkernel, after the buffered line."""
+        """Send one line to pdkernel, after the buffered line."""
         with self._lock:
             data = memoryview(self._buffered + self._numbered(line))
             self._buffered = b""
@@ -144,15 +144,15 @@ class Runtime:
 
     def _send_step_line(self, line: str, running: int) -> None:
         if running != self._step_number:
-            raise RuntimeError("The step has ended, so it cannot export or respond.")
+            raise RuntimeError("The step has ended, so it cannot export, respond or call pdkernel.")
         _flush()
         self.send_line(line)
 
     def _call_services(self, running: int, call: str, args: dict[str, Any]) -> Any:
         """
-        Call a service of the step; blocks until the answer arrives.
+        Call a service of pdkernel for the step; blocks until the answer arrives.
 
-        No other line arrives while a step runs, because pdkernel sends the next request after `done`.
+        While a step runs, only answers arrive, because pdkernel sends the next request after `done`.
         """
         text = export_encoding.encode_json(args, call)
         with self._call_lock:
@@ -185,7 +185,7 @@ class Runtime:
         """Return the names of imported modules whose files the run's steps wrote."""
         found = []
         for name, module in sys.modules.copy().items():
-            if self._built_in.get(name) is module:  # has no file; `__file__` of such a module is slow to look up
+            if self._built_in.get(name) is module:  # without a file; looking up its `__file__` is slow
                 continue
             file = getattr(module, "__file__", None) or ""
             if file in self._foreign_files:
@@ -229,7 +229,7 @@ def _are_streams_closed() -> bool:
 
 
 def _load_helpers() -> None:
-    """Import the runtime's modules in a package whose name no step would use."""
+    """Import the runtime's modules into a package whose name no step uses."""
     package = ModuleType("_pdkernel_runtime")
     package.__path__ = [str(_HERE)]
     sys.modules[package.__name__] = package
@@ -255,7 +255,7 @@ def _silence_child() -> None:
 
 
 def main() -> None:
-    """Execute requests until pdkernel closes the pipe."""
+    """Execute requests until pdkernel closes the pipe on descriptor 3."""
     for fd in (_IN, _OUT):
         os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=_silence_child)

@@ -1,8 +1,8 @@
 """
 Resets the process before each Python step.
 
-It restores what an earlier step may have changed: environment, working folder, standard streams, builtins, import path,
-log handlers, signals. Changes that packages made during their import remain, because packages are imported once.
+An earlier step may have changed environment, working folder, standard streams, builtins, import path, log handlers and signals.
+Changes that packages made during their import remain, because packages are imported once.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from typing import Any
 
 MODULE_NAME = "pipedream.script_helpers"
 MODULE_MARKER = "script_helpers"
-"""Code without this word does not import the module."""
+"""Code that imports the module contains this word."""
 
 _PACKAGE = MODULE_NAME.partition(".")[0]
 
 
 def install_script_helpers(pd: Any) -> None:
-    """Let the running step import `steps` and `export`, even if the `pipedream` package is not installed."""
+    """Let the running step import `steps` and `export`, whether or not the package `pipedream` is installed."""
     helpers = ModuleType(MODULE_NAME)
     vars(helpers).update(steps=pd.steps, export=pd.export)
     if _PACKAGE not in sys.modules and importlib.util.find_spec(_PACKAGE) is None:
@@ -30,6 +30,6 @@ def install_script_helpers(pd: Any) -> None:
 
 
 def remove_script_helpers() -> None:
-    """Remove the module of the step, which has ended."""
+    """Remove the module of the step that has ended."""
     if sys.modules.pop(MODULE_NAME, None) is not None and hasattr(sys.modules.get(_PACKAGE), "pdkernel_hidden"):
         del sys.modules[_PACKAGE]

@@ -1,7 +1,7 @@
 """
-`pd` as a Python step sees it, with the names of the platform's Python documentation.
+`pd`, the argument of a Python step's handler, with the names of the platform's Python documentation.
 
-Its methods send lines to pdkernel through the `send_line` function.
+Its methods send messages to pdkernel as JSON lines.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MAX_SAFE_INTEGER = 2**53 - 1  # the largest whole number that JavaScript repres
 
 class Steps(dict[str, Any]):
     """
-    The exports of the steps above: a dict that parses a value when it is first read.
+    `pd.steps`, the exports of the steps above: a dict that parses a value when it is first read.
 
-    Each step has its own copy, so the next step does not see its changes.
+    Each step has its own copy, so that a change in it is not visible to the next step.
     """
 
     def __init__(self, texts: Mapping[str, bytes]) -> None:
@@ -107,7 +107,7 @@ class Steps(dict[str, Any]):
 
 
 class RefusedError(RuntimeError):
-    """pdkernel refused a service call of the step."""
+    """pdkernel refused a service call of the step; the message has the reason."""
 
     def __init__(self, fault: Mapping[str, Any]) -> None:
         super().__init__(fault.get("message", ""))
@@ -117,7 +117,7 @@ class RefusedError(RuntimeError):
 
 
 class Flow:
-    """`pd.flow`. Only `trigger` waits; the others take effect when the step has ended, as the platform documents."""
+    """`pd.flow`. Only `trigger` waits. As the platform documents, the other methods take effect when the step has ended."""
 
     pdkernel_hidden = True
 
@@ -130,7 +130,7 @@ class Flow:
         """
         End the run after this step.
 
-        parity[bare-exit]: as on the platform, only `return pd.flow.exit()` ends the step too.
+        parity[bare-exit]: as on the platform, the step continues unless it returns: `return pd.flow.exit()`.
         """
         self._send(json.dumps({"t": "exit", "reason": None if reason is None else str(reason)}))
 
@@ -139,14 +139,14 @@ class Flow:
         return self._pause("delay", ms)
 
     def suspend(self, ms: float = _DAY_MS) -> dict[str, str]:
-        """Pause the run after this step until its `resume_url` is called; after *ms* milliseconds it is cancelled."""
+        """Pause the run after this step until its `resume_url` is called; after *ms* milliseconds the run is cancelled."""
         return self._pause("suspend", ms)
 
     def rerun(self, ms: float = _DAY_MS, context: Any = None, max_retries: int = 10, **names: Any) -> dict[str, str]:
         """Run this step again after *ms* milliseconds, at most *max_retries* times, with *context*."""
         limit = names.pop("maxRetries", max_retries)
         if names:
-            raise TypeError(f"pd.flow.rerun takes no {next(iter(names))!r}")
+            raise TypeError(f"pd.flow.rerun has no argument {next(iter(names))!r}")
         return self._pause("rerun", ms, context=context, max=max(0, min(int(limit), _MAX_SAFE_INTEGER)))
 
     def trigger(self, workflow: str, payload: Any = None, options: Any = None) -> Any:
@@ -155,7 +155,7 @@ class Flow:
 
     def _pause(self, kind: str, ms: Any, **more: Any) -> dict[str, str]:
         if not isinstance(ms, int | float) or isinstance(ms, bool) or not 0 <= ms < float("inf"):
-            raise TypeError(f"pd.flow.{kind} takes a number of milliseconds, and {ms!r:.60} is not one")
+            raise TypeError(f"pd.flow.{kind} takes a number of milliseconds from 0 upwards, not {ms!r:.60}")
         self._send(
             encode_json(
                 {"t": "pause", "kind": kind, "ms": min(round(ms), _MAX_SAFE_INTEGER), **more}, f"pd.flow.{kind}"
@@ -165,7 +165,7 @@ class Flow:
 
 
 class SendApi:
-    """`pd.send`: messages are queued and delivered when the run is over. Code does not see the result."""
+    """`pd.send`: messages are queued and delivered when the run has ended. The step does not get the result."""
 
     pdkernel_hidden = True
 
@@ -180,20 +180,20 @@ class SendApi:
         """
         Send an e-mail to yourself.
 
-        parity[email-html]: as on the platform, `html` is "" unless given, and then stands in the place of the text.
+        parity[email-html]: as on the platform, `html` is "" by default and then replaces the text; `html=None` sends the text.
         """
         self._effect("email", {"subject": subject, "text": text, "html": html})
 
     def emit(self, event: Any, channel: str = "") -> None:
-        """Emit *event* to the listeners of this workflow."""
+        """Emit *event* to the listeners of this workflow on *channel*."""
         self._effect("emit", {"event": event, "channel": channel})
 
     def s3(self, bucket: str, prefix: str, payload: Any) -> None:
-        """Write *payload* to a bucket."""
+        """Write *payload* to an S3 bucket, under a key that begins with *prefix*."""
         self._effect("s3", {"bucket": bucket, "prefix": prefix, "payload": payload})
 
     def sse(self, channel: str, payload: Any) -> None:
-        """Send *payload* to the listeners of *channel*."""
+        """Send *payload* as a server-sent event to the listeners of *channel*."""
         self._effect("sse", {"channel": channel, "payload": payload})
 
     def _effect(self, kind: str, payload: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ class SendApi:
 
 
 def _calling_line() -> int | None:
-    """Return the calling line of the cell; None for code outside of the cell."""
+    """Return the line of the cell that makes this call; None if code outside of the cell makes it."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` takes a tenth of a second to import
     while frame is not None and not frame.f_code.co_filename.startswith("<step "):
         frame = frame.f_back
@@ -210,7 +210,7 @@ def _calling_line() -> int | None:
 
 
 def encode_export(name: str, value: Any) -> str:
-    """Encode the message of an export. Raises `ExportNotJSONError`."""
+    """Encode the message that exports *value* as *name*. Raises `ExportNotJSONError`."""
     return f'{{"t":"export","n":{json.dumps(name)},"v":{encode_json(value, name)}}}'
 
 
@@ -219,11 +219,11 @@ class Pd:
     The argument of `handler(pd)`.
 
     Attributes:
-        steps: Exports of the steps above, `pd.steps["trigger"]["event"]` among them.
+        steps: Exports of the steps above, by step name; the event is `pd.steps["trigger"]["event"]`.
         inputs: Values of props; an app is `{"$auth": {...}}`.
         context: The run's context.
-        flow: Exits, pauses, other workflows.
-        send: Messages that are sent when the run is over.
+        flow: Ends and pauses the run, and runs other workflows.
+        send: Queues messages that are sent when the run has ended.
     """
 
     pdkernel_hidden = True
@@ -245,14 +245,14 @@ class Pd:
         self._send = send_line
 
     def export(self, name: Any, value: Any) -> None:
-        """Export the current *value* as `steps.<this step>.<name>`."""
+        """Export *value* as `steps.<this step>.<name>`; later changes of *value* are not exported."""
         if not isinstance(name, str) or not name:
-            raise TypeError(f"pd.export takes a name first, and {name!r:.60} is not one")
+            raise TypeError(f"pd.export takes a name as its first argument, not {name!r:.60}")
         self._send(encode_export(name, value))
 
     def respond(self, response: dict[str, Any] | None = None, **parts: Any) -> None:
         """
-        Answer the HTTP request.
+        Respond to the HTTP request that started the workflow.
 
         Raises:
             TypeError: The status is missing or invalid.
@@ -261,7 +261,7 @@ class Pd:
         answer: dict[str, Any] = {**(response or {}), **parts}
         status = answer.get("status")
         if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 599:
-            raise TypeError('pd.respond needs a status, a whole number from 100 to 599: {"status": 200, "body": ...}')
+            raise TypeError('pd.respond needs a status from 100 to 599, for example {"status": 200, "body": ...}')
         body = answer.get("body")
         if isinstance(body, bytes | bytearray):
             body = {"$base64": base64.b64encode(body).decode()}

@@ -1,8 +1,8 @@
 """
 Runs one Python step: its code, then its `handler(pd)`.
 
-The caller is a worker, or the kernel for a debugger, and receives the step's messages. Frames of this folder are hidden
-in the stack of an error.
+The caller is a worker, or the kernel if the step runs in a debugger. The frames of this folder are left out of the stack of an
+error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StepHasNoHandlerError(Exception):
     """The cell defines no `handler`."""
 
     pdkernel_code = "entry_point"
-    pdkernel_fix = "Define `def handler(pd):` in this cell; what it returns is the step's $return_value."
+    pdkernel_fix = "Define `def handler(pd):` in this cell. Its return value is the step's $return_value."
 
 
 def run_step(
@@ -40,14 +40,14 @@ def run_step(
     send_return_value: Callable[[str], object] | None = None,
 ) -> dict[str, Any] | None:
     """
-    Run a step; return its failure (`error_report.describe_error`), or None.
+    Run a step. Returns the description of its error (`error_report.describe_error`), or None.
 
     Args:
         request: The request of pdkernel, with `step, file, props, auth, stores, context, flow`.
-        compile_code: Compiles the code; an exception from it is a failure of the step.
+        compile_code: Compiles the code; an exception that it raises is an error of the step.
         exports_json: The exports of the steps above as JSON, by step.
-        uses_script_helpers: The code uses the platform's older helper module, so it needs no handler.
-        secrets: Values that are replaced in local variables.
+        uses_script_helpers: Whether the code uses the platform's older helper module; then it needs no handler.
+        secrets: Values that are replaced in the local variables of the error's description.
         send_line: Receives each message of the step as a line.
         call_services: Calls a service and waits for the answer.
         send_return_value: Receives the line with the return value; `send_line` by default.
@@ -107,7 +107,7 @@ def _awaited(value: Any) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(wait())
-    outcome: list[Any] = []  # the kernel's event loop runs in this thread, so the step's loop runs in another thread
+    outcome: list[Any] = []  # the kernel's event loop uses this thread, so the step's loop gets another thread
 
     def run_apart() -> None:
         try:

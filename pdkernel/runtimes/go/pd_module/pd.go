@@ -25,12 +25,11 @@ const (
 
 // Steps holds the exports of each step above, by the step's name; the event is Steps["trigger"].
 //
-// parity[go-values]: numbers in it are float64, so whole numbers beyond 2^53 lose digits; what is exported again has its
-// keys sorted. Read such numbers with Unmarshal into a field of type int64.
+// parity[go-values]: numbers in Steps are float64, so whole numbers beyond 2^53 lose digits; read such numbers with Unmarshal into a
+// field of type int64. A map that is exported has its keys sorted.
 var Steps map[string]interface{}
 
-// Accounts holds the credentials of the step's connected accounts, by app and field. Pipedream itself gives a Go
-// step no accounts.
+// Accounts holds the credentials of the step's connected accounts, by app and field. On Pipedream, Go steps have no accounts.
 var Accounts map[string]map[string]string
 
 var (
@@ -51,17 +50,17 @@ func Unmarshal(v interface{}) error {
 	return json.Unmarshal(text, v)
 }
 
-// MustUnmarshal is Unmarshal, and panics where that returns an error.
+// MustUnmarshal calls Unmarshal, and panics if it returns an error.
 func MustUnmarshal(v interface{}) {
 	if err := Unmarshal(v); err != nil {
 		panic(err)
 	}
 }
 
-// Export exports value to the steps below as steps.<name>. It panics if value is not JSON, or cannot be written.
+// Export exports value to the steps below as steps.<name>. It panics if value cannot be encoded as JSON or cannot be written.
 func Export(name string, value interface{}) {
 	if name == "" || strings.ContainsAny(name, "=\r\n") {
-		panic(fmt.Errorf("pd.Export(%q): a name is not empty and holds no = and no end of line", name))
+		panic(fmt.Errorf("pd.Export(%q): the name must not be empty and must not contain = or a line break", name))
 	}
 	line, err := json.Marshal(value)
 	if err == nil {
@@ -72,9 +71,9 @@ func Export(name string, value interface{}) {
 	}
 }
 
-// Respond responds to the HTTP request that started the workflow, when the step has ended. A string or []byte body is
-// sent unchanged, any other body as JSON. Of several responses the first is sent. It panics if the body is not JSON.
-// On Pipedream, Go steps cannot respond.
+// Respond sets the response to the HTTP request that started the workflow; it is sent when the step has ended. A string or []byte
+// body is sent unchanged, any other body as JSON. If it is called several times, the first response is sent. It panics if the body
+// cannot be encoded as JSON. On Pipedream, Go steps cannot respond.
 func Respond(status int, headers map[string]string, body interface{}) {
 	if raw, ok := body.([]byte); ok {
 		body = map[string]string{"$base64": base64.StdEncoding.EncodeToString(raw)}
@@ -91,7 +90,7 @@ func Respond(status int, headers map[string]string, body interface{}) {
 	}
 }
 
-// read returns the JSON in the file that the variable names; null if there is none, or nothing in it.
+// read returns the JSON in the file that the variable names; null if the file does not exist or is empty.
 func read(variable string) []byte {
 	found, err := os.ReadFile(os.Getenv(variable))
 	if err != nil || len(bytes.TrimSpace(found)) == 0 {

@@ -1,7 +1,7 @@
-// Package rootca has Go's default HTTP transport trust the certificate of the project.
+// Package rootca makes Go's default HTTP transport trust the project's certificate.
 //
-// For systems on which Go does not read SSL_CERT_FILE (macOS). The way to the gateway itself is in the proxy variables,
-// which Go reads everywhere. A transport of the step's own is not reached.
+// It is needed on systems on which Go does not read SSL_CERT_FILE (macOS). The address of the gateway is in the proxy variables,
+// which Go reads on every system. A transport that the step creates itself is not changed.
 package rootca
 
 import (
