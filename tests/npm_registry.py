@@ -10,10 +10,12 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from tests.http_servers import JsonHandler, serve
 
 
 class NpmRegistry:
@@ -93,35 +95,19 @@ class NpmRegistry:
 def npm_registry() -> Iterator[NpmRegistry]:
     """A registry while the block runs."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            status, body = registry.answer(self.path)
-            try:
-                self.send_response(status)
-                self.send_header("content-length", str(len(body)))
-                self.send_header("content-type", "application/json")
-                self.end_headers()
-                self.wfile.write(body)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client has disconnected
-
-        def log_message(self, *_: Any) -> None:
-            """Log nothing."""
+        def answer(self, _: bytes) -> tuple[int, bytes]:
+            return registry.answer(self.path)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
     registry = NpmRegistry(f"http://127.0.0.1:{server.server_port}/")
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield registry
-    finally:
-        registry.gate.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with serve(server):
+        try:
+            yield registry
+        finally:
+            registry.gate.set()
 
 
 def _archive(files: Mapping[str, str]) -> bytes:

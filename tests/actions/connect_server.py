@@ -7,12 +7,13 @@ The server stores its requests, so that a test can check what a real project wou
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.http_servers import JsonHandler, serve
 
 CLIENT = {"client_id": "client-1", "client_secret": "secret-0123456789"}
 TOKEN = "token-0123456789"
@@ -42,8 +43,6 @@ class ConnectServer(ThreadingHTTPServer):
         status: The status of that response.
     """
 
-    daemon_threads = True
-
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, str, str | None, Any]] = []
@@ -69,34 +68,22 @@ class ConnectServer(ThreadingHTTPServer):
         return [body for _, asked, _, body in self.asked if asked == path]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: ConnectServer
 
-    def do_GET(self) -> None:
-        """Send the response."""
-        self._serve("GET", None)
-
-    def do_POST(self) -> None:
-        """Send the response."""
-        length = int(self.headers.get("content-length") or 0)
-        self._serve("POST", json.loads(self.rfile.read(length)))
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-    def _serve(self, method: str, body: Any) -> None:
+    def answer(self, body: bytes) -> tuple[int, Any]:
+        """The response of the route."""
         url = urlsplit(self.path)
+        sent: Any = json.loads(body) if body else None
         if url.path == "/v1/oauth/token":
-            known = all(body.get(key) == value for key, value in CLIENT.items())
+            known = all(sent.get(key) == value for key, value in CLIENT.items())
             good = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
-            self._answer(200 if known else 401, good if known else {"error": "invalid_client"})
-            return
+            return (200, good) if known else (401, {"error": "invalid_client"})
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
-            self._answer(401, {"error": "unauthorized"})
-            return
+            return 401, {"error": "unauthorized"}
         path = url.path.removeprefix(f"/v1/connect/{PROJECT}")
-        self.server.asked.append((method, path, self.headers.get("x-pd-environment"), body))
-        self._answer(*self._of(method, path, parse_qs(url.query)))
+        self.server.asked.append((self.command, path, self.headers.get("x-pd-environment"), sent))
+        return self._of(self.command, path, parse_qs(url.query))
 
     def _of(self, method: str, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         page = {"count": 1, "total_count": 1, "start_cursor": None, "end_cursor": None}
@@ -119,24 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 return 404, {"error": "record not found"}
 
-    def _answer(self, status: int, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
 
 @contextmanager
 def connect_api() -> Iterator[ConnectServer]:
     """The API, until the block ends."""
-    server = ConnectServer()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serve(ConnectServer()) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -11,13 +11,14 @@ import hashlib
 import io
 import json
 import tarfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote
 
 from tests.actions.checkout import FILES
+from tests.http_servers import JsonHandler, serve
 
 
 def archive(package: str, version: str, files: Mapping[str, str]) -> bytes:
@@ -47,8 +48,6 @@ class PackageServer(ThreadingHTTPServer):
         asked: The paths of all requests.
     """
 
-    daemon_threads = True
-
     def __init__(self, packages: Mapping[str, Mapping[str, bytes]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.packages = packages
@@ -74,41 +73,23 @@ class PackageServer(ThreadingHTTPServer):
         return {"name": name, "dist-tags": {"latest": list(versions)[-1]}, "versions": versions}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: PackageServer
 
-    def do_GET(self) -> None:
-        """Send the response."""
+    def answer(self, body: bytes) -> tuple[int, Any]:
+        """The document of a package, or an archive."""
         path = unquote(self.path).lstrip("/")
         self.server.asked.append(path)
         name, _, file = path.partition("/-/")
         if name not in self.server.packages:
-            self._answer(404, b'{"error": "not found"}')
-        elif file:
-            self._answer(200, self.server.packages[name][file.removesuffix(".tgz")])
-        else:
-            self._answer(200, json.dumps(self.server.document(name)).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+            return 404, {"error": "not found"}
+        if file:
+            return 200, self.server.packages[name][file.removesuffix(".tgz")]
+        return 200, self.server.document(name)
 
 
 @contextmanager
 def serving(packages: Mapping[str, Mapping[str, bytes]]) -> Iterator[PackageServer]:
     """The registry, until the block ends."""
-    server = PackageServer(packages)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serve(PackageServer(packages)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from pdkernel.model import JSON
 from pdkernel.project import Project
 from tests.actions.test_builtin import action
 from tests.engine.conftest import Run
+from tests.http_servers import JsonHandler, serve
 
 STORE = "dataStore: cache\n"
 
@@ -126,37 +125,18 @@ async def test_default_store(run: Run, project: Project) -> None:
     assert project.data_stores.names() == ["default"]
 
 
-class _Echo(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
+class _Echo(JsonHandler):
+    def answer(self, body: bytes) -> tuple[int, Any]:
         """Respond with the received request."""
-        text = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
-        received = {
-            "path": self.path,
-            "body": text,
-            "auth": self.headers.get("authorization"),
-            "x": self.headers.get("x-a"),
-        }
-        body = json.dumps(received).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
+        headers = {"auth": self.headers.get("authorization"), "x": self.headers.get("x-a")}
+        return 200, {"path": self.path, "body": body.decode(), **headers}
 
 
 @pytest.fixture
 def echo() -> Iterator[str]:
     """The URL of a server on the loopback interface that responds with the received request."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serve(ThreadingHTTPServer(("127.0.0.1", 0), _Echo)) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 async def test_http_custom_request(run: Run, echo: str) -> None:

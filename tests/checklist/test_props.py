@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -14,30 +13,20 @@ from pdkernel.project import Project
 from tests.builders import an_event
 from tests.checklist.conftest import Check
 from tests.checklist.languages import WITH_RETURN
+from tests.http_servers import JsonHandler, serve
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
     """The URL of a server that responds with method, path, some headers and body of the request."""
 
-    class Echo(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
+    class Echo(JsonHandler):
+        def answer(self, body: bytes) -> tuple[int, Any]:
             sent = {name.lower(): value for name, value in self.headers.items() if name.lower().startswith("x-")}
-            answer = json.dumps({"line": f"{self.command} {self.path}", "headers": sent, "body": body}).encode()
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+            return 200, {"line": f"{self.command} {self.path}", "headers": sent, "body": body.decode()}
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Echo) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve(ThreadingHTTPServer(("127.0.0.1", 0), Echo)) as server:
         yield f"http://127.0.0.1:{server.server_port}/post"
-        server.shutdown()
 
 
 @pytest.mark.parametrize("language", WITH_RETURN)

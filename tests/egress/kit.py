@@ -335,6 +335,13 @@ def outside_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
+def issue_bound_token(gateway: Gateway, ledger: Ledger, mode: str = "live", **binding: Any) -> str:
+    """A new caller token, bound to a step with the outbound policy *mode*."""
+    caller_token = gateway.issue_token()
+    gateway.bind(caller_token, ledger.binding(mode, **binding))
+    return caller_token
+
+
 def knock(gateway: Gateway, caller_token: str, host: str, port: int, *, secure: bool) -> socket.socket:
     """A connection to the gateway as a hook makes one; with *secure*, plain HTTP represents https."""
     sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from pdkernel.egress import Gateway
-from tests.egress.kit import ClientProcess, Ledger, OutsideServer, knock, read_all, read_until
+from tests.egress.kit import ClientProcess, Ledger, OutsideServer, issue_bound_token, knock, read_all, read_until
 
 URL = "https://api.example.test/things"
 
@@ -93,8 +93,7 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """An unknown caller token gets 407; git answers it without a new connection."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     user = base64.b64encode(f"{caller_token}:x".encode()).decode()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall(b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
@@ -145,8 +144,7 @@ def test_an_unknown_protocol_is_closed(gateway: Gateway, first: bytes) -> None:
 
 def test_a_first_line_in_pieces_is_joined(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """The first line may arrive in several parts, with the request behind it."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     line = f'PDK1 {{"host": "api.example.test", "port": 443, "tls": true, "token": "{caller_token}"}}\n'.encode()
     request = b"GET /pieces HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
@@ -161,8 +159,7 @@ def test_a_first_line_in_pieces_is_joined(gateway: Gateway, outside: OutsideServ
 
 def test_revoking_a_token_ends_its_connections(gateway: Gateway, ledger: Ledger) -> None:
     """After its token is revoked, a process has no connection."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, "api.example.test", 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         read_until(sock, b"\r\n\r\n")
@@ -184,8 +181,7 @@ def test_binding_a_revoked_token_is_an_error(gateway: Gateway, ledger: Ledger) -
 @pytest.mark.parametrize("mode", ["live", "deny"])
 def test_a_proxy_of_the_step_is_refused(gateway: Gateway, ledger: Ledger, outside: OutsideServer, mode: str) -> None:
     """A CONNECT request behind the hook is refused, because it hides the target."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding(mode))
+    caller_token = issue_bound_token(gateway, ledger, mode)
     with knock(gateway, caller_token, "other.example.test", 80, secure=False) as sock:
         sock.sendall(b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
         answer = read_until(sock, b"\r\n\r\n")
@@ -196,8 +192,7 @@ def test_a_proxy_of_the_step_is_refused(gateway: Gateway, ledger: Ledger, outsid
 
 def test_an_internationalized_name_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:
     """The gateway converts a name that the hook passes on unchanged to its DNS form."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("deny"))
+    caller_token = issue_bound_token(gateway, ledger, "deny")
     with knock(gateway, caller_token, "münchen.example", 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         read_all(sock)

@@ -13,7 +13,7 @@ import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.gateway import NODE_HOOK
-from tests.egress.kit import PYTHON_HOOK, Ledger, OutsideServer, node_paths, program
+from tests.egress.kit import PYTHON_HOOK, Ledger, OutsideServer, issue_bound_token, node_paths, program
 
 LOAD_HOOK = f"""
 import importlib.util, sys
@@ -123,8 +123,7 @@ server.close();
 
 def test_python_resolves_no_name(gateway: Gateway, ledger: Ledger) -> None:
     """A name becomes a fixed assigned address and is not resolved."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("deny"))
+    caller_token = issue_bound_token(gateway, ledger, "deny")
     code = """
 import socket
 one = socket.getaddrinfo("api.example.test", "https", type=socket.SOCK_STREAM)
@@ -147,8 +146,7 @@ def test_python_sockets_of_either_family_reach_the_gateway(
     gateway: Gateway, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
     """IPv6 sockets, non-blocking sockets and `connect_ex` send the original destination."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("deny"))
+    caller_token = issue_bound_token(gateway, ledger, "deny")
     code = """
 import socket
 def ask(sock, connect):
@@ -173,8 +171,7 @@ ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
 
 def test_node_forms_of_connect_reach_the_gateway(gateway: Gateway, ledger: Ledger, node_path: Path) -> None:
     """Every form of a connect call is routed to the gateway, and early data follows the first line."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("deny"))
+    caller_token = issue_bound_token(gateway, ledger, "deny")
     code = """
 import net, { Socket, connect as named } from "node:net"; import tls, { connect as namedSecure } from "node:tls";
 const request = "GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n";
@@ -216,8 +213,7 @@ def test_a_process_without_the_variables_is_unchanged(plain_outside: OutsideServ
 
 def test_children_of_bash_are_routed(gateway: Gateway, ledger: Ledger, node_path: Path, outside: OutsideServer) -> None:
     """Node.js and curl in a Bash step are routed to the gateway."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("deny"))
+    caller_token = issue_bound_token(gateway, ledger, "deny")
     script = 'curl -s -o /dev/null -w "%{http_code}\\n" https://api.example.test/; "$0" -e "fetch(\'https://api.example.test/\').then((r) => console.log(r.status))"'
     environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "bash")
 
@@ -242,8 +238,7 @@ def test_a_program_with_proxy_support_is_routed(
 ) -> None:
     """A program that reads the proxy variables is routed, in a step of any language, and trusts the gateway's certificate."""
     program(command[0])
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("deny"))
+    caller_token = issue_bound_token(gateway, ledger, "deny")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.build_environment(caller_token, "bash")
 
     subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)

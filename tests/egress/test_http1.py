@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pdkernel.egress import Gateway
-from tests.egress.kit import ClientProcess, Ledger, OutsideServer, knock, read_all, read_until
+from tests.egress.kit import ClientProcess, Ledger, OutsideServer, issue_bound_token, knock, read_all, read_until
 
 HOST = "api.example.test"
 
@@ -23,8 +23,7 @@ _CHARACTERS = "abcXYZ019-._~!$'()*+,;=:@/%"
 
 def test_path_query_and_headers_leave_as_written(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """Nothing is decoded or added: `%2F` stays, a GET gets no length, headers of the connection are removed."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(
             b"GET /a%2Fb/../c?q=%20+x&&y HTTP/1.1\r\nHost: api.example.test\r\nX-Odd: 1\r\nX-Odd: 2\r\n"
@@ -39,8 +38,7 @@ def test_path_query_and_headers_leave_as_written(gateway: Gateway, outside: Outs
 
 def test_pipelined_requests_are_answered_in_order(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """A client may send several requests without waiting for the responses."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\nGET /two HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         answers = read_all(sock)
@@ -51,8 +49,7 @@ def test_pipelined_requests_are_answered_in_order(gateway: Gateway, outside: Out
 
 def test_an_invalid_request_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
     """A request that is not HTTP after its first line is answered with 400."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nnot a header\r\n\r\n")
         answer = read_all(sock)
@@ -91,8 +88,7 @@ def test_this_machine_is_reached_through_the_gateway(
 ) -> None:
     """A client that requests loopback from the gateway reaches it, in deny too, and the ledger has no row."""
     plain_outside.seen.clear()
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("deny"))
+    caller_token = issue_bound_token(gateway, ledger, "deny")
     user = base64.b64encode(f"{caller_token}:x".encode()).decode()
     place = f"127.0.0.1:{plain_outside.port}"
     target = f"http://{place}/here" if door == "absolute" else "/here"
@@ -117,8 +113,7 @@ def test_this_machine_is_reached_through_the_gateway(
 
 def test_concurrent_connections_are_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """Forty simultaneous connections get forty responses."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     socks = [knock(gateway, caller_token, HOST, 443, secure=True) for _ in range(40)]
     for number, sock in enumerate(socks):
         sock.sendall(f"GET /{number} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
@@ -139,8 +134,7 @@ def test_any_target_leaves_as_written(
 ) -> None:
     """Behind the hook and in absolute form, path and query are sent unchanged."""
     ledger = Ledger()
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     plain_outside.seen.clear()
     target = f"/x{path}" + ("" if query is None else f"?{query}")
     user = base64.b64encode(f"{caller_token}:x".encode()).decode()

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from pdkernel.egress import Gateway
-from tests.egress.kit import ClientProcess, Ledger, OutsideServer, knock, read_all, read_until, wait_until
+from tests.egress.kit import (
+    ClientProcess,
+    Ledger,
+    OutsideServer,
+    issue_bound_token,
+    knock,
+    read_all,
+    read_until,
+    wait_until,
+)
 
 HOST = "api.example.test"
 
@@ -84,8 +93,7 @@ def test_responses_without_a_body_end(python: ClientProcess, outside: OutsideSer
 
 def test_expect_continue_is_answered(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """`Expect: 100-continue` is answered with 100, then with the response."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(
             b"POST /up HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n"
@@ -103,8 +111,7 @@ def test_expect_continue_is_answered(gateway: Gateway, outside: OutsideServer, l
 
 def test_a_chunked_request_arrives_complete(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """A chunked request is sent in chunks and arrives complete."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(
             b"POST /up HTTP/1.1\r\nHost: api.example.test\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -130,8 +137,7 @@ def test_events_arrive_as_they_are_sent(
     gateway: Gateway, outside: OutsideServer, ledger: Ledger, tmp_path: Path, mode: str
 ) -> None:
     """The first event arrives before the host sends the second; the call is in the ledger at the end."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+    caller_token = issue_bound_token(gateway, ledger, mode.format(tmp_path))
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(GET_EVENTS)
         read_until(sock, b"one")
@@ -146,8 +152,7 @@ def test_events_arrive_as_they_are_sent(
 
 def test_a_call_of_a_disconnected_client_is_recorded(gateway: Gateway, outside: OutsideServer, ledger: Ledger) -> None:
     """The row is written when the client disconnects before the end of the response."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live"))
+    caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
         sock.sendall(GET_EVENTS)
         read_until(sock, b"one")

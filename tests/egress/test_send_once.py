@@ -18,6 +18,7 @@ from tests.egress.kit import (
     Loop,
     OutsideServer,
     SentMemory,
+    issue_bound_token,
     knock,
     outside_context,
     python_process,
@@ -291,8 +292,7 @@ def test_a_request_is_stored_if_the_client_disconnects(
     """A step that is stopped while it waits for the response does not send twice."""
     sent = SentMemory()
     request = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("live", sent_requests=sent))
+    caller_token = issue_bound_token(gateway, ledger, "live", sent_requests=sent)
     with knock(gateway, caller_token, "api.example.test", 443, secure=True) as sock:
         sock.sendall(request)
         wait_until(lambda: bool(outside.seen))
@@ -300,8 +300,7 @@ def test_a_request_is_stored_if_the_client_disconnects(
     outside.go_on.set()
     wait_until(lambda: bool(sent.kept))
 
-    again = gateway.issue_token()
-    gateway.bind(again, ledger.binding("live", sent_requests=sent))
+    again = issue_bound_token(gateway, ledger, "live", sent_requests=sent)
     with knock(gateway, again, "api.example.test", 443, secure=True) as sock:
         sock.sendall(request)
         answer = read_all(sock)

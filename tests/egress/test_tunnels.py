@@ -14,6 +14,7 @@ from tests.egress.kit import (
     TOKEN,
     Ledger,
     Loop,
+    issue_bound_token,
     knock,
     outside_context,
     read_all,
@@ -53,8 +54,7 @@ def test_a_database_is_refused_in_other_modes(
     gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str, first: bytes
 ) -> None:
     """In other modes, the connection is closed, and the reason is reported to the run."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+    caller_token = issue_bound_token(gateway, ledger, mode.format(tmp_path))
     with knock(gateway, caller_token, "db.example.test", 5432, secure=False) as sock:
         sock.sendall(first)
         try:
@@ -92,8 +92,7 @@ def test_a_rejected_certificate_is_reported(
     gateway: Gateway, ledger: Ledger, outside_ca: Path, mode: str, outcome: str
 ) -> None:
     """The ledger has the host and a fix."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding(mode))
+    caller_token = issue_bound_token(gateway, ledger, mode)
     with knock(gateway, caller_token, "slack.com", 443, secure=False) as plain, pytest.raises(ssl.SSLError):
         client_context(outside_ca, "http/1.1").wrap_socket(plain, server_hostname="slack.com")
     wait_until(lambda: bool(ledger.calls))

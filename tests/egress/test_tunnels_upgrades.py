@@ -11,14 +11,7 @@ import trustme
 
 from pdkernel.egress import Gateway
 from tests.egress.hosts import client_context, echo, gateway_to, host, websocket
-from tests.egress.kit import (
-    Ledger,
-    Loop,
-    OutsideServer,
-    knock,
-    outside_context,
-    read_until,
-)
+from tests.egress.kit import Ledger, Loop, OutsideServer, issue_bound_token, knock, outside_context, read_until
 
 ASK = b"GET /ws HTTP/1.1\r\nHost: db.example.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -43,8 +36,7 @@ def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -
 @pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
 def test_a_websocket_is_refused_in_other_modes(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
     """In other modes the request is answered with 403."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+    caller_token = issue_bound_token(gateway, ledger, mode.format(tmp_path))
     with knock(gateway, caller_token, "db.example.test", 443, secure=True) as sock:
         sock.sendall(ASK)
         head = read_until(sock, b"\r\n\r\n")
@@ -56,8 +48,7 @@ def test_a_websocket_is_refused_in_other_modes(gateway: Gateway, ledger: Ledger,
 
 def test_the_name_in_the_tls_identifies_the_host(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
     """For a client that resolved the name itself, rows, policies and recordings use the name in its TLS."""
-    caller_token = gateway.issue_token()
-    gateway.bind(caller_token, ledger.binding("allow=slack.com"))
+    caller_token = issue_bound_token(gateway, ledger, "allow=slack.com")
     project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
     with (
         knock(gateway, caller_token, "203.0.113.5", 443, secure=False) as plain,

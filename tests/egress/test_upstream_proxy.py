@@ -7,14 +7,7 @@ from pathlib import Path
 
 from pdkernel.egress import Gateway
 from tests.egress.hosts import gateway_to, host
-from tests.egress.kit import (
-    Ledger,
-    Loop,
-    OutsideServer,
-    knock,
-    read_all,
-    read_until,
-)
+from tests.egress.kit import Ledger, Loop, OutsideServer, issue_bound_token, knock, read_all, read_until
 
 
 def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
@@ -40,8 +33,7 @@ def test_two_gateways_in_a_row(
 ) -> None:
     """An upstream proxy with a name and a password gets https calls too, and no caller token of the first gateway."""
     behind = Ledger()
-    second = gateway.issue_token()
-    gateway.bind(second, behind.binding("live"))
+    second = issue_bound_token(gateway, behind)
     ca = Path(gateway.build_environment(second, "python")["NODE_EXTRA_CA_CERTS"])
     first = loop.run(Gateway.start(tmp_path, extra_ca_file=ca, environ={}))
     caller_token = first.issue_token()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from pdkernel.model import JSON
 from pdkernel.project import Project, StoreRecord
 from pdkernel.project.data_stores import MAX_PAGE_RECORDS, MAX_TTL_S
 from pdkernel.project.schema import store_records
+from tests.project.processes import run_together, start_process
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -214,23 +213,8 @@ def test_ten_processes_lose_nothing(tmp_path: Path) -> None:
     """Ten processes that write to one store at the same time lose no record."""
     folder = tmp_path / ".pdkernel"
     Project.open(folder).close()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITE, folder, str(name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name in range(10)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        process.communicate(timeout=60)
+    run_together([start_process(WRITE, folder, str(name)) for name in range(10)])
 
-    assert [process.returncode for process in processes] == [0] * 10
     with Project.open(folder) as project:
         found = {
             record.key: record.value for record in project.data_stores.iter_records("shared") if record.key != "last"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
+from tests.project.processes import run_together, start_process
 
 START = """
 import json, sys
@@ -39,33 +38,12 @@ with Project.open(Path(sys.argv[1])) as project:
 """
 
 
-def start(program: str, folder: Path, name: str) -> subprocess.Popen[str]:
-    """A process that runs *program*, which waits for a line on stdin."""
-    return subprocess.Popen(
-        [sys.executable, "-c", program, folder, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def go(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Wait until all processes are ready, start them together, and return their output."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    printed = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes)
-    return printed
-
-
 def test_processes_that_start_together_agree(tmp_path: Path) -> None:
     """Processes that create a project at the same time share one id and one key, and all can write."""
     folder = tmp_path / ".pdkernel"
-    processes = [start(START, folder, name) for name in "ABCD"]
+    processes = [start_process(START, folder, name) for name in "ABCD"]
 
-    told: list[Any] = [json.loads(line) for line in go(processes)]
+    told: list[Any] = [json.loads(line) for line in run_together(processes)]
 
     assert len({project_id for project_id, _ in told}) == 1
     assert sorted(created for _, created in told) == [False, False, False, True]
@@ -76,9 +54,9 @@ def test_processes_that_start_together_agree(tmp_path: Path) -> None:
 def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
     """Two processes that write at the same time lose no value."""
     folder = tmp_path / ".pdkernel"
-    processes = [start(WRITE, folder, name) for name in "xy"]
+    processes = [start_process(WRITE, folder, name) for name in "xy"]
 
-    go(processes)
+    run_together(processes)
 
     with Project.open(folder) as project:
         directory = LocalDirectory(project)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.folder import ensure_key
 from pdkernel.project.schema import SCHEMA_VERSION
-from tests.privileges import drop_override
+from tests.privileges import run_unprivileged
 
 OPEN_AND_WRITE = """
 import sys
@@ -43,14 +42,7 @@ def existing(tmp_path: Path) -> Path:
 
 def without_privilege(folder: Path) -> str:
     """The error message of a process that opens *folder* and writes; file modes apply to it, even as root."""
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN_AND_WRITE, folder],
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=drop_override,
-    )
-    return done.stdout
+    return run_unprivileged(sys.executable, "-c", OPEN_AND_WRITE, folder).stdout
 
 
 def refusal(folder: Path, key_file: Path | None = None) -> ProjectError:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.runtimes.file_tree import remove_tree, temporary_folder
-from tests.privileges import drop_override
+from tests.privileges import run_unprivileged
 
 ROOT = Path(__file__).parents[2]
 REMOVE = """
@@ -219,14 +219,7 @@ def test_folders_without_permissions_are_removed(tmp_path: Path) -> None:
     for name, mode in {"none/deep": 0, "none": 0, "read": stat.S_IRUSR, "enter": stat.S_IXUSR, ".": 0}.items():
         (work / name).chmod(mode)
 
-    done = subprocess.run(
-        [sys.executable, "-c", REMOVE, work],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=drop_override,
-    )
+    done = run_unprivileged(sys.executable, "-c", REMOVE, work, cwd=ROOT)
 
     assert (done.stdout.strip(), done.stderr) == ("True", "")
     assert not work.exists()
@@ -237,14 +230,7 @@ def test_a_folder_that_cannot_be_removed_is_logged(tmp_path: Path) -> None:
     work = tree(tmp_path / "work", "file")
     tmp_path.chmod(0o500)
 
-    done = subprocess.run(
-        [sys.executable, "-c", REMOVE, work],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=drop_override,
-    )
+    done = run_unprivileged(sys.executable, "-c", REMOVE, work, cwd=ROOT)
     tmp_path.chmod(0o700)
 
     assert done.stdout.strip() == "False"

@@ -14,15 +14,7 @@ from pdkernel.shape import (
     Shape,
     infer_shape,
 )
-
-COMMITS: JSON = {
-    "ref": "main",
-    "commits": [
-        {"id": "a1", "author": {"name": "ada"}, "added": ["one.py", "two.py"]},
-        {"id": "b2", "author": {"name": "bob", "email": "bob@example.com"}, "added": []},
-    ],
-    "tags": ["x", 1],
-}
+from tests.shape.values import COMMITS
 
 
 def child(shape: Shape, *segments: Segment) -> Shape:

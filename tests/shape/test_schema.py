@@ -15,16 +15,7 @@ from pdkernel.shape import (
     infer_schema,
     infer_shape,
 )
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-9, 9)
-    | st.floats(allow_nan=False)
-    | st.sampled_from(["", "a", "long " * 20]),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=4),
-    max_leaves=40,
-)
+from tests.shape.values import json_values
 
 
 @settings(deadline=None)
