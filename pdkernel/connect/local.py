@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from typing import Unpack
 
 from pdkernel.connect.credential_fields import FIELDS_BY_APP, guess_credential_fields
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
@@ -17,6 +18,7 @@ from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
     Account,
+    AccountFilters,
     Credentials,
     Environment,
     ExternalUser,
@@ -64,27 +66,13 @@ class LocalDirectory:
         """Delete the user and their accounts of that environment; False if there was no such user."""
         return self._table.delete_user(external_user_id, environment)
 
-    def accounts(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[Account]:
-        """Accounts that match all filters, newest first; accounts of your own match both environments."""
-        return self._table.list_accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
+    def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
+        """Accounts that match all filters, newest first."""
+        return self._table.list_accounts(**filters)
 
-    def account_ids(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[str]:
+    def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
         """Ids of the accounts that `accounts` returns, in the same order."""
-        return self._table.account_ids(external_user_id=external_user_id, environment=environment, app=app, own=own)
+        return self._table.account_ids(**filters)
 
     def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that have an account."""

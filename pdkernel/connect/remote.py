@@ -12,18 +12,18 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
+from typing import Unpack
 
 from pdkernel.clock import Clock
-from pdkernel.connect.account_parsing import (
-    ACCESS_TOKEN_FIELD,
+from pdkernel.connect.cache import TTLCache
+from pdkernel.connect.client import (
+    ConnectClient,
     has_withheld_credentials,
     is_oauth,
     parse_account,
     parse_credentials,
 )
-from pdkernel.connect.cache import TTLCache
-from pdkernel.connect.client import ConnectClient
-from pdkernel.connect.credential_fields import guess_credential_fields
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, guess_credential_fields
 from pdkernel.connect.local import LocalDirectory
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk
@@ -32,6 +32,7 @@ from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENTS,
     Account,
+    AccountFilters,
     AccountGoneError,
     Credentials,
     Environment,
@@ -102,15 +103,10 @@ class RemoteDirectory:
         self._clear_caches()
         return True
 
-    def accounts(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[Account]:
-        """Accounts that match all filters, newest first; accounts of your own come from the local project."""
+    def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
+        """Accounts that match all filters, newest first. Accounts of your own come from the local project."""
+        external_user_id, environment = filters.get("external_user_id"), filters.get("environment")
+        app, own = filters.get("app"), filters.get("own")
         found: list[Account] = []
         if own is not False and external_user_id is None:
             found += self._local.accounts(environment=environment, app=app, own=True)
@@ -120,17 +116,9 @@ class RemoteDirectory:
         matching = [account for account in found if app is None or account.app == app]
         return sorted(matching, key=lambda account: account.created_at, reverse=True)
 
-    def account_ids(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[str]:
+    def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
         """Ids of the accounts that `accounts` returns, in the same order."""
-        found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
-        return [account.id for account in found]
+        return [account.id for account in self.accounts(**filters)]
 
     def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that have an account."""
@@ -278,7 +266,7 @@ class RemoteDirectory:
     def _withheld(
         self, accounts: Sequence[Account], only_user: str | None, environment: Environment
     ) -> Collection[str]:
-        """Ids of those *accounts whose credentials Connect withholds."""
+        """Ids of those *accounts* whose credentials Connect withholds."""
         if only_user is None:  # accounts of several users: one listing
             return self._withheld_cache.get(environment, lambda: self._client.list_withheld_ids(environment))
         newest = {account.app: account.id for account in reversed(accounts)}  # a run needs only these

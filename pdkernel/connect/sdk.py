@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -118,7 +117,7 @@ class Sdk:
         cursor: str | None = None
         seen: set[str] = set()
         while True:
-            page = self.call(partial(_request_at, request_page, cursor))
+            page = self.call(_at_cursor(request_page, cursor))
             items, cursor = _page(page)
             yield from items
             if not items or not cursor or cursor in seen:
@@ -245,8 +244,8 @@ def to_json_object(value: Any) -> JsonObject:
     return converted
 
 
-def _request_at(send: Callable[[Any, str | None], Any], cursor: str | None, client: Any) -> Any:
-    return send(client, cursor)
+def _at_cursor(request_page: Callable[[Any, str | None], Any], cursor: str | None) -> Callable[[Any], Any]:
+    return lambda client: request_page(client, cursor)
 
 
 def _page(page: Any) -> tuple[list[JsonObject], str | None]:

@@ -180,7 +180,7 @@ def _webhooks(call: ApiCall, trigger: DeployedTrigger) -> JSON:
 
 
 async def _run_hook(call: ApiCall, trigger: DeployedTrigger, name: SourceAct) -> None:
-    run = await run_hook(call.context, call.request.app.state.runs, trigger, name)
+    run = await run_hook(call.context, call.runs, trigger, name)
     if run.record.error is not None:
         raise ApiError(400, f"The {name} hook of {trigger.key} failed: {run.record.error.message}")
 

@@ -55,7 +55,7 @@ async def deploy(call: ApiCall) -> JSON:
         await asyncio.shield(call.run_in_thread(_delete, call.context, trigger))
         raise
     if trigger.emits_on_deploy:
-        await dispatch_events(call.context, call.request.app.state.runs, trigger, emitted)
+        await dispatch_events(call.context, call.runs, trigger, emitted)
     shown = serialize_trigger(call, trigger, configured.description)
     keys = {"webhook_signing_key": trigger.webhooks[0].signing_key} if trigger.webhooks and call.token is None else {}
     return {"data": {**shown, **keys}}
@@ -65,7 +65,7 @@ async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEven
     """Run the hooks; return the events that they emit."""
     emitted: list[SourceEvent] = []
     for hook in _HOOKS:
-        run = await run_hook(call.context, call.request.app.state.runs, trigger, hook)
+        run = await run_hook(call.context, call.runs, trigger, hook)
         if run.record.error is not None:
             uses = f"{trigger.key}@{trigger.version}"
             raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")

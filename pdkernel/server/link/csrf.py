@@ -22,7 +22,7 @@ COOKIE = "pdkernel_link"
 _BROWSER_ID = re.compile(r"[A-Za-z0-9]{43}\Z")
 
 
-def is_from_our_page(context: LinkContext, request: Request) -> bool:
+def is_from_this_server(context: LinkContext, request: Request) -> bool:
     """
     Whether a page of this server sent the form, or a client that is not a browser.
 

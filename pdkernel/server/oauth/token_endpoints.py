@@ -21,6 +21,7 @@ from starlette.types import Message
 from pdkernel.project.access_tokens import TOKEN_LIFETIME_S
 from pdkernel.project.oauth_clients import OAuthClient
 from pdkernel.server.app_context import AppContext
+from pdkernel.server.app_state import get_state
 from pdkernel.server.oauth import client_assertions
 from pdkernel.server.scopes import scope_covers
 
@@ -42,7 +43,7 @@ class _OAuthError(Exception):
 
 async def create_token(request: Request) -> Response:
     """Issue an access token for a client's credentials."""
-    context: AppContext = request.app.state.context
+    context = get_state(request.app).context
     request = _limit_body(request)
     try:
         fields = await _parse_fields(request)
@@ -67,7 +68,7 @@ async def create_token(request: Request) -> Response:
 
 async def revoke_token(request: Request) -> Response:
     """Revoke a token. As in RFC 7009, an invalid token is not an error."""
-    context: AppContext = request.app.state.context
+    context = get_state(request.app).context
     tokens = context.project.access_tokens
     try:
         request = _limit_body(request)
