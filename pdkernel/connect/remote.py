@@ -1,8 +1,8 @@
 """
 The directory of a Connect project at Pipedream: its users, accounts and credentials.
 
-Responses are cached for a few seconds. Accounts of your own stay in the local project: Connect has accounts of external users
-only. Requests are in `client`.
+Responses are cached for a few seconds. Accounts of your own stay in the local project, because Connect has accounts of external
+users only. Requests are in `client`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from pdkernel.identity import (
 from pdkernel.project import Project
 
 CACHE_TTL_S = 5.0
-"""Seconds for which a response is cached: a run needs the same accounts several times, and changes must appear soon."""
+"""Seconds for which a response is cached. A run needs the same accounts several times, and changes must appear soon."""
 
 
 class RemoteDirectory:
@@ -85,18 +85,18 @@ class RemoteDirectory:
         return self._local.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """External users of *environment*, by id: all of them, or *limit*."""
+        """External users of *environment*, sorted by id, at most *limit*."""
         return self._users.get(environment, lambda: self._client.list_users(environment))[:limit]
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """That external user, or None. Looks at accounts first, then at the list of users."""
+        """The external user with that id, or None. Searches the user's accounts first, then the list of users."""
         user_accounts = self._list_accounts(external_user_id, environment)
         if user_accounts:
             return ExternalUser(external_user_id, environment, min(account.created_at for account in user_accounts))
         return next((user for user in self.users(environment) if user.external_id == external_user_id), None)
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user, their accounts and their deployed triggers; False if there was no such user."""
+        """Delete the user, their accounts and their deployed triggers; False if the user does not exist."""
         if self.find_user(external_user_id, environment) is None:
             return False
         self._client.delete_user(external_user_id, environment)
@@ -162,7 +162,7 @@ class RemoteDirectory:
             raise self._build_gone_error(account_id)
         if account.external_user_id is None:
             return self._local.credentials(account_id)
-        return self._credentials.get(account_id, lambda: self._ask_credentials(account))
+        return self._credentials.get(account_id, lambda: self._fetch_credentials(account))
 
     def add_account(
         self,
@@ -175,7 +175,7 @@ class RemoteDirectory:
         name: str | None = None,
     ) -> Account:
         """
-        Connect an account: at Pipedream for an external user, in the local project for yourself.
+        Connect an account: at Pipedream for an external user, in the local project for an account of your own.
 
         Raises:
             RequestError: Pipedream rejects the account; always the case for apps with OAuth.
@@ -235,7 +235,7 @@ class RemoteDirectory:
         self._clear_caches()
 
     def nonblocking(self) -> AbstractContextManager[None]:
-        """None: every uncached call sends a request."""
+        """A context with None: every uncached call sends a request."""
         return nullcontext()
 
     def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
@@ -254,7 +254,7 @@ class RemoteDirectory:
         return True
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Names of credentials for a form: those registered for *app*, else the usual ones."""
+        """Names of credentials for a form: registered names of *app*, else the usual names."""
         return load_registered_apps(self._project).get(app) or guess_credential_fields(app)
 
     def _list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
@@ -278,7 +278,7 @@ class RemoteDirectory:
         except AccountGoneError:
             return False  # removed since the listing; a request for its credentials raises
 
-    def _ask_credentials(self, account: Account) -> Credentials:
+    def _fetch_credentials(self, account: Account) -> Credentials:
         item = self._client.find_account_with_credentials(account.id, account.environment)
         if item is None:
             raise self._build_gone_error(account.id)

@@ -114,7 +114,7 @@ _PROJECTS = (
     _RouteSpec("GET", "/v1/connect/projects", projects.list_projects, _PROJECTS_READ, backend=True),
     _RouteSpec("GET", "/projects/info", projects.info, _PROJECTS_READ),
     _RouteSpec(
-        "GET", f"/v1/connect/projects/{rest_of_path('wanted')}", projects.retrieve, _PROJECTS_READ, backend=True
+        "GET", f"/v1/connect/projects/{rest_of_path('requested_id')}", projects.retrieve, _PROJECTS_READ, backend=True
     ),
 )
 _KINDS: tuple[tuple[str, ComponentKind | None], ...] = (
