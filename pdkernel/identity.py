@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict, Unpack
 
 from pdkernel.errors import RequestError
 
@@ -160,6 +160,23 @@ class WithheldCredentials(Credentials):
         self.proxy = proxy
 
 
+class AccountFilters(TypedDict, total=False):
+    """
+    Filters of a list of accounts. A missing filter and None match every account.
+
+    Attributes:
+        external_user_id: The external user.
+        environment: The environment. The author's own accounts match both environments.
+        app: The app's slug.
+        own: True for the author's own accounts, False for accounts of external users.
+    """
+
+    external_user_id: str | None
+    environment: Environment | None
+    app: str | None
+    own: bool | None
+
+
 class WouldBlockError(Exception):
     """A `nonblocking` directory would have to wait for an answer."""
 
@@ -189,25 +206,11 @@ class Directory(Protocol):
         """Delete the user and their accounts. Return False if there was no such user."""
         ...
 
-    def accounts(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[Account]:
-        """Return the accounts that match all arguments; *own* selects the author's or the external users' accounts."""
+    def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
+        """Return the accounts that match all filters."""
         ...
 
-    def account_ids(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[str]:
+    def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
         """Return the ids of `accounts` in the same order; faster than `accounts` for many accounts."""
         ...
 

@@ -4,7 +4,6 @@ Directories of external users and accounts: implementations of `identity.Directo
     local               a local project: its own tables
     remote              a Connect project at Pipedream
     client, sdk         requests of `remote` over the official SDK
-    account_parsing     accounts in responses of Connect's API
     cache               responses that are reused for a few seconds
     credential_fields   usual names of an app's credentials
     app_apis            hosts and headers of apps' APIs

@@ -1,7 +1,7 @@
 """
 Hosts of the APIs of known apps, and the headers that authenticate a request to each API.
 
-Credentials of an app that is not listed are sent only where the caller names the host.
+For an app that is not listed, the caller has to name the host that receives the credentials.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, API_KEY_FIELD
 
 BuildAuthHeaders = Callable[[Mapping[str, str]], dict[str, str]]
 """Builds authentication headers from credentials. Raises `KeyError` if a credential is missing."""
@@ -35,7 +37,7 @@ class AppApi:
 
 
 def bearer_auth(field: str) -> BuildAuthHeaders:
-    """A builder of `Authorization: Bearer` with the credential *field*."""
+    """Return a function that builds `Authorization: Bearer` with the credential *field*."""
     return lambda credentials: {"Authorization": f"Bearer {credentials[field]}"}
 
 
@@ -51,17 +53,17 @@ def _basic(user: str, password: str) -> BuildAuthHeaders:
     return headers
 
 
-_TOKEN = bearer_auth("oauth_access_token")
-_KEY = bearer_auth("api_key")
+_TOKEN = bearer_auth(ACCESS_TOKEN_FIELD)
+_KEY = bearer_auth(API_KEY_FIELD)
 _GOOGLE = AppApi(("*.googleapis.com",), _TOKEN)
 _GRAPH = AppApi(("graph.microsoft.com",), _TOKEN)
 _SLACK = AppApi(("slack.com", "*.slack.com"), _TOKEN)
 
 APP_APIS: Mapping[str, AppApi] = {
     "airtable_oauth": AppApi(("api.airtable.com",), _TOKEN),
-    "anthropic": AppApi(("api.anthropic.com",), _header("x-api-key", "api_key")),
+    "anthropic": AppApi(("api.anthropic.com",), _header("x-api-key", API_KEY_FIELD)),
     "asana": AppApi(("app.asana.com",), _TOKEN),
-    "clickup": AppApi(("api.clickup.com",), _header("Authorization", "api_key")),
+    "clickup": AppApi(("api.clickup.com",), _header("Authorization", API_KEY_FIELD)),
     "discord": AppApi(("discord.com",), _TOKEN),
     "dropbox": AppApi(("*.dropboxapi.com",), _TOKEN),
     "github": AppApi(("api.github.com", "uploads.github.com"), _TOKEN),
@@ -79,7 +81,7 @@ APP_APIS: Mapping[str, AppApi] = {
     "microsoft_teams": _GRAPH,
     "notion": AppApi(("api.notion.com",), _TOKEN),
     "openai": AppApi(("api.openai.com",), _KEY),
-    "pipedrive": AppApi(("api.pipedrive.com", "*.pipedrive.com"), _header("x-api-token", "api_key")),
+    "pipedrive": AppApi(("api.pipedrive.com", "*.pipedrive.com"), _header("x-api-token", API_KEY_FIELD)),
     "salesforce_rest_api": AppApi(("*.salesforce.com",), _TOKEN),
     "sendgrid": AppApi(("api.sendgrid.com",), _KEY),
     "slack": _SLACK,
@@ -94,6 +96,5 @@ APP_APIS: Mapping[str, AppApi] = {
 
 
 def default_auth_headers(credentials: Mapping[str, str]) -> dict[str, str]:
-    """Headers for an app that is not listed: token or key as a bearer token. Raises `KeyError` if both are missing."""
-    field = "oauth_access_token" if "oauth_access_token" in credentials else "api_key"
-    return bearer_auth(field)(credentials)
+    """Headers for an app that is not listed: its access token or API key as a bearer token. Raises `KeyError` without both."""
+    return bearer_auth(ACCESS_TOKEN_FIELD if ACCESS_TOKEN_FIELD in credentials else API_KEY_FIELD)(credentials)

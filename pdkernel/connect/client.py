@@ -1,15 +1,21 @@
-"""Requests to a Connect project over the SDK: users, accounts, Connect tokens. Caching is in `remote`."""
+"""
+Requests to a Connect project over the SDK: users, accounts, Connect tokens. Caching is in `remote`.
+
+Accounts are parsed in every form that SDK releases and the documentation use.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import partial
+from datetime import UTC, datetime
 from typing import Any
 
-from pdkernel.connect.account_parsing import has_withheld_credentials, parse_account, parse_time, unwrap_account
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
 from pdkernel.connect.sdk import PAGE_SIZE, JsonObject, Sdk, to_json_object
 from pdkernel.identity import ENVIRONMENTS, Account, Environment, ExternalUser
+
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ConnectClient:
@@ -30,7 +36,7 @@ class ConnectClient:
             lambda client, cursor: client.users.list(limit=PAGE_SIZE, request_options=options, **_after(cursor))
         )
         users = [
-            ExternalUser(str(item["external_id"]), environment, parse_time(item.get("created_at")))
+            ExternalUser(str(item["external_id"]), environment, _parse_time(item.get("created_at")))
             for item in items
             if item.get("external_id")
         ]
@@ -62,14 +68,14 @@ class ConnectClient:
         """The account with that id in either environment, or None."""
         first = self._sdk.login.environment
         for environment in (first, *(other for other in ENVIRONMENTS if other != first)):
-            item = self._retrieve(account_id, environment)
+            item = self._retrieve(account_id, environment, {})
             if item is not None:
                 return parse_account(item, environment)
         return None
 
     def find_account_with_credentials(self, account_id: str, environment: Environment) -> JsonObject | None:
-        """The account's JSON object, with the credentials that Connect does not withhold; None if there is no such account."""
-        return self._retrieve(account_id, environment, include_credentials=True)
+        """The account's JSON object with the credentials that Connect does not withhold, or None if the account does not exist."""
+        return self._retrieve(account_id, environment, {"include_credentials": True})
 
     def create_account(
         self,
@@ -84,7 +90,19 @@ class ConnectClient:
         """Connect an account with *credentials*, or replace the credentials of *account_id*."""
         options = self._sdk.build_request_options(environment)
         token = str(self.create_connect_token(external_user_id, environment)["token"])
-        create = partial(_create, app, credentials, name, external_user_id, token, options, account_id=account_id)
+        optional = {"name": name, "account_id": account_id}
+        given = {field: value for field, value in optional.items() if value}
+
+        def create(client: Any) -> Any:
+            return client.accounts.create(
+                app_slug=app,
+                cfmap_json=json.dumps(dict(credentials)),
+                connect_token=token,
+                external_user_id=external_user_id,
+                request_options=options,
+                **given,
+            )
+
         return to_json_object(self._sdk.call(create, secrets=(token, *credentials.values())))
 
     def create_connect_token(self, external_user_id: str, environment: Environment) -> JsonObject:
@@ -108,35 +126,83 @@ class ConnectClient:
             lambda client: client.users.delete_external_user(external_user_id, request_options=options), default=False
         )
 
-    def _retrieve(self, account_id: str, environment: Environment, **more: bool) -> JsonObject | None:
+    def _retrieve(self, account_id: str, environment: Environment, query: Mapping[str, bool]) -> JsonObject | None:
         options = self._sdk.build_request_options(environment)
         item = self._sdk.call(
-            lambda client: client.accounts.retrieve(account_id, request_options=options, **more), default=False
+            lambda client: client.accounts.retrieve(account_id, request_options=options, **query), default=False
         )
-        return None if item is False else unwrap_account(item)
-
-
-def _create(
-    app: str,
-    credentials: Mapping[str, str],
-    name: str | None,
-    external_user_id: str,
-    token: str,
-    options: JsonObject,
-    client: Any,
-    *,
-    account_id: str | None = None,
-) -> Any:
-    return client.accounts.create(
-        app_slug=app,
-        cfmap_json=json.dumps(dict(credentials)),
-        connect_token=token,
-        external_user_id=external_user_id,
-        request_options=options,
-        **({"name": name} if name else {}),
-        **({"account_id": account_id} if account_id else {}),
-    )
+        return None if item is False else _unwrap_account(item)
 
 
 def _after(cursor: str | None) -> dict[str, str]:
     return {"after": cursor} if cursor else {}
+
+
+def _unwrap_account(item: Any) -> JsonObject:
+    """The account in *item*. In older documentation, the account is in the field `data`."""
+    account = to_json_object(item)
+    inner = account.get("data")
+    return inner if isinstance(inner, dict) else account
+
+
+def parse_account(
+    item: JsonObject,
+    environment: Environment,
+    *,
+    app: str | None = None,
+    external_user_id: str | None = None,
+    fields: tuple[str, ...] = (),
+) -> Account:
+    """
+    Parse an account.
+
+    Args:
+        item: The JSON object of the API.
+        environment: The environment of the request.
+        app: The app's slug, if it is not in *item*.
+        external_user_id: The external user, if their id is not in *item*.
+        fields: Names of the account's credentials, if known.
+    """
+    owner = str(item.get("external_id") or external_user_id or "")
+    app_object = item.get("app") or {}
+    return Account(
+        id=str(item["id"]),
+        app=str(app_object.get("name_slug") or app or ""),
+        name=str(item.get("name") or owner),
+        external_user_id=owner,
+        environment=environment,
+        created_at=_parse_time(item.get("created_at")),
+        healthy=item.get("healthy") is not False and not item.get("dead"),
+        credential_fields=fields,
+    )
+
+
+def is_oauth(item: JsonObject) -> bool:
+    """Whether the account's app is connected by OAuth."""
+    kind = (item.get("app") or {}).get("auth_type")
+    return str(getattr(kind, "value", kind)).lower() == "oauth"
+
+
+def parse_credentials(item: JsonObject) -> dict[str, str]:
+    """The credentials in *item*."""
+    return {name: _text(value) for name, value in (item.get("credentials") or {}).items() if value is not None}
+
+
+def has_withheld_credentials(item: JsonObject) -> bool:
+    """Whether Connect withholds the credentials of the account in *item*, the response to a request for credentials."""
+    given = parse_credentials(item)
+    return ACCESS_TOKEN_FIELD not in given if is_oauth(item) else not given
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _parse_time(value: Any) -> datetime:
+    """Parse a time stamp: a `datetime` or an ISO 8601 text. The result is 1970-01-01 if *value* is invalid."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        return datetime.fromisoformat(str(value)).astimezone(UTC)
+    except ValueError:
+        return _UNKNOWN_TIME

@@ -1,16 +1,16 @@
 """
 Usual names of an app's credentials, as suggestions for forms.
 
-Components read credentials under these names from `$auth`. An account may have other names.
+Components read credentials under these names from `$auth`. An account may have credentials with other names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-OAUTH_FIELDS = ("oauth_access_token",)
-API_KEY_FIELDS = ("api_key",)
-DEFAULT_FIELDS = ("oauth_access_token", "api_key")
+ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a field's name
+API_KEY_FIELD = "api_key"
+DEFAULT_FIELDS = (ACCESS_TOKEN_FIELD, API_KEY_FIELD)
 """Names for an app that is not listed."""
 
 FIELDS_BY_APP: Mapping[str, tuple[str, ...]] = {
@@ -41,9 +41,9 @@ FIELDS_BY_APP: Mapping[str, tuple[str, ...]] = {
             "xero_accounting_api",
             "zoom",
         ),
-        OAUTH_FIELDS,
+        (ACCESS_TOKEN_FIELD,),
     ),
-    **dict.fromkeys(("anthropic", "clickup", "openai", "pipedrive", "sendgrid", "stripe"), API_KEY_FIELDS),
+    **dict.fromkeys(("anthropic", "clickup", "openai", "pipedrive", "sendgrid", "stripe"), (API_KEY_FIELD,)),
     "aws": ("accessKeyId", "secretAccessKey"),
     "mongodb": ("hostname", "username", "password", "database"),
     "mysql": ("host", "port", "username", "password", "database"),

@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from typing import Unpack
 
 from pdkernel.connect.credential_fields import FIELDS_BY_APP, guess_credential_fields
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
@@ -17,6 +18,7 @@ from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
     Account,
+    AccountFilters,
     Credentials,
     Environment,
     ExternalUser,
@@ -53,38 +55,24 @@ class LocalDirectory:
         return self._project.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """External users of *environment*, by id: all of them, or *limit*."""
+        """External users of *environment*, sorted by id, at most *limit*."""
         return self._table.users(environment, limit=limit)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """That external user, or None."""
+        """The external user with that id, or None."""
         return self._table.find_user(external_user_id, environment)
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user and their accounts of that environment; False if there was no such user."""
+        """Delete the user and their accounts in *environment*; False if the user does not exist."""
         return self._table.delete_user(external_user_id, environment)
 
-    def accounts(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[Account]:
-        """Accounts that match all filters, newest first; accounts of your own match both environments."""
-        return self._table.list_accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
+    def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
+        """Accounts that match all filters, newest first."""
+        return self._table.list_accounts(**filters)
 
-    def account_ids(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[str]:
+    def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
         """Ids of the accounts that `accounts` returns, in the same order."""
-        return self._table.account_ids(external_user_id=external_user_id, environment=environment, app=app, own=own)
+        return self._table.account_ids(**filters)
 
     def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that have an account."""
@@ -97,7 +85,7 @@ class LocalDirectory:
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
-        """The *limit* most recently created accounts of each user and app, newest first; one query."""
+        """The *limit* most recently created accounts of each user and app, newest first, from one query."""
         return self._table.newest_accounts(external_user_ids, environment, apps, limit=limit)
 
     def find_account(self, account_id: str) -> Account | None:
@@ -127,7 +115,7 @@ class LocalDirectory:
 
     @contextmanager
     def nonblocking(self) -> Iterator[LocalDirectory | None]:
-        """A view that raises `WouldBlockError` where a token refresh would block; None if the database is not a file."""
+        """A view that raises `WouldBlockError` if a token refresh would block; None if the database is not a file."""
         if self._project.sqlite_path is None:
             yield None
             return
@@ -136,9 +124,9 @@ class LocalDirectory:
 
     def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
         """
-        Report that the app answered 401 to the token of *issued_at*; the next call of `credentials` refreshes the token if possible.
+        Report that the app answered 401 to the token of *issued_at*.
 
-        The first of several reports of the same token causes the refresh; the others use its result.
+        The next call of `credentials` refreshes the token if possible. Several reports of the same token cause one refresh.
         """
         return self._project.grants.mark_refused(account_id, issued_at)
 
@@ -201,7 +189,7 @@ class LocalDirectory:
         return self._table.remove(account_id)
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Names of credentials for a form: those registered for *app*, else of its newest account, else the usual ones."""
+        """Names of credentials for a form: registered names, else those of the newest account of *app*, else the usual names."""
         registered = load_registered_apps(self._project).get(app)
         if registered:
             return registered

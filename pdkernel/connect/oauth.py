@@ -1,8 +1,8 @@
 """
 Requests to an app's OAuth 2 provider: authorization code, refresh (RFC 6749) and PKCE (RFC 7636).
 
-Accepts common deviations: GitHub answers errors with status 200, some providers answer in form encoding, some name the
-reason differently. Storage of tokens is in `token_refresh`.
+Accepts common deviations from these standards: GitHub reports errors with status 200, some providers answer in form encoding, and
+some have other fields for the reason. Storage of tokens is in `token_refresh`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_ANSWER = 1 << 18
 _MAX_REASON_CHARS = 300
 _SECRET_FORM_FIELDS = ("code", "code_verifier", "refresh_token")
 _REFUSAL_STATUSES = frozenset({400, 401, 403})
-"""Statuses with which a provider rejects the request itself; other statuses are faults of the provider or of the URL."""
+"""Statuses by which a provider rejects the request. Other statuses are faults of the provider or of the URL."""
 _RETRYABLE_ERRORS = frozenset(
     {
         "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
@@ -47,7 +47,7 @@ class ProviderError(InternalError):
     def __init__(self, message: str, *, is_permanent: bool) -> None:
         super().__init__(message)
         self.is_permanent = is_permanent
-        """Whether a retry cannot succeed: the provider rejected the code or the token."""
+        """Whether every retry would fail, because the provider rejected the code or the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class OAuthTokens:
 def authorize_url(provider: OAuthProvider, *, state: str, verifier: str, redirect_uri: str) -> str:
     """The URL where the user signs in at the app."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest()).rstrip(b"=").decode()
-    asked = {
+    query = {
         "response_type": "code",
         "client_id": provider.client_id,
         "redirect_uri": redirect_uri,
@@ -80,8 +80,8 @@ def authorize_url(provider: OAuthProvider, *, state: str, verifier: str, redirec
     }
     parts = urlsplit(provider.authorize_url)
     # keep the URL's own query: some providers require `access_type=offline` or `prompt=consent`
-    query = "&".join(filter(None, (parts.query, urlencode(asked))))
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
+    whole_query = "&".join(filter(None, (parts.query, urlencode(query))))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, whole_query, ""))
 
 
 def exchange_code(provider: OAuthProvider, *, code: str, verifier: str, redirect_uri: str) -> OAuthTokens:
@@ -147,7 +147,7 @@ def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) ->
 
     result: queue.SimpleQueue[httpx.Response | Exception] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def send() -> None:
         try:
             result.put(_read_from(client, url, form, auth))
         except Exception as fault:  # noqa: BLE001  # the waiting thread raises it
@@ -155,7 +155,7 @@ def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) ->
 
     with httpx.Client(timeout=timeout_s, follow_redirects=False) as client:
         # a thread: the timeout of httpx limits the time between two chunks, not the whole response
-        threading.Thread(target=ask, name="pdkernel-oauth", daemon=True).start()
+        threading.Thread(target=send, name="pdkernel-oauth", daemon=True).start()
         try:
             answer = result.get(timeout=timeout_s)
         except queue.Empty:
@@ -206,9 +206,9 @@ def _tokens(fields: dict[str, Any]) -> OAuthTokens:
 def _reason(fields: dict[str, Any]) -> str:
     error = fields.get("error")
     inner = error.get("message") if isinstance(error, dict) else error
-    said = [
+    reasons = [
         each
         for each in (inner, fields.get("error_description"), fields.get("message"))
         if isinstance(each, str) and each
     ]
-    return ": ".join(said) or "no reason given."
+    return ": ".join(reasons) or "no reason given."

@@ -67,7 +67,7 @@ def register_provider(project: Project, app: str, provider: OAuthProvider) -> No
 
 
 def find_provider(project: Project, app: str) -> OAuthProvider | None:
-    """The provider of *app*; None if users enter credentials of that app themselves."""
+    """The provider of *app*, or None: users then enter the credentials of that app."""
     stored = _load_setting(project).get(app)
     if not isinstance(stored, dict):
         return None

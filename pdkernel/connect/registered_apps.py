@@ -1,4 +1,4 @@
-"""Apps that a user registered in the project, with the names of their credentials. Stored in the project's settings."""
+"""Apps that a user registered in the project, with the names of their credentials. The project's settings store them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pdkernel.errors import RequestError
 from pdkernel.project import Project
 
 APPS_SETTING = "apps"
-_APP = re.compile(r"[a-z0-9_]+\Z")
+APP_SLUG_PATTERN = "[a-z0-9_]+"
+_APP_SLUG = re.compile(rf"{APP_SLUG_PATTERN}\Z")
 
 
 def check_app_slug(app: str) -> str:
     """Return *app* if it is a valid slug; raise `RequestError` otherwise."""
-    if not _APP.match(app):
+    if not _APP_SLUG.match(app):
         raise RequestError(
             f"{app!r} is not an app's slug.",
             fix="Use lower-case letters, digits and underscores, for example google_sheets.",

@@ -1,8 +1,8 @@
 """
 The directory of a Connect project at Pipedream: its users, accounts and credentials.
 
-Responses are cached for a few seconds. Accounts of your own stay in the local project: Connect has accounts of external users
-only. Requests are in `client`.
+Responses are cached for a few seconds. Accounts of your own stay in the local project, because Connect has accounts of external
+users only. Requests are in `client`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
+from typing import Unpack
 
 from pdkernel.clock import Clock
-from pdkernel.connect.account_parsing import (
-    ACCESS_TOKEN_FIELD,
+from pdkernel.connect.cache import TTLCache
+from pdkernel.connect.client import (
+    ConnectClient,
     has_withheld_credentials,
     is_oauth,
     parse_account,
     parse_credentials,
 )
-from pdkernel.connect.cache import TTLCache
-from pdkernel.connect.client import ConnectClient
-from pdkernel.connect.credential_fields import guess_credential_fields
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, guess_credential_fields
 from pdkernel.connect.local import LocalDirectory
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk
@@ -32,6 +32,7 @@ from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENTS,
     Account,
+    AccountFilters,
     AccountGoneError,
     Credentials,
     Environment,
@@ -44,7 +45,7 @@ from pdkernel.identity import (
 from pdkernel.project import Project
 
 CACHE_TTL_S = 5.0
-"""Seconds for which a response is cached: a run needs the same accounts several times, and changes must appear soon."""
+"""Seconds for which a response is cached. A run needs the same accounts several times, and changes must appear soon."""
 
 
 class RemoteDirectory:
@@ -84,33 +85,28 @@ class RemoteDirectory:
         return self._local.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """External users of *environment*, by id: all of them, or *limit*."""
+        """External users of *environment*, sorted by id, at most *limit*."""
         return self._users.get(environment, lambda: self._client.list_users(environment))[:limit]
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """That external user, or None. Looks at accounts first, then at the list of users."""
+        """The external user with that id, or None. Searches the user's accounts first, then the list of users."""
         user_accounts = self._list_accounts(external_user_id, environment)
         if user_accounts:
             return ExternalUser(external_user_id, environment, min(account.created_at for account in user_accounts))
         return next((user for user in self.users(environment) if user.external_id == external_user_id), None)
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user, their accounts and their deployed triggers; False if there was no such user."""
+        """Delete the user, their accounts and their deployed triggers; False if the user does not exist."""
         if self.find_user(external_user_id, environment) is None:
             return False
         self._client.delete_user(external_user_id, environment)
         self._clear_caches()
         return True
 
-    def accounts(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[Account]:
-        """Accounts that match all filters, newest first; accounts of your own come from the local project."""
+    def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
+        """Accounts that match all filters, newest first. Accounts of your own come from the local project."""
+        external_user_id, environment = filters.get("external_user_id"), filters.get("environment")
+        app, own = filters.get("app"), filters.get("own")
         found: list[Account] = []
         if own is not False and external_user_id is None:
             found += self._local.accounts(environment=environment, app=app, own=True)
@@ -120,17 +116,9 @@ class RemoteDirectory:
         matching = [account for account in found if app is None or account.app == app]
         return sorted(matching, key=lambda account: account.created_at, reverse=True)
 
-    def account_ids(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[str]:
+    def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
         """Ids of the accounts that `accounts` returns, in the same order."""
-        found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=own)
-        return [account.id for account in found]
+        return [account.id for account in self.accounts(**filters)]
 
     def connected_apps(self) -> Collection[str]:
         """Slugs of the apps that have an account."""
@@ -174,7 +162,7 @@ class RemoteDirectory:
             raise self._build_gone_error(account_id)
         if account.external_user_id is None:
             return self._local.credentials(account_id)
-        return self._credentials.get(account_id, lambda: self._ask_credentials(account))
+        return self._credentials.get(account_id, lambda: self._fetch_credentials(account))
 
     def add_account(
         self,
@@ -187,7 +175,7 @@ class RemoteDirectory:
         name: str | None = None,
     ) -> Account:
         """
-        Connect an account: at Pipedream for an external user, in the local project for yourself.
+        Connect an account: at Pipedream for an external user, in the local project for an account of your own.
 
         Raises:
             RequestError: Pipedream rejects the account; always the case for apps with OAuth.
@@ -247,7 +235,7 @@ class RemoteDirectory:
         self._clear_caches()
 
     def nonblocking(self) -> AbstractContextManager[None]:
-        """None: every uncached call sends a request."""
+        """A context with None: every uncached call sends a request."""
         return nullcontext()
 
     def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
@@ -266,7 +254,7 @@ class RemoteDirectory:
         return True
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Names of credentials for a form: those registered for *app*, else the usual ones."""
+        """Names of credentials for a form: registered names of *app*, else the usual names."""
         return load_registered_apps(self._project).get(app) or guess_credential_fields(app)
 
     def _list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
@@ -278,7 +266,7 @@ class RemoteDirectory:
     def _withheld(
         self, accounts: Sequence[Account], only_user: str | None, environment: Environment
     ) -> Collection[str]:
-        """Ids of those *accounts whose credentials Connect withholds."""
+        """Ids of those *accounts* whose credentials Connect withholds."""
         if only_user is None:  # accounts of several users: one listing
             return self._withheld_cache.get(environment, lambda: self._client.list_withheld_ids(environment))
         newest = {account.app: account.id for account in reversed(accounts)}  # a run needs only these
@@ -290,7 +278,7 @@ class RemoteDirectory:
         except AccountGoneError:
             return False  # removed since the listing; a request for its credentials raises
 
-    def _ask_credentials(self, account: Account) -> Credentials:
+    def _fetch_credentials(self, account: Account) -> Credentials:
         item = self._client.find_account_with_credentials(account.id, account.environment)
         if item is None:
             raise self._build_gone_error(account.id)

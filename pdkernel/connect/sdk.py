@@ -1,8 +1,8 @@
 """
 The official `pipedream` SDK: creates the client, iterates over pages, and translates failures into pdkernel's errors.
 
-Hides differences between SDK releases. A response that the SDK cannot parse is used as plain JSON: releases disagree on the
-required fields of an app. Error messages never contain a token or a secret.
+Hides differences between SDK releases. A response that the SDK cannot parse is used as plain JSON, because releases require different
+fields of an app. Error messages never contain a token or a secret.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +22,7 @@ TIMEOUT_S = 20.0
 PAGE_SIZE = 100
 _MAX_MESSAGE_CHARS = 200
 _READABLE_KEYS = frozenset({"data", "id"})
-"""Keys of which a usable response has at least one: a page, an account, a deployed trigger."""
+"""A usable response has at least one of these keys: a page, an account, a deployed trigger."""
 
 JsonObject = dict[str, Any]
 
@@ -71,14 +70,14 @@ class Sdk:
             ProjectError: The API does not respond, or the response is unusable.
             RequestError: The API rejects the request.
         """
-        kept = self._client
+        client = self._client
         try:
             return self._call(request, default, secrets)
         except _RevokedTokenError as fault:
-            if kept is None:  # the token is new
+            if client is None:  # the token is new
                 raise self._refused(401, fault.body, {}, secrets) from None
-            # the SDK reuses a token until it expires; a new client requests another
-            if self._client is kept:
+            # the SDK reuses a token until it expires; a new client requests a new token
+            if self._client is client:
                 self._client = None
         try:
             return self._call(request, default, secrets)
@@ -118,7 +117,7 @@ class Sdk:
         cursor: str | None = None
         seen: set[str] = set()
         while True:
-            page = self.call(partial(_request_at, request_page, cursor))
+            page = self.call(_at_cursor(request_page, cursor))
             items, cursor = _page(page)
             yield from items
             if not items or not cursor or cursor in seen:
@@ -230,7 +229,7 @@ class Sdk:
 
 
 class _RevokedTokenError(Exception):
-    """The API rejects the token or issues none."""
+    """The API rejects the token, or does not issue a token."""
 
     def __init__(self, body: Any) -> None:
         super().__init__()
@@ -245,8 +244,8 @@ def to_json_object(value: Any) -> JsonObject:
     return converted
 
 
-def _request_at(send: Callable[[Any, str | None], Any], cursor: str | None, client: Any) -> Any:
-    return send(client, cursor)
+def _at_cursor(request_page: Callable[[Any, str | None], Any], cursor: str | None) -> Callable[[Any], Any]:
+    return lambda client: request_page(client, cursor)
 
 
 def _page(page: Any) -> tuple[list[JsonObject], str | None]:

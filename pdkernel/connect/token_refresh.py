@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
 from pdkernel.connect.oauth import OAuthTokens, ProviderError, refresh_tokens
 from pdkernel.connect.oauth_providers import find_provider
 from pdkernel.identity import Account, Credentials
@@ -18,7 +19,6 @@ from pdkernel.project import Grant, Project
 
 REFRESH_MARGIN = timedelta(minutes=5)
 """A token is refreshed this long before it expires, so that a run that starts now can finish with it."""
-ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a field's name
 _MAX_WAIT_S = 20.0
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def build_oauth_credentials(tokens: OAuthTokens) -> dict[str, str]:
     """The account's credentials; the refresh token stays in the project."""
-    # parity[oauth-credentials]: the platform's also hold the refresh token and the client's id
+    # parity[oauth-credentials]: credentials of the platform also have the refresh token and the client's id
     return {ACCESS_TOKEN_FIELD: tokens.access_token}
 
 
@@ -44,7 +44,7 @@ def refresh_due_at(grant: Grant) -> datetime | None:
 
 
 def is_refresh_due(project: Project, account_id: str, credentials: Credentials) -> bool:
-    """Whether `refresh_credentials` would request a new access token, or wait for another process that does."""
+    """Whether `refresh_credentials` would request a new access token, or wait for another process that requests a token."""
     if ACCESS_TOKEN_FIELD not in credentials:
         return False
     grant = project.grants.find(account_id)
@@ -53,9 +53,10 @@ def is_refresh_due(project: Project, account_id: str, credentials: Credentials) 
 
 def refresh_credentials(project: Project, account_id: str, credentials: Credentials) -> Credentials:
     """
-    Return *credentials* with a new access token; `is_refresh_due` is true for them.
+    Return *credentials*, for which `is_refresh_due` is true, with a new access token.
 
-    If the provider is unreachable, the credentials stay unchanged. If the provider rejects the refresh token, the account becomes unhealthy.
+    If the provider is unreachable, the credentials stay unchanged. If the provider rejects the refresh token, the account becomes
+    unhealthy.
     """
     grant = project.grants.find(account_id)
     if grant is None:
@@ -95,7 +96,7 @@ def _renew(project: Project, account: Account, grant: Grant, claim: float, crede
         finished = project.grants.finish_renewal(account.id, claim, grant)
         return credentials if finished else project.accounts.credentials(account.id)
     fresh = {**credentials, **build_oauth_credentials(tokens)}
-    # the account may have been removed or reconnected meanwhile: drop the new token then
+    # if the account was removed or reconnected meanwhile, the new token is dropped
     if not project.accounts.replace_credentials(account.id, fresh, renewal_claim=claim):
         return project.accounts.credentials(account.id)
     project.grants.finish_renewal(account.id, claim, _grant(project, tokens, last=last))
@@ -109,7 +110,7 @@ def _grant(project: Project, tokens: OAuthTokens, *, last: str | None = None) ->
 
 
 def _wait_for_refresh(project: Project, account_id: str) -> Credentials:
-    """The account's credentials after another process refreshed them, or the current ones after `_MAX_WAIT_S` seconds."""
+    """The account's credentials after another process has refreshed them, or unchanged after `_MAX_WAIT_S` seconds."""
     for _ in range(round(_MAX_WAIT_S / 0.05)):
         time.sleep(0.05)
         if not project.grants.is_renewing(account_id):

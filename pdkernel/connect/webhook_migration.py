@@ -1,8 +1,9 @@
 """
 Moves webhooks of sources deployed at Pipedream to another endpoint, and undoes the move.
 
-A migration replaces webhooks at Pipedream's workflow endpoints and at named URLs; other webhooks stay. A source without such
-a webhook changes only if its id is named. Planning changes nothing. The project stores applied migrations for an undo.
+A migration replaces webhooks at Pipedream's workflow endpoints and at given URLs; other webhooks stay. A source without such
+a webhook changes only if the caller names the source. A plan changes nothing at Pipedream. The project stores applied migrations, so
+that they can be undone.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class WebhookMigrator:
             environment: Environment of the sources.
             target_url: URL of the new endpoint.
             replaced_urls: URLs to replace, besides those of Pipedream's workflow endpoints.
-            source_ids: Ids of sources to move even without a webhook to replace; empty for all sources.
+            source_ids: Sources to move, even if they do not have a webhook to replace; empty for all sources.
         """
         return [
             self._move(source, user, environment, target_url, replaced_urls, named=bool(source_ids))
@@ -95,7 +96,7 @@ class WebhookMigrator:
         ]
 
     def plan_undo(self) -> list[WebhookMigration]:
-        """Plan to undo the stored migrations; a source whose webhooks changed since then stays as it is."""
+        """Plan to undo the stored migrations. A source whose webhooks have changed since then does not change."""
         moves = []
         for kept in self._changes():
             now = self._urls(kept.id, kept.external_user, kept.environment)
@@ -132,13 +133,13 @@ class WebhookMigrator:
     def _sources(self, user: str, environment: Environment) -> list[JsonObject]:
         options = self._sdk.build_request_options(environment)
 
-        def ask(client: Any, cursor: str | None) -> Any:
+        def request_page(client: Any, cursor: str | None) -> Any:
             after = {"after": cursor} if cursor else {}
             return client.deployed_triggers.list(
                 external_user_id=user, limit=PAGE_SIZE, request_options=options, **after
             )
 
-        return [each for each in self._sdk.iter_items(ask) if each.get("type") in (None, "DeployedComponent")]
+        return [each for each in self._sdk.iter_items(request_page) if each.get("type") in (None, "DeployedComponent")]
 
     def _move(
         self,

@@ -7,9 +7,9 @@ An account of another external user is never returned.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
-from pdkernel.identity import Account, Directory, Environment
+from pdkernel.identity import Account, AccountFilters, Directory, Environment
 
 
 def override_accounts(directory: Directory, account_ids: Mapping[str, str]) -> Directory:
@@ -48,10 +48,10 @@ class _AccountOverrideDirectory:
             found += self._directory.newest_accounts(external_user_ids, environment, free, limit=limit)
         return found
 
-    def accounts(self, **asked: Any) -> Sequence[Account]:
+    def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
         """Return matching accounts, without external users' accounts that were not chosen for their app."""
         return [
             account
-            for account in self._directory.accounts(**asked)
+            for account in self._directory.accounts(**filters)
             if account.external_user_id is None or self._chosen.get(account.app, account.id) == account.id
         ]

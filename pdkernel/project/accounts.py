@@ -10,13 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import AccountExistsError
-from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, AccountGoneError, Credentials, Environment, ExternalUser
+from pdkernel.identity import (
+    DEFAULT_ENVIRONMENT,
+    Account,
+    AccountFilters,
+    AccountGoneError,
+    Credentials,
+    Environment,
+    ExternalUser,
+)
 from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import TRIGGER_SOURCE_PREFIX
@@ -104,30 +112,15 @@ class AccountTable:
                 f"The account {account.id} exists already.", fix="Choose another id, or remove that account first."
             ) from None
 
-    def list_accounts(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-        limit: int | None = None,
-    ) -> Sequence[Account]:
-        """Accounts that match all given filters, newest first; your own accounts match both environments."""
-        query = select(*_COLUMNS).where(*_conditions(external_user_id, environment, app, own=own))
+    def list_accounts(self, *, limit: int | None = None, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
+        """Accounts that match all filters, newest first, at most *limit*."""
+        query = select(*_COLUMNS).where(*_conditions(filters))
         with self._database.read() as connection:
             return [_account(row) for row in connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))]
 
-    def account_ids(
-        self,
-        *,
-        external_user_id: str | None = None,
-        environment: Environment | None = None,
-        app: str | None = None,
-        own: bool | None = None,
-    ) -> Sequence[str]:
+    def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
         """The ids of the accounts that `list_accounts` returns, in the same order."""
-        query = select(accounts.c.id).where(*_conditions(external_user_id, environment, app, own=own))
+        query = select(accounts.c.id).where(*_conditions(filters))
         with self._database.read() as connection:
             return connection.execute(query.order_by(*_NEWEST_FIRST)).scalars().all()
 
@@ -244,9 +237,9 @@ class AccountTable:
         return found
 
 
-def _conditions(
-    external_user_id: str | None, environment: Environment | None, app: str | None, *, own: bool | None
-) -> list[ColumnElement[bool]]:
+def _conditions(filters: AccountFilters) -> list[ColumnElement[bool]]:
+    external_user_id, environment = filters.get("external_user_id"), filters.get("environment")
+    app, own = filters.get("app"), filters.get("own")
     conditions: list[ColumnElement[bool]] = []
     if external_user_id is not None:
         conditions.append(accounts.c.external_user == external_user_id)

@@ -1,17 +1,21 @@
 """
-The endpoint: Connect's API, workflow endpoints and Connect Link over HTTP.
+The HTTP server: Connect's API, workflow endpoints and Connect Link.
 
     app                 the ASGI application
-    app_context         objects that every handler receives
+    app_context         the served project and its settings
+    app_state           what handlers read from the application
     middleware          Host check, endpoints with a host name of their own
     access_log          one line per request
     oauth               OAuth clients and access tokens
     api                 Connect's routes
     passthrough         Connect's routes with a real project: Pipedream's API answers them
-    pipedream_tokens    checks tokens that Pipedream issued
+    pipedream_tokens    tokens that Pipedream issued
     link                Connect Link: tokens, pages, webhooks
     endpoint            requests that start workflows
+    run_registry        runs in progress
     trigger_runner      runs of deployed triggers
+    uploads             files and large bodies of requests
+    rate_limits         the platform's rate limits
     uvicorn_server      sockets, TLS, start and stop
 """
 

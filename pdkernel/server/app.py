@@ -6,17 +6,27 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from pdkernel.server import api, endpoint, link, oauth, passthrough_routes, run_pages
+from pdkernel.server import api, endpoint, link, oauth, run_pages
 from pdkernel.server.access_log import AccessLogMiddleware
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
-from pdkernel.server.endpoint.throttle import Throttle
-from pdkernel.server.endpoint.uploads import UploadFolder
+from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.middleware import EndpointRoutingMiddleware, HostCheckMiddleware
+from pdkernel.server.oauth.authorization import parse_bearer_token
+from pdkernel.server.path_params import rest_of_path
+from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.uploads import UploadFolder
+
+_FORWARDED_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_WRONG_SERVER_MESSAGE = (
+    "This server issued this access token, and the token opens workflow endpoints only. Pipedream answers Connect's routes: "
+    "use a token of an OAuth client of your Pipedream workspace."
+)
 
 
 def create_link_app(context: LinkOnlyContext) -> Starlette:
@@ -24,21 +34,17 @@ def create_link_app(context: LinkOnlyContext) -> Starlette:
     app = Starlette(
         routes=link.pages(), middleware=[Middleware(HostCheckMiddleware, names=HostNames(context.settings))]
     )
-    app.state.context = context
+    set_link_context(app, context)
     return app
 
 
 def create_app(context: AppContext) -> Starlette:
-    """
-    The application that serves *context*; the caller opens and closes the context's resources.
-
-    Handlers read `app.state`: `context`, `runs` (runs in progress), `names`, `uploads`, `throttle`, and `stopping` (set at shutdown).
-    """
+    """The application that serves *context*; the caller opens and closes the context's resources."""
     middleware = [Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint())]
     if context.write_line is not None:
         middleware.insert(0, Middleware(AccessLogMiddleware, write_line=context.write_line))
     connect = (
-        passthrough_routes.routes()
+        [Route(f"/v1/{rest_of_path()}", forward_to_pipedream, methods=_FORWARDED_METHODS)]
         if context.passthrough
         else [*api.routes(), *link.routes(), *api.unsupported_routes()]
     )
@@ -47,13 +53,25 @@ def create_app(context: AppContext) -> Starlette:
         middleware=middleware,
         exception_handlers={ClientDisconnect: _on_client_disconnect},
     )
-    app.state.context = context
-    app.state.runs = RunRegistry(context)
-    app.state.names = HostNames(context.settings)
-    app.state.uploads = UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock)
-    app.state.throttle = Throttle(context.clock)
-    app.state.stopping = False
+    state = AppState(
+        context=context,
+        runs=RunRegistry(context),
+        names=HostNames(context.settings),
+        uploads=UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock),
+        rate_limiter=EndpointRateLimiter(context.clock),
+    )
+    set_state(app, state)
     return app
+
+
+async def forward_to_pipedream(request: Request) -> Response:
+    """Every route of Connect with a real project: Pipedream answers, except for a token that this server issued."""
+    context = get_state(request.app).context
+    token = parse_bearer_token(request.headers.get("authorization"))
+    if token is not None and context.project.access_tokens.verify(token) is not None:
+        return JSONResponse({"error": _WRONG_SERVER_MESSAGE}, status_code=401)
+    assert context.passthrough is not None
+    return await context.passthrough.forward(request)
 
 
 async def _on_client_disconnect(*_: Any) -> Response:

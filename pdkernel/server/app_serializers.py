@@ -1,18 +1,22 @@
-"""JSON form and ids of apps in the Connect API and in Connect Link. The form has every field that the SDKs require."""
+"""
+Apps in the Connect API and in Connect Link: ids, JSON form, and the apps that a user can choose.
+
+The JSON form has every field that the SDKs require.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from pdkernel.connect.credential_fields import FIELDS_BY_APP
-from pdkernel.connect.oauth_providers import find_provider
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, FIELDS_BY_APP
+from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
+from pdkernel.connect.registered_apps import load_registered_apps
 from pdkernel.engine.run_context import derive_id
 from pdkernel.server.app_context import LinkContext
 
-_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a credential's name
 _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "database", "subdomain", "base_url"})
 """Credentials that forms show in plain text."""
 
@@ -29,12 +33,22 @@ def resolve_slug(text: str, slugs: Callable[[], Iterable[str]]) -> str:
     return next((slug for slug in slugs() if derive_app_id(slug) == text), text)
 
 
+def list_offered_apps(context: LinkContext) -> Sequence[str]:
+    """Slugs of the apps that a user of Connect Link can choose."""
+    return sorted({*load_registered_apps(context.project), *list_provider_apps(context.project), *FIELDS_BY_APP})
+
+
+def resolve_link_app(context: LinkContext, text: str) -> str:
+    """The slug for *text*, the app's id or slug in a link."""
+    return resolve_slug(text, lambda: {*list_offered_apps(context), *context.directory.connected_apps()})
+
+
 def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
     """Serialize an app, with every field that an SDK requires (`scope_profiles` in Python)."""
     name = format_app_name(slug)
     known = FIELDS_BY_APP.get(slug) or context.directory.credential_fields(slug)
-    is_oauth = find_provider(context.project, slug) is not None or _TOKEN_FIELD in known
-    fields = [] if is_oauth else [_field(field) for field in context.directory.credential_fields(slug)]
+    is_oauth = find_provider(context.project, slug) is not None or ACCESS_TOKEN_FIELD in known
+    fields = [] if is_oauth else [_serialize_field(field) for field in context.directory.credential_fields(slug)]
     return {
         "id": derive_app_id(slug),
         "name_slug": slug,
@@ -55,7 +69,7 @@ def format_app_name(slug: str) -> str:
     return " ".join(word[:1].upper() + word[1:] for word in slug.split("_") if word)
 
 
-def _field(name: str) -> dict[str, Any]:
+def _serialize_field(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "label": name.replace("_", " ").capitalize(),
@@ -67,10 +81,10 @@ def _field(name: str) -> dict[str, Any]:
 
 
 def _letter_icon_url(name: str) -> str:
-    """A data URL of a square icon with one letter."""
+    """A data URL of a square icon with the first letter of *name*."""
     letter = name[:1] if name[:1].isalnum() else "?"
-    drawn = (
+    icon = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><rect width="48" height="48" rx="8" fill="#ddd"/>'
         f'<text x="24" y="32" font-size="24" text-anchor="middle" font-family="sans-serif">{letter}</text></svg>'
     )
-    return f"data:image/svg+xml,{quote(drawn)}"
+    return f"data:image/svg+xml,{quote(icon)}"

@@ -1,8 +1,7 @@
 """
 The HTTP/1.1 protocol of the server's connections: a stricter uvicorn protocol.
 
-Rejects requests that llhttp accepts although they are unsafe, limits the size and the time of a request, and supports HTTP/1.0
-clients.
+Rejects unsafe requests that llhttp accepts, limits the size and the duration of a request, and supports HTTP/1.0 clients.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ BODY_BYTES_PER_S = 240.0
 """Minimum rate of a body, the default of Kestrel. A lower rate makes slow-body attacks cheap."""
 
 _INVALID_REQUEST = "Invalid HTTP request received."
-_TOO_SLOW = "The request came too slowly."
+_TOO_SLOW = "The request arrived too slowly."
 
 
 def filter_response_headers(
@@ -43,7 +42,7 @@ def filter_response_headers(
     """
     Headers of another server's response for forwarding, without those in *excluded* (lower case).
 
-    A 304 loses its length: clients would wait for a body that does not follow.
+    The length of a 304 is dropped: clients would wait for a body that does not follow.
     """
     dropped = {*excluded, b"content-length"} if status == HTTPStatus.NOT_MODIFIED else excluded
     return [(name.lower(), strip_control_characters(value)) for name, value in headers if name.lower() not in dropped]
@@ -168,7 +167,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
     def _check_head(self) -> None:
         """
-        Reject heads that llhttp accepts, but that a proxy may interpret differently or the server does not support.
+        Reject a head that llhttp accepts, but that a proxy may interpret differently, or that the server does not support.
 
         Raises:
             HttpParserError: The head is rejected.
@@ -213,8 +212,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         """Reject a slow request, unless the server itself paused reading or has not yet sent 100 Continue."""
         self._timer = None
         enough = self._pace.body_bytes_per_s * self._pace.body_window_s
-        asked_late = self._in_body and self.cycle.waiting_for_100_continue and not self.cycle.response_complete
-        if self.flow.was_paused or asked_late or (self._in_body and self._received >= enough):
+        awaits_continue = self._in_body and self.cycle.waiting_for_100_continue and not self.cycle.response_complete
+        if self.flow.was_paused or awaits_continue or (self._in_body and self._received >= enough):
             self._start_timer()
         elif self._begun:
             self._reject(HTTPStatus.REQUEST_TIMEOUT, _TOO_SLOW)
@@ -229,9 +228,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
         if not self._in_body and self._unanswered:
             self._unanswered[-1].keep_alive = False  # a complete request gets its response first
             return
-        amid_answers = self._in_body and (self.cycle.response_started or len(self._unanswered) > 1)
+        is_responding = self._in_body and (self.cycle.response_started or len(self._unanswered) > 1)
         self._disconnect_all()
-        if not amid_answers:
+        if not is_responding:
             to_head = self._in_body and self.scope["method"] == "HEAD"  # a response to HEAD has no body
             self._send_error(status, "" if to_head else why)
         self.transport.close()

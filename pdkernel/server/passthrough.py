@@ -1,8 +1,8 @@
 """
-Forwards requests to Pipedream's API with a real project, and streams the responses.
+Forwards requests to Pipedream's API, for a server with a real project, and streams the responses.
 
-Headers of a connection are not forwarded; all else stays unchanged. Cookies of this host and tokens that this server issued
-are never sent.
+Headers of the connection are not forwarded; the other headers and the body stay unchanged. Cookies of this host and tokens that this
+server issued are never sent.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ READ_TIMEOUT_S = 330.0
 """Seconds between two chunks of a response; longer than any operation of Connect."""
 CONNECT_TIMEOUT_S = 20.0
 MAX_CONNECTIONS = 200
-"""Concurrent requests; a further request waits up to `CONNECT_TIMEOUT_S` seconds."""
-# cookies belong to this host; the server sets `date` itself, and has already requested the body
+"""Limit of concurrent requests; a further request waits up to `CONNECT_TIMEOUT_S` seconds."""
+# cookies belong to this host; the server sets `date` itself and has already requested the body
 _NOT_SENT = frozenset({b"host", b"cookie", b"expect"})
 _NOT_RETURNED = frozenset({b"date"})
 _MAX_PARSED_BYTES = 1 << 18
@@ -59,34 +59,34 @@ class PipedreamPassthrough:
         self.login = login
         self.tokens = PipedreamTokenVerifier(self, token_table, clock)
         self._timeout_s = timeout_s
-        self._made: httpx.AsyncClient | None = None
+        self._http: httpx.AsyncClient | None = None
 
     async def forward(self, request: Request) -> Response:
         """Pipedream's response to *request*, or a 502 with the reason."""
-        got = await self._send(request)
-        return got if isinstance(got, Response) else _UpstreamResponse(got)
+        upstream = await self._send(request)
+        return upstream if isinstance(upstream, Response) else _UpstreamResponse(upstream)
 
     async def forward_and_parse(self, request: Request) -> tuple[Response, dict[str, Any]]:
         """As `forward`, with the JSON object in the response; an empty object if the body is too large or not JSON."""
         import httpx
 
-        got = await self._send(request)
-        if isinstance(got, Response):
-            return got, {}
+        upstream = await self._send(request)
+        if isinstance(upstream, Response):
+            return upstream, {}
         raw = bytearray()
         try:
-            async for chunk in got.aiter_raw():
+            async for chunk in upstream.aiter_raw():
                 raw += chunk
                 if len(raw) > _MAX_PARSED_BYTES:
                     return JSONResponse({"error": "Pipedream's answer is too large."}, status_code=502), {}
         except httpx.HTTPError as fault:
             return self._unreachable(fault), {}
         finally:
-            await got.aclose()
-        answer = Response(bytes(raw), status_code=got.status_code)
-        answer.raw_headers = _headers_of(got)
+            await upstream.aclose()
+        answer = Response(bytes(raw), status_code=upstream.status_code)
+        answer.raw_headers = _headers_of(upstream)
         try:
-            plain = httpx.Response(got.status_code, headers=got.headers, content=bytes(raw)).content
+            plain = httpx.Response(upstream.status_code, headers=upstream.headers, content=bytes(raw)).content
         except httpx.DecodingError:
             plain = b""
         return answer, parse_json_object(plain)
@@ -107,16 +107,16 @@ class PipedreamPassthrough:
         return answer.status_code
 
     async def fetch_own_token(self, *, timeout_s: float) -> str | None:
-        """A new token for the client of the login, or None if Pipedream issues none."""
+        """A new token for the client of the login, or None if Pipedream does not issue a token."""
         import httpx
 
-        asked = {
+        form = {
             "grant_type": "client_credentials",
             "client_id": self.login.client_id,
             "client_secret": self.login.client_secret,
         }
         try:
-            answer = await self._client.post(f"{self.login.base_url}/v1/oauth/token", json=asked, timeout=timeout_s)
+            answer = await self._client.post(f"{self.login.base_url}/v1/oauth/token", json=form, timeout=timeout_s)
         except (httpx.HTTPError, OSError):
             return None
         token = parse_json_object(answer.content).get("access_token") if answer.status_code == 200 else None
@@ -124,8 +124,8 @@ class PipedreamPassthrough:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._made is not None:
-            await self._made.aclose()
+        if self._http is not None:
+            await self._http.aclose()
 
     async def _send(self, request: Request) -> httpx.Response | Response:
         """The response with its body unread, or an error response. A disconnect of the caller cancels the request."""
@@ -170,17 +170,17 @@ class PipedreamPassthrough:
 
     @property
     def _client(self) -> httpx.AsyncClient:
-        if self._made is None:
+        if self._http is None:
             import httpx
 
             # cookies are not shared between callers
             no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-            self._made = httpx.AsyncClient(
+            self._http = httpx.AsyncClient(
                 timeout=httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S),
                 limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20),
                 cookies=no_cookies,
             )
-        return self._made
+        return self._http
 
     def _unreachable(self, fault: Exception) -> Response:
         where = urlsplit(self.login.base_url).netloc
@@ -191,12 +191,12 @@ class PipedreamPassthrough:
 
 
 class _UpstreamResponse(StreamingResponse):
-    """Streams a response with its encoding unchanged; closes the connection early if Pipedream does."""
+    """Streams a response with its encoding unchanged. If Pipedream closes the connection early, so does this server."""
 
-    def __init__(self, got: httpx.Response) -> None:
-        super().__init__(got.aiter_raw(), status_code=got.status_code)
-        self.raw_headers = _headers_of(got)
-        self._got = got
+    def __init__(self, upstream: httpx.Response) -> None:
+        super().__init__(upstream.aiter_raw(), status_code=upstream.status_code)
+        self.raw_headers = _headers_of(upstream)
+        self._upstream = upstream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream the response, and always release the connection."""
@@ -207,11 +207,11 @@ class _UpstreamResponse(StreamingResponse):
         except* httpx.HTTPError:
             add_access_log_note(scope, "Pipedream closed the connection too early")
         finally:
-            await asyncio.shield(self._got.aclose())
+            await asyncio.shield(self._upstream.aclose())
 
 
 async def _wait_for_disconnect(request: Request, read: asyncio.Event) -> None:
-    """Return when the caller has disconnected; waits until the body was read."""
+    """Wait until the body has been read, and then until the caller has disconnected."""
     await read.wait()
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -229,5 +229,7 @@ def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
     return [(b"transfer-encoding", b"chunked")] if framed and "content-length" not in request.headers else []
 
 
-def _headers_of(got: httpx.Response) -> list[tuple[bytes, bytes]]:
-    return filter_response_headers(end_to_end_headers(got.headers.raw), status=got.status_code, excluded=_NOT_RETURNED)
+def _headers_of(upstream: httpx.Response) -> list[tuple[bytes, bytes]]:
+    return filter_response_headers(
+        end_to_end_headers(upstream.headers.raw), status=upstream.status_code, excluded=_NOT_RETURNED
+    )

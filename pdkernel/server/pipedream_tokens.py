@@ -1,11 +1,11 @@
 """
-Tokens that Pipedream issued: issues and revokes them through this server, and checks which of them open endpoints.
+Tokens that Pipedream issued: forwards requests to issue and revoke them, and checks which tokens open endpoints.
 
 A token belongs to the workspace in one of three cases:
 
-- Pipedream issued it through this server to the client of the login.
-- Pipedream issued it through this server to another client, and it names the workspace of the login's own token.
-- Pipedream lists the project's accounts to its bearer.
+- Pipedream issued the token through this server to the client of the login.
+- Pipedream issued the token through this server to another client, and the token names the workspace of the login's own token.
+- Pipedream accepts the token in a request for the project's accounts.
 
 If the token's scopes are known, they must include starting workflows.
 """
@@ -26,8 +26,8 @@ from pdkernel.project import Login
 from pdkernel.project.pipedream_tokens import PipedreamToken, PipedreamTokenTable
 from pdkernel.server.scopes import INVOKE_SCOPE, scope_covers
 
-TokenStatus = Literal["good", "unknown", "scope", "unasked"]
-"""Valid; not of this project; lacks the scope; Pipedream did not respond."""
+TokenStatus = Literal["good", "unknown", "scope", "unchecked"]
+"""The token opens endpoints; does not belong to the workspace; lacks the scope; Pipedream did not respond."""
 
 GOOD_CACHE_S, BAD_CACHE_S = 60.0, 5.0
 """Seconds for which the result of a check is cached."""
@@ -40,7 +40,7 @@ _MAX_TOKEN_LIFETIME_S = 86400.0
 
 
 class TokenIssuer(Protocol):
-    """The requests to Pipedream that issue, revoke and check tokens."""
+    """Sends the requests to Pipedream that issue, revoke and check tokens."""
 
     @property
     def login(self) -> Login:
@@ -60,7 +60,7 @@ class TokenIssuer(Protocol):
         ...
 
     async def fetch_own_token(self, *, timeout_s: float) -> str | None:
-        """A new token for the client of the login, or None if Pipedream issues none."""
+        """A new token for the client of the login, or None if Pipedream does not issue a token."""
         ...
 
 
@@ -90,7 +90,6 @@ class PipedreamTokenVerifier:
         if answer.status_code == 200 and isinstance(token, str):
             claims = decode_claims(token)
             life = token_response.get("expires_in")
-            known = isinstance(life, int | float) and life > 0
             await asyncio.to_thread(
                 self._table.add,
                 token,
@@ -100,7 +99,7 @@ class PipedreamTokenVerifier:
                 or _scopes(claims.get("scope"))
                 or _scopes(fields.get("scope"))
                 or ("*",),
-                min(float(life), _MAX_TOKEN_LIFETIME_S) if known and isinstance(life, int | float) else 0.0,
+                min(float(life), _MAX_TOKEN_LIFETIME_S) if isinstance(life, int | float) and life > 0 else 0.0,
             )
         return answer
 
@@ -128,7 +127,7 @@ class PipedreamTokenVerifier:
             task = self._pending_checks[key] = asyncio.create_task(self._find(token))
             task.add_done_callback(lambda _: self._pending_checks.pop(key, None))
         found = await asyncio.shield(task)
-        if found != "unasked":
+        if found != "unchecked":
             self._cache[key] = (self._clock.monotonic() + (GOOD_CACHE_S if found == "good" else BAD_CACHE_S), found)
         while len(self._cache) > _MAX_CACHED_TOKENS:
             self._cache.pop(next(iter(self._cache)))
@@ -139,18 +138,17 @@ class PipedreamTokenVerifier:
         if issued is not None:
             if not scope_covers(issued.scopes, INVOKE_SCOPE):
                 return "scope"
-            if await self._is_ours(issued):
+            if await self._is_of_workspace(issued):
                 return "good"
         async with self._turns:
             status = await self._issuer.probe_accounts(token, timeout_s=CHECK_TIMEOUT_S)
         if status == 200:
-            scopes = _scopes(
-                decode_claims(token).get("scope")
-            )  # Pipedream has just accepted the token, so its claims are genuine
+            # Pipedream has just accepted the token, so its claims are genuine
+            scopes = _scopes(decode_claims(token).get("scope"))
             return "good" if not scopes or scope_covers(scopes, INVOKE_SCOPE) else "scope"
-        return "unknown" if status in (401, 403, 404) else "unasked"
+        return "unknown" if status in (401, 403, 404) else "unchecked"
 
-    async def _is_ours(self, issued: PipedreamToken) -> bool:
+    async def _is_of_workspace(self, issued: PipedreamToken) -> bool:
         if issued.client_id == self._issuer.login.client_id:
             return True
         if issued.workspace is None:
@@ -162,7 +160,11 @@ class PipedreamTokenVerifier:
 
 
 def decode_claims(token: str) -> Mapping[str, Any]:
-    """The claims of *token* without a check of the signature; empty if unreadable. Only for tokens that Pipedream issued or accepted."""
+    """
+    The claims of *token*, or an empty mapping if the token is not a JWT.
+
+    The signature is not checked: pass only tokens that Pipedream issued or accepted.
+    """
     import jwt
 
     try:
@@ -173,8 +175,8 @@ def decode_claims(token: str) -> Mapping[str, Any]:
 
 
 def _workspace(claims: Mapping[str, Any]) -> str | None:
-    whose = claims.get("sub")
-    return whose if isinstance(whose, str) and whose.startswith("o_") else None
+    subject = claims.get("sub")
+    return subject if isinstance(subject, str) and subject.startswith("o_") else None
 
 
 def _scopes(value: Any) -> tuple[str, ...]:

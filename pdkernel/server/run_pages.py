@@ -1,7 +1,7 @@
 """
-Pages of the server: a run, `cancel_url`, and the health checks.
+Pages of the server: a run, the URLs that cancel or resume a run, and the health checks.
 
-Run pages are visible from this machine and with the admin token. Rendering is in `render`.
+Run pages are visible from this machine, and with the admin token from other machines. Rendering is in `render`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from pdkernel.render import timeline
 from pdkernel.server.app_context import AppContext
+from pdkernel.server.app_state import get_state
 from pdkernel.server.client_address import is_from_this_machine
 from pdkernel.server.host_names import is_loopback_name
 
@@ -49,14 +50,14 @@ async def live(_: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """GET `/-/ready`: the server accepts requests; 503 after a shutdown has begun."""
-    if request.app.state.stopping:
+    if get_state(request.app).is_stopping:
         return JSONResponse({"status": "stopping"}, status_code=503)
     return JSONResponse({"status": "ready"})
 
 
 async def run_page(request: Request) -> Response:
     """GET `/-/runs/{run_id}`: the run as a notebook shows it."""
-    context: AppContext = request.app.state.context
+    context = get_state(request.app).context
     if not _is_local_request(request, context) and not _is_admin(context, request.headers.get("authorization", "")):
         return PlainTextResponse(
             "Run pages open on the server's own machine (without a proxy and --public-url), or with the admin token "
@@ -69,10 +70,10 @@ async def run_page(request: Request) -> Response:
         return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
     if "application/json" in request.headers.get("accept", ""):
         return JSONResponse(execution.to_json(), headers=_HEADERS)
-    again = '<meta http-equiv="refresh" content="2">' if execution.status in _UNFINISHED else ""
+    refresh = '<meta http-equiv="refresh" content="2">' if execution.status in _UNFINISHED else ""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{html.escape(execution.workflow)}</title>{again}'
+        f'<meta name="viewport" content="width=device-width"><title>{html.escape(execution.workflow)}</title>{refresh}'
         "<style>body{font-family:system-ui,sans-serif;margin:24px;color-scheme:light dark}</style></head>"
         f"<body>{timeline.render_html(execution)}</body></html>"
     )
@@ -81,13 +82,13 @@ async def run_page(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     """A step's `cancel_url`: the run ends as cancelled. The URL itself is the authorization."""
-    found = await request.app.state.runs.cancel(request.path_params["run_id"])
+    found = await get_state(request.app).runs.cancel(request.path_params["run_id"])
     text = "The run is cancelled.\n" if found else "There is no such run in progress.\n"
     return PlainTextResponse(text, status_code=200 if found else 404, headers=_HEADERS)
 
 
 async def resume(_: Request) -> Response:
-    """A step's `resume_url`: not in this version."""
+    """A step's `resume_url`, which this version does not support."""
     return PlainTextResponse(
         "This version of pdkernel does not resume runs. A delay ends by itself.\n",
         status_code=501,
@@ -96,7 +97,7 @@ async def resume(_: Request) -> Response:
 
 
 def _is_local_request(request: Request, context: AppContext) -> bool:
-    """Whether the request comes from this machine. With a proxy or a public URL this is unknown, and the result is False."""
+    """Whether the request certainly comes from this machine; False behind a proxy or a public URL."""
     settings = context.settings
     if settings.trusted_proxies or not is_loopback_name(urlsplit(settings.base_url).netloc):
         return False

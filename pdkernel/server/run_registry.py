@@ -1,7 +1,7 @@
 """
 Runs in progress that requests have started.
 
-A run outlives its request. The registry passes the response to the caller and each change to `AppContext.on_run`. A source has
+A run outlives its request. The registry passes the response to the caller, and each change to `AppContext.on_run`. A source has
 one run at a time.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -16,8 +17,11 @@ from weakref import WeakValueDictionary
 
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.run_request import RunRequest
+from pdkernel.event import Event
 from pdkernel.execution import Execution
-from pdkernel.server.app_context import AppContext
+from pdkernel.identity import Environment
+from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.source import sibling_workflow_finder
 
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a further request gets status 429."""
@@ -35,10 +39,10 @@ class StartedRun:
     Attributes:
         run_id: Id of the run.
         request: The request with its ids.
-        recorded: Whether the run is on disk; done when it is, or when the run has ended without a record.
+        recorded: True as soon as the run is on disk; False if the run has ended without a record.
         response: The response to the caller, if the request `has_response`. Done at the end of the run, at a pause, or at
             once for an immediate response.
-        outcome: Text for the log; done at the end or at the first pause.
+        outcome: Text for the log; done at the end of the run or at the first pause.
     """
 
     run_id: str
@@ -46,6 +50,35 @@ class StartedRun:
     recorded: asyncio.Future[bool]
     response: asyncio.Future[HttpResponse]
     outcome: asyncio.Future[str]
+
+
+def build_run_request(
+    context: AppContext,
+    served: ServedWorkflow,
+    event: Event,
+    *,
+    external_user_id: str | None,
+    environment: Environment,
+) -> RunRequest:
+    """Build the request for a run of a served workflow."""
+    sidecar = served.source.sidecar
+    return RunRequest(
+        workflow=served.source.workflow,
+        event=event,
+        policy=served.policy or context.settings.policy,
+        external_user_id=external_user_id,
+        environment=environment,
+        variables=served.variables,
+        folder=served.folder,
+        actions_source=sidecar.actions if sidecar else None,
+        test=False,
+        source=shlex.quote(str(served.source.path)),
+        # parity[served-pauses]: a served run waits in this process; a suspended run is cancelled at shutdown
+        pause_mode="wait",
+        base_url=context.settings.base_url,
+        find_workflow=sibling_workflow_finder(served.source.path),
+        workflow_id=served.id,
+    )
 
 
 class RunRegistry:
@@ -70,14 +103,14 @@ class RunRegistry:
         return lock
 
     def start_source(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start *coroutine*, a source's run, independent of its caller."""
+        """Start *coroutine*, the run of a source, which goes on after its caller has ended."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._sources.add(task)
         task.add_done_callback(self._sources.discard)
         return task
 
     def start(self, request: RunRequest) -> StartedRun:
-        """Start the run of *request*, completed with ids and callbacks; return at once."""
+        """Start the run of *request* with new ids and the registry's callbacks; return at once."""
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[bool] = loop.create_future()
         response: asyncio.Future[HttpResponse] = loop.create_future()
@@ -118,7 +151,7 @@ class RunRegistry:
         return StartedRun(run_id, made, accepted, response, outcome)
 
     async def cancel(self, run_id: str) -> bool:
-        """Cancel the run with that id and record the end; False if no such run is in progress."""
+        """Cancel the run with that id and wait until its end is recorded; False if there is no such run in progress."""
         task = self._tasks.get(run_id)
         if task is None:
             return False
@@ -127,7 +160,7 @@ class RunRegistry:
         return True
 
     async def close(self, grace_s: float) -> None:
-        """Wait up to *grace_s* seconds for runs to end, then cancel the rest. Every run is recorded."""
+        """Wait up to *grace_s* seconds for the runs to end, then cancel the other runs. Every run is recorded."""
         if self._tasks or self._sources:
             await asyncio.wait([*self._tasks.values(), *self._sources], timeout=grace_s)
         rest = [*self._tasks.values(), *self._sources]

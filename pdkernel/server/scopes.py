@@ -15,6 +15,6 @@ INVOKE_SCOPE = "connect:workflow:invoke"
 """The scope that starts a workflow whose trigger requires OAuth."""
 
 
-def scope_covers(held: Iterable[str], wanted: str) -> bool:
-    """Whether one of the *held* scopes includes *wanted*."""
-    return any(scope in ("*", wanted) or (scope.endswith(":*") and wanted.startswith(scope[:-1])) for scope in held)
+def scope_covers(held: Iterable[str], required: str) -> bool:
+    """Whether one of the *held* scopes includes *required*."""
+    return any(scope in ("*", required) or (scope.endswith(":*") and required.startswith(scope[:-1])) for scope in held)

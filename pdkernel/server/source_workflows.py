@@ -1,7 +1,7 @@
 """
-Served workflows of notebooks and folders, reloaded when files or variables change.
+Served workflows of notebooks and folders. They are reloaded when their files or variables change.
 
-The endpoint key comes from `pdkernel.yaml`, else from the project; the id from a synced folder's name, else from the project.
+The endpoint key is in `pdkernel.yaml`, else in the project. The id is in the name of a synced folder, else in the project.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.source import WorkflowSource, file_stamps, reload_source
+from pdkernel.source import WorkflowSource, file_stamps, has_workflow, load_sources, reload_source
 from pdkernel.variables import load_variables
 
 RELOAD_INTERVAL_S = 1.0
@@ -158,13 +158,13 @@ def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
 def warn_unfired_triggers(workflows: Sequence[ServedWorkflow]) -> list[str]:
     """Warnings for workflows that no request starts."""
     return [
-        f"{served.source.path}: this version does not fire its trigger ({_kinds(served)}), and it has no endpoint."
+        f"{served.source.path}: this version does not fire its trigger ({_trigger_types(served)}), and it has no endpoint."
         for served in workflows
         if all(trigger.type != "http" for trigger in served.source.workflow.triggers)
     ]
 
 
-def _kinds(served: ServedWorkflow) -> str:
+def _trigger_types(served: ServedWorkflow) -> str:
     return " and ".join(dict.fromkeys(trigger.type for trigger in served.source.workflow.triggers))
 
 
@@ -175,8 +175,6 @@ def load_served_sources(paths: Sequence[Path], default_folder: Path) -> list[Wor
     Raises:
         PdkernelError: As for `load_sources`.
     """
-    from pdkernel.source import has_workflow, load_sources
-
     if not paths:
         return list(load_sources(default_folder)) if has_workflow(default_folder) else []
     found = [source for path in paths for source in load_sources(path)]

@@ -1,8 +1,8 @@
 """
 Runs deployed triggers, and dispatches their events to webhooks and workflows.
 
-An event is stored before it is sent, and a failed webhook stops nothing. A request to a webhook is an outbound call under the
-same policy as a step's.
+An event is stored before it is sent. The failure of a webhook does not affect the others. A request to a webhook is an outbound
+call under the same policy as a step's call.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -19,15 +18,13 @@ from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError
 from pdkernel.model import JSON, Trigger
 from pdkernel.project import DeployedTrigger, Webhook
 from pdkernel.redaction import Redactor
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.link.webhooks import SIGNATURE_HEADER, TIMEOUT_S, sign_body
-from pdkernel.server.run_registry import RunRegistry
-from pdkernel.source import sibling_workflow_finder
+from pdkernel.server.run_registry import RunRegistry, build_run_request
 
 HTTP_INTERFACE = "$.interface.http"
 """Type of the prop that gives a source an endpoint."""
@@ -38,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 async def run_due_triggers(context: AppContext, runs: RunRegistry) -> None:
-    """Run triggers when they are due, until the task is cancelled."""
+    """Run each trigger when it is due, until the task is cancelled."""
     table = context.project.deployed_triggers
     while True:
         try:
@@ -88,7 +85,7 @@ async def run_trigger(
     async with runs.source_lock(trigger.id):
         ran = await context.engine.source_runner.run(request)
     if ran.record.error is not None:
-        # redacted, as everything in a record
+        # the message is redacted: it comes from a record
         _log.warning("The deployed trigger %s failed: %s", trigger.id, ran.record.error.message)
     await dispatch_events(context, runs, trigger, ran.events)
     return ran
@@ -132,7 +129,7 @@ async def dispatch_events(
     """
     Store *events*, send them to the trigger's webhooks and start the trigger's workflows.
 
-    The steps of these workflows run under the server's policy, as for any other event.
+    The steps of these workflows run under the same policy as for a request to the workflow's endpoint.
     """
     if not events:
         return
@@ -163,24 +160,8 @@ def _start_workflow(
     if served is None:
         _log.warning("The deployed trigger %s refers to the workflow %s, which is not served.", trigger.id, workflow)
         return
-    runs.start(
-        RunRequest(
-            workflow=served.source.workflow,
-            event=event.event,
-            policy=context.settings.policy,
-            external_user_id=trigger.external_user_id,
-            environment=trigger.environment,
-            variables=served.variables,
-            folder=served.source.folder.resolve(),
-            actions_source=served.source.sidecar.actions if served.source.sidecar else None,
-            test=False,
-            source=shlex.quote(str(served.source.path)),
-            pause_mode="wait",
-            base_url=context.settings.base_url,
-            find_workflow=sibling_workflow_finder(served.source.path),
-            workflow_id=served.id,
-        )
-    )
+    user, environment = trigger.external_user_id, trigger.environment
+    runs.start(build_run_request(context, served, event.event, external_user_id=user, environment=environment))
 
 
 async def _deliver_to_webhook(

@@ -1,4 +1,4 @@
-"""Sockets, TLS, signals, and start and shutdown of uvicorn."""
+"""Sockets, TLS, signals, and the start and shutdown of uvicorn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from pdkernel.errors import RequestError
+from pdkernel.errors import InternalError, RequestError
+from pdkernel.server.app_state import get_state
 from pdkernel.server.http_protocol import Pace, StrictHttpProtocol
 from pdkernel.server.trigger_runner import run_due_triggers
 
@@ -61,10 +62,23 @@ def local_url(listener: socket.socket, host: str, *, tls: bool) -> str:
 
 
 class UvicornServer(uvicorn.Server):
-    """uvicorn on open sockets, for an application without runs. Signals are handled by `serve_until_signalled`."""
+    """
+    uvicorn on open sockets, for an application without runs. `serve_until_signalled` handles signals.
+
+    Args:
+        app: The application.
+        tls: TLS context, or None for plain HTTP.
+        pace: Minimum speed of clients.
+        on_ready: Called when the server accepts requests.
+    """
 
     def __init__(
-        self, app: Starlette, *, tls: SSLContext | None = None, pace: Pace | None = None, on_ready: Callable[[], None]
+        self,
+        app: Starlette,
+        *,
+        tls: SSLContext | None = None,
+        pace: Pace | None = None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -82,21 +96,47 @@ class UvicornServer(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._on_ready = on_ready
+        self._accepts_requests = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none: `serve_until_signalled` handles signals."""
+        """Capture no signals: `serve_until_signalled` handles them."""
         yield
+
+    async def start(self, opened: socket.socket) -> asyncio.Task[None]:
+        """
+        Serve *opened* in the background; return the server's task as soon as the server accepts requests.
+
+        Raises:
+            InternalError: The server did not start.
+        """
+        serving = asyncio.create_task(self.serve(sockets=[opened]))
+        ready = asyncio.create_task(self._accepts_requests.wait())
+        try:
+            await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            serving.cancel()
+            raise
+        finally:
+            ready.cancel()
+        if self._accepts_requests.is_set():
+            return serving
+        fault = serving.exception()
+        raise InternalError(
+            f"The server did not start: {fault or 'it was stopped'}.",
+            fix="Try again. If the error persists, restart the notebook's kernel.",
+        ) from fault
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept requests, then call *on_ready*."""
         await super().startup(sockets)
         if self.started:
             self._on_started()
+            self._accepts_requests.set()
             self._on_ready()
 
     def stop(self) -> None:
-        """Accept no more requests."""
+        """Stop accepting requests."""
         self.should_exit = True
 
     def _on_started(self) -> None:
@@ -109,20 +149,20 @@ class Server(UvicornServer):
     _trigger_task: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """Accept no more requests; runs in progress have `SHUTDOWN_GRACE_S` to end."""
-        self._app.state.stopping = True
+        """Stop accepting requests; runs in progress have `SHUTDOWN_GRACE_S` seconds to end."""
+        get_state(self._app).is_stopping = True
         super().stop()
 
     async def close(self) -> None:
         """Cancel all runs."""
-        await self._app.state.runs.close(0)
+        await get_state(self._app).runs.close(0)
 
     def _on_started(self) -> None:
-        state = self._app.state
+        state = get_state(self._app)
         self._trigger_task = asyncio.create_task(run_due_triggers(state.context, state.runs))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End runs first, because callers wait for responses; then close connections."""
+        """End the runs first, because their callers wait for responses; then close the connections."""
         for listening in self.servers:
             listening.close()
         for opened in sockets or []:
@@ -130,7 +170,7 @@ class Server(UvicornServer):
         if self._trigger_task is not None:
             self._trigger_task.cancel()
             await asyncio.gather(self._trigger_task, return_exceptions=True)
-        runs = self._app.state.runs
+        runs = get_state(self._app).runs
         ending = asyncio.ensure_future(runs.close(0 if self.force_exit else SHUTDOWN_GRACE_S))
         while not ending.done():
             await asyncio.wait([ending], timeout=0.1)
@@ -141,7 +181,7 @@ class Server(UvicornServer):
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The faster event loop of uvloop; asyncio's own where uvloop is missing (Windows)."""
+    """The event loop of uvloop, which is faster, or of asyncio if uvloop is not installed (Windows)."""
     try:
         import uvloop
     except ModuleNotFoundError:

@@ -7,9 +7,9 @@ stops with the session. With a remote project, Pipedream makes and answers the l
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -195,17 +195,24 @@ class ConnectLinks:
 
 class LinkPageServer:
     """
-    Serves the pages of Connect Link on this machine, from its construction on.
+    Serves the pages of Connect Link on this machine. The server starts when this object is created.
 
     Attributes:
         site: The context of the pages' handlers.
+
+    Raises:
+        InternalError: The server did not start.
     """
 
     site: LinkOnlyContext
 
     def __init__(self, state: NotebookState, *, public_url: str | None, on_link: LinkListener) -> None:
         self._loop = LoopThread()
-        self._loop.run(self._start(state, public_url, on_link))
+        try:
+            self._loop.run(self._start(state, public_url, on_link))
+        except BaseException:
+            self._loop.close()
+            raise
 
     def stop(self) -> None:
         """Stop the server."""
@@ -220,19 +227,15 @@ class LinkPageServer:
         from pdkernel.server.host_names import build_base_url
         from pdkernel.server.uvicorn_server import UvicornServer, listen
 
-        opened = listen("127.0.0.1", 0)
         project = state.project
-        try:
+        with ExitStack() as stack:
+            opened = stack.enter_context(listen("127.0.0.1", 0))
             url = build_base_url(opened.getsockname()[1], public_url)
-        except BaseException:
-            opened.close()
-            raise
-        settings = ServeSettings(base_url=url, policy=parse_policy("deny"))
-        self.site = LinkOnlyContext(project, state.directory, settings, project.clock, project.ids, on_link)
-        ready = asyncio.Event()
-        self._server: UvicornServer = UvicornServer(create_link_app(self.site), on_ready=ready.set)
-        self._serving = asyncio.ensure_future(self._server.serve(sockets=[opened]))
-        await ready.wait()
+            settings = ServeSettings(base_url=url, policy=parse_policy("deny"))
+            self.site = LinkOnlyContext(project, state.directory, settings, project.clock, project.ids, on_link)
+            self._server: UvicornServer = UvicornServer(create_link_app(self.site))
+            self._serving = await self._server.start(opened)
+            stack.pop_all()  # the server closes the socket
 
     async def _stop(self) -> None:
         self._server.force_exit = True

@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from pdkernel.egress import parse_policy
@@ -111,8 +111,8 @@ class NotebookServer:
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, tuple[RunRequest, Execution]] = OrderedDict()
         self._server: Server | None = None
-        self._ended: asyncio.Future[None] | None = None
-        self._runtime: WorkflowEngine | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._engine: WorkflowEngine | None = None
         self.public_url: str | None = None
         self.local_url: str | None = None
         self.app_context: AppContext | None = None
@@ -129,6 +129,7 @@ class NotebookServer:
         Raises:
             RequestError: The draft is already served, or the port is in use.
             DefinitionError: The draft has an error.
+            InternalError: The server did not start.
         """
         if self.public_url is not None:
             raise RequestError(
@@ -183,49 +184,45 @@ class NotebookServer:
         from pdkernel.server.uvicorn_server import Server, listen, local_url
 
         state = self._state
-        listener = listen("127.0.0.1", port)
-        url = local_url(listener, "127.0.0.1", tls=False)
-        try:
+        async with AsyncExitStack() as stack:
+            listener = stack.enter_context(listen("127.0.0.1", port))
             base_url = build_base_url(listener.getsockname()[1], self._public_url)
-            self._runtime = await WorkflowEngine.start(state.project, state.directory, max_active_runs=WORKER_COUNT)
-        except BaseException:
-            listener.close()
-            raise
+            engine = await WorkflowEngine.start(state.project, state.directory, max_active_runs=WORKER_COUNT)
+            stack.push_async_callback(engine.close)
+            app_context = AppContext(
+                project=state.project,
+                directory=state.directory,
+                engine=engine,
+                workflows=workflows,
+                settings=ServeSettings(base_url=base_url, policy=parse_policy(state.egress)),
+                clock=state.project.clock,
+                ids=state.project.ids,
+                on_run=lambda request, execution: self._record_run(request, execution, on_run),
+                write_line=log_line,
+                on_link_event=self._on_link_event,
+            )
+            server = Server(create_app(app_context))
+            self._serving = await server.start(listener)
+            stack.pop_all()  # `_stop` closes the engine, and the server its socket
+        self._server, self._engine, self.app_context = server, engine, app_context
+        return local_url(listener, "127.0.0.1", tls=False)
 
-        def record(request: RunRequest, execution: Execution) -> None:
-            if not request.keep_in_journal:  # a run without a record must not appear in the saved notebook
-                return
-            with self._lock:
-                self._runs[execution.id] = (request, execution)
-                if len(self._runs) > MAX_KEPT_REQUESTS:
-                    # Drop the oldest run, not the first key: the end of a long run adds its key again.
-                    del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id][1].started_at)]
-            on_run(execution)
-
-        app_context = AppContext(
-            project=state.project,
-            directory=state.directory,
-            engine=self._runtime,
-            workflows=workflows,
-            settings=ServeSettings(base_url=base_url, policy=parse_policy(state.egress)),
-            clock=state.project.clock,
-            ids=state.project.ids,
-            on_run=record,
-            write_line=log_line,
-            on_link_event=self._on_link_event,
-        )
-        ready = asyncio.Event()
-        self._server = Server(create_app(app_context), on_ready=ready.set)
-        self._ended = asyncio.ensure_future(self._server.serve(sockets=[listener]))
-        await ready.wait()
-        self.app_context = app_context
-        return url
+    def _record_run(self, request: RunRequest, execution: Execution, on_run: RunListener) -> None:
+        """Keep the run as one of the latest, and pass it to *on_run*; called from the server's thread."""
+        if not request.keep_in_journal:  # a run without a record must not appear in the saved notebook
+            return
+        with self._lock:
+            self._runs[execution.id] = (request, execution)
+            if len(self._runs) > MAX_KEPT_REQUESTS:
+                # Drop the oldest run, not the first key: the end of a long run adds its key again.
+                del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id][1].started_at)]
+        on_run(execution)
 
     async def _stop(self) -> None:
         assert self._server is not None
-        assert self._ended is not None
-        assert self._runtime is not None
+        assert self._serving is not None
+        assert self._engine is not None
         self._server.force_exit = True
         self._server.stop()
-        await self._ended
-        await self._runtime.close()
+        await self._serving
+        await self._engine.close()

@@ -168,7 +168,7 @@ def test_an_oauth_account_is_connected(product: Product) -> None:
     product.connect("my_mail")
     with product.page.expect_popup() as opened:
         product.frame.get_by_role("button", name="Continue to 127.0.0.1").click()
-    expect(product.frame.get_by_role("status")).to_have_text("Go on in the window that has opened.")
+    expect(product.frame.get_by_role("status")).to_have_text("Continue in the window that has opened.")
     opened.value.get_by_role("link", name="Allow").click()
 
     callbacks = product.callbacks("close")

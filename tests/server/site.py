@@ -115,7 +115,7 @@ async def site_of(
                 ids=project.ids,
                 write_line=lines.append,
             )
-            server = Server(create_app(context), tls=tls, on_ready=lambda: None)
+            server = Server(create_app(context), tls=tls)
             task = asyncio.ensure_future(server.serve(sockets=[opened]))
             try:
                 async with httpx.AsyncClient(base_url=url, timeout=60, verify=verify) as http:

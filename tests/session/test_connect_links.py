@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from pdkernel.errors import RequestError
+from pdkernel.errors import InternalError, RequestError
 from pdkernel.server.app_context import LinkEvent
 from pdkernel.session import Session, connect_links
 from tests.connect.upstream import Upstream, running_upstream
@@ -196,3 +198,19 @@ def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, li
     assert url.startswith("https://pipedream.com/_static/connect.html?token=ctok_")
     assert dict(parse_qsl(urlsplit(url).query))["app"] == "openai"
     assert news.detail == made.id
+
+
+def test_a_link_server_that_cannot_start_raises_the_reason(
+    session: Session, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the event loop cannot listen on the port, the error has the reason; the next link starts the server."""
+
+    async def fail_to_listen(*_: object, **_options: object) -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.BaseEventLoop, "create_server", fail_to_listen)
+        with pytest.raises(InternalError, match=r"The server did not start: .*Address already in use"):
+            opened(session, heard)
+
+    assert httpx.get(opened(session, heard)).status_code == 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import time
 from collections.abc import Callable
 
@@ -9,7 +11,7 @@ import httpx
 import pytest
 
 from pdkernel.engine.run_context import derive_id
-from pdkernel.errors import RequestError
+from pdkernel.errors import InternalError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.session import Session
@@ -155,3 +157,20 @@ def test_a_long_run_does_not_become_the_latest_request(session: Session) -> None
     assert not [run for run in runs if run.event["path"] == "/long" and run.finished_at]
     assert wait_for(lambda: any(run.event["path"] == "/long" and run.finished_at for run in runs))
     assert session.server.get_run_request().event.data["path"] == f"/{MAX_KEPT_REQUESTS - 1}"
+
+
+def test_a_server_that_cannot_start_raises_the_reason(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the event loop cannot listen on the port, the error has the reason; the port is free for the next start."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(step("first"), cell_id="a")
+
+    async def fail_to_listen(*_: object, **_options: object) -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.BaseEventLoop, "create_server", fail_to_listen)
+        with pytest.raises(InternalError, match=r"The server did not start: .*Address already in use"):
+            served(session)
+    url, _, _ = served(session)
+
+    assert httpx.post(url, timeout=60).text == "first"

@@ -3,7 +3,7 @@ Connect's routes: users, accounts, apps, components, deployed triggers, the prox
 
     api_call                                authentication, parameters, errors
     cors                                    calls from web pages
-    pagination, rate_limits                 pages of lists; the platform's rate limits
+    pagination                              pages of lists
     serializers                             users and accounts as JSON
     accounts, users, apps, projects         routes with those names
     components, actions                     descriptions of components; runs of actions

@@ -38,7 +38,7 @@ async def list_accounts(call: ApiCall) -> JSON:
 
 
 async def list_user_accounts(call: ApiCall) -> JSON:
-    """`GET .../users/{external_user_id}/accounts`: a bare list."""
+    """`GET .../users/{external_user_id}/accounts`: a list without pages."""
     ids = await _list_account_ids(call, call.resolve_user(call.path_param("external_user_id")), call.query_param("app"))
     found = [await call.run_in_thread(call.context.directory.find_account, each) for each in ids]
     return [await _serialize(call, account) for account in found if account is not None]
@@ -116,13 +116,13 @@ async def find_account(call: ApiCall, account_id: str) -> Account:
 
 
 async def _list_account_ids(call: ApiCall, user: str | None, app: str | None) -> Sequence[str]:
-    """Ids of accounts, newest first. Loading all accounts instead of a page would take seconds in large projects."""
+    """Ids of accounts, newest first. In a large project, loading all accounts instead of a page would take seconds."""
     slug = None if app is None else await resolve_app_slug(call, app)
     directory = call.context.directory
     found = await call.run_in_thread(
         directory.account_ids, external_user_id=user, environment=call.environment, app=slug, own=False
     )
-    # no account was connected with a custom OAuth client (`oa_...`)
+    # an account is never connected with a custom OAuth client (`oa_...`)
     return [] if call.query_param("oauth_app_id") else found
 
 

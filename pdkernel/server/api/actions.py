@@ -29,7 +29,7 @@ async def run(call: ApiCall) -> JSON:
         raise _refusal(execution.error)
     exports = dict(step.exports)
     value = exports.pop(RETURN_VALUE, None)
-    # parity[redacted-return]: an account's secret in what an action returns is a placeholder
+    # parity[redacted-return]: in the return value of an action, a secret is a placeholder
     return {"exports": exports, "os": _build_observations(step), "ret": value, "stash_id": None}
 
 

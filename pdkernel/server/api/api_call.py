@@ -17,16 +17,17 @@ from pdkernel.identity import Environment, check_external_user_id, parse_environ
 from pdkernel.model import JSON
 from pdkernel.project import ConnectToken
 from pdkernel.server.api.cors import allow_origin, is_origin_allowed
-from pdkernel.server.api.rate_limits import Bucket, RateLimitedError, RateLimiter
 from pdkernel.server.app_context import AppContext
-from pdkernel.server.link.tokens import find_token
+from pdkernel.server.app_state import AppState, get_state
+from pdkernel.server.link.tokens import TOKEN_PREFIX, find_token
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
+from pdkernel.server.rate_limits import ApiRateLimiter, Bucket, RateLimitedError
+from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.scopes import scope_covers
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CONNECT_TOKEN_PREFIX = "ctok_"  # noqa: S105 - a prefix
 MAX_BODY_BYTES = 8 << 20
 """Maximum size of a JSON body."""
 _BACKEND_ONLY = "This route requires the access token of an OAuth client, not a Connect token."
@@ -47,25 +48,35 @@ class ApiCall:
 
     Attributes:
         request: The HTTP request.
-        context: Context of the server.
+        state: State of the application.
         environment: Environment of the request.
         token: The caller's Connect token, or None for an OAuth client.
         scopes: Scopes of the caller's token.
     """
 
     request: Request
-    context: AppContext
+    state: AppState
     environment: Environment
     scopes: tuple[str, ...]
     token: ConnectToken | None = field(default=None, repr=False)
+
+    @property
+    def context(self) -> AppContext:
+        """Context of the server."""
+        return self.state.context
+
+    @property
+    def runs(self) -> RunRegistry:
+        """Runs in progress."""
+        return self.state.runs
 
     @property
     def policy(self) -> OutboundPolicy:
         """
         Policy for outbound calls of this request.
 
-        The holder of a Connect token is an end user, who can choose URLs: such calls reach public addresses only, in every mode.
-        An OAuth client is the product's back end: its calls may also reach this machine and private networks, as steps do.
+        The bearer of a Connect token is an end user, who can choose URLs: the calls reach public addresses only, in every mode.
+        An OAuth client is the product's back end: its calls may also reach this machine and private networks, as calls of steps do.
         """
         return replace(self.context.settings.policy, public_only=self.token is not None)
 
@@ -122,7 +133,7 @@ class ApiCall:
         return requested
 
     def check_user(self, user: str | None) -> None:
-        """Raise `ApiError` if the Connect token belongs to another user than *user*."""
+        """Raise `ApiError` if the caller has a Connect token of another user than *user*."""
         if self.token is not None and user != self.token.external_user_id:
             raise ApiError(403, "This Connect token belongs to another external user.")
 
@@ -131,7 +142,7 @@ class ApiCall:
         return scope_covers(self.scopes, scope)
 
     def check_scope(self, *scopes: str) -> None:
-        """Raise `ApiError` if *scopes* is not empty and the token has none of them."""
+        """Raise `ApiError` if *scopes* is not empty and the token does not have any of them."""
         if scopes and not any(map(self.has_scope, scopes)):
             raise ApiError(403, f"The access token lacks the scope {' or '.join(scopes)}.")
 
@@ -151,7 +162,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def authenticated_endpoint(
-    handler: ApiHandler, *, scopes: Sequence[str], backend_only: bool, rate_limiter: RateLimiter, bucket: Bucket | None
+    handler: ApiHandler,
+    *,
+    scopes: Sequence[str],
+    backend_only: bool,
+    rate_limiter: ApiRateLimiter,
+    bucket: Bucket | None,
 ) -> Endpoint:
     """
     Wrap *handler* as an endpoint with authentication and JSON errors.
@@ -165,20 +181,20 @@ def authenticated_endpoint(
     """
 
     async def endpoint(request: Request) -> Response:
-        context: AppContext = request.app.state.context
-        page = None
+        state = get_state(request.app)
+        origin = None
         answer: Response | JSON
         try:
-            call = await _authenticate(request, context, backend=backend_only)
-            page = request.headers.get("origin") if call.token is not None else None
+            call = await _authenticate(request, state, backend_only=backend_only)
+            origin = request.headers.get("origin") if call.token is not None else None
             call.check_scope(*scopes)
             call.check_project()
-            if bucket is not None and context.settings.applies_rate_limits:
-                rate_limiter.count(bucket, context.clock)
+            if bucket is not None and state.context.settings.applies_rate_limits:
+                rate_limiter.count(bucket, state.context.clock)
             answer = await handler(call)
         except UnauthorizedError as refused:
             if _connect_token(request) is not None:
-                page = request.headers.get("origin")  # lets a page read that its token is invalid
+                origin = request.headers.get("origin")  # lets a web page read that its token is invalid
             answer = _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})
         except RateLimitedError as refused:
             answer = _error(429, "Throttled", refused.headers)
@@ -188,7 +204,7 @@ def authenticated_endpoint(
             answer = _error(http_status(fault), public_message(fault))
         except ClientDisconnect:
             answer = Response(status_code=400)
-        return allow_origin(answer if isinstance(answer, Response) else JSONResponse(answer), page)
+        return allow_origin(answer if isinstance(answer, Response) else JSONResponse(answer), origin)
 
     return endpoint
 
@@ -204,12 +220,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
-            raise ApiError(413, f"The body holds more than {max_bytes} bytes.")
+            raise ApiError(413, f"The body has more than {max_bytes} bytes.")
     return bytes(body)
 
 
 def http_status(fault: PdkernelError) -> int:
-    """The status for an error. SDKs repeat 409 and 5xx, so a permanent error gets 400, 403 or 404."""
+    """The status for an error. SDKs repeat requests after 409 and 5xx, so a permanent error gets 400, 403 or 404."""
     if fault.code in ("action_not_found", "action_version"):
         return 404
     if isinstance(fault, ProductionPlanError):
@@ -224,28 +240,27 @@ def public_message(fault: PdkernelError) -> str:
     return fault.message if isinstance(fault, EndUserError) else str(fault)
 
 
-async def _authenticate(request: Request, context: AppContext, *, backend: bool) -> ApiCall:
+async def _authenticate(request: Request, state: AppState, *, backend_only: bool) -> ApiCall:
     text = _connect_token(request)
     if text is not None:
-        found = await asyncio.to_thread(find_token, context, text)
+        found = await asyncio.to_thread(find_token, state.context, text)
         if found is None:
             raise UnauthorizedError("The Connect token is invalid or has expired.")
-        if backend:
+        if backend_only:
             raise ApiError(403, _BACKEND_ONLY)
         if not is_origin_allowed(found, request.headers.get("origin")):
             raise ApiError(403, "The Connect token does not allow pages of this origin: see allowed_origins.")
-        call = ApiCall(request, context, found.environment, tuple((found.terms.scope or "connect:*").split()), found)
-    else:
-        caller = authorize(context, request.headers.get("authorization"))
-        environment = parse_environment(request.headers.get("x-pd-environment"))
-        call = ApiCall(request, context, environment, caller.scopes)
-    return call
+        scopes = tuple((found.terms.scope or "connect:*").split())
+        return ApiCall(request, state, found.environment, scopes, found)
+    caller = authorize(state.context, request.headers.get("authorization"))
+    environment = parse_environment(request.headers.get("x-pd-environment"))
+    return ApiCall(request, state, environment, caller.scopes)
 
 
 def _connect_token(request: Request) -> str | None:
-    """The text of the request's Connect token, valid or not; None if the request has another token or none."""
+    """The text of the request's Connect token, valid or not; None if the request does not have a Connect token."""
     bearer = parse_bearer_token(request.headers.get("authorization"))
-    return bearer if bearer is not None and bearer.startswith(CONNECT_TOKEN_PREFIX) else None
+    return bearer if bearer is not None and bearer.startswith(TOKEN_PREFIX) else None
 
 
 def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

@@ -1,8 +1,8 @@
 """
 Routes of apps.
 
-The list has the apps of accounts and components, registered apps, and apps with built-in credential names. There is no list of
-all of Pipedream's apps.
+The list has the apps of accounts and components, registered apps, and apps with built-in credential names. pdkernel does not have
+a list of all apps of Pipedream.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def _search_apps(call: ApiCall) -> list[str]:
     catalog = call.context.engine.catalog
     actions, sources = _apps_with_components(catalog, "action"), _apps_with_components(catalog, "source")
     words = (call.query_param("q") or "").lower()
-    wanted = (("has_actions", actions), ("has_triggers", sources), ("has_components", actions | sources))
+    filters = (("has_actions", actions), ("has_triggers", sources), ("has_components", actions | sources))
     return [
         slug
         for slug in list_known_apps(call.context)
         if (words in slug or words in format_app_name(slug).lower())
-        and all((slug in slugs) is flag for name, slugs in wanted if (flag := call.query_flag(name)) is not None)
+        and all((slug in slugs) is flag for name, slugs in filters if (flag := call.query_flag(name)) is not None)
         and call.query_param("category_ids") is None
     ]
 

@@ -28,7 +28,7 @@ _ACCOUNT_KEY = "authProvisionId"
 @dataclass(frozen=True)
 class ComponentRequest:
     """
-    A component and what a caller gives it.
+    A component, and the external user, accounts and values for a call.
 
     Attributes:
         component: The component.
@@ -56,7 +56,7 @@ class ComponentRequest:
     @property
     def props(self) -> dict[str, JSON]:
         """Props of the step without accounts; each is an expression on the event's values."""
-        # the value of a data store is a name, not an expression
+        # the value of a data store prop is a name, not an expression
         stores = {prop.name for prop in self.description.props if prop.type == DATA_STORE_PROP_TYPE}
         return {
             name: value if name in stores else f"{{{{steps.trigger.event.props[{number}]}}}}"
@@ -76,7 +76,7 @@ class ComponentRequest:
         return Step(ACTION_STEP_NAME, "node", uses=str(self.uses), props=self.props)
 
     def to_form_request(self, call: ApiCall) -> FormRequest:
-        """A form for its props."""
+        """The request for a form of the component's props."""
         remote = self.component.file is None
         # Pipedream evaluates no expressions in values of components that it runs itself
         values = dict(self.values) if remote else self.props
@@ -94,11 +94,11 @@ async def find_component(
     call: ApiCall, key: object, version: object, kind: ComponentKind | None
 ) -> tuple[ActionReference, Component]:
     """
-    The component of that key.
+    The component with that key.
 
     Raises:
         ApiError: The key or the version is missing or invalid.
-        ActionNotFoundError: There is no such component, or none of that kind.
+        ActionNotFoundError: The component does not exist, or is of another kind.
     """
     if isinstance(key, dict):
         key = key.get("key")
@@ -117,18 +117,18 @@ async def parse_component_request(
     call: ApiCall, body: Mapping[str, Any], kind: ComponentKind | None, *, whole: bool = True
 ) -> ComponentRequest:
     """
-    What *body* says.
+    Parse *body*.
 
     Args:
         call: The API request.
         body: The JSON body.
         kind: Required kind of component, or None.
-        whole: Whether the values are complete; a data store without a value is then the project's default store.
+        whole: Whether the values are complete. If so, a data store without a value is the project's default store.
 
     Raises:
         ApiError: A field is missing or wrong, an account is not the user's, or a data store is not open to Connect tokens.
-        ActionNotFoundError: There is no such component.
-        StepError: Its module cannot be loaded.
+        ActionNotFoundError: The component does not exist.
+        StepError: The component's module cannot be loaded.
     """
     user = call.resolve_user(body.get("external_user_id", body.get("external_id")))
     uses, component = await find_component(call, body.get("id"), body.get("version"), kind)
@@ -157,7 +157,7 @@ def _check_stores(call: ApiCall, description: ComponentDescription, given: Mappi
     """
     Raise `ApiError` if a Connect token would use a data store that the project has not opened to Connect tokens.
 
-    Stores belong to the project and hold data of all its users. An OAuth client, the product's own back end, uses any.
+    A data store belongs to the project and has data of all users. An OAuth client, the product's back end, may use every data store.
     """
     names = {
         prop.name: _store(prop.name, given.get(prop.name))
@@ -168,11 +168,11 @@ def _check_stores(call: ApiCall, description: ComponentDescription, given: Mappi
         return
     allowed = call.context.project.connect_data_stores
     for prop, name in names.items():
-        wanted = name or (DEFAULT_DATA_STORE if whole else None)
-        if wanted is not None and wanted not in allowed:
+        store = name or (DEFAULT_DATA_STORE if whole else None)
+        if store is not None and store not in allowed:
             raise ApiError(
                 403,
-                f"The data store {wanted[:80]!r} (prop {prop}) is not open to Connect tokens. Add it to the project's setting "
+                f"The data store {store[:80]!r} (prop {prop}) is not open to Connect tokens. Add it to the project's setting "
                 "connect_data_stores (pdkernel project set), or use the access token of an OAuth client.",
             )
 

@@ -38,15 +38,15 @@ def list_handler(kind: ComponentKind | None) -> ApiHandler:
     """`GET .../{components,actions,triggers}`."""
 
     async def list_components(call: ApiCall) -> JSON:
-        wanted = _kinds(call, kind)
-        if kind is None:  # kinds that have a route of their own
-            wanted = tuple(each for each in wanted if call.has_scope(*required_scopes(each, "list")))
+        kinds = _kinds(call, kind)
+        if kind is None:  # each kind has its own scope
+            kinds = tuple(each for each in kinds if call.has_scope(*required_scopes(each, "list")))
         if call.query_param("registry") not in (None, *_REGISTRIES):
             raise ApiError(400, f"registry must be one of {', '.join(_REGISTRIES)}.")
         catalog = call.context.engine.catalog
         found: list[Component] = []
         if call.query_param("registry") != "private":  # private components of a workspace exist at Pipedream only
-            for each in wanted:
+            for each in kinds:
                 found += await catalog.search(
                     call.query_param("q") or "", app=call.query_param("app"), kind=each, limit=_MAX_LISTED
                 )
@@ -69,7 +69,7 @@ def retrieve_handler(kind: ComponentKind | None) -> ApiHandler:
 
 
 def configure_handler(kind: ComponentKind | None) -> ApiHandler:
-    """`POST .../configure`: a page of options of a prop."""
+    """`POST .../configure`: a page of the options of a prop."""
 
     async def configure(call: ApiCall) -> JSON:
         body = await call.read_json()
@@ -87,9 +87,9 @@ def configure_handler(kind: ComponentKind | None) -> ApiHandler:
             or (query is not None and not isinstance(query, str))
         ):
             raise ApiError(400, "page must be a number, and query a string.")
-        ask = call.context.engine.forms.load_options
+        load_options = call.context.engine.forms.load_options
         found, errors = await _call_component(
-            lambda: ask(
+            lambda: load_options(
                 configured.to_form_request(call),
                 prop,
                 page=int(page or 0),
@@ -121,20 +121,20 @@ def reload_props_handler(kind: ComponentKind | None) -> ApiHandler:
         )
         props = serialize_props(configured.description, added or ())
         # a run computes dynamic props again; the id only identifies this result
-        mark = hashlib.sha256(json.dumps([configured.component.uses, props], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([configured.component.uses, props], sort_keys=True).encode()).hexdigest()
         return {
             "observations": [],
             "errors": errors,
-            "dynamicProps": {"id": f"dyp_{mark[:7]}", "configurableProps": props},
+            "dynamicProps": {"id": f"dyp_{digest[:7]}", "configurableProps": props},
         }
 
     return reload
 
 
-async def _call_component(ask: Callable[[], Awaitable[T]]) -> tuple[T | None, list[str]]:
-    """The component's result, or an `ApiError` with the reason."""
+async def _call_component(call_component: Callable[[], Awaitable[T]]) -> tuple[T | None, list[str]]:
+    """Return the component's result and an empty list, or None and the message of its error."""
     try:
-        return await ask(), []
+        return await call_component(), []
     except StepError as fault:
         return None, [public_message(fault)]
 
@@ -151,12 +151,12 @@ async def _describe_if_loaded(call: ApiCall, component: Component) -> ComponentD
 
 
 def _kinds(call: ApiCall, kind: ComponentKind | None) -> tuple[ComponentKind, ...]:
-    asked = call.query_param("component_type")
+    given = call.query_param("component_type")
     if kind is not None:
         return (kind,)
-    if asked is None:
+    if given is None:
         return COMPONENT_KINDS
-    found: Any = tuple(each for each, name in API_COMPONENT_TYPES.items() if asked in (each, name))
+    found: Any = tuple(each for each, name in API_COMPONENT_TYPES.items() if given in (each, name))
     if not found:
         raise ApiError(400, "component_type must be action or trigger.")
     return tuple(found)

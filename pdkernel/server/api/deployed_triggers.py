@@ -22,7 +22,7 @@ from pdkernel.server.api.trigger_deployment import (
     build_webhooks,
     generate_signing_key,
     parse_workflow_ids,
-    resolve_wakers,
+    resolve_schedule_and_endpoint,
 )
 from pdkernel.server.api.trigger_serializers import serialize_trigger, serialize_webhook
 from pdkernel.server.trigger_runner import build_source_request, run_hook
@@ -66,14 +66,14 @@ async def update(call: ApiCall) -> JSON:
         emits_on_deploy=trigger.emits_on_deploy if emits is None else emits,
     )
     if body.get("configured_props") is not None:
-        asked = {
+        request_body = {
             "id": f"{trigger.key}@{trigger.version}",
             "external_user_id": trigger.external_user_id,
             "configured_props": body["configured_props"],
         }
-        given = await parse_component_request(call, asked, "source")
+        given = await parse_component_request(call, request_body, "source")
         configured = replace(changed, props=given.values, accounts=given.accounts, public_only=call.policy.public_only)
-        changed = await resolve_wakers(call, configured, given.description)
+        changed = await resolve_schedule_and_endpoint(call, configured, given.description)
     if changed.active != trigger.active:
         await _run_hook(call, changed, "activate" if changed.active else "deactivate")
     changed = await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
@@ -81,7 +81,11 @@ async def update(call: ApiCall) -> JSON:
 
 
 async def delete(call: ApiCall) -> Response:
-    """`DELETE .../deployed-triggers/{id}`: runs the deactivate hook first; if the hook fails, the trigger stays unless `ignore_hook_errors` is set."""
+    """
+    `DELETE .../deployed-triggers/{id}`: runs the deactivate hook, then deletes the trigger.
+
+    If the hook fails, the trigger stays, unless `ignore_hook_errors` is set.
+    """
     trigger = await _find(call)
     try:
         if trigger.active:
@@ -180,16 +184,16 @@ def _webhooks(call: ApiCall, trigger: DeployedTrigger) -> JSON:
 
 
 async def _run_hook(call: ApiCall, trigger: DeployedTrigger, name: SourceAct) -> None:
-    run = await run_hook(call.context, call.request.app.state.runs, trigger, name)
+    run = await run_hook(call.context, call.runs, trigger, name)
     if run.record.error is not None:
         raise ApiError(400, f"The {name} hook of {trigger.key} failed: {run.record.error.message}")
 
 
 async def _description(call: ApiCall, trigger: DeployedTrigger) -> ComponentDescription | None:
     """The description of the source; None if the source cannot be loaded."""
+    uses = ActionReference(trigger.key, trigger.version)
     try:
-        return (await call.context.engine.forms.describe(ActionReference(trigger.key, trigger.version), install=False))[
-            1
-        ]
+        _, description = await call.context.engine.forms.describe(uses, install=False)
     except PdkernelError:
         return None
+    return description

@@ -26,8 +26,10 @@ async def list_projects(call: ApiCall) -> JSON:
 async def retrieve(call: ApiCall) -> JSON:
     """`GET /v1/connect/projects/{id}`."""
     project = _project(call)
-    if call.path_param("wanted") != project["id"]:
-        raise ApiError(404, f"This server has no project {call.path_param('wanted')[:40]!r}, only {project['id']}.")
+    if call.path_param("requested_id") != project["id"]:
+        raise ApiError(
+            404, f"This server has no project {call.path_param('requested_id')[:40]!r}, only {project['id']}."
+        )
     return project
 
 

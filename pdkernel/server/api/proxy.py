@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 PROXY_HEADER_PREFIX = "x-pd-proxy-"
 TIMEOUT_S = 30.0
-"""Timeout of the app in seconds; then the response is a 504 (platform documentation)."""
+"""Seconds to wait for the app; after that, the response has status 504 (platform documentation)."""
 MAX_BODY_BYTES = 32 << 20
 
 _DROPPED_REQUEST_HEADERS = frozenset(
@@ -57,34 +57,35 @@ async def proxy(call: ApiCall) -> Response:
     account = await find_account(call, account_id)
     if account.external_user_id != user:
         raise ApiError(404, f"There is no account {account_id[:80]!r} of this external user.")
-    url = _decoded(call.path_param("url_64"))
+    url = _decode_url(call.path_param("url_64"))
     policy = call.policy
-    calls = _calls_of(account, _checked(url, policy), policy)
+    api = _find_api(account, _check_url(url, policy), policy)
     body = await read_body(call.request, MAX_BODY_BYTES)
     directory = call.context.directory
     credentials = await call.run_in_thread(directory.credentials, account.id)
     since = call.context.clock.now()
-    answer, stack = await _send(call, url, calls, account, credentials, body)
+    answer, stack = await _send(call, url, api, account, credentials, body)
     # if the app rejects a token that can be refreshed, the request is sent once more with a new token
     if answer.status_code == 401 and await call.run_in_thread(directory.report_unauthorized, account.id, since):
         await stack.aclose()
         credentials = await call.run_in_thread(directory.credentials, account.id)
-        answer, stack = await _send(call, url, calls, account, credentials, body)
+        answer, stack = await _send(call, url, api, account, credentials, body)
     return _AppResponse(answer, stack)
 
 
 async def _send(
-    call: ApiCall, url: str, calls: AppApi, account: Account, credentials: Credentials, body: bytes
+    call: ApiCall, url: str, api: AppApi, account: Account, credentials: Credentials, body: bytes
 ) -> tuple[httpx.Response, contextlib.AsyncExitStack]:
-    """The app's response with its body unread, and the function that closes the connection."""
+    """The app's response with its body unread, and the stack that closes the connection."""
     import httpx
 
     try:
-        carried = calls.build_headers(credentials)
+        auth_headers = api.build_headers(credentials)
     except KeyError as missing:
         raise ApiError(400, f"The {account.app} account {account.id} has no credential {missing}.") from None
     try:
-        request = httpx.Request(call.request.method, url, headers={**_headers(call, carried), **carried}, content=body)
+        headers = {**_given_headers(call, auth_headers), **auth_headers}
+        request = httpx.Request(call.request.method, url, headers=headers, content=body)
     except (UnicodeEncodeError, httpx.InvalidURL):
         raise ApiError(400, "The request is invalid: a header contains a forbidden character.") from None
     failures: list[str] = []
@@ -113,7 +114,7 @@ async def _send(
 
 
 class _AppResponse(StreamingResponse):
-    """Streams an app's response with its encoding unchanged; closes the connection early if the app does."""
+    """Streams an app's response with its encoding unchanged. If the app closes the connection early, so does this server."""
 
     def __init__(self, answer: httpx.Response, stack: contextlib.AsyncExitStack) -> None:
         super().__init__(answer.aiter_raw(), status_code=answer.status_code)
@@ -129,7 +130,7 @@ class _AppResponse(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         except* httpx.HTTPError:
-            add_access_log_note(scope, "the app's answer broke off")
+            add_access_log_note(scope, "the app closed the connection too early")
         finally:
             await asyncio.shield(self._stack.aclose())
 
@@ -142,8 +143,8 @@ async def _refusal(answer: httpx.Response) -> str:
         return "The request was not sent."
 
 
-def _decoded(text: str) -> str:
-    """Decode the URL: base64 of either alphabet, padded or not (SDKs differ)."""
+def _decode_url(text: str) -> str:
+    """Decode the URL from base64 in either alphabet, with or without padding: SDKs differ."""
     plain = text.replace("-", "+").replace("_", "/").replace(" ", "+").rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("utf-8")
@@ -151,7 +152,7 @@ def _decoded(text: str) -> str:
         raise ApiError(400, "The URL in the path is not base64.") from None
 
 
-def _checked(url: str, policy: OutboundPolicy) -> str:
+def _check_url(url: str, policy: OutboundPolicy) -> str:
     """Check and return the host of *url*, in lower case."""
     import httpx
 
@@ -188,22 +189,24 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _calls_of(account: Account, host: str, policy: OutboundPolicy) -> AppApi:
-    calls = APP_APIS.get(account.app)
-    if calls is None:
+def _find_api(account: Account, host: str, policy: OutboundPolicy) -> AppApi:
+    """The API of the account's app; raises `ApiError` if *host* is not a host of the app."""
+    api = APP_APIS.get(account.app)
+    if api is None:
         if policy.mode not in ("allow", "stand-in", "replay"):
-            # parity[proxy-apps]: the platform knows the hosts and the auth of every app
+            # parity[proxy-apps]: the platform has the hosts and the authentication of every app
             raise ApiError(400, f"The hosts of {account.app} are unknown: the proxy does not send its credentials.")
         return AppApi((host,), default_auth_headers)
-    if not calls.has_host(host):
+    if not api.has_host(host):
         raise ApiError(
             403, f"{host} is not a host of {account.app}: the proxy does not send the account's credentials."
         )
-    return calls
+    return api
 
 
-def _headers(call: ApiCall, carried: Mapping[str, str]) -> dict[str, str]:
-    kept = _DROPPED_REQUEST_HEADERS | {name.lower() for name in carried}
+def _given_headers(call: ApiCall, auth_headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that the caller set for the app's API, without those that the proxy sets."""
+    dropped = _DROPPED_REQUEST_HEADERS | {name.lower() for name in auth_headers}
     given = {
         name[len(PROXY_HEADER_PREFIX) :]: value
         for name, value in call.request.headers.items()
@@ -211,7 +214,7 @@ def _headers(call: ApiCall, carried: Mapping[str, str]) -> dict[str, str]:
     }
     kind = call.request.headers.get("content-type")
     headers = {"content-type": kind} if kind else {}
-    return headers | {name: value for name, value in given.items() if name and name.lower() not in kept}
+    return headers | {name: value for name, value in given.items() if name and name.lower() not in dropped}
 
 
 def _binding(

@@ -26,8 +26,8 @@ from pdkernel.server.api import (
 )
 from pdkernel.server.api.api_call import ApiHandler, Endpoint, authenticated_endpoint
 from pdkernel.server.api.cors import preflight
-from pdkernel.server.api.rate_limits import Bucket, RateLimiter
 from pdkernel.server.path_params import path_segment, rest_of_path
+from pdkernel.server.rate_limits import ApiRateLimiter, Bucket
 
 CONNECT_PATH = "/v1/connect"
 PROJECT_PATH = f"/v1/connect/{path_segment('project_id')}"
@@ -40,7 +40,7 @@ class _RouteSpec:
     A route.
 
     Attributes:
-        method: HTTP methods, separated by blanks.
+        method: HTTP methods, separated by spaces.
         path: Path below the project, or an absolute path that begins with /v1.
         handler: The handler.
         scopes: Scopes of which a token requires one; empty for any token.
@@ -55,10 +55,10 @@ class _RouteSpec:
     backend: bool = False
     bucket: Bucket | None = None
 
-    def routes(self, rates: RateLimiter) -> list[BaseRoute]:
+    def routes(self, rate_limiter: ApiRateLimiter) -> list[BaseRoute]:
         """The route with and without a project."""
         endpoint = authenticated_endpoint(
-            self.handler, scopes=self.scopes, backend_only=self.backend, rate_limiter=rates, bucket=self.bucket
+            self.handler, scopes=self.scopes, backend_only=self.backend, rate_limiter=rate_limiter, bucket=self.bucket
         )
         if self.path.startswith("/v1"):
             return [self._route(self.path, endpoint)]
@@ -68,7 +68,7 @@ class _RouteSpec:
         return Route(path, endpoint, methods=self.method.split())
 
 
-# an id with a slash matches nothing, not another route: longer paths come first
+# longer paths come first, so that an id with a slash does not match the route of another id
 _USER, _KEY, _URL = rest_of_path("external_user_id"), rest_of_path("key"), rest_of_path("url_64")
 _ACCOUNT, _APP = rest_of_path("account_id"), rest_of_path("app_id")
 _ACCOUNTS_READ, _ACCOUNTS_WRITE = ("connect:accounts:read",), ("connect:accounts:write",)
@@ -114,7 +114,7 @@ _PROJECTS = (
     _RouteSpec("GET", "/v1/connect/projects", projects.list_projects, _PROJECTS_READ, backend=True),
     _RouteSpec("GET", "/projects/info", projects.info, _PROJECTS_READ),
     _RouteSpec(
-        "GET", f"/v1/connect/projects/{rest_of_path('wanted')}", projects.retrieve, _PROJECTS_READ, backend=True
+        "GET", f"/v1/connect/projects/{rest_of_path('requested_id')}", projects.retrieve, _PROJECTS_READ, backend=True
     ),
 )
 _KINDS: tuple[tuple[str, ComponentKind | None], ...] = (
@@ -200,18 +200,18 @@ _UNSUPPORTED_PATHS = (
 
 
 def routes() -> list[BaseRoute]:
-    """Routes of the API; handlers require an `AppContext` in `request.app.state.context`."""
-    rates = RateLimiter()
+    """Routes of the API."""
+    rate_limiter = ApiRateLimiter()
     entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
     preflight_routes = [
         Route(path, preflight, methods=["OPTIONS"])
         for path in (f"/v1/connect/{rest_of_path()}", f"/v1/apps{rest_of_path()}")
     ]
-    return [*preflight_routes, *(route for entry in entries for route in entry.routes(rates))]
+    return [*preflight_routes, *(route for entry in entries for route in entry.routes(rate_limiter))]
 
 
 def unsupported_routes() -> list[BaseRoute]:
-    """All other routes under /v1 respond with 501 and the route's name. They must come last under /v1."""
+    """All other routes under /v1: they respond with 501 and the route's name. They must come last under /v1."""
     named = [
         Route(prefix + path, _unsupported_endpoint(name), methods=_METHODS)
         for name, path in _UNSUPPORTED_PATHS

@@ -42,12 +42,12 @@ def serialize_account(
         "authorized_scopes": [],
     }
     if credentials is not None:
-        shown |= {"credentials": dict(credentials), **_renewal(context.project.grants.find(account.id))}
+        shown |= {"credentials": dict(credentials), **_serialize_refresh(context.project.grants.find(account.id))}
     return shown
 
 
-def _renewal(grant: Grant | None) -> dict[str, Any]:
-    """Expiry and refresh times of the account's access token; None values without a refresh token."""
+def _serialize_refresh(grant: Grant | None) -> dict[str, Any]:
+    """The times of expiry and refresh of the account's access token; all None if the account has no grant."""
     if grant is None:
         return {"expires_at": None, "error": None, "last_refreshed_at": None, "next_refresh_at": None}
     due = refresh_due_at(grant)

@@ -41,12 +41,14 @@ _APPHOOK_INTERFACE = "$.interface.apphook"
 
 
 async def deploy(call: ApiCall) -> JSON:
-    """Deploy a trigger: run its deploy and activate hooks, and remove the trigger if one fails."""
+    """Deploy a trigger and run its deploy and activate hooks. If a hook fails, the trigger is removed."""
     body = await call.read_json()
     configured = await parse_component_request(call, body, "source")
     if configured.component.file is None:
         raise ApiError(400, f"{configured.component.uses} runs at Pipedream only; this server cannot run it.")
-    trigger = await resolve_wakers(call, await _read(call, configured, body), configured.description)
+    trigger = await resolve_schedule_and_endpoint(
+        call, await _parse_trigger(call, configured, body), configured.description
+    )
     # stored first: an app may call the endpoint as soon as the activate hook registers it
     await call.run_in_thread(call.context.project.deployed_triggers.add, trigger)
     try:
@@ -55,7 +57,7 @@ async def deploy(call: ApiCall) -> JSON:
         await asyncio.shield(call.run_in_thread(_delete, call.context, trigger))
         raise
     if trigger.emits_on_deploy:
-        await dispatch_events(call.context, call.request.app.state.runs, trigger, emitted)
+        await dispatch_events(call.context, call.runs, trigger, emitted)
     shown = serialize_trigger(call, trigger, configured.description)
     keys = {"webhook_signing_key": trigger.webhooks[0].signing_key} if trigger.webhooks and call.token is None else {}
     return {"data": {**shown, **keys}}
@@ -65,7 +67,7 @@ async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEven
     """Run the hooks; return the events that they emit."""
     emitted: list[SourceEvent] = []
     for hook in _HOOKS:
-        run = await run_hook(call.context, call.request.app.state.runs, trigger, hook)
+        run = await run_hook(call.context, call.runs, trigger, hook)
         if run.record.error is not None:
             uses = f"{trigger.key}@{trigger.version}"
             raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")
@@ -78,7 +80,7 @@ def _delete(context: AppContext, trigger: DeployedTrigger) -> None:
     context.project.source_states.remove(build_source_request(context, trigger, "run").state_key)
 
 
-async def _read(call: ApiCall, configured: ComponentRequest, body: Mapping[str, Any]) -> DeployedTrigger:
+async def _parse_trigger(call: ApiCall, configured: ComponentRequest, body: Mapping[str, Any]) -> DeployedTrigger:
     workflow, url = body.get("workflow_id"), body.get("webhook_url")
     emits = body.get("emit_on_deploy")
     if emits is not None and not isinstance(emits, bool):
@@ -103,13 +105,15 @@ async def _read(call: ApiCall, configured: ComponentRequest, body: Mapping[str, 
     )
 
 
-async def resolve_wakers(call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription) -> DeployedTrigger:
+async def resolve_schedule_and_endpoint(
+    call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription
+) -> DeployedTrigger:
     """
-    *trigger*, with what wakes it: a timer, requests to an endpoint of its own, both, or nothing.
+    Return *trigger* with a schedule if the source has a timer, and with an endpoint if the source has an HTTP interface.
 
     Raises:
         ApiError: pdkernel does not support this kind of trigger.
-        RequestError: Its cron expression or time zone is invalid.
+        RequestError: The cron expression or the time zone is invalid.
     """
     kinds = {prop.type: prop for prop in description.props}
     if _APPHOOK_INTERFACE in kinds and not kinds.keys() & {HTTP_INTERFACE, _TIMER_INTERFACE}:
@@ -144,10 +148,10 @@ def _schedule(call: ApiCall, timer: PropDeclaration, values: Mapping[str, JSON])
 
 def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
     """
-    Ids of workflows that are served.
+    Check and return a list of workflow ids.
 
     Raises:
-        ApiError: One is not.
+        ApiError: The list is invalid, or a workflow is not served.
     """
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         raise ApiError(400, "workflow_ids must be a list of workflow ids.")
@@ -159,21 +163,21 @@ def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
 
 async def build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, ...] = ()) -> tuple[Webhook, ...]:
     """
-    Webhooks for these URLs; those of *existing* keep their keys.
+    Build the webhooks for a list of URLs. A webhook of *existing* keeps its key.
 
-    A Connect token names public addresses only, now and at each delivery. A URL that an OAuth client names is the product's
-    own and may lead anywhere, also if a Connect token lists it later.
+    A webhook that a Connect token set must have a public address, which each delivery checks again. A webhook that an OAuth client set
+    may have any address, because it belongs to the product; this stays so if a Connect token lists the URL later.
 
     Raises:
-        ApiError: One is not a URL, or a Connect token names one that is not public.
+        ApiError: A URL is invalid, or a Connect token sets a webhook that does not have a public address.
     """
     if not isinstance(given, list) or len(given) > 50 or not all(isinstance(each, str) for each in given):
         raise ApiError(400, "webhook_urls must be a list of at most 50 URLs.")
-    there = {hook.url: hook for hook in existing}
+    existing_by_url = {hook.url: hook for hook in existing}
     public_only = call.policy.public_only
     found: list[Webhook] = []
     for url in dict.fromkeys(given):
-        hook = there.get(url)
+        hook = existing_by_url.get(url)
         if hook is None:
             hook = _webhook(call, url)
             await _check_public(call, url)
@@ -182,7 +186,7 @@ async def build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, 
 
 
 async def _check_public(call: ApiCall, url: str) -> None:
-    """Raise `ApiError` if the call may use public addresses only and *url* has another address. A host name is checked again later."""
+    """Raise `ApiError` if the call may use public addresses only, and *url* has another address."""
     policy, parts = call.policy, urlsplit(url)
     host = parts.hostname or ""
     if not policy.public_only:
@@ -192,9 +196,7 @@ async def _check_public(call: ApiCall, url: str) -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         inside = await call.context.engine.gateway.leads_inside(host, port)
     if inside:
-        raise ApiError(
-            403, f"A Connect token cannot name the webhook {host}: it is not, or leads to no, public address."
-        )
+        raise ApiError(403, f"A Connect token cannot set the webhook {host}: the host does not have a public address.")
 
 
 def _webhook(call: ApiCall, url: str) -> Webhook:
@@ -213,5 +215,5 @@ def _webhook(call: ApiCall, url: str) -> Webhook:
 
 
 def generate_signing_key() -> str:
-    """A new signing key."""
+    """Generate the signing key of a webhook."""
     return f"whsec_{secrets.token_urlsafe(32)}"

@@ -33,7 +33,11 @@ def serialize_trigger(
         "component_id": derive_id("sc_", trigger.key),
         "component_key": trigger.key,
         "configurable_props": serialize_props(description) if description is not None else [],
-        "configured_props": {**accounts, **_shown(trigger, description), **_interfaces(call, trigger, description)},
+        "configured_props": {
+            **accounts,
+            **_visible_props(trigger, description),
+            **_interfaces(call, trigger, description),
+        },
         "active": trigger.active,
         "created_at": int(trigger.created_at.timestamp() * 1000),
         "updated_at": int(trigger.updated_at.timestamp() * 1000),
@@ -71,7 +75,7 @@ def _interfaces(call: ApiCall, trigger: DeployedTrigger, description: ComponentD
     return {prop.name: {"endpoint_url": url} for prop in props if prop.type == HTTP_INTERFACE}
 
 
-def _shown(trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
+def _visible_props(trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
     """Configured props without secrets."""
     secret = {prop.name for prop in description.props if prop.definition.get("secret")} if description else set()
     return {name: value for name, value in trigger.props.items() if name not in secret}

@@ -5,20 +5,20 @@ Requests that start workflows or invoke deployed triggers.
     endpoint_route   finds the workflow by path or host
     trigger_auth     the trigger's auth
     trigger_handler  requests to deployed triggers
-    request_body     bodies of every media type
-    multipart        forms with files
-    uploads          files and large bodies, stored for 30 minutes
-    throttle         the platform's rate limit
+    request_body     bodies of every media type, forms with files
     responses        responses to the caller
 """
 
 from __future__ import annotations
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from pdkernel.server.app_state import get_state
 from pdkernel.server.endpoint.handler import Endpoint
-from pdkernel.server.endpoint.uploads import UPLOADS_PATH, serve_upload
 from pdkernel.server.path_params import rest_of_path
+from pdkernel.server.uploads import UPLOADS_PATH
 
 
 def routes() -> list[BaseRoute]:
@@ -27,6 +27,11 @@ def routes() -> list[BaseRoute]:
         Route(f"{UPLOADS_PATH}/{{name}}", serve_upload, methods=["GET"]),
         Route("/" + rest_of_path("path"), Endpoint()),
     ]
+
+
+async def serve_upload(request: Request) -> Response:
+    """GET `/-/uploads/{name}`: a stored file of a request."""
+    return await get_state(request.app).uploads.respond(request.path_params["name"])
 
 
 __all__ = ["Endpoint", "routes"]

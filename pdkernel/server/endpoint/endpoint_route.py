@@ -1,8 +1,8 @@
 """
-Finds the workflow of a request, and the path and URL as the workflow sees them.
+Finds the workflow of a request, and the path and URL in the workflow's event.
 
-A request names the endpoint by host, by a key in the path, or by the whole URL as a path, as Python SDKs 1.1.12 to 2.3.0 do
-(`/https:/KEY.m.pipedream.net/...`).
+The endpoint's key is in the host name or in the path. Python SDKs 1.1.12 to 2.3.0 send the whole URL as the path:
+`/https:/KEY.m.pipedream.net/...`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pdkernel.server.middleware import BASE_PATH_KEY
 _SDK_MANGLED_PATH = re.compile(r"/(https?):/{1,2}([^/?#]+)(/[^?]*)?(?:\?(.*))?\Z", re.DOTALL | re.IGNORECASE)
 _ESCAPED = re.compile("%3a|%3f", re.IGNORECASE)
 _MAX_KEY_POSITION = 8
-"""Number of path segments that may be the key."""
+"""Number of path segments that are searched for the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class EndpointRoute:
 
     Attributes:
         workflow: The workflow of the endpoint.
-        remaining_path: Path after the key, or `/`.
-        url: The URL that the client asked for.
+        remaining_path: The path after the key, or `/`.
+        url: The URL that the client requested.
         query: The query string.
     """
 
@@ -44,7 +44,7 @@ class EndpointRoute:
 def resolve_route(
     scope: Scope, *, scheme: str, host: str, workflows: ServedWorkflows, host_names: HostNames
 ) -> EndpointRoute | None:
-    """The route for the request, or None if it names no endpoint."""
+    """The route of the request, or None if the request does not name an endpoint."""
     raw = scope.get("raw_path") or scope["path"].encode()
     path = raw.decode("latin-1")
     query = scope.get("query_string", b"").decode("latin-1")

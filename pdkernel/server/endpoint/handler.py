@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,13 +11,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pdkernel.engine.http_response import build_text_response
-from pdkernel.engine.run_request import RequestRefusal, RunRequest
+from pdkernel.engine.run_request import RequestRefusal
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.identity import parse_environment
 from pdkernel.model import Trigger, Workflow
 from pdkernel.server.access_log import add_access_log_note
-from pdkernel.server.app_context import AppContext
+from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses, trigger_auth, trigger_handler
 from pdkernel.server.endpoint.endpoint_route import EndpointRoute, resolve_route
@@ -31,9 +30,7 @@ from pdkernel.server.endpoint.request_body import (
     discard_body,
     read_body,
 )
-from pdkernel.server.host_names import HostNames
-from pdkernel.server.run_registry import RunRegistry, StartedRun
-from pdkernel.source import sibling_workflow_finder
+from pdkernel.server.run_registry import StartedRun, build_run_request
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
@@ -53,34 +50,30 @@ class Endpoint:
 
 
 async def _handle(request: Request) -> Response:
-    state = request.app.state
-    context: AppContext = state.context
-    address = _resolve_route(request, context)
-    trigger = _http_trigger(address.workflow.source.workflow) if address else None
-    if address is None or trigger is None:
-        trigger_response = await trigger_handler.handle_trigger_request(request) if address is None else None
-        return trigger_response or responses.refusal_response(404, "There is no such endpoint.")
+    state = get_state(request.app)
+    route = _resolve_route(request, state)
+    trigger = _http_trigger(route.workflow.source.workflow) if route else None
+    if route is None or trigger is None:
+        response = await trigger_handler.handle_trigger_request(request, state) if route is None else None
+        return response or responses.refusal_response(404, "There is no such endpoint.")
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
-    why = await trigger_auth.check_auth(context, address.workflow, trigger, request.headers.get("authorization"))
-    if why is not None:
-        more = {"www_authenticate": "Bearer"} if why.status == 401 else {"retry_after": "2"}
-        return responses.refusal_response(why.status, why.text, **more)
-    if state.runs.is_full or (
-        context.settings.applies_rate_limits and not state.throttle.try_acquire(address.workflow.endpoint_key)
-    ):
-        return responses.refusal_response(429, "Too many requests.", retry_after="1")
-    query = collect_fields(parse_qsl(address.query, keep_blank_values=True)) if address.query else {}
-    return await _read_and_start(request, context, address, trigger, query)
+    refused = await trigger_auth.check_auth(
+        state.context, route.workflow, trigger, request.headers.get("authorization")
+    )
+    if refused is not None:
+        headers = {"www-authenticate": "Bearer"} if refused.status == 401 else {"retry-after": "2"}
+        return responses.refusal_response(refused.status, refused.text, headers)
+    limited = responses.check_limits(state, route.workflow.endpoint_key)
+    return limited or await _read_and_start(request, state, route, trigger)
 
 
-async def _read_and_start(
-    request: Request, context: AppContext, address: EndpointRoute, trigger: Trigger, query: dict[str, Any]
-) -> Response:
+async def _read_and_start(request: Request, state: AppState, route: EndpointRoute, trigger: Trigger) -> Response:
+    query = collect_fields(parse_qsl(route.query, keep_blank_values=True))
     refusal = None
     try:
         upload = _has_flag(request, query, "x-pd-upload-body") or query.get(UPLOAD_QUERY_PARAM) == "1"
-        body = await read_body(request, request.app.state.uploads, store_whole=upload)
+        body = await read_body(request, state.uploads, store_whole=upload)
     except BodyTooLargeError:
         # the platform also records such an event with the error
         body, refusal = NO_BODY, _refuse_large_body()
@@ -88,7 +81,7 @@ async def _read_and_start(
     except BodyError as error:
         return responses.refusal_response(400, str(error))
     try:
-        run = _start(request, context, address, trigger, query, body, refusal=refusal)
+        run = _start(request, state, route, trigger, query, body, refusal=refusal)
     except RequestError as error:
         return responses.refusal_response(400, str(error))
     made = run.request
@@ -99,7 +92,7 @@ async def _read_and_start(
     if not await run.recorded:
         # not 5xx: SDKs would repeat the request, but the steps may have run
         return responses.refusal_response(400, UNRECORDED_MESSAGE)
-    return responses.accepted_response(context, address.workflow, run)
+    return responses.accepted_response(state.context, route.workflow, run)
 
 
 def _refuse_large_body() -> RequestRefusal:
@@ -110,19 +103,17 @@ def _refuse_large_body() -> RequestRefusal:
     return RequestRefusal(error, build_text_response(413, f"{error.message} {error.fix}\n"))
 
 
-def _resolve_route(request: Request, context: AppContext) -> EndpointRoute | None:
-    trusted = context.settings.trusted_proxies
+def _resolve_route(request: Request, state: AppState) -> EndpointRoute | None:
     forwarded = request.headers.get("x-forwarded-host", "") if request.scope.get("pdkernel.key") else ""
-    names: HostNames = request.app.state.names
     host = request.headers.get("host", "")
-    if forwarded and names.find_endpoint_key(host) is None:
+    if forwarded and state.names.find_endpoint_key(host) is None:
         host = forwarded
     return resolve_route(
         request.scope,
-        scheme=resolve_scheme(request.scope, request.headers, trusted),
+        scheme=resolve_scheme(request.scope, request.headers, state.context.settings.trusted_proxies),
         host=host,
-        workflows=context.workflows,
-        host_names=names,
+        workflows=state.context.workflows,
+        host_names=state.names,
     )
 
 
@@ -132,41 +123,34 @@ def _http_trigger(workflow: Workflow) -> Trigger | None:
 
 def _start(
     request: Request,
-    context: AppContext,
-    address: EndpointRoute,
+    state: AppState,
+    route: EndpointRoute,
     trigger: Trigger,
     query: dict[str, Any],
     body: Any,
     *,
     refusal: RequestRefusal | None,
 ) -> StartedRun:
-    served = address.workflow
-    workflow = served.source.workflow
+    workflow = route.workflow.source.workflow
     if workflow.trigger is not trigger:
         others = tuple(each for each in workflow.triggers if each is not trigger)
         workflow = replace(workflow, triggers=(trigger, *others))
-    event = Event(_build_event(request, context, address, query, body))
-    recorded = _has_flag(request, query, "x-pd-notrigger")
-    runs: RunRegistry = request.app.state.runs
-    return runs.start(
-        RunRequest(
+    event = Event(_build_event(request, state, route, query, body))
+    run_request = build_run_request(
+        state.context,
+        route.workflow,
+        event,
+        external_user_id=event.external_user_id,
+        environment=parse_environment(event.environment),
+    )
+    is_only_recorded = _has_flag(request, query, "x-pd-notrigger")
+    return state.runs.start(
+        replace(
+            run_request,
             workflow=workflow,
-            event=event,
-            policy=served.policy or context.settings.policy,
-            external_user_id=event.external_user_id,
-            environment=parse_environment(event.environment),
-            variables=served.variables,
-            folder=served.folder,
-            actions_source=served.source.sidecar.actions if served.source.sidecar else None,
             # parity[notrigger]: a request with x-pd-notrigger is recorded as a run without steps
-            only_steps=frozenset() if recorded else None,
-            test=recorded,
-            source=shlex.quote(str(served.source.path)),
-            # parity[served-pauses]: a served run waits in this process; a suspended run is cancelled at shutdown
-            pause_mode="wait",
-            base_url=context.settings.base_url,
-            find_workflow=sibling_workflow_finder(served.source.path),
-            workflow_id=served.id,
+            only_steps=frozenset() if is_only_recorded else None,
+            test=is_only_recorded,
             keep_in_journal=not _has_flag(request, query, "x-pd-nostore"),
             refusal=refusal,
         )
@@ -174,17 +158,17 @@ def _start(
 
 
 def _build_event(
-    request: Request, context: AppContext, address: EndpointRoute, query: dict[str, Any], body: Any
+    request: Request, state: AppState, route: EndpointRoute, query: dict[str, Any], body: Any
 ) -> dict[str, Any]:
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     event = {
         "method": request.method,
-        "path": address.remaining_path,
+        "path": route.remaining_path,
         "query": query,
-        "client_ip": resolve_client_ip(request.scope, request.headers, context.settings.trusted_proxies),
-        "url": address.url,
+        "client_ip": resolve_client_ip(request.scope, request.headers, state.context.settings.trusted_proxies),
+        "url": route.url,
         "headers": headers,
     }
     return event if body is NO_BODY else {**event, "body": body}

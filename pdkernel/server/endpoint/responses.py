@@ -1,10 +1,12 @@
 """
-Responses of endpoints: the platform's default response, the workflow's response, or an error.
+Responses of endpoints: the platform's default response, the response of a workflow or a source, or an error.
 
-pdkernel's own responses never have status 409 or 5xx, because SDKs would repeat the request.
+An error after a run has started never has status 409 or 5xx, because SDKs would repeat the request.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -13,6 +15,7 @@ from pdkernel.egress.message import strip_control_characters
 from pdkernel.engine.http_response import STATUSES_WITHOUT_BODY, HttpResponse
 from pdkernel.engine.run_context import derive_id
 from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.app_state import AppState
 from pdkernel.server.run_registry import StartedRun
 from pdkernel.version import VERSION
 
@@ -25,17 +28,23 @@ def preflight(requested_headers: str | None) -> Response:
     """The response to OPTIONS."""
     headers = {**_CORS, "access-control-allow-methods": METHODS}
     if requested_headers:
-        headers["access-control-allow-headers"] = strip_control_characters(requested_headers.encode("latin-1")).decode(
-            "latin-1"
-        )
+        allowed = strip_control_characters(requested_headers.encode("latin-1"))
+        headers["access-control-allow-headers"] = allowed.decode("latin-1")
         headers["vary"] = "Access-Control-Request-Headers"
     return Response(status_code=204, headers=headers)
 
 
-def refusal_response(status: int, text: str, **headers: str) -> Response:
-    """A one-line error response; header names have `_` instead of `-`."""
-    more = {name.replace("_", "-"): value for name, value in headers.items()}
-    return PlainTextResponse(f"{text}\n", status_code=status, headers={**_CORS, **more})
+def refusal_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error response with one line of text."""
+    return PlainTextResponse(f"{text}\n", status_code=status, headers={**_CORS, **(headers or {})})
+
+
+def check_limits(state: AppState, endpoint_key: str) -> Response | None:
+    """Count a request to an endpoint; return the response with status 429 if a limit is exceeded, or None."""
+    is_limited = state.runs.is_full or (
+        state.context.settings.applies_rate_limits and not state.rate_limiter.try_acquire(endpoint_key)
+    )
+    return refusal_response(429, "Too many requests.", {"retry-after": "1"}) if is_limited else None
 
 
 def accepted_response(context: AppContext, served: ServedWorkflow, run: StartedRun) -> Response:

@@ -16,7 +16,7 @@ _LACKS_SCOPE = f"The access token lacks the scope {INVOKE_SCOPE}."
 
 @dataclass(frozen=True)
 class Refusal:
-    """An auth error: the message and status of the response."""
+    """The message and status of the response to an unauthorized request."""
 
     text: str
     status: int = 401
@@ -50,7 +50,7 @@ def _refusal_for_status(context: AppContext, status: TokenStatus) -> Refusal | N
             return None
         case "scope":
             return Refusal(_LACKS_SCOPE)
-        case "unasked":
+        case "unchecked":
             return Refusal("The access token could not be checked: Pipedream does not respond. Try again.", 503)
         case "unknown":
             return Refusal(

@@ -1,8 +1,8 @@
 """
 Handles a request to the endpoint of a deployed trigger: runs the trigger's source.
 
-The caller gets the source's own response if its HTTP interface has `customResponse`, else 200 at once. The secret key in the URL is
-the only authorization, as on the platform.
+If the source's HTTP interface has `customResponse`, the caller gets the response of the source, else 200 at once. The secret key in
+the URL is the only authorization, as on the platform.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger
 from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.app_context import AppContext
+from pdkernel.server.app_state import AppState
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses
 from pdkernel.server.endpoint.request_body import (
@@ -41,9 +42,9 @@ _KEY = re.compile(r"en[a-z0-9]{16}\Z", re.IGNORECASE)
 _LOG = logging.getLogger(__name__)
 
 
-async def handle_trigger_request(request: Request) -> Response | None:
-    """The response to *request*; None if it does not address a deployed trigger."""
-    context: AppContext = request.app.state.context
+async def handle_trigger_request(request: Request, state: AppState) -> Response | None:
+    """The response to *request*; None if the request does not address a deployed trigger."""
+    context = state.context
     key, path = _split_key(request)
     if key is None:
         return None
@@ -52,9 +53,9 @@ async def handle_trigger_request(request: Request) -> Response | None:
         return None
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
-    state = request.app.state
-    if state.runs.is_full or (context.settings.applies_rate_limits and not state.throttle.try_acquire(key)):
-        return responses.refusal_response(429, "Too many requests.", retry_after="1")
+    limited = responses.check_limits(state, key)
+    if limited is not None:
+        return limited
     try:
         event = await _build_event(request, context, path)
     except BodyTooLargeError:
@@ -113,7 +114,7 @@ async def _has_custom_response(context: AppContext, trigger: DeployedTrigger) ->
 
 
 def _split_key(request: Request) -> tuple[str | None, str]:
-    """The endpoint key in the host or the path of *request*, and the rest of the path."""
+    """The endpoint key in the host or the path of *request*, or None, and the rest of the path."""
     raw = (request.scope.get("raw_path") or request.scope["path"].encode()).decode("latin-1")
     key = request.scope.get("pdkernel.key")
     if key is None:
@@ -123,7 +124,7 @@ def _split_key(request: Request) -> tuple[str | None, str]:
 
 
 def _find(context: AppContext, key: str) -> DeployedTrigger | None:
-    """The active trigger with that endpoint key, or None."""
+    """The active deployed trigger with that endpoint key, or None."""
     trigger_id = context.project.endpoint_keys.find_trigger_id(key)
     trigger = context.project.deployed_triggers.find(trigger_id) if trigger_id is not None else None
     return trigger if trigger is not None and trigger.active and trigger.endpoint is not None else None

@@ -4,9 +4,7 @@ Connect Link: tokens, pages where a person connects an account, webhooks.
     tokens              creation and lookup of Connect tokens
     token_routes        the token routes of Connect's API
     link_request        parameters of a page
-    connect_page        the page for credentials, or the redirect to an app's sign-in
-    oauth_callback      the return from an app's sign-in
-    app_choice          apps that a user can choose
+    connect_page        the page for credentials, the redirect to an app's sign-in, and the return from there
     account_connection  connects an account with a token
     csrf                protection against cross-site request forgery
     webhooks            events for the product's back end
@@ -18,11 +16,11 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.server.link import connect_page, oauth_callback, token_routes, tokens
+from pdkernel.server.link import connect_page, token_routes, tokens
 
 
 def routes() -> list[BaseRoute]:
-    """Routes of the package; handlers require an `AppContext` in `request.app.state.context`."""
+    """Routes of the package; handlers require the application of `create_app`."""
     return [
         *pages(),
         Route("/v1/connect/tokens/{token}/validate", token_routes.validate_token_route, methods=["GET"]),
@@ -32,9 +30,9 @@ def routes() -> list[BaseRoute]:
 
 
 def pages() -> list[BaseRoute]:
-    """Routes of the pages only; handlers require a `LinkContext` in `request.app.state.context`."""
+    """Routes of the pages only; `create_link_app` serves them too."""
     return [
         Route(tokens.PAGE_PATH, connect_page.show, methods=["GET"]),
         Route(tokens.PAGE_PATH, connect_page.submit, methods=["POST"]),
-        Route(connect_page.CALLBACK_PATH, oauth_callback.handle_oauth_callback, methods=["GET"]),
+        Route(connect_page.CALLBACK_PATH, connect_page.handle_oauth_callback, methods=["GET"]),
     ]

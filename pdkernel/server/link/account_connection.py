@@ -1,4 +1,4 @@
-"""Connects an account with a Connect token. A token is used exactly once; the platform's limit of users applies if set."""
+"""Connects an account with a Connect token. A token connects one account. The limit of external users applies if it is set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pdkernel.server.app_context import LinkContext
 from pdkernel.server.link.tokens import USED_MESSAGE
 
 TOO_MANY_USERS_MESSAGE = "You've hit your limit on the number of external users you can connect."
-"""The platform's words (documentation of its webhooks)."""
+"""The platform's message (documentation of its webhooks)."""
 _connect_lock = threading.Lock()
 
 

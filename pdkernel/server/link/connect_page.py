@@ -1,21 +1,24 @@
-"""The page where a user connects an account: with credentials, or with a sign-in at the app."""
+"""The pages where a user connects an account: with credentials, or with a sign-in at the app and the return from there."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pdkernel.connect.oauth import authorize_url
+from pdkernel.connect.oauth import ProviderError, authorize_url, exchange_code
 from pdkernel.connect.oauth_providers import OAuthProvider, find_provider
 from pdkernel.connect.registered_apps import check_app_slug
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, PendingSignIn
 from pdkernel.server.app_context import LinkContext
+from pdkernel.server.app_serializers import list_offered_apps, resolve_link_app
+from pdkernel.server.app_state import get_link_context
 from pdkernel.server.link import csrf, html_pages, webhooks
 from pdkernel.server.link.account_connection import (
     NoSuchAccountError,
@@ -23,26 +26,36 @@ from pdkernel.server.link.account_connection import (
     TooManyUsersError,
     check_reconnectable,
     connect_account,
+    connect_by_oauth,
 )
-from pdkernel.server.link.app_choice import list_offered_apps, resolve_app
 from pdkernel.server.link.link_request import LinkRequest
-from pdkernel.server.link.tokens import APP_NOT_FOUND_MESSAGE, find_token_problem, publish_link_event
+from pdkernel.server.link.tokens import (
+    APP_NOT_FOUND_MESSAGE,
+    INVALID_MESSAGE,
+    find_token_problem,
+    publish_link_event,
+)
 
 CALLBACK_PATH = "/_static/connect/callback"
 FIELD_PREFIX = "field:"
 FINAL_ERRORS = (TokenUsedError, TooManyUsersError, NoSuchAccountError)
 """Errors that other credentials cannot fix."""
 MAX_FORM_BYTES = 1 << 20
-"""Maximum size of a form; the key file of a service account has a few thousand bytes."""
+"""Maximum size of a form. The key file of a service account has a few thousand bytes."""
+
+_MAX_REASON_CHARACTERS = 300
 
 FOREIGN_FORM_MESSAGE = "The form was sent from another page. To connect an account, fill in this form."
+UNKNOWN_SIGN_IN_MESSAGE = (
+    "This sign-in was not started in this browser, is already finished, or took too long. Open the link again."
+)
 
 
 async def show(request: Request) -> Response:
     """`GET /_static/connect.html?token=...&app=...`."""
-    context: LinkContext = request.app.state.context
+    context = get_link_context(request.app)
     link_request = LinkRequest.from_params(request.query_params)
-    link_request = replace(link_request, app=await asyncio.to_thread(resolve_app, context, link_request.app))
+    link_request = replace(link_request, app=await asyncio.to_thread(resolve_link_app, context, link_request.app))
     token = await asyncio.to_thread(context.project.connect_tokens.find, link_request.token_text)
     if (fault := find_token_problem(context, token)) is not None or token is None:
         return html_pages.error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
@@ -55,15 +68,15 @@ async def show(request: Request) -> Response:
 
 async def submit(request: Request) -> Response:
     """`POST /_static/connect.html`, from the page's form."""
-    context: LinkContext = request.app.state.context
+    context = get_link_context(request.app)
     form = await _read_form(request)
     if form is None:
-        return html_pages.error_page(f"The form holds more than {MAX_FORM_BYTES} bytes.", status=413)
+        return html_pages.error_page(f"The form has more than {MAX_FORM_BYTES} bytes.", status=413)
     link_request = LinkRequest.from_params(form)
     token = await asyncio.to_thread(context.project.connect_tokens.find, link_request.token_text)
     if (fault := find_token_problem(context, token)) is not None or token is None:
         return html_pages.error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
-    if not csrf.is_from_our_page(context, request):
+    if not csrf.is_from_this_server(context, request):
         return await _credentials_response(context, token, link_request, problem=FOREIGN_FORM_MESSAGE)
     if html_pages.CANCEL_BUTTON in form:
         publish_link_event(context, token, "cancelled")
@@ -83,13 +96,54 @@ async def submit(request: Request) -> Response:
             connect_account, context, token, app=link_request.app, credentials=typed, account_id=link_request.account_id
         )
     except FINAL_ERRORS as refusal:
-        return failure_response(context, token, link_request, str(refusal))
+        return _failure_response(context, token, link_request, str(refusal))
     except RequestError as refusal:
         return await _credentials_response(context, token, link_request, problem=str(refusal))
-    return success_response(context, token, link_request, account)
+    return _success_response(context, token, link_request, account)
 
 
-def success_response(
+async def handle_oauth_callback(request: Request) -> Response:
+    """
+    `GET /_static/connect/callback?state=...&code=...`, or `&error=...`: the user returns from an app's sign-in page.
+
+    A callback is valid once, and only in the browser that started the sign-in.
+    """
+    context = get_link_context(request.app)
+    params = request.query_params
+    sign_in = await asyncio.to_thread(context.project.pending_sign_ins.consume, params.get("state", ""))
+    browser_id = csrf.read_browser_id(request)
+    if (
+        sign_in is None
+        or browser_id is None
+        or not hmac.compare_digest(csrf.hash_browser_id(browser_id), sign_in.browser)
+    ):
+        return html_pages.error_page(UNKNOWN_SIGN_IN_MESSAGE)
+    token = await asyncio.to_thread(context.project.connect_tokens.find, sign_in.token)
+    if token is None:
+        return html_pages.error_page(INVALID_MESSAGE)
+    if (fault := find_token_problem(context, token)) is not None:
+        return html_pages.error_page(fault, token=token, in_popup=sign_in.framed)
+    link_request = LinkRequest(sign_in.token, sign_in.app, sign_in.account, is_framed=sign_in.framed)
+    if "code" not in params:
+        reason = ": ".join(filter(None, (params.get("error"), params.get("error_description"))))
+        problem = f"{sign_in.app} answered: {reason[:_MAX_REASON_CHARACTERS] or 'no reason given'}"
+        return _failure_response(context, token, link_request, problem, from_callback=True)
+    provider = await asyncio.to_thread(find_provider, context.project, sign_in.app)
+    if provider is None:
+        return html_pages.error_page(APP_NOT_FOUND_MESSAGE, token=token, in_popup=sign_in.framed)
+    try:
+        tokens = await asyncio.to_thread(
+            exchange_code, provider, code=params["code"], verifier=sign_in.verifier, redirect_uri=sign_in.redirect_uri
+        )
+        account = await asyncio.to_thread(
+            connect_by_oauth, context, token, app=sign_in.app, tokens=tokens, account_id=sign_in.account
+        )
+    except (ProviderError, RequestError) as refusal:
+        return _failure_response(context, token, link_request, str(refusal), from_callback=True)
+    return _success_response(context, token, link_request, account, from_callback=True)
+
+
+def _success_response(
     context: LinkContext,
     token: ConnectToken,
     link_request: LinkRequest,
@@ -100,13 +154,18 @@ def success_response(
     """
     The page after *account* was connected; the webhook is sent after the response.
 
-    *from_callback*: whether the user returns from the app's sign-in page, in a popup if the link is in a frame.
+    Args:
+        context: Context of the pages.
+        token: The Connect token.
+        link_request: Parameters of the page.
+        account: The connected account.
+        from_callback: Whether the user returns from the app's sign-in page, in a popup if the link is in a frame.
     """
     redirect_url = None if link_request.is_framed else token.terms.success_redirect_uri
     answer: Response
     if redirect_url is None:
-        window = from_callback and link_request.is_framed
-        answer = html_pages.connected_page(token, account_id=account.id, app=account.app, in_popup=window)
+        in_popup = from_callback and link_request.is_framed
+        answer = html_pages.connected_page(token, account_id=account.id, app=account.app, in_popup=in_popup)
     else:
         answer = (
             _redirect(redirect_url)
@@ -120,16 +179,16 @@ def success_response(
     return answer
 
 
-def failure_response(
+def _failure_response(
     context: LinkContext, token: ConnectToken, link_request: LinkRequest, problem: str, *, from_callback: bool = False
 ) -> Response:
-    """The page after a failed connection; the webhook is sent after the response."""
+    """The page after an account was not connected; the webhook is sent after the response."""
     redirect_url = None if link_request.is_framed else token.terms.error_redirect_uri
     answer: Response
     if redirect_url is None:
-        window = from_callback and link_request.is_framed
+        in_popup = from_callback and link_request.is_framed
         answer = html_pages.error_page(
-            problem, token=token, has_close_button=not link_request.hides_close_button, in_popup=window
+            problem, token=token, has_close_button=not link_request.hides_close_button, in_popup=in_popup
         )
     else:
         answer = (
@@ -175,7 +234,7 @@ async def _start_oauth(
         try:
             await asyncio.to_thread(check_reconnectable, context, token, link_request.app, link_request.account_id)
         except NoSuchAccountError as refusal:
-            return failure_response(context, token, link_request, str(refusal), from_callback=link_request.is_framed)
+            return _failure_response(context, token, link_request, str(refusal), from_callback=link_request.is_framed)
     browser_id = browser_id or context.ids.new("", 43)
     state, verifier = context.ids.new("", 43), context.ids.new("", 64)
     redirect_uri = context.settings.base_url + CALLBACK_PATH

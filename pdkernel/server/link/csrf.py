@@ -1,9 +1,9 @@
 """
 Protection of Connect Link against cross-site request forgery.
 
-Two checks: the form comes from a page of this server (`Sec-Fetch-Site`, `Origin`), and the browser that returns from an app's
-sign-in is the browser that left (a cookie). Without them, an attacker could start or finish a sign-in in a victim's browser and
-connect the victim's account to another user. A form in a frame works without the cookie: browsers block cookies in frames.
+Two checks: a page of this server sent the form (`Sec-Fetch-Site`, `Origin`), and the browser that returns from an app's sign-in page
+is the browser that started the sign-in (a cookie). Without these checks, an attacker could start or finish a sign-in in a victim's
+browser, and connect the victim's account to another user. A form in a frame works without the cookie: browsers block cookies in frames.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ COOKIE = "pdkernel_link"
 _BROWSER_ID = re.compile(r"[A-Za-z0-9]{43}\Z")
 
 
-def is_from_our_page(context: LinkContext, request: Request) -> bool:
+def is_from_this_server(context: LinkContext, request: Request) -> bool:
     """
-    Whether a page of this server sent the form, or a client that is not a browser.
+    Whether a page of this server, or a client that is not a browser, sent the form.
 
-    Browsers always send the headers that identify the page's site; other clients do not send them.
+    Browsers always send a header that identifies the site of the page; other clients do not send one of these headers.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:

@@ -1,8 +1,7 @@
 """
 HTML of the Connect Link pages, and their headers.
 
-A page loads no resources: style and script are inline and allowed by their digests. The value of a secret field never appears in
-a page.
+A page does not load resources: style and script are inline, and allowed by their digests. A page never contains a credential.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from starlette.responses import HTMLResponse
 
 from pdkernel.connect.oauth_providers import format_origin
+from pdkernel.connect.registered_apps import APP_SLUG_PATTERN
 from pdkernel.project import ConnectToken
 from pdkernel.redaction.secret_patterns import is_secret_input
 from pdkernel.render.markup import Html, join, tag
@@ -67,7 +67,7 @@ def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[s
             name_="app",
             list="apps",
             required="required",
-            pattern="[a-z0-9_]+",
+            pattern=APP_SLUG_PATTERN,
             autofocus="autofocus",
         ),
         listed,
@@ -77,14 +77,10 @@ def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[s
     return _page("Connect an account", _user_line(token), tag("form", *fields, method="get", action="connect.html"), token=token)  # fmt: skip
 
 
-def credentials_page(
-    about: PageSubject, fields: Sequence[str], *, problem: str = "", values: Mapping[str, str] | None = None
-) -> HTMLResponse:
+def credentials_page(about: PageSubject, fields: Sequence[str], *, problem: str = "") -> HTMLResponse:
     """The page to enter credentials."""
-    asked = [
-        each for number, field in enumerate(fields) for each in _field(number, field, (values or {}).get(field, ""))
-    ]
-    form = _form(about, *asked, tag("button", "Connect"))
+    inputs = [each for number, field in enumerate(fields) for each in _field(number, field)]
+    form = _form(about, *inputs, tag("button", "Connect"))
     return _form_page(about, form, problem)
 
 
@@ -105,10 +101,10 @@ def redirect_page(token: ConnectToken, url: str, link_text: str) -> HTMLResponse
 
 
 def connected_page(token: ConnectToken, *, account_id: str, app: str, in_popup: bool = False) -> HTMLResponse:
-    """The page after success; with *in_popup*, the page reports to the frame and closes."""
-    words = tag("p", f"Your {app} account is connected. You can close this page.", class_="good", role="status")
+    """The page after an account was connected. With *in_popup*, the page reports to the frame and closes."""
+    text = tag("p", f"Your {app} account is connected. You can close this page.", class_="good", role="status")
     message = {"type": "success", "authProvisionId": account_id}
-    return _page("Connected", words, token=token, message=message, window=in_popup)
+    return _page("Connected", text, token=token, message=message, window=in_popup)
 
 
 def error_page(
@@ -119,7 +115,7 @@ def error_page(
     has_close_button: bool = True,
     in_popup: bool = False,
 ) -> HTMLResponse:
-    """The page with an error; *has_close_button* adds the button that closes the frame."""
+    """The page with an error. With *has_close_button*, the page has a button that closes the frame."""
     parts = (_problem(problem), *((_CLOSE_BUTTON,) if has_close_button else ()))
     message = {"type": "error", "error": problem}
     return _page("Not connected", *parts, token=token, status=status, message=message, window=in_popup)
@@ -127,12 +123,12 @@ def error_page(
 
 def cancelled_page(token: ConnectToken) -> HTMLResponse:
     """The page after the user cancelled."""
-    words = tag("p", "No account was connected. You can close this page.", role="status")
-    return _page("Cancelled", words, token=token, message={"type": "close"})
+    text = tag("p", "No account was connected. You can close this page.", role="status")
+    return _page("Cancelled", text, token=token, message={"type": "close"})
 
 
 def _form_page(about: PageSubject, form: Html, problem: str) -> HTMLResponse:
-    parts = (_problem(problem), _user_line(about.token), form, tag("p", id="said", role="status"))
+    parts = (_problem(problem), _user_line(about.token), form, tag("p", id="status", role="status"))
     return _page(about.title, *parts, token=about.token, status=400 if problem else 200)
 
 
@@ -193,7 +189,7 @@ def _form(about: PageSubject, *parts: str, **attributes: str) -> Html:
     return tag("form", *hidden, *parts, *ends, **sent)
 
 
-def _field(number: int, field: str, typed: str) -> tuple[str, str]:
+def _field(number: int, field: str) -> tuple[str, str]:
     label = tag("label", field, for_=f"field-{number}")
     given = {"id": f"field-{number}", "name_": f"field:{field}", "autocomplete": "off", "spellcheck": "false"}
     if number == 0:
@@ -202,7 +198,7 @@ def _field(number: int, field: str, typed: str) -> tuple[str, str]:
         return label, tag("textarea", **given)
     if is_secret_input(field):
         return label, _void("input", type="password", **{**given, "autocomplete": "new-password"})
-    return label, _void("input", type="text", value=typed, **given)
+    return label, _void("input", type="text", **given)
 
 
 def _user_line(token: ConnectToken) -> Html:

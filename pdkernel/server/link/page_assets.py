@@ -2,8 +2,8 @@
 Style sheet and script that each page of Connect Link contains.
 
 The script reads `data-message`, `data-origins` and `data-window` of the body. A page in a frame posts its result to the product's
-page at an allowed origin, as the platform's page does. Sign-in pages of apps refuse frames, so that the script opens a window;
-the last page in that window posts the result to the frame.
+page at an allowed origin, as the platform's page does. Sign-in pages of apps do not open in frames, so the script opens a window for
+them. The last page in that window posts the result to the frame.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ button.quiet { margin-top: .75rem; background: transparent; color: inherit; bord
 .good { border-left: 4px solid #1a7f37; padding-left: .75rem; }
 """
 SCRIPT = """
-const told = document.body.dataset;
-const message = told.message ? JSON.parse(told.message) : null;
+const data = document.body.dataset;
+const message = data.message ? JSON.parse(data.message) : null;
 const framed = window.parent !== window;
-const tell = (words) => {
-  for (const origin of JSON.parse(told.origins || '[]')) window.parent.postMessage(words, origin);
+const post = (result) => {
+  for (const origin of JSON.parse(data.origins || '[]')) window.parent.postMessage(result, origin);
 };
-const end = (words) => {
-  tell(words);
-  if (words.type === 'success') tell({ type: 'close' });
+const report = (result) => {
+  post(result);
+  if (result.type === 'success') post({ type: 'close' });
 };
-const say = (words) => { document.querySelector('#said').textContent = words; };
+const showStatus = (text) => { document.querySelector('#status').textContent = text; };
 
 if (framed) {
   document.body.classList.add('framed');
-  if (message) end(message);
-} else if (message && told.window && window.opener) {
+  if (message) report(message);
+} else if (message && data.window && window.opener) {
   window.opener.postMessage(message, window.location.origin);
   window.close();
 }
 for (const button of document.querySelectorAll('button[data-close]')) {
   button.hidden = !framed;
-  button.addEventListener('click', () => tell({ type: 'close' }));
+  button.addEventListener('click', () => post({ type: 'close' }));
 }
 let opened = null;
 for (const form of framed ? document.forms : []) {
@@ -58,16 +58,16 @@ for (const form of framed ? document.forms : []) {
     opened = window.open('', 'pdkernel-sign-in', 'popup,width=560,height=760');
     if (!opened) {
       event.preventDefault();
-      say('The browser did not open a window. Allow pop-ups for this page, and try again.');
+      showStatus('The browser did not open a window. Allow pop-ups for this page, and try again.');
       return;
     }
     form.target = 'pdkernel-sign-in';
-    say('Go on in the window that has opened.');
+    showStatus('Continue in the window that has opened.');
   });
 }
 window.addEventListener('message', (event) => {
   if (!opened || event.source !== opened || event.origin !== window.location.origin) return;
-  say(event.data.type === 'success' ? 'The account is connected.' : event.data.error || '');
-  end(event.data);
+  showStatus(event.data.type === 'success' ? 'The account is connected.' : event.data.error || '');
+  report(event.data);
 });
 """

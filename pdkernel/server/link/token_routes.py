@@ -1,4 +1,4 @@
-"""Routes `POST .../tokens` and `GET .../tokens/{token}/validate`."""
+"""Routes of Connect tokens: `POST .../tokens` and `GET .../tokens/{token}/validate`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pdkernel.connect.registered_apps import check_app_slug
 from pdkernel.errors import RequestError
 from pdkernel.identity import parse_environment
 from pdkernel.server.app_context import AppContext
-from pdkernel.server.app_serializers import serialize_app
+from pdkernel.server.app_serializers import resolve_link_app, serialize_app
+from pdkernel.server.app_state import get_state
 from pdkernel.server.link.account_connection import NoSuchAccountError, check_reconnectable
-from pdkernel.server.link.app_choice import resolve_app
 from pdkernel.server.link.tokens import APP_NOT_FOUND_MESSAGE, create_token, find_token_problem, parse_terms
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize
+from pdkernel.server.rate_limits import rate_limit_headers
 
 MAX_BODY_BYTES = 1 << 16
 SCOPE = "connect:tokens:create"
 MAX_TOKENS_PER_MINUTE = 100
-"""Limit for one external user, if rate limits apply (platform documentation)."""
+"""Limit of new tokens for one external user, if rate limits apply (platform documentation)."""
 
 
 async def create_token_route(request: Request) -> Response:
     """`POST /v1/connect/{project_id}/tokens`."""
-    context: AppContext = request.app.state.context
+    context = get_state(request.app).context
     try:
         caller = await asyncio.to_thread(authorize, context, request.headers.get("authorization"))
     except UnauthorizedError as fault:
@@ -45,7 +46,7 @@ async def create_token_route(request: Request) -> Response:
         user = body.get("external_user_id", body.get("external_id"))
         if not isinstance(user, str):
             raise RequestError("external_user_id is missing.", fix="Send your own id of the user, as a string.")
-        terms, lasts_s = parse_terms(context, body)
+        terms, lifetime_s = parse_terms(context, body)
         if context.settings.applies_rate_limits:
             since = context.clock.now() - timedelta(minutes=1)
             recent_tokens = await asyncio.to_thread(
@@ -54,7 +55,7 @@ async def create_token_route(request: Request) -> Response:
             if recent_tokens >= MAX_TOKENS_PER_MINUTE:
                 return _rate_limit_response(context)
         created = await asyncio.to_thread(
-            create_token, context, external_user_id=user, environment=environment, terms=terms, lifetime_s=lasts_s
+            create_token, context, external_user_id=user, environment=environment, terms=terms, lifetime_s=lifetime_s
         )
     except RequestError as fault:
         return _error(400, str(fault))
@@ -67,8 +68,8 @@ async def create_token_route(request: Request) -> Response:
 
 
 async def validate_token_route(request: Request) -> Response:
-    """`GET /v1/connect/tokens/{token}/validate?app_id=...`: 200 also for an invalid token. Requires no access token."""
-    context: AppContext = request.app.state.context
+    """`GET /v1/connect/tokens/{token}/validate?app_id=...`: status 200 also for an invalid token. Requires no access token."""
+    context = get_state(request.app).context
     token = await asyncio.to_thread(context.project.connect_tokens.find, request.path_params["token"])
     fault = find_token_problem(context, token)
     if fault is not None or token is None:
@@ -81,7 +82,7 @@ async def validate_token_route(request: Request) -> Response:
         "success_redirect_uri": token.terms.success_redirect_uri,
         "error_redirect_uri": token.terms.error_redirect_uri,
     }
-    app = await asyncio.to_thread(resolve_app, context, request.query_params.get("app_id", ""))
+    app = await asyncio.to_thread(resolve_link_app, context, request.query_params.get("app_id", ""))
     if app:
         try:
             check_app_slug(app)
@@ -102,7 +103,7 @@ async def _read(request: Request) -> dict[str, Any]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise RequestError(f"The body holds more than {MAX_BODY_BYTES} bytes.")
+            raise RequestError(f"The body has more than {MAX_BODY_BYTES} bytes.")
     try:
         value = json.loads(body or b"{}")
     except (ValueError, RecursionError):
@@ -122,11 +123,6 @@ def _error(status: int, text: str) -> Response:
 
 
 def _rate_limit_response(context: AppContext) -> Response:
-    reset = str(int(context.clock.now().timestamp()) + 60)
-    headers = {
-        "retry-after": "60",
-        "x-ratelimit-limit": str(MAX_TOKENS_PER_MINUTE),
-        "x-ratelimit-remaining": "0",
-        "x-ratelimit-reset": reset,
-    }
+    now = context.clock.now().timestamp()
+    headers = rate_limit_headers(MAX_TOKENS_PER_MINUTE, now=now, resets_at=now + 60)
     return JSONResponse({"error": "Throttled"}, status_code=429, headers=headers)

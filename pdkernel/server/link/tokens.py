@@ -24,6 +24,7 @@ EXPIRED_MESSAGE = "This link has expired. Please request a new one and try again
 USED_MESSAGE = "This session has expired. Please request a new link and try again."
 APP_NOT_FOUND_MESSAGE = "App not found. Please check your app id."
 PAGE_PATH = "/_static/connect.html"
+TOKEN_PREFIX = "ctok_"  # noqa: S105 - a prefix
 
 _MAX_URL_CHARACTERS = 2000
 _MAX_ORIGINS = 50
@@ -31,7 +32,7 @@ _MAX_ORIGINS = 50
 
 @dataclass(frozen=True, slots=True)
 class CreatedToken:
-    """A new token with its text; only the digest is stored."""
+    """A new token and its text, which the project does not store."""
 
     text: str = field(repr=False)
     token: ConnectToken
@@ -49,7 +50,7 @@ class ConnectLink:
     A new Connect Link.
 
     Attributes:
-        url: URL of the page. Every holder of the URL can connect an account.
+        url: URL of the page. A client that has the URL can connect an account.
         digest: Digest of the token.
     """
 
@@ -66,13 +67,13 @@ def create_token(
     lifetime_s: float = MAX_TOKEN_LIFETIME_S,
 ) -> CreatedToken:
     """
-    Create a token; the project stores only its digest.
+    Create a token; the project stores only the token's digest.
 
     Raises:
         RequestError: The user's id is invalid.
     """
     check_external_user_id(external_user_id)
-    text = "ctok_" + hashlib.sha256(context.ids.new("", 43).encode()).hexdigest()[:32]
+    text = TOKEN_PREFIX + hashlib.sha256(context.ids.new("", 43).encode()).hexdigest()[:32]
     now = context.clock.now()
     token = ConnectToken(
         hash_token(text), external_user_id, environment, now, now + timedelta(seconds=lifetime_s), terms
@@ -121,7 +122,7 @@ def find_token(context: LinkContext, token: str) -> ConnectToken | None:
     """
     The token with that text, or None if the token is unknown or has expired.
 
-    A used token is returned too: it can read until it expires, but connects no further account.
+    A used token is returned too: it authorizes reading until it expires, but does not connect another account.
     """
     found = context.project.connect_tokens.find(token)
     return found if found is not None and not is_expired(context, found) else None
@@ -164,12 +165,12 @@ def parse_terms(context: LinkContext, body: Mapping[str, Any]) -> tuple[TokenTer
     return terms, _parse_lifetime(body.get("expires_in"))
 
 
-def _parse_lifetime(asked: object) -> float:
-    if asked is None:
+def _parse_lifetime(given: object) -> float:
+    if given is None:
         return MAX_TOKEN_LIFETIME_S
-    if isinstance(asked, bool) or not isinstance(asked, int | float) or not 1 <= asked <= MAX_TOKEN_LIFETIME_S:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 1 <= given <= MAX_TOKEN_LIFETIME_S:
         raise RequestError(f"expires_in must be a number of seconds from 1 to {MAX_TOKEN_LIFETIME_S}.")
-    return float(asked)
+    return float(given)
 
 
 def _text(body: Mapping[str, Any], name: str) -> str | None:
@@ -187,7 +188,7 @@ def _url(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def _check_url(text: str, name: str) -> str:
-    """Return *text* if it is an http or https URL of plain ASCII characters; rejects `javascript:` URLs."""
+    """Return *text* if it is an http or https URL in ASCII. Other schemes, such as `javascript:`, are rejected."""
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port

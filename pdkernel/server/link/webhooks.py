@@ -1,8 +1,8 @@
 """
 Webhook events for the product's back end: an account was connected, or connecting failed.
 
-Signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" with the project's key. Events contain no credentials. A failed
-delivery is repeated twice.
+Signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" with the project's key. Events do not contain credentials. A
+failed delivery is repeated twice.
 
 Only an OAuth client can set the webhook's URL, when it creates the token. The URL may therefore be on this machine or in a private
 network.
@@ -73,7 +73,7 @@ def build_error_event(token: ConnectToken, text: str, error: str) -> dict[str, A
 
 
 def webhook_task(context: LinkContext, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
-    """The task that sends *event* to the token's webhook after the response; None without a webhook."""
+    """The task that sends *event* to the token's webhook after the response, or None if the token does not have a webhook."""
     hook = token.terms.webhook_uri
     return None if hook is None else BackgroundTask(send_webhook, context, hook, event)
 
@@ -87,7 +87,7 @@ def _session(token: ConnectToken, text: str) -> dict[str, Any]:
 
 
 async def send_webhook(context: LinkContext, url: str, event: Mapping[str, Any]) -> bool:
-    """Send *event* to *url*; False if no attempt got a 2xx status. Does not raise."""
+    """Send *event* to *url*; False if every attempt failed or got another status than 2xx. Does not raise."""
     import httpx
 
     body = json.dumps(event).encode()

@@ -14,7 +14,7 @@ from pdkernel.server.oauth.token_endpoints import create_token, revoke_token
 
 
 def routes() -> list[BaseRoute]:
-    """Routes of the package; handlers require an `AppContext` in `request.app.state.context`."""
+    """Routes of the package."""
     return [
         Route("/v1/oauth/token", create_token, methods=["POST"]),
         Route("/v1/oauth/revoke", revoke_token, methods=["POST"]),

@@ -1,7 +1,7 @@
 """
 Client authentication by a signed assertion (`private_key_jwt`, RFC 7523).
 
-An assertion must be issued by the client, for this server, a short time ago, and is valid once.
+The client must have issued the assertion for this server, a short time ago. An assertion is valid once.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from starlette.types import Message
 from pdkernel.project.access_tokens import TOKEN_LIFETIME_S
 from pdkernel.project.oauth_clients import OAuthClient
 from pdkernel.server.app_context import AppContext
+from pdkernel.server.app_state import get_state
 from pdkernel.server.oauth import client_assertions
 from pdkernel.server.scopes import scope_covers
 
@@ -42,7 +43,7 @@ class _OAuthError(Exception):
 
 async def create_token(request: Request) -> Response:
     """Issue an access token for a client's credentials."""
-    context: AppContext = request.app.state.context
+    context = get_state(request.app).context
     request = _limit_body(request)
     try:
         fields = await _parse_fields(request)
@@ -67,7 +68,7 @@ async def create_token(request: Request) -> Response:
 
 async def revoke_token(request: Request) -> Response:
     """Revoke a token. As in RFC 7009, an invalid token is not an error."""
-    context: AppContext = request.app.state.context
+    context = get_state(request.app).context
     tokens = context.project.access_tokens
     try:
         request = _limit_body(request)
@@ -86,7 +87,7 @@ async def revoke_token(request: Request) -> Response:
 
 
 async def _is_pipedream_client(context: AppContext, request: Request, fields: Mapping[str, str]) -> bool:
-    """Whether the client is unknown to this server and may belong to the real project. Local credentials are never forwarded."""
+    """Whether the client is not a client of this server, so that Pipedream may know it. Local credentials are never forwarded."""
     return not await run_in_threadpool(context.project.oauth_clients.is_known, _credentials(request, fields)[0])
 
 
@@ -111,7 +112,10 @@ async def _authenticate_assertion(
     context: AppContext, request: Request, fields: Mapping[str, str], client_id: str, secret: str
 ) -> OAuthClient:
     if secret or fields.get("client_assertion_type") != client_assertions.TYPE:
-        raise _OAuthError("invalid_request", f"client_assertion comes without a secret, as {client_assertions.TYPE}.")
+        raise _OAuthError(
+            "invalid_request",
+            f"With client_assertion, omit client_secret, and set client_assertion_type to {client_assertions.TYPE}.",
+        )
     named = client_assertions.audiences(context, request)
     client = await run_in_threadpool(
         client_assertions.authenticate_assertion, context, fields["client_assertion"], named, client_id
@@ -122,16 +126,16 @@ async def _authenticate_assertion(
     return client
 
 
-def _grant_scopes(client: OAuthClient, asked: str) -> tuple[str, ...]:
-    wanted = tuple(dict.fromkeys(asked.split()))
-    if not wanted:
+def _grant_scopes(client: OAuthClient, requested: str) -> tuple[str, ...]:
+    scopes = tuple(dict.fromkeys(requested.split()))
+    if not scopes:
         return client.scopes
-    if not all(scope_covers(client.scopes, scope) for scope in wanted):
+    if not all(scope_covers(client.scopes, scope) for scope in scopes):
         # a request for every scope gets all scopes of the client
-        if wanted == ("*",):
+        if scopes == ("*",):
             return client.scopes
-        raise _OAuthError("invalid_scope", "The client may not have all of these scopes.")
-    return wanted
+        raise _OAuthError("invalid_scope", "The client does not have all of these scopes.")
+    return scopes
 
 
 def _limit_body(request: Request) -> Request:
@@ -143,7 +147,7 @@ def _limit_body(request: Request) -> Request:
         message = await request.receive()
         size += len(message.get("body", b""))
         if size > _MAX_BODY_BYTES:
-            raise _OAuthError("invalid_request", f"The body holds more than {_MAX_BODY_BYTES} bytes.", 413)
+            raise _OAuthError("invalid_request", f"The body has more than {_MAX_BODY_BYTES} bytes.", 413)
         return message
 
     return Request(request.scope, receive)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.server.api.rate_limits import MAX_REQUESTS_PER_WINDOW
+from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
 from tests.server.served import Served, served
 
 

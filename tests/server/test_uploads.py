@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from pdkernel.clock import ManualClock
-from pdkernel.server.endpoint.uploads import UPLOAD_LIFETIME_S, UploadFolder
+from pdkernel.server.uploads import UPLOAD_LIFETIME_S, UploadFolder
 
 
 async def test_thirty_minutes(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """
-Files of requests, stored for 30 minutes as on the platform, at URLs that cannot be guessed.
+Files of requests: stored for 30 minutes, as on the platform, at URLs that cannot be guessed.
 
-A file is served as a download, never rendered as a page.
+A browser downloads a file and never renders the file as a page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from pdkernel.clock import Clock
@@ -58,13 +57,13 @@ class UploadFolder:
     async def store_stream(self, chunks: AsyncIterator[bytes], *, filename: str = "", mimetype: str) -> StoredFile:
         """Stream *chunks* into a new file."""
         name = await asyncio.to_thread(self._new_name)
-        place = self._folder / name
+        path = self._folder / name
         try:
-            with place.open("xb") as file:
+            with path.open("xb") as file:
                 async for chunk in chunks:
                     await asyncio.to_thread(file.write, chunk)
         except BaseException:
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
         return await asyncio.to_thread(self._write_metadata, name, filename, mimetype)
 
@@ -75,8 +74,8 @@ class UploadFolder:
             name = self._new_name()
             file.seek(0)
             try:
-                with (self._folder / name).open("xb") as place:
-                    shutil.copyfileobj(file, place)
+                with (self._folder / name).open("xb") as target:
+                    shutil.copyfileobj(file, target)
             except BaseException:
                 (self._folder / name).unlink(missing_ok=True)
                 raise
@@ -85,7 +84,7 @@ class UploadFolder:
         return await asyncio.to_thread(copy)
 
     def find(self, name: str) -> tuple[Path, str, str] | None:
-        """Path, filename and media type of the stored file, or None if it does not exist or has expired."""
+        """Path, filename and media type of the stored file, or None if the file does not exist or has expired."""
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             return None
         try:
@@ -95,6 +94,21 @@ class UploadFolder:
         if metadata["made"] + UPLOAD_LIFETIME_S < self._clock.now().timestamp():
             return None
         return self._folder / name, metadata["filename"], metadata["mimetype"]
+
+    async def respond(self, name: str) -> Response:
+        """The response with the stored file *name*, or 404."""
+        found = await asyncio.to_thread(self.find, name)
+        if found is None:
+            text = "There is no such file. Files of requests expire after 30 minutes.\n"
+            return PlainTextResponse(text, status_code=404)
+        path, filename, mimetype = found
+        headers = {
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(filename or 'body', safe='')}",
+            "content-security-policy": "sandbox; default-src 'none'",
+            "x-content-type-options": "nosniff",
+        }
+        is_valid = mimetype.isascii() and mimetype.isprintable() and "/" in mimetype
+        return FileResponse(path, media_type=mimetype if is_valid else "application/octet-stream", headers=headers)
 
     def _new_name(self) -> str:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,33 +126,13 @@ class UploadFolder:
             return
         self._swept = now
         expired_before = self._clock.now().timestamp() - UPLOAD_LIFETIME_S
-        for place in self._folder.iterdir():
+        for path in self._folder.iterdir():
             # a file without metadata is the partial upload of a killed process
             with suppress(OSError):
-                if (
-                    not place.suffix
-                    and place.stat().st_mtime < expired_before
-                    and not place.with_suffix(".json").exists()
-                ):
-                    place.unlink()
+                if not path.suffix and path.stat().st_mtime < expired_before and not path.with_suffix(".json").exists():
+                    path.unlink()
         for metadata in self._folder.glob("*.json"):
             with suppress(OSError, ValueError, KeyError):
                 if json.loads(metadata.read_text())["made"] < expired_before:
                     metadata.with_suffix("").unlink(missing_ok=True)
                     metadata.unlink()
-
-
-async def serve_upload(request: Request) -> Response:
-    """GET `/-/uploads/{name}`: the file."""
-    uploads: UploadFolder = request.app.state.uploads
-    found = await asyncio.to_thread(uploads.find, request.path_params["name"])
-    if found is None:
-        return PlainTextResponse("There is no such file, or its 30 minutes are expired_before.\n", status_code=404)
-    place, filename, mimetype = found
-    headers = {
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(filename or 'body', safe='')}",
-        "content-security-policy": "sandbox; default-src 'none'",
-        "x-content-type-options": "nosniff",
-    }
-    plain = mimetype.isascii() and mimetype.isprintable() and "/" in mimetype
-    return FileResponse(place, media_type=mimetype if plain else "application/octet-stream", headers=headers)

@@ -1,0 +1,59 @@
+"""The state of a served application, which handlers read from their request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+
+from pdkernel.server.app_context import AppContext, LinkContext
+from pdkernel.server.host_names import HostNames
+from pdkernel.server.rate_limits import EndpointRateLimiter
+from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.uploads import UploadFolder
+
+
+@dataclass
+class AppState:
+    """
+    The state of one application.
+
+    Attributes:
+        context: Context of the server.
+        runs: Runs in progress.
+        names: Host names of the server.
+        uploads: Stored files of requests.
+        rate_limiter: Limits requests to endpoints.
+        is_stopping: Whether a shutdown has begun.
+    """
+
+    context: AppContext
+    runs: RunRegistry
+    names: HostNames
+    uploads: UploadFolder
+    rate_limiter: EndpointRateLimiter
+    is_stopping: bool = False
+
+
+def set_state(app: Starlette, state: AppState) -> None:
+    """Store the state of *app*."""
+    app.state.served = state
+    set_link_context(app, state.context)
+
+
+def get_state(app: Starlette) -> AppState:
+    """The state of *app*, which `create_app` made."""
+    state = app.state.served
+    assert isinstance(state, AppState)
+    return state
+
+
+def set_link_context(app: Starlette, context: LinkContext) -> None:
+    """Store the context of the link pages of *app*."""
+    app.state.link_context = context
+
+
+def get_link_context(app: Starlette) -> LinkContext:
+    """The context of the link pages of *app*, which `create_app` or `create_link_app` made."""
+    context: LinkContext = app.state.link_context
+    return context
