@@ -201,7 +201,7 @@ def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, li
 
 
 def test_a_link_server_that_cannot_start_raises_the_reason(
-    session: Session, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    session: Session, link_events: LinkEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the event loop cannot listen on the port, the error has the reason; the next link starts the server."""
 
@@ -211,6 +211,6 @@ def test_a_link_server_that_cannot_start_raises_the_reason(
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.BaseEventLoop, "create_server", fail_to_listen)
         with pytest.raises(InternalError, match=r"The server did not start: .*Address already in use"):
-            opened(session, heard)
+            opened(session, link_events)
 
-    assert httpx.get(opened(session, heard)).status_code == 200
+    assert httpx.get(opened(session, link_events)).status_code == 200
