@@ -102,7 +102,7 @@ def parse_module_error(output: str, *, install: bool, import_lines: Mapping[str,
         )
     if package is None:
         return PackageInstallError(
-            f"{cannot}: the Go module {wanted}, a dependency, cannot be found or reached.",
+            f"{cannot}: the dependency {wanted} cannot be found or reached.",
             fix="Import another version, or check the network and GOPROXY.",
             line=line,
         )

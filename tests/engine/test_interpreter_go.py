@@ -265,4 +265,6 @@ async def test_missing_module_fails_its_step(project: Project, directory: LocalD
     error = execution.step("one").error
     assert error is not None
     assert (error.code, error.name, error.line) == ("package_install", "PackageInstallError", 2)
-    assert error.message.startswith("The Go module example.test/nowhere cannot be found or reached.\nLook at ")
+    assert error.message.startswith(
+        "The Go module example.test/nowhere cannot be found or reached.\nCheck the spelling "
+    )

@@ -131,9 +131,9 @@ async def test_timeout_has_the_message_of_the_platform(run: Run) -> None:
         (
             "--timeout 0.2",
             60,
-            "step's own: raise --timeout 0.2 on its %%pdstep line, at most 750 seconds.",
+            "The step sets this limit: raise --timeout 0.2 on its %%pdstep line, at most 750 seconds.",
         ),
-        ("", 0.2, "The limit is the workflow's: raise `settings: {lambda_timeout: ...}`"),
+        ("", 0.2, "The workflow sets this limit: raise `settings: {lambda_timeout: ...}`"),
     ],
     ids=["step", "workflow"],
 )
@@ -151,7 +151,9 @@ def test_default_timeout_names_the_trigger() -> None:
     """For a default limit the message names the trigger and both settings."""
     step = python_step()
 
-    assert suggest_longer_timeout(a_workflow(step), step).startswith("It is the default for the trigger (type: http): ")
+    assert suggest_longer_timeout(a_workflow(step), step).startswith(
+        "This limit is the default for the trigger (type: http): "
+    )
 
 
 async def test_step_near_its_time_limit_has_a_warning(run: Run) -> None:
@@ -180,7 +182,7 @@ async def test_step_above_the_memory_limit_is_ended(run: Run, step: Step) -> Non
 
     assert execution.error is not None
     assert execution.error.code == "memory"
-    assert execution.error.message.startswith("Out of Memory: the step held ")
+    assert execution.error.message.startswith("Out of Memory: the step used ")
 
 
 async def test_memory_of_a_short_step_is_measured_at_its_end(run: Run) -> None:

@@ -248,11 +248,11 @@ class TestTrigger:
         execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
         error = execution.step("call").error
         assert error is not None
-        assert "There is no workflow p_gone beside this one." in error.message
+        assert "There is no workflow p_gone beside this workflow." in error.message
 
     async def test_cycle_of_triggers_ends(self, run: Run, tmp_path: Path) -> None:
         """Workflows that trigger each other without end are stopped."""
         me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
         execution = await run(replace(me), find_workflow=beside(tmp_path, me=me))
         assert execution.error is not None
-        assert "triggered each other" in execution.error.message
+        assert "a chain of triggered workflows has at most 10" in execution.error.message

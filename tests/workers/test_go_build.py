@@ -438,7 +438,12 @@ async def test_downloaded_modules_keep_their_version(go_cache: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("proxy", "install", "message", "fix"),
     [
-        ("empty", True, "The Go module example.test/nowhere cannot be found or reached.", "Look at the import"),
+        (
+            "empty",
+            True,
+            "The Go module example.test/nowhere cannot be found or reached.",
+            "Check the spelling of the import",
+        ),
         ("http://127.0.0.1:9", True, "cannot be installed: the Go module proxy cannot be reached.", "HTTPS_PROXY"),
         ("empty", False, "cannot be installed: installation is off.", "--no-install"),
     ],
@@ -476,6 +481,6 @@ async def test_missing_dependency_of_a_module_is_named(go_cache: Path, tmp_path:
         await programs.build_program(Step("work", "go", IMPORTER), install=True, report_progress=lambda _: None)
 
     assert caught.value.message == (
-        f"{MODULE} cannot be installed: the Go module example.test/deep, which it needs, cannot be found or reached."
+        f"{MODULE} cannot be installed: the dependency example.test/deep cannot be found or reached."
     )
     assert caught.value.line == 2

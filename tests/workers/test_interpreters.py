@@ -33,7 +33,9 @@ def test_old_node_is_refused(tmp_path: Path) -> None:
     """The error for a version below 20 names the version and the command that installs another."""
     node = program(tmp_path / "old", "v18.20.1")
 
-    with pytest.raises(InterpreterMissingError, match=r"Node\.js 18\.20\.1; steps need Node\.js 20 or newer") as caught:
+    with pytest.raises(
+        InterpreterMissingError, match=r"its version is 18\.20\.1, and steps need Node\.js 20 or newer"
+    ) as caught:
         find_node({"PDKERNEL_NODE": str(node)})
 
     assert caught.value.fix == "pip install 'pdkernel[node]'"
@@ -41,13 +43,13 @@ def test_old_node_is_refused(tmp_path: Path) -> None:
 
 def test_program_that_is_not_node_is_refused(tmp_path: Path) -> None:
     """A chosen program must print a version."""
-    with pytest.raises(InterpreterMissingError, match="does not run as Node"):
+    with pytest.raises(InterpreterMissingError, match="this program is not Node"):
         find_node({"PDKERNEL_NODE": str(program(tmp_path / "odd", "hello"))})
 
 
 def test_missing_bash_is_an_error(tmp_path: Path) -> None:
     """A PATH without bash is an error."""
-    with pytest.raises(InterpreterMissingError, match="there is none on PATH"):
+    with pytest.raises(InterpreterMissingError, match="bash is not on PATH"):
         find_bash({"PATH": str(tmp_path)})
 
 
@@ -83,7 +85,7 @@ def test_wheel_replaces_an_old_go_on_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "why"),
-    [("go1.20.14", r"it is go1\.20\.14, and steps need Go 1\.21 or newer"), ("tip", "steps need Go 1.21")],
+    [("go1.20.14", r"its version is go1\.20\.14, and steps need Go 1\.21 or newer"), ("tip", "steps need Go 1.21")],
 )
 def test_unusable_pdkernel_go_is_refused(tmp_path: Path, answer: str, why: str) -> None:
     """The error has the reason and the command that installs Go."""
@@ -95,5 +97,5 @@ def test_unusable_pdkernel_go_is_refused(tmp_path: Path, answer: str, why: str) 
 
 def test_program_that_is_not_go_is_refused(tmp_path: Path) -> None:
     """A chosen program must answer as Go does."""
-    with pytest.raises(InterpreterMissingError, match="does not run as Go"):
+    with pytest.raises(InterpreterMissingError, match="this program is not Go"):
         find_go({"PDKERNEL_GO": str(program(tmp_path / "odd", "hello"))})

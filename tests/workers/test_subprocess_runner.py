@@ -72,7 +72,7 @@ async def test_line_that_is_not_an_export_is_a_warning(bench: Bench) -> None:
     outcome = await bench.run("bash", "echo hello >> $PIPEDREAM_EXPORTS")
 
     assert outcome.error is None
-    assert outcome.warnings == ("Line 1 of $PIPEDREAM_EXPORTS is not NAME=VALUE and was left out.",)
+    assert outcome.warnings == ("Line 1 of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored.",)
 
 
 async def test_files_of_the_step_are_removed(bench: Bench, tmp_path: Path) -> None:

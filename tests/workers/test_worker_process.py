@@ -486,7 +486,7 @@ async def test_open_run_waits_for_a_free_slot(tmp_path: Path, open_run: OpenRun)
 
 async def test_action_without_its_component_is_refused(bench: Bench) -> None:
     """A pre-built action without its component is a clear error."""
-    with pytest.raises(UnsupportedError, match="run with its component only"):
+    with pytest.raises(UnsupportedError, match="cannot run without its component"):
         await bench.run("node", "", step=Step("a", "node", uses="slack-send-message@0.0.20"))
 
 
