@@ -62,7 +62,7 @@ class EventLibrary:
 
     def load(self, name: str, *, http: bool = True) -> tuple[str, TestEvent]:
         """
-        Load the saved event *name*, or the event of a file; *http* as `Event.from_json` takes it.
+        Load the saved event *name*, or the event of a file; *http* as `Event.parse` takes it.
 
         Returns:
             The event's name, and the event.

@@ -150,7 +150,7 @@ def _events_at(here: Path) -> MakeEvent:
         if isinstance(of, str | Path):
             path = _find(of, here)
             return Event.parse(path.read_bytes(), label=path.name)
-        return Event.from_json(dict(of or {}))
+        return Event.from_value(dict(of or {}))
 
     return make
 
