@@ -13,10 +13,25 @@ from dataclasses import replace
 from pdkernel.analysis import check_import_complete, check_packages, check_workflow, find_workflow_variables
 from pdkernel.engine.limits import check_props
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import UnsupportedError, VariableMissingError
+from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.expression import iter_templates
 from pdkernel.model import ROUND_TRIP_KEY, Workflow
 from pdkernel.workers import find_bash, find_go, find_node
+
+
+class VariableMissingError(RequestError):
+    """
+    A step reads environment variables that are not set.
+
+    Attributes:
+        names: The variables, sorted.
+    """
+
+    code = "variable_missing"
+
+    def __init__(self, message: str, *, names: tuple[str, ...], fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.names = names
 
 
 class PreflightChecks:

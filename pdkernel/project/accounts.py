@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pdkernel.errors import AccountExistsError
+from pdkernel.errors import RequestError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Account, AccountGoneError, Credentials, Environment, ExternalUser
 from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
@@ -43,6 +43,12 @@ _COLUMNS = (
     accounts.c.fields,
 )
 _NEWEST_FIRST = (accounts.c.created.desc(), accounts.c.number.desc())
+
+
+class AccountExistsError(RequestError):
+    """An account with that id exists already."""
+
+    code = "account_exists"
 
 
 def _build_newest_accounts_query() -> Select[Any]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.errors import InterpreterMissingError, WorkerProtocolError
+from pdkernel.errors import InterpreterMissingError
 from pdkernel.model import JSON, Language, Step
 from pdkernel.workers import WorkerPool
+from pdkernel.workers.replies import WorkerProtocolError
 from tests.workers.conftest import Bench, ListenerSpy, OpenRun
 
 GOOD: dict[Language, str] = {
