@@ -218,10 +218,8 @@ class EndUserError(RequestError):
 
     code = "end_user"
 
-    def __init__(self, platform_message: str, *, fix: str, external_user_id: str | None, environment: str) -> None:
+    def __init__(self, platform_message: str, *, fix: str) -> None:
         super().__init__(CONNECT_PREFIX + platform_message, fix=fix)
-        self.external_user_id = external_user_id
-        self.environment = environment
 
 
 class ExternalUserRequiredError(EndUserError):
@@ -237,29 +235,9 @@ class ExternalUserNotFoundError(EndUserError):
 
 
 class AccountNotFoundError(EndUserError):
-    """
-    The external user has no account of an app that a step needs.
-
-    Attributes:
-        app: The app's slug.
-        steps: The steps that need the app.
-    """
+    """The external user has no account of an app that a step needs."""
 
     code = "account_not_found"
-
-    def __init__(
-        self,
-        platform_message: str,
-        *,
-        fix: str,
-        external_user_id: str | None,
-        environment: str,
-        app: str,
-        steps: tuple[str, ...],
-    ) -> None:
-        super().__init__(platform_message, fix=fix, external_user_id=external_user_id, environment=environment)
-        self.app = app
-        self.steps = steps
 
 
 class ProductionPlanError(EndUserError):

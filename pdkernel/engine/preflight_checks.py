@@ -20,18 +20,9 @@ from pdkernel.workers import find_bash, find_go, find_node
 
 
 class VariableMissingError(RequestError):
-    """
-    A step reads environment variables that are not set.
-
-    Attributes:
-        names: The variables, sorted.
-    """
+    """A step reads environment variables that are not set."""
 
     code = "variable_missing"
-
-    def __init__(self, message: str, *, names: tuple[str, ...], fix: str = "") -> None:
-        super().__init__(message, fix=fix)
-        self.names = names
 
 
 class PreflightChecks:
@@ -130,7 +121,6 @@ def check_variables(required: Mapping[str, list[str]], variables: Mapping[str, s
     plural = len(names) > 1
     raise VariableMissingError(
         f"The environment variable{'s' if plural else ''} {reads} {'are' if plural else 'is'} not set.",
-        names=names,
         fix="\n".join(f"Set it: pdkernel env set {name}" for name in names),
     )
 
