@@ -28,11 +28,6 @@ def encode_json(value: object) -> bytes:
         return _encode_any(value)
 
 
-def to_json(value: object) -> Any:
-    """Return *value*, plain JSON that may hold values of `JsonStruct`, as plain JSON."""
-    return decode_json(encode_json(value), object)
-
-
 class JsonStruct(msgspec.Struct, frozen=True):
     """A frozen value whose fields are the keys of its JSON."""
 
@@ -46,8 +41,7 @@ class JsonStruct(msgspec.Struct, frozen=True):
 
     def to_json(self) -> dict[str, Any]:
         """Return the value as JSON."""
-        found: dict[str, Any] = to_json(self)
-        return found
+        return decode_json(encode_json(self), dict[str, Any])
 
     @classmethod
     def from_json(cls, data: object) -> Self:

@@ -1,53 +1,15 @@
 """
-Error classes with their codes and exit statuses. A message states what happened and why; `fix` states what to do.
+The package's error classes, with their codes and exit statuses.
 
-    PdkernelError                      code, message, fix, exit_status
-    ├─ DefinitionError            2    the workflow is wrong; its author corrects the notebook
-    │  ├─ NotebookError                not a notebook, or not a workflow folder
-    │  ├─ DirectiveError               a `%%pdstep` or `%%pdworkflow` cell cannot be read
-    │  ├─ ExpressionError              a `{{ }}` that never ends, or is not a JavaScript expression
-    │  ├─ StepNameError                not usable as `steps.<name>`
-    │  ├─ DuplicateStepError           two steps with the same name
-    │  ├─ UnknownStepError             the workflow does not have the named step
-    │  ├─ StepOrderError               a step reads the exports of a step below it
-    │  ├─ EntryPointError              no `handler`, no default export
-    │  ├─ PackageNameError             a step requires a package by a text that is not a package name
-    │  ├─ UnsupportedError             a feature that this version does not run
-    │  ├─ ActionNotFoundError          no source of the project has the action
-    │  │  └─ ActionVersionError        a source has another version of the action
-    │  └─ ActionPropsError             a required prop is missing, or a built-in action does not have a prop
-    ├─ RequestError               2    the call is wrong; the caller corrects the request
-    │  ├─ EventError                   not an event; carries line and column
-    │  ├─ EgressModeError              not a mode for outbound calls
-    │  ├─ RecordingError               a recording cannot be used; carries the line
-    │  ├─ VariableMissingError         an environment variable is not set
-    │  ├─ PackageMissingError          packages of steps are not installed, and installing was not allowed
-    │  ├─ AccountExistsError           the account id is taken
-    │  ├─ LicenceError                 the project has not accepted the licence of components
-    │  ├─ ConnectSettingsError         credentials of a Connect project are missing
-    │  ├─ StoreNotFoundError           the data store does not exist
-    │  └─ EndUserError                 the four errors that Pipedream documents, with its message
-    │     ├─ ExternalUserRequiredError
-    │     ├─ ExternalUserNotFoundError
-    │     ├─ AccountNotFoundError
-    │     └─ ProductionPlanError
-    ├─ StepError                  1    the step's own code failed
-    │  ├─ StepTimeoutError
-    │  ├─ ExportNotJSONError           an export is not JSON; the message names the path inside the value
-    │  ├─ PayloadLimitError            event, exports and logs of a run exceed the limit
-    │  ├─ StoreValueError              a data store cannot hold the key, value or time to live
-    │  ├─ StepMemoryError              the step exceeded its memory limit
-    │  ├─ StepProcessExitedError       the worker ended during the step: exit, signal, memory
-    │  ├─ WorkerProtocolError          the worker sent an invalid reply
-    │  ├─ PackageInstallError          a package that the step imports cannot be installed
-    │  └─ OutboundCallRefusedError     the outbound policy refused a call
-    └─ InternalError              3    pdkernel failed
-       ├─ InvokeError                  an endpoint cannot be reached, or does not answer in time
-       ├─ InterpreterMissingError 2    a language's interpreter is not installed
-       ├─ ActionSourceError       2    a source of actions cannot be reached: npm, Connect
-       └─ ProjectError                 the project's folder, key or database cannot be used
+    PdkernelError              code, message (what happened and why), fix (what to do), exit_status
+    ├─ DefinitionError    2    the workflow is wrong: its author corrects the notebook or the folder
+    ├─ RequestError       2    the call is wrong: the caller corrects the request
+    │  └─ EndUserError         the four errors that Pipedream documents, with its message
+    ├─ StepError          1    the step's own code failed
+    └─ InternalError      3    pdkernel failed
 
-No error contains a credential, a variable's value or a header.
+A class that only one module raises and no other module catches is in that module. No error contains a credential, a
+variable's value or a header.
 """
 
 from __future__ import annotations
@@ -217,42 +179,6 @@ class EventError(RequestError):
         self.column = column
 
 
-class EgressModeError(RequestError):
-    """The text after `--egress` or `%pdegress` is not a mode."""
-
-    code = "egress_mode"
-
-
-class RecordingError(RequestError):
-    """
-    A recording cannot be used.
-
-    Attributes:
-        line: 1-based line of the error, or None.
-    """
-
-    code = "recording"
-
-    def __init__(self, message: str, *, fix: str = "", line: int | None = None) -> None:
-        super().__init__(message, fix=fix)
-        self.line = line
-
-
-class VariableMissingError(RequestError):
-    """
-    A step reads environment variables that are not set.
-
-    Attributes:
-        names: The variables, sorted.
-    """
-
-    code = "variable_missing"
-
-    def __init__(self, message: str, *, names: tuple[str, ...], fix: str = "") -> None:
-        super().__init__(message, fix=fix)
-        self.names = names
-
-
 class PackageMissingError(RequestError):
     """
     Packages that steps import are not installed, and the caller did not allow installing.
@@ -275,12 +201,6 @@ class PackageMissingError(RequestError):
         self.command = command
 
 
-class AccountExistsError(RequestError):
-    """An account with that id exists already."""
-
-    code = "account_exists"
-
-
 class LicenceError(RequestError):
     """The project has not accepted the licence of Pipedream's components."""
 
@@ -293,21 +213,13 @@ class ConnectSettingsError(RequestError):
     code = "connect_settings"
 
 
-class StoreNotFoundError(RequestError):
-    """There is no data store with that name; the message lists the stores."""
-
-    code = "store_not_found"
-
-
 class EndUserError(RequestError):
     """One of the four errors that Pipedream documents for runs on behalf of an end user."""
 
     code = "end_user"
 
-    def __init__(self, platform_message: str, *, fix: str, external_user_id: str | None, environment: str) -> None:
+    def __init__(self, platform_message: str, *, fix: str) -> None:
         super().__init__(CONNECT_PREFIX + platform_message, fix=fix)
-        self.external_user_id = external_user_id
-        self.environment = environment
 
 
 class ExternalUserRequiredError(EndUserError):
@@ -323,29 +235,9 @@ class ExternalUserNotFoundError(EndUserError):
 
 
 class AccountNotFoundError(EndUserError):
-    """
-    The external user has no account of an app that a step needs.
-
-    Attributes:
-        app: The app's slug.
-        steps: The steps that need the app.
-    """
+    """The external user has no account of an app that a step needs."""
 
     code = "account_not_found"
-
-    def __init__(
-        self,
-        platform_message: str,
-        *,
-        fix: str,
-        external_user_id: str | None,
-        environment: str,
-        app: str,
-        steps: tuple[str, ...],
-    ) -> None:
-        super().__init__(platform_message, fix=fix, external_user_id=external_user_id, environment=environment)
-        self.app = app
-        self.steps = steps
 
 
 class ProductionPlanError(EndUserError):
@@ -388,34 +280,16 @@ class ExportNotJSONError(StepError):
     code = "export_not_json"
 
 
-class PayloadLimitError(StepError):
-    """The event, the exports and the logs of a run together exceed the limit."""
-
-    code = "payload_limit"
-
-
 class StoreValueError(StepError):
     """A data store cannot hold the key, value or time to live that a step wrote."""
 
     code = "store_value"
 
 
-class StepMemoryError(StepError):
-    """The step's processes used more memory than the workflow's settings allow."""
-
-    code = "memory"
-
-
 class StepProcessExitedError(StepError):
     """The worker ended before the step did."""
 
     code = "step_died"
-
-
-class WorkerProtocolError(StepError):
-    """The worker sent an invalid reply; only step code that writes to pdkernel's file descriptor causes this."""
-
-    code = "protocol"
 
 
 class PackageInstallError(StepError):
@@ -444,12 +318,6 @@ class InternalError(PdkernelError):
 
     code = "internal"
     exit_status = 3
-
-
-class InvokeError(InternalError):
-    """An endpoint cannot be reached, or does not answer in time."""
-
-    code = "endpoint_unreachable"
 
 
 class InterpreterMissingError(InternalError):

@@ -51,10 +51,10 @@ class Event:
         Raises:
             EventError: The text is not JSON (with line and column), or not an event.
         """
-        return cls.from_json(parse_json(text, label=label), label=label, is_http=is_http)
+        return cls.from_value(parse_json(text, label=label), label=label, is_http=is_http)
 
     @classmethod
-    def from_json(cls, value: JSON, *, label: str = "the event", is_http: bool = True) -> Self:
+    def from_value(cls, value: JSON, *, label: str = "the event", is_http: bool = True) -> Self:
         """
         Make an event of *value*.
 

@@ -311,13 +311,13 @@ class Workflow:
     def version(self) -> str:
         """Twelve hex digits that change with everything that affects a run."""
         if self._version is None:
-            text = json.dumps(self.to_json(), sort_keys=True)
+            text = json.dumps(self.versioned_content(), sort_keys=True)
             object.__setattr__(self, "_version", hashlib.sha256(text.encode()).hexdigest()[:12])
         assert self._version is not None
         return self._version
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything that affects a run, as JSON (no cell positions)."""
+    def versioned_content(self) -> dict[str, Any]:
+        """Return everything that affects a run, as JSON (no cell positions); `version` is its hash."""
         return {
             "name": self.name,
             "triggers": [

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from pdkernel.model import AppBinding
-from pdkernel.workers import ComponentDescription, ComponentFile, PropDeclaration
+from pdkernel.encode import decode_json, encode_json
+from pdkernel.workers import ComponentDescription, ComponentFile
 
 
 class DescriptionCache:
@@ -33,10 +31,8 @@ class DescriptionCache:
         name = self._name(file)
         if name not in self._descriptions:
             try:
-                self._descriptions[name] = _parse_description(
-                    json.loads((self._folder / name).read_text(encoding="utf-8"))
-                )
-            except (OSError, ValueError, TypeError, KeyError):
+                self._descriptions[name] = decode_json((self._folder / name).read_bytes(), ComponentDescription)
+            except (OSError, ValueError):
                 return None  # not cached yet, or written by another version of pdkernel
         return self._descriptions[name]
 
@@ -47,7 +43,7 @@ class DescriptionCache:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = self._folder / f".{name}.draft"
-            draft.write_text(json.dumps(asdict(description)), encoding="utf-8")
+            draft.write_bytes(encode_json(description))
             draft.replace(self._folder / name)
         except OSError:
             return
@@ -59,14 +55,3 @@ class DescriptionCache:
             modules = sorted(path for path in file.path.parents[2].rglob("*.mjs") if "node_modules" not in path.parts)
         marks = [f"{path}:{path.stat().st_mtime_ns}:{path.stat().st_size}" for path in modules if path.exists()]
         return f"{file.key}-{hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]}.json"
-
-
-def _parse_description(data: dict[str, Any]) -> ComponentDescription:
-    return ComponentDescription(
-        **{
-            **data,
-            "apps": tuple(AppBinding(**app) for app in data["apps"]),
-            "props": tuple(PropDeclaration(**prop) for prop in data["props"]),
-            "hooks": tuple(data["hooks"]),
-        }
-    )

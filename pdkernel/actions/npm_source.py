@@ -7,10 +7,9 @@ the next search needs no network.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from pdkernel.actions.component import (
     parse_header,
 )
 from pdkernel.actions.lock import ActionsLock
+from pdkernel.encode import decode_json, encode_json
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ProjectError
 
 ProgressCallback = Callable[[str], None]
@@ -224,14 +224,8 @@ class NpmSource:
     def _load_index(self, app: str) -> dict[str, tuple[_IndexedComponent, ...]]:
         if app not in self._index:
             try:
-                data = json.loads(self._file(app).read_text(encoding="utf-8"))
-                self._index[app] = {
-                    package: tuple(
-                        _IndexedComponent(ComponentHeader(**each["header"]), each["path"]) for each in indexed
-                    )
-                    for package, indexed in data.items()
-                }
-            except (OSError, ValueError, TypeError, KeyError):
+                self._index[app] = decode_json(self._file(app).read_bytes(), dict[str, tuple[_IndexedComponent, ...]])
+            except (OSError, ValueError):
                 return self._index.setdefault(app, {})
         return self._index[app]
 
@@ -239,9 +233,7 @@ class NpmSource:
         path = self._file(app)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
-        draft.write_text(
-            json.dumps({package: [asdict(each) for each in indexed] for package, indexed in known.items()})
-        )
+        draft.write_bytes(encode_json(dict(known)))
         draft.replace(path)
 
     def _file(self, app: str) -> Path:

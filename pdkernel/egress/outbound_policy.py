@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pdkernel.errors import EgressModeError
+from pdkernel.errors import RequestError
 
 OutboundMode = Literal["live", "deny", "allow", "record", "replay", "stand-in"]
 
@@ -30,6 +30,12 @@ _LONGEST_NAME = 253
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 MODE_VARIABLE = "PDKERNEL_EGRESS"
 _MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
+
+
+class EgressModeError(RequestError):
+    """The text after `--egress` or `%pdegress` is not a mode."""
+
+    code = "egress_mode"
 
 
 @dataclass(frozen=True, slots=True)

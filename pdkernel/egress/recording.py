@@ -23,13 +23,28 @@ import h11
 import msgspec
 
 from pdkernel.egress.recorded_call import LEFT_OUT_START, CallRedactor, RecordedCall, RecordedResponse
-from pdkernel.errors import RecordingError
+from pdkernel.errors import RequestError
 from pdkernel.files import open_inside, read_file, write_inside
 
 MAX_MEMORY_RECORDING_BYTES = 4 << 20
 """Bytes of bodies that one recording in memory may hold: a notebook keeps several recordings."""
 _MAX_INLINE_BODY_BYTES = 64 * 1024
 _MAX_SUGGESTIONS = 3
+
+
+class RecordingError(RequestError):
+    """
+    A recording cannot be used.
+
+    Attributes:
+        line: 1-based line of the error, or None.
+    """
+
+    code = "recording"
+
+    def __init__(self, message: str, *, fix: str = "", line: int | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.line = line
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -94,7 +94,7 @@ def _first_failure(
 ) -> tuple[LookupStage | None, EndUserError | None]:
     user = identity.external_user_id
     if user is None:
-        return "header", _user_required(needing, identity)
+        return "header", _user_required(needing)
     if not snapshot.has_user(user):
         return "user", _user_not_found(needing, user, snapshot)
     missing = [app for app in needing if not snapshot.accounts(user, app)]
@@ -104,8 +104,6 @@ def _first_failure(
         return "plan", ProductionPlanError(
             "Running workflows for your users in production requires a higher tier plan",
             fix="This project simulates the free plan. Use development, or: pdkernel project set plan business",
-            external_user_id=user,
-            environment=snapshot.environment,
         )
     return None, None
 
@@ -136,14 +134,12 @@ def _build_lookup(
     )
 
 
-def _user_required(needing: Mapping[str, Sequence[str]], identity: RunIdentity) -> EndUserError:
+def _user_required(needing: Mapping[str, Sequence[str]]) -> EndUserError:
     steps = ", ".join(dict.fromkeys(step for names in needing.values() for step in names))
     return ExternalUserRequiredError(
         "No external user ID passed, but one or more steps require it",
         fix=f"Steps that use the external user's account: {steps}. Select a user with %pduser, pass --external-user ID, "
         "or send the header x-pd-external-user-id.",
-        external_user_id=None,
-        environment=identity.environment,
     )
 
 
@@ -153,8 +149,6 @@ def _user_not_found(needing: Mapping[str, Sequence[str]], user: str, snapshot: D
         f"No matching external user ID: {user} in {snapshot.environment}",
         fix=f"{snapshot.describe_known_users}{hint} A user exists once their first account is connected: with %pduser, or "
         + snapshot.format_connect_command(next(iter(needing)), user),
-        external_user_id=user,
-        environment=snapshot.environment,
     )
 
 
@@ -168,10 +162,6 @@ def _account_not_found(
             + snapshot.format_connect_command(app, user)
             for app in missing
         ),
-        external_user_id=user,
-        environment=snapshot.environment,
-        app=missing[0],
-        steps=tuple(needing[missing[0]]),
     )
 
 

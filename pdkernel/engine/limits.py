@@ -11,7 +11,7 @@ from typing import Any
 
 from pdkernel.directive.option_values import MAX_TIMEOUT_S
 from pdkernel.encode import encode_json
-from pdkernel.errors import DefinitionError, ExportNotJSONError, PayloadLimitError, StepError
+from pdkernel.errors import DefinitionError, ExportNotJSONError, StepError
 from pdkernel.execution import Log
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.workers import StepOutcome
@@ -25,6 +25,12 @@ MAX_PROP_BYTES = 64 * 1024
 DEFAULT_MEMORY_MB = 256
 WARNING_SHARE = 0.8
 """The share of a limit at which a step logs a warning."""
+
+
+class PayloadLimitError(StepError):
+    """The event, the exports and the logs of a run together exceed the limit."""
+
+    code = "payload_limit"
 
 
 def check_props(workflow: Workflow) -> None:

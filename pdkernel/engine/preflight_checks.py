@@ -13,10 +13,16 @@ from dataclasses import replace
 from pdkernel.analysis import check_import_complete, check_packages, check_workflow, find_workflow_variables
 from pdkernel.engine.limits import check_props
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import UnsupportedError, VariableMissingError
+from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.expression import iter_templates
 from pdkernel.model import ROUND_TRIP_KEY, Workflow
 from pdkernel.workers import find_bash, find_go, find_node
+
+
+class VariableMissingError(RequestError):
+    """A step reads environment variables that are not set."""
+
+    code = "variable_missing"
 
 
 class PreflightChecks:
@@ -115,7 +121,6 @@ def check_variables(required: Mapping[str, list[str]], variables: Mapping[str, s
     plural = len(names) > 1
     raise VariableMissingError(
         f"The environment variable{'s' if plural else ''} {reads} {'are' if plural else 'is'} not set.",
-        names=names,
         fix="\n".join(f"Set it: pdkernel env set {name}" for name in names),
     )
 

@@ -163,8 +163,6 @@ class StepActions:
                 "No external user ID passed, but one or more steps require it",
                 fix=f"Step {step.name} runs at Pipedream Connect, for an external user. Select a user with %pduser, or pass "
                 "--external-user ID.",
-                external_user_id=None,
-                environment=request.environment,
             )
         for binding in apps:
             account = binding.account or await self._catalog.connect_source.fetch_newest_account(
@@ -175,10 +173,6 @@ class StepActions:
                     f"Required account for {binding.app} not found for external user ID {user} in {request.environment}",
                     fix=f"Step {step.name} runs at Pipedream Connect and needs the account there: connect it in your "
                     "product, with a Connect token of this project.",
-                    external_user_id=user,
-                    environment=request.environment,
-                    app=binding.app,
-                    steps=(step.name,),
                 )
             owner = "own" if binding.account else "external_user"
             found[binding.prop] = AccountUse(binding.prop, binding.app, account, owner)  # type: ignore[arg-type]  # one of the two

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pdkernel.encode import JsonStruct
-from pdkernel.errors import InvokeError, RequestError
+from pdkernel.errors import InternalError, RequestError
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.identity import Environment, check_external_user_id
 from pdkernel.model import JSON
@@ -30,6 +30,12 @@ PIPEDREAM_ENDPOINT_SUFFIX = ".m.pipedream.net"
 TIMEOUT_S = 60.0
 SHOWN_HEADERS = ("content-type", "location", "retry-after", "www-authenticate")
 """Response headers that are shown, besides those that begin with `x-pd-`."""
+
+
+class InvokeError(InternalError):
+    """An endpoint cannot be reached, or does not answer in time."""
+
+    code = "endpoint_unreachable"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pdkernel.errors import AccountExistsError
+from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
     Account,
@@ -51,6 +51,12 @@ _COLUMNS = (
     accounts.c.fields,
 )
 _NEWEST_FIRST = (accounts.c.created.desc(), accounts.c.number.desc())
+
+
+class AccountExistsError(RequestError):
+    """An account with that id exists already."""
+
+    code = "account_exists"
 
 
 def _build_newest_accounts_query() -> Select[Any]:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from pdkernel.clock import Clock
-from pdkernel.errors import RequestError, StoreNotFoundError
+from pdkernel.errors import RequestError
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
 from pdkernel.project.schema import store_records, stores
@@ -37,6 +37,12 @@ _MAX_SWEPT_RECORDS = 200
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 Ttl: TypeAlias = "float | int | None"
+
+
+class StoreNotFoundError(RequestError):
+    """There is no data store with that name; the message lists the stores."""
+
+    code = "store_not_found"
 
 
 @dataclass(frozen=True, slots=True)

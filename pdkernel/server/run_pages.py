@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from pdkernel.encode import encode_json
 from pdkernel.render import timeline
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
@@ -69,7 +70,7 @@ async def run_page(request: Request) -> Response:
     if execution is None:
         return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
     if "application/json" in request.headers.get("accept", ""):
-        return JSONResponse(execution.to_json(), headers=_HEADERS)
+        return Response(encode_json(execution), media_type="application/json", headers=_HEADERS)
     refresh = '<meta http-equiv="refresh" content="2">' if execution.status in _UNFINISHED else ""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

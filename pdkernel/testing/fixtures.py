@@ -150,7 +150,7 @@ def _events_at(test_folder: Path) -> MakeEvent:
         if isinstance(of, str | Path):
             path = _find(of, test_folder)
             return Event.parse(path.read_bytes(), label=path.name)
-        return Event.from_json(dict(of or {}))
+        return Event.from_value(dict(of or {}))
 
     return make
 

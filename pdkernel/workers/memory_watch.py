@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import psutil
 
-from pdkernel.errors import StepMemoryError
+from pdkernel.errors import StepError
 
 SAMPLE_INTERVAL_S = 0.5
 """Seconds between two samples, and before the first sample, if there is no limit."""
@@ -21,6 +21,12 @@ LIMITED_SAMPLE_INTERVAL_S = 0.1
 MIN_SAMPLED_DURATION_S = 0.02
 """Steps shorter than this, in seconds, are not sampled without a limit."""
 BYTES_PER_MB = 1 << 20
+
+
+class StepMemoryError(StepError):
+    """The step's processes used more memory than the workflow's settings allow."""
+
+    code = "memory"
 
 
 class MemoryWatch:

@@ -14,11 +14,17 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
-from pdkernel.errors import WorkerProtocolError
+from pdkernel.errors import StepError
 from pdkernel.model import JSON
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 """A whole number in JavaScript's safe range."""
+
+
+class WorkerProtocolError(StepError):
+    """The worker sent an invalid reply; only step code that writes to pdkernel's file descriptor causes this."""
+
+    code = "protocol"
 
 
 class ReplyError(ValueError):

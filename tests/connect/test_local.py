@@ -11,9 +11,10 @@ import pytest
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.connect import LocalDirectory
 from pdkernel.connect.registered_apps import register_app
-from pdkernel.errors import AccountExistsError, RequestError
+from pdkernel.errors import RequestError
 from pdkernel.identity import Account, Directory, ExternalUser, WouldBlockError
 from pdkernel.project import Grant, Project
+from pdkernel.project.accounts import AccountExistsError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.egress import default_mode, is_loopback, parse_policy
-from pdkernel.errors import EgressModeError
+from pdkernel.egress.outbound_policy import EgressModeError
 
 
 def test_options_after_the_mode_are_read() -> None:

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.egress import parse_policy
+from pdkernel.egress.outbound_policy import EgressModeError
 from pdkernel.egress.recorded_call import CallRedactor, RecordedCall, RecordedResponse, restore_secrets
-from pdkernel.egress.recording import RecordingFile
-from pdkernel.errors import EgressModeError, RecordingError
+from pdkernel.egress.recording import RecordingError, RecordingFile
 from tests.egress.kit import REF, TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
 URL = "https://api.example.test/things"

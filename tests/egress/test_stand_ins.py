@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pdkernel.egress import ReceivedRequest, parse_policy
+from pdkernel.egress.outbound_policy import EgressModeError
 from pdkernel.egress.stand_ins import (
     GitHubStandIn,
     GoogleSheetsStandIn,
@@ -16,7 +17,6 @@ from pdkernel.egress.stand_ins import (
     StandIn,
     select_stand_in,
 )
-from pdkernel.errors import EgressModeError
 
 GITHUB, SHEETS, OPENAI = "api.github.com", "sheets.googleapis.com", "api.openai.com"
 TOKEN = {"authorization": "Bearer a-token", "user-agent": "test"}

@@ -65,7 +65,7 @@ def test_a_lone_surrogate_is_recorded_as_it_is_sent() -> None:
 def test_the_caller_gets_only_the_first_line_of_an_end_user_error() -> None:
     """The other lines may name other users; another refusal counts as no response."""
     refused = build_refusal_response(
-        ExternalUserNotFoundError("Ada", fix="", external_user_id="ada", environment="development"),
+        ExternalUserNotFoundError("Ada", fix=""),
         "First.\nUsers: Bob.",
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.errors import AccountExistsError, RequestError
+from pdkernel.errors import RequestError
 from pdkernel.operations.accounts import connect_account
+from pdkernel.project.accounts import AccountExistsError
 
 
 def test_an_account_of_an_external_user(directory: LocalDirectory) -> None:

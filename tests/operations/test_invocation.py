@@ -6,9 +6,10 @@ import socket
 
 import pytest
 
-from pdkernel.errors import InvokeError, RequestError
+from pdkernel.errors import RequestError
 from pdkernel.operations.invocation import (
     ClientCredentials,
+    InvokeError,
     InvokeRequest,
     build_client,
     explain_missing_token,

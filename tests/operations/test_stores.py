@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.errors import StoreNotFoundError
 from pdkernel.operations.stores import list_stores, view_store
 from pdkernel.project import Project
+from pdkernel.project.data_stores import StoreNotFoundError
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.render.stores import RecordRow, StoreSummary
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from pdkernel.clock import ManualClock
-from pdkernel.errors import RequestError, StoreNotFoundError
+from pdkernel.errors import RequestError
 from pdkernel.model import JSON
 from pdkernel.project import Project, StoreRecord
-from pdkernel.project.data_stores import MAX_PAGE_RECORDS, MAX_TTL_S
+from pdkernel.project.data_stores import MAX_PAGE_RECORDS, MAX_TTL_S, StoreNotFoundError
 from pdkernel.project.schema import store_records
 from tests.project.processes import run_together, start_process
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pdkernel.errors import ExportNotJSONError, StepError, WorkerProtocolError, exit_status_of
+from pdkernel.errors import ExportNotJSONError, StepError, exit_status_of
 from pdkernel.model import JSON
 from pdkernel.workers.declarations import ComponentDescription, PropDeclaration, PropOptionsPage
 from pdkernel.workers.recorder import StepRecorder
@@ -33,6 +33,7 @@ from pdkernel.workers.replies import (
     ServiceCall,
     StoreWrite,
     Warn,
+    WorkerProtocolError,
     decode_reply,
     parse_evaluations,
 )

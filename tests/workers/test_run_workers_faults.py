@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.errors import InterpreterMissingError, WorkerProtocolError
+from pdkernel.errors import InterpreterMissingError
 from pdkernel.execution import StepResult
 from pdkernel.model import JSON, Language, Step
 from pdkernel.workers import StepRecorder, WorkerPool
+from pdkernel.workers.replies import WorkerProtocolError
 from tests.workers.conftest import Bench, OpenRun
 
 GOOD: dict[Language, str] = {

@@ -189,7 +189,7 @@ class _StoredDefinition(JsonStruct, frozen=True):
 
 def encode_definition(workflow: Workflow) -> str:
     """Encode the `deployments.definition` text of *workflow*."""
-    return json.dumps(workflow.to_json(), sort_keys=True)
+    return json.dumps(workflow.versioned_content(), sort_keys=True)
 
 
 def encode_event(

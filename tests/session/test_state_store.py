@@ -1,0 +1,97 @@
+"""The state of a notebook's session in the project's database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import ProjectError
+from pdkernel.execution import StepResult
+from pdkernel.project import Project
+from pdkernel.session.draft import ExecutedCell
+from pdkernel.session.state_store import SessionState, SessionStateStore
+from pdkernel.session.step_results import StoredResult
+
+STATE = SessionState(
+    event={"body": {"a": 1}},
+    event_name="hello",
+    external_user_id="ada",
+    environment="production",
+    pins={"one": {"$return_value": 1}},
+    results={"one": StoredResult(StepResult("one", "success", duration_ms=1.5), "print", "scope", 3)},
+    cells=(ExecutedCell("%%pdstep one", "c", "one", 1.5),),
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A new project."""
+    with Project.open(tmp_path / ".pdkernel") as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(project: Project) -> SessionStateStore:
+    """The state of one notebook."""
+    return SessionStateStore(project.notebook_states, "/work/n.ipynb")
+
+
+def test_state_is_read_as_it_was_saved(store: SessionStateStore) -> None:
+    """A saved state is read back, and so is one that is saved in the background."""
+    store.save(STATE)
+    saved = store.load()
+    store.schedule_save(SessionState.from_json({**STATE.to_json(), "event_name": "other"}))
+
+    later = store.load()
+
+    assert saved == STATE
+    assert later is not None
+    assert later.event_name == "other"
+
+
+def test_json_of_a_state() -> None:
+    """The keys of the stored state are those that earlier versions wrote."""
+    assert json.dumps(STATE.to_json()) == json.dumps(
+        {
+            "event": {"body": {"a": 1}},
+            "event_http": True,
+            "event_name": "hello",
+            "external_user_id": "ada",
+            "environment": "production",
+            "pins": {"one": {"$return_value": 1}},
+            "results": {
+                "one": {
+                    "result": StepResult("one", "success", duration_ms=1.5).to_json(),
+                    "fingerprint": "print",
+                    "scope": "scope",
+                    "order": 3,
+                }
+            },
+            "cells": [{"source": "%%pdstep one", "cell_id": "c", "name": "one", "at": 1.5}],
+        }
+    )
+
+
+def test_state_of_the_first_versions_is_read(project: Project, store: SessionStateStore) -> None:
+    """The kind of the event and the executed cells may be absent."""
+    old = {key: value for key, value in STATE.to_json().items() if key not in {"event_http", "cells"}}
+    project.notebook_states.save("/work/n.ipynb", old)
+
+    state = store.load()
+
+    assert state is not None
+    assert (state.event_http, state.cells, state.results) == (True, (), STATE.results)
+
+
+@pytest.mark.parametrize("damage", [{"pins": None}, {"results": {"one": {}}}, {"environment": "planted"}])
+def test_damaged_state_is_refused(project: Project, store: SessionStateStore, damage: dict[str, object]) -> None:
+    """A state that does not fit is an error that names the notebook and shows no value of the state."""
+    project.notebook_states.save("/work/n.ipynb", {**STATE.to_json(), **damage})
+
+    with pytest.raises(ProjectError, match=r"cannot be read \(notebooks//work/n\.ipynb/state\)") as refused:
+        store.load()
+
+    assert "planted" not in str(refused.value)
