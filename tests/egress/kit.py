@@ -335,6 +335,13 @@ def outside_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
+def closed_port() -> int:
+    """A port without a listener."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 def issue_bound_token(gateway: Gateway, ledger: Ledger, mode: str = "live", **binding: Any) -> str:
     """A new caller token, bound to a step with the outbound policy *mode*."""
     caller_token = gateway.issue_token()

@@ -1,18 +1,20 @@
-"""TCP connections without hooks and proxy variables: the operating system redirects them to the gateway."""
+"""TCP connections and datagrams of programs without hooks and proxy variables, in the sandbox."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pdkernel.egress import Gateway
-from pdkernel.egress.sandbox.detection import detect_sandbox
+from pdkernel.egress.sandbox.detection import SandboxKind, can_use_landlock, detect_sandbox
 from tests.egress.kit import Ledger, Loop, OutsideServer, node_paths, program, wait_until
-from tests.egress.sandboxed import HEAD, PLACE, TCP, python, run_sandboxed
+from tests.egress.sandboxed import HEAD, PLACE, TCP, own_address, python, run_sandboxed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
 
@@ -205,3 +207,141 @@ def test_listeners_are_closed(gateway: Gateway, bound: str) -> None:
 def open_descriptors() -> int:
     """The number of open file descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+# ── datagrams ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+SENDING = {
+    "connected": "sock.connect((HOST, PORT)); sock.send(b'x')",
+    "sendto": "sock.sendto(b'x', (HOST, PORT))",
+    "sendmsg": "sock.sendmsg([b'x'], [], 0, (HOST, PORT))",
+}
+
+
+@pytest.mark.parametrize("how", SENDING)
+def test_udp_is_refused(gateway: Gateway, bound: str, ledger: Ledger, how: str) -> None:
+    """A datagram is refused for every system call; the ledger has one row for each target."""
+    address = own_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((address, 0))
+        server.setblocking(False)
+        port = server.getsockname()[1]
+        code = f"""
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(3):
+    try:
+        {SENDING[how]}
+    except PermissionError:
+        print("refused")
+"""
+        unguarded = run_sandboxed(gateway, bound, python(code, address, port), guard=False)
+        arrived = server.recv(10)
+        while arrived and _waits(server):
+            server.recv(10)
+
+        done = run_sandboxed(gateway, bound, python(code, address, port))
+
+        assert (unguarded.stdout, arrived) == ("", b"x"), "without the guard it would arrive"
+        assert done.stdout.splitlines() == ["refused"] * 3
+        assert not _waits(server)
+    assert [(call.url, call.outcome) for call in ledger.calls] == [(f"udp://{address}:{port}", "denied")]
+    assert f"udp://{address}:{port}" in ledger.refused[0]
+
+
+def _waits(server: socket.socket) -> bool:
+    try:
+        return bool(server.recv(10, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+
+
+def test_many_datagrams_at_once_are_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """`sendmmsg`, which has no Python function, is refused too."""
+    code = """
+import ctypes, os, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+name = ctypes.create_string_buffer(struct.pack("=H", socket.AF_INET) + struct.pack("!H", PORT) + socket.inet_aton(HOST) + bytes(8), 16)
+data = ctypes.create_string_buffer(b"x", 1)
+piece = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(data), 1), 16)
+local = struct.pack("=QIIQQQQiIII", 0, 0, 0, ctypes.addressof(piece), 1, 0, 0, 0, 0, 0, 0)[:64]
+there = struct.pack("=QIIQQQQiIII", ctypes.addressof(name), 16, 0, ctypes.addressof(piece), 1, 0, 0, 0, 0, 0, 0)[:64]
+messages = ctypes.create_string_buffer(local.ljust(64, bytes(1)) + there.ljust(64, bytes(1)), 128)
+print(libc.sendmmsg(sock.fileno(), messages, 2, 0), os.strerror(ctypes.get_errno()))
+"""
+    done = run_sandboxed(gateway, bound, python(code, PLACE, 514))
+
+    assert done.stdout.split(" ", 1) == ["-1", "Permission denied\n"]
+    assert [call.url for call in ledger.calls] == [f"udp://{PLACE}:514"]
+
+
+def test_a_query_to_a_name_server_is_refused(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """A DNS datagram is refused: its name could carry data to an outside server."""
+    code = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x' * 20, (HOST, PORT))"
+
+    done = run_sandboxed(gateway, bound, python(code, PLACE, 53))
+
+    assert "PermissionError" in done.stderr
+    assert [call.url for call in ledger.calls] == [f"udp://{PLACE}:53"]
+
+
+# ── systems without a seccomp listener ──────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def locking(loop: Loop, tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway on a system without a seccomp listener."""
+    if not can_use_landlock():
+        pytest.skip("this system has no Landlock for TCP")
+    guard: SandboxKind = "landlock"
+    gateway = loop.run(Gateway.start(tmp_path, environ={}, sandbox_kind=guard))
+    yield gateway
+    loop.run(gateway.close())
+
+
+REFUSED = """
+import socket
+for make in MAKE:
+    try:
+        make()
+    except PermissionError:
+        print("refused")
+"""
+
+
+def test_landlock_refuses_every_other_port(locking: Gateway, plain_outside: OutsideServer) -> None:
+    """Without a listener, a program without proxy variables reaches no port, also not on this machine."""
+    make = f"[lambda: socket.create_connection((HOST, 80), 5), lambda: socket.create_connection(('127.0.0.1', {plain_outside.port}), 5)]"
+
+    done = run_sandboxed(locking, locking.issue_token(), python(f"import socket\nMAKE = {make}\n{REFUSED}"))
+
+    assert done.stdout.splitlines() == ["refused", "refused"]
+
+
+def test_landlock_refuses_udp(locking: Gateway) -> None:
+    """Datagrams, raw sockets and other protocols are refused; Unix sockets and TCP sockets are not."""
+    make = (
+        "[lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),"
+        " lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262), lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),"
+        " lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).sendto(b'x', 0x20000000, (HOST, 80)),"
+        " lambda: socket.socket(socket.AF_INET), lambda: socket.socketpair(), lambda: print('fine')]"
+    )
+    done = run_sandboxed(locking, locking.issue_token(), python(f"import socket\nMAKE = {make}\n{REFUSED}"))
+
+    assert done.stdout.splitlines() == ["refused"] * 5 + ["fine"]
+
+
+def test_landlock_allows_the_gateway(locking: Gateway, ledger: Ledger) -> None:
+    """The gateway answers a program that uses the proxy variables."""
+    caller_token = locking.issue_token()
+    locking.bind(caller_token, ledger.binding("deny"))
+    preamble = f'PDK1 {{"host": "api.example.test", "port": 80, "token": "{caller_token}"}}\\n'
+    code = f"import socket\nsock = socket.create_connection((HOST, PORT), 5)\nsock.sendall(b'''{preamble}{HEAD}''')\nprint(sock.recv(12).decode())"
+
+    done = run_sandboxed(locking, caller_token, python(code, "127.0.0.1", locking.port))
+
+    assert done.stdout == "HTTP/1.1 403\n"

@@ -1,21 +1,28 @@
-"""Protocols other than HTTP: passed through unread in live, refused in other modes."""
+"""Protocols other than plain HTTP: passed through unread in live, refused in other modes."""
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import trustme
 
 from pdkernel.egress import Gateway
-from tests.egress.hosts import client_context, echo, gateway_to, greet, host
+from tests.egress.hosts import Play, client_context, echo, gateway_to, greet, host, websocket
 from tests.egress.kit import (
+    PYTHON_HOOK,
     TOKEN,
     Ledger,
     Loop,
+    OutsideServer,
     issue_bound_token,
     knock,
+    node_paths,
     outside_context,
     read_all,
     read_until,
@@ -120,3 +127,202 @@ def test_tls_without_http_is_passed_on(
             sock.sendall(b"QUIT\r\n")
 
     assert greeting == b"220 ready\r\n"
+
+
+# ── TLS, WebSockets and HTTP/2 ──────────────────────────────────────────────────────────────────────────
+
+
+ASK = b"GET /ws HTTP/1.1\r\nHost: db.example.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """After the host accepts, bytes pass in both directions."""
+    with host(websocket) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "db.example.test", 80, secure=False) as sock:
+            sock.sendall(ASK)
+            head = read_until(sock, b"\r\n\r\n")
+            sock.sendall(b"ping")
+            answer = sock.recv(100)
+
+    assert head.startswith(b"HTTP/1.1 101")
+    assert answer == b"ping"
+    assert [(call.method, call.url, call.status) for call in ledger.calls] == [
+        ("GET", "http://db.example.test/ws", 101)
+    ]
+
+
+@pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
+def test_a_websocket_is_refused_in_other_modes(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
+    """In other modes the request is answered with 403."""
+    caller_token = issue_bound_token(gateway, ledger, mode.format(tmp_path))
+    with knock(gateway, caller_token, "db.example.test", 443, secure=True) as sock:
+        sock.sendall(ASK)
+        head = read_until(sock, b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 403")
+    assert b"x-pdkernel-egress: upgrade" in head
+    assert len(ledger.refused) == 1
+
+
+def test_the_name_in_the_tls_identifies_the_host(gateway: Gateway, ledger: Ledger, outside: OutsideServer) -> None:
+    """For a client that resolved the name itself, rows, policies and recordings use the name in its TLS."""
+    caller_token = issue_bound_token(gateway, ledger, "allow=slack.com")
+    project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
+    with (
+        knock(gateway, caller_token, "203.0.113.5", 443, secure=False) as plain,
+        ssl.create_default_context(cafile=project_ca).wrap_socket(plain, server_hostname="slack.com") as sock,
+    ):
+        sock.sendall(b"GET /x HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
+        answer = read_until(sock, b"\r\n")
+
+    assert answer == b"HTTP/1.1 200 OK\r\n"
+    assert [call.url for call in ledger.calls] == ["https://slack.com/x"]
+    assert len(outside.seen) == 1
+
+
+def test_a_client_that_speaks_only_http2_is_passed_through(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """The TLS of the client is not opened: it gets the host's own certificate."""
+    server = outside_context(authority)
+    server.set_alpn_protocols(["h2"])
+    with (
+        host(echo, server) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
+    ):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with (
+            knock(gateway, caller_token, "slack.com", 443, secure=False) as plain,
+            client_context(outside_ca, "h2").wrap_socket(plain, server_hostname="slack.com") as sock,
+        ):
+            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            answer = sock.recv(100)
+
+    assert answer.startswith(b"PRI *")
+    assert [(call.url, call.outcome) for call in ledger.calls] == [("https://slack.com", "sent")]
+
+
+def test_http2_behind_the_node_hook_is_passed_through(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """The hook's client sends without TLS; the gateway makes the TLS connection with the client's protocol."""
+    server = outside_context(authority)
+    server.set_alpn_protocols(["h2"])
+    chosen: list[str | None] = []
+
+    def play(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        chosen.append(sock.selected_alpn_protocol())
+        echo(sock)
+
+    with (
+        host(play, server) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
+    ):
+        gateway.bind(caller_token, ledger.binding("live"))
+        line = f'PDK1 {{"host":"slack.com","port":443,"tls":true,"alpn":["h2"],"token":"{caller_token}"}}\n'
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+            sock.sendall(line.encode() + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            answer = sock.recv(100)
+
+    assert answer.startswith(b"PRI *")
+    assert chosen == ["h2"]
+
+
+# ── mail by SMTP with STARTTLS ──────────────────────────────────────────────────────────────────────────
+
+
+PYTHON = f"""
+import importlib.util, smtplib, ssl, sys
+spec = importlib.util.spec_from_file_location("egress_hook", {str(PYTHON_HOOK)!r})
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+try:
+    with smtplib.SMTP("slack.com", 587, timeout=10) as mail:
+        mail.starttls(context=ssl.create_default_context(cafile=sys.argv[1]))
+        print(mail.ehlo()[0])
+except (OSError, smtplib.SMTPException) as error:
+    print(type(error).__name__)
+"""
+NODE = """
+import net from "node:net"; import tls from "node:tls"; import fs from "node:fs";
+const said = (socket) => new Promise((resolve, reject) => {
+  socket.once("data", (data) => resolve(String(data))); socket.once("error", reject); socket.once("close", () => reject(new Error("closed")));
+});
+try {
+  const plain = net.connect(587, "slack.com");
+  await said(plain);
+  plain.write("STARTTLS\\r\\n");
+  await said(plain);
+  plain.removeAllListeners();
+  const secure = tls.connect({ socket: plain, servername: "slack.com", ca: fs.readFileSync(process.argv[1]) });
+  await new Promise((resolve, reject) => { secure.once("secureConnect", resolve); secure.once("error", reject); });
+  secure.write("EHLO me\\r\\n");
+  console.log((await said(secure)).slice(0, 3));
+  secure.end("QUIT\\r\\n");
+} catch (error) { console.log(error.message); }
+"""
+
+
+def mail_server(context: ssl.SSLContext) -> Play:
+    """A mail server for one client: greeting, STARTTLS, and a greeting by name inside."""
+
+    def play(sock: socket.socket) -> None:
+        sock.sendall(b"220 ready\r\n")
+        while b"STARTTLS" not in (line := read_until(sock, b"\n").upper()):
+            if not line:
+                return
+            sock.sendall(b"250-hello\r\n250 STARTTLS\r\n")
+        sock.sendall(b"220 go ahead\r\n")
+        with context.wrap_socket(sock, server_side=True) as secure:
+            while (line := read_until(secure, b"\n").upper()) and not line.startswith(b"QUIT"):
+                secure.sendall(b"250 hello, in private\r\n")
+            secure.sendall(b"221 bye\r\n")
+
+    return play
+
+
+@pytest.fixture(params=["python", "node"])
+def client(request: pytest.FixtureRequest, outside_ca: Path) -> list[str]:
+    """A program that sends mail."""
+    if request.param == "python":
+        return [sys.executable, "-c", PYTHON, str(outside_ca)]
+    return [str(node_paths()["wheel"]), "--input-type=module", "-e", NODE, str(outside_ca)]
+
+
+@pytest.mark.parametrize("mode", ["live", "allow=slack.com"])
+def test_mail_is_sent_in_live(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, client: list[str], mode: str
+) -> None:
+    """The client's TLS has the mail server's own certificate; the ledger has host and port, and a note that the content was not read."""
+    with (
+        host(mail_server(outside_context(authority))) as port,
+        gateway_to(loop, tmp_path, port, meant=587) as (gateway, caller_token),
+    ):
+        gateway.bind(caller_token, ledger.binding(mode))
+        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "node")
+        done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
+
+    assert done.stdout.strip() == "250"
+    assert [(call.method, call.url, call.outcome) for call in ledger.calls] == [
+        ("CONNECT", "tcp://slack.com:587", "sent")
+    ]
+    assert "passed through unread" in (ledger.calls[0].note or "")
+
+
+@pytest.mark.parametrize(
+    "mode", ["deny", "allow=api.example.test", "record={}/a.jsonl", "replay={}/b.jsonl", "stand-in=slack"]
+)
+def test_mail_is_refused_in_other_modes(
+    loop: Loop, tmp_path: Path, ledger: Ledger, client: list[str], mode: str
+) -> None:
+    """Mail cannot be recorded or answered by a stand-in: the connection closes before the greeting, and the run gets the refusal."""
+    (tmp_path / "b.jsonl").touch()
+    with gateway_to(loop, tmp_path, 9, meant=587) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
+        environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "node")
+        done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
+
+    assert done.stdout.strip() in ("SMTPServerDisconnected", "ConnectionResetError", "closed", "read ECONNRESET")
+    assert [(call.url, call.outcome) for call in ledger.calls] == [("tcp://slack.com:587", "denied")]
+    assert "tcp://slack.com:587" in ledger.refused[0]

@@ -1,17 +1,32 @@
-"""The kernel: its start, its modules, its replies."""
+"""The kernel: its start, modules and replies, debugging, the end of steps, and two kernels on one project."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import nbformat
+import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
+from pdkernel.engine.journal import SqliteJournal
+from pdkernel.execution import Execution
+from pdkernel.model import Language
+from pdkernel.project import Project
+from pdkernel.runtimes import process_tree
+from pdkernel.session.state_store import SAVE_DELAY_S
 from pdkernel.version import VERSION
-from tests.kernel.conftest import RunningKernel
+from tests.kernel.conftest import TIMEOUT_S, RunningKernel, running_kernels, text_of
 from tests.lab_files import CHECKOUT, private_environment
 
 Start = Callable[..., RunningKernel]
@@ -118,3 +133,369 @@ def test_exported_file_is_the_cell(start_kernel: Start, tmp_path: Path, end: str
     kernel.run("%pdexport --to exported")
 
     assert (tmp_path / "exported/only/entry.py").read_bytes() == body.encode()
+
+
+# ── steps with --debug ──────────────────────────────────────────────────────────────────────────────────
+
+
+EVENT = 'open("event.json", "w").write(\'{"body": {"n": 20}}\');\n%pdevent event.json'
+CELL = """%%pdstep build --debug
+def handler(pd):
+    n = pd.steps["trigger"]["event"]["body"]["n"]
+    print("n is", n)
+    return n + 1"""
+LINE_OF_PRINT = 4
+
+
+class Debugger:
+    """The debugging side of a front end (the Debug Adapter Protocol over the control channel)."""
+
+    def __init__(self, kernel: RunningKernel) -> None:
+        self._kernel = kernel
+        self._numbers = itertools.count(1)
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """The body of the response to *command*."""
+        client = self._kernel.client
+        request = {"type": "request", "seq": next(self._numbers), "command": command, "arguments": arguments}
+        message = client.session.msg("debug_request", request)
+        client.control_channel.send(message)
+        while True:
+            reply = client.get_control_msg(timeout=TIMEOUT_S)
+            if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
+                content = reply["content"]
+                assert content.get("success"), content
+                body = content.get("body") or {}
+                assert isinstance(body, dict)
+                return body
+
+    def attach(self, cell: str, line: int) -> None:
+        """Set a breakpoint at *line* of *cell*."""
+        self.ask("initialize", clientID="test", adapterID="", linesStartAt1=True, columnsStartAt1=True, locale="en")
+        self.ask("attach")
+        path = self.ask("dumpCell", code=cell)["sourcePath"]
+        self.ask("setBreakpoints", breakpoints=[{"line": line}], source={"path": path}, sourceModified=False)
+        self.ask("configurationDone")
+
+
+@pytest.fixture
+def live_kernel(start_kernel: Start) -> RunningKernel:
+    """A kernel that allows outbound calls, with a chosen event."""
+    kernel = start_kernel("pdkernel", PDKERNEL_EGRESS="live")
+    kernel.run(EVENT)
+    return kernel
+
+
+def outputs(answers: list[dict[str, Any]]) -> str:
+    """All displayed output, as text."""
+    return "\n".join(text_of(answer) for answer in answers)
+
+
+def test_a_breakpoint_set_in_the_cell_stops_the_step(live_kernel: RunningKernel) -> None:
+    """JupyterLab's debugger stops at the cell's line, sees the step's variables, and continues."""
+    debugger = Debugger(live_kernel)
+    debugger.attach(CELL, LINE_OF_PRINT)
+    cell = live_kernel.client.execute(CELL)
+    while True:
+        message = live_kernel.client.get_iopub_msg(timeout=TIMEOUT_S)
+        if message["msg_type"] == "debug_event" and message["content"].get("event") == "stopped":
+            break
+
+    thread = message["content"]["body"]["threadId"]
+    frame = debugger.ask("stackTrace", threadId=thread)["stackFrames"][0]
+    value = debugger.ask("evaluate", expression="n * 2", frameId=frame["id"], context="repl")["result"]
+    debugger.ask("continue", threadId=thread)
+    shown = outputs(list(live_kernel.answers(cell)))
+
+    assert (frame["name"], frame["line"], value) == ("handler", LINE_OF_PRINT, "40")
+    assert "build" in shown
+    assert "n is 20" in shown
+
+
+def test_other_steps_run_while_a_debugger_is_attached(live_kernel: RunningKernel) -> None:
+    """A step without --debug runs in its worker, and the debugger is in no child process of the kernel."""
+    Debugger(live_kernel).attach(CELL, LINE_OF_PRINT)
+
+    shown = outputs(live_kernel.run("%%pdstep plain\ndef handler(pd):\n    return 'from a worker'"))
+
+    children = psutil.Process(live_kernel.manager.provisioner.pid).children(recursive=True)
+    assert "from a worker" in shown
+    assert children
+    assert [child.pid for child in children if "pydevd" in " ".join(child.cmdline())] == []
+
+
+def test_breakpoint_hides_secrets(live_kernel: RunningKernel) -> None:
+    """`breakpoint()` asks for commands in the cell; its output is redacted, and the step's output is recorded."""
+    live_kernel.run('open(".env", "w").write("TOKEN=tok-0123456789abcdef")')
+    text = '%%pdstep look --debug\nimport os\ndef handler(pd):\n    token = os.environ["TOKEN"]\n    breakpoint()\n    print("after")\n    return 1'
+    cell = live_kernel.client.execute(text, allow_stdin=True)
+    for command in ("p token", "c"):
+        assert live_kernel.client.get_stdin_msg(timeout=TIMEOUT_S)["msg_type"] == "input_request"
+        live_kernel.client.input(command)
+
+    shown = outputs(list(live_kernel.answers(cell)))
+
+    assert "tok-0123456789abcdef" not in shown
+    assert "env/TOKEN" in shown
+    assert "after" in shown
+
+
+def test_debug_is_refused_in_the_mode_deny(start_kernel: Start) -> None:
+    """Calls of the kernel itself cannot be denied, so the step does not run."""
+    kernel = start_kernel("pdkernel", PDKERNEL_EGRESS="deny")
+    kernel.run(EVENT)
+
+    shown = outputs(kernel.run(CELL))
+
+    assert "the outbound policy 'deny' does not apply" in shown
+    assert "n is 20" not in shown
+
+
+def test_the_kernel_is_unchanged_after_the_step(live_kernel: RunningKernel) -> None:
+    """Variables, folder, import path and streams are restored; later steps get the exports."""
+    look = "import os, sys, json; print(json.dumps([sorted(os.environ), os.getcwd(), sys.path, type(sys.stdout).__name__]))"
+    before = outputs(live_kernel.run(look))
+    live_kernel.run(CELL)
+    below = outputs(
+        live_kernel.run('%%pdstep below\ndef handler(pd):\n    return {"got": pd.steps["build"]["$return_value"]}')
+    )
+
+    assert json.loads(outputs(live_kernel.run(look))) == json.loads(before)
+    assert "21" in below
+
+
+def test_a_failure_is_at_the_cells_line(live_kernel: RunningKernel) -> None:
+    """A step that fails in the debugger reports the line and its locals, without frames of pdkernel."""
+    shown = outputs(live_kernel.run("%%pdstep bad --debug\nasync def handler(pd):\n    zero = 0\n    return 1 / zero"))
+
+    assert "ZeroDivisionError" in shown
+    assert "<step bad>" in shown
+    assert "zero = 0" in shown
+    assert "python_step" not in shown
+
+
+# ── the end of steps ────────────────────────────────────────────────────────────────────────────────────
+
+
+LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
+PID = re.compile(r"\| (\d+)(?: is up)?$", re.MULTILINE)
+"""The first text that a step prints: its process id."""
+TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
+"""A shell with children, a grandchild, and a child in its own session."""
+GONE_WITHIN_S = 1.0
+
+STEPS: dict[str, dict[Language, str]] = {
+    "loop": {
+        "python": "import os\ndef handler(pd):\n    print(os.getpid(), 'is up')\n    while True: pass\n",
+        "node": "export default { run() { console.log(process.pid, 'is up'); for (;;); } }",
+        "bash": "echo $$ is up; while :; do :; done",
+    },
+    "children": {
+        "python": "import os, subprocess\ndef handler(pd):\n"
+        f"    print(os.getpid(), flush=True)\n    subprocess.run('{TREE}', shell=True)\n",
+        "node": "import { spawnSync } from 'child_process';\nexport default { run() { console.log(process.pid);\n"
+        f"  spawnSync('{TREE}', {{ shell: true, stdio: 'inherit' }}) }} }}",
+        "bash": f"echo $$; {TREE}",
+    },
+}
+PROCESSES = {"loop": 1, "children": 5}
+"""The minimum number of processes of each kind of step."""
+
+NEXT: dict[Language, str] = {
+    "python": "def handler(pd):\n    return 'usable'\n",
+    "node": "export default { run() { return 'usable' } }",
+    "bash": "echo result=usable >> $PIPEDREAM_EXPORTS",
+}
+
+FIRST_THREE = (
+    "%%pdstep one\ndef handler(pd):\n    return {'from': 'python'}\n",
+    "%%pdstep two --lang node\nexport default { run({ steps, $ }) { $.export('from', 'node') } }",
+    "%%pdstep three --lang bash\necho from=bash >> $PIPEDREAM_EXPORTS",
+)
+FOURTH: dict[Language, str] = {
+    "python": "def handler(pd):\n    s = pd.steps\n"
+    "    return ' '.join([s['one']['$return_value']['from'], s['two']['from'], s['three']['from'],\n"
+    "                     s['trigger']['event']['body']['word'], pd.context['external_user_id']])\n",
+    "node": "export default { run({ steps: s, $ }) {\n"
+    "  return [s.one.$return_value.from, s.two.from, s.three.from,\n"
+    "          s.trigger.event.body.word, $.context.external_user_id].join(' ');\n} }",
+    "bash": 'jq -r \'[.one["$return_value"].from, .two.from, .three.from, .trigger.event.body.word,\n'
+    '  .trigger.context.external_user_id] | join(" ")\' "$PIPEDREAM_STEPS"',
+}
+
+
+def write_event(folder: Path) -> None:
+    """The event of every kernel here."""
+    (folder / "events").mkdir()
+    (folder / "events" / "word.json").write_text('{"method": "POST", "body": {"word": "remembered"}}')
+
+
+def start_step(kernel: RunningKernel, kind: str, language: Language) -> tuple[Iterator[str], str, set[int]]:
+    """Start a step that does not end; return its later output, its mark and its processes."""
+    cell = kernel.client.execute(f"%%pdstep forever --lang {language} --timeout 20\n{STEPS[kind][language]}")
+    shown = map(text_of, kernel.answers(cell))
+    seen: list[str] = []
+    for text in shown:
+        seen.append(text)
+        if "is up" in text and (pid := PID.search(text)):
+            mark = psutil.Process(int(pid[1])).environ()[process_tree.PROCESS_TAG_VARIABLE]
+            return shown, mark, process_tree.find_processes([], [mark])
+    raise AssertionError(f"the step ended by itself: {seen}")
+
+
+def left_of(mark: str) -> set[int]:
+    """The processes with *mark* that still exist after a second."""
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while (left := process_tree.find_processes([], [mark])) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+@pytest.fixture(scope="module")
+def interrupted_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
+    """One kernel for all interrupts, which must survive them; with a chosen event."""
+    folder = tmp_path_factory.mktemp("interrupts")
+    write_event(folder)
+    with running_kernels(folder) as start:
+        started = start("pdkernel")
+        started.run("%pdevent word")
+        yield started
+
+
+@pytest.mark.parametrize("kind", ["loop", "children"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_interrupt_ends_the_step_and_its_children(
+    interrupted_kernel: RunningKernel, language: Language, kind: str
+) -> None:
+    """An interrupt ends a step with all its processes, and its timeline shows the interrupt."""
+    shown, mark, during = start_step(interrupted_kernel, kind, language)
+
+    interrupted_kernel.manager.interrupt_kernel()
+    left = left_of(mark)
+    said = list(shown)
+
+    assert len(during) >= PROCESSES[kind]
+    assert left == set()
+    assert "cancelled" in said[-2]
+    assert "The run was cancelled while this step ran." in said[-2]
+    assert said[-1] == "Cancelled: The run was interrupted, and its workers were stopped."
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_next_cell_runs_after_an_interrupt(interrupted_kernel: RunningKernel, language: Language) -> None:
+    """The corrected step runs at once, and so do Python cells."""
+    shown, _, _ = start_step(interrupted_kernel, "loop", language)
+    interrupted_kernel.manager.interrupt_kernel()
+    list(shown)
+
+    mended = interrupted_kernel.run(f"%%pdstep forever --lang {language}\n{NEXT[language]}")
+    plain = interrupted_kernel.run("1 + 1")
+
+    assert "usable" in text_of(mended[-1])
+    assert "success" in text_of(mended[-1])
+    assert [text_of(each) for each in plain] == ["2"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_kill_9_of_the_kernel_leaves_no_process_of_the_step(
+    start_kernel: Start, tmp_path: Path, language: Language
+) -> None:
+    """A killed kernel ends the running step, including grandchildren in other sessions."""
+    write_event(tmp_path)
+    kernel = start_kernel("pdkernel")
+    kernel.run("%pdevent word")
+    _, mark, during = start_step(kernel, "children", language)
+
+    os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
+    left = left_of(mark)
+
+    assert len(during) >= PROCESSES["children"]
+    assert left == set()
+
+
+@pytest.mark.parametrize("now", [True, False], ids=["killed", "asked to end"])
+def test_kernel_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path, now: bool) -> None:
+    """If a kernel ends during a step, the folder with the inputs of its steps is removed."""
+    write_event(tmp_path)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    kernel = start_kernel("pdkernel", TMPDIR=str(temporary))
+    kernel.run("%pdevent word")
+    start_step(kernel, "loop", "bash")
+    during = list(temporary.rglob("steps.json"))
+
+    kernel.manager.shutdown_kernel(now=now)
+    deadline = time.monotonic() + 10
+    while (left := list(temporary.glob("pdkernel-*"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert len(during) == 1
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
+    """A saved notebook's kernel, restarted after three steps ran as ada."""
+    folder = tmp_path_factory.mktemp("restart")
+    write_event(folder)
+    cells = [new_code_cell(source) for source in FIRST_THREE]
+    nbformat.write(new_notebook(cells=cells), folder / "work.ipynb")
+    with running_kernels(folder) as start:
+        kernel = start("pdkernel", JPY_SESSION_NAME=str(folder / "work.ipynb"))
+        kernel.run("%pduser ada")
+        kernel.run("%pdevent word")
+        for cell in FIRST_THREE:
+            kernel.run(cell)
+        time.sleep(10 * SAVE_DELAY_S)  # a user's restart comes later than the kernel's save
+        kernel.manager.restart_kernel(now=True)
+        kernel.client.wait_for_ready(timeout=60)
+        yield kernel
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_restarted_kernel_runs_step_4_without_the_three_above(restarted: RunningKernel, language: Language) -> None:
+    """Event, external user and exports survive the kernel: a step of any language sees the exports of every language."""
+    shown = restarted.run(f"%%pdstep four_{language} --lang {language}\n{FOURTH[language]}")
+
+    assert "python node bash remembered ada" in text_of(shown[-1])
+
+
+# ── two kernels on one project ──────────────────────────────────────────────────────────────────────────
+
+
+RUNS = 12
+STEP = "%%pdstep {name}\ndef handler(pd):\n    return pd.steps['trigger']['event']['body']['n'] * 2\n"
+RUN = "for _ in range({runs}):\n    get_ipython().run_line_magic('pdrun', '')\n"
+
+
+async def history(folder: Path) -> list[Execution]:
+    """Every execution of the project, after reopening it."""
+    with Project.open(folder) as project:
+        assert project.sqlite_path is not None
+        journal = SqliteJournal.open(project.sqlite_path)
+        found = await journal.list_executions(limit=1000)
+        await journal.close()
+    return found
+
+
+async def test_two_kernels_on_one_project_keep_both_histories(start_kernel: Start, tmp_path: Path) -> None:
+    """Two kernels run steps at the same time without waiting for each other, and every execution is stored."""
+    (tmp_path / "events").mkdir()
+    for number in (1, 2):
+        (tmp_path / "events" / f"e{number}.json").write_text(json.dumps({"body": {"n": number}}))
+    kernels = [start_kernel("pdkernel", PDKERNEL_NOTEBOOK=f"work{number}.ipynb") for number in (1, 2)]
+    for number, kernel in enumerate(kernels, 1):
+        kernel.run(f"%%pdworkflow\nname: work {number}")
+        kernel.run(STEP.format(name=f"double{number}"))
+        kernel.run(f"%pdevent e{number}")
+
+    running = [kernel.client.execute(RUN.format(runs=RUNS)) for kernel in kernels]
+    said = [list(kernel.answers(cell)) for kernel, cell in zip(kernels, running, strict=True)]
+
+    found = await history(tmp_path / ".pdkernel")
+    assert [text_of(each) for answers in said for each in answers if each["type"] == "error"] == []
+    for number in (1, 2):
+        own = [execution for execution in found if execution.workflow == f"work {number}"]
+        assert len(own) == RUNS
+        assert {execution.status for execution in own} == {"success"}
+        assert [execution.step(f"double{number}").return_value for execution in own] == [2 * number] * RUNS

@@ -1,11 +1,13 @@
-"""The readiness matrix, compared with a hand-written table and with real runs of generated workflows."""
+"""The readiness matrix, compared with a hand-written table, with real runs and with calls of endpoints."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +28,7 @@ from pdkernel.readiness import build_matrix, preview_lookup
 from pdkernel.render.matrix import MatrixCell, ReadinessMatrix
 from tests.builders import a_workflow, an_event, go_step, node_step, python_step
 from tests.engine.conftest import Run
+from tests.server.site import Site, site_of
 
 Connect = Callable[..., str]
 Settle = Callable[[RunRequest], Execution]
@@ -174,7 +177,7 @@ async def test_the_preview_equals_the_record_of_a_run(project: Project, connect:
 # ── against real runs ──────────────────────────────────────────────────────────────
 
 APPS = ("slack", "github", "notion")
-ENVIRONMENTS = ("development", "production")
+ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
 USERS = ("ada", "grace", "joan")
 
 
@@ -343,3 +346,68 @@ class Faulty(LocalDirectory):
             return list(super().newest_accounts(users, environment, apps, limit=limit))[::-1]
         found = super().newest_accounts(users, environment, APPS, limit=limit)
         return [replace(account, app=app) for account in found for app in apps]
+
+
+# ── against calls of endpoints ──────────────────────────────────────────────────────────────────────────
+
+
+CALLERS = (*USERS, "stranger")
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_response_equals_the_matrix(tmp_path: Path, seed: int) -> None:
+    """For generated accounts and workflows, a ready cell gives 200, an error cell 400 with the same message."""
+    chance = random.Random(seed)
+    workflows = [_workflow(f"W{number}", chance) for number in range(4)]
+    async with site_of(tmp_path, *workflows) as site:
+        _connect(site, chance)
+        site.context.project.set_plan("free" if seed % 2 else "business")
+        told, got = [], []
+        for workflow in workflows:
+            for environment in ENVIRONMENTS:
+                for row in _matrix_of_site(site, workflow, environment):
+                    told.append((workflow.name, environment, row[0], *_expected(row[1])))
+                    got.append(
+                        (workflow.name, environment, row[0], *await _called(site, workflow, environment, row[0]))
+                    )
+
+    assert got == told
+    assert len({status for *_, status, _ in told}) == 2
+
+
+def _workflow(name: str, chance: random.Random) -> Workflow:
+    steps = [
+        python_step(f"s{number}", options=" ".join(f"--app {app}" for app in chance.sample(APPS, chance.randrange(3))))
+        for number in range(chance.randrange(1, 3))
+    ]
+    answer = python_step("answer", "pd.respond({'status': 200, 'body': 'done'})")
+    return a_workflow(*steps, answer, name=name, response="custom")
+
+
+def _connect(site: Site, chance: random.Random) -> None:
+    for user in USERS:
+        for environment in ENVIRONMENTS:
+            for app in APPS if user == "ada" else chance.sample(APPS, chance.randrange(len(APPS) + 1)):
+                site.directory.add_account(
+                    app=app,
+                    credentials={"oauth_access_token": "a-token-of-a-test"},
+                    external_user_id=user,
+                    environment=environment,
+                )
+
+
+def _matrix_of_site(site: Site, workflow: Workflow, environment: Environment) -> list[tuple[str, MatrixCell]]:
+    catalog = Catalog.for_project(site.context.project, environ={})
+    table = build_matrix(workflow, directory=site.directory, catalog=catalog, environment=environment, users=CALLERS)
+    return [(row.external_user or "", row.workflow_cell) for row in table.rows]
+
+
+def _expected(cell: MatrixCell) -> tuple[int, str]:
+    # the rest of the text names other users and is only in the record
+    return (400, cell.message) if cell.state == "error" else (200, "done")
+
+
+async def _called(site: Site, workflow: Workflow, environment: str, user: str) -> tuple[int, str]:
+    headers = {"x-pd-external-user-id": user, "x-pd-environment": environment}
+    answer = await site.http.post(site.path(workflow.name), json={}, headers=headers)
+    return answer.status_code, answer.text
