@@ -23,6 +23,7 @@ extensions = [
     "generated_reference",
 ]
 exclude_patterns = ["_build"]
+smartquotes = False  # `--option` keeps its dashes
 default_role = "code"  # docstrings and help texts mark code with one backtick
 
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -33,6 +33,8 @@ from pdkernel.directive import STEP_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pdkernel"
+MIN_WORDS = 3
+"""A message with fewer words of its own is not listed."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -106,7 +108,10 @@ def _argument(action: argparse.Action) -> str:
     if not action.option_strings:
         return "|".join(action.choices) if action.choices else str(action.metavar or action.dest).upper()
     option = action.option_strings[-1]
-    return option if action.nargs == 0 else f"{option} {action.metavar or action.dest.upper()}"
+    if action.nargs == 0:
+        return option
+    metavar = action.metavar or action.dest.upper()
+    return f"{option} {metavar if isinstance(metavar, str) else ' '.join(metavar)}"
 
 
 def _docstring(function: Any) -> str:
@@ -173,6 +178,8 @@ def _raised() -> dict[type, list[tuple[str, str]]]:
             message = _template(node.args[0])
             if not (isinstance(each, type) and issubclass(each, errors.PdkernelError)) or not message:
                 continue
+            if len(re.findall(r"\b[a-z]+\b", message)) < MIN_WORDS:
+                continue  # the text is in the values
             fix = next((_template(word.value) or "" for word in node.keywords if word.arg == "fix"), "")
             pairs = found.setdefault(each, [])
             if (message, fix) not in pairs:
