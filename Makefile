@@ -1,6 +1,8 @@
 # make lab    set up, then JupyterLab on the quickstart
 # make demo   the same job in the terminal
 # make test   set up, then every check and every test
+# make dev    set up for changes: the checks and most tests, without Go, PostgreSQL and Chromium
+# make t M=shape  the tests of one package
 # make docs   the documentation in docs/_build/html; a warning is an error
 # make slow   the properties with many more examples than `make test` takes, and `make fuzz`
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
@@ -21,7 +23,7 @@ SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test docs slow fuzz actions conformance contract bench chromium clean
+.PHONY: lab demo test dev t docs slow fuzz actions conformance contract bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -38,6 +40,11 @@ test: .venv/.test chromium
 	$(SPHINX)
 	$(BIN)/pytest -n 2 -m "not browser"
 	$(BIN)/pytest -m browser
+
+dev: .venv/.dev
+
+t: .venv/.dev
+	$(BIN)/pytest --tb=short tests/$(M)
 
 docs: .venv/.test
 	$(SPHINX)
@@ -68,6 +75,10 @@ bench: .venv/.test
 # the kernel and the Lab extension are copied on install: their files are part of the stamp
 .venv/.lab: pyproject.toml $(shell find pdkernel/kernel -type f -not -name '*.pyc') | .venv/bin/python
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[node]'
+	touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	touch $@
 
 .venv/.test: .venv/.lab

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,25 @@ def matches(shown: str, actual: str) -> bool:
     return re.fullmatch(pattern, f"{normalise(actual)}\n" if actual.strip() else "") is not None
 
 
+def merge(shown: str, actual: str) -> str:
+    """*actual* with the `...` lines of *shown* where they were; all of *actual* if that is not its output."""
+    before, after = shown.splitlines(), actual.rstrip().splitlines()
+    lines: list[str] = []
+    compared = SequenceMatcher(None, [normalise(each) for each in before], [normalise(each) for each in after], False)
+    for kind, start, end, first, last in compared.get_opcodes():
+        old, new = before[start:end], after[first:last]
+        if kind == "equal":
+            lines += old
+        elif "..." in old:
+            head = old.index("...")
+            tail = len(old) - 1 - max(place for place, line in enumerate(old) if line == "...")
+            lines += [*new[:head], "...", *new[max(head, len(new) - tail) :]]
+        else:
+            lines += new
+    merged = "\n".join(lines) + "\n" if lines else ""
+    return merged if matches(merged, actual) else ensure_newline(actual)
+
+
 class Reader:
     """Follows a page in a folder of its own."""
 
@@ -219,7 +239,7 @@ class Reader:
             output = self._run_command(self._own(command.replace("\n> ", "\n")), shown)
             self.remember(shown, output)
             output = self._as_shown(output)
-            lines.append(f"$ {command}\n{shown if matches(shown, output) else ensure_newline(output)}")
+            lines.append(f"$ {command}\n{shown if matches(shown, output) else merge(shown, output)}")
         return "".join(lines)
 
     def _run_command(self, command: str, shown: str) -> str:
