@@ -1,6 +1,9 @@
 # make lab    set up, then JupyterLab on the quickstart
 # make demo   the same job in the terminal
 # make test   set up, then every check and every test
+# make dev    set up for changes: the checks and most tests, without Go, PostgreSQL and Chromium
+# make t M=shape  the tests of one package
+# make docs   the documentation in docs/_build/html; a warning is an error
 # make slow   the properties with many more examples than `make test` takes, and `make fuzz`
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
@@ -15,10 +18,12 @@ PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests
 
 FUZZ ?= 50000
 
+SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test slow fuzz actions conformance contract bench chromium clean
+.PHONY: lab demo test dev t docs slow fuzz actions conformance contract bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -32,8 +37,18 @@ test: .venv/.test chromium
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate -q tests
+	$(SPHINX)
 	$(BIN)/pytest -n 2 -m "not browser"
 	$(BIN)/pytest -m browser
+
+dev: .venv/.dev
+
+t: .venv/.dev
+	$(BIN)/pytest --tb=short tests/$(M)
+
+docs: .venv/.test
+	$(SPHINX)
+	@echo "docs/_build/html/index.html"
 
 slow: .venv/.test fuzz
 	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)
@@ -60,6 +75,10 @@ bench: .venv/.test
 # the kernel and the Lab extension are copied on install: their files are part of the stamp
 .venv/.lab: pyproject.toml $(shell find pdkernel/kernel -type f -not -name '*.pyc') | .venv/bin/python
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[node]'
+	touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	touch $@
 
 .venv/.test: .venv/.lab

@@ -28,6 +28,8 @@ from pdkernel.cli import (
 )
 from pdkernel.cli.app import pdkernel
 
+__all__ = ["COMMAND_MODULES", "main", "pdkernel"]
+
 COMMAND_MODULES = (
     actions,
     apps,

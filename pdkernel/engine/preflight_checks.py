@@ -1,7 +1,8 @@
 """
 Checks that refuse a run before its first step, independent of its external user.
 
-The order is: the workflow's code, unsupported features (the README lists them), interpreters, environment variables.
+The order is: the workflow's code, unsupported features (listed in docs/reference/parity.md), interpreters,
+environment variables.
 `account_lookup` checks the external user and the accounts.
 """
 

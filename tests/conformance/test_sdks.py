@@ -12,7 +12,7 @@ from tests.conformance.sdks import GATE, Sdk
 
 pytestmark = pytest.mark.registry
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sdks.md"
 ABSENT = {
     ("@pipedream/sdk", "1.8.0"): {"users", "private_key"},
     ("@pipedream/sdk", "3.1.6"): {"private_key"},
@@ -33,11 +33,11 @@ def test_sdk(driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
     assert list(outcomes) == list(CHECKS)
 
 
-def test_the_readme_has_the_table() -> None:
-    """The README states the same results as the test."""
+def test_the_documentation_has_the_table() -> None:
+    """The documentation states the same results as the test."""
     results = [(sdk, {name: _promised(sdk, name) for name in CHECKS}) for sdk in GATE]
 
-    assert table(results) in README.read_text(encoding="utf-8")
+    assert table(results) in PAGE.read_text(encoding="utf-8")
 
 
 def _promised(sdk: Sdk, name: str) -> Outcome:
