@@ -170,7 +170,7 @@ class TestRerun:
             try:
                 urllib.request.urlopen(f"http://hooks.example.test/{n}")
             except OSError:
-                pass  # nobody stands in
+                pass  # no stand-in listens
             if n < 2:
                 pd.flow.rerun(0)
             """

@@ -1,14 +1,28 @@
-"""Facts about the structure: no import circles, replaced names stay away, prose names its subject."""
+"""Facts about the structure: imports, names, prose, the places of tests, and the length of modules."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pdkernel"
+TESTS = ROOT / "tests"
+WHOLE_PRODUCT = ("benchmarks/", "browser/", "checklist/", "conformance/", "product/", "server/fuzz/", "sweep/")
+"""Folders of tests that concern no single module."""
+NOT_MIRRORED = {"server/link/test_oauth_callback.py", "server/link/test_origins.py"}
+"""Test files of a module in another package."""
+MAX_LINES = 400
+TOO_LONG = {"errors.py"}
+"""Modules that exceed `MAX_LINES`: every error of the package is in one module, so that codes and messages are comparable."""
+RIDDLES_ALLOWED = {"connect", "server"}
+"""Folders of tests whose titles and comments are not rewritten yet."""
 
 GONE = [
     "Again",
@@ -164,16 +178,102 @@ def test_renamed_packages_do_not_come_back() -> None:
 
 
 RIDDLE = re.compile(r"^\s*(?:\"\"\")?Knows\b|\bKnows (?:nothing|no)\b|\b(?:nobody|somebody|whoever)\b", re.IGNORECASE)
+NEGATED_NOUN = re.compile(r"(?<![Tt]here )\b(?:is|are|was|were) (?:no(?! longer\b| more\b)|none)\b")
+"""`is no URL`, `is none`, without `there is no file`."""
+
+
+def package_lines() -> Iterator[tuple[str, str]]:
+    """Every line of the package's sources, by its place."""
+    for ending in ("*.py", "*.mjs", "*.go"):
+        for file in sorted(PACKAGE.rglob(ending)):
+            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+                yield f"{file.relative_to(ROOT)}:{number}", line.strip()
 
 
 def test_prose_names_its_subject() -> None:
     """Docstrings, comments and messages have no "Knows ...", "nobody", "somebody" or "whoever"."""
-    files = [file for ending in ("*.py", "*.mjs", "*.go") for file in PACKAGE.rglob(ending)]
-    lines = {
-        f"{file.relative_to(ROOT)}:{number}": line.strip()
-        for file in files
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if RIDDLE.search(line)
+    assert [place for place, line in package_lines() if RIDDLE.search(line)] == []
+
+
+def test_prose_negates_verbs() -> None:
+    """Docstrings, comments and messages say "is not a URL", and not "is no URL" or "is none"."""
+    assert [place for place, line in package_lines() if NEGATED_NOUN.search(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("The address is no URL.", True),
+        ("The steps are none of these.", True),
+        ("There is no such file.", False),
+        ("the folder, if there are no files", False),
+        ("The user is no longer in the project.", False),
+        ("if url is None:", False),
+    ],
+)
+def test_negated_nouns_are_found(line: str, expected: bool) -> None:
+    """The search for negated nouns ignores "there is no", "no longer" and `is None`."""
+    assert bool(NEGATED_NOUN.search(line)) == expected
+
+
+def prose(file: Path) -> Iterator[str]:
+    """Lines of the docstrings and comments of *file*; the data of a test is not prose."""
+    source = file.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from node.value.value.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def test_prose_of_tests_names_its_subject() -> None:
+    """Docstrings, comments and names of tests have no riddles, and docstrings and comments no negated nouns."""
+    found = []
+    for file in sorted(TESTS.rglob("*.py")):
+        if file.relative_to(TESTS).parts[0] in RIDDLES_ALLOWED or file == Path(__file__):
+            continue
+        lines = [line.strip() for line in prose(file) if RIDDLE.search(line) or NEGATED_NOUN.search(line)]
+        lines += [name for name in identifiers(file) if RIDDLE.search(name.replace("_", " "))]
+        found += [(file.relative_to(TESTS).as_posix(), line) for line in lines]
+
+    assert found == []
+
+
+def module_of(test: Path) -> Path | None:
+    """The module or package that *test* is named after: `test_MODULE.py`, or `test_MODULE_ASPECT.py` for a part of it."""
+    folder = PACKAGE / test.parent.relative_to(TESTS)
+    words = test.stem.removeprefix("test_").split("_")
+    for count in range(len(words), 0, -1):
+        name = "_".join(words[:count])
+        for path in (folder / f"{name}.py", folder / name):
+            if path.exists():
+                return path
+    return folder if words == [folder.name] else None
+
+
+def test_tests_mirror_the_package() -> None:
+    """A test file is in the folder of the module's package and is named after the module."""
+    stray = {
+        name
+        for file in TESTS.rglob("test_*.py")
+        if not (name := file.relative_to(TESTS).as_posix()).startswith(WHOLE_PRODUCT) and module_of(file) is None
     }
 
-    assert lines == {}
+    assert stray <= NOT_MIRRORED
+
+
+def test_no_module_of_the_package_is_named_like_a_test() -> None:
+    """The package has no module `test_*.py`, which a reader and pytest would take for a test."""
+    assert [*PACKAGE.rglob("test_*.py")] == []
+
+
+def test_modules_are_short() -> None:
+    """No module of the package exceeds the maximum number of lines."""
+    too_long = {
+        file.relative_to(PACKAGE).as_posix()
+        for file in PACKAGE.rglob("*.py")
+        if len(file.read_text(encoding="utf-8").splitlines()) > MAX_LINES
+    }
+
+    assert too_long <= TOO_LONG
