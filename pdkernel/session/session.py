@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_context import build_trigger_context
@@ -294,7 +296,9 @@ class Session(NotebookState):
         )
         # a relative path: the saved notebook should not contain paths of this machine
         return (
-            replace(proof, folder=str(folder.relative_to(self.folder))) if folder.is_relative_to(self.folder) else proof
+            msgspec.structs.replace(proof, folder=str(folder.relative_to(self.folder)))
+            if folder.is_relative_to(self.folder)
+            else proof
         )
 
     def build_steps_value(self) -> dict[str, Any]:
