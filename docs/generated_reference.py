@@ -299,6 +299,16 @@ def layer_rows() -> list[list[str]]:
     return [re.split(r"\s*[|:]\s*", layer) for layer in layers]
 
 
+def packages_table() -> str:
+    """Each package of the layers with the first line of its docstring."""
+    rows = []
+    for name in (name for layer in layer_rows() for name in layer):
+        file = PACKAGE / name / "__init__.py" if (PACKAGE / name).is_dir() else PACKAGE / f"{name}.py"
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        rows.append([code(name), escape(re.split(r"\n\n", text)[0])])
+    return table(["package", "responsibility"], rows)
+
+
 def layers_picture() -> str:
     """The layers as an SVG picture."""
     width, gap, height, per_row = 760, 8, 30, 6
@@ -385,6 +395,7 @@ DIRECTIVES: dict[str, Callable[[], str]] = {
     "generated-errors": error_classes,
     "generated-schema": schema,
     "generated-option-variables": option_variables,
+    "generated-packages": packages_table,
 }
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from docs.generated_reference import error_classes, layer_rows, layers_picture, magics, option_variables, schema
+from docs.generated_reference import (
+    error_classes,
+    layer_rows,
+    layers_picture,
+    magics,
+    option_variables,
+    packages_table,
+    schema,
+)
 from pdkernel import errors
 from tests.docs_pages import WITH_OUTPUT, Block, Reader, matches, merge, read_blocks, reader
 from tests.npm_registry import npm_registry
@@ -17,7 +25,7 @@ from tests.wheels import WheelFolder
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("**/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("**/*.md"))]
 UPDATE = os.environ.get("PDKERNEL_UPDATE") == "1"
 MAX_NOT_RUN = 12
 PACKAGE = ROOT / "pdkernel"
@@ -198,9 +206,25 @@ def test_schema_table_has_every_key() -> None:
 
 
 def test_layer_picture_is_the_contract() -> None:
-    """The picture has the packages of the import contract, the highest layer first."""
-    rows, picture = layer_rows(), layers_picture()
+    """The picture and the table have the packages of the import contract, the highest layer first."""
+    rows, picture, table = layer_rows(), layers_picture(), packages_table()
 
     assert rows[0] == ["kernel"]
     assert {"errors", "model"} <= set(rows[-1])
     assert [name for row in rows for name in row if f">{name}</text>" not in picture] == []
+    assert [name for row in rows for name in row if not re.search(rf"^\| `{name}` \| \S", table, re.MULTILINE)] == []
+
+
+def test_readme_is_short() -> None:
+    """The README has at most 150 lines."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda page: page.stem
+)
+def test_links_of_pages_outside_the_documentation_lead_to_files(page: Path) -> None:
+    """Each relative link of the page is a file of the checkout; Sphinx checks the links inside `docs/`."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+
+    assert [link for link in links if not (ROOT / link).is_file()] == []

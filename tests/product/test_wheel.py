@@ -19,7 +19,9 @@ from build import ProjectBuilder
 from pdkernel.version import VERSION
 
 ROOT = Path(__file__).parents[2]
-NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(".git", ".venv", ".pdkernel", ".*_cache", "__pycache__", "dist", "build")
+NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(
+    ".git", ".venv", ".pdkernel", ".*_cache", "__pycache__", "dist", "build", "_build"
+)
 SHARED = f"pdkernel-{VERSION}.data/data/share/jupyter"
 NEEDED = {
     "pdkernel/__main__.py",
