@@ -15,7 +15,7 @@ const MAX_FRAMES = 15;
 const RUNTIME_FOLDER_URL = new URL(".", import.meta.url).href;
 /** The URL of the built-in actions. Their errors are about props, so their frames are hidden. */
 const BUILT_IN = new URL("../../actions/builtin/", import.meta.url).href;
-const NOT_BOTH = "A step cannot use both import and require. Write `import name from \"package\"`.";
+const NOT_BOTH = "A step with import or export cannot use require, module or exports. Write `import name from \"package\"`.";
 /** @type {Record<string, string>} */
 const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT_BOTH, "exports is not defined": NOT_BOTH };
 
