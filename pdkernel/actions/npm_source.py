@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pdkernel.actions.action_reference import ActionReference, get_app_slug, version_sort_key
+from pdkernel.actions.action_reference import ActionReference, version_sort_key
 from pdkernel.actions.component import (
     Component,
     ComponentHeader,
@@ -26,6 +26,7 @@ from pdkernel.actions.lock import ActionsLock
 from pdkernel.actions.version_search import VersionSearch
 from pdkernel.encode import decode_json, encode_json
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ProjectError
+from pdkernel.model import get_app_slug
 
 ProgressCallback = Callable[[str], None]
 

@@ -6,10 +6,10 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
 from pdkernel.connect.sdk import JsonObject, to_json_object
 from pdkernel.identity import Account, Environment
 
-ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # a name, not a token
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -10,6 +10,8 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
+
 BuildAuthHeaders = Callable[[Mapping[str, str]], dict[str, str]]
 """Builds authentication headers from credentials. Raises `KeyError` if a credential is missing."""
 
@@ -51,7 +53,7 @@ def _basic(user: str, password: str) -> BuildAuthHeaders:
     return headers
 
 
-_TOKEN = bearer_auth("oauth_access_token")
+_TOKEN = bearer_auth(ACCESS_TOKEN_FIELD)
 _KEY = bearer_auth("api_key")
 _GOOGLE = AppApi(("*.googleapis.com",), _TOKEN)
 _GRAPH = AppApi(("graph.microsoft.com",), _TOKEN)
@@ -95,5 +97,5 @@ APP_APIS: Mapping[str, AppApi] = {
 
 def default_auth_headers(credentials: Mapping[str, str]) -> dict[str, str]:
     """Headers for an app that is not listed: token or key as a bearer token. Raises `KeyError` if both are missing."""
-    field = "oauth_access_token" if "oauth_access_token" in credentials else "api_key"
+    field = ACCESS_TOKEN_FIELD if ACCESS_TOKEN_FIELD in credentials else "api_key"
     return bearer_auth(field)(credentials)

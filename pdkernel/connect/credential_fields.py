@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-OAUTH_FIELDS = ("oauth_access_token",)
+ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # a name, not a token
+OAUTH_FIELDS = (ACCESS_TOKEN_FIELD,)
 API_KEY_FIELDS = ("api_key",)
-DEFAULT_FIELDS = ("oauth_access_token", "api_key")
+DEFAULT_FIELDS = (ACCESS_TOKEN_FIELD, "api_key")
 """Names for an app that is not listed."""
 
 FIELDS_BY_APP: Mapping[str, tuple[str, ...]] = {

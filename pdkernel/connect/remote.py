@@ -15,7 +15,6 @@ from datetime import datetime
 
 from pdkernel.clock import Clock
 from pdkernel.connect.account_parsing import (
-    ACCESS_TOKEN_FIELD,
     has_withheld_credentials,
     is_oauth,
     parse_account,
@@ -23,7 +22,7 @@ from pdkernel.connect.account_parsing import (
 )
 from pdkernel.connect.cache import TTLCache
 from pdkernel.connect.client import ConnectClient
-from pdkernel.connect.credential_fields import guess_credential_fields
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, guess_credential_fields
 from pdkernel.connect.local import LocalDirectory
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk

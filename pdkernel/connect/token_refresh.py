@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
 from pdkernel.connect.oauth import OAuthTokens, ProviderError, refresh_tokens
 from pdkernel.connect.oauth_providers import find_provider
 from pdkernel.identity import Account, Credentials
@@ -18,7 +19,6 @@ from pdkernel.project import Grant, Project
 
 REFRESH_MARGIN = timedelta(minutes=5)
 """A token is refreshed this long before it expires, so that a run that starts now can finish with it."""
-ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a field's name
 _MAX_WAIT_S = 20.0
 
 _log = logging.getLogger(__name__)

@@ -45,8 +45,6 @@ from pdkernel.redaction.secret_patterns import redact_url
 if TYPE_CHECKING:
     from pdkernel.egress.network_backend import Opened
 
-_PORTS = {"http": 80, "https": 443}
-
 
 class CallRouter:
     """

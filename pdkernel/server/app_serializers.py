@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from pdkernel.connect.credential_fields import FIELDS_BY_APP
+from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, FIELDS_BY_APP
 from pdkernel.connect.oauth_providers import find_provider
 from pdkernel.engine.run_context import derive_id
 from pdkernel.server.app_context import LinkContext
 
-_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a credential's name
 _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "database", "subdomain", "base_url"})
 """Credentials that forms show in plain text."""
 
@@ -33,7 +32,7 @@ def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
     """Serialize an app, with every field that an SDK requires (`scope_profiles` in Python)."""
     name = format_app_name(slug)
     known = FIELDS_BY_APP.get(slug) or context.directory.credential_fields(slug)
-    is_oauth = find_provider(context.project, slug) is not None or _TOKEN_FIELD in known
+    is_oauth = find_provider(context.project, slug) is not None or ACCESS_TOKEN_FIELD in known
     fields = [] if is_oauth else [_field(field) for field in context.directory.credential_fields(slug)]
     return {
         "id": derive_app_id(slug),
