@@ -23,6 +23,9 @@ PIPEDREAM_API_URL = "https://api.pipedream.com"
 PIPEDREAM_ENDPOINT_DOMAIN = "m.pipedream.net"
 """Endpoints of the platform are `https://{key}.m.pipedream.net`."""
 
+ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # a name, not a token
+"""The name of the access token in the credentials of an OAuth account."""
+
 MAX_EXTERNAL_USER_ID_CHARACTERS = 250
 """Characters in an external user id (Connect API documentation)."""
 

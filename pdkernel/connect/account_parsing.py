@@ -6,9 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
 from pdkernel.connect.sdk import JsonObject, to_json_object
-from pdkernel.identity import Account, Environment
+from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Environment
 
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # a name, not a token
+from pdkernel.identity import ACCESS_TOKEN_FIELD
+
 OAUTH_FIELDS = (ACCESS_TOKEN_FIELD,)
 API_KEY_FIELDS = ("api_key",)
 DEFAULT_FIELDS = (ACCESS_TOKEN_FIELD, "api_key")

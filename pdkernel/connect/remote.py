@@ -22,12 +22,13 @@ from pdkernel.connect.account_parsing import (
 )
 from pdkernel.connect.cache import TTLCache
 from pdkernel.connect.client import ConnectClient
-from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, guess_credential_fields
+from pdkernel.connect.credential_fields import guess_credential_fields
 from pdkernel.connect.local import LocalDirectory
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import (
+    ACCESS_TOKEN_FIELD,
     DEFAULT_ENVIRONMENT,
     ENVIRONMENTS,
     Account,

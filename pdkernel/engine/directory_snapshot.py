@@ -12,8 +12,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from pdkernel.clock import format_iso
-from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
-from pdkernel.identity import Account, Directory, Environment, Plan
+from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Directory, Environment, Plan
 from pdkernel.lookup import MAX_CANDIDATES, AccountCandidate
 from pdkernel.model import AppBinding
 

@@ -11,13 +11,16 @@ import logging
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from pdkernel.encode import JsonStruct
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
-from pdkernel.project import NotebookStateTable
 from pdkernel.session.draft import ExecutedCell
 from pdkernel.session.step_results import StoredResult
+
+if TYPE_CHECKING:
+    from pdkernel.project import NotebookStateTable
 
 _log = logging.getLogger(__name__)
 _WRITER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-kept")
