@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Self, TypeVar
@@ -11,6 +12,9 @@ import msgspec
 import orjson
 
 T = TypeVar("T")
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair: valid in the texts of JSON and Python, and not encodable as UTF-8."""
 
 
 def encode_json(value: object) -> bytes:

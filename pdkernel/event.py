@@ -6,6 +6,7 @@ The module also parses JSON typed by a person and masks secret headers.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -19,6 +20,7 @@ from typing import Any, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pdkernel.errors import EventError
+from pdkernel.files import BYTE_ORDER_MARK
 from pdkernel.model import JSON
 from pdkernel.redaction.secret_patterns import is_masked_header
 
@@ -26,6 +28,13 @@ ENVIRONMENT_HEADER = "x-pd-environment"
 EXTERNAL_USER_HEADER = "x-pd-external-user-id"
 EVENT_KEYS = ("method", "path", "query", "headers", "body", "client_ip", "url")
 MASK = "***"
+JSON_POST: Mapping[str, JSON] = {
+    "method": "POST",
+    "path": "/",
+    "query": {},
+    "headers": {"content-type": "application/json"},
+}
+"""The event of a POST without a body that announces JSON."""
 _AUTH_SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
 
 
@@ -89,15 +98,7 @@ class Event:
     @classmethod
     def from_body(cls, body: JSON) -> Self:
         """Wrap the payload *body* as a JSON POST."""
-        return cls(
-            {
-                "method": "POST",
-                "path": "/",
-                "query": {},
-                "headers": {"content-type": "application/json"},
-                "body": body,
-            }
-        )
+        return cls({**copy.deepcopy(JSON_POST), "body": body})
 
     @classmethod
     def from_schedule(cls, schedule: Mapping[str, JSON], now: datetime) -> Self:
@@ -222,7 +223,7 @@ def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        text = text.removeprefix("\ufeff")
+        text = text.removeprefix(BYTE_ORDER_MARK)
         # a number hook slows the decoder down, and few texts need one
         return cast(
             "JSON", (_overflow_checking_decoder if _LARGE_NUMBER.search(text) else _strict_decoder).decode(text)

@@ -17,6 +17,7 @@ from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 
 Status = Literal["queued", "executing", "paused", "resumed", "success", "error", "exited", "cancelled"]
+UNFINISHED_STATUSES: frozenset[Status] = frozenset({"queued", "executing", "paused", "resumed"})
 StepStatus = Literal["success", "error", "skipped", "disabled", "pinned", "not_run"]
 Stream = Literal["stdout", "stderr"]
 CallOutcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "failed"]

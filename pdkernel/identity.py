@@ -1,5 +1,5 @@
 """
-Environments, external users, accounts, and the `Directory` protocol that looks them up.
+Environments, external users, accounts, and the `Directory` protocol that looks them up; the platform's hosts.
 
 `connect` implements the protocol for a local and for a real project. No class shows a credential in its repr.
 """
@@ -18,6 +18,13 @@ Environment = Literal["development", "production"]
 ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
 DEFAULT_ENVIRONMENT: Environment = "development"
 Plan = Literal["free", "business"]
+
+PIPEDREAM_API_URL = "https://api.pipedream.com"
+PIPEDREAM_ENDPOINT_DOMAIN = "m.pipedream.net"
+"""Endpoints of the platform are `https://{key}.m.pipedream.net`."""
+
+ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # a name, not a token
+"""The name of the access token in the credentials of an OAuth account."""
 
 MAX_EXTERNAL_USER_ID_CHARACTERS = 250
 """Characters in an external user id (Connect API documentation)."""

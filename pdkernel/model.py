@@ -19,6 +19,7 @@ JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 Language = Literal["python", "node", "bash", "go"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
+LANGUAGE_NAMES: Mapping[Language, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go"}
 
 TriggerType = Literal["http", "schedule", "email", "source"]
 HttpAuth = Literal["none", "bearer", "oauth"]
@@ -27,7 +28,12 @@ ResponseMode = Literal["default", "custom"]
 DEFAULT_TIMEOUT_S: Mapping[str, float] = {"http": 30.0, "email": 30.0, "schedule": 60.0, "source": 60.0}
 """Seconds a step may run unless `settings.lambda_timeout` says otherwise (platform limits page)."""
 
+MAX_PROP_BYTES = 64 * 1024
+"""Limit of a prop's value as written; an expression counts as its text (components reference, "prop limits")."""
+
 STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+VARIABLE_NAME = STEP_NAME
+"""The name of an environment variable."""
 RESERVED_STEP_NAMES = frozenset({"trigger"})
 
 
@@ -56,6 +62,15 @@ def check_step_name(name: str) -> str:
             step=name,
         )
     return name
+
+
+ACCOUNT_KEY = "authProvisionId"
+"""The key of an account's id in the value of an app prop."""
+
+
+def get_app_slug(key: str) -> str:
+    """Return the app slug of a component's *key*: `google_sheets` of `google_sheets-add-single-row@2.1.2`."""
+    return key.rpartition("/")[2].partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)

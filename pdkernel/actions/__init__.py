@@ -13,9 +13,9 @@ Pre-built actions: their sources, their declared props, and the built-in actions
 Workers run the actions (`workers.component_client`).
 """
 
-from pdkernel.actions.action_reference import ActionReference, get_app_slug, suggest_step_name
+from pdkernel.actions.action_reference import ActionReference, suggest_step_name
 from pdkernel.actions.catalog import Catalog
 from pdkernel.actions.component import Component
 from pdkernel.actions.connect_source import ConnectSource
 
-__all__ = ["ActionReference", "Catalog", "Component", "ConnectSource", "get_app_slug", "suggest_step_name"]
+__all__ = ["ActionReference", "Catalog", "Component", "ConnectSource", "suggest_step_name"]

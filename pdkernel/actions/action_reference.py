@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from pdkernel.errors import RequestError
+from pdkernel.model import get_app_slug
 
 _KEY = re.compile(r"(?:@[\w.-]+/)?[a-z0-9_]+(?:-[a-z0-9_.]+)+\Z")
 _VERSION = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
@@ -58,11 +59,6 @@ class ActionReference:
 
     def __str__(self) -> str:
         return f"{self.key}@{self.version}" if self.version else self.key
-
-
-def get_app_slug(key: str) -> str:
-    """The app slug of *key*: `google_sheets` of `google_sheets-add-single-row`."""
-    return key.rpartition("/")[2].partition("-")[0]
 
 
 def suggest_step_name(key: str) -> str:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdkernel.actions.action_reference import ActionReference, get_app_slug, version_sort_key
+from pdkernel.actions.action_reference import ActionReference, version_sort_key
 from pdkernel.actions.builtin_source import can_replace_version, load_builtin_actions
 from pdkernel.actions.component import Component, ComponentKind
 from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
@@ -38,7 +38,7 @@ from pdkernel.actions.source_settings import (
 )
 from pdkernel.analysis import find_app_bindings
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ConnectSettingsError, LicenceError
-from pdkernel.model import AppBinding, Step
+from pdkernel.model import AppBinding, Step, get_app_slug
 
 if TYPE_CHECKING:
     from pdkernel.project import Login, Project

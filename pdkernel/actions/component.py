@@ -13,8 +13,8 @@ from typing import Literal
 
 from tree_sitter import Node
 
-from pdkernel.actions.action_reference import get_app_slug
 from pdkernel.expression import javascript
+from pdkernel.model import get_app_slug
 from pdkernel.workers import ComponentFile
 
 ComponentKind = Literal["action", "source"]

@@ -39,7 +39,8 @@ def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login
     Raises:
         ConnectSettingsError: There is no login and a variable is missing; the message names the missing variables.
     """
-    from pdkernel.project.login import PIPEDREAM_API_URL, Login, check_base_url, read_environment, read_setting
+    from pdkernel.identity import PIPEDREAM_API_URL
+    from pdkernel.project.login import Login, check_base_url, read_environment, read_setting
 
     found = project.login.load(environ)
     if found is not None:

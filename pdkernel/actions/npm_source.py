@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pdkernel.actions.action_reference import ActionReference, get_app_slug, version_sort_key
+from pdkernel.actions.action_reference import ActionReference, version_sort_key
 from pdkernel.actions.component import (
     Component,
     ComponentHeader,
@@ -25,6 +25,7 @@ from pdkernel.actions.component import (
 from pdkernel.actions.lock import ActionsLock
 from pdkernel.encode import decode_json, encode_json
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ProjectError
+from pdkernel.model import get_app_slug
 
 ProgressCallback = Callable[[str], None]
 

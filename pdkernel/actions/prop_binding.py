@@ -10,15 +10,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pdkernel.actions.action_reference import ACCOUNTLESS_APPS, get_app_slug
+from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.actions.component import Component
 from pdkernel.analysis import merge_app_bindings
 from pdkernel.errors import ActionPropsError
 from pdkernel.expression import add_missing_braces
-from pdkernel.model import JSON, AppBinding, Step, StoreBinding
+from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, StoreBinding, get_app_slug
 from pdkernel.workers import ComponentDescription, PropDeclaration
 
-_ACCOUNT = "authProvisionId"
 _STORE = "storeId"
 _VALUELESS_PROP_TYPES = frozenset({"alert", "data_store", "dir", "app"})
 """Types of props without a value in the cell: they are only displayed, or the project fills them."""
@@ -51,9 +50,9 @@ def guess_app_bindings(step: Step, component: Component | None) -> tuple[AppBind
 def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple[AppBinding, ...]:
     """The app props of an action step: those in its directive and body, then the component's others with the external user's account."""
     written = tuple(
-        AppBinding(declared.prop, declared.app, str(value[_ACCOUNT]) if value.get(_ACCOUNT) else None)
+        AppBinding(declared.prop, declared.app, str(value[ACCOUNT_KEY]) if value.get(ACCOUNT_KEY) else None)
         for declared in description.apps
-        if isinstance(value := step.props.get(declared.prop), dict) and _ACCOUNT in value
+        if isinstance(value := step.props.get(declared.prop), dict) and ACCOUNT_KEY in value
     )
     named = {binding.prop for binding in written}
     directive = tuple(binding for binding in step.apps if binding.prop not in named)

@@ -14,15 +14,10 @@ from msgspec.structs import replace
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
 from pdkernel.analysis.contract import Contract
 from pdkernel.analysis.contract_check import check_event
+from pdkernel.event import JSON_POST
 from pdkernel.model import JSON
 
 JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_REQUEST: Mapping[str, JSON] = {
-    "method": "POST",
-    "path": "/",
-    "query": {},
-    "headers": {"content-type": "application/json"},
-}
 
 
 def build_example_event(
@@ -52,7 +47,7 @@ def build_example_event(
 
 def _request(contract: Contract, saved: Mapping[str, Any]) -> dict[str, JSON]:
     """The method, path, query and headers of a request, from *saved* and the fields that steps read."""
-    base: dict[str, JSON] = {key: saved.get(key, value) for key, value in _REQUEST.items()}
+    base: dict[str, JSON] = {key: saved.get(key, value) for key, value in JSON_POST.items()}
     headers = base["headers"] if isinstance(base["headers"], dict) else {}
     # of the other headers only the content type matters
     kept = {name: value for name, value in headers.items() if name.lower() == "content-type"}

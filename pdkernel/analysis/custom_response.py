@@ -14,6 +14,7 @@ from typing import Literal
 from tree_sitter import Node
 
 from pdkernel.analysis import bash_code, go_code
+from pdkernel.analysis.node_syntax import SIMPLE_STATEMENTS
 from pdkernel.analysis.python_code import ENTRY_FUNCTION, parse_source
 from pdkernel.analysis.source_locations import find_run_function
 from pdkernel.expression import javascript
@@ -27,7 +28,6 @@ _ENDING_ACTIONS = frozenset(
 )
 _LATER = (ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _COMPOUND = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.TryStar, ast.Match)
-_UNCONDITIONAL = frozenset({"expression_statement", "return_statement", "lexical_declaration", "variable_declaration"})
 _CONDITIONAL = frozenset({"ternary_expression", "binary_expression", "arrow_function", "function_expression"})
 
 
@@ -127,7 +127,7 @@ def _node_responds(source: str) -> Responds:
     run = find_run_function(javascript.parse_source(source))
     body = run.child_by_field_name("body") if run is not None else None
     statements = [] if body is None else body.named_children if body.type == "statement_block" else [body]
-    direct = (node for node in statements if node is body or node.type in _UNCONDITIONAL)
+    direct = (node for node in statements if node is body or node.type in SIMPLE_STATEMENTS)
     return "always" if any(map(_node_calls_respond, direct)) else "maybe"
 
 

@@ -9,6 +9,11 @@ from tree_sitter import Node
 from pdkernel.analysis import node_builtins as words
 from pdkernel.expression import javascript
 
+SIMPLE_STATEMENTS = frozenset(
+    {"expression_statement", "return_statement", "lexical_declaration", "variable_declaration"}
+)
+"""Types of statements that contain no other statement."""
+
 
 def get_code_children(node: Node) -> list[Node]:
     """The named children of *node* without comments."""

@@ -23,13 +23,15 @@ from pdkernel.analysis.abstract_values import (
     exclude,
 )
 from pdkernel.analysis.node_calls import NodeCallTracer
-from pdkernel.analysis.node_syntax import get_code_children, get_field, get_source, infer_literal_type
+from pdkernel.analysis.node_syntax import (
+    SIMPLE_STATEMENTS,
+    get_code_children,
+    get_field,
+    get_source,
+    infer_literal_type,
+)
 from pdkernel.analysis.trace import NO_PATHS, KnownExports
 from pdkernel.expression import javascript
-
-_SINGLE_STATEMENTS = frozenset(
-    {"expression_statement", "return_statement", "lexical_declaration", "variable_declaration"}
-)
 
 
 class NodeStepTracer(NodeCallTracer):
@@ -188,7 +190,7 @@ class NodeStepTracer(NodeCallTracer):
         body, handler = get_field(node, "body"), get_field(node, "handler")
         statements = get_code_children(body) if body is not None else []
         last = _last(get_field(handler, "body")) if handler is not None else None
-        simple = len(statements) == 1 and statements[0].type in _SINGLE_STATEMENTS
+        simple = len(statements) == 1 and statements[0].type in SIMPLE_STATEMENTS
         if handler is not None and simple and (last is None or last.type != "throw_statement"):
             with self.catching_errors():
                 self.evaluate(body)

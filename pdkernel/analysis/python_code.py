@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 
 from pdkernel.analysis.environment_variables import VariableReferences
+from pdkernel.files import BYTE_ORDER_MARK
 
 ENTRY_FUNCTION = "handler"
 ENTRY_POINT_TEMPLATE = 'def handler(pd: "pipedream"):\n    return pd.steps["trigger"]["event"]'
@@ -24,7 +25,7 @@ def parse_source(source: str) -> ast.Module | None:
         with warnings.catch_warnings():
             # The run of the step reports invalid escapes.
             warnings.simplefilter("ignore")
-            return ast.parse(source.removeprefix("\ufeff"))  # a file may start with a byte order mark
+            return ast.parse(source.removeprefix(BYTE_ORDER_MARK))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

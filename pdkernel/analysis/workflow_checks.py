@@ -7,13 +7,13 @@ the platform.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from pdkernel.analysis import go_code, node_code, python_code
 from pdkernel.analysis.combined_errors import raise_combined
 from pdkernel.analysis.python_requirements import find_unreadable_requirements
 from pdkernel.analysis.step_references import find_step_references
+from pdkernel.encode import LONE_SURROGATE
 from pdkernel.errors import (
     DefinitionError,
     EntryPointError,
@@ -24,8 +24,6 @@ from pdkernel.errors import (
     UnsupportedError,
 )
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
-
-_SURROGATE = re.compile("[\\ud800-\\udfff]")
 
 
 def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
@@ -55,7 +53,7 @@ def check_import_complete(workflow: Workflow) -> None:
         EntryPointError: The code of an enabled step was missing.
         UnsupportedError: The workflow has entries that are not supported steps, or a name that is not text.
     """
-    if _SURROGATE.search(workflow.name):
+    if LONE_SURROGATE.search(workflow.name):
         raise UnsupportedError(
             f"The workflow's name {workflow.name[:60]!r} is not text: it holds half a surrogate pair, or a byte that is not UTF-8.",
             fix="Give the workflow, or its file or folder, another name.",

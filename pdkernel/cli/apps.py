@@ -101,9 +101,9 @@ def _client_secret() -> str:
 @json_option
 def list_apps(state: CliContext, as_json: bool) -> int:
     """List the known apps: apps of accounts, apps of components and registered apps."""
-    from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
     from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
     from pdkernel.connect.registered_apps import load_registered_apps
+    from pdkernel.identity import ACCESS_TOKEN_FIELD
 
     project, directory = state.open_project(), state.open_directory()
     known = (

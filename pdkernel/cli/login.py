@@ -72,8 +72,8 @@ def encode_login(login: Login) -> dict[str, Any]:
 
 
 def _login(given: dict[str, str | None]) -> Login:
-    from pdkernel.identity import parse_environment
-    from pdkernel.project.login import PIPEDREAM_API_URL, Login, check_base_url, read_environment, read_setting
+    from pdkernel.identity import PIPEDREAM_API_URL, parse_environment
+    from pdkernel.project.login import Login, check_base_url, read_environment, read_setting
 
     environment = given["environment"]
     return Login(

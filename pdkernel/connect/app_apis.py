@@ -10,7 +10,8 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, API_KEY_FIELD
+from pdkernel.connect.credential_fields import API_KEY_FIELD
+from pdkernel.identity import ACCESS_TOKEN_FIELD
 
 BuildAuthHeaders = Callable[[Mapping[str, str]], dict[str, str]]
 """Builds authentication headers from credentials. Raises `KeyError` if a credential is missing."""

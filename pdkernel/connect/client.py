@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
 from pdkernel.connect.sdk import PAGE_SIZE, JsonObject, Sdk, to_json_object
-from pdkernel.identity import ENVIRONMENTS, Account, Environment, ExternalUser
+from pdkernel.identity import ACCESS_TOKEN_FIELD, ENVIRONMENTS, Account, Environment, ExternalUser
 
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 

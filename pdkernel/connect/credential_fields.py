@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105 - a field's name
+from pdkernel.identity import ACCESS_TOKEN_FIELD
+
 API_KEY_FIELD = "api_key"
 DEFAULT_FIELDS = (ACCESS_TOKEN_FIELD, API_KEY_FIELD)
 """Names for an app that is not listed."""

@@ -23,12 +23,13 @@ from pdkernel.connect.client import (
     parse_account,
     parse_credentials,
 )
-from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD, guess_credential_fields
+from pdkernel.connect.credential_fields import guess_credential_fields
 from pdkernel.connect.local import LocalDirectory
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import (
+    ACCESS_TOKEN_FIELD,
     DEFAULT_ENVIRONMENT,
     ENVIRONMENTS,
     Account,

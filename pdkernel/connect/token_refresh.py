@@ -11,10 +11,9 @@ import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from pdkernel.connect.credential_fields import ACCESS_TOKEN_FIELD
 from pdkernel.connect.oauth import OAuthTokens, ProviderError, refresh_tokens
 from pdkernel.connect.oauth_providers import find_provider
-from pdkernel.identity import Account, Credentials
+from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Credentials
 from pdkernel.project import Grant, Project
 
 REFRESH_MARGIN = timedelta(minutes=5)

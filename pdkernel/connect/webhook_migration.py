@@ -15,13 +15,12 @@ from urllib.parse import SplitResult, urlsplit
 
 from pdkernel.connect.sdk import PAGE_SIZE, JsonObject, Sdk, to_json_object
 from pdkernel.errors import RequestError
-from pdkernel.identity import Environment
+from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN, Environment
 from pdkernel.model import JSON
+from pdkernel.project.login import LOOPBACK_HOSTS
 from pdkernel.project.settings import SettingsTable
 
 MIGRATION_SETTING = "moved_triggers"
-WORKFLOW_DOMAIN = "m.pipedream.net"
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,7 @@ def check_target_url(url: str, *, api_url: str) -> str:
             f"{url!r} is not the URL of an endpoint.",
             fix="Copy the URL from the first lines of: pdkernel serve --public-url URL",
         )
-    if parts.hostname in _LOOPBACK and urlsplit(api_url).hostname not in _LOOPBACK:
+    if parts.hostname in LOOPBACK_HOSTS and urlsplit(api_url).hostname not in LOOPBACK_HOSTS:
         raise RequestError(
             f"Pipedream cannot call {url}: the address is reachable from this machine only.",
             fix="Serve at a public address: pdkernel serve --public-url URL",
@@ -228,4 +227,4 @@ def _parts(url: str) -> SplitResult | None:
 def _is_replaced(url: str, instead_of: Collection[str]) -> bool:
     parts = _parts(url)
     host = (parts.hostname or "").lower() if parts else ""
-    return url in instead_of or host == WORKFLOW_DOMAIN or host.endswith("." + WORKFLOW_DOMAIN)
+    return url in instead_of or host == PIPEDREAM_ENDPOINT_DOMAIN or host.endswith("." + PIPEDREAM_ENDPOINT_DOMAIN)

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 from pdkernel.analysis import find_app_bindings, find_workflow_variables, is_synced, responds
 from pdkernel.definition.file_plan import SIDECAR_SETTINGS
+from pdkernel.definition.languages import INFERRED_LANGUAGES
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.definition.step_props import is_store_id
-from pdkernel.model import Step, Trigger, Workflow
-
-_UNDEPLOYABLE_LANGUAGES = {"bash": "Bash", "go": "Go"}
+from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
 
 
 def build_checklist(
@@ -108,14 +107,14 @@ def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
     for store in step.stores:
         if store.store is None or not is_store_id(store.store):
             yield f"Step {step.name}: choose the data store for {store.prop} in the builder."
-    if step.language in _UNDEPLOYABLE_LANGUAGES and responds(step) != "never":
+    if step.language in INFERRED_LANGUAGES and responds(step) != "never":
         yield (
-            f"Step {step.name}: on Pipedream {_UNDEPLOYABLE_LANGUAGES[step.language]} steps cannot respond. "
+            f"Step {step.name}: on Pipedream {LANGUAGE_NAMES[step.language]} steps cannot respond. "
             "Put the response into a Python or Node.js step."
         )
-    if step.language in _UNDEPLOYABLE_LANGUAGES:
+    if step.language in INFERRED_LANGUAGES:
         yield (
-            f"Step {step.name}: check it after the sync. The form of a {_UNDEPLOYABLE_LANGUAGES[step.language]} step in "
+            f"Step {step.name}: check it after the sync. The form of a {LANGUAGE_NAMES[step.language]} step in "
             "workflow.yaml is inferred; if it is refused, create it in the builder and paste the code."
         )
     if step.props and step.language != "node":
@@ -129,15 +128,15 @@ def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
 def _accounts(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
     for app in find_app_bindings(step):
         account = kept.get((step.name, app.prop))
-        if account is not None and step.language not in _UNDEPLOYABLE_LANGUAGES:
+        if account is not None and step.language not in INFERRED_LANGUAGES:
             if app.account is None:
                 yield (
                     f"Step {step.name}: the file keeps {account} for {app.app}. If it is to be the external user's "
                     'account, choose "Use end user\'s auth via Connect" in the builder.'
                 )
-        elif step.language in _UNDEPLOYABLE_LANGUAGES:
+        elif step.language in INFERRED_LANGUAGES:
             yield (
-                f"Step {step.name}: on Pipedream {_UNDEPLOYABLE_LANGUAGES[step.language]} steps have no accounts. {app.app} is not "
+                f"Step {step.name}: on Pipedream {LANGUAGE_NAMES[step.language]} steps have no accounts. {app.app} is not "
                 "exported, and the step will not run there as it is: give it the account in a Python or Node.js step."
             )
         elif app.account is None:

@@ -15,9 +15,9 @@ from typing import Any
 from pdkernel.definition.file_plan import WORKFLOW_FILE, DefinitionFile, get_entry_path
 from pdkernel.definition.languages import INFERRED_LANGUAGES, detect_language
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME
-from pdkernel.definition.step_props import ACCOUNT_KEY, CONFIGURABLE_PROPS_KEY, LABELLED_VALUE_KEY, STORE_KEY
+from pdkernel.definition.step_props import CONFIGURABLE_PROPS_KEY, LABELLED_VALUE_KEY, STORE_KEY
 from pdkernel.directive import parse_yaml
-from pdkernel.model import ROUND_TRIP_KEY, Step, Workflow
+from pdkernel.model import ACCOUNT_KEY, ROUND_TRIP_KEY, Step, Workflow
 from pdkernel.render.proof import Grade, GradedField
 
 _TOP = frozenset({"schema", "name", "inactive", "settings", "triggers", "steps"})

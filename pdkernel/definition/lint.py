@@ -25,12 +25,9 @@ from pdkernel.definition.sidecar import EXTERNAL_USER, UNANSWERED, Sidecar, Step
 from pdkernel.definition.slug import slugify
 from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.errors import DefinitionError
-from pdkernel.model import AppBinding, Step, Workflow
+from pdkernel.model import LANGUAGE_NAMES, MAX_PROP_BYTES, AppBinding, Step, Workflow
 from pdkernel.render.files import Finding
 
-MAX_PROP_BYTES = 64 * 1024
-"""Limit of a prop's value (components reference, "prop limits")."""
-_LANGUAGES = {"bash": "Bash", "go": "Go"}
 _EXACT = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
 _RESPONSE_FIX = "Send one on every path: `$.respond({...})`, in Python `pd.respond({...})`, before the step can end."
 
@@ -130,7 +127,7 @@ def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
             yield _at_step(
                 "git-form",
                 step,
-                f"The form of a {_LANGUAGES[step.language]} step in Git is not known; the written form is inferred.",
+                f"The form of a {LANGUAGE_NAMES[step.language]} step in Git is not known; the written form is inferred.",
                 "Check the step after the sync; if it is refused, create it in the builder and paste the code.",
             )
         elif external := [

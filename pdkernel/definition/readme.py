@@ -9,12 +9,11 @@ from pathlib import Path
 
 from pdkernel.analysis import find_app_bindings, find_workflow_variables
 from pdkernel.errors import RequestError
-from pdkernel.model import Step, Trigger, Workflow
+from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
 from pdkernel.render.files import CHECKLIST_HEADING
 
 README = "README.md"
 GENERATED_COMMENT = "<!-- Written by `pdkernel export --docs`, and written anew with each export: do not edit. -->"
-_LANGUAGES = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go"}
 
 
 def build_readme(workflow: Workflow, checklist: Sequence[str] = ()) -> str:
@@ -76,7 +75,7 @@ def _trigger(trigger: Trigger) -> str:
 
 
 def _row(step: Step) -> str:
-    runs = f"`{step.uses}`" if step.uses else _LANGUAGES[step.language]
+    runs = f"`{step.uses}`" if step.uses else LANGUAGE_NAMES[step.language]
     accounts = ", ".join(f"{app.app}: {app.account or 'of the external user'}" for app in find_app_bindings(step))
     state = ", disabled" if step.disabled else ""
     return f"| `{step.name}` | {runs}{state} | {_text(accounts)} | {_text(step.notes or '')} |"

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pdkernel.definition.entry_file import get_error_line, is_outside
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, AccountChoice, Sidecar, StepSidecar
-from pdkernel.directive import LocatedYaml, did_you_mean, dump_yaml, parse_trigger, parse_yaml
+from pdkernel.directive import LocatedYaml, build_trigger_mapping, did_you_mean, dump_yaml, parse_trigger, parse_yaml
 from pdkernel.errors import DefinitionError, NotebookError
 from pdkernel.model import JSON, Trigger
 
@@ -160,20 +160,9 @@ def _triggers(triggers: Sequence[Trigger]) -> list[JSON]:
     with_ids = ["id" in trigger.config for trigger in triggers]
     some = any(with_ids) and not all(with_ids)
     return [
-        {**build_trigger_mapping(trigger), **({"id": trigger.config["id"]} if some and has_id else {})}
+        {**build_trigger_mapping(trigger, with_id=False), **({"id": trigger.config["id"]} if some and has_id else {})}
         for trigger, has_id in zip(triggers, with_ids, strict=True)
     ]
-
-
-def build_trigger_mapping(trigger: Trigger) -> dict[str, JSON]:
-    """A trigger in the file's form, without its id."""
-    mapping: dict[str, JSON] = {"type": trigger.type}
-    if trigger.type == "http":
-        mapping["auth"] = trigger.auth
-        if trigger.token_env is not None:
-            mapping["token_env"] = trigger.token_env
-        mapping["response"] = trigger.response
-    return {**mapping, **{key: value for key, value in trigger.config.items() if key != "id"}}
 
 
 def _step_mapping(step_sidecar: StepSidecar, *, inferred: bool) -> dict[str, JSON]:

@@ -10,10 +10,10 @@ from pdkernel.analysis import find_app_bindings
 from pdkernel.definition.file_plan import build_step_mapping
 from pdkernel.definition.sidecar import AccountChoice, StepSidecar
 from pdkernel.definition.step_matching import is_same_kind
-from pdkernel.definition.step_props import ACCOUNT_KEY, LABELLED_VALUE_KEY, PROPS_CURSOR_KEY, is_store_id, strip_labels
-from pdkernel.definition.workflow_document import BYTE_ORDER_MARK
+from pdkernel.definition.step_props import LABELLED_VALUE_KEY, PROPS_CURSOR_KEY, is_store_id, strip_labels
 from pdkernel.directive import is_same_value
-from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, StoreBinding
+from pdkernel.files import BYTE_ORDER_MARK
+from pdkernel.model import ACCOUNT_KEY, JSON, ROUND_TRIP_KEY, AppBinding, Step, StoreBinding
 
 
 @dataclass(frozen=True)

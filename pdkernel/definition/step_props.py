@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, StoreBinding
+from pdkernel.model import ACCOUNT_KEY, JSON, ROUND_TRIP_KEY, AppBinding, Step, StoreBinding, get_app_slug
 
 CONFIGURABLE_PROPS_KEY = "__configurableProps"
-ACCOUNT_KEY = "authProvisionId"
 STORE_KEY = "storeId"
 LABELLED_VALUE_KEY = "__lv"
 PROPS_CURSOR_KEY = "_props_cursor"
@@ -63,7 +62,7 @@ def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str
         if prop == CONFIGURABLE_PROPS_KEY:
             continue
         if isinstance(value, dict) and ACCOUNT_KEY in value:
-            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or get_app_slug(action) or prop)
+            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or get_app_slug(action or "") or prop)
             apps[prop] = AppBinding(prop, slug, value[ACCOUNT_KEY] or None)
         elif isinstance(value, dict) and STORE_KEY in value:
             stores[prop] = StoreBinding(prop, value[STORE_KEY] or None)
@@ -82,12 +81,7 @@ def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str
 
 def get_explicit_app(app: AppBinding, action: str | None) -> str | None:
     """The slug to write beside the account of *app*; None if it equals the prop's name."""
-    return None if app.app == app.prop and get_app_slug(action) in (app.app, None) else app.app
-
-
-def get_app_slug(action: str | None) -> str | None:
-    """`google_sheets` of `google_sheets-add-single-row@2.1.2`: the component's key starts with its app."""
-    return None if action is None else action.rpartition("/")[2].partition("-")[0]
+    return None if app.app == app.prop and (action is None or get_app_slug(action) == app.app) else app.app
 
 
 def strip_labels(value: Any) -> JSON:

@@ -17,12 +17,12 @@ from pdkernel.definition.entry_file import get_error_line, is_outside
 from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, WORKFLOW_SCHEMA
 from pdkernel.directive import LocatedYaml, parse_yaml
 from pdkernel.errors import NotebookError, UnsupportedError
+from pdkernel.files import BYTE_ORDER_MARK
 
 _STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
 MAX_WORKFLOW_FILE_BYTES = 4 * 1024 * 1024
 """Size limit of a `workflow.yaml`; the largest observed one has a few thousand bytes."""
 
-BYTE_ORDER_MARK = "\ufeff"
 """The byte order mark, which some editors put at the start of a file."""
 
 

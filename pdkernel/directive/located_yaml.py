@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Self
 
 from pdkernel.directive.psych_scalar import is_string
 from pdkernel.errors import DefinitionError, DirectiveError
-from pdkernel.expression import find_closing_braces
+from pdkernel.expression import ValuePath, find_closing_braces
 from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES, build_template_error
 from pdkernel.model import JSON
 
 if TYPE_CHECKING:
     from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
-ValuePath = tuple[str | int, ...]
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 200
 _TAGS = frozenset({"null", "bool", "int", "float", "str", "timestamp", "value", "merge"})

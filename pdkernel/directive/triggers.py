@@ -1,4 +1,4 @@
-"""Parses a trigger in YAML: the keys of each type, and the combinations that are valid."""
+"""A trigger in YAML: the keys of each type, the combinations that are valid, and the mapping that is written."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import cast, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
-from pdkernel.directive.located_yaml import LocatedYaml, ValuePath
+from pdkernel.directive.located_yaml import LocatedYaml
 from pdkernel.directive.suggestions import did_you_mean
 from pdkernel.directive.yaml_checks import YamlChecker, check_keys
 from pdkernel.errors import DirectiveError
-from pdkernel.model import JSON, HttpAuth, ResponseMode, Trigger, TriggerType
+from pdkernel.expression import ValuePath
+from pdkernel.model import JSON, VARIABLE_NAME, HttpAuth, ResponseMode, Trigger, TriggerType
 
 KEYS_BY_TYPE: Mapping[TriggerType, tuple[str, ...]] = {
     "http": ("type", "auth", "token_env", "response"),
@@ -19,7 +20,6 @@ KEYS_BY_TYPE: Mapping[TriggerType, tuple[str, ...]] = {
     "email": ("type",),
     "source": ("type", "uses", "app", "props"),
 }
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CRON = re.compile(r"\S+(?:\s+\S+){4,5}\Z")
 
 
@@ -55,6 +55,19 @@ def parse_trigger(
 
 def _type(check: YamlChecker, path: ValuePath, value: JSON) -> TriggerType:
     return cast("TriggerType", _one_of(check, path, "type", value, tuple(KEYS_BY_TYPE)))
+
+
+def build_trigger_mapping(trigger: Trigger, *, with_id: bool = True) -> dict[str, JSON]:
+    """Return *trigger* as the mapping that `parse_trigger` reads; *with_id* includes its id in a definition, if any."""
+    mapping: dict[str, JSON] = {"type": trigger.type}
+    if with_id and "id" in trigger.config:
+        mapping["id"] = trigger.config["id"]
+    if trigger.type == "http":
+        mapping["auth"] = trigger.auth
+        if trigger.token_env is not None:
+            mapping["token_env"] = trigger.token_env
+        mapping["response"] = trigger.response
+    return {**mapping, **{key: value for key, value in trigger.config.items() if key != "id"}}
 
 
 def _one_of(check: YamlChecker, path: ValuePath, key: str, value: JSON, known: tuple[str, ...]) -> str:
@@ -95,7 +108,7 @@ def _http(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON], config:
     if token_env is not None:
         if auth != "bearer":
             raise check.build_error((*path, "token_env"), "has token_env, which only auth: bearer uses")
-        if not isinstance(token_env, str) or not _VARIABLE.match(token_env):
+        if not isinstance(token_env, str) or not VARIABLE_NAME.match(token_env):
             # The value is not repeated: it may be the token itself.
             raise check.build_error(
                 (*path, "token_env"),

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from pdkernel.directive.cell import split_workflow_cell
-from pdkernel.directive.located_yaml import LocatedYaml, ValuePath, parse_yaml
+from pdkernel.directive.located_yaml import LocatedYaml, parse_yaml
 from pdkernel.directive.setting_rules import SETTING_RULES, THROTTLE_RULES
 from pdkernel.directive.triggers import parse_trigger
 from pdkernel.directive.yaml_checks import YamlChecker, check_keys
 from pdkernel.errors import DirectiveError
+from pdkernel.expression import ValuePath
 from pdkernel.model import JSON, Trigger
 
 WORKFLOW_MAGIC = "%%pdworkflow"

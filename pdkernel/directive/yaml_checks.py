@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pdkernel.directive.located_yaml import LocatedYaml, ValuePath
+from pdkernel.directive.located_yaml import LocatedYaml
 from pdkernel.directive.suggestions import did_you_mean
 from pdkernel.errors import DefinitionError
+from pdkernel.expression import ValuePath
 from pdkernel.model import JSON
 
 

@@ -12,10 +12,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pdkernel.directive.located_yaml import ValuePath, parse_yaml
+from pdkernel.directive.located_yaml import parse_yaml
 from pdkernel.directive.psych_yaml import dump_flow_yaml, dump_yaml_entry
 from pdkernel.directive.yaml_spans import UnsupportedYamlError, YamlEntry, YamlSpan, parse_spans
 from pdkernel.errors import DefinitionError, UnsupportedError
+from pdkernel.expression import ValuePath
 from pdkernel.model import JSON
 
 Alignment = Sequence[int | None]

@@ -13,15 +13,13 @@ from urllib.parse import urlsplit
 
 from pdkernel.egress import connect_proxy
 from pdkernel.egress.caller_tokens import CallContext
-from pdkernel.egress.message import Headers, Request, Response, end_to_end_headers, format_origin
+from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, Response, end_to_end_headers, format_origin
 from pdkernel.egress.pending_call import CallResult
 from pdkernel.egress.responses import UpstreamResult, build_response, outgoing_headers
 from pdkernel.egress.stand_ins import ReceivedRequest, StandIn, select_stand_in
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import ProxyAccess
-
-_PORTS = {"http": 80, "https": 443}
 
 
 class CallSender:
@@ -78,7 +76,7 @@ class CallSender:
 
     async def _send_to_stand_in(self, base: str, request: Request, *, readable: bool) -> UpstreamResult:
         parts = urlsplit(base)
-        to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
+        to = Destination(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
         original = format_origin(request.scheme, request.host, request.port).partition("://")[2]
         headers = _without_compression(outgoing_headers(request)) if readable else outgoing_headers(request)
         headers = [(name, value) for name, value in headers if name.lower() != b"host"]

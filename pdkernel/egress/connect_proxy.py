@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from pdkernel.egress.caller_tokens import CallContext
-from pdkernel.egress.message import Headers, Request, end_to_end_headers, format_origin, get_header
+from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, end_to_end_headers, format_origin, get_header
 from pdkernel.egress.upstream import Destination
 from pdkernel.identity import ProxyAccess
 
@@ -21,7 +21,6 @@ PROXY_TIMEOUT_S = 30
 CLIENT_TIMEOUT_S = PROXY_TIMEOUT_S + 10.0
 """Seconds to wait for the proxy."""
 HEADER_PREFIX = b"x-pd-proxy-"
-_PORTS = {"http": 80, "https": 443}
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 # the proxy refuses these headers and sets its own
 _DROPPED_HEADERS = frozenset(
@@ -93,7 +92,7 @@ def build_proxy_request(context: CallContext, access: ProxyAccess, token: str, r
         headers.append((HEADER_PREFIX + name, value))
     if _has_body(request):
         headers.append((b"content-length", str(request.body.byte_count).encode()))
-    to = Destination(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
+    to = Destination(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
     return ProxyRequest(to, f"{parts.path}/{coded}?{whose}".encode("ascii"), headers)
 
 

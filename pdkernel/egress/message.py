@@ -15,7 +15,7 @@ _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
      b"trailer", b"transfer-encoding", b"upgrade"}
 )  # fmt: skip
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _MAX_MEMORY_BYTES = 1 << 20
 _CHUNK = 1 << 16
@@ -42,7 +42,7 @@ def strip_control_characters(value: bytes) -> bytes:
 def format_origin(scheme: str, host: str, port: int) -> str:
     """`scheme://host`, with the port unless it is the scheme's default."""
     name = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{name}" if port == _DEFAULT_PORTS.get(scheme) else f"{scheme}://{name}:{port}"
+    return f"{scheme}://{name}" if port == DEFAULT_PORTS.get(scheme) else f"{scheme}://{name}:{port}"
 
 
 async def close_stream(chunks: AsyncIterator[bytes]) -> None:

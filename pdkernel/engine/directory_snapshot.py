@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from pdkernel.clock import format_iso
-from pdkernel.identity import Account, Directory, Environment, Plan
+from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Directory, Environment, Plan
 from pdkernel.lookup import MAX_CANDIDATES, AccountCandidate
 from pdkernel.model import AppBinding
 
@@ -104,7 +104,7 @@ class DirectorySnapshot:
         if app not in self._fields:
             fields = self._directory.credential_fields(app) or ("api_key",)
             # an account with a token has further fields, which most steps do not need
-            asked = fields[:1] if fields[0] == "oauth_access_token" else fields
+            asked = fields[:1] if fields[0] == ACCESS_TOKEN_FIELD else fields
             self._fields[app] = "".join(f" --credential {name}" for name in asked)
         return self._fields[app]
 

@@ -13,15 +13,13 @@ from pdkernel.directive.option_values import MAX_TIMEOUT_S
 from pdkernel.encode import encode_json
 from pdkernel.errors import DefinitionError, ExportNotJSONError, StepError
 from pdkernel.execution import Log
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.model import JSON, MAX_PROP_BYTES, Step, Workflow
 from pdkernel.workers import StepOutcome
 
 MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
 """Bytes of the event, the exports and the logs of one run together."""
 MAX_EXPORT_DEPTH = 256
 """Nesting levels of an export."""
-MAX_PROP_BYTES = 64 * 1024
-"""Bytes of a prop's value as written; an expression counts as its text."""
 DEFAULT_MEMORY_MB = 256
 WARNING_SHARE = 0.8
 """The share of a limit at which a step logs a warning."""

@@ -16,7 +16,7 @@ from pdkernel.engine.limits import check_props
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.expression import iter_templates
-from pdkernel.model import ROUND_TRIP_KEY, Workflow
+from pdkernel.model import LANGUAGE_NAMES, ROUND_TRIP_KEY, Workflow
 from pdkernel.workers import find_bash, find_go, find_node
 
 
@@ -137,7 +137,7 @@ def check_supported(workflow: Workflow) -> None:
         if step.disabled:
             continue
         if step.stores and step.language in ("bash", "go"):
-            language = "Bash" if step.language == "bash" else "Go"
+            language = LANGUAGE_NAMES[step.language]
             raise UnsupportedError(
                 f"Step {step.name!r} is a {language} step with a data store: the platform has no data stores for {language}.",
                 fix="Use a Python or Node.js step.",

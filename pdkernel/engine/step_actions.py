@@ -28,7 +28,7 @@ from pdkernel.errors import (
     StepError,
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall
-from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step
 from pdkernel.workers import ComponentDescription, ComponentFile, StepOutcome, StepRecorder
 
 
@@ -199,7 +199,7 @@ class StepActions:
                 action.component,
                 props={
                     **props,
-                    **{prop: {"authProvisionId": use.id} for prop, use in action.accounts.items()},
+                    **{prop: {ACCOUNT_KEY: use.id} for prop, use in action.accounts.items()},
                 },
                 external_user_id=request.external_user_id,
                 environment=request.environment,

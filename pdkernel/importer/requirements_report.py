@@ -30,7 +30,7 @@ from pdkernel.errors import (
     LicenceError,
     RequestError,
 )
-from pdkernel.model import Step, Trigger, Workflow
+from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
 from pdkernel.render.import_report import (
     AccountAssignment,
     ActionSource,
@@ -224,8 +224,8 @@ def _packages(workflow: Workflow) -> tuple[PackageUse, ...]:
             continue
         if step.language == "node":
             for package in node_packages(step.source):
-                found.setdefault(("Node.js", package.name, package.version or ""), []).append(step.name)
+                found.setdefault((LANGUAGE_NAMES["node"], package.name, package.version or ""), []).append(step.name)
         elif step.language == "python":
             for asked in find_python_requirements(step.source):
-                found.setdefault(("Python", asked.name, asked.version), []).append(step.name)
+                found.setdefault((LANGUAGE_NAMES["python"], asked.name, asked.version), []).append(step.name)
     return tuple(PackageUse(*key, tuple(steps)) for key, steps in sorted(found.items()))

@@ -21,9 +21,9 @@ from typing import Any
 
 from pdkernel.directive import format_step_cell, parse_step_cell
 from pdkernel.errors import DefinitionError
+from pdkernel.files import BYTE_ORDER_MARK
 from pdkernel.model import JSON, Step, StoreBinding
 
-_BYTE_ORDER_MARK = "\ufeff"
 _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
@@ -45,7 +45,7 @@ def decode_mapping(kept: object) -> dict[str, JSON] | None:
 
 def normalize_source(source: str) -> str:
     """*source* as a cell shows it: without a byte order mark, with LF as line ends."""
-    return source.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+    return source.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def restore_source(body: str, stored_source: object) -> str:
@@ -63,7 +63,7 @@ def restore_source(body: str, stored_source: object) -> str:
         return body
     if normalize_source(stored_source) == body:
         return stored_source
-    before = _LINES.findall(stored_source.removeprefix(_BYTE_ORDER_MARK))
+    before = _LINES.findall(stored_source.removeprefix(BYTE_ORDER_MARK))
     known = [normalize_source(line) for line in before]
     now = _LINES.findall(body)
     end = "\r\n" if sum(line.endswith("\r\n") for line in before) * 2 > len(before) else "\n"
@@ -71,7 +71,7 @@ def restore_source(body: str, stored_source: object) -> str:
     matcher = difflib.SequenceMatcher(None, known, now, autojunk=False)
     for kind, start, stop, first, last in matcher.get_opcodes():
         result += before[start:stop] if kind == "equal" else (line.replace("\n", end) for line in now[first:last])
-    return (_BYTE_ORDER_MARK if stored_source.startswith(_BYTE_ORDER_MARK) else "") + "".join(result)
+    return (BYTE_ORDER_MARK if stored_source.startswith(BYTE_ORDER_MARK) else "") + "".join(result)
 
 
 def build_step_cell(step: Step) -> tuple[str, dict[str, JSON]]:

@@ -17,9 +17,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pdkernel.directive import WORKFLOW_MAGIC, dump_yaml, parse_workflow_cell
+from pdkernel.directive import WORKFLOW_MAGIC, build_trigger_mapping, dump_yaml, parse_workflow_cell
 from pdkernel.errors import DefinitionError
-from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, UnsupportedEntry, Workflow
 from pdkernel.notebook.cell_metadata import build_step_cell, encode_mapping, encode_stored_values, merge_stored_values
 from pdkernel.notebook.cells import METADATA_KEY
 
@@ -125,7 +125,7 @@ def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
         name = name if _is_round_trip("name", name) else "Workflow"
         hidden["name"] = {"is": workflow.name, "shown": name}
     mapping: dict[str, JSON] = {"name": name}
-    triggers = [_trigger(trigger) for trigger in workflow.triggers]
+    triggers = json.loads(json.dumps([build_trigger_mapping(trigger) for trigger in workflow.triggers]))
     if all(trigger.type == "http" or "id" in trigger.config for trigger in workflow.triggers) or _is_round_trip(
         "triggers", triggers
     ):
@@ -153,15 +153,3 @@ def _is_round_trip(key: str, value: JSON) -> bool:
     except DefinitionError:
         return False
     return key == "triggers" or (header.name if key == "name" else header.settings) == value
-
-
-def _trigger(trigger: Trigger) -> dict[str, JSON]:
-    mapping: dict[str, JSON] = {"type": trigger.type}
-    if "id" in trigger.config:
-        mapping["id"] = trigger.config["id"]
-    if trigger.type == "http":
-        mapping["auth"] = trigger.auth
-        if trigger.token_env is not None:
-            mapping["token_env"] = trigger.token_env
-        mapping["response"] = trigger.response
-    return json.loads(json.dumps({**mapping, **trigger.config}))  # type: ignore[no-any-return]

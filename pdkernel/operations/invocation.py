@@ -21,12 +21,10 @@ import httpx
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import InternalError, RequestError
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
-from pdkernel.identity import Environment, check_external_user_id
+from pdkernel.identity import PIPEDREAM_API_URL, PIPEDREAM_ENDPOINT_DOMAIN, Environment, check_external_user_id
 from pdkernel.model import JSON
 
 TOKEN_PATH = "/v1/oauth/token"  # noqa: S105  # a path
-PIPEDREAM_API_URL = "https://api.pipedream.com"
-PIPEDREAM_ENDPOINT_SUFFIX = ".m.pipedream.net"
 TIMEOUT_S = 60.0
 SHOWN_HEADERS = ("content-type", "location", "retry-after", "www-authenticate")
 """Response headers that are shown, besides those that begin with `x-pd-`."""
@@ -150,7 +148,7 @@ def invoke(request: InvokeRequest, *, timeout_s: float = TIMEOUT_S, ca_file: Pat
 def resolve_token_url(url: str) -> str:
     """Return the token URL for the endpoint at *url*: on the same origin, or at Pipedream's API for its endpoints."""
     parts = urlsplit(url)
-    if (parts.hostname or "").endswith(PIPEDREAM_ENDPOINT_SUFFIX):
+    if (parts.hostname or "").endswith(f".{PIPEDREAM_ENDPOINT_DOMAIN}"):
         return PIPEDREAM_API_URL + TOKEN_PATH
     return f"{parts.scheme}://{parts.netloc}{TOKEN_PATH}"
 

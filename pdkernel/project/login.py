@@ -15,17 +15,16 @@ from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from pdkernel.errors import ConnectSettingsError, RequestError
-from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment, parse_environment
+from pdkernel.identity import DEFAULT_ENVIRONMENT, PIPEDREAM_API_URL, Environment, parse_environment
 from pdkernel.model import JSON
 from pdkernel.project.settings import SettingsTable
 from pdkernel.project.vault import Vault
 
-PIPEDREAM_API_URL = "https://api.pipedream.com"
 LOGIN_SETTING = "login"
 KEYRING_SERVICE = "pdkernel"
 """The service name of pdkernel's entries in the keyring."""
 _VAULT_CONTEXT = "settings/login/client_secret"
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 SecretLocation = Literal["keyring", "project"]
 
@@ -76,7 +75,7 @@ def check_base_url(url: str) -> str:
         raise RequestError(
             f"{url!r} is not the URL of an API.", fix=f"For Pipedream's API ({PIPEDREAM_API_URL}), omit the URL."
         )
-    if parts.scheme == "http" and host not in _LOOPBACK:
+    if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
         raise RequestError(f"The client secret would be sent to {url!r} without encryption.", fix="Use an https URL.")
     return url.rstrip("/")
 

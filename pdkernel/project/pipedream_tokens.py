@@ -6,13 +6,13 @@ They are stored, so that other processes accept them, and this process after a r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 
 from pdkernel.clock import Clock
+from pdkernel.project.connect_tokens import hash_token
 from pdkernel.project.database import Database
 from pdkernel.project.schema import issued_tokens
 from pdkernel.project.upsert import upsert_row
@@ -50,7 +50,7 @@ class PipedreamTokenTable:
                 connection,
                 issued_tokens,
                 "digest",
-                digest=_digest(token),
+                digest=hash_token(token),
                 client=client_id,
                 workspace=workspace,
                 scope=" ".join(scopes),
@@ -60,7 +60,7 @@ class PipedreamTokenTable:
     def find(self, token: str) -> PipedreamToken | None:
         """The stored data of *token*, or None."""
         query = select(issued_tokens).where(
-            issued_tokens.c.digest == _digest(token), issued_tokens.c.expires > self._clock.now().timestamp()
+            issued_tokens.c.digest == hash_token(token), issued_tokens.c.expires > self._clock.now().timestamp()
         )
         with self._database.read() as connection:
             row = connection.execute(query).first()
@@ -69,8 +69,4 @@ class PipedreamTokenTable:
     def remove(self, token: str) -> None:
         """Remove *token*."""
         with self._database.write() as connection:
-            connection.execute(delete(issued_tokens).where(issued_tokens.c.digest == _digest(token)))
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+            connection.execute(delete(issued_tokens).where(issued_tokens.c.digest == hash_token(token)))

@@ -6,13 +6,13 @@ This module checks names and sizes. The engine decides which variables a step ge
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from sqlalchemy import delete, select
 
 from pdkernel.clock import Clock
 from pdkernel.errors import RequestError
+from pdkernel.model import VARIABLE_NAME
 from pdkernel.project.database import Database
 from pdkernel.project.schema import variables
 from pdkernel.project.upsert import upsert_row
@@ -21,7 +21,6 @@ from pdkernel.project.vault import Vault
 MAX_VALUE_BYTES = 64 * 1024
 """Size limit of a variable's value in UTF-8 (platform documentation of environment variables)."""
 RESERVED_PREFIX = "PIPEDREAM_"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _ALL = select(variables.c.name, variables.c.sealed_value)  # built once, executed at every run
 
 
@@ -71,7 +70,7 @@ def check_variable(name: str, value: str) -> None:
     Raises:
         RequestError: The name is invalid or reserved, or the value contains NUL or is too long.
     """
-    if not _NAME.match(name):
+    if not VARIABLE_NAME.match(name):
         raise RequestError(
             f"{name!r} is not a valid name of an environment variable.",
             fix="Use letters, digits and underscores, with a letter or an underscore first.",

@@ -20,6 +20,7 @@ from pdkernel.analysis import (
 from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
+    CELL_STYLE,
     CONTAINER_STYLE,
     MUTED_STYLE,
     WARNING_MARGIN_STYLE,
@@ -32,12 +33,10 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.render.shape import EVENT_PATH
-from pdkernel.shape import format_node_path
+from pdkernel.shape import EVENT_PATH, format_node_path
 
 MAX_ROWS = 300
 MAX_READER_LINES = 4
-_CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 _TYPES = {"numeric": "number or numeric text"}
 
 
@@ -209,7 +208,7 @@ def _tr(row: _Row) -> Html:
         title=f"Copy {row.copy_path}",
     )
     cells = [pill(row.kind, tone), path, row.description, tag("span", row.readers, style=MUTED_STYLE)]  # type: ignore[arg-type]
-    return tag("tr", *(tag("td", cell, style=_CELL) for cell in cells))
+    return tag("tr", *(tag("td", cell, style=CELL_STYLE) for cell in cells))
 
 
 def _group_by_violations(compared: Sequence[EventComparison]) -> Iterator[tuple[str, list[str]]]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.lookup import AccountCandidate, AppLookup, Lookup
 from pdkernel.render import formatting
 from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, tag
 from pdkernel.render.rich_output import RichOutput
 
-USER_HEADER = "x-pd-external-user-id"
-ENVIRONMENT_HEADER = "x-pd-environment"
 NO_LOOKUP_MESSAGE = "No step uses an external user's account: the workflow runs for any external user, or without one."
 
 
@@ -84,10 +83,10 @@ def _rows(lookup: Lookup, step: str | None) -> Iterator[_Row]:
 
 def _header(lookup: Lookup) -> str:
     if lookup.header is not None:
-        return f"{USER_HEADER}: {lookup.header}"
+        return f"{EXTERNAL_USER_HEADER}: {lookup.header}"
     if lookup.external_user is not None:
         return f"not in a header; chosen for the run: {lookup.external_user}"
-    return f"no {USER_HEADER}"
+    return f"no {EXTERNAL_USER_HEADER}"
 
 
 def _environment(lookup: Lookup) -> str:

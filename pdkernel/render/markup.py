@@ -25,6 +25,7 @@ CONTAINER_STYLE: Final = (
 )
 MUTED_STYLE: Final = "opacity:0.75"
 ROW_STYLE: Final = "display:flex;flex-wrap:wrap;align-items:center"
+CELL_STYLE: Final = "padding:2px 8px;text-align:left;vertical-align:top"
 BODY_STYLE: Final = "margin:2px 0 6px 24px"
 CODE_STYLE: Final = (
     "margin:2px 0;padding:4px 8px;max-height:320px;overflow:auto;white-space:pre-wrap;overflow-wrap:break-word;"

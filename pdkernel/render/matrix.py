@@ -7,7 +7,7 @@ from typing import Literal
 
 from pdkernel.encode import JsonStruct
 from pdkernel.render import formatting
-from pdkernel.render.markup import CONTAINER_STYLE, Tone, escape_control_characters, join_lines, pill, tag
+from pdkernel.render.markup import CELL_STYLE, CONTAINER_STYLE, Tone, escape_control_characters, join_lines, pill, tag
 
 CellState = Literal["ready", "proxy", "error"]
 
@@ -17,7 +17,6 @@ _ERROR_LABELS = {
     "production_plan": "plan",
 }
 _TONES: dict[CellState, Tone] = {"ready": "good", "proxy": "busy", "error": "bad"}
-_CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 _WORKFLOW_HEADING = "whole workflow"
 
 
@@ -117,11 +116,11 @@ def render_text(matrix: ReadinessMatrix) -> str:
 
 def render_html(matrix: ReadinessMatrix) -> str:
     """Render the matrix as HTML, with fixes for errors below."""
-    heads = [tag("th", head, style=_CELL) for head in ("external user", _WORKFLOW_HEADING, *matrix.steps)]
+    heads = [tag("th", head, style=CELL_STYLE) for head in ("external user", _WORKFLOW_HEADING, *matrix.steps)]
     rows = [tag("tr", *heads)]
     for row in matrix.rows:
-        cells = [tag("td", pill(cell.label, _tone(cell)), style=_CELL) for cell in (row.workflow_cell, *row.cells)]
-        rows.append(tag("tr", tag("th", _user(row), style=_CELL), *cells))
+        cells = [tag("td", pill(cell.label, _tone(cell)), style=CELL_STYLE) for cell in (row.workflow_cell, *row.cells)]
+        rows.append(tag("tr", tag("th", _user(row), style=CELL_STYLE), *cells))
     parts = [tag("strong", _title(matrix)), tag("table", join_lines(rows))]
     parts += [tag("div", footnote, style="white-space:pre-wrap;margin-top:4px") for footnote in _footnotes(matrix)]
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-matrix")

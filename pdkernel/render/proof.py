@@ -10,6 +10,7 @@ import msgspec
 from pdkernel.encode import JsonStruct
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
+    CELL_STYLE,
     CODE_STYLE,
     CONTAINER_STYLE,
     Html,
@@ -36,7 +37,6 @@ _TONES: dict[Verdict, Tone] = {"same": "good", "differs": "bad", "not compared":
 NOT_RUN = "not run"
 _WORDS = (*_TONES, NOT_RUN)
 _GRADE_TONES: dict[Grade, Tone] = {"documented": "good", "observed": "good", "inferred": "warn", "ours": "quiet"}
-_CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 _WIDTH = 300
 
 
@@ -160,10 +160,10 @@ def render_html(proof: Proof) -> str:
     """Render the proof as HTML, with a collapsible table of fields and grades."""
     parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
     if proof.cases:
-        rows = [tag("tr", *(tag("th", _breakable(head), style=_CELL) for head in _heads(proof)))]
+        rows = [tag("tr", *(tag("th", _breakable(head), style=CELL_STYLE) for head in _heads(proof)))]
         for case in proof.cases:
-            cells = [tag("td", pill(found.label, found.tone), style=_CELL) for found in _row(proof, case)]
-            rows.append(tag("tr", tag("th", _event(case), style=f"{_CELL};white-space:nowrap"), *cells))
+            cells = [tag("td", pill(found.label, found.tone), style=CELL_STYLE) for found in _row(proof, case)]
+            rows.append(tag("tr", tag("th", _event(case), style=f"{CELL_STYLE};white-space:nowrap"), *cells))
         parts.append(tag("table", join_lines(rows)))
     for where, difference in _shown(proof):
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
@@ -275,9 +275,9 @@ def _fields(proof: Proof) -> Html:
                 rows.append(
                     tag(
                         "tr",
-                        tag("td", pill(grade, _GRADE_TONES[grade]), style=_CELL),
-                        tag("td", where, style=_CELL),
-                        tag("td", ", ".join(field.steps), style=_CELL),
+                        tag("td", pill(grade, _GRADE_TONES[grade]), style=CELL_STYLE),
+                        tag("td", where, style=CELL_STYLE),
+                        tag("td", ", ".join(field.steps), style=CELL_STYLE),
                     )
                 )
     return tag("table", join_lines(rows))

@@ -20,9 +20,8 @@ from pdkernel.render.markup import (
     join_lines,
     tag,
 )
-from pdkernel.shape import Segment, Shape, format_node_path, format_python_path
+from pdkernel.shape import EVENT_PATH, Segment, Shape, format_node_path, format_python_path
 
-EVENT_PATH = ("steps", "trigger", "event")
 MAX_CHILDREN = 200
 MAX_NODES = 2000
 _OPEN_LEVELS = 2

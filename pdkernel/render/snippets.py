@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
+from pdkernel.identity import PIPEDREAM_API_URL
 from pdkernel.model import JSON
 from pdkernel.render.markup import (
     CONTAINER_STYLE,
@@ -28,7 +29,6 @@ from pdkernel.render.markup import (
 )
 
 SnippetKind = Literal["curl", "python", "typescript-1", "typescript-3"]
-PIPEDREAM_API_URL = "https://api.pipedream.com"
 CLIENT_ID_VARIABLE, CLIENT_SECRET_VARIABLE = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
 WORKFLOW_TOKEN_VARIABLE = "WORKFLOW_TOKEN"  # noqa: S105  # a variable's name
 QUERY_DROPPED_NOTE = "this SDK drops the query"

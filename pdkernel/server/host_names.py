@@ -11,10 +11,8 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from pdkernel.errors import RequestError
+from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
 from pdkernel.server.app_context import ServeSettings
-
-ENDPOINT_DOMAIN = "m.pipedream.net"
-"""Endpoints of the platform are `{key}.m.pipedream.net`."""
 
 
 def parse_public_url(url: str) -> str:
@@ -69,7 +67,7 @@ class HostNames:
     def find_endpoint_key(self, host: str) -> str | None:
         """The endpoint's key in a name like `{key}.m.pipedream.net`, `{key}.localhost` or `{key}.` before a name of this server."""
         key, dot, domain = parse_host_name(host).partition(".")
-        return key if dot and (domain in (ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
+        return key if dot and (domain in (PIPEDREAM_ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
 
 
 def is_loopback_name(host: str) -> bool:

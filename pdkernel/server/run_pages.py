@@ -18,13 +18,13 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.encode import encode_json
+from pdkernel.execution import UNFINISHED_STATUSES
 from pdkernel.render import timeline
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.client_address import is_from_this_machine
 from pdkernel.server.host_names import is_loopback_name
 
-_UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
@@ -71,7 +71,7 @@ async def run_page(request: Request) -> Response:
         return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
     if "application/json" in request.headers.get("accept", ""):
         return Response(encode_json(execution), media_type="application/json", headers=_HEADERS)
-    refresh = '<meta http-equiv="refresh" content="2">' if execution.status in _UNFINISHED else ""
+    refresh = '<meta http-equiv="refresh" content="2">' if execution.status in UNFINISHED_STATUSES else ""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(execution.workflow)}</title>{refresh}'

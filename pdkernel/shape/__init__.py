@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pdkernel.shape.data_frame import build_data_frame
 from pdkernel.shape.inference import MAX_SHAPE_DEPTH, Shape, infer_shape
-from pdkernel.shape.path_syntax import Segment, format_node_path, format_python_path, parse_path
+from pdkernel.shape.path_syntax import EVENT_PATH, Segment, format_node_path, format_python_path, parse_path
 from pdkernel.shape.schema import build_schema, infer_schema
 
 __all__ = [
+    "EVENT_PATH",
     "MAX_SHAPE_DEPTH",
     "Segment",
     "Shape",

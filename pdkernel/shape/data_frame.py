@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON
 from pdkernel.shape.inference import Shape, get_type_name, infer_shape, to_json_value
-from pdkernel.shape.path_syntax import Segment, format_node_path, parse_path
+from pdkernel.shape.path_syntax import EVENT_PATH, Segment, format_node_path, parse_path
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-_EVENT = ("steps", "trigger", "event")
 
 
 def build_data_frame(value: JSON | Mapping[str, JSON], list_path: str | Sequence[Segment] | None = None) -> DataFrame:
@@ -72,7 +70,7 @@ def _records(value: JSON, at: str | Sequence[Segment]) -> list[Any]:
         path = parse_path(at) if isinstance(at, str) else tuple(at)
     except ValueError as fault:
         raise RequestError(str(fault), fix="Write the path as the shape copies it, for example body.commits.") from None
-    if path[:3] == _EVENT and not (isinstance(value, dict) and "steps" in value):
+    if path[:3] == EVENT_PATH and not (isinstance(value, dict) and "steps" in value):
         path = path[3:]
     found: list[Any] = [value]
     for segment in path:

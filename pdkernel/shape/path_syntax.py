@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 Segment: TypeAlias = str | int
 
+EVENT_PATH = ("steps", "trigger", "event")
+
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*\Z")
 _PART = re.compile(
     r"""\.?(?P<name>[^\W\d][\w$-]*|[$][\w$-]*)          # .name

@@ -14,7 +14,7 @@ import ipywidgets as ipw
 
 from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
 from pdkernel.errors import DefinitionError, EventError, PdkernelError
-from pdkernel.event import Event
+from pdkernel.event import JSON_POST, Event
 from pdkernel.model import JSON
 from pdkernel.render.contract import describe_violations
 from pdkernel.render.rich_output import RichOutput
@@ -35,7 +35,6 @@ from pdkernel.widgets.components import (
     show_message_html,
 )
 from pdkernel.widgets.event_field_text import (
-    STARTER_EVENT,
     format_event_fields,
     is_same_event,
     parse_event_fields,
@@ -288,7 +287,7 @@ class EventComposer(SessionForm):
         name = self._session.event_name or NEW_EVENT
         if chosen is None:
             if self._seen is None and not self.is_modified:
-                self._load_data(STARTER_EVENT, NEW_EVENT)
+                self._load_data(JSON_POST, NEW_EVENT)
         elif is_same_event(chosen, self._loaded_data):
             self._event_name = name
         elif not self.is_modified:
@@ -301,7 +300,7 @@ class EventComposer(SessionForm):
         self._event_name = name
         self._loaded_data = data
         self.fields.set_texts(format_event_fields(data))
-        self.body.load(data.get("body", ABSENT), empty_kind="json" if data is STARTER_EVENT else "none")
+        self.body.load(data.get("body", ABSENT), empty_kind="json" if data is JSON_POST else "none")
 
     def _show_state(self) -> None:
         fault = self._fault()

@@ -17,14 +17,6 @@ from pdkernel.event import ENVIRONMENT_HEADER, EVENT_KEYS, EXTERNAL_USER_HEADER,
 from pdkernel.model import JSON
 from pdkernel.redaction.secret_patterns import is_masked_header
 
-STARTER_EVENT: Mapping[str, JSON] = {
-    "method": "POST",
-    "path": "/",
-    "query": {},
-    "headers": {"content-type": "application/json"},
-}
-"""The event that a form shows if no event is chosen."""
-
 EDITABLE_KEYS = ("method", "path", "query", "headers", "body", "client_ip")
 
 

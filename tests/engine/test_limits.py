@@ -9,13 +9,12 @@ import pytest
 from pdkernel.engine.limits import (
     DEFAULT_MEMORY_MB,
     MAX_PAYLOAD_BYTES,
-    MAX_PROP_BYTES,
     PayloadCounter,
     suggest_longer_timeout,
     warn_near_limits,
 )
 from pdkernel.execution import Execution, Log
-from pdkernel.model import Step
+from pdkernel.model import MAX_PROP_BYTES, Step
 from pdkernel.workers import StepOutcome
 from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run

@@ -15,6 +15,7 @@ from typing import Self
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.records import (
+    LEASE_S,
     Claim,
     ExecutionQuery,
     FinalStatus,
@@ -29,9 +30,6 @@ from pdkernel.engine.journal.records import (
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
-
-LEASE_S = 10.0
-"""Seconds that a lease lasts after a heartbeat."""
 
 
 @dataclass(slots=True)

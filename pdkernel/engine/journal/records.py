@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from typing import Literal, TypeVar, cast
 from msgspec import UNSET, UnsetType
 
 from pdkernel.clock import format_iso
-from pdkernel.encode import JsonStruct, decode_json, encode_json
+from pdkernel.encode import LONE_SURROGATE, JsonStruct, decode_json, encode_json
 from pdkernel.errors import ProjectError
 from pdkernel.execution import (
     Delivery,
@@ -43,7 +42,8 @@ FinalStatus = Literal["success", "error", "exited", "cancelled"]
 
 T = TypeVar("T", bound=JsonStruct)
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+LEASE_S = 10.0
+"""Seconds that a lease lasts after a heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +232,14 @@ def escape_json_text(text: str) -> str:
     """Escape NUL and lone surrogates in JSON text: a database cannot store them as text."""
     if text.isascii() and "\0" not in text:
         return text
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\0", "\\u0000"))
+    return LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\0", "\\u0000"))
 
 
 def replace_unstorable(text: str) -> str:
     """Replace NUL and lone surrogates in plain text by U+FFFD."""
     if text.isascii() and "\0" not in text:
         return text
-    return _SURROGATE.sub("\ufffd", text.replace("\0", "\ufffd"))
+    return LONE_SURROGATE.sub("\ufffd", text.replace("\0", "\ufffd"))
 
 
 def to_row_status(status: Status) -> tuple[RunStatus, bool | None]:

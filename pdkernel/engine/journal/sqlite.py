@@ -18,16 +18,21 @@ from typing import Self
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.reader import JournalReader
-from pdkernel.engine.journal.records import Claim, ExecutionQuery, FinalStatus, NewRun, StepRow, encode_definition
+from pdkernel.engine.journal.records import (
+    LEASE_S,
+    Claim,
+    ExecutionQuery,
+    FinalStatus,
+    NewRun,
+    StepRow,
+    encode_definition,
+)
 from pdkernel.engine.journal.statements import Statements
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 from pdkernel.project.sqlite import connect, translate_error
-
-LEASE_S = 10.0
-"""Seconds that a lease lasts after a heartbeat."""
 
 
 class SqliteJournal:

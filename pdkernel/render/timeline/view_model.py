@@ -8,16 +8,15 @@ from itertools import groupby
 from typing import Literal
 
 from pdkernel.errors import CONNECT_PREFIX
-from pdkernel.execution import NOTE_PREFIX, SUMMARY, Execution, Log, StepResult
+from pdkernel.execution import NOTE_PREFIX, SUMMARY, UNFINISHED_STATUSES, Execution, Log, StepResult
 from pdkernel.lookup import Lookup
-from pdkernel.model import JSON, Language
+from pdkernel.model import JSON, LANGUAGE_NAMES, Language
 from pdkernel.render import formatting
 
 StepKind = Language | Literal["action"]
 """The kind of a step: a language, or a pre-built action."""
-_KINDS: Mapping[StepKind, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go", "action": "action"}
+_KINDS: Mapping[StepKind, str] = dict(LANGUAGE_NAMES) | {"action": "action"}
 _RUNNING = frozenset({"executing", "resumed"})
-_UNFINISHED = frozenset({"queued", "executing", "paused", "resumed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def format_total_duration(execution: Execution) -> str:
     measured = [step.duration_ms for step in execution.steps if step.duration_ms is not None]
     if not measured:
         return ""
-    return formatting.format_duration(sum(measured)) + (" so far" if execution.status in _UNFINISHED else "")
+    return formatting.format_duration(sum(measured)) + (" so far" if execution.status in UNFINISHED_STATUSES else "")
 
 
 def format_start(execution: Execution) -> str:
@@ -161,7 +160,7 @@ def should_show_response(execution: Execution, notes: TimelineContext) -> bool:
     if execution.response is not None:
         return notes.has_response
     is_local_refusal = is_refused(execution) and not _is_end_user_error(execution)
-    return notes.has_response and execution.status not in _UNFINISHED and not is_local_refusal
+    return notes.has_response and execution.status not in UNFINISHED_STATUSES and not is_local_refusal
 
 
 def is_refused(execution: Execution) -> bool:
@@ -174,7 +173,7 @@ def _is_end_user_error(execution: Execution) -> bool:
 
 
 def _state(step: StepResult, execution: Execution, notes: TimelineContext) -> formatting.StepState:
-    if step.status != "not_run" or execution.status not in _UNFINISHED:
+    if step.status != "not_run" or execution.status not in UNFINISHED_STATUSES:
         return step.status
     if notes.running == step.name:
         return "running"

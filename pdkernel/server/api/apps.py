@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pdkernel.actions import Catalog
-from pdkernel.actions.action_reference import get_app_slug
 from pdkernel.actions.component import ComponentKind
 from pdkernel.connect.credential_fields import FIELDS_BY_APP
 from pdkernel.connect.registered_apps import load_registered_apps
-from pdkernel.model import JSON
+from pdkernel.model import JSON, get_app_slug
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.pagination import Page
 from pdkernel.server.app_context import AppContext

@@ -15,14 +15,13 @@ from pdkernel.actions.component import ComponentKind
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE
 from pdkernel.errors import ActionNotFoundError
-from pdkernel.model import JSON, Step
+from pdkernel.model import ACCOUNT_KEY, JSON, Step
 from pdkernel.project import DEFAULT_DATA_STORE
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.workers import ComponentDescription
 
 ACTION_STEP_NAME = "action"
-_ACCOUNT_KEY = "authProvisionId"
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ async def parse_component_request(
         if account.external_user_id != user or account.app != app:
             raise ApiError(404, f"There is no {app} account {chosen[:80]!r} of this external user.")
         accounts[app] = chosen
-        account_props[prop] = {_ACCOUNT_KEY: chosen}
+        account_props[prop] = {ACCOUNT_KEY: chosen}
     values = {name: value for name, value in given.items() if name not in apps and value is not None}
     return ComponentRequest(component, description, user, accounts, values, uses, account_props)
 
@@ -189,8 +188,8 @@ def _store(prop: str, value: JSON) -> str | None:
 
 
 def _account(prop: str, value: object) -> str | None:
-    if isinstance(value, dict) and value.get(_ACCOUNT_KEY) is not None:
-        value = value[_ACCOUNT_KEY]
+    if isinstance(value, dict) and value.get(ACCOUNT_KEY) is not None:
+        value = value[ACCOUNT_KEY]
     if value is None or value == {}:
         return None
     if not isinstance(value, str):

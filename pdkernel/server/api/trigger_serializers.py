@@ -10,7 +10,7 @@ from typing import Any
 
 from pdkernel.actions.action_reference import suggest_step_name
 from pdkernel.engine.run_context import derive_id
-from pdkernel.model import JSON
+from pdkernel.model import ACCOUNT_KEY, JSON
 from pdkernel.project import DeployedTrigger, Webhook
 from pdkernel.server.api.api_call import ApiCall
 from pdkernel.server.api.component_serializers import serialize_props
@@ -25,7 +25,7 @@ def serialize_trigger(
     accounts: dict[str, JSON] = {}
     for app in description.apps if description is not None else ():
         if app.app in trigger.accounts:
-            accounts[app.prop] = {"authProvisionId": trigger.accounts[app.app]}
+            accounts[app.prop] = {ACCOUNT_KEY: trigger.accounts[app.app]}
     return {
         "type": "DeployedComponent",
         "id": trigger.id,
