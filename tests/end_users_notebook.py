@@ -38,6 +38,6 @@ def open_link(cell: Any) -> None:
     link = link_of("".join(output["text"] for output in cell.outputs))
     with httpx.Client() as browser:
         page = Page(browser.get(link))
-        typed = dict.fromkeys(page.asked, f"{TOKEN}-grace")
+        typed = dict.fromkeys(page.inputs, f"{TOKEN}-grace")
         done = Page(browser.post(link.partition("?")[0], data={**page.hidden, **typed}))
     assert "Your slack account is connected." in done.words, done.words

@@ -1,8 +1,8 @@
 """
-A small OAuth 2 provider with an API, on the loopback interface: an app for Connect Link.
+A small OAuth 2 provider with an API, on the loopback interface, in place of an app's provider.
 
-The provider checks the client, the redirect, PKCE, and that codes and refresh tokens are used once. A user signs in
-by a link.
+The provider is strict: it checks the client, the redirect URI and PKCE, and accepts each code and each refresh token once. The sign-in
+page has a link to allow and a link to deny.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from pdkernel.connect import LocalDirectory
+from pdkernel.connect.oauth import OAuthTokens
+from pdkernel.connect.oauth_providers import ClientAuth, OAuthProvider, register_provider
+from pdkernel.connect.token_refresh import build_oauth_credentials, store_grant
+from pdkernel.project import Project
+
 CLIENT_ID = "client-of-ours"
 CLIENT_SECRET = "secret-of-ours-0123456789"
+APP = "my_crm"
+"""The app of the provider."""
 
 
 @dataclass
@@ -35,27 +43,28 @@ class Provider:
     A running provider.
 
     Attributes:
-        url: The address of the provider.
-        expires_in: The announced lifetime of access tokens in seconds; None announces none.
-        asked: The forms that the token endpoint received.
-        tokens: The valid access tokens.
-        down: Whether the token endpoint fails.
-        tells_all: Whether the provider refuses codes and repeats the whole request in the reason.
-        slowly: The event before the response to a refresh token; None responds at once.
+        url: Address of the provider.
+        expires_in: Lifetime of access tokens in seconds that the response has; None omits the field.
+        requests: Forms that the token endpoint received.
+        tokens: Valid access tokens.
+        refresh_tokens: Valid refresh tokens.
+        down: Whether the token endpoint answers with 503.
+        echoes_request: Whether the provider rejects codes, and repeats the whole request in the reason.
+        refresh_gate: The endpoint waits for this event before it answers a refresh; None answers at once.
     """
 
     url: str = ""
     expires_in: float | None = 3600
-    asked: list[dict[str, str]] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    refresh_tokens: set[str] = field(default_factory=set)
     down: bool = False
-    tells_all: bool = False
-    slowly: threading.Event | None = None
+    echoes_request: bool = False
+    refresh_gate: threading.Event | None = None
     _codes: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    _refresh_tokens: set[str] = field(default_factory=set)
 
     def app(self) -> Starlette:
-        """The routes of the provider."""
+        """The application with the provider's routes."""
         return Starlette(
             routes=[
                 Route("/authorize", self.authorize),
@@ -66,10 +75,10 @@ class Provider:
         )
 
     async def authorize(self, request: Request) -> Response:
-        """Ask the person for permission."""
+        """The sign-in page, with a link to allow and a link to deny."""
         query = request.query_params
         if query.get("client_id") != CLIENT_ID or query.get("response_type") != "code":
-            return HTMLResponse("Who asks?", status_code=400)
+            return HTMLResponse("Unknown client.", status_code=400)
         allow = escape(f"/allow?{urlencode(dict(query))}")
         deny = escape(
             f"{query['redirect_uri']}?{urlencode({'error': 'access_denied', 'error_description': 'No <b>thanks</b>', 'state': query['state']})}"
@@ -79,7 +88,7 @@ class Provider:
         )
 
     async def allow(self, request: Request) -> Response:
-        """The answer of a person who allows the access."""
+        """The user allowed the access: redirect back with a code."""
         query = request.query_params
         code = secrets.token_urlsafe(16)
         self._codes[code] = dict(query)
@@ -87,42 +96,47 @@ class Provider:
         return RedirectResponse(f"{query['redirect_uri']}?{back}", status_code=302)
 
     async def token(self, request: Request) -> Response:
-        """Issue tokens."""
+        """The token endpoint."""
         form = {name: str(value) for name, value in (await request.form()).items()}
-        self.asked.append(form)
+        self.requests.append(form)
         if self.down:
             return JSONResponse({"error": "temporarily_unavailable"}, status_code=503)
         if self._client(request, form) != (CLIENT_ID, CLIENT_SECRET):
             return JSONResponse({"error": "invalid_client"}, status_code=401)
         if form["grant_type"] == "refresh_token":
-            if self.slowly is not None:
-                await asyncio.to_thread(self.slowly.wait, 10)
-            if form["refresh_token"] not in self._refresh_tokens:
+            if self.refresh_gate is not None:
+                await asyncio.to_thread(self.refresh_gate.wait, 10)
+            if form["refresh_token"] not in self.refresh_tokens:
                 return JSONResponse({"error": "invalid_grant", "error_description": "used or unknown"}, status_code=400)
-            self._refresh_tokens.remove(form["refresh_token"])
-            return self._hand_out()
-        if self.tells_all:
+            self.refresh_tokens.remove(form["refresh_token"])
+            return self._issue_response()
+        if self.echoes_request:
             return JSONResponse({"error": "invalid_grant", "error_description": str(form)}, status_code=400)
-        asked = self._codes.pop(form["code"], None)
+        grant = self._codes.pop(form["code"], None)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=")
-        if asked is None or asked["redirect_uri"] != form["redirect_uri"]:
+        if grant is None or grant["redirect_uri"] != form["redirect_uri"]:
             return JSONResponse({"error": "invalid_grant"}, status_code=400)
-        if asked.get("code_challenge_method") != "S256" or asked["code_challenge"] != challenge.decode():
+        if grant.get("code_challenge_method") != "S256" or grant["code_challenge"] != challenge.decode():
             return JSONResponse({"error": "invalid_grant", "error_description": "PKCE"}, status_code=400)
-        return self._hand_out()
+        return self._issue_response()
 
     async def me(self, request: Request) -> Response:
-        """The API of the app."""
+        """A route of the app's API, which requires an access token."""
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self.tokens:
             return JSONResponse({"error": "invalid_token"}, status_code=401)
         return JSONResponse({"name": "Ada"})
 
-    def _hand_out(self) -> Response:
+    def issue_tokens(self) -> OAuthTokens:
+        """Issue new tokens."""
         access, refresh = f"access-{secrets.token_hex(12)}", f"refresh-{secrets.token_hex(12)}"
         self.tokens.add(access)
-        self._refresh_tokens.add(refresh)
-        told = {"access_token": access, "refresh_token": refresh, "token_type": "bearer"}
-        return JSONResponse(told if self.expires_in is None else {**told, "expires_in": self.expires_in})
+        self.refresh_tokens.add(refresh)
+        return OAuthTokens(access, refresh, self.expires_in)
+
+    def _issue_response(self) -> Response:
+        issued = self.issue_tokens()
+        fields = {"access_token": issued.access_token, "refresh_token": issued.refresh_token, "token_type": "bearer"}
+        return JSONResponse(fields if self.expires_in is None else {**fields, "expires_in": self.expires_in})
 
     @staticmethod
     def _client(request: Request, form: Mapping[str, str]) -> tuple[str, str]:
@@ -135,7 +149,7 @@ class Provider:
 
 @contextmanager
 def running(app: Starlette) -> Iterator[str]:
-    """Serve *app* on a free port of the loopback interface; yield its URL."""
+    """Serve *app* on a free port of the loopback interface; yields the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -149,8 +163,27 @@ def running(app: Starlette) -> Iterator[str]:
 
 @contextmanager
 def oauth_provider() -> Iterator[Provider]:
-    """A running provider."""
+    """Run a provider."""
     provider = Provider()
     with running(provider.app()) as url:
         provider.url = url
         yield provider
+
+
+def register(
+    project: Project, provider: Provider, *, secret: str = CLIENT_SECRET, client_auth: ClientAuth = "post"
+) -> None:
+    """Register *provider* as the provider of `APP` in *project*."""
+    scopes = ("contacts.read", "offline")
+    urls = (f"{provider.url}/authorize", f"{provider.url}/token")
+    register_provider(project, APP, OAuthProvider(*urls, CLIENT_ID, secret, scopes, client_auth))
+
+
+def connect_account(project: Project, provider: Provider) -> str:
+    """Connect ada's account of `APP` with tokens of *provider*; returns the account's id."""
+    register(project, provider)
+    tokens = provider.issue_tokens()
+    directory = LocalDirectory(project)
+    account = directory.add_account(app=APP, credentials=build_oauth_credentials(tokens), external_user_id="ada")
+    store_grant(project, account.id, tokens)
+    return account.id

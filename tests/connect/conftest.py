@@ -1,4 +1,4 @@
-"""A Connect API in another process, and a local project that is logged in to it."""
+"""A Connect API in another process, and a local project."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tests.connect.upstream import Upstream, running_upstream
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    """The API."""
+    """A Connect API in another process."""
     with running_upstream() as api:
         yield api
 
 
 @pytest.fixture
 def moving() -> ManualClock:
-    """A clock that a test moves."""
+    """A clock that a test advances."""
     return ManualClock()
 
 
 @pytest.fixture
 def home(tmp_path: Path, moving: ManualClock) -> Iterator[Project]:
-    """A fresh local project."""
+    """A new local project."""
     with Project.open(tmp_path / ".pdkernel", clock=moving, ids=SequentialIds()) as project:
         yield project

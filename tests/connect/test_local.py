@@ -21,25 +21,25 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A clock that a test moves."""
+    """A clock that a test advances."""
     return ManualClock(START)
 
 
 @pytest.fixture
 def project(tmp_path: Path, clock: ManualClock) -> Iterator[Project]:
-    """A fresh project."""
+    """A new project."""
     with Project.open(tmp_path / ".pdkernel", clock=clock, ids=SequentialIds()) as project:
         yield project
 
 
 @pytest.fixture
 def directory(project: Project) -> Directory:
-    """Its directory, as the rest of the package knows it."""
+    """The project's directory, by its protocol."""
     return LocalDirectory(project)
 
 
 def connect(directory: Directory, user: str | None, app: str = "slack", **more: str) -> Account:
-    """An account with one credential."""
+    """Connect an account with one credential."""
     return directory.add_account(
         app=app,
         credentials={"oauth_access_token": "token"},
@@ -49,15 +49,15 @@ def connect(directory: Directory, user: str | None, app: str = "slack", **more: 
     )
 
 
-def test_directory_is_the_projects(directory: Directory, project: Project) -> None:
-    """The directory names its project and follows its plan."""
+def test_the_directory_has_the_projects_id_and_plan(directory: Directory, project: Project) -> None:
+    """A change of the project's plan is visible in the directory."""
     project.set_plan("free")
 
     assert (directory.project_id, directory.plan) == (project.project_id, "free")
 
 
-def test_account_comes_back(directory: Directory) -> None:
-    """An account is found again by its id, with the names of its credentials and never their values."""
+def test_an_account_is_found_by_its_id(directory: Directory) -> None:
+    """The account has the names of its credentials, and not the values."""
     account = directory.add_account(
         app="postgresql",
         credentials={"host": "db", "password": "pw"},
@@ -80,42 +80,44 @@ def test_account_comes_back(directory: Directory) -> None:
     assert directory.find_account("apn_0000002") is None
 
 
-def test_credentials_come_back(directory: Directory) -> None:
-    """The account's credentials are what was typed, in that order."""
+def test_credentials_are_returned_unchanged(directory: Directory) -> None:
+    """The credentials have the given values in the given order."""
     account = directory.add_account(app="x", credentials={"b": "1", "a": "é\ud800"}, external_user_id="ada")
 
     assert list(directory.credentials(account.id).items()) == [("b", "1"), ("a", "é\ud800")]
 
 
-def test_at_hand_it_gives_what_it_has(directory: Directory) -> None:
-    """Who cannot wait gets the same accounts and credentials, as long as no token has to be renewed."""
+def test_the_nonblocking_view_has_the_same_accounts(directory: Directory) -> None:
+    """The view has the same accounts and credentials if no token is due for a refresh."""
     account = connect(directory, "ada")
 
-    with directory.nonblocking() as at_hand:
-        assert at_hand is not None
-        assert at_hand.newest_account("ada", "development", "slack") == account
-        assert at_hand.credentials(account.id) == directory.credentials(account.id)
+    with directory.nonblocking() as view:
+        assert view is not None
+        assert view.newest_account("ada", "development", "slack") == account
+        assert view.credentials(account.id) == directory.credentials(account.id)
 
 
-def test_at_hand_no_provider_is_waited_for(directory: Directory, project: Project, clock: ManualClock) -> None:
-    """Where the token is due, who cannot wait is told so, instead of being made to wait for the app's provider."""
+def test_the_nonblocking_view_does_not_refresh_tokens(
+    directory: Directory, project: Project, clock: ManualClock
+) -> None:
+    """If a token is due, the view raises `WouldBlockError` instead of calling the provider."""
     account = connect(directory, "ada")
     project.grants.set(account.id, Grant("refresh-0123456789", clock.now(), clock.now()))
 
-    with directory.nonblocking() as at_hand:
-        assert at_hand is not None
+    with directory.nonblocking() as view:
+        assert view is not None
         with pytest.raises(WouldBlockError):
-            at_hand.credentials(account.id)
+            view.credentials(account.id)
 
 
-def test_credentials_of_nobody(directory: Directory) -> None:
-    """Credentials of an unknown account are an error, not an empty mapping."""
+def test_credentials_of_an_unknown_account(directory: Directory) -> None:
+    """The credentials of an unknown account raise an error."""
     with pytest.raises(LookupError, match="apn_none"):
         directory.credentials("apn_none")
 
 
-def test_user_exists_from_first_account(directory: Directory, clock: ManualClock) -> None:
-    """A user exists from the first account on, in that environment only, and keeps the time of the first."""
+def test_a_user_exists_from_the_first_account_on(directory: Directory, clock: ManualClock) -> None:
+    """A user exists in the environment of their first account, and keeps its creation time."""
     assert directory.find_user("ada", "development") is None
 
     connect(directory, "ada")
@@ -128,14 +130,14 @@ def test_user_exists_from_first_account(directory: Directory, clock: ManualClock
 
 
 def test_users_are_listed_by_id(directory: Directory) -> None:
-    """The users of an environment are listed by id."""
+    """The users of an environment are sorted by id."""
     for user in ("linus", "ada", "Grace"):
         connect(directory, user)
 
     assert [user.external_id for user in directory.users("development")] == ["Grace", "ada", "linus"]
 
 
-def test_user_stays_without_accounts(directory: Directory) -> None:
+def test_a_user_stays_without_accounts(directory: Directory) -> None:
     """A user whose last account is removed still exists."""
     account = connect(directory, "ada")
 
@@ -145,8 +147,8 @@ def test_user_stays_without_accounts(directory: Directory) -> None:
     assert directory.accounts() == []
 
 
-def test_deleting_a_user_takes_the_accounts(directory: Directory) -> None:
-    """A deleted user's accounts are gone in that environment; the other one and other users keep theirs."""
+def test_a_deleted_user_loses_their_accounts(directory: Directory) -> None:
+    """The accounts of that environment are deleted; other accounts stay."""
     connect(directory, "ada")
     kept = [connect(directory, "ada", environment="production"), connect(directory, "grace"), connect(directory, None)]
 
@@ -157,13 +159,13 @@ def test_deleting_a_user_takes_the_accounts(directory: Directory) -> None:
     assert directory.find_user("ada", "production") is not None
 
 
-def test_deleting_nobody(directory: Directory) -> None:
-    """Deleting a user that does not exist says so."""
+def test_deleting_an_unknown_user(directory: Directory) -> None:
+    """Deleting an unknown user returns False."""
     assert not directory.delete_user("ada", "development")
 
 
-def test_newest_account_wins(directory: Directory, clock: ManualClock) -> None:
-    """Of several accounts of an app, the one most recently created is the user's."""
+def test_the_account_created_last_is_the_newest(directory: Directory, clock: ManualClock) -> None:
+    """The newest account is the account with the latest creation time."""
     connect(directory, "ada", account_id="apn_old")
     clock.advance(1)
     connect(directory, "ada", account_id="apn_new")
@@ -176,8 +178,8 @@ def test_newest_account_wins(directory: Directory, clock: ManualClock) -> None:
     assert newest.id == "apn_new"
 
 
-def test_last_connected_wins_a_tie(directory: Directory) -> None:
-    """Of accounts created in the same instant, the last one connected is the user's."""
+def test_the_newest_of_accounts_created_at_the_same_time(directory: Directory) -> None:
+    """Of accounts with the same creation time, the last connected one is the newest."""
     for account_id in ("apn_b", "apn_c", "apn_a"):
         connect(directory, "ada", account_id=account_id)
 
@@ -192,16 +194,18 @@ def test_last_connected_wins_a_tie(directory: Directory) -> None:
     ("user", "environment", "app"),
     [("grace", "development", "slack"), ("ada", "production", "slack"), ("ada", "development", "github")],
 )
-def test_newest_account_is_nobody_elses(directory: Directory, user: str, environment: str, app: str) -> None:
-    """Another user, another environment or another app has none of this account, nor of one of your own."""
+def test_the_newest_account_is_of_that_user_and_app(
+    directory: Directory, user: str, environment: str, app: str
+) -> None:
+    """Another user, environment or app has no newest account; an account of your own does not count."""
     connect(directory, "ada")
     connect(directory, None)
 
     assert directory.newest_account(user, "production" if environment == "production" else "development", app) is None
 
 
-def test_newest_accounts_of_many_are_those_of_each(directory: Directory, clock: ManualClock) -> None:
-    """Asked for several users and apps at once, it gives what `newest_account` chooses, and at most so many of each."""
+def test_newest_accounts_of_several_users_and_apps(directory: Directory, clock: ManualClock) -> None:
+    """The result has at most *limit* accounts of each user and app, with the newest account first."""
     for app in ("slack", "github"):
         for user in ("ada", "grace"):
             for _ in range(3):
@@ -215,16 +219,16 @@ def test_newest_accounts_of_many_are_those_of_each(directory: Directory, clock: 
     of_each: dict[tuple[str | None, str], list[Account]] = {}
     for account in found:
         of_each.setdefault((account.external_user_id, account.app), []).append(account)
-    assert all(len(theirs) == 2 for theirs in of_each.values())
-    assert {key: theirs[0] for key, theirs in of_each.items()} == {
+    assert all(len(group) == 2 for group in of_each.values())
+    assert {key: group[0] for key, group in of_each.items()} == {
         (user, app): directory.newest_account(user, "development", app)
         for user in ("ada", "grace")
         for app in ("slack", "github")
     }
 
 
-def test_first_users_are_by_id(directory: Directory) -> None:
-    """A limit gives the first users by id, of that environment only."""
+def test_a_limited_list_of_users(directory: Directory) -> None:
+    """A limit returns the first users by id in that environment."""
     for user in ("grace", "ada", "joan"):
         connect(directory, user)
     connect(directory, "aaron", environment="production")
@@ -233,15 +237,15 @@ def test_first_users_are_by_id(directory: Directory) -> None:
 
 
 def test_own_accounts_belong_to_no_user(directory: Directory) -> None:
-    """An account of your own makes no user, and carries development whatever was asked."""
+    """An account of your own creates no user, and has the environment development."""
     account = connect(directory, None, environment="production")
 
     assert (account.owner, account.environment) == ("own", "development")
     assert directory.users("development") == []
 
 
-def test_accounts_match_everything_given(directory: Directory) -> None:
-    """Accounts are picked by user, environment, app and owner; your own are valid in both environments."""
+def test_accounts_match_all_filters(directory: Directory) -> None:
+    """Accounts are filtered by user, environment, app and owner; your own match both environments."""
     connect(directory, "ada", account_id="apn_1")
     connect(directory, "ada", "github", account_id="apn_2", environment="production")
     connect(directory, None, account_id="apn_3")
@@ -260,8 +264,8 @@ def test_accounts_match_everything_given(directory: Directory) -> None:
     assert ids(directory.accounts(app="slack", own=False, environment="production")) == []
 
 
-def test_taken_id_is_refused(directory: Directory) -> None:
-    """An account id can be used once; the account that has it is kept as it was."""
+def test_an_account_id_is_used_once(directory: Directory) -> None:
+    """A second account with the same id is refused, and the first stays unchanged."""
     account = connect(directory, "ada", account_id="apn_1")
 
     with pytest.raises(AccountExistsError, match="There is an account apn_1 already"):
@@ -271,8 +275,8 @@ def test_taken_id_is_refused(directory: Directory) -> None:
     assert directory.find_user("grace", "development") is None
 
 
-def test_removing_twice(directory: Directory) -> None:
-    """Removing says whether there was an account."""
+def test_removing_an_account_twice(directory: Directory) -> None:
+    """The second removal returns False."""
     account = connect(directory, "ada")
 
     assert (directory.remove_account(account.id), directory.remove_account(account.id)) == (True, False)
@@ -290,8 +294,8 @@ def test_removing_twice(directory: Directory) -> None:
         ({"credentials": {" ": "pw-4711"}}, "has no name"),
     ],
 )
-def test_what_cannot_be_connected(directory: Directory, wrong: dict[str, object], message: str) -> None:
-    """What cannot be an account is refused by name, without showing a credential."""
+def test_an_invalid_account_is_refused(directory: Directory, wrong: dict[str, object], message: str) -> None:
+    """The error names the invalid field, and does not show a credential."""
     given: dict[str, object] = {"app": "slack", "external_user_id": "ada", "credentials": {"t": "pw-4711"}}
 
     with pytest.raises(RequestError) as caught:
@@ -308,16 +312,16 @@ def test_what_cannot_be_connected(directory: Directory, wrong: dict[str, object]
         ("slack", ["oauth_access_token"]),
         ("openai", ["api_key"]),
         ("postgresql", ["host", "port", "user", "password", "database"]),
-        ("never_heard_of", ["oauth_access_token", "api_key"]),
+        ("unlisted_app", ["oauth_access_token", "api_key"]),
     ],
 )
-def test_known_fields(directory: Directory, app: str, fields: list[str]) -> None:
-    """A form asks for what accounts of that app usually hold."""
+def test_usual_credential_fields(directory: Directory, app: str, fields: list[str]) -> None:
+    """A form has the usual credentials of the app."""
     assert list(directory.credential_fields(app)) == fields
 
 
-def test_fields_of_the_newest_account_are_asked_for(directory: Directory, clock: ManualClock) -> None:
-    """An app that has accounts is asked for what the newest of them holds."""
+def test_fields_of_the_newest_account(directory: Directory, clock: ManualClock) -> None:
+    """A form has the credentials of the app's newest account."""
     directory.add_account(app="slack", credentials={"bot_token": "1", "team": "2"}, external_user_id="ada")
     clock.advance(timedelta(days=1).total_seconds())
     directory.add_account(app="slack", credentials={"bot_token": "1"}, external_user_id=None)
@@ -325,28 +329,28 @@ def test_fields_of_the_newest_account_are_asked_for(directory: Directory, clock:
     assert list(directory.credential_fields("slack")) == ["bot_token"]
 
 
-def test_a_field_that_was_left_empty_is_asked_for_again(directory: Directory) -> None:
-    """An account that holds less than accounts of that app usually do takes no field from the form."""
+def test_an_omitted_field_stays_in_the_form(directory: Directory) -> None:
+    """A newest account with fewer credentials than usual does not remove fields from the form."""
     directory.add_account(app="supabase", credentials={"subdomain": "acme"}, external_user_id="ada")
 
     assert list(directory.credential_fields("supabase")) == ["subdomain", "service_key"]
 
 
-def test_what_was_told_of_an_app_is_asked_for(directory: Directory, project: Project) -> None:
-    """What the project was told that an account holds goes before what the newest account does."""
+def test_registered_fields_come_first(directory: Directory, project: Project) -> None:
+    """Registered fields of an app replace the fields of its newest account."""
     register_app(project, "my_crm", ["subdomain", "api_key"])
     directory.add_account(app="my_crm", credentials={"subdomain": "acme"}, external_user_id="ada")
 
     assert list(directory.credential_fields("my_crm")) == ["subdomain", "api_key"]
 
 
-def test_ids_and_apps_of_accounts(directory: Directory, clock: ManualClock) -> None:
-    """The ids are those of the accounts in their order, whatever is asked for; the apps are theirs."""
+def test_account_ids_match_accounts(directory: Directory, clock: ManualClock) -> None:
+    """`account_ids` returns the ids of `accounts` in the same order; `connected_apps` returns their apps."""
     for user, app in (("ada", "slack"), ("bob", "github"), (None, "slack"), ("ada", "slack")):
         clock.advance(1)
         directory.add_account(app=app, credentials={"api_key": "k-12345678"}, external_user_id=user)
-    for asked in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
-        found = directory.accounts(**asked)
+    for filters in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
+        found = directory.accounts(**filters)
         assert found
-        assert list(directory.account_ids(**asked)) == [account.id for account in found]
+        assert list(directory.account_ids(**filters)) == [account.id for account in found]
     assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}

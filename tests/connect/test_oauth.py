@@ -1,4 +1,4 @@
-"""What a provider of OAuth 2 may say, or not say, when it is asked for tokens."""
+"""Responses of OAuth 2 providers to requests for tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REFRESH = "refresh-token-0123456789"
 
 @contextmanager
 def provider(*pieces: bytes) -> Iterator[OAuthProvider]:
-    """A provider that takes one request, and says a piece every tenth of a second; nothing for two seconds if there is none."""
+    """A provider that accepts one request and sends *pieces* slowly; without pieces, nothing for two seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -40,7 +40,7 @@ def provider(*pieces: bytes) -> Iterator[OAuthProvider]:
 
 
 def answer(body: bytes, status: str = "200 OK") -> bytes:
-    """What a provider says."""
+    """An HTTP response of a provider."""
     return b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
         status.encode(),
         len(body),
@@ -56,8 +56,8 @@ HANGING = {
 
 
 @pytest.mark.parametrize("pieces", HANGING.values(), ids=HANGING)
-def test_provider_that_hangs(pieces: tuple[bytes, ...]) -> None:
-    """It is waited for no longer than its time in all, and that is said; asking again may help."""
+def test_the_timeout_is_for_the_whole_response(pieces: tuple[bytes, ...]) -> None:
+    """A provider that is silent or slow is given up after the timeout; a retry may succeed."""
     began = time.monotonic()
     with (
         provider(*pieces) as hanging,
@@ -70,7 +70,7 @@ def test_provider_that_hangs(pieces: tuple[bytes, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "final"),
+    ("response", "is_permanent"),
     [
         (answer(b'{"error": "invalid_grant"}', "400 Bad Request"), True),
         (answer(b'{"status": "BAD_REFRESH_TOKEN"}', "400 Bad Request"), True),
@@ -86,17 +86,17 @@ def test_provider_that_hangs(pieces: tuple[bytes, ...]) -> None:
     ],
     ids=lambda each: each.rpartition(b"\r\n")[2][:30].decode() if isinstance(each, bytes) else "",
 )
-def test_whether_asking_again_is_of_use(said: bytes, final: bool) -> None:
-    """It is not where the provider says that the refresh token is no good; a page that is out of order says nothing of it."""
-    with provider(said) as refusing, pytest.raises(ProviderError, match="issued no token") as caught:
+def test_which_errors_are_permanent(response: bytes, is_permanent: bool) -> None:
+    """An error is permanent only if the provider rejects the refresh token itself."""
+    with provider(response) as refusing, pytest.raises(ProviderError, match="issued no token") as caught:
         refresh_tokens(refusing, REFRESH)
 
-    assert caught.value.is_permanent is final
+    assert caught.value.is_permanent is is_permanent
 
 
 @pytest.mark.parametrize("lasting", [b"1" + b"0" * 400, b"Infinity", b"-1", b'"soon"', b"null"])
-def test_odd_lifetime(lasting: bytes) -> None:
-    """A token whose life is said in a way that nobody understands is taken as one of unknown life."""
+def test_an_invalid_lifetime_is_ignored(lasting: bytes) -> None:
+    """A token with an invalid `expires_in` has an unknown lifetime."""
     with provider(answer(b'{"access_token": "access-0123456789", "error": null, "expires_in": %s}' % lasting)) as odd:
         tokens = refresh_tokens(odd, REFRESH)
 
@@ -104,10 +104,10 @@ def test_odd_lifetime(lasting: bytes) -> None:
 
 
 @pytest.mark.parametrize("shown", [quote_plus(SECRET), REFRESH, "x" * 265 + REFRESH])
-def test_reason_shows_no_secret(shown: str) -> None:
-    """Neither encoded as it was sent, nor the first half of it where the reason is cut short."""
-    said = answer(f'{{"error": "invalid_grant", "error_description": "{shown}"}}'.encode(), "400 Bad Request")
-    with provider(said) as telling, pytest.raises(ProviderError, match="invalid_grant") as caught:
-        refresh_tokens(telling, REFRESH)
+def test_the_reason_has_no_secret(shown: str) -> None:
+    """The provider's reason is masked, also where a secret is encoded or cut off."""
+    response = answer(f'{{"error": "invalid_grant", "error_description": "{shown}"}}'.encode(), "400 Bad Request")
+    with provider(response) as refusing, pytest.raises(ProviderError, match="invalid_grant") as caught:
+        refresh_tokens(refusing, REFRESH)
 
     assert not any(secret in str(caught.value) for secret in (quote_plus(SECRET), "refresh-token"))

@@ -1,4 +1,4 @@
-"""The directory of a real project, against an API in another process."""
+"""The directory of a real project, with an API in another process."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKE
 
 @pytest.fixture
 def directory(home: Project, upstream: Upstream) -> Directory:
-    """Its users and accounts, as the rest of the package knows them."""
+    """The directory of the real project, by its protocol."""
     return RemoteDirectory(home, Sdk(upstream.login, timeout_s=1.0))
 
 
-def test_project_is_pipedreams(directory: Directory) -> None:
-    """A run's context names Pipedream's project."""
+def test_the_projects_id_is_pipedreams(directory: Directory) -> None:
+    """The directory has Pipedream's id of the project."""
     assert directory.project_id == PROJECT
 
 
-def test_users_of_one_environment(directory: Directory) -> None:
+def test_users_of_each_environment(directory: Directory) -> None:
     """Each environment has its own users."""
     names = [[user.external_id for user in directory.users(where)] for where in ("development", "production")]
 
     assert names == [["ada", "bob"], ["eve"]]
 
 
-def test_user_is_found_where_they_are(directory: Directory) -> None:
-    """A user of one environment is none of the other."""
+def test_a_user_is_found_in_their_environment_only(directory: Directory) -> None:
+    """A user of development is not found in production."""
     found = directory.find_user("ada", "development")
 
     assert found is not None
@@ -50,23 +50,23 @@ def test_user_is_found_where_they_are(directory: Directory) -> None:
     assert directory.find_user("ada", "production") is None
 
 
-def test_newest_account_wins(directory: Directory) -> None:
-    """Of two Slack accounts the one that was connected last is used."""
+def test_the_account_created_last_is_the_newest(directory: Directory) -> None:
+    """Of two Slack accounts the newest one is used."""
     account = directory.newest_account("ada", "development", "slack")
 
     assert account is not None
     assert (account.id, account.app, account.owner, account.healthy) == ("apn_new", "slack", "external_user", True)
 
 
-def test_all_accounts_over_several_pages(directory: Directory) -> None:
-    """Every page is asked for: the API gives three accounts at a time."""
+def test_accounts_of_several_pages(directory: Directory) -> None:
+    """All pages are requested: the API returns three accounts per page."""
     ids = [account.id for account in directory.accounts(environment="development")]
 
     assert ids == ["apn_keys", "apn_held", "apn_new", "apn_old"]
 
 
-def test_account_is_found_in_either_environment(directory: Directory) -> None:
-    """An account's id says nothing of its environment, so both are looked at."""
+def test_an_account_is_found_in_either_environment(directory: Directory) -> None:
+    """An account's id does not have the environment, so both are searched."""
     account = directory.find_account("apn_prod")
 
     assert account is not None
@@ -75,12 +75,12 @@ def test_account_is_found_in_either_environment(directory: Directory) -> None:
 
 
 def test_credentials_come_from_connect(directory: Directory) -> None:
-    """The step's `$auth` is what Connect gives out."""
+    """The step's `$auth` has the credentials that Connect returns."""
     assert dict(directory.credentials("apn_new")) == {"oauth_access_token": SLACK_TOKEN, "oauth_uid": "U1"}
 
 
 def test_withheld_credentials_name_the_proxy(directory: Directory, upstream: Upstream) -> None:
-    """Where Connect keeps a token to itself, what is missing and the way to use it are told."""
+    """If Connect withholds a token, the result has the missing names and the access to the proxy."""
     credentials = directory.credentials("apn_held")
 
     assert isinstance(credentials, WithheldCredentials)
@@ -90,8 +90,8 @@ def test_withheld_credentials_name_the_proxy(directory: Directory, upstream: Ups
     assert TOKEN not in repr(credentials.proxy)
 
 
-def test_one_question_for_a_run(directory: Directory, upstream: Upstream) -> None:
-    """User and accounts of one run are one request to the API, besides the token."""
+def test_a_run_causes_one_request(directory: Directory, upstream: Upstream) -> None:
+    """User and accounts of a run cause one request, besides the request for a token."""
     directory.find_user("ada", "development")
     directory.newest_account("ada", "development", "slack")
     directory.newest_account("ada", "development", "github")
@@ -99,8 +99,8 @@ def test_one_question_for_a_run(directory: Directory, upstream: Upstream) -> Non
     assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts"]
 
 
-def test_answers_are_good_for_a_moment(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
-    """What changed at Pipedream is seen after some seconds."""
+def test_responses_are_cached_for_some_seconds(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
+    """After the cache's lifetime, a second request is sent."""
     directory.newest_account("ada", "development", "slack")
     moving.advance(CACHE_TTL_S + 1)
     directory.newest_account("ada", "development", "slack")
@@ -108,8 +108,8 @@ def test_answers_are_good_for_a_moment(directory: Directory, upstream: Upstream,
     assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts", "accounts"]
 
 
-def test_own_accounts_stay_here(directory: Directory, home: Project, upstream: Upstream) -> None:
-    """An account of your own is the local project's: Connect has external users' only."""
+def test_own_accounts_are_local(directory: Directory, home: Project, upstream: Upstream) -> None:
+    """An account of your own is stored in the local project, without a request."""
     made = directory.add_account(app="slack", credentials={"oauth_access_token": "mine"}, external_user_id=None)
 
     assert dict(directory.credentials(made.id)) == {"oauth_access_token": "mine"}
@@ -118,8 +118,8 @@ def test_own_accounts_stay_here(directory: Directory, home: Project, upstream: U
     assert upstream.asked == []
 
 
-def test_key_based_account_is_connected_at_pipedream(directory: Directory) -> None:
-    """An account whose keys are known is connected there, and found again."""
+def test_a_key_based_account_is_connected_at_pipedream(directory: Directory) -> None:
+    """The account is created at Pipedream, and is found afterwards."""
     directory.users("development")
     made = directory.add_account(app="openai", credentials={"api_key": "sk-1"}, external_user_id="cyd")
 
@@ -127,8 +127,8 @@ def test_key_based_account_is_connected_at_pipedream(directory: Directory) -> No
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob", "cyd"]
 
 
-def test_account_is_connected_again(directory: Directory) -> None:
-    """The account keeps its id and age, and has the new keys at Pipedream."""
+def test_an_account_is_reconnected(directory: Directory) -> None:
+    """The account keeps its id and creation time, and gets the new credentials at Pipedream."""
     old = directory.find_account("apn_keys")
     made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
 
@@ -139,8 +139,8 @@ def test_account_is_connected_again(directory: Directory) -> None:
         directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
 
 
-def test_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
-    """Pipedream's refusal is told with what to do."""
+def test_an_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
+    """The error has Pipedream's reason and a fix, and not the credential."""
     with pytest.raises(RequestError) as caught:
         directory.add_account(app="github", credentials={"oauth_access_token": "planted-0123"}, external_user_id="ada")
 
@@ -150,21 +150,21 @@ def test_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
-def test_refusal_shows_no_credential(directory: Directory, upstream: Upstream, status: int) -> None:
-    """Whatever Pipedream repeats of what it was sent, a person reads its reason without it, cut short as it may be."""
+def test_an_error_has_no_credential(directory: Directory, upstream: Upstream, status: int) -> None:
+    """If Pipedream repeats the request in its error, the credentials are masked."""
     key = "sk-planted-key-0123456789"
-    told = f"{'This is how it is. ' * 10}Bad cfmap_json {json.dumps(json.dumps({'api_key': key}))} for ctok_1"
-    upstream.set(fault={"path": "/accounts", "method": "POST", "kind": "status", "status": status, "error": told})
+    error = f"{'This is the reason. ' * 10}Bad cfmap_json {json.dumps(json.dumps({'api_key': key}))} for ctok_1"
+    upstream.set(fault={"path": "/accounts", "method": "POST", "kind": "status", "status": status, "error": error})
 
     with pytest.raises(PdkernelError) as caught:
         directory.add_account(app="openai", credentials={"api_key": key}, external_user_id="zoe")
 
-    assert "This is how it is." in str(caught.value)
+    assert "This is the reason." in str(caught.value)
     assert not any(piece in str(caught.value) for piece in ("sk-pl", "ctok_1"))
 
 
-def test_removed_account_is_gone_at_once(directory: Directory) -> None:
-    """Removing forgets what was known."""
+def test_a_removed_account_is_not_cached(directory: Directory) -> None:
+    """After a removal the next account is the newest."""
     directory.newest_account("ada", "development", "slack")
 
     assert directory.remove_account("apn_new")
@@ -173,16 +173,16 @@ def test_removed_account_is_gone_at_once(directory: Directory) -> None:
     assert newest.id == "apn_old"
 
 
-def test_deleted_user_is_gone_at_once(directory: Directory) -> None:
-    """Deleting a user deletes them at Pipedream."""
+def test_a_deleted_user_is_not_cached(directory: Directory) -> None:
+    """The user is deleted at Pipedream, and is not found afterwards."""
     assert directory.delete_user("ada", "development")
 
     assert directory.find_user("ada", "development") is None
     assert not directory.delete_user("ada", "development")
 
 
-def test_answer_that_the_sdk_cannot_parse(directory: Directory, upstream: Upstream) -> None:
-    """Releases require more of an app than the API sends: the answer is read as it is."""
+def test_a_response_that_the_sdk_cannot_parse(directory: Directory, upstream: Upstream) -> None:
+    """If a response lacks a field that the SDK requires, its JSON is used."""
     upstream.set(scope_profiles=False)
 
     assert len(directory.accounts(environment="development")) == 4
@@ -228,7 +228,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("path", ["token", "accounts"])
 @pytest.mark.parametrize(("fault", "kind", "message", "fix"), FAULTS, ids=lambda each: str(each)[:40])
-def test_faults_are_sentences(
+def test_faults_of_the_api(
     directory: Directory,
     upstream: Upstream,
     path: str,
@@ -237,7 +237,7 @@ def test_faults_are_sentences(
     message: str,
     fix: str,
 ) -> None:
-    """Whatever Pipedream does, a person reads what happened and what to do, and no secret."""
+    """Each fault is an error with a cause and a fix, and without a secret."""
     upstream.set(fault={"path": path, **fault})
 
     with pytest.raises(kind) as caught:
@@ -249,16 +249,16 @@ def test_faults_are_sentences(
     assert len(upstream.asked) == (1 if path == "token" else 2)
 
 
-def test_nobody_is_there(home: Project) -> None:
-    """An address that nobody answers at is named."""
+def test_an_unreachable_api(home: Project) -> None:
+    """The error names the address that is unreachable."""
     directory = RemoteDirectory(home, Sdk(Login("c", CLIENT_SECRET, PROJECT, base_url="http://127.0.0.1:9")))
 
     with pytest.raises(ProjectError, match=r"Pipedream Connect at 127\.0\.0\.1:9 is unreachable"):
         directory.users("development")
 
 
-def test_revoked_token_is_replaced(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
-    """A token that Pipedream takes no more is asked for anew, once."""
+def test_a_revoked_token_is_replaced(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
+    """After a rejected token, one new token is requested."""
     directory.users("development")
     moving.advance(60)
     httpx.post(f"{upstream.url}/v1/oauth/revoke", json={"token": TOKEN})
@@ -267,8 +267,8 @@ def test_revoked_token_is_replaced(directory: Directory, upstream: Upstream, mov
     assert [each["path"] for each in upstream.asked].count("/v1/oauth/token") == 2
 
 
-def test_failure_is_not_remembered(directory: Directory, upstream: Upstream) -> None:
-    """After a fault the next question is asked anew."""
+def test_a_failure_is_not_cached(directory: Directory, upstream: Upstream) -> None:
+    """After a fault the next call sends a new request."""
     upstream.set(fault={"path": "accounts", "kind": "status", "status": 500})
     with pytest.raises(ProjectError):
         directory.find_user("ada", "development")
@@ -277,8 +277,8 @@ def test_failure_is_not_remembered(directory: Directory, upstream: Upstream) -> 
     assert directory.find_user("ada", "development") is not None
 
 
-def test_login_decides_which_directory(home: Project, upstream: Upstream) -> None:
-    """One place decides: without a login the local project, with one the real one, and nobody is asked yet."""
+def test_the_login_selects_the_directory(home: Project, upstream: Upstream) -> None:
+    """Without a login the directory is local, with a login it is remote; no request is sent yet."""
     before = open_directory(home, {})
     home.login.save(upstream.login)
     after = open_directory(home, {})
@@ -288,22 +288,24 @@ def test_login_decides_which_directory(home: Project, upstream: Upstream) -> Non
     assert upstream.asked == []
 
 
-def test_environment_names_the_project(home: Project, upstream: Upstream) -> None:
-    """Where nothing is kept, the environment variables are enough."""
+def test_a_login_from_environment_variables(home: Project, upstream: Upstream) -> None:
+    """The environment variables are enough for a login."""
     assert open_directory(home, upstream.environ).project_id == PROJECT
 
 
-def test_sdks_own_variables_change_nothing(home: Project, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK would take a token from its environment: what was chosen counts."""
-    monkeypatch.setenv("PIPEDREAM_ACCESS_TOKEN", "somebody-elses")
+def test_environment_variables_of_the_sdk_are_ignored(
+    home: Project, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables that the SDK would read do not change the token or the environment."""
+    monkeypatch.setenv("PIPEDREAM_ACCESS_TOKEN", "another-token")
     monkeypatch.setenv("PIPEDREAM_PROJECT_ENVIRONMENT", "production")
     directory = RemoteDirectory(home, Sdk(upstream.login))
 
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
 
 
-def test_actions_run_at_pipedream_unless_chosen(home: Project, upstream: Upstream, tmp_path: Path) -> None:
-    """With a real project the default for actions that are not built in is Connect; a choice stays."""
+def test_the_default_source_of_actions(home: Project, upstream: Upstream, tmp_path: Path) -> None:
+    """With a login the default source of actions is Connect; a chosen source stays."""
     home.login.save(upstream.login)
     default = str(ActionSettings(home.settings).source_setting)
     ActionSettings(home.settings).set_source("builtin", base=tmp_path)
@@ -315,8 +317,8 @@ HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"
 BINDINGS = {"notify": (AppBinding("slack", "slack"),)}
 
 
-def test_account_removed_since_it_was_listed(directory: Directory, upstream: Upstream) -> None:
-    """A run takes the account that there is now, not the one that the list of a moment ago has."""
+def test_an_account_that_was_removed_after_the_listing(directory: Directory, upstream: Upstream) -> None:
+    """A run uses the newest account that still exists."""
     directory.newest_account("ada", "development", "slack")
     httpx.delete(f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS).raise_for_status()
 
@@ -326,8 +328,8 @@ def test_account_removed_since_it_was_listed(directory: Directory, upstream: Ups
     assert [use.id for use in found.for_step("notify").uses] == ["apn_old"]
 
 
-def test_account_listed_and_not_there(directory: Directory, upstream: Upstream) -> None:
-    """What Pipedream lists and does not have ends the run with a sentence."""
+def test_an_account_that_is_listed_but_missing(directory: Directory, upstream: Upstream) -> None:
+    """The run ends with an error that names the account."""
     upstream.set(fault={"within": "/accounts/apn", "kind": "status", "status": 404})
 
     found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
@@ -336,10 +338,10 @@ def test_account_listed_and_not_there(directory: Directory, upstream: Upstream) 
     assert found.error.message == "The account apn_new was removed while the run started."
 
 
-def test_ids_and_apps_of_accounts(directory: Directory) -> None:
-    """The ids are those of the accounts in their order, whatever is asked for; the apps are theirs."""
-    for asked in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
-        found = directory.accounts(**asked)
+def test_account_ids_match_accounts(directory: Directory) -> None:
+    """`account_ids` returns the ids of `accounts` in the same order; `connected_apps` returns their apps."""
+    for filters in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
+        found = directory.accounts(**filters)
         assert found
-        assert list(directory.account_ids(**asked)) == [account.id for account in found]
+        assert list(directory.account_ids(**filters)) == [account.id for account in found]
     assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}

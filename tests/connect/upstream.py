@@ -1,7 +1,7 @@
 """
-A Connect API in a process of its own, as far as a real project is used (`reference/connect-api.md`, sections 2 to 5).
+A Connect API in its own process, as far as pdkernel uses a real project.
 
-It can be told to fail in a way, and says what it was asked. `python -m tests.connect.upstream` prints its address.
+Control routes set failures, and return the received requests. `python -m tests.connect.upstream` prints the address.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from pdkernel.project import Login
 CLIENT_ID = "client-1"
 CLIENT_SECRET = "planted-client-secret-0123456789"
 OTHERS = {"client-of-ours": "o_ours", "client-of-others": "o_others"}
-"""Other clients with the same secret, and whose workspace they are of; the first is the project's."""
+"""Workspaces of other clients with the same secret; the first workspace is the project's."""
 PROJECT = "proj_real123"
 SLACK_TOKEN = "xoxb-planted-real-token-0123456789"
 ROOT = Path(__file__).parents[2]
 
 
 def token_of(workspace: str, *scopes: str, number: int = 0) -> str:
-    """A token as the platform's are: signed, and saying whose it is."""
+    """A signed token with a workspace and scopes, as the platform issues."""
     claims = {"sub": workspace, "scope": list(scopes), "jti": f"{number}", "token_type": "oauth_access_token"}
-    return jwt.encode(claims, "a key that nobody checks, of 32 bytes")
+    return jwt.encode(claims, "a key of 32 bytes, never checked")
 
 
 TOKEN = token_of("o_ours", "*")
@@ -332,7 +332,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _source(key: str) -> dict[str, Any]:
@@ -360,12 +360,12 @@ class Upstream:
 
     @property
     def login(self) -> Login:
-        """A login that it accepts."""
+        """A login that the API accepts."""
         return Login(CLIENT_ID, CLIENT_SECRET, PROJECT, base_url=self.url)
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of someone who uses it."""
+        """Environment variables of the login."""
         return {
             "PDKERNEL_CLIENT_ID": CLIENT_ID,
             "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
@@ -375,27 +375,28 @@ class Upstream:
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """What it was asked, in order."""
+        """Requests that the API received, in order."""
         asked: list[dict[str, Any]] = self._control.get("/-/asked").json()
         return asked
 
     def set(self, **told: Any) -> None:
         """
-        Fail from now on as *fault* says.
+        Set the behaviour of the API from now on.
 
-        `scope_profiles=False` leaves out what newer SDKs require; *held* are more accounts that it keeps to itself
-        (id, external user, app).
+        Args:
+            told: `fault`, a failure of matching requests; `scope_profiles=False` to omit a field that newer SDKs require;
+                `held`, further accounts whose credentials are withheld (id, external user, app).
         """
         self._control.post("/-/set", json=told)
 
     def close(self) -> None:
-        """Close the connection to its controls."""
+        """Close the connection to the control routes."""
         self._control.close()
 
 
 @contextmanager
 def running_upstream() -> Iterator[Upstream]:
-    """The API, for as long as it is wanted."""
+    """Run the API."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.connect.upstream"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""A project that is served, without a socket: its tables, its application and a client that calls it."""
+"""Serves a project without a socket: the application and a client that calls it."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from pdkernel.server.app_context import ServedWorkflow
 
 
 class Workflows:
-    """Workflows that a test serves."""
+    """A fixed list of served workflows."""
 
     def __init__(self, *workflows: ServedWorkflow) -> None:
         self._workflows = workflows
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
-        """All of them."""
+        """All workflows."""
         return self._workflows
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """By endpoint."""
+        """The workflow with that endpoint key, or None."""
         return next((each for each in self._workflows if key.lower() == each.endpoint_key.lower()), None)
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
-        """By id."""
+        """The workflow with that id, or None."""
         return next((each for each in self._workflows if workflow_id == each.id), None)
 
 
 @dataclass
 class Served:
     """
-    A project while it is served.
+    A served project.
 
     Attributes:
-        context: What the handlers are given.
-        http: Calls it, without a token of its own.
-        client: An OAuth client that may do everything.
+        context: Context of the server.
+        http: An HTTP client without a token.
+        client: An OAuth client with every scope.
     """
 
     context: AppContext
@@ -56,17 +56,23 @@ class Served:
 
     @property
     def project(self) -> Project:
-        """Its tables."""
+        """The project's tables."""
         return self.context.project
 
     @property
     def directory(self) -> LocalDirectory:
-        """Its users and accounts."""
+        """Users and accounts of the project."""
         assert isinstance(self.context.directory, LocalDirectory)
         return self.context.directory
 
+    @property
+    def clock(self) -> ManualClock:
+        """The clock of the project, which a test advances."""
+        assert isinstance(self.context.clock, ManualClock)
+        return self.context.clock
+
     def headers(self, *scopes: str, environment: str | None = "development") -> dict[str, str]:
-        """What a client with a token for *scopes* sends."""
+        """Headers of an OAuth client with a new access token for *scopes*."""
         token = self.project.access_tokens.issue(self.client.client.id, scopes or ("*",))
         sent = {"Authorization": f"Bearer {token}"}
         return {**sent, "x-pd-environment": environment} if environment else sent
@@ -80,7 +86,7 @@ class Served:
         headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> httpx.Response:
-        """Call *path* below the project's, `/v1/connect/proj_...`; one that begins with /v1 is taken as it is."""
+        """Call a route of the API; *path* is below the project's path, unless it begins with /v1."""
         url = path if path.startswith("/v1") else f"/v1/connect/{self.project.project_id}{path}"
         sent = {**self.headers(environment=environment), **(headers or {})}
         return await self.http.request(method, url, headers=sent, **kwargs)
@@ -90,7 +96,7 @@ class Served:
 async def served(
     folder: Path, *workflows: ServedWorkflow, egress: str = "deny", gateway: Gateway | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
-    """Serve a fresh project in *folder*."""
+    """Serve a new project in *folder*."""
     clock = ManualClock()
     with Project.open(folder / ".pdkernel", clock=clock) as project:
         directory = LocalDirectory(project)

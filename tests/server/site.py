@@ -1,4 +1,4 @@
-"""A project that is served by a real server on a port of its own, in the test's event loop."""
+"""Serves a project on a port of its own, in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from pdkernel.source import WorkflowSource
 @dataclass
 class Site:
     """
-    What is served.
+    A served project.
 
     Attributes:
-        url: Where.
-        context: What the handlers are given.
-        http: Calls it.
-        server: Can be told to stop.
-        lines: One for each request.
+        url: URL of the server.
+        context: Context of the server.
+        http: An HTTP client.
+        server: The server.
+        lines: Lines of the access log.
     """
 
     url: str
@@ -46,12 +46,12 @@ class Site:
 
     @property
     def directory(self) -> LocalDirectory:
-        """Its users and accounts."""
+        """Users and accounts of the project."""
         assert isinstance(self.context.directory, LocalDirectory)
         return self.context.directory
 
     def path(self, name: str = "Test") -> str:
-        """`/KEY` of the workflow of that name."""
+        """The path `/KEY` of the workflow with that name."""
         return next(
             f"/{each.endpoint_key}"
             for each in self.context.workflows.list_workflows()
@@ -59,17 +59,17 @@ class Site:
         )
 
     def key(self, name: str = "Test") -> str:
-        """Its key."""
+        """The endpoint key of the workflow with that name."""
         return self.path(name)[1:]
 
     def token(self, *scopes: str) -> dict[str, str]:
-        """The header of a client with a token for *scopes*."""
+        """The Authorization header with a new access token for *scopes*."""
         project = self.context.project
         client = project.oauth_clients.create("tests").client
         return {"Authorization": f"Bearer {project.access_tokens.issue(client.id, scopes or ('*',))}"}
 
-    async def said(self, count: int) -> list[str]:
-        """The lines, once there are *count*: a run's comes at its end, which may be after the answer."""
+    async def wait_for_lines(self, count: int) -> list[str]:
+        """The access log, as soon as it has *count* lines: the line of a run is written at the run's end."""
         for _ in range(500):
             if len(self.lines) >= count:
                 return self.lines
@@ -77,7 +77,7 @@ class Site:
         raise AssertionError(self.lines)
 
     async def runs(self) -> list[Execution]:
-        """Runs in the journal that have ended, oldest first; waits for those under way."""
+        """Finished runs in the journal, oldest first; waits for runs in progress."""
         for _ in range(500):
             kept = await self.context.engine.journal.list_executions(limit=1000)
             if all(each.finished_at is not None for each in kept):
@@ -95,7 +95,7 @@ async def site_of(
     verify: Any = True,
     **settings: Any,
 ) -> AsyncIterator[Site]:
-    """Serve *workflows* in a fresh project in *folder*."""
+    """Serve *workflows* in a new project in *folder*."""
     lines: list[str] = []
     with Project.open(folder / ".pdkernel") as project:
         directory = LocalDirectory(project)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a connection, byte for byte: what is a request, what is refused, and what is left of a connection then."""
+"""HTTP/1.1 on a connection: valid and invalid requests, limits, and the connection afterwards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from pdkernel.server.http_protocol import MAX_HEADER_BYTES, Pace
 from pdkernel.server.uvicorn_server import UvicornServer, listen
+from tests.builders import a_workflow, python_step
+from tests.server.site import site_of
 
 HOST = b"host: localhost\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST
@@ -29,63 +32,63 @@ TWO = b"2\r\nhi\r\n0\r\n\r\n"
 @dataclass
 class Echo:
     """
-    A server that answers each request with what it was.
+    A server that responds to each request with the parsed request.
 
     Attributes:
-        port: Where.
-        told: Paths of the requests that the application was told of.
-        gone: Those whose caller went away, as far as it was told.
-        wait: Held back until this is set are answers to paths that begin with /slow, and the reading of bodies to /late.
+        port: Port of the server.
+        paths: Paths of the requests that the application received.
+        disconnected: Paths of the requests whose client disconnected.
+        wait: Until this event is set, responses to paths that begin with /slow wait, and bodies of /late are not read.
     """
 
     port: int = 0
-    told: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    disconnected: list[str] = field(default_factory=list)
     wait: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Respond to a request."""
         request = Request(scope, receive)
         path = request.url.path
-        self.told.append(path)
+        self.paths.append(path)
         if path.startswith("/late"):
             await self.wait.wait()
         try:
             body = await request.body()
         except ClientDisconnect:
-            self.gone.append(path)
+            self.disconnected.append(path)
             return
         if path.startswith("/slow"):
             await self.wait.wait()
         if path == "/leaves":
             await receive()
-            self.gone.append(path)
+            self.disconnected.append(path)
         headers = [[name, value] for name, value in request.headers.items() if name != "host"]
-        said = {"method": request.method, "path": path, "query": request.url.query, "headers": headers}
-        answer = JSONResponse({**said, "body": body.decode()})
+        parsed = {"method": request.method, "path": path, "query": request.url.query, "headers": headers}
+        answer = JSONResponse({**parsed, "body": body.decode()})
         if path == "/stream":
             await StreamingResponse(_parts(answer.body))(scope, receive, send)
         else:
             await answer(scope, receive, send)
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection."""
+        """Open a connection."""
         return await asyncio.open_connection("127.0.0.1", self.port)
 
-    async def say(self, *parts: bytes) -> bytes:
-        """What is answered to *parts*, each sent by itself, until the server closes."""
+    async def send(self, *parts: bytes) -> bytes:
+        """Send each of *parts* separately; returns the data until the server closes the connection."""
         reader, writer = await self.open()
         for part in parts:
             writer.write(part)
             await asyncio.sleep(0.02)
-        said = await asyncio.wait_for(reader.read(), 20)
+        received = await asyncio.wait_for(reader.read(), 20)
         writer.close()
-        return said
+        return received
 
-    async def ask(self, *parts: bytes) -> list[dict[str, Any]]:
-        """The requests that the application saw in *parts*, the last of which is followed by one that closes."""
-        said = await self.say(*parts, GET + b"connection: close\r\n\r\n")
-        seen = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in said.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    async def send_and_parse(self, *parts: bytes) -> list[dict[str, Any]]:
+        """Send *parts* and a last request; returns the requests that the application parsed, without the last."""
+        received = await self.send(*parts, GET + b"connection: close\r\n\r\n")
+        seen = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in received.split(b"HTTP/1.1 200 OK\r\n")[1:]]
         assert seen.pop()["headers"] == [["connection", "close"]]
         return seen
 
@@ -97,15 +100,15 @@ async def _parts(body: Any) -> AsyncIterator[bytes]:
 
 @pytest.fixture
 async def echo(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
-    """It, whose log has no traceback at the end."""
+    """A server; the log has no traceback at the end."""
     async with _served(Pace()) as app:
         yield app
     assert [record.message for record in caplog.records if record.exc_info] == []
 
 
 @pytest.fixture
-async def hasty(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
-    """It, with little patience: half a second for a head, a byte a second for a body."""
+async def impatient(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
+    """A server with short limits: half a second for a head, a byte per second for a body."""
     async with _served(Pace(head_s=0.5, body_window_s=1.0, body_bytes_per_s=1.0)) as app:
         yield app
     assert [record.message for record in caplog.records if record.exc_info] == []
@@ -139,7 +142,7 @@ async def _served(pace: Pace) -> AsyncIterator[Echo]:
         pytest.param(b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", id="2.0"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="preface of HTTP/2"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
-        pytest.param(b"get / HTTP/1.1\r\n" + HOST + b"\r\n", id="a method that is none"),
+        pytest.param(b"get / HTTP/1.1\r\n" + HOST + b"\r\n", id="invalid method"),
         pytest.param(b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST + b"\r\n", id="CONNECT"),
         pytest.param(b"CONNECT / HTTP/1.1\r\n" + HOST + b"\r\n", id="CONNECT with a path"),
         pytest.param(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", id="asterisk"),
@@ -156,7 +159,7 @@ async def _served(pace: Pace) -> AsyncIterator[Echo]:
         pytest.param(GET + b"x-a : b\r\n\r\n", id="space before the colon"),
         pytest.param(GET + b"x-a\r\n\r\n", id="no colon"),
         pytest.param(GET + b": b\r\n\r\n", id="no name"),
-        pytest.param(GET + b"x(a): b\r\n\r\n", id="name that is no token"),
+        pytest.param(GET + b"x(a): b\r\n\r\n", id="name that is not a token"),
         pytest.param(GET + b"x\xc3\xa9: b\r\n\r\n", id="name not in ASCII"),
         pytest.param(GET + b"x-a: b\x00\r\n\r\n", id="NUL in a value"),
         pytest.param(GET + b"x-a: b\x0b\r\n\r\n", id="control character in a value"),
@@ -176,14 +179,14 @@ async def _served(pace: Pace) -> AsyncIterator[Echo]:
         pytest.param(POST + b"transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n" + TWO, id="two codings"),
     ],
 )  # fmt: skip
-async def test_what_is_no_request(echo: Echo, request_: bytes) -> None:
-    """It is answered 400, the connection closes, and what follows is nobody's; the application is not told."""
-    answer = await echo.say(request_ + GET + b"\r\n")
+async def test_an_invalid_request_is_rejected(echo: Echo, request_: bytes) -> None:
+    """The response is 400, the connection closes, and the application receives nothing."""
+    answer = await echo.send(request_ + GET + b"\r\n")
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1") == 1
     assert b"connection: close" in answer
-    assert echo.told == []
+    assert echo.paths == []
 
 
 @pytest.mark.parametrize(
@@ -192,18 +195,18 @@ async def test_what_is_no_request(echo: Echo, request_: bytes) -> None:
      b"2\r\nhiXX0\r\n\r\n", b"10000000000000002\r\nhi\r\n0\r\n\r\n", b"2;a\nhi\r\n0\r\n\r\n", b"2\r\nhi\r\n0\r\nx a: b\r\n\r\n",
      b"2\r\nhi\r\n0\r\ncontent-length: 5\r\n\r\n", b"no chunk\r\n"],
 )  # fmt: skip
-async def test_what_is_no_chunk(echo: Echo, body: bytes) -> None:
-    """It is answered 400, the connection closes, and the application has no body."""
-    answer = await echo.say(CHUNKED, body + GET + b"\r\n")
+async def test_an_invalid_chunk_is_rejected(echo: Echo, body: bytes) -> None:
+    """The response is 400, the connection closes, and the application does not get a body."""
+    answer = await echo.send(CHUNKED, body + GET + b"\r\n")
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1") == 1
-    assert echo.told == echo.gone == ["/"]
+    assert echo.paths == echo.disconnected == ["/"]
 
 
-async def test_a_broken_body_of_head(echo: Echo) -> None:
-    """The answer to HEAD has no body, whatever it is."""
-    answer = await echo.say(b"HEAD" + CHUNKED[4:], b"no chunk\r\n")
+async def test_the_response_to_an_invalid_head_request_has_no_body(echo: Echo) -> None:
+    """The 400 for a HEAD request has no body."""
+    answer = await echo.send(b"HEAD" + CHUNKED[4:], b"no chunk\r\n")
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.endswith(b"\r\n\r\n")
@@ -221,19 +224,19 @@ async def test_a_broken_body_of_head(echo: Echo) -> None:
         pytest.param(GET + b"\r\n" + GET + b"x-a: ", b"a" * 1024, id="second request"),
     ],
 )
-async def test_what_does_not_end(echo: Echo, start: bytes, more: bytes) -> None:
-    """The connection ends once there is more of it than a head may have."""
+async def test_a_head_without_an_end_is_limited(echo: Echo, start: bytes, more: bytes) -> None:
+    """The connection closes when heads, chunk extensions or trailers exceed the limit of a head."""
     _, writer = await echo.open()
     writer.write(start)
     await asyncio.sleep(0.02)
-    sent = len(start) + await _until_closed(writer, more, 4 * MAX_HEADER_BYTES)
+    sent = len(start) + await _send_until_closed(writer, more, 4 * MAX_HEADER_BYTES)
     writer.close()
 
     assert MAX_HEADER_BYTES <= sent < 2 * MAX_HEADER_BYTES
 
 
-async def _until_closed(writer: asyncio.StreamWriter, more: bytes, most: int) -> int:
-    """How much could be sent."""
+async def _send_until_closed(writer: asyncio.StreamWriter, more: bytes, most: int) -> int:
+    """Send *more* repeatedly until the server closes the connection; returns the number of bytes."""
     sent = 0
     with suppress(ConnectionError):
         while sent < most:
@@ -244,40 +247,40 @@ async def _until_closed(writer: asyncio.StreamWriter, more: bytes, most: int) ->
     return sent
 
 
-async def test_white_space_around_a_value(echo: Echo) -> None:
-    """It is none of the value."""
-    (seen,) = await echo.ask(GET + b"x-a:  \t b c \t \r\nx-b:\r\n\r\n")
+async def test_white_space_around_a_value_is_removed(echo: Echo) -> None:
+    """White space around a header's value is not part of the value."""
+    (seen,) = await echo.send_and_parse(GET + b"x-a:  \t b c \t \r\nx-b:\r\n\r\n")
 
     assert seen["headers"] == [["x-a", "b c"], ["x-b", ""]]
 
 
-async def test_trailers(echo: Echo) -> None:
-    """What follows a body's last chunk is no header of the request's: nothing has checked it."""
-    (seen,) = await echo.ask(CHUNKED, b"2;a=b\r\nhi\r\n0\r\nx-pd-environment: production\r\n\r\n")
+async def test_trailers_are_ignored(echo: Echo) -> None:
+    """Fields after the last chunk of a body do not become headers of the request."""
+    (seen,) = await echo.send_and_parse(CHUNKED, b"2;a=b\r\nhi\r\n0\r\nx-pd-environment: production\r\n\r\n")
 
     assert (seen["headers"], seen["body"]) == ([["transfer-encoding", "chunked"]], "hi")
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
-async def test_a_request_for_another_protocol(echo: Echo, protocol: bytes) -> None:
-    """It is answered as if it had not asked; its body is its own, and not the next request."""
+async def test_an_upgrade_is_ignored(echo: Echo, protocol: bytes) -> None:
+    """A request with `upgrade` gets a normal response, and its body is not parsed as another request."""
     smuggled = b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
-    asking = b"connection: upgrade\r\nupgrade: %b\r\n" % protocol
-    sized = POST + asking + b"content-length: %d\r\n\r\n" % len(smuggled)
-    chunked = POST + asking + b"transfer-encoding: chunked\r\n\r\n"
+    upgrade = b"connection: upgrade\r\nupgrade: %b\r\n" % protocol
+    sized = POST + upgrade + b"content-length: %d\r\n\r\n" % len(smuggled)
+    chunked = POST + upgrade + b"transfer-encoding: chunked\r\n\r\n"
 
-    seen = await echo.ask(GET + asking + b"\r\n" + sized, smuggled + chunked + TWO + sized + smuggled)
+    seen = await echo.send_and_parse(GET + upgrade + b"\r\n" + sized, smuggled + chunked + TWO + sized + smuggled)
 
     assert [each["body"] for each in seen] == ["", smuggled.decode(), "hi", smuggled.decode()]
-    assert set(echo.told) == {"/"}
+    assert set(echo.paths) == {"/"}
 
 
-async def test_requests_at_once(echo: Echo) -> None:
-    """Requests that do not wait for answers are answered one after the other, in order."""
+async def test_pipelined_requests_are_answered_in_order(echo: Echo) -> None:
+    """Requests that do not wait for responses are answered one after the other."""
     echo.wait.set()
     body = b"content-length: 2\r\n\r\nhi"
 
-    seen = await echo.ask(
+    seen = await echo.send_and_parse(
         b"".join(method + b" /slow%d HTTP/1.1\r\n" % n + HOST + body for n, method in enumerate([b"POST", b"PUT"]))
     )
 
@@ -287,25 +290,25 @@ async def test_requests_at_once(echo: Echo) -> None:
     ]
 
 
-async def test_very_many_requests_at_once(echo: Echo) -> None:
-    """They are read as they are answered: what a caller sends without end stays with the caller."""
+async def test_the_number_of_pipelined_requests_is_limited(echo: Echo) -> None:
+    """The server stops reading while many pipelined requests wait."""
     reader, writer = await echo.open()
     slow = b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n"
     writer.write((GET + b"\r\n") * 300 + slow + (GET + b"\r\n") * 450_000)
-    while "/slow" not in echo.told:
+    while "/slow" not in echo.paths:
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)
     kept = writer.transport.get_write_buffer_size()
     echo.wait.set()
-    said = await reader.readexactly(100_000)
+    received = await reader.readexactly(100_000)
     writer.transport.abort()
 
-    assert kept > 1_000_000  # the rest is with the system
-    assert said.count(b"HTTP/1.1 200 ") > 300
+    assert kept > 1_000_000  # the other bytes are in the system's buffers
+    assert received.count(b"HTTP/1.1 200 ") > 300
 
 
-async def test_what_follows_a_request_is_none(echo: Echo) -> None:
-    """The request is whole and has its answer; then the connection closes."""
+async def test_invalid_data_behind_a_request(echo: Echo) -> None:
+    """The request gets its response, and then the connection closes."""
     reader, writer = await echo.open()
     writer.write(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
     await asyncio.sleep(0.02)
@@ -317,42 +320,42 @@ async def test_what_follows_a_request_is_none(echo: Echo) -> None:
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.count(b"HTTP/1.1") == 1
-    assert echo.told == ["/slow"]
+    assert echo.paths == ["/slow"]
 
 
-async def test_a_broken_body_behind_another_request(echo: Echo) -> None:
-    """The connection closes without a word: a 400 would be taken for the answer to the request before."""
-    answer = await echo.say(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n" + CHUNKED + b"no chunk\r\n")
+async def test_an_invalid_body_behind_a_request(echo: Echo) -> None:
+    """The connection closes without a 400, which would look like the response to the first request."""
+    answer = await echo.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n" + CHUNKED + b"no chunk\r\n")
 
     assert answer == b""
-    assert echo.told == ["/slow"]
+    assert echo.paths == ["/slow"]
 
 
-async def test_callers_who_go_away_with_requests_at_once(echo: Echo) -> None:
-    """Whoever answers the first is told, and the others are not begun."""
+async def test_a_client_disconnects_with_pipelined_requests(echo: Echo) -> None:
+    """The application learns of the disconnect, and the second request does not start."""
     _, writer = await echo.open()
     writer.write(b"GET /leaves HTTP/1.1\r\n" + HOST + b"\r\n" + GET + b"\r\n")
     await asyncio.sleep(0.05)
     writer.transport.abort()
     await asyncio.sleep(0.05)
 
-    assert echo.told == echo.gone == ["/leaves"]
+    assert echo.paths == echo.disconnected == ["/leaves"]
 
 
-async def test_expect(echo: Echo) -> None:
-    """A client that waits for it is told to go on; one of HTTP/1.0 knows no such answer."""
+async def test_expect_100_continue(echo: Echo) -> None:
+    """A client that waits for 100 Continue receives it; an HTTP/1.0 client does not."""
     head = b"POST / HTTP/1.%d\r\n" + HOST + b"expect: 100-continue\r\ncontent-length: 2\r\nconnection: close\r\n\r\n"
 
-    answers = [await echo.say(head % minor, b"hi") for minor in (0, 1)]
+    answers = [await echo.send(head % minor, b"hi") for minor in (0, 1)]
 
     assert [answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ") for answer in answers] == [False, True]
     assert answers[0].startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("path", [b"/", b"/stream"])
-async def test_http_1_0(echo: Echo, path: bytes) -> None:
-    """The answer says its length, since chunks are not known there, and the connection closes."""
-    answer = await echo.say(b"GET " + path + b" HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+async def test_an_http_1_0_response_has_a_length(echo: Echo, path: bytes) -> None:
+    """An HTTP/1.0 response has a content length instead of chunks, and the connection closes."""
+    answer = await echo.send(b"GET " + path + b" HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
 
     assert b"content-length: %d" % len(body) in head
@@ -360,31 +363,31 @@ async def test_http_1_0(echo: Echo, path: bytes) -> None:
     assert json.loads(body)["path"] == path.decode()
 
 
-async def test_the_servers_name(echo: Echo) -> None:
-    """No answer has it, be it a refusal."""
-    answers = await echo.say(GET + b"connection: close\r\n\r\n"), await echo.say(b"no request\r\n\r\n")
+async def test_responses_have_no_server_header(echo: Echo) -> None:
+    """Neither a response nor a rejection names the server."""
+    answers = await echo.send(GET + b"connection: close\r\n\r\n"), await echo.send(b"no request\r\n\r\n")
 
     assert [b"\r\nserver:" in answer.lower() for answer in answers] == [False, False]
 
 
-async def the_limits_to_pass(app: Echo) -> None:
-    """Wait until connections that sent half a head and half a body now have been closed."""
-    await asyncio.gather(app.say(b"GET /"), app.say(POST + b"content-length: 9\r\n\r\n"))
+async def wait_for_the_limits(app: Echo) -> None:
+    """Wait until the server has closed connections with an incomplete head and an incomplete body."""
+    await asyncio.gather(app.send(b"GET /"), app.send(POST + b"content-length: 9\r\n\r\n"))
 
 
 @pytest.mark.parametrize("head", [b"G", GET[:-2], GET + b"x-a: b", b"\r\nGET /"])
-async def test_a_head_that_does_not_end(hasty: Echo, head: bytes) -> None:
-    """Half a head is answered 408 once its time is over, and the connection closes; the application is not told."""
-    answer = await hasty.say(head)
+async def test_an_incomplete_head_times_out(impatient: Echo, head: bytes) -> None:
+    """An incomplete head is answered 408 after its timeout; the application receives nothing."""
+    answer = await impatient.send(head)
 
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"connection: close" in answer
-    assert hasty.told == []
+    assert impatient.paths == []
 
 
-async def test_a_head_that_comes_byte_by_byte(hasty: Echo) -> None:
-    """Bytes that keep coming do not extend the time of a head."""
-    reader, writer = await hasty.open()
+async def test_a_slow_head_times_out(impatient: Echo) -> None:
+    """Bytes that keep arriving do not extend the timeout of a head."""
+    reader, writer = await impatient.open()
     answer = asyncio.ensure_future(reader.read())
     writer.write(GET)
     while not (await asyncio.wait({answer}, timeout=0.05))[0]:
@@ -395,25 +398,25 @@ async def test_a_head_that_comes_byte_by_byte(hasty: Echo) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
-async def test_a_connection_without_a_request(hasty: Echo, sent: bytes) -> None:
-    """A connection on which no request begins is closed without an answer."""
-    assert await hasty.say(sent) == b""
+async def test_an_idle_connection_is_closed(impatient: Echo, sent: bytes) -> None:
+    """A connection without a request is closed without a response."""
+    assert await impatient.send(sent) == b""
 
 
-async def test_a_slow_head_after_an_answer(hasty: Echo) -> None:
-    """A kept connection has the same limit for its next head."""
-    answer = await hasty.say(GET + b"\r\nGET /second")
+async def test_a_slow_head_after_a_response_times_out(impatient: Echo) -> None:
+    """The next head of a kept connection has the same timeout."""
+    answer = await impatient.send(GET + b"\r\nGET /second")
 
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert b"HTTP/1.1 408 " in answer
-    assert hasty.told == ["/"]
+    assert impatient.paths == ["/"]
 
 
-async def test_a_slow_head_behind_a_slow_answer(hasty: Echo) -> None:
-    """A request that is whole has its answer, however slow the head behind it is; then the connection closes."""
-    answer = asyncio.ensure_future(hasty.say(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\nGET /second"))
-    await the_limits_to_pass(hasty)
-    hasty.wait.set()
+async def test_a_slow_head_behind_a_slow_response(impatient: Echo) -> None:
+    """The complete request gets its response, and then the connection closes without a 408."""
+    answer = asyncio.ensure_future(impatient.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\nGET /second"))
+    await wait_for_the_limits(impatient)
+    impatient.wait.set()
 
     assert (await answer).startswith(b"HTTP/1.1 200 OK")
     assert b"408" not in await answer
@@ -422,17 +425,17 @@ async def test_a_slow_head_behind_a_slow_answer(hasty: Echo) -> None:
 @pytest.mark.parametrize(
     "start", [POST + b"content-length: 9\r\n\r\n", CHUNKED, CHUNKED + b"1\r\na\r\n", CHUNKED + TWO[:-2]]
 )
-async def test_a_body_that_stops(hasty: Echo, start: bytes) -> None:
-    """A body of which too little comes is answered 408; the application learns that its caller has gone."""
-    answer = await hasty.say(start)
+async def test_an_incomplete_body_times_out(impatient: Echo, start: bytes) -> None:
+    """A body that stops is answered 408; the application learns of the disconnect."""
+    answer = await impatient.send(start)
 
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-    assert hasty.told == hasty.gone == ["/"]
+    assert impatient.paths == impatient.disconnected == ["/"]
 
 
-async def test_a_body_at_the_least_rate(hasty: Echo) -> None:
+async def test_a_body_at_the_minimum_rate(impatient: Echo) -> None:
     """A body may take longer than the window over which its rate is averaged."""
-    reader, writer = await hasty.open()
+    reader, writer = await impatient.open()
     writer.write(POST + b"connection: close\r\ncontent-length: 30\r\n\r\n")
     answer = asyncio.ensure_future(reader.read())
     for _ in range(30):
@@ -443,35 +446,82 @@ async def test_a_body_at_the_least_rate(hasty: Echo) -> None:
     assert (await answer).startswith(b"HTTP/1.1 200 OK")
 
 
-async def test_a_request_that_takes_the_application_long(hasty: Echo) -> None:
-    """The limits are of what the client sends: an answer may come later."""
-    answer = asyncio.ensure_future(hasty.ask(b"POST /slow HTTP/1.1\r\n" + HOST + b"content-length: 2\r\n\r\nhi"))
-    await the_limits_to_pass(hasty)
-    hasty.wait.set()
+async def test_a_slow_application_has_no_timeout(impatient: Echo) -> None:
+    """The limits apply to the client's data; a response may take longer."""
+    answer = asyncio.ensure_future(
+        impatient.send_and_parse(b"POST /slow HTTP/1.1\r\n" + HOST + b"content-length: 2\r\n\r\nhi")
+    )
+    await wait_for_the_limits(impatient)
+    impatient.wait.set()
 
     assert [seen["body"] for seen in await answer] == ["hi"]
 
 
-async def test_a_body_that_is_read_late(hasty: Echo) -> None:
-    """While the server does not read, the client may not send, and is not too slow."""
+async def test_a_body_that_is_read_late(impatient: Echo) -> None:
+    """While the server does not read, the client is not too slow."""
     body = b"a" * (8 << 20)
     head = b"POST /late HTTP/1.1\r\n" + HOST + b"content-length: %d\r\n\r\n" % len(body)
-    answer = asyncio.ensure_future(hasty.ask(head + body))
-    await the_limits_to_pass(hasty)
-    hasty.wait.set()
+    answer = asyncio.ensure_future(impatient.send_and_parse(head + body))
+    await wait_for_the_limits(impatient)
+    impatient.wait.set()
 
     assert [len(seen["body"]) for seen in await answer] == [len(body)]
 
 
-async def test_a_body_that_is_asked_for_late(hasty: Echo) -> None:
-    """A client that waits for `100 Continue` is not too slow."""
-    reader, writer = await hasty.open()
-    ask = b"connection: close\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
-    writer.write(b"POST /late HTTP/1.1\r\n" + HOST + ask)
-    await the_limits_to_pass(hasty)
-    hasty.wait.set()
+async def test_a_late_100_continue(impatient: Echo) -> None:
+    """A client that waits for 100 Continue is not too slow."""
+    reader, writer = await impatient.open()
+    head = b"connection: close\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+    writer.write(b"POST /late HTTP/1.1\r\n" + HOST + head)
+    await wait_for_the_limits(impatient)
+    impatient.wait.set()
 
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"hi")
     assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
     writer.close()
+
+
+async def test_a_length_and_chunks_are_rejected(tmp_path: Path) -> None:
+    """Content-Length beside Transfer-Encoding is rejected, because a proxy may parse another request."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
+        head = (
+            f"POST {site.path()} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(f"{head}0\r\n\r\nGET /-/live HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        runs = await site.runs()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"live" not in answer
+    assert runs == []
+
+
+async def test_invalid_data_after_a_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Invalid data after a head is answered 400, and the log has no traceback."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
+        head = f"OPTIONS {site.path()} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(f"{head}no chunk\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_data_after_the_last_request_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a request with `connection: close`, further data is ignored; the request gets its response."""
+    async with site_of(tmp_path, a_workflow(python_step("slow", "import time; time.sleep(0.5)"))) as site:
+        reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
+        writer.write(f"GET {site.path()} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+        await asyncio.sleep(0.2)  # the server reads the request before the following data
+
+        writer.write(b"more")
+        answer = await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert [record.message for record in caplog.records if record.exc_info] == []

@@ -1,4 +1,4 @@
-"""Pass-through to an API that hangs: for how long, and what the caller is told."""
+"""The passthrough to an API that does not respond, or responds in an unusual way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.server.served import Served, served
 
 @asynccontextmanager
 async def hanging(start: bytes) -> AsyncIterator[str]:
-    """A server that takes a request, says *start*, and nothing more."""
+    """A server that receives a request, sends *start*, and then nothing more."""
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -37,7 +37,7 @@ async def hanging(start: bytes) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of *site*, whose real project is at *url*."""
+    """A client of *site*, whose real project is at *url*."""
     login = Login("client", "a-secret-0123456789", "proj_1", base_url=url)
     pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock, timeout_s=timeout_s)
     app = create_app(replace(site.context, passthrough=pipedream))
@@ -46,8 +46,8 @@ async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[h
     await pipedream.close()
 
 
-async def test_no_answer(tmp_path: Path) -> None:
-    """After its time the caller is told that there is none, and which address gave none."""
+async def test_a_timeout_is_answered_502(tmp_path: Path) -> None:
+    """After the timeout the caller gets 502 with the address that did not respond."""
     async with served(tmp_path) as site, hanging(b"") as url, logged_in(site, url, 0.5) as http:
         began = time.monotonic()
         answer = await http.get("/v1/connect/proj_1/users")
@@ -61,8 +61,8 @@ async def test_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"])
-async def test_token_that_does_not_come(tmp_path: Path, start: bytes) -> None:
-    """The token endpoint says the same, and knows no token."""
+async def test_a_timeout_of_the_token_endpoint(tmp_path: Path, start: bytes) -> None:
+    """If Pipedream's token endpoint does not respond, the caller gets 502."""
     asked = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
     async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 0.5) as http:
         answer = await http.post("/v1/oauth/token", json=asked)
@@ -71,8 +71,8 @@ async def test_token_that_does_not_come(tmp_path: Path, start: bytes) -> None:
     assert "does not respond" in answer.json()["error"]
 
 
-async def test_answer_without_an_end_of_a_token(tmp_path: Path) -> None:
-    """An answer of the token endpoint that goes on and on is not gathered up."""
+async def test_a_large_response_of_the_token_endpoint(tmp_path: Path) -> None:
+    """A response that is too large for the token endpoint is answered 502."""
     endless = b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n" + b" " * 600_000
     asked = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
     async with served(tmp_path) as site, hanging(endless) as url, logged_in(site, url, 5) as http:
@@ -81,8 +81,8 @@ async def test_answer_without_an_end_of_a_token(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["error"]) == (502, "Pipedream's answer is too large.")
 
 
-async def test_length_of_what_has_not_changed(tmp_path: Path) -> None:
-    """A 304 is passed on without the length of the body that it does not have."""
+async def test_a_304_has_no_length(tmp_path: Path) -> None:
+    """A 304 is forwarded without the length of a body."""
     start = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\netag: 1\r\n\r\n"
     async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 5) as http:
         answer = await http.get("/v1/connect/proj_1/users")
@@ -92,7 +92,7 @@ async def test_length_of_what_has_not_changed(tmp_path: Path) -> None:
 
 
 async def test_control_characters_in_a_header(tmp_path: Path) -> None:
-    """What no header may hold is left out of what is passed on: the answer itself comes."""
+    """Control characters are removed from a forwarded header."""
     start = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-said: a\x01b\r\n\r\n"
     async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 5) as http:
         answer = await http.get("/v1/connect/proj_1/users")

@@ -1,8 +1,7 @@
-"""The server's own pages, and its end."""
+"""Run pages, cancel URLs and health checks."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,25 @@ ADMIN = "a-token-of-the-admin"
 
 
 async def test_run_page(tmp_path: Path) -> None:
-    """A run is shown to this machine, with what steps printed escaped and nothing to load."""
+    """The page shows the run with escaped output, and loads no resources; JSON is available too."""
     workflow = a_workflow(python_step("talk", "print('<script>alert(1)</script>')"))
     async with site_of(tmp_path, workflow) as site:
         run_id = (await site.http.post(site.path())).json()["event_id"]
         await site.runs()
         page = await site.http.get(f"/-/runs/{run_id}")
-        told = await site.http.get(f"/-/runs/{run_id}", headers={"accept": "application/json"})
+        as_json = await site.http.get(f"/-/runs/{run_id}", headers={"accept": "application/json"})
         none = await site.http.get("/-/runs/nothing")
 
     assert page.status_code == 200
     assert "talk" in page.text
     assert "<script>" not in page.text
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
-    assert (told.json()["id"], told.json()["status"]) == (run_id, "success")
+    assert (as_json.json()["id"], as_json.json()["status"]) == (run_id, "success")
     assert none.status_code == 404
 
 
-async def test_run_page_for_others(tmp_path: Path) -> None:
-    """Behind a proxy a run is shown with the admin token only."""
+async def test_a_run_page_behind_a_proxy_requires_the_admin_token(tmp_path: Path) -> None:
+    """Behind a proxy the page requires the admin token, as a bearer token or as the password."""
     behind = {"x-forwarded-for": "1.1.1.1"}
     async with site_of(
         tmp_path, a_workflow(python_step()), admin_token_hash=hashlib.sha256(ADMIN.encode()).digest()
@@ -47,15 +46,15 @@ async def test_run_page_for_others(tmp_path: Path) -> None:
 
         refused = [await status(), await status(Authorization="Bearer wrong"), await status(Authorization=ADMIN)]
         shown = await status(Authorization=f"Bearer {ADMIN}")
-        browser = await site.http.get(f"/-/runs/{run_id}", headers=behind, auth=("anybody", ADMIN))
+        browser = await site.http.get(f"/-/runs/{run_id}", headers=behind, auth=("any-user", ADMIN))
 
     assert refused == [401, 401, 401]
     assert (shown, browser.status_code) == (200, 200)
 
 
 @pytest.mark.parametrize("settings", [{"base_url": "https://flows.example.com"}, {"trusted_proxies": ("10.0.0.0/8",)}])
-async def test_run_page_where_a_proxy_is_meant(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """A proxy on this machine that rewrites Host and adds nothing (nginx's default) shows no runs to the world."""
+async def test_a_run_page_with_a_public_url_requires_the_admin_token(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """With a public URL or trusted proxies, a request from loopback does not count as local."""
     async with site_of(tmp_path, a_workflow(python_step()), **settings) as site:
         await site.http.post(site.path())
         (run,) = await site.runs()
@@ -64,16 +63,16 @@ async def test_run_page_where_a_proxy_is_meant(tmp_path: Path, settings: dict[st
     assert answer.status_code == 401
 
 
-async def test_without_an_admin_token_nobody_else_sees_runs(tmp_path: Path) -> None:
-    """No token is not an empty token."""
+async def test_without_an_admin_token_run_pages_are_local(tmp_path: Path) -> None:
+    """If no admin token is set, an empty token does not open run pages."""
     async with site_of(tmp_path, a_workflow(python_step())) as site:
         answer = await site.http.get("/-/runs/x", headers={"x-forwarded-for": "1.1.1.1", "authorization": "Bearer"})
 
     assert answer.status_code == 401
 
 
-async def test_health(tmp_path: Path) -> None:
-    """Alive and ready; not ready once told to stop."""
+async def test_health_checks(tmp_path: Path) -> None:
+    """The server is live and ready."""
     async with site_of(tmp_path) as site:
         live = await site.http.get("/-/live")
         ready = await site.http.get("/-/ready")
@@ -81,34 +80,8 @@ async def test_health(tmp_path: Path) -> None:
     assert (live.status_code, ready.status_code) == (200, 200)
 
 
-async def test_stop_lets_runs_end(tmp_path: Path) -> None:
-    """A caller that waits gets its answer after the server was told to stop."""
-    workflow = a_workflow(
-        python_step("slow", "import time; time.sleep(1); pd.respond(status=200, body='made')"), response="custom"
-    )
-    async with site_of(tmp_path, workflow) as site:
-        asked = asyncio.ensure_future(site.http.post(site.path()))
-        await asyncio.sleep(0.5)
-        site.server.stop()
-        answer = await asked
-
-    assert answer.text == "made"
-
-
-async def test_stop_at_once_cancels_with_a_record(tmp_path: Path) -> None:
-    """Told twice, what is under way is cancelled, and its record says so."""
-    workflow = a_workflow(python_step("slow", "import time; time.sleep(60)"))
-    async with site_of(tmp_path, workflow) as site:
-        await site.http.post(site.path())
-        site.server.force_exit = True
-        site.server.stop()
-        (run,) = await site.runs()
-
-    assert run.status == "cancelled"
-
-
-async def test_cancel_url(tmp_path: Path) -> None:
-    """Whoever has a suspended step's cancel_url can end the run; resuming says that it is not there."""
+async def test_the_cancel_url_ends_a_run(tmp_path: Path) -> None:
+    """A suspended step's cancel_url cancels the run once; the resume_url is answered 501."""
     workflow = a_workflow(
         python_step("waits", "pd.respond(status=200, body=pd.flow.suspend(60000), immediate=True)"), response="custom"
     )

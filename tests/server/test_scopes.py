@@ -1,4 +1,4 @@
-"""What a scope stands for."""
+"""Scopes that cover other scopes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pdkernel.server.scopes import scope_covers
 
 
 @pytest.mark.parametrize(
-    ("held", "wanted", "covered"),
+    ("held", "required", "covered"),
     [
         (["*"], "connect:proxy", True),
         (["connect:*"], "connect:accounts:read", True),
@@ -21,6 +21,6 @@ from pdkernel.server.scopes import scope_covers
         ([], "connect:proxy", False),
     ],
 )
-def test_covers(held: list[str], wanted: str, covered: bool) -> None:
-    """A star stands for whatever follows; nothing else stands for more than itself."""
-    assert scope_covers(held, wanted) is covered
+def test_a_star_covers_every_longer_scope(held: list[str], required: str, covered: bool) -> None:
+    """A scope that ends with a star covers the scopes that begin with the same text; another scope covers itself."""
+    assert scope_covers(held, required) is covered

@@ -1,26 +1,31 @@
-"""Sources that change while they are served."""
+"""Served notebooks and folders: ids, keys, and reloads after changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pdkernel.clock import ManualClock
+from pdkernel.definition import Sidecar
+from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import RequestError
+from pdkernel.model import Trigger
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows
-from pdkernel.source import load_sources
+from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, check_bearer_tokens
+from pdkernel.source import WorkflowSource, load_sources
+from tests.builders import a_workflow, python_step
 from tests.notebook_files import notebook_of
 
 CELL = "%%pdworkflow\nname: Answer\ntrigger: {{type: http, auth: {auth}}}\n"
 STEP = "%%pdstep {name}\ndef handler(pd):\n    return 1\n"
 
 
-class Shelf:
-    """A folder of workflows, served."""
+class ServedNotebook:
+    """A served notebook that a test changes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,9 +42,9 @@ class Shelf:
         notebook_of(self.folder / name, CELL.format(auth=auth), STEP.format(name=step))
 
     def check(self, served: ServedWorkflow) -> None:
-        """Endpoints need auth, as behind `--host`."""
+        """Reject a trigger without auth, as with `--host`."""
         if served.source.workflow.trigger.auth == "none":
-            raise RequestError("Anybody could start it.")
+            raise RequestError("The trigger requires no auth.")
 
     def steps(self) -> list[str]:
         """Names of the steps that the next request would run."""
@@ -49,101 +54,101 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    """A notebook with a step `one`."""
-    made = Shelf(tmp_path)
+def notebook(tmp_path: Path) -> Iterator[ServedNotebook]:
+    """A served notebook with the step `one`."""
+    made = ServedNotebook(tmp_path)
     yield made
     made.project.close()
 
 
-def test_a_notebook_that_is_saved(shelf: Shelf) -> None:
-    """The next request runs what was saved, at the same endpoint; it is said once."""
-    (before,) = shelf.workflows.list_workflows()
-    shelf.write("another")
-    seen = shelf.steps(), shelf.steps()
-    (after,) = shelf.workflows.list_workflows()
+def test_a_saved_notebook_is_reloaded(notebook: ServedNotebook) -> None:
+    """The next request runs the saved notebook at the same endpoint; one line reports the change."""
+    (before,) = notebook.workflows.list_workflows()
+    notebook.write("another")
+    seen = notebook.steps(), notebook.steps()
+    (after,) = notebook.workflows.list_workflows()
 
     assert seen == (["another"], ["another"])
     assert (after.endpoint_key, after.id) == (before.endpoint_key, before.id)
-    assert len(shelf.lines) == 1
-    assert "was reloaded" in shelf.lines[0]
+    assert len(notebook.lines) == 1
+    assert "was reloaded" in notebook.lines[0]
 
 
-def test_a_look_a_second(shelf: Shelf) -> None:
-    """Files are looked at once a second, however many requests come."""
-    shelf.steps()
-    shelf.write("another")
-    (served,) = shelf.workflows.list_workflows()
+def test_files_are_checked_once_a_second(notebook: ServedNotebook) -> None:
+    """Within a second, a change is not noticed."""
+    notebook.steps()
+    notebook.write("another")
+    (served,) = notebook.workflows.list_workflows()
 
     assert [step.name for step in served.source.workflow.steps] == ["one"]
-    assert shelf.steps() == ["another"]
+    assert notebook.steps() == ["another"]
 
 
 @pytest.mark.parametrize("text", ["", '{"cells": [', "[]"])
-def test_a_notebook_that_cannot_be_read(shelf: Shelf, text: str) -> None:
-    """It is served as it was, and it is said why; the next good version is taken."""
-    (shelf.folder / "work.ipynb").write_text(text)
-    broken = shelf.steps()
-    shelf.write("mended")
+def test_an_invalid_notebook_leaves_the_previous_version(notebook: ServedNotebook, text: str) -> None:
+    """The previous version is served, with a line; the next valid version is loaded."""
+    (notebook.folder / "work.ipynb").write_text(text)
+    broken = notebook.steps()
+    notebook.write("valid")
 
     assert broken == ["one"]
-    assert "the previous version is served" in shelf.lines[0]
-    assert shelf.steps() == ["mended"]
+    assert "the previous version is served" in notebook.lines[0]
+    assert notebook.steps() == ["valid"]
 
 
-def test_a_dotenv_that_cannot_be_read(shelf: Shelf) -> None:
-    """The variables stay as they were, and that is said once; the next good version is taken."""
-    dotenv = shelf.folder / ".env"
+def test_an_invalid_dotenv_file_leaves_the_previous_variables(notebook: ServedNotebook) -> None:
+    """The previous variables stay, one line reports the error, and the next valid file is loaded."""
+    dotenv = notebook.folder / ".env"
     dotenv.write_text("WORD=first\n")
-    shelf.steps()
+    notebook.steps()
     dotenv.write_bytes(b"WORD=\xff\n")
-    shelf.steps()
-    shelf.steps()
-    (broken,) = shelf.workflows.list_workflows()
+    notebook.steps()
+    notebook.steps()
+    (broken,) = notebook.workflows.list_workflows()
     dotenv.write_text("WORD=second\n")
-    shelf.steps()
-    (mended,) = shelf.workflows.list_workflows()
+    notebook.steps()
+    (mended,) = notebook.workflows.list_workflows()
 
     assert (broken.variables, mended.variables) == ({"WORD": "first"}, {"WORD": "second"})
-    assert len(shelf.lines) == 1
-    assert ".env, line 1, is not UTF-8 text" in shelf.lines[0]
+    assert len(notebook.lines) == 1
+    assert ".env, line 1, is not UTF-8 text" in notebook.lines[0]
 
 
-def test_a_notebook_that_is_gone(shelf: Shelf) -> None:
-    """As one that cannot be read."""
-    (shelf.folder / "work.ipynb").unlink()
+def test_a_deleted_notebook_leaves_the_previous_version(notebook: ServedNotebook) -> None:
+    """The previous version of a deleted notebook is served."""
+    (notebook.folder / "work.ipynb").unlink()
 
-    assert shelf.steps() == ["one"]
-    assert "does not exist any more" in shelf.lines[0]
-
-
-def test_a_change_that_may_not_be_served(shelf: Shelf) -> None:
-    """Whoever takes the auth away does not open the endpoint to the world: the workflow stays as it was."""
-    shelf.write("open", auth="none")
-
-    assert shelf.steps() == ["one"]
-    assert shelf.lines[0].endswith("Anybody could start it.")
+    assert notebook.steps() == ["one"]
+    assert "does not exist any more" in notebook.lines[0]
 
 
-def test_another_endpoint(shelf: Shelf) -> None:
-    """An endpoint's key changes with the next start only."""
-    (shelf.folder / "work.pdkernel.yaml").write_text("endpoint: eo0000000000000000\n")
+def test_a_change_that_fails_the_check_is_not_served(notebook: ServedNotebook) -> None:
+    """If a change removes the trigger's auth, the previous version is served."""
+    notebook.write("open", auth="none")
 
-    assert shelf.steps() == ["one"]
-    assert "Restart `pdkernel serve`" in shelf.lines[0]
-
-
-def test_the_yaml_beside_a_notebook(shelf: Shelf) -> None:
-    """`pdkernel.yaml` is part of the source."""
-    (served,) = shelf.workflows.list_workflows()
-    (shelf.folder / "work.pdkernel.yaml").write_text(f"endpoint: {served.endpoint_key}\n")
-    shelf.steps()
-
-    assert "was reloaded" in shelf.lines[0]
+    assert notebook.steps() == ["one"]
+    assert notebook.lines[0].endswith("The trigger requires no auth.")
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    """A file of a synced folder is part of its source, one in `node_modules` is not."""
+def test_a_changed_endpoint_requires_a_restart(notebook: ServedNotebook) -> None:
+    """A changed endpoint key is not used before a restart."""
+    (notebook.folder / "work.pdkernel.yaml").write_text("endpoint: eo0000000000000000\n")
+
+    assert notebook.steps() == ["one"]
+    assert "Restart `pdkernel serve`" in notebook.lines[0]
+
+
+def test_the_yaml_file_beside_a_notebook_is_part_of_the_source(notebook: ServedNotebook) -> None:
+    """A change of `NAME.pdkernel.yaml` reloads the notebook."""
+    (served,) = notebook.workflows.list_workflows()
+    (notebook.folder / "work.pdkernel.yaml").write_text(f"endpoint: {served.endpoint_key}\n")
+    notebook.steps()
+
+    assert "was reloaded" in notebook.lines[0]
+
+
+def test_files_of_a_synced_folder(tmp_path: Path) -> None:
+    """A step's file is part of the source; a file in `node_modules` is not."""
     from pdkernel.source import file_stamps, load_source
 
     folder = tmp_path / "flow"
@@ -161,3 +166,71 @@ def test_a_folder(tmp_path: Path) -> None:
 
     assert same == before
     assert file_stamps(load_source(folder)) != before
+
+
+OPEN = a_workflow(python_step())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """An empty project."""
+    with Project.open(tmp_path / ".pdkernel") as opened:
+        yield opened
+
+
+def test_endpoint_keys_stay(project: Project, tmp_path: Path) -> None:
+    """A workflow has the same endpoint key at the next start, and another workflow has another key."""
+    sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
+    first = [each.endpoint_key for each in SourceWorkflows(project, sources).list_workflows()]
+    second = [each.endpoint_key for each in SourceWorkflows(project, sources).list_workflows()]
+
+    assert first == second
+    assert len(set(first)) == 2
+
+
+def test_the_endpoint_key_of_pdkernel_yaml(project: Project, tmp_path: Path) -> None:
+    """A key in pdkernel.yaml is used, case-insensitive; two sources with the same key are refused."""
+    sources = [
+        WorkflowSource(tmp_path / name, "notebook", OPEN, Sidecar(endpoint="eomine")) for name in ("a.ipynb", "b.ipynb")
+    ]
+    served = SourceWorkflows(project, sources[:1])
+
+    assert served.find("EOMINE") is not None
+    with pytest.raises(RequestError, match="same endpoint"):
+        SourceWorkflows(project, sources)
+
+
+def test_the_id_of_a_synced_folder(project: Project, tmp_path: Path) -> None:
+    """The id of a synced folder's workflow is the end of the folder's name; an id does not find an endpoint."""
+    served = SourceWorkflows(project, [WorkflowSource(tmp_path / "greet-p_AbC123", "folder", OPEN, Sidecar())])
+
+    assert [each.id for each in served.list_workflows()] == ["p_AbC123"]
+    assert served.find_id("p_AbC123") is not None
+    assert served.find("p_AbC123") is None
+
+
+def test_ids_are_random_and_stay(project: Project, tmp_path: Path) -> None:
+    """Workflows with the same name have different random ids, which are the same at the next start."""
+    sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
+    first, second = (SourceWorkflows(project, sources) for _ in range(2))
+    ids = [each.id for each in first.list_workflows()]
+    with Project.open(tmp_path / "other" / ".pdkernel") as other:
+        (elsewhere,) = SourceWorkflows(other, sources[:1]).list_workflows()
+
+    assert ids == [each.id for each in second.list_workflows()]
+    assert len({*ids, elsewhere.id, derive_id("p_", OPEN.name)}) == 4
+    assert all(each.startswith("p_") for each in ids)
+    found = first.find_id(ids[1])
+    assert found is not None
+    assert found.source.path == sources[1].path
+
+
+def test_a_bearer_trigger_requires_its_variable(project: Project, tmp_path: Path) -> None:
+    """A bearer trigger without its variable is refused; a variable that is set later is found."""
+    workflow = replace(OPEN, triggers=(Trigger(auth="bearer", token_env="HOOK"),))
+    source = WorkflowSource(tmp_path / "a.ipynb", "notebook", workflow)
+    with pytest.raises(RequestError, match="pdkernel env set HOOK"):
+        check_bearer_tokens(SourceWorkflows(project, [source]).list_workflows())
+    project.variables.set("HOOK", "token")
+
+    check_bearer_tokens(SourceWorkflows(project, [source]).list_workflows())

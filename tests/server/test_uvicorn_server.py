@@ -1,8 +1,9 @@
-"""The start of a server beside a notebook's kernel."""
+"""Start and stop of the server."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +11,8 @@ from starlette.applications import Starlette
 
 from pdkernel.errors import InternalError
 from pdkernel.server.uvicorn_server import UvicornServer, listen, local_url
+from tests.builders import a_workflow, python_step
+from tests.server.site import site_of
 
 
 async def test_start_returns_when_the_server_accepts_requests() -> None:
@@ -32,3 +35,29 @@ async def test_a_server_that_cannot_start_raises_the_reason() -> None:
 
     with pytest.raises(InternalError, match=r"The server did not start: .*Bad file descriptor"):
         await asyncio.wait_for(UvicornServer(Starlette()).start(opened), 10)
+
+
+async def test_stop_lets_runs_end(tmp_path: Path) -> None:
+    """A caller that waits gets the response after the server was stopped."""
+    workflow = a_workflow(
+        python_step("slow", "import time; time.sleep(1); pd.respond(status=200, body='made')"), response="custom"
+    )
+    async with site_of(tmp_path, workflow) as site:
+        request = asyncio.ensure_future(site.http.post(site.path()))
+        await asyncio.sleep(0.5)
+        site.server.stop()
+        answer = await request
+
+    assert answer.text == "made"
+
+
+async def test_a_forced_stop_cancels_runs(tmp_path: Path) -> None:
+    """A forced stop cancels the runs in progress and records them as cancelled."""
+    workflow = a_workflow(python_step("slow", "import time; time.sleep(60)"))
+    async with site_of(tmp_path, workflow) as site:
+        await site.http.post(site.path())
+        site.server.force_exit = True
+        site.server.stop()
+        (run,) = await site.runs()
+
+    assert run.status == "cancelled"

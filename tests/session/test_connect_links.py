@@ -16,7 +16,7 @@ from pdkernel.errors import InternalError, RequestError
 from pdkernel.server.app_context import LinkEvent
 from pdkernel.session import Session, connect_links
 from tests.connect.upstream import Upstream, running_upstream
-from tests.server.link.conftest import OURS
+from tests.server.link.conftest import SAME_ORIGIN
 from tests.server.link.reading import Page
 
 
@@ -60,7 +60,7 @@ def fill(url: str, **fields: str) -> Page:
     """Open the page and send its form."""
     page = Page(httpx.get(url))
     typed = {f"field:{name}": value for name, value in fields.items()}
-    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **typed}, headers=OURS))
+    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **typed}, headers=SAME_ORIGIN))
 
 
 def test_an_account_is_connected(session: Session, link_events: LinkEvents) -> None:
@@ -81,7 +81,7 @@ def test_cancelling(session: Session, link_events: LinkEvents) -> None:
     url = opened(session, link_events)
     page = Page(httpx.get(url))
     for _ in range(2):
-        httpx.post(url.partition("?")[0], data={**page.hidden, "cancel": "true"}, headers=OURS)
+        httpx.post(url.partition("?")[0], data={**page.hidden, "cancel": "true"}, headers=SAME_ORIGIN)
 
     assert link_events.kinds == ["opened", "cancelled"]
 

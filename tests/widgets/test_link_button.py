@@ -12,7 +12,7 @@ import ipywidgets as ipw
 
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
-from tests.server.link.conftest import OURS
+from tests.server.link.conftest import SAME_ORIGIN
 from tests.server.link.reading import Page
 from tests.widgets.front_end import button, everything_in_state, inside, press, screen
 
@@ -29,7 +29,7 @@ def link_in(picker: UserPicker) -> str:
 def send(url: str, **fields: str) -> Page:
     """Open the page and send its form."""
     page = Page(httpx.get(url))
-    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **fields}, headers=OURS))
+    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **fields}, headers=SAME_ORIGIN))
 
 
 def wait_for(picker: UserPicker, words: str) -> str:

@@ -1,14 +1,13 @@
-"""A project that is served, with components of our own and an outside on this machine."""
+"""Served projects with components."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.actions.checkout import write_checkout
-from tests.server.api.deploying import Receiver
 from tests.server.served import Served, served
 
 KEY = "dk-5f0a7c9e31"
@@ -16,25 +15,17 @@ KEY = "dk-5f0a7c9e31"
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
-    """A fresh project, served."""
+    """A new project that is served."""
     async with served(tmp_path) as site:
         yield site
 
 
 @pytest.fixture
 async def depot(site: Served, tmp_path: Path) -> Served:
-    """With the components of the app `depot`, and an account of ada's and one of grace's."""
+    """A served project with the components of the app `depot`, and accounts of ada and grace."""
     site.project.settings.set("actions", str(write_checkout(tmp_path / "components")))
     for user in ("ada", "grace"):
         site.directory.add_account(
             app="depot", credentials={"api_key": f"{KEY}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
         )
     return site
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """A webhook of the product's."""
-    receiver = Receiver()
-    yield receiver
-    receiver.close()

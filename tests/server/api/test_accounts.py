@@ -1,4 +1,4 @@
-"""Accounts over HTTP: who sees which, and who sees credentials."""
+"""Routes of accounts: visibility, credentials, connecting and deleting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECRET = "xoxb-7d1e90c2a4"
 
 
 def connect(site: Served, user: str | None = "ada", app: str = "slack", **choices: str) -> str:
-    """Connect an account with a marked credential."""
+    """Connect an account with a known credential; returns its id."""
     account = site.directory.add_account(
         app=app,
         credentials={"oauth_access_token": SECRET},
@@ -24,21 +24,21 @@ def connect(site: Served, user: str | None = "ada", app: str = "slack", **choice
 
 
 def connect_token(site: Served, user: str = "ada", **terms: object) -> str:
-    """A Connect token of that user."""
-    agreed, lasts_s = parse_terms(site.context, terms)
+    """A new Connect token of that user."""
+    parsed_terms, lifetime_s = parse_terms(site.context, terms)
     made = create_token(
-        site.context, external_user_id=user, environment="development", terms=agreed, lifetime_s=lasts_s
+        site.context, external_user_id=user, environment="development", terms=parsed_terms, lifetime_s=lifetime_s
     )
     return made.text
 
 
 def bearer(text: str) -> dict[str, str]:
-    """The header of a token."""
+    """The Authorization header with *text*."""
     return {"Authorization": f"Bearer {text}"}
 
 
-async def test_accounts_newest_first(site: Served) -> None:
-    """The list of a user's accounts begins with the one that a run would use, without credentials."""
+async def test_accounts_are_listed_newest_first(site: Served) -> None:
+    """The first account is the account that a run would use; the list has no credentials."""
     first, second = connect(site), connect(site)
     connect(site, "grace")
 
@@ -54,19 +54,19 @@ async def test_accounts_newest_first(site: Served) -> None:
     assert "credentials" not in answer["data"][0]
 
 
-async def test_credentials_on_request(site: Served) -> None:
-    """Credentials come when they are asked for, as Python and JS write it, and only then."""
+async def test_credentials_are_returned_on_request(site: Served) -> None:
+    """`include_credentials` may be `true` (Python) or `1` (JS); without it, there are no credentials."""
     account = connect(site)
 
-    for asked in ("true", "1"):
-        answer = (await site.call("GET", f"/accounts/{account}", params={"include_credentials": asked})).json()
+    for flag in ("true", "1"):
+        answer = (await site.call("GET", f"/accounts/{account}", params={"include_credentials": flag})).json()
         assert answer["credentials"] == {"oauth_access_token": SECRET}
     for params in ({}, {"include_credentials": "false"}, {"include_credentials": "0"}):
         assert SECRET not in (await site.call("GET", f"/accounts/{account}", params=params)).text
 
 
-async def test_renewal_of_an_account_by_oauth(site: Served) -> None:
-    """With the credentials comes when the token ends, when it was got and when it is got anew."""
+async def test_refresh_times_of_an_oauth_account(site: Served) -> None:
+    """With credentials, the response has the expiry and the refresh times of the token."""
     account, now = connect(site), site.context.clock.now()
     site.project.grants.set(account, Grant("refresh-0123456789", now + timedelta(hours=1), now))
 
@@ -80,8 +80,8 @@ async def test_renewal_of_an_account_by_oauth(site: Served) -> None:
     }
 
 
-async def test_a_list_of_a_user_is_bare(site: Served) -> None:
-    """The list below a user is no page; the user's id may hold a slash."""
+async def test_the_list_below_a_user_has_no_pages(site: Served) -> None:
+    """The response is a list; the user's id in the path may have a slash."""
     account = connect(site, "team/ada")
 
     answer = await site.call("GET", "/users/team%2Fada/accounts")
@@ -89,8 +89,8 @@ async def test_a_list_of_a_user_is_bare(site: Served) -> None:
     assert [each["id"] for each in answer.json()] == [account]
 
 
-async def test_environments_are_apart(site: Served) -> None:
-    """An account of production is not there for development, by any route."""
+async def test_an_account_is_visible_in_its_environment_only(site: Served) -> None:
+    """An account of production is not visible for development at any route."""
     account = connect(site, environment="production")
 
     listed = await site.call("GET", "/accounts")
@@ -102,8 +102,8 @@ async def test_environments_are_apart(site: Served) -> None:
     assert there.status_code == 200
 
 
-async def test_accounts_of_ones_own_are_no_ones(site: Served) -> None:
-    """An account of your own is not one of an external user."""
+async def test_own_accounts_are_not_visible(site: Served) -> None:
+    """An account of your own is not listed and not found."""
     own = connect(site, None)
 
     assert (await site.call("GET", "/accounts")).json()["data"] == []
@@ -111,7 +111,7 @@ async def test_accounts_of_ones_own_are_no_ones(site: Served) -> None:
 
 
 async def test_an_account_is_removed(site: Served) -> None:
-    """A removed account is gone, and the user stays."""
+    """The account is deleted, and the user stays."""
     account = connect(site)
 
     answer = await site.call("DELETE", f"/accounts/{account}")
@@ -122,7 +122,7 @@ async def test_an_account_is_removed(site: Served) -> None:
 
 
 async def test_accounts_of_an_app_are_removed(site: Served) -> None:
-    """All accounts of an app go by its slug, its id, or JS 1.x's path; others and those of production stay."""
+    """The app is named by slug, by id, or in JS SDK 1.x's path; other apps and production stay."""
     for path in ("/apps/slack/accounts", "/accounts/app/slack", None):
         connect(site)
         kept = [connect(site, app="github"), connect(site, environment="production")]
@@ -136,7 +136,7 @@ async def test_accounts_of_an_app_are_removed(site: Served) -> None:
 
 
 async def test_an_account_is_connected_with_a_token(site: Served) -> None:
-    """A key-based account comes of a Connect token, once."""
+    """A Connect token connects one key-based account."""
     body = {
         "app_slug": "stripe",
         "cfmap_json": json.dumps({"api_key": SECRET}),
@@ -154,8 +154,8 @@ async def test_an_account_is_connected_with_a_token(site: Served) -> None:
     assert again.status_code == 400
 
 
-async def test_an_account_is_connected_again(site: Served) -> None:
-    """With `account_id` the account keeps its id; nobody else's can be taken so."""
+async def test_an_account_is_reconnected(site: Served) -> None:
+    """With `account_id` the user's account gets new credentials; another user's account is rejected."""
     mine, others = connect(site, app="stripe"), connect(site, "grace", app="stripe")
     body = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}', "connect_token": connect_token(site)}
 
@@ -170,8 +170,8 @@ async def test_an_account_is_connected_again(site: Served) -> None:
     assert dict(site.directory.credentials(others)) == {"oauth_access_token": SECRET}
 
 
-async def test_what_cannot_be_connected(site: Served) -> None:
-    """A token that is none, fields that are none and an odd slug are the caller's fault; the token stays good."""
+async def test_invalid_accounts_are_rejected(site: Served) -> None:
+    """An invalid token, field or slug is answered 400, and the Connect token stays unused."""
     good = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}', "connect_token": connect_token(site)}
     for change in (
         {"connect_token": "ctok_" + "0" * 32},
@@ -189,8 +189,8 @@ async def test_what_cannot_be_connected(site: Served) -> None:
     assert (await site.call("POST", "/accounts", json=good)).status_code == 200
 
 
-async def test_a_browser_sees_its_users_accounts(site: Served) -> None:
-    """With a Connect token the project may be left out, credentials never come, and others are not there."""
+async def test_a_connect_token_sees_its_users_accounts(site: Served) -> None:
+    """The responses never have credentials, and accounts of other users are not visible."""
     mine, others = connect(site), connect(site, "grace")
     token = bearer(connect_token(site))
 
@@ -206,8 +206,8 @@ async def test_a_browser_sees_its_users_accounts(site: Served) -> None:
     assert (await site.call("GET", "/users", headers=token)).status_code == 403
 
 
-async def test_a_connect_token_reads_as_far_as_its_scope(site: Served) -> None:
-    """A token that was made for reading connects and removes nothing."""
+async def test_the_scope_of_a_connect_token(site: Served) -> None:
+    """A token with a scope for reading does not delete an account."""
     account = connect(site)
     token = bearer(connect_token(site, scope="connect:accounts:read"))
 
@@ -217,7 +217,7 @@ async def test_a_connect_token_reads_as_far_as_its_scope(site: Served) -> None:
 
 
 async def test_a_path_without_the_project(site: Served) -> None:
-    """With a Connect token SDKs leave the project out, or its place empty (the proxy of JS 2.x and 3.x)."""
+    """With a Connect token, SDKs omit the project, or leave its path segment empty (proxy of JS SDKs 2.x and 3.x)."""
     account = connect(site)
     token = bearer(connect_token(site))
 

@@ -1,17 +1,23 @@
-"""Who gets in, and how the API says that something is wrong."""
+"""Authentication, scopes, environments and errors of the API."""
 
 from __future__ import annotations
 
+import asyncio
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.project import DeployedTrigger
 from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
+from tests.builders import a_workflow, python_step
 from tests.server.served import Served, served
+from tests.server.site import Site, site_of
 
 
-async def test_without_a_token(site: Served) -> None:
-    """Without a good token there is nothing, and the answer says so in the API's shape."""
+async def test_a_valid_token_is_required(site: Served) -> None:
+    """Without a valid token the response is 401 with a JSON error."""
     for headers in ({}, {"Authorization": ""}, {"Authorization": "Bearer x"}, {"Authorization": "Bearer ctok_x"}):
         answer = await site.http.get(f"/v1/connect/{site.project.project_id}/users", headers=headers)
         assert answer.status_code == 401
@@ -44,8 +50,8 @@ async def test_without_a_token(site: Served) -> None:
         ("DELETE", "/deployed-triggers/dc_1", "connect:deployed_triggers:write"),
     ],
 )
-async def test_scopes(site: Served, method: str, path: str, scope: str) -> None:
-    """A token without the scope is refused; with it, or one that stands for it, it is let in."""
+async def test_each_route_requires_a_scope(site: Served, method: str, path: str, scope: str) -> None:
+    """A token without the scope is answered 403; the scope, or a wider one, is accepted."""
     other = site.headers("connect:tokens:create")
     right, wider = site.headers(scope), site.headers("connect:*")
 
@@ -54,24 +60,24 @@ async def test_scopes(site: Served, method: str, path: str, scope: str) -> None:
     assert (await site.call(method, path, headers=wider)).status_code != 403
 
 
-async def test_another_project(site: Served) -> None:
-    """A project that is not this one is not there."""
+async def test_another_project_is_not_found(site: Served) -> None:
+    """A path with the id of another project is answered 404."""
     answer = await site.call("GET", "/v1/connect/proj_other/users")
 
     assert answer.status_code == 404
     assert site.project.project_id in answer.json()["error"]
 
 
-async def test_an_environment_that_is_none(site: Served) -> None:
-    """Another word than the two is refused; a missing one means development, and case does not matter."""
+async def test_the_environment_header(site: Served) -> None:
+    """Another environment is answered 400; a missing header means development, and case is ignored."""
     assert (await site.call("GET", "/users", environment="staging")).status_code == 400
     assert (await site.call("GET", "/users", environment=None)).status_code == 200
     assert (await site.call("GET", "/users", environment="Production")).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'"\\ud800"', b'{"id": "\\ud800"}', b"[" * 50_000, b"\xff"])
-async def test_bodies_that_are_none(site: Served, body: bytes) -> None:
-    """Whatever is no JSON object of real text is the caller's fault."""
+async def test_an_invalid_body_is_rejected(site: Served, body: bytes) -> None:
+    """A body that is not a JSON object of valid text is answered 400."""
     answer = await site.call("POST", "/actions/run", content=body, headers={"Content-Type": "application/json"})
 
     assert answer.status_code == 400
@@ -90,16 +96,16 @@ async def test_bodies_that_are_none(site: Served, body: bytes) -> None:
         ("GET", "/v1/workspaces/o_1", "GET /v1/workspaces/o_1"),
     ],
 )
-async def test_what_is_not_served(site: Served, method: str, path: str, name: str) -> None:
-    """What pdkernel does not emulate says so, by name."""
+async def test_an_unsupported_route_is_answered_501(site: Served, method: str, path: str, name: str) -> None:
+    """The response names the route."""
     answer = await site.call(method, path)
 
     assert answer.status_code == 501
     assert answer.json()["route"] == name
 
 
-async def test_rate_limits_are_a_switch(tmp_path: Any) -> None:
-    """Only where they are switched on is the request after the last answered 429, with the platform's headers."""
+async def test_rate_limits_apply_if_they_are_set(tmp_path: Any) -> None:
+    """A request above the limit is answered 429 with the platform's headers; without the setting there is no limit."""
     async with served(tmp_path / "on", applies_rate_limits=True) as site, served(tmp_path / "off") as other:
         for _ in range(MAX_REQUESTS_PER_WINDOW["accounts"]):
             assert (await site.call("GET", "/accounts/apn_1")).status_code == 404
@@ -109,30 +115,30 @@ async def test_rate_limits_are_a_switch(tmp_path: Any) -> None:
         assert answer.headers["x-ratelimit-remaining"] == "0"
         assert answer.headers["x-ratelimit-limit"] == str(MAX_REQUESTS_PER_WINDOW["accounts"])
         now = site.context.clock.now().timestamp()
-        site.context.clock.advance(0.5)  # type: ignore[attr-defined]
+        site.clock.advance(0.5)
         later = (await site.call("GET", "/accounts/apn_1")).headers
-        # whoever waits as long as it is told comes after the end of the window
+        # a client that waits for `retry-after` seconds sends its next request after the end of the window
         assert int(later["retry-after"]) >= 300 - 0.5
         assert int(later["x-ratelimit-reset"]) >= now + 300
-        site.context.clock.advance(301)  # type: ignore[attr-defined]
+        site.clock.advance(301)
         assert (await site.call("GET", "/accounts/apn_1")).status_code == 404
         assert (await other.call("GET", "/accounts/apn_1")).status_code == 404
 
 
-async def test_a_page_uses_its_token(site: Served) -> None:
-    """A page of an origin that the token names may call, and its browser may read the answer, an error as well."""
+async def test_a_web_page_calls_the_api(site: Served) -> None:
+    """A page of an allowed origin can call the API and read responses and errors."""
     page = {"Origin": "https://product.example"}
     right = await token_for(site, "https://product.example/")
     other = await token_for(site, "https://elsewhere.example")
     path = f"/v1/connect/{site.project.project_id}/accounts"
 
-    asked = await site.http.options(path, headers={**page, "Access-Control-Request-Headers": "x-pd-environment"})
+    preflight = await site.http.options(path, headers={**page, "Access-Control-Request-Headers": "x-pd-environment"})
     read = await site.http.get(path, headers={**page, "Authorization": f"Bearer {right}"})
     missing = await site.http.get(f"{path}/apn_1", headers={**page, "Authorization": f"Bearer {right}"})
     refused = await site.http.get(path, headers={**page, "Authorization": f"Bearer {other}"})
     backend = await site.call("GET", "/accounts", headers=page)
 
-    assert (asked.status_code, asked.headers["access-control-allow-headers"]) == (204, "x-pd-environment")
+    assert (preflight.status_code, preflight.headers["access-control-allow-headers"]) == (204, "x-pd-environment")
     assert (read.status_code, missing.status_code, refused.status_code) == (200, 404, 403)
     assert read.headers["access-control-allow-origin"] == "https://product.example"
     assert missing.headers["access-control-allow-origin"] == "https://product.example"
@@ -153,16 +159,16 @@ async def test_a_token_without_origins_serves_no_page(site: Served) -> None:
 
 
 async def token_for(site: Served, origin: str) -> str:
-    """A Connect token of ada's for pages of that origin."""
+    """A Connect token of ada for pages of that origin."""
     made = await site.call("POST", "/tokens", json={"external_user_id": "ada", "allowed_origins": [origin]})
     return str(made.json()["token"])
 
 
-async def test_a_page_learns_that_its_token_is_no_good(site: Served) -> None:
-    """A Connect token that has expired or is none is answered 401 where the page can read it, and not as a failed fetch."""
+async def test_a_web_page_can_read_that_its_token_is_invalid(site: Served) -> None:
+    """The 401 for an expired or unknown Connect token allows the page's origin."""
     page = {"Origin": "https://product.example"}
     expired = await token_for(site, "https://product.example")
-    site.context.clock.advance(4 * 3600)  # type: ignore[attr-defined]
+    site.clock.advance(4 * 3600)
 
     for text in (expired, "ctok_" + "0" * 32):
         answer = await site.call("GET", "/accounts", headers={**page, "Authorization": f"Bearer {text}"})
@@ -189,6 +195,97 @@ async def test_a_page_learns_that_its_token_is_no_good(site: Served) -> None:
         ("GET", "/deployed-triggers/dc%2F1/webhooks/wh%2F1?external_user_id=ada"),
     ],
 )
-async def test_an_id_with_a_slash(site: Served, method: str, path: str) -> None:
-    """An id that holds a slash is one that nothing has: 404, and not a route that is not served, which SDKs repeat."""
+async def test_an_id_with_a_slash_is_not_found(site: Served, method: str, path: str) -> None:
+    """An id with a slash is answered 404, and not 501, after which SDKs would repeat the request."""
     assert (await site.call(method, path)).status_code == 404
+
+
+USERS = 50
+
+
+def token(number: int) -> str:
+    """A credential that only this user's account has."""
+    return f"xoxb-mark-{number:03d}-of-its-user"
+
+
+def trigger(number: int, made_at: datetime) -> DeployedTrigger:
+    """A deployed trigger of the user, with a mark in each field."""
+    return DeployedTrigger(
+        id=f"dc_{number:03d}",
+        external_user_id=f"user-{number:03d}",
+        environment="development",
+        key="depot-new-thing",
+        version="0.0.1",
+        name=f"trigger-mark-{number:03d}",
+        props={"mine": f"props-mark-{number:03d}"},
+        accounts={},
+        active=False,
+        created_at=made_at,
+        updated_at=made_at,
+    )
+
+
+def marks(number: int) -> list[str]:
+    """Texts that only the user's accounts, triggers and events have."""
+    return [f"{kind}-mark-{number:03d}" for kind in ("name", "trigger", "props", "emitted")]
+
+
+async def reach(site: Site, number: int, other: int) -> tuple[list[int], str]:
+    """Read everything of the user and of *other* with the user's Connect token; returns the statuses and the texts."""
+    project = f"/v1/connect/{site.context.project.project_id}"
+    made = await site.http.post(
+        f"{project}/tokens",
+        json={"external_user_id": f"user-{number:03d}"},
+        headers=site.token("connect:tokens:create"),
+    )
+    headers = {"authorization": f"Bearer {made.json()['token']}"}
+    statuses, text = [], ""
+    for owner, names_user in ((number, True), (number, False), (other, True)):
+        user = {"external_user_id": f"user-{owner:03d}"} if names_user else {}
+        for path in (
+            "/accounts?include_credentials=true",
+            f"/accounts/apn_{owner:03d}",
+            f"/users/user-{owner:03d}/accounts",
+            "/deployed-triggers",
+            f"/deployed-triggers/dc_{owner:03d}",
+            f"/deployed-triggers/dc_{owner:03d}/events",
+        ):
+            answer = await site.http.get(project + path, params=user if "?" not in path else None, headers=headers)
+            statuses.append(answer.status_code)
+            text += answer.text
+    # another user's trigger and account, with the token's user as external_user_id
+    for path in (f"/deployed-triggers/dc_{other:03d}/events", f"/accounts/apn_{other:03d}"):
+        own_user = {"external_user_id": f"user-{number:03d}"}
+        answer = await site.http.get(project + path, params=own_user, headers=headers)
+        statuses.append(answer.status_code)
+        text += answer.text
+    return statuses, text
+
+
+async def test_a_connect_token_reads_only_its_user(tmp_path: Path) -> None:
+    """A token reads its user's accounts, triggers and events, and nothing of another user."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        for number in range(USERS):
+            site.directory.add_account(
+                app="slack",
+                credentials={"oauth_access_token": token(number)},
+                external_user_id=f"user-{number:03d}",
+                account_id=f"apn_{number:03d}",
+                name=f"name-mark-{number:03d}",
+            )
+            triggers = site.context.project.deployed_triggers
+            triggers.add(trigger(number, site.context.clock.now()))
+            triggers.add_events(
+                f"dc_{number:03d}", [{"e": f"emitted-mark-{number:03d}", "k": "emit", "ts": 1, "id": "1"}]
+            )
+        others = [(number, (number * 7 + 3) % USERS) for number in range(USERS)]
+        found = await asyncio.gather(*(reach(site, number, other) for number, other in others))
+
+    for (number, other), (statuses, text) in zip(others, found, strict=True):
+        assert number != other
+        assert [mark for mark in marks(number) if mark not in text] == []
+        assert [mark for each in range(USERS) if each != number for mark in marks(each) if mark in text] == []
+        assert "xoxb-mark" not in text
+        assert set(statuses[:12]) == {200}
+        # a list without a user in its query has the token's own user
+        assert [status for status in statuses[12:] if status not in (403, 404)] == [200]

@@ -1,4 +1,4 @@
-"""Components over HTTP: lists, props, options, runs; a real Node.js runs components written here."""
+"""Routes of components and actions; a real Node.js runs the components."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.server.api.conftest import KEY
-from tests.server.api.deploying import Receiver
 from tests.server.api.test_accounts import bearer, connect_token
+from tests.server.deploying import Receiver
 from tests.server.served import Served
 
 SIGN_IN = """
@@ -25,17 +25,17 @@ export default {
   async run() { console.log("going"); throw new Error("no floor") },
 };
 """
-ASKS = """
+FETCHES = """
 export default {
   key: "depot-ask", name: "Ask", version: "0.0.1", type: "action", description: "Has choices from a URL.",
   props: {
     url: { type: "string", reloadProps: true },
-    choice: { type: "string", async options() { return [String(await asked(this.url))] } },
+    choice: { type: "string", async options() { return [String(await fetchStatus(this.url))] } },
   },
-  async additionalProps() { return { more: { type: "string", label: String(await asked(this.url)) } } },
+  async additionalProps() { return { more: { type: "string", label: String(await fetchStatus(this.url)) } } },
   async run() {},
 };
-async function asked(url) { return (await fetch(url, { method: "POST", body: "{}" })).status }
+async function fetchStatus(url) { return (await fetch(url, { method: "POST", body: "{}" })).status }
 """
 ADA = {"authProvisionId": "apn_ada"}
 
@@ -48,14 +48,14 @@ def write_action(folder: Path, name: str, text: str) -> None:
 
 
 async def post(depot: Served, path: str, **body: Any) -> Any:
-    """The JSON of an answer for ada."""
+    """Send a request for ada; returns the JSON response."""
     answer = await depot.call("POST", path, json={"external_user_id": "ada", **body})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def test_lists(depot: Served) -> None:
-    """Actions and triggers are apart; components are both; a broken one is listed without props."""
+async def test_components_are_listed_by_kind(depot: Served) -> None:
+    """Actions and triggers have their own lists; a component that cannot be loaded is listed without props."""
     found = {
         kind: (await depot.call("GET", f"/{kind}", params={"app": "depot"})).json()["data"]
         for kind in ("actions", "triggers", "components")
@@ -70,7 +70,7 @@ async def test_lists(depot: Served) -> None:
 
 
 async def test_a_list_is_searched(depot: Served) -> None:
-    """Words are looked for in key, name and description; private components are nobody's here."""
+    """The words of `q` are searched in key, name and description; there are no private components."""
     words = (await depot.call("GET", "/actions", params={"q": "shelf"})).json()["data"]
     private = (await depot.call("GET", "/components", params={"registry": "private"})).json()["data"]
     triggers = (await depot.call("GET", "/components", params={"component_type": "trigger"})).json()["data"]
@@ -82,7 +82,7 @@ async def test_a_list_is_searched(depot: Served) -> None:
 
 
 async def test_one_component(depot: Served) -> None:
-    """A component tells its props in the API's words."""
+    """A component has its props in the API's form; another kind, key or version is not found."""
     answer = (await depot.call("GET", "/actions/depot-put-thing")).json()["data"]
 
     props = {prop["name"]: prop for prop in answer["configurable_props"]}
@@ -98,7 +98,7 @@ async def test_one_component(depot: Served) -> None:
 
 
 async def test_options_come_from_the_users_account(depot: Served) -> None:
-    """A remote option is asked of the component with the user's own account."""
+    """The component's own code returns options, with the user's account."""
     found = await post(
         depot, "/actions/configure", id="depot-put-thing", prop_name="shelf", configured_props={"depot": ADA}
     )
@@ -112,7 +112,7 @@ async def test_options_come_from_the_users_account(depot: Served) -> None:
 
 
 async def test_options_without_an_account(depot: Served) -> None:
-    """A user without an account gets no options, and a word why."""
+    """Without an account there are no options, and the response has the reason."""
     answer = await depot.call(
         "POST", "/actions/configure", json={"external_user_id": "bob", "id": "depot-put-thing", "prop_name": "shelf"}
     )
@@ -122,8 +122,8 @@ async def test_options_without_an_account(depot: Served) -> None:
     assert "bob's depot account" in answer.json()["errors"][0]
 
 
-async def test_props_that_depend_on_values(depot: Served) -> None:
-    """A component adds props for the values so far."""
+async def test_dynamic_props(depot: Served) -> None:
+    """A component adds props for the given values."""
     found = await post(depot, "/actions/props", id="depot-fill-form", configured_props={"columns": 2})
 
     assert found["dynamicProps"]["id"].startswith("dyp_")
@@ -135,8 +135,8 @@ async def test_props_that_depend_on_values(depot: Served) -> None:
     ]
 
 
-async def test_a_run(depot: Served) -> None:
-    """An action runs with the user's account; its secret does not come back."""
+async def test_an_action_runs(depot: Served) -> None:
+    """An action runs with the user's account, whose credential is not in the response."""
     answer = await post(
         depot,
         "/actions/run",
@@ -151,8 +151,8 @@ async def test_a_run(depot: Served) -> None:
     assert KEY not in str(answer)
 
 
-async def test_a_run_with_dynamic_props(depot: Served) -> None:
-    """Values of props that were added come through."""
+async def test_an_action_runs_with_dynamic_props(depot: Served) -> None:
+    """The action gets the values of added props."""
     answer = await post(
         depot,
         "/actions/run",
@@ -166,21 +166,21 @@ async def test_a_run_with_dynamic_props(depot: Served) -> None:
 
 @pytest.mark.parametrize("text", ["{{ 1 + 1 }}", "{{steps.trigger.event}}", "a {{ process.env }} b", "}}{{"])
 async def test_values_are_data(depot: Served, text: str) -> None:
-    """A value that looks like an expression stays what the caller sent."""
+    """A value that looks like an expression is not evaluated."""
     answer = await post(depot, "/actions/run", id="depot-put-thing", configured_props={"shelf": "s1", "thing": text})
 
     assert answer["ret"]["thing"] == text
 
 
-async def test_the_newest_account_runs_unless_one_is_chosen(depot: Served) -> None:
-    """Without a choice the newest account is used, with one that one."""
+async def test_the_newest_account_is_the_default(depot: Served) -> None:
+    """Without a chosen account, the newest account is used."""
     depot.directory.add_account(
         app="depot", credentials={"api_key": "newer-key-xyz"}, external_user_id="ada", account_id="apn_newer"
     )
     values = {"shelf": "s1", "thing": "box"}
 
     await post(depot, "/actions/run", id="depot-put-thing", configured_props=values)
-    depot.context.clock.advance(1)  # type: ignore[attr-defined]
+    depot.clock.advance(1)
     await post(depot, "/actions/run", id="depot-put-thing", configured_props={**values, "depot": ADA})
 
     used = [
@@ -191,10 +191,10 @@ async def test_the_newest_account_runs_unless_one_is_chosen(depot: Served) -> No
 
 
 @pytest.mark.parametrize("path", ["/actions/run", "/actions/props", "/actions/configure"])
-async def test_another_users_account(depot: Served, path: str) -> None:
-    """An account of somebody else is not there, as one that nobody has is not."""
-    said = []
-    for account in ("apn_grace", "apn_nobody"):
+async def test_another_users_account_is_not_found(depot: Served, path: str) -> None:
+    """Another user's account and an unknown account have the same response."""
+    errors = []
+    for account in ("apn_grace", "apn_unknown"):
         body = {
             "external_user_id": "ada",
             "id": "depot-put-thing",
@@ -203,12 +203,12 @@ async def test_another_users_account(depot: Served, path: str) -> None:
         }
         answer = await depot.call("POST", path, json=body)
         assert answer.status_code == 404
-        said.append(answer.json()["error"])
-    assert "grace" not in said[0].replace("apn_grace", "")
+        errors.append(answer.json()["error"])
+    assert "grace" not in errors[0].replace("apn_grace", "")
 
 
-async def test_what_a_run_refuses(depot: Served) -> None:
-    """A missing prop, user, account or action is the caller's fault, in few words, and names no other user."""
+async def test_an_invalid_run_is_rejected(depot: Served) -> None:
+    """The error is a 4xx, and does not name other users."""
     values = {"shelf": "s1", "thing": "box"}
     for change, status in (
         ({"configured_props": {"shelf": "s1"}}, 400),
@@ -231,8 +231,8 @@ async def test_what_a_run_refuses(depot: Served) -> None:
         assert "grace" not in answer.text
 
 
-async def test_an_error_of_the_actions_own(depot: Served, tmp_path: Path) -> None:
-    """What an action throws is told in `os`, with status 200; one that cannot be loaded is refused."""
+async def test_an_error_of_an_action(depot: Served, tmp_path: Path) -> None:
+    """An error of the action is in `os` with status 200; an action that cannot be loaded is answered 400."""
     write_action(tmp_path, "fall", FALL)
     thrown = await post(depot, "/actions/run", id="depot-fall")
     broken = await depot.call("POST", "/actions/run", json={"external_user_id": "ada", "id": "depot-broken"})
@@ -242,8 +242,8 @@ async def test_an_error_of_the_actions_own(depot: Served, tmp_path: Path) -> Non
     assert broken.status_code == 400
 
 
-async def test_a_secret_value_is_not_kept(depot: Served, tmp_path: Path) -> None:
-    """What a caller gives a prop that is secret reaches the action, and stands nowhere in the history."""
+async def test_a_secret_value_is_not_recorded(depot: Served, tmp_path: Path) -> None:
+    """The action gets the value of a secret prop; the journal and the response do not contain it."""
     write_action(tmp_path, "sign-in", SIGN_IN)
 
     answer = await post(depot, "/actions/run", id="depot-sign-in", configured_props={"pin": KEY, "who": "ada-marked"})
@@ -255,8 +255,8 @@ async def test_a_secret_value_is_not_kept(depot: Served, tmp_path: Path) -> None
     assert KEY not in str(answer)
 
 
-async def test_components_ask_for_their_kinds_scope(depot: Served) -> None:
-    """At the routes for any kind a token does no more than at the routes of the kinds that it is good for."""
+async def test_a_component_requires_the_scope_of_its_kind(depot: Served) -> None:
+    """The routes for components of every kind require the same scopes as the routes of each kind."""
     triggers, none = depot.headers("connect:triggers:*"), depot.headers("connect:workflow:invoke")
     body = {
         "id": "depot-put-thing",
@@ -276,8 +276,8 @@ async def test_components_ask_for_their_kinds_scope(depot: Served) -> None:
     assert (await depot.call("GET", "/components/depot-new-thing", headers=triggers)).status_code == 200
 
 
-async def test_a_page_as_a_float(depot: Served) -> None:
-    """Python's SDK calls `page` a float: 1.0 is the second page; a part of one is none."""
+async def test_a_page_may_be_a_float(depot: Served) -> None:
+    """Python's SDK sends `page` as a float; a fraction is answered 400."""
     body = {"id": "depot-put-thing", "prop_name": "shelf", "configured_props": {"depot": ADA}}
 
     whole = await post(depot, "/actions/configure", **body, page=1)
@@ -289,8 +289,8 @@ async def test_a_page_as_a_float(depot: Served) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
-async def test_a_number_that_is_none(depot: Served, number: str) -> None:
-    """A value that no double holds is refused as the caller's fault, before the action's run could stumble over it."""
+async def test_an_invalid_number_is_rejected(depot: Served, number: str) -> None:
+    """NaN, Infinity and numbers beyond a double are answered 400."""
     text = '{"id": "depot-put-thing", "external_user_id": "ada", "configured_props": {"shelf": "s00", "thing": %s}}'
 
     answer = await depot.call("POST", "/actions/run", content=text % number)
@@ -299,23 +299,23 @@ async def test_a_number_that_is_none(depot: Served, number: str) -> None:
     assert "not JSON" in answer.json()["error"]
 
 
-async def test_choices_do_not_reach_this_machine_for_a_connect_token(
+async def test_forms_of_a_connect_token_call_public_hosts_only(
     depot: Served, tmp_path: Path, receiver: Receiver
 ) -> None:
-    """Options and props that depend on a URL are made without this machine's answer for a Connect token only."""
-    write_action(tmp_path, "ask", ASKS)
+    """For a Connect token, options and dynamic props do not call this machine; for a client they do."""
+    write_action(tmp_path, "ask", FETCHES)
     body = {
         "id": "depot-ask",
         "external_user_id": "ada",
         "configured_props": {"url": receiver.url},
         "prop_name": "choice",
     }
-    said = {}
+    results = {}
     for who, headers in (("user", bearer(connect_token(depot))), ("client", depot.headers())):
         options = (await depot.call("POST", "/actions/configure", json=body, headers=headers)).json()
         props = (await depot.call("POST", "/actions/props", json=body, headers=headers)).json()
         label = next(each["label"] for each in props["dynamicProps"]["configurableProps"] if each["name"] == "more")
-        said[who] = ([each["value"] for each in options["options"]], label)
+        results[who] = ([each["value"] for each in options["options"]], label)
 
-    assert said == {"user": (["403"], "403"), "client": (["204"], "204")}
+    assert results == {"user": (["403"], "403"), "client": (["204"], "204")}
     assert len(receiver.seen) == 2

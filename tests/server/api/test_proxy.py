@@ -1,4 +1,4 @@
-"""The proxy: requests to apps' APIs with a user's account, to an outside on this machine."""
+"""The proxy: requests to apps' APIs with a user's account, sent to a server on this machine."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
 from pdkernel.connect.token_refresh import store_grant
 from pdkernel.egress import Gateway
 from pdkernel.server import create_app
+from tests.oauth_provider import connect_account, oauth_provider
 from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served, served
 
@@ -29,15 +30,15 @@ URL = "https://slack.com/api/chat.postMessage?q=a%20b"
 
 
 class _Seen(BaseHTTPRequestHandler):
-    """Answers with what it was sent."""
+    """Responds with the request that it received."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if self.path == "/token":
-            self._said(200, {"access_token": "renewed-token-1", "token_type": "Bearer", "expires_in": 3600})
+            self._respond(200, {"access_token": "renewed-token-1", "token_type": "Bearer", "expires_in": 3600})
             return
         if self.path.endswith("/guarded") and self.headers["authorization"] != "Bearer renewed-token-1":
-            self._said(401, {"error": "expired"})
+            self._respond(401, {"error": "expired"})
             return
         if self.path.endswith("/away"):
             self.send_response(302)
@@ -56,28 +57,28 @@ class _Seen(BaseHTTPRequestHandler):
             self.wfile.write(b"half")
             self.close_connection = True
             return
-        told = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
-        self._said(201, told)
+        request = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
+        self._respond(201, request)
 
-    def _said(self, status: int, told: dict[str, Any]) -> None:
-        said = json.dumps(told).encode()
+    def _respond(self, status: int, value: dict[str, Any]) -> None:
+        content = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("x-depot", "yes")
         self.send_header("set-cookie", "mine=1")
-        self.send_header("content-length", str(len(said)))
+        self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(content)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[str]:
-    """Stands in for every host."""
+    """A server in place of every host."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Seen)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -87,14 +88,14 @@ def outside() -> Iterator[str]:
 
 @pytest.fixture
 async def site(tmp_path: Path, outside: str) -> AsyncIterator[Served]:
-    """A project whose outside calls go to the stand-in; ada and grace have a Slack account each."""
+    """A project whose outbound calls go to the stand-in; ada and grace have a Slack account each."""
     async with served(tmp_path, egress=f"stand-in={outside}") as site:
         add_accounts(site)
         yield site
 
 
 def add_accounts(site: Served) -> None:
-    """Connect the accounts."""
+    """Connect the accounts of ada and grace."""
     for user in ("ada", "grace"):
         site.directory.add_account(
             app="slack",
@@ -105,19 +106,19 @@ def add_accounts(site: Served) -> None:
 
 
 def encoded(url: str = URL) -> str:
-    """The URL as the Python SDK writes it."""
+    """The URL as the Python SDK encodes it."""
     return base64.urlsafe_b64encode(url.encode()).decode()
 
 
 async def send(site: Served, url: str = URL, *, method: str = "POST", account: str = "apn_ada", **kwargs: Any) -> Any:
-    """Send ada's request."""
+    """Send a request of ada."""
     params = {"external_user_id": "ada", "account_id": account}
     return await site.call(method, f"/proxy/{encoded(url)}", params=params, **kwargs)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-async def test_a_request_carries_the_account(site: Served, method: str) -> None:
-    """The app gets method, path, query, headers and body, with the user's token and not the caller's."""
+async def test_the_app_gets_the_request_with_the_users_token(site: Served, method: str) -> None:
+    """The app gets method, path, query, headers and body; the caller's own Authorization is replaced."""
     body = b"" if method in ("GET", "DELETE") else b'{"a": 1}'
     answer = await send(
         site,
@@ -146,22 +147,22 @@ async def test_a_request_carries_the_account(site: Served, method: str) -> None:
         base64.b64encode(b"https://slack.com/api/" + b"?>?>?>").decode(),
     ],
 )
-async def test_both_alphabets(site: Served, text: str) -> None:
-    """JS and Python write base64 differently, padded or not, escaped or not."""
+async def test_both_alphabets_of_base64(site: Served, text: str) -> None:
+    """The URL may be in either alphabet of base64, with or without padding and escapes."""
     answer = await site.call("GET", f"/proxy/{text}?external_user_id=ada&account_id=apn_ada")
 
     assert answer.status_code == 201
 
 
 async def test_a_redirect_is_not_followed(site: Served) -> None:
-    """Where an app sends the caller to is the caller's to follow, without the account."""
+    """The caller gets a redirect of the app; the proxy does not send the account's token there."""
     answer = await send(site, "https://slack.com/api/away", method="GET")
 
     assert (answer.status_code, answer.headers["location"]) == (302, "https://elsewhere.example/")
 
 
-async def test_length_of_what_has_not_changed(site: Served) -> None:
-    """A 304 is passed on without the length of the body that it does not have."""
+async def test_a_304_has_no_length(site: Served) -> None:
+    """A 304 is forwarded without the length of a body."""
     answer = await send(site, "https://slack.com/api/unchanged", method="GET")
 
     assert answer.status_code == 304
@@ -191,8 +192,8 @@ async def test_length_of_what_has_not_changed(site: Served) -> None:
         "not a url",
     ],
 )
-async def test_the_account_goes_to_its_app_only(site: Served, url: str) -> None:
-    """Another host, another port, plain HTTP and addresses of this or a private network are refused."""
+async def test_only_hosts_of_the_app_get_the_token(site: Served, url: str) -> None:
+    """Another host or port, plain HTTP, and addresses of this machine or a private network are rejected."""
     answer = await send(site, url, method="GET")
 
     assert answer.status_code in (400, 403)
@@ -220,23 +221,23 @@ async def test_the_account_goes_to_its_app_only(site: Served, url: str) -> None:
         "https://[slack.com]/",
     ],
 )
-async def test_a_host_that_cannot_be_looked_up(site: Served, url: str) -> None:
-    """Empty, long and undecodable labels, ports that do not exist and user names are 400 with the reason; nothing is sent."""
+async def test_an_invalid_host_is_rejected(site: Served, url: str) -> None:
+    """Invalid labels and ports, and user names in the URL, are answered 400; nothing is sent."""
     answer = await send(site, url, method="GET")
 
     assert answer.status_code == 400
     assert "is not an absolute http or https URL" in answer.json()["error"]
 
 
-async def test_a_name_in_another_script(site: Served) -> None:
-    """A name that IDNA can write is called, with or without the dot of the root."""
+async def test_an_internationalized_host_name(site: Served) -> None:
+    """A name that IDNA can encode is called, also with a dot at its end."""
     answer = await send(site, "https://müller.slack.com./api", method="GET")
 
     assert httpx.Headers(answer.json()["headers"])["x-forwarded-host"] == "xn--mller-kva.slack.com."
 
 
-async def test_whose_account(site: Served) -> None:
-    """Another user's account, none, and one of the other environment are not there."""
+async def test_only_the_users_account_is_used(site: Served) -> None:
+    """Another user's account, an unknown account and the other environment are answered 404."""
     assert (await send(site, account="apn_grace")).status_code == 404
     assert (await send(site, account="apn_nobody")).status_code == 404
     assert (await send(site, environment="production")).status_code == 404
@@ -245,8 +246,8 @@ async def test_whose_account(site: Served) -> None:
     assert (await site.call("GET", "/proxy/%25%25?external_user_id=ada&account_id=apn_ada")).status_code == 400
 
 
-async def test_the_mode_of_outside_calls_holds(tmp_path: Path) -> None:
-    """Where outside calls are denied, the proxy sends nothing and says why."""
+async def test_the_policy_for_outbound_calls_applies(tmp_path: Path) -> None:
+    """If outbound calls are denied, the proxy sends nothing and returns the reason."""
     async with served(tmp_path, egress="deny") as site:
         add_accounts(site)
 
@@ -257,8 +258,8 @@ async def test_the_mode_of_outside_calls_holds(tmp_path: Path) -> None:
         assert TOKEN not in answer.text
 
 
-async def test_a_host_that_does_not_answer(tmp_path: Path) -> None:
-    """A call that gets no answer is 502 with the cause, and no text of ours that is taken for the app's."""
+async def test_an_unreachable_host_is_answered_502(tmp_path: Path) -> None:
+    """The 502 has the cause, and not the token."""
     async with served(tmp_path, egress="stand-in=http://127.0.0.1:9") as site:
         add_accounts(site)
 
@@ -269,8 +270,8 @@ async def test_a_host_that_does_not_answer(tmp_path: Path) -> None:
         assert TOKEN not in answer.text
 
 
-async def test_an_app_that_is_not_listed(site: Served, tmp_path: Path) -> None:
-    """Its account goes where the mode leads every call to, and nowhere by itself."""
+async def test_an_app_without_known_hosts(site: Served, tmp_path: Path) -> None:
+    """The account is sent to the stand-in of every call; if calls are denied, the request is rejected."""
     async with served(tmp_path / "deny", egress="deny") as other:
         for each in (site, other):
             each.directory.add_account(
@@ -284,8 +285,8 @@ async def test_an_app_that_is_not_listed(site: Served, tmp_path: Path) -> None:
     assert refused.status_code == 400
 
 
-async def test_a_token_that_the_app_refuses_is_renewed(site: Served, outside: str) -> None:
-    """An account that was connected by OAuth gets a new token, and the request is made once more; no other does."""
+async def test_a_rejected_token_is_refreshed_once(site: Served, outside: str) -> None:
+    """An account with a refresh token is sent again with a new token; an account without one is not."""
     register_provider(site.project, "slack", OAuthProvider(f"{outside}/authorize", f"{outside}/token", "client-1"))
     store_grant(site.project, "apn_ada", OAuthTokens("old", "refresh-token-1", 3600.0))
 
@@ -301,30 +302,30 @@ async def test_a_token_that_the_app_refuses_is_renewed(site: Served, outside: st
     assert other.status_code == 401
 
 
-async def test_an_answer_that_breaks_off(site: Served) -> None:
-    """The caller gets what came, and no end of it; the server has no error of its own to tell of."""
-    said: list[Message] = []
+async def test_a_truncated_response(site: Served) -> None:
+    """The caller gets the data so far without an end; the server raises no error."""
+    sent: list[Message] = []
 
     async def receive() -> Message:
-        await asyncio.sleep(0 if not said else 60)
+        await asyncio.sleep(0 if not sent else 60)
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
-        said.append(message)
+        sent.append(message)
 
     path = f"/v1/connect/{site.project.project_id}/proxy/{encoded('https://slack.com/broken')}"
     headers = [(name.lower().encode(), value.encode()) for name, value in {**site.headers(), "host": HOST}.items()]
     scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
     await create_app(site.context)({**scope, "query_string": b"external_user_id=ada&account_id=apn_ada"}, receive, send)
 
-    assert [message.get("status") for message in said if message["type"] == "http.response.start"] == [200]
-    assert b"".join(message.get("body", b"") for message in said) == b"half"
-    assert all(message.get("more_body", True) for message in said)
+    assert [message.get("status") for message in sent if message["type"] == "http.response.start"] == [200]
+    assert b"".join(message.get("body", b"") for message in sent) == b"half"
+    assert all(message.get("more_body", True) for message in sent)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "inside.test"])
 async def test_a_connect_token_does_not_reach_this_machine(tmp_path: Path, outside: str, host: str) -> None:
-    """A host that the mode allows by name is reached with a client's token; with a Connect token only if it is public."""
+    """An allowed host is called for an OAuth client; with a Connect token the host must be public."""
 
     async def lookup(host: str, port: int) -> Sequence[str]:
         return ["127.0.0.1"]
@@ -343,3 +344,22 @@ async def test_a_connect_token_does_not_reach_this_machine(tmp_path: Path, outsi
     assert refused.status_code == 403
     assert "public address" in refused.json()["error"]
     assert answered.status_code == 201
+
+
+@pytest.mark.parametrize(("can_refresh", "status"), [(True, 200), (False, 401)])
+async def test_a_rejected_token_of_an_oauth_provider(tmp_path: Path, can_refresh: bool, status: int) -> None:
+    """The caller gets the app's second response after a refresh, or the app's 401 if the refresh fails."""
+    with oauth_provider() as provider:
+        async with served(tmp_path, egress=f"stand-in={provider.url}") as site:
+            account = connect_account(site.project, provider)
+            provider.tokens.clear()
+            if not can_refresh:
+                provider.refresh_tokens.clear()
+            params = {"external_user_id": "ada", "account_id": account}
+            path = f"/proxy/{encoded('https://api.my-crm.example/api/me')}"
+
+            answer = await site.call("GET", path, params=params)
+
+    assert answer.status_code == status
+    assert answer.json() == ({"name": "Ada"} if can_refresh else {"error": "invalid_token"})
+    assert [form["grant_type"] for form in provider.requests] == ["refresh_token"]

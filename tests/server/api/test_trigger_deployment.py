@@ -1,4 +1,4 @@
-"""Deployed triggers: a real Node.js runs sources written here, for a user, on a timer, with webhooks and workflows."""
+"""Deployed triggers: timers, webhooks, workflows and their routes; a real Node.js runs the sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import ManualClock
 from pdkernel.egress import Gateway
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
@@ -21,8 +20,8 @@ from pdkernel.server.trigger_runner import build_source_request, run_due_trigger
 from pdkernel.source import load_source
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
-from tests.server.api.deploying import Receiver, deploy, events, of
 from tests.server.api.test_accounts import bearer, connect_token
+from tests.server.deploying import Receiver, call_trigger, deploy, events
 from tests.server.served import Served, served
 
 TOKEN = "dk-6b2f0d84c1"
@@ -63,7 +62,7 @@ export default {
 """
 HOOKED = """
 const depot = { type: "app", app: "depot" };
-export default { key: "depot-hooked", name: "Hooked", version: "0.1.0", type: "source", description: "Is told by its app.",
+export default { key: "depot-hooked", name: "Hooked", version: "0.1.0", type: "source", description: "Receives messages of its app.",
   props: { depot, hook: { type: "$.interface.apphook", appProp: "depot", eventNames: ["new"] } }, async run() {} };
 """
 NEVER = """
@@ -74,7 +73,7 @@ export default { key: "depot-never", name: "Never", version: "0.1.0", type: "sou
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
-    """A project with the sources, a workflow that is served, and accounts of ada and grace."""
+    """A project with the sources, a served workflow, and accounts of ada and grace."""
     checkout = write_checkout(tmp_path / "components")
     for name, text in (
         ("new-parcel", SOURCE),
@@ -99,9 +98,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> list[Any]:
-    """Let *seconds* pass while triggers run, until there are so many events."""
-    assert isinstance(site.context.clock, ManualClock)
-    site.context.clock.advance(seconds)
+    """Advance the clock and run due triggers until the trigger has *until* events; returns the events."""
+    site.clock.advance(seconds)
     runs = RunRegistry(site.context)
     running = asyncio.create_task(run_due_triggers(site.context, runs))
     try:
@@ -116,10 +114,10 @@ async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> l
 
 
 async def test_a_trigger_is_deployed(site: Served) -> None:
-    """The deploy hook has run, and the trigger is listed for its user in the API's shape."""
+    """The deploy hook runs, and the trigger is listed for its user without secret props."""
     made = await deploy(site, configured_props={"depot": {"authProvisionId": "apn_ada"}, "size": "{{x}}", "pin": TOKEN})
 
-    listed = (await of(site, "GET", "")).json()["data"]
+    listed = (await call_trigger(site, "GET", "")).json()["data"]
     assert made["type"] == "DeployedComponent"
     assert made["active"] is True
     assert isinstance(made["created_at"], int)
@@ -130,8 +128,8 @@ async def test_a_trigger_is_deployed(site: Served) -> None:
     assert await events(site, made["id"]) == [{"past": True}]
 
 
-async def test_a_timer_runs_it(site: Served) -> None:
-    """After its interval it runs with the user's account and what it was configured with; not before, and not twice."""
+async def test_a_timer_runs_a_trigger(site: Served) -> None:
+    """The source runs once per interval, with the user's account and the configured props."""
     made = await deploy(site, configured_props={"size": "{{x}}"}, emit_on_deploy=False)
     assert await asyncio.to_thread(site.project.deployed_triggers.claim_due) is None
 
@@ -142,8 +140,8 @@ async def test_a_timer_runs_it(site: Served) -> None:
     assert again[0]["parcel"] == 2
 
 
-async def test_a_webhook_is_told(site: Served, receiver: Receiver) -> None:
-    """Each event is posted, signed with the key that the back end was told."""
+async def test_a_webhook_receives_signed_events(site: Served, receiver: Receiver) -> None:
+    """Each event is sent with a signature of the key that the response to the deployment has."""
     made = await deploy(site, webhook_url=receiver.url)
 
     headers, body = receiver.seen[0]
@@ -153,8 +151,8 @@ async def test_a_webhook_is_told(site: Served, receiver: Receiver) -> None:
     assert signed == hmac.new(key.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-async def test_cron_runs_it(site: Served) -> None:
-    """A cron timer is due by its own time zone's clock, and again at the next time."""
+async def test_a_cron_timer_runs_a_trigger(site: Served) -> None:
+    """A cron expression is evaluated in its time zone."""
     timer = {"cron": "30 9 * * *", "timezone": "Asia/Kolkata"}  # 04:00 in UTC, all year
     made = await deploy(site, configured_props={"timer": timer}, emit_on_deploy=False)
     due = site.project.deployed_triggers.next_due()
@@ -167,14 +165,14 @@ async def test_cron_runs_it(site: Served) -> None:
     assert site.project.deployed_triggers.next_due() == due + timedelta(days=1)
 
 
-async def test_a_webhook_that_does_not_answer(site: Served) -> None:
-    """The event is kept all the same; the webhook says what it did not take, until that is reset."""
-    made = await deploy(site, webhook_url="http://127.0.0.1:9/nobody")
+async def test_a_failing_webhook_is_recorded(site: Served) -> None:
+    """The event is stored; the webhook has the error until its state is reset."""
+    made = await deploy(site, webhook_url="http://127.0.0.1:9/unreachable")
     path = f"/{made['id']}/webhooks"
 
-    [hook] = (await of(site, "GET", path)).json()["webhooks"]
-    reset = (await of(site, "POST", f"{path}/{hook['id']}/reset_delivery_state")).json()["data"]
-    [after] = (await of(site, "GET", path)).json()["webhooks"]
+    [hook] = (await call_trigger(site, "GET", path)).json()["webhooks"]
+    reset = (await call_trigger(site, "POST", f"{path}/{hook['id']}/reset_delivery_state")).json()["data"]
+    [after] = (await call_trigger(site, "GET", path)).json()["webhooks"]
 
     assert await events(site, made["id"]) == [{"past": True}]
     assert (hook["delivery_state"]["state"], hook["delivery_state"]["consecutive_failures"]) == ("penalty", 1)
@@ -183,11 +181,11 @@ async def test_a_webhook_that_does_not_answer(site: Served) -> None:
     assert after["delivery_state"] == {
         "state": "happy", "since": None, "last_error": None, "consecutive_failures": 0, "sheds": 0
     }  # fmt: skip
-    assert (await of(site, "POST", f"{path}/wh_none/reset_delivery_state")).status_code == 404
+    assert (await call_trigger(site, "POST", f"{path}/wh_none/reset_delivery_state")).status_code == 404
 
 
-async def test_a_webhook_that_answers_again(site: Served, receiver: Receiver) -> None:
-    """What it takes ends the count of what it did not."""
+async def test_a_delivery_resets_the_count_of_failures(site: Served, receiver: Receiver) -> None:
+    """A successful delivery ends the count of failures."""
     made = await deploy(site, webhook_url=receiver.url)
     [hook] = site.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
     site.project.deployed_triggers.record_delivery(made["id"], hook.id, "status 500")
@@ -200,29 +198,29 @@ async def test_a_webhook_that_answers_again(site: Served, receiver: Receiver) ->
     assert [json.loads(body) for _, body in receiver.seen][-1]["parcel"] == 1
 
 
-async def test_webhooks_change(site: Served, receiver: Receiver) -> None:
-    """URLs are replaced; one that stays keeps its key; a key is made anew on request."""
+async def test_webhooks_are_replaced(site: Served, receiver: Receiver) -> None:
+    """An existing URL keeps its key; a key is regenerated on request; an invalid list is answered 400."""
     made = await deploy(site, webhook_url=receiver.url)
     path = f"/{made['id']}/webhooks"
 
     urls = [receiver.url, "https://product.example/b"]
-    changed = (await of(site, "PUT", path, json={"webhook_urls": urls})).json()
+    changed = (await call_trigger(site, "PUT", path, json={"webhook_urls": urls})).json()
     first = changed["webhooks"][0]
-    one = (await of(site, "GET", f"{path}/{first['id']}")).json()["data"]
-    fresh = (await of(site, "POST", f"{path}/{first['id']}/regenerate_signing_key")).json()["data"]
+    one = (await call_trigger(site, "GET", f"{path}/{first['id']}")).json()["data"]
+    fresh = (await call_trigger(site, "POST", f"{path}/{first['id']}/regenerate_signing_key")).json()["data"]
 
     assert changed["webhook_urls"] == urls
     assert first["signing_key"] == made["webhook_signing_key"]
     assert one["signing_key"] == first["signing_key"]
     assert fresh["signing_key"] != first["signing_key"]
     assert one["created_at"] < 10**12
-    assert (await of(site, "GET", f"{path}/wh_none")).status_code == 404
+    assert (await call_trigger(site, "GET", f"{path}/wh_none")).status_code == 404
     for bad in (["ftp://x"], ["/x"], "https://x.example", [1], None):
-        assert (await of(site, "PUT", path, json={"webhook_urls": bad})).status_code == 400
+        assert (await call_trigger(site, "PUT", path, json={"webhook_urls": bad})).status_code == 400
 
 
-async def test_a_workflow_is_started(site: Served) -> None:
-    """An event of a trigger starts a workflow that is served, as the trigger's user."""
+async def test_an_event_starts_a_workflow(site: Served) -> None:
+    """An event starts the served workflow as the trigger's user."""
     made = await deploy(site, workflow_id="p_work", emit_on_deploy=False)
 
     await pass_time(site, 61, 1, made["id"])
@@ -231,86 +229,90 @@ async def test_a_workflow_is_started(site: Served) -> None:
     assert (run.status, run.external_user, run.step("note").return_value) == ("success", "ada", 1)
 
 
-async def test_workflows_change(site: Served) -> None:
-    """A workflow that is not served is refused."""
+async def test_workflows_are_replaced(site: Served) -> None:
+    """A workflow that is not served is answered 404."""
     made = await deploy(site)
     path = f"/{made['id']}/pipelines"
 
-    assert (await of(site, "PUT", path, json={"workflow_ids": ["p_work"]})).json() == {"workflow_ids": ["p_work"]}
-    assert (await of(site, "GET", path)).json() == {"workflow_ids": ["p_work"]}
-    assert (await of(site, "PUT", path, json={"workflow_ids": ["p_none"]})).status_code == 404
-    assert (await of(site, "PUT", path, json={})).status_code == 400
+    assert (await call_trigger(site, "PUT", path, json={"workflow_ids": ["p_work"]})).json() == {
+        "workflow_ids": ["p_work"]
+    }
+    assert (await call_trigger(site, "GET", path)).json() == {"workflow_ids": ["p_work"]}
+    assert (await call_trigger(site, "PUT", path, json={"workflow_ids": ["p_none"]})).status_code == 404
+    assert (await call_trigger(site, "PUT", path, json={})).status_code == 400
 
 
-async def test_a_trigger_is_changed(site: Served) -> None:
-    """Name, props and whether it runs can be changed; one that is off does not run."""
+async def test_a_trigger_is_updated(site: Served) -> None:
+    """Name, props and `active` can change; an inactive trigger does not run."""
     made = await deploy(site, emit_on_deploy=False)
     path = f"/{made['id']}"
 
     changed = (
-        await of(site, "PUT", path, json={"name": "Mine", "active": False, "configured_props": {"size": "xl"}})
+        await call_trigger(
+            site, "PUT", path, json={"name": "Mine", "active": False, "configured_props": {"size": "xl"}}
+        )
     ).json()["data"]
-    site.context.clock.advance(1000)  # type: ignore[attr-defined]
+    site.clock.advance(1000)
     asleep = site.project.deployed_triggers.claim_due()
-    await of(site, "PUT", path, json={"active": True})
+    await call_trigger(site, "PUT", path, json={"active": True})
     found = await pass_time(site, 61, 1, made["id"])
 
     assert (changed["name"], changed["active"], changed["configured_props"]) == ("Mine", False, {"size": "xl"})
     assert asleep is None
     assert found[0]["size"] == "xl"
-    assert (await of(site, "PUT", path, json={"active": "yes"})).status_code == 400
+    assert (await call_trigger(site, "PUT", path, json={"active": "yes"})).status_code == 400
 
 
-async def test_a_trigger_is_its_users(site: Served) -> None:
-    """Another user, the other environment and a list without a user see nothing of it."""
+async def test_a_trigger_is_visible_to_its_user_only(site: Served) -> None:
+    """Another user and the other environment do not find the trigger."""
     made = await deploy(site)
     path = f"/{made['id']}"
 
     for method, rest in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/webhooks")):
-        assert (await of(site, method, path + rest, user="grace")).status_code == 404
-        assert (await of(site, method, path + rest, environment="production")).status_code == 404
-    assert (await of(site, "GET", "", user="grace")).json()["data"] == []
+        assert (await call_trigger(site, method, path + rest, user="grace")).status_code == 404
+        assert (await call_trigger(site, method, path + rest, environment="production")).status_code == 404
+    assert (await call_trigger(site, "GET", "", user="grace")).json()["data"] == []
     assert (await site.call("GET", "/deployed-triggers")).status_code == 400
     other = {"depot": {"authProvisionId": "apn_grace"}}
     assert "apn_grace" in await deploy(site, status=404, configured_props=other)
 
 
-async def test_a_trigger_is_removed(site: Served) -> None:
-    """It goes with its events and with what its source remembers; a hook that fails stops that, unless told otherwise."""
+async def test_a_trigger_is_deleted(site: Served) -> None:
+    """Its events are deleted too; a failing hook prevents the deletion, unless hook errors are ignored."""
     made = await deploy(site)
     stuck = await deploy(site, configured_props={"size": "stuck"})
 
-    gone = await of(site, "DELETE", f"/{made['id']}")
-    refused = await of(site, "DELETE", f"/{stuck['id']}")
-    forced = await of(site, "DELETE", f"/{stuck['id']}", params={"ignore_hook_errors": "true"})
+    gone = await call_trigger(site, "DELETE", f"/{made['id']}")
+    refused = await call_trigger(site, "DELETE", f"/{stuck['id']}")
+    forced = await call_trigger(site, "DELETE", f"/{stuck['id']}", params={"ignore_hook_errors": "true"})
 
     assert (gone.status_code, refused.status_code, forced.status_code) == (204, 400, 204)
-    assert (await of(site, "GET", "")).json()["data"] == []
+    assert (await call_trigger(site, "GET", "")).json()["data"] == []
     assert site.project.deployed_triggers.list_events(made["id"], 10) == []
 
 
-async def test_triggers_go_with_their_user(site: Served) -> None:
-    """A user who is deleted has no triggers any more, and what their sources remember is gone; others keep theirs."""
+async def test_triggers_are_deleted_with_their_user(site: Served) -> None:
+    """A deleted user's triggers and their states are deleted; other users keep their triggers."""
     made = {user: await deploy(site, external_user_id=user) for user in ("ada", "grace")}
     kept = {user: state_key(site, trigger["id"]) for user, trigger in made.items()}
     assert all(site.project.source_states.load(key) for key in kept.values())
 
     await site.call("DELETE", "/users/ada")
 
-    assert (await of(site, "GET", "")).json()["data"] == []
-    assert len((await of(site, "GET", "", user="grace")).json()["data"]) == 1
+    assert (await call_trigger(site, "GET", "")).json()["data"] == []
+    assert len((await call_trigger(site, "GET", "", user="grace")).json()["data"]) == 1
     assert [user for user, key in kept.items() if site.project.source_states.load(key)] == ["grace"]
 
 
 def state_key(site: Served, trigger_id: str) -> str:
-    """By which the state of a trigger's source is kept."""
+    """The key of the state of a trigger's source."""
     trigger = site.project.deployed_triggers.find(trigger_id)
     assert trigger is not None
     return build_source_request(site.context, trigger, "run").state_key
 
 
 async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog: pytest.LogCaptureFixture) -> None:
-    """A run that fails is told in the log, and the next trigger runs."""
+    """The failure is logged, and the next trigger runs."""
     await deploy(site, configured_props={"size": "broken"}, emit_on_deploy=False)
     good = await deploy(site, emit_on_deploy=False)
 
@@ -336,33 +338,33 @@ async def test_a_source_that_fails_does_not_stop_the_others(site: Served, caplog
         ({"configured_props": {"timer": {"intervalSeconds": "x"}}}, 400, "number"),
     ],
 )
-async def test_what_is_not_deployed(site: Served, change: dict[str, Any], status: int, word: str) -> None:
-    """What cannot run here is refused before anything is kept."""
+async def test_an_invalid_deployment_is_rejected(site: Served, change: dict[str, Any], status: int, word: str) -> None:
+    """An invalid request is rejected, and nothing is stored."""
     assert word in await deploy(site, status=status, **change)
 
-    assert (await of(site, "GET", "")).json()["data"] == []
+    assert (await call_trigger(site, "GET", "")).json()["data"] == []
 
 
 class Names:
-    """A name server whose one name leads to a public address until it is told to move."""
+    """A name server with one name, whose address a test changes."""
 
     def __init__(self) -> None:
         self.address = "203.0.114.7"
 
     async def lookup(self, host: str, port: int) -> Sequence[str]:
-        """The name's address now; an address is its own."""
+        """The current address of the name; other hosts are addresses."""
         return [self.address if host == "hooks.test" else host]
 
 
 @pytest.fixture
 def names() -> Names:
-    """The name is public."""
+    """A name server whose name has a public address."""
     return Names()
 
 
 @pytest.fixture
 async def live(tmp_path: Path, receiver: Receiver, names: Names) -> AsyncIterator[Served]:
-    """A project whose outbound calls go out; the receiver is at the public address, too."""
+    """A project with live outbound calls; a public address leads to the receiver."""
     checkout = write_checkout(tmp_path / "components")
     for name, text in (("new-parcel", SOURCE), ("fetches", FETCHES)):
         place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
@@ -386,22 +388,22 @@ async def live(tmp_path: Path, receiver: Receiver, names: Names) -> AsyncIterato
         "http://169.254.169.254/latest", "http://100.64.0.1/x", "http://hooks.test/x",
     ],
 )  # fmt: skip
-async def test_a_connect_token_names_public_webhooks(live: Served, names: Names, url: str) -> None:
-    """A webhook on this machine or in a private network is refused, when a trigger is deployed and when it is changed."""
+async def test_a_webhook_of_a_connect_token_must_be_public(live: Served, names: Names, url: str) -> None:
+    """A webhook on this machine or in a private network is rejected in a deployment and in an update."""
     names.address = "10.0.0.1"
     token = bearer(connect_token(live))
 
-    told = await deploy(live, status=403, webhook_url=url, headers=token)
+    refused = await deploy(live, status=403, webhook_url=url, headers=token)
     made = await deploy(live)
-    changed = await of(live, "PUT", f"/{made['id']}/webhooks", json={"webhook_urls": [url]}, headers=token)
+    changed = await call_trigger(live, "PUT", f"/{made['id']}/webhooks", json={"webhook_urls": [url]}, headers=token)
 
-    assert "public address" in told
+    assert "public address" in refused
     assert changed.status_code == 403
-    assert (await of(live, "GET", f"/{made['id']}/webhooks")).json()["webhook_urls"] == []
+    assert (await call_trigger(live, "GET", f"/{made['id']}/webhooks")).json()["webhook_urls"] == []
 
 
-async def test_a_webhook_that_moves_inside_is_told_nothing(live: Served, names: Names, receiver: Receiver) -> None:
-    """A name that a Connect token gave is looked up again at each delivery, and this machine is sent nothing."""
+async def test_a_webhook_whose_name_moves_inside_gets_nothing(live: Served, names: Names, receiver: Receiver) -> None:
+    """The name is resolved again at each delivery; an address of this machine gets no event."""
     url = "http://hooks.test/hook"
     made = await deploy(live, webhook_url=url, headers=bearer(connect_token(live)))
     first = len(receiver.seen)
@@ -419,10 +421,10 @@ async def test_a_webhook_that_moves_inside_is_told_nothing(live: Served, names: 
     assert hook.last_error == "not sent"
 
 
-async def test_an_oauth_client_names_any_webhook(live: Served, receiver: Receiver) -> None:
-    """The product's own webhook may be beside the server, and stays so when a Connect token lists it again."""
+async def test_a_webhook_of_an_oauth_client_may_be_local(live: Served, receiver: Receiver) -> None:
+    """The product's webhook may be on this machine, also if a Connect token lists the URL later."""
     made = await deploy(live, webhook_url=receiver.url)
-    listed = await of(
+    listed = await call_trigger(
         live,
         "PUT",
         f"/{made['id']}/webhooks",
@@ -439,7 +441,7 @@ async def test_an_oauth_client_names_any_webhook(live: Served, receiver: Receive
 
 
 async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Served, receiver: Receiver) -> None:
-    """Neither its hook at deployment nor its timer, long after the token, gets an answer of a service here."""
+    """Neither the deploy hook nor a later run gets a response of a service on this machine."""
     token = bearer(connect_token(live))
     made = await deploy(live, id="depot-fetches", configured_props={"url": receiver.url}, headers=token)
 
@@ -449,13 +451,13 @@ async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Ser
     assert receiver.seen == []
 
 
-async def test_who_configures_a_trigger_decides_what_it_reaches(live: Served, receiver: Receiver) -> None:
-    """A trigger of an OAuth client reaches this machine until a Connect token configures it, and again once the client does."""
+async def test_the_last_configuration_decides_the_reachable_hosts(live: Served, receiver: Receiver) -> None:
+    """A trigger reaches this machine if an OAuth client, and not a Connect token, configured it last."""
     token = bearer(connect_token(live))
     props: dict[str, Any] = {"configured_props": {"url": receiver.url}}
     made = await deploy(live, id="depot-fetches", **props)
     for headers, count in ((token, 2), ({}, 3)):
-        changed = await of(live, "PUT", f"/{made['id']}", json=props, headers=headers)
+        changed = await call_trigger(live, "PUT", f"/{made['id']}", json=props, headers=headers)
         assert changed.status_code == 200
         found = await pass_time(live, 61, count, made["id"])
 
@@ -463,8 +465,8 @@ async def test_who_configures_a_trigger_decides_what_it_reaches(live: Served, re
     assert len(receiver.seen) == 2
 
 
-async def test_a_trigger_of_a_connect_token_has_open_stores_only(site: Served) -> None:
-    """A source with a data store is deployed and changed by a Connect token only where the project opens that store."""
+async def test_a_trigger_of_a_connect_token_uses_opened_data_stores(site: Served) -> None:
+    """A source with a data store is deployed and updated only with an opened store."""
     token = bearer(connect_token(site))
     orders: dict[str, Any] = {"configured_props": {"store": "orders"}}
     other = {"configured_props": {"store": "other"}}
@@ -472,8 +474,8 @@ async def test_a_trigger_of_a_connect_token_has_open_stores_only(site: Served) -
     site.project.set_connect_data_stores(["orders"])
 
     made = await deploy(site, id="depot-storing", headers=token, **orders)
-    changed = await of(site, "PUT", f"/{made['id']}", json=other, headers=token)
+    changed = await call_trigger(site, "PUT", f"/{made['id']}", json=other, headers=token)
 
     assert "'orders'" in refused
     assert changed.status_code == 403
-    assert (await of(site, "PUT", f"/{made['id']}", json=other)).status_code == 200
+    assert (await call_trigger(site, "PUT", f"/{made['id']}", json=other)).status_code == 200

@@ -1,4 +1,4 @@
-"""Workflows behind endpoints, each served on a port of its own."""
+"""Served workflows, each on a port of its own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.builders import a_workflow, python_step
 from tests.server.site import Site, site_of
 
 ECHO = "pd.respond({'status': 200, 'body': pd.steps['trigger']['event']})"
-"""Answers with the event."""
+"""Responds with the event."""
 
 Serve = Callable[..., Awaitable[Site]]
 
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Serves steps as a workflow with a custom response, or what else is said."""
+    """Serves steps as a workflow, with a custom response by default."""
     async with AsyncExitStack() as stack:
 
         async def start(*steps: Step, response: str = "custom", **settings: Any) -> Site:
@@ -32,5 +32,5 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
 @pytest.fixture
 async def echo(serve: Serve) -> Site:
-    """A workflow that answers with its event."""
+    """A served workflow that responds with its event."""
     return await serve(python_step("echo", ECHO))

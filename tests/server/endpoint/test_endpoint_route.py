@@ -1,26 +1,29 @@
-"""An endpoint is reached by path, by host, and by the path that some SDKs make of its URL."""
+"""Endpoints by path, by host name, and by the URL that some SDKs send as the path."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pdkernel.engine.run_context import derive_id
+from pdkernel.model import Trigger
 from tests.builders import a_workflow, python_step
-from tests.server.site import Site
+from tests.server.site import Site, site_of
 
 
 async def event_of(site: Site, path: str, **request: Any) -> dict[str, Any]:
-    """The event that a POST to *path* starts the workflow with."""
+    """The event that a POST to *path* causes."""
     answer = await site.http.post(path, **request)
     assert answer.status_code == 200, answer.text
     event: dict[str, Any] = answer.json()
     return event
 
 
-async def test_by_path(echo: Site) -> None:
-    """The key in the path; what comes after it is the event's path."""
+async def test_a_key_in_the_path(echo: Site) -> None:
+    """The event's path is the rest after the key."""
     event = await event_of(echo, f"{echo.path()}/orders/a%20b?x=1&y=2&y=3")
 
     assert event["path"] == "/orders/a b"
@@ -29,24 +32,24 @@ async def test_by_path(echo: Site) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "/wf", "/a/b"])
-async def test_key_below_other_parts(echo: Site, before: str) -> None:
-    """The key may stand below other parts of a path, in any case."""
+async def test_a_key_below_other_segments(echo: Site, before: str) -> None:
+    """The key may be below other segments of the path, in any case."""
     event = await event_of(echo, before + echo.path().upper())
 
     assert event["path"] == "/"
 
 
 @pytest.mark.parametrize("domain", ["m.pipedream.net", "localhost", "M.PIPEDREAM.NET:443"])
-async def test_by_host(echo: Site, domain: str) -> None:
-    """The key in the host's name; then the whole path is the event's."""
+async def test_a_key_in_the_host_name(echo: Site, domain: str) -> None:
+    """With the key in the host name, the whole path is the event's path."""
     event = await event_of(echo, "/v1/orders", headers={"host": f"{echo.key()}.{domain}"})
 
     assert event["path"] == "/v1/orders"
     assert event["url"] == f"http://{echo.key()}.{domain}/v1/orders"
 
 
-async def test_by_forwarded_host(echo: Site) -> None:
-    """A shim in front of an SDK says the host in x-forwarded-host."""
+async def test_a_key_in_the_forwarded_host(echo: Site) -> None:
+    """A shim in front of an SDK sends the host in x-forwarded-host."""
     event = await event_of(echo, "/hook", headers={"x-forwarded-host": f"{echo.key()}.m.pipedream.net"})
 
     assert event["path"] == "/hook"
@@ -63,7 +66,7 @@ async def test_by_forwarded_host(echo: Site) -> None:
         ("/https%3A//{key}.m.pipedream.net/x", "/x", {}),
     ],
 )
-async def test_by_mangled_path(echo: Site, mangled: str, path: str, query: dict[str, str]) -> None:
+async def test_a_url_as_the_path(echo: Site, mangled: str, path: str, query: dict[str, str]) -> None:
     """Python SDKs 1.1.12 to 2.3.0 append the whole URL to the base of the API."""
     event = await event_of(echo, mangled.format(key=echo.key()))
 
@@ -74,8 +77,8 @@ async def test_by_mangled_path(echo: Site, mangled: str, path: str, query: dict[
     "path",
     ["/{id}", "/a/{id}", "/http:/127.0.0.1:1/{id}", "/https:/{id}.m.pipedream.net/", "/https%3A//{id}.localhost"],
 )
-async def test_a_workflow_id_opens_nothing(echo: Site, path: str) -> None:
-    """A workflow's id in a path is 404, and starts nothing: neither the one that it has nor one made from its name."""
+async def test_a_workflow_id_in_a_path_is_not_an_endpoint(echo: Site, path: str) -> None:
+    """A workflow's id in a path is answered 404, and starts no run."""
     (served,) = echo.context.workflows.list_workflows()
     for known in (served.id, derive_id("p_", served.source.workflow.name)):
         answer = await echo.http.post(path.format(id=known))
@@ -84,8 +87,8 @@ async def test_a_workflow_id_opens_nothing(echo: Site, path: str) -> None:
     assert await echo.runs() == []
 
 
-async def test_a_workflow_id_as_a_host_opens_nothing(echo: Site) -> None:
-    """A host that begins with a workflow's id is no endpoint."""
+async def test_a_workflow_id_in_a_host_name_is_not_an_endpoint(echo: Site) -> None:
+    """A host name that begins with a workflow's id is answered 404."""
     (served,) = echo.context.workflows.list_workflows()
     for known in (served.id, derive_id("p_", served.source.workflow.name)):
         answer = await echo.http.post("/", headers={"host": f"{known}.m.pipedream.net"})
@@ -95,21 +98,16 @@ async def test_a_workflow_id_as_a_host_opens_nothing(echo: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/eonothing", "/https:/eonothing.m.pipedream.net", "/http:/", "/https:/x/%ff"])
-async def test_unknown(echo: Site, path: str) -> None:
-    """What is no endpoint is 404, and starts nothing."""
+async def test_an_unknown_path_is_not_found(echo: Site, path: str) -> None:
+    """A path without an endpoint is answered 404, and starts no run."""
     answer = await echo.http.post(path)
 
     assert answer.status_code == 404
     assert await echo.runs() == []
 
 
-async def test_no_http_trigger(serve: Any, tmp_path: Any) -> None:
-    """A workflow that no request starts has no endpoint."""
-    from dataclasses import replace
-
-    from pdkernel.model import Trigger
-    from tests.server.site import site_of
-
+async def test_a_workflow_without_an_http_trigger_has_no_endpoint(tmp_path: Path) -> None:
+    """A workflow with a schedule only is answered 404."""
     workflow = replace(a_workflow(python_step()), triggers=(Trigger("schedule"),))
     async with site_of(tmp_path, workflow) as site:
         answer = await site.http.post(site.path())

@@ -1,4 +1,4 @@
-"""What the caller of an endpoint gets."""
+"""Responses of endpoints, over HTTP and in the record."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STATUSES = st.sampled_from([200, 200, 201, 404, 500, 100, 101, 199, 204, 205, 30
 
 
 def assert_recorded(recorded: Response | None, answer: httpx.Response, content: bytes) -> None:
-    """Assert that the record of a custom response is the response that the client received, with the bytes *content*."""
+    """Assert that the recorded response is the response that the client received with the bytes *content*."""
     assert recorded is not None
     received: dict[str, str] = {}
     for raw_name, raw_value in answer.headers.raw:
@@ -77,7 +77,7 @@ def expected_content(recorded_body: Any) -> tuple[bytes | None, str | None]:
 
 
 def test_the_record_is_what_the_client_received(tmp_path: Path) -> None:
-    """Whatever a step responds, the recorded response is the response over HTTP."""
+    """For any response of a step, the recorded response is the response over HTTP."""
     step = python_step("answer", "pd.respond(**pd.steps['trigger']['event']['body'])")
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -153,21 +153,21 @@ async def test_a_run_without_steps_records_the_default_response(echo: Site) -> N
     assert (answer.status_code, run.response) == (200, None)
 
 
-async def goes_on(site: Site) -> bool:
+async def has_unfinished_run(site: Site) -> bool:
     """Whether a run has not ended yet."""
     kept = await site.context.engine.journal.list_executions(limit=1000)
     return any(run.finished_at is None for run in kept)
 
 
-async def test_default_answer(serve: Serve) -> None:
-    """The platform answers by itself, at once, and names the run that goes on."""
+async def test_the_default_response(serve: Serve) -> None:
+    """The default response comes at once and has the id of the run, which goes on."""
     site = await serve(python_step("slow", "import time; time.sleep(0.5)"), response="default")
     answer = await site.http.post(site.path())
-    going_on = await goes_on(site)
+    is_unfinished = await has_unfinished_run(site)
     (run,) = await site.runs()
 
     assert answer.status_code == 200
-    assert going_on
+    assert is_unfinished
     assert list(answer.json()) == [
         "about", "event_id", "workflow_id", "owner_id", "deployment_id", "timestamp", "inspect", "quickstart",
     ]  # fmt: skip
@@ -181,7 +181,7 @@ async def test_default_answer(serve: Serve) -> None:
         ("{'status': 201, 'body': {'a': 'é'}}", 201, "application/json; charset=utf-8", '{"a": "é"}'.encode()),
         ("{'status': 200, 'body': [1]}", 200, "application/json; charset=utf-8", b"[1]"),
         ("{'status': 418, 'body': 'tea'}", 418, "text/plain; charset=utf-8", b"tea"),
-        ("{'status': 503, 'body': 'mine'}", 503, "text/plain; charset=utf-8", b"mine"),
+        ("{'status': 503, 'body': 'own'}", 503, "text/plain; charset=utf-8", b"own"),
         ("{'status': 200, 'body': b'\\x00\\xff'}", 200, "application/octet-stream", b"\x00\xff"),
         ("{'status': 200, 'headers': {'Content-Type': 'text/html'}, 'body': '<p>'}", 200, "text/html", b"<p>"),
         ("{'status': 204, 'body': 'none'}", 204, None, b""),
@@ -191,16 +191,16 @@ async def test_default_answer(serve: Serve) -> None:
         ("{'status': 1000}", 400, "text/plain; charset=utf-8", b"No $.respond called in workflow"),
     ],
 )
-async def test_custom_answers(serve: Serve, python: str, status: int, kind: str | None, content: bytes) -> None:
-    """Status, headers and body are the step's: objects as JSON, texts as they are, bytes as bytes."""
+async def test_custom_responses(serve: Serve, python: str, status: int, kind: str | None, content: bytes) -> None:
+    """Status, headers and body are the step's: objects as JSON, texts and bytes unchanged."""
     site = await serve(python_step("answer", f"pd.respond({python})"))
     answer = await site.http.post(site.path())
 
     assert (answer.status_code, answer.headers.get("content-type"), answer.content) == (status, kind, content)
 
 
-async def test_node_buffer_and_headers(serve: Serve) -> None:
-    """A Buffer of `$.respond` arrives as bytes; its headers arrive, those of the connection are ours."""
+async def test_a_buffer_and_headers_of_node(serve: Serve) -> None:
+    """A Buffer is sent as bytes; control characters, invalid names and headers of the connection are dropped."""
     body = (
         "await $.respond({ status: 200, headers: { 'X-Mine': 'a\\r\\nX-Injected: 1', 'Transfer-Encoding': 'chunked', "
         "'Content-Length': 99, 'bad name': 'x' }, body: Buffer.from([1, 2, 255]) });"
@@ -224,8 +224,8 @@ async def test_node_buffer_and_headers(serve: Serve) -> None:
     ],
     ids=["node", "python"],
 )
-async def test_a_header_that_stands_several_times(serve: Serve, answers: Step) -> None:
-    """A list in `headers` is a header for each of its values, as in Node.js; the record holds them in one."""
+async def test_a_repeated_header(serve: Serve, answers: Step) -> None:
+    """A list in `headers` is a repeated header, as in Node.js; the record has the joined values."""
     site = await serve(answers)
     answer = await site.http.post(site.path())
     (run,) = await site.runs()
@@ -236,8 +236,8 @@ async def test_a_header_that_stands_several_times(serve: Serve, answers: Step) -
     assert run.response.headers["Set-Cookie"] == "a=1, b=2"
 
 
-async def test_answer_holds_what_the_step_sent(serve: Serve) -> None:
-    """The caller gets the value itself where the record holds a placeholder for a secret."""
+async def test_the_caller_gets_a_secret_that_the_record_does_not_have(serve: Serve) -> None:
+    """The caller gets the value of a secret; the record has a placeholder."""
     site = await serve(
         python_step(
             "answer",
@@ -257,16 +257,16 @@ async def test_answer_holds_what_the_step_sent(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("body", ["pass", "raise ValueError('before')", "pd.flow.exit('enough')"])
-async def test_no_response(serve: Serve, body: str) -> None:
-    """Without a response the caller gets 400 and the platform's words."""
+async def test_a_workflow_that_does_not_respond(serve: Serve, body: str) -> None:
+    """If no step responds, the caller gets 400 with the platform's message."""
     site = await serve(python_step("silent", body))
     answer = await site.http.post(site.path())
 
     assert (answer.status_code, answer.text) == (400, "No $.respond called in workflow")
 
 
-async def test_error_after_the_response(serve: Serve) -> None:
-    """A response that was made before an error is sent."""
+async def test_an_error_after_the_response(serve: Serve) -> None:
+    """A response before an error is sent."""
     site = await serve(
         python_step("answer", "pd.respond(status=202, body='taken')"), python_step("fails", "raise ValueError")
     )
@@ -275,8 +275,8 @@ async def test_error_after_the_response(serve: Serve) -> None:
     assert (answer.status_code, answer.text) == (202, "taken")
 
 
-async def test_first_response_wins_at_the_end(serve: Serve) -> None:
-    """The first of several responses is sent, when the workflow has ended."""
+async def test_the_first_response_is_sent_at_the_end(serve: Serve) -> None:
+    """The first of several responses is sent when the workflow has ended."""
     site = await serve(
         python_step("first", "pd.respond(status=200, body='first')"),
         python_step("second", "import time; time.sleep(0.3); pd.respond(status=500, body='second')"),
@@ -288,70 +288,70 @@ async def test_first_response_wins_at_the_end(serve: Serve) -> None:
     assert time.monotonic() - began > 0.3
 
 
-async def test_immediate(serve: Serve) -> None:
-    """With `immediate` the answer is sent at once, and the run goes on."""
+async def test_an_immediate_response(serve: Serve) -> None:
+    """With `immediate` the response is sent at once, and the run goes on."""
     site = await serve(
         python_step(
             "answer", "pd.respond(status=200, body='now', immediate=True)\nimport time; time.sleep(1)\nreturn 1"
         )
     )
     answer = await site.http.post(site.path())
-    going_on = await goes_on(site)
+    is_unfinished = await has_unfinished_run(site)
     (run,) = await site.runs()
 
     assert (answer.text, run.status) == ("now", "success")
-    assert going_on
+    assert is_unfinished
 
 
 @pytest.mark.parametrize(
     ("before", "status", "text"),
     [("", 400, "$.respond() not called for this invocation"), ("pd.respond(status=200, body='made')", 200, "made")],
 )
-async def test_pause(serve: Serve, before: str, status: int, text: str) -> None:
-    """At a pause the caller gets what there is; the run goes on when it is over."""
+async def test_a_pause_sends_the_response(serve: Serve, before: str, status: int, text: str) -> None:
+    """At a pause the caller gets the response so far, or the platform's 400; the run goes on later."""
     site = await serve(python_step("waits", f"{before}\npd.flow.delay(1500)"), python_step("after", "return 'late'"))
     answer = await site.http.post(site.path())
-    going_on = await goes_on(site)
+    is_unfinished = await has_unfinished_run(site)
     (run,) = await site.runs()
 
     assert (answer.status_code, answer.text) == (status, text)
-    assert going_on
+    assert is_unfinished
     assert (run.status, run.step("after").return_value) == ("success", "late")
 
 
-async def test_cors(echo: Site) -> None:
-    """OPTIONS starts nothing and lets any page call; every answer may be read by it."""
-    asked = await echo.http.options(echo.path(), headers={"access-control-request-headers": "content-type"})
+async def test_pages_of_every_origin_may_call(echo: Site) -> None:
+    """OPTIONS starts no run and allows every page; every response allows every origin."""
+    preflight = await echo.http.options(echo.path(), headers={"access-control-request-headers": "content-type"})
     answer = await echo.http.get(echo.path())
     missing = await echo.http.get("/eonone")
 
-    assert asked.status_code == 204
-    assert asked.headers["access-control-allow-origin"] == "*"
-    assert asked.headers["access-control-allow-methods"] == "GET,HEAD,PUT,PATCH,POST,DELETE"
-    assert asked.headers["access-control-allow-headers"] == "content-type"
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == "*"
+    assert preflight.headers["access-control-allow-methods"] == "GET,HEAD,PUT,PATCH,POST,DELETE"
+    assert preflight.headers["access-control-allow-headers"] == "content-type"
     assert answer.headers["access-control-allow-origin"] == missing.headers["access-control-allow-origin"] == "*"
     assert len(await echo.runs()) == 1
 
 
-async def test_head(echo: Site) -> None:
-    """HEAD runs the workflow and gets no body."""
+async def test_a_head_request(echo: Site) -> None:
+    """HEAD runs the workflow; the response has no body."""
     answer = await echo.http.head(echo.path())
 
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_many_at_once_keep_their_answers(echo: Site) -> None:
-    """Sixty callers at once each get the answer to their own request."""
+async def test_concurrent_callers_get_their_own_responses(echo: Site) -> None:
+    """Each of sixty concurrent callers gets the response to its own request."""
 
-    async def ask(number: int) -> Any:
+    async def send(number: int) -> Any:
         return (await echo.http.post(echo.path(), json={"n": number})).json()["body"]["n"]
 
-    assert await asyncio.gather(*(ask(number) for number in range(60))) == list(range(60))
+    assert await asyncio.gather(*(send(number) for number in range(60))) == list(range(60))
     assert len({run.id for run in await echo.runs()}) == 60
 
 
-async def test_caller_that_goes_away(serve: Serve) -> None:
-    """The run of a caller that has gone away goes on to its end."""
+async def test_a_caller_that_disconnects(serve: Serve) -> None:
+    """The run goes on to its end after its caller has disconnected."""
     site = await serve(python_step("slow", "import time; time.sleep(0.5); return 1"))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(site.http.post(site.path()), 0.2)
@@ -361,17 +361,17 @@ async def test_caller_that_goes_away(serve: Serve) -> None:
     assert run.status == "success"
 
 
-async def test_a_run_that_waits_keeps_no_other_from_running(serve: Serve) -> None:
-    """With one place, a request is answered while the run of another pauses; both end well."""
+async def test_a_paused_run_does_not_block_other_runs(serve: Serve) -> None:
+    """With one worker, a request is answered while another run is paused; both runs succeed."""
     wait = "event = pd.steps['trigger']['event']\nif event['body'] == 'wait':\n    pd.flow.delay(5000)"
     site = await serve(
         python_step("maybe", wait), python_step("after", "pd.respond(status=200, body='done'); return 1"), size=1
     )
     await site.http.post(site.path(), content="wait")
     answer = await site.http.post(site.path(), content="go")
-    going_on = await goes_on(site)
+    is_unfinished = await has_unfinished_run(site)
     runs = await site.runs()
 
     assert answer.text == "done"
-    assert going_on
+    assert is_unfinished
     assert [(run.status, run.step("after").return_value) for run in runs] == [("success", 1)] * 2

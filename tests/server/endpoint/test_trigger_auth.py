@@ -1,4 +1,4 @@
-"""Who may start a workflow: the trigger's auth, then the four end-user errors."""
+"""The trigger's auth, and the four end-user errors."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ NEEDS_SLACK = python_step("post", "pd.respond(status=200, body='posted')", optio
 
 
 def guarded(auth: Any, *, step: Any = None, response: Any = "custom", token_env: str | None = None) -> Any:
-    """A workflow whose trigger asks for *auth*."""
+    """A workflow whose trigger requires *auth*."""
     workflow = a_workflow(step or python_step("echo", ECHO))
     return replace(workflow, triggers=(Trigger(auth=auth, token_env=token_env, response=response),))
 
 
-async def ask(site: Site, **headers: str) -> tuple[int, str]:
-    """Status and text of a POST."""
+async def post(site: Site, **headers: str) -> tuple[int, str]:
+    """Send a POST; returns the status and the text."""
     answer = await site.http.post(site.path(), headers=headers)
     return answer.status_code, answer.text
 
 
-async def test_oauth(tmp_path: Path) -> None:
-    """A token of a client passes, one that lacks the scope does not, and neither do others."""
+async def test_oauth_requires_a_token_with_the_scope(tmp_path: Path) -> None:
+    """A token with the scope starts the workflow; without the scope or with an invalid token the response is 401."""
     async with site_of(tmp_path, guarded("oauth")) as site:
-        good = await ask(site, **site.token("connect:workflow:invoke"))
+        good = await post(site, **site.token("connect:workflow:invoke"))
         refused = [
-            await ask(site),
-            await ask(site, Authorization=""),
-            await ask(site, Authorization="Bearer nonsense"),
-            await ask(site, **site.token("connect:accounts:read")),
+            await post(site),
+            await post(site, Authorization=""),
+            await post(site, Authorization="Bearer nonsense"),
+            await post(site, **site.token("connect:accounts:read")),
         ]
         runs = await site.runs()
 
@@ -47,39 +47,39 @@ async def test_oauth(tmp_path: Path) -> None:
 
 
 async def test_a_revoked_token(tmp_path: Path) -> None:
-    """A token that was revoked does not pass."""
+    """A revoked token is answered 401."""
     async with site_of(tmp_path, guarded("oauth")) as site:
         header = site.token()
         tokens = site.context.project.access_tokens
         token = tokens.verify(header["Authorization"].removeprefix("Bearer "))
         assert token is not None
         tokens.revoke(token)
-        status, _ = await ask(site, **header)
+        status, _ = await post(site, **header)
 
     assert status == 401
 
 
-async def test_bearer(tmp_path: Path) -> None:
-    """The token in the named variable passes, and nothing else."""
+async def test_bearer_requires_the_token_of_the_variable(tmp_path: Path) -> None:
+    """The value of the named variable starts the workflow; another token is answered 401."""
     (tmp_path / ".env").write_text("HOOK_TOKEN=s3cret-é\n", encoding="utf-8")
     async with site_of(tmp_path, guarded("bearer", token_env="HOOK_TOKEN")) as site:
         good = await site.http.post(site.path(), headers=[(b"authorization", "Bearer s3cret-é".encode())])
-        refused = [await ask(site), await ask(site, Authorization="Bearer s3cret"), await ask(site, **site.token())]
+        refused = [await post(site), await post(site, Authorization="Bearer s3cret"), await post(site, **site.token())]
 
     assert good.status_code == 200
     assert [status for status, _ in refused] == [401] * 3
 
 
 async def test_bearer_without_its_variable(tmp_path: Path) -> None:
-    """Where the variable is not set, nobody passes."""
+    """If the variable is not set, every token is answered 401."""
     async with site_of(tmp_path, guarded("bearer", token_env="NOT_SET")) as site:
-        assert [(await ask(site, Authorization=given))[0] for given in ("Bearer", "Bearer None")] == [401, 401]
+        assert [(await post(site, Authorization=given))[0] for given in ("Bearer", "Bearer None")] == [401, 401]
 
 
-async def test_auth_comes_before_the_user(tmp_path: Path) -> None:
-    """Without a token nothing is said of users."""
+async def test_auth_is_checked_before_the_user(tmp_path: Path) -> None:
+    """Without a token, the response does not reveal whether the user exists."""
     async with site_of(tmp_path, guarded("oauth", step=NEEDS_SLACK)) as site:
-        status, text = await ask(site, **{"x-pd-external-user-id": "nobody"})
+        status, text = await post(site, **{"x-pd-external-user-id": "unknown"})
 
     assert status == 401
     assert "Pipedream Connect Error" not in text
@@ -96,7 +96,7 @@ ERRORS = [
 ]
 
 
-def people(site: Site) -> None:
+def add_users(site: Site) -> None:
     """Ada has Slack in both environments, Bob has another app; the plan is free."""
     for environment in ("development", "production"):
         site.directory.add_account(
@@ -107,13 +107,11 @@ def people(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("headers", "sentence"), ERRORS)
-async def test_end_user_errors_where_the_response_is_custom(
-    tmp_path: Path, headers: dict[str, str], sentence: str
-) -> None:
-    """The caller gets 400 and the platform's words alone: who else there is stays in the record."""
+async def test_end_user_errors_with_a_custom_response(tmp_path: Path, headers: dict[str, str], sentence: str) -> None:
+    """The caller gets 400 with the platform's message only; the record has the whole error."""
     async with site_of(tmp_path, guarded("none", step=NEEDS_SLACK)) as site:
-        people(site)
-        answer = await ask(site, **headers)
+        add_users(site)
+        answer = await post(site, **headers)
         (run,) = await site.runs()
 
     assert answer == (400, f"Pipedream Connect Error: {sentence}")
@@ -123,10 +121,12 @@ async def test_end_user_errors_where_the_response_is_custom(
 
 
 @pytest.mark.parametrize(("headers", "sentence"), ERRORS)
-async def test_end_user_errors_by_default(tmp_path: Path, headers: dict[str, str], sentence: str) -> None:
-    """The caller gets the platform's answer; the run holds the error."""
+async def test_end_user_errors_with_the_default_response(
+    tmp_path: Path, headers: dict[str, str], sentence: str
+) -> None:
+    """The caller gets the platform's default response, and the record has the error."""
     async with site_of(tmp_path, guarded("none", step=NEEDS_SLACK, response="default")) as site:
-        people(site)
+        add_users(site)
         answer = await site.http.post(site.path(), headers=headers)
         (run,) = await site.runs()
 
@@ -136,11 +136,11 @@ async def test_end_user_errors_by_default(tmp_path: Path, headers: dict[str, str
     assert sentence in run.error.message
 
 
-async def test_end_user_with_an_account(tmp_path: Path) -> None:
-    """With an account the run is the user's, in the environment that the header names."""
+async def test_a_user_with_an_account(tmp_path: Path) -> None:
+    """The run belongs to the user, in the environment of the header."""
     async with site_of(tmp_path, guarded("none", step=NEEDS_SLACK)) as site:
-        people(site)
-        answer = await ask(site, **{"X-PD-External-User-ID": "ada"})
+        add_users(site)
+        answer = await post(site, **{"X-PD-External-User-ID": "ada"})
         (run,) = await site.runs()
 
     assert answer == (200, "posted")
@@ -148,10 +148,10 @@ async def test_end_user_with_an_account(tmp_path: Path) -> None:
     assert run.step("post").accounts[0].owner == "external_user"
 
 
-async def test_unknown_environment(tmp_path: Path) -> None:
-    """An environment that there is none of is 400, and starts nothing."""
+async def test_an_unknown_environment_is_rejected(tmp_path: Path) -> None:
+    """An unknown environment is answered 400, and starts no run."""
     async with site_of(tmp_path, guarded("none")) as site:
-        status, _ = await ask(site, **{"x-pd-environment": "staging"})
+        status, _ = await post(site, **{"x-pd-environment": "staging"})
         runs = await site.runs()
 
     assert (status, runs) == (400, [])

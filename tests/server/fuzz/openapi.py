@@ -1,9 +1,8 @@
 """
-Every route of the server as an OpenAPI description, made from a table.
+Every route of the server as an OpenAPI description, built from a table.
 
-Knows which parameters and bodies a route takes and what its answers look like; `test_routes` holds it against the routes that
-there are. The values of one project (its ids, users, tokens) stand among the values of each parameter, so that requests made
-from the description get beyond the first check.
+The description has parameters, bodies and responses; `test_routes` compares it with the routes of the server. The values of a project
+(its ids, users, tokens) are among the values of each parameter, so that generated requests pass the first checks.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ Schema = dict[str, Any]
 @dataclass(frozen=True)
 class Values:
     """
-    What a project holds.
+    Values of a project for parameters.
 
     Attributes:
-        known: By the name of a parameter, the values that mean something.
-        exact: Whether a request has one of these wherever there is one, and leaves out what may be left out.
+        known: Values by the name of the parameter.
+        exact: Whether a request uses only these values, and omits optional parameters.
     """
 
     known: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     exact: bool = False
 
     def of(self, name: str) -> list[Any]:
-        """The values that *name* may have and that mean something."""
+        """The values of the project for the parameter *name*."""
         return list(self.known.get(name, ()))
 
     def first(self) -> Values:
-        """The first ones only, which belong together: a request with them is a good one."""
+        """The first value of each parameter: a request with these values is valid."""
         return Values({name: values[:1] for name, values in self.known.items()}, exact=True)
 
 
@@ -49,15 +48,15 @@ class Operation:
     A route.
 
     Attributes:
-        method: Which.
-        path: As OpenAPI writes it.
-        query: Names of parameters.
-        body: Properties of its JSON object, or None if it takes no body.
-        answer: The name of the schema of a good answer's JSON; None for an answer that is no JSON.
-        error: The name of the schema of a refusal; None for text.
-        statuses: Of good answers.
-        media: Of the body.
-        names: Parameters whose values are known by another name.
+        method: HTTP method.
+        path: Path in the form of OpenAPI.
+        query: Names of query parameters.
+        body: Properties of the JSON body, or None for a route without a body.
+        answer: Name of the schema of a successful response; None for a response that is not JSON.
+        error: Name of the schema of an error; None for text.
+        statuses: Statuses of successful responses.
+        media: Media types of the body.
+        names: Names in `Values.known`, by parameter.
     """
 
     method: str
@@ -72,7 +71,7 @@ class Operation:
 
     @property
     def parameters(self) -> list[str]:
-        """Names in the path."""
+        """Names of the path's parameters."""
         return re.findall(r"{(\w+)}", self.path)
 
 
@@ -85,16 +84,16 @@ NAMED = ("external_user_id",)
 
 
 def operations() -> Iterator[Operation]:
-    """All, in no order."""
+    """All routes, in no particular order."""
     yield from _connect()
     yield from _components()
     yield from _deployed()
-    yield from _unserved()
+    yield from _unsupported()
     yield from _others()
 
 
 def _both(method: str, path: str, **more: Any) -> Iterator[Operation]:
-    """A route below the project, and the one without a project in its path."""
+    """A route below the project's path, and the same route without the project."""
     yield Operation(method, PROJECT + path, **more)
     yield Operation(method, PREFIX + path, **more)
 
@@ -123,7 +122,7 @@ def _connect() -> Iterator[Operation]:
     yield Operation("GET", f"{PREFIX}/app_categories", answer="List")
     yield Operation("GET", f"{PREFIX}/app_categories/{{category_id}}")
     yield Operation("GET", f"{PREFIX}/projects", query=PAGING, answer="Page")
-    yield Operation("GET", f"{PREFIX}/projects/{{wanted}}", answer="Project")
+    yield Operation("GET", f"{PREFIX}/projects/{{requested_id}}", answer="Project")
     yield from _both("GET", "/projects/info", answer="ProjectInfo")
     yield Operation("POST", f"{PROJECT}/tokens", body=_TOKEN_BODY, answer="ConnectToken")
     for prefix in (PROJECT, PREFIX):
@@ -203,7 +202,7 @@ def _deployed() -> Iterator[Operation]:
     yield from _both("POST", f"{hook}/reset_delivery_state", query=NAMED, answer="WebhookData")
 
 
-def _unserved() -> Iterator[Operation]:
+def _unsupported() -> Iterator[Operation]:
     rests = (
         "/webhook{rest}",
         "/oauth_apps{rest}",
@@ -252,10 +251,10 @@ def _others() -> Iterator[Operation]:
         )
 
 
-def document(values: Values, asked: Sequence[Operation]) -> dict[str, Any]:
-    """The description of *asked*."""
+def document(values: Values, described: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI description of *described*."""
     paths: dict[str, dict[str, Any]] = {}
-    for operation in asked:
+    for operation in described:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, values)
     return {
         "openapi": "3.1.0",
@@ -303,7 +302,7 @@ def _value(name: str, values: Values) -> Schema:
 
 
 def _filled(schema: Any, values: Values) -> Any:
-    """*schema* with the project's values where it names them."""
+    """*schema* with the project's values in place of `named`."""
     if isinstance(schema, Mapping):
         if "named" in schema:
             return _value(schema["named"], values)
@@ -318,14 +317,14 @@ def _responses(operation: Operation) -> dict[str, Any]:
     refused: dict[str, Any] = {"description": "Refused."}
     if operation.error is not None:
         refused["content"] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{operation.error}"}}}
-    unserved = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Unserved"}}}}
+    unsupported = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Unsupported"}}}}
     if operation.statuses == (501,) and operation.error is not None:
-        return {"501": {"description": "Not served.", **unserved}, "4XX": refused}
+        return {"501": {"description": "Not served.", **unsupported}, "4XX": refused}
     return {**{str(status): good for status in operation.statuses}, "4XX": refused}
 
 
 def _object(required: str, **more: Schema) -> Schema:
-    """An object that has these properties, texts if nothing else is said."""
+    """The schema of an object with these properties, which are texts unless *more* has a schema."""
     names = required.split()
     return {
         "type": "object",
@@ -356,7 +355,7 @@ SCHEMAS: dict[str, Schema] = {
     "List": _LIST,
     "Error": {**_object("error"), "maxProperties": 1},
     "OAuthError": _object("error error_description"),
-    "Unserved": _object("error route"),
+    "Unsupported": _object("error route"),
     "AccessToken": _object("access_token token_type expires_in scope", expires_in={"const": 3600}),
     "App": _object(
         "id name_slug name auth_type description img_src custom_fields_json categories featured_weight scope_profiles",

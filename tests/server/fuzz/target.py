@@ -1,8 +1,8 @@
 """
-A project that is served by `pdkernel serve` in another process, and what must be true of it after thousands of requests.
+A project that `pdkernel serve` serves in another process, and checks of the server after thousands of requests.
 
-It has people, accounts, clients, tokens, a deployed trigger and workflows.
-Every secret of it is known here, so that what the server wrote can be searched for them.
+The project has users, accounts, clients, tokens, a deployed trigger and workflows. All its secrets are known, so that the server's
+output can be searched for them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tests.serve_process import ROOT, line_of
 from tests.server.fuzz.openapi import Values
 
 REQUESTS = int(os.environ.get("PDKERNEL_FUZZ", "2000"))
-"""How many are sent: six of ten made from the description of the routes, the others over raw sockets."""
+"""Number of requests: six of ten are generated from the description of the routes, the others are sent over raw sockets."""
 LASTS_S = 200 + REQUESTS // 10
-"""Seconds after which something hangs; both together take some 40 s for 2,000 on two cores that have nothing else to do."""
+"""Timeout in seconds; 2,000 requests take about 40 s on two idle cores."""
 GROWTH = 64 * 1024**2
-"""Bytes that the server may grow by after its first requests."""
-SEEN = "a-path-that-stands-in-the-log"
-"""The positive control of what is searched."""
+"""Bytes by which the server may grow after its first requests."""
+SEEN = "a-path-in-the-log"
+"""Positive control of the search in the log."""
 
 USERS = ("ada", "bob", "user/with ä")
 ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
@@ -64,17 +64,17 @@ WORKFLOWS = {
 @dataclass
 class Target:
     """
-    What is sent to.
+    A served project.
 
     Attributes:
-        url: Where.
-        project: Its tables.
-        process: The server's.
-        log: What it wrote on stderr.
-        keys: Endpoints' keys, by the workflow's name.
-        values: What may stand in a request and mean something.
-        credentials: `Authorization` headers, by what they are.
-        secrets: What may not be written anywhere.
+        url: URL of the server.
+        project: The project's tables.
+        process: Process of the server.
+        log: File with the server's stderr.
+        keys: Endpoint keys by the workflow's name.
+        values: Valid values of parameters.
+        credentials: `Authorization` headers by name.
+        secrets: Texts that must not be in the log.
     """
 
     url: str
@@ -96,19 +96,19 @@ class Target:
         return host, int(port)
 
     def refill(self) -> None:
-        """Add again what requests have removed: accounts, their users, the deployed trigger."""
+        """Add accounts and the deployed trigger that requests have deleted."""
         refill(self.project)
 
     def resident(self) -> int:
-        """Bytes of memory that the server has."""
+        """Memory of the server in bytes."""
         return int(self.process.memory_info().rss)
 
-    def warmed(self) -> None:
-        """From here on it may not grow."""
+    def start_measuring(self) -> None:
+        """Store the current memory, above which the server may grow by `GROWTH`."""
         self.warm = self.resident()
 
     def check(self, capsys: Any = None) -> None:
-        """The server is well: it answers, did not grow, left no trace of an error of ours and no secret in its log."""
+        """Check that the server responds, has not grown, and has logged neither a traceback nor a secret."""
         live = httpx.get(f"{self.url}/-/live", timeout=30)
         httpx.get(f"{self.url}/{SEEN}", params={"token": QUERY}, timeout=30)
         time.sleep(0.2)
@@ -134,7 +134,7 @@ class Target:
 
 @contextmanager
 def target(folder: Path) -> Iterator[Target]:
-    """Make a project in *folder* and serve it."""
+    """Create a project in *folder* and serve it."""
     for name, (auth, response, step) in WORKFLOWS.items():
         cell = CELL.format(name=name, auth=auth, response=response, env="BEARER" if auth == "bearer" else "null")
         notebook_of(folder / f"{name.lower()}.ipynb", cell, step)
@@ -189,7 +189,7 @@ def _served(folder: Path, errors: IO[bytes]) -> Iterator[tuple[subprocess.Popen[
 
 
 def refill(project: Project) -> None:
-    """Add accounts and a deployed trigger where they are not."""
+    """Add accounts and a deployed trigger if they are missing."""
     directory = LocalDirectory(project)
     for environment in ENVIRONMENTS:
         for number, user in enumerate(USERS):
@@ -247,7 +247,7 @@ def _credentials(project: Project, other: Project) -> tuple[dict[str, str], str,
 
 
 def _connect_tokens(url: str, project_id: str, authorization: str) -> list[str]:
-    """Connect tokens of two users, one of each environment."""
+    """Connect tokens of two users, one for each environment."""
     made = []
     for user, environment in zip(USERS, ENVIRONMENTS, strict=False):
         answer = httpx.post(
@@ -261,7 +261,7 @@ def _connect_tokens(url: str, project_id: str, authorization: str) -> list[str]:
 
 
 def _served_values(url: str, keys: Mapping[str, str], ids: list[str]) -> dict[str, list[str]]:
-    """What is there only once requests were made: a run, a file; and the endpoints' paths."""
+    """Values that exist only after requests: a run, a file, and paths of endpoints."""
     run = httpx.post(f"{url}/{keys['Default']}", json={}, timeout=60).json()["event_id"]
     kept = httpx.post(f"{url}/{keys['Echo']}", files={"f": b"x"}, timeout=60).json()["body"]["f"]["url"]
     return {
@@ -278,7 +278,7 @@ def _known(project: Project, client_id: str, secret: str) -> dict[str, list[Any]
     urls = ["https://slack.com/api/chat.postMessage?a=1", "http://127.0.0.1:9/", "/relative", "https://depot.example/"]
     return {
         "project_id": [project.project_id],
-        "wanted": [project.project_id],
+        "requested_id": [project.project_id],
         "external_user_id": list(USERS),
         "account_id": accounts,
         "app": ["slack", "depot"],
@@ -319,6 +319,6 @@ def _known(project: Project, client_id: str, secret: str) -> dict[str, list[Any]
     }
 
 
-def looks_like_ours(body: bytes) -> bool:
-    """Whether an answer shows how the server is made."""
+def shows_internals(body: bytes) -> bool:
+    """Whether a response shows a traceback or a file of the server."""
     return any(trace in body for trace in TRACES[:2]) or bool(re.search(rb"pdkernel/\w+\.py", body))

@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes from the description of the routes, sent to a real server."""
+"""Requests that schemathesis generates from the description of the routes, sent to a server."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from schemathesis.core.result import Ok
 from schemathesis.schemas import APIOperation
 
 from tests.server.fuzz.openapi import METHODS, PREFIX, PROJECT, Operation, Values, document, operations
-from tests.server.fuzz.target import DEPOT, LASTS_S, REQUESTS, SLACK, Target, looks_like_ours, target
+from tests.server.fuzz.target import DEPOT, LASTS_S, REQUESTS, SLACK, Target, shows_internals, target
 
 COUNT = REQUESTS * 6 // 10
 ENVIRONMENTS = ("development", "development", "production", None, "staging")
-HOLDING = ("Account", "Accounts", "AccountPage")
-"""Answers that may hold accounts' credentials."""
-NEVER_GOOD = frozenset(
+WITH_CREDENTIALS = ("Account", "Accounts", "AccountPage")
+"""Schemas of responses that may have credentials."""
+NEVER_SUCCESSFUL = frozenset(
     {
-        ("GET", "/_static/connect/callback"),  # nobody has begun to sign in
-        ("POST", "/_static/connect.html"),  # no browser was shown the page
-        ("GET", "/cancel/{run_id}/{step}"),  # the run is over
+        ("GET", "/_static/connect/callback"),  # there is no sign-in
+        ("POST", "/_static/connect.html"),  # there is no valid page
+        ("GET", "/cancel/{run_id}/{step}"),  # the run has ended
         ("POST", "/cancel/{run_id}/{step}"),
         ("GET", "/v1/connect/app_categories/{category_id}"),
-        *(("POST", f"{prefix}/triggers/configure") for prefix in (PREFIX, PROJECT)),  # the source asks nothing
+        *(("POST", f"{prefix}/triggers/configure") for prefix in (PREFIX, PROJECT)),  # the source has no options
         *(
             (method, f"{prefix}/proxy/{{url_64}}") for prefix in (PREFIX, PROJECT) for method in METHODS
-        ),  # no outside calls
+        ),  # outbound calls are denied
     }
 )
-"""Routes that have no good answer here."""
+"""Routes that never succeed in this project."""
 ONCE = frozenset(("POST", f"{prefix}/accounts") for prefix in (PREFIX, PROJECT))
-"""Routes that take a token which is good once: one of them has it."""
+"""Routes that use a Connect token, which is valid once, so that only one of them succeeds."""
 
 load_all_checks()
 CONFORMING: list[Any] = CHECKS.get_by_names(
@@ -49,7 +49,7 @@ CONFORMING: list[Any] = CHECKS.get_by_names(
 
 @pytest.mark.timeout(LASTS_S)
 def test_every_route(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each answer is as described: no error of ours, no secret; the server does not grow, and its log is clean."""
+    """Each response matches the description and has no secret; the server does not grow, and logs no traceback."""
     described = list(operations())
     a_round = 4 if COUNT < 5000 else 10
     with target(tmp_path) as aim:
@@ -63,12 +63,12 @@ def test_every_route(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
                 aim.refill()
                 _send(aim, one, cases[one.method, one.path], number * 1000 + place, a_round, statuses)
                 if number == 0 and place == len(described) // 2:
-                    aim.warmed()
+                    aim.start_measuring()
         aim.check(capsys)
 
     good = {(method, path) for method, path, status in statuses if status < 300}
     never = {(each.method, each.path) for each in described if each.statuses != (501,)} - good
-    assert never - ONCE == NEVER_GOOD
+    assert never - ONCE == NEVER_SUCCESSFUL
     assert ONCE - never
     assert {status for _, _, status in statuses} >= {200, 204, 400, 401, 403, 404, 501}
 
@@ -80,7 +80,7 @@ def _operations(values: Values, described: list[Operation]) -> dict[tuple[str, s
 
 
 def _cases(described: Operation, exact: APIOperation, free: APIOperation, aim: Target) -> st.SearchStrategy[Any]:
-    """Requests to one route: those that are all right, and those that may not be; as whom; of which environment."""
+    """Requests to a route: valid requests, and requests with other values, credentials and environments."""
     cases = free.as_strategy()
     if described.query or described.body:
         cases |= free.as_strategy(generation_mode=GenerationMode.NEGATIVE)
@@ -97,7 +97,7 @@ def _send(
     count: int,
     statuses: set[tuple[str, str, int]],
 ) -> None:
-    """Send *count* requests to one route, the first one good, and check each answer."""
+    """Send *count* requests to a route, a valid request first, and check each response."""
     asked = iter(range(count))
     with requests.Session() as session:
 
@@ -127,10 +127,10 @@ def _send(
 
 def _check(described: Operation, case: Case, answer: Any) -> None:
     status, body = answer.status_code, answer.content
-    told = f"{described.method} {case.formatted_path} {status}: {body[:300]!r}"
-    assert status != 409, told
-    assert status < 500 or status in described.statuses, told
-    assert not looks_like_ours(body), told
-    shown = str(answer.headers) + ("" if described.answer in HOLDING else body.decode(errors="replace"))
-    assert [secret for secret in (SLACK, DEPOT) if secret in shown] == [], told
+    context = f"{described.method} {case.formatted_path} {status}: {body[:300]!r}"
+    assert status != 409, context
+    assert status < 500 or status in described.statuses, context
+    assert not shows_internals(body), context
+    shown = str(answer.headers) + ("" if described.answer in WITH_CREDENTIALS else body.decode(errors="replace"))
+    assert [secret for secret in (SLACK, DEPOT) if secret in shown] == [], context
     case.validate_response(answer, checks=CONFORMING)

@@ -1,4 +1,4 @@
-"""Bytes that come over a socket: odd requests, slow ones, cut off ones, and ones that are none."""
+"""Raw bytes over a socket: unusual, slow, truncated and invalid requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from pdkernel.project import Project
-from tests.server.fuzz.target import LASTS_S, REQUESTS, Target, looks_like_ours, target
+from tests.server.fuzz.target import LASTS_S, REQUESTS, Target, shows_internals, target
 
 COUNT = REQUESTS * 4 // 10
 AT_ONCE = 8
@@ -57,7 +57,7 @@ BODIES = [
     b"(large)", b"(large)", b"(no text)", b"(no text)",
 ]  # fmt: skip
 LARGE = {b"(large)": b'"' + b"a" * 600_000 + b'"', b"(no text)": b"\x80" * 300_000}
-"""By names, since what was tried is written where it failed."""
+"""Large bodies by name: hypothesis prints the arguments of a failed test."""
 ENDS = [
     b"", b"", b"/", b"/%00", b"/..%2f..", b"/../..//./", b"/%2e%2e/%2e", b"/%ff", b"/%0a", b"?", b"?a", b"?a=%ff&a",
     b"?x-pd-nostore=1&x-pd-upload-body=1", b"?x-pd-notrigger=1", b"?pipedream_upload_body=1", b"/http:/x", b"//",
@@ -68,18 +68,18 @@ ENDS = [
 @dataclass(frozen=True)
 class Sent:
     """
-    What is written to a socket.
+    A request in bytes.
 
     Attributes:
-        method: Which.
+        method: The method.
         path: The target.
-        host: Its Host header.
-        headers: Others.
-        huge: Letters of one more header.
-        body: What it holds, or the name of something large.
-        framing: How its end is told, right or wrong.
-        cut: After how many bytes all ends, or None.
-        pieces: In how many pieces it is written, with a pause between.
+        host: The Host header.
+        headers: Other headers.
+        huge: Length of another header.
+        body: The body, or the name of a large body.
+        framing: How the request declares the end of the body, right or wrong.
+        cut: Number of bytes after which the connection ends, or None.
+        pieces: Number of parts that are sent with pauses.
     """
 
     method: bytes
@@ -94,12 +94,12 @@ class Sent:
 
     @property
     def waits(self) -> bool:
-        """Whether the server has to wait for more than this."""
+        """Whether the server waits for more data after this request."""
         return self.cut is not None or self.framing in ("longer", "no end")
 
     @property
     def raw(self) -> bytes:
-        """All of it."""
+        """The bytes of the request."""
         lines = [self.method + b" " + self.path + b" HTTP/1.1", b"host: " + self.host]
         lines += [name + b": " + value for name, value in self.headers]
         lines += [b"x-huge: " + b"h" * self.huge] if self.huge else []
@@ -123,19 +123,19 @@ class Sent:
 
 
 def requests_to(aim: Target) -> st.SearchStrategy[Sent]:
-    """Anything that may come to endpoints, whole or not."""
+    """Valid and invalid requests to endpoints."""
     keys = [key.encode() for key in aim.keys.values()]
     mangled = [b"https:/%s.m.pipedream.net" % key for key in keys] + [b"http:/127.0.0.1/%s" % key for key in keys]
-    others = [b"v1/oauth/token", b"-/runs/x", b"-/uploads/..%2fkey", b"resume/a/b", b"nobody", b"wf/" + keys[0], b""]
+    others = [b"v1/oauth/token", b"-/runs/x", b"-/uploads/..%2fkey", b"resume/a/b", b"unknown", b"wf/" + keys[0], b""]
     targets = st.builds(
         lambda start, way, end: start + way + end,
         st.sampled_from([b"/"] * 20 + [b"//", b"", b"http://evil.example/", b"/../", b"/x/y/"]),
         st.sampled_from([*keys * 2, *keys[:2] * 6, *mangled, *others]),
         st.sampled_from(ENDS),
     )
-    ours = ":".join(map(str, aim.address)).encode()
+    own = ":".join(map(str, aim.address)).encode()
     hosts = st.sampled_from(
-        [ours] * 30
+        [own] * 30
         + [b"localhost", keys[0] + b".m.pipedream.net", keys[1] + b".localhost", b"evil.example", b"", b"[::1", b"a b"]
     )
     headers = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=4)
@@ -165,7 +165,7 @@ def _json() -> st.SearchStrategy[bytes]:
 
 
 async def send(aim: Target, sent: Sent) -> bytes:
-    """Write it, and read what comes back until the connection is closed; a connection is never left to wait."""
+    """Send a request, and read until the server closes the connection."""
     host, port = aim.address
     reader, writer = await asyncio.open_connection(host, port)
     try:
@@ -180,15 +180,15 @@ async def send(aim: Target, sent: Sent) -> bytes:
             writer.write_eof()
         return await asyncio.wait_for(reader.read(), 60)
     except OSError:
-        return b""  # the server need not read what it refuses
+        return b""  # the server does not read the rest of a rejected request
     finally:
         writer.close()
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # eight requests with bodies of some thousand bytes
 @pytest.mark.timeout(LASTS_S)
-def test_odd_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is answered, or the connection closed; no error of ours, every run has its end, the server does not grow."""
+def test_unusual_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each request is answered or its connection closed; every run ends, and the server does not grow."""
     statuses: dict[int, int] = {}
     with target(tmp_path) as aim, asyncio.Runner() as runner:
 
@@ -208,14 +208,14 @@ def test_odd_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
                 statuses[status] = statuses.get(status, 0) + 1
             aim.sent += len(batch)
             if aim.warm == 0 and aim.sent >= COUNT // 4:
-                aim.warmed()
+                aim.start_measuring()
 
         odd()
         aim.check(capsys)
         project = aim.project
     runs = _runs(project)
     with capsys.disabled():
-        print(f"answers by status (0: none): {dict(sorted(statuses.items()))}; runs by status: {runs}")
+        print(f"responses by status (0: none): {dict(sorted(statuses.items()))}; runs by status: {runs}")
 
     assert {200, 204, 400, 401, 404, 413, 421} <= set(statuses)
     assert runs["success"] > statuses[200] / 4
@@ -227,25 +227,25 @@ async def _all(aim: Target, batch: list[Sent]) -> list[bytes]:
 
 
 def _check(aim: Target, sent: Sent, answer: bytes) -> int:
-    """The answer's status; 0 for none."""
-    told = f"{sent.raw[:600]!r}\n -> {answer[:600]!r}"
+    """Check a response; returns its status, or 0 without a response."""
+    context = f"{sent.raw[:600]!r}\n -> {answer[:600]!r}"
     answer = answer.removeprefix(b"HTTP/1.1 100 \r\n\r\n")
     if not answer:
         return 0
     head, _, body = answer.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     status = int(lines[0].split()[1])
-    assert status != 409, told
-    assert status < 500 or (status == 501 and (b"resume/" in sent.path or b"v1/" in sent.path)), told
-    assert not looks_like_ours(answer), told
-    assert [secret for secret in aim.secrets if secret.encode() in answer] == [], told
+    assert status != 409, context
+    assert status < 500 or (status == 501 and (b"resume/" in sent.path or b"v1/" in sent.path)), context
+    assert not shows_internals(answer), context
+    assert [secret for secret in aim.secrets if secret.encode() in answer] == [], context
     if status >= 400 and not body.startswith((b"{", b"<")) and b"Invalid HTTP" not in body and sent.method != b"HEAD":
-        assert body.count(b"\n") <= 2, told  # what is wrong, and what to do
+        assert body.count(b"\n") <= 2, context  # the error and the fix
     return status
 
 
 def _runs(project: Project) -> dict[str, int]:
-    """How many runs the journal holds, by status."""
+    """The number of runs in the journal by status."""
     assert project.sqlite_path is not None
     with closing(sqlite3.connect(project.sqlite_path)) as database:
         return dict(database.execute("select status, count(*) from runs group by status").fetchall())

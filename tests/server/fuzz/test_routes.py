@@ -1,4 +1,4 @@
-"""The description of the routes is whole: whoever adds a route is told to describe it."""
+"""The description of the routes is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.server.served import served
 
 @pytest.fixture
 async def routes(tmp_path: Path) -> list[Route]:
-    """Those of a project that is served."""
+    """Routes of a served project."""
     async with served(tmp_path) as site:
         return [route for route in create_app(site.context).routes if isinstance(route, Route)]
 
@@ -28,14 +28,14 @@ def _described(route: Route) -> set[tuple[str, str]]:
 
 
 async def test_each_route_is_described(routes: list[Route]) -> None:
-    """Method and path of every route stand in the description, and nothing else does."""
-    there = set().union(*map(_described, routes))
+    """The description has the method and path of every route, and no other."""
+    existing = set().union(*map(_described, routes))
 
-    assert {(each.method, each.path) for each in operations()} == there
+    assert {(each.method, each.path) for each in operations()} == existing
 
 
-async def test_a_route_that_is_not_described(routes: list[Route]) -> None:
-    """The comparison finds one: a route more is no part of the description."""
+async def test_a_missing_route_is_noticed(routes: list[Route]) -> None:
+    """The comparison notices a route that is not in the description."""
 
     async def answer(_: Any) -> None: ...
 
@@ -44,8 +44,8 @@ async def test_a_route_that_is_not_described(routes: list[Route]) -> None:
     assert not more <= {(each.method, each.path) for each in operations()}
 
 
-def test_schemas_are_named() -> None:
-    """Every answer and every refusal has a schema."""
+def test_every_response_has_a_schema() -> None:
+    """The schema of every response and every error exists."""
     names = {name for each in operations() for name in (each.answer, each.error) if name is not None}
 
     assert names - set(SCHEMAS) == set()

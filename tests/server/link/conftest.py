@@ -1,4 +1,4 @@
-"""A project that is served, and a visitor of its link pages."""
+"""A served project, and a browser that visits its link pages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.server.link.reading import Page
 from tests.server.served import Served, served
 
 PAGE = "/_static/connect.html"
-OURS = {"sec-fetch-site": "same-origin"}
-"""What a browser says of a form that stands in a page of ours."""
+SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
+"""The header of a browser that sends a form from a page of this server."""
 
 
 @dataclass
 class Visitor:
-    """A person with a browser of their own."""
+    """A browser with its own cookies."""
 
     site: Served
     http: httpx.AsyncClient = field(init=False)
@@ -30,35 +30,35 @@ class Visitor:
         self.http = httpx.AsyncClient(transport=self.site.http._transport, base_url="http://127.0.0.1:4000")
 
     async def open(self, url: str, **query: str) -> Page:
-        """The page at *url*."""
+        """Open the page at *url*, with *query* added."""
         whole = httpx.URL(url).copy_merge_params(query)
         return Page(await self.http.get(whole))
 
-    async def fill(self, page: Page, *, says: Mapping[str, str] = OURS, **fields: str) -> Page:
-        """Send the page's form; *says* is what the browser tells of the page that it is on."""
+    async def fill(self, page: Page, *, headers: Mapping[str, str] = SAME_ORIGIN, **fields: str) -> Page:
+        """Fill in the page's form with credentials, and send it."""
         typed = {f"field:{name}": value for name, value in fields.items()}
-        return await self.send({**page.hidden, **typed}, says=says)
+        return await self.send({**page.hidden, **typed}, headers=headers)
 
-    async def send(self, form: Mapping[str, str], *, says: Mapping[str, str] = OURS) -> Page:
+    async def send(self, form: Mapping[str, str], *, headers: Mapping[str, str] = SAME_ORIGIN) -> Page:
         """Send a form."""
-        return Page(await self.http.post(PAGE, data=dict(form), headers=dict(says)))
+        return Page(await self.http.post(PAGE, data=dict(form), headers=dict(headers)))
 
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
-    """A fresh project, served."""
+    """A new project that is served."""
     async with served(tmp_path) as site:
         yield site
 
 
 @pytest.fixture
 async def visitor(site: Served) -> Visitor:
-    """Somebody who opens a link."""
+    """A browser."""
     return Visitor(site)
 
 
 async def make(site: Served, user: str = "ada", **fields: Any) -> dict[str, Any]:
-    """A token's answer."""
+    """Create a Connect token for *user*; returns the response."""
     answer = await site.call("POST", "/tokens", json={"external_user_id": user, **fields})
     assert answer.status_code == 200, answer.text
     made: dict[str, Any] = answer.json()

@@ -1,4 +1,4 @@
-"""A page as a person reads it: its words, and what its form asks for."""
+"""Parses a link page: its text, its form and its links."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import httpx
 
 
 class Page(HTMLParser):
-    """What a page shows and asks for."""
+    """
+    A page.
+
+    Attributes:
+        status: Status of the response.
+        headers: Headers of the response.
+        html: The HTML.
+        hidden: Hidden fields of the form, by name.
+        inputs: Types of the visible fields, by name.
+        links: Targets of links.
+        refresh: Target of the automatic redirect, or None.
+        body: Attributes of the body.
+        words: The text, with single spaces.
+    """
 
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__()
@@ -16,28 +29,28 @@ class Page(HTMLParser):
         self.headers = answer.headers
         self.html = answer.text
         self.hidden: dict[str, str] = {}
-        self.asked: dict[str, str] = {}  # name and type
+        self.inputs: dict[str, str] = {}
         self.links: list[str] = []
         self.refresh: str | None = None
         self.body: dict[str, str | None] = {}
-        self._words: list[str] = []
+        self._texts: list[str] = []
         self.feed(answer.text)
-        self.words = " ".join(" ".join(self._words).split())
+        self.words = " ".join(" ".join(self._texts).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Collect what matters."""
+        """Collect fields, links, the redirect and the body's attributes."""
         given = {name: value or "" for name, value in attrs}
         if tag == "body":
             self.body = dict(attrs)
         elif tag == "input" and given.get("type") == "hidden":
             self.hidden[given["name"]] = given["value"]
         elif tag in ("input", "textarea"):
-            self.asked[given["name"]] = given.get("type", tag)
+            self.inputs[given["name"]] = given.get("type", tag)
         elif tag == "a":
             self.links.append(given["href"])
         elif tag == "meta" and given.get("http-equiv") == "refresh":
             self.refresh = given["content"].partition("url=")[2]
 
     def handle_data(self, data: str) -> None:
-        """Collect the words."""
-        self._words.append(data)
+        """Collect the text."""
+        self._texts.append(data)

@@ -1,21 +1,35 @@
-"""The page where a person connects an account by its credentials."""
+"""The pages where a user connects an account: with credentials, with a sign-in, and behind a proxy."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
+import httpx
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.clock import RANDOM_IDS, ManualClock
+from pdkernel.connect import LocalDirectory
+from pdkernel.connect.oauth_providers import ClientAuth, OAuthProvider, register_provider
 from pdkernel.connect.registered_apps import register_app
+from pdkernel.egress import parse_policy
+from pdkernel.project import Project
+from pdkernel.server import ServeSettings
+from pdkernel.server.app import create_link_app
+from pdkernel.server.app_context import LinkOnlyContext
+from pdkernel.server.link.tokens import create_link
+from tests.oauth_provider import APP, CLIENT_ID, CLIENT_SECRET, Provider, connect_account, oauth_provider, register
 from tests.server.link.conftest import PAGE, Visitor, make
+from tests.server.link.reading import Page
 from tests.server.served import Served, served
 
 
 async def test_an_account_is_connected(site: Served, visitor: Visitor) -> None:
-    """The form asks for the app's credentials; the account is the token's user's, in the token's environment."""
+    """The form asks for the app's credentials; the account belongs to the token's user and environment."""
     register_app(site.project, "my_crm", ["subdomain", "api_key"])
     made = await make(site)
 
@@ -25,13 +39,13 @@ async def test_an_account_is_connected(site: Served, visitor: Visitor) -> None:
     account = site.directory.newest_account("ada", "development", "my_crm")
     assert account is not None
     assert dict(site.directory.credentials(account.id)) == {"subdomain": "acme", "api_key": "k-0123456789"}
-    assert page.asked == {"field:subdomain": "text", "field:api_key": "password"}
+    assert page.inputs == {"field:subdomain": "text", "field:api_key": "password"}
     assert (done.status, "Your my_crm account is connected." in done.words) == (200, True)
     assert "k-0123456789" not in done.html
 
 
-async def test_the_page_says_for_whom(site: Served, visitor: Visitor) -> None:
-    """User and environment are named, as text."""
+async def test_the_page_names_the_user_as_text(site: Served, visitor: Visitor) -> None:
+    """User and environment are shown, and HTML in the user's id is escaped."""
     made = await make(site, user="<img src=x onerror=alert(1)>")
 
     page = await visitor.open(made["connect_link_url"], app="slack")
@@ -40,20 +54,20 @@ async def test_the_page_says_for_whom(site: Served, visitor: Visitor) -> None:
     assert "<img" not in page.html
 
 
-async def test_the_app_can_be_chosen(site: Served, visitor: Visitor) -> None:
-    """A link without an app asks for it and goes on with the same token."""
+async def test_a_link_without_an_app_asks_for_the_app(site: Served, visitor: Visitor) -> None:
+    """The page offers the known apps and goes on with the same token."""
     register_app(site.project, "my_crm", ["api_key"])
     made = await make(site)
 
     page = await visitor.open(made["connect_link_url"])
 
-    assert page.asked == {"app": "input"}
+    assert page.inputs == {"app": "input"}
     assert page.hidden["token"] == made["token"]
     assert 'value="my_crm"' in page.html
 
 
 async def test_a_token_connects_one_account(site: Served, visitor: Visitor) -> None:
-    """Once an account came of it the token is good for nothing more."""
+    """After an account was connected, the token connects no other account."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
     await visitor.fill(page, api_key="k-0123456789")
@@ -67,8 +81,8 @@ async def test_a_token_connects_one_account(site: Served, visitor: Visitor) -> N
     assert "This session has expired." in opened.words
 
 
-async def test_two_forms_at_once_connect_one_account(site: Served, visitor: Visitor) -> None:
-    """A token that is sent many times in the same moment is used once."""
+async def test_concurrent_forms_connect_one_account(site: Served, visitor: Visitor) -> None:
+    """Of eight forms with the same token, sent at the same time, one succeeds."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
 
@@ -78,8 +92,8 @@ async def test_two_forms_at_once_connect_one_account(site: Served, visitor: Visi
     assert len(site.directory.accounts()) == 1
 
 
-async def test_an_empty_form_is_asked_again(site: Served, visitor: Visitor) -> None:
-    """The token stays good."""
+async def test_an_empty_form_is_shown_again(site: Served, visitor: Visitor) -> None:
+    """The token stays unused, and the next form connects the account."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
 
@@ -91,7 +105,7 @@ async def test_an_empty_form_is_asked_again(site: Served, visitor: Visitor) -> N
 
 
 @pytest.mark.parametrize(
-    "says",
+    "headers",
     [
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:4000"},
@@ -99,39 +113,39 @@ async def test_an_empty_form_is_asked_again(site: Served, visitor: Visitor) -> N
         {"origin": "null"},
     ],
 )
-async def test_a_form_of_another_site_connects_nothing(site: Served, visitor: Visitor, says: dict[str, str]) -> None:
-    """What a page elsewhere has the browser send is shown as a form to fill in here, and no account comes of it."""
+async def test_a_form_from_another_site_is_rejected(site: Served, visitor: Visitor, headers: dict[str, str]) -> None:
+    """A form that another site's page sends is shown again, and does not connect an account."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
 
-    forged = await visitor.fill(page, says=says, api_key="k-0123456789")
+    forged = await visitor.fill(page, headers=headers, api_key="k-0123456789")
 
     assert (forged.status, "sent from another page" in forged.words) == (400, True)
     assert site.directory.accounts() == []
 
 
-async def test_a_program_may_fill_the_form_in(site: Served, visitor: Visitor) -> None:
-    """Who says nothing of a page is no browser: a test of a product's own can connect an account over HTTP."""
+async def test_a_client_that_is_not_a_browser_can_send_the_form(site: Served, visitor: Visitor) -> None:
+    """Without the headers of a browser, the form is accepted, so that a product can test its links over HTTP."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
 
-    done = await visitor.fill(page, says={}, api_key="k-0123456789")
+    done = await visitor.fill(page, headers={}, api_key="k-0123456789")
 
     assert done.status == 200
 
 
-async def test_a_browser_that_names_the_page_only(site: Served, visitor: Visitor) -> None:
-    """To plain http on another machine browsers say no more than the page's origin."""
+async def test_a_form_with_only_an_origin_is_accepted(site: Served, visitor: Visitor) -> None:
+    """To plain HTTP on another machine, browsers send Origin without Sec-Fetch-Site."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
 
-    done = await visitor.fill(page, says={"origin": "http://127.0.0.1:4000"}, api_key="k-0123456789")
+    done = await visitor.fill(page, headers={"origin": "http://127.0.0.1:4000"}, api_key="k-0123456789")
 
     assert done.status == 200
 
 
-async def test_cancelling(site: Served, visitor: Visitor) -> None:
-    """Nothing is connected, the product's frame is told to close, and the link stays good."""
+async def test_cancelling_leaves_the_link_valid(site: Served, visitor: Visitor) -> None:
+    """No account is connected, the product's frame gets `close`, and the link can be opened again."""
     made = await make(site, allowed_origins=["https://app.example.com"])
     page = await visitor.open(made["connect_link_url"], app="slack")
 
@@ -144,8 +158,8 @@ async def test_cancelling(site: Served, visitor: Visitor) -> None:
     assert site.directory.accounts() == []
 
 
-async def test_an_account_is_connected_again(site: Served, visitor: Visitor) -> None:
-    """With `accountId` the account keeps its id, name and age, and has the new credentials."""
+async def test_an_account_is_reconnected(site: Served, visitor: Visitor) -> None:
+    """With `accountId` the account keeps its id, name and creation time, and gets the new credentials."""
     old = site.directory.add_account(
         app="slack", credentials={"api_key": "k-old"}, external_user_id="ada", name="Ada's", account_id="apn_old"
     )
@@ -166,10 +180,10 @@ async def test_an_account_is_connected_again(site: Served, visitor: Visitor) -> 
     ("user", "app", "account"),
     [("bob", "slack", "apn_old"), ("ada", "github", "apn_old"), ("ada", "slack", "apn_own"), ("ada", "slack", "x<b>")],
 )
-async def test_what_is_not_the_users_is_not_connected_again(
+async def test_only_the_users_own_account_is_reconnected(
     site: Served, visitor: Visitor, user: str, app: str, account: str
 ) -> None:
-    """Another user's account, another app's, one of your own or none: all the same answer, shown and sent."""
+    """Another user's account, another app's, one of your own and an unknown one get the same message."""
     site.directory.add_account(
         app="slack", credentials={"api_key": "k-old"}, external_user_id="ada", account_id="apn_old"
     )
@@ -190,8 +204,8 @@ async def test_what_is_not_the_users_is_not_connected_again(
     assert {site.directory.credentials(each)["api_key"] for each in ("apn_old", "apn_own")} == {"k-old", "k-own"}
 
 
-async def test_the_buttons_that_end_it(site: Served, visitor: Visitor) -> None:
-    """A product that has a button of its own to close the frame asks for none here."""
+async def test_hide_close_removes_the_buttons_that_close_the_frame(site: Served, visitor: Visitor) -> None:
+    """With `hideClose` the page has no cancel button, because the product has its own."""
     made = await make(site)
 
     with_it = await visitor.open(made["connect_link_url"], app="slack")
@@ -209,15 +223,15 @@ async def test_the_buttons_that_end_it(site: Served, visitor: Visitor) -> None:
         ({}, 400, "The Pipedream Connect token is invalid."),
     ],
 )
-async def test_a_wrong_link(visitor: Visitor, query: dict[str, str], status: int, words: str) -> None:
-    """A link whose token nobody made says so."""
+async def test_a_link_with_an_unknown_token(visitor: Visitor, query: dict[str, str], status: int, words: str) -> None:
+    """A link without a token or with an unknown token shows the platform's message."""
     page = await visitor.open(PAGE, **query)
 
     assert (page.status, words in page.words) == (status, True)
 
 
-async def test_a_wrong_app(site: Served, visitor: Visitor) -> None:
-    """What is no slug is no app."""
+async def test_an_invalid_app_is_not_found(site: Served, visitor: Visitor) -> None:
+    """A text that is not a slug is answered 404, and is not shown as HTML."""
     made = await make(site)
 
     page = await visitor.open(made["connect_link_url"], app="<script>alert(1)</script>")
@@ -226,12 +240,11 @@ async def test_a_wrong_app(site: Served, visitor: Visitor) -> None:
     assert "alert(1)" not in page.html
 
 
-async def test_an_old_link(site: Served, visitor: Visitor) -> None:
-    """A token whose time is over opens no form, and sends none that was open."""
+async def test_an_expired_link(site: Served, visitor: Visitor) -> None:
+    """An expired token opens no form, and a form that was open before is rejected."""
     made = await make(site, expires_in=60)
     page = await visitor.open(made["connect_link_url"], app="slack")
-    assert isinstance(site.context.clock, ManualClock)
-    site.context.clock.advance(61)
+    site.clock.advance(61)
 
     opened = await visitor.open(made["connect_link_url"], app="slack")
     sent = await visitor.fill(page, api_key="k-0123456789")
@@ -241,8 +254,8 @@ async def test_an_old_link(site: Served, visitor: Visitor) -> None:
     assert site.directory.accounts() == []
 
 
-async def test_the_page_lets_nothing_in(site: Served, visitor: Visitor) -> None:
-    """No script but ours by its digest, no frame, no cache, no referrer elsewhere, and no cookie for nothing."""
+async def test_the_pages_headers_allow_no_foreign_content(site: Served, visitor: Visitor) -> None:
+    """The policy allows only the page's own script and style; no frame, cache, referrer or cookie."""
     made = await make(site)
 
     page = await visitor.open(made["connect_link_url"], app="slack")
@@ -255,8 +268,8 @@ async def test_the_page_lets_nothing_in(site: Served, visitor: Visitor) -> None:
     assert "set-cookie" not in page.headers
 
 
-async def test_allowed_origins_may_frame_it(site: Served, visitor: Visitor) -> None:
-    """The product's own page may show it in a frame and is told how it ended; nobody else is."""
+async def test_allowed_origins_may_frame_the_page(site: Served, visitor: Visitor) -> None:
+    """The product's origins may frame the page and get the result; other origins do not."""
     made = await make(site, allowed_origins=["https://app.example.com/settings", "http://localhost:3000"])
     page = await visitor.open(made["connect_link_url"], app="slack")
 
@@ -272,7 +285,7 @@ async def test_allowed_origins_may_frame_it(site: Served, visitor: Visitor) -> N
 
 
 async def test_a_redirect_after_success(site: Served, visitor: Visitor) -> None:
-    """The person is led back to the product."""
+    """After success the page redirects to the product's URL."""
     made = await make(site, success_redirect_uri="https://example.com/ok?a=1&b='2'")
     page = await visitor.open(made["connect_link_url"], app="slack")
 
@@ -283,7 +296,7 @@ async def test_a_redirect_after_success(site: Served, visitor: Visitor) -> None:
 
 
 async def test_a_large_form_is_refused(site: Served, visitor: Visitor) -> None:
-    """More than a megabyte is not read to its end."""
+    """A form of more than a megabyte is answered 413."""
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="slack")
 
@@ -294,7 +307,7 @@ async def test_a_large_form_is_refused(site: Served, visitor: Visitor) -> None:
 
 
 async def test_a_key_file_keeps_its_lines(site: Served, visitor: Visitor) -> None:
-    """A private key of many lines is asked for in a field that keeps them."""
+    """A private key of several lines is entered in a text area, which keeps line breaks."""
     register_app(site.project, "my_crm", ["private_key"])
     made = await make(site)
     page = await visitor.open(made["connect_link_url"], app="my_crm")
@@ -303,13 +316,13 @@ async def test_a_key_file_keeps_its_lines(site: Served, visitor: Visitor) -> Non
     await visitor.fill(page, private_key=key)
 
     account = site.directory.newest_account("ada", "development", "my_crm")
-    assert page.asked == {"field:private_key": "textarea"}
+    assert page.inputs == {"field:private_key": "textarea"}
     assert account is not None
     assert site.directory.credentials(account.id)["private_key"] == key
 
 
-async def test_the_limit_of_users(tmp_path: Path) -> None:
-    """Where the platform's limit is applied, one user too many is refused, and a known one is not."""
+async def test_the_limit_of_users_in_development(tmp_path: Path) -> None:
+    """If the platform's limit is set, a new user above the limit is rejected, and a known user is accepted."""
     async with served(tmp_path, max_development_users=1) as site:
         visitor = Visitor(site)
         first, second, again = await make(site, "ada"), await make(site, "bob"), await make(site, "ada")
@@ -325,8 +338,8 @@ async def test_the_limit_of_users(tmp_path: Path) -> None:
     assert users == ["ada"]
 
 
-async def test_users_at_once_under_the_limit(tmp_path: Path) -> None:
-    """Of ten who connect in the same moment as many get through as may."""
+async def test_concurrent_users_do_not_exceed_the_limit(tmp_path: Path) -> None:
+    """Of ten users who connect at the same time, the limit's three succeed."""
     async with served(tmp_path, max_development_users=3) as site:
         visitor = Visitor(site)
         made = [await make(site, f"user{number}") for number in range(10)]
@@ -337,3 +350,273 @@ async def test_users_at_once_under_the_limit(tmp_path: Path) -> None:
 
     assert sorted(end.status for end in ends) == [200] * 3 + [400] * 7
     assert len(users) == 3
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """An app's OAuth provider."""
+    with oauth_provider() as running:
+        yield running
+
+
+async def sign_in(page: Page, choice: str = "Allow") -> str:
+    """Sign in at the app and choose; returns the URL of the callback."""
+    assert page.refresh is not None
+    async with httpx.AsyncClient() as http:
+        shown = Page(await http.get(page.refresh))
+        link = shown.links[0 if choice == "Allow" else 1]
+        if choice != "Allow":
+            return link
+        return (await http.get(urljoin(page.refresh, link))).headers["location"]
+
+
+@pytest.mark.parametrize("client_auth", ["post", "basic"])
+async def test_a_sign_in_connects_an_account(
+    site: Served, visitor: Visitor, provider: Provider, client_auth: ClientAuth
+) -> None:
+    """The account has an access token that the app's API accepts, and no other credential."""
+    register(site.project, provider, client_auth=client_auth)
+    made = await make(site)
+
+    page = await visitor.open(made["connect_link_url"], app=APP)
+    away = await visitor.fill(page)
+    done = await visitor.open(await sign_in(away))
+
+    account = site.directory.newest_account("ada", "development", APP)
+    assert account is not None
+    credentials = dict(site.directory.credentials(account.id))
+    assert page.inputs == {}
+    assert (done.status, "Your my_crm account is connected." in done.words) == (200, True)
+    assert set(credentials) == {"oauth_access_token"}
+    me = httpx.get(f"{provider.url}/api/me", headers={"authorization": f"Bearer {credentials['oauth_access_token']}"})
+    assert me.json() == {"name": "Ada"}
+
+
+async def test_the_authorization_request_uses_pkce(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """The URL has PKCE with S256, a state and the scopes, and not the client's secret or the Connect token."""
+    register(site.project, provider)
+    made = await make(site)
+
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+
+    assert away.refresh is not None
+    asked = httpx.URL(away.refresh).params
+    assert asked["code_challenge_method"] == "S256"
+    assert len(asked["code_challenge"]) == 43
+    assert len(asked["state"]) == 43
+    assert asked["scope"] == "contacts.read offline"
+    assert asked["redirect_uri"] == "http://127.0.0.1:4000/_static/connect/callback"
+    assert made["token"] not in away.refresh
+    assert CLIENT_SECRET not in away.html
+
+
+async def test_a_declined_sign_in_shows_the_apps_reason(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """The reason is shown as text, and the token stays valid."""
+    register(site.project, provider)
+    made = await make(site)
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+
+    back = await visitor.open(await sign_in(away, "Deny"))
+    again = await visitor.open(made["connect_link_url"], app=APP)
+
+    assert (back.status, "my_crm answered: access_denied: No <b>thanks</b>" in back.words) == (400, True)
+    assert "<b>" not in back.html
+    assert again.status == 200
+
+
+async def test_a_callback_in_another_browser_is_rejected(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """An attacker who has a victim finish the attacker's sign-in does not get the victim's account."""
+    register(site.project, provider)
+    made = await make(site, user="mallory")
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    back = await sign_in(away)
+
+    victim = await Visitor(site).open(back)
+
+    assert (victim.status, "not started in this browser" in victim.words) == (400, True)
+    assert site.directory.accounts() == []
+
+
+async def test_a_callback_is_valid_once(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """A repeated callback and a callback with an unknown state are rejected."""
+    register(site.project, provider)
+    made = await make(site)
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    back = await sign_in(away)
+    await visitor.open(back)
+
+    again = await visitor.open(back)
+    made_up = await visitor.open("/_static/connect/callback?state=abc&code=def")
+
+    assert (again.status, made_up.status) == (400, 400)
+    assert len(site.directory.accounts()) == 1
+
+
+async def test_a_rejected_client_is_shown(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """The page shows the provider's reason without the client's secret."""
+    register(site.project, provider, secret="not-the-secret")
+    made = await make(site)
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+
+    back = await visitor.open(await sign_in(away))
+
+    assert back.status == 400
+    assert "issued no token (401): invalid_client" in back.words
+    assert "not-the-secret" not in back.html
+
+
+async def test_a_reason_shows_no_secret(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """If the provider repeats the request in its reason, code, verifier and secret are masked."""
+    register(site.project, provider)
+    made = await make(site)
+    provider.echoes_request = True
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+
+    back = await visitor.open(await sign_in(away))
+
+    [form] = provider.requests
+    assert "'grant_type': 'authorization_code'" in back.words
+    assert [name for name in ("code", "code_verifier", "client_secret") if form[name] in back.html] == []
+
+
+async def test_a_sign_in_reconnects_an_account(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """Signing in again gives the account new tokens; its id stays."""
+    account = connect_account(site.project, provider)
+    first = site.directory.credentials(account)["oauth_access_token"]
+    site.project.accounts.mark_unhealthy(account)
+    made = await make(site)
+
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP, accountId=account))
+    done = await visitor.open(await sign_in(away))
+
+    [found] = site.directory.accounts()
+    assert done.status == 200
+    assert (found.id, found.healthy) == (account, True)
+    assert site.directory.credentials(account)["oauth_access_token"] != first
+    site.clock.advance(3590)
+    assert site.directory.credentials(account)["oauth_access_token"] in provider.tokens
+    assert [form["grant_type"] for form in provider.requests][-1] == "refresh_token"
+
+
+async def test_a_sign_in_from_a_frame_ends_in_a_popup(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """From a frame, the last page is a popup that reports to the frame, also if redirects are set."""
+    register(site.project, provider)
+    leads = {"success_redirect_uri": "https://example.com/ok", "error_redirect_uri": "https://example.com/no"}
+    ends = []
+    for choice in ("Deny", "Allow"):
+        made = await make(site, allowed_origins=["https://app.example.com"], **leads)
+        page = await visitor.open(made["connect_link_url"], app=APP)
+        away = await visitor.send({**page.hidden, "framed": "true"})
+        ends.append((await visitor.open(await sign_in(away, choice))).body)
+
+    account = site.directory.newest_account("ada", "development", APP)
+    assert account is not None
+    assert [end["data-window"] for end in ends] == ["sign-in", "sign-in"]
+    assert [json.loads(end["data-message"] or "") for end in ends] == [
+        {"type": "error", "error": "my_crm answered: access_denied: No <b>thanks</b>"},
+        {"type": "success", "authProvisionId": account.id},
+    ]
+
+
+async def test_the_browsers_cookie(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """The cookie is hidden from scripts and limited to the site and the path of the pages."""
+    register(site.project, provider)
+    made = await make(site)
+
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+
+    cookie = away.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "Path=/_static" in cookie
+
+
+async def test_redirects_after_a_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """Success and failure redirect to the product's two URLs."""
+    register(site.project, provider)
+    leads = {"success_redirect_uri": "https://example.com/ok", "error_redirect_uri": "https://example.com/no"}
+    ends = []
+    for choice in ("Allow", "Deny"):
+        made = await make(site, **leads)
+        away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+        answer = await visitor.http.get(await sign_in(away, choice))
+        ends.append((answer.status_code, answer.headers["location"]))
+
+    assert ends == [(303, "https://example.com/ok"), (303, "https://example.com/no")]
+
+
+@pytest.mark.parametrize("withdrawn", [False, True], ids=["renewed", "refused"])
+async def test_a_reconnection_during_a_refresh(
+    site: Served, visitor: Visitor, provider: Provider, withdrawn: bool
+) -> None:
+    """The provider's answer to the old refresh token does not change the reconnected account."""
+    account = connect_account(site.project, provider)
+    site.clock.advance(3590)
+    made = await make(site)
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP, accountId=account))
+    back = await sign_in(away)
+    provider.refresh_gate = threading.Event()
+
+    asking = asyncio.create_task(asyncio.to_thread(site.directory.credentials, account))
+    while not provider.requests:
+        await asyncio.sleep(0.01)
+    done = await visitor.open(back)
+    connected_anew = site.project.accounts.credentials(account)
+    if withdrawn:
+        provider.refresh_tokens = {f"{site.project.grants.find(account).refresh_token}"}  # type: ignore[union-attr]
+    provider.refresh_gate.set()
+    got = await asking
+
+    found, grant = site.directory.find_account(account), site.project.grants.find(account)
+    assert "Your my_crm account is connected." in done.words
+    assert site.project.accounts.credentials(account) == connected_anew == got
+    assert found is not None
+    assert found.healthy
+    assert grant is not None
+    assert (grant.error, grant.refresh_token in provider.refresh_tokens) == (None, True)
+
+
+PUBLIC = "https://hub.example/user/ada/proxy/4000"
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Iterator[LinkOnlyContext]:
+    """The link pages alone, behind a proxy at a path, as with jupyter-server-proxy; the app `my_mail` has a sign-in."""
+    clock = ManualClock()
+    with Project.open(tmp_path / ".pdkernel", clock=clock) as project:
+        mail = OAuthProvider("https://mail.example/authorize", "https://mail.example/token", CLIENT_ID)
+        register_provider(project, "my_mail", mail)
+        settings = ServeSettings(base_url=PUBLIC, policy=parse_policy("deny"))
+        yield LinkOnlyContext(project, LocalDirectory(project), settings, clock, RANDOM_IDS)
+
+
+async def visit(pages: LinkOnlyContext, app: str, **fields: str) -> tuple[str, Page, Page]:
+    """Open a link for ada and send its form; the proxy removes its path. Returns the link, the page and the next page."""
+    link = create_link(pages, external_user_id="ada", environment="development", app=app).url
+    path = urlsplit(link).path.removeprefix(urlsplit(PUBLIC).path)
+    transport = httpx.ASGITransport(create_link_app(pages))
+    async with httpx.AsyncClient(transport=transport, base_url="http://hub.example") as http:
+        page = Page(await http.get(f"{path}?{urlsplit(link).query}"))
+        headers = {"origin": "https://hub.example"}
+        return link, page, Page(await http.post(path, data={**page.hidden, **fields}, headers=headers))
+
+
+async def test_an_account_is_connected_behind_a_proxy(pages: LinkOnlyContext) -> None:
+    """The link has the proxy's address, and the browser sends the form relative to the page."""
+    link, page, done = await visit(pages, "slack", **{"field:api_key": "k-0123456789"})
+
+    assert link.startswith(f"{PUBLIC}/_static/connect.html?token=ctok_")
+    assert 'action="connect.html"' in page.html
+    assert done.status == 200
+    assert [account.app for account in pages.directory.accounts()] == ["slack"]
+
+
+async def test_a_sign_in_behind_a_proxy(pages: LinkOnlyContext) -> None:
+    """The app redirects to the proxy's address; the cookie is limited to the path of the pages there."""
+    _, _, away = await visit(pages, "my_mail")
+
+    assert away.refresh is not None
+    assert httpx.URL(away.refresh).params["redirect_uri"] == f"{PUBLIC}/_static/connect/callback"
+    cookie = away.headers["set-cookie"]
+    assert "Path=/user/ada/proxy/4000/_static" in cookie
+    assert "Secure" in cookie

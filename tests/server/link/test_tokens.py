@@ -1,27 +1,21 @@
-"""Connect tokens: made, looked up, ended."""
+"""Creation, lookup and validation of Connect tokens."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pdkernel.clock import ManualClock
 from pdkernel.server.link.tokens import create_link, find_token
 from tests.server.link.conftest import Visitor, make, token_of
 from tests.server.served import Served, served
 
 
-def moved(site: Served) -> ManualClock:
-    """The clock of the project."""
-    assert isinstance(site.context.clock, ManualClock)
-    return site.context.clock
-
-
-async def test_a_token_is_made(site: Served) -> None:
-    """The answer is what SDKs require: the token, when it expires, and the link."""
+async def test_the_response_has_what_sdks_require(site: Served) -> None:
+    """The response has the token, its expiry and the link."""
     made = await make(site)
 
     assert set(made) == {"token", "expires_at", "connect_link_url"}
@@ -33,8 +27,8 @@ async def test_a_token_is_made(site: Served) -> None:
     )
 
 
-async def test_js_1_sends_both_names_of_the_user(site: Served) -> None:
-    """`external_id` is taken where `external_user_id` is missing."""
+async def test_external_id_is_accepted(site: Served) -> None:
+    """`external_id`, which JS SDK 1.x sends, counts if `external_user_id` is missing."""
     answer = await site.call("POST", "/tokens", json={"external_id": "ada"})
 
     found = find_token(site.context, answer.json()["token"])
@@ -42,8 +36,8 @@ async def test_js_1_sends_both_names_of_the_user(site: Served) -> None:
     assert found.external_user_id == "ada"
 
 
-async def test_a_token_is_for_its_environment(site: Served) -> None:
-    """The header decides; without it the token is for development."""
+async def test_the_environment_of_a_token(site: Served) -> None:
+    """The header sets the environment; the default is development."""
     production = await site.call("POST", "/tokens", json={"external_user_id": "ada"}, environment="production")
     silent = await site.call("POST", "/tokens", json={"external_user_id": "ada"}, environment=None)
 
@@ -51,8 +45,8 @@ async def test_a_token_is_for_its_environment(site: Served) -> None:
     assert [each and each.environment for each in environments] == ["production", "development"]
 
 
-async def test_the_token_is_nowhere_in_the_project(site: Served, tmp_path: Path) -> None:
-    """A copy of the database connects nobody, and shows no URL that the token was made with."""
+async def test_the_project_does_not_store_the_token(site: Served, tmp_path: Path) -> None:
+    """The database files contain neither the token nor the webhook's URL in plain text."""
     hook = "https://hooks.example.com/T0P-SECRET"
     made = await make(site, webhook_uri=hook)
 
@@ -63,18 +57,18 @@ async def test_the_token_is_nowhere_in_the_project(site: Served, tmp_path: Path)
     assert b"T0P-SECRET" not in kept
 
 
-async def test_a_token_ends(site: Served) -> None:
-    """After its time it is not found any more."""
+async def test_a_token_expires(site: Served) -> None:
+    """A token is not found after its lifetime."""
     made = await make(site, expires_in=60)
 
-    moved(site).advance(59)
+    site.clock.advance(59)
     assert find_token(site.context, made["token"]) is not None
-    moved(site).advance(1)
+    site.clock.advance(1)
     assert find_token(site.context, made["token"]) is None
 
 
 async def test_an_unknown_token_is_not_found(site: Served) -> None:
-    """Neither a token that nobody made nor what is none."""
+    """An unknown token and a text that is not a token are not found."""
     assert find_token(site.context, "ctok_" + "0" * 32) is None
     assert find_token(site.context, "\ud800") is None
 
@@ -111,8 +105,8 @@ async def test_an_unknown_token_is_not_found(site: Served) -> None:
         (["ada"], "not a JSON object"),
     ],
 )
-async def test_a_wrong_request_is_refused(site: Served, body: Any, problem: str) -> None:
-    """The answer is 400 and says which field is wrong."""
+async def test_an_invalid_request_names_the_field(site: Served, body: Any, problem: str) -> None:
+    """The response is 400 and names the invalid field."""
     answer = await site.call("POST", "/tokens", json=body)
 
     assert answer.status_code == 400
@@ -120,23 +114,23 @@ async def test_a_wrong_request_is_refused(site: Served, body: Any, problem: str)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
-async def test_what_is_no_json_is_refused(site: Served, content: bytes) -> None:
-    """Neither a broken body nor a deep or empty one is an error of ours."""
+async def test_an_invalid_body_is_rejected(site: Served, content: bytes) -> None:
+    """An empty, broken or deeply nested body is answered 400."""
     answer = await site.call("POST", "/tokens", content=content)
 
     assert answer.status_code == 400
 
 
-async def test_a_wrong_environment_is_refused(site: Served) -> None:
-    """There are two."""
+async def test_an_unknown_environment_is_rejected(site: Served) -> None:
+    """An environment other than development and production is answered 400."""
     answer = await site.call("POST", "/tokens", json={"external_user_id": "ada"}, environment="staging")
 
     assert (answer.status_code, "'staging' is not an environment" in answer.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": ""}, {"authorization": "Bearer nonsense"}])
-async def test_nobody_makes_tokens_without_one(site: Served, headers: Mapping[str, str]) -> None:
-    """The API's own access token is needed."""
+async def test_an_access_token_is_required(site: Served, headers: Mapping[str, str]) -> None:
+    """A request without a valid access token is answered 401."""
     url = f"/v1/connect/{site.project.project_id}/tokens"
 
     answer = await site.http.post(url, json={"external_user_id": "ada"}, headers=headers)
@@ -144,8 +138,8 @@ async def test_nobody_makes_tokens_without_one(site: Served, headers: Mapping[st
     assert answer.status_code == 401
 
 
-async def test_a_client_for_other_things_makes_no_tokens(site: Served) -> None:
-    """A token of narrower scope is refused."""
+async def test_the_scope_is_required(site: Served) -> None:
+    """An access token without the scope is answered 403."""
     url = f"/v1/connect/{site.project.project_id}/tokens"
     narrow = site.headers("connect:accounts:read")
 
@@ -154,15 +148,15 @@ async def test_a_client_for_other_things_makes_no_tokens(site: Served) -> None:
     assert (answer.status_code, "connect:tokens:create" in answer.json()["error"]) == (403, True)
 
 
-async def test_another_project_is_not_here(site: Served) -> None:
-    """The project in the path is ours or none."""
+async def test_another_project_is_not_found(site: Served) -> None:
+    """A path with the id of another project is answered 404."""
     answer = await site.call("POST", "/v1/connect/proj_other/tokens", json={"external_user_id": "ada"})
 
     assert answer.status_code == 404
 
 
-async def test_validate(site: Served) -> None:
-    """The page's own question: whose token it is, and the app in full, as SDKs require it."""
+async def test_a_valid_token(site: Served) -> None:
+    """The response has the token's project and environment, and the app with every field of the API."""
     made = await make(site, success_redirect_uri="https://example.com/ok")
 
     answer = await site.http.get(f"/v1/connect/tokens/{made['token']}/validate", params={"app_id": "slack"})
@@ -175,8 +169,8 @@ async def test_validate(site: Served) -> None:
     assert told["app"] == (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]
 
 
-async def test_an_app_by_its_id(site: Served, visitor: Visitor) -> None:
-    """The id that the API tells of an app names it here, too."""
+async def test_an_app_is_named_by_its_id(site: Served, visitor: Visitor) -> None:
+    """The validation and the page accept the app's id instead of the slug."""
     app = (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]["id"]
     made = await make(site)
 
@@ -188,14 +182,14 @@ async def test_an_app_by_its_id(site: Served, visitor: Visitor) -> None:
     assert page.hidden["app"] == "slack"
 
 
-async def test_validate_says_what_is_wrong(site: Served) -> None:
-    """In the platform's words; the status is 200, as its model has it."""
+async def test_an_invalid_token_is_answered_200_with_the_reason(site: Served) -> None:
+    """The platform's response has status 200 and its own messages."""
     made = await make(site, expires_in=60)
     url = f"/v1/connect/tokens/{made['token']}/validate"
 
     unknown = await site.http.get("/v1/connect/tokens/ctok_0/validate")
     no_app = await site.http.get(url, params={"app_id": "No App!"})
-    moved(site).advance(61)
+    site.clock.advance(61)
     late = await site.http.get(url)
 
     assert [answer.status_code for answer in (unknown, no_app, late)] == [200, 200, 200]
@@ -207,8 +201,8 @@ async def test_validate_says_what_is_wrong(site: Served) -> None:
     assert late.json()["error"].startswith("This link has expired.")
 
 
-async def test_validate_an_account_to_be_connected_again(site: Served) -> None:
-    """The token is good for an account of its user's, and for no other."""
+async def test_an_account_to_reconnect_must_belong_to_the_user(site: Served) -> None:
+    """The validation accepts an account of the token's user, and no other account."""
     for user in ("ada", "bob"):
         site.directory.add_account(
             app="slack", credentials={"api_key": "k"}, external_user_id=user, account_id=f"apn_{user}"
@@ -225,12 +219,12 @@ async def test_validate_an_account_to_be_connected_again(site: Served) -> None:
     assert "no slack account apn_bob of this user" in others["error"]
 
 
-async def test_rate_limit(tmp_path: Path) -> None:
-    """Where rate limits are applied, a user gets 100 tokens a minute; others are not concerned."""
+async def test_the_rate_limit_of_new_tokens(tmp_path: Path) -> None:
+    """If rate limits apply, a user gets 100 tokens a minute; other users are not affected."""
     async with served(tmp_path, applies_rate_limits=True) as site:
         answers = [await site.call("POST", "/tokens", json={"external_user_id": "ada"}) for _ in range(101)]
         other = await site.call("POST", "/tokens", json={"external_user_id": "bob"})
-        moved(site).advance(61)
+        site.clock.advance(61)
         later = await site.call("POST", "/tokens", json={"external_user_id": "ada"})
 
     assert [answer.status_code for answer in answers] == [200] * 100 + [429]
@@ -239,11 +233,19 @@ async def test_rate_limit(tmp_path: Path) -> None:
     assert (other.status_code, later.status_code) == (200, 200)
 
 
-async def test_a_link_for_the_notebook(site: Served) -> None:
-    """A link can be had without the API, for one app."""
+async def test_a_link_is_created_without_the_api(site: Served) -> None:
+    """`create_link` returns a link for one app, with a valid token."""
     url = create_link(site.context, external_user_id="ada", environment="production", app="slack").url
 
     found = find_token(site.context, token_of(url))
     assert url.endswith("&connectLink=true&app=slack")
     assert found is not None
     assert (found.external_user_id, found.environment) == ("ada", "production")
+
+
+async def test_a_user_id_that_cannot_be_stored_is_rejected(site: Served) -> None:
+    """A lone surrogate and NUL in the user's id are answered 400."""
+    for user in ("\ud800", "a\0b"):
+        content = json.dumps({"external_user_id": user})
+        answer = await site.call("POST", "/tokens", content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""What the product's back end is told."""
+"""Events that the product's back end receives."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from tests.server.served import Served, served
 
 @dataclass
 class BackEnd:
-    """A product's back end; answers the given statuses, then 200."""
+    """A product's back end: responds with the given statuses, then with 200."""
 
     url: str = ""
     answers: list[int] = field(default_factory=list)
     got: list[tuple[str, bytes]] = field(default_factory=list)
 
     async def hook(self, request: Request) -> Response:
-        """Take an event."""
+        """Receive an event."""
         self.got.append((request.headers["x-pd-signature"], await request.body()))
         return Response(status_code=self.answers.pop(0) if self.answers else 200)
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What came, read."""
+        """The parsed events."""
         return [json.loads(body) for _, body in self.got]
 
 
 @pytest.fixture
 def back_end() -> Iterator[BackEnd]:
-    """It, on a socket."""
+    """A running back end."""
     back_end = BackEnd()
     with running(Starlette(routes=[Route("/hook", back_end.hook, methods=["POST"])])) as url:
         back_end.url = f"{url}/hook"
@@ -52,15 +52,15 @@ def back_end() -> Iterator[BackEnd]:
 
 
 async def connect(site: Served, visitor: Visitor, back_end: BackEnd) -> str:
-    """Connect an account; the token."""
+    """Connect an account; returns the Connect token."""
     made = await make(site, webhook_uri=back_end.url)
     page = await visitor.open(made["connect_link_url"], app="slack")
     await visitor.fill(page, api_key="k-0123456789")
     return str(made["token"])
 
 
-async def test_success(site: Served, visitor: Visitor, back_end: BackEnd) -> None:
-    """The account is told of, without its credentials."""
+async def test_a_connected_account_is_reported(site: Served, visitor: Visitor, back_end: BackEnd) -> None:
+    """The event has the account, without credentials."""
     token = await connect(site, visitor, back_end)
 
     account = site.directory.newest_account("ada", "development", "slack")
@@ -74,8 +74,8 @@ async def test_success(site: Served, visitor: Visitor, back_end: BackEnd) -> Non
     assert b"k-0123456789" not in back_end.got[0][1]
 
 
-async def test_signature(site: Served, visitor: Visitor, back_end: BackEnd) -> None:
-    """Whoever has the project's key can check who sent it, and when."""
+async def test_events_are_signed(site: Served, visitor: Visitor, back_end: BackEnd) -> None:
+    """A receiver with the project's key can verify the sender, the time and the body."""
     await connect(site, visitor, back_end)
 
     header, body = back_end.got[0]
@@ -86,16 +86,16 @@ async def test_signature(site: Served, visitor: Visitor, back_end: BackEnd) -> N
     assert int(at) == int(site.context.clock.now().timestamp())
 
 
-async def test_the_key_stays(tmp_path: Path) -> None:
-    """The key is the project's: the same whenever it is opened."""
+async def test_the_signing_key_is_stored_in_the_project(tmp_path: Path) -> None:
+    """The key is the same each time the project is opened."""
     with Project.open(tmp_path / ".pdkernel") as project:
         first = get_signing_key(project)
     with Project.open(tmp_path / ".pdkernel") as project:
         assert get_signing_key(project) == first
 
 
-async def test_failure(tmp_path: Path, back_end: BackEnd) -> None:
-    """A connection that is refused for good is told of with its reason."""
+async def test_a_failed_connection_is_reported(tmp_path: Path, back_end: BackEnd) -> None:
+    """The event has the reason."""
     async with served(tmp_path, max_development_users=0) as site:
         await connect(site, Visitor(site), back_end)
 
@@ -104,8 +104,8 @@ async def test_failure(tmp_path: Path, back_end: BackEnd) -> None:
     assert event["error"] == "You've hit your limit on the number of external users you can connect."
 
 
-async def test_it_is_asked_again(site: Served, visitor: Visitor, back_end: BackEnd) -> None:
-    """A back end that fails twice gets the event the third time."""
+async def test_a_failed_delivery_is_repeated_twice(site: Served, visitor: Visitor, back_end: BackEnd) -> None:
+    """A back end that fails twice receives the event at the third attempt."""
     back_end.answers = [500, 503]
 
     await connect(site, visitor, back_end)
@@ -113,10 +113,10 @@ async def test_it_is_asked_again(site: Served, visitor: Visitor, back_end: BackE
     assert len(back_end.got) == 3
 
 
-async def test_a_dead_back_end_hurts_nobody(
+async def test_a_failing_back_end_does_not_prevent_the_connection(
     site: Served, visitor: Visitor, back_end: BackEnd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The account is connected all the same; the log says what was not told, without token and address."""
+    """The account is connected, and the log names the undelivered event without token and URL."""
     back_end.answers = [500, 500, 500]
 
     token = await connect(site, visitor, back_end)
@@ -126,8 +126,8 @@ async def test_a_dead_back_end_hurts_nobody(
     assert token not in caplog.text
 
 
-async def test_the_api_tells_too(site: Served, back_end: BackEnd) -> None:
-    """An account that the product's own page connects, without ours, is told of in the same way."""
+async def test_an_account_connected_over_the_api_is_reported(site: Served, back_end: BackEnd) -> None:
+    """An account that is connected without the pages causes the same event."""
     made = await make(site, webhook_uri=back_end.url)
     body = {"app_slug": "slack", "cfmap_json": '{"api_key": "k-0123456789"}', "connect_token": made["token"]}
 

@@ -1,4 +1,4 @@
-"""A project that is served."""
+"""A served project."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tests.server.served import Served, served
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
-    """A fresh project, served."""
+    """A new project that is served."""
     async with served(tmp_path) as site:
         yield site

@@ -1,4 +1,4 @@
-"""The token endpoint, in the three ways that SDKs ask it."""
+"""The token and revocation endpoints, as SDKs call them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import jwt
 import pytest
 
-from pdkernel.clock import ManualClock
 from pdkernel.project import Project
 from pdkernel.server import create_app
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize
@@ -20,14 +19,8 @@ from tests.server.served import Served
 TOKEN = "/v1/oauth/token"
 
 
-def moved(site: Served) -> ManualClock:
-    """The clock of the project."""
-    assert isinstance(site.context.clock, ManualClock)
-    return site.context.clock
-
-
 async def test_credentials_as_json(site: Served) -> None:
-    """Python and JS 2.x and 3.x send JSON."""
+    """Python and JS SDKs 2.x and 3.x send JSON."""
     fields = {
         "client_id": site.client.client.id,
         "client_secret": site.client.secret,
@@ -44,7 +37,7 @@ async def test_credentials_as_json(site: Served) -> None:
 
 
 async def test_credentials_as_a_form(site: Served) -> None:
-    """JS 1.6 and 1.8 send a form, with fields that say nothing here."""
+    """JS SDKs 1.6 and 1.8 send a form, with fields that have no meaning here."""
     fields = {
         "project_id": "proj_x",
         "environment": "development",
@@ -62,7 +55,7 @@ async def test_credentials_as_a_form(site: Served) -> None:
 
 
 async def test_credentials_as_basic(site: Served) -> None:
-    """JS 1.0 sends HTTP Basic and a form that holds the grant only."""
+    """JS SDK 1.0 sends HTTP Basic, and a form with only the grant type."""
     pair = base64.b64encode(f"{site.client.client.id}:{site.client.secret}".encode()).decode()
 
     answer = await site.http.post(
@@ -83,8 +76,8 @@ async def test_credentials_as_basic(site: Served) -> None:
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
     ],
 )
-async def test_what_is_refused(site: Served, change: dict[str, Any], status: int, error: str) -> None:
-    """A wrong secret, an unknown client and a grant of another kind are refused in OAuth's words."""
+async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, Any], status: int, error: str) -> None:
+    """A wrong secret, an unknown client and another grant type get the errors of OAuth 2."""
     fields = {
         "client_id": site.client.client.id,
         "client_secret": site.client.secret,
@@ -100,16 +93,16 @@ async def test_what_is_refused(site: Served, change: dict[str, Any], status: int
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", ""])
-async def test_a_body_that_is_nothing(site: Served, body: bytes, kind: str) -> None:
-    """Whatever cannot be read is the caller's fault."""
+async def test_an_invalid_body_is_rejected(site: Served, body: bytes, kind: str) -> None:
+    """A body that cannot be parsed is answered with a 4xx error of OAuth 2."""
     answer = await site.http.post(TOKEN, content=body, headers={"Content-Type": kind})
 
     assert answer.status_code in (400, 401, 413)
     assert set(answer.json()) == {"error", "error_description"}
 
 
-async def test_a_scope_that_the_client_may_not_have(site: Served) -> None:
-    """A token is never good for more than its client."""
+async def test_a_token_never_has_more_scopes_than_its_client(site: Served) -> None:
+    """A narrower scope is granted, `*` means all scopes of the client, and another scope is rejected."""
     new = site.project.oauth_clients.create("reader", ("connect:accounts:*",))
     fields = {"client_id": new.client.id, "client_secret": new.secret, "grant_type": "client_credentials"}
 
@@ -122,8 +115,8 @@ async def test_a_scope_that_the_client_may_not_have(site: Served) -> None:
     assert (wider.status_code, wider.json()["error"]) == (400, "invalid_scope")
 
 
-async def test_a_token_is_a_signed_one(site: Served) -> None:
-    """A token names its client and its end, is signed with EdDSA, and one of an altered text is refused."""
+async def test_a_token_is_signed(site: Served) -> None:
+    """A token has its client and expiry, is signed with EdDSA, and an altered token is rejected."""
     token = site.project.access_tokens.issue(site.client.client.id, ("*",))
 
     head = jwt.get_unverified_header(token)
@@ -139,19 +132,19 @@ async def test_a_token_is_a_signed_one(site: Served) -> None:
 
 
 async def test_a_token_expires(site: Served) -> None:
-    """An hour later a token is no good."""
+    """A token is rejected after an hour."""
     header = site.headers()["Authorization"]
-    moved(site).advance(3599)
+    site.clock.advance(3599)
     assert authorize(site.context, header).client_id
 
-    moved(site).advance(1)
+    site.clock.advance(1)
 
     with pytest.raises(UnauthorizedError):
         authorize(site.context, header)
 
 
 async def test_a_revoked_token(site: Served) -> None:
-    """A client takes a token of its own back; another client's stays good."""
+    """A client revokes its own token; a token of another client stays valid."""
     token = site.project.access_tokens.issue(site.client.client.id, ("*",))
     other = site.project.access_tokens.issue(site.project.oauth_clients.create().client.id, ("*",))
     fields = {"client_id": site.client.client.id, "client_secret": site.client.secret}
@@ -165,8 +158,8 @@ async def test_a_revoked_token(site: Served) -> None:
 
 
 async def test_another_process_has_the_same_tokens(site: Served, tmp_path: Path) -> None:
-    """A token of one process is good at another on the same database, and what one revokes the other refuses in time."""
-    clock = moved(site)
+    """A second process on the same database accepts a token, and rejects it after a revocation."""
+    clock = site.clock
     token = site.project.access_tokens.issue(site.client.client.id, ("*",))
     with Project.open(tmp_path / ".pdkernel", clock=clock) as other:
         found = other.access_tokens.verify(token)
@@ -178,8 +171,8 @@ async def test_another_process_has_the_same_tokens(site: Served, tmp_path: Path)
         assert other.access_tokens.verify(token) is None
 
 
-async def test_a_key_that_was_just_made_elsewhere(site: Served, tmp_path: Path) -> None:
-    """A token signed with a new key, for a new client, is good at once where both were not known yet."""
+async def test_a_signing_key_of_another_process(site: Served, tmp_path: Path) -> None:
+    """A token that is signed with a new key of another process is valid at once."""
     with Project.open(tmp_path / ".pdkernel", clock=site.context.clock) as other:
         before = site.project.access_tokens.issue(site.client.client.id, ("*",))
         assert other.access_tokens.verify(before)
@@ -192,12 +185,12 @@ async def test_a_key_that_was_just_made_elsewhere(site: Served, tmp_path: Path) 
 
 
 async def test_a_removed_client(site: Served) -> None:
-    """A client that was removed gets no token, and those it has are refused within five seconds."""
+    """A removed client gets no token, and its tokens are rejected within five seconds."""
     header = site.headers()["Authorization"]
     assert authorize(site.context, header).client_id
 
     site.project.oauth_clients.remove(site.client.client.id)
-    moved(site).advance(5.1)
+    site.clock.advance(5.1)
 
     with pytest.raises(UnauthorizedError):
         authorize(site.context, header)
@@ -205,14 +198,14 @@ async def test_a_removed_client(site: Served) -> None:
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic eA==", "Token x", "bearer \udc80"])
-async def test_no_token(site: Served, header: str | None) -> None:
-    """An empty header is none, as the Python SDK sends one."""
+async def test_a_missing_token(site: Served, header: str | None) -> None:
+    """An empty Authorization header, which the Python SDK sends, counts as a missing token."""
     with pytest.raises(UnauthorizedError):
         authorize(site.context, header)
 
 
-async def test_nothing_secret_is_kept(site: Served, tmp_path: Path) -> None:
-    """Neither a secret nor a token nor a signing key stands in the database's files."""
+async def test_no_secret_is_stored_in_plain_text(site: Served, tmp_path: Path) -> None:
+    """The database files contain neither the client's secret nor the token's signature."""
     token = site.project.access_tokens.issue(site.client.client.id, ("*",))
     site.project.access_tokens.revoke(site.project.access_tokens.verify(token))  # type: ignore[arg-type]
 
@@ -225,8 +218,8 @@ async def test_nothing_secret_is_kept(site: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [TOKEN, "/v1/oauth/revoke"])
-async def test_a_body_without_end(site: Served, path: str) -> None:
-    """Whoever has no token yet cannot fill the memory: the rest of a large body is not read."""
+async def test_a_large_body_is_not_read(site: Served, path: str) -> None:
+    """The rest of a body above the limit is not read."""
     read = 0
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -241,8 +234,8 @@ async def test_a_body_without_end(site: Served, path: str) -> None:
     assert read < 10
 
 
-async def test_whoever_goes_away(site: Served) -> None:
-    """A request that ends before its body is no error of ours."""
+async def test_a_client_that_disconnects(site: Served) -> None:
+    """A request that ends before its body is answered 400 without an error of the server."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.disconnect"}
@@ -259,8 +252,8 @@ async def test_whoever_goes_away(site: Served) -> None:
     assert sent[0]["status"] == 400
 
 
-async def test_a_field_that_is_there_twice(site: Served) -> None:
-    """A form with two ids of a client is refused: which is meant nobody can say (RFC 6749, section 3.2)."""
+async def test_a_repeated_field_is_rejected(site: Served) -> None:
+    """A form with two client ids is rejected (RFC 6749, section 3.2)."""
     fields = {
         "client_id": ["other", site.client.client.id],
         "client_secret": site.client.secret,

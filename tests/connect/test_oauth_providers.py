@@ -1,4 +1,4 @@
-"""Origins of the product's pages, as they are given and as browsers write them."""
+"""OAuth providers, and origins of URLs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ from pdkernel.connect.oauth_providers import format_origin
         ("https://user:pw@example.com:8443", "https://example.com:8443"),
     ],
 )
-def test_origins_are_written_as_browsers_do(given: str, origin: str) -> None:
-    """A URL may be given where an origin is meant."""
+def test_the_origin_of_a_url(given: str, origin: str) -> None:
+    """An origin has the form that browsers use; the path and credentials of a URL are dropped."""
     assert format_origin(given) == origin

@@ -1,4 +1,4 @@
-"""What tests of deployed triggers share: a webhook of the product's, deploying, asking."""
+"""Deploys triggers, calls their routes, and receives their webhooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.server.served import Served
 
 
 class Receiver:
-    """Takes webhooks."""
+    """A back end that receives webhooks."""
 
     def __init__(self) -> None:
         seen = self.seen = []  # type: list[tuple[dict[str, str], bytes]]
@@ -33,25 +33,25 @@ class Receiver:
         Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop receiving."""
         self._server.shutdown()
         self._server.server_close()
 
 
 async def deploy(site: Served, *, status: int = 200, headers: Mapping[str, str] | None = None, **body: Any) -> Any:
-    """Deploy ada's trigger."""
-    asked = {"external_user_id": "ada", "id": "depot-new-parcel", "configured_props": {}, **body}
-    answer = await site.call("POST", "/triggers/deploy", json=asked, headers=headers)
+    """Deploy a trigger for ada; returns the data of the response, or its error."""
+    request = {"external_user_id": "ada", "id": "depot-new-parcel", "configured_props": {}, **body}
+    answer = await site.call("POST", "/triggers/deploy", json=request, headers=headers)
     assert answer.status_code == status, answer.text
     return answer.json()["data"] if status == 200 else answer.json()["error"]
 
 
-async def of(site: Served, method: str, path: str, user: str = "ada", **kwargs: Any) -> httpx.Response:
-    """Ask about a trigger of *user*."""
+async def call_trigger(site: Served, method: str, path: str, user: str = "ada", **kwargs: Any) -> httpx.Response:
+    """Call a route of deployed triggers as *user*."""
     params = {"external_user_id": user, **kwargs.pop("params", {})}
     return await site.call(method, f"/deployed-triggers{path}", params=params, **kwargs)
 
 
 async def events(site: Served, trigger: str) -> list[Any]:
-    """What it has emitted, newest first."""
-    return [event["e"] for event in (await of(site, "GET", f"/{trigger}/events")).json()["data"]]
+    """The events that the trigger has emitted, newest first."""
+    return [event["e"] for event in (await call_trigger(site, "GET", f"/{trigger}/events")).json()["data"]]

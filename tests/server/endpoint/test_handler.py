@@ -1,0 +1,202 @@
+"""Requests to endpoints: flags, limits, the event, and isolation of users."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import a_step, a_workflow, python_step
+from tests.server.endpoint.conftest import Serve
+from tests.server.site import Site, site_of
+
+PLACES = ["headers", "params"]
+
+
+def with_flag(where: str, name: str) -> Any:
+    """The argument of an httpx call that sets the flag as a header or in the query."""
+    return {where: {name: "1"}}
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_nostore_does_not_record_the_run(echo: Site, where: str) -> None:
+    """With x-pd-nostore the workflow runs, and the database does not have the event."""
+    mark = "not-recorded-body"
+    answer = await echo.http.post(echo.path(), content=mark, **with_flag(where, "x-pd-nostore"))
+    await echo.http.post(echo.path(), content="recorded-body")
+    (run,) = await echo.runs()
+    path = echo.context.project.sqlite_path
+    assert path is not None
+    with sqlite3.connect(path) as database:
+        rows = [str(row) for table in ("runs", "steps") for row in database.execute(f"select * from {table}")]
+
+    assert answer.json()["body"] == mark
+    assert run.event["body"] == "recorded-body"
+    assert mark not in "".join(rows)
+    assert "recorded-body" in "".join(rows)
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_notrigger_records_the_event_without_steps(echo: Site, where: str) -> None:
+    """With x-pd-notrigger the event is recorded as a test, and no step runs."""
+    answer = await echo.http.post(echo.path(), json={"a": 1}, **with_flag(where, "x-pd-notrigger"))
+    (run,) = await echo.runs()
+
+    assert (answer.status_code, answer.json()["event_id"]) == (200, run.id)
+    assert run.event["body"] == {"a": 1}
+    assert run.context["test"] is True
+    assert [step.status for step in run.steps] == ["not_run"]
+
+
+async def test_a_flag_other_than_1_is_off(echo: Site) -> None:
+    """A flag has an effect only with the value 1."""
+    await echo.http.post(echo.path(), headers={"x-pd-nostore": "0", "x-pd-notrigger": "0"})
+    (run,) = await echo.runs()
+
+    assert run.step("echo").status == "success"
+
+
+async def test_the_rate_limit_of_an_endpoint(serve: Serve) -> None:
+    """If rate limits apply, requests above a burst are answered 429 with `retry-after`."""
+    site = await serve(python_step("quick"), response="default", applies_rate_limits=True)
+    for _ in range(200):
+        answer = await site.http.post(site.path(), headers={"x-pd-nostore": "1"})
+        if answer.status_code == 429:
+            break
+
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "1"
+
+
+USERS = 50
+
+
+ROUNDS = 3
+
+
+PYTHON = """
+import json, os, tempfile
+global left, held
+seen = {
+    "event": pd.steps["trigger"]["event"],
+    "auth": dict(pd.inputs["slack"]["$auth"]),
+    "left": globals().get("left"),
+    "held": globals().get("held"),
+    "environ": dict(os.environ),
+    "files": {name: open(name).read() for name in os.listdir(".") if os.path.isfile(name)},
+    "temporary": os.listdir(tempfile.gettempdir()),
+}
+held = [pd.steps["trigger"]["event"]["body"]]
+left = os.environ["LEFT"] = seen["auth"]["oauth_access_token"]
+open("left.txt", "w").write(left)
+open(os.path.join(tempfile.gettempdir(), left), "w").close()
+return json.loads(json.dumps(seen, default=str))
+"""
+
+
+NODE = """%%pdstep tell --lang node
+const kept = [];
+export default defineComponent({
+  props: { slack: { type: "app", app: "slack" } },
+  async run({ steps, $ }) {
+const fs = await import("node:fs");
+const seen = { left: globalThis.left ?? null, held: kept, env: process.env.LEFT ?? null, above: steps.look, auth: this.slack.$auth,
+  files: fs.readdirSync(".") };
+globalThis.left = this.slack.$auth.oauth_access_token;
+process.env.LEFT = globalThis.left;
+kept.push(globalThis.left);
+await $.respond({ status: 200, body: seen });
+  },
+});
+"""
+
+
+def token(number: int) -> str:
+    """A credential that only this user's account has."""
+    return f"xoxb-mark-{number:03d}-of-its-user"
+
+
+async def read_everything(site: Site, number: int) -> str:
+    """Run the workflow as the user; returns everything that the run can read."""
+    headers = {"x-pd-external-user-id": f"user-{number:03d}"}
+    answer = await site.http.post(site.path(), json={"mine": f"event-mark-{number:03d}"}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+async def test_users_are_isolated_in_shared_workers(tmp_path: Path) -> None:
+    """Each of fifty users reads its own marks, and no mark of another user; so does the record."""
+    steps = (
+        python_step("look", PYTHON, options="--app slack"),
+        a_step(NODE),
+    )
+    async with site_of(tmp_path, a_workflow(*steps, response="custom"), size=4) as site:
+        for number in range(USERS):
+            site.directory.add_account(
+                app="slack", credentials={"oauth_access_token": token(number)}, external_user_id=f"user-{number:03d}"
+            )
+        order = [number for number in range(USERS) for _ in range(ROUNDS)]
+        random.Random(7).shuffle(order)
+        answers = await asyncio.gather(*(read_everything(site, number) for number in order))
+        runs = await site.runs()
+
+    for number, answer in zip(order, answers, strict=True):
+        assert token(number) in answer
+        assert f"event-mark-{number:03d}" in answer
+        others = [
+            mark for other in range(USERS) if other != number for mark in (token(other), f"event-mark-{other:03d}")
+        ]
+        assert [mark for mark in others if mark in answer] == []
+    assert len(runs) == USERS * ROUNDS
+    for run in runs:
+        assert run.external_user is not None
+        mine = run.external_user.removeprefix("user-")
+        text = str(run.to_json())
+        assert f"event-mark-{mine}" in text
+        assert "xoxb-mark" not in text
+        assert [other for other in range(USERS) if f"{other:03d}" != mine and f"event-mark-{other:03d}" in text] == []
+
+
+async def test_a_run_that_cannot_be_recorded(serve: Serve) -> None:
+    """If the journal cannot be written, the caller gets 400 instead of the id of a missing run."""
+    site = await serve(python_step(), response="default")
+    await site.context.engine.journal.close()
+    answer = await site.http.post(site.path(), json={})
+
+    assert answer.status_code == 400
+    assert "could not be recorded" in answer.text
+    assert "error: ProjectError" in (await site.wait_for_lines(1))[0]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "PURGE"])
+async def test_every_method_starts_the_workflow(echo: Site, method: str) -> None:
+    """The event has the method and the body."""
+    answer = await echo.http.request(method, echo.path(), json={"a": 1})
+
+    assert (answer.json()["method"], answer.json()["body"]) == (method, {"a": 1})
+
+
+async def test_headers_of_the_event(echo: Site) -> None:
+    """Header names are in lower case, and values of a repeated header are joined."""
+    headers = [(b"x-twice", b"a"), (b"X-Twice", b"b"), (b"x-pd-custom", "Ü".encode("latin-1"))]
+    answer = await echo.http.post(echo.path(), headers=headers)
+
+    assert answer.json()["headers"]["x-twice"] == "a, b"
+    assert answer.json()["headers"]["x-pd-custom"] == "Ü"
+
+
+async def test_unusual_characters_are_recorded(echo: Site) -> None:
+    """A lone surrogate and NUL pass through the workflow, the journal and the run page."""
+    body: Any = {"half": "\ud800", "nul": "\x00", "\u2028": "\u202e"}
+    answer = await echo.http.post(echo.path(), content=json.dumps(body), headers={"content-type": "application/json"})
+    (run,) = await echo.runs()
+    page = await echo.http.get(f"/-/runs/{run.id}")
+
+    assert answer.status_code == 200
+    assert page.status_code == 200
+    assert run.status == "success"

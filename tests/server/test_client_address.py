@@ -1,0 +1,73 @@
+"""The client's address and scheme behind proxies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.datastructures import Headers
+
+from pdkernel.errors import RequestError
+from pdkernel.server.client_address import is_from_this_machine, parse_networks, resolve_client_ip
+from tests.builders import a_workflow, python_step
+from tests.server.endpoint.conftest import ECHO
+from tests.server.site import site_of
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "expected"),
+    [
+        ("203.0.113.5", "1.1.1.1", (), "203.0.113.5"),
+        ("203.0.113.5", "1.1.1.1", ("10.0.0.0/8",), "203.0.113.5"),
+        ("10.0.0.1", "1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "6.6.6.6, 1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "1.1.1.1, 10.9.9.9", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "nonsense", ("10.0.0.0/8",), "10.0.0.1"),
+        ("10.0.0.1", "", ("10.0.0.0/8",), "10.0.0.1"),
+        ("::1", "2001:db8::1", ("::1/128",), "2001:db8::1"),
+        ("::ffff:10.0.0.1", "1.1.1.1", ("10.0.0.0/8",), "1.1.1.1"),
+        ("::ffff:10.0.0.1", "", (), "10.0.0.1"),
+        ("10.0.0.1", "1.1.1.1:5678", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "[2001:db8::1]:443", ("10.0.0.0/8",), "2001:db8::1"),
+        ("10.0.0.1", "6.6.6.6, 1.1.1.1, ::ffff:10.0.0.2", ("10.0.0.0/8",), "1.1.1.1"),
+        ("10.0.0.1", "[", ("10.0.0.0/8",), "10.0.0.1"),
+    ],
+)
+def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected: str) -> None:
+    """An address in X-Forwarded-For counts if every hop after that address is trusted."""
+    headers = Headers({"x-forwarded-for": forwarded} if forwarded else {})
+
+    assert resolve_client_ip({"type": "http", "client": (peer, 1)}, headers, trusted) == expected
+
+
+async def test_client_ip_and_scheme_of_the_event(tmp_path: Path) -> None:
+    """The event has the address and the scheme that a trusted proxy reports."""
+    workflow = a_workflow(python_step("echo", ECHO), response="custom")
+    forwarded = {"x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https"}
+    async with site_of(tmp_path, workflow, trusted_proxies=("127.0.0.0/8",)) as site:
+        event = (await site.http.post(site.path(), headers=forwarded)).json()
+
+    assert event["client_ip"] == "198.51.100.7"
+    assert event["url"].startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "local"),
+    [
+        ("127.0.0.1", {"host": "localhost:1"}, True),
+        ("::1", {"host": "[::1]:1"}, True),
+        ("127.0.0.1", {"host": "flows.example.com"}, False),
+        ("127.0.0.1", {"host": "localhost", "x-forwarded-for": "1.1.1.1"}, False),
+        ("::ffff:127.0.0.1", {"host": "localhost"}, True),
+        ("192.168.1.2", {"host": "localhost"}, False),
+    ],
+)
+def test_a_request_from_this_machine(peer: str, headers: dict[str, str], local: bool) -> None:
+    """A request counts as local if its peer is loopback, its Host is a loopback name, and no proxy forwarded it."""
+    assert is_from_this_machine({"type": "http", "client": (peer, 1)}, Headers(headers)) is local
+
+
+def test_networks_are_checked() -> None:
+    """A network that is not in CIDR notation is rejected."""
+    with pytest.raises(RequestError, match="not a network"):
+        parse_networks(["10.0.0.0/8", "proxy"])
