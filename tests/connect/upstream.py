@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts.path.startswith("/-/"):
             self._control(parts.path, body)
             return
-        asked: dict[str, Any] = {
+        request: dict[str, Any] = {
             "method": self.command,
             "path": parts.path,
             "query": {name: values[0] for name, values in parse_qs(parts.query).items()},
@@ -117,11 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
             "body": body[:100_000].decode("utf-8", "replace"),
         }
         if not parts.path.endswith("/digest"):
-            self.server.asked.append(asked)
+            self.server.asked.append(request)
         fault = self.server.fault
-        meant = asked["path"].endswith(fault.get("path", "")) and fault.get("within", "") in asked["path"]
-        meant = meant and fault.get("method", asked["method"]) == asked["method"]
-        if fault and meant and self._fail(fault):
+        matches = request["path"].endswith(fault.get("path", "")) and fault.get("within", "") in request["path"]
+        matches = matches and fault.get("method", request["method"]) == request["method"]
+        if fault and matches and self._fail(fault):
             return
         workspace, scope = self.server.tokens.get(
             self.headers.get("authorization", "").removeprefix("Bearer "), ("", "")
@@ -138,16 +138,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif not parts.path.startswith(f"/v1/connect/{PROJECT}/"):
             self._answer(404, {"error": "project not found"})
         else:
-            self._project(parts.path.removeprefix(f"/v1/connect/{PROJECT}/"), asked, body)
+            self._project(parts.path.removeprefix(f"/v1/connect/{PROJECT}/"), request, body)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815  # the names that http.server looks for
 
-    def _project(self, path: str, asked: dict[str, Any], body: bytes) -> None:
-        environment = asked["headers"].get("x-pd-environment", "production")
+    def _project(self, path: str, request: dict[str, Any], body: bytes) -> None:
+        environment = request["headers"].get("x-pd-environment", "production")
         accounts = self.server.accounts[environment]
-        query = asked["query"]
+        query = request["query"]
         place, _, rest = path.partition("/")
-        match (asked["method"], place, rest):
+        match (request["method"], place, rest):
             case ("GET", "accounts", ""):
                 who = query.get("external_user_id")
                 self._page([self._shown(each, query) for each in accounts if who in (None, each["external_id"])], query)
@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
                 accounts[:] = [each for each in accounts if each["id"] != key]
                 self._answer(204, None)
             case ("POST", "accounts", ""):
-                self._create(json.loads(asked["body"]), query, accounts)
+                self._create(json.loads(request["body"]), query, accounts)
             case ("POST", "tokens", ""):
                 url = "https://pipedream.com/_static/connect.html?token=ctok_1"
                 self._answer(
@@ -171,13 +171,13 @@ class _Handler(BaseHTTPRequestHandler):
                 accounts[:] = [each for each in accounts if each["external_id"] != unquote(name)]
                 self._answer(204, None)
             case (_, "proxy", coded):
-                self._proxied(coded, asked)
+                self._proxied(coded, request)
             case (_, "deployed-triggers", _):
-                self._sources(rest, asked)
+                self._sources(rest, request)
             case (_, "events" | "large" | "digest", _):
                 self._of_bodies(place, rest, body)
             case _:
-                self._answer(200, {"echo": asked})
+                self._answer(200, {"echo": request})
 
     def _of_bodies(self, place: str, rest: str, body: bytes) -> None:
         if place == "events":
@@ -207,19 +207,19 @@ class _Handler(BaseHTTPRequestHandler):
         for _ in range(size >> 20):
             self.wfile.write(bytes(1 << 20))
 
-    def _sources(self, rest: str, asked: dict[str, Any]) -> None:
+    def _sources(self, rest: str, request: dict[str, Any]) -> None:
         key, _, more = rest.partition("/")
         if not key:
-            theirs = self.server.webhooks if asked["query"].get("external_user_id") == "ada" else ()
-            self._page([_source(each) for each in theirs], asked["query"])
+            webhooks = self.server.webhooks if request["query"].get("external_user_id") == "ada" else ()
+            self._page([_source(each) for each in webhooks], request["query"])
         elif more == "webhooks":
-            if asked["method"] == "PUT":
-                self.server.webhooks[key] = json.loads(asked["body"])["webhook_urls"]
+            if request["method"] == "PUT":
+                self.server.webhooks[key] = json.loads(request["body"])["webhook_urls"]
             self._answer(200, {"webhook_urls": self.server.webhooks[key]})
         else:
             self._answer(404, {"error": "no such route"})
 
-    def _proxied(self, coded: str, asked: dict[str, Any]) -> None:
+    def _proxied(self, coded: str, request: dict[str, Any]) -> None:
         coded = unquote(coded)
         target = base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode()
         if urlsplit(target).hostname != "api.github.com":
@@ -228,8 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "/slow" in target:
             self._answer(504, {"error": "timeout"})
             return
-        headers = {name: text for name, text in asked["headers"].items() if name != "authorization"}
-        self._answer(201, {"target": target, **asked, "headers": headers}, {"x-from-github": "yes"})
+        headers = {name: text for name, text in request["headers"].items() if name != "authorization"}
+        self._answer(201, {"target": target, **request, "headers": headers}, {"x-from-github": "yes"})
 
     def _create(self, body: dict[str, Any], query: dict[str, str], accounts: list[Any]) -> None:
         if body["app_slug"] == "github":
@@ -267,10 +267,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"data": page, "page_info": info})
 
     def _token(self, body: bytes) -> None:
-        asked = json.loads(body)
-        client, scope = asked.get("client_id"), asked.get("scope") or "*"
+        request = json.loads(body)
+        client, scope = request.get("client_id"), request.get("scope") or "*"
         workspace = {CLIENT_ID: "o_ours", **OTHERS}.get(client)
-        if workspace is None or asked.get("client_secret") != CLIENT_SECRET:
+        if workspace is None or request.get("client_secret") != CLIENT_SECRET:
             self._answer(401, {"error": "invalid_client"})
             return
         token = TOKEN
@@ -303,10 +303,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/-/asked":
             self._answer(200, self.server.asked)
             return
-        told = json.loads(body)
-        self.server.fault = told.get("fault", {})
-        self.server.scope_profiles = told.get("scope_profiles", True)
-        for id_, user, app in told.get("held", []):
+        settings = json.loads(body)
+        self.server.fault = settings.get("fault", {})
+        self.server.scope_profiles = settings.get("scope_profiles", True)
+        for id_, user, app in settings.get("held", []):
             self.server.accounts["development"].append(_account(id_, user, app, "oauth", 30, None))
         self._answer(200, {})
 
@@ -376,18 +376,18 @@ class Upstream:
     @property
     def asked(self) -> list[dict[str, Any]]:
         """Requests that the API received, in order."""
-        asked: list[dict[str, Any]] = self._control.get("/-/asked").json()
-        return asked
+        requests: list[dict[str, Any]] = self._control.get("/-/asked").json()
+        return requests
 
-    def set(self, **told: Any) -> None:
+    def set(self, **settings: Any) -> None:
         """
         Set the behaviour of the API from now on.
 
         Args:
-            told: `fault`, a failure of matching requests; `scope_profiles=False` to omit a field that newer SDKs require;
+            settings: `fault`, a failure of matching requests; `scope_profiles=False` to omit a field that newer SDKs require;
                 `held`, further accounts whose credentials are withheld (id, external user, app).
         """
-        self._control.post("/-/set", json=told)
+        self._control.post("/-/set", json=settings)
 
     def close(self) -> None:
         """Close the connection to the control routes."""

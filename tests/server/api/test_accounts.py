@@ -156,17 +156,17 @@ async def test_an_account_is_connected_with_a_token(site: Served) -> None:
 
 async def test_an_account_is_reconnected(site: Served) -> None:
     """With `account_id` the user's account gets new credentials; another user's account is rejected."""
-    mine, others = connect(site, app="stripe"), connect(site, "grace", app="stripe")
+    own, others = connect(site, app="stripe"), connect(site, "grace", app="stripe")
     body = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}', "connect_token": connect_token(site)}
 
     refused = [
         await site.call("POST", "/accounts", json={**body, "account_id": each}) for each in (others, "apn_none", 7)
     ]
-    made = await site.call("POST", "/accounts", json={**body, "account_id": mine})
+    made = await site.call("POST", "/accounts", json={**body, "account_id": own})
 
     assert [answer.status_code for answer in refused] == [400, 400, 400]
-    assert (made.status_code, made.json()["id"]) == (200, mine)
-    assert dict(site.directory.credentials(mine)) == {"api_key": "k-1234567"}
+    assert (made.status_code, made.json()["id"]) == (200, own)
+    assert dict(site.directory.credentials(own)) == {"api_key": "k-1234567"}
     assert dict(site.directory.credentials(others)) == {"oauth_access_token": SECRET}
 
 
@@ -191,12 +191,12 @@ async def test_invalid_accounts_are_rejected(site: Served) -> None:
 
 async def test_a_connect_token_sees_its_users_accounts(site: Served) -> None:
     """The responses never have credentials, and accounts of other users are not visible."""
-    mine, others = connect(site), connect(site, "grace")
+    own, others = connect(site), connect(site, "grace")
     token = bearer(connect_token(site))
 
     for path in ("/v1/connect/accounts", "/accounts"):
         listed = await site.call("GET", path, headers=token, params={"include_credentials": "true"})
-        assert [account["id"] for account in listed.json()["data"]] == [mine]
+        assert [account["id"] for account in listed.json()["data"]] == [own]
         assert SECRET not in listed.text
     assert (await site.call("GET", f"/accounts/{others}", headers=token)).status_code == 404
     assert (await site.call("GET", "/accounts", headers=token, params={"external_user_id": "grace"})).status_code == 403

@@ -84,8 +84,8 @@ def _cases(described: Operation, exact: APIOperation, free: APIOperation, aim: T
     cases = free.as_strategy()
     if described.query or described.body:
         cases |= free.as_strategy(generation_mode=GenerationMode.NEGATIVE)
-    whose = st.sampled_from(["full"] * 5 + sorted(aim.credentials))
-    odd = st.tuples(cases, whose, st.sampled_from(ENVIRONMENTS))
+    names = st.sampled_from(["full"] * 5 + sorted(aim.credentials))
+    odd = st.tuples(cases, names, st.sampled_from(ENVIRONMENTS))
     return st.tuples(st.tuples(exact.as_strategy(), st.just("full"), st.just("development")), odd)
 
 
@@ -98,7 +98,7 @@ def _send(
     statuses: set[tuple[str, str, int]],
 ) -> None:
     """Send *count* requests to a route, a valid request first, and check each response."""
-    asked = iter(range(count))
+    numbers = iter(range(count))
     with requests.Session() as session:
 
         @seed(number)
@@ -111,7 +111,7 @@ def _send(
         )
         @given(pair=cases)
         def send(pair: tuple[Any, Any]) -> None:
-            case, who, environment = pair[1 if next(asked, 1) else 0]
+            case, who, environment = pair[1 if next(numbers, 1) else 0]
             headers = {"Authorization": aim.credentials[who].encode()}
             if environment is not None:
                 headers["x-pd-environment"] = environment.encode()

@@ -197,9 +197,9 @@ async def test_only_the_users_own_account_is_reconnected(
     shown = await visitor.open(made["connect_link_url"], app=app, accountId=account)
     sent = await visitor.fill(page, api_key="k-stolen")
 
-    said = f"There is no {app} account {account} of this user to reconnect."
-    assert (shown.status, said in shown.words) == (404, True)
-    assert (sent.status, said in sent.words) == (400, True)
+    message = f"There is no {app} account {account} of this user to reconnect."
+    assert (shown.status, message in shown.words) == (404, True)
+    assert (sent.status, message in sent.words) == (400, True)
     assert "<b>" not in shown.html
     assert {site.directory.credentials(each)["api_key"] for each in ("apn_old", "apn_own")} == {"k-old", "k-own"}
 
@@ -400,12 +400,12 @@ async def test_the_authorization_request_uses_pkce(site: Served, visitor: Visito
     away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
 
     assert away.refresh is not None
-    asked = httpx.URL(away.refresh).params
-    assert asked["code_challenge_method"] == "S256"
-    assert len(asked["code_challenge"]) == 43
-    assert len(asked["state"]) == 43
-    assert asked["scope"] == "contacts.read offline"
-    assert asked["redirect_uri"] == "http://127.0.0.1:4000/_static/connect/callback"
+    query = httpx.URL(away.refresh).params
+    assert query["code_challenge_method"] == "S256"
+    assert len(query["code_challenge"]) == 43
+    assert len(query["state"]) == 43
+    assert query["scope"] == "contacts.read offline"
+    assert query["redirect_uri"] == "http://127.0.0.1:4000/_static/connect/callback"
     assert made["token"] not in away.refresh
     assert CLIENT_SECRET not in away.html
 

@@ -161,12 +161,12 @@ async def test_a_valid_token(site: Served) -> None:
 
     answer = await site.http.get(f"/v1/connect/tokens/{made['token']}/validate", params={"app_id": "slack"})
 
-    told = answer.json()
-    assert told["success"] is True
-    assert (told["project_id"], told["project_environment"]) == (site.project.project_id, "development")
-    assert told["success_redirect_uri"] == "https://example.com/ok"
-    assert {"name_slug", "name", "img_src", "categories", "featured_weight", "scope_profiles"} <= set(told["app"])
-    assert told["app"] == (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]
+    result = answer.json()
+    assert result["success"] is True
+    assert (result["project_id"], result["project_environment"]) == (site.project.project_id, "development")
+    assert result["success_redirect_uri"] == "https://example.com/ok"
+    assert {"name_slug", "name", "img_src", "categories", "featured_weight", "scope_profiles"} <= set(result["app"])
+    assert result["app"] == (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]
 
 
 async def test_an_app_is_named_by_its_id(site: Served, visitor: Visitor) -> None:
@@ -174,10 +174,10 @@ async def test_an_app_is_named_by_its_id(site: Served, visitor: Visitor) -> None
     app = (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]["id"]
     made = await make(site)
 
-    told = (await site.http.get(f"/v1/connect/tokens/{made['token']}/validate", params={"app_id": app})).json()
+    result = (await site.http.get(f"/v1/connect/tokens/{made['token']}/validate", params={"app_id": app})).json()
     page = await visitor.open(made["connect_link_url"], app=app)
 
-    assert told["app"]["name_slug"] == "slack"
+    assert result["app"]["name_slug"] == "slack"
     assert "Connect your slack account" in page.words
     assert page.hidden["app"] == "slack"
 
@@ -209,12 +209,12 @@ async def test_an_account_to_reconnect_must_belong_to_the_user(site: Served) -> 
         )
     url = f"/v1/connect/tokens/{(await make(site))['token']}/validate"
 
-    mine, others = [
+    own, others = [
         (await site.http.get(url, params={"app_id": "slack", "account_id": each})).json()
         for each in ("apn_ada", "apn_bob")
     ]
 
-    assert mine["success"] is True
+    assert own["success"] is True
     assert others["success"] is False
     assert "no slack account apn_bob of this user" in others["error"]
 
