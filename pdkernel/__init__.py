@@ -2,7 +2,7 @@
 Write Pipedream workflows in a notebook: one cell, one step.
 
 `%load_ext pdkernel` registers the magics; the `pdkernel` command works on files.
-Importing the package loads no heavy module.
+Importing the package is fast: the magics are imported when the extension is loaded.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class IdGenerator(Protocol):
 
 
 class SystemClock:
-    """The operating system's clock."""
+    """A `Clock` that reads the operating system's clock."""
 
     def now(self) -> datetime:
         """Return the wall time as an aware `datetime` in UTC."""
@@ -61,7 +61,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only by `advance` and `sleep`."""
+    """A `Clock` for tests, which moves only by `advance` and `sleep`."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._now = start

@@ -1,7 +1,7 @@
 """
-Events: the data that starts a workflow, exactly as `steps.trigger.event` holds it.
+Events: the data that starts a workflow, exactly as in `steps.trigger.event`.
 
-The module also parses JSON typed by a person and masks secret headers.
+The module also parses JSON that a person has typed, and masks secret headers.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Event:
 
     Attributes:
         data: An object with any of `method, path, query, headers, body, client_ip, url`; `{}` is a valid event.
-        is_http: Whether the event is an HTTP request. Events of a source or a schedule have other keys, and no headers
-            that name an external user.
+        is_http: Whether the event is an HTTP request. Events of a source or a schedule have other keys, and no headers that
+            name an external user.
     """
 
     data: Mapping[str, JSON] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Event:
     @classmethod
     def from_value(cls, value: JSON, *, label: str = "the event", is_http: bool = True) -> Self:
         """
-        Make an event of *value*.
+        Create an event from *value*.
 
         Args:
             value: An object.
@@ -77,21 +77,21 @@ class Event:
         """
         if not isinstance(value, dict):
             raise EventError(
-                f"{label} is not an event: it is {_describe_json_type(value)}, and an event is an object with any of "
+                f"{label} is not an event: it is {_describe_json_type(value)}. An event is an object with any of "
                 f"{', '.join(EVENT_KEYS)}.",
-                fix="For a bare payload use --body, which wraps it as a POST.",
+                fix="If this is a payload, pass it with --body, which wraps it as a POST.",
             )
         unknown = [key for key in value if key not in EVENT_KEYS]
         if is_http and unknown and not any(key in value for key in EVENT_KEYS):
             raise EventError(
-                f"{label} is not an event: it has {', '.join(map(repr, unknown[:5]))}, and an event is an object "
+                f"{label} is not an event: it has {', '.join(map(repr, unknown[:5]))}. An event is an object "
                 f"with any of {', '.join(EVENT_KEYS)}.",
-                fix="For a bare payload use --body, which wraps it as a POST.",
+                fix="If this is a payload, pass it with --body, which wraps it as a POST.",
             )
         headers = value.get("headers")
         if is_http and headers is not None and not isinstance(headers, dict):
             raise EventError(
-                f"{label}: headers is {_describe_json_type(headers)}, and must be an object of name and value."
+                f"{label} is not an event: its headers are {_describe_json_type(headers)}, but must be an object."
             )
         return cls(value, is_http=is_http)
 
@@ -117,10 +117,10 @@ class Event:
             local = now.astimezone(ZoneInfo(zone))
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise EventError(
-                f"The schedule's time zone is {zone!r}, which does not exist.",
+                f"The schedule's time zone {zone!r} does not exist.",
                 fix="Use an IANA name, such as Europe/Berlin.",
             ) from None
-        # parity[schedule-event]: of the two time zones only these fields have been seen
+        # parity[schedule-event]: only these fields of the two time zones have been observed
         return cls(
             {
                 **{name: schedule[name] for name in ("cron", "interval_seconds") if schedule.get(name) is not None},
@@ -133,7 +133,7 @@ class Event:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """Header values by name, as written."""
+        """The header values by name, with names and values as in the event."""
         headers = self.data.get("headers")
         return headers if isinstance(headers, dict) else {}
 
@@ -146,13 +146,13 @@ class Event:
 
     @property
     def external_user_id(self) -> str | None:
-        """The external user that the event names; None if the header is missing or blank."""
+        """The external user that the `x-pd-external-user-id` header names; None if it is missing or blank."""
         value = (self.header(EXTERNAL_USER_HEADER) or "").strip()
         return value or None
 
     @property
     def environment(self) -> str | None:
-        """The environment that the event names; None if the header is missing or blank."""
+        """The environment that the `x-pd-environment` header names; None if it is missing or blank."""
         value = (self.header(ENVIRONMENT_HEADER) or "").strip()
         return value or None
 
@@ -189,7 +189,7 @@ class Event:
         return replace(self, data={**self.data, "headers": headers})
 
     def header_secrets(self) -> dict[str, str]:
-        """Return secrets by header name, without the scheme (`Bearer`); masked values are left out."""
+        """Return the values of secret headers by name, without the scheme (`Bearer`); values that are masked already are left out."""
         values = {name.lower(): str(self.headers[name]) for name in self._masked_headers}
         secrets = {name: _AUTH_SCHEME.sub("", value) for name, value in values.items()}
         return {name: value for name, value in secrets.items() if value.strip() not in ("", MASK)}
@@ -209,7 +209,7 @@ class Event:
         return f"{type(self).__name__}({self.summary()})"
 
     def digest(self) -> str:
-        """Return 16 hex digits of the hash of the event's data."""
+        """Return 16 hex digits of a hash of the event's data."""
         return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -237,7 +237,7 @@ def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
         raise EventError(
             f"{label} is not JSON: {shown} {why} at line {line}, column {column}.",
             fix="Write null, or a number of at most "
-            f"{sys.get_int_max_str_digits():,} digits: put a longer one between quotation marks.",
+            f"{sys.get_int_max_str_digits():,} digits. Put a longer number in quotes.",
             line=line,
             column=column,
         ) from None
@@ -255,7 +255,7 @@ def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
 
 _LARGE_NUMBER = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")
 _SHOWN = 40
-"""Characters of a refused number that an error shows."""
+"""Maximum number of characters of a refused number in an error message."""
 
 
 class _NotJSONError(ValueError):
@@ -268,7 +268,7 @@ def _refuse_constant(word: str) -> JSON:
 
 def _float(word: str) -> float:
     number = float(word)
-    if math.isinf(number):  # a number in JSON, and Infinity in every language that reads it
+    if math.isinf(number):  # valid JSON, but every language reads it as Infinity
         raise _NotJSONError(word, "is not a JSON value")
     return number
 

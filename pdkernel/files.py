@@ -1,4 +1,4 @@
-"""Safe access to untrusted files: regular files only, no link followed inside a folder, no blocking on a FIFO."""
+"""Reads and writes untrusted files safely: only regular files, no links inside a folder, no blocking on a FIFO."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def read_file(path: Path) -> bytes:
 
 def open_inside(folder: Path, name: str) -> IO[bytes]:
     """
-    Open the regular file *name* in *folder* for reading; neither of them may be a link.
+    Open the regular file *name* in *folder* for reading. Neither the file nor the folder may be a link.
 
     Raises:
-        OSError: The file does not exist, one of the two is a link, or *name* is a path.
+        OSError: The file does not exist, file or folder is a link, or *name* contains a path separator.
     """
     with _open_folder(folder, name) as folder_fd:
         return _open_regular(os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=folder_fd))
@@ -38,7 +38,7 @@ def write_inside(folder: Path, name: str, content: bytes) -> None:
     Write the file *name* in *folder* atomically; a link of that name is replaced, not followed.
 
     Raises:
-        OSError: The file cannot be written, *folder* is a link, or *name* is a path.
+        OSError: The file cannot be written, *folder* is a link, or *name* contains a path separator.
     """
     with _open_folder(folder, name) as folder_fd:
         temporary_name = f".{secrets.token_hex(8)}"

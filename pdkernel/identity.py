@@ -27,7 +27,7 @@ ACCESS_TOKEN_FIELD = "oauth_access_token"  # noqa: S105  # a name, not a token
 """The name of the access token in the credentials of an OAuth account."""
 
 MAX_EXTERNAL_USER_ID_CHARACTERS = 250
-"""Characters in an external user id (Connect API documentation)."""
+"""Maximum number of characters of an external user id (Connect API documentation)."""
 
 
 def parse_environment(text: str | None) -> Environment:
@@ -38,7 +38,7 @@ def parse_environment(text: str | None) -> Environment:
         RequestError: *text* is neither development nor production.
     """
     if text is None or text == "":
-        return DEFAULT_ENVIRONMENT  # parity[environment-default]: what a missing header means there is not documented
+        return DEFAULT_ENVIRONMENT  # parity[environment-default]: the platform does not document a missing header
     for environment in ENVIRONMENTS:
         if text.lower() == environment:
             return environment
@@ -53,12 +53,14 @@ def check_external_user_id(text: str) -> str:
         RequestError: *text* is blank, longer than 250 characters, or has characters that a database cannot store.
     """
     if not text.strip():
-        raise RequestError("An external user's id cannot be blank.", fix="Use the id that your own product gives them.")
+        raise RequestError(
+            "An external user's id cannot be blank.", fix="Use the id that the user has in your product."
+        )
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RequestError("An external user's id cannot contain NUL characters or lone surrogates.")
     if len(text) > MAX_EXTERNAL_USER_ID_CHARACTERS:
         raise RequestError(
-            f"An external user's id has at most {MAX_EXTERNAL_USER_ID_CHARACTERS} characters, this one {len(text)}."
+            f"An external user's id has at most {MAX_EXTERNAL_USER_ID_CHARACTERS} characters, but this id has {len(text)}."
         )
     return text
 
@@ -82,11 +84,12 @@ class Account:
         app: The app's slug.
         name: A display name.
         external_user_id: The external user who owns the account, or None for the author's own account.
-        environment: Where the account is valid; own accounts are valid in both and carry `development`.
+        environment: The environment in which the account is valid. The author's own accounts have `development`, but are valid
+            in both environments.
         created_at: When the account was connected; a run uses the newest account of an app.
         healthy: False if the credentials are known not to work.
         credential_fields: Names of the credentials, never their values.
-        withheld: Whether Connect withholds the credentials: requests with the account go through Connect's proxy.
+        withheld: Whether Connect withholds the credentials, so that requests with the account go through Connect's proxy.
     """
 
     id: str
@@ -152,7 +155,7 @@ class ProxyAccess:
 
 class WithheldCredentials(Credentials):
     """
-    The `$auth` of an account whose credentials Connect withholds: only the available values.
+    The `$auth` of an account whose credentials Connect withholds; it contains only the available values.
 
     Attributes:
         withheld_names: Names of the withheld credentials.
@@ -206,7 +209,7 @@ class Directory(Protocol):
         ...
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """Return the external user, or None."""
+        """Return the external user with that id in *environment*, or None."""
         ...
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
@@ -236,7 +239,7 @@ class Directory(Protocol):
         ...
 
     def find_account(self, account_id: str) -> Account | None:
-        """Return the account with that id, or None."""
+        """Return the account with the id *account_id*, or None."""
         ...
 
     def credentials(self, account_id: str) -> Credentials:
@@ -245,9 +248,9 @@ class Directory(Protocol):
 
     def nonblocking(self) -> AbstractContextManager[Directory | None]:
         """
-        Return a directory that never blocks, for use from one thread; None if every answer needs waiting.
+        Return a directory that never blocks, for use from one thread; None if it would have no answer without blocking.
 
-        Its methods raise `WouldBlockError` if an answer takes more than a moment.
+        Its methods raise `WouldBlockError` if an answer would block.
         """
         ...
 
@@ -262,7 +265,7 @@ class Directory(Protocol):
         name: str | None = None,
     ) -> Account:
         """
-        Connect an account; an external user is created with their first account.
+        Connect an account. An external user is created with their first account.
 
         Raises:
             AccountExistsError: *account_id* is taken.
@@ -271,10 +274,10 @@ class Directory(Protocol):
 
     def reconnect_account(self, account_id: str, credentials: Mapping[str, str]) -> Account:
         """
-        Replace an account's credentials; its id and creation time stay.
+        Replace an account's credentials; its id and creation time do not change.
 
         Raises:
-            RequestError: There is no such account, or the credentials are not valid.
+            RequestError: The account does not exist, or the credentials are invalid.
         """
         ...
 
@@ -283,9 +286,9 @@ class Directory(Protocol):
         ...
 
     def report_unauthorized(self, account_id: str, since: datetime) -> bool:
-        """Report that the app answered 401 to the credentials of *since*. Return whether new ones can be fetched."""
+        """Report that the app responded with 401 to the credentials that were valid at *since*. Return whether they can be renewed."""
         ...
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Return the credential names to ask for when an account of *app* is connected, best guess first."""
+        """Return the names of the credentials that an account of *app* probably needs, most likely first."""
         ...

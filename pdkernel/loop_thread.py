@@ -1,5 +1,5 @@
 """
-A thread that runs an event loop, for callers that block.
+A thread that runs an event loop, so that callers can block on coroutines.
 
 An interrupt (`KeyboardInterrupt`) of a waiting caller cancels its coroutine.
 """
@@ -24,7 +24,7 @@ class LoopThread:
         self._thread: threading.Thread | None = None
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> ThreadTask[T]:
-        """Start *coroutine* and return at once."""
+        """Start *coroutine* in the loop's thread and return at once."""
         loop = self._running()
         outcome: Future[T] = Future()
         task = ThreadTask(loop, outcome)
@@ -126,7 +126,7 @@ def _copy_outcome(done: asyncio.Task[T], outcome: Future[T]) -> None:
 
 
 async def _cancel_all_tasks() -> None:
-    """Cancel all other tasks, and give transports time to close."""
+    """Cancel all other tasks of the loop, and let transports close."""
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()

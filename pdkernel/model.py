@@ -1,7 +1,7 @@
 """
 The workflow model: triggers and ordered steps as frozen values, with the platform's rules for names.
 
-`notebook` and `definition` read and write workflows.
+`notebook` reads workflows from notebooks; `definition` reads and writes the files that Pipedream deploys.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HttpAuth = Literal["none", "bearer", "oauth"]
 ResponseMode = Literal["default", "custom"]
 
 DEFAULT_TIMEOUT_S: Mapping[str, float] = {"http": 30.0, "email": 30.0, "schedule": 60.0, "source": 60.0}
-"""Seconds a step may run unless `settings.lambda_timeout` says otherwise (platform limits page)."""
+"""Seconds that a step may run, by trigger type, if `settings.lambda_timeout` is not set (platform limits page)."""
 
 MAX_PROP_BYTES = 64 * 1024
 """Limit of a prop's value as written; an expression counts as its text (components reference, "prop limits")."""
@@ -56,8 +56,8 @@ def check_step_name(name: str) -> str:
         if suggestion[0].isdigit():
             suggestion = f"step_{suggestion}"
         raise StepNameError(
-            f"{name!r} cannot be a step's name: steps.NAME takes letters, digits and underscores, "
-            "and starts with a letter or an underscore.",
+            f"{name!r} is not a valid step name: in steps.NAME, NAME has letters, digits and underscores, and starts with a "
+            "letter or an underscore.",
             fix=f"Call it {suggestion!r}.",
             step=name,
         )
@@ -118,7 +118,7 @@ class Trigger:
 
 
 ROUND_TRIP_KEY = "pdkernel"
-"""The key in `extra` for data that is read from a definition only to be written back."""
+"""The key in `extra` for data of a definition that pdkernel does not use but writes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Step:
     One step: a cell, or one entry of `workflow.yaml`.
 
     Attributes:
-        name: `steps.<name>`.
+        name: The name in `steps.<name>`.
         language: Language of the code; pre-built actions are Node.js.
         source: The code exactly as in `entry.py` or `entry.js`; empty for an action.
         uses: Key and version of a pre-built action (`slack-send-message@0.0.20`), or None.
@@ -140,8 +140,8 @@ class Step:
         notes: The step's note, or None.
         line_offset: Lines of the cell above the first line of *source*; 0 for a file.
         cell_index: Index of the notebook cell (the first is 0), or None for a folder.
-        prop_lines: Line of each prop value by its path, for error messages; lines of the cell or of *props_file*. A
-            value without an entry is on the directive's line.
+        prop_lines: Line of each prop value by its path, for error messages: a line of the cell or of *props_file*. A value
+            without an entry is on the directive's line.
         props_file: For a folder, the name of the file that holds the props; None for a cell.
         extra: Fields of a definition that this model does not use, stored for writing them back.
     """
@@ -173,14 +173,16 @@ class Step:
 
     @property
     def dollar_name(self) -> str:
-        """The name of `$` in the step's language."""
+        """The name of the API object in the step's language: `pd` in Python, `$` otherwise."""
         return "pd" if self.language == "python" else "$"
 
     def locate_prop(self, *path: str | int) -> tuple[int | None, str]:
         """
-        Locate the prop at *path*: the line of the cell or None, and a suffix for a message.
+        Locate the value of a prop for an error message.
 
-        The suffix is empty for a cell; for a folder it is ` (workflow.yaml, line 12)`.
+        Returns:
+            The line in the cell or None, and a suffix for the message: empty for a cell, ` (workflow.yaml, line 12)` for a
+            folder.
         """
         lines = (self.prop_lines.get(path[:length]) for length in range(len(path), 0, -1))
         line = next((line for line in lines if line is not None), None)
@@ -190,13 +192,13 @@ class Step:
 
     @property
     def is_code_missing(self) -> bool:
-        """Whether the entry file that the definition names was missing, and the step still has no code."""
+        """Whether the step has no code because the entry file that the definition names was missing."""
         kept = self.extra.get(ROUND_TRIP_KEY)
         return isinstance(kept, dict) and kept.get("missing") is True and not self.source
 
     @property
     def picked_options(self) -> dict[str, JSON]:
-        """Values with the labels of options that were picked in the builder, by prop; changed values are left out."""
+        """The values, with labels, of options that were picked in the builder, by prop. A value that was changed is left out."""
         kept = self.extra.get(ROUND_TRIP_KEY)
         picked = kept.get("picked") if isinstance(kept, dict) else None
         return {
@@ -243,8 +245,8 @@ class Workflow:
 
     Attributes:
         name: The display name.
-        triggers: At least one; `steps.trigger` is the event of the trigger that fired.
-        steps: In the order in which they run.
+        triggers: One or more triggers; `steps.trigger.event` is the event of the trigger that fired.
+        steps: The steps in the order in which they run.
         settings: `lambda_timeout`, `memory`, `concurrency`, ... as in the header.
         origin: The path that the workflow was read from, for messages, or None.
         variables: Environment variables that `pdkernel.yaml` lists as read by the workflow.
@@ -273,7 +275,7 @@ class Workflow:
 
     @property
     def trigger(self) -> Trigger:
-        """The first trigger, which a test event represents."""
+        """The first trigger. A test event is an event of this trigger."""
         return self.triggers[0]
 
     def step(self, name: str) -> Step:
@@ -290,15 +292,15 @@ class Workflow:
         raise UnknownStepError(f"The workflow has no step {name!r}. Its steps: {known}.", step=name)
 
     def steps_before(self, name: str) -> tuple[Step, ...]:
-        """Return the steps above *name*."""
+        """Return the steps above the step *name*."""
         return self.steps[: self.steps.index(self.step(name))]
 
     def steps_after(self, name: str) -> tuple[Step, ...]:
-        """Return the steps below *name*."""
+        """Return the steps below the step *name*."""
         return self.steps[self.steps.index(self.step(name)) + 1 :]
 
     def timeout_s(self, step: Step) -> float:
-        """Return the time limit of *step* in seconds."""
+        """Return the time limit of *step* in seconds: its own, the workflow's, or the default of the trigger type."""
         if step.timeout_s is not None:
             return step.timeout_s
         limit = self.settings.get("lambda_timeout")
@@ -324,7 +326,7 @@ class Workflow:
 
     @property
     def version(self) -> str:
-        """Twelve hex digits that change with everything that affects a run."""
+        """A hash of twelve hex digits over everything that affects a run."""
         if self._version is None:
             text = json.dumps(self.versioned_content(), sort_keys=True)
             object.__setattr__(self, "_version", hashlib.sha256(text.encode()).hexdigest()[:12])
@@ -332,7 +334,7 @@ class Workflow:
         return self._version
 
     def versioned_content(self) -> dict[str, Any]:
-        """Return everything that affects a run, as JSON (no cell positions); `version` is its hash."""
+        """Return everything that affects a run, as JSON, without positions of cells; `version` is its hash."""
         return {
             "name": self.name,
             "triggers": [

@@ -1,5 +1,5 @@
 """
-Finds and loads workflows: a SOURCE is a notebook, a workflow's folder, or a folder of both.
+Finds and loads workflows. A SOURCE is a notebook, a workflow's folder, or a folder that contains both.
 
 `pdkernel.yaml` is applied to each workflow.
 """
@@ -47,12 +47,12 @@ __all__ = [
 ]
 
 EVENTS_FOLDER = "events"
-"""Folder beside a source for saved events, `NAME.json`, and their recordings, `NAME.recorded.jsonl`."""
+"""Name of the folder beside a source with saved events, `NAME.json`, and their recordings, `NAME.recorded.jsonl`."""
 _MAX_SIBLING_DEPTH = 4
-"""Levels of folders in which another workflow is searched while a step waits."""
+"""Levels of subfolders that are searched for another workflow while a step waits."""
 _MAX_STAMPED_DEPTH = 4
 _MAX_STAMPED_FILES = 1000
-"""Files of a workflow's folder that are checked for changes; the folder may also hold data."""
+"""Maximum number of files of a workflow's folder that are checked for changes, because the folder may also contain data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class WorkflowSource:
         kind: The kind of *path*.
         workflow: The workflow with `pdkernel.yaml` applied.
         sidecar: The content of `pdkernel.yaml`, or None.
-        assumed_settings: Sentences about assumed settings, for a synced folder without `pdkernel.yaml`.
+        assumed_settings: For a synced folder without `pdkernel.yaml`, sentences about the settings that are assumed.
     """
 
     path: Path
@@ -86,7 +86,7 @@ def load_workflow(path: Path) -> Workflow:
 
     Raises:
         NotebookError: There is no workflow, or there are several.
-        DefinitionError: The workflow is wrong.
+        DefinitionError: The workflow is invalid.
         RequestError: Its `pdkernel.yaml` has unanswered entries.
     """
     return load_source(path).workflow
@@ -98,13 +98,13 @@ def load_source(path: Path, *, unanswered: UnansweredPolicy = "refuse") -> Workf
 
     Args:
         path: A notebook, a workflow's folder, or a folder with one workflow.
-        unanswered: `keep` is for callers that run nothing. It accepts unanswered app props, steps without code and
+        unanswered: `refuse` for callers that run the workflow. `keep` accepts unanswered app props, steps without code and
             unsupported entries.
     """
     found = [path] if (path / WORKFLOW_FILE).is_file() else list(_iter_source_paths(path))
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
-        raise NotebookError(f"{path} holds {len(found)} workflows: {names}.", fix="Name one of them.")
+        raise NotebookError(f"{path} contains {len(found)} workflows: {names}.", fix="Pass the path of one of them.")
     return _load(found[0], unanswered)
 
 
@@ -124,7 +124,7 @@ def load_sources(path: Path) -> tuple[WorkflowSource, ...]:
 
     Raises:
         NotebookError: There is no workflow, or a file cannot be read.
-        DefinitionError: A workflow is wrong.
+        DefinitionError: A workflow is invalid.
         RequestError: A `pdkernel.yaml` has unanswered entries.
     """
     return tuple(_load(entry) for entry in _iter_source_paths(path))
@@ -136,16 +136,16 @@ def reload_source(source: WorkflowSource) -> WorkflowSource:
 
     Raises:
         NotebookError: The source was removed, or cannot be read.
-        DefinitionError: The workflow is wrong.
+        DefinitionError: The workflow is invalid.
         RequestError: Its `pdkernel.yaml` has unanswered entries.
     """
     if not source.path.exists():
-        raise NotebookError(f"{source.path} does not exist any more.", fix="Restore the file, or name its new path.")
+        raise NotebookError(f"{source.path} does not exist any more.", fix="Restore it, or pass its new path.")
     return _load(source.path)
 
 
 def file_stamps(source: WorkflowSource) -> tuple[tuple[str, int, int], ...]:
-    """Return names, times and sizes of the files of *source*; a different value means that it may have changed."""
+    """Return names, times and sizes of the files of *source*. If the result differs from an earlier one, *source* may have changed."""
     if source.kind == "notebook":
         files = [source.path, get_notebook_sidecar_path(source.path)]
     else:
@@ -208,10 +208,10 @@ def iter_workflow_paths(
 
 def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | None]:
     """
-    Return a function that loads another workflow by name for a step of *source*; it returns None for an unknown name.
+    Return a function that loads another workflow by its name for a step of *source*; it returns None for an unknown name.
 
-    A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path. The
-    search covers the parent folder of *source* and its subfolders.
+    A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path. The search
+    covers the parent folder of *source* and its subfolders.
     """
 
     def find(name: str) -> WorkflowSource | None:
@@ -229,21 +229,24 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
 
 def _iter_source_paths(path: Path) -> Iterator[Path]:
     if not path.exists():
-        raise NotebookError(f"There is no {path}.", fix="Name a notebook, a workflow's folder, or a folder of both.")
+        raise NotebookError(
+            f"{path} does not exist.", fix="Pass a notebook, a workflow's folder, or a folder that contains workflows."
+        )
     if not path.is_dir():
         if path.name == WORKFLOW_FILE:
             path = path.parent
         elif path.suffix != ".ipynb":
             raise NotebookError(
-                f"{path} is neither a notebook nor a workflow's folder.", fix="A notebook's name ends with .ipynb."
+                f"{path} is neither a notebook nor a workflow's folder.",
+                fix="Pass a file that ends with .ipynb, or a folder.",
             )
         yield path
         return
     found = list(iter_workflow_paths(path))
     if not found:
         raise NotebookError(
-            f"{path} holds no workflow: neither a {WORKFLOW_FILE} nor a notebook.",
-            fix="`pdkernel new NAME` creates a notebook to start from.",
+            f"{path} contains no workflow: neither a {WORKFLOW_FILE} nor a notebook.",
+            fix="Pass another folder, or create a notebook: pdkernel new NAME",
         )
     yield from found
 
@@ -262,7 +265,7 @@ def _load(path: Path, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource
 
 
 def _require_complete(workflow: Workflow, unanswered: UnansweredPolicy) -> Workflow:
-    """Return *workflow*; refuse a workflow that runs although its import was incomplete."""
+    """Return *workflow*. With `refuse`, raise an error if its import was incomplete."""
     if unanswered == "refuse":
         check_import_complete(workflow)
     return workflow

@@ -1,5 +1,5 @@
 """
-Environment variables for steps: the project's variables and a `.env` file beside the notebook.
+Environment variables for steps: the project's variables, and a `.env` file beside the notebook.
 
 The values are secrets, like credentials: only steps get them.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:  # the project imports SQLAlchemy, which the magics must not l
 
 def load_variables(project: Project, folder: Path) -> dict[str, str]:
     """
-    Return variables by name; the `.env` in *folder* overrides the project's variables.
+    Return the variables by name. The `.env` in *folder* takes precedence over the project's variables.
 
-    A line of `.env` without a value sets nothing.
+    A line of `.env` without a value is ignored.
 
     Raises:
         RequestError: The `.env` cannot be read; the message names file and line.
@@ -43,7 +43,7 @@ def _read_env(file: Path) -> dict[str, str]:
         raise RequestError(f"{file}, line {line}, is not UTF-8 text.", fix="Save the file as UTF-8.") from None
     except OSError as fault:
         raise RequestError(
-            f"{file} cannot be read: {fault.strerror}.", fix="Make it a readable file, or remove it."
+            f"{file} cannot be read: {fault.strerror}.", fix="Make the file readable, or remove it."
         ) from None
     found = {}
     for binding in parse_stream(StringIO(text)):
@@ -56,7 +56,7 @@ def _read_env(file: Path) -> dict[str, str]:
 
 
 def collect_secrets(project: Project, folder: Path) -> list[Secret]:
-    """Return all secrets of *project* and of a `.env` in *folder*; a run uses only some of them."""
+    """Return all secrets of *project* and of the `.env` in *folder*, including those that a run does not use."""
     from pdkernel.engine.account_resolution import list_account_secrets
     from pdkernel.redaction import Secret
 

@@ -1,8 +1,4 @@
-"""
-The package's version.
-
-A module of its own, so that every layer can import it without reading installed metadata.
-"""
+"""The package's version, in a separate module so that every layer can import it without reading installed metadata."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_folder_of_workflows(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("x")
 
     assert [source.workflow.name for source in load_sources(tmp_path)] == ["a", "B"]
-    with pytest.raises(NotebookError, match=r"holds 2 workflows: a\.ipynb, b-p_1"):
+    with pytest.raises(NotebookError, match=r"contains 2 workflows: a\.ipynb, b-p_1"):
         load_workflow(tmp_path)
 
 
@@ -124,9 +124,9 @@ def test_a_missing_source(tmp_path: Path) -> None:
     (tmp_path / "event.json").write_text("{}")
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(NotebookError, match="There is no"):
+    with pytest.raises(NotebookError, match="does not exist"):
         load_workflow(tmp_path / "none.ipynb")
     with pytest.raises(NotebookError, match="neither a notebook nor"):
         load_workflow(tmp_path / "event.json")
-    with pytest.raises(NotebookError, match="holds no workflow"):
+    with pytest.raises(NotebookError, match="contains no workflow"):
         load_sources(tmp_path / "empty")

@@ -1,4 +1,4 @@
-"""Start the kernel: the command of the kernelspec."""
+"""Starts the kernel; the kernelspec runs this module."""
 
 from __future__ import annotations
 

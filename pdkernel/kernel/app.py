@@ -1,4 +1,4 @@
-"""The kernel's class and its start. The IPython extension has all behaviour."""
+"""The kernel's class, and the function that starts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PdKernel(IPythonKernel):
     """
     An IPython kernel with pdkernel loaded.
 
-    `language_info` stays Python's: notebook tools use it to choose export, formatter and highlighting.
+    `language_info` is Python's, because notebook tools choose exporter, formatter and highlighting by it.
     """
 
     implementation = "pdkernel"
@@ -22,16 +22,16 @@ class PdKernel(IPythonKernel):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Not `extension_manager.load_extension`: after it, the `%load_ext pdkernel` that a notebook carries for
-        # plain Python kernels would print a message that the extension is already loaded.
+        # Not `extension_manager.load_extension`: after it, the `%load_ext pdkernel` in a notebook would print a message that the
+        # extension is already loaded.
         pdkernel.load_ipython_extension(self.shell)
 
     @property
     def banner(self) -> str:
-        """The first output of a console."""
+        """The text that a console shows when the kernel has started."""
         return f"Pipedream workflow (pdkernel {pdkernel.__version__}). Each cell is a step: %%pdstep NAME\n"
 
 
 def launch() -> None:
-    """Run a kernel until its front end shuts it down; takes ipykernel's command line."""
+    """Run a kernel until its front end shuts it down. The command line is ipykernel's."""
     IPKernelApp.launch_instance(kernel_class=PdKernel)

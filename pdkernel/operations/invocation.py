@@ -27,7 +27,7 @@ from pdkernel.model import JSON
 TOKEN_PATH = "/v1/oauth/token"  # noqa: S105  # a path
 TIMEOUT_S = 60.0
 SHOWN_HEADERS = ("content-type", "location", "retry-after", "www-authenticate")
-"""Response headers that are shown, besides those that begin with `x-pd-`."""
+"""Response headers that are shown, besides headers that begin with `x-pd-`."""
 
 
 class InvokeError(InternalError):
@@ -51,15 +51,15 @@ class InvokeRequest:
     A request to an endpoint.
 
     Attributes:
-        url: The endpoint's URL; may have a query.
+        url: The endpoint's URL, which may have a query.
         external_user_id: The external user of the run, or None.
         environment: The external user's environment.
-        body: Sent as JSON; None sends no body.
-        method: Upper case.
+        body: The body, sent as JSON; None sends no body.
+        method: The HTTP method in upper case.
         query: Names and values that are added to the URL's query.
-        headers: Additional headers; they replace the headers of identity and token.
-        bearer: A token to send, or None.
-        client: Its token is fetched and sent if *bearer* is None; None sends no token.
+        headers: Additional headers; they take precedence over the headers for user, environment and token.
+        bearer: The token to send, or None.
+        client: If *bearer* is None, the client whose token is fetched and sent; None sends no token.
     """
 
     url: str
@@ -74,7 +74,7 @@ class InvokeRequest:
 
 
 class InvokeResponse(JsonStruct, frozen=True):
-    """The response; *body* is parsed if its content type is JSON and it is valid, else text."""
+    """The response; *body* is the parsed value if the content type is JSON and the body is valid JSON, else the text."""
 
     status: int
     reason: str
@@ -89,7 +89,7 @@ class InvokeResponse(JsonStruct, frozen=True):
 
     @property
     def shown_headers(self) -> dict[str, str]:
-        """The headers that are useful to a person."""
+        """The headers that are shown to a person."""
         return {n: v for n, v in self.headers.items() if n in SHOWN_HEADERS or n.startswith("x-pd-")}
 
     @property
@@ -122,11 +122,11 @@ def invoke(request: InvokeRequest, *, timeout_s: float = TIMEOUT_S, ca_file: Pat
     Args:
         request: The request.
         timeout_s: Seconds for each of the two HTTP requests (token, endpoint).
-        ca_file: A further certificate authority to trust (`pdkernel serve --tls` prints its own).
+        ca_file: A certificate authority to trust besides the public ones (`pdkernel serve --tls` prints its path).
 
     Raises:
-        RequestError: The URL is not valid, or the client gets no token.
-        InvokeError: The endpoint cannot be reached or does not answer in time.
+        RequestError: The URL is invalid, or the token endpoint issues no token to the client.
+        InvokeError: The endpoint cannot be reached or does not respond in time.
     """
     url = _checked(request.url)
     if request.external_user_id is not None:
@@ -160,7 +160,8 @@ def _checked(text: str) -> httpx.URL:
         raise RequestError(f"{text!r} is not a URL: {fault}.", fix="Pass the URL that pdkernel serve prints.") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise RequestError(
-            f"{text!r} is not an endpoint's URL.", fix="pdkernel serve prints it: http://127.0.0.1:8765/eo..."
+            f"{text!r} is not the URL of an endpoint.",
+            fix="Pass the URL that pdkernel serve prints: http://127.0.0.1:8765/eo...",
         )
     return url
 
@@ -194,7 +195,7 @@ def _token(http: httpx.Client, client: ClientCredentials, url: httpx.URL) -> str
 
 
 def explain_missing_token(request: InvokeRequest, response: InvokeResponse) -> str | None:
-    """Return a hint if the endpoint refused the request because it had no token, else None."""
+    """Return a hint if the endpoint refused the request because no token was sent; otherwise None."""
     if response.status != HTTPStatus.UNAUTHORIZED or request.client is not None or request.bearer is not None:
         return None
     return "No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET."

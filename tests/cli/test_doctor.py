@@ -175,7 +175,7 @@ def test_doctor_reports_a_ready_workflow(pdkernel: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("args", "words"),
-    [(["nowhere.ipynb"], "There is no nowhere.ipynb"), (["work.ipynb", "--environment", "staging"], "staging")],
+    [(["nowhere.ipynb"], "nowhere.ipynb does not exist"), (["work.ipynb", "--environment", "staging"], "staging")],
 )
 def test_doctor_refuses_invalid_arguments(pdkernel: Shell, args: list[str], words: str) -> None:
     """A missing source and an unknown environment end with status 2; with --json the error is an object."""

@@ -161,7 +161,7 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
         ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
         ([GREET], ["--body", "{}", "--environment", "staging"], "is not an environment"),
         ([GREET], ["--body", "{}", "--from", "nowhere"], "no step 'nowhere'"),
-        (["%%pdstep my-step\n"], ["--body", "{}"], "cannot be a step's name"),
+        (["%%pdstep my-step\n"], ["--body", "{}"], "is not a valid step name"),
         (["%%pdstep my step\n"], ["--body", "{}"], "step"),
         ([GREET, GREET], ["--body", "{}"], "greet"),
         (["%%pdstep a --lang ruby\n"], ["--body", "{}"], "ruby"),

@@ -140,7 +140,7 @@ def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["nothing.ipynb"], "There is no nothing.ipynb"),
+        (["nothing.ipynb"], "nothing.ipynb does not exist"),
         (["work.ipynb", "--egress", "sometimes"], "not a mode"),
         (["work.ipynb", "--public-url", "flows.example.com"], "is not a valid public URL"),
         (["work.ipynb", "--public-url", "http://[bad"], "is not a valid public URL"),

@@ -206,7 +206,7 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         ("steps: 5", NotebookError, "steps is not a list of mappings (line 1)"),
         ("settings: [1]", NotebookError, "settings is not a mapping (line 1)"),
         (HEAD + "- uses: k@1.0.0", NotebookError, "has no namespace (line 6)"),
-        (HEAD + "- namespace: a-b\n  uses: k@1.0.0", DefinitionError, "cannot be a step's name"),
+        (HEAD + "- namespace: a-b\n  uses: k@1.0.0", DefinitionError, "is not a valid step name"),
         (HEAD + "- namespace: a\n  uses: ./a/entry.js", NotebookError, "there is no such file (line 6)"),
         (HEAD + "- namespace: a\n  uses: ./../x/entry.js", NotebookError, "outside the folder"),
         (HEAD + "- namespace: a\n  uses: k@1.0.0\n  props: 5", NotebookError, "are not a mapping"),

@@ -182,7 +182,7 @@ def refused(folder: Path, notebook: Path) -> PdkernelError:
         ("name: a\nname: b\n", "has the key 'name' twice", 2),
         ("name: a\n\ttriggers: []\n", "is not YAML", 2),
         ("schema: workflow/2031.01\nname: a\n", "has the schema 'workflow/2031.01'", 1),
-        (f"{HEAD}- namespace: a/b\n  uses: k-x@1.0.0\n", "'a/b' cannot be a step's name", LINE),
+        (f"{HEAD}- namespace: a/b\n  uses: k-x@1.0.0\n", "'a/b' is not a valid step name", LINE),
         (f"{HEAD}{CODE}- namespace: a\n  uses: k-x@1.0.0\n", "two steps are called 'a', the other in line 8", LINE + 3),
         (HEAD + CODE.replace("./a/", "../other/"), "outside the folder", LINE),
         (HEAD + CODE.replace("./a/", "/etc/"), "outside the folder", LINE),

@@ -140,7 +140,7 @@ def test_one_problem_keeps_its_message() -> None:
     with pytest.raises(StepNameError) as caught:
         workflow_from_cells([NotebookCell("x"), NotebookCell("# c\n%%pdstep my-step")], name="n")
 
-    assert caught.value.message.startswith("Cell 2: 'my-step' cannot be a step's name")
+    assert caught.value.message.startswith("Cell 2: 'my-step' is not a valid step name")
     assert (caught.value.line, caught.value.fix) == (2, "Call it 'my_step'.")
 
 

@@ -1,21 +1,21 @@
 // @ts-check
 /*
- * The Lab side of pdkernel: gives step cells the colours of their language, makes `code.pd-k` copy its path, and
- * opens the page that a button `.pd-link` asks for.
+ * pdkernel's JupyterLab extension: highlights step cells in their language, copies the path of a clicked `code.pd-k`, and opens
+ * the page that a button `.pd-link` requests.
  *
- * Hand-written and served as it stands: no bundler, no import, no inline script or style, so that it works under a
- * strict content security policy. Knows the directive's first line and the classes `pd-k`, `pd-link` and `pd-open`;
- * nothing of a kernel.
+ * It is written by hand and served unchanged: without bundler, import, inline script or inline style, so that it works under a
+ * strict content security policy. It reads the first line of cells and the classes `pd-k`, `pd-link` and `pd-open` of outputs. It
+ * does not communicate with a kernel.
  */
 (() => {
   'use strict';
 
-  // ---- Colours -------------------------------------------------------------------------------------------------
+  // ---- Highlighting of step cells ---------------------------------------------------------------------------------
 
   const MIME_TYPES = { node: 'text/javascript', bash: 'text/x-sh', go: 'text/x-go' };
   const DIRECTIVE = /^(?:[ \t]*(?:(?:#|\/\/)[^\n]*)?\n)*[ \t]*%%(pdstep|pdworkflow)(?:[ \t]+([^\n]*))?(?:\n|$)/;
 
-  /** The MIME type of a cell by its directive; null leaves it the notebook's own. */
+  /** The MIME type of a cell by its directive; null for a cell without one, or in Python. */
   function mimeTypeOf(source) {
     const found = DIRECTIVE.exec(source);
     if (!found) {
@@ -29,21 +29,21 @@
     return (language && MIME_TYPES[language[1]]) || null;
   }
 
-  /** Keep one cell's MIME type right, whoever changes it: Lab sets its own again with every kernel. */
+  /** Set a cell's MIME type, and set it again after each change: JupyterLab resets it with every kernel. */
   function watchCell(cell, notebook, languages) {
-    let ours = false;
-    const target = () => mimeTypeOf(cell.sharedModel.getSource()) ?? (ours ? notebook.codeMimetype : cell.mimeType);
+    let isSet = false;
+    const target = () => mimeTypeOf(cell.sharedModel.getSource()) ?? (isSet ? notebook.codeMimetype : cell.mimeType);
     const apply = async () => {
       const wanted = target();
       if (cell.mimeType === wanted) {
         return;
       }
-      // An editor loads a language's grammar and then shows it, even if another was asked for meanwhile: the first
-      // grammar must have come, and been shown, before the second is asked for.
+      // An editor loads a grammar and then applies it, even if another grammar was set in the meantime. So the current grammar must
+      // be loaded and applied before the next one is set.
       await Promise.all([cell.mimeType, wanted].map(mime => languages.getLanguage(mime)));
       await new Promise(resolve => setTimeout(resolve));
       if (target() === wanted) {
-        ours = wanted !== notebook.codeMimetype;
+        isSet = wanted !== notebook.codeMimetype;
         cell.mimeType = wanted;
       }
     };
@@ -68,7 +68,7 @@
     });
   }
 
-  // ---- Paths that copy -----------------------------------------------------------------------------------------
+  // ---- Copying of paths -------------------------------------------------------------------------------------------
 
   const KEY = 'code.pd-k';
   const FEEDBACK_MS = 1500;
@@ -85,7 +85,7 @@
     ${KEY}.pd-copied::after { content: "copied"; }
     ${KEY}.pd-not-copied::after { content: "could not copy"; }`;
 
-  /** The text that a key copies, or null. */
+  /** The text that a click on *key* copies, or null. */
   function textOf(key) {
     const title = key.getAttribute('title') || '';
     return title.startsWith('Copy ') ? title.slice('Copy '.length) : null;
@@ -96,7 +96,7 @@
       await navigator.clipboard.writeText(text);
       return true;
     } catch {
-      return copyWithSelection(text); // no permission, or a page served over plain http from another machine
+      return copyWithSelection(text); // without permission, or in a page from another machine without https
     }
   }
 
@@ -118,7 +118,7 @@
     }
   }
 
-  /** A region that screen readers read out when its text changes. */
+  /** Create a region that screen readers read aloud when its text changes; returns a function that sets the text. */
   function makeAnnouncer() {
     const region = document.createElement('div');
     region.id = 'pdkernel-announcer';
@@ -134,7 +134,7 @@
     };
   }
 
-  /** Lab's sanitizer drops role and tabindex from saved outputs; a key is a button all the same. */
+  /** Restore role and tabindex of the keys in *root*: JupyterLab's sanitizer removes both from saved outputs. */
   function restoreButtons(root) {
     for (const key of root.querySelectorAll(`${KEY}[title^="Copy "]`)) {
       key.setAttribute('role', 'button');
@@ -155,14 +155,14 @@
         return;
       }
       event.preventDefault();
-      event.stopImmediatePropagation(); // Enter would put the cell into edit mode, Space would scroll
+      event.stopImmediatePropagation(); // JupyterLab would start editing at Enter, and scroll at Space
       const done = await copy(text);
       const feedback = done ? 'pd-copied' : 'pd-not-copied';
       key.classList.add(feedback);
       setTimeout(() => key.classList.remove(feedback), FEEDBACK_MS);
       announce(done ? `Copied ${text}` : `Could not copy ${text}`);
     };
-    // On window and while capturing: Lab's own shortcuts listen on the document.
+    // On window, in the capture phase: JupyterLab's shortcuts listen on the document.
     window.addEventListener('click', onActivate, true);
     window.addEventListener('keydown', event => {
       const plain = !(event.ctrlKey || event.metaKey || event.altKey || event.shiftKey);
@@ -187,18 +187,18 @@
 
   const OPENS = '.pd-link';
   const PAGE = 'a.pd-open';
-  const CLICK_MS = 4500; // a browser takes what is opened so soon after a click for a part of it
-  const HERE = ['localhost', '127.0.0.1', '[::1]'];
+  const CLICK_MS = 4500; // a browser allows a page to open a window for some seconds after a click
+  const LOOPBACK_HOSTS = ['localhost', '127.0.0.1', '[::1]'];
 
   /**
-   * A button `.pd-link` has the kernel make the address of a page, which arrives as a link `a.pd-open` a moment later: it is
-   * followed as part of the click. Where that came too late, or the page is served on a machine that is not this one, the
-   * link stays.
+   * After a click on a button `.pd-link`, the kernel creates the address of a page and outputs it as a link `a.pd-open`. The link is
+   * opened automatically, unless it arrives too late, or the page is on a loopback address and JupyterLab is on another machine.
+   * Then the link stays in the output.
    */
   function watchPages() {
-    const atHome = HERE.includes(window.location.hostname);
+    const isLocal = LOOPBACK_HOSTS.includes(window.location.hostname);
     const sheet = new CSSStyleSheet();
-    sheet.replaceSync(atHome ? '.pd-elsewhere { display: none; }' : '');
+    sheet.replaceSync(isLocal ? '.pd-elsewhere { display: none; }' : '');
     document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
     let clicked = -Infinity;
     window.addEventListener('click', event => {
@@ -212,7 +212,7 @@
       }
       for (const node of records.flatMap(record => [...record.addedNodes])) {
         const link = node instanceof Element ? (node.matches(PAGE) ? node : node.querySelector(PAGE)) : null;
-        if (link && (atHome || !HERE.includes(link.hostname))) {
+        if (link && (isLocal || !LOOPBACK_HOSTS.includes(link.hostname))) {
           clicked = -Infinity;
           follow(link.href);
           return;
@@ -224,18 +224,18 @@
   function follow(address) {
     const opened = window.open('', '_blank');
     if (opened) {
-      opened.opener = null; // what is opened is not to lead this page elsewhere
+      opened.opener = null; // the opened page must not navigate this page
       opened.location.replace(address);
     }
   }
 
-  // ---- Lab's door ----------------------------------------------------------------------------------------------
+  // ---- Registration of the extension ------------------------------------------------------------------------------
 
   let tokens;
 
   const makePlugin = () => ({
     id: 'pdkernel:plugin',
-    description: 'Colours of each step\'s language, paths that a click copies, and pages that a click opens.',
+    description: 'Highlights step cells in their language, copies paths, and opens pages.',
     autoStart: true,
     requires: tokens,
     activate: (_app, tracker, languages) => {
