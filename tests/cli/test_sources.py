@@ -1,10 +1,17 @@
-"""`pdkernel source`: events from a workflow's event source."""
+"""`pdkernel source`: events from a workflow's event source, of every kind."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from tests.cli.conftest import Shell
+import pytest
+
+from tests.cli.conftest import Ended, Shell
+from tests.cli.kiosk import Kiosk, open_kiosk, write_kiosk
 
 SOURCE = """
 export default {
@@ -67,3 +74,142 @@ def test_a_workflow_without_a_source_is_refused(pdkernel: Shell) -> None:
 
     assert polled.status == 2
     assert "is of type http, not an event source" in polled.stderr
+
+
+# ── event sources of every kind ─────────────────────────────────────────────────────────────────────────
+
+
+KEY = "kiosk-key-5ab1c0"
+SHOW = "%%pdstep show --lang node\nexport default { run({ steps }) { return steps.trigger.event } }"
+
+Poll = Callable[..., Ended]
+
+
+@pytest.fixture
+def kiosk() -> Iterator[Kiosk]:
+    """The app's API."""
+    with open_kiosk() as kiosk:
+        yield kiosk
+
+
+@pytest.fixture
+def poll(pdkernel: Shell, kiosk: Kiosk) -> Poll:
+    """Polls the source of a workflow as ada: `poll("each-sale@0.0.1", "--hook", "deploy")`."""
+    write_kiosk(pdkernel.folder)
+    assert pdkernel("project", "set", "actions", ".").status == 0
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "kiosk", "--credential", "api_key=-", stdin=KEY)
+
+    def run(source: str, *options: str, stdin: str = "") -> Ended:
+        trigger = f"  type: source\n  uses: kiosk-{source}\n"
+        props = "" if source.startswith(("called", "opens")) else "  props:\n    street: Main\n"
+        pdkernel.notebook(f"%%pdworkflow\nname: Sales\ntrigger:\n{trigger}{props}", SHOW)
+        egress = ("--egress", f"stand-in={kiosk.url}")
+        return pdkernel("source", "poll", "work.ipynb", "--external-user", "ada", *egress, *options, stdin=stdin)
+
+    return run
+
+
+def found(ended: Ended) -> list[Any]:
+    """The ids of the new events."""
+    assert ended.status == 0, ended.stderr
+    return [event["id"] for event in ended.json["events"]]
+
+
+def test_a_polling_source_from_deployment_to_run(poll: Poll, pdkernel: Shell, kiosk: Kiosk) -> None:
+    """The deploy hook emits the newest past events, a tick emits new events, and a saved event starts the workflow."""
+    kiosk.sell(1, "paper", 2)
+    kiosk.sell(2, "gum", 1)
+    kiosk.sell(3, "map", 9)
+    deployed = poll("each-sale@0.0.1", "--hook", "deploy", "--json")
+    kiosk.sell(4, "pen", 5)
+    ticked = poll("each-sale@0.0.1", "--save", "sale")
+    ran = pdkernel("run", "work.ipynb", "--event", "events/sale-2.json", "--external-user", "ada", "--json")
+
+    assert found(deployed) == [2, 3]
+    assert ticked.stdout.splitlines()[:4] == [
+        "tick number 300 300", "1. paper for 2", "2. pen for 5", "2 new events, 2 emitted before.",
+    ]  # fmt: skip
+    assert ran.json["steps"][0]["exports"]["$return_value"] == kiosk.sales[3]
+    assert [path for _, path, _ in kiosk.asked] == [
+        "/sales?street=Main&since=0",
+        "/sales?street=Main&since=1700000000003",
+    ]
+    assert kiosk.keys == {f"Bearer {KEY}"}
+
+
+def test_dedupe_greatest(poll: Poll, kiosk: Kiosk) -> None:
+    """`dedupe: "greatest"`: an event emits only if its id is greater than all earlier ids."""
+    kiosk.sell(1, "paper", 2)
+    kiosk.sell(2, "map", 9)
+    first = poll("highest-price@0.0.2", "--json")
+    kiosk.sell(3, "pen", 5)
+    kiosk.sell(4, "atlas", 20)
+    second = poll("highest-price@0.0.2", "--json")
+
+    assert (found(first), found(second)) == ([2, 9], [20])
+
+
+def test_dedupe_last(poll: Poll, kiosk: Kiosk) -> None:
+    """`dedupe: "last"`: events after the last emitted event are new; all events if that event is missing."""
+    kiosk.sell(1, "paper", 2)
+    kiosk.sell(2, "map", 9)
+    first = poll("newest-sale@0.0.3", "--json")
+    kiosk.sell(3, "pen", 5)
+    second = poll("newest-sale@0.0.3", "--json")
+    kiosk.sales = []
+    kiosk.sell(1, "paper", 2)
+    third = poll("newest-sale@0.0.3", "--json")
+
+    assert (found(first), found(second), found(third)) == ([1, 2], [3], [1])
+
+
+def test_a_timer_with_a_cron_expression(poll: Poll) -> None:
+    """The tick and the prop have the cron expression."""
+    ticked = poll("opens@0.1.0", "--json")
+
+    assert ticked.json["events"][0]["event"] == {"cron": "0 7 * * *", "own": "0 7 * * *", "at": True}
+
+
+def test_a_webhook_is_registered_and_removed(poll: Poll, kiosk: Kiosk) -> None:
+    """`activate` registers the given address at the service; `deactivate` reads the stored id."""
+    on = poll("called@0.1.0", "--hook", "activate", "--endpoint", "https://tunnel.example/in", "--json")
+    off = poll("called@0.1.0", "--hook", "deactivate", "--json")
+
+    assert (on.status, off.status) == (0, 0), (on.stdout, off.stdout)
+    assert kiosk.asked == [("POST", "/hooks", {"url": "https://tunnel.example/in"}), ("DELETE", "/hooks/hook_1", None)]
+
+
+def test_a_webhook_is_not_registered_without_an_address(poll: Poll, kiosk: Kiosk) -> None:
+    """Without an address the hook fails with a fix, and the service gets no request."""
+    ended = poll("called@0.1.0", "--hook", "activate")
+
+    assert ended.status == 1
+    assert "needs the public URL of its HTTP interface" in ended.stderr
+    assert "--endpoint URL" in ended.stderr
+    assert kiosk.asked == []
+
+
+def test_a_request_has_its_raw_body(poll: Poll) -> None:
+    """A source verifies the signature of the raw body, responds and emits; a request with a wrong signature emits nothing."""
+    sent = {"number": 7, "name": "Zoë"}
+    raw = json.dumps(sent, ensure_ascii=False, separators=(",", ":"))
+    signature = hmac.new(KEY.encode(), raw.encode(), hashlib.sha256).hexdigest()
+
+    right = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {"X-Kiosk-Signature": signature}, "body": sent}))  # fmt: skip
+    wrong = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {}, "body": sent}))
+    said = poll("called@0.1.0", "--event", "-", stdin=json.dumps({"headers": {}, "body": sent}))
+    as_sent = poll("called@0.1.0", "--event", "-", "--json", stdin=json.dumps({"headers": {"x-kiosk-signature": signature}, "bodyRaw": raw}))  # fmt: skip
+
+    assert right.json["events"][0]["event"] == {**sent, "method": "POST"}
+    assert right.json["response"]["body"] == {"thanks": True}
+    assert (wrong.json["events"], wrong.json["response"]["status"]) == ([], 401)
+    assert "The source answered the request with status 401." in said.stdout
+    assert (as_sent.json["events"], as_sent.json["repeated"]) == ([], 1)
+
+
+def test_a_folder_with_sources_only_is_accepted(pdkernel: Shell) -> None:
+    """A component folder may have no app module and no action."""
+    place = write_kiosk(pdkernel.folder) / "components" / "kiosk"
+    place.joinpath("kiosk.app.mjs").unlink()
+
+    assert pdkernel("project", "set", "actions", ".").status == 0

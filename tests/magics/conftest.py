@@ -17,6 +17,9 @@ from pdkernel.magics.notebook_context import get_session
 from pdkernel.session import Session
 from tests.builders import an_event
 
+CHECK = '%%pdstep check\ndef handler(pd):\n    print("checking")\n    return {"name": pd.steps["trigger"]["event"]["body"]["name"]}\n'
+GREET = "%%pdstep greet --lang node\nexport default defineComponent({\n  async run({ steps }) {\n    return `Hello, ${steps.check.$return_value.name}`;\n  },\n});\n"
+
 
 class Notebook:
     """Runs cells and returns their output."""

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from IPython.core.displaypub import CapturingDisplayPublisher
 
-from tests.magics.conftest import Notebook, Run
-from tests.magics.test_magics import CHECK, GREET
+from tests.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
 from tests.private_pytest import run_pytest
 

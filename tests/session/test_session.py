@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from pdkernel.event import Event
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
 from tests.builders import an_event
+from tests.connect.upstream import PROJECT, Upstream, running_upstream
 from tests.npm_registry import npm_registry
 
 Make = Callable[..., Session]
@@ -325,3 +326,33 @@ def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) 
 
     assert other.external_user == "grace"
     assert ready.find_stale_steps(own) == ready.find_stale_steps(other) == set()
+
+
+# ── a real project ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """The real project's API."""
+    with running_upstream() as api:
+        yield api
+
+
+@pytest.fixture
+def real_session(upstream: Upstream, tmp_path: Path) -> Iterator[Session]:
+    """A session whose environment names the real project."""
+    made = Session(folder=tmp_path, notebook=None, environ={"PDKERNEL_EGRESS": "deny", **upstream.environ})
+    yield made
+    made.close()
+
+
+def test_the_session_has_the_real_projects_users(real_session: Session) -> None:
+    """The notebook's external users are Pipedream's."""
+    assert real_session.directory.project_id == PROJECT
+    assert [user.external_id for user in real_session.directory.users("development")] == ["ada", "bob"]
+
+
+def test_opening_a_project_sends_no_request(real_session: Session, upstream: Upstream) -> None:
+    """Opening a notebook's project sends no request to Pipedream."""
+    assert real_session.directory.project_id == PROJECT
+    assert upstream.asked == []

@@ -1,0 +1,230 @@
+"""`%pduser`, `%pdevent`, `%pdegress` and `%pdpin`, in a real IPython shell."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.kiosk import write_kiosk
+from tests.cli.test_sources import HEADER, SOURCE, STEP
+from tests.magics.conftest import CHECK, GREET, Notebook, Run
+
+
+def test_pduser_reports_a_missing_account(notebook: Notebook, run: Run) -> None:
+    """`%pduser ID` chooses the user and names the missing account with a command."""
+    run("%%pdstep send --app slack --no-run\ndef handler(pd):\n    return 1\n")
+
+    shown = run("%pduser ada")
+
+    assert notebook.session.external_user_id == "ada"
+    assert "slack" in shown
+    assert "pdkernel accounts add --external-user ada --app slack" in shown
+
+
+def test_pduser_reports_a_missing_own_account(notebook: Notebook, run: Run) -> None:
+    """A missing own account is reported with a command; then it is ready like any account."""
+    run("%%pdstep send --app slack=apn_own1 --no-run\ndef handler(pd):\n    return 1\n")
+
+    before = run("%pduser ada")
+    notebook.session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": "x" * 9}, external_user_id=None, account_id="apn_own1"
+    )
+    after = run("%pduser ada")
+
+    assert "1 account to connect" in before
+    assert "pdkernel accounts add --own --app slack --id apn_own1" in before
+    assert "every account is connected" in after
+
+
+def test_event_is_a_variable_with_views(notebook: Notebook, run: Run) -> None:
+    """The variable `event` is the chosen event, with `frame()` as a table and `schema()` as JSON Schema."""
+    run("%pdevent hello")
+
+    run("kinds = (type(event.frame()).__name__, event.schema()['type'])")
+
+    assert notebook.shell.user_ns["kinds"] == ("DataFrame", "object")
+
+
+def test_event_saved_under_a_name(run: Run, tmp_path: Path) -> None:
+    """`%pdevent --save NAME` writes the event to the library."""
+    run("%pdevent hello")
+
+    shown = run("%pdevent --save copy")
+
+    assert "events/copy.json" in shown
+    assert (tmp_path / "events" / "copy.json").is_file()
+
+
+def test_choosing_an_event_reports_drift(run: Run, tmp_path: Path) -> None:
+    """A chosen or sent event with drift is reported with field, step and cell; other events are not."""
+    (tmp_path / "events" / "new.json").write_text('{"method": "POST", "body": {"name": 7, "more": 1}}')
+    (tmp_path / "events" / "same.json").write_text('{"method": "POST", "body": {"name": "Bo", "more": [1]}}')
+    run(CHECK)
+
+    chosen, sent, same = run("%pdevent new"), run("%pdevent new --send"), run("%pdevent same")
+
+    assert re.search(r"body.name is now number; in earlier events it was string. Read by check \(.*line 4\)", chosen), (
+        chosen
+    )
+    assert "body.name is now number" in sent
+    assert "body.name" not in same
+
+
+def test_pdegress_shows_the_policy(run: Run) -> None:
+    """`%pdegress` shows the mode, the proxy without its password, and the unopened hosts."""
+    shown = run("%pdegress allow=slack.com via=http://me:secret@proxy.test:3128 unopened=pinned.test")
+
+    assert "go to slack.com only" in shown
+    assert "through the proxy proxy.test." in shown
+    assert "Calls to pinned.test pass through without decryption." in shown
+    assert "secret" not in shown
+
+
+def test_pin_and_release(run: Run) -> None:
+    """`%pdpin` fixes exports, lists them, and releases them."""
+    run("%pdevent hello")
+    run(CHECK)
+    run(GREET)
+
+    pinned = run('%pdpin check \'{"$return_value": {"name": "Grace"}}\'')
+    greeted = run(GREET)
+    listed = run("%pdpin")
+    released = run("%pdpin --clear check")
+
+    assert "Export and serving ignore pins" in pinned
+    assert "Hello, Grace" in greeted
+    assert "check is pinned" in listed
+    assert "Released: check" in released
+
+
+# ── %pduser --matrix and --what-if ──────────────────────────────────────────────────────────────────────
+
+
+SAY = "%%pdstep say --app slack\ndef handler(pd):\n    raise ValueError('it ran')\n"
+
+
+def connect(notebook: Notebook, user: str) -> None:
+    """Connect a slack account."""
+    notebook.session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": "a-token-of-a-test"}, external_user_id=user
+    )
+
+
+def test_the_matrix_shows_every_user_and_step(notebook: Notebook) -> None:
+    """The matrix has users as rows and steps as columns; no step runs and no user is chosen."""
+    connect(notebook, "ada")
+    notebook.run(SAY)
+
+    said = notebook.run("%pduser --matrix")
+
+    assert "1 of 1 external user can run it. No code was run." in said
+    assert ["ada", "ready", "ready"] in [line.split() for line in said.splitlines()]
+    assert notebook.session.external_user_id is None
+    assert notebook.session.last_execution is None
+
+
+def test_the_matrix_shows_the_test_users_beside_the_notebook(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Test users in `NAME.pdkernel.yaml` have a row before they have an account."""
+    monkeypatch.setenv("PDKERNEL_NOTEBOOK", str(tmp_path / "work.ipynb"))
+    (tmp_path / "work.pdkernel.yaml").write_text("test_users: [grace]\n")
+    connect(notebook, "ada")
+    notebook.run(SAY)
+
+    said = notebook.run("%pduser --matrix")
+
+    assert "1 of 2 external users can run it" in said
+    first = [line.split()[0] for line in said.splitlines() if line.split()]
+    assert [word for word in first if word in ("ada", "grace")][:2] == ["grace", "ada"]
+
+
+def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> None:
+    """The lookup for another user is shown, and the choice does not change."""
+    connect(notebook, "ada")
+    notebook.run(SAY)
+    notebook.run("%pduser ada")
+
+    said = notebook.run("%pduser ada --environment production --what-if")
+
+    assert "✗ external user  ada does not exist in production" in said
+    assert "'ada' exists in development" in said
+    assert (notebook.session.external_user_id, notebook.session.environment) == ("ada", "development")
+    assert notebook.session.last_execution is None
+
+
+def test_what_if_without_accounts(notebook: Notebook) -> None:
+    """A workflow without external users' accounts is shown to run for every user."""
+    notebook.run("%%pdstep one --no-run\ndef handler(pd):\n    return 1\n")
+
+    assert "No step uses an external user's account" in notebook.run("%pduser --what-if")
+
+
+# ── %pdevent --emit ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def parcels(notebook: Notebook, tmp_path: Path) -> Notebook:
+    """A notebook with an event source of a component folder as its trigger."""
+    place = tmp_path / "components" / "depot" / "sources" / "new-parcel"
+    place.mkdir(parents=True)
+    place.joinpath("new-parcel.mjs").write_text(SOURCE)
+    notebook.session.project.settings.set("actions", str(tmp_path / "components"))
+    notebook.run(HEADER)
+    return notebook
+
+
+def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
+    """The emitted event is chosen for steps; a second poll finds no event and keeps the chosen one."""
+    emitted = parcels.run("%pdevent --emit")
+    again = parcels.run("%pdevent --emit")
+    ran = parcels.run(STEP)
+
+    assert "1. Parcel 7\n1 new event, 0 emitted before." in emitted
+    assert "0 new events, 1 emitted before." in again
+    event = parcels.session.event
+    assert event is not None
+    assert event.data == {"parcel": 7}
+    assert parcels.error is None, ran
+    assert "8" in ran
+
+
+def test_a_saved_source_event_is_not_a_request(parcels: Notebook) -> None:
+    """A saved event of a source is loaded without added fields."""
+    parcels.run("%pdevent --emit")
+    parcels.run("%pdevent --save parcel")
+
+    loaded = parcels.run("%pdevent parcel")
+
+    assert "Event parcel" in loaded
+    assert parcels.session.event is not None
+    assert parcels.session.event.data == {"parcel": 7}
+
+
+def test_emit_requires_a_source(notebook: Notebook) -> None:
+    """The message has an example of a source trigger."""
+    said = notebook.run("%pdevent --emit")
+
+    assert "is of type http, not an event source" in said
+
+
+def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path) -> None:
+    """`%pdevent --emit` reports that the source waits for an event; with a file the source's emitted event is chosen."""
+    write_kiosk(tmp_path)
+    notebook.session.project.settings.set("actions", str(tmp_path))
+    source = "export default { ...base, key: 'kiosk-rung', version: '0.1.0', type: 'source', async run({ method, body }) { this.$emit({ method, body }, { summary: 'Rung' }) } };"
+    place = tmp_path / "components" / "kiosk" / "sources" / "rung"
+    place.mkdir()
+    place.joinpath("rung.mjs").write_text(f"const base = {{ props: {{ http: '$.interface.http' }} }};\n{source}")
+    tmp_path.joinpath("request.json").write_text('{"body": {"bell": 2}}')
+    notebook.run(HEADER.replace("depot-new-parcel", "kiosk-rung"))
+
+    without = notebook.run("%pdevent --emit")
+    emitted = notebook.run("%pdevent request.json --emit")
+
+    assert "%pdevent FILE --emit" in without
+    assert "1. Rung" in emitted
+    assert notebook.session.event is not None
+    assert notebook.session.event.data == {"method": "POST", "body": {"bell": 2}}

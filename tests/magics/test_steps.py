@@ -1,0 +1,121 @@
+"""`%%pdstep` and `%%pdworkflow` cells, in a real IPython shell."""
+
+from __future__ import annotations
+
+import re
+
+from tests.magics.conftest import CHECK, GREET, Notebook, Run
+
+
+def test_step_without_an_event_is_registered(run: Run) -> None:
+    """Without an event a step cell shows the step's position and how to run the step."""
+    shown = run(CHECK)
+
+    assert "Step check is step 1 of 1" in shown
+    assert "%pdevent" in shown
+
+
+def test_step_cell_runs_that_step_alone(notebook: Notebook, run: Run) -> None:
+    """With an event a step cell runs its step, on the exports of the steps above."""
+    run("%pdevent hello")
+    run(CHECK)
+
+    shown = run(GREET)
+
+    assert notebook.error is None, shown
+    assert "Hello, Ada" in shown
+    assert "checking" not in shown
+
+
+def test_logs_and_exports_are_shown(run: Run) -> None:
+    """A step cell shows what the step printed and exported."""
+    run("%pdevent hello")
+
+    shown = run(CHECK)
+
+    assert "checking" in shown
+    assert "Ada" in shown
+
+
+def test_comment_above_the_directive_works(notebook: Notebook, run: Run) -> None:
+    """A comment line above `%%pdstep` is accepted, and an error's line counts from the cell's start."""
+    run("%pdevent hello")
+
+    shown = run("# a remark\n\n%%pdstep bad\ndef handler(pd):\n    return 1 / 0\n")
+
+    assert "line 5 of its cell" in shown
+
+
+def test_failed_step_stops_run_all_without_internal_frames(notebook: Notebook, run: Run) -> None:
+    """A failed step raises an error in the cell, with only the user's frames and locals."""
+    run("%pdevent hello")
+
+    shown = run("%%pdstep bad\ndef handler(pd):\n    count = 0\n    return 1 / count\n")
+
+    assert notebook.error is not None
+    assert "ZeroDivisionError" in shown
+    assert "count = 0" in shown
+    assert "site-packages" not in shown
+    assert "interpreter.py" not in shown
+
+
+def test_name_error_explains_plain_cells(run: Run) -> None:
+    """The error for a name of a plain cell explains that steps do not see plain cells."""
+    run("%pdevent hello")
+    run("helper = 1")
+
+    shown = run("%%pdstep bad\ndef handler(pd):\n    return helper\n")
+
+    assert "NameError" in shown
+    assert "plain cells" in shown
+
+
+def test_header_cell_shows_its_settings(notebook: Notebook, run: Run) -> None:
+    """`%%pdworkflow` shows the workflow's name, the trigger's authorization and the response."""
+    shown = run("%%pdworkflow\nname: Greetings\ntrigger:\n  type: http\n  response: custom\n")
+
+    assert "Greetings" in shown
+    assert notebook.session.workflow.trigger.response == "custom"
+
+
+def test_first_cell_reports_missing_requirements(run: Run) -> None:
+    """In a new project the first cell lists the missing users and variables with commands."""
+    shown = run('%%pdstep send --app slack\nimport os\ndef handler(pd):\n    return os.environ["CHANNEL"]\n')
+
+    assert "pdkernel accounts add --external-user ID --app slack" in shown
+    assert "pdkernel env set CHANNEL" in shown
+
+
+def test_editing_a_step_marks_later_steps_stale(run: Run) -> None:
+    """Running an edited step marks the displayed later steps as stale."""
+    run("%pdevent hello")
+    run(CHECK)
+    run(GREET)
+
+    shown = run(CHECK.replace('"checking"', '"again"'))
+
+    assert re.search(r"greet +.*stale|stale.*greet", shown, re.DOTALL)
+
+
+def test_stale_steps_that_were_not_shown_are_named(run: Run) -> None:
+    """Stale steps without a displayed result are named."""
+    run(CHECK.replace("check", "check --no-run", 1))
+    run(GREET.replace("--lang node", "--lang node --no-run"))
+    run("%pdevent hello")
+    run("%pdrun")
+
+    shown = run(CHECK)
+
+    assert "Stale: greet" in shown
+
+
+def test_pinned_step_cell_does_not_run(run: Run) -> None:
+    """The cell of a pinned step registers the step and reports the pin."""
+    run("%pdevent hello")
+    run(CHECK)
+    run("%pdpin check")
+
+    shown = run(CHECK)
+
+    assert "pinned" in shown
+    assert "checking" not in shown
