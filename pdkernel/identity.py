@@ -196,7 +196,7 @@ class Directory(Protocol):
 
     @property
     def project_id(self) -> str:
-        """`proj_...`."""
+        """The id of the project, `proj_...`."""
         ...
 
     @property

@@ -324,7 +324,7 @@ class _Server:
         deadline = time.monotonic() + OUTPUT_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             fits = is_shown(self._output)
-            if self._has_started() if fits is None else fits:
+            if (self._has_started() if fits is None else fits) and not self._has_failed():
                 return self._output, 0
             time.sleep(0.05)
         self._thread.join(5)
@@ -332,6 +332,10 @@ class _Server:
 
     def _has_started(self) -> bool:
         return "stops)" in self._output and "/eo" in self._output and self._output.endswith("\n")
+
+    def _has_failed(self) -> bool:
+        """The server reports an error and will exit with a status."""
+        return any(line.startswith("Error: ") for line in self._output.splitlines())
 
     def close(self) -> None:
         """End the server and wait for its end."""

@@ -69,7 +69,7 @@ class CallContext:
 
 
 class StepBinding:
-    """The context that a token is bound to, with a count of equal requests since the binding."""
+    """The context that a token is bound to; counts equal requests and remembers blocked URLs since the binding."""
 
     def __init__(self, context: CallContext) -> None:
         self.context = context

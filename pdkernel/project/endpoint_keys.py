@@ -18,7 +18,7 @@ from pdkernel.project.schema import endpoints
 from pdkernel.project.upsert import insert_if_absent
 
 TRIGGER_SOURCE_PREFIX = "trigger:"
-"""Prefix of a deployed trigger's id in the column for a workflow's path."""
+"""Prefix of a deployed trigger's id in the column `endpoints.source`."""
 
 _ID = "id://"
 """Prefix of a workflow's path in the row of its id. No path starts with this prefix."""
@@ -77,5 +77,5 @@ class EndpointKeyTable:
 
 
 def format_trigger_source(trigger_id: str) -> str:
-    """The value for a deployed trigger in the column for a workflow's path."""
+    """The value of the column `endpoints.source` for a deployed trigger."""
     return f"{TRIGGER_SOURCE_PREFIX}{trigger_id}"

@@ -88,7 +88,7 @@ class Snippet:
         kind: Language and SDK of the program.
         code: Text of the program.
         succeeded: Whether the program ran and succeeded; None if it was not run.
-        problem: Why the program was not run or failed.
+        problem: Why the program was not run or failed, or a limitation of the SDK.
     """
 
     kind: SnippetKind
@@ -98,7 +98,7 @@ class Snippet:
 
     @property
     def title(self) -> str:
-        """The title, with a tick if the program ran and succeeded."""
+        """The title, with ✓ or ✗ if the program was run."""
         mark = "✓ " if self.succeeded else "✗ " if self.succeeded is False else ""
         return f"{mark}{_TITLES[self.kind]}"
 

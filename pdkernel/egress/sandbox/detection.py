@@ -78,7 +78,11 @@ def start_with_seccomp_listener(start: Callable[[], _T]) -> tuple[_T, int]:
 
 
 def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
-    """Call *start* in a restricted thread; the started processes may connect to *allowed_port* only. Returns its result."""
+    """
+    Call *start* in a restricted thread, and return its result.
+
+    Processes that *start* starts may connect by TCP to *allowed_port* only, and can use no other internet sockets.
+    """
     machine = platform.machine()
 
     def restricted() -> _T:

@@ -73,33 +73,33 @@ class Steps(dict[str, Any]):
         return other | dict(self.items())
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Behave as the method of a dict."""
+        """Return the exports of step *name*, or *default*."""
         return self[name] if name in self else default  # noqa: SIM401 - this is get
 
     def items(self) -> Any:
-        """Behave as the method of a dict."""
+        """Return the names and exports of the steps, all parsed."""
         return dict.items(self._all())
 
     def values(self) -> Any:
-        """Behave as the method of a dict."""
+        """Return the exports of the steps, all parsed."""
         return dict.values(self._all())
 
     def copy(self) -> dict[str, Any]:
-        """Behave as the method of a dict."""
+        """Return a dict of the exports, all parsed."""
         return dict(self.items())
 
     def pop(self, name: str, *default: Any) -> Any:
-        """Behave as the method of a dict."""
+        """Remove step *name* and return its exports, else *default*; raises KeyError without *default*."""
         if name in self:
             self[name]
         return super().pop(name, *default)
 
     def popitem(self) -> tuple[str, Any]:
-        """Behave as the method of a dict."""
+        """Remove and return the last step and its exports."""
         return dict.popitem(self._all())
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        """Behave as the method of a dict."""
+        """Return the exports of step *name*; if it has none, set and return *default*."""
         return self[name] if name in self else super().setdefault(name, default)
 
     def __reduce__(self) -> tuple[Any, ...]:
