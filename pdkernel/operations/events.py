@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdkernel import shape as shapes
 from pdkernel.analysis import Contract, EventComparison, build_example_event, compare_event, derive_contract
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import EventError
 from pdkernel.event import Event
 from pdkernel.files import read_file
@@ -145,8 +145,7 @@ def infer_event_shape(events: Iterable[Event]) -> shapes.Shape:
     return shapes.infer_shape(*(_masked(event) for event in events))
 
 
-@dataclass(frozen=True, slots=True)
-class ContractReport:
+class ContractReport(JsonStruct, frozen=True):
     """
     The contract of a workflow, checked against events.
 
@@ -167,9 +166,9 @@ class ContractReport:
         """Whether every checked event fulfils the contract."""
         return all(each.is_compatible for each in self.comparisons)
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as a JSON value."""
-        comparisons = [each.to_json() for each in self.comparisons]
+    def json_form(self) -> object:
+        """`{"workflow", "events", "example"}` with the keys of the contract."""
+        comparisons = [each.json_form() for each in self.comparisons]
         return {"workflow": self.workflow, **self.contract.to_json(), "events": comparisons, "example": self.example}
 
 

@@ -7,12 +7,12 @@ The export of a workflow as the files that Pipedream deploys, and the proof of t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pdkernel import definition
 from pdkernel.analysis import check_workflow
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import RequestError
 from pdkernel.identity import Directory
 from pdkernel.loop_thread import LoopThread
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 DRY_RUN_NOTE = "No file was written: --dry-run shows the changes only."
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
+class Export(JsonStruct, frozen=True):
     """
     The result of an export.
 
@@ -39,8 +38,8 @@ class Export:
     files: ExportResult
     proof: Proof | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON value; the proof, if any, is at the key `proof`."""
+    def json_form(self) -> object:
+        """The files' JSON; the proof, if any, is at the key `proof`."""
         return {**self.files.to_json(), **({"proof": self.proof.to_json()} if self.proof is not None else {})}
 
 
