@@ -23,7 +23,7 @@ def test_export_writes_the_folder(pdkernel: Shell) -> None:
     ]  # fmt: skip
     assert (pdkernel.folder / "flow/greet/entry.py").read_text() == STEP.split("\n", 1)[1]
     assert "flow: 4 new" in ended.stdout
-    assert "To do by hand" in ended.stdout
+    assert "Set up by hand" in ended.stdout
 
 
 def test_exported_folder_runs_like_the_notebook(pdkernel: Shell) -> None:

@@ -184,7 +184,7 @@ def test_a_webhook_is_not_registered_without_an_address(poll: Poll, kiosk: Kiosk
     ended = poll("called@0.1.0", "--hook", "activate")
 
     assert ended.status == 1
-    assert "needs the public URL of its HTTP interface" in ended.stderr
+    assert "reads the public URL of its HTTP interface" in ended.stderr
     assert "--endpoint URL" in ended.stderr
     assert kiosk.asked == []
 

@@ -268,7 +268,7 @@ def test_an_account_id_is_used_once(directory: Directory) -> None:
     """A second account with the same id is refused, and the first stays unchanged."""
     account = connect(directory, "ada", account_id="apn_1")
 
-    with pytest.raises(AccountExistsError, match="There is an account apn_1 already"):
+    with pytest.raises(AccountExistsError, match="The account apn_1 exists already"):
         connect(directory, "grace", account_id="apn_1")
 
     assert directory.find_account("apn_1") == account

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -247,18 +248,18 @@ def test_a_stored_response_needs_no_connection(
         sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi")
 
     sent = SentMemory()
-    with (
-        host(answer, outside_context(authority)) as port,
-        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, _),
-    ):
-        process = python_process(gateway)
-        process.bind(ledger.binding("live", sent_requests=sent))
-        first = process.request("urllib", "POST", "https://slack.com/messages", "hello")
-        process.bind(ledger.binding("live", sent_requests=sent))
-        second = process.request("urllib", "POST", "https://slack.com/messages", "hello")
-        process.bind(ledger.binding("live", sent_requests=sent, step="other"))
-        third = process.ask("urllib", "POST", "https://slack.com/messages", "hello")
-        process.stop()
+    with ExitStack() as reachable:
+        port = reachable.enter_context(host(answer, outside_context(authority)))
+        with gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, _):
+            process = python_process(gateway)
+            process.bind(ledger.binding("live", sent_requests=sent))
+            first = process.request("urllib", "POST", "https://slack.com/messages", "hello")
+            reachable.close()
+            process.bind(ledger.binding("live", sent_requests=sent))
+            second = process.request("urllib", "POST", "https://slack.com/messages", "hello")
+            process.bind(ledger.binding("live", sent_requests=sent, step="other"))
+            third = process.ask("urllib", "POST", "https://slack.com/messages", "hello")
+            process.stop()
 
     assert first.body == second.body == b"hi"
     assert third["error"].startswith("URLError")

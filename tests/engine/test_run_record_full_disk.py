@@ -30,7 +30,7 @@ async def test_execution_has_the_steps_before_the_full_disk(run: Run) -> None:
     assert execution.status == "error"
     assert execution.error is not None
     assert execution.error.code == "project"
-    assert "The disk is full" in execution.error.message
+    assert "the disk is full" in execution.error.message
     assert execution.step("one").return_value == "x" * 400_000
     assert execution.step("two").status == "not_run"
 

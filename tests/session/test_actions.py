@@ -96,7 +96,7 @@ export default {
 @pytest.mark.parametrize(
     ("shelf", "options", "why"),
     [
-        ("", [], "prop shelf: fill it first"),
+        ("", [], "Choices depend on the prop shelf. Set that prop first."),
         ("shelf: '{{steps.trigger.event.body.shelf}}'", ["top-1", "top-2"], None),
         ("shelf: '{{steps.trigger.event.body.other}}'", [], "prop shelf, whose value is an expression"),
         ("shelf: '{{steps.later.$return_value}}'", [], "prop shelf, whose value is an expression"),

@@ -384,7 +384,7 @@ async def test_write_on_a_full_disk_is_an_error(path: Path) -> None:
     await journal.close()
 
     assert all(isinstance(answer, ProjectError) for answer in answers)
-    assert "The disk is full" in str(answers[0])
+    assert "the disk is full" in str(answers[0])
     assert rows(path, "select id from runs") == [("kept",)]
 
 
