@@ -176,21 +176,21 @@ class Catalog:
             ActionSourceError: The source cannot be reached.
         """
         override = self.lock.version_overrides.get(str(reference))
-        wanted = ActionReference(reference.key, override) if override else reference
-        found = self._find_local(wanted)
+        chosen = ActionReference(reference.key, override) if override else reference
+        found = self._find_local(chosen)
         setting = self.settings.source_setting
         if found is None and setting.source == "connect" and not reference.is_private:
-            found, _ = await self.connect_source.fetch_action(wanted.key, wanted.version)
+            found, _ = await self.connect_source.fetch_action(chosen.key, chosen.version)
         if found is None or (found.file is None and setting.source == "npm"):
-            if setting.source != "npm" or reference.is_private or wanted.key in load_builtin_actions():
+            if setting.source != "npm" or reference.is_private or chosen.key in load_builtin_actions():
                 raise self._not_found(reference)
             self._check_licence(reference)
             if not install:
                 raise ActionNotFoundError(
-                    f"The action {wanted} is not installed in this project, and --no-install forbids its installation.",
-                    fix=f"Install the action: pdkernel actions add {wanted}",
+                    f"The action {chosen} is not installed in this project, and --no-install forbids its installation.",
+                    fix=f"Install the action: pdkernel actions add {chosen}",
                 )
-            found = await self._install_from_npm(wanted, progress)
+            found = await self._install_from_npm(chosen, progress)
         elif found.file is not None and found.file.origin == "npm":
             self.npm_source.lock_component(found)  # its package was installed for another action
         return (
@@ -326,16 +326,16 @@ class Catalog:
 
     @staticmethod
     def _filter_components(components: Iterable[Component], words: str, app: str | None) -> list[Component]:
-        wanted = words.lower().split()
+        searched_words = words.lower().split()
         found: dict[str, tuple[tuple[int, str], Component]] = {}
         for component in components:
             if app is not None and get_app_slug(component.key) != app:
                 continue
             name = f"{component.key} {component.name}".lower()
             text = f"{name} {component.description}".lower()
-            if not all(word in text for word in wanted):
+            if not all(word in text for word in searched_words):
                 continue
-            rank = sum(word not in name for word in wanted)
+            rank = sum(word not in name for word in searched_words)
             known = found.get(component.key)
             if known is None or version_sort_key(known[1].version) < version_sort_key(component.version):
                 found[component.key] = ((rank, component.key), component)

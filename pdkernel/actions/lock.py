@@ -52,8 +52,8 @@ class ActionsLock:
             self._put(_PACKAGES, reference, package_version)
 
     def _read_section(self, name: str) -> dict[str, str]:
-        kept = self._file.load_extra().get(name)
-        return {str(key): str(value) for key, value in kept.items()} if isinstance(kept, dict) else {}
+        section = self._file.load_extra().get(name)
+        return {str(key): str(value) for key, value in section.items()} if isinstance(section, dict) else {}
 
     def _put(self, name: str, key: str, value: str) -> None:
         try:

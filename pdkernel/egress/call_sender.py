@@ -98,8 +98,8 @@ class CallSender:
 
 def _without_compression(headers: Headers) -> Headers:
     """*headers* that ask for an uncompressed response: recordings are readable, and a replay has the same bytes."""
-    kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
-    return [*kept, (b"accept-encoding", b"identity")]
+    others = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
+    return [*others, (b"accept-encoding", b"identity")]
 
 
 async def _call_built_in_stand_in(stand_in: StandIn, request: Request) -> UpstreamResult:
@@ -113,10 +113,10 @@ async def _call_built_in_stand_in(stand_in: StandIn, request: Request) -> Upstre
         headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers},
         body=await request.body.read(),
     )
-    given = stand_in.answer(received)
-    body = json.dumps(given.body, ensure_ascii=False).encode()
+    answer = stand_in.answer(received)
+    body = json.dumps(answer.body, ensure_ascii=False).encode()
     headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
-    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.headers.items()]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
     return UpstreamResult(
-        build_response(given.status, b"", headers, body), CallResult("stand_in", given.status, note=given.note)
+        build_response(answer.status, b"", headers, body), CallResult("stand_in", answer.status, note=answer.note)
     )

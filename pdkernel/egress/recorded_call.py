@@ -86,9 +86,15 @@ class CallRedactor:
         sent = _decoded(headers)
         url = self._text(url, redactor)
         body = self._bytes(body, sent, redactor)
-        kept = tuple((name, self._text(value, redactor)) for name, value in sent if name in _KEPT_REQUEST_HEADERS)
+        kept_headers = tuple(
+            (name, self._text(value, redactor)) for name, value in sent if name in _KEPT_REQUEST_HEADERS
+        )
         return RecordedCall(
-            key=_key(method, url, _value(kept, "content-type"), body), method=method, url=url, headers=kept, body=body
+            key=_key(method, url, _value(kept_headers, "content-type"), body),
+            method=method,
+            url=url,
+            headers=kept_headers,
+            body=body,
         )
 
     def redact_response(
@@ -272,9 +278,9 @@ def _decoded(headers: Headers) -> Sequence[tuple[str, str]]:
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
-def _value(headers: Sequence[tuple[str, str]], wanted: str) -> str:
-    """All values of the header *wanted*, joined with commas."""
-    return ", ".join(value for name, value in headers if name == wanted)
+def _value(headers: Sequence[tuple[str, str]], searched_name: str) -> str:
+    """All values of the header *searched_name*, joined with commas."""
+    return ", ".join(value for name, value in headers if name == searched_name)
 
 
 def _without_account(ref: str) -> str:

@@ -188,12 +188,12 @@ class RecordingFile:
 
     def _nearest(self, call: RecordedCall) -> str:
         """A sentence with the recorded calls that are similar to *call*, and their keys; empty without a similar call."""
-        asked = f"{call.method} {call.url}"
-        same = [key for key, known in self._urls.items() if known == asked]
+        request_line = f"{call.method} {call.url}"
+        same = [key for key, known in self._urls.items() if known == request_line]
         if same:
             keys = ", ".join(key[:12] for key in same[:_MAX_SUGGESTIONS])
-            return f" {asked} is recorded with another body (key {keys})."
-        words = get_close_matches(asked, set(self._urls.values()), n=_MAX_SUGGESTIONS, cutoff=0.5)
+            return f" {request_line} is recorded with another body (key {keys})."
+        words = get_close_matches(request_line, set(self._urls.values()), n=_MAX_SUGGESTIONS, cutoff=0.5)
         near = [
             f"{word} (key {next(key for key, known in self._urls.items() if known == word)[:12]})" for word in words
         ]
@@ -252,12 +252,12 @@ class RecordingFile:
         except UnicodeDecodeError:
             return {"base64": base64.b64encode(body).decode()}
 
-    def _decode_body(self, kept: _Body) -> bytes:
+    def _decode_body(self, encoded: _Body) -> bytes:
         """The bytes of a body. Raises `OSError`."""
-        if kept.file is not None:
-            with open_inside(self._bodies, kept.file) as stream:
+        if encoded.file is not None:
+            with open_inside(self._bodies, encoded.file) as stream:
                 return stream.read()
-        return kept.base64 if kept.base64 is not None else (kept.text or "").encode()
+        return encoded.base64 if encoded.base64 is not None else (encoded.text or "").encode()
 
     @property
     def _bodies(self) -> Path:

@@ -286,22 +286,24 @@ class CallRouter:
             raise
         except NotPublicError:
             return await self._refuse(call, request, refusals.not_public(call.method, call.url))
-        given = result.response
-        kept = tuple(
+        response = result.response
+        stored_headers = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in given.headers
+            for name, value in response.headers
             if name.lower() != b"content-length"
         )
-        record = StoredResponse(given.status, given.reason.decode("latin-1"), kept, content, call.started_at)
+        record = StoredResponse(
+            response.status, response.reason.decode("latin-1"), stored_headers, content, call.started_at
+        )
         # Recorded first, so that the call is in the record even if storing the response fails.
         notes = [note for note in (result.call_result.note, doubt(record)) if note]
         call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
-        if may_have_effect(given.status):
+        if may_have_effect(response.status):
             await self._remember(binding, sent, key, request, record)
         if recorder is not None:
-            recorder(given, content)
-        bodyless = is_bodyless(request.method, given.status)
-        return build_response(given.status, given.reason, given.headers, content, has_no_body=bodyless)
+            recorder(response, content)
+        bodyless = is_bodyless(request.method, response.status)
+        return build_response(response.status, response.reason, response.headers, content, has_no_body=bodyless)
 
     async def _remember(
         self, binding: StepBinding, sent: SentRequestStore, key: str, request: Request, record: StoredResponse
@@ -315,16 +317,18 @@ class CallRouter:
         policy = binding.context.policy
         await request.body.buffer()
         recording = self._recording_file(policy)
-        wanted = recording.call_redactor.redact_request(
+        stored_request = recording.call_redactor.redact_request(
             request.method, request.url, request.headers, await request.body.read(), binding.context.redactor
         )
         safe = is_safe_method(request.method)
-        found = recording.find(binding.context.step, binding.next_ordinal(wanted.key), wanted, safe=safe)
+        found = recording.find(
+            binding.context.step, binding.next_ordinal(stored_request.key), stored_request, safe=safe
+        )
         if isinstance(found, str):
             return call.refuse(refusals.not_recorded(call.method, call.url, policy.mode_text, found))
         if binding.context.memory_recording is not None:
-            nth = binding.next_ordinal(f"in memory {wanted.key}")
-            binding.context.memory_recording.add(binding.context.step, nth, wanted, found, call.duration_ms)
+            nth = binding.next_ordinal(f"in memory {stored_request.key}")
+            binding.context.memory_recording.add(binding.context.step, nth, stored_request, found, call.duration_ms)
         found = restore_secrets(found, binding.context.redactor)
         call.finish(CallResult("replayed", found.status, body_bytes=len(found.body)))
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
@@ -348,23 +352,25 @@ class CallRouter:
         body = await request.body.read()
         prepared = []
         for number, recording in enumerate(recordings):
-            asked = recording.call_redactor.redact_request(
+            stored_request = recording.call_redactor.redact_request(
                 request.method, request.url, request.headers, body, context.redactor
             )
-            prepared.append((recording, asked, binding.next_ordinal(f"recorded {number} {asked.key}")))
+            prepared.append(
+                (recording, stored_request, binding.next_ordinal(f"recorded {number} {stored_request.key}"))
+            )
 
         def recorder(answer: Response, body: bytes | None) -> None:
             length_only = request.method == "HEAD"
-            for recording, asked, nth in prepared:
+            for recording, stored_request, nth in prepared:
                 if body is None or (isinstance(recording, MemoryRecording) and not recording.has_room_for(len(body))):
                     if isinstance(recording, MemoryRecording):
                         recording.skip(call.method, call.url)
                     continue
-                given = recording.call_redactor.redact_response(
+                stored_response = recording.call_redactor.redact_response(
                     answer.status, answer.reason, answer.headers, body, context.redactor, length_only=length_only
                 )
                 try:
-                    recording.add(context.step, nth, asked, given, call.duration_ms)
+                    recording.add(context.step, nth, stored_request, stored_response, call.duration_ms)
                 except OSError as fault:
                     context.on_call_refused(
                         f"{call.method} {call.url} was sent, but its response cannot be recorded "

@@ -115,8 +115,8 @@ class NpmLock:
             OSError: The file cannot be written; it is unchanged.
         """
         with self._write_lock():
-            kept = [each for each in self.sets() if not new.holds(each.imports)]
-            self._write([*kept, new], self._extra)
+            other_sets = [each for each in self.sets() if not new.holds(each.imports)]
+            self._write([*other_sets, new], self._extra)
 
     def set_extra(self, name: str, build_value: Callable[[], Mapping[str, Any]]) -> None:
         """

@@ -150,9 +150,9 @@ class AccountTable:
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
         """For each of these users and apps, the newest accounts, at most *limit*; newest first."""
-        given = {"users": list(external_user_ids), "environment": environment, "apps": list(apps), "limit": limit}
+        parameters = {"users": list(external_user_ids), "environment": environment, "apps": list(apps), "limit": limit}
         with self._database.read() as connection:
-            return [_account(row) for row in _NEWEST_OF.fetch_all(connection, **given)]
+            return [_account(row) for row in _NEWEST_OF.fetch_all(connection, **parameters)]
 
     def find(self, account_id: str) -> Account | None:
         """The account with the id *account_id*, or None."""

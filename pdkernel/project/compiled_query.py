@@ -33,18 +33,18 @@ class CompiledQuery:
     def fetch_all(self, connection: Connection, **values: Any) -> Sequence[Any]:
         """The rows, as named tuples of their columns."""
         lengths: list[tuple[str, int | None]] = []
-        given: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         for name, value in values.items():
             if isinstance(value, list):
                 lengths.append((name, len(value)))
-                given.update((f"{name}_{number}", item) for number, item in enumerate(value, 1))
+                parameters.update((f"{name}_{number}", item) for number, item in enumerate(value, 1))
             else:
                 lengths.append((name, None))
-                given[name] = value
+                parameters[name] = value
         if connection.dialect.name != "sqlite" or (0 in [length for _, length in lengths]):
             return connection.execute(self._statement, values).all()
         driver = cast("SqliteConnection", connection.connection.driver_connection)
-        return [self._row(*row) for row in driver.execute(self._text(tuple(lengths)), given)]
+        return [self._row(*row) for row in driver.execute(self._text(tuple(lengths)), parameters)]
 
     def fetch_first(self, connection: Connection, **values: Any) -> Any | None:
         """The first row, or None."""

@@ -71,8 +71,8 @@ class Database:
 
     def read(self) -> AbstractContextManager[Connection]:
         """A context with a connection for reading, which never waits for writers."""
-        held: Connection | None = getattr(self._thread_state, "connection", None)
-        return self._read_connection() if held is None else _TranslateErrors(self, held)
+        shared: Connection | None = getattr(self._thread_state, "connection", None)
+        return self._read_connection() if shared is None else _TranslateErrors(self, shared)
 
     @contextmanager
     def shared_read_connection(self) -> Iterator[None]:
@@ -210,14 +210,14 @@ class Database:
 
 
 class _TranslateErrors(Generic[T]):
-    """A context whose value is *given*, and which translates database errors. It is a class because a generator is slower."""
+    """A context whose value is *value*, and which translates database errors. It is a class because a generator is slower."""
 
-    def __init__(self, database: Database, given: T) -> None:
+    def __init__(self, database: Database, value: T) -> None:
         self._database = database
-        self._given = given
+        self._value = value
 
     def __enter__(self) -> T:
-        return self._given
+        return self._value
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None

@@ -203,8 +203,8 @@ class DeployedTriggerTable:
             for event in events:
                 sealed = self._vault.seal_json(dict(event), _events_vault_context(trigger_id))
                 connection.execute(insert(table).values(trigger=trigger_id, sealed_event=sealed))
-            kept = select(table.c.number).where(table.c.trigger == trigger_id).order_by(table.c.number.desc())
-            oldest = connection.execute(kept.offset(MAX_EVENTS_PER_TRIGGER - 1).limit(1)).scalar_one_or_none()
+            newest_first = select(table.c.number).where(table.c.trigger == trigger_id).order_by(table.c.number.desc())
+            oldest = connection.execute(newest_first.offset(MAX_EVENTS_PER_TRIGGER - 1).limit(1)).scalar_one_or_none()
             if oldest is not None:
                 connection.execute(delete(table).where(table.c.trigger == trigger_id, table.c.number < oldest))
 

@@ -72,8 +72,8 @@ class EndpointKeyTable:
         created = prefix + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
         with self._database.write() as connection:
             insert_if_absent(connection, endpoints, source=name, key=created, created=self._clock.now().timestamp())
-            kept: str = connection.execute(query).scalar_one()
-        return kept
+            stored_key: str = connection.execute(query).scalar_one()
+        return stored_key
 
 
 def format_trigger_source(trigger_id: str) -> str:

@@ -78,8 +78,8 @@ class GrantTable:
         is_claimed = (account_grants.c.account == account_id, account_grants.c.claimed == claim)
         with self._database.write() as connection:
             row = update(account_grants).where(*is_claimed)
-            kept = {**_columns(grant), "claimed": None, "sealed_refresh_token": sealed}
-            return connection.execute(row.values(kept)).rowcount > 0
+            values = {**_columns(grant), "claimed": None, "sealed_refresh_token": sealed}
+            return connection.execute(row.values(values)).rowcount > 0
 
     def find(self, account_id: str) -> Grant | None:
         """The account's grant, or None if it was not connected by OAuth."""

@@ -110,53 +110,53 @@ class LoginTable:
         if project_id and client_id and secret:
             base_url = check_base_url(read_setting(environ, "BASE_URL") or PIPEDREAM_API_URL)
             return Login(client_id, secret, project_id, read_environment(environ), base_url)
-        kept = self._kept()
-        if kept is None:
+        stored = self._kept()
+        if stored is None:
             return None
         return Login(
-            str(kept["client_id"]),
-            self._secret(kept),
-            str(kept["project_id"]),
-            parse_environment(str(kept["environment"])),
-            str(kept["base_url"]),
+            str(stored["client_id"]),
+            self._secret(stored),
+            str(stored["project_id"]),
+            parse_environment(str(stored["environment"])),
+            str(stored["base_url"]),
         )
 
     def save(self, login: Login) -> SecretLocation:
         """Store *login*, in place of an earlier login. Returns where the secret is stored."""
         self.remove()
-        where: SecretLocation = "keyring" if _into_keyring(self._owner, login.client_secret) else "project"
+        location: SecretLocation = "keyring" if _into_keyring(self._owner, login.client_secret) else "project"
         value: dict[str, JSON] = {
             "client_id": login.client_id,
             "project_id": login.project_id,
             "environment": login.environment,
             "base_url": login.base_url,
-            "kept": where,
+            "kept": location,
         }
-        if where == "project":
+        if location == "project":
             value["secret"] = base64.b64encode(self._vault.seal(login.client_secret, _VAULT_CONTEXT)).decode()
         self._settings.set(LOGIN_SETTING, value)
-        return where
+        return location
 
     def remove(self) -> bool:
         """Remove the login and its secret; False if there was no login."""
-        kept = self._kept()
-        if kept is None:
+        stored = self._kept()
+        if stored is None:
             return False
-        if kept.get("kept") == "keyring":
+        if stored.get("kept") == "keyring":
             _out_of_keyring(self._owner)
         return self._settings.remove(LOGIN_SETTING)
 
     def _kept(self) -> dict[str, JSON] | None:
-        kept = self._settings.get(LOGIN_SETTING)
-        return kept if isinstance(kept, dict) else None
+        stored = self._settings.get(LOGIN_SETTING)
+        return stored if isinstance(stored, dict) else None
 
-    def _secret(self, kept: Mapping[str, JSON]) -> str:
-        if kept.get("kept") == "project":
-            return self._vault.unseal(base64.b64decode(cast("str", kept["secret"])), _VAULT_CONTEXT)
+    def _secret(self, stored: Mapping[str, JSON]) -> str:
+        if stored.get("kept") == "project":
+            return self._vault.unseal(base64.b64decode(cast("str", stored["secret"])), _VAULT_CONTEXT)
         secret = _from_keyring(self._owner)
         if secret is None:
             raise ConnectSettingsError(
-                f"The secret of the OAuth client {kept['client_id']} is not in this machine's keyring any more.",
+                f"The secret of the OAuth client {stored['client_id']} is not in this machine's keyring any more.",
                 fix="Log in again: pdkernel login. To work without Pipedream: pdkernel login --remove",
             )
         return secret

@@ -59,8 +59,8 @@ def render_output(
     max_rows: int = MAX_ROWS,
 ) -> RichOutput:
     """Render the contract of the workflow *name*, the result for each checked event, and an *example* event."""
-    given = (contract, name, comparisons, example, max_rows)
-    return RichOutput(render_text(*given), render_html(*given))
+    arguments = (contract, name, comparisons, example, max_rows)
+    return RichOutput(render_text(*arguments), render_html(*arguments))
 
 
 def render_text(

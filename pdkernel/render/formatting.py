@@ -135,14 +135,14 @@ def format_error_location(error: ErrorRecord) -> str:
     return f"line {error.line} of the cell `{error.step}`" if error.line is not None else f"the cell `{error.step}`"
 
 
-def format_response(given: Response | None, *, refused: bool = False) -> str:
+def format_response(response: Response | None, *, refused: bool = False) -> str:
     """Format status and origin of the HTTP response; *refused*: the run was refused before its first step."""
-    if given is None:
+    if response is None:
         late = ", sent at once: the caller does not see the refusal"
         return f"200, the default response{late if refused else ''}"
-    if refused or (isinstance(given.body, str) and given.body.startswith(_NO_RESPONSE_PREFIXES)):
-        return f"{given.status}, because the workflow sent no response"
-    return f"{given.status}, sent by the workflow"
+    if refused or (isinstance(response.body, str) and response.body.startswith(_NO_RESPONSE_PREFIXES)):
+        return f"{response.status}, because the workflow sent no response"
+    return f"{response.status}, sent by the workflow"
 
 
 def format_json_line(value: JSON) -> str:
@@ -162,14 +162,14 @@ def format_json(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int 
         length += len(piece)
         if length >= max_characters:
             break
-    kept = "".join(beginning)[:max_characters].split("\n")[:max_lines]
-    return "\n".join([*kept, f"… the rest of {format_count(size, 'character')} not shown"])
+    lines = "".join(beginning)[:max_characters].split("\n")[:max_lines]
+    return "\n".join([*lines, f"… the rest of {format_count(size, 'character')} not shown"])
 
 
 def truncate_text(text: str, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
     """Truncate *text* to *max_lines* and *max_characters*; a truncated text ends with the length of the hidden part."""
-    kept = text[:max_characters].split("\n")
-    shown = "\n".join(kept[:max_lines])
+    lines = text[:max_characters].split("\n")
+    shown = "\n".join(lines[:max_lines])
     if len(shown) == len(text):
         return text
     hidden_lines = text.count("\n", len(shown))

@@ -45,10 +45,10 @@ class Html(str):
 
 def tag(name: str, *children: str, style: str = "", **attributes: str) -> Html:
     """Build an element; children that are not `Html` are escaped. Pass `class_` for `class`, `open="open"` for a flag."""
-    given = {**attributes, "style": style} if style else attributes
+    all_attributes = {**attributes, "style": style} if style else attributes
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(escape_control_characters(value))}"'
-        for key, value in given.items()
+        for key, value in all_attributes.items()
     )
     return Html(f"<{name}{written}>{join(children)}</{name}>")
 

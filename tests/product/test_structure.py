@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import re
 import tokenize
 from collections.abc import Iterator
@@ -171,27 +172,35 @@ def test_renamed_packages_do_not_come_back() -> None:
     assert {path.name for path in PACKAGE.rglob("*") if path.is_dir()} & GONE_PACKAGES == set()
 
 
-RIDDLE = re.compile(r"^\s*(?:\"\"\")?Knows\b|\bKnows (?:nothing|no)\b|\b(?:nobody|somebody|whoever)\b", re.IGNORECASE)
+RIDDLE = re.compile(
+    r"^\s*(?:\"\"\")?Knows\b|\bKnows (?:nothing|no)\b|\b(?:nobody|somebody|anybody|whoever)\b", re.IGNORECASE
+)
 NEGATED_NOUN = re.compile(r"(?<![Tt]here )\b(?:is|are|was|were) (?:no(?! longer\b| more\b)|none)\b")
 """`is no URL`, `is none`, without `there is no file`."""
 
 
-def package_lines() -> Iterator[tuple[str, str]]:
-    """Every line of the package's sources, by its place."""
-    for ending in ("*.py", "*.mjs", "*.go"):
-        for file in sorted(PACKAGE.rglob(ending)):
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-                yield f"{file.relative_to(ROOT)}:{number}", line.strip()
+def product_lines() -> Iterator[tuple[str, str]]:
+    """Every line of the package's sources, the documentation and the notebooks, by its place."""
+    files = [
+        ROOT.glob("*.md"),
+        ROOT.glob("docs/**/*.md"),
+        ROOT.glob("notebooks/*.ipynb"),
+        ROOT.glob("notebooks/*/*.md"),
+    ]
+    files += [PACKAGE.rglob(f"*.{ending}") for ending in ("py", "mjs", "go", "js", "ipynb", "txt")]
+    for file in sorted(itertools.chain(*files)):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            yield f"{file.relative_to(ROOT)}:{number}", line.strip()
 
 
 def test_prose_names_its_subject() -> None:
-    """Docstrings, comments and messages have no "Knows ...", "nobody", "somebody" or "whoever"."""
-    assert [place for place, line in package_lines() if RIDDLE.search(line)] == []
+    """Docstrings, comments, messages and pages have no "Knows ...", "nobody", "somebody", "anybody" or "whoever"."""
+    assert [place for place, line in product_lines() if RIDDLE.search(line)] == []
 
 
 def test_prose_negates_verbs() -> None:
-    """Docstrings, comments and messages say "is not a URL", and not "is no URL" or "is none"."""
-    assert [place for place, line in package_lines() if NEGATED_NOUN.search(line)] == []
+    """Docstrings, comments, messages and pages say "is not a URL", and not "is no URL" or "is none"."""
+    assert [place for place, line in product_lines() if NEGATED_NOUN.search(line)] == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ export default {
     },
     ttl,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const data = parseJsonText(this.data);
     if (typeof data !== "object" || data === null || Array.isArray(data)) {

@@ -14,7 +14,7 @@ export default {
     value: { type: "any", label: "Value", description: "Any value. JSON text is stored as the value that it encodes." },
     ttl,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const value = parseJsonText(this.value);
     const known = await this.dataStore.has(this.key);

@@ -13,7 +13,7 @@ export default {
     key,
     value: { type: "any", label: "Value", description: "Any value. JSON text is stored as the value that it encodes." },
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const known = (await this.dataStore.get(this.key)) ?? [];
     if (!Array.isArray(known)) throw new Error(`The record ${this.key} is not a list, so no value can be appended.`);

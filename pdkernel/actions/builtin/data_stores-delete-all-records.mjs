@@ -10,7 +10,7 @@ export default {
   props: {
     dataStore,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const { length } = await this.dataStore.keys();
     await this.dataStore.clear();

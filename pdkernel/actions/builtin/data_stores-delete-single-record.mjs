@@ -11,7 +11,7 @@ export default {
     dataStore,
     key,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const value = await this.dataStore.get(this.key);
     await this.dataStore.delete(this.key);

@@ -13,7 +13,7 @@ export default {
     key,
     ...createIfMissingProps,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     if (await this.dataStore.has(this.key)) {
       $.export("$summary", `Found the record ${this.key}.`);

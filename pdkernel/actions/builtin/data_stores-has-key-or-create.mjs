@@ -13,7 +13,7 @@ export default {
     key,
     ...createIfMissingProps,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const known = await this.dataStore.has(this.key);
     if (known || !isYes(this.addRecordIfNotFound)) {

@@ -10,7 +10,7 @@ export default {
   props: {
     dataStore,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const keys = await this.dataStore.keys();
     $.export("$summary", `The store has ${keys.length} keys.`);

@@ -10,7 +10,7 @@ export default {
   props: {
     dataStore,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const records = /** @type {Record<string, any>} */ ({});
     for (const key of await this.dataStore.keys()) records[key] = await this.dataStore.get(key);

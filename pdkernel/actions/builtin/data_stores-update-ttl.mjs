@@ -12,7 +12,7 @@ export default {
     key,
     ttl,
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     if (!(await this.dataStore.has(this.key))) throw new Error(`There is no record ${this.key}.`);
     const seconds = Number(this.ttl) > 0 ? Number(this.ttl) : null;

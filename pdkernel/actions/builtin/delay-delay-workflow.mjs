@@ -24,7 +24,7 @@ export default {
       options: ["Milliseconds", "Seconds", "Minutes", "Hours", "Days"],
     },
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const unit = UNITS[String(this.delayDurationUnit).trim().toLowerCase().replace(/s$/, "")];
     const value = Number(this.delayDurationValue);

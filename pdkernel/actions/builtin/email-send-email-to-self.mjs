@@ -10,7 +10,7 @@ export default {
     text: { type: "string", label: "Text", description: "The body as plain text." },
     html: { type: "string", label: "HTML", description: "The body as HTML.", optional: true },
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const email = { subject: this.subject, text: this.text, ...(this.html ? { html: this.html } : {}) };
     await $.send.email(email);

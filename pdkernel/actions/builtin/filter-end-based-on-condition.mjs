@@ -8,7 +8,7 @@ export default {
   version: "0.0.2",
   type: "action",
   props: conditionProps,
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     if (isConditionMet(this)) return $.flow.exit(this.messageOnEnd);
     return this.messageOnContinue;

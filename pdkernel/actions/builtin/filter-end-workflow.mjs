@@ -8,7 +8,7 @@ export default {
   props: {
     reason: { type: "string", label: "Reason", description: "The reason in the record.", optional: true },
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     return $.flow.exit(this.reason);
   },

@@ -13,7 +13,7 @@ export default {
       default: { method: "GET" },
     },
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const body = await this.httpRequest.execute();
     $.export("$summary", `Received a response to ${this.httpRequest.method ?? "GET"} ${this.httpRequest.url}.`);

@@ -28,7 +28,7 @@ export default {
       optional: true,
     },
   },
-  /** @this {any} @param {any} given */
+  /** @this {any} @param {any} services */
   async run({ $ }) {
     const response = {
       status: Number(this.resStatusCode ?? 200),

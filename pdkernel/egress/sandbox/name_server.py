@@ -60,12 +60,12 @@ class NameServer:
         number, _, count, *_ = _HEAD.unpack_from(question)
         name, end = _read_name(question)
         kind, group = struct.unpack_from("!2H", question, end)
-        asked = question[_HEAD.size : end + 4]
+        query = question[_HEAD.size : end + 4]
         if count != 1 or (kind, group) != (_A, _INTERNET):
-            return _HEAD.pack(number, _ANSWERED, 1, 0, 0, 0) + asked
+            return _HEAD.pack(number, _ANSWERED, 1, 0, 0, 0) + query
         address = ipaddress.IPv4Address(self._address(name)).packed
         record = _NAME_OF_QUESTION + struct.pack("!HHIH", _A, _INTERNET, _TTL_S, 4) + address
-        return _HEAD.pack(number, _ANSWERED, 1, 1, 0, 0) + asked + record
+        return _HEAD.pack(number, _ANSWERED, 1, 1, 0, 0) + query + record
 
     def _address(self, name: str) -> str:
         known = self._address_of.get(name)

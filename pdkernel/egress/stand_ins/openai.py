@@ -71,9 +71,13 @@ def _chat(body: dict[str, Any]) -> StandInAnswer:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             return _refusal(400, f"Invalid value for 'messages[{place}].role'.", param=f"messages[{place}].role")
     question = _text(messages[-1].get("content"))
-    asked = body.get("response_format")
-    given = asked.get("json_schema") if isinstance(asked, dict) and asked.get("type") == "json_schema" else None
-    reply = _build_text(question, given)
+    response_format = body.get("response_format")
+    json_schema = (
+        response_format.get("json_schema")
+        if isinstance(response_format, dict) and response_format.get("type") == "json_schema"
+        else None
+    )
+    reply = _build_text(question, json_schema)
     answer = {
         "id": f"chatcmpl-{derive_number(body['model'], question)}",
         "object": "chat.completion",
@@ -93,14 +97,16 @@ def _chat(body: dict[str, Any]) -> StandInAnswer:
 
 
 def _respond(body: dict[str, Any]) -> StandInAnswer:
-    given = body.get("input")
-    if not isinstance(given, str | list) or not given:
+    prompt = body.get("input")
+    if not isinstance(prompt, str | list) or not prompt:
         return _refusal(400, "Missing required parameter: 'input'.", param="input")
     question = (
-        given if isinstance(given, str) else _text(given[-1].get("content") if isinstance(given[-1], dict) else "")
+        prompt if isinstance(prompt, str) else _text(prompt[-1].get("content") if isinstance(prompt[-1], dict) else "")
     )
-    asked = body["text"].get("format") if isinstance(body.get("text"), dict) else None
-    reply = _build_text(question, asked if isinstance(asked, dict) and asked.get("type") == "json_schema" else None)
+    text_format = body["text"].get("format") if isinstance(body.get("text"), dict) else None
+    reply = _build_text(
+        question, text_format if isinstance(text_format, dict) and text_format.get("type") == "json_schema" else None
+    )
     number = derive_number(body["model"], question)
     content = {"type": "output_text", "text": reply, "annotations": []}
     output = {
@@ -165,10 +171,10 @@ def _text(content: Any) -> str:
     return str(content or "")
 
 
-def _usage(asked: str, answered: str, question: str, answer: str) -> dict[str, int]:
+def _usage(input_name: str, output_name: str, question: str, answer: str) -> dict[str, int]:
     # about four characters a token: stable, and never 0
     before, after = len(question) // 4 + 1, len(answer) // 4 + 1
-    return {f"{asked}_tokens": before, f"{answered}_tokens": after, "total_tokens": before + after}
+    return {f"{input_name}_tokens": before, f"{output_name}_tokens": after, "total_tokens": before + after}
 
 
 def _refusal(status: int, message: str, *, param: str | None = None, note: str | None = None) -> StandInAnswer:

@@ -91,21 +91,19 @@ class SlackStandIn:
             "user_id": self._workspace.own_user_id,
         }, None
 
-    def _post(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        where, (text, more) = self._conversation(given), _content(given)
-        if given.get("thread_ts"):
-            more["thread_ts"] = str(given["thread_ts"])
-        message = self._workspace.post(where, text, more, given.get("username"))
-        note = (
-            f'Slack message to {_format_channel(str(given["channel"]))}: "{shorten(_first_visible_text(text, more))}"'
-        )
+    def _post(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        where, (text, more) = self._conversation(arguments), _content(arguments)
+        if arguments.get("thread_ts"):
+            more["thread_ts"] = str(arguments["thread_ts"])
+        message = self._workspace.post(where, text, more, arguments.get("username"))
+        note = f'Slack message to {_format_channel(str(arguments["channel"]))}: "{shorten(_first_visible_text(text, more))}"'
         return {"channel": where["id"], "ts": message["ts"], "message": message}, note
 
-    def _schedule(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        where, (text, more) = self._conversation(given), _content(given)
-        if not str(given.get("post_at") or "").isdigit():
+    def _schedule(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        where, (text, more) = self._conversation(arguments), _content(arguments)
+        if not str(arguments.get("post_at") or "").isdigit():
             raise SlackError("invalid_time")
-        at = int(given["post_at"])
+        at = int(arguments["post_at"])
         answer = {
             "channel": where["id"],
             "scheduled_message_id": derive_id("Q", derive_timestamp(where["id"], text, more, at)),
@@ -114,82 +112,82 @@ class SlackStandIn:
         }
         return (
             answer,
-            f'Slack message to {_format_channel(str(given["channel"]))}, scheduled: "{shorten(_first_visible_text(text, more))}"',
+            f'Slack message to {_format_channel(str(arguments["channel"]))}, scheduled: "{shorten(_first_visible_text(text, more))}"',
         )
 
-    def _update(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        where, stamp = self._conversation(given), _stamp(given)
-        text, more = _content(given)
+    def _update(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        where, stamp = self._conversation(arguments), _stamp(arguments)
+        text, more = _content(arguments)
         known = self._workspace.messages.get((where["id"], stamp), {"type": "message", "ts": stamp})
         edited = {"user": self._workspace.own_user_id, "ts": stamp}
         message = {**known, "text": text, **more, "edited": edited}
         self._workspace.messages[where["id"], stamp] = message
-        note = f'Slack message {stamp} in {_format_channel(str(given["channel"]))} changed: "{shorten(_first_visible_text(text, more))}"'
+        note = f'Slack message {stamp} in {_format_channel(str(arguments["channel"]))} changed: "{shorten(_first_visible_text(text, more))}"'
         return {"channel": where["id"], "ts": stamp, "text": text, "message": message}, note
 
-    def _delete(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        where, stamp = self._conversation(given), _stamp(given)
+    def _delete(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        where, stamp = self._conversation(arguments), _stamp(arguments)
         self._workspace.messages.pop((where["id"], stamp), None)
         answer = {"channel": where["id"], "ts": stamp}
-        return answer, f"Slack message {stamp} in {_format_channel(str(given['channel']))} deleted"
+        return answer, f"Slack message {stamp} in {_format_channel(str(arguments['channel']))} deleted"
 
-    def _react(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        self._conversation(given)
-        name = str(given.get("name") or "").strip(":")
+    def _react(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        self._conversation(arguments)
+        name = str(arguments.get("name") or "").strip(":")
         if not name:
             raise SlackError("invalid_name")
-        return {}, f"Slack reaction :{name}: to the message {_stamp(given, 'timestamp')}"
+        return {}, f"Slack reaction :{name}: to the message {_stamp(arguments, 'timestamp')}"
 
-    def _info(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        return {"channel": self._conversation(given, named=False)}, None
+    def _info(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        return {"channel": self._conversation(arguments, named=False)}, None
 
-    def _list(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        wanted = [_TYPES.get(word.strip()) for word in str(given.get("types") or "public_channel").split(",")]
+    def _list(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        wanted = [_TYPES.get(word.strip()) for word in str(arguments.get("types") or "public_channel").split(",")]
         if None in wanted:
             raise SlackError("invalid_types")
         found = [each for each in self._workspace.channels.values() if any(each.get(flag) for flag in wanted if flag)]
-        return _page("channels", found, given), None
+        return _page("channels", found, arguments), None
 
-    def _history(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        latest_first = self._workspace.messages_in(self._conversation(given, named=False))[::-1]
+    def _history(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        latest_first = self._workspace.messages_in(self._conversation(arguments, named=False))[::-1]
         top = [each for each in latest_first if each.get("thread_ts", each["ts"]) == each["ts"]]
-        answer = _page("messages", top, given)
+        answer = _page("messages", top, arguments)
         return {**answer, "has_more": bool(answer["response_metadata"]["next_cursor"])}, None
 
-    def _replies(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        there = self._workspace.messages_in(self._conversation(given, named=False))
-        stamp = _stamp(given)
+    def _replies(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        there = self._workspace.messages_in(self._conversation(arguments, named=False))
+        stamp = _stamp(arguments)
         thread = [each for each in there if stamp in (each["ts"], each.get("thread_ts"))]
         if not thread:
             raise SlackError("thread_not_found")
-        answer = _page("messages", thread, given)
+        answer = _page("messages", thread, arguments)
         return {**answer, "has_more": bool(answer["response_metadata"]["next_cursor"])}, None
 
-    def _members(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        where = self._conversation(given, named=False)
+    def _members(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        where = self._conversation(arguments, named=False)
         return _page(
             "members",
             list(dict.fromkeys([self._workspace.own_user_id, where.get("user", self._workspace.own_user_id)])),
-            given,
+            arguments,
         ), None
 
-    def _users(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        return _page("members", list(self._workspace.users.values()), given), None
+    def _users(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        return _page("members", list(self._workspace.users.values()), arguments), None
 
-    def _user(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        user = self._workspace.find_user(str(given.get("user") or ""))
+    def _user(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        user = self._workspace.find_user(str(arguments.get("user") or ""))
         if user is None:
             raise SlackError("user_not_found")
         return {"user": user}, None
 
-    def _profile(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        user = self._workspace.find_user(str(given.get("user") or self._workspace.own_user_id))
+    def _profile(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        user = self._workspace.find_user(str(arguments.get("user") or self._workspace.own_user_id))
         if user is None:
             raise SlackError("user_not_found")
         return {"profile": user["profile"]}, None
 
-    def _search(self, given: SlackObject) -> tuple[SlackObject, str | None]:
-        words = str(given.get("query") or "").lower().split()
+    def _search(self, arguments: SlackObject) -> tuple[SlackObject, str | None]:
+        words = str(arguments.get("query") or "").lower().split()
         if not words:
             raise SlackError("no_query")
         found = [
@@ -197,12 +195,12 @@ class SlackStandIn:
             for (where, _), message in self._workspace.messages.items()
             if all(word in message["text"].lower() for word in words)
         ]
-        found.sort(key=lambda match: match["ts"], reverse=given.get("sort_dir") != "asc")
-        count, page = min(_number(given, "count", 20), _PAGE), _number(given, "page", 1)
+        found.sort(key=lambda match: match["ts"], reverse=arguments.get("sort_dir") != "asc")
+        count, page = min(_number(arguments, "count", 20), _PAGE), _number(arguments, "page", 1)
         paging = {"count": count, "total": len(found), "page": page, "pages": -(-len(found) // count)}
         matches = found[(page - 1) * count : page * count]
         return {
-            "query": given["query"],
+            "query": arguments["query"],
             "messages": {"total": len(found), "paging": paging, "matches": matches},
         }, None
 
@@ -218,9 +216,9 @@ class SlackStandIn:
             "permalink": f"https://stand-in.slack.com/archives/{where}/p{message['ts'].replace('.', '')}",
         }
 
-    def _conversation(self, given: SlackObject, *, named: bool = True) -> SlackObject:
+    def _conversation(self, arguments: SlackObject, *, named: bool = True) -> SlackObject:
         """The conversation of a call; *named*: whether the call may use the conversation's name."""
-        text = str(given.get("channel") or "")
+        text = str(arguments.get("channel") or "")
         known = text if named or text in self._workspace.channels or text[:1] in ("C", "D", "G") else ""
         found = self._workspace.find_conversation(known)
         if found is None:
@@ -235,54 +233,54 @@ def _is_slack(host: str) -> bool:
 
 def _arguments(request: ReceivedRequest) -> SlackObject:
     """The call's arguments: the query, then the body as JSON or a form by its content type; a form's blocks are JSON text."""
-    given: SlackObject = dict(parse_qsl(request.query, keep_blank_values=True))
+    arguments: SlackObject = dict(parse_qsl(request.query, keep_blank_values=True))
     text = request.body.decode("utf-8", "replace") if request.method == "POST" else ""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         try:
             found = json.loads(text or "{}")
         except ValueError:
-            return given
-        return given | (found if isinstance(found, dict) else {})
-    given |= dict(parse_qsl(text, keep_blank_values=True))
+            return arguments
+        return arguments | (found if isinstance(found, dict) else {})
+    arguments |= dict(parse_qsl(text, keep_blank_values=True))
     for name in ("blocks", "attachments", "metadata"):
         try:
-            given[name] = json.loads(given.get(name) or "null")
+            arguments[name] = json.loads(arguments.get(name) or "null")
         except ValueError:
-            given[name] = None
-    return given
+            arguments[name] = None
+    return arguments
 
 
-def _content(given: SlackObject) -> tuple[str, SlackObject]:
+def _content(arguments: SlackObject) -> tuple[str, SlackObject]:
     """The text, blocks and attachments of a message. Raises `SlackError` if the message is empty."""
-    text = str(given.get("text") or "")
-    more = {name: given[name] for name in ("blocks", "attachments") if given.get(name)}
+    text = str(arguments.get("text") or "")
+    more = {name: arguments[name] for name in ("blocks", "attachments") if arguments.get(name)}
     if not text and not more:
         raise SlackError("no_text")
     return text, more
 
 
-def _stamp(given: SlackObject, name: str = "ts") -> str:
-    stamp = str(given.get(name) or "")
+def _stamp(arguments: SlackObject, name: str = "ts") -> str:
+    stamp = str(arguments.get(name) or "")
     if not is_timestamp(stamp):
         raise SlackError("message_not_found")
     return stamp
 
 
-def _page(name: str, everything: list[Any], given: SlackObject) -> SlackObject:
+def _page(name: str, everything: list[Any], arguments: SlackObject) -> SlackObject:
     """A page of *everything*, from the cursor."""
     start = 0
-    if given.get("cursor"):
+    if arguments.get("cursor"):
         try:
-            start = int(base64.b64decode(str(given["cursor"])).decode().removeprefix("next:"))
+            start = int(base64.b64decode(str(arguments["cursor"])).decode().removeprefix("next:"))
         except ValueError:
             raise SlackError("invalid_cursor") from None
-    end = start + _number(given, "limit", _PAGE)
+    end = start + _number(arguments, "limit", _PAGE)
     following = base64.b64encode(f"next:{end}".encode()).decode() if end < len(everything) else ""
     return {name: everything[start:end], "response_metadata": {"next_cursor": following}}
 
 
-def _number(given: SlackObject, name: str, default: int) -> int:
-    text = str(given.get(name) or "")
+def _number(arguments: SlackObject, name: str, default: int) -> int:
+    text = str(arguments.get(name) or "")
     return max(int(text), 1) if text.isdigit() else default
 
 

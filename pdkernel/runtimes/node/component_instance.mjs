@@ -41,25 +41,25 @@ export class AccountUnknownError extends Error {
 export class ComponentInstance {
   /** @type {any} */ self = {};
   /** @type {Map<any, any>} app definition to its instance */ #apps = new Map();
-  /** @type {ComponentInput} */ #given;
+  /** @type {ComponentInput} */ #input;
   /** The app whose account was read although it is not known yet. */
   /** @type {string | null} */ unknown = null;
 
   /**
    * @param {any} component the default export
-   * @param {ComponentInput} given
+   * @param {ComponentInput} input
    * @param {ComponentContext} around
    */
-  constructor(component, given, around) {
+  constructor(component, input, around) {
     const { self } = this;
-    this.#given = given;
-    const props = withAdded(resolveProps(component), given.added);
+    this.#input = input;
+    const props = withAdded(resolveProps(component), input.added);
     bind(self, component.methods);
-    for (const [name, fields] of Object.entries(given.auth)) self[name] = this.#app(undefined, name, fields);
-    const configured = given.tolerant ? props.map((prop) => prop.name) : (given.configured ?? Object.keys(given.props));
-    const warn = given.tolerant ? () => {} : around.channel.warn;
-    Object.assign(self, resolveValues(props, given.props, { configured, warn }));
-    for (const [name, store] of Object.entries(given.stores)) self[name] = new DataStore(store, around.channel);
+    for (const [name, fields] of Object.entries(input.auth)) self[name] = this.#app(undefined, name, fields);
+    const configured = input.tolerant ? props.map((prop) => prop.name) : (input.configured ?? Object.keys(input.props));
+    const warn = input.tolerant ? () => {} : around.channel.warn;
+    Object.assign(self, resolveValues(props, input.props, { configured, warn }));
+    for (const [name, store] of Object.entries(input.stores)) self[name] = new DataStore(store, around.channel);
     for (const prop of props) this.#place(prop, around);
   }
 
@@ -92,7 +92,7 @@ export class ComponentInstance {
     else if (type === "$.service.db") self[name] = around.db;
     else if (type === "$.interface.http" && around.http) self[name] = around.http;
     else if (type.startsWith("$.interface.") && around.http) self[name] ??= { ...definition.default, ...definition.static };
-    else if (type.startsWith("$.") && !this.#given.tolerant) throw new UnsupportedFeatureError(`A prop of type ${type} (${name}) in a step`);
+    else if (type.startsWith("$.") && !this.#input.tolerant) throw new UnsupportedFeatureError(`A prop of type ${type} (${name}) in a step`);
   }
 
   /**
@@ -102,7 +102,7 @@ export class ComponentInstance {
    */
   #app(definition, name, fields) {
     const self = /** @type {any} */ ({});
-    const { auth, tolerant } = this.#given;
+    const { auth, tolerant } = this.#input;
     bind(self, definition?.methods);
     const known = fields ?? auth[name] ?? auth[definition?.app];
     const value = known || !tolerant ? { ...known } : this.unknownApp(definition?.app ?? name);

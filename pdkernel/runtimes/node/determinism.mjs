@@ -65,7 +65,7 @@ function draw() {
 
 function fixTime() {
   const fake = new Proxy(RealDate, {
-    construct: (target, args, made) => Reflect.construct(target, args.length ? args : [now()], made === fake ? target : made),
+    construct: (target, args, newTarget) => Reflect.construct(target, args.length ? args : [now()], newTarget === fake ? target : newTarget),
     apply: () => new RealDate(now()).toString(),
     get: (target, key) => (key === "now" ? now : Reflect.get(target, key)),
   });

@@ -266,9 +266,9 @@ function missingPackage(error, step) {
   const output = text(() => error.message, "");
   const found = /Cannot find (package|module) '([^']+)'(?: imported from (.+))?/.exec(output);
   if (!found) return undefined;
-  const wanted = found[2];
-  const name = packageOf(wanted);
-  if (step.root && !/^(\.|\/|file:)/.test(wanted)) {
+  const specifier = found[2];
+  const name = packageOf(specifier);
+  if (step.root && !/^(\.|\/|file:)/.test(specifier)) {
     // some components import a package that is missing in their own dependencies
     const folder = step.root.split("/node_modules/")[0];
     const fix = `Install the package beside the component. In ${folder}, run: npm install ${name}`;
@@ -283,12 +283,12 @@ function missingPackage(error, step) {
       line: importLine(step, imported),
     };
   }
-  const isFile = /^(\.|\/|file:)/.test(wanted);
-  const line = importLine(step, imported ?? (isFile ? /** @type {string} */ (wanted.split("/").pop()) : name));
-  if (isFile && packageIn(wanted)) {
-    return { message: `The package '${packageIn(wanted)}' has no file for '${imported ?? wanted}'.`, fix: "", line };
+  const isFile = /^(\.|\/|file:)/.test(specifier);
+  const line = importLine(step, imported ?? (isFile ? /** @type {string} */ (specifier.split("/").pop()) : name));
+  if (isFile && packageIn(specifier)) {
+    return { message: `The package '${packageIn(specifier)}' has no file for '${imported ?? specifier}'.`, fix: "", line };
   }
-  if (isFile) return { message: `There is no file ${wanted}.`, fix: "", line };
+  if (isFile) return { message: `There is no file ${specifier}.`, fix: "", line };
   return {
     message: `The package '${name}' is not installed.`,
     fix: "Import the package by a literal name, so that it is found and installed before the run.",

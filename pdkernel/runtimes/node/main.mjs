@@ -110,17 +110,17 @@ async function runStep(request) {
   const { fault } = await runStepWork(step, run, async (mine) => {
     const component = await load(step);
     const channel = createChannel(mine);
-    const given = { steps: createSteps(request.steps, run.texts), $: createStepApi(request.context, channel, request.flow, run.files) };
+    const services = { steps: createSteps(request.steps, run.texts), $: createStepApi(request.context, channel, request.flow, run.files) };
     const around = { channel, folder: run.cwd, db: createServiceDb(request.db, channel.db) };
     if (typeof component !== "function" && typeof component.run !== "function") throw new EntryPointError("The component has no run method.");
     if (request.context.test && !step.root) {
       const secrets = [request.auth, { variables: run.variables }].flatMap((by) => Object.values(by).flatMap(Object.values));
       const input = [stringify(request.props), ...request.steps.map(inputText)];
-      frameLocals.start(step, input, secrets, Object.values(given));
+      frameLocals.start(step, input, secrets, Object.values(services));
     }
     const isFunction = typeof component === "function";
     if (typeof component.additionalProps === "function") request.added = await resolveAdditionalPropsForRun(component, request, around);
-    const value = await (isFunction ? component(given) : component.run.call(new ComponentInstance(component, request, around).self, given));
+    const value = await (isFunction ? component(services) : component.run.call(new ComponentInstance(component, request, around).self, services));
     const text = encodeJson(value, "$return_value", channel.warn);
     if (text !== undefined) channel.returned(text);
   });

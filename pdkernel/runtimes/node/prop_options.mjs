@@ -38,10 +38,10 @@ export async function loadOptions(component, request, around) {
   }
   if (!prop && missing.read) return emptyPage(missing.read);
   if (!prop) throw new PropError(`The component has no prop ${request.prop}.`);
-  const given = prop.definition.options;
-  if (typeof given !== "function") {
-    const none = given === undefined ? `The prop ${request.prop} has no options.` : null;
-    return { options: request.page ? [] : matching(listed(given), request.query), context: null, empty_reason: none };
+  const source = prop.definition.options;
+  if (typeof source !== "function") {
+    const none = source === undefined ? `The prop ${request.prop} has no options.` : null;
+    return { options: request.page ? [] : matching(listed(source), request.query), context: null, empty_reason: none };
   }
   missing.refuse();
   try {
@@ -49,8 +49,8 @@ export async function loadOptions(component, request, around) {
     for (const parameter of prop.parameters) Object.assign(more, await parameter(missing.watch({ ...configured, ...more })));
     const owner = prop.owner ? instance.findApp(prop.owner) : instance.self;
     const { page, query } = request;
-    const asked = { ...configured, ...more, page, prevContext: request.context ?? {}, query: query ?? undefined };
-    const found = await given.call(owner, missing.watch(asked));
+    const argument = { ...configured, ...more, page, prevContext: request.context ?? {}, query: query ?? undefined };
+    const found = await source.call(owner, missing.watch(argument));
     // the component's code may have caught the error
     if (missing.read) return emptyPage(missing.read);
     const list = listed(Array.isArray(found) ? found : found?.options);
@@ -86,14 +86,14 @@ export async function resolveAdditionalProps(component, request, around) {
  * Return the props that the component adds or changes for the values of a run.
  *
  * @param {any} component which has `additionalProps`
- * @param {import("./component_instance.mjs").ComponentInput} given
+ * @param {import("./component_instance.mjs").ComponentInput} input
  * @param {import("./component_instance.mjs").ComponentContext} around
  * @returns {Promise<import("./props.mjs").Prop[]>} empty, with a warning, if its code fails
  */
-export async function resolveAdditionalPropsForRun(component, given, around) {
+export async function resolveAdditionalPropsForRun(component, input, around) {
   // parity[added-props]: the platform's builder stores additional props with the step; in pdkernel each run computes them
   try {
-    const instance = new ComponentInstance(component, { ...given, tolerant: true }, around);
+    const instance = new ComponentInstance(component, { ...input, tolerant: true }, around);
     const reloading = resolveProps(component).filter(({ definition }) => definition.reloadProps);
     if (reloading.length && reloading.every(({ name }) => instance.self[name] === undefined)) return [];
     return await callAdditionalProps(component, instance);
@@ -141,8 +141,8 @@ function differs(now, before) {
  */
 function configuring(component, request, around) {
   const known = Object.entries(request.values).filter(([, value]) => !holdsExpression(value));
-  const given = { props: Object.fromEntries(known), auth: request.auth, stores: {}, tolerant: true };
-  const instance = new ComponentInstance(component, given, around);
+  const input = { props: Object.fromEntries(known), auth: request.auth, stores: {}, tolerant: true };
+  const instance = new ComponentInstance(component, input, around);
   const configured = Object.fromEntries(known.map(([name, value]) => [name, unwrapLabels(value, false)]));
   const missing = new MissingProps(component, request);
   missing.watch(instance.self);
@@ -160,10 +160,10 @@ class MissingProps {
    * @param {any} component
    * @param {OptionsRequest} request
    */
-  constructor(component, { prop: asked, values }) {
+  constructor(component, { prop: requestedProp, values }) {
     for (const prop of resolveProps(component)) {
       const isEmpty = values[prop.name] === undefined || values[prop.name] === null || values[prop.name] === "";
-      if (isEmpty && isRequired(prop) && prop.name !== asked) this.#why.set(prop.name, unfilled(prop));
+      if (isEmpty && isRequired(prop) && prop.name !== requestedProp) this.#why.set(prop.name, unfilled(prop));
     }
     for (const [name, value] of Object.entries(values)) if (holdsExpression(value)) this.#why.set(name, expression(name));
   }
@@ -244,6 +244,6 @@ function listed(items) {
  */
 function matching(list, query) {
   if (!query) return list;
-  const wanted = query.toLowerCase();
-  return list.filter(({ label, value }) => label.toLowerCase().includes(wanted) || String(value).toLowerCase().includes(wanted));
+  const lowerQuery = query.toLowerCase();
+  return list.filter(({ label, value }) => label.toLowerCase().includes(lowerQuery) || String(value).toLowerCase().includes(lowerQuery));
 }

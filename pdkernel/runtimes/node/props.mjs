@@ -119,25 +119,25 @@ export function isRequired({ type, definition }) {
  * Resolve the values of the props that the user enters.
  *
  * @param {Prop[]} props
- * @param {Record<string, any>} given
+ * @param {Record<string, any>} entered
  * @param {{configured: string[], warn: (text: string) => void}} step the names of props that the step sets, even without a value
- * @returns {Record<string, any>} the props with a value; values of *given* without a prop are unchanged
+ * @returns {Record<string, any>} the props with a value; values of *entered* without a prop are unchanged
  */
-export function resolveValues(props, given, { configured, warn }) {
+export function resolveValues(props, entered, { configured, warn }) {
   /** @type {Record<string, any>} */
   const result = {};
-  for (const [name, value] of Object.entries(given)) result[name] = unwrapLabels(value, false);
+  for (const [name, value] of Object.entries(entered)) result[name] = unwrapLabels(value, false);
   for (const prop of props) {
     const { name, type, definition } = prop;
-    if (given[name] !== undefined && given[name] !== null) {
-      result[name] = convertValue(type, unwrapLabels(given[name], Boolean(definition.withLabel)));
+    if (entered[name] !== undefined && entered[name] !== null) {
+      result[name] = convertValue(type, unwrapLabels(entered[name], Boolean(definition.withLabel)));
       misfits(prop, result[name], warn);
       limits(prop, result[name], warn);
-    } else if (definition.default !== undefined && given[name] === undefined) {
+    } else if (definition.default !== undefined && entered[name] === undefined) {
       result[name] = structuredClone(definition.default);
     } else if (isRequired(prop)) {
       if (!configured.includes(name)) throw missing(prop);
-      warn(`The prop ${name} is required, but its expression evaluates to ${given[name] === null ? "null" : "undefined"}.`);
+      warn(`The prop ${name} is required, but its expression evaluates to ${entered[name] === null ? "null" : "undefined"}.`);
     }
   }
   return result;

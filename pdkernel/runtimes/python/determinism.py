@@ -70,10 +70,10 @@ def _next_random_bytes(size: int) -> bytes:
     while len(_State.left) < size:
         _State.block += 1
         _State.left += hashlib.sha256(_State.left[-32:] + _State.block.to_bytes(8)).digest()
-    given, _State.left = _State.left[:size], _State.left[size:]
+    chunk, _State.left = _State.left[:size], _State.left[size:]
     if not _State.left:
-        _State.left = hashlib.sha256(given[-32:] + b"next").digest()
-    return given
+        _State.left = hashlib.sha256(chunk[-32:] + b"next").digest()
+    return chunk
 
 
 def _fix_time() -> None:
