@@ -156,7 +156,7 @@ class StepTracer(AccessTracker):
 
     @contextmanager
     def catching_errors(self) -> Iterator[None]:
-        """Code inside a handler for errors."""
+        """A context for code whose errors are caught: the body of a `try` with a handler."""
         self._caught_depth += 1
         try:
             yield

@@ -76,7 +76,7 @@ def write_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: Seq
 
 def apply_changes(result: ExportResult, files: Sequence[DefinitionFile]) -> ExportResult:
     """
-    Write the files that are new or changed in *result*, a comparison.
+    Write those of *files* that *result* (of `compare_files`) lists as new or changed.
 
     Raises:
         RequestError: The folder cannot be written; it is unchanged.

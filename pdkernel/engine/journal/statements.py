@@ -119,7 +119,12 @@ class Statements:
         *,
         event: str | None = None,
     ) -> bool:
-        """Insert the step's row if this executor owns the run and there is no such row; replace the event unless None."""
+        """
+        Insert the step's row, and replace the run's event unless *event* is None.
+
+        Returns:
+            False if this executor does not own the run, or if the row exists already.
+        """
         done = connection.execute(
             _APPEND,
             {
