@@ -28,6 +28,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from pdkernel import errors, load_ipython_extension, unload_ipython_extension
+from pdkernel.cli.app import Command
 from pdkernel.cli.commands import pdkernel
 from pdkernel.directive import STEP_OPTIONS
 
@@ -383,6 +384,19 @@ def plain_help(_app: Sphinx, _context: click.Context, lines: list[str]) -> None:
     lines[:] = [line if re.match(r"\s*(\.\.|:)", line) else _escape_rst(line) for line in lines]
 
 
+def help_ends(_app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Add the examples and the exit statuses of a command."""
+    command = context.command
+    if not isinstance(command, Command):
+        return
+    if command.examples:
+        lines += [".. rubric:: Examples", "", ".. code-block:: console", ""]
+        lines += [*(f"   $ {example}" for example in command.examples), ""]
+    if command.exit_statuses:
+        lines += [".. rubric:: Exit status", ""]
+        lines += [*(f"- ``{status}``: {meaning}" for status, meaning in sorted(command.exit_statuses.items())), ""]
+
+
 def _escape_rst(line: str) -> str:
     """*line* with `*`, `|` and a final `_` of a word escaped, except in what sphinx-click itself writes."""
     own = re.match(r"(\s*)(\*\*Required\*\* |\| )?", line)
@@ -407,4 +421,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_lexer("cell", CellLexer)
     for part in ("description", "options", "epilog"):
         app.connect(f"sphinx-click-process-{part}", plain_help)
+    app.connect("sphinx-click-process-epilog", help_ends)
     return {"parallel_read_safe": False}

@@ -14,10 +14,16 @@ variable's value or a header.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 CONNECT_PREFIX = "Pipedream Connect Error: "
 """The prefix of the platform's end-user errors (its Connect documentation)."""
+
+
+def describe_fault(fault: BaseException) -> str:
+    """The message of *fault*, without the number of an operating system's error, or the name of its class."""
+    return re.sub(r"\[Errno -?\d+\] ", "", str(fault)) or type(fault).__name__
 
 
 class PdkernelError(Exception):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from pdkernel.actions.component import Component, ComponentHeader, build_component
-from pdkernel.errors import ActionNotFoundError, ActionSourceError, ConnectSettingsError
+from pdkernel.errors import ActionNotFoundError, ActionSourceError, ConnectSettingsError, describe_fault
 from pdkernel.model import JSON, AppBinding
 from pdkernel.workers import ComponentDescription, PropDeclaration, PropOption, PropOptionsPage
 
@@ -251,7 +251,7 @@ class ConnectSource:
                 )
         except httpx.HTTPError as fault:
             raise ActionSourceError(
-                f"Pipedream Connect cannot be reached at {self.host}: {str(fault) or type(fault).__name__}.",
+                f"Pipedream Connect cannot be reached at {self.host}: {describe_fault(fault)}.",
                 fix="Check the network, and run the step again.",
             ) from None
 

@@ -11,25 +11,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
+from pdkernel.cli.app import (
+    RUN,
+    CliContext,
+    command,
+    confirm,
+    environment_option,
+    group,
+    json_option,
+    print_json,
+    yes_option,
+)
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.identity import Account, ExternalUser
 
 
-@pdkernel.group()
+@group(section=RUN)
 def users() -> None:
-    """External users of the project."""
+    """List and remove external users."""
 
 
-@pdkernel.group()
+@group(section=RUN)
 def accounts() -> None:
-    """Connected accounts, of external users and your own."""
+    """Connect accounts of external users and your own."""
 
 
-@command(users, name="list")
-@env_option("--environment", metavar="ENV", help="development or production; default: both.")
+@command(users, name="list", examples=("pdkernel users list --environment production",))
+@environment_option(default="both")
 @json_option
 def list_users(state: CliContext, environment: str | None, as_json: bool) -> int:
     """List external users."""
@@ -47,36 +59,41 @@ def list_users(state: CliContext, environment: str | None, as_json: bool) -> int
             click.echo(f"{user.external_id}  {user.environment}  {apps}")
     else:
         click.echo("No external users yet. Connect an account to create one:")
-        click.echo("  pdkernel accounts add --external-user ID --app APP --credential KEY")
+        click.echo("  pdkernel accounts add --external-user ID --app SLUG --credential KEY")
     return 0
 
 
-@command(users, name="delete")
-@click.argument("external_user_id", metavar="ID")
-@env_option("--environment", metavar="ENV", help="development (default) or production.")
+@command(users, name="remove", examples=("pdkernel users remove ada", "pdkernel users remove ada --yes"))
+@cloup.argument("external_user_id", metavar="ID")
+@environment_option()
+@yes_option
 @json_option
-def delete_user(state: CliContext, external_user_id: str, environment: str | None, as_json: bool) -> int:
-    """Delete an external user and their accounts."""
-    from pdkernel.errors import RequestError
+def remove_user(state: CliContext, external_user_id: str, environment: str | None, yes: bool, as_json: bool) -> int:
+    """Remove an external user and their accounts."""
     from pdkernel.identity import parse_environment
 
-    where = parse_environment(environment)
-    if not state.open_directory().delete_user(external_user_id, where):
+    where, directory = parse_environment(environment), state.open_directory()
+    if external_user_id not in {user.external_id for user in directory.users(where)}:
         raise RequestError(
             f"There is no external user {external_user_id!r} in {where}.", fix="See: pdkernel users list"
         )
+    lost = len(directory.accounts(external_user_id=external_user_id, environment=where, own=False))
+    confirm(
+        f"Remove {external_user_id} and {lost} account{'' if lost == 1 else 's'} with credentials in {where}", yes=yes
+    )
+    directory.delete_user(external_user_id, where)
     if as_json:
-        print_json({"external_user_id": external_user_id, "environment": where, "deleted": True})
+        print_json({"external_user_id": external_user_id, "environment": where, "removed": True})
     else:
-        click.echo(f"Deleted {external_user_id} and their accounts in {where}.")
+        click.echo(f"Removed {external_user_id} and their accounts in {where}.")
     return 0
 
 
-@command(accounts, name="list")
-@env_option("--external-user", metavar="ID", help="Only accounts of this external user.")
-@env_option("--environment", metavar="ENV", help="Only accounts in development or production.")
-@env_option("--app", metavar="SLUG", help="Only accounts of this app.")
-@click.option("--own", is_flag=True, help="Only your own accounts.")
+@command(accounts, name="list", examples=("pdkernel accounts list --external-user ada", "pdkernel accounts list --own"))
+@cloup.option("--external-user", metavar="ID", help="Only accounts of this external user.")
+@environment_option(default="both")
+@cloup.option("--app", metavar="SLUG", help="Only accounts of this app.")
+@cloup.option("--own", is_flag=True, help="Only your own accounts.")
 @json_option
 def list_accounts(state: CliContext, external_user: str | None, environment: str | None, app: str | None, own: bool, as_json: bool) -> int:  # fmt: skip
     """List accounts, newest first, without credentials."""
@@ -98,8 +115,8 @@ def list_accounts(state: CliContext, external_user: str | None, environment: str
     return 0
 
 
-@command(accounts, name="show")
-@click.argument("account_id", metavar="ID")
+@command(accounts, name="show", examples=("pdkernel accounts show apn_1a2b3c4",))
+@cloup.argument("account_id", metavar="ID")
 @json_option
 def show_account(state: CliContext, account_id: str, as_json: bool) -> int:
     """Show an account without its credentials."""
@@ -112,12 +129,14 @@ def show_account(state: CliContext, account_id: str, as_json: bool) -> int:
     return 0
 
 
-@command(accounts, name="remove")
-@click.argument("account_id", metavar="ID")
+@command(accounts, name="remove", examples=("pdkernel accounts remove apn_1a2b3c4 --yes",))
+@cloup.argument("account_id", metavar="ID")
+@yes_option
 @json_option
-def remove_account(state: CliContext, account_id: str, as_json: bool) -> int:
+def remove_account(state: CliContext, account_id: str, yes: bool, as_json: bool) -> int:
     """Remove an account and its credentials."""
     account = _require(state, account_id)
+    confirm(f"Remove {format_account(account)} and its credentials", yes=yes)
     state.open_directory().remove_account(account_id)
     if as_json:
         print_json(encode_account(account))
@@ -126,14 +145,21 @@ def remove_account(state: CliContext, account_id: str, as_json: bool) -> int:
     return 0
 
 
-@command(accounts, name="add")
-@env_option("--external-user", metavar="ID", help="The external user who owns the account.")
-@click.option("--own", is_flag=True, help="Your own account, not an external user's.")
-@env_option("--app", metavar="SLUG", required=True, help="The app, such as slack.")
-@env_option("--environment", metavar="ENV", help="development (default) or production.")
-@env_option("--id", "account_id", metavar="apn_...", help="The id of the account; generated by default.")
-@env_option("--name", metavar="NAME", help="A display name.")
-@click.option(
+@command(
+    accounts,
+    name="add",
+    examples=(
+        "pdkernel accounts add --external-user ada --app slack --credential oauth_access_token",
+        "pdkernel accounts add --own --app postgresql --credential host=db --credential password=@password.txt",
+    ),
+)
+@cloup.option("--external-user", metavar="ID", help="The external user who owns the account.")
+@cloup.option("--own", is_flag=True, help="Your own account, not an external user's.")
+@cloup.option("--app", metavar="SLUG", required=True, help="The app, such as slack.")
+@environment_option()
+@cloup.option("--id", "account_id", metavar="apn_...", help="The id of the account; generated by default.")
+@cloup.option("--name", metavar="NAME", help="A display name.")
+@cloup.option(
     "--credential", "credentials", metavar="KEY[=VALUE|=@FILE|=-]", multiple=True, required=True,
     help="A credential: a bare KEY prompts, @FILE reads a file, - reads standard input.",
 )  # fmt: skip
@@ -149,8 +175,11 @@ def add_account(
     credentials: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Connect an account. An external user is created with their first account."""
-    from pdkernel.errors import RequestError
+    """
+    Connect an account of an external user, or your own.
+
+    The first account of an external user creates the user.
+    """
     from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.operations.accounts import connect_account
 
@@ -178,8 +207,6 @@ def add_account(
 
 
 def _credential(text: str) -> tuple[str, str]:
-    from pdkernel.errors import RequestError
-
     key, separator, value = text.partition("=")
     if not separator:
         value = click.prompt(key, hide_input=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
@@ -198,8 +225,6 @@ def _credential(text: str) -> tuple[str, str]:
 
 
 def _require(state: CliContext, account_id: str) -> Account:
-    from pdkernel.errors import RequestError
-
     account = state.open_directory().find_account(account_id)
     if account is None:
         raise RequestError(f"There is no account {account_id!r}.", fix="See: pdkernel accounts list")

@@ -11,22 +11,28 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
+from pdkernel.cli.app import AUTHOR, CliContext, command, group, json_option, print_json
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog, Component
     from pdkernel.workers import ComponentDescription
 
 
-@pdkernel.group()
+@group(section=AUTHOR)
 def actions() -> None:
-    """Pre-built actions: built in, from npm, a folder or Pipedream (see `pdkernel project set actions`)."""
+    """
+    Search and install pre-built actions.
+
+    Actions are built in, or come from npm, a folder or Pipedream: see `pdkernel project set --help`.
+    """
 
 
-@command(actions, name="search")
-@click.argument("words", nargs=-1)
-@env_option("--app", metavar="SLUG", help="Only actions of this app.")
+@command(actions, name="search", examples=("pdkernel actions search send message --app slack",))
+@cloup.argument("words", nargs=-1)
+@cloup.option("--app", metavar="SLUG", help="Only actions of this app.")
 @json_option
 def search_actions(state: CliContext, words: tuple[str, ...], app: str | None, as_json: bool) -> int:
     """Search actions by WORDS in their key, name and description."""
@@ -45,11 +51,15 @@ def search_actions(state: CliContext, words: tuple[str, ...], app: str | None, a
     return 0
 
 
-@command(actions, name="show")
-@click.argument("key", metavar="KEY[@VERSION]")
+@command(actions, name="show", examples=("pdkernel actions show slack-send-message",))
+@cloup.argument("key", metavar="KEY[@VERSION]")
 @json_option
 def show_action(state: CliContext, key: str, as_json: bool) -> int:
-    """Show an action's props, types and descriptions, and a cell that uses the action. Installs the action if necessary."""
+    """
+    Show the props of an action, and a cell that uses it.
+
+    Installs the action if necessary.
+    """
     from pdkernel.actions.action_view import build_action_cell, build_action_view
     from pdkernel.render import actions as action_view
 
@@ -77,16 +87,25 @@ def show_action(state: CliContext, key: str, as_json: bool) -> int:
     return 0
 
 
-@command(actions, name="add")
-@click.argument("key", metavar="KEY[@VERSION]")
-@env_option(
-    "--instead-of", metavar="KEY@VERSION", help="From now on, run the action where a step requires this version."
+@command(
+    actions,
+    name="add",
+    examples=(
+        "pdkernel actions add slack-send-message",
+        "pdkernel actions add slack-send-message@0.1.4 --instead-of slack-send-message@0.1.2",
+    ),
 )
+@cloup.argument("key", metavar="KEY[@VERSION]")
+@cloup.option("--instead-of", metavar="KEY@VERSION", help="Run the installed action in steps that name this version.")
 @json_option
 def add_action(state: CliContext, key: str, instead_of: str | None, as_json: bool) -> int:
-    """Install an action for runs without network, or choose the version that replaces another."""
+    """
+    Install an action.
+
+    Runs install missing actions too; an installed action needs no network. With --instead-of, steps that name an old
+    version run the installed version from now on.
+    """
     from pdkernel.actions import ActionReference
-    from pdkernel.errors import RequestError
 
     catalog, uses = open_catalog(state), ActionReference.parse(key)
     replaced = ActionReference.parse(instead_of) if instead_of else None

@@ -1,5 +1,5 @@
 """
-The command group: common options, the project, and the exit status of an error.
+The command group: sections of the help, common options, the project, and the report of an error.
 
 Exit statuses: 0 success or exited, 1 a step failed, 2 refused before any step, 3 internal error, 4 paused.
 """
@@ -8,42 +8,73 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+import cloup
 
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
     from pdkernel.identity import Directory
+    from pdkernel.model import JSON
     from pdkernel.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_ERROR_LINES = 15
+HELP_WIDTH = 110
 
 
-class EnvOption(click.Option):
-    """An option that `PDKERNEL_<NAME>` sets too: a password on a command line is visible to other users."""
+class Section(cloup.Section):
+    """A section of the help; *order* lists its commands."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.envvar is None and self.expose_value and self.name != "json":
-            long = max(self.opts, key=len).lstrip("-")
-            self.envvar = "PDKERNEL_" + long.upper().replace("-", "_")
+    def __init__(self, title: str, *order: str) -> None:
+        super().__init__(title)
+        self._order = order
+
+    def list_commands(self) -> list[tuple[str, click.Command]]:
+        """The commands in the order of the section."""
+        return sorted(super().list_commands(), key=lambda each: self._order.index(each[0]))
+
+
+AUTHOR = Section("Author", "lab", "new", "demo", "actions", "packages", "export")
+RUN = Section("Run", "run", "users", "accounts", "apps")
+TEST = Section("Test", "doctor", "shape", "source")
+MIGRATE = Section("Migrate", "import", "triggers")
+SERVE = Section("Serve", "serve", "invoke", "clients", "keys")
+PROJECT = Section("Project", "project", "env", "store", "login", "logout", "completion")
+
+EXIT_STATUSES: Mapping[int, str] = {
+    0: "success",
+    2: "refused: the request or the workflow is wrong",
+    3: "pdkernel failed",
+}
+"""The exit statuses of a command that does not run steps."""
+
+
+class CommandLineError(RequestError):
+    """The arguments of a command do not fit its options."""
+
+    code = "usage"
 
 
 class CliContext:
-    """State that commands share: project and directory, opened at first use."""
+    """State that commands share: project and directory, opened at first use, and how much is printed."""
 
     def __init__(self) -> None:
         self.project_folder: str | None = None
         self.database_url: str | None = None
+        self.quiet = False
+        self.verbosity = 0
         self._project: Project | None = None
         self._directory: Directory | None = None
 
@@ -56,9 +87,10 @@ class CliContext:
                 Path.cwd(), os.environ, folder=self.project_folder, database_url=self.database_url
             )
             if self._project.is_new:
-                click.echo(
-                    f"Created a local project in {self._project.folder} (ignored by Git; includes the key).", err=True
+                self.print_note(
+                    f"Created a local project in {self._project.folder} (ignored by Git; includes the key)."
                 )
+            self.print_detail(f"Project {self._project.project_id} in {self._project.folder}.")
         return self._project
 
     def has_project(self) -> bool:
@@ -81,63 +113,226 @@ class CliContext:
             self._directory = open_directory(self.open_project(), os.environ)
         return self._directory
 
+    def print_note(self, text: str) -> None:
+        """Print a note or a line of progress to standard error, unless `--quiet` is set."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def print_detail(self, text: str) -> None:
+        """Print a detail to standard error if `--verbose` is set."""
+        if self.verbosity:
+            click.echo(text, err=True)
+
     def close(self) -> None:
         """Close the project if it is open."""
         if self._project is not None:
             self._project.close()
 
 
+class Command(cloup.Command):
+    """
+    A command whose help ends with examples and exit statuses.
+
+    Args:
+        examples: Command lines, each of them complete.
+        exit_statuses: The meaning of each exit status; empty for a group.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        exit_statuses: Mapping[int, str] = EXIT_STATUSES,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        self.exit_statuses = exit_statuses
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples and the exit statuses."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"{'':>{formatter.current_indent}}{line}\n" for line in self.examples))
+        if self.exit_statuses:
+            with formatter.section("Exit status"):
+                formatter.write_dl([(str(status), meaning) for status, meaning in sorted(self.exit_statuses.items())])
+
+
+class Group(cloup.Group, Command):
+    """A group of `Command`."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, exit_statuses: Mapping[int, str] = MappingProxyType({}), **kwargs: Any) -> None:
+        super().__init__(*args, exit_statuses=exit_statuses, **kwargs)
+
+
+class RootGroup(Group):
+    """The group `pdkernel`: reports wrong arguments as other errors, with `--json` as JSON."""
+
+    group_class = Group
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command of *args*, and end the process with its exit status."""
+        given = list(sys.argv[1:] if args is None else args)
+        if os.environ.get("NO_COLOR"):
+            extra["color"] = False
+        if not standalone_mode:
+            return super().main(given, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            status = super().main(given, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = error.exit_code
+        except click.ClickException as error:
+            status = report_error(_usage_error(error), as_json="--json" in given)
+        except click.Abort:
+            click.echo("Aborted.", err=True)
+            status = 1
+        sys.exit(status or 0)
+
+
+def _usage_error(error: click.ClickException) -> CommandLineError:
+    ctx = getattr(error, "ctx", None)
+    message = error.format_message()
+    return CommandLineError(
+        message if message.endswith((".", "?", "!")) else f"{message}.",
+        fix=f"See: {ctx.command_path} --help" if ctx is not None else "",
+    )
+
+
 def _store_on_context(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def callback(ctx: click.Context, _: click.Parameter, value: Any) -> Any:
-        if value is not None:
+        if value:
             setattr(ctx.ensure_object(CliContext), name, value)
         return value
 
     return callback
 
 
-def project_options(function: F) -> F:
-    """`--project` and `--database`, before or after the command's name."""
-    for decorate in (
-        click.option(
-            "--database",
-            metavar="URL",
-            expose_value=False,
-            callback=_store_on_context("database_url"),
-            help="Database of the project (also PDKERNEL_DATABASE).",
-        ),
-        click.option(
+def common_options(*, hidden: bool) -> Callable[[F], F]:
+    """The options that stand before or after the command's name; only the help of `pdkernel` shows them."""
+    options = (
+        cloup.option(
             "--project",
             metavar="FOLDER",
-            expose_value=False,
             callback=_store_on_context("project_folder"),
             help="Folder of the local project (also PDKERNEL_PROJECT); default: the nearest .pdkernel/ upwards.",
+            expose_value=False,
+            hidden=hidden,
         ),
-    ):
-        function = decorate(function)
-    return function
+        cloup.option(
+            "--database",
+            metavar="URL",
+            callback=_store_on_context("database_url"),
+            help="Database of the project (also PDKERNEL_DATABASE).",
+            expose_value=False,
+            hidden=hidden,
+        ),
+        cloup.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            callback=_store_on_context("quiet"),
+            help="Print results and errors only: no progress and no notes.",
+            expose_value=False,
+            hidden=hidden,
+        ),
+        cloup.option(
+            "-v",
+            "--verbose",
+            count=True,
+            callback=_store_on_context("verbosity"),
+            help="Print the project, each step as it ends, and log messages; -vv also prints debug messages.",
+            expose_value=False,
+            hidden=hidden,
+        ),
+    )
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
-def env_option(*args: Any, **kwargs: Any) -> Callable[[F], F]:
-    """A click option that an environment variable sets too."""
-    return click.option(*args, cls=EnvOption, **kwargs)
+json_option = cloup.option("--json", "as_json", is_flag=True, help="Print only one JSON value.")
+yes_option = cloup.option("-y", "--yes", is_flag=True, help="Do not ask for a confirmation.")
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print only one JSON value.")
+def environment_option(default: str = "development") -> Callable[[F], F]:
+    """`--environment`; *default* is the meaning of no value."""
+    return cloup.option(
+        "--environment",
+        type=click.Choice(["development", "production"]),
+        help=f"Environment of the external users; default: {default}.",
+    )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(VERSION)
-@project_options
+def egress_option() -> Callable[[F], F]:
+    """`--egress`: the policy for outbound calls."""
+    return cloup.option(
+        "--egress",
+        metavar="MODE",
+        help="Outbound calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,... "
+        "(also PDKERNEL_EGRESS; default: live).",
+    )
+
+
+@cloup.group(
+    cls=RootGroup,
+    sections=(AUTHOR, RUN, TEST, MIGRATE, SERVE, PROJECT),
+    context_settings=cloup.Context.settings(
+        help_option_names=["-h", "--help"],
+        show_constraints=True,
+        formatter_settings=cloup.HelpFormatter.settings(
+            max_width=HELP_WIDTH,
+            theme=cloup.HelpTheme(
+                invoked_command=cloup.Style(fg="cyan"),
+                heading=cloup.Style(bold=True),
+                col1=cloup.Style(fg="cyan"),
+            ),
+        ),
+    ),
+    examples=(
+        "pdkernel new greet",
+        "pdkernel run greet.ipynb --event events/issues-opened.json",
+        "pdkernel lab greet.ipynb",
+    ),
+)
+@cloup.version_option(VERSION)
+@common_options(hidden=False)
 def pdkernel() -> None:
-    """Write Pipedream workflows in a notebook, run them as your end users, export them."""
+    """
+    Write Pipedream workflows in a notebook, run them as your end users, export and serve them.
+
+    The help of a command has examples and exit statuses: pdkernel COMMAND --help.
+    """
 
 
-def command(group: click.Group = pdkernel, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """Add a command with the project's options; a `PdkernelError` becomes a message and an exit status."""
+def group(*, section: Section) -> Callable[[Callable[..., Any]], Group]:
+    """Add a group of commands."""
+    return pdkernel.group(cls=Group, section=section)
+
+
+def command(
+    group: cloup.Group = pdkernel, *, section: Section | None = None, **settings: Any
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Add a command with the common options; a `PdkernelError` becomes a message and an exit status."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        return group.command(**settings)(project_options(_handle_errors(function)))
+        add: Callable[[Callable[..., Any]], click.Command] = group.command(section=section, **settings)
+        return add(common_options(hidden=True)(_handle_errors(function)))
 
     return decorate
 
@@ -149,19 +344,33 @@ def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     def call(ctx: click.Context, *args: Any, **kwargs: Any) -> None:
         state = ctx.ensure_object(CliContext)
+        _configure_logging(state)
         try:
             status = function(state, *args, **kwargs)
         except PdkernelError as error:
-            if kwargs.get("as_json"):
-                print_json({"error": encode_error(error)})
-            else:
-                print_error(error.code, str(error))
-            status = error.exit_status
+            status = report_error(error, as_json=bool(kwargs.get("as_json")))
         finally:
             state.close()
         ctx.exit(status or 0)
 
     return call
+
+
+def _configure_logging(state: CliContext) -> None:
+    """Print log messages to standard error: warnings, with `--verbose` more, with `--quiet` errors only."""
+    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+    levels = {0: logging.WARNING, 1: logging.INFO}
+    level = logging.ERROR if state.quiet else levels.get(state.verbosity, logging.DEBUG)
+    logging.getLogger("pdkernel").setLevel(level)
+
+
+def report_error(error: PdkernelError, *, as_json: bool) -> int:
+    """Print *error*, as JSON to standard output or as text to standard error. Returns its exit status."""
+    if as_json:
+        print_json({"error": encode_error(error)})
+    else:
+        print_error(error.code, str(error))
+    return error.exit_status
 
 
 def encode_error(error: PdkernelError) -> dict[str, Any]:
@@ -178,16 +387,31 @@ def encode_error(error: PdkernelError) -> dict[str, Any]:
 
 def print_error(code: str, message: str) -> None:
     """Print an error to stderr, in at most `MAX_ERROR_LINES` lines."""
-    lines = f"Error: {message}".splitlines()
+    lines = message.splitlines()
     if len(lines) > MAX_ERROR_LINES - 1:
         hidden = len(lines) - (MAX_ERROR_LINES - 2)
         lines = [*lines[: MAX_ERROR_LINES - 2], f"... and {hidden} more lines ({code}); --json prints all lines"]
-    click.echo("\n".join(lines), err=True)
+    click.echo(click.style("Error:", fg="red", bold=True) + " " + "\n".join(lines), err=True)
 
 
 def is_interactive(stream: TextIO) -> bool:
     """Whether a person uses *stream* interactively; false in a notebook cell, which has a terminal too."""
     return stream.isatty() and "JPY_PARENT_PID" not in os.environ
+
+
+def confirm(act: str, *, yes: bool) -> None:
+    """
+    Ask on a terminal whether to perform *act*, such as "Remove the store cache"; *yes* is the answer of `--yes`.
+
+    Raises:
+        RequestError: Standard input is not a terminal, and *yes* is false.
+        click.Abort: The answer is no.
+    """
+    if yes:
+        return
+    if not is_interactive(sys.stdin):
+        raise RequestError(f"{act}: not confirmed, and standard input is not a terminal.", fix="To confirm, add --yes.")
+    click.confirm(f"{act}?", abort=True, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -208,3 +432,30 @@ def read_input(name: str) -> bytes:
         raise EventError(
             f"Cannot read {name}: {fault.strerror}.", fix="Name a readable file, or - for standard input."
         ) from None
+
+
+def read_body(text: str) -> JSON:
+    """
+    The JSON value of `--body`: a file, `-` for standard input, or the JSON itself.
+
+    Raises:
+        EventError: The file does not exist, or its text is not JSON.
+    """
+    from pdkernel.errors import EventError
+    from pdkernel.event import parse_json
+
+    try:
+        is_file = text == "-" or Path(text).is_file()
+    except OSError:  # the text is too long for a file name
+        is_file = False
+    if is_file:
+        return parse_json(read_input(text), label="standard input" if text == "-" else text)
+    try:
+        return parse_json(text, label="--body")
+    except EventError:
+        if re.fullmatch(r"[^\s{}\[\]\"']+", text):
+            raise EventError(
+                f"--body {text} is neither a file nor JSON: there is no such file.",
+                fix='Name an existing file, - for standard input, or write JSON, such as \'{"name": "Ada"}\'.',
+            ) from None
+        raise

@@ -7,34 +7,44 @@ Reads client secrets from a prompt, standard input or the environment. `connect`
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import Any, Literal
 
 import click
+import cloup
 
 from pdkernel.cli.actions import open_catalog
-from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
+from pdkernel.cli.app import RUN, CliContext, command, group, json_option, print_json
+from pdkernel.errors import RequestError
 
 
-@pdkernel.group()
+@group(section=RUN)
 def apps() -> None:
-    """Apps whose accounts workflows use."""
+    """List and register apps whose accounts workflows use."""
 
 
-@command(apps, name="add")
-@click.argument("slug")
-@click.option("--field", "fields", metavar="NAME", multiple=True, help="Name of a credential in accounts of the app.")
-@env_option("--oauth-authorize-url", metavar="URL", help="Authorization endpoint, for accounts connected by OAuth 2.")
-@env_option("--oauth-token-url", metavar="URL", help="Token endpoint of the app.")
-@env_option(
+@command(
+    apps,
+    name="add",
+    examples=(
+        "pdkernel apps add acme --field api_key --field subdomain",
+        "pdkernel apps add acme --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id 4f2a",
+    ),
+)
+@cloup.argument("slug")
+@cloup.option("--field", "fields", metavar="NAME", multiple=True, help="Name of a credential in accounts of the app.")
+@cloup.option("--oauth-authorize-url", metavar="URL", help="Authorization endpoint, for accounts connected by OAuth 2.")
+@cloup.option("--oauth-token-url", metavar="URL", help="Token endpoint of the app.")
+@cloup.option(
     "--oauth-client-id", metavar="ID", help="Id of your OAuth client at the app; the command asks for the secret."
 )
-@click.option("--oauth-scope", "scopes", metavar="SCOPE", multiple=True, help="A scope to request; repeatable.")
-@click.option(
+@cloup.option("--oauth-scope", "scopes", metavar="SCOPE", multiple=True, help="A scope to request; repeatable.")
+@cloup.option(
     "--oauth-client-auth", "client_auth", type=click.Choice(["post", "basic"]), default="post",
     help="How the client's secret is sent: in the body (post, the default) or by HTTP Basic.",
 )  # fmt: skip
-@click.option("--oauth-public", "public", is_flag=True, help="The OAuth client has no secret.")
+@cloup.option("--oauth-public", "public", is_flag=True, help="The OAuth client has no secret.")
 @json_option
 def add_app(
     state: CliContext,
@@ -49,13 +59,12 @@ def add_app(
     as_json: bool,
 ) -> int:
     """
-    Register an app: the credentials of its accounts, or the OAuth client that connects them.
+    Register an app.
 
-    The command asks for the OAuth client's secret, or reads it from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
+    An app has the credentials that --field names, or an OAuth client that connects its accounts. The command asks for the OAuth client's secret, or reads it from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
     """
     from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
     from pdkernel.connect.registered_apps import register_app
-    from pdkernel.errors import RequestError
     from pdkernel.server.link.connect_page import CALLBACK_PATH
 
     oauth_options = (oauth_authorize_url, oauth_token_url, oauth_client_id)
@@ -69,7 +78,7 @@ def add_app(
     if oauth_authorize_url is None or oauth_token_url is None or oauth_client_id is None or fields:
         raise RequestError(
             "OAuth 2 needs --oauth-authorize-url, --oauth-token-url and --oauth-client-id, without --field.",
-            fix=f"pdkernel apps add {slug} --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id ID",
+            fix=f"pdkernel apps add {shlex.quote(slug)} --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id ID",
         )
     secret = None if public else _client_secret()
     provider = OAuthProvider(oauth_authorize_url, oauth_token_url, oauth_client_id, secret, scopes, client_auth)
@@ -83,8 +92,6 @@ def add_app(
 
 
 def _client_secret() -> str:
-    from pdkernel.errors import RequestError
-
     secret = os.environ.get("PDKERNEL_OAUTH_CLIENT_SECRET")
     if secret is None and sys.stdin.isatty():
         secret = click.prompt("OAuth client secret", hide_input=True)
@@ -97,10 +104,14 @@ def _client_secret() -> str:
     return secret
 
 
-@command(apps, name="list")
+@command(apps, name="list", examples=("pdkernel apps list --json",))
 @json_option
 def list_apps(state: CliContext, as_json: bool) -> int:
-    """List the known apps: apps of accounts, apps of components and registered apps."""
+    """
+    List apps with the fields of their credentials.
+
+    These are the apps of accounts, the apps of actions, and registered apps.
+    """
     from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
     from pdkernel.connect.registered_apps import load_registered_apps
     from pdkernel.identity import ACCESS_TOKEN_FIELD
@@ -130,10 +141,14 @@ def list_apps(state: CliContext, as_json: bool) -> int:
     return 0
 
 
-@command(apps, name="webhook-key")
+@command(apps, name="webhook-key", examples=("pdkernel apps webhook-key",))
 @json_option
 def webhook_key(state: CliContext, as_json: bool) -> int:
-    """Print the key that signs the webhooks of Connect tokens (header x-pd-signature)."""
+    """
+    Print the key that signs webhooks.
+
+    It signs the webhooks of Connect tokens; the signature is in the header x-pd-signature.
+    """
     from pdkernel.server.link.webhooks import get_signing_key
 
     key = get_signing_key(state.open_project())

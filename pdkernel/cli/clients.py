@@ -11,28 +11,30 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
+from pdkernel.cli.app import SERVE, CliContext, command, confirm, group, json_option, print_json, yes_option
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
     from pdkernel.project.oauth_clients import OAuthClient
 
 
-@pdkernel.group()
+@group(section=SERVE)
 def clients() -> None:
-    """OAuth clients that may call the endpoint."""
+    """Create OAuth clients of the endpoint and the Connect API."""
 
 
-@pdkernel.group()
+@group(section=SERVE)
 def keys() -> None:
-    """Keys that sign the endpoint's access tokens."""
+    """Rotate the key that signs access tokens of OAuth clients."""
 
 
-@command(clients, name="create")
-@env_option("--name", metavar="NAME", help="A display name.")
-@env_option("--scope", "scopes", metavar="SCOPE", multiple=True, help="A scope of the client's tokens; default: all.")
-@env_option(
+@command(clients, name="create", examples=("pdkernel clients create --name backend --scope connect:workflow:invoke",))
+@cloup.option("--name", metavar="NAME", help="A display name.")
+@cloup.option("--scope", "scopes", metavar="SCOPE", multiple=True, help="A scope of the client's tokens; default: all.")
+@cloup.option(
     "--public-key",
     type=click.File("r", encoding="utf-8"),
     metavar="FILE",
@@ -42,7 +44,11 @@ def keys() -> None:
 def create_client(
     state: CliContext, name: str | None, scopes: tuple[str, ...], public_key: TextIO | None, as_json: bool
 ) -> int:
-    """Create a client and print its secret once."""
+    """
+    Create a client and print its secret.
+
+    The secret is shown once; the project stores a hash of it.
+    """
     project = state.open_project()
     if public_key is not None:
         keyed = project.oauth_clients.create_with_key(_text(public_key), name or "", scopes or ("*",))
@@ -79,7 +85,7 @@ def _print_scope_hint(project: Project) -> None:
         )
 
 
-@command(clients, name="list")
+@command(clients, name="list", examples=("pdkernel clients list --json",))
 @json_option
 def list_clients(state: CliContext, as_json: bool) -> int:
     """List clients without their secrets."""
@@ -94,14 +100,16 @@ def list_clients(state: CliContext, as_json: bool) -> int:
     return 0
 
 
-@command(clients, name="remove")
-@click.argument("client_id", metavar="ID")
+@command(clients, name="remove", examples=("pdkernel clients remove 4f2a --yes",))
+@cloup.argument("client_id", metavar="ID")
+@yes_option
 @json_option
-def remove_client(state: CliContext, client_id: str, as_json: bool) -> int:
+def remove_client(state: CliContext, client_id: str, yes: bool, as_json: bool) -> int:
     """Remove a client; its tokens are refused within seconds."""
-    from pdkernel.errors import RequestError
-
-    if not state.open_project().oauth_clients.remove(client_id):
+    table = state.open_project().oauth_clients
+    if client_id in {client.id for client in table.list_clients()}:
+        confirm(f"Remove the client {client_id}, whose tokens are refused from then on", yes=yes)
+    if not table.remove(client_id):
         raise RequestError(f"There is no client {client_id!r}.", fix="See: pdkernel clients list")
     if as_json:
         print_json({"client_id": client_id, "removed": True})
@@ -110,10 +118,16 @@ def remove_client(state: CliContext, client_id: str, as_json: bool) -> int:
     return 0
 
 
-@command(keys, name="rotate")
+@command(keys, name="rotate", examples=("pdkernel keys rotate --yes",))
+@yes_option
 @json_option
-def rotate_keys(state: CliContext, as_json: bool) -> int:
-    """Sign tokens with a new key; existing tokens stay valid until they expire."""
+def rotate_keys(state: CliContext, yes: bool, as_json: bool) -> int:
+    """
+    Sign new tokens with a new key.
+
+    Existing tokens stay valid until they expire.
+    """
+    confirm("Sign new access tokens with a new key", yes=yes)
     key = state.open_project().access_tokens.rotate_signing_key()
     if as_json:
         print_json({"key_id": key})

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 from msgspec.structs import replace
 
-from pdkernel.cli.app import CliContext, command, env_option
+from pdkernel.cli.app import AUTHOR, EXIT_STATUSES, CliContext, command
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.session import Session
@@ -23,10 +25,19 @@ if TYPE_CHECKING:
 USERS = ("ada", "grace")
 
 
-@command(name="demo")
-@env_option("--keep", metavar="FOLDER", help="Work in this new folder and keep it; default: a temporary one.")
+@command(
+    name="demo",
+    section=AUTHOR,
+    examples=("pdkernel demo --keep demo",),
+    exit_statuses={**EXIT_STATUSES, 1: "a step failed"},
+)
+@cloup.option("--keep", metavar="FOLDER", help="Work in this new folder and keep it; default: a temporary one.")
 def demo(_: CliContext, keep: str | None) -> int:
-    """Run the quickstart in the terminal: choose a user, load an event, run, edit a step, export."""
+    """
+    Run the quickstart in the terminal.
+
+    Chooses an external user, loads an event, runs the workflow, edits a step and exports the result.
+    """
     return run_demo(Path(keep) if keep else None)
 
 
@@ -40,7 +51,6 @@ def run_demo(keep: Path | None) -> int:
     Returns:
         The exit status.
     """
-    from pdkernel.errors import RequestError
     from pdkernel.runtimes.file_tree import temporary_folder
 
     if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, print_json
+from pdkernel.cli.app import EXIT_STATUSES, TEST, CliContext, command, environment_option, json_option, print_json
 from pdkernel.errors import PdkernelError
 from pdkernel.version import VERSION
 
@@ -23,13 +24,23 @@ if TYPE_CHECKING:
     from pdkernel.readiness import DoctorReport
 
 
-@command(name="doctor")
-@click.argument("source", required=False, type=click.Path(path_type=Path))
-@env_option("--environment", metavar="ENV", help="development (default) or production.")
-@env_option(
+@command(
+    name="doctor",
+    section=TEST,
+    examples=(
+        "pdkernel doctor",
+        "pdkernel doctor greet.ipynb --external-user ada",
+        "pdkernel doctor workflows/ --check --json",
+    ),
+    exit_statuses={**EXIT_STATUSES, 1: "with --check: SOURCE lacks something"},
+)
+@cloup.argument("source", required=False, type=click.Path(path_type=Path))
+@environment_option()
+@cloup.option(
     "--external-user", metavar="ID", help="Check this external user only, and explain the lookup of their accounts."
 )
-@click.option("--matrix", is_flag=True, help="Show for each external user whether each step of SOURCE can run.")
+@cloup.option("--check", is_flag=True, help="Exit with status 1 if SOURCE lacks something.")
+@cloup.option("--matrix", is_flag=True, help="Show for each external user whether each step of SOURCE can run.")
 @json_option
 def doctor(
     state: CliContext,
@@ -37,12 +48,14 @@ def doctor(
     environment: str | None,
     external_user: str | None,
     matrix: bool,
+    check: bool,
     as_json: bool,
 ) -> int:
     """
-    Report what this machine and this project have, and what SOURCE lacks, with a command for each requirement.
+    Report what SOURCE needs to run.
 
-    If SOURCE is a folder of workflows, each workflow is checked.
+    Lists the programs of this machine, the settings of the project, and what SOURCE lacks, with a command for each
+    requirement. If SOURCE is a folder of workflows, each workflow is checked.
     """
     from pdkernel.source import find_sources
 
@@ -52,13 +65,15 @@ def doctor(
     look = partial(_check_source, state, environment=environment, external_user=external_user, matrix=matrix)
     several = {place: _check_or_error(look, place) for place in places} if len(places) > 1 else {}
     found = look(source) if source and not several else None
+    is_ready = all(map(_is_ready, several.values())) and (found is None or _is_ready(found))
+    status = 1 if check and not is_ready else 0
     if as_json:
         print_json(
             {
                 "machine": machine,
                 "project": {"project_id": project.project_id, "folder": str(project.folder), "plan": project.plan},
                 "source": str(source) if source else None,
-                **(found.to_json() if found else {"ready": all(map(_is_ready, several.values())), "missing": []}),
+                **(found.to_json() if found else {"ready": is_ready, "missing": []}),
                 **(
                     {"workflows": [{"source": str(place), **_as_json(each)} for place, each in several.items()]}
                     if several
@@ -66,7 +81,7 @@ def doctor(
                 ),
             }
         )
-        return 0
+        return status
     for key, value in machine.items():
         click.echo(f"{key}: {value}")
     click.echo(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
@@ -78,7 +93,7 @@ def doctor(
             if isinstance(each, PdkernelError)
             else f"\n{each.format_text(str(place))}".rstrip()
         )
-    return 0
+    return status
 
 
 def _check_or_error(collect: Callable[[Path], DoctorReport], source: Path) -> DoctorReport | PdkernelError:

@@ -12,26 +12,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, is_interactive, json_option, print_json
+from pdkernel.cli.app import AUTHOR, EXIT_STATUSES, CliContext, command, is_interactive, json_option, print_json
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.render.proof import Proof
     from pdkernel.source import WorkflowSource
 
 
-@command(name="export")
-@click.argument("notebook", type=click.Path(path_type=Path))
-@env_option("--to", metavar="FOLDER", help="Write the workflow to a new folder.")
-@env_option("--into", metavar="FOLDER", help="Update a synced folder: unchanged parts stay byte for byte.")
-@env_option(
+@command(
+    name="export",
+    section=AUTHOR,
+    examples=(
+        "pdkernel export greet.ipynb --to deploy/greet",
+        "pdkernel export greet.ipynb --into ../project/greet --dry-run",
+        "pdkernel export greet.ipynb --to deploy/greet --prove",
+    ),
+    exit_statuses={**EXIT_STATUSES, 1: "with --prove: a run differs"},
+)
+@cloup.argument("notebook", type=click.Path(path_type=Path))
+@cloup.option("--to", metavar="FOLDER", help="Write the workflow to a new folder.")
+@cloup.option("--into", metavar="FOLDER", help="Update a synced folder: unchanged parts stay byte for byte.")
+@cloup.option(
     "--docs",
     is_flag=True,
-    help="Also write README.md, a description of the workflow; with --into also pdkernel.yaml, the settings that Git sync "
-    "does not hold (--to always writes pdkernel.yaml).",
+    help="Also write README.md, which describes the workflow. With --into, also write pdkernel.yaml, the settings that "
+    "Git sync does not hold; --to always writes it.",
 )
-@env_option("--dry-run", is_flag=True, help="Show the changes without writing them.")
-@env_option(
+@cloup.option("--dry-run", is_flag=True, help="Show the changes without writing them.")
+@cloup.option(
     "--prove",
     is_flag=True,
     help="Run the written files and NOTEBOOK on every saved event, offline, and compare the runs.",
@@ -53,7 +64,6 @@ def export(
     --into overwrites the entry files of steps and the changed lines of workflow.yaml. Check the changes with --dry-run
     first; undo them with Git. Files of removed steps stay and are listed.
     """
-    from pdkernel.errors import RequestError
     from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
     from pdkernel.render import files as files_view
     from pdkernel.render import proof as proof_view

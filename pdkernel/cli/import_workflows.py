@@ -15,8 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, is_interactive, json_option, print_json
+from pdkernel.cli.app import (
+    EXIT_STATUSES,
+    MIGRATE,
+    CliContext,
+    command,
+    is_interactive,
+    json_option,
+    print_json,
+)
 from pdkernel.errors import PdkernelError
 
 if TYPE_CHECKING:
@@ -34,21 +43,34 @@ UNANSWERED = "unanswered"
 _SHOWN_LOCATIONS = 5
 
 
-@command(name="import")
-@click.argument("folder", type=click.Path(path_type=Path))
-@env_option(
+@command(
+    name="import",
+    section=MIGRATE,
+    examples=(
+        "pdkernel import ../project/greet --to greet.ipynb",
+        "pdkernel import ../project --to notebooks/ --accounts external-user",
+    ),
+    exit_statuses={**EXIT_STATUSES, 2: "refused, or a workflow could not be imported"},
+)
+@cloup.argument("folder", type=click.Path(path_type=Path))
+@cloup.option(
     "--to", metavar="NOTEBOOK|FOLDER", required=True, help="The notebook, or the folder of notebooks, to write."
 )
-@env_option(
+@cloup.option(
     "--accounts",
     type=click.Choice(["ask", "own", "external-user"]),
     default="ask",
-    help="The owner of the account ids in the files. ask (default) asks on a terminal; without a terminal the ids stay unanswered.",
+    help="The owner of the account ids in the files. ask (the default) asks on a terminal; elsewhere the ids stay "
+    "unanswered.",
 )
-@click.option("--force", is_flag=True, help="Replace existing notebooks; a copy of each stays beside the new one.")
+@cloup.option("--force", is_flag=True, help="Replace existing notebooks; a copy of each stays beside the new one.")
 @json_option
 def import_(state: CliContext, folder: Path, to: str, accounts: str, force: bool, as_json: bool) -> int:
-    """Create a notebook for the workflow in FOLDER, or for every workflow in the repository FOLDER."""
+    """
+    Write workflows of Pipedream's Git sync as notebooks.
+
+    FOLDER is the folder of a workflow, or a folder of them: each workflow becomes a notebook.
+    """
     from pdkernel.importer import answer_questions, find_workflow_folders, import_folder, plan_notebook_paths
 
     found = plan_notebook_paths(folder, find_workflow_folders(folder), Path(to))

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, print_json
+from pdkernel.cli.app import SERVE, CliContext, command, environment_option, json_option, print_json, read_body
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
-    from pdkernel.model import JSON
     from pdkernel.operations.invocation import InvokeRequest
 
 
@@ -38,33 +39,75 @@ class InvokeOptions(TypedDict):
     run_them: bool
 
 
-@command(name="invoke")
-@click.argument("url")
-@env_option("--external-user", metavar="ID", help="The external user that the workflow runs for.")
-@env_option("--environment", metavar="ENV", help="development (default) or production.")
-@env_option("--body", metavar="FILE|JSON", help="The body, sent as JSON.")
-@env_option("--method", metavar="METHOD", help="Default: POST with a body, else GET; for an external user POST.")
-@click.option("--query", metavar="NAME=VALUE", multiple=True, help="Added to the URL's query.")
-@click.option("--header", "headers", metavar="NAME: VALUE", multiple=True, help="An additional header.")
-@env_option("--client-id", metavar="ID", help="OAuth client whose token is fetched and sent.")
-@env_option("--client-secret", metavar="SECRET", help="The client's secret; better set PDKERNEL_CLIENT_SECRET.")
-@env_option("--token", metavar="TOKEN", help="A bearer token, sent unchanged; better set PDKERNEL_TOKEN.")
-@env_option("--token-url", metavar="URL", help="The token endpoint of the OAuth client; default: on the origin of URL.")
-@env_option(
+@command(
+    name="invoke",
+    section=SERVE,
+    examples=(
+        "pdkernel invoke http://127.0.0.1:8765/eo1a2b3c4d --external-user ada --body event.json",
+        "pdkernel invoke http://127.0.0.1:8765/eo1a2b3c4d --external-user ada --snippets",
+    ),
+    exit_statuses={
+        0: "a status below 400",
+        1: "a status of 500 or above; with --run: a program failed",
+        2: "a status from 400 to 499, or wrong arguments",
+        3: "the server does not respond",
+    },
+)
+@cloup.argument("url")
+@cloup.option("--external-user", metavar="ID", help="The external user that the workflow runs for.")
+@environment_option()
+@cloup.option("--body", metavar="FILE|JSON", help="The body, sent as JSON; - reads standard input.")
+@cloup.option(
+    "--method", metavar="METHOD", help="The HTTP method; default: POST with a body or an external user, else GET."
+)
+@cloup.option("--query", metavar="NAME=VALUE", multiple=True, help="Added to the URL's query.")
+@cloup.option("--header", "headers", metavar="NAME: VALUE", multiple=True, help="An additional header.")
+@cloup.option(
+    "--client-id",
+    metavar="ID",
+    envvar="PDKERNEL_CLIENT_ID",
+    help="OAuth client whose token is fetched and sent (also PDKERNEL_CLIENT_ID).",
+)
+@cloup.option(
+    "--client-secret",
+    metavar="SECRET",
+    envvar="PDKERNEL_CLIENT_SECRET",
+    help="The client's secret; better set PDKERNEL_CLIENT_SECRET.",
+)
+@cloup.option(
+    "--token",
+    metavar="TOKEN",
+    envvar="PDKERNEL_TOKEN",
+    help="A bearer token, sent unchanged; better set PDKERNEL_TOKEN.",
+)
+@cloup.option(
+    "--token-url",
+    metavar="URL",
+    envvar="PDKERNEL_TOKEN_URL",
+    help="The token endpoint of the OAuth client (also PDKERNEL_TOKEN_URL); default: on the origin of URL.",
+)
+@cloup.option(
     "--ca-file",
     metavar="FILE",
     type=click.Path(path_type=Path, resolve_path=True),
     help="Also trust this certificate authority.",
 )
-@env_option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds to wait.")
-@click.option("--snippets", is_flag=True, help="Print programs that make this call instead: curl, Python, TypeScript.")
-@click.option("--run", "run_them", is_flag=True, help="With --snippets: run each program and mark those that succeed.")
+@cloup.option(
+    "--timeout",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    default=60.0,
+    show_default=True,
+    help="How long to wait for the response.",
+)
+@cloup.option("--snippets", is_flag=True, help="Print programs that make this call instead: curl, Python, TypeScript.")
+@cloup.option("--run", "run_them", is_flag=True, help="With --snippets: run each program and mark those that succeed.")
 @json_option
 def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeOptions]) -> int:
     """
-    Call the endpoint at URL once and show its response.
+    Call the endpoint of a workflow.
 
-    Exit status: 0 for a status below 400, 2 for 400 to 499, 1 for 500 and above, 3 if the server does not respond.
+    Sends one request to URL and shows the response.
     """
     from pdkernel.operations.invocation import explain_missing_token
     from pdkernel.operations.invocation import invoke as send
@@ -89,7 +132,6 @@ def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeO
 
 
 def _snippets(state: CliContext, call: InvokeRequest, options: InvokeOptions, *, as_json: bool) -> int:
-    from pdkernel.errors import RequestError
     from pdkernel.operations.snippets import NO_USER_MESSAGE, build_invocation, run_snippets
     from pdkernel.render.snippets import build_snippets, render_text
 
@@ -123,7 +165,7 @@ def _call(url: str, options: InvokeOptions) -> InvokeRequest:
     from pdkernel.identity import parse_environment
     from pdkernel.operations.invocation import InvokeRequest, build_client
 
-    body = _body(options["body"])
+    body = read_body(options["body"]) if options["body"] is not None else None
     plain = body is None and options["external_user"] is None
     return InvokeRequest(
         url,
@@ -138,21 +180,7 @@ def _call(url: str, options: InvokeOptions) -> InvokeRequest:
     )
 
 
-def _body(text: str | None) -> JSON:
-    from pdkernel.event import parse_json
-
-    if text is None:
-        return None
-    try:
-        is_file = Path(text).is_file()
-    except OSError:  # the text is too long for a file name
-        is_file = False
-    return parse_json(Path(text).read_bytes() if is_file else text, label="the body")
-
-
 def _pair(text: str, mark: str, form: str) -> tuple[str, str]:
-    from pdkernel.errors import RequestError
-
     name, found, value = text.partition(mark)
     if not found or not name.strip():
         raise RequestError(f"{text!r} has no {mark!r}.", fix=f"Write {form}.")

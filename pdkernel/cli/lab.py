@@ -7,28 +7,44 @@ Options and default settings of JupyterLab. The user's own settings take precede
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command
+from pdkernel.cli.app import AUTHOR, EXIT_STATUSES, CliContext, command
+from pdkernel.errors import RequestError
 
 CONFIG_FOLDER = Path(__file__).parent
 """Contains `labconfig/default_setting_overrides.json`, which disables news and update checks."""
 
 
-@command(name="lab", context_settings={"ignore_unknown_options": True})
-@click.argument("notebook", required=False, type=click.Path(path_type=Path))
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@command(
+    name="lab",
+    section=AUTHOR,
+    context_settings={"ignore_unknown_options": True},
+    options_metavar="[OPTIONS]",
+    examples=("pdkernel lab", "pdkernel lab greet.ipynb --no-browser --port 8890"),
+    exit_statuses={**EXIT_STATUSES, 1: "JupyterLab failed"},
+)
+@cloup.argument("notebook", required=False, type=click.Path(path_type=Path))
+@cloup.argument("options", nargs=-1, metavar="[JUPYTERLAB OPTIONS]...", type=click.UNPROCESSED)
 def lab(state: CliContext, notebook: Path | None, options: tuple[str, ...]) -> int:
-    """Open JupyterLab on NOTEBOOK with the workflow kernel; further options are passed to JupyterLab."""
-    from pdkernel.errors import RequestError
+    """
+    Open JupyterLab, with NOTEBOOK if it is given.
+
+    New notebooks use the workflow kernel. Options that the command does not have are passed to JupyterLab.
+    """
     from pdkernel.project import find_project
 
     if notebook is not None and not notebook.is_file():
-        raise RequestError(f"Notebook {notebook} does not exist.", fix=f"Create it: pdkernel new {notebook.stem}")
+        raise RequestError(
+            f"Notebook {notebook} does not exist.",
+            fix=f"Create it: pdkernel new {shlex.quote(str(notebook.with_suffix('')))}",
+        )
     # a kernel runs in its notebook's folder, where it would otherwise search for a project or create one
     folder = Path(state.project_folder).resolve() if state.project_folder else find_project(Path.cwd()).parent
     os.environ.setdefault("PDKERNEL_PROJECT", str(folder))

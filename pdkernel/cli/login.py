@@ -1,5 +1,5 @@
 """
-`pdkernel login`: connect the local project to a Connect project at Pipedream.
+`pdkernel login` and `logout`: connect the local project to a Connect project at Pipedream.
 
 Reads id, secret and project from options, the environment or a prompt. `project.login` stores them.
 """
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, json_option, print_json
+from pdkernel.cli.app import PROJECT, CliContext, command, environment_option, json_option, print_json
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.project import Login
@@ -21,33 +23,25 @@ if TYPE_CHECKING:
 _SECRET_LOCATIONS = {"keyring": "in this machine's keyring", "project": "in the project, encrypted"}
 
 
-@command(name="login")
-@click.option("--client-id", metavar="ID", help="Id of an OAuth client of your workspace.")
-@click.option("--client-secret", metavar="@FILE|-", help="Source of the client's secret; default: a prompt.")
-@click.option("--project-id", metavar="proj_...", help="The Connect project.")
-@click.option("--environment", metavar="ENV", help="development (default) or production.")
-@click.option("--base-url", metavar="URL", help="Base URL of the API; default: Pipedream's.")
-@click.option("--remove", is_flag=True, help="Remove the login: use the local project only.")
+@command(
+    name="login",
+    section=PROJECT,
+    examples=("pdkernel login", "pdkernel login --client-id 4f2a --client-secret @secret.txt --project-id proj_1a2b3c"),
+)
+@cloup.option("--client-id", metavar="ID", help="Id of an OAuth client of your workspace.")
+@cloup.option("--client-secret", metavar="@FILE|-", help="Source of the client's secret; default: a prompt.")
+@cloup.option("--project-id", metavar="proj_...", help="The Connect project.")
+@environment_option()
+@cloup.option("--base-url", metavar="URL", help="Base URL of the API; default: Pipedream's.")
 @json_option
-def login(state: CliContext, remove: bool, as_json: bool, **given: str | None) -> int:
+def login(state: CliContext, as_json: bool, **given: str | None) -> int:
     """
-    Use the users, accounts and credentials of a Connect project; steps still run on this machine.
+    Use the external users and accounts of a Connect project.
 
-    Missing options are read from PDKERNEL_CLIENT_ID, PDKERNEL_CLIENT_SECRET, PDKERNEL_PROJECT_ID,
+    Steps still run on this machine. Missing options are read from PDKERNEL_CLIENT_ID, PDKERNEL_CLIENT_SECRET, PDKERNEL_PROJECT_ID,
     PDKERNEL_PROJECT_ENVIRONMENT and PDKERNEL_BASE_URL, or the same with PIPEDREAM_, else from a prompt.
     """
     table = state.open_project().login
-    if remove:
-        removed = table.remove()
-        if as_json:
-            print_json({"removed": removed})
-        else:
-            click.echo(
-                "Logged out: users and accounts are the local project's."
-                if removed
-                else "There was no login to remove."
-            )
-        return 0
     new_login = _login(given)
     _check_login(new_login)
     location = table.save(new_login)
@@ -56,7 +50,24 @@ def login(state: CliContext, remove: bool, as_json: bool, **given: str | None) -
     else:
         click.echo(f"Users and accounts are now those of {new_login.project_id} at {new_login.base_url}.")
         click.echo(
-            f"The client's secret is stored {_SECRET_LOCATIONS[location]}. To return to the local project: pdkernel login --remove"
+            f"The client's secret is stored {_SECRET_LOCATIONS[location]}. To return to the local project: pdkernel logout"
+        )
+    return 0
+
+
+@command(name="logout", section=PROJECT, examples=("pdkernel logout",))
+@json_option
+def logout(state: CliContext, as_json: bool) -> int:
+    """Use the external users and accounts of the local project.
+
+    Removes the stored login.
+    """
+    removed = state.open_project().login.remove()
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        click.echo(
+            "Logged out: users and accounts are the local project's." if removed else "The project was not logged in."
         )
     return 0
 
@@ -90,7 +101,6 @@ def _login(given: dict[str, str | None]) -> Login:
 
 def _secret(given: str | None) -> str | None:
     """Read the secret from the source *given*, else from the environment."""
-    from pdkernel.errors import RequestError
     from pdkernel.project.login import read_setting
 
     if given is None:
@@ -113,8 +123,6 @@ def _secret(given: str | None) -> str | None:
 
 
 def _require_value(name: str, prompt: str, value: str | None, *, hidden: bool = False) -> str:
-    from pdkernel.errors import RequestError
-
     if not value and sys.stdin.isatty():
         value = click.prompt(prompt, hide_input=hidden)
     if not value:

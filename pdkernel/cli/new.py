@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command
+from pdkernel.cli.app import AUTHOR, CliContext, command
 from pdkernel.errors import RequestError
 
 _YAML_KEYWORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})
 """Words that YAML reads as a boolean or null."""
 
 
-@command(name="new")
-@click.argument("name")
+@command(name="new", section=AUTHOR, examples=("pdkernel new greet", 'pdkernel new "orders/Order welcome"'))
+@cloup.argument("name")
 def new(_: CliContext, name: str) -> int:
-    """Create NAME.ipynb with a starter workflow, an event and a test."""
+    """
+    Create NAME.ipynb with a starter workflow, an event and a test.
+
+    The event is in events/ beside the notebook, the test in tests/. No file is overwritten.
+    """
     path = Path(name if name.endswith(".ipynb") else f"{name}.ipynb")
     for file in (path, resolve_test_path(path)):
         if file.exists():
@@ -27,9 +33,10 @@ def new(_: CliContext, name: str) -> int:
     test = write_starter_test(path)
     for each in (notebook, event, test):
         click.echo(f"Made {each}")
-    click.echo(f"Run it:  pdkernel run {path} --event {event}")
-    click.echo(f"Test it: pytest {test}")
-    click.echo("Open it: pdkernel lab " + str(path))
+    notebook_argument, event_argument, test_argument = (shlex.quote(str(each)) for each in (path, event, test))
+    click.echo(f"Run it:  pdkernel run {notebook_argument} --event {event_argument}")
+    click.echo(f"Test it: pytest {test_argument}")
+    click.echo(f"Open it: pdkernel lab {notebook_argument}")
     return 0
 
 

@@ -12,20 +12,40 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, encode_error, json_option, pdkernel, print_error, print_json
+from pdkernel.cli.app import (
+    AUTHOR,
+    EXIT_STATUSES,
+    CliContext,
+    command,
+    encode_error,
+    group,
+    json_option,
+    print_error,
+    print_json,
+)
 
 
-@pdkernel.group()
+@group(section=AUTHOR)
 def packages() -> None:
-    """Packages that steps import; a run installs missing packages too."""
+    """Install and list packages that steps import."""
 
 
-@command(packages, name="install")
-@click.argument("source", type=click.Path(path_type=Path))
+@command(
+    packages,
+    name="install",
+    examples=("pdkernel packages install greet.ipynb",),
+    exit_statuses={**EXIT_STATUSES, 1: "a package could not be installed"},
+)
+@cloup.argument("source", type=click.Path(path_type=Path))
 @json_option
 def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
-    """Install the packages that the steps of SOURCE import, in the versions of the project's lock file."""
+    """
+    Install the packages of SOURCE.
+
+    These are the packages that its steps import, in the versions of the project's lock file.
+    """
     from pdkernel.analysis import check_packages
     from pdkernel.engine.step_packages import StepPackages
     from pdkernel.source import load_source
@@ -35,7 +55,7 @@ def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
     steps = [step for step in opened.workflow.steps if not step.disabled]
     ready = asyncio.run(
         StepPackages.for_project(state.open_project().folder, os.environ).prepare(
-            steps, opened.folder.resolve(), on_progress=lambda _step, line: click.echo(line, err=True)
+            steps, opened.folder.resolve(), on_progress=lambda _step, line: state.print_note(line)
         )
     )
     python = ready.python_environment.packages() if ready.python_environment else {}
@@ -57,7 +77,7 @@ def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
     return max((error.exit_status for error in ready.failures.values()), default=0)
 
 
-@command(packages, name="list")
+@command(packages, name="list", examples=("pdkernel packages list",))
 @json_option
 def list_packages(state: CliContext, as_json: bool) -> int:
     """List the packages of the lock file by import name."""

@@ -11,26 +11,33 @@ import sys
 from pathlib import Path
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, json_option, pdkernel, print_json
+from pdkernel.cli.app import PROJECT, CliContext, command, confirm, group, json_option, print_json, yes_option
+from pdkernel.errors import RequestError
 
 MAIL_SETTINGS = ("mail_to", "mail_server", "mail_user")
 """Settings with a plain text value."""
 
 
-@pdkernel.group()
+@group(section=PROJECT)
 def env() -> None:
-    """Environment variables: encrypted, passed to steps that name them, redacted like credentials."""
+    """
+    Set environment variables of steps.
+
+    Values are encrypted in the project, passed to steps that name them, and redacted like credentials.
+    """
 
 
-@pdkernel.group()
+@group(section=PROJECT)
 def project() -> None:
-    """The local project's settings."""
+    """Show and set the local project's settings."""
 
 
-@command(env, name="set")
-@click.argument("name")
-def set_variable(state: CliContext, name: str) -> int:
+@command(env, name="set", examples=("pdkernel env set STRIPE_KEY", "pdkernel env set STRIPE_KEY <key.txt"))
+@cloup.argument("name")
+@json_option
+def set_variable(state: CliContext, name: str, as_json: bool) -> int:
     """Set NAME to a value from a prompt or standard input."""
     from pdkernel.operations.environment import set_variable
 
@@ -38,11 +45,14 @@ def set_variable(state: CliContext, name: str) -> int:
         return str(click.prompt(name, hide_input=True)) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
 
     set_variable(state.open_project(), name, read_value)
-    click.echo(f"{name} is set.")
+    if as_json:
+        print_json({"name": name, "set": True})
+    else:
+        click.echo(f"Set {name}.")
     return 0
 
 
-@command(env, name="list")
+@command(env, name="list", examples=("pdkernel env list --json",))
 @json_option
 def list_variables(state: CliContext, as_json: bool) -> int:
     """List the names of variables, without values."""
@@ -54,22 +64,28 @@ def list_variables(state: CliContext, as_json: bool) -> int:
     return 0
 
 
-@command(env, name="remove")
-@click.argument("name")
-def remove_variable(state: CliContext, name: str) -> int:
-    """Remove NAME."""
-    from pdkernel.errors import RequestError
-
-    if not state.open_project().variables.remove(name):
-        raise RequestError(f"There is no environment variable {name}.", fix="See: pdkernel env list")
-    click.echo(f"{name} is removed.")
+@command(env, name="remove", examples=("pdkernel env remove STRIPE_KEY --yes",))
+@cloup.argument("name")
+@yes_option
+@json_option
+def remove_variable(state: CliContext, name: str, yes: bool, as_json: bool) -> int:
+    """Remove the variable NAME and its value."""
+    table = state.open_project().variables
+    if name not in table.list():
+        raise RequestError(f"There is no environment variable {name!r}.", fix="See: pdkernel env list")
+    confirm(f"Remove {name} and its value", yes=yes)
+    table.remove(name)
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"Removed {name}.")
     return 0
 
 
-@command(project, name="show")
+@command(project, name="show", examples=("pdkernel project show --json",))
 @json_option
 def show_project(state: CliContext, as_json: bool) -> int:
-    """Show the project's settings."""
+    """Show the project's id, folder, settings and login."""
     from pdkernel.cli.login import encode_login
 
     opened = state.open_project()
@@ -94,10 +110,18 @@ def show_project(state: CliContext, as_json: bool) -> int:
     return 0
 
 
-@command(project, name="set")
-@click.argument("setting", type=click.Choice(["plan", "actions", "connect_data_stores", *MAIL_SETTINGS]))
-@click.argument("value")
-@click.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
+@command(
+    project,
+    name="set",
+    examples=(
+        "pdkernel project set plan free",
+        "pdkernel project set actions npm --accept-licence",
+        "pdkernel project set mail_server smtp.example.com:587",
+    ),
+)
+@cloup.argument("setting", type=click.Choice(["plan", "actions", "connect_data_stores", *MAIL_SETTINGS]))
+@cloup.argument("value")
+@cloup.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
 def set_project(state: CliContext, setting: str, value: str, accept_licence: bool) -> int:
     """
     Set one of the project's settings; an empty VALUE resets it.
@@ -105,7 +129,8 @@ def set_project(state: CliContext, setting: str, value: str, accept_licence: boo
     \b
     actions      builtin (default), npm, connect, or a FOLDER of components: the
                  source of pre-built actions that are not built in
-    plan         business (default), or free to test the fourth end-user error
+    plan         business (default), or free: then runs for external users in
+                 production are refused, as on Pipedream's free plan
     connect_data_stores
                  NAME,...: data stores that actions and triggers of a Connect token
                  may read, write and empty (default: none)
@@ -113,14 +138,16 @@ def set_project(state: CliContext, setting: str, value: str, accept_licence: boo
     mail_server  HOST or HOST:PORT of the mail server (port 465 uses TLS)
     mail_user    login at the server; the variable PDKERNEL_MAIL_PASSWORD is the password
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from pdkernel.errors import RequestError
-
     if setting == "actions":
         return _set_actions(state, value, accept_licence)
     if setting == "connect_data_stores":
         return _set_connect_data_stores(state, value)
     if setting != "plan":
         if value:
+            if setting == "mail_server":
+                from pdkernel.engine.mail import parse_mail_server
+
+                parse_mail_server(value)
             state.open_project().settings.set(setting, value)
         else:
             state.open_project().settings.remove(setting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 import sys
@@ -17,18 +18,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 import click
+import cloup
 import msgspec
 
 from pdkernel.cli.app import (
+    RUN,
     CliContext,
     command,
-    env_option,
+    egress_option,
+    environment_option,
     is_interactive,
     json_option,
     print_error,
     print_json,
+    read_body,
     read_input,
 )
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.engine.pauses import PauseMode
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
     from pdkernel.event import Event
     from pdkernel.execution import Execution
     from pdkernel.identity import Directory
-    from pdkernel.model import JSON, Trigger, Workflow
+    from pdkernel.model import JSON, Workflow
     from pdkernel.project import Project
     from pdkernel.source import WorkflowSource
 
@@ -62,53 +68,90 @@ class RunOptions(TypedDict):
     no_install: bool
 
 
-@command(name="run")
-@click.argument("source", type=click.Path(path_type=Path))
-@env_option(
-    "--event",
-    metavar="FILE|-",
-    help="The event: exactly what steps.trigger.event holds, as JSON. A scheduled workflow needs none.",
+@command(
+    name="run",
+    section=RUN,
+    examples=(
+        "pdkernel run greet.ipynb --event events/issues-opened.json --external-user ada",
+        'pdkernel run greet.ipynb --body \'{"name": "Ada"}\' --egress deny',
+        "pdkernel run greet.ipynb --event - --external-users all --json",
+        "pdkernel run greet.ipynb --event events/issues-opened.json --from notify --pin build=build.json",
+    ),
+    exit_statuses={
+        0: "success, or a step ended the workflow",
+        1: "a step failed, or the run was cancelled",
+        2: "refused before any step: the request or the workflow is wrong",
+        3: "pdkernel failed",
+        4: "the run is paused",
+    },
 )
-@env_option("--body", metavar="FILE|JSON", help="A bare payload, wrapped as a POST.")
-@env_option("--external-user", metavar="ID", help="Run on behalf of this external user.")
-@env_option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users.")
-@env_option("--environment", metavar="ENV", help="development (default) or production.")
-@env_option("--from", "first", metavar="STEP", help="Run from this step on; pin what it needs from the steps above.")
-@env_option("--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file.")
-@env_option(
-    "--egress",
-    metavar="MODE",
-    help="Outbound calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,...",
+@cloup.argument("source", type=click.Path(path_type=Path))
+@cloup.option_group(
+    "Event",
+    cloup.option(
+        "--event",
+        metavar="FILE|NAME|-",
+        help="The event: exactly what steps.trigger.event holds, as JSON; NAME is a saved event, events/NAME.json. "
+        "A scheduled workflow needs none.",
+    ),
+    cloup.option("--body", metavar="FILE|JSON", help="A bare payload, wrapped as a POST; - reads standard input."),
 )
-@env_option("--via", metavar="PROXY", help="Send outbound calls through this proxy.")
-@env_option(
-    "--unopened", metavar="HOST,...", help="Do not decrypt TLS to these hosts: they use pinned or client certificates."
+@cloup.option_group(
+    "External user",
+    cloup.option("--external-user", metavar="ID", help="Run for this external user."),
+    cloup.option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users."),
+    environment_option(),
+    cloup.option("--explain", is_flag=True, help="Show how the account of each external user was found."),
 )
-@env_option(
-    "--wait", is_flag=True, help="Wait where the workflow pauses (delay, rerun; a suspend is cancelled at its end)."
+@cloup.option_group(
+    "Steps",
+    cloup.option("--from", "first", metavar="STEP", help="Skip the steps above STEP; pin the exports that STEP reads."),
+    cloup.option(
+        "--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file."
+    ),
+    cloup.option(
+        "--wait",
+        is_flag=True,
+        help="Wait where the workflow pauses (delay, rerun; a suspend is cancelled at its end). "
+        "Without --wait and --skip-waits, the run ends as paused.",
+    ),
+    cloup.option("--skip-waits", is_flag=True, help="Continue at once where the workflow pauses."),
+    cloup.option("--no-install", is_flag=True, help="Do not install packages; refuse the run if a package is missing."),
 )
-@env_option(
-    "--skip-waits",
-    is_flag=True,
-    help="Continue at once where the workflow pauses. Without --wait or --skip-waits, the run ends as paused.",
+@cloup.option_group(
+    "Outbound calls",
+    egress_option(),
+    cloup.option(
+        "--via", metavar="PROXY", envvar="PDKERNEL_VIA", help="Send them through this proxy (also PDKERNEL_VIA)."
+    ),
+    cloup.option(
+        "--unopened",
+        metavar="HOST,...",
+        help="Do not decrypt TLS to these hosts: they use pinned or client certificates.",
+    ),
 )
-@env_option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py.")
-@env_option(
-    "--plain",
-    metavar="NAME,APP.FIELD,...",
-    help="With --save-test: these variables and credentials are not secrets; write their values into the test.",
+@cloup.option_group(
+    "Test",
+    cloup.option("--save-test", metavar="NAME", help="Save the run as a test beside SOURCE: tests/test_NAME.py."),
+    cloup.option(
+        "--plain",
+        metavar="NAME,APP.FIELD,...",
+        help="With --save-test: write these variables and credentials with their values, as they are not secrets.",
+    ),
 )
-@env_option("--explain", is_flag=True, help="Show how the account of each external user was found.")
-@env_option("--no-install", is_flag=True, help="Do not install packages; refuse the run if a package is missing.")
 @json_option
 def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOptions]) -> int:
-    """Run the workflow of SOURCE (a notebook or a workflow's folder) on an event."""
+    """
+    Run a workflow on an event.
+
+    SOURCE is a notebook or a workflow's folder.
+    """
     from pdkernel.operations.runs import check_test_options, split_names
 
     several = options["external_users"] is not None
     plain = split_names(options["plain"])
     check_test_options(options["save_test"], non_secret_names=plain, has_several_users=several)
-    runs = asyncio.run(_run_all(state, source, options, quiet=as_json))
+    runs = asyncio.run(_run_all(state, source, options, as_json=as_json))
     executions = [execution for _, execution in runs]
     if as_json:
         values = [execution.to_json() for execution in executions]
@@ -116,21 +159,23 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
     else:
         for execution in executions:
             responds = runs[0][0].workflow.trigger.type == "http"
-            _print(execution, explain=options["explain"], responds=responds)
+            _print(execution, runs[0][0], options["event"], explain=options["explain"], responds=responds)
     if options["save_test"] is not None:
         _save_test(state, source, *runs[0], name=options["save_test"], non_secret_names=plain)
     return max(resolve_exit_status(execution) for execution in executions)
 
 
 async def _run_all(
-    state: CliContext, source: Path, options: RunOptions, *, quiet: bool
+    state: CliContext, source: Path, options: RunOptions, *, as_json: bool
 ) -> list[tuple[RunRequest, Execution]]:
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.source import load_source
 
     opened = load_source(source)
-    event = _event(options["event"], options["body"], opened.workflow.trigger)
-    _print_drift(opened, event, options["event"])
+    event = _event(options["event"], options["body"], opened)
+    state.print_detail(f"Workflow {opened.workflow.name!r} with {len(opened.workflow.steps)} steps from {opened.path}.")
+    if not state.quiet:
+        _print_drift(opened, event, options["event"])
     project = state.open_project()
     directory = state.open_directory()
     users = _users(options, event, directory)
@@ -142,7 +187,7 @@ async def _run_all(
     try:
         runs = []
         for request in requests:
-            with _Progress(quiet) as progress:
+            with _Progress(state, is_shown=not as_json) as progress:
                 shown = replace(request, on_progress=progress.print_line, on_change=progress.update)
                 runs.append((shown, await engine.run(shown)))
             if runs[-1][1].status == "cancelled":
@@ -177,18 +222,17 @@ def _request(
 
 
 def _pauses(options: RunOptions) -> PauseMode:
-    from pdkernel.errors import RequestError
-
     if options["wait"] and options["skip_waits"]:
         raise RequestError("--wait and --skip-waits exclude each other.", fix="Leave out one of them.")
     return "wait" if options["wait"] else "skip" if options["skip_waits"] else "park"
 
 
-def _event(event: str | None, body: str | None, trigger: Trigger) -> Event:
+def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event:
     from pdkernel.clock import SYSTEM_CLOCK
     from pdkernel.errors import EventError
-    from pdkernel.event import Event, parse_json
+    from pdkernel.event import Event
 
+    trigger = opened.workflow.trigger
     if event is None and body is None and trigger.type == "schedule":
         return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
     if event is None and body is None:
@@ -198,15 +242,16 @@ def _event(event: str | None, body: str | None, trigger: Trigger) -> Event:
         )
     if event is not None and body is not None:
         raise EventError("--event and --body exclude each other.", fix="Leave out one of them.")
+    if event is not None and event != "-" and not Path(event).exists():
+        from pdkernel.operations.events import EventLibrary
+
+        return EventLibrary(opened.folder).load(event, http=trigger.type == "http")[1]
     if event is not None:
         return Event.parse(
             read_input(event), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
         )
     assert body is not None
-    path = Path(body)
-    if body == "-" or (len(body) < 4096 and "\n" not in body and path.is_file()):
-        return Event.from_body(parse_json(read_input(body), label=body))
-    return Event.from_body(parse_json(body, label="--body"))
+    return Event.from_body(read_body(body))
 
 
 def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None:
@@ -224,7 +269,6 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
 
 
 def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[str | None]:
-    from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
     from pdkernel.operations.runs import list_run_users
 
@@ -237,7 +281,6 @@ def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[
 
 
 def _pins(workflow: Workflow, pins: Sequence[str]) -> dict[str, Mapping[str, JSON]]:
-    from pdkernel.errors import RequestError
     from pdkernel.operations.runs import parse_pinned_exports
 
     found = {}
@@ -272,11 +315,13 @@ def _save_test(
 
 
 class _Progress:
-    """Progress on a terminal: a line that names the running step, and lasting lines for installed packages."""
+    """Progress: a line that names the running step on a terminal, and lasting lines for installed packages."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._on = not quiet and is_interactive(sys.stderr)
+    def __init__(self, state: CliContext, *, is_shown: bool) -> None:
+        self._state = state
+        self._on = is_shown and not state.quiet and is_interactive(sys.stderr)
         self._shown = ""
+        self._ended: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -287,10 +332,15 @@ class _Progress:
     def print_line(self, text: str) -> None:
         """Print a line."""
         self._clear()
-        click.echo(text, err=True)
+        self._state.print_note(text)
 
     def update(self, execution: Execution) -> None:
-        """Show the name of the running step."""
+        """Show the name of the running step; with `--verbose`, print each step that has ended."""
+        for step in execution.steps:
+            if step.duration_ms is not None and step.name not in self._ended:
+                self._ended.add(step.name)
+                self._clear()
+                self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
         running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
         text = f"running {running} ..." if running else ""
         if self._on and text and text != self._shown:
@@ -322,7 +372,7 @@ def resolve_exit_status(execution: Execution) -> int:
     return 1
 
 
-def _print(execution: Execution, *, explain: bool, responds: bool) -> None:
+def _print(execution: Execution, request: RunRequest, event_file: str | None, *, explain: bool, responds: bool) -> None:
     from pdkernel.render import lookup, timeline
 
     error = execution.error
@@ -335,7 +385,29 @@ def _print(execution: Execution, *, explain: bool, responds: bool) -> None:
     if execution.status != "success" and error is not None and error.stack is None:
         print_error(error.code, f"{_steps_line(execution)}\n{error.message}")
     else:
-        click.echo(timeline.render_text(execution, explain_lookup=explain, has_response=responds), nl=False)
+        text = timeline.render_text(
+            execution,
+            explain_lookup=explain,
+            has_response=responds,
+            languages=timeline.step_kinds(request.workflow),
+            event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
+        )
+        click.echo(_color_statuses(text), nl=False)
+
+
+def _color_statuses(text: str) -> str:
+    """Color the statuses at the start of the lines of a timeline, and in its title."""
+    from pdkernel.render.formatting import EXECUTION_LABELS, STEP_LABELS
+
+    colors = {"good": "green", "bad": "red", "warn": "yellow", "busy": "blue", "quiet": "bright_black"}
+    tones = {str(label): label.tone for label in (*STEP_LABELS.values(), *EXECUTION_LABELS.values())}
+    labels = "|".join(map(re.escape, tones))
+
+    def paint(found: re.Match[str]) -> str:
+        return found[1] + click.style(found[2], fg=colors[tones[found[2]]])
+
+    title, newline, rows = text.partition("\n")
+    return re.sub(rf"(: )({labels})(?=$|,)", paint, title) + newline + re.sub(rf"(?m)^(  )({labels})\b", paint, rows)
 
 
 def _steps_line(execution: Execution) -> str:

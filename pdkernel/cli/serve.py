@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option
+from pdkernel.cli.app import SERVE, CliContext, command, json_option
 
 if TYPE_CHECKING:
     import socket
@@ -48,43 +49,68 @@ class ServeOptions(TypedDict):
     rate_limits: bool
 
 
-@command(name="serve")
-@click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
-@env_option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@env_option(
-    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 picks a free port."
+@command(
+    name="serve",
+    section=SERVE,
+    examples=(
+        "pdkernel serve greet.ipynb",
+        "pdkernel serve workflows/ --port 0 --json",
+        "pdkernel serve --host 0.0.0.0 --public-url https://hooks.example.com --trusted-proxy 10.0.0.0/8",
+    ),
 )
-@env_option(
+@cloup.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
+@cloup.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@cloup.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="0 picks a free port.",
+)
+@cloup.option(
     "--tls", is_flag=True, help="Serve HTTPS with the project's own certificate; prints the settings that clients need."
 )
-@env_option(
+@cloup.option(
     "--public-url", metavar="URL", help="The base URL that callers use; all URLs in responses start with this base."
 )
-@env_option(
+@cloup.option(
     "--trusted-proxy",
     "proxies",
     metavar="CIDR",
     multiple=True,
     help="Trust X-Forwarded-For and X-Forwarded-Proto from these addresses.",
 )
-@env_option(
-    "--max-active-runs", type=click.IntRange(1, 512), default=8, show_default=True, help="Runs that execute at once."
+@cloup.option(
+    "--max-active-runs",
+    type=click.IntRange(1, 512),
+    metavar="N",
+    default=8,
+    show_default=True,
+    help="Runs that execute at once.",
 )
-@env_option("--egress", metavar="MODE", help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ...")
-@env_option("--via", metavar="PROXY", help="Send outbound calls through this proxy.")
-@env_option(
+@cloup.option(
+    "--egress", metavar="MODE", help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ..."
+)
+@cloup.option(
+    "--via",
+    metavar="PROXY",
+    envvar="PDKERNEL_VIA",
+    help="Send outbound calls through this proxy (also PDKERNEL_VIA).",
+)
+@cloup.option(
     "--user-cap",
     type=click.IntRange(1),
     metavar="N",
     help="Maximum number of external users in development (platform: 10).",
 )
-@env_option("--rate-limits", is_flag=True, help="Return 429 where the platform would.")
+@cloup.option("--rate-limits", is_flag=True, help="Return 429 where the platform would.")
 @json_option
 def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options: Unpack[ServeOptions]) -> int:
     """
-    Serve the workflows of SOURCE (notebooks, workflows' folders, or folders of them; default: this folder).
+    Serve workflows over HTTP, with the Connect API.
 
-    Pages of runs are open to this machine; other machines need the token in PDKERNEL_ADMIN_TOKEN.
+    SOURCE is a notebook, a workflow's folder, or a folder of them; the default is the current folder. Pages of runs are open to this machine; other machines need the token in PDKERNEL_ADMIN_TOKEN.
     """
     from pdkernel.server.uvicorn_server import new_event_loop
 

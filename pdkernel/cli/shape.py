@@ -6,31 +6,45 @@ Options and output of the command. The operations are in `operations.events`.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, json_option, print_json, read_input
+from pdkernel.cli.app import EXIT_STATUSES, TEST, CliContext, command, json_option, print_json, read_input
 
 if TYPE_CHECKING:
     from pdkernel.event import Event
 
 
-@command(name="shape")
-@click.argument("events", metavar="EVENT...", nargs=-1, required=True)
-@click.option("--schema", is_flag=True, help="Print the JSON Schema instead of the shape.")
-@click.option(
+@command(
+    name="shape",
+    section=TEST,
+    options_metavar="[OPTIONS] EVENT... | --contract SOURCE",
+    examples=(
+        "pdkernel shape events/issues-opened.json",
+        "pdkernel shape --contract greet.ipynb",
+        "pdkernel shape --contract greet.ipynb events/new.json",
+    ),
+    exit_statuses={**EXIT_STATUSES, 1: "with --contract: an event breaks the contract, or shows drift"},
+)
+@cloup.argument("events", metavar="[EVENT]...", nargs=-1, required=True)
+@cloup.option("--schema", is_flag=True, help="Print the JSON Schema instead of the shape.")
+@cloup.option(
     "--contract",
     is_flag=True,
-    help="The first argument is a SOURCE, not an event: show the event fields that its steps read, and check the events (default: the saved events).",
+    help="Show the event fields that the steps of SOURCE read, and check events (default: the saved events).",
 )
-@click.option("--example", is_flag=True, help="With --contract: print only an example event that fulfils the contract.")
+@cloup.option("--example", is_flag=True, help="With --contract: print only an example event that fulfils the contract.")
 @json_option
 def shape(_: CliContext, events: tuple[str, ...], schema: bool, contract: bool, example: bool, as_json: bool) -> int:
     """
-    Show the shape of one or several events: every path with types and samples.
+    Show the shape of events.
+
+    EVENT is a file, or - for standard input. The shape lists every path with its types and samples.
 
     With --contract, the exit status is 1 if an event lacks a field that steps require, has another type there, or
     differs from earlier events in the fields that steps read.
@@ -86,6 +100,17 @@ def show_contract(source: Path, events: Sequence[str], *, schema: bool, example:
 
 
 def _read_event(name: str, *, http: bool = True) -> Event:
+    from pdkernel.errors import EventError
     from pdkernel.event import Event
 
-    return Event.parse(read_input(name), label="standard input" if name == "-" else name, is_http=http)
+    data = read_input(name)
+    try:
+        return Event.parse(data, label="standard input" if name == "-" else name, is_http=http)
+    except EventError as fault:
+        source = shlex.quote(name)
+        fix = (
+            f"For the event fields that the steps of a workflow read: pdkernel shape --contract {source}"
+            if name.endswith((".ipynb", ".py"))
+            else 'If this is a payload, wrap it: {"body": ...}.'
+        )
+        raise EventError(fault.message, fix=fix) from None

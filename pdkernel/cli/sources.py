@@ -8,25 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, get_args
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json, read_input
+from pdkernel.cli.app import (
+    EXIT_STATUSES,
+    TEST,
+    CliContext,
+    command,
+    confirm,
+    egress_option,
+    environment_option,
+    group,
+    json_option,
+    print_json,
+    read_input,
+    yes_option,
+)
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.engine.event_sources import SourceRequest, SourceResult
 
 
-@pdkernel.group()
+@group(section=TEST)
 def source() -> None:
-    """Event sources that trigger workflows."""
+    """Run event sources that trigger workflows."""
 
 
-_USER = env_option("--external-user", metavar="ID", help="The external user whose account the source uses.")
-_ENVIRONMENT = env_option("--environment", metavar="ENV", help="development (default) or production.")
+_USER = cloup.option("--external-user", metavar="ID", help="The external user whose account the source uses.")
+_ENVIRONMENT = environment_option()
 
 
 class PollOptions(TypedDict):
@@ -42,25 +58,44 @@ class PollOptions(TypedDict):
     no_install: bool
 
 
-@command(source, name="poll")
-@click.argument("workflow", metavar="SOURCE", type=click.Path(path_type=Path))
+@command(
+    source,
+    name="poll",
+    examples=(
+        "pdkernel source poll inbox.ipynb --external-user ada",
+        "pdkernel source poll inbox.ipynb --external-user ada --hook deploy --save mail",
+    ),
+    exit_statuses={**EXIT_STATUSES, 1: "the source failed"},
+)
+@cloup.argument("workflow", metavar="SOURCE", type=click.Path(path_type=Path))
 @_USER
 @_ENVIRONMENT
-@env_option(
+@cloup.option(
     "--hook",
     metavar="NAME",
     help="Run a hook instead of run(): deploy (often emits past events), activate or deactivate.",
 )
-@env_option(
+@cloup.option(
     "--event", metavar="FILE|-", help="The event for run(), such as a webhook request; default: a tick of its timer."
 )
-@env_option("--endpoint", metavar="URL", help="Public URL of the source's HTTP interface, such as the URL of a tunnel.")
-@env_option("--egress", metavar="MODE", help="Outbound calls, as for `pdkernel run`.")
-@env_option("--save", metavar="NAME", help="Save the new events as events/NAME-1.json, ... beside the workflow.")
-@env_option("--no-install", is_flag=True, help="Do not install packages.")
+@cloup.option(
+    "--endpoint", metavar="URL", help="Public URL of the source's HTTP interface, such as the URL of a tunnel."
+)
+@egress_option()
+@cloup.option("--save", metavar="NAME", help="Save the new events as events/NAME-1.json, ... beside the workflow.")
+@cloup.option(
+    "--no-install",
+    is_flag=True,
+    envvar="PDKERNEL_NO_INSTALL",
+    help="Do not install packages (also PDKERNEL_NO_INSTALL=1).",
+)
 @json_option
 def poll(state: CliContext, workflow: Path, as_json: bool, **options: Unpack[PollOptions]) -> int:
-    """Run the event source of the workflow in SOURCE once and list its new events."""
+    """
+    Run the event source of a workflow once.
+
+    Lists the new events. SOURCE is a notebook or a workflow's folder.
+    """
     request, folder = _request(workflow, options)
     result = asyncio.run(_poll(state, request))
     saved = _save(folder, options["save"], result) if options["save"] else []
@@ -71,13 +106,20 @@ def poll(state: CliContext, workflow: Path, as_json: bool, **options: Unpack[Pol
     return 1 if result.record.error else 0
 
 
-@command(source, name="forget")
-@click.argument("workflow", metavar="SOURCE", type=click.Path(path_type=Path))
+@command(source, name="forget", examples=("pdkernel source forget inbox.ipynb --external-user ada --yes",))
+@cloup.argument("workflow", metavar="SOURCE", type=click.Path(path_type=Path))
 @_USER
 @_ENVIRONMENT
+@yes_option
 @json_option
-def forget(state: CliContext, workflow: Path, external_user: str | None, environment: str | None, as_json: bool) -> int:
-    """Remove the source's stored state, so that every event is new again."""
+def forget(
+    state: CliContext, workflow: Path, external_user: str | None, environment: str | None, yes: bool, as_json: bool
+) -> int:
+    """
+    Remove the stored state of the source.
+
+    Every event is new again then.
+    """
     options = PollOptions(
         external_user=external_user,
         environment=environment,
@@ -89,6 +131,7 @@ def forget(state: CliContext, workflow: Path, external_user: str | None, environ
         no_install=True,
     )
     request, _ = _request(workflow, options)
+    confirm("Remove the stored state of the source, so that every event is new again", yes=yes)
     forgotten = state.open_project().source_states.remove(request.state_key)
     if as_json:
         print_json({"forgotten": forgotten})
@@ -102,7 +145,6 @@ def forget(state: CliContext, workflow: Path, external_user: str | None, environ
 def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.engine.event_sources import SourceAct
-    from pdkernel.errors import RequestError
     from pdkernel.event import parse_json
     from pdkernel.identity import parse_environment
     from pdkernel.operations.sources import build_source_request
@@ -168,6 +210,6 @@ def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
         click.echo(f"The source answered the request with status {result.response.status}.")
     click.echo("\n".join(describe_events(result)))
     if saved:
-        click.echo(f"Run one: pdkernel run {workflow} --event {saved[0]}")
+        click.echo(f"Run one: pdkernel run {shlex.quote(str(workflow))} --event {shlex.quote(str(saved[0]))}")
     elif result.events:
         click.echo("To save them as test events, pass --save NAME.")

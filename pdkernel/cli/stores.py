@@ -8,26 +8,43 @@ An import followed by an export gives the same bytes. Values are printed without
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json, read_input
+from pdkernel.cli.app import (
+    PROJECT,
+    CliContext,
+    command,
+    confirm,
+    group,
+    json_option,
+    print_json,
+    read_input,
+    yes_option,
+)
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.project.data_stores import DataStoreSummary, DataStoreTable, StoreRecord
 
 
-@pdkernel.group()
+@group(section=PROJECT)
 def store() -> None:
-    """Data stores: JSON values by key, shared by every workflow of the project."""
+    """
+    Read and change data stores.
+
+    A store holds JSON values by key; all workflows of the project share the stores.
+    """
 
 
-@command(store, name="list")
-@click.argument("name", required=False)
+@command(store, name="list", examples=("pdkernel store list", "pdkernel store list customers"))
+@cloup.argument("name", required=False)
 @json_option
 def list_stores(state: CliContext, name: str | None, as_json: bool) -> int:
     """List the data stores, or the records of the store NAME."""
@@ -50,12 +67,16 @@ def list_stores(state: CliContext, name: str | None, as_json: bool) -> int:
     return 0
 
 
-@command(store, name="get")
-@click.argument("name")
-@click.argument("key")
+@command(store, name="get", examples=("pdkernel store get customers ada",))
+@cloup.argument("name")
+@cloup.argument("key")
 @json_option
 def get_value(state: CliContext, name: str, key: str, as_json: bool) -> int:
-    """Print the value of KEY in the store NAME as JSON; with --json, the record."""
+    """
+    Print the value of KEY in the store NAME as JSON.
+
+    With --json, prints the record: key, value and, if it expires, the time.
+    """
     table = state.open_project().data_stores
     record = table.find(name, key)
     if record is None:
@@ -64,16 +85,27 @@ def get_value(state: CliContext, name: str, key: str, as_json: bool) -> int:
     return 0
 
 
-@command(store, name="set")
-@click.argument("name")
-@click.argument("key")
-@click.argument("value")
-@env_option("--ttl", type=float, metavar="SECONDS", help="Lifetime of the record in seconds; default: unlimited.")
-@click.option("--text", is_flag=True, help="Store VALUE as a string instead of JSON.")
+@command(
+    store,
+    name="set",
+    examples=(
+        'pdkernel store set customers ada \'{"plan": "pro"}\'',
+        "pdkernel store set cache token abc --text --ttl 3600",
+    ),
+)
+@cloup.argument("name")
+@cloup.argument("key")
+@cloup.argument("value")
+@cloup.option("--ttl", type=float, metavar="SECONDS", help="Lifetime of the record in seconds; default: unlimited.")
+@cloup.option("--text", is_flag=True, help="Store VALUE as a string instead of JSON.")
 @json_option
 def set_value(state: CliContext, name: str, key: str, value: str, ttl: float | None, text: bool, as_json: bool) -> int:
-    """Store VALUE, which is JSON, under KEY in the store NAME; - reads it from standard input."""
-    from pdkernel.errors import EventError, RequestError
+    """
+    Store VALUE under KEY in the store NAME.
+
+    VALUE is JSON, or - to read JSON from standard input.
+    """
+    from pdkernel.errors import EventError
     from pdkernel.event import parse_json
 
     given = sys.stdin.read() if value == "-" else value
@@ -93,17 +125,25 @@ def set_value(state: CliContext, name: str, key: str, value: str, ttl: float | N
     return 0
 
 
-@command(store, name="remove")
-@click.argument("name")
-@click.argument("key", required=False)
+@command(
+    store, name="remove", examples=("pdkernel store remove cache token --yes", "pdkernel store remove cache --yes")
+)
+@cloup.argument("name")
+@cloup.argument("key", required=False)
+@yes_option
 @json_option
-def remove(state: CliContext, name: str, key: str | None, as_json: bool) -> int:
-    """Remove KEY from the store NAME; without KEY, remove the store and its records."""
+def remove(state: CliContext, name: str, key: str | None, yes: bool, as_json: bool) -> int:
+    """Remove KEY from the store NAME, or the whole store."""
     table = state.open_project().data_stores
-    if key is not None and not table.delete(name, key):
-        raise _missing(table, name, key)
-    if key is None:
+    if key is not None:
+        if table.find(name, key) is None:
+            raise _missing(table, name, key)
+        confirm(f"Remove {key} from the store {name}", yes=yes)
+        table.delete(name, key)
+    else:
         table.require(name)
+        records = next(each.record_count for each in table.list_stores() if each.name == name)
+        confirm(f"Remove the store {name} with {records} record{'' if records == 1 else 's'}", yes=yes)
         table.remove(name)
     if as_json:
         print_json({"name": name, "key": key, "removed": True})
@@ -112,14 +152,16 @@ def remove(state: CliContext, name: str, key: str | None, as_json: bool) -> int:
     return 0
 
 
-@command(store, name="export")
-@click.argument("name")
-@env_option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write to FILE instead of standard output.")
+@command(store, name="export", examples=("pdkernel store export customers --to customers.jsonl",))
+@cloup.argument("name")
+@cloup.option("--to", metavar="FILE", type=click.Path(path_type=Path), help="Write to FILE instead of standard output.")
 @json_option
 def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -> int:
-    """Export the store NAME as JSON lines, one record a line; with --json, as one list."""
-    from pdkernel.errors import RequestError
+    """
+    Export the records of the store NAME.
 
+    Writes one record a line, as JSON; with --json, prints one list.
+    """
     table = state.open_project().data_stores
     table.require(name)
     if as_json and to is None:
@@ -140,14 +182,21 @@ def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -
     return 0
 
 
-@command(store, name="import")
-@click.argument("name")
-@click.argument("file", metavar="FILE|-")
-@click.option("--clear", is_flag=True, help="Remove all records of the store first.")
+@command(store, name="import", examples=("pdkernel store import customers customers.jsonl",))
+@cloup.argument("name")
+@cloup.argument("file", metavar="FILE|-")
+@cloup.option("--clear", is_flag=True, help="Remove all records of the store first; asks for a confirmation.")
+@yes_option
 @json_option
-def import_store(state: CliContext, name: str, file: str, clear: bool, as_json: bool) -> int:
-    """Import records from `pdkernel store export` into the store NAME. After an error, no record is imported."""
+def import_store(state: CliContext, name: str, file: str, clear: bool, yes: bool, as_json: bool) -> int:
+    """
+    Import records into the store NAME.
+
+    FILE is the output of `pdkernel store export`. If a record is wrong, no record is imported.
+    """
     records = _read(read_input(file), "standard input" if file == "-" else file)
+    if clear:
+        confirm(f"Remove all records of the store {name}", yes=yes)
     project = state.open_project()
     alive = [record for record in records if record.expires is None or record.expires > project.clock.now()]
     project.data_stores.put_records(name, alive, clear_first=clear)
@@ -179,7 +228,7 @@ def _record(record: StoreRecord) -> dict[str, Any]:
 
 
 def _read(data: bytes, name: str) -> list[StoreRecord]:
-    from pdkernel.errors import EventError, RequestError
+    from pdkernel.errors import EventError
     from pdkernel.event import parse_json
     from pdkernel.project import StoreRecord, check_key
 
@@ -220,7 +269,7 @@ _RECORD_FORMAT_HINT = (
 
 
 def _missing(table: DataStoreTable, name: str, key: str) -> Exception:
-    from pdkernel.errors import RequestError
-
     table.require(name)
-    return RequestError(f"The data store {name} has no key {key!r}.", fix=f"See: pdkernel store list {name}")
+    return RequestError(
+        f"The data store {name} has no key {key!r}.", fix=f"See: pdkernel store list {shlex.quote(name)}"
+    )

@@ -10,17 +10,19 @@ import os
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
+import cloup
 
-from pdkernel.cli.app import CliContext, command, env_option, json_option, pdkernel, print_json
+from pdkernel.cli.app import MIGRATE, CliContext, command, environment_option, group, json_option, print_json
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.connect.webhook_migration import WebhookMigration, WebhookMigrator
     from pdkernel.project import Login
 
 
-@pdkernel.group()
+@group(section=MIGRATE)
 def triggers() -> None:
-    """Sources that are deployed at Pipedream."""
+    """Move the webhooks of sources that are deployed at Pipedream."""
 
 
 class MoveOptions(TypedDict):
@@ -33,21 +35,29 @@ class MoveOptions(TypedDict):
     only: tuple[str, ...]
 
 
-@command(triggers, name="move")
-@click.option("--to", metavar="URL", help="The workflow's local endpoint, at a URL that Pipedream can reach.")
-@click.option(
+@command(
+    triggers,
+    name="move",
+    examples=(
+        "pdkernel triggers move --to https://hooks.example.com/eo1a2b3c4d",
+        "pdkernel triggers move --to https://hooks.example.com/eo1a2b3c4d --yes",
+        "pdkernel triggers move --undo --yes",
+    ),
+)
+@cloup.option("--to", metavar="URL", help="The workflow's local endpoint, at a URL that Pipedream can reach.")
+@cloup.option(
     "--from",
     "instead_of",
     metavar="URL",
     multiple=True,
     help="Also replace this webhook; Pipedream's own are always replaced.",
 )
-@env_option("--external-user", "users", metavar="ID", multiple=True, help="Only the sources of this external user.")
-@env_option("--environment", metavar="ENV", help="development (default) or production.")
-@click.option("--only", metavar="dc_...", multiple=True, help="Only this source, even without a webhook to replace.")
-@click.option("--undo", is_flag=True, help="Undo earlier changes: each source gets its previous webhooks.")
-@click.option("--dry-run", is_flag=True, help="Change nothing; the default without --yes.")
-@click.option("--yes", is_flag=True, help="Make the changes.")
+@cloup.option("--external-user", "users", metavar="ID", multiple=True, help="Only the sources of this external user.")
+@environment_option()
+@cloup.option("--only", metavar="dc_...", multiple=True, help="Only this source, even without a webhook to replace.")
+@cloup.option("--undo", is_flag=True, help="Undo earlier changes: each source gets its previous webhooks.")
+@cloup.option("--dry-run", is_flag=True, help="Change nothing; the default without --yes.")
+@cloup.option("--yes", is_flag=True, help="Make the changes.")
 @json_option
 def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool, **options: Unpack[MoveOptions]) -> int:
     """
@@ -81,7 +91,6 @@ def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool,
 
 def _plan(state: CliContext, webhooks: WebhookMigrator, login: Login, options: MoveOptions) -> list[WebhookMigration]:
     from pdkernel.connect.webhook_migration import check_target_url
-    from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
 
     to = options["to"]
@@ -96,7 +105,6 @@ def _plan(state: CliContext, webhooks: WebhookMigrator, login: Login, options: M
 
 
 def _plan_undo(webhooks: WebhookMigrator, options: MoveOptions) -> list[WebhookMigration]:
-    from pdkernel.errors import RequestError
     from pdkernel.identity import parse_environment
 
     if options["to"] or options["instead_of"]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from pdkernel.errors import ConnectSettingsError, ProjectError, RequestError
+from pdkernel.errors import ConnectSettingsError, ProjectError, RequestError, describe_fault
 from pdkernel.identity import Environment
 from pdkernel.project import Login
 from pdkernel.redaction import mask_values
@@ -180,8 +180,8 @@ class Sdk:
         cut = isinstance(fault, httpx.RemoteProtocolError | httpx.ReadError)
         what = "closed the connection too early" if cut else "is unreachable"
         return ProjectError(
-            f"Pipedream Connect at {self._api_host} {what}: {self._mask(str(fault) or type(fault).__name__)}",
-            fix="Check the network, then try again. To work offline: pdkernel login --remove",
+            f"Pipedream Connect at {self._api_host} {what}: {self._mask(describe_fault(fault))}",
+            fix="Check the network, then try again. To work offline: pdkernel logout",
         )
 
     def _unreadable(self, fault: Exception) -> ProjectError:

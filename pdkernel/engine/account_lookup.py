@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.errors import (
@@ -24,6 +25,14 @@ from pdkernel.identity import Account, Environment
 from pdkernel.lookup import AppLookup, Lookup, LookupFailure, LookupStage
 from pdkernel.model import AppBinding
 
+Interface = Literal["terminal", "notebook", "python", "http"]
+"""The interface that starts a run; the fix of an error names what the caller writes there."""
+_PASS_USER: Mapping[Interface, str] = {
+    "terminal": "Pass --external-user ID.",
+    "notebook": "Select a user with %pduser.",
+    "python": "Pass external_user=ID.",
+    "http": "Send the header x-pd-external-user-id.",
+}
 BindingsByStep = Mapping[str, tuple[AppBinding, ...]]
 """App props by step name, from the step's directive and its code."""
 
@@ -38,12 +47,14 @@ class RunIdentity:
         environment: The external user's environment.
         header: The value of `x-pd-external-user-id`, or None.
         environment_header: The value of `x-pd-environment`, or None.
+        interface: The interface that starts the run.
     """
 
     external_user_id: str | None
     environment: Environment
     header: str | None = None
     environment_header: str | None = None
+    interface: Interface = "terminal"
 
 
 @dataclass(frozen=True)
@@ -94,12 +105,16 @@ def _first_failure(
 ) -> tuple[LookupStage | None, EndUserError | None]:
     user = identity.external_user_id
     if user is None:
-        return "header", _user_required(needing)
+        steps = ", ".join(dict.fromkeys(step for names in needing.values() for step in names))
+        return "header", user_required_error(
+            f"Steps that use the external user's account: {steps}.", identity.interface
+        )
+    form = "with %pduser, or: " if identity.interface == "notebook" else ""
     if not snapshot.has_user(user):
-        return "user", _user_not_found(needing, user, snapshot)
+        return "user", _user_not_found(needing, user, snapshot, form)
     missing = [app for app in needing if not snapshot.accounts(user, app)]
     if missing:
-        return "account", _account_not_found(needing, missing, user, snapshot)
+        return "account", _account_not_found(needing, missing, user, snapshot, form)
     if snapshot.environment == "production" and snapshot.plan == "free":
         return "plan", ProductionPlanError(
             "Running workflows for your users in production requires a higher tier plan",
@@ -134,31 +149,31 @@ def _build_lookup(
     )
 
 
-def _user_required(needing: Mapping[str, Sequence[str]]) -> EndUserError:
-    steps = ", ".join(dict.fromkeys(step for names in needing.values() for step in names))
+def user_required_error(reason: str, interface: Interface) -> EndUserError:
+    """The error of a run without an external user; *reason* is a sentence about the steps that require one."""
     return ExternalUserRequiredError(
-        "No external user ID passed, but one or more steps require it",
-        fix=f"Steps that use the external user's account: {steps}. Select a user with %pduser, pass --external-user ID, "
-        "or send the header x-pd-external-user-id.",
+        "No external user ID passed, but one or more steps require it", fix=f"{reason} {_PASS_USER[interface]}"
     )
 
 
-def _user_not_found(needing: Mapping[str, Sequence[str]], user: str, snapshot: DirectorySnapshot) -> EndUserError:
+def _user_not_found(
+    needing: Mapping[str, Sequence[str]], user: str, snapshot: DirectorySnapshot, form: str
+) -> EndUserError:
     hint = f" {user!r} exists in {snapshot.other_environment}." if snapshot.has_user_in_other_environment(user) else ""
     return ExternalUserNotFoundError(
         f"No matching external user ID: {user} in {snapshot.environment}",
-        fix=f"{snapshot.describe_known_users}{hint} A user exists once their first account is connected: with %pduser, or "
+        fix=f"{snapshot.describe_known_users}{hint} A user exists once their first account is connected: {form}"
         + snapshot.format_connect_command(next(iter(needing)), user),
     )
 
 
 def _account_not_found(
-    needing: Mapping[str, Sequence[str]], missing: Sequence[str], user: str, snapshot: DirectorySnapshot
+    needing: Mapping[str, Sequence[str]], missing: Sequence[str], user: str, snapshot: DirectorySnapshot, form: str
 ) -> EndUserError:
     return AccountNotFoundError(
         f"Required account for {missing[0]} not found for external user ID {user} in {snapshot.environment}",
         fix="\n".join(
-            f"Required by {' and '.join(needing[app])}. Connect an account with %pduser, or: "
+            f"Required by {' and '.join(needing[app])}. Connect an account{f' {form}' if form else ': '}"
             + snapshot.format_connect_command(app, user)
             for app in missing
         ),

@@ -18,7 +18,7 @@ from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.prop_binding import resolve_app_bindings
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext, OutboundPolicy
-from pdkernel.engine.account_lookup import RunIdentity
+from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_resolution import AccountResolution, resolve_accounts
 from pdkernel.engine.dedupe import drop_repeated_events
@@ -71,6 +71,7 @@ class SourceRequest:
         endpoint_url: Public URL of the source's HTTP interface, or None.
         account_overrides: Account ids by app, used instead of the newest account of the app.
         on_respond: Receives the response that the source sends by its HTTP interface.
+        interface: The interface that starts the run, for the fixes in messages.
     """
 
     trigger: Trigger
@@ -86,6 +87,7 @@ class SourceRequest:
     endpoint_url: str | None = None
     account_overrides: Mapping[str, str] = field(default_factory=dict)
     on_respond: Callable[[HttpResponse], None] = lambda _: None
+    interface: Interface = "terminal"
 
     @property
     def uses(self) -> ActionReference:
@@ -265,7 +267,7 @@ class SourceRunner:
         resolution = await asyncio.to_thread(
             resolve_accounts,
             {SOURCE_STEP_NAME: apps},
-            RunIdentity(request.external_user_id, request.environment),
+            RunIdentity(request.external_user_id, request.environment, interface=request.interface),
             directory=override_accounts(self._directory, request.account_overrides),
         )
         if resolution.error is not None:

@@ -265,7 +265,11 @@ def _remove_if_empty(scratch: Path) -> bool:
 def _run_identity(request: RunRequest) -> RunIdentity:
     """Return the external user of *request*, with the values of its event's headers."""
     return RunIdentity(
-        request.external_user_id, request.environment, request.event.external_user_id, request.event.environment
+        request.external_user_id,
+        request.environment,
+        header=request.event.external_user_id,
+        environment_header=request.event.environment,
+        interface=request.interface,
     )
 
 

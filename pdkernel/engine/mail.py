@@ -7,7 +7,9 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from urllib.parse import urlsplit
 
+from pdkernel.errors import RequestError
 from pdkernel.model import JSON
 
 PASSWORD_VARIABLE = "PDKERNEL_MAIL_PASSWORD"  # noqa: S105 - its name, not its value
@@ -37,16 +39,43 @@ class MailSettings:
     password: str | None = field(default=None, repr=False)
 
 
+def parse_mail_server(text: str) -> tuple[str, int]:
+    """
+    The host and the port of HOST or HOST:PORT; the default port is 25. An IPv6 address is in brackets.
+
+    Raises:
+        RequestError: *text* has another form.
+    """
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if (
+        not host
+        or port == 0
+        or text.endswith(":")
+        or parts.netloc != text
+        or "@" in text
+        or any(map(str.isspace, text))
+    ):
+        raise RequestError(
+            f"{text!r} is not the address of a mail server.",
+            fix="Write HOST or HOST:PORT, such as smtp.example.com:587.",
+        )
+    return host, port or 25
+
+
 def parse_mail_settings(settings: Mapping[str, JSON], variables: Mapping[str, str]) -> MailSettings | None:
     """Parse the settings `mail_to`, `mail_server` (HOST[:PORT]) and `mail_user`; None if one of the first two is missing."""
     to, server, user = settings.get("mail_to"), settings.get("mail_server"), settings.get("mail_user")
     if not isinstance(to, str) or not isinstance(server, str):
         return None
-    host, _, port = server.partition(":")
+    host, port = parse_mail_server(server)
     return MailSettings(
         to=to,
         host=host,
-        port=int(port) if port.isdigit() else 25,
+        port=port,
         user=user if isinstance(user, str) else None,
         password=variables.get(PASSWORD_VARIABLE),
     )

@@ -8,6 +8,7 @@ environment variables.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -122,7 +123,7 @@ def check_variables(required: Mapping[str, list[str]], variables: Mapping[str, s
     plural = len(names) > 1
     raise VariableMissingError(
         f"The environment variable{'s' if plural else ''} {reads} {'are' if plural else 'is'} not set.",
-        fix="\n".join(f"Set it: pdkernel env set {name}" for name in names),
+        fix="\n".join(f"Set it: pdkernel env set {shlex.quote(name)}" for name in names),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pdkernel.egress import OutboundPolicy, SentRequestStore
 from pdkernel.egress.recording import MemoryRecording
+from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.errors import PdkernelError
@@ -83,6 +84,7 @@ class RunRequest:
         recording: Records outbound calls in memory, so that the run can be saved as a test; or None.
         install: Whether to install missing packages of steps; False refuses the run instead.
         source: The path of the notebook or folder, for commands in messages.
+        interface: The interface that starts the run, for the fixes in messages.
         actions_source: Where pre-built actions run, as set in the workflow's `pdkernel.yaml`; None is the project's
             setting.
         on_progress: Receives lines about the installation of packages.
@@ -119,6 +121,7 @@ class RunRequest:
     recording: MemoryRecording | None = None
     install: bool = True
     source: str = "SOURCE"
+    interface: Interface = "terminal"
     actions_source: str | None = None
     on_progress: Callable[[str], None] | None = None
     on_change: OnChange | None = None

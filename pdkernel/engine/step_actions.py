@@ -16,13 +16,13 @@ from pdkernel.actions import Catalog, Component, ConnectSource
 from pdkernel.actions.action_reference import ActionReference
 from pdkernel.actions.prop_binding import BoundStep, bind_step, resolve_app_bindings
 from pdkernel.egress import OutboundPolicy, is_loopback
+from pdkernel.engine.account_lookup import user_required_error
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import (
     AccountNotFoundError,
     ActionNotFoundError,
     ActionSourceError,
-    ExternalUserRequiredError,
     LicenceError,
     OutboundCallRefusedError,
     StepError,
@@ -159,10 +159,8 @@ class StepActions:
         request, found = self._request, {}
         user = request.external_user_id
         if user is None:
-            raise ExternalUserRequiredError(
-                "No external user ID passed, but one or more steps require it",
-                fix=f"Step {step.name} runs at Pipedream Connect, for an external user. Select a user with %pduser, or pass "
-                "--external-user ID.",
+            raise user_required_error(
+                f"Step {step.name} runs at Pipedream Connect, for an external user.", request.interface
             )
         for binding in apps:
             account = binding.account or await self._catalog.connect_source.fetch_newest_account(

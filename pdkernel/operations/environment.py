@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,4 +26,10 @@ def set_variable(project: Project, name: str, read_value: Callable[[], str]) -> 
             "The value of a variable must not be part of the line: others can read a command line and a saved notebook.",
             fix=f"Pass {name} without a value; pdkernel prompts for the value.",
         )
-    project.variables.set(name, read_value())
+    value = read_value()
+    if not value:
+        raise RequestError(
+            f"The value of {name} is empty; the variable is unchanged.",
+            fix=f"Type or pipe a value. To remove the variable: pdkernel env remove {shlex.quote(name)}",
+        )
+    project.variables.set(name, value)

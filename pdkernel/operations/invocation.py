@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pdkernel.encode import JsonStruct
-from pdkernel.errors import InternalError, RequestError
+from pdkernel.errors import InternalError, RequestError, describe_fault
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.identity import PIPEDREAM_API_URL, PIPEDREAM_ENDPOINT_DOMAIN, Environment, check_external_user_id
 from pdkernel.model import JSON
@@ -215,7 +215,7 @@ def _send(http: httpx.Client, request: httpx.Request) -> httpx.Response:
             fix = (
                 "For pdkernel serve --tls, pass the file that the command prints as NODE_EXTRA_CA_CERTS: --ca-file FILE"
             )
-        raise InvokeError(f"Cannot reach {origin}: {fault}.", fix=fix) from None
+        raise InvokeError(f"Cannot reach {origin}: {describe_fault(fault)}.", fix=fix) from None
 
 
 def _ssl_context(ca_file: Path | None) -> ssl.SSLContext | bool:
@@ -226,7 +226,8 @@ def _ssl_context(ca_file: Path | None) -> ssl.SSLContext | bool:
         context.load_verify_locations(ca_file)
     except (OSError, ssl.SSLError) as fault:
         raise RequestError(
-            f"Cannot read certificates from {ca_file}: {fault}.", fix="Pass a file with certificates in PEM format."
+            f"Cannot read certificates from {ca_file}: {describe_fault(fault)}.",
+            fix="Pass a file with certificates in PEM format.",
         ) from None
     return context
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel.egress import OutboundPolicy
 from pdkernel.egress.recording import MemoryRecording
+from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.engine.run_request import RunRequest, build_pinned_exports
 from pdkernel.errors import RequestError
@@ -101,6 +102,7 @@ def build_run_request(
     external_user_id: str | None,
     environment: Environment,
     source_argument: str,
+    interface: Interface = "terminal",
     only_steps: frozenset[str] | None = None,
     pinned_exports: Mapping[str, Mapping[str, JSON]] | None = None,
     pause_mode: PauseMode = "skip",
@@ -118,6 +120,7 @@ def build_run_request(
         external_user_id: The external user of the run, or None.
         environment: The external user's environment.
         source_argument: The source as an argument of a command, for messages.
+        interface: The interface that starts the run, for messages.
         only_steps: Names of the steps to run, or None for all.
         pinned_exports: Pinned exports by step.
         pause_mode: The treatment of pauses.
@@ -141,6 +144,7 @@ def build_run_request(
         recording=MemoryRecording() if is_recorded else None,
         install=install,
         source=source_argument,
+        interface=interface,
         actions_source=source.sidecar.actions if source.sidecar else None,
         pause_mode=pause_mode,
         find_workflow=sibling_workflow_finder(source.path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pdkernel.egress import OutboundPolicy
+from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.event_sources import SourceRequest, SourceResult, require_source_trigger
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
@@ -17,6 +18,7 @@ def build_source_request(
     environment: Environment,
     event: JSON = None,
     install: bool = True,
+    interface: Interface = "terminal",
 ) -> SourceRequest:
     """
     The request to run the event source that is the trigger of a workflow.
@@ -28,6 +30,7 @@ def build_source_request(
         environment: The external user's environment.
         event: The event for the event source, such as a webhook's request; None is a tick of its timer.
         install: Whether the event source and its packages may be installed.
+        interface: The interface that starts the run, for messages.
 
     Raises:
         RequestError: The trigger is not an event source.
@@ -41,6 +44,7 @@ def build_source_request(
         environment=environment,
         folder=source.folder.resolve(),
         install=install,
+        interface=interface,
     )
 
 

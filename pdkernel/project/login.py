@@ -157,7 +157,7 @@ class LoginTable:
         if secret is None:
             raise ConnectSettingsError(
                 f"The secret of the OAuth client {stored['client_id']} is not in this machine's keyring any more.",
-                fix="Log in again: pdkernel login. To work without Pipedream: pdkernel login --remove",
+                fix="Log in again: pdkernel login. To work without Pipedream: pdkernel logout",
             )
         return secret
 

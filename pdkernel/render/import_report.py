@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from pdkernel.encode import JsonStruct
@@ -153,7 +154,8 @@ def _account(use: AccountAssignment) -> str:
 
 def _store(use: StoreUse) -> str:
     name = _code(use.name) if use.name else "the project's default store"
-    way = f"; Git has its id, but not its records. Import them: {_code(f'pdkernel store import {use.name} FILE')}"
+    command = _code(f"pdkernel store import {shlex.quote(use.name or 'NAME')} FILE")
+    way = f"; Git has its id, but not its records. Import them: {command}"
     return f"{name}: {', '.join(map(_code, use.props))}{way if (use.name or '').startswith('ds_') else ''}"
 
 

@@ -136,7 +136,7 @@ def _footnotes(matrix: ReadinessMatrix) -> Iterator[str]:
     shown = [text for row in matrix.rows if (text := f"{row.workflow_cell.message}\n{row.workflow_cell.fix}") in seen]
     yield from dict.fromkeys(shown)
     if matrix.has_more_users:
-        yield "There are more external users. To check one of them: %pduser ID --matrix, or --external-user ID."
+        yield f"There are more external users than these {len(matrix.rows)}. To check one of them, name the user."
 
 
 def _title(matrix: ReadinessMatrix) -> str:

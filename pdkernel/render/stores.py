@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,7 +109,11 @@ def _title(store: str, total: int) -> str:
 
 
 def _left_out(store: str, hidden: int) -> str:
-    return f"… {formatting.format_count(hidden, 'more record')}: pdkernel store export {store}" if hidden > 0 else ""
+    return (
+        f"… {formatting.format_count(hidden, 'more record')}: pdkernel store export {shlex.quote(store)}"
+        if hidden > 0
+        else ""
+    )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:

@@ -73,6 +73,7 @@ def build_run_request(
         actions_source=sidecar.actions if sidecar else None,
         test=False,
         source=shlex.quote(str(served.source.path)),
+        interface="http",
         # parity[served-pauses]: a served run waits in this process; a suspended run is cancelled at shutdown
         pause_mode="wait",
         base_url=context.settings.base_url,

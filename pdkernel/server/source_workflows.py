@@ -7,6 +7,7 @@ The endpoint key is in `pdkernel.yaml`, else in the project. The id is in the na
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,7 +150,7 @@ def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
             raise RequestError(
                 f"The trigger of {served.source.path} requires a token"
                 + (f", but its environment variable {name} is not set." if name else ", but has no token_env."),
-                fix=f"Set it: pdkernel env set {name}"
+                fix=f"Set it: pdkernel env set {shlex.quote(name)}"
                 if name
                 else "Add the name of the variable to the trigger: token_env: NAME",
             )

@@ -115,6 +115,7 @@ def build_source_request(context: AppContext, trigger: DeployedTrigger, act: Sou
         trigger.id,
         replace(context.settings.policy, public_only=trigger.public_only),
         act=act,
+        interface="http",
         external_user_id=trigger.external_user_id,
         environment=trigger.environment,
         folder=context.project.folder,

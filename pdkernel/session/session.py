@@ -174,6 +174,7 @@ class Session(NotebookState):
             policy=parse_policy(self.egress),
             external_user_id=external_user_id or self.external_user_id,
             environment=self.environment,
+            interface="notebook",
             source_argument=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             only_steps=only,
             pinned_exports={name: pinned for name, pinned in self.pins.items() if name not in (only or ())},
@@ -233,6 +234,7 @@ class Session(NotebookState):
             environment=self.environment,
             event=dict(event.data) if event is not None else None,
             install=self._may_install,
+            interface="notebook",
         )
         ran = self._engine.start(lambda runtime: runtime.source_runner.run(request)).result()
         if ran.events:

@@ -28,9 +28,7 @@ def render_timeline(
     workflow = state.workflow
     finished = execution.finished_at is not None
     stale = state.find_stale_steps(execution) if finished and not is_http_request else ()
-    languages: dict[str, timeline.StepKind] = {
-        step.name: "action" if step.uses else step.language for step in workflow.steps
-    }
+    languages = timeline.step_kinds(workflow)
     name = None if is_http_request else state.event_name
     responds = only is None and workflow.trigger.type == "http"
     if only is not None:

@@ -166,6 +166,7 @@ class TemporaryProject:
             only_steps=frozenset(only) if only is not None else None,
             install=False,  # a test installs nothing from a registry
             source=source.name if isinstance(source, Workflow) else shlex.quote(str(source)),
+            interface="python",
             pause_mode="wait" if wait else "skip",
             find_workflow=None if isinstance(source, Workflow) else sibling_workflow_finder(source),
         )

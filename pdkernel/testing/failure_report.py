@@ -26,11 +26,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.when == "call" and report.failed:
         for execution, workflow in item.stash.get(_RUNS, []):
-            languages = {step.name: step.language for step in workflow.steps}
             responds = workflow.trigger.type == "http"
             denied = any(call.outcome == "denied" for call in execution.requests)
             text = timeline.render_text(
-                execution, languages=languages, has_response=responds, note=_DENIED_CALL_HINT if denied else None
+                execution,
+                languages=timeline.step_kinds(workflow),
+                has_response=responds,
+                note=_DENIED_CALL_HINT if denied else None,
             )
             report.sections.append((TITLE, text))
     return report

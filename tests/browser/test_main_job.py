@@ -154,7 +154,7 @@ def test_first_run_stops_where_an_account_is_missing(ran: Job) -> None:
 
     ran.look("notify", "job-01-stopped")
     assert "Pipedream Connect Error: No matching external user ID: ada in development" in said
-    assert "with %pduser, or pdkernel accounts add --external-user ada --app slack" in said
+    assert "with %pduser, or: pdkernel accounts add --external-user ada --app slack" in said
     expect(ran.output("run").locator(".jp-OutputArea-output")).to_have_count(0)
     expect(ran.button(ran.composer, "Send")).to_be_enabled()
 

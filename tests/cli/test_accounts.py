@@ -24,7 +24,7 @@ def test_the_first_account_creates_the_user(pdkernel: Shell) -> None:
 
     add(pdkernel, "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-")
     listed = pdkernel("users", "list", "--json").json
-    pdkernel("users", "delete", "ada")
+    pdkernel("users", "remove", "ada", "--yes")
 
     assert [(user["external_user_id"], user["environment"], user["accounts"]) for user in listed] == [
         ("ada", "development", 1)
@@ -98,7 +98,7 @@ def test_removed_account_is_gone(pdkernel: Shell) -> None:
     """`accounts remove` removes the account; a second removal reports an unknown account."""
     add(pdkernel, "--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")
 
-    assert pdkernel("accounts", "remove", "apn_1").status == 0
+    assert pdkernel("accounts", "remove", "apn_1", "--yes").status == 0
     assert pdkernel("accounts", "remove", "apn_1").status == 2
 
 

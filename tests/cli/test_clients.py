@@ -14,7 +14,7 @@ def test_a_client_is_created_listed_and_removed(pdkernel: Shell) -> None:
     """A client is created, listed without its secret, and removed."""
     made = pdkernel("clients", "create", "--name", "product", "--scope", "connect:*", "--json").json
     listed = pdkernel("clients", "list", "--json")
-    removed = pdkernel("clients", "remove", made["client_id"])
+    removed = pdkernel("clients", "remove", made["client_id"], "--yes")
     again = pdkernel("clients", "remove", made["client_id"])
 
     assert made["client_secret"].startswith("pds_")
@@ -41,7 +41,7 @@ def test_an_invalid_scope_is_refused(pdkernel: Shell) -> None:
 
 def test_keys_rotate(pdkernel: Shell) -> None:
     """The rotated key has a new name."""
-    assert pdkernel("keys", "rotate", "--json").json["key_id"]
+    assert pdkernel("keys", "rotate", "--yes", "--json").json["key_id"]
 
 
 def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_snippets_that_ran_are_ticked(endpoint: Endpoint) -> None:
 def test_failed_snippets_have_no_tick(endpoint: Endpoint) -> None:
     """Without the user's account, the same programs have no tick and show the reason."""
     account = endpoint.shell("accounts", "list", "--json").json[0]["id"]
-    endpoint.shell("accounts", "remove", account)
+    endpoint.shell("accounts", "remove", account, "--yes")
 
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", "{}", "--snippets", "--run")
 
@@ -203,7 +203,7 @@ def test_an_authority_may_be_a_relative_path(tls: Endpoint) -> None:
 def test_failed_sdk_snippets_have_no_tick(tls: Endpoint) -> None:
     """Without the user's account, no snippet has a tick, and each shows the reason."""
     account = tls.shell("accounts", "list", "--json").json[0]["id"]
-    tls.shell("accounts", "remove", account)
+    tls.shell("accounts", "remove", account, "--yes")
 
     ended = _run_snippets(tls)
 

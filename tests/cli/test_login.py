@@ -100,7 +100,7 @@ def test_login_in_a_keyring(pdkernel: Shell, upstream: Upstream) -> None:
     done = log_in(pdkernel, upstream, "--json", **environ)
     kept = json.loads(file.read_text())
     used = pdkernel("users", "list", "--json", **environ)
-    pdkernel("login", "--remove", **environ)
+    pdkernel("logout", **environ)
 
     assert done.json["secret"] == "keyring"
     assert list(kept.values()) == [CLIENT_SECRET]
@@ -226,13 +226,13 @@ def test_a_local_client_of_a_real_project_is_explained(logged_in: Shell) -> None
 
 def test_logging_out(logged_in: Shell) -> None:
     """Without a login users and accounts are the local project's."""
-    done = logged_in("login", "--remove")
+    done = logged_in("logout")
     listed = logged_in("users", "list", "--json")
-    again = logged_in("login", "--remove")
+    again = logged_in("logout")
 
     assert "Logged out" in done.stdout
     assert listed.json == []
-    assert "There was no login to remove." in again.stdout
+    assert "The project was not logged in." in again.stdout
 
 
 def test_commands_use_the_real_project(logged_in: Shell) -> None:

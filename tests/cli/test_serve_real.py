@@ -256,7 +256,7 @@ def test_accounts_are_stored_at_the_first_server(real: Server, tmp_path: Path) -
 
     made = json.loads(used.run(*words))
     there = httpx_accounts(real)
-    used.run("users", "delete", "bob")
+    used.run("users", "remove", "bob", "--yes")
 
     assert made["id"] in there
     assert made["id"] not in httpx_accounts(real)

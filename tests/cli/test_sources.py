@@ -58,7 +58,7 @@ def test_forgetting_and_polling_as_json(pdkernel: Shell) -> None:
     notebook = a_folder(pdkernel)
     pdkernel("source", "poll", notebook)
 
-    forgotten = pdkernel("source", "forget", notebook)
+    forgotten = pdkernel("source", "forget", notebook, "--yes")
     polled = pdkernel("source", "poll", notebook, "--json")
 
     assert forgotten.stdout == "Removed the source's state: every event is new again.\n"

@@ -60,9 +60,13 @@ def test_records_and_stores_are_removed(pdkernel: Shell) -> None:
     for key in "ab":
         pdkernel("store", "set", "orders", key, "1")
 
-    pdkernel("store", "remove", "orders", "a")
+    pdkernel("store", "remove", "orders", "a", "--yes")
     assert [record["key"] for record in pdkernel("store", "list", "orders", "--json").json] == ["b"]
-    assert pdkernel("store", "remove", "orders", "--json").json == {"name": "orders", "key": None, "removed": True}
+    assert pdkernel("store", "remove", "orders", "--yes", "--json").json == {
+        "name": "orders",
+        "key": None,
+        "removed": True,
+    }
     assert pdkernel("store", "list", "--json").json == []
 
 
@@ -97,7 +101,7 @@ def test_clear_replaces_the_store(pdkernel: Shell) -> None:
 
     pdkernel("store", "import", "s", "new.jsonl")
     assert len(pdkernel("store", "list", "s", "--json").json) == 2
-    pdkernel("store", "import", "s", "new.jsonl", "--clear")
+    pdkernel("store", "import", "s", "new.jsonl", "--clear", "--yes")
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["new"]
 
 

@@ -40,7 +40,7 @@ REFUSED = replace(
         "account",
         "account_not_found",
         "Pipedream Connect Error: Required account for notion not found for external user ID ada in development",
-        "Step check and build needs it. Connect one with %pduser.",
+        "Step check and build needs it. Connect one.",
     ),
 )
 NO_USER = replace(

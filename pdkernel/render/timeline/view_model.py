@@ -10,7 +10,7 @@ from typing import Literal
 from pdkernel.errors import CONNECT_PREFIX
 from pdkernel.execution import NOTE_PREFIX, SUMMARY, UNFINISHED_STATUSES, Execution, Log, StepResult
 from pdkernel.lookup import Lookup
-from pdkernel.model import JSON, LANGUAGE_NAMES, Language
+from pdkernel.model import JSON, LANGUAGE_NAMES, Language, Workflow
 from pdkernel.render import formatting
 
 StepKind = Language | Literal["action"]
@@ -70,6 +70,11 @@ class StepRow:
     exports: tuple[tuple[str, JSON], ...]
     logs: tuple[LogBlock, ...]
     lookup: Lookup | None = None
+
+
+def step_kinds(workflow: Workflow) -> dict[str, StepKind]:
+    """The kind of each step of *workflow* by name."""
+    return {step.name: "action" if step.uses else step.language for step in workflow.steps}
 
 
 def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:

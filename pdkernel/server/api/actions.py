@@ -45,6 +45,7 @@ def _request(call: ApiCall, configured: ComponentRequest) -> RunRequest:
         folder=call.context.project.folder,
         test=False,
         source=name,
+        interface="http",
         account_overrides=configured.accounts,
     )
 

@@ -1,0 +1,263 @@
+"""What all commands share: help, exit statuses, usage errors, confirmations, `--quiet`, `--verbose`, colors, completion."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from pdkernel.cli.app import Command, Section
+from pdkernel.cli.commands import pdkernel as root
+from tests.cli.conftest import COMMAND, Shell
+
+GREET = "%%pdstep greet\ndef handler(pd):\n    return 1\n"
+TRIGGER_SECTIONS = ["Author", "Run", "Test", "Migrate", "Serve", "Project"]
+
+
+def commands(command: click.Command = root, name: str = "pdkernel") -> Iterator[tuple[str, click.Command]]:
+    """Each command without the groups, with its full name."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for word, below in command.commands.items():
+        yield from commands(below, f"{name} {word}")
+
+
+def help_of(name: str) -> str:
+    """The help of a command, without colors, 100 columns wide."""
+    command: click.Command = root
+    ctx = command.make_context("pdkernel", [], resilient_parsing=True, terminal_width=100)
+    for word in name.split()[1:]:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+        ctx = command.make_context(word, [], parent=ctx, resilient_parsing=True)
+    return click.unstyle(command.get_help(ctx))
+
+
+def on_terminal(shell: Shell, *args: str, typed: str = "", **environ: str) -> str:
+    """The output of the command on a terminal, where *typed* is typed."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *args],
+        cwd=shell.folder,
+        env={**shell.environment(), "TERM": "xterm-256color", **environ},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    os.write(main, typed.encode())
+    output = b""
+    try:
+        while piece := os.read(main, 65536):
+            output += piece
+    except OSError:  # the terminal is closed
+        pass
+    os.close(main)
+    process.wait(30)
+    return output.decode()
+
+
+def test_the_help_lists_commands_in_sections() -> None:
+    """The sections of the help stand in the order of a project's life, and every command is in one of them."""
+    sections = root.list_sections(click.Context(root))
+
+    assert [section.title for section in sections] == TRIGGER_SECTIONS
+    assert all(isinstance(section, Section) for section in sections)
+    assert {name for section in sections for name, _ in section.list_commands()} == set(root.commands)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_each_help_has_examples_and_exit_statuses(name: str) -> None:
+    """The help of a command ends with examples of that command and the meaning of its exit statuses."""
+    text = help_of(name)
+
+    examples = re.search(r"\nExamples:\n((?:  .+\n)+)", text)
+    assert examples is not None
+    assert all(name in line for line in examples[1].splitlines())
+    assert re.search(r"\nExit status:\n  0  ", text)
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()))
+def test_each_example_fits_the_options(name: str, command: click.Command) -> None:
+    """The arguments of each example are accepted by the command's parser."""
+    assert isinstance(command, Command)
+    for line in command.examples:
+        words = shlex.split(re.sub(r' <\S+$| >\S+$|^eval "\$\(|\)"$', "", line))
+        assert " ".join(words).startswith(name), line
+        command.make_context(name, words[len(name.split()) :], resilient_parsing=False)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_short_helps_are_complete(name: str) -> None:
+    """The first sentence of a help fits into a line of its group's help."""
+    command = dict(commands())[name]
+
+    assert not command.get_short_help_str(limit=65).endswith("...")
+
+
+def test_common_options_are_shown_once() -> None:
+    """`--project` and `--database` are in the help of `pdkernel`, and not in the help of a command that accepts them."""
+    assert "--project FOLDER" in help_of("pdkernel")
+    assert all(
+        "--project" not in help_of(name).split("Examples:")[0].replace("--project-id", "") for name, _ in commands()
+    )
+
+
+def test_an_environment_is_a_choice() -> None:
+    """Each `--environment` names the two environments."""
+    options = [option for _, command in commands() for option in command.params if option.name == "environment"]
+
+    assert len(options) > 5
+    assert all(isinstance(option.type, click.Choice) or option.metavar == "ENV" for option in options)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run"], "Missing argument 'SOURCE'"),
+        (["run", "a.ipynb", "--evnt", "x"], "Did you mean"),
+        (["run", "a.ipynb", "--environment", "staging"], "'staging' is not one of"),
+        (["serve", "--port", "many"], "'many' is not a valid integer"),
+        (["users", "lisst"], "Did you mean"),
+        (["nope"], "No such command 'nope'"),
+    ],
+)
+def test_usage_errors_are_json_with_json(pdkernel: Shell, args: list[str], message: str) -> None:
+    """With `--json` a wrong argument is one JSON value on standard output, as other errors; the exit status is 2."""
+    ended = pdkernel(*args, "--json")
+
+    assert (ended.status, ended.stderr) == (2, "")
+    assert message in ended.json["error"]["message"]
+    assert ended.json["error"]["code"] == "usage"
+
+
+def test_usage_errors_name_the_help(pdkernel: Shell) -> None:
+    """Without `--json` the message names the command whose help explains the options."""
+    ended = pdkernel("users", "remove")
+
+    assert (ended.status, ended.stdout) == (2, "")
+    assert ended.stderr == "Error: Missing argument 'ID'.\nSee: pdkernel users remove --help\n"
+
+
+REMOVALS = [
+    ["users", "remove", "ada"],
+    ["accounts", "remove", "apn_1"],
+    ["env", "remove", "KEY"],
+    ["store", "remove", "orders"],
+    ["store", "remove", "orders", "a"],
+    ["store", "import", "orders", "-", "--clear"],
+    ["keys", "rotate"],
+]
+
+
+@pytest.fixture
+def filled(pdkernel: Shell) -> Shell:
+    """A project with a user, an account, a variable and a store."""
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--id", "apn_1", "--credential", "a=b")
+    pdkernel("env", "set", "KEY", stdin="value-of-key")
+    pdkernel("store", "set", "orders", "a", "1")
+    return pdkernel
+
+
+def test_removals_need_yes_without_a_terminal(filled: Shell) -> None:
+    """Without a terminal, a command that removes or rotates changes nothing unless `--yes` is given."""
+    refused = [filled(*args) for args in REMOVALS]
+
+    assert {ended.status for ended in refused} == {2}
+    assert all("add --yes" in ended.stderr for ended in refused)
+    assert filled("accounts", "list", "--json").json[0]["id"] == "apn_1"
+    assert filled("env", "list", "--json").json == [{"name": "KEY"}]
+    assert filled("store", "get", "orders", "a").stdout == "1\n"
+
+
+def test_a_refused_removal_is_json_with_json(filled: Shell) -> None:
+    """A missing confirmation is an error as others."""
+    assert filled("users", "remove", "ada", "--json").json["error"]["code"] == "request"
+
+
+@pytest.mark.parametrize(("typed", "left"), [("n\n", ["KEY"]), ("y\n", [])])
+def test_removals_ask_on_a_terminal(filled: Shell, typed: str, left: list[str]) -> None:
+    """On a terminal the command asks, and removes only after a yes."""
+    output = on_terminal(filled, "env", "remove", "KEY", typed=typed)
+
+    assert "Remove KEY and its value? [y/N]" in output
+    assert [each["name"] for each in filled("env", "list", "--json").json] == left
+
+
+def test_quiet_leaves_out_notes(pdkernel: Shell) -> None:
+    """`--quiet`, before or after the command's name, prints results and errors only."""
+    loud = pdkernel("--project", "one", "env", "list")
+    before = pdkernel("--quiet", "--project", "two", "env", "list")
+    after = pdkernel("env", "list", "-q", "--project", "three")
+
+    assert "Created a local project" in loud.stderr
+    assert (before.stderr, after.stderr) == ("", "")
+    assert loud.stdout == before.stdout == after.stdout
+
+
+def test_verbose_reports_steps_as_they_end(pdkernel: Shell) -> None:
+    """`--verbose` prints the project, the workflow and each step that has ended to standard error."""
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", "--json", "-v")
+
+    assert ended.json["status"] == "success"
+    assert re.search(r"^Project proj_\w+ in .*\.pdkernel\.$", ended.stderr, re.MULTILINE)
+    assert re.search(r"^Step greet: success in \d+ ms\.$", ended.stderr, re.MULTILINE)
+
+
+def test_colors_are_for_terminals(pdkernel: Shell) -> None:
+    """A terminal shows colors unless NO_COLOR is set; a pipe does not."""
+    colored = on_terminal(pdkernel, "--help")
+    plain = on_terminal(pdkernel, "--help", NO_COLOR="1")
+    piped = pdkernel("--help").stdout
+
+    assert "\x1b[36m" in colored
+    assert "\x1b[" not in plain + piped
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(pdkernel: Shell, shell: str) -> None:
+    """The script of each shell completes `pdkernel`."""
+    ended = pdkernel("completion", shell)
+
+    assert ended.status == 0
+    assert "_PDKERNEL_COMPLETE" in ended.stdout
+
+
+def test_completion_of_a_command(pdkernel: Shell) -> None:
+    """The completion of a command's beginning offers the command."""
+    ended = pdkernel(_PDKERNEL_COMPLETE="bash_complete", COMP_WORDS="pdkernel acc", COMP_CWORD="1")
+
+    assert ended.stdout == "plain,accounts\n"
+
+
+@pytest.mark.parametrize("option", [["run", "x.ipynb"], ["invoke", "http://127.0.0.1:1/x"]])
+def test_a_body_that_names_no_file_says_so(pdkernel: Shell, option: list[str]) -> None:
+    """A word that is neither JSON nor a file is reported as a missing file."""
+    pdkernel.notebook(GREET, name="x.ipynb")
+
+    ended = pdkernel(*option, "--body", "nope.json")
+
+    assert ended.status == 2
+    assert "there is no such file" in ended.stderr
+
+
+def test_documented_variables_are_complete() -> None:
+    """The page of environment variables lists each variable that the package reads."""
+    folder = Path(__file__).parents[2]
+    page = (folder / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    read = {
+        name
+        for file in (folder / "pdkernel").rglob("*.py")
+        for name in re.findall(r'["\'](PDKERNEL_[A-Z_]*[A-Z])["\']', file.read_text(encoding="utf-8"))
+    }
+
+    assert sorted(name for name in read if f"`{name}`" not in page) == []
