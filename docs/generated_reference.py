@@ -28,7 +28,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from pdkernel import errors, load_ipython_extension, unload_ipython_extension
-from pdkernel.cli.app import Command
+from pdkernel.cli.command_help import Command
 from pdkernel.cli.commands import pdkernel
 from pdkernel.directive import STEP_OPTIONS
 

@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from pdkernel.cli.app import (
-    RUN,
-    CliContext,
-    command,
-    confirm,
-    environment_option,
-    group,
-    json_option,
-    print_json,
-    yes_option,
-)
+from pdkernel.cli.app import RUN, CliContext, command, environment_option, group, json_option, yes_option
+from pdkernel.cli.terminal import confirm, print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

@@ -7,25 +7,23 @@ Exit statuses: 0 success or exited, 1 a step failed, 2 refused before any step, 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import cloup
 
+from pdkernel.cli.command_help import Group, Section
+from pdkernel.cli.terminal import print_json
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
     from pdkernel.identity import Directory
-    from pdkernel.model import JSON
     from pdkernel.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,31 +32,12 @@ MAX_ERROR_LINES = 15
 HELP_WIDTH = 110
 
 
-class Section(cloup.Section):
-    """A section of the help; *order* lists its commands."""
-
-    def __init__(self, title: str, *order: str) -> None:
-        super().__init__(title)
-        self._order = order
-
-    def list_commands(self) -> list[tuple[str, click.Command]]:
-        """The commands in the order of the section."""
-        return sorted(super().list_commands(), key=lambda each: self._order.index(each[0]))
-
-
 AUTHOR = Section("Author", "lab", "new", "demo", "actions", "packages", "export")
 RUN = Section("Run", "run", "users", "accounts", "apps")
 TEST = Section("Test", "doctor", "shape", "source")
 MIGRATE = Section("Migrate", "import", "triggers")
 SERVE = Section("Serve", "serve", "invoke", "clients", "keys")
 PROJECT = Section("Project", "project", "env", "store", "login", "logout", "completion")
-
-EXIT_STATUSES: Mapping[int, str] = {
-    0: "success",
-    2: "refused: the request or the workflow is wrong",
-    3: "pdkernel failed",
-}
-"""The exit statuses of a command that does not run steps."""
 
 
 class CommandLineError(RequestError):
@@ -127,46 +106,6 @@ class CliContext:
         """Close the project if it is open."""
         if self._project is not None:
             self._project.close()
-
-
-class Command(cloup.Command):
-    """
-    A command whose help ends with examples and exit statuses.
-
-    Args:
-        examples: Command lines, each of them complete.
-        exit_statuses: The meaning of each exit status; empty for a group.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        examples: Sequence[str] = (),
-        exit_statuses: Mapping[int, str] = EXIT_STATUSES,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.examples = examples
-        self.exit_statuses = exit_statuses
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples and the exit statuses."""
-        super().format_epilog(ctx, formatter)
-        if self.examples:
-            with formatter.section("Examples"):
-                formatter.write("".join(f"{'':>{formatter.current_indent}}{line}\n" for line in self.examples))
-        if self.exit_statuses:
-            with formatter.section("Exit status"):
-                formatter.write_dl([(str(status), meaning) for status, meaning in sorted(self.exit_statuses.items())])
-
-
-class Group(cloup.Group, Command):
-    """A group of `Command`."""
-
-    command_class = Command
-
-    def __init__(self, *args: Any, exit_statuses: Mapping[int, str] = MappingProxyType({}), **kwargs: Any) -> None:
-        super().__init__(*args, exit_statuses=exit_statuses, **kwargs)
 
 
 class RootGroup(Group):
@@ -392,70 +331,3 @@ def print_error(code: str, message: str) -> None:
         hidden = len(lines) - (MAX_ERROR_LINES - 2)
         lines = [*lines[: MAX_ERROR_LINES - 2], f"... and {hidden} more lines ({code}); --json prints all lines"]
     click.echo(click.style("Error:", fg="red", bold=True) + " " + "\n".join(lines), err=True)
-
-
-def is_interactive(stream: TextIO) -> bool:
-    """Whether a person uses *stream* interactively; false in a notebook cell, which has a terminal too."""
-    return stream.isatty() and "JPY_PARENT_PID" not in os.environ
-
-
-def confirm(act: str, *, yes: bool) -> None:
-    """
-    Ask on a terminal whether to perform *act*, such as "Remove the store cache"; *yes* is the answer of `--yes`.
-
-    Raises:
-        RequestError: Standard input is not a terminal, and *yes* is false.
-        click.Abort: The answer is no.
-    """
-    if yes:
-        return
-    if not is_interactive(sys.stdin):
-        raise RequestError(f"{act}: not confirmed, and standard input is not a terminal.", fix="To confirm, add --yes.")
-    click.confirm(f"{act}?", abort=True, err=True)
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON value to stdout."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-    sys.stdout.flush()
-
-
-def read_input(name: str) -> bytes:
-    """Read the file *name*, or standard input for `-`. Raises `EventError` if the file cannot be read."""
-    from pdkernel.errors import EventError
-
-    if name == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as fault:
-        raise EventError(
-            f"Cannot read {name}: {fault.strerror}.", fix="Name a readable file, or - for standard input."
-        ) from None
-
-
-def read_body(text: str) -> JSON:
-    """
-    The JSON value of `--body`: a file, `-` for standard input, or the JSON itself.
-
-    Raises:
-        EventError: The file does not exist, or its text is not JSON.
-    """
-    from pdkernel.errors import EventError
-    from pdkernel.event import parse_json
-
-    try:
-        is_file = text == "-" or Path(text).is_file()
-    except OSError:  # the text is too long for a file name
-        is_file = False
-    if is_file:
-        return parse_json(read_input(text), label="standard input" if text == "-" else text)
-    try:
-        return parse_json(text, label="--body")
-    except EventError:
-        if re.fullmatch(r"[^\s{}\[\]\"']+", text):
-            raise EventError(
-                f"--body {text} is neither a file nor JSON: there is no such file.",
-                fix='Name an existing file, - for standard input, or write JSON, such as \'{"name": "Ada"}\'.',
-            ) from None
-        raise

@@ -15,7 +15,8 @@ import click
 import cloup
 
 from pdkernel.cli.actions import open_catalog
-from pdkernel.cli.app import RUN, CliContext, command, group, json_option, print_json
+from pdkernel.cli.app import RUN, CliContext, command, group, json_option
+from pdkernel.cli.terminal import print_json
 from pdkernel.errors import RequestError
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import cloup
 
-from pdkernel.cli.app import SERVE, CliContext, command, confirm, group, json_option, print_json, yes_option
+from pdkernel.cli.app import SERVE, CliContext, command, group, json_option, yes_option
+from pdkernel.cli.terminal import confirm, print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import click
 import cloup
 from msgspec.structs import replace
 
-from pdkernel.cli.app import AUTHOR, EXIT_STATUSES, CliContext, command
+from pdkernel.cli.app import AUTHOR, CliContext, command
+from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

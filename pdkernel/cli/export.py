@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from pdkernel.cli.app import AUTHOR, EXIT_STATUSES, CliContext, command, is_interactive, json_option, print_json
+from pdkernel.cli.app import AUTHOR, CliContext, command, json_option
+from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.terminal import is_interactive, print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

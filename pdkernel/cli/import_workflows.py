@@ -17,15 +17,9 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from pdkernel.cli.app import (
-    EXIT_STATUSES,
-    MIGRATE,
-    CliContext,
-    command,
-    is_interactive,
-    json_option,
-    print_json,
-)
+from pdkernel.cli.app import MIGRATE, CliContext, command, json_option
+from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.terminal import is_interactive, print_json
 from pdkernel.errors import PdkernelError
 
 if TYPE_CHECKING:

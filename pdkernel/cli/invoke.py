@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 import cloup
 
-from pdkernel.cli.app import SERVE, CliContext, command, environment_option, json_option, print_json, read_body
+from pdkernel.cli.app import SERVE, CliContext, command, environment_option, json_option
+from pdkernel.cli.terminal import print_json, read_body
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

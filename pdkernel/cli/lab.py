@@ -15,7 +15,8 @@ from urllib.parse import quote
 import click
 import cloup
 
-from pdkernel.cli.app import AUTHOR, EXIT_STATUSES, CliContext, command
+from pdkernel.cli.app import AUTHOR, CliContext, command
+from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.errors import RequestError
 
 CONFIG_FOLDER = Path(__file__).parent

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from pdkernel.cli.app import PROJECT, CliContext, command, environment_option, json_option, print_json
+from pdkernel.cli.app import PROJECT, CliContext, command, environment_option, json_option
+from pdkernel.cli.terminal import print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

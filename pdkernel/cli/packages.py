@@ -14,17 +14,9 @@ from typing import Any
 import click
 import cloup
 
-from pdkernel.cli.app import (
-    AUTHOR,
-    EXIT_STATUSES,
-    CliContext,
-    command,
-    encode_error,
-    group,
-    json_option,
-    print_error,
-    print_json,
-)
+from pdkernel.cli.app import AUTHOR, CliContext, command, encode_error, group, json_option, print_error
+from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.terminal import print_json
 
 
 @group(section=AUTHOR)

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 import cloup
 
-from pdkernel.cli.app import PROJECT, CliContext, command, confirm, group, json_option, print_json, yes_option
+from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
+from pdkernel.cli.terminal import confirm, print_json
 from pdkernel.errors import RequestError
 
 MAIL_SETTINGS = ("mail_to", "mail_server", "mail_user")

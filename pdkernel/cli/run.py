@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shlex
 import signal
 import sys
@@ -21,19 +20,8 @@ import click
 import cloup
 import msgspec
 
-from pdkernel.cli.app import (
-    RUN,
-    CliContext,
-    command,
-    egress_option,
-    environment_option,
-    is_interactive,
-    json_option,
-    print_error,
-    print_json,
-    read_body,
-    read_input,
-)
+from pdkernel.cli.app import RUN, CliContext, command, egress_option, environment_option, json_option, print_error
+from pdkernel.cli.terminal import color_statuses, is_interactive, print_json, read_body, read_input
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
@@ -116,7 +104,12 @@ class RunOptions(TypedDict):
         "Without --wait and --skip-waits, the run ends as paused.",
     ),
     cloup.option("--skip-waits", is_flag=True, help="Continue at once where the workflow pauses."),
-    cloup.option("--no-install", is_flag=True, help="Do not install packages; refuse the run if a package is missing."),
+    cloup.option(
+        "--no-install",
+        is_flag=True,
+        envvar="PDKERNEL_NO_INSTALL",
+        help="Do not install packages; refuse the run if a package is missing (also PDKERNEL_NO_INSTALL=1).",
+    ),
 )
 @cloup.option_group(
     "Outbound calls",
@@ -231,24 +224,20 @@ def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event
     from pdkernel.clock import SYSTEM_CLOCK
     from pdkernel.errors import EventError
     from pdkernel.event import Event
+    from pdkernel.source import EVENTS_FOLDER
 
     trigger = opened.workflow.trigger
     if event is None and body is None and trigger.type == "schedule":
         return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
     if event is None and body is None:
-        raise EventError(
-            "The event is missing.",
-            fix="Pass --event FILE (or - for standard input), or a bare payload with --body FILE|JSON.",
-        )
+        raise EventError("The event is missing.", fix="Pass --event FILE|NAME|-, or a bare payload: --body FILE|JSON.")
     if event is not None and body is not None:
         raise EventError("--event and --body exclude each other.", fix="Leave out one of them.")
-    if event is not None and event != "-" and not Path(event).exists():
-        from pdkernel.operations.events import EventLibrary
-
-        return EventLibrary(opened.folder).load(event, http=trigger.type == "http")[1]
     if event is not None:
+        saved = opened.folder / EVENTS_FOLDER / f"{event}.json"
+        file = str(saved) if not Path(event).exists() and saved.is_file() else event
         return Event.parse(
-            read_input(event), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
+            read_input(file), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
         )
     assert body is not None
     return Event.from_body(read_body(body))
@@ -392,22 +381,7 @@ def _print(execution: Execution, request: RunRequest, event_file: str | None, *,
             languages=timeline.step_kinds(request.workflow),
             event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
         )
-        click.echo(_color_statuses(text), nl=False)
-
-
-def _color_statuses(text: str) -> str:
-    """Color the statuses at the start of the lines of a timeline, and in its title."""
-    from pdkernel.render.formatting import EXECUTION_LABELS, STEP_LABELS
-
-    colors = {"good": "green", "bad": "red", "warn": "yellow", "busy": "blue", "quiet": "bright_black"}
-    tones = {str(label): label.tone for label in (*STEP_LABELS.values(), *EXECUTION_LABELS.values())}
-    labels = "|".join(map(re.escape, tones))
-
-    def paint(found: re.Match[str]) -> str:
-        return found[1] + click.style(found[2], fg=colors[tones[found[2]]])
-
-    title, newline, rows = text.partition("\n")
-    return re.sub(rf"(: )({labels})(?=$|,)", paint, title) + newline + re.sub(rf"(?m)^(  )({labels})\b", paint, rows)
+        click.echo(color_statuses(text), nl=False)
 
 
 def _steps_line(execution: Execution) -> str:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from pdkernel.cli.app import EXIT_STATUSES, TEST, CliContext, command, json_option, print_json, read_input
+from pdkernel.cli.app import TEST, CliContext, command, json_option
+from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.terminal import print_json, read_input
 
 if TYPE_CHECKING:
     from pdkernel.event import Event

@@ -17,19 +17,17 @@ import click
 import cloup
 
 from pdkernel.cli.app import (
-    EXIT_STATUSES,
     TEST,
     CliContext,
     command,
-    confirm,
     egress_option,
     environment_option,
     group,
     json_option,
-    print_json,
-    read_input,
     yes_option,
 )
+from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.terminal import confirm, print_json, read_input
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

@@ -17,17 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from pdkernel.cli.app import (
-    PROJECT,
-    CliContext,
-    command,
-    confirm,
-    group,
-    json_option,
-    print_json,
-    read_input,
-    yes_option,
-)
+from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
+from pdkernel.cli.terminal import confirm, print_json, read_input
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import click
 import cloup
 
-from pdkernel.cli.app import MIGRATE, CliContext, command, environment_option, group, json_option, print_json
+from pdkernel.cli.app import MIGRATE, CliContext, command, environment_option, group, json_option
+from pdkernel.cli.terminal import print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:

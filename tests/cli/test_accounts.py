@@ -167,3 +167,32 @@ def test_every_command_has_help(pdkernel: Shell) -> None:
         ended = pdkernel(*words, "--help")
         assert ended.status == 0
         assert "Usage: pdkernel" in ended.stdout
+
+
+def test_an_empty_value_is_refused(pdkernel: Shell) -> None:
+    """`env set` with empty input changes nothing."""
+    pdkernel("env", "set", "KEY", stdin="value-of-key")
+
+    refused = pdkernel("env", "set", "KEY", stdin="")
+
+    assert refused.status == 2
+    assert "is empty" in refused.stderr
+    assert pdkernel("env", "list", "--json").json == [{"name": "KEY"}]
+
+
+@pytest.mark.parametrize("address", ["x:y:z", "host:", "host:0", "host:99999", "a b", "me@host", "smtp://host", ":25"])
+def test_a_wrong_mail_server_is_refused(pdkernel: Shell, address: str) -> None:
+    """A mail server is HOST or HOST:PORT; another text is not stored."""
+    refused = pdkernel("project", "set", "mail_server", address)
+
+    assert refused.status == 2
+    assert "is not the address of a mail server" in refused.stderr
+    assert "mail_server" not in pdkernel("project", "show", "--json").json
+
+
+@pytest.mark.parametrize("address", ["localhost", "smtp.example.com:587", "[::1]:25"])
+def test_mail_servers(pdkernel: Shell, address: str) -> None:
+    """A host with or without a port is stored."""
+    pdkernel("project", "set", "mail_server", address)
+
+    assert pdkernel("project", "show", "--json").json["mail_server"] == address

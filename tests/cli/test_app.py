@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pdkernel.cli.app import Command, Section
+from pdkernel.cli.command_help import Command, Section
 from pdkernel.cli.commands import pdkernel as root
 from tests.cli.conftest import COMMAND, Shell
 

@@ -248,3 +248,12 @@ def test_run_explains_the_accounts(pdkernel: Shell) -> None:
     assert (before.status, after.status) == (2, 0)
     assert "✗ external user  ada does not exist in development" in before.lines
     assert "apn_adas" in next(line for line in after.lines if "is the newest and is used" in line)
+
+
+@pytest.mark.parametrize(("app", "status"), [("--app slack", 1), ("", 0)])
+def test_check_is_an_exit_status(pdkernel: Shell, app: str, status: int) -> None:
+    """With `--check` the exit status is 1 if the source lacks something; without it the report alone says so."""
+    notebook = pdkernel.notebook(f"%%pdstep send {app}\ndef handler(pd):\n    return 1\n")
+
+    assert pdkernel("doctor", notebook, "--check").status == status
+    assert pdkernel("doctor", notebook).status == 0

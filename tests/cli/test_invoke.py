@@ -268,3 +268,11 @@ def _run_snippets(tls: Endpoint, *asked: str, authority: Path | None = None, **e
 
 def _authority(folder: Path) -> Any:
     return next((folder / ".pdkernel" / "egress").glob("*ca*.pem"))
+
+
+def test_a_refused_connection_is_named_in_words(pdkernel: Shell) -> None:
+    """The message of an unreachable server has no number of the operating system."""
+    refused = pdkernel("invoke", "http://127.0.0.1:9/eo1")
+
+    assert refused.status == 3
+    assert "Cannot reach http://127.0.0.1:9: Connection refused." in refused.stderr

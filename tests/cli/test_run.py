@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -582,3 +583,27 @@ def test_an_existing_file_is_reported_after_the_run(pdkernel: Shell) -> None:
     assert "success" in ended.stdout
     assert "test_greeting.py already exists" in ended.stderr
     assert (pdkernel.folder / "tests" / "test_greeting.py").read_text() == "mine = True"
+
+
+def test_an_event_by_its_name(pdkernel: Shell) -> None:
+    """`--event NAME` is a saved event beside the notebook; the timeline names the event and the language of each step."""
+    (pdkernel.folder / "work" / "events").mkdir(parents=True)
+    notebook = pdkernel.notebook(GREET, name="work/greet.ipynb")
+    pdkernel.write("work/events/order.json", '{"body": {"name": "Ada"}}')
+
+    ended = pdkernel("run", notebook, "--event", "order")
+
+    assert ended.status == 0
+    assert "\n  order\n" in ended.stdout
+    assert re.search(r"✓ success +greet +Python ", ended.stdout)
+
+
+def test_a_missing_user_names_the_option(pdkernel: Shell) -> None:
+    """The fix of a missing external user names the option in a terminal, and no magic."""
+    notebook = pdkernel.notebook("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
+
+    refused = pdkernel("run", notebook, "--body", "{}")
+
+    assert refused.status == 2
+    assert "Pass --external-user ID." in refused.stderr
+    assert "%pd" not in refused.stderr

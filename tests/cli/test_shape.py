@@ -107,3 +107,13 @@ def test_a_synced_folder_has_a_contract(pdkernel: Shell) -> None:
         "body.user.id": [{"step": "read", "cell": None, "line": 10, "prop": "who", "file": "workflow.yaml"}],
         "query.q": [{"step": "read", "cell": None, "line": 3, "prop": None, "file": None}],
     }
+
+
+def test_a_notebook_is_not_an_event(pdkernel: Shell) -> None:
+    """A notebook in the place of an event is refused with the command that reads notebooks."""
+    pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n", name="my work.ipynb")
+
+    refused = pdkernel("shape", "my work.ipynb")
+
+    assert refused.status == 2
+    assert "pdkernel shape --contract 'my work.ipynb'" in refused.stderr

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
+from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.lookup import MAX_CANDIDATES, Lookup
@@ -102,3 +105,31 @@ async def test_listed_candidates_are_limited(run: Run, connect: Connect) -> None
     listed = [candidate.id for candidate in execution.lookup.apps[0].candidates]
     assert listed == ids[::-1][:MAX_CANDIDATES]
     assert execution.step("say").accounts[0].id == ids[-1]
+
+
+@pytest.mark.parametrize(
+    ("interface", "user", "fix"),
+    [
+        ("terminal", None, "Pass --external-user ID."),
+        ("notebook", None, "Select a user with %pduser."),
+        ("python", None, "Pass external_user=ID."),
+        ("http", None, "Send the header x-pd-external-user-id."),
+        ("terminal", "ada", "Connect an account: pdkernel accounts add --external-user ada --app slack"),
+        (
+            "notebook",
+            "ada",
+            "Connect an account with %pduser, or: pdkernel accounts add --external-user ada --app slack",
+        ),
+    ],
+)
+async def test_the_fix_fits_the_interface(
+    run: Run, connect: Connect, interface: Interface, user: str | None, fix: str
+) -> None:
+    """The fix of an end-user error names what the caller writes: an option, a magic, an argument or a header."""
+    connect("ada", app="github")
+
+    execution = await run(SAY, external_user_id=user, interface=interface)
+
+    assert execution.error is not None
+    assert fix in execution.error.message
+    assert ("%pd" in execution.error.message) is (interface == "notebook")

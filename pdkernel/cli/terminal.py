@@ -1,0 +1,101 @@
+"""Input and output of commands: questions on a terminal, colors, JSON, and files that options name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from pdkernel.errors import RequestError
+
+if TYPE_CHECKING:
+    from pdkernel.model import JSON
+
+
+def is_interactive(stream: TextIO) -> bool:
+    """Whether a person uses *stream* interactively; false in a notebook cell, which has a terminal too."""
+    return stream.isatty() and "JPY_PARENT_PID" not in os.environ
+
+
+def confirm(act: str, *, yes: bool) -> None:
+    """
+    Ask on a terminal whether to perform *act*, such as "Remove the store cache"; *yes* is the answer of `--yes`.
+
+    Raises:
+        RequestError: Standard input is not a terminal, and *yes* is false.
+        click.Abort: The person declines.
+    """
+    if yes:
+        return
+    if not is_interactive(sys.stdin):
+        raise RequestError(
+            f"{act}: not confirmed, because standard input is not a terminal.", fix="To confirm, add --yes."
+        )
+    click.confirm(f"{act}?", abort=True, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value to stdout."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def read_input(name: str) -> bytes:
+    """Read the file *name*, or standard input for `-`. Raises `EventError` if the file cannot be read."""
+    from pdkernel.errors import EventError
+
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as fault:
+        raise EventError(
+            f"Cannot read {name}: {fault.strerror}.", fix="Name a readable file, or - for standard input."
+        ) from None
+
+
+def read_body(text: str) -> JSON:
+    """
+    The JSON value of `--body`: a file, `-` for standard input, or the JSON itself.
+
+    Raises:
+        EventError: The file does not exist, or its text is not JSON.
+    """
+    from pdkernel.errors import EventError
+    from pdkernel.event import parse_json
+
+    try:
+        is_file = text == "-" or Path(text).is_file()
+    except OSError:  # the text is too long for a file name
+        is_file = False
+    if is_file:
+        return parse_json(read_input(text), label="standard input" if text == "-" else text)
+    try:
+        return parse_json(text, label="--body")
+    except EventError:
+        if re.fullmatch(r"[^\s{}\[\]\"']+", text):
+            raise EventError(
+                f"--body {text} is neither a file nor JSON: there is no such file.",
+                fix='Name an existing file, - for standard input, or write JSON, such as \'{"name": "Ada"}\'.',
+            ) from None
+        raise
+
+
+def color_statuses(text: str) -> str:
+    """Color the statuses at the start of the lines of a timeline, and in its title."""
+    from pdkernel.render.formatting import EXECUTION_LABELS, STEP_LABELS
+
+    colors = {"good": "green", "bad": "red", "warn": "yellow", "busy": "blue", "quiet": "bright_black"}
+    tones = {str(label): label.tone for label in (*STEP_LABELS.values(), *EXECUTION_LABELS.values())}
+    labels = "|".join(map(re.escape, tones))
+
+    def paint(found: re.Match[str]) -> str:
+        return found[1] + click.style(found[2], fg=colors[tones[found[2]]])
+
+    title, newline, rows = text.partition("\n")
+    return re.sub(rf"(: )({labels})(?=$|,)", paint, title) + newline + re.sub(rf"(?m)^(  )({labels})\b", paint, rows)
