@@ -14,7 +14,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests/expression \
   tests/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/project/test_data_stores.py \
-  tests/project/test_vault.py tests/widgets
+  tests/project/test_vault.py tests/widgets tests/readiness/test_matrix.py tests/egress/test_http1.py \
+  tests/server/fuzz/test_link.py tests/server/endpoint/test_responses.py
 
 FUZZ ?= 50000
 

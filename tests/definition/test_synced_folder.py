@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.definition import Sidecar, describe_assumptions, plan_files, read_folder_workflow, write_files
@@ -375,7 +375,6 @@ def carried(workflow: Workflow) -> Workflow:
     return replace(workflow, origin=None, extra={}, steps=tuple(replace(step, extra={}) for step in workflow.steps))
 
 
-@settings(deadline=None)
 @given(workflows())
 def test_a_written_definition_reads_back(workflow: Workflow) -> None:
     """Reading a written definition gives the workflow; planning that again gives the same files."""

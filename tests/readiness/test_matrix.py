@@ -218,7 +218,7 @@ def settled(project: Project) -> Iterator[Settle]:
         runner.run(runtime.close())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(world=worlds)
 @example(world=World((("ada", "production", "slack"),) * 2, (("slack",),), "business"))
 def test_the_matrix_agrees_with_real_runs(world: World, project: Project, settled: Settle) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.clock import ManualClock
@@ -208,7 +208,6 @@ async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
         assert await ids(journal, status=execution.status) == [execution.id]
 
 
-@settings(deadline=None)
 @given(st.recursive(st.text(st.characters(exclude_categories=())), lambda inner: st.lists(inner, max_size=3)))
 def test_any_json_text_can_be_stored(value: object) -> None:
     """Escaped JSON text encodes as UTF-8, has no NUL and has the same meaning."""

@@ -403,7 +403,8 @@ async def test_reaping_during_appends_loses_no_step(path: Path, clock: ManualClo
         return seq
 
     async def take_over() -> list[tuple[Any, ...]]:
-        await asyncio.sleep(0.05)
+        while len(rows(path, "select distinct run_id from steps")) < 50:
+            await asyncio.sleep(0.001)
         await reaper.reap_expired()
         assert len(await reaper.claim_next(limit=50)) == 50
         return rows(path, "select run_id, count(*) from steps group by run_id")

@@ -111,7 +111,9 @@ class Target:
         """Check that the server responds, has not grown, and has logged neither a traceback nor a secret."""
         live = httpx.get(f"{self.url}/-/live", timeout=30)
         httpx.get(f"{self.url}/{SEEN}", params={"token": QUERY}, timeout=30)
-        time.sleep(0.2)
+        until = time.monotonic() + 10
+        while SEEN.encode() not in self.log.read_bytes() and time.monotonic() < until:
+            time.sleep(0.02)
         now = self.resident()
         files = self.process.num_fds()
         written = self.log.read_bytes()

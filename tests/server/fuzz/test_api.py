@@ -104,7 +104,6 @@ def _send(
         @seed(number)
         @settings(
             max_examples=count,
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),

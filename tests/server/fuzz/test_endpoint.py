@@ -195,7 +195,6 @@ def test_unusual_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         @seed(4)
         @settings(
             max_examples=max(1, COUNT // AT_ONCE),
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
