@@ -25,10 +25,9 @@ ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 # Whatever is not on this machine goes to a proxy that is not there. (Refusing it by Playwright's routes would switch
 # the browser's cache off, and every page would load all of Lab again.)
 ARGUMENTS += ["--proxy-server=127.0.0.1:9"]
-NOT_RUN = pytest.StashKey[list[str]]()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder, and skip them without a browser."""
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
@@ -36,17 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if CHROMIUM or os.environ.get("CI"):
         return
     for item in ours:
-        item.add_marker(pytest.mark.skip(reason=f"NOT RUN: no Chromium; {GET_CHROMIUM}"))
-    config.stash[NOT_RUN] = [item.nodeid for item in ours]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """List the tests that did not run, and how to run them."""
-    if left_out := config.stash.get(NOT_RUN, []):
-        terminalreporter.section(f"NOT RUN: {len(left_out)} browser tests, because no Chromium is on the PATH")
-        for name in left_out:
-            terminalreporter.write_line(f"NOT RUN {name}")
-        terminalreporter.write_line(f"Get it (as root) with: {GET_CHROMIUM}")
+        item.add_marker(pytest.mark.skip(reason=f"NOT RUN: no Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}"))
 
 
 # Of the package, not of the session: while Playwright's synchronous API is open its event loop counts as running, and

@@ -418,7 +418,7 @@ def test_bash_and_go_steps_read_back(tmp_path: Path) -> None:
     assert "slack" not in text_of(files, "workflow.yaml")
 
 
-@pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
+@pytest.mark.skipif(not SAMPLES, reason="NOT RUN: PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
 def test_real_files(tmp_path: Path) -> None:
     """Every real workflow.yaml is read and written again byte for byte, except for the old key `note`."""
     samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))

@@ -439,7 +439,7 @@ def test_generated_workflows(tmp_path: Path, workflow: Workflow, data: st.DataOb
     check_round_trip(folder, tmp_path / "n.ipynb")
 
 
-@pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
+@pytest.mark.skipif(not SAMPLES, reason="NOT RUN: PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
 def test_real_files(tmp_path: Path) -> None:
     """Every real workflow.yaml survives a notebook round trip."""
     samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))

@@ -470,6 +470,7 @@ async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Pa
 # ── the real registry ──────────────────────────────────────────────────────────────
 
 
+@pytest.mark.network
 async def test_two_versions_from_the_real_registry(tmp_path: Path) -> None:
     """Two versions of a real package are installed; retried, since a network may fail."""
     packages = NpmPackages(tmp_path / "packages", lock=tmp_path / NPM_LOCK_NAME, node=find_node, environ=os.environ)
