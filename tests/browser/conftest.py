@@ -35,7 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if CHROMIUM or os.environ.get("CI"):
         return
     for item in ours:
-        item.add_marker(pytest.mark.skip(reason=f"NOT RUN: no Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}"))
+        item.add_marker(
+            pytest.mark.skip(reason=f"NOT RUN: no Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}")
+        )
 
 
 # Of the package, not of the session: while Playwright's synchronous API is open its event loop counts as running, and

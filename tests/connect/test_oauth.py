@@ -99,7 +99,7 @@ def test_which_errors_are_permanent(response: bytes, is_permanent: bool) -> None
     assert caught.value.is_permanent is is_permanent
 
 
-@pytest.mark.parametrize("lasting", [b"1" + b"0" * 400, b"Infinity", b"-1", b'"soon"', b"null"])
+@pytest.mark.parametrize("lasting", [b"1" + b"0" * 400, b"Infinity", b"-1", b"0", b'"soon"', b"null"])
 def test_an_invalid_lifetime_is_ignored(lasting: bytes) -> None:
     """A token with an invalid `expires_in` has an unknown lifetime."""
     with provider([answer(b'{"access_token": "access-0123456789", "error": null, "expires_in": %s}' % lasting)]) as odd:

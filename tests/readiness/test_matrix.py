@@ -299,6 +299,16 @@ WORKFLOW = a_workflow(
 )
 
 
+def test_named_users_all_have_a_row(project: Project) -> None:
+    """The limit of rows is for the environment's users, not for users that are named."""
+    users = [f"user-{number:03}" for number in range(101)]
+
+    table = table_of(project, a_workflow(python_step("say")), users=users)
+
+    assert [row.external_user for row in table.rows] == users
+    assert not table.has_more_users
+
+
 def table_of(
     project: Project,
     workflow: Workflow = WORKFLOW,

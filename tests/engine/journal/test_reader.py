@@ -33,6 +33,15 @@ async def ids(journal: Journal, **query: object) -> list[str]:
     return [execution.id for execution in await journal.list_executions(**query)]  # type: ignore[arg-type]
 
 
+async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: Journal) -> None:
+    """Runs that were accepted at the same time have the order in which pages follow one another."""
+    for run_id in "bca":
+        await journal.accept_run(new_run(run_id))
+
+    assert await ids(journal) == ["c", "b", "a"]
+    assert await ids(journal, before="b") == ["a"]
+
+
 async def test_execution_is_what_was_written(journal: Journal, clock: ManualClock) -> None:
     """An execution read from the journal is complete: event, context, steps in order, response, error, times."""
     run = NewRun(
