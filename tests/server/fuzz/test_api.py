@@ -20,7 +20,7 @@ from schemathesis.schemas import APIOperation
 from tests.server.fuzz.openapi import METHODS, PREFIX, PROJECT, Operation, Values, document, operations
 from tests.server.fuzz.target import DEPOT, LASTS_S, REQUESTS, SLACK, Target, shows_internals, target
 
-COUNT = REQUESTS * 6 // 10
+COUNT = REQUESTS * 9 // 20
 ENVIRONMENTS = ("development", "development", "production", None, "staging")
 WITH_CREDENTIALS = ("Account", "Accounts", "AccountPage")
 """Schemas of responses that may have credentials."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pdkernel.project import Project
 from tests.server.fuzz.target import LASTS_S, REQUESTS, Target, shows_internals, target
 
-COUNT = REQUESTS * 4 // 10
+COUNT = REQUESTS * 11 // 20
 AT_ONCE = 8
 
 METHODS = [
