@@ -37,6 +37,11 @@ KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pdker
 # tests and the commands that they start store nothing in the keyring of the user
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
+# HTTP clients refuse to start with a missing file of certificates, also for addresses without TLS
+for _name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT"):
+    if not Path(os.environ.get(_name, "")).is_file():
+        os.environ.pop(_name, None)
+
 # a time limit for an example would fail on a busy machine
 settings.register_profile("gate", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("sweep", settings.get_profile("gate"), max_examples=1000)

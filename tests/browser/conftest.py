@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext, expect, sync_playwright
 
 from tests.browser.harness import Lab, LabPage
 
@@ -25,6 +25,7 @@ ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 # Whatever is not on this machine goes to a proxy that is not there. (Refusing it by Playwright's routes would switch
 # the browser's cache off, and every page would load all of Lab again.)
 ARGUMENTS += ["--proxy-server=127.0.0.1:9"]
+expect.set_options(timeout=20_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,9 +50,11 @@ def browser() -> Iterator[BrowserContext]:
         pytest.fail(f"No Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}", pytrace=False)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
-        yield browser.new_context(
+        context = browser.new_context(
             viewport={"width": 1400, "height": 1300}, permissions=["clipboard-read", "clipboard-write"]
         )
+        context.set_default_timeout(90_000)  # other tests run at the same time
+        yield context
         browser.close()
 
 
