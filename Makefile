@@ -14,7 +14,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests/expression \
   tests/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/project/test_data_stores.py \
-  tests/project/test_vault.py tests/widgets
+  tests/project/test_vault.py tests/widgets tests/readiness/test_matrix.py tests/egress/test_http1.py \
+  tests/server/fuzz/test_link.py tests/server/endpoint/test_responses.py
 
 FUZZ ?= 50000
 
@@ -31,6 +32,7 @@ lab: .venv/.lab
 demo: .venv/.lab
 	$(BIN)/pdkernel demo
 
+# three processes, since tests wait for programs that they start
 test: .venv/.test chromium
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -38,8 +40,7 @@ test: .venv/.test chromium
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate -q tests
 	$(SPHINX)
-	$(BIN)/pytest -n 2 -m "not browser"
-	$(BIN)/pytest -m browser
+	$(BIN)/pytest -n 3 --dist loadfile --durations=20
 
 dev: .venv/.dev
 

@@ -1,9 +1,11 @@
-"""Builders of workflows, steps and events with defaults."""
+"""Builders of workflows, steps and events with defaults, and a gate that a step waits for."""
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pdkernel.directive import parse_step_cell
@@ -58,3 +60,29 @@ def an_event(body: JSON = None, **keys: JSON) -> Event:
     """A JSON POST of *body*."""
     event = Event.from_body({"name": "Ada"} if body is None else body)
     return Event({**event.data, **keys})
+
+
+class Gate:
+    """
+    Two files by which a test holds a Python step: the step waits at `code` until the test calls `open`.
+
+    Attributes:
+        code: A line of a Python handler.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._reached, self._opened = folder / "gate-reached", folder / "gate-opened"
+        self.code = (
+            f"import pathlib, time; pathlib.Path({str(self._reached)!r}).touch(); "
+            f"[time.sleep(0.01) for _ in iter(lambda: pathlib.Path({str(self._opened)!r}).exists(), True)]"
+        )
+
+    async def wait_until_reached(self) -> None:
+        """Wait until the step waits at the gate."""
+        async with asyncio.timeout(60):
+            while not self._reached.exists():
+                await asyncio.sleep(0.01)
+
+    def open(self) -> None:
+        """Let the step continue."""
+        self._opened.touch()

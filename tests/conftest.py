@@ -1,33 +1,139 @@
-"""Fixtures for all tests: the hypothesis profile `sweep`, compiled Go packages, a mount namespace."""
+"""Fixtures and options of all tests: examples of hypothesis, compiled Go packages, tests that did not run."""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
 import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from pdkernel.model import Step
+from pdkernel.packages.npm_command import find_npm
 from pdkernel.workers import GoBuildCache
+from pdkernel.workers.interpreters import find_node
 from tests.mounts import APART, may_mount
+
+if TYPE_CHECKING:
+    from tests.connect.upstream import Upstream
+
+NOT_RUN = "NOT RUN: "
+"""Start of the reason of a skipped test that the summary lists."""
+LONG_PACKAGES = {name: place for place, name in enumerate(("browser", "conformance", "product", "cli", "server"))}
+"""Packages whose tests take longest, and their order."""
+SHARING_PACKAGES = {"browser", "conformance"}
+"""Packages whose modules share a server."""
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pdkernel-tests"
+"""Files that take long to make, kept for the next test run of this user."""
 
 # tests and the commands that they start store nothing in the keyring of the user
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
-settings.register_profile("sweep", max_examples=1000, deadline=None)
+# HTTP clients refuse to start with a missing file of certificates, also for addresses without TLS
+for _name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT"):
+    if not Path(os.environ.get(_name, "")).is_file():
+        os.environ.pop(_name, None)
+
+# a time limit for an example would fail on a busy machine
+settings.register_profile("gate", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("sweep", settings.get_profile("gate"), max_examples=1000)
+settings.load_profile("gate")  # --hypothesis-profile replaces it before the tests are imported
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the packages of `LONG_PACKAGES` first, so that several processes end at about the same time."""
+    items.sort(key=lambda item: LONG_PACKAGES.get(item.nodeid.split("/")[1], len(LONG_PACKAGES)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, run the modules of a package with shared servers in one process, and keep the order of the tests."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            package = nodeid.split("/")[1]
+            return package if package in SHARING_PACKAGES else super()._split_scope(nodeid)
+
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs a registry if the registries do not respond."""
+    if item.get_closest_marker("network") and (problem := _registry_problem(item)):
+        pytest.skip(f"{NOT_RUN}{problem}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests that did not run, by reason."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for report in terminalreporter.getreports("skipped"):
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
+        if NOT_RUN in reason:
+            names[reason.partition(NOT_RUN)[2]].append(report.nodeid)
+    for reason, tests in names.items():
+        terminalreporter.section(f"NOT RUN: {len(tests)} tests: {reason}")
+        for name in tests:
+            terminalreporter.write_line(f"NOT RUN {name}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _registry_problem(item: pytest.Item) -> str:
+    """Why packages cannot be installed, or an empty text; found out once for all processes of a test run."""
+    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    known = shared / "registry-problem"
+    with _locked(shared / "registry-lock"):
+        if not known.exists():
+            known.write_text(_try_registries(shared / "registry-download"))
+        return known.read_text()
+
+
+def _try_registries(folder: Path) -> str:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "0", "--timeout", "20"]
+    node = find_node()
+    npm = [str(node), str(find_npm(node, os.environ)), "view", "--fetch-retries=0", "--fetch-timeout=20000"]
+    commands = {
+        "the Python registry": [*pip, "--dest", str(folder), "pipedream==2.3.0"],
+        "the npm registry": [*npm, "@pipedream/sdk@3.1.6", "version"],
+    }
+    running = {
+        name: subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for name, command in commands.items()
+    }
+    absent = [name for name, process in running.items() if process.wait() != 0]
+    return f"{' and '.join(absent)} cannot be reached" if absent else ""
 
 
 @pytest.fixture(scope="session")
-def go_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The build cache of Go steps: one folder for all tests, kept for the next run, since Go's own packages take long."""
-    kept = getattr(request.config, "cache", None)
-    folder = Path(kept.mkdir("go")) if kept is not None else tmp_path_factory.mktemp("go")
+def go_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of Go steps; Go's own packages in it are compiled once for all test runs, since that takes long."""
+    folder = tmp_path_factory.mktemp("go")
+    build = KEPT / "go-build"
+    build.mkdir(parents=True, exist_ok=True)
+    (folder / "build").symlink_to(build)
     step = Step("warm", "go", 'package main\nimport "net/http"\nfunc main() { println(http.MethodGet) }\n')
-    with (folder / "warming").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # processes of one test run share the folder: only the first compiles
+    with _locked(KEPT / "go-lock"):  # processes share the compiled packages: only the first compiles them
         asyncio.run(
             GoBuildCache(folder, lock=folder / "go.mod").build_program(
                 step, install=False, report_progress=lambda _: None
@@ -42,3 +148,12 @@ def apart() -> tuple[str, ...]:
     if not may_mount():
         pytest.skip("this user may not mount in a namespace of its own (unshare --mount)")
     return APART
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """The API of a real project."""
+    from tests.connect.upstream import running_upstream
+
+    with running_upstream() as api:
+        yield api

@@ -4,35 +4,90 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 
 Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
-class JsonHandler(BaseHTTPRequestHandler):
-    """Sends the status and the value of `answer`: the value as JSON, or unchanged if it is bytes."""
+Answer = tuple[int, Any] | tuple[int, Any, Mapping[str, str]]
+"""Status and value of a response, and its headers in lower case: the value is sent as JSON, or unchanged if it is bytes."""
 
-    def answer(self, body: bytes) -> tuple[int, Any]:
-        """The status and the value of the response to a request with *body*."""
+
+class JsonHandler(BaseHTTPRequestHandler):
+    """Sends the result of `answer`."""
+
+    def answer(self, body: bytes) -> Answer:
+        """The response to a request with *body*."""
         raise NotImplementedError
 
     def _respond(self) -> None:
-        status, value = self.answer(self.rfile.read(int(self.headers.get("content-length") or 0)))
+        status, value, *more = self.answer(self.rfile.read(int(self.headers.get("content-length") or 0)))
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(content))}
         with suppress(BrokenPipeError, ConnectionResetError):  # the client has disconnected
             self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
+            for name, text in {**headers, **(more[0] if more else {})}.items():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(content)
 
-    do_GET = do_POST = _respond  # noqa: N815 - the names that http.server calls
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815 - the names that http.server calls
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""
+
+
+@dataclass(frozen=True)
+class SentRequest:
+    """
+    A received request.
+
+    Attributes:
+        method: The method.
+        path: The path and the query.
+        headers: The headers, with names in lower case.
+        body: The body.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON, or None without a body."""
+        return json.loads(self.body) if self.body else None
+
+
+class AnsweringServer(ThreadingHTTPServer):
+    """
+    A server on a free port that answers each request by a function.
+
+    Attributes:
+        requests: The requests so far.
+    """
+
+    def __init__(self, answer: Callable[[SentRequest], Answer]) -> None:
+        requests: list[SentRequest] = []
+
+        class Handler(JsonHandler):
+            def answer(self, body: bytes) -> Answer:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = SentRequest(self.command, self.path, headers, body)
+                requests.append(request)
+                return answer(request)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests = requests
+
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return f"http://127.0.0.1:{self.server_port}"
 
 
 @contextmanager

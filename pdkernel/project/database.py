@@ -229,18 +229,22 @@ class _TranslateErrors(Generic[T]):
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."
 
 
-def check_schema_version(meta_values: Mapping[str, str], location: str) -> None:
+def check_schema_version(version: int, location: object, *, supported: int = SCHEMA_VERSION) -> None:
     """
-    Refuse a project that a newer version of pdkernel has written.
+    Refuse a database that a newer version of pdkernel has written.
+
+    Args:
+        version: The schema version of the database.
+        location: The database, for the error.
+        supported: The newest schema version that this version of pdkernel reads.
 
     Raises:
-        ProjectError: The project has a newer schema than this version supports.
+        ProjectError: *version* is newer.
     """
-    version = int(meta_values["schema_version"])
-    if version > SCHEMA_VERSION:
+    if version > supported:
         raise ProjectError(
             f"The project's database {location} cannot be opened: a newer version of pdkernel has written it (schema version "
-            f"{version}; this version supports up to {SCHEMA_VERSION}). The database was not changed.",
+            f"{version}; this version supports up to {supported}). The database was not changed.",
             fix="Upgrade pdkernel: pip install --upgrade pdkernel",
         )
 

@@ -111,7 +111,7 @@ class Project:
             key = read_key(key_path)
             facts = opened.read_meta()
             if facts is not None:
-                check_schema_version(facts, opened.location)
+                check_schema_version(int(facts["schema_version"]), opened.location)
             if key is None:
                 key = _create_key(key_path, opened)
             vault = Vault(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from pdkernel.model import JSON, Step
 from pdkernel.project import Project
 from tests.builders import a_step, a_workflow, python_step
 from tests.engine.conftest import Run
-from tests.http_servers import JsonHandler, serve
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 
 def action(uses: str, body: str = "", *, name: str = "act", options: str = "") -> Step:
@@ -280,18 +279,17 @@ async def test_default_store(run: Run, project: Project) -> None:
     assert project.data_stores.names() == ["default"]
 
 
-class _Echo(JsonHandler):
-    def answer(self, body: bytes) -> tuple[int, Any]:
-        """Respond with the received request."""
-        headers = {"auth": self.headers.get("authorization"), "x": self.headers.get("x-a")}
-        return 200, {"path": self.path, "body": body.decode(), **headers}
+def respond(request: SentRequest) -> Answer:
+    """Respond with the received request."""
+    headers = {"auth": request.headers.get("authorization"), "x": request.headers.get("x-a")}
+    return 200, {"path": request.path, "body": request.body.decode(), **headers}
 
 
 @pytest.fixture
 def echo() -> Iterator[str]:
     """The URL of a server on the loopback interface that responds with the received request."""
-    with serve(ThreadingHTTPServer(("127.0.0.1", 0), _Echo)) as server:
-        yield f"http://127.0.0.1:{server.server_port}"
+    with serve(AnsweringServer(respond)) as server:
+        yield server.url
 
 
 async def test_http_custom_request(run: Run, echo: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from pdkernel.errors import (
     EntryPointError,
     ExpressionError,
     PackageNameError,
+    PdkernelError,
     StepOrderError,
     UnknownStepError,
     UnsupportedError,
@@ -31,6 +33,18 @@ NODE = "export default defineComponent({ async run({ steps, $ }) { "
 def python(name: str, body: str = "pass", **more: Any) -> Step:
     """A Python step whose handler's body is *body*."""
     return Step(name, source=PYTHON + body, **more)
+
+
+WRONG_IMPORT = "import x from 'x@..';"
+
+
+def refusal(check: Callable[[Workflow], object], *steps: Step) -> type[PdkernelError] | None:
+    """The error with which *check* refuses a workflow of *steps*, or None."""
+    try:
+        check(workflow(*steps))
+    except PdkernelError as error:
+        return type(error)
+    return None
 
 
 def node(name: str, body: str = "", **more: Any) -> Step:
@@ -116,7 +130,8 @@ def test_order_error_names_cell_and_line() -> None:
 )
 def test_accepted_references(step: Step) -> None:
     """The trigger, computed names, comments, other variables, Bash and disabled steps are accepted."""
-    check_step_order(workflow(step, python("a")))
+    assert refusal(check_step_order, step, python("a")) is None
+    assert refusal(check_step_order, step, python("c", 'return pd.steps["a"]'), python("a")) is StepOrderError
 
 
 def test_stale_reference_of_a_synced_workflow_is_a_warning() -> None:
@@ -172,7 +187,8 @@ def test_no_handler(source: str) -> None:
 )
 def test_handler(source: str) -> None:
     """A handler may be bound in any way; the run reports a syntax error."""
-    check_workflow(workflow(Step("a", source=source)))
+    assert refusal(check_workflow, Step("a", source=source)) is None
+    assert refusal(check_workflow, Step("a", source=source), Step("b", source="")) is EntryPointError
 
 
 @pytest.mark.parametrize("source", ["", "const x = 1", "export const run = 1", "// export default 1", "x.exports = 1"])
@@ -198,19 +214,21 @@ def test_no_default_export(source: str) -> None:
 )
 def test_default_export(source: str) -> None:
     """A default export of either module system is an entry point; the run reports a syntax error."""
-    check_workflow(workflow(Step("a", "node", source)))
+    assert refusal(check_workflow, Step("a", "node", source)) is None
+    assert refusal(check_workflow, Step("a", "node", source), Step("b", "node", "")) is EntryPointError
 
 
 def test_other_steps_need_no_entry_point() -> None:
     """Bash, actions and disabled steps need no entry point."""
-    check_workflow(
-        workflow(
-            Step("a", "bash", "echo"),
-            Step("b", "go", GO),
-            Step("c", "node", uses="k@1.0.0"),
-            Step("d", disabled=True),
-        )
-    )
+    others = [
+        Step("a", "bash", "echo"),
+        Step("b", "go", GO),
+        Step("c", "node", uses="k@1.0.0"),
+        Step("d", disabled=True),
+    ]
+
+    assert refusal(check_workflow, *others) is None
+    assert refusal(check_workflow, *others, Step("e")) is EntryPointError
 
 
 def test_all_problems_at_once() -> None:
@@ -303,12 +321,20 @@ def test_an_import_that_can_be_a_package_or_a_file_passes(specifier: str) -> Non
     """Names with versions and sub-paths, built-in modules, files and URLs that Node.js loads are accepted."""
     source = f"import x from '{specifier}';\nexport default {{}}"
 
-    check_packages(workflow(Step("work", "node", source)))
+    assert refusal(check_packages, Step("work", "node", source)) is None
+    assert (
+        refusal(check_packages, Step("work", "node", source), Step("wrong", "node", WRONG_IMPORT)) is PackageNameError
+    )
 
 
 def test_packages_of_a_disabled_step_are_not_checked() -> None:
     """The packages of a disabled step are not checked."""
-    check_packages(workflow(Step("work", "node", "import x from 'x@..';", disabled=True)))
+    refusals = {
+        disabled: refusal(check_packages, Step("work", "node", WRONG_IMPORT, disabled=disabled))
+        for disabled in (True, False)
+    }
+
+    assert refusals == {True: None, False: PackageNameError}
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\udcff"])

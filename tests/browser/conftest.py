@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext, expect, sync_playwright
 
 from tests.browser.harness import Lab, LabPage
 
@@ -25,10 +25,10 @@ ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 # Whatever is not on this machine goes to a proxy that is not there. (Refusing it by Playwright's routes would switch
 # the browser's cache off, and every page would load all of Lab again.)
 ARGUMENTS += ["--proxy-server=127.0.0.1:9"]
-NOT_RUN = pytest.StashKey[list[str]]()
+expect.set_options(timeout=20_000)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder, and skip them without a browser."""
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
@@ -36,17 +36,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if CHROMIUM or os.environ.get("CI"):
         return
     for item in ours:
-        item.add_marker(pytest.mark.skip(reason=f"NOT RUN: no Chromium; {GET_CHROMIUM}"))
-    config.stash[NOT_RUN] = [item.nodeid for item in ours]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """List the tests that did not run, and how to run them."""
-    if left_out := config.stash.get(NOT_RUN, []):
-        terminalreporter.section(f"NOT RUN: {len(left_out)} browser tests, because no Chromium is on the PATH")
-        for name in left_out:
-            terminalreporter.write_line(f"NOT RUN {name}")
-        terminalreporter.write_line(f"Get it (as root) with: {GET_CHROMIUM}")
+        item.add_marker(
+            pytest.mark.skip(reason=f"NOT RUN: no Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}")
+        )
 
 
 # Of the package, not of the session: while Playwright's synchronous API is open its event loop counts as running, and
@@ -58,9 +50,11 @@ def browser() -> Iterator[BrowserContext]:
         pytest.fail(f"No Chromium is on the PATH. Get it (as root) with: {GET_CHROMIUM}", pytrace=False)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
-        yield browser.new_context(
+        context = browser.new_context(
             viewport={"width": 1400, "height": 1300}, permissions=["clipboard-read", "clipboard-write"]
         )
+        context.set_default_timeout(90_000)  # other tests run at the same time
+        yield context
         browser.close()
 
 

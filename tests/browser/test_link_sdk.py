@@ -27,7 +27,7 @@ from tests.browser.link_site import Site, link_site
 from tests.conformance.sdks import GATE, Sdk
 from tests.oauth_provider import running
 
-pytestmark = pytest.mark.registry
+pytestmark = pytest.mark.network
 
 ENTRIES = {"3.1.6": "dist/esm/browser/index.mjs", "1.8.0": "dist/browser.js"}
 DRIVEN = [sdk for sdk in GATE if sdk.version in ENTRIES]

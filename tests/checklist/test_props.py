@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from http.server import ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
@@ -13,20 +11,19 @@ from pdkernel.project import Project
 from tests.builders import an_event
 from tests.checklist.conftest import Check
 from tests.checklist.languages import WITH_RETURN
-from tests.http_servers import JsonHandler, serve
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
     """The URL of a server that responds with method, path, some headers and body of the request."""
 
-    class Echo(JsonHandler):
-        def answer(self, body: bytes) -> tuple[int, Any]:
-            sent = {name.lower(): value for name, value in self.headers.items() if name.lower().startswith("x-")}
-            return 200, {"line": f"{self.command} {self.path}", "headers": sent, "body": body.decode()}
+    def respond(request: SentRequest) -> Answer:
+        sent = {name: value for name, value in request.headers.items() if name.startswith("x-")}
+        return 200, {"line": f"{request.method} {request.path}", "headers": sent, "body": request.body.decode()}
 
-    with serve(ThreadingHTTPServer(("127.0.0.1", 0), Echo)) as server:
-        yield f"http://127.0.0.1:{server.server_port}/post"
+    with serve(AnsweringServer(respond)) as server:
+        yield f"{server.url}/post"
 
 
 @pytest.mark.parametrize("language", WITH_RETURN)

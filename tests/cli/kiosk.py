@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 APP = """
 export default {
@@ -151,28 +150,10 @@ def open_kiosk() -> Iterator[Kiosk]:
     """The API, listening on this machine."""
     kiosk = Kiosk()
 
-    class Handler(BaseHTTPRequestHandler):
-        def handle_one(self) -> None:
-            length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
-            kiosk.keys.add(self.headers.get("authorization"))
-            data = json.dumps(kiosk.answer(self.command, self.path, body)).encode()
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def respond(request: SentRequest) -> Answer:
+        kiosk.keys.add(request.headers.get("authorization"))
+        return 200, kiosk.answer(request.method, request.path, request.json())
 
-        do_GET = do_POST = do_DELETE = handle_one  # noqa: N815
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    kiosk.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serve(AnsweringServer(respond)) as server:
+        kiosk.url = server.url
         yield kiosk
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -179,7 +179,7 @@ def test_an_unknown_authority_is_named_by_its_option(tls: Endpoint) -> None:
     assert "the workflow is not served" not in ended.stderr
 
 
-@pytest.mark.registry
+@pytest.mark.network
 def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
     """With --tls every snippet runs, including those of the unmodified SDKs 1.x and 3.x."""
     ended = _run_snippets(tls)
@@ -189,7 +189,7 @@ def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
     ]
 
 
-@pytest.mark.registry
+@pytest.mark.network
 def test_an_authority_may_be_a_relative_path(tls: Endpoint) -> None:
     """A relative path of the authority works for programs that run in another folder."""
     file = _authority(tls.shell.folder).relative_to(tls.shell.folder)
@@ -199,7 +199,7 @@ def test_an_authority_may_be_a_relative_path(tls: Endpoint) -> None:
     assert [each["works"] for each in ended.json] == [True] * 4, ended.stdout
 
 
-@pytest.mark.registry
+@pytest.mark.network
 def test_failed_sdk_snippets_have_no_tick(tls: Endpoint) -> None:
     """Without the user's account, no snippet has a tick, and each shows the reason."""
     account = tls.shell("accounts", "list", "--json").json[0]["id"]
@@ -214,7 +214,7 @@ def test_failed_sdk_snippets_have_no_tick(tls: Endpoint) -> None:
     assert [each["said"] for each in ended.json if "400" not in each["said"]] == []
 
 
-@pytest.mark.registry
+@pytest.mark.network
 def test_snippets_keep_method_and_query(pdkernel: Shell) -> None:
     """Each snippet makes the requested call; SDK 1.x, which drops a query, has an explanation instead of a tick."""
     expected = ("GET", {"q": "a b&c", "n": ["1", "2"]}, None, "ada")
@@ -233,7 +233,7 @@ def test_snippets_keep_method_and_query(pdkernel: Shell) -> None:
     ]
 
 
-@pytest.mark.registry
+@pytest.mark.network
 @pytest.mark.parametrize(("token", "works"), [(OWN_TOKEN, True), ("another-token", False)])
 def test_snippets_for_an_endpoint_with_its_own_token(pdkernel: Shell, token: str, works: bool) -> None:
     """Each snippet sends the token from the environment without naming it, and has a tick if the token is valid."""

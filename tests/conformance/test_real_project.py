@@ -16,7 +16,7 @@ from tests.conformance.site import STEP, TRIGGER, Site
 from tests.notebook_files import notebook_of
 from tests.serve_process import serving
 
-pytestmark = pytest.mark.registry
+pytestmark = pytest.mark.network
 
 
 @pytest.fixture(scope="module")

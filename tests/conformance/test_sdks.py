@@ -10,7 +10,7 @@ import pytest
 from tests.conformance.driving import CHECKS, ERRORS, Outcome, table
 from tests.conformance.sdks import GATE, Sdk
 
-pytestmark = pytest.mark.registry
+pytestmark = pytest.mark.network
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sdks.md"
 ABSENT = {

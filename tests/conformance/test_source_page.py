@@ -11,7 +11,7 @@ from pdkernel.workers.interpreters import find_node
 from tests.conformance.sdks import GATE
 from tests.conformance.site import Site
 
-pytestmark = pytest.mark.registry
+pytestmark = pytest.mark.network
 
 SDK = next(sdk for sdk in GATE if sdk.tls)
 

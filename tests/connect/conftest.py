@@ -1,4 +1,4 @@
-"""A Connect API in another process, and a local project."""
+"""A local project."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ import pytest
 
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.project import Project
-from tests.connect.upstream import Upstream, running_upstream
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    """A Connect API in another process."""
-    with running_upstream() as api:
-        yield api
 
 
 @pytest.fixture

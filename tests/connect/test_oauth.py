@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from itertools import chain, repeat
+from threading import Event, Thread
 from urllib.parse import quote_plus
 
 import pytest
@@ -19,8 +19,9 @@ REFRESH = "refresh-token-0123456789"
 
 
 @contextmanager
-def provider(*pieces: bytes) -> Iterator[OAuthProvider]:
-    """A provider that accepts one request and sends *pieces* slowly; without pieces, nothing for two seconds."""
+def provider(pieces: Iterable[bytes]) -> Iterator[OAuthProvider]:
+    """A provider that accepts one request, sends *pieces* slowly, and keeps the connection until the end of the block."""
+    ended = Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -30,13 +31,18 @@ def provider(*pieces: bytes) -> Iterator[OAuthProvider]:
                     caller.recv(65536)
                     for piece in pieces:
                         caller.sendall(piece)
-                        time.sleep(0.1)
-                    if not pieces:
-                        time.sleep(2)
+                        if ended.wait(0.02):
+                            break
+                    ended.wait()
 
-        Thread(target=serve, daemon=True).start()
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        yield OAuthProvider(f"{url}/authorize", f"{url}/token", "client", SECRET)
+        try:
+            yield OAuthProvider(f"{url}/authorize", f"{url}/token", "client", SECRET)
+        finally:
+            ended.set()
+            thread.join()
 
 
 def answer(body: bytes, status: str = "200 OK") -> bytes:
@@ -50,22 +56,21 @@ def answer(body: bytes, status: str = "200 OK") -> bytes:
 
 HANGING = {
     "silent": (),
-    "in its headers": (b"HTTP/1.1 200 OK\r\n", *(b"x: y\r\n" for _ in range(40))),
-    "in its body": (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", *(b" " for _ in range(40))),
+    "in its headers": chain([b"HTTP/1.1 200 OK\r\n"], repeat(b"x: y\r\n")),
+    "in its body": chain([b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n"], repeat(b" ")),
 }
+"""Responses without an end."""
 
 
 @pytest.mark.parametrize("pieces", HANGING.values(), ids=HANGING)
-def test_the_timeout_is_for_the_whole_response(pieces: tuple[bytes, ...]) -> None:
-    """A provider that is silent or slow is given up after the timeout; a retry may succeed."""
-    began = time.monotonic()
+def test_the_timeout_is_for_the_whole_response(pieces: Iterable[bytes]) -> None:
+    """A provider that is silent, or sends without an end, is given up after the timeout; a retry may succeed."""
     with (
-        provider(*pieces) as hanging,
+        provider(pieces) as hanging,
         pytest.raises(ProviderError, match=r"did not answer within 0\.5 s") as caught,
     ):
         refresh_tokens(hanging, REFRESH, timeout_s=0.5)
 
-    assert time.monotonic() - began < 2
     assert caught.value.is_permanent is False
 
 
@@ -88,16 +93,16 @@ def test_the_timeout_is_for_the_whole_response(pieces: tuple[bytes, ...]) -> Non
 )
 def test_which_errors_are_permanent(response: bytes, is_permanent: bool) -> None:
     """An error is permanent only if the provider rejects the refresh token itself."""
-    with provider(response) as refusing, pytest.raises(ProviderError, match="issued no token") as caught:
+    with provider([response]) as refusing, pytest.raises(ProviderError, match="issued no token") as caught:
         refresh_tokens(refusing, REFRESH)
 
     assert caught.value.is_permanent is is_permanent
 
 
-@pytest.mark.parametrize("lasting", [b"1" + b"0" * 400, b"Infinity", b"-1", b'"soon"', b"null"])
+@pytest.mark.parametrize("lasting", [b"1" + b"0" * 400, b"Infinity", b"-1", b"0", b'"soon"', b"null"])
 def test_an_invalid_lifetime_is_ignored(lasting: bytes) -> None:
     """A token with an invalid `expires_in` has an unknown lifetime."""
-    with provider(answer(b'{"access_token": "access-0123456789", "error": null, "expires_in": %s}' % lasting)) as odd:
+    with provider([answer(b'{"access_token": "access-0123456789", "error": null, "expires_in": %s}' % lasting)]) as odd:
         tokens = refresh_tokens(odd, REFRESH)
 
     assert (tokens.access_token, tokens.expires_in) == ("access-0123456789", None)
@@ -107,7 +112,7 @@ def test_an_invalid_lifetime_is_ignored(lasting: bytes) -> None:
 def test_the_reason_has_no_secret(shown: str) -> None:
     """The provider's reason is masked, also where a secret is encoded or cut off."""
     response = answer(f'{{"error": "invalid_grant", "error_description": "{shown}"}}'.encode(), "400 Bad Request")
-    with provider(response) as refusing, pytest.raises(ProviderError, match="invalid_grant") as caught:
+    with provider([response]) as refusing, pytest.raises(ProviderError, match="invalid_grant") as caught:
         refresh_tokens(refusing, REFRESH)
 
     assert not any(secret in str(caught.value) for secret in (quote_plus(SECRET), "refresh-token"))

@@ -1,29 +1,22 @@
-"""
-A Connect API in its own process, as far as pdkernel uses a real project.
-
-Control routes set failures, and return the received requests. `python -m tests.connect.upstream` prints the address.
-"""
+"""A Connect API on the loopback interface, as far as pdkernel uses a real project."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
-import subprocess
-import sys
+import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import httpx
 import jwt
 
 from pdkernel.project import Login
+from tests.http_servers import serve
 
 CLIENT_ID = "client-1"
 CLIENT_SECRET = "planted-client-secret-0123456789"
@@ -31,7 +24,6 @@ OTHERS = {"client-of-ours": "o_ours", "client-of-others": "o_others"}
 """Workspaces of other clients with the same secret; the first workspace is the project's."""
 PROJECT = "proj_real123"
 SLACK_TOKEN = "xoxb-planted-real-token-0123456789"
-ROOT = Path(__file__).parents[2]
 
 
 def token_of(workspace: str, *scopes: str, number: int = 0) -> str:
@@ -86,7 +78,14 @@ SOURCES = {
 }
 
 
-class _Server(ThreadingHTTPServer):
+class Upstream(ThreadingHTTPServer):
+    """
+    The API.
+
+    Attributes:
+        asked: Requests that the API received, in order.
+    """
+
     daemon_threads = True
 
     def __init__(self) -> None:
@@ -97,18 +96,75 @@ class _Server(ThreadingHTTPServer):
         self.fault: dict[str, Any] = {}
         self.tokens: dict[str, tuple[str, str]] = {TOKEN: ("o_ours", "*")}
         self.scope_profiles = True
+        self._connections: set[socket.socket] = set()
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def login(self) -> Login:
+        """A login that the API accepts."""
+        return Login(CLIENT_ID, CLIENT_SECRET, PROJECT, base_url=self.url)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Environment variables of the login."""
+        return {
+            "PDKERNEL_CLIENT_ID": CLIENT_ID,
+            "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
+            "PDKERNEL_PROJECT_ID": PROJECT,
+            "PDKERNEL_BASE_URL": self.url,
+        }
+
+    def set(
+        self,
+        *,
+        fault: dict[str, Any] | None = None,
+        scope_profiles: bool = True,
+        held: Sequence[tuple[str, str, str]] = (),
+    ) -> None:
+        """
+        Set the behaviour of the API from now on.
+
+        Args:
+            fault: A failure of matching requests.
+            scope_profiles: Whether accounts have a field that newer SDKs require.
+            held: Further accounts whose credentials are withheld (id, external user, app).
+        """
+        self.fault = fault or {}
+        self.scope_profiles = scope_profiles
+        self.accounts["development"] += [_account(key, user, app, "oauth", 30, None) for key, user, app in held]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore errors of clients that disconnect."""
+
+    def end_connections(self) -> None:
+        """End all connections, as at the end of a process."""
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: Upstream
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
         body = self._body()
-        if parts.path.startswith("/-/"):
-            self._control(parts.path, body)
-            return
         request: dict[str, Any] = {
             "method": self.command,
             "path": parts.path,
@@ -299,17 +355,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, None, {"content-type": "text/html"})
         return True
 
-    def _control(self, path: str, body: bytes) -> None:
-        if path == "/-/asked":
-            self._answer(200, self.server.asked)
-            return
-        settings = json.loads(body)
-        self.server.fault = settings.get("fault", {})
-        self.server.scope_profiles = settings.get("scope_profiles", True)
-        for id_, user, app in settings.get("held", []):
-            self.server.accounts["development"].append(_account(id_, user, app, "oauth", 30, None))
-        self._answer(200, {})
-
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding") == "chunked":
             body = b""
@@ -328,7 +373,7 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 204:
             self.send_header("content-length", str(len(content)))
         self.end_headers()
-        with contextlib.suppress(OSError):  # the client has given up
+        with suppress(OSError):  # the client has given up
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -351,68 +396,11 @@ def _source(key: str) -> dict[str, Any]:
     }
 
 
-class Upstream:
-    """The API in its process."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._control = httpx.Client(base_url=url, trust_env=False)
-
-    @property
-    def login(self) -> Login:
-        """A login that the API accepts."""
-        return Login(CLIENT_ID, CLIENT_SECRET, PROJECT, base_url=self.url)
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """Environment variables of the login."""
-        return {
-            "PDKERNEL_CLIENT_ID": CLIENT_ID,
-            "PDKERNEL_CLIENT_SECRET": CLIENT_SECRET,
-            "PDKERNEL_PROJECT_ID": PROJECT,
-            "PDKERNEL_BASE_URL": self.url,
-        }
-
-    @property
-    def asked(self) -> list[dict[str, Any]]:
-        """Requests that the API received, in order."""
-        requests: list[dict[str, Any]] = self._control.get("/-/asked").json()
-        return requests
-
-    def set(self, **settings: Any) -> None:
-        """
-        Set the behaviour of the API from now on.
-
-        Args:
-            settings: `fault`, a failure of matching requests; `scope_profiles=False` to omit a field that newer SDKs require;
-                `held`, further accounts whose credentials are withheld (id, external user, app).
-        """
-        self._control.post("/-/set", json=settings)
-
-    def close(self) -> None:
-        """Close the connection to the control routes."""
-        self._control.close()
-
-
 @contextmanager
 def running_upstream() -> Iterator[Upstream]:
     """Run the API."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.connect.upstream"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    api = Upstream(process.stdout.readline().strip())
-    try:
-        yield api
-    finally:
-        api.close()
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
-
-
-if __name__ == "__main__":
-    server = _Server()
-    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+    with serve(Upstream()) as api:
+        try:
+            yield api
+        finally:
+            api.end_connections()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.definition import DefinitionFile, Sidecar, grade_fields, plan_files, read_folder_workflow
@@ -95,7 +95,6 @@ def workflows(draw: st.DrawFn) -> Workflow:
     )
 
 
-@settings(deadline=None)
 @given(workflows(), st.sampled_from([None, Sidecar(endpoint="eo1", test_users=("ada",), actions="npm")]))
 def test_every_key_that_a_plan_writes_is_graded(workflow: Workflow, sidecar: Sidecar | None) -> None:
     """For any notebook, each key of the planned files has a grade; those of pdkernel.yaml have `ours`."""

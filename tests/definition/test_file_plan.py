@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError
 from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.definition.builders import GO, NODE, PYTHON, quickstart, text_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_workflow_yaml() -> None:
@@ -96,8 +101,22 @@ def test_a_disabled_step_stays_disabled(step: Step) -> None:
 
 
 def test_plan_is_pure() -> None:
-    """Planning twice gives the same files."""
-    assert plan_files(quickstart()) == plan_files(quickstart())
+    """Processes with different hash seeds plan the same files."""
+    program = "from tests.definition.test_file_plan import *\nprint(ascii(plan_files(quickstart())))"
+
+    planned = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+
+    assert planned == [ascii(plan_files(quickstart())) + "\n"] * 2
 
 
 def test_declared_apps_are_named() -> None:

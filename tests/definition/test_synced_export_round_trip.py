@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -67,7 +67,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@settings(deadline=None, max_examples=60)
 @given(workflows(), STYLES)
 def test_an_unchanged_workflow_changes_nothing(workflow: Workflow, style: dict[str, Any]) -> None:
     """A workflow that is exported into its original folder changes no byte and adds no file."""
@@ -80,7 +79,6 @@ def test_an_unchanged_workflow_changes_nothing(workflow: Workflow, style: dict[s
         assert contents(folder) == before
 
 
-@settings(deadline=None, max_examples=60)
 @given(workflows(), STYLES, VALUES, TEXT)
 def test_a_changed_workflow_reads_back(workflow: Workflow, style: dict[str, Any], value: Any, notes: str) -> None:
     """After an export, the folder reads back as the exported workflow, and only the changed step's lines differ."""
@@ -100,7 +98,6 @@ def test_a_changed_workflow_reads_back(workflow: Workflow, style: dict[str, Any]
         ]
 
 
-@settings(deadline=None, max_examples=60)
 @given(workflows(), STYLES, st.data())
 def test_steps_in_any_order(workflow: Workflow, style: dict[str, Any], data: st.DataObject) -> None:
     """Steps that are removed, added and reordered read back in that order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.directive import dump_yaml, parse_yaml
@@ -28,7 +28,6 @@ VALUES: Any = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(STRINGS, VALUES, max_size=5))
 def test_values_read_back(value: dict[str, Any]) -> None:
     """A written value reads back the same, as YAML 1.2 and as the platform's YAML."""

@@ -81,14 +81,13 @@ def same_ends(before: str, after: str) -> tuple[int, int]:
     return top, bottom
 
 
-@settings(deadline=None)
 @given(texts())
 def test_an_unchanged_document_is_the_same_text(text: str) -> None:
     """Patching a document with its own value returns the same text."""
     assert patch_yaml(text, read(text), read(text)) == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(texts(), st.data())
 def test_one_scalar_changes_only_its_own_lines(text: str, data: st.DataObject) -> None:
     """A changed scalar reads back, and only the value's own lines differ."""
@@ -115,7 +114,7 @@ def test_one_scalar_changes_only_its_own_lines(text: str, data: st.DataObject) -
     assert bottom >= len(text.splitlines()) - following + 1 or patched == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(texts(), DOCUMENTS)
 def test_any_value_becomes_any_other(text: str, new: dict[str, Any]) -> None:
     """The patched text has the requested value, or the change is refused."""
@@ -127,7 +126,6 @@ def test_any_value_becomes_any_other(text: str, new: dict[str, Any]) -> None:
     assert read(patched) == new
 
 
-@settings(deadline=None)
 @given(st.lists(st.dictionaries(KEYS, SCALARS, min_size=1, max_size=3), min_size=1, max_size=5), st.data())
 def test_moved_items_keep_their_text(items: list[Any], data: st.DataObject) -> None:
     """Items of a rearranged list keep their text and the comment line above."""

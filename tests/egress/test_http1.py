@@ -127,7 +127,7 @@ def test_concurrent_connections_are_answered(gateway: Gateway, outside: OutsideS
     assert len(ledger.calls) == 40
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.text(_CHARACTERS, max_size=40), query=st.none() | st.text(_CHARACTERS + "?&", max_size=40))
 def test_any_target_leaves_as_written(
     gateway: Gateway, plain_outside: OutsideServer, path: str, query: str | None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.egress import default_mode, is_loopback, parse_policy
-from pdkernel.egress.outbound_policy import EgressModeError
+from pdkernel.egress.outbound_policy import EgressModeError, is_host_name
 
 
 def test_options_after_the_mode_are_read() -> None:
@@ -131,3 +131,12 @@ def test_this_machine_is_not_outside(host: str) -> None:
 def test_every_other_machine_is_outside(host: str) -> None:
     """A name that looks like this machine is still outside."""
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(("length", "is_valid"), [(253, True), (254, False)])
+def test_a_host_name_has_at_most_253_characters(length: int, is_valid: bool) -> None:
+    """The limit of RFC 1035 is the last valid length."""
+    host = ".".join(["a" * 63] * 3 + ["b" * (length - 3 * 64)])
+
+    assert len(host) == length
+    assert is_host_name(host) is is_valid

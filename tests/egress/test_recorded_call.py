@@ -131,8 +131,16 @@ def test_archive_with_a_secret_or_unreadable_is_refused(body: bytes, content_typ
     ids=["zip in zip", "gzip", "zip part", "gzip part", "no archive"],
 )
 def test_archive_without_secrets_passes(body: bytes, content_type: str) -> None:
-    """An archive without secrets is kept unchanged."""
-    check_archives(body, content_type, starred)
+    """Every text of an archive is searched, and an archive without secrets passes."""
+    searched: list[str] = []
+
+    def search(text: str) -> str:
+        searched.append(text)
+        return starred(text)
+
+    check_archives(body, content_type, search)
+
+    assert any("a" in text for text in searched) == (body != b"pk")
 
 
 def test_deeply_nested_archives_are_refused() -> None:

@@ -1,10 +1,10 @@
-"""Steps with accounts of a Connect project, against a stand-in of its API in another process."""
+"""Steps with accounts of a Connect project, against a stand-in of its API."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import node_step, python_step
-from tests.connect.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream, running_upstream
+from tests.connect.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
 from tests.engine.conftest import Run
 
 CALL = """
@@ -31,13 +31,6 @@ def call(url, data=None, **headers):
     except urllib.error.HTTPError as fault:
         return {"status": fault.code, "body": json.load(fault)}
 """
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    """The API's process."""
-    with running_upstream() as api:
-        yield api
 
 
 @pytest.fixture
@@ -237,7 +230,7 @@ async def test_refusal_of_the_proxy_is_explained(run: Run, url: str, status: int
 async def test_error_of_the_proxy_reaches_the_step(run: Run, upstream: Upstream, status: int) -> None:
     """An error of the proxy reaches the step unchanged; the call is recorded and not repeated."""
     fault = {"within": "/proxy/", "kind": "status", "status": status, "headers": {"Retry-After": "9"}}
-    await asyncio.to_thread(lambda: upstream.set(fault=fault))
+    upstream.set(fault=fault)
     step = github_step(
         """
 request = urllib.request.Request("https://api.github.com/user", headers={"Authorization": f"Bearer {token}"})
@@ -258,7 +251,7 @@ except urllib.error.HTTPError as fault:
 
 async def test_slow_answer_of_the_proxy_reaches_the_step(run: Run, upstream: Upstream) -> None:
     """A slow answer of the proxy reaches the step."""
-    await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "slow", "seconds": 1.5}))
+    upstream.set(fault={"within": "/proxy/", "kind": "slow", "seconds": 1.5})
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["status"]')
 
     execution = await run(step, external_user_id="ada", egress="live")
@@ -269,7 +262,7 @@ async def test_slow_answer_of_the_proxy_reaches_the_step(run: Run, upstream: Ups
 
 async def test_truncated_answer_of_the_proxy_is_an_error(run: Run, upstream: Upstream) -> None:
     """A truncated answer is an error in the step and a failed call in the record."""
-    await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "cut"}))
+    upstream.set(fault={"within": "/proxy/", "kind": "cut"})
     step = github_step(
         """
 import http.client
@@ -290,7 +283,7 @@ except (http.client.IncompleteRead, OSError) as fault:
 async def test_closed_connection_of_the_proxy_is_an_error(run: Run, upstream: Upstream) -> None:
     """A closed connection without an answer is a failed call; the record has no token."""
     step = github_step('return call("https://api.github.com/user", Authorization=f"Bearer {token}")["body"]')
-    await asyncio.to_thread(lambda: upstream.set(fault={"within": "/proxy/", "kind": "close"}))
+    upstream.set(fault={"within": "/proxy/", "kind": "close"})
 
     execution = await run(step, external_user_id="ada", egress="live")
 
@@ -352,7 +345,7 @@ async def test_missing_account_has_the_message_of_the_platform(run: Run) -> None
 async def test_failed_lookup_at_pipedream_refuses_the_run(run: Run, upstream: Upstream) -> None:
     """If the lookup at Pipedream fails, the run is refused before its first step, with reason and fix."""
     fault = {"path": "accounts", "kind": "status", "status": 429, "headers": {"Retry-After": "9"}}
-    await asyncio.to_thread(lambda: upstream.set(fault=fault))
+    upstream.set(fault=fault)
 
     execution = await run(github_step("return 1"), external_user_id="ada")
 

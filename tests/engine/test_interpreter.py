@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import Step
-from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
+from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
 
@@ -262,15 +263,16 @@ async def test_record_in_the_journal_is_the_execution(run: Run, runtime: Workflo
     assert kept.status == execution.status
 
 
-async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: WorkflowEngine) -> None:
+async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: WorkflowEngine, tmp_path: Path) -> None:
     """A cancelled run returns its execution; the running step has an error and later steps are skipped."""
+    gate = Gate(tmp_path)
     request = RunRequest(
-        a_workflow(python_step("one", 'import time\nprint("on", flush=True)\ntime.sleep(60)'), python_step("two")),
+        a_workflow(python_step("one", gate.code), python_step("two")),
         an_event(),
         parse_policy("deny"),
     )
     task = asyncio.create_task(runtime.run(request))
-    await asyncio.sleep(0.5)
+    await gate.wait_until_reached()
 
     task.cancel()
     execution = await task

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, bash_step, go_step, node_step, python_step
 from tests.engine.conftest import Run
+from tests.http_servers import AnsweringServer, serve
 
 
 @pytest.fixture
@@ -31,42 +30,16 @@ def project(project: Project, go_cache: Path) -> Project:
     return project
 
 
-class StandIn(HTTPServer):
-    """A server that answers every request with the request."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.seen: list[tuple[str, str | None, str | None]] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: StandIn
-
-    def do_GET(self) -> None:
-        """Store the request and answer."""
-        self.server.seen.append((self.path, self.headers["x-forwarded-host"], self.headers["authorization"]))
-        self.send_response(200)
-        self.send_header("content-length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
 @pytest.fixture
-def stand_in() -> Iterator[StandIn]:
+def stand_in() -> Iterator[AnsweringServer]:
     """A stand-in for all outbound calls."""
-    server = StandIn()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serve(AnsweringServer(lambda _: (200, b"ok"))) as server:
+        yield server
+
+
+def seen_by(stand_in: AnsweringServer) -> list[tuple[str, str, str]]:
+    """Path, original host and credentials of each call."""
+    return [(each.path, each.headers["x-forwarded-host"], each.headers["authorization"]) for each in stand_in.requests]
 
 
 async def test_exports_pass_through_four_languages(run: Run) -> None:
@@ -183,7 +156,7 @@ CLIENTS = [
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_outbound_call_goes_through_the_gateway(run: Run, stand_in: StandIn, client: str) -> None:
+async def test_outbound_call_goes_through_the_gateway(run: Run, stand_in: AnsweringServer, client: str) -> None:
     """Go's default transport trusts the project's certificate; the record has the call without its token."""
     step = go_step("one", "_ = time.Minute" + CALL.format(client=client), "io", "net/http", "os", "time")
 
@@ -191,24 +164,24 @@ async def test_outbound_call_goes_through_the_gateway(run: Run, stand_in: StandI
 
     assert execution.status == "success", execution.error
     assert execution.step("one").exports == {"answer": "ok", "status": 200}
-    assert stand_in.seen == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
+    assert seen_by(stand_in) == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
     assert [(call.method, call.url) for call in execution.step("one").requests] == [
         ("GET", "https://api.example.test/things?id=7")
     ]
 
 
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
-async def test_custom_transport_cannot_bypass_the_gateway(run: Run, stand_in: StandIn) -> None:
+async def test_custom_transport_cannot_bypass_the_gateway(run: Run, stand_in: AnsweringServer) -> None:
     """A transport that reads no proxy variables is redirected to the gateway by the operating system."""
     step = go_step("one", CALL.format(client="&http.Client{Transport: &http.Transport{}}"), "io", "net/http", "os")
 
     execution = await run(step, egress=f"stand-in={stand_in.url}", variables={"TOKEN": "tok-0123456789"})
 
     assert execution.status == "success", execution.error
-    assert stand_in.seen == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
+    assert seen_by(stand_in) == [("/things?id=7", "api.example.test", "Bearer tok-0123456789")]
 
 
-async def test_denied_call_is_answered_403(run: Run, stand_in: StandIn) -> None:
+async def test_denied_call_is_answered_403(run: Run, stand_in: AnsweringServer) -> None:
     """A denied call is answered 403 and not sent."""
     step = go_step("one", CALL.format(client="http.DefaultClient"), "io", "net/http", "os")
 

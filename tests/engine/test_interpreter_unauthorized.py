@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
 
 import pytest
 
 from pdkernel.project import Grant, Project
 from tests.builders import an_event, python_step
 from tests.engine.conftest import Run
+from tests.http_servers import AnsweringServer, serve
 
 CALL = """
     import urllib.error, urllib.request
@@ -26,27 +24,11 @@ CALL = """
 """
 
 
-class _Refuses(BaseHTTPRequestHandler):
-    """A server that answers 401 to every request."""
-
-    def do_GET(self) -> None:
-        """Answer 401."""
-        self.send_response(401)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
-
-
 @pytest.fixture
 def way_out() -> Iterator[str]:
-    """A proxy that forwards every host to that server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    """A proxy that answers 401 for every host."""
+    with serve(AnsweringServer(lambda _: (401, b""))) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("carried", [True, False])

@@ -274,15 +274,15 @@ def test_other_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_large_files(tmp_path: Path) -> None:
-    """20 MB of code are imported; a workflow.yaml of 20 MB is refused before it is read."""
+    """Megabytes of code are imported; a workflow.yaml above the limit is refused before it is read."""
     of_code = synced(tmp_path / "code", HEAD + CODE)
     (of_code / "a").mkdir()
-    (of_code / "a/entry.py").write_text("# a line of forty characters, no more...\n" * 500_000)
-    of_yaml = synced(tmp_path / "yaml", HEAD + "# a line of forty characters, no more...\n" * 500_000)
+    (of_code / "a/entry.py").write_text("# a line of forty characters, no more...\n" * 50_000)
+    of_yaml = synced(tmp_path / "yaml", HEAD + "# a line of forty characters, no more...\n" * 110_000)
 
     back = check_round_trip(of_code, tmp_path / "n.ipynb")
 
-    assert len(back.steps[0].source) == 20_500_000
+    assert len(back.steps[0].source) == 2_050_000
     assert "bytes; the limit is" in refused(of_yaml, tmp_path / "m.ipynb").message
 
 
@@ -416,7 +416,7 @@ def test_unpaired_surrogates(tmp_path: Path) -> None:
     assert check_round_trip(folder, tmp_path / "n.ipynb").steps[0].props == {"t": "\ud83d"}
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(workflows(), st.data())
 def test_generated_workflows(tmp_path: Path, workflow: Workflow, data: st.DataObject) -> None:
     """Any workflow that a definition can hold survives a notebook round trip."""
@@ -439,7 +439,7 @@ def test_generated_workflows(tmp_path: Path, workflow: Workflow, data: st.DataOb
     check_round_trip(folder, tmp_path / "n.ipynb")
 
 
-@pytest.mark.skipif(not SAMPLES, reason="PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
+@pytest.mark.skipif(not SAMPLES, reason="NOT RUN: PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
 def test_real_files(tmp_path: Path) -> None:
     """Every real workflow.yaml survives a notebook round trip."""
     samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))

@@ -282,7 +282,8 @@ PID = re.compile(r"\| (\d+)(?: is up)?$", re.MULTILINE)
 """The first text that a step prints: its process id."""
 TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
 """A shell with children, a grandchild, and a child in its own session."""
-GONE_WITHIN_S = 1.0
+GONE_WITHIN_S = 5.0
+"""Much shorter than the time limit of the steps, 20 s, which would end them, too."""
 
 STEPS: dict[str, dict[Language, str]] = {
     "loop": {
@@ -344,7 +345,7 @@ def start_step(kernel: RunningKernel, kind: str, language: Language) -> tuple[It
 
 
 def left_of(mark: str) -> set[int]:
-    """The processes with *mark* that still exist after a second."""
+    """The processes with *mark* that have not ended after `GONE_WITHIN_S` seconds."""
     deadline = time.monotonic() + GONE_WITHIN_S
     while (left := process_tree.find_processes([], [mark])) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -24,8 +24,9 @@ def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
     run(ANSWER)
     url = url_in(run("%pdserve"))
     answer = httpx.post(url, json={"n": 1}, timeout=60)
-    time.sleep(0.5)
-    used = run("%pdserve use")
+    until = time.monotonic() + 20
+    while "The test event is now request" not in (used := run("%pdserve use")) and time.monotonic() < until:
+        time.sleep(0.02)  # the response of the platform comes before the record of the run
     event = run("print(event.data['body'])")
     stopped = run("%pdserve stop")
 

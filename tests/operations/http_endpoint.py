@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 
 @dataclass
@@ -39,35 +38,14 @@ def serve_endpoint() -> Iterator[HttpEndpoint]:
     """A server on a free port, until the end of the block."""
     endpoint = HttpEndpoint()
 
-    class Handler(BaseHTTPRequestHandler):
-        def respond(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            endpoint.requests.append((self.command, self.path, headers, json.loads(body) if body else None))
-            status, answer = endpoint.status, dict[str, Any](ok=True)
-            if "/oauth/token" in self.path:
-                issued = {"access_token": endpoint.token, "token_type": "Bearer", "expires_in": 3600}
-                status, answer = (200, issued) if endpoint.token else (401, {})
-            sent = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(sent)))
-            self.send_header("x-pd-status", str(status))
-            self.send_header("x-other", "hidden")
-            self.end_headers()
-            self.wfile.write(sent)
+    def respond(request: SentRequest) -> Answer:
+        endpoint.requests.append((request.method, request.path, dict(request.headers), request.json()))
+        status, answer = endpoint.status, dict[str, Any](ok=True)
+        if "/oauth/token" in request.path:
+            issued = {"access_token": endpoint.token, "token_type": "Bearer", "expires_in": 3600}
+            status, answer = (200, issued) if endpoint.token else (401, {})
+        return status, answer, {"x-pd-status": str(status), "x-other": "hidden"}
 
-        do_GET = do_POST = respond  # noqa: N815 (names of the base class)
-
-        def log_message(self, *_: Any) -> None:
-            """Print nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        endpoint.url = f"http://127.0.0.1:{server.server_port}/eoabc"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield endpoint
-        finally:
-            server.shutdown()
-            thread.join()
+    with serve(AnsweringServer(respond)) as server:
+        endpoint.url = f"{server.url}/eoabc"
+        yield endpoint

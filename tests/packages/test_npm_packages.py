@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, ProjectError
 from pdkernel.packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure
+from pdkernel.packages.npm_lock import LockedSet
 from pdkernel.workers import find_node
 from tests.npm_registry import NpmRegistry
 from tests.packages.conftest import Open
@@ -467,9 +469,21 @@ async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Pa
         await opened().ensure([NpmSpec("tiny")])
 
 
+def test_kinds_of_machines_have_their_own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set has another key on another system or processor: npm leaves out packages for other machines."""
+    keys = set()
+    for system, machine in (("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "x86_64")):
+        monkeypatch.setattr(platform, "system", lambda name=system: name)
+        monkeypatch.setattr(platform, "machine", lambda name=machine: name)
+        keys.add(LockedSet({"tiny": "tiny"}, {"node_modules/tiny": {"version": "1.0.0"}}).key)
+
+    assert len(keys) == 3
+
+
 # ── the real registry ──────────────────────────────────────────────────────────────
 
 
+@pytest.mark.network
 async def test_two_versions_from_the_real_registry(tmp_path: Path) -> None:
     """Two versions of a real package are installed; retried, since a network may fail."""
     packages = NpmPackages(tmp_path / "packages", lock=tmp_path / NPM_LOCK_NAME, node=find_node, environ=os.environ)

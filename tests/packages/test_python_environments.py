@@ -307,6 +307,7 @@ async def test_a_fifo_in_the_place_of_the_lock_is_refused(opened: Open, tmp_path
         await ensure(opened(), "import tiny")
 
 
+@pytest.mark.network
 async def test_the_real_registry(tmp_path: Path) -> None:
     """A small pinned package is installed from this machine's pip index."""
     packages = PythonPackages(tmp_path / "python", lock=tmp_path / PYTHON_LOCK_NAME, environ=os.environ)

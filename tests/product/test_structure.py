@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import itertools
 import re
@@ -101,9 +102,15 @@ def modules() -> dict[str, Path]:
     return names
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    """The syntax tree of *file*."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(file: Path, known: dict[str, Path]) -> Iterator[str]:
     """Modules of the package that *file* imports, under `TYPE_CHECKING` and in functions too."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -149,7 +156,7 @@ def test_a_circle_is_found() -> None:
 def identifiers(file: Path) -> Iterator[str]:
     """Names that *file* defines: classes, functions, variables, attributes, and the module itself."""
     yield file.stem
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         match node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 yield name
@@ -222,7 +229,7 @@ def test_negated_nouns_are_found(line: str, expected: bool) -> None:
 def prose(file: Path) -> Iterator[str]:
     """Lines of the docstrings and comments of *file*; the data of a test is not prose."""
     source = file.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield from node.value.value.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -36,7 +36,6 @@ def value(project: Project, key: str, store: str = "s") -> Any:
 
 @settings(
     max_examples=settings().max_examples // 2,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(kept=VALUES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.errors import ProjectError
@@ -14,7 +14,6 @@ VAULT = Vault(bytes(range(32)))
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
-@settings(deadline=None)
 @given(ANY_TEXT)
 def test_encrypted_text_is_decrypted(text: str) -> None:
     """Any text is decrypted unchanged, unpaired surrogates and NUL included."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.definition import export_to_synced_folder, grade_fields, plan_files, write_files
@@ -70,7 +70,6 @@ def workflows(draw: st.DrawFn) -> Workflow:
     )
 
 
-@settings(deadline=None)
 @given(workflows())
 def test_a_plan_reads_back_the_same(workflow: Workflow) -> None:
     """A workflow that a notebook can hold has no difference, and both sides run equal workflows."""

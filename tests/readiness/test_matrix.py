@@ -218,7 +218,7 @@ def settled(project: Project) -> Iterator[Settle]:
         runner.run(runtime.close())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(world=worlds)
 @example(world=World((("ada", "production", "slack"),) * 2, (("slack",),), "business"))
 def test_the_matrix_agrees_with_real_runs(world: World, project: Project, settled: Settle) -> None:
@@ -297,6 +297,16 @@ def _told(cell: MatrixCell) -> tuple[str | None, str, frozenset[str]]:
 WORKFLOW = a_workflow(
     python_step("say", options="--app slack"), python_step("look", options="--app github"), python_step("end")
 )
+
+
+def test_named_users_all_have_a_row(project: Project) -> None:
+    """The limit of rows is for the environment's users, not for users that are named."""
+    users = [f"user-{number:03}" for number in range(101)]
+
+    table = table_of(project, a_workflow(python_step("say")), users=users)
+
+    assert [row.external_user for row in table.rows] == users
+    assert not table.has_more_users
 
 
 def table_of(

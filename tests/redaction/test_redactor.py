@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
@@ -120,7 +120,6 @@ def test_a_split_encoding_is_redacted(form: str, text: str) -> None:
     assert streamed == {whole}
 
 
-@settings(deadline=None)
 @given(st.data(), secret_lists)
 def test_a_stream_redacts_like_a_text(data: st.DataObject, values: list[str]) -> None:
     """A stream returns the same as the whole text, without a secret, for every split."""
@@ -137,7 +136,6 @@ def test_a_stream_redacts_like_a_text(data: st.DataObject, values: list[str]) ->
     assert not any(value in streamed for value in values)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text("ab", min_size=8, max_size=12), min_size=1, max_size=4, unique=True), st.text("ab", max_size=60)
 )
@@ -152,7 +150,6 @@ def test_overlapping_secrets_are_redacted(values: list[str], text: str) -> None:
     assert fed(redactor.open_stream(), text, [*range(61)]) == hidden
 
 
-@settings(deadline=None)
 @given(st.data(), secret_lists)
 def test_restore_reverses_value(data: st.DataObject, values: list[str]) -> None:
     """Redacting and restoring returns the same value, also for a value with text that looks like a placeholder."""
@@ -175,7 +172,6 @@ def test_restore_reverses_value(data: st.DataObject, values: list[str]) -> None:
     assert not any(value in json.dumps(hidden, ensure_ascii=False) for value in values)
 
 
-@settings(deadline=None)
 @given(st.text("abcdefghijklmnopqrstuvwxyz \n"))
 def test_a_text_without_secrets_is_unchanged(text: str) -> None:
     """A value without a secret does not change."""

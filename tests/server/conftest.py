@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server.deploying import Receiver
+from tests.http_servers import AnsweringServer, serve
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver() -> Iterator[AnsweringServer]:
     """A back end that receives webhooks."""
-    receiver = Receiver()
-    yield receiver
-    receiver.close()
+    with serve(AnsweringServer(lambda _: (204, b""))) as server:
+        yield server

@@ -1,41 +1,13 @@
-"""Deploys triggers, calls their routes, and receives their webhooks."""
+"""Deploys triggers and calls their routes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import httpx
 
 from tests.server.served import Served
-
-
-class Receiver:
-    """A back end that receives webhooks."""
-
-    def __init__(self) -> None:
-        seen = self.seen = []  # type: list[tuple[dict[str, str], bytes]]
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                seen.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-        Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop receiving."""
-        self._server.shutdown()
-        self._server.server_close()
 
 
 async def deploy(site: Served, *, status: int = 200, headers: Mapping[str, str] | None = None, **body: Any) -> Any:

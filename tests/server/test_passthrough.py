@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -49,15 +48,12 @@ async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[h
 async def test_a_timeout_is_answered_502(tmp_path: Path) -> None:
     """After the timeout the caller gets 502 with the address that did not respond."""
     async with served(tmp_path) as site, hanging(b"") as url, logged_in(site, url, 0.5) as http:
-        began = time.monotonic()
         answer = await http.get("/v1/connect/proj_1/users")
-        took = time.monotonic() - began
 
     assert answer.status_code == 502
     assert answer.json()["error"] == (
         f"Pipedream Connect at {url.removeprefix('http://')} does not respond (ReadTimeout). Try again."
     )
-    assert 0.4 < took < 5
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"])

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 
 from pdkernel.errors import InternalError
 from pdkernel.server.uvicorn_server import UvicornServer, listen, local_url
-from tests.builders import a_workflow, python_step
+from tests.builders import Gate, a_workflow, python_step
 from tests.server.site import site_of
 
 
@@ -39,13 +39,13 @@ async def test_a_server_that_cannot_start_raises_the_reason() -> None:
 
 async def test_stop_lets_runs_end(tmp_path: Path) -> None:
     """A caller that waits gets the response after the server was stopped."""
-    workflow = a_workflow(
-        python_step("slow", "import time; time.sleep(1); pd.respond(status=200, body='made')"), response="custom"
-    )
+    gate = Gate(tmp_path)
+    workflow = a_workflow(python_step("slow", f"{gate.code}\npd.respond(status=200, body='made')"), response="custom")
     async with site_of(tmp_path, workflow) as site:
         request = asyncio.ensure_future(site.http.post(site.path()))
-        await asyncio.sleep(0.5)
+        await gate.wait_until_reached()
         site.server.stop()
+        gate.open()
         answer = await request
 
     assert answer.text == "made"

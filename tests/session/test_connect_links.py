@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,7 +15,7 @@ import pytest
 from pdkernel.errors import InternalError, RequestError
 from pdkernel.server.app_context import LinkEvent
 from pdkernel.session import Session, connect_links
-from tests.connect.upstream import Upstream, running_upstream
+from tests.connect.upstream import Upstream
 from tests.server.link.conftest import SAME_ORIGIN
 from tests.server.link.reading import Page
 
@@ -175,20 +175,16 @@ def test_an_invalid_user_id_is_refused(session: Session, link_events: LinkEvents
         session.links.create("slack", external_user_id=" ", environment="development", on_event=link_events.news.append)
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    """A real project's API."""
-    with running_upstream() as api:
-        yield api
-
-
 def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, link_events: LinkEvents) -> None:
     """The link is Pipedream's, for the app; an account that appears there is reported."""
     session = Session(folder=tmp_path, environ=upstream.environ)
     url = session.links.create(
         "openai", external_user_id="ada", environment="development", on_event=link_events.news.append
     )
-    time.sleep(1)  # existing accounts are loaded first
+    while not any(
+        request["path"].endswith("/accounts") for request in upstream.asked
+    ):  # existing accounts are loaded first
+        time.sleep(0.02)
     made = session.directory.add_account(
         app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
     )

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.session import Session
 from pdkernel.session.notebook_server import MAX_KEPT_REQUESTS, DraftWorkflowSource
+from tests.builders import Gate
 
 HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
 
@@ -73,22 +75,22 @@ def test_the_drafts_id_is_not_an_endpoint(session: Session) -> None:
     assert known.find_id(draft.id) is not None
 
 
-def test_requests_during_a_run(session: Session) -> None:
+def test_requests_during_a_run(session: Session, tmp_path: Path) -> None:
     """A request is answered while a cell runs."""
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("quick"), cell_id="a")
     url, _, _ = served(session)
     httpx.post(url, timeout=60)
-    session.record_cell("%%pdstep slow\ndef handler(pd):\n    import time\n    time.sleep(3)\n", cell_id="b")
+    gate = Gate(tmp_path)
+    session.record_cell(f"%%pdstep slow\ndef handler(pd):\n    {gate.code}\n", cell_id="b")
     session.choose_event(Event.from_body({}))
     running = session.start(only=frozenset({"slow"}))
     session.remove_cells(["b"])
-    began = time.monotonic()
+    asyncio.run(gate.wait_until_reached())
     answer = httpx.post(url, timeout=60)
-    took = time.monotonic() - began
+    gate.open()
 
     assert answer.text == "quick"
-    assert took < 2.5
     assert running.result().status == "success"
 
 
@@ -140,13 +142,15 @@ def test_a_request_that_must_not_be_stored(session: Session) -> None:
         session.server.choose_event_of()
 
 
-def test_a_long_run_does_not_become_the_latest_request(session: Session) -> None:
+def test_a_long_run_does_not_become_the_latest_request(session: Session, tmp_path: Path) -> None:
     """The end of a run whose request is no longer in the list does not make it the latest request."""
+    gate = Gate(tmp_path)
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(
-        "%%pdstep answer\ndef handler(pd):\n    import time\n"
+        "%%pdstep answer\ndef handler(pd):\n"
         "    pd.respond(status=200, body='', immediate=True)\n"
-        "    time.sleep(2 if pd.steps['trigger']['event']['path'] == '/long' else 0)\n",
+        "    if pd.steps['trigger']['event']['path'] == '/long':\n"
+        f"        {gate.code}\n",
         cell_id="a",
     )
     url, runs, _ = served(session)
@@ -155,6 +159,7 @@ def test_a_long_run_does_not_become_the_latest_request(session: Session) -> None
         httpx.post(f"{url}/{number}", timeout=60)
 
     assert not [run for run in runs if run.event["path"] == "/long" and run.finished_at]
+    gate.open()
     assert wait_for(lambda: any(run.event["path"] == "/long" and run.finished_at for run in runs))
     assert session.server.get_run_request().event.data["path"] == f"/{MAX_KEPT_REQUESTS - 1}"
 

@@ -14,7 +14,7 @@ from pdkernel.event import Event
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
 from tests.builders import an_event
-from tests.connect.upstream import PROJECT, Upstream, running_upstream
+from tests.connect.upstream import PROJECT, Upstream
 from tests.npm_registry import npm_registry
 
 Make = Callable[..., Session]
@@ -329,13 +329,6 @@ def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) 
 
 
 # ── a real project ──────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    """The real project's API."""
-    with running_upstream() as api:
-        yield api
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.errors import RequestError
@@ -35,7 +35,6 @@ def test_frame_has_a_row_for_each_leaf() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=4), json_values, min_size=1, max_size=3))
 def test_every_row_of_a_frame_names_its_place(value: dict[str, Any]) -> None:
     """The path of each row leads to the value of that row."""

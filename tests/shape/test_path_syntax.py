@@ -6,7 +6,7 @@ import json
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
@@ -32,7 +32,6 @@ def nested(segments: list[Segment], leaf: JSON) -> JSON:
     return leaf
 
 
-@settings(deadline=None)
 @given(paths)
 def test_python_path_finds_its_value(segments: list[Segment]) -> None:
     """A path in a Python step evaluates to the value at the path, for any keys."""
@@ -46,7 +45,6 @@ def test_python_path_finds_its_value(segments: list[Segment]) -> None:
     assert expression.isprintable()
 
 
-@settings(deadline=None)
 @given(paths)
 def test_paths_are_read_back(segments: list[Segment]) -> None:
     """Both forms of a path parse to the segments that they were formatted from."""

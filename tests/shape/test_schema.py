@@ -6,7 +6,7 @@ import json
 
 import pytest
 from genson import SchemaBuilder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
@@ -18,7 +18,6 @@ from pdkernel.shape import (
 from tests.shape.values import json_values
 
 
-@settings(deadline=None)
 @given(st.lists(json_values, max_size=4))
 def test_schema_equals_the_schema_of_genson(values: list[JSON]) -> None:
     """The schema that is built from the shape equals the schema of genson for the values."""

@@ -21,7 +21,7 @@ from tests.builders import a_workflow, an_event
 from tests.sweep.apps import APPS, FEW
 from tests.sweep.sweep import sweep
 
-pytestmark = pytest.mark.registry
+pytestmark = pytest.mark.network
 
 TOKEN = "glpat-4f9a1c7e52d84b06a3"
 CREATE_ISSUE = """

@@ -24,6 +24,7 @@ LOADED = 'pytest_plugins = ["pdkernel.testing"]\n'
 def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A folder with two notebooks and an event, for a separate pytest process."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # other plugins take seconds to import
     monkeypatch.delenv("PDKERNEL_EGRESS", raising=False)
     notebook_of(pytester.path / "greet.ipynb", GREET)
     notebook_of(pytester.path / "post.ipynb", POST)
@@ -34,13 +35,14 @@ def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest
 
 def run(folder: pytest.Pytester, *args: str) -> pytest.RunResult:
     """A pytest run in its own process, in which a warning of pytest is an error."""
-    quiet = ("-o", "asyncio_default_fixture_loop_scope=function")
-    return folder.runpytest_subprocess(*quiet, "-W", "error::pytest.PytestWarning", *args, timeout=100)
+    return folder.runpytest_subprocess("-W", "error::pytest.PytestWarning", *args, timeout=100)
 
 
-def test_the_plugin_does_not_load_by_itself(folder: pytest.Pytester) -> None:
-    """The plugin's fixtures exist only with `-p` or `pytest_plugins`."""
+def test_the_plugin_does_not_load_by_itself(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin's fixtures exist only with `-p` or `pytest_plugins`, also beside all installed plugins."""
     folder.makepyfile('def test_greet(pd_run):\n    assert pd_run("greet.ipynb", "hello").status == "success"\n')
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-o asyncio_default_fixture_loop_scope=function")
 
     without, loaded = run(folder), run(folder, "-p", "pdkernel.testing")
 
@@ -95,7 +97,7 @@ def test_xdist(folder: pytest.Pytester) -> None:
         + '    assert execution.step("greet").return_value == n\n    assert worker_id in ("gw0", "gw1")\n'
     )
 
-    run(folder, "-n", "2").assert_outcomes(passed=6)
+    run(folder, "-p", "xdist.plugin", "-n", "2").assert_outcomes(passed=6)
 
 
 def test_no_process_is_left(folder: pytest.Pytester) -> None:

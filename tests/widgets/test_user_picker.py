@@ -11,7 +11,7 @@ import pytest
 
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
-from tests.connect.upstream import Upstream, running_upstream
+from tests.connect.upstream import Upstream
 from tests.widgets.front_end import NEEDS_SLACK, enter, pick, press, screen, secrets, type_into
 
 TOKEN = "xoxb-planted-token"
@@ -446,13 +446,6 @@ def test_a_workflow_without_accounts(session: Session, make_picker: Callable[[],
 
 
 # ── a real project ──────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    """The real project's API."""
-    with running_upstream() as api:
-        yield api
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def doubles(value: JSON) -> JSON:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(JSON_VALUES, min_size=10, max_size=30))
 async def test_values_are_unchanged(bench: Bench, values: list[JSON]) -> None:
     """Any JSON value is returned equal, with numbers as doubles."""

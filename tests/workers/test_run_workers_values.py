@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pdkernel.model import JSON, Language
 from tests.workers.conftest import Bench
 
-EXAMPLES = settings().max_examples // 8  # each example runs two steps; the profile `sweep` has more examples
+EXAMPLES = settings().max_examples // 4  # each example runs two steps; the profile `sweep` has more examples
 
 KEYS = st.text(max_size=6) | st.sampled_from(["2", "10", "b", "a", "__proto__", "constructor", "length", "\ud800", ""])
 NUMBERS = (
@@ -104,7 +104,6 @@ def same(left: Any, right: Any) -> bool:
 @pytest.mark.parametrize("source", ["python", "node", "bash"])
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(value=VALUES)

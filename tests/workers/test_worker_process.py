@@ -140,6 +140,13 @@ async def leftovers(marks: set[str]) -> set[int]:
     return found
 
 
+async def wait_until_ended(pid: int) -> None:
+    """Wait until the pool has noticed that the process has ended, and has reaped the process."""
+    async with asyncio.timeout(20):
+        while psutil.pid_exists(pid):
+            await asyncio.sleep(0.001)
+
+
 def marks_of(bench: Bench) -> set[str]:
     """Return the process tags of the children of this process."""
     marks = set()
@@ -217,8 +224,8 @@ async def test_timeout_ends_the_step_with_its_children(bench: Bench, language: L
     """A busy loop, a child, and a child in its own session have ended when the timeout error is returned."""
     of_others = marks_of(bench)
     task = asyncio.create_task(bench.run(language, SOURCES[kind][language], timeout_s=0.6))
-    await asyncio.sleep(0.4)
-    marks = marks_of(bench) - of_others
+    while not (marks := marks_of(bench) - of_others) and not task.done():
+        await asyncio.sleep(0.01)
 
     outcome = await task
 
@@ -419,7 +426,7 @@ class TestWarmth:
         await first.workers.release()
         assert isinstance(old, int)
         os.kill(old, signal.SIGKILL)
-        await asyncio.sleep(0.1)
+        await wait_until_ended(old)
         second = await open_run()
 
         new = (await second.run(language, pid)).exports["$return_value"]

@@ -29,9 +29,9 @@ from pdkernel.engine.journal.records import (
 )
 from pdkernel.engine.journal.statements import Statements
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
-from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
+from pdkernel.project.database import check_schema_version
 from pdkernel.project.sqlite import connect, translate_error
 
 
@@ -284,12 +284,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("pragma user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return
-    if version > SCHEMA_VERSION:
-        raise ProjectError(
-            f"The journal in {path} was written by a newer pdkernel: its tables have version {version}, and this pdkernel "
-            f"supports {SCHEMA_VERSION}. The file is unchanged.",
-            fix="Upgrade: pip install --upgrade pdkernel",
-        )
+    check_schema_version(version, path, supported=SCHEMA_VERSION)
     connection.execute("begin immediate")
     try:
         if connection.execute("pragma user_version").fetchone()[0] == 0:

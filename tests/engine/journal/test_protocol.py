@@ -312,19 +312,19 @@ async def test_cancelled_pause_is_not_woken(journal: Journal, clock: ManualClock
 
 
 async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock) -> None:
-    """A run with a queue has no owner until one executor claims it."""
+    """A run with a queue has no owner until one executor claims it; the oldest run is claimed first."""
     one, other = open_journal(), open_journal()
-    for run_id in "ab":
+    for run_id in "ba":
         await one.accept_run(new_run(run_id, queue="mail"))
         clock.advance(1)
-    waiting = await status(one, "a")
+    waiting = await status(one, "b")
 
     first, second = await one.claim_next("mail"), await other.claim_next("mail", limit=5)
 
     assert waiting == "queued"
-    assert [(claim.run_id, claim.fence, claim.attempt) for claim in (*first, *second)] == [("a", 1, 1), ("b", 1, 1)]
-    assert not await one.append_step("b", 0, "one", STEP)
-    assert await other.append_step("b", 0, "one", STEP)
+    assert [(claim.run_id, claim.fence, claim.attempt) for claim in (*first, *second)] == [("b", 1, 1), ("a", 1, 1)]
+    assert not await one.append_step("a", 0, "one", STEP)
+    assert await other.append_step("a", 0, "one", STEP)
 
 
 async def test_claim_leaves_other_queues_unchanged(journal: Journal) -> None:

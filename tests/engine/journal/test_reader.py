@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.clock import ManualClock
@@ -31,6 +31,15 @@ TWO = StepResult("two", "error", started_at="2026-01-01T00:00:00.002Z", duration
 async def ids(journal: Journal, **query: object) -> list[str]:
     """Ids of the executions that match."""
     return [execution.id for execution in await journal.list_executions(**query)]  # type: ignore[arg-type]
+
+
+async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: Journal) -> None:
+    """Runs that were accepted at the same time have the order in which pages follow one another."""
+    for run_id in "bca":
+        await journal.accept_run(new_run(run_id))
+
+    assert await ids(journal) == ["c", "b", "a"]
+    assert await ids(journal, before="b") == ["a"]
 
 
 async def test_execution_is_what_was_written(journal: Journal, clock: ManualClock) -> None:
@@ -208,7 +217,6 @@ async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
         assert await ids(journal, status=execution.status) == [execution.id]
 
 
-@settings(deadline=None)
 @given(st.recursive(st.text(st.characters(exclude_categories=())), lambda inner: st.lists(inner, max_size=3)))
 def test_any_json_text_can_be_stored(value: object) -> None:
     """Escaped JSON text encodes as UTF-8, has no NUL and has the same meaning."""

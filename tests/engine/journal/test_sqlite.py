@@ -355,10 +355,13 @@ async def test_newer_journal_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("pragma user_version = 99")
 
-    with pytest.raises(ProjectError, match="was written by a newer pdkernel: its tables have version 99") as caught:
+    with pytest.raises(
+        ProjectError, match=r"a newer version of pdkernel has written it \(schema version 99;"
+    ) as caught:
         SqliteJournal.open(path)
 
-    assert caught.value.fix == "Upgrade: pip install --upgrade pdkernel"
+    assert caught.value.fix == "Upgrade pdkernel: pip install --upgrade pdkernel"
+    assert rows(path, "pragma user_version") == [(99,)]
 
 
 async def test_damaged_journal_is_refused(path: Path) -> None:
@@ -403,7 +406,8 @@ async def test_reaping_during_appends_loses_no_step(path: Path, clock: ManualClo
         return seq
 
     async def take_over() -> list[tuple[Any, ...]]:
-        await asyncio.sleep(0.05)
+        while len(rows(path, "select distinct run_id from steps")) < 50:
+            await asyncio.sleep(0.001)
         await reaper.reap_expired()
         assert len(await reaper.claim_next(limit=50)) == 50
         return rows(path, "select run_id, count(*) from steps group by run_id")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from pdkernel.egress import Gateway
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served, served
 
@@ -18,32 +17,18 @@ INSIDE, AWAY = "inside.test", "away.test"
 PUBLIC = "203.0.114.7"
 
 
-class _Service(BaseHTTPRequestHandler):
+def respond(request: SentRequest) -> Answer:
     """A service on this machine, which an end user must not reach; `/away?URL` redirects."""
-
-    def do_GET(self) -> None:
-        """Respond, or redirect."""
-        path, _, url = self.path.partition("?")
-        body = b"the service's own data"
-        self.send_response(302 if path == "/away" else 200)
-        if path == "/away":
-            self.send_header("location", url)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
+    path, _, url = request.path.partition("?")
+    body = b"the service's own data"
+    return (302, body, {"location": url}) if path == "/away" else (200, body)
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
     """The URL of the service."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Service)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(AnsweringServer(respond)) as server:
+        yield server.url
 
 
 async def lookup(host: str, port: int) -> Sequence[str]:

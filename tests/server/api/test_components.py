@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.http_servers import AnsweringServer
 from tests.server.api.conftest import KEY
 from tests.server.api.test_accounts import bearer, connect_token
-from tests.server.deploying import Receiver
 from tests.server.served import Served
 
 SIGN_IN = """
@@ -300,7 +300,7 @@ async def test_an_invalid_number_is_rejected(depot: Served, number: str) -> None
 
 
 async def test_forms_of_a_connect_token_call_public_hosts_only(
-    depot: Served, tmp_path: Path, receiver: Receiver
+    depot: Served, tmp_path: Path, receiver: AnsweringServer
 ) -> None:
     """For a Connect token, options and dynamic props do not call this machine; for a client they do."""
     write_action(tmp_path, "ask", FETCHES)
@@ -318,4 +318,4 @@ async def test_forms_of_a_connect_token_call_public_hosts_only(
         results[who] = ([each["value"] for each in options["options"]], label)
 
     assert results == {"user": (["403"], "403"), "client": (["204"], "204")}
-    assert len(receiver.seen) == 2
+    assert len(receiver.requests) == 2

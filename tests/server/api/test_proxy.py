@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import asdict
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -20,6 +18,7 @@ from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
 from pdkernel.connect.token_refresh import store_grant
 from pdkernel.egress import Gateway
 from pdkernel.server import create_app
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.oauth_provider import connect_account, oauth_provider
 from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served, served
@@ -29,61 +28,31 @@ HOST = "127.0.0.1:4000"
 URL = "https://slack.com/api/chat.postMessage?q=a%20b"
 
 
-class _Seen(BaseHTTPRequestHandler):
-    """Responds with the request that it received."""
+def respond(request: SentRequest) -> Answer:
+    """Responds with the received request; some paths have other responses."""
+    match request.path.rpartition("/")[2]:
+        case "token":
+            return _shown(200, {"access_token": "renewed-token-1", "token_type": "Bearer", "expires_in": 3600})
+        case "guarded" if request.headers["authorization"] != "Bearer renewed-token-1":
+            return _shown(401, {"error": "expired"})
+        case "away":
+            return 302, b"", {"location": "https://elsewhere.example/"}
+        case "unchanged":
+            return 304, b"", {"content-length": "100"}
+        case "broken":
+            return 200, b"half", {"content-length": "100"}
+    return _shown(201, {**asdict(request), "body": request.body.decode()})
 
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.path == "/token":
-            self._respond(200, {"access_token": "renewed-token-1", "token_type": "Bearer", "expires_in": 3600})
-            return
-        if self.path.endswith("/guarded") and self.headers["authorization"] != "Bearer renewed-token-1":
-            self._respond(401, {"error": "expired"})
-            return
-        if self.path.endswith("/away"):
-            self.send_response(302)
-            self.send_header("location", "https://elsewhere.example/")
-            self.end_headers()
-            return
-        if self.path.endswith("/unchanged"):
-            self.send_response(304)
-            self.send_header("content-length", "100")
-            self.end_headers()
-            return
-        if self.path.endswith("/broken"):
-            self.send_response(200)
-            self.send_header("content-length", "100")
-            self.end_headers()
-            self.wfile.write(b"half")
-            self.close_connection = True
-            return
-        request = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
-        self._respond(201, request)
 
-    def _respond(self, status: int, value: dict[str, Any]) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("x-depot", "yes")
-        self.send_header("set-cookie", "mine=1")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
+def _shown(status: int, value: dict[str, Any]) -> Answer:
+    return status, value, {"x-depot": "yes", "set-cookie": "mine=1"}
 
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[str]:
     """A server in place of every host."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Seen)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(AnsweringServer(respond)) as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_runner import build_source_request, run_due_triggers
 from pdkernel.source import load_source
 from tests.actions.checkout import write_checkout
+from tests.http_servers import AnsweringServer
 from tests.notebook_files import notebook_of
 from tests.server.api.test_accounts import bearer, connect_token
-from tests.server.deploying import Receiver, call_trigger, deploy, events
+from tests.server.deploying import call_trigger, deploy, events
 from tests.server.served import Served, served
 
 TOKEN = "dk-6b2f0d84c1"
@@ -140,11 +141,11 @@ async def test_a_timer_runs_a_trigger(site: Served) -> None:
     assert again[0]["parcel"] == 2
 
 
-async def test_a_webhook_receives_signed_events(site: Served, receiver: Receiver) -> None:
+async def test_a_webhook_receives_signed_events(site: Served, receiver: AnsweringServer) -> None:
     """Each event is sent with a signature of the key that the response to the deployment has."""
     made = await deploy(site, webhook_url=receiver.url)
 
-    headers, body = receiver.seen[0]
+    headers, body = receiver.requests[0].headers, receiver.requests[0].body
     stamp, signed = (part.partition("=")[2] for part in headers["x-pd-signature"].split(","))
     key = made["webhook_signing_key"]
     assert json.loads(body) == {"past": True}
@@ -184,7 +185,7 @@ async def test_a_failing_webhook_is_recorded(site: Served) -> None:
     assert (await call_trigger(site, "POST", f"{path}/wh_none/reset_delivery_state")).status_code == 404
 
 
-async def test_a_delivery_resets_the_count_of_failures(site: Served, receiver: Receiver) -> None:
+async def test_a_delivery_resets_the_count_of_failures(site: Served, receiver: AnsweringServer) -> None:
     """A successful delivery ends the count of failures."""
     made = await deploy(site, webhook_url=receiver.url)
     [hook] = site.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
@@ -195,10 +196,10 @@ async def test_a_delivery_resets_the_count_of_failures(site: Served, receiver: R
         while site.project.deployed_triggers.find(made["id"]).webhooks[0].failures:  # type: ignore[union-attr]
             await asyncio.sleep(0.02)
 
-    assert [json.loads(body) for _, body in receiver.seen][-1]["parcel"] == 1
+    assert [request.json() for request in receiver.requests][-1]["parcel"] == 1
 
 
-async def test_webhooks_are_replaced(site: Served, receiver: Receiver) -> None:
+async def test_webhooks_are_replaced(site: Served, receiver: AnsweringServer) -> None:
     """An existing URL keeps its key; a key is regenerated on request; an invalid list is answered 400."""
     made = await deploy(site, webhook_url=receiver.url)
     path = f"/{made['id']}/webhooks"
@@ -363,14 +364,14 @@ def names() -> Names:
 
 
 @pytest.fixture
-async def live(tmp_path: Path, receiver: Receiver, names: Names) -> AsyncIterator[Served]:
+async def live(tmp_path: Path, receiver: AnsweringServer, names: Names) -> AsyncIterator[Served]:
     """A project with live outbound calls; a public address leads to the receiver."""
     checkout = write_checkout(tmp_path / "components")
     for name, text in (("new-parcel", SOURCE), ("fetches", FETCHES)):
         place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
         place.parent.mkdir()
         place.write_text(text)
-    port = int(receiver.url.removesuffix("/hook").rpartition(":")[2])
+    port = receiver.server_port
     resolve = {("203.0.114.7", 80): ("127.0.0.1", port)}
     gateway = await Gateway.start(tmp_path / "egress", environ={}, host_overrides=resolve, lookup=names.lookup)
     async with served(tmp_path, egress="live", gateway=gateway) as site:
@@ -402,11 +403,13 @@ async def test_a_webhook_of_a_connect_token_must_be_public(live: Served, names: 
     assert (await call_trigger(live, "GET", f"/{made['id']}/webhooks")).json()["webhook_urls"] == []
 
 
-async def test_a_webhook_whose_name_moves_inside_gets_nothing(live: Served, names: Names, receiver: Receiver) -> None:
+async def test_a_webhook_whose_name_moves_inside_gets_nothing(
+    live: Served, names: Names, receiver: AnsweringServer
+) -> None:
     """The name is resolved again at each delivery; an address of this machine gets no event."""
     url = "http://hooks.test/hook"
     made = await deploy(live, webhook_url=url, headers=bearer(connect_token(live)))
-    first = len(receiver.seen)
+    first = len(receiver.requests)
 
     names.address = "127.0.0.1"
     moved = await deploy(live, webhook_url=url, status=403, headers=bearer(connect_token(live)))
@@ -416,12 +419,12 @@ async def test_a_webhook_whose_name_moves_inside_gets_nothing(live: Served, name
             await asyncio.sleep(0.02)
 
     [hook] = live.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
-    assert (first, len(receiver.seen)) == (1, 1)
+    assert (first, len(receiver.requests)) == (1, 1)
     assert "public address" in moved
     assert hook.last_error == "not sent"
 
 
-async def test_a_webhook_of_an_oauth_client_may_be_local(live: Served, receiver: Receiver) -> None:
+async def test_a_webhook_of_an_oauth_client_may_be_local(live: Served, receiver: AnsweringServer) -> None:
     """The product's webhook may be on this machine, also if a Connect token lists the URL later."""
     made = await deploy(live, webhook_url=receiver.url)
     listed = await call_trigger(
@@ -433,14 +436,14 @@ async def test_a_webhook_of_an_oauth_client_may_be_local(live: Served, receiver:
     )
     await pass_time(live, 61, 2, made["id"])
     async with asyncio.timeout(10):
-        while len(receiver.seen) < 2:
+        while len(receiver.requests) < 2:
             await asyncio.sleep(0.02)
 
     assert listed.status_code == 200
-    assert json.loads(receiver.seen[0][1]) == {"past": True}
+    assert receiver.requests[0].json() == {"past": True}
 
 
-async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Served, receiver: Receiver) -> None:
+async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Served, receiver: AnsweringServer) -> None:
     """Neither the deploy hook nor a later run gets a response of a service on this machine."""
     token = bearer(connect_token(live))
     made = await deploy(live, id="depot-fetches", configured_props={"url": receiver.url}, headers=token)
@@ -448,10 +451,10 @@ async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Ser
     found = await pass_time(live, 61, 2, made["id"])
 
     assert found == [{"status": 403}, {"status": 403}]
-    assert receiver.seen == []
+    assert receiver.requests == []
 
 
-async def test_the_last_configuration_decides_the_reachable_hosts(live: Served, receiver: Receiver) -> None:
+async def test_the_last_configuration_decides_the_reachable_hosts(live: Served, receiver: AnsweringServer) -> None:
     """A trigger reaches this machine if an OAuth client, and not a Connect token, configured it last."""
     token = bearer(connect_token(live))
     props: dict[str, Any] = {"configured_props": {"url": receiver.url}}
@@ -462,7 +465,7 @@ async def test_the_last_configuration_decides_the_reachable_hosts(live: Served, 
         found = await pass_time(live, 61, count, made["id"])
 
     assert [each["status"] for each in reversed(found)] == [204, 403, 204]
-    assert len(receiver.seen) == 2
+    assert len(receiver.requests) == 2
 
 
 async def test_a_trigger_of_a_connect_token_uses_opened_data_stores(site: Served) -> None:

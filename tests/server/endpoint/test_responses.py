@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from pdkernel.execution import Response
 from pdkernel.model import Step
-from tests.builders import a_workflow, node_step, python_step
+from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.server.endpoint.conftest import Serve
 from tests.server.site import Site, site_of
 
@@ -91,7 +90,10 @@ def test_the_record_is_what_the_client_received(tmp_path: Path) -> None:
             assert_recorded((await site.runs())[-1].response, answer, received)
 
         @settings(
-            max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+            max_examples=settings().max_examples,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
         )
         @given(raw=st.fixed_dictionaries({"status": STATUSES, "headers": HEADERS, "body": BODIES}))
         def responds(raw: dict[str, Any]) -> None:
@@ -159,11 +161,13 @@ async def has_unfinished_run(site: Site) -> bool:
     return any(run.finished_at is None for run in kept)
 
 
-async def test_the_default_response(serve: Serve) -> None:
+async def test_the_default_response(serve: Serve, tmp_path: Path) -> None:
     """The default response comes at once and has the id of the run, which goes on."""
-    site = await serve(python_step("slow", "import time; time.sleep(0.5)"), response="default")
+    gate = Gate(tmp_path)
+    site = await serve(python_step("slow", gate.code), response="default")
     answer = await site.http.post(site.path())
     is_unfinished = await has_unfinished_run(site)
+    gate.open()
     (run,) = await site.runs()
 
     assert answer.status_code == 200
@@ -275,28 +279,32 @@ async def test_an_error_after_the_response(serve: Serve) -> None:
     assert (answer.status_code, answer.text) == (202, "taken")
 
 
-async def test_the_first_response_is_sent_at_the_end(serve: Serve) -> None:
+async def test_the_first_response_is_sent_at_the_end(serve: Serve, tmp_path: Path) -> None:
     """The first of several responses is sent when the workflow has ended."""
+    gate = Gate(tmp_path)
     site = await serve(
         python_step("first", "pd.respond(status=200, body='first')"),
-        python_step("second", "import time; time.sleep(0.3); pd.respond(status=500, body='second')"),
+        python_step("second", f"{gate.code}\npd.respond(status=500, body='second')"),
     )
-    began = time.monotonic()
-    answer = await site.http.post(site.path())
+    request = asyncio.ensure_future(site.http.post(site.path()))
+    await gate.wait_until_reached()
+    early, _ = await asyncio.wait([request], timeout=0.1)
+    gate.open()
+    answer = await request
 
+    assert not early
     assert (answer.status_code, answer.text) == (200, "first")
-    assert time.monotonic() - began > 0.3
 
 
-async def test_an_immediate_response(serve: Serve) -> None:
+async def test_an_immediate_response(serve: Serve, tmp_path: Path) -> None:
     """With `immediate` the response is sent at once, and the run goes on."""
+    gate = Gate(tmp_path)
     site = await serve(
-        python_step(
-            "answer", "pd.respond(status=200, body='now', immediate=True)\nimport time; time.sleep(1)\nreturn 1"
-        )
+        python_step("answer", f"pd.respond(status=200, body='now', immediate=True)\n{gate.code}\nreturn 1")
     )
     answer = await site.http.post(site.path())
     is_unfinished = await has_unfinished_run(site)
+    gate.open()
     (run,) = await site.runs()
 
     assert (answer.text, run.status) == ("now", "success")
@@ -350,12 +358,17 @@ async def test_concurrent_callers_get_their_own_responses(echo: Site) -> None:
     assert len({run.id for run in await echo.runs()}) == 60
 
 
-async def test_a_caller_that_disconnects(serve: Serve) -> None:
+async def test_a_caller_that_disconnects(serve: Serve, tmp_path: Path) -> None:
     """The run goes on to its end after its caller has disconnected."""
-    site = await serve(python_step("slow", "import time; time.sleep(0.5); return 1"))
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(site.http.post(site.path()), 0.2)
-    await asyncio.sleep(0.1)
+    gate = Gate(tmp_path)
+    site = await serve(python_step("slow", f"{gate.code}\nreturn 1"))
+    request = asyncio.ensure_future(site.http.post(site.path()))
+    await gate.wait_until_reached()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    await site.http.options(site.path())  # the server has handled the disconnect before it answers
+    gate.open()
     (run,) = await site.runs()
 
     assert run.status == "success"

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tests.actions.checkout import write_checkout
-from tests.server.deploying import Receiver, call_trigger, deploy, events
+from tests.http_servers import AnsweringServer
+from tests.server.deploying import call_trigger, deploy, events
 from tests.server.served import Served, served
 
 KEY = "signing-key-of-the-app-0123456789"
@@ -123,18 +124,18 @@ async def test_concurrent_requests_run_one_after_the_other(site: Served) -> None
     assert sorted(event["seen"] for event in found) == [1, 2, 3, 4, 5, 6]
 
 
-async def test_a_source_registers_itself(site: Served, receiver: Receiver) -> None:
+async def test_a_source_registers_itself(site: Served, receiver: AnsweringServer) -> None:
     """The activate hook registers the endpoint at the app, and the deactivate hook removes it."""
     made = await deploy(site, id="depot-answers", configured_props={"hooks": receiver.url})
 
     await call_trigger(site, "DELETE", f"/{made['id']}")
 
     url = f"http://127.0.0.1:4000{path_of(made)}"
-    assert [json.loads(body) for _, body in receiver.seen] == [{"add": url}, {"remove": url}]
+    assert [request.json() for request in receiver.requests] == [{"add": url}, {"remove": url}]
     assert (await site.http.get(path_of(made))).status_code == 404
 
 
-async def test_a_source_responds_itself(site: Served, receiver: Receiver) -> None:
+async def test_a_source_responds_itself(site: Served, receiver: AnsweringServer) -> None:
     """With customResponse the caller gets the source's response; the source verifies the raw body's signature."""
     made = await deploy(site, id="depot-answers", configured_props={"hooks": receiver.url})
 
@@ -148,7 +149,7 @@ async def test_a_source_responds_itself(site: Served, receiver: Receiver) -> Non
     assert await wait_for_events(site, made["id"], 1) == [{"said": "hello"}]
 
 
-async def test_the_response_comes_before_the_end_of_the_run(site: Served, receiver: Receiver) -> None:
+async def test_the_response_comes_before_the_end_of_the_run(site: Served, receiver: AnsweringServer) -> None:
     """The caller gets the response while the source goes on."""
     made = await deploy(site, id="depot-answers", configured_props={"hooks": receiver.url})
 

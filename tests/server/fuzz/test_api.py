@@ -20,7 +20,7 @@ from schemathesis.schemas import APIOperation
 from tests.server.fuzz.openapi import METHODS, PREFIX, PROJECT, Operation, Values, document, operations
 from tests.server.fuzz.target import DEPOT, LASTS_S, REQUESTS, SLACK, Target, shows_internals, target
 
-COUNT = REQUESTS * 6 // 10
+COUNT = REQUESTS * 9 // 20
 ENVIRONMENTS = ("development", "development", "production", None, "staging")
 WITH_CREDENTIALS = ("Account", "Accounts", "AccountPage")
 """Schemas of responses that may have credentials."""
@@ -104,7 +104,6 @@ def _send(
         @seed(number)
         @settings(
             max_examples=count,
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),

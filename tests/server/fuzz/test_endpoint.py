@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pdkernel.project import Project
 from tests.server.fuzz.target import LASTS_S, REQUESTS, Target, shows_internals, target
 
-COUNT = REQUESTS * 4 // 10
+COUNT = REQUESTS * 11 // 20
 AT_ONCE = 8
 
 METHODS = [
@@ -195,7 +195,6 @@ def test_unusual_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         @seed(4)
         @settings(
             max_examples=max(1, COUNT // AT_ONCE),
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),

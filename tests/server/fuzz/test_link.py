@@ -38,7 +38,7 @@ FIELDS = [
 BODIES = st.dictionaries(st.sampled_from(FIELDS) | ANY, JSONS, max_size=6)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings().max_examples // 4, suppress_health_check=list(HealthCheck))
 @given(forms=st.lists(FORMS, min_size=4, max_size=4), bodies=st.lists(BODIES, min_size=4, max_size=4))
 def test_link_routes_never_fail(
     tmp_path_factory: Any, forms: list[dict[str, str]], bodies: list[dict[str, Any]]
