@@ -7,17 +7,17 @@ The functions do what the commands of these names do, and print nothing.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
-from pdkernel.errors import EventError, PdkernelError, RequestError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, RunFailedError
 from pdkernel.loop_thread import LoopThread, ThreadTask
@@ -26,8 +26,10 @@ from pdkernel.source import WorkflowSource, load_source
 from pdkernel.variables import check_variables, load_variables
 
 if TYPE_CHECKING:
-    from pdkernel.engine.run_request import RunRequest
+    from pdkernel.engine.pauses import PauseMode
+    from pdkernel.engine.run_request import OnChange, RunRequest
     from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.operations.events import EventLike
     from pdkernel.operations.export import Export
     from pdkernel.project import Project
     from pdkernel.render.proof import Proof
@@ -46,8 +48,6 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
-EventLike = Event | Mapping[str, JSON] | PathLike
-"""An event, its JSON object, an event file, or the name of a saved event."""
 
 
 def load(source: PathLike) -> WorkflowSource:
@@ -77,9 +77,9 @@ def run(
     from_step: str | None = None,
     to_step: str | None = None,
     variables: Mapping[str, str] | None = None,
-    pause_mode: Literal["park", "wait", "skip"] = "park",
+    pause_mode: PauseMode = "park",
     install: bool = True,
-    on_change: Callable[[Execution], None] | None = None,
+    on_change: OnChange | None = None,
     on_progress: Callable[[str], None] | None = None,
     project: PathLike | None = None,
     engine: Engine | None = None,
@@ -116,24 +116,25 @@ def run(
         RequestError: An argument is invalid, or the event is missing.
         ProjectError: The project cannot be used.
     """
-    inputs = _RunInputs(
-        workflow=workflow,
+    build = partial(
+        _build_request,
+        workflow,
         event=event,
         body=body,
         external_user=external_user,
         environment=environment,
         egress=egress,
-        pins=pins or {},
+        pins=pins,
         from_step=from_step,
         to_step=to_step,
-        variables=variables or {},
+        variables=variables,
         pause_mode=pause_mode,
         install=install,
         on_change=on_change,
         on_progress=on_progress,
     )
     with _use_engine(engine, project) as chosen:
-        return chosen.start_run(inputs, closes=engine is None).result(raises_interrupt=True)
+        return chosen.start_run(build, closes=engine is None).result(raises_interrupt=True)
 
 
 async def run_async(
@@ -148,9 +149,9 @@ async def run_async(
     from_step: str | None = None,
     to_step: str | None = None,
     variables: Mapping[str, str] | None = None,
-    pause_mode: Literal["park", "wait", "skip"] = "park",
+    pause_mode: PauseMode = "park",
     install: bool = True,
-    on_change: Callable[[Execution], None] | None = None,
+    on_change: OnChange | None = None,
     on_progress: Callable[[str], None] | None = None,
     project: PathLike | None = None,
     engine: Engine | None = None,
@@ -160,24 +161,25 @@ async def run_async(
 
     If the awaiting task is cancelled, the run is cancelled too.
     """
-    inputs = _RunInputs(
-        workflow=workflow,
+    build = partial(
+        _build_request,
+        workflow,
         event=event,
         body=body,
         external_user=external_user,
         environment=environment,
         egress=egress,
-        pins=pins or {},
+        pins=pins,
         from_step=from_step,
         to_step=to_step,
-        variables=variables or {},
+        variables=variables,
         pause_mode=pause_mode,
         install=install,
         on_change=on_change,
         on_progress=on_progress,
     )
     with _use_engine(engine, project) as chosen:
-        return await chosen.start_run(inputs, closes=engine is None).result_async()
+        return await chosen.start_run(build, closes=engine is None).result_async()
 
 
 def export(
@@ -246,6 +248,7 @@ class Engine:
         self._loop = LoopThread()
         self._starting = asyncio.Lock()
         self._started: tuple[Project, WorkflowEngine] | None = None
+        self._runs: set[asyncio.Task[Any]] = set()
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -256,11 +259,11 @@ class Engine:
     ) -> None:
         self.close()
 
-    def start_run(self, inputs: _RunInputs, *, closes: bool) -> ThreadTask[Execution]:
-        """Start a run in the engine's thread; *closes* stops the engine after the run."""
+    def start_run(self, build: Callable[[Project], RunRequest], *, closes: bool) -> ThreadTask[Execution]:
+        """Start the run of the request that *build* returns; *closes* stops the engine after the run."""
         if self._is_closed:
             raise RequestError("The engine is closed.", fix="Create a new engine, and run inside its `with` block.")
-        return self._loop.submit(self._run(inputs, closes=closes))
+        return self._loop.submit(self._run(build, closes=closes))
 
     def close(self) -> None:
         """Cancel the runs and stop the workers."""
@@ -268,11 +271,15 @@ class Engine:
         self._loop.run(self._stop())
         self._loop.close()
 
-    async def _run(self, inputs: _RunInputs, *, closes: bool) -> Execution:
+    async def _run(self, build: Callable[[Project], RunRequest], *, closes: bool) -> Execution:
+        task = asyncio.current_task()
+        assert task is not None
+        self._runs.add(task)
         try:
             project, engine = await self._start()
-            return await engine.run(_build_request(inputs, project))
+            return await engine.run(build(project))
         finally:
+            self._runs.discard(task)
             if closes:
                 await self._stop()
 
@@ -295,6 +302,10 @@ class Engine:
             return self._started
 
     async def _stop(self) -> None:
+        active = [*self._runs]
+        for task in active:
+            task.cancel()
+        await asyncio.gather(*active, return_exceptions=True)
         started, self._started = self._started, None
         if started is not None:
             project, engine = started
@@ -314,78 +325,47 @@ def _use_engine(engine: Engine | None, project: PathLike | None) -> Iterator[Eng
     yield engine
 
 
-@dataclass(frozen=True, kw_only=True)
-class _RunInputs:
-    """The arguments of `run`."""
-
-    workflow: WorkflowSource | PathLike
-    event: EventLike | None
-    body: JSON
-    external_user: str | None
-    environment: str | None
-    egress: str | None
-    pins: Mapping[str, JSON]
-    from_step: str | None
-    to_step: str | None
-    variables: Mapping[str, str]
-    pause_mode: Literal["park", "wait", "skip"]
-    install: bool
-    on_change: Callable[[Execution], None] | None
-    on_progress: Callable[[str], None] | None
-
-
-def _build_request(inputs: _RunInputs, project: Project) -> RunRequest:
+def _build_request(
+    workflow: WorkflowSource | PathLike,
+    project: Project,
+    *,
+    event: EventLike | None,
+    body: JSON,
+    external_user: str | None,
+    environment: str | None,
+    egress: str | None,
+    pins: Mapping[str, JSON] | None,
+    from_step: str | None,
+    to_step: str | None,
+    variables: Mapping[str, str] | None,
+    pause_mode: PauseMode,
+    install: bool,
+    on_change: OnChange | None,
+    on_progress: Callable[[str], None] | None,
+) -> RunRequest:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.identity import parse_environment
+    from pdkernel.operations.events import resolve_event
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
-    source = inputs.workflow if isinstance(inputs.workflow, WorkflowSource) else load(inputs.workflow)
-    event = _read_event(source, inputs.event, inputs.body)
+    source = workflow if isinstance(workflow, WorkflowSource) else load(workflow)
+    read = resolve_event(source, event, body)
     request = build_run_request(
         source,
-        event,
+        read,
         project=project,
-        policy=parse_policy(inputs.egress or default_mode(os.environ)),
-        external_user_id=inputs.external_user or event.external_user_id,
-        environment=parse_environment(inputs.environment or event.environment),
+        policy=parse_policy(egress or default_mode(os.environ)),
+        external_user_id=external_user or read.external_user_id,
+        environment=parse_environment(environment or read.environment),
         source_argument=shlex.quote(str(source.path)),
         interface="python",
-        only_steps=select_steps(source.workflow, first=inputs.from_step, last=inputs.to_step),
-        pinned_exports=pin_steps(source.workflow, inputs.pins),
-        pause_mode=inputs.pause_mode,
-        install=inputs.install,
-        variables={**load_variables(project, source.folder), **check_variables(inputs.variables)},
+        only_steps=select_steps(source.workflow, first=from_step, last=to_step),
+        pinned_exports=pin_steps(source.workflow, pins or {}),
+        pause_mode=pause_mode,
+        install=install,
+        variables={**load_variables(project, source.folder), **check_variables(variables or {})},
     )
-    return replace(request, on_change=inputs.on_change, on_progress=inputs.on_progress)
-
-
-def _read_event(source: WorkflowSource, event: EventLike | None, body: JSON) -> Event:
-    trigger = source.workflow.trigger
-    if event is not None and body is not None:
-        raise RequestError("event and body exclude each other.", fix="Leave out one of them.")
-    if body is not None:
-        return Event.from_body(_copy_json(body, "The body"))
-    if isinstance(event, Event):
-        return event
-    is_http = trigger.type == "http"
-    if isinstance(event, Mapping):
-        return Event.from_value(_copy_json(dict(event), "The event"), is_http=is_http)
-    if event is not None:
-        from pdkernel.operations.events import EventLibrary
-
-        return EventLibrary(source.folder).load(os.fspath(event), http=is_http)[1]
-    if trigger.type == "schedule":
-        from pdkernel.clock import SYSTEM_CLOCK
-
-        return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
-    raise EventError("The event is missing.", fix="Pass event=EVENT, or a bare payload with body=VALUE.")
-
-
-def _copy_json(value: JSON, label: str) -> JSON:
-    try:
-        return cast("JSON", json.loads(json.dumps(value, allow_nan=False)))
-    except (TypeError, ValueError, RecursionError) as fault:
-        raise EventError(f"{label} is not JSON: {fault}.", fix="Convert the value to JSON types first.") from None
+    return replace(request, on_change=on_change, on_progress=on_progress)
 
 
 def _prove(source: WorkflowSource, folder: Path, *, is_patch: bool, project: PathLike | None) -> Proof:

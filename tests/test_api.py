@@ -128,7 +128,7 @@ def test_event_file_is_read_from_the_current_folder(
     ("arguments", "message"),
     [
         ({}, "The event is missing"),
-        ({"event": {}, "body": 1}, "event and body exclude each other"),
+        ({"event": {}, "body": 1}, "An event and a body exclude each other"),
         ({"event": {"subject": 1}}, "the event is not an event: it has 'subject'"),
         ({"body": {"at": {1}}}, "The body is not JSON: Object of type set is not JSON serializable"),
         ({"body": float("nan")}, "The body is not JSON"),
@@ -343,6 +343,21 @@ def test_interrupt_ends_the_script(folder: Path, tmp_path: Path) -> None:
     assert errors.strip().endswith("KeyboardInterrupt")
     assert script.returncode == -signal.SIGINT
     assert process_tree.find_processes([], [mark]) == set()
+
+
+async def test_closing_an_engine_cancels_its_runs(folder: Path, tmp_path: Path) -> None:
+    """The end of the `with` block cancels what is still running, and leaves no process."""
+    seen: list[pdkernel.Execution] = []
+    with pdkernel.Engine(project=tmp_path / ".pdkernel") as engine:
+        task = asyncio.create_task(
+            pdkernel.run_async(folder / "sleep.ipynb", event={}, on_change=seen.append, engine=engine)
+        )
+        await until(lambda: bool(seen and seen[-1].steps[0].logs))
+
+    execution = await task
+
+    assert execution.status == "cancelled"
+    assert process_tree.find_processes([], [execution.steps[0].output.strip()]) == set()
 
 
 def test_closed_engine_refuses_runs(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel import definition
 from pdkernel.analysis import check_workflow
+from pdkernel.definition import ExportResult
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import RequestError
 from pdkernel.identity import Directory
@@ -20,7 +21,6 @@ from pdkernel.render.proof import Proof
 from pdkernel.source import WorkflowSource
 
 if TYPE_CHECKING:
-    from pdkernel.definition import ExportResult
     from pdkernel.project import Project
 
 DRY_RUN_NOTE = "No file was written: --dry-run shows the changes only."
