@@ -16,7 +16,6 @@ from pdkernel.definition import ExportResult
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import RequestError
 from pdkernel.identity import Directory
-from pdkernel.loop_thread import LoopThread
 from pdkernel.render.proof import Proof
 from pdkernel.source import WorkflowSource
 
@@ -129,6 +128,7 @@ def prove_export(
         RequestError: The written files do not name the owner of an account.
         ProjectError: The project cannot be used.
     """
+    from pdkernel.loop_thread import LoopThread
     from pdkernel.proof import ExportedNotebook, run_proof
 
     exported = ExportedNotebook(
