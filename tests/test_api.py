@@ -179,13 +179,16 @@ def test_failed_step_does_not_raise(folder: Path, engine: pdkernel.Engine) -> No
 
 
 def test_refused_run_is_an_execution(folder: Path, engine: pdkernel.Engine) -> None:
-    """A run as a user who does not exist ends before its first step, and the execution says why."""
+    """A run that is refused ends before its first step; the execution has the reason and a fix in words of Python."""
     step = "%%pdstep post --app slack\ndef handler(pd):\n    return 1\n"
     source = notebook_of(folder.parent / "post.ipynb", step)
 
     execution = pdkernel.run(source, event={}, external_user="nobody", engine=engine)
+    without_user = pdkernel.run(source, event={}, engine=engine)
 
     assert execution.error is not None
+    assert without_user.error is not None
+    assert without_user.error.message.endswith("Pass external_user=ID.")
     assert (execution.status, execution.external_user, execution.steps[0].status) == ("error", "nobody", "not_run")
     assert execution.error.code == "external_user_not_found"
 
