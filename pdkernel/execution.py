@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import force_setattr, replace
 
 from pdkernel.encode import JsonStruct
+from pdkernel.errors import PdkernelError
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 
@@ -281,6 +282,12 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
                 return step
         raise KeyError(f"no step {name!r}; the steps are {', '.join(step.name for step in self.steps) or 'none'}")
 
+    def raise_for_status(self) -> Self:
+        """Return the execution. Raises `RunFailedError` if its status is `error` or `cancelled`."""
+        if self.status in ("error", "cancelled"):
+            raise RunFailedError(self)
+        return self
+
     @property
     def requests(self) -> tuple[OutboundCall, ...]:
         """The outbound calls of all steps, in step order."""
@@ -289,3 +296,28 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     def json_form(self) -> Self:
         """Return the execution without `outbound_enforcement`."""
         return replace(self, outbound_enforcement=None)
+
+    def __repr__(self) -> str:
+        steps = ", ".join(f"{step.name}: {step.status}" for step in self.steps)
+        error = f", error={self.error.message!r}" if self.error is not None else ""
+        return f"Execution({self.workflow!r}, id={self.id!r}, status={self.status!r}, steps=[{steps}]{error})"
+
+
+class RunFailedError(PdkernelError):
+    """
+    A run failed or was cancelled, and the caller asked for an exception.
+
+    Attributes:
+        execution: The record of the run.
+    """
+
+    code = "run_failed"
+    exit_status = 1
+
+    def __init__(self, execution: Execution) -> None:
+        error = execution.error
+        where = f" in step {error.step}" if error is not None and error.step is not None else ""
+        why = f": {error.message}" if error is not None else "."
+        outcome = "was cancelled" if execution.status == "cancelled" else "failed"
+        super().__init__(f"The run of {execution.workflow!r} {outcome}{where}{why}")
+        self.execution = execution

@@ -91,18 +91,33 @@ class ThreadTask(Generic[T]):
 
         self._loop.call_soon_threadsafe(cancel)
 
-    def result(self) -> T:
+    def result(self, *, raises_interrupt: bool = False) -> T:
         """
         Wait for the coroutine and return its result.
 
         The first interrupt cancels the coroutine, and its result is still returned, so that the record of a cancelled
-        run is not lost. A second interrupt ends the wait.
+        run is not lost. With *raises_interrupt* the interrupt is raised instead, after the coroutine's cleanup. A second
+        interrupt ends the wait.
         """
         try:
             return self._wait()
         except KeyboardInterrupt:
             self.cancel()
-            return self._wait()
+            result = self._wait()
+            if raises_interrupt:
+                raise
+            return result
+
+    async def result_async(self) -> T:
+        """Wait in another event loop; if the wait is cancelled, cancel the coroutine and wait for its cleanup."""
+        future = asyncio.wrap_future(self._outcome)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self.cancel()
+            await asyncio.wait([future])
+            future.exception()  # otherwise asyncio logs that the exception of a cancelled run was never retrieved
+            raise
 
     def _wait(self) -> T:
         # on some platforms a wait without a timeout cannot be interrupted

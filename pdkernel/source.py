@@ -55,7 +55,7 @@ _MAX_STAMPED_FILES = 1000
 """Maximum number of files of a workflow's folder that are checked for changes, because the folder may also contain data."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class WorkflowSource:
     """
     A loaded workflow with its files.
@@ -73,6 +73,10 @@ class WorkflowSource:
     workflow: Workflow
     sidecar: Sidecar | None = None
     assumed_settings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        steps = ", ".join(step.name for step in self.workflow.steps)
+        return f"WorkflowSource({self.workflow.name!r}, path={str(self.path)!r}, steps=[{steps}])"
 
     @property
     def folder(self) -> Path:

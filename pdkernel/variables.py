@@ -7,6 +7,7 @@ The values are secrets, like credentials: only steps get them.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,14 @@ def _read_env(file: Path) -> dict[str, str]:
         if binding.key is not None and binding.value is not None:
             found[binding.key] = binding.value
     return found
+
+
+def check_variables(variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Return *variables* of a caller. Raises `RequestError` if a value is not a string."""
+    for name, value in variables.items():
+        if not isinstance(value, str):
+            raise RequestError(f"The variable {name} is not a string.", fix="Write the value in quotes.")
+    return variables
 
 
 def collect_secrets(project: Project, folder: Path) -> list[Secret]:

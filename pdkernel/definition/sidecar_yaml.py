@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ SIDECAR_SCHEMA = "pdkernel/1"
 @lru_cache(maxsize=1)
 def load_sidecar_schema() -> Mapping[str, Any]:
     """The JSON Schema of `pdkernel.yaml`."""
-    text = files("pdkernel.definition").joinpath("pdkernel.schema.json").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("pdkernel.schema.json").read_text(encoding="utf-8")
     return cast("Mapping[str, Any]", json.loads(text))
 
 
@@ -89,10 +89,14 @@ def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
 
 
 def _validate(located: LocatedYaml, name: str) -> None:
+    schema = load_sidecar_schema()
+    if _fulfils(located.value, schema, schema):
+        return
+    # imported for a wrong file only: with the extras that JupyterLab installs, the import compiles grammars for over a second
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    error = best_match(Draft202012Validator(load_sidecar_schema()).iter_errors(located.value))
+    error = best_match(Draft202012Validator(schema).iter_errors(located.value))
     if error is None:
         return
     path = tuple(error.absolute_path)
@@ -105,6 +109,73 @@ def _validate(located: LocatedYaml, name: str) -> None:
     line = located.get_line(path)
     where = ".".join(map(str, path)) or "the file"
     raise NotebookError(f"{name}: {where}: {error.message} (line {line}).", fix=fix, line=line)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "string": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: _is_number(value) and not isinstance(value, float),
+    "number": _is_number,
+    "null": lambda value: value is None,
+}
+_KEYWORDS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "$schema": lambda _value, _rule: True,
+    "$defs": lambda _value, _rule: True,
+    "title": lambda _value, _rule: True,
+    "description": lambda _value, _rule: True,
+    "type": lambda value, rule: any(_TYPES[kind](value) for kind in ([rule] if isinstance(rule, str) else rule)),
+    "const": lambda value, rule: isinstance(value, str) and value == rule,
+    "enum": lambda value, rule: isinstance(value, str) and value in rule,
+    "required": lambda value, rule: not isinstance(value, dict) or all(key in value for key in rule),
+    "uniqueItems": lambda value, _rule: (
+        not isinstance(value, list) or (all(isinstance(item, str) for item in value) and len(set(value)) == len(value))
+    ),
+    "pattern": lambda value, rule: not isinstance(value, str) or re.search(rule, value) is not None,
+    "minLength": lambda value, rule: not isinstance(value, str) or len(value) >= rule,
+    "maxLength": lambda value, rule: not isinstance(value, str) or len(value) <= rule,
+    "minimum": lambda value, rule: not _is_number(value) or value >= rule,
+    "exclusiveMinimum": lambda value, rule: not _is_number(value) or value > rule,
+    "maximum": lambda value, rule: not _is_number(value) or value <= rule,
+}
+"""Keywords of the schema that do not check the parts of a value: each returns whether a value fulfils a rule."""
+
+
+def _fulfils(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
+    """
+    Return whether *value* certainly fulfils *schema*; False also stands for a keyword or a value that needs jsonschema.
+
+    Args:
+        value: The value to check.
+        schema: *root* or a part of it.
+        root: The schema with the definitions.
+    """
+    for keyword, rule in schema.items():
+        match keyword:
+            case "$ref":
+                fulfilled = _fulfils(value, root["$defs"][rule.removeprefix("#/$defs/")], root)
+            case "anyOf":
+                fulfilled = any(_fulfils(value, part, root) for part in rule)
+            case "properties" if isinstance(value, dict):
+                fulfilled = all(_fulfils(value[key], part, root) for key, part in rule.items() if key in value)
+            case "additionalProperties" if isinstance(value, dict):
+                others = value.keys() - schema.get("properties", {}).keys()
+                fulfilled = not others if rule is False else all(_fulfils(value[key], rule, root) for key in others)
+            case "items" if isinstance(value, list):
+                fulfilled = all(_fulfils(item, rule, root) for item in value)
+            case "properties" | "additionalProperties" | "items":
+                fulfilled = True  # the value has no such parts
+            case _:
+                check = _KEYWORDS.get(keyword)
+                fulfilled = check is not None and check(value, rule)
+        if not fulfilled:
+            return False
+    return True
 
 
 def _step(step_sidecar: Mapping[str, Any]) -> StepSidecar:

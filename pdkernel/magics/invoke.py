@@ -12,19 +12,16 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.analysis import build_example_body, derive_contract
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import CellError, show_errors_as_messages, show_message
 from pdkernel.model import JSON
-from pdkernel.render import http_response as render_answer
-from pdkernel.render import snippets as render_snippets
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.session import Session
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
     from pdkernel.operations.invocation import ClientCredentials, InvokeRequest, InvokeResponse
+    from pdkernel.session import Session
 
 
 @magics_class
@@ -103,6 +100,8 @@ def _method(session: Session) -> str:
 
 def _build_snippet_body(session: Session) -> JSON:
     """The chosen event's body with the fields that steps require; without an event, an example body."""
+    from pdkernel.analysis import build_example_body, derive_contract
+
     body = session.event.data.get("body") if session.event is not None else None
     if session.event is not None and body is None and _method(session) in ("GET", "HEAD", "DELETE"):
         return None
@@ -149,6 +148,7 @@ def _client() -> ClientCredentials | None:
 
 def _show_snippets(session: Session, call: InvokeRequest, *, run: bool, ca_file: Path | None, timeout_s: float) -> None:
     from pdkernel.operations.snippets import NO_USER_MESSAGE, build_invocation, run_snippets
+    from pdkernel.render import snippets as render_snippets
 
     if call.external_user_id is None:
         raise RequestError(NO_USER_MESSAGE, fix="Pick a user: %pduser ID")
@@ -175,5 +175,7 @@ def _show_snippets(session: Session, call: InvokeRequest, *, run: bool, ca_file:
 
 
 def _view(response: InvokeResponse) -> RichOutput:
+    from pdkernel.render import http_response as render_answer
+
     shown = (response.status, response.reason, response.shown_headers, response.body, response.duration_ms)
     return RichOutput(render_answer.render_text(*shown), render_answer.render_html(*shown))

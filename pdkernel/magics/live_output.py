@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.display import DisplayHandle, display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.magics.notebook_context import get_cell_metadata, get_session
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.session import Session
+
+if TYPE_CHECKING:
+    from pdkernel.session import Session
 
 MAX_LIVE_OUTPUTS = 30
 """Number of outputs that are drawn again; older outputs stay as they are."""

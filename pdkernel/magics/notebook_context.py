@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from pdkernel.session import Session
+if TYPE_CHECKING:
+    from pdkernel.session import Session
 
 _ATTRIBUTE = "_pdkernel_session"
 
 
 def get_session(shell: InteractiveShell) -> Session:
     """The session of *shell*'s notebook; created at first use, without disk access."""
+    from pdkernel.session import Session
+
     session = getattr(shell, _ATTRIBUTE, None)
     if session is None:
         notebook = find_notebook_path(shell)

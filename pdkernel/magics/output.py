@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
 
 from pdkernel.errors import PdkernelError
-from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.session import Session, render_timeline
+
+if TYPE_CHECKING:
+    from pdkernel.execution import ErrorRecord, Execution
+    from pdkernel.session import Session
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,6 +135,8 @@ class LiveTimeline:
 
     def _draw_latest(self) -> None:
         if self._latest is not None:
+            from pdkernel.session import render_timeline
+
             self._drawn = time.monotonic()
             self._draw(render_timeline(self._session, self._latest, only=self._only))
 

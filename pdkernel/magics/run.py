@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.definition import slugify
 from pdkernel.errors import RequestError
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
@@ -21,15 +20,10 @@ from pdkernel.magics.output import (
     show_errors_as_messages,
     show_message,
 )
-from pdkernel.operations.events import check_contract, infer_event_shape
-from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
-from pdkernel.operations.runs import check_test_options, list_run_users, select_steps, split_names
-from pdkernel.render import contract as render_contract
-from pdkernel.render import files
-from pdkernel.render import proof as proofs
-from pdkernel.render import shape as render_shape
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.session import Session
+
+if TYPE_CHECKING:
+    from pdkernel.session import Session
 
 
 @magics_class
@@ -53,6 +47,8 @@ class RunMagics(Magics):
     @show_errors_as_messages
     def pdrun(self, line: str) -> None:
         """Run the workflow, or a part of it, on the chosen event as the chosen external user."""
+        from pdkernel.operations.runs import check_test_options, list_run_users, select_steps, split_names
+
         chosen = parse_argstring(self.pdrun, line)
         session = get_session(self.shell)
         only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last)
@@ -87,6 +83,9 @@ class RunMagics(Magics):
     @show_errors_as_messages
     def pdshape(self, line: str) -> None:
         """Show an event's shape: every path with types and samples; click a path to copy it."""
+        from pdkernel.operations.events import infer_event_shape
+        from pdkernel.render import shape as render_shape
+
         chosen = parse_argstring(self.pdshape, line)
         session = get_session(self.shell)
         if chosen.contract:
@@ -115,6 +114,11 @@ class RunMagics(Magics):
     @show_errors_as_messages
     def pdexport(self, line: str) -> Any:
         """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
+        from pdkernel.definition import slugify
+        from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
+        from pdkernel.render import files
+        from pdkernel.render import proof as proofs
+
         chosen = parse_argstring(self.pdexport, line)
         session = get_session(self.shell)
         check_export_options(to=chosen.to, into=chosen.into, dry_run=chosen.dry_run, prove=chosen.prove)
@@ -154,6 +158,9 @@ class RunMagics(Magics):
 
 def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
     """The contract, compared with the events *names*; default: the chosen event and all saved events."""
+    from pdkernel.operations.events import check_contract
+    from pdkernel.render import contract as render_contract
+
     workflow = session.workflow
     http = workflow.trigger.type == "http"
     events = {name: session.events.load(name, http=http)[1] for name in names}

@@ -14,9 +14,6 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel import readiness
-from pdkernel.analysis import find_workflow_variables
-from pdkernel.egress import parse_policy
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.magics.live_output import LiveLine, keep_updated
@@ -28,17 +25,12 @@ from pdkernel.magics.output import (
     show_errors_as_messages,
     show_message,
 )
-from pdkernel.operations.environment import set_variable
-from pdkernel.operations.events import compare_with_saved_events
-from pdkernel.operations.runs import parse_pinned_exports
-from pdkernel.readiness import check_app_accounts
-from pdkernel.render import accounts, contract, lookup, matrix
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.session import Session
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
     from pdkernel.engine.event_sources import SourceResult
+    from pdkernel.session import Session
 
 
 @magics_class
@@ -152,6 +144,8 @@ class RunSettingsMagics(Magics):
         if chosen.action != "list" and not chosen.name:
             raise RequestError("The name of the variable is missing.", fix=f"%pdenv {chosen.action} NAME")
         if chosen.action == "set":
+            from pdkernel.operations.environment import set_variable
+
             set_variable(session.project, chosen.name, lambda: getpass.getpass(f"{chosen.name}: "))
             show_message(f"{chosen.name} is set.")
         elif chosen.action == "remove":
@@ -163,6 +157,8 @@ class RunSettingsMagics(Magics):
             show_message(self._variables())
 
     def _variables(self) -> str:
+        from pdkernel.analysis import find_workflow_variables
+
         session = get_session(self.shell)
         known = sorted(load_variables(session.project, session.folder))
         read = find_workflow_variables(session.workflow)
@@ -200,6 +196,8 @@ class RunSettingsMagics(Magics):
     @show_errors_as_messages
     def pdpin(self, line: str) -> None:
         """Pin a step's exports: later steps get them, and the step does not run. Export and serving ignore pins."""
+        from pdkernel.operations.runs import parse_pinned_exports
+
         name, _, text = line.strip().partition(" ")
         session = get_session(self.shell)
         if name == "--clear" or text.strip() == "--clear":
@@ -228,6 +226,9 @@ class RunSettingsMagics(Magics):
 
 def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
     """The accounts of *user* for the workflow, and the picked user if this has changed since."""
+    from pdkernel.readiness import check_app_accounts
+    from pdkernel.render import accounts
+
     apps = check_app_accounts(
         session.workflow, directory=session.directory, catalog=session.catalog, user=user, environment=environment
     )
@@ -243,7 +244,10 @@ def _user_output(session: Session, user: str | None, environment: Environment) -
 
 def _matrix(session: Session, user: str | None, environment: Environment) -> RichOutput:
     """Which step could run for which external user; *user* limits the matrix to one user."""
-    table = readiness.build_matrix(
+    from pdkernel.readiness import build_matrix
+    from pdkernel.render import matrix
+
+    table = build_matrix(
         session.workflow,
         directory=session.directory,
         catalog=session.catalog,
@@ -256,7 +260,10 @@ def _matrix(session: Session, user: str | None, environment: Environment) -> Ric
 
 def _what_if(session: Session, user: str | None, environment: Environment) -> RichOutput:
     """How the accounts would be looked up for *user*; default: the picked user."""
-    found = readiness.preview_lookup(
+    from pdkernel.readiness import preview_lookup
+    from pdkernel.render import lookup
+
+    found = preview_lookup(
         session.workflow,
         directory=session.directory,
         catalog=session.catalog,
@@ -268,6 +275,9 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Ri
 
 def _drift_output(session: Session) -> RichOutput | None:
     """Contract fields that the chosen event lacks or changes; None without any, or while the draft has an error."""
+    from pdkernel.operations.events import compare_with_saved_events
+    from pdkernel.render import contract
+
     if session.event is None:
         return None
     try:
@@ -293,6 +303,8 @@ def _remove_quotes(text: str) -> str:
 
 def describe_egress_mode(mode: str) -> str:
     """A description of the outbound policy *mode*."""
+    from pdkernel.egress import parse_policy
+
     policy = parse_policy(mode)
     value = policy.mode_text.partition("=")[2]
     words = {

@@ -14,14 +14,13 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import DisplayHandle, display
 
 from pdkernel.errors import PdkernelError, RequestError
-from pdkernel.execution import Execution
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import REFRESH_S, schedule_draw, show_errors_as_messages, show_message
-from pdkernel.render import timeline
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.session import Session, render_timeline
 
 if TYPE_CHECKING:
+    from pdkernel.execution import Execution
+    from pdkernel.session import Session
     from pdkernel.widgets.request_buttons import RequestButtons
 
 MAX_LISTED_REQUESTS = 10
@@ -118,6 +117,9 @@ class RequestListOutput:
         return RichOutput.from_message("\n".join(lines))
 
     def _picture(self, execution: Execution) -> RichOutput:
+        from pdkernel.render import timeline
+        from pdkernel.session import render_timeline
+
         with suppress(PdkernelError):  # an invalid draft is reported by its own cell
             return render_timeline(self._session, execution, is_http_request=True)
         return RichOutput(timeline.render_text(execution), timeline.render_html(execution))

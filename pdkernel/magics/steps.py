@@ -6,7 +6,6 @@ from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
-from pdkernel import readiness
 from pdkernel.directive import STEP_OPTIONS, parse_step_cell, parse_workflow_cell
 from pdkernel.magics.directive_cells import get_cell_source
 from pdkernel.magics.notebook_context import get_cell_metadata, get_session, remove_added_newline
@@ -91,6 +90,8 @@ class StepMagics(Magics):
 
     def _show_missing_requirements(self) -> None:
         """Report the project's missing requirements, once per kernel."""
+        from pdkernel import readiness
+
         session = get_session(self.shell)
         named = session.sidecar.test_users if session.sidecar else ()
         missing = readiness.find_missing_requirements(

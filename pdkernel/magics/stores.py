@@ -12,11 +12,7 @@ from IPython.display import display
 
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import show_errors_as_messages
-from pdkernel.operations.stores import list_stores, view_store
-from pdkernel.redaction import Redactor
-from pdkernel.render import stores as stores_view
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.variables import collect_secrets
 
 MAX_ROWS = 200
 
@@ -33,6 +29,11 @@ class StoreMagics(Magics):
     @show_errors_as_messages
     def pdstore(self, line: str) -> None:
         """List the project's data stores, or show the records of a store: key, value, expires."""
+        from pdkernel.operations.stores import list_stores, view_store
+        from pdkernel.redaction import Redactor
+        from pdkernel.render import stores as stores_view
+        from pdkernel.variables import collect_secrets
+
         chosen = parse_argstring(self.pdstore, line)
         session = get_session(self.shell)
         table = session.project.data_stores

@@ -7,25 +7,29 @@ Test events: the saved events of a workflow, their shape, and their check agains
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pdkernel import shape as shapes
 from pdkernel.analysis import Contract, EventComparison, build_example_event, compare_event, derive_contract
+from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import EventError
 from pdkernel.event import Event
 from pdkernel.files import read_file
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import shape as shape_view
-from pdkernel.source import EVENTS_FOLDER
+from pdkernel.source import EVENTS_FOLDER, WorkflowSource
 
 if TYPE_CHECKING:
     import pandas as pd
 
+EventLike = Event | Mapping[str, JSON] | str | os.PathLike[str]
+"""An event, its JSON object, an event file, or the name of a saved event."""
 MAX_COMPARED_EVENTS = 50
 """Number of saved events that are compared: the newest."""
 MAX_EVENT_BYTES = 2_000_000
@@ -143,6 +147,45 @@ def _masked(event: Event) -> dict[str, JSON]:
 def infer_event_shape(events: Iterable[Event]) -> shapes.Shape:
     """Every path of *events* with its types and sample values; values of secret headers are masked."""
     return shapes.infer_shape(*(_masked(event) for event in events))
+
+
+def resolve_event(source: WorkflowSource, event: EventLike | None, body: JSON) -> Event:
+    """
+    The event of a run of *source*.
+
+    Args:
+        source: The workflow; a name of an event is that of an event saved beside the workflow.
+        event: The event, or None.
+        body: A payload, which is wrapped as a POST, or None.
+
+    Returns:
+        The event; without *event* and *body*, the event of a schedule now.
+
+    Raises:
+        EventError: There is no event or both, or what is given is not an event.
+    """
+    trigger = source.workflow.trigger
+    if event is not None and body is not None:
+        raise EventError("An event and a body exclude each other.", fix="Leave out one of them.")
+    if body is not None:
+        return Event.from_body(_copy_json(body, "The body"))
+    if isinstance(event, Event):
+        return event
+    is_http = trigger.type == "http"
+    if isinstance(event, Mapping):
+        return Event.from_value(_copy_json(dict(event), "The event"), is_http=is_http)
+    if event is not None:
+        return EventLibrary(source.folder).load(os.fspath(event), http=is_http)[1]
+    if trigger.type == "schedule":
+        return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
+    raise EventError("The event is missing.", fix="Pass event=EVENT, or a bare payload with body=VALUE.")
+
+
+def _copy_json(value: JSON, label: str) -> JSON:
+    try:
+        return cast("JSON", json.loads(json.dumps(value, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as fault:
+        raise EventError(f"{label} is not JSON: {fault}.", fix="Convert the value to JSON types first.") from None
 
 
 class ContractReport(JsonStruct, frozen=True):

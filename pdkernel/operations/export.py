@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 
 from pdkernel import definition
 from pdkernel.analysis import check_workflow
+from pdkernel.definition import ExportResult
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import RequestError
 from pdkernel.identity import Directory
-from pdkernel.loop_thread import LoopThread
 from pdkernel.render.proof import Proof
 from pdkernel.source import WorkflowSource
 
 if TYPE_CHECKING:
-    from pdkernel.definition import ExportResult
     from pdkernel.project import Project
 
 DRY_RUN_NOTE = "No file was written: --dry-run shows the changes only."
@@ -129,6 +128,7 @@ def prove_export(
         RequestError: The written files do not name the owner of an account.
         ProjectError: The project cannot be used.
     """
+    from pdkernel.loop_thread import LoopThread
     from pdkernel.proof import ExportedNotebook, run_proof
 
     exported = ExportedNotebook(

@@ -1,11 +1,12 @@
 """
-Runs of a workflow: selected steps, external users, pinned exports, the request for the engine, and runs saved as tests.
+Runs of a workflow: selected steps, external users, pinned exports, the request for the engine, and names of saved tests.
 
 The engine runs the request, and `snapshot_tests` writes the test.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ from pdkernel.variables import load_variables
 if TYPE_CHECKING:
     from pdkernel.project import Project
 
+MAX_TEST_NAME = 100
+"""Characters of a test's name. File names are longer than the test's name and limited to 255 bytes."""
+_RESERVED_NAME = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)
+"""Names of devices: Windows cannot check out files with these names."""
 ALL_USERS = "all"
 """The name that stands for every external user of an environment."""
 
@@ -93,6 +98,16 @@ def parse_pinned_exports(text: str | bytes, *, label: str) -> Mapping[str, JSON]
     return build_pinned_exports(parse_json(text, label=label))
 
 
+def pin_steps(workflow: Workflow, pins: Mapping[str, JSON]) -> dict[str, Mapping[str, JSON]]:
+    """
+    The pinned exports by step; a value of *pins* is an object with the exports, or another value: the return value.
+
+    Raises:
+        UnknownStepError: The workflow has no such step.
+    """
+    return {workflow.step(name).name: build_pinned_exports(value) for name, value in pins.items()}
+
+
 def build_run_request(
     source: WorkflowSource,
     event: Event,
@@ -107,6 +122,7 @@ def build_run_request(
     pinned_exports: Mapping[str, Mapping[str, JSON]] | None = None,
     pause_mode: PauseMode = "skip",
     install: bool = True,
+    variables: Mapping[str, str] | None = None,
     is_recorded: bool = False,
 ) -> RunRequest:
     """
@@ -125,6 +141,7 @@ def build_run_request(
         pinned_exports: Pinned exports by step.
         pause_mode: The treatment of pauses.
         install: Whether missing packages are installed.
+        variables: Environment variables by name; default: those of the project and of the `.env` beside the workflow.
         is_recorded: Whether outbound calls are recorded, so that the run can be saved as a test.
 
     Raises:
@@ -137,7 +154,7 @@ def build_run_request(
         policy=policy,
         external_user_id=external_user_id,
         environment=environment,
-        variables=load_variables(project, folder),
+        variables=load_variables(project, folder) if variables is None else variables,
         folder=folder,
         pinned_exports=pinned_exports or {},
         only_steps=only_steps,
@@ -162,8 +179,22 @@ def check_test_options(name: str | None, *, non_secret_names: Sequence[str], has
         if non_secret_names:
             raise RequestError("--plain has no effect without --save-test.", fix="Add --save-test NAME.")
         return
-    from pdkernel.snapshot_tests.saver import normalize_test_name
-
     normalize_test_name(name)
     if has_several_users:
         raise RequestError("--save-test saves a single run.", fix="Name one external user.")
+
+
+def normalize_test_name(name: str) -> str:
+    """Normalize *name* to a valid name of a test. Raises `RequestError`."""
+    name = name.strip().removesuffix(".py").removeprefix("test_").replace("-", "_")
+    if (
+        not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name)
+        or len(name) > MAX_TEST_NAME
+        or _RESERVED_NAME.fullmatch(name)
+    ):
+        shown = name if len(name) <= MAX_TEST_NAME else f"{name[:40]}..."
+        raise RequestError(
+            f"{shown!r} cannot name a test.",
+            fix=f"Use letters, digits, dashes and underscores, {MAX_TEST_NAME} characters at most, and not the name of a device.",
+        )
+    return name

@@ -8,7 +8,6 @@ that stay the same. No request is sent: the calls were recorded during the run.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +24,7 @@ from pdkernel.execution import Execution, StepResult
 from pdkernel.files import read_file
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
+from pdkernel.operations.runs import normalize_test_name
 from pdkernel.runtimes.file_tree import temporary_folder
 from pdkernel.snapshot_tests.code_generation import (
     RunExpectation,
@@ -40,10 +40,6 @@ from pdkernel.source import EVENTS_FOLDER, WorkflowSource, load_source
 
 TESTS_FOLDER = "tests"
 RECORDINGS_FOLDER = "recorded"
-MAX_NAME = 100
-"""Characters of a test's name. File names are longer than the test's name and limited to 255 bytes."""
-_RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)
-"""Names of devices: Windows cannot check out files with these names."""
 VERIFICATION_RUNS = 2
 """Offline runs before writing: two runs show the values that differ from run to run."""
 
@@ -128,18 +124,6 @@ def save_test(
     for path, content in {**attachments, test: text.encode()}.items():
         _check_secrets(path, content, inputs)
     return SavedTest(write_test_files(test, text, attachments), expected.unstable_paths)
-
-
-def normalize_test_name(name: str) -> str:
-    """Normalize *name* to a valid name of a test. Raises `RequestError`."""
-    name = name.strip().removesuffix(".py").removeprefix("test_").replace("-", "_")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name) or len(name) > MAX_NAME or _RESERVED.fullmatch(name):
-        shown = name if len(name) <= MAX_NAME else f"{name[:40]}..."
-        raise RequestError(
-            f"{shown!r} cannot name a test.",
-            fix=f"Use letters, digits, dashes and underscores, {MAX_NAME} characters at most, and not the name of a device.",
-        )
-    return name
 
 
 def _check_source(opened: WorkflowSource, request: RunRequest) -> None:

@@ -14,17 +14,17 @@ from pathlib import Path
 from pdkernel.clock import RANDOM_IDS, IdGenerator
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.run_request import RunRequest, build_pinned_exports
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.identity import Account, parse_environment
 from pdkernel.model import JSON, Workflow
+from pdkernel.operations.runs import build_run_request, pin_steps
 from pdkernel.project import Project, find_project
 from pdkernel.project.data_stores import DataStoreTable
 from pdkernel.snapshot_tests.runtime_factory import RuntimeFactory
-from pdkernel.source import load_source, sibling_workflow_finder
+from pdkernel.source import WorkflowSource, load_source
+from pdkernel.variables import check_variables
 
 RunListener = Callable[[Execution, Workflow], None]
 
@@ -148,31 +148,28 @@ class TemporaryProject:
             RequestError: An argument is invalid.
         """
         event = event or Event()
-        workflow, folder = self._open(source)
-        user = external_user or event.external_user_id
-        chosen = parse_environment(environment or event.environment)
-        for name in (*(pins or {}), *(only or ())):
-            workflow.step(name)
-        request = RunRequest(
-            workflow=workflow,
-            event=event.with_identity(user, chosen),
+        opened = self._open(source)
+        for name in only or ():
+            opened.workflow.step(name)
+        request = build_run_request(
+            opened,
+            event,
+            project=self._project,
             policy=parse_policy(egress),
-            external_user_id=user,
-            environment=chosen,
-            # without the `.env` beside the notebook: a test sets its own variables and contains no secret
-            variables={**self._project.variables.values(), **_check_variables(variables or {})},
-            folder=folder,
-            pinned_exports={name: build_pinned_exports(value) for name, value in (pins or {}).items()},
+            external_user_id=external_user or event.external_user_id,
+            environment=parse_environment(environment or event.environment),
+            source_argument=source.name if isinstance(source, Workflow) else shlex.quote(str(source)),
             only_steps=frozenset(only) if only is not None else None,
-            install=False,  # a test installs nothing from a registry
-            source=source.name if isinstance(source, Workflow) else shlex.quote(str(source)),
             interface="python",
+            pinned_exports=pin_steps(opened.workflow, pins or {}),
             pause_mode="wait" if wait else "skip",
-            find_workflow=None if isinstance(source, Workflow) else sibling_workflow_finder(source),
+            install=False,  # a test installs nothing from a registry
+            # without the `.env` beside the notebook: a test sets its own variables and contains no secret
+            variables={**self._project.variables.values(), **check_variables(variables or {})},
         )
-        execution = self._factory.run_sync(self._engine(folder).run(request))
+        execution = self._factory.run_sync(self._engine(request.folder).run(request))
         if self._on_run is not None:
-            self._on_run(execution, workflow)
+            self._on_run(execution, opened.workflow)
         return execution
 
     def close(self) -> None:
@@ -182,12 +179,11 @@ class TemporaryProject:
         self._engines.clear()
         self._project.close()
 
-    def _open(self, source: Path | Workflow) -> tuple[Workflow, Path]:
-        """The workflow of *source*, and the folder of its files."""
+    def _open(self, source: Path | Workflow) -> WorkflowSource:
+        """The workflow of *source*; a workflow without a file gets the project's folder."""
         if isinstance(source, Workflow):
-            return source, self.folder
-        opened = load_source(source)
-        return opened.workflow, opened.folder.resolve()
+            return WorkflowSource(self.folder / "workflow.ipynb", "notebook", source)
+        return load_source(source)
 
     def _engine(self, folder: Path) -> WorkflowEngine:
         """An engine whose steps find the packages installed for the notebook in *folder*."""
@@ -199,10 +195,3 @@ class TemporaryProject:
                 self._project, self.directory, packages_folder=packages_folder, environ=self._environ, ids=self._ids
             )
         return engine
-
-
-def _check_variables(variables: Mapping[str, str]) -> Mapping[str, str]:
-    for name, value in variables.items():
-        if not isinstance(value, str):
-            raise RequestError(f"The variable {name} is not a string.", fix="Write the value in quotes.")
-    return variables

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import pdkernel
+from pdkernel import api
 from pdkernel.version import VERSION
+from tests.notebook_files import notebook_of
 
 ROOT = Path(__file__).parents[2]
 NEVER = ("pandas", "pipedream", "dbos", "starlette")
@@ -62,11 +64,27 @@ def test_commands_are_light() -> None:
 
 
 def test_loading_the_extension_is_light() -> None:
-    """`%load_ext pdkernel` in a shell loads no pandas, no widgets and no database."""
+    """`%load_ext pdkernel` in a shell loads no pandas, no widgets and no database, and nothing that only a run needs."""
     added = imported_by(LOAD)
 
     assert "pdkernel" in added
     assert added.isdisjoint({*NEVER, "ipywidgets", "jupyterlab", "sqlalchemy", "httpx", "nbformat", "genson"})
+    assert added.isdisjoint({"psutil", "h11", "cryptography"})
+
+
+def test_export_is_light(tmp_path: Path) -> None:
+    """`pdkernel export` of a notebook with a `NAME.pdkernel.yaml` loads no engine, and no library that compiles grammars."""
+    notebook_of(tmp_path / "work.ipynb", "%%pdstep one\ndef handler(pd):\n    return 1\n")
+    (tmp_path / "work.pdkernel.yaml").write_text("schema: pdkernel/1\ntest_users: [ada]\n")
+    words = ["export", str(tmp_path / "work.ipynb"), "--to", str(tmp_path / "flow")]
+
+    loaded = imported_by(
+        "from pdkernel.cli.commands import pdkernel\n"
+        f"pdkernel({words!r}, standalone_mode=False)\npdkernel({words!r}, standalone_mode=False)"
+    )
+
+    assert (tmp_path / "flow" / "pdkernel.yaml").is_file()
+    assert loaded.isdisjoint({*HEAVY, "jsonschema", "rfc3987_syntax", "lark", "psutil", "h11"} - {"click"})
 
 
 def test_the_server_loads_no_client() -> None:
@@ -98,9 +116,15 @@ def test_every_package_imports_by_itself() -> None:
 
 
 def test_public_names() -> None:
-    """The package exports its version and the hooks of IPython, and nothing else."""
-    assert sorted(pdkernel.__all__) == ["__version__", "load_ipython_extension", "unload_ipython_extension"]
+    """The package exports its version, the hooks of IPython and the Python API; each name exists and is listed by `dir`."""
+    of_ipython = {"__version__", "load_ipython_extension", "unload_ipython_extension"}
+
+    assert set(pdkernel.__all__) == of_ipython | set(api.__all__)
+    assert all(getattr(pdkernel, name) is getattr(api, name) for name in api.__all__)
+    assert set(pdkernel.__all__) <= set(dir(pdkernel))
     assert pdkernel.__version__ == VERSION
+    with pytest.raises(AttributeError, match="module 'pdkernel' has no attribute 'runs'"):
+        getattr(pdkernel, "runs")  # noqa: B009 (a type checker refuses `pdkernel.runs`)
 
 
 def test_python_m_is_the_command() -> None:

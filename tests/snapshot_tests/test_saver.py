@@ -16,9 +16,9 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.notebook import read_cells
+from pdkernel.operations.runs import MAX_TEST_NAME
 from pdkernel.session import Session
 from pdkernel.snapshot_tests import save_test
-from pdkernel.snapshot_tests.saver import MAX_NAME
 from tests.egress.kit import OutsideServer
 from tests.private_pytest import run_pytest
 from tests.snapshot_tests.conftest import Notebook
@@ -354,7 +354,7 @@ def test_the_longest_name_is_saved(notebook: Notebook) -> None:
     """A name of the maximum length makes valid files."""
     notebook.write(ONE)
 
-    saved = notebook.save(notebook.session.run(), "a" * MAX_NAME)
+    saved = notebook.save(notebook.session.run(), "a" * MAX_TEST_NAME)
 
     assert all(path.is_file() for path in saved.files)
 

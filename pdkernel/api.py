@@ -1,0 +1,387 @@
+"""
+The Python API: `load`, `run`, `run_async` and `export`, which `pdkernel` exports.
+
+The functions do what the commands of these names do, and print nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.event import Event
+from pdkernel.execution import Execution, RunFailedError
+from pdkernel.loop_thread import LoopThread, ThreadTask
+from pdkernel.model import JSON
+from pdkernel.source import WorkflowSource, load_source
+from pdkernel.variables import check_variables, load_variables
+
+if TYPE_CHECKING:
+    from pdkernel.engine.pauses import PauseMode
+    from pdkernel.engine.run_request import OnChange, RunRequest
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.operations.events import EventLike
+    from pdkernel.operations.export import Export
+    from pdkernel.project import Project
+    from pdkernel.render.proof import Proof
+
+__all__ = [
+    "Engine",
+    "Event",
+    "Execution",
+    "PdkernelError",
+    "RunFailedError",
+    "WorkflowSource",
+    "export",
+    "load",
+    "run",
+    "run_async",
+]
+
+PathLike = str | os.PathLike[str]
+
+
+def load(source: PathLike) -> WorkflowSource:
+    """
+    Load the workflow of *source*: its code, its settings and its folder.
+
+    Args:
+        source: A notebook, a workflow's folder, or a folder with one workflow.
+
+    Raises:
+        NotebookError: There is no workflow, or there are several.
+        DefinitionError: The workflow is invalid.
+        RequestError: Its `pdkernel.yaml` has unanswered entries.
+    """
+    return load_source(Path(source))
+
+
+def run(
+    workflow: WorkflowSource | PathLike,
+    *,
+    event: EventLike | None = None,
+    body: JSON = None,
+    external_user: str | None = None,
+    environment: str | None = None,
+    egress: str | None = None,
+    pins: Mapping[str, JSON] | None = None,
+    from_step: str | None = None,
+    to_step: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    pause_mode: PauseMode = "park",
+    install: bool = True,
+    on_change: OnChange | None = None,
+    on_progress: Callable[[str], None] | None = None,
+    project: PathLike | None = None,
+    engine: Engine | None = None,
+) -> Execution:
+    """
+    Run *workflow* on an event and wait for its end.
+
+    A failed step does not raise: `execution.status` is then `error`, and `execution.raise_for_status()` raises. The same holds
+    for a run that is refused before its first step, for example because the external user has no account.
+
+    The engine works in a thread of its own, so a caller inside a running event loop, such as a notebook, can call this function.
+    An interrupt (Ctrl-C) cancels the run, and raises `KeyboardInterrupt` after the workers have stopped.
+
+    Args:
+        workflow: A loaded workflow, or what `load` takes.
+        event: The event: an object, an `Event`, the path of an event file, or the name of a file in `events/`.
+        body: A payload, which is wrapped as a POST, instead of *event*; None for no payload.
+        external_user: The external user's id; default: the user that the event names.
+        environment: `development` or `production`; default: the event's, else `development`.
+        egress: The outbound policy, as `--egress` takes it; default: `PDKERNEL_EGRESS`, else `live`, under pytest `deny`.
+        pins: Exports of steps that do not run, by step: an object with the exports, or another value, which is the return value.
+        from_step: The first step to run; pin what it needs from the steps above.
+        to_step: The last step to run.
+        variables: Environment variables besides those of the project and `.env`.
+        pause_mode: What a pause does: `park` ends the run as `paused`, `wait` waits, `skip` goes on at once.
+        install: Whether missing packages are installed; if not, a missing package refuses the run.
+        on_change: Called with the execution after each change, from the engine's thread.
+        on_progress: Called with lines about the installation of packages, from the engine's thread.
+        project: The folder of the local project; default: the nearest `.pdkernel` upwards, else a new one in the current folder.
+        engine: An engine that several runs share, instead of *project*.
+
+    Raises:
+        DefinitionError: The workflow is invalid, or has no such step.
+        RequestError: An argument is invalid, or the event is missing.
+        ProjectError: The project cannot be used.
+    """
+    build = partial(
+        _build_request,
+        workflow,
+        event=event,
+        body=body,
+        external_user=external_user,
+        environment=environment,
+        egress=egress,
+        pins=pins,
+        from_step=from_step,
+        to_step=to_step,
+        variables=variables,
+        pause_mode=pause_mode,
+        install=install,
+        on_change=on_change,
+        on_progress=on_progress,
+    )
+    with _use_engine(engine, project) as chosen:
+        return chosen.start_run(build, closes=engine is None).result(raises_interrupt=True)
+
+
+async def run_async(
+    workflow: WorkflowSource | PathLike,
+    *,
+    event: EventLike | None = None,
+    body: JSON = None,
+    external_user: str | None = None,
+    environment: str | None = None,
+    egress: str | None = None,
+    pins: Mapping[str, JSON] | None = None,
+    from_step: str | None = None,
+    to_step: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    pause_mode: PauseMode = "park",
+    install: bool = True,
+    on_change: OnChange | None = None,
+    on_progress: Callable[[str], None] | None = None,
+    project: PathLike | None = None,
+    engine: Engine | None = None,
+) -> Execution:
+    """
+    Run *workflow* without blocking the caller's event loop; arguments and errors are those of `run`.
+
+    If the awaiting task is cancelled, the run is cancelled too.
+    """
+    build = partial(
+        _build_request,
+        workflow,
+        event=event,
+        body=body,
+        external_user=external_user,
+        environment=environment,
+        egress=egress,
+        pins=pins,
+        from_step=from_step,
+        to_step=to_step,
+        variables=variables,
+        pause_mode=pause_mode,
+        install=install,
+        on_change=on_change,
+        on_progress=on_progress,
+    )
+    with _use_engine(engine, project) as chosen:
+        return await chosen.start_run(build, closes=engine is None).result_async()
+
+
+def export(
+    source: WorkflowSource | PathLike,
+    *,
+    to: PathLike | None = None,
+    into: PathLike | None = None,
+    docs: bool = False,
+    dry_run: bool = False,
+    prove: bool = False,
+    project: PathLike | None = None,
+) -> Export:
+    """
+    Write a workflow as the files that Pipedream deploys.
+
+    Args:
+        source: A loaded workflow, or what `load` takes; a path may have unanswered account questions, except for a proof.
+        to: A new folder.
+        into: A folder that Pipedream synced; its unchanged parts stay.
+        docs: Also write `README.md`, and in a synced folder `pdkernel.yaml`.
+        dry_run: Compare only.
+        prove: Run the written files and the workflow on every saved event, offline, and compare the runs.
+        project: The folder of the local project for *prove*; default: as in `run`.
+
+    Returns:
+        The export: `files` has the folder, its files with their states, the checklist and the findings; `proof` is the proof
+        or None.
+
+    Raises:
+        DefinitionError: The workflow is invalid or cannot be written.
+        RequestError: There is not exactly one target folder, or the folder cannot be written to.
+    """
+    from pdkernel.operations.export import Export, check_export_options, export_workflow
+
+    if to is None and into is None:
+        raise RequestError(
+            "The target folder is missing.",
+            fix="Pass either to=FOLDER for a new folder or into=FOLDER for a synced folder.",
+        )
+    target, patched = (None if folder is None else os.fspath(folder) for folder in (to, into))
+    check_export_options(to=target, into=patched, dry_run=dry_run, prove=prove)
+    if not isinstance(source, WorkflowSource):
+        source = load_source(Path(source), unanswered="refuse" if prove else "keep")
+    is_patch = patched is not None
+    files = export_workflow(
+        source, Path(patched or target or ""), is_patch=is_patch, include_docs=docs, dry_run=dry_run
+    )
+    return Export(files, _prove(source, files.folder, is_patch=is_patch, project=project) if prove else None)
+
+
+class Engine:
+    """
+    An engine that several runs share: `with pdkernel.Engine() as engine: pdkernel.run(..., engine=engine)`.
+
+    Its workers stay between runs, so each run but the first starts sooner. Runs may come from several threads.
+
+    Args:
+        project: The folder of the local project; default: the nearest `.pdkernel` upwards, else a new one in the current folder.
+        max_active_runs: The maximum number of runs that execute at the same time.
+    """
+
+    def __init__(self, *, project: PathLike | None = None, max_active_runs: int = 8) -> None:
+        self._project_folder = None if project is None else os.fspath(project)
+        self._start_folder = Path.cwd()
+        self._max_active_runs = max_active_runs
+        self._loop = LoopThread()
+        self._starting = asyncio.Lock()
+        self._started: tuple[Project, WorkflowEngine] | None = None
+        self._runs: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start_run(self, build: Callable[[Project], RunRequest], *, closes: bool) -> ThreadTask[Execution]:
+        """Start the run of the request that *build* returns; *closes* stops the engine after the run."""
+        if self._is_closed:
+            raise RequestError("The engine is closed.", fix="Create a new engine, and run inside its `with` block.")
+        return self._loop.submit(self._run(build, closes=closes))
+
+    def close(self) -> None:
+        """Cancel the runs and stop the workers."""
+        self._is_closed = True
+        self._loop.run(self._stop())
+        self._loop.close()
+
+    async def _run(self, build: Callable[[Project], RunRequest], *, closes: bool) -> Execution:
+        task = asyncio.current_task()
+        assert task is not None
+        self._runs.add(task)
+        try:
+            project, engine = await self._start()
+            return await engine.run(build(project))
+        finally:
+            self._runs.discard(task)
+            if closes:
+                await self._stop()
+
+    async def _start(self) -> tuple[Project, WorkflowEngine]:
+        async with self._starting:
+            if self._started is None:
+                from pdkernel.connect import open_directory
+                from pdkernel.engine.workflow_engine import WorkflowEngine
+                from pdkernel.operations.projects import open_project
+
+                project = open_project(self._start_folder, os.environ, folder=self._project_folder)
+                try:
+                    engine = await WorkflowEngine.start(
+                        project, open_directory(project, os.environ), max_active_runs=self._max_active_runs
+                    )
+                except BaseException:
+                    project.close()
+                    raise
+                self._started = project, engine
+            return self._started
+
+    async def _stop(self) -> None:
+        active = [*self._runs]
+        for task in active:
+            task.cancel()
+        await asyncio.gather(*active, return_exceptions=True)
+        started, self._started = self._started, None
+        if started is not None:
+            project, engine = started
+            await engine.close()
+            project.close()
+
+
+@contextmanager
+def _use_engine(engine: Engine | None, project: PathLike | None) -> Iterator[Engine]:
+    """*engine*, or an engine for one run in *project*."""
+    if engine is None:
+        with Engine(project=project) as own:
+            yield own
+        return
+    if project is not None:
+        raise RequestError("An engine has a project already.", fix="Pass project=FOLDER to Engine.")
+    yield engine
+
+
+def _build_request(
+    workflow: WorkflowSource | PathLike,
+    project: Project,
+    *,
+    event: EventLike | None,
+    body: JSON,
+    external_user: str | None,
+    environment: str | None,
+    egress: str | None,
+    pins: Mapping[str, JSON] | None,
+    from_step: str | None,
+    to_step: str | None,
+    variables: Mapping[str, str] | None,
+    pause_mode: PauseMode,
+    install: bool,
+    on_change: OnChange | None,
+    on_progress: Callable[[str], None] | None,
+) -> RunRequest:
+    from pdkernel.egress import default_mode, parse_policy
+    from pdkernel.identity import parse_environment
+    from pdkernel.operations.events import resolve_event
+    from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
+
+    source = workflow if isinstance(workflow, WorkflowSource) else load(workflow)
+    read = resolve_event(source, event, body)
+    request = build_run_request(
+        source,
+        read,
+        project=project,
+        policy=parse_policy(egress or default_mode(os.environ)),
+        external_user_id=external_user or read.external_user_id,
+        environment=parse_environment(environment or read.environment),
+        source_argument=shlex.quote(str(source.path)),
+        interface="python",
+        only_steps=select_steps(source.workflow, first=from_step, last=to_step),
+        pinned_exports=pin_steps(source.workflow, pins or {}),
+        pause_mode=pause_mode,
+        install=install,
+        variables={**load_variables(project, source.folder), **check_variables(variables or {})},
+    )
+    return replace(request, on_change=on_change, on_progress=on_progress)
+
+
+def _prove(source: WorkflowSource, folder: Path, *, is_patch: bool, project: PathLike | None) -> Proof:
+    from pdkernel.connect import open_directory
+    from pdkernel.operations.export import prove_export
+    from pdkernel.operations.projects import open_project
+
+    opened = open_project(Path.cwd(), os.environ, folder=None if project is None else os.fspath(project))
+    try:
+        return prove_export(
+            source,
+            folder,
+            project=opened,
+            directory=open_directory(opened, os.environ),
+            environ=os.environ,
+            is_patch=is_patch,
+        )
+    finally:
+        opened.close()

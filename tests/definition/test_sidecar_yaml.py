@@ -1,0 +1,101 @@
+"""The check of `pdkernel.yaml` before jsonschema: it decides as jsonschema does."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from pdkernel.definition.sidecar_yaml import _fulfils, load_sidecar_schema, parse_sidecar
+from pdkernel.errors import NotebookError
+from pdkernel.model import JSON
+
+SCHEMA = load_sidecar_schema()
+VALIDATOR = Draft202012Validator(SCHEMA)
+COMPLETE: dict[str, JSON] = {
+    "schema": "pdkernel/1",
+    "workflow": "Greet",
+    "endpoint": "eo1-a",
+    "triggers": [{"type": "http", "auth": "none"}, {"type": "schedule", "id": "dc_1", "cron": "0 * * * *"}],
+    "steps": {
+        "read": {"language": "bash", "inferred": True, "timeout": 1.5, "stores": {"seen": None, "kept": "Kept"}},
+        "post": {
+            "accounts": {"slack": "external_user", "gh": {"account": "apn_1", "app": "github", "synced": "apn_2"}}
+        },
+    },
+    "control_flow": [{"type": "branch"}],
+    "limits": {
+        "memory": 512,
+        "concurrency": 1,
+        "throttle": {"limit": 0, "interval": 1},
+        "queue": 10,
+        "auto_retry": True,
+        "retention": False,
+    },
+    "variables": ["TOKEN", "_URL"],
+    "test_users": ["ada", "grace"],
+    "actions": "npm",
+}
+"""A file with each key of the schema."""
+WRONG = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 0.5, 1.0, 10_000, 10_241, 10**9, float("inf")]),
+    st.sampled_from(["", "http", "pdkernel/2", "a b", "x\n", "x" * 251]),
+    st.sampled_from([[], [1], ["a", "a"], [{"type": "http"}], {}, {"type": 1}, {"app": "x"}, {"unknown": 1}]),
+)
+
+
+def places(value: JSON) -> list[tuple[Any, Any]]:
+    """Each container in *value* with each of its keys."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, part in parts for place in ((value, key), *places(part))]
+
+
+@given(st.data())
+def test_decision_is_that_of_jsonschema(data: st.DataObject) -> None:
+    """A file that is accepted is valid for jsonschema; only an integer as `1.0` is left to jsonschema."""
+    file = deepcopy(COMPLETE)
+    for _ in range(data.draw(st.integers(1, 3))):
+        found = places(file)
+        container, key = found[data.draw(st.integers(0, len(found) - 1))]
+        if isinstance(container, dict) and data.draw(st.booleans()):
+            container[data.draw(st.sampled_from(["schema", "type", "limits", "unknown"]))] = container.pop(key)
+        else:
+            container[key] = deepcopy(data.draw(WRONG))
+
+    accepted = _fulfils(file, SCHEMA, SCHEMA)
+
+    assert accepted == VALIDATOR.is_valid(file) or (
+        not accepted and any(isinstance(holder[key], float) for holder, key in places(file))
+    )
+
+
+def test_complete_file_needs_no_jsonschema() -> None:
+    """A file with each key is accepted without jsonschema; a keyword that the check does not know is left to jsonschema."""
+    assert _fulfils(COMPLETE, SCHEMA, SCHEMA)
+    assert VALIDATOR.is_valid(COMPLETE)
+    assert not _fulfils("a", {"format": "email"}, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schema: pdkernel/1\nlimits: {memory: 1}\n", "limits.memory: 1 is less than the minimum of 256 (line 2)"),
+        (
+            "schema: pdkernel/1\nstep: {}\n",
+            "step: Additional properties are not allowed ('step' was unexpected) (line 2)",
+        ),
+        ("variables: [A, A]\n", "variables: ['A', 'A'] has non-unique elements (line 1)"),
+    ],
+)
+def test_wrong_file_is_refused(text: str, message: str) -> None:
+    """The error names the key's path, the reason and the line."""
+    with pytest.raises(NotebookError) as caught:
+        parse_sidecar(text)
+
+    assert message in caught.value.message
