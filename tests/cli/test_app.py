@@ -248,16 +248,3 @@ def test_a_body_that_names_no_file_says_so(pdkernel: Shell, option: list[str]) -
 
     assert ended.status == 2
     assert "there is no such file" in ended.stderr
-
-
-def test_documented_variables_are_complete() -> None:
-    """The page of environment variables lists each variable that the package reads."""
-    folder = Path(__file__).parents[2]
-    page = (folder / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
-    read = {
-        name
-        for file in (folder / "pdkernel").rglob("*.py")
-        for name in re.findall(r'["\'](PDKERNEL_[A-Z_]*[A-Z])["\']', file.read_text(encoding="utf-8"))
-    }
-
-    assert sorted(name for name in read if f"`{name}`" not in page) == []
