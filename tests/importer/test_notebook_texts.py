@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nbformat
@@ -11,6 +10,7 @@ import pytest
 from pdkernel.directive import dump_cell_yaml, parse_yaml
 from pdkernel.model import JSON
 from tests.definition.builders import synced
+from tests.golden import assert_golden
 from tests.importer.import_helpers import HEAD, PROJECTS, import_one
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,10 +24,7 @@ def test_the_cells(name: str, tmp_path: Path) -> None:
 
     text = "".join(f"===== {cell.cell_type} {cell.id}\n{cell.source}\n" for cell in notebook.cells)
 
-    golden = GOLDEN / f"{name}.txt"
-    if os.environ.get("PDKERNEL_UPDATE"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert_golden(GOLDEN / f"{name}.txt", text)
 
 
 def test_expressions_are_written_without_quotes() -> None:

@@ -9,8 +9,7 @@ import pytest
 from pdkernel.model import JSON
 from pdkernel.render import shape as shape_view
 from pdkernel.shape import infer_shape
-from tests.render.golden_files import assert_golden
-from tests.render.reading import EVIL, Page
+from tests.render.reading import EVIL, Page, assert_view
 
 EVENT: JSON = {
     "method": "POST",
@@ -30,12 +29,12 @@ def titles(page: Page) -> list[str]:
 
 def test_text_matches_the_golden_file() -> None:
     """The text of a sample event's shape equals its golden file."""
-    assert_golden("shape.txt", shape_view.render_text(infer_shape(EVENT)))
+    assert_view("shape.txt", shape_view.render_text(infer_shape(EVENT)))
 
 
 def test_html_matches_the_golden_file() -> None:
     """The HTML of a sample event's shape equals its golden file."""
-    assert_golden("shape.html", shape_view.render_html(infer_shape(EVENT)))
+    assert_view("shape.html", shape_view.render_html(infer_shape(EVENT)))
 
 
 def test_every_key_copies_its_path_for_both_languages() -> None:
