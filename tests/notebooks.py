@@ -34,7 +34,7 @@ KEPT_FORMATS = ("text/html", "text/plain")
 SCRUBBED = (
     (r"\x1b\[[0-9;]*m", ""),
     (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?( UTC|Z)", "<time>"),
-    (r"(?<=same as )\d\d:\d\d", "<time>"),
+    (r"(?<=answer of )\d\d:\d\d", "<time>"),
     (r"\b\d[\d,]*(\.\d+)? (ms|s|min)\b", "<duration>"),
     (r"(?<=\[pdkernel\] installed ).*(?= in )", "<packages>"),
     (r"(?:(?<=execution )|(?<=%pdserve use )|(?<=  success  )|(?<=  error  ))\w{27}\b", "<id>"),

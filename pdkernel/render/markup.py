@@ -27,7 +27,9 @@ MUTED_STYLE: Final = "opacity:0.75"
 ROW_STYLE: Final = "display:flex;flex-wrap:wrap;align-items:center"
 CELL_STYLE: Final = "padding:2px 8px;text-align:left;vertical-align:top"
 BODY_STYLE: Final = "margin:2px 0 6px 24px"
+# Without the font, nbconvert shows `pre` in the font of the text.
 CODE_STYLE: Final = (
+    "font-family:monospace;font-family:var(--jp-code-font-family,monospace);"
     "margin:2px 0;padding:4px 8px;max-height:320px;overflow:auto;white-space:pre-wrap;overflow-wrap:break-word;"
     "background-color:rgba(127,127,127,0.1);font-size:90%"
 )
@@ -105,6 +107,11 @@ def muted(text: str) -> Html:
 def code_block(text: str, *, style: str = "") -> Html:
     """A preformatted text in a scrolling block."""
     return tag("pre", text, style=f"{CODE_STYLE};{style}" if style else CODE_STYLE)
+
+
+def breakable(name: str) -> Html:
+    """A step's name that may wrap at underscores, for narrow columns."""
+    return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
 def collapsible(summary: Html, body: Html, *, open_: bool = False) -> Html:

@@ -15,6 +15,7 @@ from pdkernel.render.markup import (
     CONTAINER_STYLE,
     Html,
     Tone,
+    breakable,
     collapsible,
     escape_control_characters,
     join,
@@ -158,9 +159,9 @@ def render_text(proof: Proof) -> str:
 
 def render_html(proof: Proof) -> str:
     """Render the proof as HTML, with a collapsible table of fields and grades."""
-    parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
+    parts = [join([pill(proof.verdict, _TONES[proof.verdict]), Html(" "), tag("strong", _title(proof))])]
     if proof.cases:
-        rows = [tag("tr", *(tag("th", _breakable(head), style=CELL_STYLE) for head in _heads(proof)))]
+        rows = [tag("tr", *(tag("th", breakable(head), style=CELL_STYLE) for head in _heads(proof)))]
         for case in proof.cases:
             cells = [tag("td", pill(found.label, found.tone), style=CELL_STYLE) for found in _row(proof, case)]
             rows.append(tag("tr", tag("th", _event(case), style=f"{CELL_STYLE};white-space:nowrap"), *cells))
@@ -205,11 +206,6 @@ def _title(proof: Proof) -> str:
 
 def _heads(proof: Proof) -> list[str]:
     return ["event", *proof.steps, WHOLE_RUN]
-
-
-def _breakable(name: str) -> Html:
-    """A step's name that may wrap at underscores, for narrow columns."""
-    return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
 def _event(case: CaseVerdict) -> str:

@@ -231,7 +231,7 @@ def test_narrow_window_keeps_the_columns(as_grace: Job) -> None:
 def test_message_is_not_sent_twice(ran_again: Job) -> None:
     """A message that was sent for an event and user is not sent again by its cell or by a whole run."""
     for cell in ("notify", "run"):
-        expect(ran_again.steps(cell).last).to_contain_text(re.compile(r"NOT SENT \(same as \d\d:\d\d\)"))
+        expect(ran_again.steps(cell).last).to_contain_text(re.compile(r"NOT SENT AGAIN: answer of \d\d:\d\d"))
         expect(ran_again.steps(cell).last).to_contain_text("success")
     expect(ran_again.timeline("run")).to_contain_text("external user ada, development")
     ran_again.look("run", "job-06-not-sent-twice")

@@ -112,7 +112,7 @@ def test_update_ignores_times_and_ids(run: Callable[[Path], Any], tmp_path: Path
         ("started 2026-11-24 17:03:45 UTC · execution 6j7skekHXQaW8VWsfRgINCQBv58", "started <time> · execution <id>"),
         ("  ✓ success   check  Python   78.7 ms  |██████    |", "  ✓ success   check  Python <duration>"),
         ("  ✓ success   check  Python    1.02 s  |██████████|", "  ✓ success   check  Python <duration>"),
-        ("NOT SENT (same as 17:03)", "NOT SENT (same as <time>)"),
+        ("NOT SENT AGAIN: answer of 17:03", "NOT SENT AGAIN: answer of <time>"),
         ("%pdserve use 6j7skekHXQaW8VWsfRgINCQBv58", "%pdserve use <id>"),
         ("http://127.0.0.1:46351/eo9bs353pqqvs1aifd", "http://127.0.0.1:<port>/eo<id>"),
         ("apn_VO7SemB (grace)", "apn_<id> (grace)"),

@@ -10,7 +10,7 @@ from tests.golden import assert_golden
 _GOLDEN = Path(__file__).parent / "golden"
 
 _KNOWN = frozenset(
-    {"div", "span", "strong", "code", "pre", "ol", "ul", "li", "details", "summary", "table", "tr", "th", "td"}
+    {"div", "span", "strong", "code", "pre", "ol", "ul", "li", "details", "summary", "table", "tr", "th", "td", "wbr"}
 )
 _BLOCKS = frozenset({"div", "pre", "ol", "ul", "li", "details", "summary", "table", "tr"})
 _KNOWN_ATTRIBUTES = frozenset({"style", "class", "title", "role", "tabindex", "open", "aria-hidden"})
@@ -49,6 +49,8 @@ class Page(HTMLParser):
         assert tag in _KNOWN, f"<{tag}> is not used by pdkernel"
         assert {name for name, _ in attrs} <= _KNOWN_ATTRIBUTES, attrs
         self.attributes.append({name: value or "" for name, value in attrs})
+        if tag == "wbr":  # has no end
+            return
         self._open.append(tag)
         self._lines.append("\n" if tag in _BLOCKS else "  " if tag in ("td", "th") else "")
 

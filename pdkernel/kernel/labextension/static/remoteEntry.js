@@ -74,6 +74,8 @@
   const FEEDBACK_MS = 1500;
   const CSS = `
     ${KEY} { cursor: copy; border-radius: 2px; position: relative; }
+    ${KEY}.pd-python { padding: 0 4px; }
+    ${KEY}.pd-python::before { content: "Python"; }
     ${KEY}:hover { background: var(--jp-layout-color2, #eee); }
     ${KEY}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
     ${KEY}.pd-copied::after, ${KEY}.pd-not-copied::after {
