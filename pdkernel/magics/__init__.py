@@ -67,7 +67,8 @@ def unregister(ip: Any) -> None:
     transformers = ip.input_transformers_cleanup
     transformers[:] = [transformer for transformer in transformers if not isinstance(transformer, DirectiveTransformer)]
     unregister_matchers(ip)
-    ip.events.unregister("pre_run_cell", _forget_loaded)
+    if _forget_loaded in ip.events.callbacks["pre_run_cell"]:
+        ip.events.unregister("pre_run_cell", _forget_loaded)
     close_session(ip)
 
 

@@ -14,6 +14,7 @@ from pdkernel.render.markup import (
     breakable,
     escape_control_characters,
     join_lines,
+    multiline,
     pill,
     tag,
 )
@@ -133,7 +134,7 @@ def render_html(matrix: ReadinessMatrix) -> str:
         cells = [tag("td", pill(cell.label, _tone(cell)), style=CELL_STYLE) for cell in (row.workflow_cell, *row.cells)]
         rows.append(tag("tr", tag("th", _user(row), style=CELL_STYLE), *cells))
     parts = [tag("strong", _title(matrix)), tag("table", join_lines(rows))]
-    parts += [tag("div", footnote, style="white-space:pre-wrap;margin-top:4px") for footnote in _footnotes(matrix)]
+    parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(matrix)]
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-matrix")
 
 

@@ -20,6 +20,7 @@ from pdkernel.render.markup import (
     escape_control_characters,
     join,
     join_lines,
+    multiline,
     pill,
     tag,
 )
@@ -169,7 +170,7 @@ def render_html(proof: Proof) -> str:
     for where, difference in _shown(proof):
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
         parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
-    parts += [tag("div", footnote, style="white-space:pre-wrap;margin-top:4px") for footnote in _footnotes(proof)]
+    parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(proof)]
     parts.append(collapsible(tag("span", "Evidence for each field"), _fields(proof)))
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-proof")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from IPython.display import display, update_display
 
-from pdkernel.render.markup import CELL_STYLE, join_lines, tag
+from pdkernel.render.markup import CELL_STYLE, join_lines, multiline, tag
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.widgets.components import build_copyable_html
 
@@ -30,7 +30,7 @@ def build_line_output(text: str, line: str, fields: Sequence[tuple[str, str]] = 
         fields: Names and values of the form's fields. The Lab extension hides their picture beside a form that works.
     """
     rows = [
-        tag("tr", tag("th", name, style=CELL_STYLE), tag("td", value, style=f"{CELL_STYLE};white-space:pre-line"))
+        tag("tr", tag("th", name, style=CELL_STYLE), tag("td", multiline(value), style=CELL_STYLE))
         for name, value in fields
     ]
     picture = tag("table", join_lines(rows), class_="pd-picture") if rows else ""

@@ -23,6 +23,7 @@ from pdkernel.render.markup import (
     collapsible,
     join,
     join_lines,
+    multiline,
     muted,
     pill,
     tag,
@@ -34,7 +35,7 @@ _FEW_LINES = 12
 _LABEL_PX = 100
 _MARKER_PX = 20
 """Width of the arrow of a collapsible part, so that the columns line up."""
-_CHARACTER_PX, _MAX_NAME_PX = 9, 240
+_CHARACTER_PX, _MAX_NAME_PX = 10, 240
 """Width of a character of a step's name, and of the widest column of names: longer names move their own row only."""
 _SPACE = Html(" ")
 _GROWING_STYLE = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
@@ -199,7 +200,7 @@ def _error(error: ErrorRecord) -> Html:
     where = formatting.format_error_location(error)
     parts = [
         tag("div", tag("strong", error.name), f" at {where}" if where else ""),
-        tag("div", error.message, style="white-space:pre-wrap;overflow-wrap:break-word"),
+        multiline(error.message, style="overflow-wrap:break-word"),
     ]
     if error.stack:
         parts.append(collapsible(Html("stack"), code_block(error.stack.strip("\n")), open_=len(error.stack) < 2000))
