@@ -61,7 +61,7 @@ def test_run_all_reaches_the_end(ran: Notebook) -> None:
     expect(ran.output("matrix")).to_contain_text("1 of 2 external users can run it")
     expect(ran.output("invoke")).to_contain_text("200 OK")
     expect(ran.output("refused")).to_contain_text("No matching external user ID: grace in development")
-    expect(ran.output("page")).to_contain_text("Your slack account is ran.")
+    expect(ran.output("page")).to_contain_text("Your slack account is connected.")
     expect(ran.output("matrix_now")).to_contain_text("2 of 2 external users can run it")
     expect(ran.output("invoke_now")).to_contain_text("200 OK")
     expect(ran.output("snippets").get_by_text("✓ succeeded")).to_have_count(3)

@@ -57,7 +57,13 @@ def test_the_saved_output_has_a_picture_of_the_form(composer: EventComposer, ses
     """The HTML has the form's fields; a masked header, and the values of query and body, are not in it."""
     headers: dict[str, JSON] = {"x-kind": "k", "authorization": "Bearer planted-token"}
     body: dict[str, JSON] = {"issue": 1, "token": "planted-token"}
-    data = {"method": "POST", "path": "/in", "query": {"key": "planted-token"}, "headers": headers, "body": body}
+    data: dict[str, JSON] = {
+        "method": "POST",
+        "path": "/in",
+        "query": {"key": "planted-token"},
+        "headers": headers,
+        "body": body,
+    }
 
     session.choose_event(Event(data), "mine")
 
