@@ -30,8 +30,7 @@ class FieldReader(JsonStruct, frozen=True):
     file: str | None = None
 
     def __str__(self) -> str:
-        where = [f"cell {self.cell}"] if self.cell is not None else []
-        where += [self.file] if self.file else []
+        where = [self.file] if self.file else []
         where += [f"prop {self.prop}"] if self.prop else []
         where += [f"line {self.line}"] if self.line is not None else []
         return f"{self.step} ({', '.join(where)})" if where else self.step

@@ -85,7 +85,10 @@ def show_contract(source: Path, events: Sequence[str], *, schema: bool, example:
     opened = load_source(source, unanswered="keep")
     http = opened.workflow.trigger.type == "http"
     given = {} if schema or example else {Path(name).stem: _read_event(name, http=http) for name in events}
-    report = check_contract(opened.workflow, EventLibrary(opened.folder), given, include_saved=not given)
+    own_events = opened.sidecar.test_events if opened.sidecar else ()
+    report = check_contract(
+        opened.workflow, EventLibrary(opened.folder), given, include_saved=not given, test_events=own_events
+    )
     if schema:
         print_json(build_contract_schema(report.contract))
         return 0

@@ -42,6 +42,7 @@ def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
         "its limits" if sidecar.limits else "",
         "its environment variables" if sidecar.variables else "",
         "its test users" if sidecar.test_users else "",
+        "the names of its test events" if sidecar.test_events else "",
         "the source of actions" if sidecar.actions else "",
         "the trigger's settings" if any(_has_settings(trigger) for trigger in sidecar.triggers) else "",
     ]

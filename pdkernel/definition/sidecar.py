@@ -62,6 +62,7 @@ class Sidecar:
         limits: Settings without a known key in `workflow.yaml`.
         variables: Names of environment variables.
         test_users: Ids of external users.
+        test_events: Names of the saved events that belong to the workflow; empty for all.
         actions: Where pre-built actions run, or None.
         control_flow: Control-flow entries, unchanged.
         path: The file's path for messages, or None.
@@ -74,6 +75,7 @@ class Sidecar:
     limits: Mapping[str, JSON] = field(default_factory=dict)
     variables: tuple[str, ...] = ()
     test_users: tuple[str, ...] = ()
+    test_events: tuple[str, ...] = ()
     actions: str | None = None
     control_flow: tuple[JSON, ...] = ()
     path: Path | None = None
@@ -92,6 +94,7 @@ def merge_sidecars(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
         sidecar,
         endpoint=sidecar.endpoint or existing.endpoint,
         test_users=sidecar.test_users or existing.test_users,
+        test_events=sidecar.test_events or existing.test_events,
         actions=sidecar.actions or existing.actions,
         control_flow=sidecar.control_flow or existing.control_flow,
     )

@@ -82,6 +82,7 @@ def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
         limits=data.get("limits", {}),
         variables=tuple(data.get("variables", ())),
         test_users=tuple(data.get("test_users", ())),
+        test_events=tuple(data.get("test_events", ())),
         actions=data.get("actions"),
         control_flow=tuple(data.get("control_flow", ())),
         path=path,
@@ -220,6 +221,7 @@ def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = (
         "limits": dict(sidecar.limits),
         "variables": list(sidecar.variables),
         "test_users": list(sidecar.test_users),
+        "test_events": list(sidecar.test_events),
         "actions": sidecar.actions,
     }
     data.update({key: value for key, value in optional.items() if value not in (None, [], {})})

@@ -8,6 +8,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
 import pdkernel
+from pdkernel.notebook.notebook_text import LANGUAGE_INFO
 
 
 class PdKernel(IPythonKernel):
@@ -22,8 +23,7 @@ class PdKernel(IPythonKernel):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Not `extension_manager.load_extension`: after it, the `%load_ext pdkernel` in a notebook would print a message that the
-        # extension is already loaded.
+        self.language_info = dict(LANGUAGE_INFO)
         pdkernel.load_ipython_extension(self.shell)
 
     @property

@@ -7,6 +7,7 @@ registered or at the first use of a magic.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,16 @@ def register(ip: Any) -> None:
     # Before IPython's own clean-up, which would change whitespace lines and prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, DirectiveTransformer(CELL_SOURCES))
     register_matchers(ip, lambda: _steps(ip), lambda: _vocabulary(ip))
+    ip.events.register("pre_run_cell", _forget_loaded)
+
+
+def _forget_loaded(info: Any) -> None:
+    """Let `%load_ext pdkernel` run again: at each Run All after the first, IPython would print that pdkernel is already loaded."""
+    from IPython.core.getipython import get_ipython
+
+    ip = get_ipython()
+    if ip is not None and re.search(r"^\s*%load_ext\s+pdkernel\b", info.raw_cell or "", re.MULTILINE):
+        ip.extension_manager.loaded.discard("pdkernel")
 
 
 def _debug_kernel_only() -> None:
@@ -56,6 +67,8 @@ def unregister(ip: Any) -> None:
     transformers = ip.input_transformers_cleanup
     transformers[:] = [transformer for transformer in transformers if not isinstance(transformer, DirectiveTransformer)]
     unregister_matchers(ip)
+    if _forget_loaded in ip.events.callbacks["pre_run_cell"]:
+        ip.events.unregister("pre_run_cell", _forget_loaded)
     close_session(ip)
 
 

@@ -166,7 +166,8 @@ def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
     events = {name: session.events.load(name, http=http)[1] for name in names}
     if not names and session.event is not None:
         events[session.event_name or "the event"] = session.event
-    report = check_contract(workflow, session.events, events, include_saved=not names)
+    own_events = session.sidecar.test_events if session.sidecar else ()
+    report = check_contract(workflow, session.events, events, include_saved=not names, test_events=own_events)
     return render_contract.render_output(
         report.contract, name=report.workflow, comparisons=report.comparisons, example=report.example
     )

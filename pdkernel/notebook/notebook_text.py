@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pdkernel.directive import WORKFLOW_MAGIC, build_trigger_mapping, dump_yaml, parse_workflow_cell
 from pdkernel.errors import DefinitionError
@@ -24,10 +24,36 @@ from pdkernel.notebook.cell_metadata import build_step_cell, encode_mapping, enc
 from pdkernel.notebook.cells import METADATA_KEY
 
 _MAX_ID = 64
+LANGUAGE_INFO: Mapping[str, Any] = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+    "version": "3",
+}
+"""
+The kernel's language, as the kernel reports it and notebooks store it.
+
+The version has no minor part: JupyterLab marks a notebook as changed if the stored and the reported language differ.
+"""
 _KERNEL = {
     "kernelspec": {"display_name": "Pipedream workflow (pdkernel)", "language": "python", "name": "pdkernel"},
-    "language_info": {"name": "python"},
+    "language_info": LANGUAGE_INFO,
 }
+_VSCODE_LANGUAGES = {"node": "javascript", "bash": "shellscript", "go": "go"}
+"""Ids of languages by which VS Code highlights a cell that is not Python."""
+
+
+class _Cell(NamedTuple):
+    """A cell; *hidden* is its metadata under `pdkernel`, *language* VS Code's id, or empty for Python."""
+
+    kind: str
+    cell_id: str
+    source: str
+    hidden: Mapping[str, Any]
+    language: str = ""
 
 
 def format_notebook(workflow: Workflow, *, about: str = "", report: str = "") -> str:
@@ -41,26 +67,29 @@ def format_notebook(workflow: Workflow, *, about: str = "", report: str = "") ->
     """
     import nbformat
 
-    cells = [_as_cell(*cell) for cell in _cells(workflow, about, report)]
+    cells = [_as_json(cell) for cell in _cells(workflow, about, report)]
     data = {"cells": cells, "metadata": _KERNEL, "nbformat": 4, "nbformat_minor": 5}
     text: str = nbformat.v4.writes(nbformat.from_dict(data))
     # YAML can contain unpaired surrogates, which UTF-8 cannot encode: they are written as JSON escapes.
     return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
-def _as_cell(kind: str, cell_id: str, source: str, hidden: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = {METADATA_KEY: dict(hidden)} if hidden else {}
-    cell: dict[str, Any] = {"cell_type": kind, "id": cell_id, "metadata": metadata, "source": source}
-    return {**cell, "execution_count": None, "outputs": []} if kind == "code" else cell
+def _as_json(cell: _Cell) -> dict[str, Any]:
+    metadata = {
+        **({METADATA_KEY: dict(cell.hidden)} if cell.hidden else {}),
+        **({"vscode": {"languageId": cell.language}} if cell.language else {}),
+    }
+    written: dict[str, Any] = {"cell_type": cell.kind, "id": cell.cell_id, "metadata": metadata, "source": cell.source}
+    return {**written, "execution_count": None, "outputs": []} if cell.kind == "code" else written
 
 
-def _cells(workflow: Workflow, about: str, report: str) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+def _cells(workflow: Workflow, about: str, report: str) -> Iterator[_Cell]:
     title = " ".join(workflow.name.split()) or "Workflow"
-    yield "markdown", "title", f"# {title}\n\n{about}".rstrip(), {}
+    yield _Cell("markdown", "title", f"# {title}\n\n{about}".rstrip(), {})
     if report:
-        yield "markdown", "report", report, {"report": True}
-    yield "code", "load", "%load_ext pdkernel", {}
-    yield "code", "workflow", *build_workflow_cell(workflow)
+        yield _Cell("markdown", "report", report, {"report": True})
+    yield _Cell("code", "load", "%load_ext pdkernel", {})
+    yield _Cell("code", "workflow", *build_workflow_cell(workflow), "yaml")
     below: dict[str | None, list[tuple[int, UnsupportedEntry]]] = {}
     for number, kept in enumerate(workflow.unsupported_entries, start=1):
         below.setdefault(kept.after_step, []).append((number, kept))
@@ -70,19 +99,20 @@ def _cells(workflow: Workflow, about: str, report: str) -> Iterator[tuple[str, s
         yield from _kept(below.get(step.name, []))
 
 
-def _step(step: Step) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+def _step(step: Step) -> Iterator[_Cell]:
     if step.notes:
-        yield "markdown", _id("note", step.name), step.notes, {"note": step.name}
+        yield _Cell("markdown", _id("note", step.name), step.notes, {"note": step.name})
     if step.is_code_missing:
         text = (
             f"**No code:** the entry file of `{step.name}` was missing where this workflow was imported from. Write the "
             "step's code into the cell below; until then the workflow does not run."
         )
-        yield "markdown", _id("about", step.name), text, {"about": step.name}
+        yield _Cell("markdown", _id("about", step.name), text, {"about": step.name})
     text, hidden = build_step_cell(step)
     if "props" in hidden:
-        yield "markdown", _id("props", step.name), _hidden_props(step, hidden["props"]), {"about": step.name}
-    yield "code", _id("step", step.name), text, hidden
+        yield _Cell("markdown", _id("props", step.name), _hidden_props(step, hidden["props"]), {"about": step.name})
+    language = "yaml" if step.uses else _VSCODE_LANGUAGES.get(step.language, "")
+    yield _Cell("code", _id("step", step.name), text, hidden, language)
 
 
 def _hidden_props(step: Step, kept: object) -> str:
@@ -90,12 +120,12 @@ def _hidden_props(step: Step, kept: object) -> str:
     return f"Props of `{step.name}` that a cell cannot show are kept in the cell's metadata:\n\n{fenced}"
 
 
-def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[_Cell]:
     for number, kept in entries:
         why = " ".join(f"{kept.name} {kept.unsupported_reason}".split())
         about = f"**Not run by pdkernel:** {why}. An export writes the entry back unchanged, at the same place."
         text = f"{about}\n\n{_fenced(dump_yaml(dict(kept.entry)))}"
-        yield "markdown", f"kept-{number}", text, {"kept": encode_mapping(kept.entry)}
+        yield _Cell("markdown", f"kept-{number}", text, {"kept": encode_mapping(kept.entry)})
 
 
 def _fenced(yaml: str) -> str:

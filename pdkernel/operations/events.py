@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -216,7 +216,12 @@ class ContractReport(JsonStruct, frozen=True):
 
 
 def check_contract(
-    workflow: Workflow, library: EventLibrary, events: Mapping[str, Event], *, include_saved: bool
+    workflow: Workflow,
+    library: EventLibrary,
+    events: Mapping[str, Event],
+    *,
+    include_saved: bool,
+    test_events: Collection[str] = (),
 ) -> ContractReport:
     """
     Derive the contract of *workflow*, and check events against it.
@@ -226,10 +231,13 @@ def check_contract(
         library: The saved events; *events* are also compared with them.
         events: Events by name.
         include_saved: Whether to check the saved events too.
+        test_events: Names of the saved events that belong to the workflow; default: all.
     """
     http = workflow.trigger.type == "http"
     contract = derive_contract(workflow)
     saved = library.load_newest(http=http)
+    if test_events:
+        saved = {name: data for name, data in saved.items() if name in test_events}
     comparisons = [compare_event(contract, name, _masked(event), saved) for name, event in events.items()]
     if include_saved:
         # the order in which events were saved is unknown, so the saved events are not compared with each other

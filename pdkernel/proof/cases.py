@@ -50,7 +50,7 @@ def resolve_recording_path(event: Path) -> Path:
 
 
 def find_cases(
-    events: Path, workflow: Workflow, directory: Directory, *, users: Sequence[str] = ()
+    events: Path, workflow: Workflow, directory: Directory, *, users: Sequence[str] = (), names: Sequence[str] = ()
 ) -> tuple[list[ProofCase], list[str]]:
     """
     Find the cases of a proof.
@@ -60,6 +60,7 @@ def find_cases(
         workflow: The workflow to run.
         directory: Source of external users, if *users* is empty.
         users: Test users; default: the first `MAX_USERS_PER_EVENT` users in development.
+        names: Names of the saved events that belong to the workflow; default: all.
 
     Returns:
         The cases, and notes about files that were skipped.
@@ -68,7 +69,10 @@ def find_cases(
     notes: list[str] = []
     known: Sequence[str] | None = users or None
     depends_on_user = _depends_on_user(workflow)
-    for file in sorted(events.glob("*.json")) if events.is_dir() else ():
+    files = sorted(events.glob("*.json")) if events.is_dir() else []
+    missing = [name for name in names if name not in {file.stem for file in files}]
+    notes += [f"The test event {name} is not in {events.name}/." for name in missing]
+    for file in files if not names else [file for file in files if file.stem in names]:
         try:
             event = Event.parse(file.read_bytes(), label=file.name, is_http=workflow.trigger.type == "http")
             environment = parse_environment(event.environment)

@@ -116,6 +116,7 @@ def _sidecar_fields(sidecar: Sidecar) -> dict[str, Any]:
         "endpoint": sidecar.endpoint,
         "actions": sidecar.actions,
         "test_users": list(sidecar.test_users),
+        "test_events": list(sidecar.test_events),
         "control_flow": list(sidecar.control_flow),
     }
     return {key: value for key, value in fields.items() if value}

@@ -97,9 +97,14 @@ async def run_proof(
     if read.sidecar is None:
         notes.append(NO_SIDECAR_NOTE)
     directory = cache_directory(exported.directory, exported.project)
-    named = exported.sidecar.test_users if exported.sidecar else ()
-    users = tuple(dict.fromkeys((*named, *exported.extra_users)))
-    cases, case_notes = find_cases(exported.source.parent / EVENTS_FOLDER, exported.workflow, directory, users=users)
+    sidecar = exported.sidecar or Sidecar()
+    cases, case_notes = find_cases(
+        exported.source.parent / EVENTS_FOLDER,
+        exported.workflow,
+        directory,
+        users=tuple(dict.fromkeys((*sidecar.test_users, *exported.extra_users))),
+        names=sidecar.test_events,
+    )
     verdicts: list[CaseVerdict] = []
     if cases:
         at = clock.now().replace(microsecond=0)

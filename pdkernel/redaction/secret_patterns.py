@@ -23,6 +23,8 @@ CREDENTIAL_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("an API key", re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}")),
     ("a SendGrid key", re.compile(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{32,}")),
     ("a signed token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
+    ("a Connect token", re.compile(r"\bctok_[A-Za-z0-9]{20,}")),
+    ("a client's secret", re.compile(r"\bpds_[A-Za-z0-9_-]{20,}")),
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
 )
 """Forms of well-known credentials, each with its name for messages. A text with such a form is hardly ever anything else."""

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdkernel.render import formatting
-from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, muted, pill, tag
+from pdkernel.render.markup import (
+    CONTAINER_STYLE,
+    Html,
+    escape_control_characters,
+    join_lines,
+    multiline,
+    muted,
+    pill,
+    tag,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ def _row(app: AppReadiness) -> list[Html]:
     parts = [state, Html(" "), tag("strong", app.app, style="margin-right:8px"), Html(" "), tag("span", _account(app))]
     parts += [Html(" "), muted(f"({_needed_by(app)})")]
     if app.fix and not app.is_ready:
-        parts.append(tag("div", app.fix, style="white-space:pre-wrap;margin-left:24px"))
+        parts.append(multiline(app.fix, style="margin-left:24px"))
     return parts
 
 

@@ -176,15 +176,14 @@ def _use_row(kind: str, description: str, use: ObjectUse) -> _Row:
 
 
 def format_readers(found: Sequence[FieldReader]) -> str:
-    """Format the steps that read a field, with cell and lines."""
-    by_place: dict[tuple[str, int | None, str | None, str | None], list[str]] = {}
+    """Format the steps that read a field, with the lines in the step's cell or file."""
+    by_place: dict[tuple[str, str | None, str | None], list[str]] = {}
     for reader in found:
-        at = by_place.setdefault((reader.step, reader.cell, reader.file, reader.prop), [])
+        at = by_place.setdefault((reader.step, reader.file, reader.prop), [])
         at += [str(reader.line)] if reader.line is not None else []
     readers = []
-    for (step, cell, file, prop), at in by_place.items():
-        where = [f"cell {cell}"] if cell is not None else []
-        where += [file] if file else []
+    for (step, file, prop), at in by_place.items():
+        where = [file] if file else []
         where += [f"prop {prop}"] if prop else []
         where += [_lines(list(dict.fromkeys(at)))] if at else []
         readers.append(f"{step} ({', '.join(where)})" if where else step)

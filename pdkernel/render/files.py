@@ -70,12 +70,15 @@ class Finding(JsonStruct, frozen=True):
 
     @property
     def location(self) -> str:
-        """The location: `cell 3, line 2, step send`; empty for the whole workflow."""
+        """
+        The location: `step send, line 2`; empty for the whole workflow.
+
+        The step names the cell. The cell's number is not the `[n]` on the screen, so it is in the JSON only.
+        """
         parts = [
-            f"cell {self.cell}" if self.cell is not None else "",
+            f"step {self.step}" if self.step is not None else "",
             self.file or "",
             f"line {self.line}" if self.line is not None else "",
-            f"step {self.step}" if self.step is not None else "",
         ]
         return ", ".join(part for part in parts if part)
 

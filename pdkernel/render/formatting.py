@@ -93,13 +93,12 @@ def format_outcome(call: OutboundCall) -> str:
         case "sent":
             return ""
         case "not_sent":
-            return (
-                f"NOT SENT (same as {format_hour_minute(call.same_as)})" if call.same_as else "NOT SENT (sent before)"
-            )
+            stored = f"answer of {format_hour_minute(call.same_as)}" if call.same_as else "earlier answer"
+            return f"NOT SENT AGAIN: {stored}"
         case "stand_in":
             return "STAND-IN answered, nothing was sent"
         case "replayed":
-            return "NOT SENT (answered from recorded calls)"
+            return "NOT SENT: answered from recorded calls"
         case "denied":
             return "DENIED"
         case "failed":
@@ -114,8 +113,10 @@ def select_outcome_tone(call: OutboundCall) -> Tone:
 
 
 def format_call_response(call: OutboundCall) -> str:
-    """Format the response to an outbound call: `200, 84.2 ms`."""
+    """Format the response to an outbound call: `200, 84.2 ms`; of a call that was not sent: `stored 200`."""
     status = "no response" if call.status is None else str(call.status)
+    if call.outcome in ("not_sent", "replayed"):
+        return f"stored {status}"
     return f"{status}, {format_duration(call.duration_ms)}"
 
 

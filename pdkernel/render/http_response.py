@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 from pdkernel.model import JSON
 from pdkernel.render import formatting
-from pdkernel.render.markup import CONTAINER_STYLE, code_block, escape_control_characters, join_lines, muted, pill, tag
+from pdkernel.render.markup import (
+    CONTAINER_STYLE,
+    Html,
+    code_block,
+    escape_control_characters,
+    join_lines,
+    muted,
+    pill,
+    tag,
+)
 
 
 def render_text(status: int, reason: str, headers: Mapping[str, str], body: JSON, duration_ms: float) -> str:
@@ -24,6 +33,7 @@ def render_html(status: int, reason: str, headers: Mapping[str, str], body: JSON
     head = tag(
         "div",
         pill(f"{status} {reason}".rstrip(), "good" if status < 400 else "bad"),
+        Html(" "),
         muted(formatting.format_duration(duration_ms)),
     )
     blocks = [code_block(each) for each in (named, _body(body)) if each]

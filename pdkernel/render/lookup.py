@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.lookup import AccountCandidate, AppLookup, Lookup
 from pdkernel.render import formatting
-from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, tag
+from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, multiline, tag
 from pdkernel.render.rich_output import RichOutput
 
 NO_LOOKUP_MESSAGE = "No step uses an external user's account: the workflow runs for any external user, or without one."
@@ -52,7 +52,7 @@ def render_output(lookup: Lookup | None) -> RichOutput:
         return RichOutput.from_message(NO_LOOKUP_MESSAGE)
     error = f"{lookup.failed.message}\n{lookup.failed.fix}" if lookup.failed else ""
     parts = [tag("strong", _title(lookup)), render_html(lookup)]
-    parts += [tag("div", error, style="white-space:pre-wrap")] if error else []
+    parts += [multiline(error)] if error else []
     return RichOutput(
         f"{_title(lookup)}\n{render_text(lookup)}" + (escape_control_characters(f"{error}\n") if error else ""),
         tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view"),

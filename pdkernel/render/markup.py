@@ -27,7 +27,9 @@ MUTED_STYLE: Final = "opacity:0.75"
 ROW_STYLE: Final = "display:flex;flex-wrap:wrap;align-items:center"
 CELL_STYLE: Final = "padding:2px 8px;text-align:left;vertical-align:top"
 BODY_STYLE: Final = "margin:2px 0 6px 24px"
+# Without the font, nbconvert shows `pre` in the font of the text.
 CODE_STYLE: Final = (
+    "font-family:monospace;font-family:var(--jp-code-font-family,monospace);"
     "margin:2px 0;padding:4px 8px;max-height:320px;overflow:auto;white-space:pre-wrap;overflow-wrap:break-word;"
     "background-color:rgba(127,127,127,0.1);font-size:90%"
 )
@@ -35,6 +37,8 @@ ERROR_MARGIN_STYLE: Final = "border-left:3px solid #cf222e;padding-left:8px"
 WARNING_MARGIN_STYLE: Final = "border-left:3px solid #9a6700;padding-left:8px"
 
 _PILL: dict[Tone, str] = {"good": "#1a7f37", "bad": "#cf222e", "warn": "#9a6700", "busy": "#0969da", "quiet": "#636c76"}
+_MAX_NOWRAP = 24
+"""Longest label that does not wrap, in characters: a longer one would leave a narrow window."""
 
 
 class Html(str):
@@ -67,6 +71,16 @@ def join_lines(children: Iterable[Html]) -> Html:
     return Html("\n".join(child for child in children if child))
 
 
+def multiline(text: str, *, style: str = "", **attributes: str) -> Html:
+    """A `div` with a `div` for each line of *text*: a Git host removes the style that would keep line breaks."""
+    lines = text.split("\n")
+    if len(lines) == 1:
+        return tag("div", text, style=f"white-space:pre-wrap;{style}", **attributes)
+    return tag(
+        "div", *(tag("div", line or "\u00a0") for line in lines), style=f"white-space:pre-wrap;{style}", **attributes
+    )
+
+
 def inline_code(text: str) -> Html:
     """*text* with the parts between backticks as `<code>`."""
     parts = text.split("`")
@@ -87,7 +101,7 @@ def pill(text: str, tone: Tone) -> Html:
     """A short label on a colored background; it is readable without the color."""
     style = (
         f"display:inline-block;background-color:{_PILL[tone]};color:#ffffff;border-radius:3px;"
-        "padding:0 6px;margin-right:8px;font-size:85%;white-space:nowrap"
+        f"padding:0 6px;margin-right:8px;font-size:85%{';white-space:nowrap' if len(text) <= _MAX_NOWRAP else ''}"
     )
     return tag("span", text, style=style)
 
@@ -105,6 +119,11 @@ def muted(text: str) -> Html:
 def code_block(text: str, *, style: str = "") -> Html:
     """A preformatted text in a scrolling block."""
     return tag("pre", text, style=f"{CODE_STYLE};{style}" if style else CODE_STYLE)
+
+
+def breakable(name: str) -> Html:
+    """A step's name that may wrap at underscores, for narrow columns."""
+    return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
 def collapsible(summary: Html, body: Html, *, open_: bool = False) -> Html:

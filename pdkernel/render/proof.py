@@ -15,10 +15,12 @@ from pdkernel.render.markup import (
     CONTAINER_STYLE,
     Html,
     Tone,
+    breakable,
     collapsible,
     escape_control_characters,
     join,
     join_lines,
+    multiline,
     pill,
     tag,
 )
@@ -158,9 +160,9 @@ def render_text(proof: Proof) -> str:
 
 def render_html(proof: Proof) -> str:
     """Render the proof as HTML, with a collapsible table of fields and grades."""
-    parts = [join([pill(proof.verdict, _TONES[proof.verdict]), tag("strong", _title(proof))])]
+    parts = [join([pill(proof.verdict, _TONES[proof.verdict]), Html(" "), tag("strong", _title(proof))])]
     if proof.cases:
-        rows = [tag("tr", *(tag("th", _breakable(head), style=CELL_STYLE) for head in _heads(proof)))]
+        rows = [tag("tr", *(tag("th", breakable(head), style=CELL_STYLE) for head in _heads(proof)))]
         for case in proof.cases:
             cells = [tag("td", pill(found.label, found.tone), style=CELL_STYLE) for found in _row(proof, case)]
             rows.append(tag("tr", tag("th", _event(case), style=f"{CELL_STYLE};white-space:nowrap"), *cells))
@@ -168,7 +170,7 @@ def render_html(proof: Proof) -> str:
     for where, difference in _shown(proof):
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
         parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
-    parts += [tag("div", footnote, style="white-space:pre-wrap;margin-top:4px") for footnote in _footnotes(proof)]
+    parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(proof)]
     parts.append(collapsible(tag("span", "Evidence for each field"), _fields(proof)))
     return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-proof")
 
@@ -205,11 +207,6 @@ def _title(proof: Proof) -> str:
 
 def _heads(proof: Proof) -> list[str]:
     return ["event", *proof.steps, WHOLE_RUN]
-
-
-def _breakable(name: str) -> Html:
-    """A step's name that may wrap at underscores, for narrow columns."""
-    return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
 def _event(case: CaseVerdict) -> str:

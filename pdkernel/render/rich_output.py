@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pdkernel.render.markup import tag
+from pdkernel.render.markup import multiline
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -18,7 +18,7 @@ class RichOutput:
     @classmethod
     def from_message(cls, text: str) -> Self:
         """The output of a plain message; the HTML keeps line breaks and spaces."""
-        return cls(text, tag("div", text, style="white-space:pre-wrap;margin:2px 0", class_="pd-view pd-note"))
+        return cls(text, multiline(text, style="margin:2px 0", class_="pd-view pd-note"))
 
     def __repr__(self) -> str:
         return self.text

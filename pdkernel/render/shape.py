@@ -2,6 +2,7 @@
 View of an event's shape: a tree of paths that can be copied.
 
 A click on `.pd-k` copies the path in the element's title after "Copy ". Without a click handler, the title shows the path.
+The button for Python, `.pd-python`, has no text of its own: the Lab extension labels the button, and without the extension it is not shown.
 """
 
 from __future__ import annotations
@@ -128,16 +129,16 @@ def _head(shape: Shape, root: tuple[Segment, ...], events: int) -> Html:
     name = _key(shape) if shape.path else format_node_path(root)
     parts = [
         _copyable(name or '""', format_node_path(path), "font-weight:bold"),
-        _copyable("Python", format_python_path(path), f"{MUTED_STYLE};font-size:80%"),
         tag("span", _describe_node(shape, events), style=MUTED_STYLE),
         *(tag("code", sample) for sample in shape.samples),
+        _copyable("", format_python_path(path), f"{MUTED_STYLE};font-size:80%", class_="pd-k pd-python"),
     ]
     return join([piece for part in parts for piece in (part, Html(" "))][:-1])
 
 
-def _copyable(shown: str, path: str, style: str) -> Html:
+def _copyable(shown: str, path: str, style: str, *, class_: str = "pd-k") -> Html:
     return tag(
-        "code", shown, style=f"cursor:pointer;{style}", class_="pd-k", role="button", tabindex="0", title=f"Copy {path}"
+        "code", shown, style=f"cursor:pointer;{style}", class_=class_, role="button", tabindex="0", title=f"Copy {path}"
     )
 
 

@@ -18,6 +18,7 @@ from pdkernel.identity import PIPEDREAM_API_URL
 from pdkernel.model import JSON
 from pdkernel.render.markup import (
     CONTAINER_STYLE,
+    Html,
     code_block,
     collapsible,
     escape_control_characters,
@@ -128,8 +129,8 @@ def render_html(snippets: tuple[Snippet, ...]) -> str:
     tones = {True: pill("✓ succeeded", "good"), False: pill("✗ failed", "bad"), None: muted("not run")}
     parts = []
     for each in snippets:
-        head = join([tag("strong", _TITLES[each.kind], style="margin-right:8px"), tones[each.succeeded]])
-        problem = [muted(each.problem)] if each.problem else []
+        head = join([tag("strong", _TITLES[each.kind], style="margin-right:8px"), Html(" "), tones[each.succeeded]])
+        problem = [Html(" "), muted(each.problem)] if each.problem else []
         parts.append(collapsible(join([head, *problem]), code_block(each.code)))
     return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-snippets")
 

@@ -35,6 +35,7 @@ from pdkernel.widgets.components import (
     show_message_html,
 )
 from pdkernel.widgets.event_field_text import (
+    describe_event_fields,
     format_event_fields,
     is_same_event,
     parse_event_fields,
@@ -68,6 +69,7 @@ class EventComposer(SessionForm):
         self._loaded_data: Mapping[str, JSON] = {}  # the event that the fields were filled from
         self._seen: Mapping[str, JSON] | None = None  # the session's event at the last refresh
         self._event_name = NEW_EVENT
+        self._listed_name: str | None = None  # the session's event that the list of saved events was set to
         self._sent: tuple[RichOutput, RichOutput] | None = None  # the sent event, and the output of its run
         self._runner = BackgroundRunner(session, draw=self._show_run, ended=self.refresh)
         self.fields = EventFields(self._edited)
@@ -275,6 +277,9 @@ class EventComposer(SessionForm):
             before = self.library.value
             self.library.options = options
             set_value(self.library, before if before in names else "")
+        if self._session.event_name != self._listed_name:  # another event was chosen: the list shows it
+            self._listed_name = self._session.event_name
+            set_value(self.library, self._listed_name if self._listed_name in names else "")
         try:
             workflow = self._session.workflow
         except DefinitionError:
@@ -373,7 +378,8 @@ class EventComposer(SessionForm):
         name = self._session.event_name or NEW_EVENT
         saved = name in self._session.events.names()
         line = f"%pdevent {shlex.quote(name)} --send" if saved else "%pdevent --send"
-        return build_line_output(f"{verb} {name}: {event.summary()}, {who}.", line)
+        fields = [("event", name), *describe_event_fields(event.data)]
+        return build_line_output(f"{verb} {name}: {event.summary()}, {who}.", line, fields)
 
     def _show_run(self, outcome: RichOutput) -> None:
         with self._guard:

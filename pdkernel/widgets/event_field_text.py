@@ -15,7 +15,7 @@ from typing import Any
 from pdkernel.errors import EventError
 from pdkernel.event import ENVIRONMENT_HEADER, EVENT_KEYS, EXTERNAL_USER_HEADER, MASK
 from pdkernel.model import JSON
-from pdkernel.redaction.secret_patterns import is_masked_header
+from pdkernel.redaction.secret_patterns import is_masked_header, redact_url
 
 EDITABLE_KEYS = ("method", "path", "query", "headers", "body", "client_ip")
 
@@ -60,6 +60,23 @@ def format_event_fields(data: Mapping[str, JSON]) -> EventFieldTexts:
         headers=_pairs(data, "headers"),
         client_ip=_format_value(data, "client_ip"),
     )
+
+
+def describe_event_fields(data: Mapping[str, JSON]) -> list[tuple[str, str]]:
+    """Names and values of the filled fields for a saved notebook: of query and body the keys only, since values may be secret."""
+    texts = format_event_fields(data)
+    query, body = data.get("query"), data.get("body")
+    kind = "array" if isinstance(body, list) else "text" if isinstance(body, str) else "JSON"
+    described = (
+        ("request", f"{texts.method} {redact_url(texts.path)}".strip()),
+        ("query", ", ".join(query) if isinstance(query, dict) else ""),
+        ("headers", texts.headers),
+        (
+            "body",
+            f"object: {', '.join(body)}" if isinstance(body, dict) else kind if "body" in data else "",
+        ),
+    )
+    return [(name, replace_lone_surrogates(value)) for name, value in described if value]
 
 
 def parse_event_fields(texts: EventFieldTexts, original: Mapping[str, JSON]) -> dict[str, JSON]:

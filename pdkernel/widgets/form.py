@@ -27,7 +27,7 @@ from pdkernel.widgets.components import (
     set_visible,
     show_message,
 )
-from pdkernel.widgets.saved_output import SavedOutput
+from pdkernel.widgets.saved_output import SavedOutput, build_fallback_bundle
 
 VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
 
@@ -97,11 +97,10 @@ class SessionForm(ipw.VBox):
         return {**bundle, "text/plain": self.saved_output.text, "text/html": self.saved_output.html}
 
     def _ipython_display_(self, **_: Any) -> None:
-        # Without a kernel only the output below is readable, so the form's own output is a short note.
-        bare = f"{self._title}: this form needs a running kernel. The choice is shown below."
+        # Without a kernel, the form's own output is a heading of the readable output below.
         bundle = super()._repr_mimebundle_()
         set_visible(self._line, visible=False)  # the output below shows the line
-        display({**bundle, "text/plain": bare, "text/html": f"<small>{bare}</small>"}, raw=True)
+        display(build_fallback_bundle(bundle, self._title, f"<strong>{self._title}</strong>"), raw=True)
         self._saved_output.display()
 
     def _update_widgets(self) -> None:

@@ -18,6 +18,7 @@ from pdkernel.widgets.components import (
     show_message,
     show_message_html,
 )
+from pdkernel.widgets.saved_output import build_fallback_bundle
 
 PROVE_LABEL = "Prove"
 
@@ -62,8 +63,5 @@ class ProveExportButton(ipw.VBox):
     def _ipython_display_(self, **_: Any) -> None:
         # without a kernel the button does not work: show the equivalent line
         bundle = super()._repr_mimebundle_()
-        readable = {
-            "text/plain": f"{PROVE_LABEL}: {self._line}",
-            "text/html": f"<small>{PROVE_LABEL}: {build_copyable_html(self._line)}</small>",
-        }
-        display({**bundle, **readable}, raw=True)
+        shown = f"<small>{PROVE_LABEL}: {build_copyable_html(self._line)}</small>"
+        display(build_fallback_bundle(bundle, f"{PROVE_LABEL}: {self._line}", shown), raw=True)

@@ -21,6 +21,7 @@ from pdkernel.widgets.components import (
     show_message,
     show_message_html,
 )
+from pdkernel.widgets.saved_output import build_fallback_bundle
 
 USE_LABEL = "Use as the test event"
 _LINE = "%pdserve use"
@@ -80,11 +81,8 @@ class RequestButtons(ipw.VBox):
         # without a kernel the buttons do not work: show the equivalent line
         line = f"{_LINE} RUN"
         bundle = super()._repr_mimebundle_()
-        readable = {
-            "text/plain": f"{USE_LABEL}: {line}",
-            "text/html": f"<small>{USE_LABEL}: {build_copyable_html(line)}</small>",
-        }
-        display({**bundle, **readable}, raw=True)
+        shown = f"<small>{USE_LABEL}: {build_copyable_html(line)}</small>"
+        display(build_fallback_bundle(bundle, f"{USE_LABEL}: {line}", shown), raw=True)
 
 
 def _name(run: Execution) -> str:

@@ -12,6 +12,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.session import Session
 from pdkernel.widgets.components import ROW_LAYOUT, build_copyable_html, create_message, set_value, show_message
+from pdkernel.widgets.saved_output import build_fallback_bundle
 
 SAVE_LABEL = "Save this run as a test"
 
@@ -75,11 +76,8 @@ class SaveTestButton(ipw.VBox):
         # without a kernel the button does not work: show the equivalent line
         line = "%pdrun --save-test NAME"
         bundle = super()._repr_mimebundle_()
-        readable = {
-            "text/plain": f"{SAVE_LABEL}: {line}",
-            "text/html": f"<small>{SAVE_LABEL}: {build_copyable_html(line)}</small>",
-        }
-        display({**bundle, **readable}, raw=True)
+        shown = f"<small>{SAVE_LABEL}: {build_copyable_html(line)}</small>"
+        display(build_fallback_bundle(bundle, f"{SAVE_LABEL}: {line}", shown), raw=True)
 
 
 def _suggest_test_name(event_name: str | None) -> str:

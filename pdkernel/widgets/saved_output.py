@@ -10,16 +10,48 @@ from __future__ import annotations
 import html
 import threading
 import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from IPython.display import display, update_display
 
+from pdkernel.render.markup import CELL_STYLE, join_lines, multiline, tag
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.widgets.components import build_copyable_html
 
 
-def build_line_output(text: str, line: str) -> RichOutput:
-    """*text* with the equivalent magic line."""
-    return RichOutput(f"{text}\n{line}", f"<div>{html.escape(text)} {build_copyable_html(line)}</div>")
+def build_line_output(text: str, line: str, fields: Sequence[tuple[str, str]] = ()) -> RichOutput:
+    """
+    *text* with the equivalent magic line and, as HTML, a picture of the form.
+
+    Args:
+        text: The choice as a sentence.
+        line: The magic line.
+        fields: Names and values of the form's fields. The Lab extension hides their picture beside a form that works.
+    """
+    rows = [
+        tag("tr", tag("th", name, style=CELL_STYLE), tag("td", multiline(value), style=CELL_STYLE))
+        for name, value in fields
+    ]
+    picture = tag("table", join_lines(rows), class_="pd-picture") if rows else ""
+    return RichOutput(
+        f"{text}\n{line}", f'<div class="pd-view">{html.escape(text)} {build_copyable_html(line)}{picture}</div>'
+    )
+
+
+def build_fallback_bundle(bundle: Mapping[str, Any], text: str, shown: str) -> dict[str, Any]:
+    """
+    The output of a widget with a text for readers without its kernel.
+
+    JupyterLab shows a widget without its model as an error message, and never the other formats of the output. The Lab
+    extension shows the HTML in this place, which it finds by the class.
+
+    Args:
+        bundle: The widget's own formats.
+        text: The text.
+        shown: The text as HTML.
+    """
+    return {**bundle, "text/plain": text, "text/html": f'<div class="pd-fallback">{shown}</div>'}
 
 
 class SavedOutput:

@@ -261,10 +261,11 @@ class UserPicker(SessionForm):
         user, environment = self._session.external_user_id, self._session.environment
         if user is None:
             return build_line_output(f"Steps run without an external user, in {environment}.", self.magic_line)
-        have = [self._format_app_account(app, user, environment) for app in self._rows]
-        accounts = f" Accounts: {', '.join(have)}." if have else ""
-        return build_line_output(f"Steps run as {user} in {environment}.{accounts}", self.magic_line)
+        have = {app: self._format_app_account(app, user, environment) for app in self._rows}
+        accounts = f" Accounts: {', '.join(f'{app} {account}' for app, account in have.items())}." if have else ""
+        fields = [("environment", environment), ("external user", user), *have.items()]
+        return build_line_output(f"Steps run as {user} in {environment}.{accounts}", self.magic_line, fields)
 
     def _format_app_account(self, app: str, user: str, environment: Environment) -> str:
         account = self._session.directory.newest_account(user, environment, app)
-        return f"{app} {format_account(account)}" if account else f"{app} MISSING"
+        return format_account(account) if account else "MISSING"

@@ -57,7 +57,7 @@ def test_a_reader_is_a_step_its_cell_and_the_line_in_it() -> None:
 
     (field,) = derive_contract(a_workflow(code, action)).fields
 
-    assert [str(reader) for reader in field.readers] == ["build (cell 4, line 3)", "send (cell 5, prop text, line 2)"]
+    assert [str(reader) for reader in field.readers] == ["build (line 3)", "send (prop text, line 2)"]
 
 
 def test_a_field_is_required_if_one_step_requires_it() -> None:

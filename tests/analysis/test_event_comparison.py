@@ -53,7 +53,7 @@ def test_a_missing_field_names_its_readers() -> None:
         (),
         True,
     )
-    assert [str(reader) for reader in found.readers] == ["read (cell 3, line 4)", "tell (cell 4, line 4)"]
+    assert [str(reader) for reader in found.readers] == ["read (line 4)", "tell (line 4)"]
 
 
 def test_a_missing_container_is_named() -> None:

@@ -43,6 +43,12 @@ LANGUAGE_INFO = {
     "nbconvert_exporter": "python",
     "file_extension": ".py",
 }
+PROMPTS = (
+    "() => [...document.querySelectorAll('.jp-Notebook .jp-InputPrompt')].map(prompt => prompt.textContent).join(' ')"
+)
+"""JavaScript: the prompts of all cells, `[1]:` or `[*]:`."""
+RUN_ALL_TIMEOUT_MS = 110_000
+"""Time limit of Run All in milliseconds: a notebook may install packages, and the machine may be busy."""
 
 
 @dataclass
@@ -239,8 +245,11 @@ class LabPage:
 
     def run_all(self) -> None:
         """Run every cell and wait for the last."""
+        before = self.page.evaluate(f"({PROMPTS})()")
         self.menu("Run", "Run All Cells")
-        self.wait_idle()
+        # before the first cell is queued, the kernel is idle as well
+        self.page.wait_for_function(f"before => ({PROMPTS})() !== before", arg=before)
+        self.wait_idle(timeout_ms=RUN_ALL_TIMEOUT_MS)
 
     def run_cell(self, index: int) -> None:
         """Run one cell without moving the selection, and wait for the cell."""
@@ -266,7 +275,7 @@ class LabPage:
         self.page.wait_for_selector(".jp-Completer .jp-Completer-item")
         return [text.strip() for text in self.page.locator(".jp-Completer .jp-Completer-match").all_inner_texts()]
 
-    def wait_idle(self) -> None:
+    def wait_idle(self, *, timeout_ms: int = 30_000) -> None:
         """Wait until the kernel is idle and no cell is queued."""
         self.page.wait_for_function(
             """() => {
@@ -274,7 +283,8 @@ class LabPage:
               return panel?.context?.isReady && panel.context.sessionContext.isReady
                 && panel.context.sessionContext.session?.kernel?.status === 'idle'
                 && ![...panel.node.querySelectorAll('.jp-InputPrompt')].some(each => each.textContent.includes('*'));
-            }"""
+            }""",
+            timeout=timeout_ms,
         )
 
     def save(self) -> Path:

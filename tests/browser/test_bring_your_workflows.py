@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from pdkernel.project import Project
 from tests.browser.harness import Lab, LabPage
 from tests.lab_files import CHECKOUT
-from tests.notebooks import connect_slack
 
 FOLDER = "bring"
 NAME = "04_bring_your_workflows"
@@ -20,11 +18,9 @@ NAME = "04_bring_your_workflows"
 
 @pytest.fixture(scope="module")
 def ran(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
-    """The notebook after Run All, in its own folder; both users have an account."""
+    """The notebook after Run All, in its own folder."""
     ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
     shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
-    with Project.open(lab.root / FOLDER / ".pdkernel") as project:
-        connect_slack(project)
     page = LabPage(lab, browser.new_page())
     page.watch()
     page.open_notebook(f"{FOLDER}/{NAME}.ipynb")
@@ -49,7 +45,7 @@ def _files(folder: Path) -> dict[str, bytes]:
         ("run", "grace"),
         ("contract", "body.report.title"),
         ("export", "New bug report from"),
-        ("export", "10 runs, steps: 18 same, 32 not run."),
+        ("export", "4 runs, steps: 12 same, 8 not run."),
         ("weekly", "lin@example.com: 1"),
     ],
 )

@@ -22,8 +22,8 @@ from pdkernel.project import Project
 from tests.builders import an_event
 from tests.checklist.case_files import FOLDER, workflow_of
 from tests.engine.conftest import connect, directory, project
+from tests.golden import assert_golden
 from tests.npm_registry import NpmRegistry, npm_registry
-from tests.render.golden_files import assert_golden
 from tests.wheels import WheelFolder
 
 __all__ = ["connect", "directory", "project"]
@@ -127,7 +127,7 @@ def check(runtime: WorkflowEngine, directory: LocalDirectory, tmp_path: Path) ->
             drawn = drawn.replace(text, stands_for)
         for pattern, stands_for in _OF_ONE_RUN:
             drawn = re.sub(pattern, stands_for, drawn)
-        assert_golden(f"{name}{variant and '-'}{variant}-{language}.json", drawn, folder=GOLDEN)
+        assert_golden(GOLDEN / f"{name}{variant and '-'}{variant}-{language}.json", drawn)
         return execution
 
     return run_and_compare

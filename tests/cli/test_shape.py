@@ -25,7 +25,7 @@ def test_the_contract_is_printed_with_the_saved_events(pdkernel: Shell, source: 
     ended = pdkernel("shape", source, "--contract")
 
     assert ended.status == 0
-    assert "required  body.name  string  greet (cell 1, line 4)" in ended.stdout
+    assert "required  body.name  string  greet (line 4)" in ended.stdout
     assert "optional  body.age" in ended.stdout
     assert "✓ ada fulfils the contract." in ended.stdout
 
@@ -37,7 +37,7 @@ def test_a_missing_field_ends_with_status_1(pdkernel: Shell, source: str) -> Non
     ended = pdkernel("shape", source, "--contract", event)
 
     assert ended.status == 1
-    assert "body.name is missing. Earlier events had it. Read by greet (cell 1, line 4)." in ended.stdout
+    assert "body.name is missing. Earlier events had it. Read by greet (line 4)." in ended.stdout
     assert "body.age is now string; in earlier events it was number." in ended.stdout
 
 
@@ -75,7 +75,7 @@ def test_a_run_reports_drift_on_standard_error(pdkernel: Shell, source: str) -> 
     drifted, same = (pdkernel("run", source, "--event", each, "--json") for each in (event, "events/ada.json"))
 
     assert drifted.stderr.startswith(
-        "Drift: body.age is now array; in earlier events it was number. Read by greet (cell 1, line 4).\n"
+        "Drift: body.age is now array; in earlier events it was number. Read by greet (line 4).\n"
     )
     assert drifted.json["status"] == "success"
     assert "Drift" not in same.stderr

@@ -54,7 +54,9 @@ def test_workflow_yaml() -> None:
 
 def test_pdkernel_yaml() -> None:
     """pdkernel.yaml has the values that workflow.yaml cannot store."""
-    files = plan_files(quickstart(), sidecar=Sidecar(endpoint="eo123", test_users=("ada",), actions="npm"))
+    files = plan_files(
+        quickstart(), sidecar=Sidecar(endpoint="eo123", test_users=("ada",), test_events=("new",), actions="npm")
+    )
 
     assert text_of(files, "pdkernel.yaml") == (
         "schema: pdkernel/1\n"
@@ -75,6 +77,8 @@ def test_pdkernel_yaml() -> None:
         "- LIMIT\n"
         "test_users:\n"
         "- ada\n"
+        "test_events:\n"
+        "- new\n"
         "actions: npm\n"
     )
 

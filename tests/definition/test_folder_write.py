@@ -88,16 +88,16 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_values_of_the_folder_survive_an_export(tmp_path: Path) -> None:
-    """An endpoint and test users that were added to pdkernel.yaml by hand are kept."""
+    """An endpoint, test users and test events that were added to pdkernel.yaml by hand are kept."""
     export_to_folder(quickstart(), tmp_path)
     path = tmp_path / "pdkernel.yaml"
-    path.write_text(path.read_text() + "endpoint: eo123\ntest_users:\n- ada\n")
+    path.write_text(path.read_text() + "endpoint: eo123\ntest_users:\n- ada\ntest_events:\n- new\n")
 
     export_to_folder(quickstart(), tmp_path)
 
     sidecar = read_sidecar(path)
     assert sidecar is not None
-    assert (sidecar.endpoint, sidecar.test_users) == ("eo123", ("ada",))
+    assert (sidecar.endpoint, sidecar.test_users, sidecar.test_events) == ("eo123", ("ada",), ("new",))
 
 
 def test_foreign_file(tmp_path: Path) -> None:

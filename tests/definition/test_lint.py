@@ -55,7 +55,7 @@ def test_a_finding_names_its_place(tmp_path: Path) -> None:
             "Move later above a.",
         ),
     )  # fmt: skip
-    assert result.findings[0].location == "cell 2, line 3, step a"
+    assert result.findings[0].location == "step a, line 3"
     assert result.to_json()["findings"] == [result.findings[0].to_json()]
 
 
@@ -66,7 +66,7 @@ def test_a_folders_findings_name_its_files() -> None:
         for finding in lint_workflow(read_folder_workflow(PROJECTS / "nightly-report-p_xYz9876", require_code=False))
     }
 
-    assert ("git-form", "workflow.yaml, step fetch") in places
+    assert ("git-form", "step fetch, workflow.yaml") in places
     stale = [
         finding
         for finding in lint_workflow(read_folder_workflow(PROJECTS / "order-alerts-p_Ab12Cd3"))

@@ -347,7 +347,7 @@ def test_omissions_are_listed(project: Callable[[str], Path]) -> None:
     workflow = replace(
         imported(folder).workflow, triggers=(Trigger(auth="bearer", token_env="TOKEN"),), settings={"memory": 512}
     )
-    sidecar = Sidecar(endpoint="eo0123456789ab", test_users=("ada",), actions="npm")
+    sidecar = Sidecar(endpoint="eo0123456789ab", test_users=("ada",), test_events=("new",), actions="npm")
 
     short = export_to_synced_folder(workflow, folder, sidecar=sidecar, dry_run=True)
     whole = export_to_synced_folder(workflow, folder, sidecar=sidecar, include_readme=True)
@@ -355,7 +355,7 @@ def test_omissions_are_listed(project: Callable[[str], Path]) -> None:
     said = " ".join(short.checklist)
     for part in (
         "the account choices of send_message_public_channel.slack", "the key of its endpoint", "its limits",
-        "its test users", "the source of actions", "the trigger's settings", "Check in the builder that it is the HTTP trigger",
+        "its test users", "the names of its test events", "the source of actions", "the trigger's settings", "Check in the builder that it is the HTTP trigger",
     ):  # fmt: skip
         assert part in said
     assert whole.paths("new") == ("pdkernel.yaml", "README.md")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nbformat
@@ -11,6 +10,7 @@ import pytest
 from pdkernel.directive import dump_cell_yaml, parse_yaml
 from pdkernel.model import JSON
 from tests.definition.builders import synced
+from tests.golden import assert_golden
 from tests.importer.import_helpers import HEAD, PROJECTS, import_one
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,10 +24,25 @@ def test_the_cells(name: str, tmp_path: Path) -> None:
 
     text = "".join(f"===== {cell.cell_type} {cell.id}\n{cell.source}\n" for cell in notebook.cells)
 
-    golden = GOLDEN / f"{name}.txt"
-    if os.environ.get("PDKERNEL_UPDATE"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert_golden(GOLDEN / f"{name}.txt", text)
+
+
+def test_cells_have_their_language(tmp_path: Path) -> None:
+    """Each cell that is not Python has the id of its language, by which VS Code highlights it; props are YAML."""
+    import_one(PROJECTS / "every-shape-p_Ab12Cd3", tmp_path / "n.ipynb")
+
+    cells = [cell for cell in nbformat.read(tmp_path / "n.ipynb", 4).cells if cell.source.startswith("%%")]
+
+    found = {(_kind(cell.source), cell.metadata.get("vscode", {}).get("languageId")) for cell in cells}
+    assert {("workflow", "yaml"), ("uses", "yaml"), ("node", "javascript"), ("python", None)} <= found
+    assert len(found) == len({kind for kind, _ in found})
+
+
+def _kind(source: str) -> str:
+    words = source.partition("\n")[0].split()
+    if words[0] == "%%pdworkflow":
+        return "workflow"
+    return "uses" if "--uses" in words else words[words.index("--lang") + 1] if "--lang" in words else "python"
 
 
 def test_expressions_are_written_without_quotes() -> None:

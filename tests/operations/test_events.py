@@ -129,6 +129,16 @@ def test_saved_events_are_checked_but_not_compared_with_each_other(library: Even
     assert report.comparisons[1].drifts == ()
 
 
+def test_only_the_workflows_events_are_checked(library: EventLibrary) -> None:
+    """With test events, no other saved event is checked."""
+    library.save("ada", Event.from_body({"name": "Ada"}))
+    library.save("of-another-workflow", Event.from_body({}))
+
+    report = check_contract(WORKFLOW, library, {}, include_saved=True, test_events=("ada",))
+
+    assert [each.name for each in report.comparisons] == ["ada"]
+
+
 def test_the_example_has_values_of_saved_events(library: EventLibrary) -> None:
     """The example event has the required fields, with saved values."""
     library.save("ada", Event.from_body({"name": "Ada"}))

@@ -25,6 +25,7 @@ BESIDE = (
     "imported",
     "choices",
     "egress",
+    "account",
     "user",
     "event",
     "run",
@@ -60,10 +61,10 @@ def test_the_cells_equal_the_import_except_one_line(imported: Path) -> None:
 
 
 def test_pdkernel_yaml_equals_the_import(imported: Path) -> None:
-    """The notebook's `pdkernel.yaml` has the answers of the import, and test users."""
+    """The notebook's `pdkernel.yaml` has the answers of the import, test users and test events."""
     written, here = (path.with_suffix(".pdkernel.yaml").read_text(encoding="utf-8") for path in (imported, NOTEBOOK))
 
-    assert here == f"{written}test_users:\n- ada\n- grace\n"
+    assert here == f"{written}test_users:\n- ada\n- grace\ntest_events:\n- report\n- report-question\n"
 
 
 def test_one_line_of_one_file_differs(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from docs.generated_reference import (
 )
 from pdkernel import errors
 from tests.docs_pages import WITH_OUTPUT, Block, Reader, matches, merge, read_blocks, reader
+from tests.golden import write_golden
 from tests.npm_registry import npm_registry
 from tests.wheels import WheelFolder
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("**/*.md"))]
-UPDATE = os.environ.get("PDKERNEL_UPDATE") == "1"
 MAX_NOT_RUN = 12
 PACKAGE = ROOT / "pdkernel"
 VARIABLE = re.compile(r"\b(?:PDKERNEL|PIPEDREAM)_[A-Z_]+\b")
@@ -77,8 +76,8 @@ def test_page_shows_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest
             if name.startswith(("npm_", "PIP_")):
                 monkeypatch.setenv(name, value)
         text, differences = follow(page, following)
-    if UPDATE and differences:
-        page.write_text(text, encoding="utf-8")
+    if differences:
+        write_golden(page, text)
 
     assert differences == []
 

@@ -173,6 +173,18 @@ def test_each_test_user(notebook: Notebook) -> None:
     }
 
 
+def test_only_the_workflows_events_are_run(notebook: Notebook) -> None:
+    """With test events, the proof runs no other saved event, and names a test event that is missing."""
+    notebook.write(ONE, sidecar=Sidecar(test_events=("mine", "gone")))
+    notebook.event("mine")
+    notebook.event("of-another-workflow")
+
+    proof = notebook.prove()
+
+    assert list(verdicts(proof)) == ["mine/"]
+    assert "The test event gone is not in events/." in proof.notes
+
+
 def test_the_default_users(notebook: Notebook) -> None:
     """Without test users the project's users are test users; so is the notebook's chosen user."""
     notebook.write(SLACK)

@@ -59,6 +59,7 @@ CELLS = (HEADER, READ, SHAPE, TELL, OFF, ANSWER)
 SIDECAR = Sidecar(
     endpoint="eo123",
     test_users=("ada",),
+    test_events=("order", "visit"),
     steps={"answer": StepSidecar(accounts={"github": AccountChoice("external_user")})},
 )
 
@@ -167,6 +168,7 @@ SEEN_BY_READING: dict[str, Mutation] = {
     "the name changed": text(WORKFLOW, "name: Orders", "name: orders"),
     "the endpoint lost": text(BESIDE, "endpoint: eo123\n", ""),
     "test users lost": pattern(BESIDE, r"test_users:\n- ada\n", ""),
+    "test events lost": pattern(BESIDE, r"test_events:\n- order\n- visit\n", ""),
     "a line end added to code": pattern("answer/entry.py", r"\Z", "\n"),
     "line ends changed": pattern("read/entry.py", r"\n", "\r\n"),
     "a comment in another encoding": text("read/entry.py", "日本", "??"),

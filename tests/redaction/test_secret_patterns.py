@@ -68,6 +68,14 @@ def test_a_value_that_was_redacted_once_is_redacted_everywhere() -> None:
     assert redactor.redact("echo made-up-value") == f"echo {REDACTED}"
 
 
-def test_a_signed_token_has_the_form_of_a_credential() -> None:
-    """The table names the form of a JSON Web Token."""
-    assert [name for name, form in CREDENTIAL_FORMS if form.search(f"x {SIGNED}")] == ["a signed token"]
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (SIGNED, "a signed token"),
+        (f"https://host.test/connect.html?token=ctok_{'4e62b869' * 4}&app=slack", "a Connect token"),
+        (f"secret: pds_{'a-_9' * 10}", "a client's secret"),
+    ],
+)
+def test_a_credential_is_named_by_its_form(text: str, name: str) -> None:
+    """The table names the form of a JSON Web Token, of a Connect token and of a client's secret."""
+    assert [known for known, form in CREDENTIAL_FORMS if form.search(f"x {text}")] == [name]

@@ -6,8 +6,7 @@ import pytest
 
 from pdkernel.render import accounts
 from pdkernel.render.accounts import AppReadiness
-from tests.render.golden_files import assert_golden
-from tests.render.reading import EVIL, Page
+from tests.render.reading import EVIL, Page, assert_view
 
 APPS = (
     AppReadiness("slack", ("send",), account_id="apn_0000001", account_name="Ada's Slack"),
@@ -23,7 +22,7 @@ def test_accounts_match_the_golden_file(form: str) -> None:
     """Each app has its account or a fix, and the steps that need the account."""
     draw = accounts.render_text if form == "txt" else accounts.render_html
 
-    assert_golden(f"accounts.{form}", draw(APPS, external_user="ada", environment="development"))
+    assert_view(f"accounts.{form}", draw(APPS, external_user="ada", environment="development"))
 
 
 def test_no_missing_account_is_reported() -> None:

@@ -11,8 +11,7 @@ import pytest
 from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
 from pdkernel.render import contract as drawn
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
-from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import Page, assert_view
 
 STEPS = (
     python_step(
@@ -47,7 +46,7 @@ def test_the_contract_matches_the_golden_file(form: str) -> None:
     """Fields, whole and unknown objects, a step that was not read, two events, and an example."""
     draw = drawn.render_text if form == "txt" else drawn.render_html
     shown = draw(CONTRACT, "Issues", COMPARED, build_example_event(CONTRACT, list(SAVED.values())))
-    assert_golden(f"contract.{form}", shown)
+    assert_view(f"contract.{form}", shown)
 
 
 def test_a_valid_event_has_no_message() -> None:

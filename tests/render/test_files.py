@@ -6,8 +6,7 @@ import pytest
 
 from pdkernel.render import files
 from pdkernel.render.files import FileChange
-from tests.render.golden_files import assert_golden
-from tests.render.reading import EVIL, Page
+from tests.render.reading import EVIL, Page, assert_view
 
 DIFF = "--- a/workflow.yaml\n+++ b/workflow.yaml\n@@ -1,3 +1,3 @@\n org_id: o_1\n-name: Old\n+name: New\n steps:\n"
 FILES = (
@@ -24,9 +23,7 @@ def test_files_match_the_golden_file(form: str) -> None:
     """The report of an export has the state and diff of each file, and the manual steps."""
     draw = files.render_text if form == "txt" else files.render_html
 
-    assert_golden(
-        f"files.{form}", draw("build/open-issue", FILES, checklist=CHECKLIST, note="Pins are ignored: build.")
-    )
+    assert_view(f"files.{form}", draw("build/open-issue", FILES, checklist=CHECKLIST, note="Pins are ignored: build."))
 
 
 def test_a_long_diff_is_shortened() -> None:

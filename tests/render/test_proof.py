@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from pdkernel.render import proof
 from pdkernel.render.proof import WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
-from tests.render.golden_files import assert_golden
-from tests.render.reading import EVIL, Page
+from tests.render.reading import EVIL, Page, assert_view
 
 WHY = "GET https://api.example.test/x is not in events/order.recorded.jsonl. Record it: pdkernel run work.ipynb"
 FOUND = Proof(
@@ -53,7 +52,7 @@ def test_proofs_match_the_golden_file(form: str) -> None:
     """A table of events and steps, each difference with both sides, reasons for skipped comparisons, field grades."""
     draw = proof.render_text if form == "txt" else proof.render_html
 
-    assert_golden(f"proof.{form}", draw(FOUND))
+    assert_view(f"proof.{form}", draw(FOUND))
 
 
 def test_no_difference() -> None:

@@ -9,8 +9,7 @@ import pytest
 from pdkernel.model import JSON
 from pdkernel.render import shape as shape_view
 from pdkernel.shape import infer_shape
-from tests.render.golden_files import assert_golden
-from tests.render.reading import EVIL, Page
+from tests.render.reading import EVIL, Page, assert_view
 
 EVENT: JSON = {
     "method": "POST",
@@ -25,17 +24,17 @@ EVENT: JSON = {
 
 def titles(page: Page) -> list[str]:
     """The texts that a click on each key copies."""
-    return [element["title"] for element in page.attributes if element.get("class") == "pd-k"]
+    return [element["title"] for element in page.attributes if "pd-k" in element.get("class", "").split()]
 
 
 def test_text_matches_the_golden_file() -> None:
     """The text of a sample event's shape equals its golden file."""
-    assert_golden("shape.txt", shape_view.render_text(infer_shape(EVENT)))
+    assert_view("shape.txt", shape_view.render_text(infer_shape(EVENT)))
 
 
 def test_html_matches_the_golden_file() -> None:
     """The HTML of a sample event's shape equals its golden file."""
-    assert_golden("shape.html", shape_view.render_html(infer_shape(EVENT)))
+    assert_view("shape.html", shape_view.render_html(infer_shape(EVENT)))
 
 
 def test_every_key_copies_its_path_for_both_languages() -> None:
@@ -50,11 +49,19 @@ def test_every_key_copies_its_path_for_both_languages() -> None:
     assert len(copied) == 2 * 16
 
 
+def test_a_key_reads_as_key_type_and_sample() -> None:
+    """Without the Lab extension, the button for Python has no text that a reader could take for a type."""
+    page = Page(shape_view.render_html(infer_shape(EVENT)))
+
+    assert 'method string "POST"' in page.text
+    assert "Python" not in page.text
+
+
 def test_keys_can_be_reached_without_a_mouse() -> None:
     """Each key is a button to a screen reader and a stop of the tab key."""
     page = Page(shape_view.render_html(infer_shape(EVENT)))
 
-    keys = [element for element in page.attributes if element.get("class") == "pd-k"]
+    keys = [element for element in page.attributes if "pd-k" in element.get("class", "").split()]
 
     assert {(key["role"], key["tabindex"]) for key in keys} == {("button", "0")}
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pdkernel.render.snippets import Invocation, Snippet, build_snippets, render_html, render_text
-from tests.render.golden_files import assert_golden
-from tests.render.reading import Page
+from tests.render.reading import Page, assert_view
 
 REAL = Invocation(
     "https://eoabc123.m.pipedream.net", "ada", "development", "proj_1234567", {"message": "Hello World", "urgent": True}
@@ -25,7 +24,7 @@ AWKWARD = replace(LOCAL, external_user_id='o\'hara "x" $(id)', body={"it's": ["`
 )
 def test_programs_match_the_golden_file(name: str, call: Invocation) -> None:
     """Each program has URL, user, environment and body, quoted for its language."""
-    assert_golden(f"snippets-{name}.txt", render_text(build_snippets(call)))
+    assert_view(f"snippets-{name}.txt", render_text(build_snippets(call)))
 
 
 def test_the_python_program_is_valid_for_any_body() -> None:

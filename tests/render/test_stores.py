@@ -6,8 +6,7 @@ import pytest
 
 from pdkernel.render import stores
 from pdkernel.render.stores import RecordRow, StoreSummary
-from tests.render.golden_files import assert_golden
-from tests.render.reading import EVIL, Page
+from tests.render.reading import EVIL, Page, assert_view
 
 STORES = (StoreSummary("default", 1, 5), StoreSummary("ds_l6ujg2", 1234, 567_890))
 RECORDS = (
@@ -20,7 +19,7 @@ RECORDS = (
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_stores_match_the_golden_file(form: str) -> None:
     """Each store has its number of records and size."""
-    assert_golden(f"stores.{form}", (stores.render_stores_text if form == "txt" else stores.render_stores_html)(STORES))
+    assert_view(f"stores.{form}", (stores.render_stores_text if form == "txt" else stores.render_stores_html)(STORES))
 
 
 @pytest.mark.parametrize("form", ["txt", "html"])
@@ -28,7 +27,7 @@ def test_records_match_the_golden_file(form: str) -> None:
     """Each record has key, value and expiry; hidden records are counted."""
     draw = stores.render_records_text if form == "txt" else stores.render_records_html
 
-    assert_golden(f"records.{form}", draw("orders", RECORDS, total=5))
+    assert_view(f"records.{form}", draw("orders", RECORDS, total=5))
 
 
 def test_no_store() -> None:

@@ -87,6 +87,16 @@ def test_library_is_offered(issue: Event, make_composer: Callable[[], EventCompo
     assert [value for _, value in composer.library.options] == ["", "issue"]
 
 
+@pytest.mark.usefixtures("issue")
+def test_the_list_shows_the_chosen_event(composer: EventComposer, session: Session) -> None:
+    """An event that is chosen elsewhere is the selected one of the list; an event that is not saved is not in it."""
+    session.load_event("issue")
+    chosen = composer.library.value
+    session.choose_event(Event({"method": "GET"}), "unsaved")
+
+    assert (chosen, composer.library.value) == ("issue", "")
+
+
 def test_loading(issue: Event, composer: EventComposer, session: Session) -> None:
     """Loading shows a saved event and chooses it for the session."""
     session.notify_accounts_changed()

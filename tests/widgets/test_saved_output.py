@@ -9,6 +9,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from IPython.utils.capture import capture_output
 
+from pdkernel.event import Event
+from pdkernel.model import JSON
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, UserPicker
 from tests.widgets.front_end import press, type_into
@@ -29,7 +31,10 @@ def test_two_outputs(picker: UserPicker) -> None:
 
     form, kept = outputs(captured.outputs)
     assert form["data"][VIEW]["model_id"] == picker.model_id
-    assert "needs a running kernel" in form["data"]["text/plain"]
+    assert (form["data"]["text/plain"], form["data"]["text/html"]) == (
+        "External user",
+        '<div class="pd-fallback"><strong>External user</strong></div>',
+    )
     assert set(kept["data"]) == {"text/plain", "text/html"}
     assert "Steps run without an external user" in kept["data"]["text/plain"]
 
@@ -46,6 +51,26 @@ def test_the_saved_output_follows_the_form(picker: UserPicker, session: Session)
     assert update["id"] == kept["id"]
     assert "Steps run as ada in development." in update["data"]["text/plain"]
     assert "%pduser ada --environment development" in update["data"]["text/html"]
+
+
+def test_the_saved_output_has_a_picture_of_the_form(composer: EventComposer, session: Session) -> None:
+    """The HTML has the form's fields; a masked header, and the values of query and body, are not in it."""
+    headers: dict[str, JSON] = {"x-kind": "k", "authorization": "Bearer planted-token"}
+    body: dict[str, JSON] = {"issue": 1, "token": "planted-token"}
+    data: dict[str, JSON] = {
+        "method": "POST",
+        "path": "/in",
+        "query": {"key": "planted-token"},
+        "headers": headers,
+        "body": body,
+    }
+
+    session.choose_event(Event(data), "mine")
+
+    shown = composer.saved_output.html
+    for field in ("request</th>", "POST /in", "x-kind: k", "authorization: ***", "object: issue, token", "key"):
+        assert field in shown
+    assert "planted-token" not in shown
 
 
 @pytest.mark.usefixtures("_shell")

@@ -12,26 +12,31 @@ from pdkernel.render.markup import (
     BORDER_STYLE,
     CONTAINER_STYLE,
     ERROR_MARGIN_STYLE,
+    MUTED_STYLE,
     ROW_STYLE,
     WARNING_MARGIN_STYLE,
     Html,
     Tone,
     badge,
+    breakable,
     code_block,
     collapsible,
     join,
     join_lines,
+    multiline,
     muted,
     pill,
     tag,
 )
 from pdkernel.render.timeline import view_model
 
-_PREVIEW = 90
+_PREVIEW = 72
 _FEW_LINES = 12
-_LABEL_PX = 90
+_LABEL_PX = 100
 _MARKER_PX = 20
 """Width of the arrow of a collapsible part, so that the columns line up."""
+_CHARACTER_PX, _MAX_NAME_PX = 10, 240
+"""Width of a character of a step's name, and of the widest column of names: longer names move their own row only."""
 _SPACE = Html(" ")
 _GROWING_STYLE = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
 _STEP = f"{BORDER_STYLE};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
@@ -89,15 +94,17 @@ def _head(execution: Execution, notes: view_model.TimelineContext) -> list[Html]
 
 
 def _steps(execution: Execution, notes: view_model.TimelineContext) -> Html:
-    steps = [tag("li", _row(row), _details(row), style=_STEP) for row in view_model.build_rows(execution, notes)]
+    rows = view_model.build_rows(execution, notes)
+    name_px = min(_MAX_NAME_PX, max((_CHARACTER_PX * len(row.result.name) for row in rows), default=0))
+    steps = [tag("li", _row(row, name_px), _details(row), style=_STEP) for row in rows]
     return tag("ol", join_lines(steps), style="margin:0;padding:0;list-style-type:none", class_="pd-steps")
 
 
-def _row(row: view_model.StepRow) -> Html:
+def _row(row: view_model.StepRow, name_px: int) -> Html:
     parts = [
         tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
-        tag("strong", row.result.name, style="display:inline-block;margin-right:8px;min-width:100px"),
-        *([muted(row.language)] if row.language else []),
+        tag("strong", breakable(row.result.name), style=f"display:inline-block;margin-right:8px;min-width:{name_px}px"),
+        *([tag("span", row.language, style=f"{MUTED_STYLE};margin-right:8px;min-width:55px")] if row.language else []),
         *(pill(mark, "warn") if mark == "stale" else badge(mark) for mark in row.badges),
         tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
     ]
@@ -193,7 +200,7 @@ def _error(error: ErrorRecord) -> Html:
     where = formatting.format_error_location(error)
     parts = [
         tag("div", tag("strong", error.name), f" at {where}" if where else ""),
-        tag("div", error.message, style="white-space:pre-wrap;overflow-wrap:break-word"),
+        multiline(error.message, style="overflow-wrap:break-word"),
     ]
     if error.stack:
         parts.append(collapsible(Html("stack"), code_block(error.stack.strip("\n")), open_=len(error.stack) < 2000))

@@ -1,11 +1,11 @@
 // @ts-check
 /*
- * pdkernel's JupyterLab extension: highlights step cells in their language, copies the path of a clicked `code.pd-k`, and opens
- * the page that a button `.pd-link` requests.
+ * pdkernel's JupyterLab extension: highlights step cells in their language, copies the path of a clicked `code.pd-k`, opens the
+ * page that a button `.pd-link` requests, and shows saved forms without their kernel.
  *
  * It is written by hand and served unchanged: without bundler, import, inline script or inline style, so that it works under a
- * strict content security policy. It reads the first line of cells and the classes `pd-k`, `pd-link` and `pd-open` of outputs. It
- * does not communicate with a kernel.
+ * strict content security policy. It reads the first line of cells, and the HTML and classes `pd-...` of outputs. It does not
+ * communicate with a kernel.
  */
 (() => {
   'use strict';
@@ -52,7 +52,47 @@
     apply();
   }
 
+  // ---- Forms without their kernel ----------------------------------------------------------------------------------
+
+  const VIEW = 'application/vnd.jupyter.widget-view+json';
+  const FALLBACK = 'class="pd-fallback"';
+  const LOADING_MS = 1000; // a form of a running kernel appears sooner
+
+  /**
+   * Show the HTML of a form's output in the place of "Loading widget..." or "Error displaying widget": JupyterLab prefers the widget
+   * even if the model is missing. If the model arrives later, its view replaces the HTML.
+   */
+  function watchForms(panel) {
+    const show = async () => {
+      for (const area of panel.content.widgets.map(cell => cell.outputArea).filter(Boolean)) {
+        for (let index = 0; index < area.model.length; index++) {
+          const output = area.model.get(index);
+          const node = area.widgets[index]?.node.querySelector(`[data-mime-type="${VIEW}"]`);
+          if (!node || node.childElementCount || !node.textContent || !String(output.data['text/html']).includes(FALLBACK)) {
+            continue;
+          }
+          const renderer = panel.content.rendermime.createRenderer('text/html');
+          await renderer.renderModel(output);
+          if (!node.childElementCount) {
+            node.replaceChildren(renderer.node);
+          }
+        }
+      }
+    };
+    let timer;
+    const observer = new MutationObserver(() => {
+      clearTimeout(timer);
+      timer = setTimeout(show, LOADING_MS);
+    });
+    observer.observe(panel.content.node, { childList: true, subtree: true });
+    panel.disposed.connect(() => {
+      clearTimeout(timer);
+      observer.disconnect();
+    });
+  }
+
   function watchNotebook(panel, languages) {
+    watchForms(panel);
     const seen = new WeakSet();
     const watchAll = () => {
       for (const cell of panel.content.model?.cells ?? []) {
@@ -74,12 +114,15 @@
   const FEEDBACK_MS = 1500;
   const CSS = `
     ${KEY} { cursor: copy; border-radius: 2px; position: relative; }
+    ${KEY}.pd-python { padding: 0 4px; }
+    ${KEY}.pd-python::before { content: "Python"; }
     ${KEY}:hover { background: var(--jp-layout-color2, #eee); }
     ${KEY}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
     ${KEY}.pd-copied::after, ${KEY}.pd-not-copied::after {
       position: absolute; left: calc(100% + 4px); top: 0; z-index: 10; padding: 0 6px; border-radius: 3px;
       white-space: nowrap; font-family: var(--jp-ui-font-family, sans-serif); font-size: 11px;
       color: var(--jp-ui-inverse-font-color1, #fff); background: var(--jp-inverse-layout-color2, #424242); }
+    .jp-OutputArea:has(.widget-vbox) .pd-picture { display: none; }
     ${KEY}.pd-block.pd-copied::after, ${KEY}.pd-block.pd-not-copied::after { left: auto; right: 4px; top: 4px; }
     ${KEY}.pd-copied, ${KEY}.pd-not-copied { opacity: 1 !important; }
     ${KEY}.pd-copied::after { content: "copied"; }
