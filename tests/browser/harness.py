@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page
 
+from pdkernel.notebook.notebook_text import LANGUAGE_INFO
 from tests.lab_files import TOKEN, private_environment, wait_for_url
 
 # What a careful server sends: no inline script, no script from elsewhere. Lab itself needs 'unsafe-eval'.
@@ -34,15 +35,8 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 DISPLAY_NAMES = {"pdkernel": "Pipedream workflow (pdkernel)", "python3": "Python 3 (ipykernel)"}
-LANGUAGE_INFO = {
-    "name": "python",
-    "version": platform.python_version(),
-    "mimetype": "text/x-python",
-    "codemirror_mode": {"name": "ipython", "version": 3},
-    "pygments_lexer": "ipython3",
-    "nbconvert_exporter": "python",
-    "file_extension": ".py",
-}
+LANGUAGES = {"pdkernel": LANGUAGE_INFO, "python3": {**LANGUAGE_INFO, "version": platform.python_version()}}
+"""The language that each kernel reports."""
 PROMPTS = (
     "() => [...document.querySelectorAll('.jp-Notebook .jp-InputPrompt')].map(prompt => prompt.textContent).join(' ')"
 )
@@ -125,7 +119,7 @@ class Lab:
             "nbformat_minor": 5,
             "metadata": {
                 "kernelspec": {"name": kernel, "display_name": DISPLAY_NAMES[kernel], "language": "python"},
-                **({"language_info": LANGUAGE_INFO} if saved_before else {}),
+                **({"language_info": LANGUAGES[kernel]} if saved_before else {}),
             },
             "cells": [
                 {

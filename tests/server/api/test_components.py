@@ -248,7 +248,7 @@ async def test_a_secret_value_is_not_recorded(depot: Served, tmp_path: Path) -> 
 
     answer = await post(depot, "/actions/run", id="depot-sign-in", configured_props={"pin": KEY, "who": "ada-marked"})
 
-    kept = str(await depot.context.engine.journal.list_executions(limit=10))
+    kept = str([each.to_json() for each in await depot.context.engine.journal.list_executions(limit=10)])
     assert answer["ret"]["length"] == len(KEY)
     assert "ada-marked" in kept
     assert KEY not in kept
