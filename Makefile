@@ -75,16 +75,19 @@ bench: .venv/.test
 
 # the kernel and the Lab extension are copied on install: their files are part of the stamp
 .venv/.lab: pyproject.toml $(shell find pdkernel/kernel -type f -not -name '*.pyc') | .venv/bin/python
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[node]'
-	touch $@
+	@echo 'Installing pdkernel and JupyterLab into .venv: about a minute ...'
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[node]'
+	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
-	touch $@
+	@echo 'Installing what most tests need into .venv: about a minute ...'
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
 
 .venv/.test: .venv/.lab
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[node,test]'
-	touch $@
+	@echo 'Installing what all tests need into .venv: about a minute ...'
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[node,test]'
+	@touch $@
 
 # browser tests need Chromium: from PATH, else from Debian's packages as root, else they are listed as NOT RUN
 chromium:
