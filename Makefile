@@ -32,7 +32,7 @@ lab: .venv/.lab
 demo: .venv/.lab
 	$(BIN)/pdkernel demo
 
-# three processes, since tests wait for programs that they start
+# four processes, since tests wait for programs that they start
 test: .venv/.test chromium
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ test: .venv/.test chromium
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate -q tests
 	$(SPHINX)
-	$(BIN)/pytest -n 3 --dist loadfile --durations=20
+	$(BIN)/pytest -n 4 --dist loadfile --durations=20
 
 dev: .venv/.dev
 
