@@ -202,14 +202,14 @@ class StepResult(JsonStruct, frozen=True):
     started_at: str | None = None
     duration_ms: float | None = None
     attempt: int = 1
+    path: str = ""
+    iteration: int = 1
     exports: Mapping[str, JSON] = {}
     logs: tuple[Log, ...] = ()
     accounts: tuple[AccountUse, ...] = ()
     requests: tuple[OutboundCall, ...] = ()
     error: ErrorRecord | None = None
     source: str | UnsetType = UNSET
-    path: str = ""
-    iteration: int = 1
 
     def __post_init__(self) -> None:
         if not self.path:

@@ -7,8 +7,7 @@ credentials, so it is written encrypted until the run's accounts are resolved; t
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -33,8 +32,9 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
-from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import InternalError, PdkernelError
+from pdkernel.engine.record_writes import RecordWrites
+from pdkernel.engine.run_request import RunRequest, collect_request_secrets
+from pdkernel.errors import PdkernelError
 from pdkernel.execution import (
     Delivery,
     ErrorRecord,
@@ -47,16 +47,10 @@ from pdkernel.execution import (
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.project import Vault
-from pdkernel.redaction import Redactor, Secret, get_redactor
+from pdkernel.redaction import Redactor, get_redactor
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
-
-
-class RunLostError(InternalError):
-    """The journal refuses the writes of this executor: the run was cancelled, or another executor continues it."""
-
-    code = "run_lost"
 
 
 class RunRecord:
@@ -99,9 +93,7 @@ class RunRecord:
         self._clock = clock
         self._vault = vault
         self._event_text: str | None = None  # replaces the sealed event with the next commit
-        self._pending: list[asyncio.Future[bool]] = []
-        self._start_submitted: asyncio.Future[None] | None = None
-        self._delayed_writes = 0
+        self._writes = RecordWrites()
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
         self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
@@ -150,8 +142,7 @@ class RunRecord:
 
     def record_start(self) -> None:
         """Write the run's first row."""
-        self._start_submitted = asyncio.get_running_loop().create_future()
-        self._pending.append(asyncio.ensure_future(self._accept(self.execution)))
+        self._writes.start(self._accept(self.execution))
 
     def set_redactor(self, redactor: Redactor) -> None:
         """Use *redactor*, which includes the secrets of the run's accounts, from now on."""
@@ -187,7 +178,7 @@ class RunRecord:
         if ends_run or row.seq == len(self._step_positions) - 1:
             self._last = row
         else:
-            self._write(lambda: self._append(row))
+            self._writes.submit(lambda: self._append(row))
 
     async def flush(self) -> None:
         """
@@ -198,15 +189,11 @@ class RunRecord:
             RunLostError: The journal refused a write.
         """
         self._write_last()
-        pending = list(self._pending)
-        for each in pending:
-            if not each.done():
-                await _ended(each)  # if the run is cancelled during this wait, `finish` waits for the writes
-        del self._pending[: len(pending)]
-        fault = next((fault for each in pending if (fault := _fault_of(each)) is not None), None)
-        if fault is not None:
+        try:
+            await self._writes.wait()
+        except BaseException as fault:
             self.write_error = fault
-            raise fault
+            raise
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
@@ -231,7 +218,7 @@ class RunRecord:
         assert self._wait is not None, "the run is parked"
         wait, last, event = self._wait, self._last, self._take_event_text()
         self._last = None
-        self._write(lambda: self._journal.park(self.claim, wait, last_step=last, event=event))
+        self._writes.submit(lambda: self._journal.park(self.claim, wait, last_step=last, event=event))
         await self.flush()
         self._is_parked = True
 
@@ -285,7 +272,7 @@ class RunRecord:
                 sends=execution.sends,
                 lookup=execution.lookup,
             )
-            self._write(
+            self._writes.submit(
                 lambda: self._journal.finish(self.claim, _final(execution.status), output, last_step=last, event=event)
             )
         try:
@@ -336,29 +323,10 @@ class RunRecord:
         self._fields.update(fields)
         self._execution = None
 
-    def _write(self, write: Callable[[], Awaitable[bool]]) -> None:
-        # the journal writes in the order of calls, and the run's first row must be the first write
-        has_started = self._start_submitted is None or self._start_submitted.done()
-        if has_started and not self._delayed_writes:
-            writing = write()
-        else:
-            self._delayed_writes += 1
-            writing = self._write_after_start(write)
-        self._pending.append(asyncio.ensure_future(writing))
-
-    async def _write_after_start(self, write: Callable[[], Awaitable[bool]]) -> bool:
-        assert self._start_submitted is not None
-        try:
-            await asyncio.shield(self._start_submitted)
-            writing = asyncio.ensure_future(write())
-        finally:
-            self._delayed_writes -= 1
-        return await writing
-
     def _write_last(self) -> None:
         last, self._last = self._last, None
         if last is not None:
-            self._write(lambda: self._append(last))
+            self._writes.submit(lambda: self._append(last))
 
     def _append(self, row: StepRow) -> Awaitable[bool]:
         return self._journal.append_step(self.claim, row, event=self._take_event_text())
@@ -371,11 +339,10 @@ class RunRecord:
         return encode_event(event, self.context, outbound_enforcement=self._fields["outbound_enforcement"])
 
     async def _accept(self, execution: Execution) -> bool:
-        assert self._start_submitted is not None
         try:
             version = await self._journal.deploy_definition(self._request.workflow)
         finally:
-            self._start_submitted.set_result(None)  # waiters resume only after `accept_run` below has been called
+            self._writes.mark_started()  # waiters resume only after `accept_run` below has been called
         event: Mapping[str, JSON] | bytes = execution.event
         if self._vault is not None:
             event = self._vault.seal(encode_json(dict(execution.event)).decode(), f"runs/{execution.id}/event")
@@ -393,37 +360,6 @@ class RunRecord:
         if is_accepted and self._request.on_recorded:
             self._request.on_recorded()
         return is_accepted
-
-
-async def _ended(writing: asyncio.Future[Any]) -> None:
-    """Wait until *writing* has ended in any way; a cancelled wait does not cancel it."""
-    ended = asyncio.get_running_loop().create_future()
-
-    def end(_: object) -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    writing.add_done_callback(end)
-    await ended
-
-
-def _fault_of(write: asyncio.Future[bool]) -> BaseException | None:
-    """Why *write*, which has ended, is not in the journal; None if it is."""
-    if write.cancelled():
-        return asyncio.CancelledError()
-    if (fault := write.exception()) is not None or write.result():
-        return fault
-    return RunLostError(
-        "This process lost the run: the run was cancelled, or its lease expired and another process continues it. "
-        "Later results of this process are not recorded.",
-        fix="Open the run's record to see how the run went on.",
-    )
-
-
-def collect_request_secrets(request: RunRequest) -> list[Secret]:
-    """Return the values of the project's variables and of the event's secret headers as secrets."""
-    variables = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
-    return [*variables, *(Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items())]
 
 
 def require_object(value: JSON) -> dict[str, Any]:
