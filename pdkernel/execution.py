@@ -191,6 +191,8 @@ class StepResult(JsonStruct, frozen=True):
     The result of one step.
 
     Attributes:
+        path: The place of the step among branches; outside of branches its name.
+        iteration: 1, or the number of the pass through a loop.
         duration_ms: Milliseconds, rounded to one decimal; None for a step that has not ended.
         source: For a pre-built action, where the component came from and the limits of that source; unset for code.
     """
@@ -200,6 +202,8 @@ class StepResult(JsonStruct, frozen=True):
     started_at: str | None = None
     duration_ms: float | None = None
     attempt: int = 1
+    path: str = ""
+    iteration: int = 1
     exports: Mapping[str, JSON] = {}
     logs: tuple[Log, ...] = ()
     accounts: tuple[AccountUse, ...] = ()
@@ -208,6 +212,8 @@ class StepResult(JsonStruct, frozen=True):
     source: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        if not self.path:
+            force_setattr(self, "path", self.name)
         if self.duration_ms is not None:
             force_setattr(self, "duration_ms", round(self.duration_ms, 1))
 

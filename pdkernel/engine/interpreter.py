@@ -25,7 +25,7 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.deliveries import SendDelivery
-from pdkernel.engine.journal import Journal, MemoryJournal, MemoryTables
+from pdkernel.engine.journal import Claim, Journal, MemoryJournal, MemoryTables
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.mail import MailSettings
 from pdkernel.engine.outbound_calls import build_call_binding
@@ -119,7 +119,7 @@ class Interpreter:
         )
         record = RunRecord(
             request,
-            run_id=run_id,
+            claim=Claim(run_id),
             trace_id=trace_id,
             context=context,
             journal=self._journal
@@ -178,6 +178,8 @@ class Interpreter:
             run = RunState(request, workers, record, resolution, actions, payload, setup, ready, exports)
             status = await self._steps(run)
             await self._report_unauthorized(run)
+            if status == "paused":
+                await record.commit_pause()  # before any message leaves: a crash must not skip the pause
             if status != "cancelled":
                 await self._deliver(run)
             record.set_final_status(status)

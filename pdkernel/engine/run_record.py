@@ -7,8 +7,7 @@ credentials, so it is written encrypted until the run's accounts are resolved; t
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -22,8 +21,19 @@ from pdkernel.engine.http_response import (
     build_refusal_response,
     build_response,
 )
-from pdkernel.engine.journal import FinalStatus, Journal, NewRun, StepRow, encode_event, encode_output, encode_step
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.journal import (
+    Claim,
+    FinalStatus,
+    Journal,
+    NewRun,
+    StepRow,
+    WaitRow,
+    encode_event,
+    encode_output,
+    encode_step,
+)
+from pdkernel.engine.record_writes import RecordWrites
+from pdkernel.engine.run_request import RunRequest, collect_request_secrets
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import (
     Delivery,
@@ -37,7 +47,7 @@ from pdkernel.execution import (
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.project import Vault
-from pdkernel.redaction import Redactor, Secret, get_redactor
+from pdkernel.redaction import Redactor, get_redactor
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
@@ -49,7 +59,7 @@ class RunRecord:
 
     Args:
         request: The run's request.
-        run_id: The run's id.
+        claim: The right to write the run; every write names it.
         trace_id: The id that a run and its replays share.
         context: `steps.trigger.context`.
         journal: The journal for the rows.
@@ -59,7 +69,7 @@ class RunRecord:
         guard: What the operating system does with outbound calls that bypass the gateway.
 
     Attributes:
-        run_id: The run's id.
+        claim: The right to write the run.
         context: `steps.trigger.context`.
         initial_secrets: The secrets known at the start: variables and the event's headers.
         redactor: The redactor of the run's secrets; at first only of *initial_secrets*.
@@ -70,7 +80,7 @@ class RunRecord:
         self,
         request: RunRequest,
         *,
-        run_id: str,
+        claim: Claim,
         trace_id: str,
         context: Mapping[str, JSON],
         journal: Journal,
@@ -83,11 +93,10 @@ class RunRecord:
         self._clock = clock
         self._vault = vault
         self._event_text: str | None = None  # replaces the sealed event with the next commit
-        self._pending: list[asyncio.Future[Any]] = []
-        self._start_submitted: asyncio.Future[None] | None = None
-        self._delayed_writes = 0
+        self._writes = RecordWrites()
         self._last: StepRow | None = None
-        self._parked: tuple[int, float] | None = None
+        self._wait: WaitRow | None = None
+        self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self.initial_secrets = tuple(collect_request_secrets(request))
         self._masked = dict(request.event.with_masked_headers().data)
@@ -95,11 +104,11 @@ class RunRecord:
         self._response: HttpResponse | None = None  # the platform ignores later responses
         self._has_responded = False
         self.write_error: BaseException | None = None
-        self.run_id = run_id
+        self.claim = claim
         self.context = context
         self._steps = {step.name: StepResult(step.name, "not_run") for step in request.workflow.steps}
         self._fields: dict[str, Any] = {
-            "id": run_id,
+            "id": claim.run_id,
             "trace_id": trace_id,
             "workflow": request.workflow.name,
             "version": request.workflow.version,
@@ -108,7 +117,7 @@ class RunRecord:
             "environment": request.environment,
             "started_at": format_iso(clock.now()),
             "finished_at": None,
-            "attempt": 1,
+            "attempt": claim.attempt,
             "replay_of": None,
             "trigger": self._redact_trigger(),
             "response": None,
@@ -120,6 +129,11 @@ class RunRecord:
         self._execution: Execution | None = None
 
     @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.claim.run_id
+
+    @property
     def execution(self) -> Execution:
         """The execution so far; built on access, because most changes are only read at the end."""
         if self._execution is None:
@@ -128,8 +142,7 @@ class RunRecord:
 
     def record_start(self) -> None:
         """Write the run's first row."""
-        self._start_submitted = asyncio.get_running_loop().create_future()
-        self._pending.append(asyncio.ensure_future(self._accept(self.execution)))
+        self._writes.start(self._accept(self.execution))
 
     def set_redactor(self, redactor: Redactor) -> None:
         """Use *redactor*, which includes the secrets of the run's accounts, from now on."""
@@ -159,24 +172,28 @@ class RunRecord:
     def record_step(self, result: StepResult, *, ends_run: bool = False) -> None:
         """Record a finished step and write its row; the row of the last step is written together with the run's end."""
         self.notify(result)
-        row = StepRow(self._step_positions[result.name], result.name, encode_step(result))
+        row = StepRow(
+            self._step_positions[result.name], result.name, encode_step(result), result.path, result.iteration
+        )
         if ends_run or row.seq == len(self._step_positions) - 1:
             self._last = row
         else:
-            self._write(lambda: self._append(row))
+            self._writes.submit(lambda: self._append(row))
 
     async def flush(self) -> None:
-        """Wait until all writes are on disk. Raises `ProjectError` if one failed."""
+        """
+        Wait until all writes are on disk.
+
+        Raises:
+            ProjectError: A write failed.
+            RunLostError: The journal refused a write.
+        """
         self._write_last()
-        pending = list(self._pending)
-        for each in pending:
-            if not each.done():
-                await _ended(each)  # if the run is cancelled during this wait, `finish` waits for the writes
-        del self._pending[: len(pending)]
-        fault = next((fault for each in pending if (fault := _exception_of(each)) is not None), None)
-        if fault is not None:
+        try:
+            await self._writes.wait()
+        except BaseException as fault:
             self.write_error = fault
-            raise fault
+            raise
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
@@ -193,7 +210,17 @@ class RunRecord:
 
     def park(self, step: str, *, wake_at: float) -> None:
         """Record that the run is paused in *step* until *wake_at* (seconds since 1970)."""
-        self._parked = (self._step_positions[step], wake_at)
+        result = self._steps[step]
+        self._wait = WaitRow(self._step_positions[step], result.path, result.iteration, wake_at)
+
+    async def commit_pause(self) -> None:
+        """Write the pause together with the row of its step, and wait for the disk. Raises as `flush` does."""
+        assert self._wait is not None, "the run is parked"
+        wait, last, event = self._wait, self._last, self._take_event_text()
+        self._last = None
+        self._writes.submit(lambda: self._journal.park(self.claim, wait, last_step=last, event=event))
+        await self.flush()
+        self._is_parked = True
 
     def add_delivery(self, delivery: Delivery) -> None:
         """Record the delivery of a message that a step queued."""
@@ -201,16 +228,16 @@ class RunRecord:
 
     def skip_remaining(self) -> None:
         """Mark the steps that the run does not reach as skipped, unless the run is paused."""
-        if self._parked is not None:
+        if self._wait is not None:
             return
         for result in tuple(self._steps.values()):
             if result.status == "not_run" and self._request.is_selected(result.name):
                 self.notify(replace(result, status="skipped"))
 
     def set_final_status(self, status: Status) -> None:
-        """Set the run's final status, or that it is paused."""
-        if status == "paused":
-            self._update_fields(status=status)
+        """Set the run's final status, or that it is paused; a run whose pause is on disk stays paused."""
+        if status == "paused" or self._is_parked:
+            self._update_fields(status="paused")
             return
         failed = next((step.error for step in self._steps.values() if step.error), None)
         self._end(status, failed, NO_RESPONSE)
@@ -235,12 +262,9 @@ class RunRecord:
         """
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED_STATUSES}
-        if self._parked is not None and execution.status == "paused":
-            position, wake_at = self._parked
-            self._write_last()
+        if not self._is_parked:
+            last, self._last = self._last, None
             event = self._take_event_text()
-            self._write(lambda: self._journal.park(execution.id, position, wake_at=wake_at, event=event))
-        else:
             output = encode_output(
                 response=execution.response,
                 error=execution.error,
@@ -248,12 +272,8 @@ class RunRecord:
                 sends=execution.sends,
                 lookup=execution.lookup,
             )
-            last, self._last = self._last, None
-            event = self._take_event_text()
-            self._write(
-                lambda: self._journal.finish(
-                    execution.id, _final(execution.status), output, last_step=last, event=event
-                )
+            self._writes.submit(
+                lambda: self._journal.finish(self.claim, _final(execution.status), output, last_step=last, event=event)
             )
         try:
             await self.flush()
@@ -303,32 +323,13 @@ class RunRecord:
         self._fields.update(fields)
         self._execution = None
 
-    def _write(self, write: Callable[[], Awaitable[Any]]) -> None:
-        # the journal writes in the order of calls, and the run's first row must be the first write
-        has_started = self._start_submitted is None or self._start_submitted.done()
-        if has_started and not self._delayed_writes:
-            writing = write()
-        else:
-            self._delayed_writes += 1
-            writing = self._write_after_start(write)
-        self._pending.append(asyncio.ensure_future(writing))
-
-    async def _write_after_start(self, write: Callable[[], Awaitable[Any]]) -> Any:
-        assert self._start_submitted is not None
-        try:
-            await asyncio.shield(self._start_submitted)
-            writing = asyncio.ensure_future(write())
-        finally:
-            self._delayed_writes -= 1
-        return await writing
-
     def _write_last(self) -> None:
         last, self._last = self._last, None
         if last is not None:
-            self._write(lambda: self._append(last))
+            self._writes.submit(lambda: self._append(last))
 
     def _append(self, row: StepRow) -> Awaitable[bool]:
-        return self._journal.append_step(self.run_id, row.seq, row.name, row.data, event=self._take_event_text())
+        return self._journal.append_step(self.claim, row, event=self._take_event_text())
 
     def _take_event_text(self) -> str | None:
         event, self._event_text = self._event_text, None
@@ -337,16 +338,15 @@ class RunRecord:
     def _trigger_text(self, event: Mapping[str, JSON] | bytes) -> str:
         return encode_event(event, self.context, outbound_enforcement=self._fields["outbound_enforcement"])
 
-    async def _accept(self, execution: Execution) -> None:
-        assert self._start_submitted is not None
+    async def _accept(self, execution: Execution) -> bool:
         try:
             version = await self._journal.deploy_definition(self._request.workflow)
         finally:
-            self._start_submitted.set_result(None)  # waiters resume only after `accept_run` below has been called
+            self._writes.mark_started()  # waiters resume only after `accept_run` below has been called
         event: Mapping[str, JSON] | bytes = execution.event
         if self._vault is not None:
             event = self._vault.seal(encode_json(dict(execution.event)).decode(), f"runs/{execution.id}/event")
-        await self._journal.accept_run(
+        is_accepted = await self._journal.accept_run(
             NewRun(
                 id=execution.id,
                 trace_id=execution.trace_id,
@@ -357,30 +357,9 @@ class RunRecord:
                 environment=execution.environment,
             )
         )
-        if self._request.on_recorded:
+        if is_accepted and self._request.on_recorded:
             self._request.on_recorded()
-
-
-async def _ended(writing: asyncio.Future[Any]) -> None:
-    """Wait until *writing* has ended in any way; a cancelled wait does not cancel it."""
-    ended = asyncio.get_running_loop().create_future()
-
-    def end(_: object) -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    writing.add_done_callback(end)
-    await ended
-
-
-def _exception_of(done: asyncio.Future[Any]) -> BaseException | None:
-    return asyncio.CancelledError() if done.cancelled() else done.exception()
-
-
-def collect_request_secrets(request: RunRequest) -> list[Secret]:
-    """Return the values of the project's variables and of the event's secret headers as secrets."""
-    variables = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
-    return [*variables, *(Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items())]
+        return is_accepted
 
 
 def require_object(value: JSON) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Step, Workflow
+from pdkernel.redaction import Secret
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
 
 OnChange = Callable[[Execution], None]
@@ -157,3 +158,9 @@ class RunRequest:
     def should_execute(self, step: Step) -> bool:
         """Return whether the run executes the code of *step*: it is selected, not disabled and not pinned."""
         return self.is_selected(step.name) and not step.disabled and step.name not in self.pinned_exports
+
+
+def collect_request_secrets(request: RunRequest) -> list[Secret]:
+    """Return the values of the project's variables and of the event's secret headers as secrets."""
+    variables = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
+    return [*variables, *(Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items())]

@@ -91,6 +91,6 @@ class StepScheduler:
         if pause.kind == "rerun":
             run.record.notify(result)
         else:
-            run.record.record_step(result)
+            run.record.record_step(result, ends_run=True)
         run.record.park(step.name, wake_at=self._clock.now().timestamp() + decision.delay_s)
         return "paused"

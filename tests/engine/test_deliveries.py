@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,6 +23,7 @@ from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
+from tests.http_servers import AnsweringServer, SentRequest, serve
 
 
 @dataclass
@@ -239,3 +242,27 @@ async def test_a_cancelled_run_sends_nothing(runtime: WorkflowEngine, server: Se
 
     assert execution.status == "cancelled"
     assert (execution.sends, server.heads) == ((), [])
+
+
+async def test_a_pause_is_recorded_before_messages_leave(run: Run, project: Project) -> None:
+    """When a message of a pausing run arrives, its pause and the row of its step are on disk: a crash then skips no pause."""
+    found: list[tuple[str, int]] = []
+
+    def answer(_: SentRequest) -> tuple[int, str]:
+        with closing(sqlite3.connect(str(project.sqlite_path))) as connection:
+            found.extend(
+                connection.execute(
+                    "select status, (select count(*) from steps where run_id = runs.id) from runs"
+                ).fetchall()
+            )
+        return 200, "ok"
+
+    with serve(AnsweringServer(answer)) as server:
+        execution = await run(
+            node_step("ask", f"$.send.http({{ method: 'POST', url: '{server.url}/hook' }}); $.flow.suspend(60000)"),
+            python_step("next"),
+            pause_mode="park",
+        )
+
+    assert found == [("paused", 1)]
+    assert (execution.status, [sent.outcome for sent in execution.sends]) == ("paused", ["sent"])

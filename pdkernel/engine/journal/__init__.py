@@ -7,7 +7,7 @@ The journal: the durable record of events, runs and finished steps.
     sqlite       the journal on SQLite, made of `statements`, `writer` (grouped commits) and `reader`
     memory       the journal in memory, with the same rules
 
-One executor owns a run. Each of its writes names the owner and the fence of its claim:
+One executor owns a run. Each of its writes names its claim, whose fence no earlier owner has:
 
     accept --> running --finish--> success | error | exited
        |        |   ^
@@ -22,9 +22,11 @@ from pdkernel.engine.journal.memory import MemoryJournal, MemoryTables
 from pdkernel.engine.journal.protocol import Journal
 from pdkernel.engine.journal.records import (
     Claim,
+    ClaimedRun,
     FinalStatus,
     NewRun,
     StepRow,
+    WaitRow,
     encode_event,
     encode_output,
     encode_step,
@@ -33,6 +35,7 @@ from pdkernel.engine.journal.sqlite import SqliteJournal
 
 __all__ = [
     "Claim",
+    "ClaimedRun",
     "FinalStatus",
     "Journal",
     "MemoryJournal",
@@ -40,6 +43,7 @@ __all__ = [
     "NewRun",
     "SqliteJournal",
     "StepRow",
+    "WaitRow",
     "encode_event",
     "encode_output",
     "encode_step",

@@ -15,14 +15,17 @@ from typing import Self
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.records import (
+    FIRST_FENCE,
     LEASE_S,
     Claim,
+    ClaimedRun,
     ExecutionQuery,
     FinalStatus,
     NewRun,
     RunRow,
     RunStatus,
     StepRow,
+    WaitRow,
     build_execution,
     encode_definition,
     to_row_status,
@@ -43,7 +46,15 @@ class _Run:
     wake_at: float | None = None
     ended: float | None = None
     output: str | None = None
-    steps: dict[int, str] = field(default_factory=dict)
+    steps: dict[tuple[str, int], StepRow] = field(default_factory=dict)
+
+    def append(self, row: StepRow | None) -> bool:
+        """Record the step; return False if its key exists."""
+        if row is None:
+            return True
+        is_new = (row.path, row.iteration) not in self.steps
+        self.steps.setdefault((row.path, row.iteration), row)
+        return is_new
 
     def replace_event(self, event: str | None) -> None:
         """Replace the run's event text, unless *event* is None."""
@@ -109,67 +120,47 @@ class MemoryJournal:
                 return False
             created = self._now() if run.created is None else run.created
             store.runs[run.id] = (
-                _Run(run, created, "running", self.executor_id, 1)
+                _Run(run, created, "running", self.executor_id, FIRST_FENCE)
                 if run.queue is None
                 else _Run(run, created, "ready", None, 0)
             )
             return True
 
-    async def append_step(
-        self,
-        run_id: str,
-        position: int,
-        name: str,  # noqa: ARG002
-        result_text: str,
-        *,
-        fence: int = 1,
-        event: str | None = None,
-    ) -> bool:
-        """Record a finished step. Return False if this executor does not own the run, or the step is already recorded."""
-        with self._owned_run(run_id, fence) as run:
-            if run is None or position in run.steps:
+    async def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> bool:
+        """Record a finished step. Return False if the claim is lost, or the step is already recorded."""
+        with self._owned_run(claim) as run:
+            if run is None or not run.append(row):
                 return False
-            run.steps[position] = result_text
             run.replace_event(event)
             return True
 
     async def finish(
         self,
-        run_id: str,
+        claim: Claim,
         status: FinalStatus,
         output: str,
         *,
         last_step: StepRow | None = None,
-        fence: int = 1,
         event: str | None = None,
         wait: bool = True,  # noqa: ARG002
     ) -> bool:
-        """End the run. Return False if this executor does not own the run, or *last_step* is already recorded; *wait* has no effect."""
-        with self._owned_run(run_id, fence) as run:
-            if run is None or (last_step is not None and last_step.seq in run.steps):
+        """End the run. Return False if the claim is lost, or *last_step* is already recorded; *wait* has no effect."""
+        with self._owned_run(claim) as run:
+            if run is None or not run.append(last_step):
                 return False
-            if last_step is not None:
-                run.steps[last_step.seq] = last_step.data
             run.replace_event(event)
             run.status, run.output, run.ended, run.owner = status, output, self._now(), None
             return True
 
     async def park(
-        self,
-        run_id: str,
-        seq: int,  # noqa: ARG002
-        *,
-        fence: int = 1,
-        wake_at: float | None = None,
-        token_hash: str | None = None,  # noqa: ARG002
-        event: str | None = None,
+        self, claim: Claim, wait: WaitRow, *, last_step: StepRow | None = None, event: str | None = None
     ) -> bool:
-        """Pause the run in step *seq*. Return False if this executor does not own the run."""
-        with self._owned_run(run_id, fence) as run:
-            if run is None:
+        """Pause the run. Return False if the claim is lost, or *last_step* is already recorded."""
+        with self._owned_run(claim) as run:
+            if run is None or not run.append(last_step):
                 return False
             run.replace_event(event)
-            run.status, run.wake_at, run.owner = "paused", wake_at, None
+            run.status, run.wake_at, run.owner = "paused", wait.wake_at, None
             return True
 
     async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:  # noqa: ARG002
@@ -186,13 +177,13 @@ class MemoryJournal:
             waiting.sort(key=lambda run: run.wake_at or 0.0)
             return sum(_wake(run) for run in waiting[:limit])
 
-    async def claim(self, run_id: str) -> Claim | None:
+    async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
         with self._locked() as store:
             run = store.runs.get(run_id)
             return None if run is None else self._claim(run)
 
-    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
+    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of *queue*, within its limits."""
         with self._locked() as store:
             ready = sorted(
@@ -285,21 +276,26 @@ class MemoryJournal:
             yield self._store
 
     @contextmanager
-    def _owned_run(self, run_id: str, fence: int) -> Iterator[_Run | None]:
-        """Yield the run if this executor owns it with that fence, else None."""
+    def _owned_run(self, claim: Claim) -> Iterator[_Run | None]:
+        """Yield the run if this executor owns it by that claim, else None."""
         with self._locked() as store:
-            run = store.runs.get(run_id)
+            run = store.runs.get(claim.run_id)
             alive = self.executor_id in store.leases
-            mine = run is not None and alive and run.fence == fence and run.owner == self.executor_id
+            mine = run is not None and alive and run.fence == claim.fence and run.owner == self.executor_id
             yield run if mine else None
 
-    def _claim(self, run: _Run) -> Claim | None:
+    def _claim(self, run: _Run) -> ClaimedRun | None:
         if run.status != "ready" or self.executor_id not in self._store.leases:
             return None
         run.status, run.owner, run.fence = "running", self.executor_id, run.fence + 1
         new = run.new
-        return Claim(
-            new.id, run.fence, run.attempt, new.workflow, new.version, new.event, new.external_user, new.environment
+        return ClaimedRun(
+            Claim(new.id, run.fence, run.attempt),
+            new.workflow,
+            new.version,
+            new.event,
+            new.external_user,
+            new.environment,
         )
 
     def _count_free(self, store: MemoryTables, queue: str | None, free: int) -> int:
@@ -343,7 +339,7 @@ def _execution(store: MemoryTables, run: _Run) -> Execution:
         ended=run.ended,
         output=run.output,
     )
-    return build_execution(row, [run.steps[seq] for seq in sorted(run.steps)])
+    return build_execution(row, [step.data for step in sorted(run.steps.values(), key=lambda step: step.seq)])
 
 
 def _matches(store: MemoryTables, run: _Run, query: ExecutionQuery) -> bool:

@@ -1,8 +1,8 @@
 """
 The protocol of a journal.
 
-Each write names (owner, fence): the executor that opened the journal, and the fence of its claim. A write returns False
-if that executor does not own the run any more: the run was claimed, cancelled, paused or finished, or the executor's
+Each write names its claim: the run and the fence of the executor that opened the journal. A write returns False if that
+executor does not own the run any more: the run was claimed, cancelled, paused or finished, or the executor's
 lease has expired. A write that returns True is on disk.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pdkernel.engine.journal.records import Claim, FinalStatus, NewRun, StepRow
+from pdkernel.engine.journal.records import Claim, ClaimedRun, FinalStatus, NewRun, StepRow, WaitRow
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
@@ -30,14 +30,12 @@ class Journal(Protocol):
         ...
 
     async def accept_run(self, run: NewRun) -> bool:
-        """Record the run: running, with this executor as the owner and fence 1; with a queue, ready and without owner."""
+        """Record the run: running, owned by this executor with its first claim; with a queue, ready and without owner."""
         ...
 
-    def append_step(
-        self, run_id: str, position: int, name: str, result_text: str, *, fence: int = 1, event: str | None = None
-    ) -> Awaitable[bool]:
+    def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
         """
-        Record a finished step; *position* is its index in the workflow, *result_text* its result (`encode_step`).
+        Record a finished step.
 
         In `append_step`, `finish` and `park`, *event* replaces the run's `runs.event` text in the same commit; None
         leaves it unchanged.
@@ -48,12 +46,11 @@ class Journal(Protocol):
 
     def finish(
         self,
-        run_id: str,
+        claim: Claim,
         status: FinalStatus,
         output: str,
         *,
         last_step: StepRow | None = None,
-        fence: int = 1,
         event: str | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
@@ -65,17 +62,14 @@ class Journal(Protocol):
         """
         ...
 
-    async def park(
-        self,
-        run_id: str,
-        seq: int,
-        *,
-        fence: int = 1,
-        wake_at: float | None = None,
-        token_hash: str | None = None,
-        event: str | None = None,
-    ) -> bool:
-        """Pause the run in step *seq* until *wake_at* (seconds since 1970) or `resolve_wait`; removes the owner."""
+    def park(
+        self, claim: Claim, wait: WaitRow, *, last_step: StepRow | None = None, event: str | None = None
+    ) -> Awaitable[bool]:
+        """
+        Pause the run until `wait.wake_at` or `resolve_wait`, and record *last_step* with it; removes the owner.
+
+        The step's row, the wait and the status are one commit: a crash loses all of them or none.
+        """
         ...
 
     async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
@@ -86,11 +80,11 @@ class Journal(Protocol):
         """Make runs ready whose pause has ended, with the outcome `timeout`. Return the number of runs."""
         ...
 
-    async def claim(self, run_id: str) -> Claim | None:
+    async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
         ...
 
-    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
+    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of *queue*, within its limits."""
         ...
 

@@ -46,13 +46,44 @@ LEASE_S = 10.0
 """Seconds that a lease lasts after a heartbeat."""
 
 
+FIRST_FENCE = 1
+"""The fence of the executor that accepted a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    The right of one executor to write a run; every write names its claim.
+
+    Attributes:
+        run_id: The run's id.
+        fence: Changes with every claim, so that writes of an earlier owner are refused.
+        attempt: If 2 or more, the first step without a row may have run before.
+    """
+
+    run_id: str
+    fence: int = FIRST_FENCE
+    attempt: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """The row of a step that is written with the end of its run: its index in the workflow, name and `encode_step` text."""
+    """
+    The row of a finished step. Its key is (run, path, iteration).
+
+    Attributes:
+        seq: The index in the order of the run's steps.
+        name: The step's name.
+        data: The `encode_step` text.
+        path: The place of the step among branches: the name of a step outside of branches.
+        iteration: 1, or the number of the pass through a loop.
+    """
 
     seq: int
     name: str
     data: str
+    path: str
+    iteration: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +115,32 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class WaitRow:
     """
-    A run that this executor owns after a claim.
+    The pause of a run in one of its steps. Its key is (run, path, iteration), like that of the step.
 
     Attributes:
-        run_id: The run's id.
-        fence: The fence for all writes of this owner.
-        attempt: If 2 or more, the first step without a row may have run before.
+        seq: The index of the step.
+        path: The path of the step.
+        iteration: The iteration of the step.
+        wake_at: Seconds since 1970, or None to wait for `resolve_wait` only.
+        token_hash: The hash of the token that resumes the run, or None.
+    """
+
+    seq: int
+    path: str
+    iteration: int = 1
+    wake_at: float | None = None
+    token_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """
+    A run that this executor claimed.
+
+    Attributes:
+        claim: The right to write the run.
         workflow: The workflow's name.
         version: The number of its definition.
         event: The `runs.event` text.
@@ -99,9 +148,7 @@ class Claim:
         environment: `development` or `production`.
     """
 
-    run_id: str
-    fence: int
-    attempt: int
+    claim: Claim
     workflow: str
     version: int
     event: str

@@ -21,10 +21,12 @@ from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.records import (
     LEASE_S,
     Claim,
+    ClaimedRun,
     ExecutionQuery,
     FinalStatus,
     NewRun,
     StepRow,
+    WaitRow,
     encode_definition,
 )
 from pdkernel.engine.journal.statements import Statements
@@ -112,46 +114,39 @@ class SqliteJournal:
             self._active_run_ids.add(run.id)
         return await self._writer.write(lambda connection: self._statements.accept_run(connection, run, now))
 
-    def append_step(
-        self, run_id: str, position: int, name: str, result_text: str, *, fence: int = 1, event: str | None = None
-    ) -> Awaitable[bool]:
-        """Submit a finished step. The result is False if this executor does not own the run, or the step is already recorded."""
+    def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
+        """Submit a finished step. The result is False if the claim is lost, or the step is already recorded."""
         now = self._now()
         return self._writer.write(
-            lambda connection: self._statements.append_step(
-                connection, run_id, fence, position, name, result_text, now, event=event
-            ),
+            lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
             is_compound=event is not None,
-            commit_now=self._is_alone(run_id),
+            commit_now=self._is_alone(claim.run_id),
         )
 
     def finish(
         self,
-        run_id: str,
+        claim: Claim,
         status: FinalStatus,
         output: str,
         *,
         last_step: StepRow | None = None,
-        fence: int = 1,
         event: str | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
-        Submit the run's end with *last_step*. The result is False if this executor does not own the run, or the step is already recorded.
+        Submit the run's end with *last_step*. The result is False if the claim is lost, or the step is already recorded.
 
         Without *wait*, the result is True before the commit.
         """
         now = self._now()
 
         def act(connection: sqlite3.Connection) -> bool:
-            if last_step is not None and not self._statements.append_step(
-                connection, run_id, fence, last_step.seq, last_step.name, last_step.data, now
-            ):
+            if last_step is not None and not self._statements.append_step(connection, claim, last_step, now):
                 return False
-            return self._statements.finish(connection, run_id, fence, status, output, now, event=event)
+            return self._statements.finish(connection, claim, status, output, now, event=event)
 
-        alone = self._is_alone(run_id)
-        self._active_run_ids.discard(run_id)
+        alone = self._is_alone(claim.run_id)
+        self._active_run_ids.discard(claim.run_id)
         if wait:
             return self._writer.write(act, is_compound=last_step is not None, commit_now=alone)
         self._unawaited = True
@@ -160,22 +155,19 @@ class SqliteJournal:
         done.set_result(True)
         return done
 
-    async def park(
-        self,
-        run_id: str,
-        seq: int,
-        *,
-        fence: int = 1,
-        wake_at: float | None = None,
-        token_hash: str | None = None,
-        event: str | None = None,
-    ) -> bool:
-        """Pause the run in step *seq*. Return False if this executor does not own the run."""
-        self._active_run_ids.discard(run_id)
-        return await self._writer.write(
-            lambda connection: self._statements.park(connection, run_id, fence, seq, wake_at, token_hash, event=event),
-            is_compound=True,
-        )
+    def park(
+        self, claim: Claim, wait: WaitRow, *, last_step: StepRow | None = None, event: str | None = None
+    ) -> Awaitable[bool]:
+        """Submit the run's pause with *last_step*. The result is False if the claim is lost, or the step is already recorded."""
+        now = self._now()
+        self._active_run_ids.discard(claim.run_id)
+
+        def act(connection: sqlite3.Connection) -> bool:
+            if last_step is not None and not self._statements.append_step(connection, claim, last_step, now):
+                return False
+            return self._statements.park(connection, claim, wait, event=event)
+
+        return self._writer.write(act, is_compound=True)
 
     async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
         """Make the paused run ready. Return False if another call was first."""
@@ -192,11 +184,11 @@ class SqliteJournal:
             lambda connection: self._statements.wake_due(connection, now, limit), is_compound=True
         )
 
-    async def claim(self, run_id: str) -> Claim | None:
+    async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
         return await self._writer.write(lambda connection: self._statements.claim(connection, run_id))
 
-    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[Claim]:
+    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of *queue*, within its limits."""
         now = self._now()
         return await self._writer.write(
@@ -279,7 +271,8 @@ class SqliteJournal:
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
-    from pdkernel.engine.journal.schema import SCHEMA_VERSION
+    """Create the tables, or change those of an earlier version, in one transaction."""
+    from pdkernel.engine.journal.schema import SCHEMA_VERSION, SQLITE_MIGRATIONS
 
     version = connection.execute("pragma user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
@@ -287,10 +280,17 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
     check_schema_version(version, path, supported=SCHEMA_VERSION)
     connection.execute("begin immediate")
     try:
-        if connection.execute("pragma user_version").fetchone()[0] == 0:
-            for statement in _ddl():
-                connection.execute(statement)
-            connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first
+        statements = (
+            _ddl()
+            if version == 0
+            else [
+                each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in SQLITE_MIGRATIONS[newer].split(";")
+            ]
+        )
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
         connection.execute("commit")
     finally:
         if connection.in_transaction:

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
-from pdkernel.engine.journal.records import Claim, NewRun, escape_json_text, replace_unstorable
+from pdkernel.engine.journal.records import (
+    FIRST_FENCE,
+    Claim,
+    ClaimedRun,
+    NewRun,
+    StepRow,
+    WaitRow,
+    escape_json_text,
+    replace_unstorable,
+)
 
 _EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and alive)"
 _OWNED = f"id = :run and fence = :fence and owner = :me and {_EXECUTOR_ALIVE}"
@@ -25,7 +34,8 @@ _ACCEPT = (
     f" :fence, 1, :queue, :created where {_EXECUTOR_ALIVE} on conflict do nothing"
 )
 _APPEND = (
-    "insert into steps select :run, :seq, :name, :fence, :data, :at"  # noqa: S608
+    "insert into steps (run_id, path, iteration, seq, name, fence, data, at)"  # noqa: S608
+    " select :run, :path, :iteration, :seq, :name, :fence, :data, :at"
     f" from runs where {_OWNED} on conflict do nothing"
 )
 _EVENT = "event = coalesce(:event, event)"
@@ -99,7 +109,7 @@ class Statements:
                 "environment": run.environment,
                 "status": "ready" if queued else "running",
                 "owner": None if queued else self.executor_id,
-                "fence": 0 if queued else 1,
+                "fence": 0 if queued else FIRST_FENCE,
                 "queue": run.queue,
                 "created": now if run.created is None else run.created,
                 "me": self.executor_id,
@@ -108,16 +118,7 @@ class Statements:
         return done.rowcount == 1
 
     def append_step(
-        self,
-        connection: Connection,
-        run_id: str,
-        fence: int,
-        seq: int,
-        name: str,
-        data: str,
-        now: float,
-        *,
-        event: str | None = None,
+        self, connection: Connection, claim: Claim, row: StepRow, now: float, *, event: str | None = None
     ) -> bool:
         """
         Insert the step's row, and replace the run's event unless *event* is None.
@@ -128,11 +129,13 @@ class Statements:
         done = connection.execute(
             _APPEND,
             {
-                "run": run_id,
-                "seq": seq,
-                "name": replace_unstorable(name),
-                "fence": fence,
-                "data": escape_json_text(data),
+                "run": claim.run_id,
+                "path": replace_unstorable(row.path),
+                "iteration": row.iteration,
+                "seq": row.seq,
+                "name": replace_unstorable(row.name),
+                "fence": claim.fence,
+                "data": escape_json_text(row.data),
                 "at": now,
                 "me": self.executor_id,
             },
@@ -140,14 +143,13 @@ class Statements:
         if done.rowcount != 1:
             return False
         if event is not None:
-            connection.execute("update runs set event = ? where id = ?", (escape_json_text(event), run_id))
+            connection.execute("update runs set event = ? where id = ?", (escape_json_text(event), claim.run_id))
         return True
 
     def finish(
         self,
         connection: Connection,
-        run_id: str,
-        fence: int,
+        claim: Claim,
         status: str,
         output: str,
         now: float,
@@ -158,8 +160,8 @@ class Statements:
         done = connection.execute(
             _FINISH,
             {
-                "run": run_id,
-                "fence": fence,
+                "run": claim.run_id,
+                "fence": claim.fence,
                 "status": status,
                 "output": escape_json_text(output),
                 "at": now,
@@ -169,24 +171,14 @@ class Statements:
         )
         return done.rowcount == 1
 
-    def park(
-        self,
-        connection: Connection,
-        run_id: str,
-        fence: int,
-        seq: int,
-        wake_at: float | None,
-        token_hash: str | None,
-        *,
-        event: str | None = None,
-    ) -> bool:
+    def park(self, connection: Connection, claim: Claim, wait: WaitRow, *, event: str | None = None) -> bool:
         """Pause the run if this executor owns it, and insert its wait."""
         done = connection.execute(
             _PARK,
             {
-                "run": run_id,
-                "fence": fence,
-                "wake_at": wake_at,
+                "run": claim.run_id,
+                "fence": claim.fence,
+                "wake_at": wait.wake_at,
                 "event": None if event is None else escape_json_text(event),
                 "me": self.executor_id,
             },
@@ -194,7 +186,8 @@ class Statements:
         if done.rowcount != 1:
             return False
         connection.execute(
-            "insert into waits (run_id, fence, seq, token_hash) values (?, ?, ?, ?)", (run_id, fence, seq, token_hash)
+            "insert or replace into waits (run_id, path, iteration, fence, seq, token_hash) values (?, ?, ?, ?, ?, ?)",
+            (claim.run_id, replace_unstorable(wait.path), wait.iteration, claim.fence, wait.seq, wait.token_hash),
         )
         return True
 
@@ -222,15 +215,15 @@ class Statements:
         ).fetchall()
         return sum(self.resolve_wait(connection, run_id, fence, "timeout", None, now) for run_id, fence in rows)
 
-    def claim(self, connection: Connection, run_id: str) -> Claim | None:
+    def claim(self, connection: Connection, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
         row = connection.execute(
             _CLAIM,
             {"run": run_id, "me": self.executor_id},
         ).fetchone()
-        return None if row is None else Claim(*row)
+        return None if row is None else ClaimedRun(Claim(*row[:3]), *row[3:])
 
-    def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[Claim]:
+    def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of the queue, within its limits."""
         free = self._free(connection, queue, limit, now)
         ids = connection.execute(

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from pdkernel.clock import ManualClock, SequentialIds
-from pdkernel.engine.journal import Journal, MemoryJournal, MemoryTables, NewRun, SqliteJournal, encode_event
+from pdkernel.engine.journal import (
+    Journal,
+    MemoryJournal,
+    MemoryTables,
+    NewRun,
+    SqliteJournal,
+    StepRow,
+    WaitRow,
+    encode_event,
+)
 from pdkernel.model import Step, Workflow
 
 Open = Callable[[], Journal]
@@ -28,6 +37,16 @@ def new_run(run_id: str = "run", *, version: int = 1, queue: str | None = None, 
         environment=more.get("environment", "development"),
         queue=queue,
     )
+
+
+def step_row(seq: int, name: str, data: str) -> StepRow:
+    """The row of a step outside of branches."""
+    return StepRow(seq, name, data, path=name)
+
+
+def wait_row(seq: int, *, wake_at: float | None = None, token_hash: str | None = None) -> WaitRow:
+    """The wait of the step at *seq*."""
+    return WaitRow(seq, WORKFLOW.steps[0].name, wake_at=wake_at, token_hash=token_hash)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import Journal, StepRow, encode_output, encode_step
+from pdkernel.engine.journal import Claim, Journal, StepRow, encode_output, encode_step
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
-from tests.engine.journal.conftest import WORKFLOW, Open, new_run
+from tests.engine.journal.conftest import WORKFLOW, Open, new_run, step_row, wait_row
 
 STEP = encode_step(StepResult("one", "success"))
 OUTPUT = encode_output()
@@ -49,9 +49,9 @@ async def test_same_definition_same_version(open_journal: Open) -> None:
 async def test_run_from_accept_to_finish(journal: Journal) -> None:
     """An accepted run takes steps, and ends."""
     assert await journal.accept_run(new_run())
-    assert await journal.append_step("run", 0, "one", STEP)
+    assert await journal.append_step(Claim("run"), step_row(0, "one", STEP))
     assert await status(journal) == "executing"
-    assert await journal.finish("run", "success", OUTPUT)
+    assert await journal.finish(Claim("run"), "success", OUTPUT)
 
     assert await status(journal) == "success"
     assert await steps_run(journal) == ["one"]
@@ -65,15 +65,16 @@ async def test_accept_twice_is_refused(open_journal: Open) -> None:
     assert not await one.accept_run(new_run())
     assert not await other.accept_run(new_run(external_user="ada"))
 
-    assert await one.append_step("run", 0, "one", STEP)
+    assert await one.append_step(Claim("run"), step_row(0, "one", STEP))
 
 
 async def test_same_step_twice_is_refused(journal: Journal) -> None:
-    """A second row at the same position is refused; the first result stays."""
+    """A second row of a step is refused, at another position too; the first result stays."""
     await journal.accept_run(new_run())
-    await journal.append_step("run", 0, "one", STEP)
+    await journal.append_step(Claim("run"), step_row(0, "one", STEP))
 
-    assert not await journal.append_step("run", 0, "one", encode_step(StepResult("one", "error")))
+    assert not await journal.append_step(Claim("run"), step_row(0, "one", encode_step(StepResult("one", "error"))))
+    assert not await journal.append_step(Claim("run"), step_row(1, "one", STEP))
 
     assert await steps_run(journal) == ["one"]
 
@@ -83,18 +84,18 @@ async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
     """A write with another fence is refused."""
     await journal.accept_run(new_run())
 
-    assert not await journal.append_step("run", 0, "one", STEP, fence=fence)
-    assert not await journal.finish("run", "success", OUTPUT, fence=fence)
-    assert not await journal.park("run", 0, fence=fence)
+    assert not await journal.append_step(Claim("run", fence), step_row(0, "one", STEP))
+    assert not await journal.finish(Claim("run", fence), "success", OUTPUT)
+    assert not await journal.park(Claim("run", fence), wait_row(0))
 
     assert await status(journal) == "executing"
 
 
 async def test_unknown_run_is_refused(journal: Journal) -> None:
     """A write to an unknown run is refused."""
-    assert not await journal.append_step("none", 0, "one", STEP)
-    assert not await journal.finish("none", "success", OUTPUT)
-    assert not await journal.park("none", 0)
+    assert not await journal.append_step(Claim("none"), step_row(0, "one", STEP))
+    assert not await journal.finish(Claim("none"), "success", OUTPUT)
+    assert not await journal.park(Claim("none"), wait_row(0))
     assert not await journal.resolve_wait("none", 1, "resumed")
     assert not await journal.cancel("none")
     assert await journal.claim("none") is None
@@ -106,20 +107,20 @@ async def test_another_owner_is_refused(open_journal: Open) -> None:
     owner, other = open_journal(), open_journal()
     await owner.accept_run(new_run())
 
-    assert not await other.append_step("run", 0, "one", STEP)
-    assert not await other.finish("run", "success", OUTPUT)
-    assert not await other.park("run", 0)
+    assert not await other.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert not await other.finish(Claim("run"), "success", OUTPUT)
+    assert not await other.park(Claim("run"), wait_row(0))
 
-    assert await owner.append_step("run", 0, "one", STEP)
+    assert await owner.append_step(Claim("run"), step_row(0, "one", STEP))
 
 
 async def test_finished_run_refuses_writes(journal: Journal) -> None:
     """A finished run accepts no step and no second end."""
     await journal.accept_run(new_run())
-    await journal.finish("run", "error", OUTPUT)
+    await journal.finish(Claim("run"), "error", OUTPUT)
 
-    assert not await journal.append_step("run", 0, "one", STEP)
-    assert not await journal.finish("run", "success", OUTPUT)
+    assert not await journal.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert not await journal.finish(Claim("run"), "success", OUTPUT)
 
     assert await status(journal) == "error"
 
@@ -128,7 +129,7 @@ async def test_finish_without_waiting(journal: Journal) -> None:
     """A run finished without waiting is finished for the next read of the same journal."""
     await journal.accept_run(new_run())
 
-    assert await journal.finish("run", "success", OUTPUT, wait=False)
+    assert await journal.finish(Claim("run"), "success", OUTPUT, wait=False)
 
     assert await status(journal) == "success"
 
@@ -140,8 +141,8 @@ async def test_cancelled_run_refuses_writes(open_journal: Open) -> None:
 
     assert await other.cancel("run")
 
-    assert not await owner.append_step("run", 0, "one", STEP)
-    assert not await owner.finish("run", "success", OUTPUT)
+    assert not await owner.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert not await owner.finish(Claim("run"), "success", OUTPUT)
     assert not await other.cancel("run")
     assert await status(owner) == "cancelled"
 
@@ -157,7 +158,7 @@ async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: ManualClock)
         assert await reaper.heartbeat()
         assert await reaper.reap_expired() == 0
 
-    assert await owner.append_step("run", 0, "one", STEP)
+    assert await owner.append_step(Claim("run"), step_row(0, "one", STEP))
 
 
 async def test_expired_lease_is_valid_until_it_is_reaped(open_journal: Open, clock: ManualClock) -> None:
@@ -166,7 +167,7 @@ async def test_expired_lease_is_valid_until_it_is_reaped(open_journal: Open, clo
     await owner.accept_run(new_run())
     clock.advance(60)
 
-    assert await owner.append_step("run", 0, "one", STEP)
+    assert await owner.append_step(Claim("run"), step_row(0, "one", STEP))
     assert await owner.heartbeat()
 
 
@@ -178,13 +179,13 @@ async def test_reaped_executor_is_refused(open_journal: Open, clock: ManualClock
     reaper = open_journal()
 
     assert await reaper.reap_expired() == 1
-    claim = await reaper.claim("run")
+    run = await reaper.claim("run")
 
-    assert claim is not None
-    assert not await owner.append_step("run", 0, "one", STEP)
-    assert not await owner.append_step("run", 0, "one", STEP, fence=claim.fence)
-    assert not await owner.finish("run", "success", OUTPUT, fence=claim.fence)
-    assert not await owner.park("run", 0, fence=claim.fence)
+    assert run is not None
+    assert not await owner.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert not await owner.append_step(run.claim, step_row(0, "one", STEP))
+    assert not await owner.finish(run.claim, "success", OUTPUT)
+    assert not await owner.park(run.claim, wait_row(0))
     assert not await owner.accept_run(new_run("another"))
     assert not await owner.heartbeat()
     assert await owner.claim("run") is None
@@ -195,18 +196,18 @@ async def test_reaped_run_continues(open_journal: Open, clock: ManualClock) -> N
     owner = open_journal()
     await owner.deploy_definition(WORKFLOW)
     await owner.accept_run(new_run(external_user="ada"))
-    await owner.append_step("run", 0, "one", STEP)
+    await owner.append_step(Claim("run"), step_row(0, "one", STEP))
     clock.advance(60)
     reaper = open_journal()
 
     await reaper.reap_expired()
     ready = await status(reaper)
-    claim = await reaper.claim("run")
+    run = await reaper.claim("run")
 
     assert ready == "resumed"
-    assert claim is not None
-    assert (claim.run_id, claim.fence, claim.attempt, claim.external_user) == ("run", 2, 2, "ada")
-    assert await reaper.append_step("run", 1, "two", encode_step(StepResult("two", "success")), fence=2)
+    assert run is not None
+    assert (run.claim, run.external_user) == (Claim("run", 2, attempt=2), "ada")
+    assert await reaper.append_step(Claim("run", 2), step_row(1, "two", encode_step(StepResult("two", "success"))))
     assert await steps_run(reaper) == ["one", "two"]
 
 
@@ -224,33 +225,33 @@ async def test_paused_run_refuses_writes(journal: Journal) -> None:
     """A paused run has no owner: a write and a second pause are refused."""
     await journal.accept_run(new_run())
 
-    assert await journal.park("run", 0)
+    assert await journal.park(Claim("run"), wait_row(0))
 
     assert await status(journal) == "paused"
-    assert not await journal.append_step("run", 0, "one", STEP)
-    assert not await journal.finish("run", "success", OUTPUT)
-    assert not await journal.park("run", 0)
+    assert not await journal.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert not await journal.finish(Claim("run"), "success", OUTPUT)
+    assert not await journal.park(Claim("run"), wait_row(0))
 
 
 async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> None:
     """A resumed run is ready; the first claim gets it with the next fence."""
     await journal.accept_run(new_run())
-    await journal.park("run", 0)
+    await journal.park(Claim("run"), wait_row(0))
 
     assert await journal.resolve_wait("run", 1, "resumed", '{"answer":42}')
     ready = await status(journal)
     claims = [await journal.claim("run"), await journal.claim("run")]
 
     assert ready == "resumed"
-    assert [claim and (claim.fence, claim.attempt) for claim in claims] == [(2, 1), None]
-    assert not await journal.append_step("run", 0, "one", STEP, fence=1)
-    assert await journal.append_step("run", 0, "one", STEP, fence=2)
+    assert [run and run.claim for run in claims] == [Claim("run", 2), None]
+    assert not await journal.append_step(Claim("run", 1), step_row(0, "one", STEP))
+    assert await journal.append_step(Claim("run", 2), step_row(0, "one", STEP))
 
 
 async def test_paused_run_is_woken_once(journal: Journal, clock: ManualClock) -> None:
     """Of a timer and two resumes exactly one wakes a run."""
     await journal.accept_run(new_run())
-    await journal.park("run", 0, wake_at=clock.now().timestamp())
+    await journal.park(Claim("run"), wait_row(0, wake_at=clock.now().timestamp()))
 
     woken = await asyncio.gather(
         journal.resolve_wait("run", 1, "resumed"), journal.wake_due(), journal.resolve_wait("run", 1, "cancelled")
@@ -262,7 +263,7 @@ async def test_paused_run_is_woken_once(journal: Journal, clock: ManualClock) ->
 async def test_resume_with_an_earlier_fence_is_refused(journal: Journal) -> None:
     """A resume for an earlier pause does not wake the run."""
     await journal.accept_run(new_run())
-    await journal.park("run", 0)
+    await journal.park(Claim("run"), wait_row(0))
 
     assert not await journal.resolve_wait("run", 2, "resumed")
 
@@ -274,7 +275,7 @@ async def test_timer_wakes_due_runs(journal: Journal, clock: ManualClock) -> Non
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
         await journal.accept_run(new_run(f"run{number}"))
-        await journal.park(f"run{number}", 0, wake_at=wake_at)
+        await journal.park(Claim(f"run{number}"), wait_row(0, wake_at=wake_at))
 
     clock.advance(2)
     woken = await journal.wake_due()
@@ -293,7 +294,7 @@ async def test_timer_wakes_the_earliest_runs_first(journal: Journal, clock: Manu
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
         await journal.accept_run(new_run(run_id))
-        await journal.park(run_id, 0, wake_at=wake_at)
+        await journal.park(Claim(run_id), wait_row(0, wake_at=wake_at))
 
     assert await journal.wake_due(limit=1) == 1
 
@@ -303,7 +304,7 @@ async def test_timer_wakes_the_earliest_runs_first(journal: Journal, clock: Manu
 async def test_cancelled_pause_is_not_woken(journal: Journal, clock: ManualClock) -> None:
     """A cancelled pause is not woken."""
     await journal.accept_run(new_run())
-    await journal.park("run", 0, wake_at=clock.now().timestamp())
+    await journal.park(Claim("run"), wait_row(0, wake_at=clock.now().timestamp()))
 
     assert await journal.cancel("run")
 
@@ -322,21 +323,21 @@ async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock
     first, second = await one.claim_next("mail"), await other.claim_next("mail", limit=5)
 
     assert waiting == "queued"
-    assert [(claim.run_id, claim.fence, claim.attempt) for claim in (*first, *second)] == [("b", 1, 1), ("a", 1, 1)]
-    assert not await one.append_step("a", 0, "one", STEP)
-    assert await other.append_step("a", 0, "one", STEP)
+    assert [run.claim for run in (*first, *second)] == [Claim("b"), Claim("a")]
+    assert not await one.append_step(Claim("a"), step_row(0, "one", STEP))
+    assert await other.append_step(Claim("a"), step_row(0, "one", STEP))
 
 
 async def test_claim_leaves_other_queues_unchanged(journal: Journal) -> None:
     """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
     await journal.accept_run(new_run("woken"))
-    await journal.park("woken", 0)
+    await journal.park(Claim("woken"), wait_row(0))
     await journal.resolve_wait("woken", 1, "resumed")
 
-    assert [claim.run_id for claim in await journal.claim_next("other", limit=5)] == []
-    assert [claim.run_id for claim in await journal.claim_next(None, limit=5)] == ["woken"]
-    assert [claim.run_id for claim in await journal.claim_next("mail", limit=5)] == ["mail"]
+    assert [run.claim.run_id for run in await journal.claim_next("other", limit=5)] == []
+    assert [run.claim.run_id for run in await journal.claim_next(None, limit=5)] == ["woken"]
+    assert [run.claim.run_id for run in await journal.claim_next("mail", limit=5)] == ["mail"]
 
 
 async def test_concurrency_of_a_queue_is_limited(journal: Journal) -> None:
@@ -347,8 +348,8 @@ async def test_concurrency_of_a_queue_is_limited(journal: Journal) -> None:
 
     first = await journal.claim_next("mail", limit=5)
     full = await journal.claim_next("mail", limit=5)
-    await journal.park(first[0].run_id, 0)
-    await journal.finish(first[1].run_id, "success", OUTPUT)
+    await journal.park(first[0].claim, wait_row(0))
+    await journal.finish(first[1].claim, "success", OUTPUT)
     second = await journal.claim_next("mail", limit=5)
 
     assert (len(first), len(full), len(second)) == (2, 0, 2)
@@ -393,11 +394,50 @@ async def test_last_step_is_recorded_with_the_end(open_journal: Open) -> None:
     """The end of a run records its last step; without ownership neither is written."""
     journal = open_journal()
     await journal.accept_run(new_run())
-    row = StepRow(0, "one", STEP)
+    row = step_row(0, "one", STEP)
 
-    answers = [await journal.finish("run", "success", OUTPUT, last_step=row) for _ in range(2)]
+    answers = [await journal.finish(Claim("run"), "success", OUTPUT, last_step=row) for _ in range(2)]
     found = await journal.get_execution("run")
 
     assert answers == [True, False]
     assert found is not None
     assert (found.status, found.step("one").status) == ("success", "success")
+
+
+async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: Journal) -> None:
+    """The key of a step is its path and its iteration: the same name in another branch, or in the next pass, is another row."""
+    await journal.accept_run(new_run())
+    rows = [
+        StepRow(0, "one", STEP, "one"),
+        StepRow(1, "one", STEP, "loop/one", 1),
+        StepRow(2, "one", STEP, "loop/one", 2),
+    ]
+
+    assert [await journal.append_step(Claim("run"), row) for row in rows] == [True, True, True]
+    assert [await journal.append_step(Claim("run"), row) for row in rows] == [False, False, False]
+
+
+async def test_a_pause_records_the_step_with_it(open_journal: Open) -> None:
+    """The pause of a run and the row of its last step are one write: without the claim neither is written."""
+    journal, other = open_journal(), open_journal()
+    await journal.deploy_definition(WORKFLOW)
+    await journal.accept_run(new_run())
+    row = step_row(0, "one", STEP)
+
+    refused = await other.park(Claim("run"), wait_row(0), last_step=row)
+    before = await steps_run(journal)
+    parked = await journal.park(Claim("run"), wait_row(0), last_step=row)
+
+    assert (refused, before, parked) == (False, [], True)
+    assert await status(journal) == "paused"
+    assert await steps_run(journal) == ["one"]
+
+
+async def test_a_refused_step_leaves_the_run_running(journal: Journal) -> None:
+    """If the step of a pause is already recorded, the run is not paused."""
+    await journal.accept_run(new_run())
+    await journal.append_step(Claim("run"), step_row(0, "one", STEP))
+
+    assert not await journal.park(Claim("run"), wait_row(0), last_step=step_row(0, "one", STEP))
+
+    assert await status(journal) == "executing"

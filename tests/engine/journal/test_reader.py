@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import Journal, NewRun, encode_event, encode_output, encode_step
+from pdkernel.engine.journal import Claim, Journal, NewRun, encode_event, encode_output, encode_step
 from pdkernel.engine.journal.records import escape_json_text
 from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, RunTrigger, StepResult
-from tests.engine.journal.conftest import WORKFLOW, new_run
+from tests.engine.journal.conftest import WORKFLOW, new_run, step_row, wait_row
 
 ONE = StepResult(
     name="one",
@@ -48,10 +48,10 @@ async def test_execution_is_what_was_written(journal: Journal, clock: ManualCloc
         "run", "trace", "Greet", 1, encode_event({"body": 1}, {"id": "x"}, replay_of="first"), "ada", "production"
     )
     await journal.accept_run(run)
-    await journal.append_step("run", 1, "two", encode_step(TWO))
-    await journal.append_step("run", 0, "one", encode_step(ONE))
+    await journal.append_step(Claim("run"), step_row(1, "two", encode_step(TWO)))
+    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
     clock.advance(1.25)
-    await journal.finish("run", "error", encode_output(response=Response(400, {"x": "y"}, "no"), error=FAULT))
+    await journal.finish(Claim("run"), "error", encode_output(response=Response(400, {"x": "y"}, "no"), error=FAULT))
 
     assert await journal.get_execution("run") == Execution(
         id="run",
@@ -80,11 +80,11 @@ async def test_sealed_event_is_replaced_by_a_write(journal: Journal, write: str)
     event = encode_event({"body": "shown"}, {"id": "x"})
 
     if write == "append":
-        await journal.append_step("run", 0, "one", encode_step(ONE), event=event)
+        await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)), event=event)
     elif write == "finish":
-        await journal.finish("run", "success", encode_output(), event=event)
+        await journal.finish(Claim("run"), "success", encode_output(), event=event)
     else:
-        await journal.park("run", 0, event=event)
+        await journal.park(Claim("run"), wait_row(0), event=event)
     shown = await journal.get_execution("run")
 
     assert sealed is not None
@@ -98,8 +98,8 @@ async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -
     """A run that ends before its accounts are resolved still has its encrypted event."""
     await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {})))
 
-    await journal.append_step("run", 0, "one", encode_step(ONE))
-    await journal.finish("run", "success", encode_output())
+    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.finish(Claim("run"), "success", encode_output())
 
     execution = await journal.get_execution("run")
     assert execution is not None
@@ -109,7 +109,7 @@ async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -
 async def test_execution_survives_json(journal: Journal) -> None:
     """An execution read from the journal equals the execution read from its JSON."""
     await journal.accept_run(new_run())
-    await journal.append_step("run", 0, "one", encode_step(ONE))
+    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
 
     execution = await journal.get_execution("run")
 
@@ -120,7 +120,7 @@ async def test_execution_survives_json(journal: Journal) -> None:
 async def test_unfinished_run_is_readable(journal: Journal) -> None:
     """An unfinished run shows finished steps, and the others as not run."""
     await journal.accept_run(new_run())
-    await journal.append_step("run", 0, "one", encode_step(ONE))
+    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
 
     execution = await journal.get_execution("run")
 
@@ -136,8 +136,8 @@ async def test_unfinished_run_is_readable(journal: Journal) -> None:
 async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
     """The end of a run stores the status of steps without a row."""
     await journal.accept_run(new_run())
-    await journal.append_step("run", 0, "one", encode_step(ONE))
-    await journal.finish("run", "exited", encode_output(steps={"two": "skipped"}))
+    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.finish(Claim("run"), "exited", encode_output(steps={"two": "skipped"}))
 
     execution = await journal.get_execution("run")
 
@@ -148,7 +148,7 @@ async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
 async def test_step_outside_of_the_definition_is_shown(journal: Journal) -> None:
     """A row of a step that the definition does not have is shown after the others."""
     await journal.accept_run(new_run(version=99))
-    await journal.append_step("run", 0, "one", encode_step(ONE))
+    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
 
     execution = await journal.get_execution("run")
 
@@ -191,7 +191,7 @@ async def test_filters(journal: Journal, clock: ManualClock) -> None:
     await journal.accept_run(new_run("b", external_user="ada", environment="production"))
     clock.advance(10)
     await journal.accept_run(new_run("c", external_user="grace"))
-    await journal.finish("a", "success", encode_output())
+    await journal.finish(Claim("a"), "success", encode_output())
 
     assert await ids(journal, external_user="ada") == ["b", "a"]
     assert await ids(journal, environment="production") == ["b"]
@@ -206,11 +206,11 @@ async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
     await journal.accept_run(new_run("queued", queue="q"))
     for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
         await journal.accept_run(new_run(run_id))
-    await journal.park("paused", 0)
-    await journal.park("resumed", 0)
+    await journal.park(Claim("paused"), wait_row(0))
+    await journal.park(Claim("resumed"), wait_row(0))
     await journal.resolve_wait("resumed", 1, "resumed")
     await journal.cancel("cancelled")
-    await journal.finish("exited", "exited", encode_output())
+    await journal.finish(Claim("exited"), "exited", encode_output())
 
     for execution in await journal.list_executions():
         assert execution.id == execution.status

@@ -37,7 +37,7 @@ def test_text_of_a_step() -> None:
     step = StepResult("one", "success", duration_ms=1.25, exports={"n": 2**70, "s": "\ud83d"})
 
     assert encode_step(StepResult("one", "success", duration_ms=1.25, exports={"é": [1.5, None]})) == (
-        '{"name":"one","status":"success","started_at":null,"duration_ms":1.2,"attempt":1,"exports":{"é":[1.5,null]},'
+        '{"name":"one","status":"success","started_at":null,"duration_ms":1.2,"attempt":1,"path":"one","iteration":1,"exports":{"é":[1.5,null]},'
         '"logs":[],"accounts":[],"requests":[],"error":null}'
     )
     assert '"exports":{"n":1180591620717411303424,"s":"\\ud83d"}' in encode_step(step)

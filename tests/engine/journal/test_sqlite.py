@@ -20,27 +20,28 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import NewRun, SqliteJournal, encode_output, encode_step
+from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, encode_output, encode_step
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
 from pdkernel.project import Project
 from pdkernel.project.sqlite import connect
-from tests.engine.journal.conftest import WORKFLOW, new_run
+from tests.engine.journal.conftest import WORKFLOW, new_run, step_row, wait_row
 
 STEP = encode_step(StepResult("one", "success"))
 
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from pdkernel.engine.journal import NewRun, SqliteJournal, encode_event, encode_step
+from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, StepRow, encode_event, encode_step
 from pdkernel.execution import StepResult
 
 async def work(journal, name):
     run = NewRun(name, "trace", "Greet", 1, encode_event({}, {}))
     assert await journal.accept_run(run)
     for seq in range(int(sys.argv[3])):
-        assert await journal.append_step(name, seq, f"s{seq}", encode_step(StepResult(f"s{seq}", "success")))
+        data = encode_step(StepResult(f"s{seq}", "success"))
+        assert await journal.append_step(Claim(name), StepRow(seq, f"s{seq}", data, f"s{seq}"))
         print(name, seq, flush=True)
 
 async def main():
@@ -143,7 +144,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
         journal = SqliteJournal.open(project.sqlite_path)
         await journal.accept_run(new_run())
         project.variables.set("A", "1")
-        await journal.append_step("run", 0, "one", STEP)
+        await journal.append_step(Claim("run"), step_row(0, "one", STEP))
         await journal.close()
 
         assert rows(project.sqlite_path, "select name from variables union all select name from steps") == [
@@ -158,7 +159,7 @@ async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: SqliteJ
     """The row of a step is committed at once if no other run is active."""
     await prompt_journal.accept_run(new_run())
 
-    answer = prompt_journal.append_step("run", 0, "one", STEP)
+    answer = prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP))
 
     assert rows(path, "select name from steps") == [("one",)]
     assert await answer
@@ -169,7 +170,7 @@ async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal
     await prompt_journal.accept_run(new_run())
     await prompt_journal.accept_run(new_run("other"))
 
-    answer = asyncio.ensure_future(prompt_journal.append_step("run", 0, "one", STEP))
+    answer = asyncio.ensure_future(prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP)))
 
     assert not answer.done()
     assert await answer
@@ -182,7 +183,7 @@ async def test_writing_process_does_not_block_the_loop(prompt_journal: SqliteJou
     with closing(connect(path)) as other:
         other.execute("begin immediate")
 
-        answer = asyncio.ensure_future(prompt_journal.append_step("run", 0, "one", STEP))
+        answer = asyncio.ensure_future(prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP)))
 
         assert not answer.done()
         other.execute("rollback")
@@ -195,10 +196,10 @@ async def test_failed_inline_write_fails_only_its_caller(prompt_journal: SqliteJ
     with closing(connect(path)) as other:
         other.execute("alter table steps rename to elsewhere")
         with pytest.raises(ProjectError, match="no such table"):
-            await prompt_journal.append_step("run", 0, "one", STEP)
+            await prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP))
         other.execute("alter table elsewhere rename to steps")
 
-    assert await prompt_journal.append_step("run", 0, "one", STEP)
+    assert await prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP))
 
 
 async def test_concurrent_writes_share_commits(journal: SqliteJournal) -> None:
@@ -249,11 +250,11 @@ async def test_each_write_of_a_batch_has_its_own_result(journal: SqliteJournal, 
         await journal.accept_run(new_run(f"run{number}"))
 
     answers = await asyncio.gather(
-        *(journal.append_step(f"run{number}", 0, "one", STEP) for number in range(20)),
-        journal.append_step("run0", 1, "two", STEP, fence=7),
-        journal.append_step("run0", 0, "one", STEP),
-        journal.append_step("none", 0, "one", STEP),
-        journal.append_step("run0", 2**70, "three", STEP),
+        *(journal.append_step(Claim(f"run{number}"), step_row(0, "one", STEP)) for number in range(20)),
+        journal.append_step(Claim("run0", 7), step_row(1, "two", STEP)),
+        journal.append_step(Claim("run0"), step_row(0, "one", STEP)),
+        journal.append_step(Claim("none"), step_row(0, "one", STEP)),
+        journal.append_step(Claim("run0"), step_row(2**70, "three", STEP)),
         return_exceptions=True,
     )
 
@@ -267,7 +268,9 @@ async def test_failed_compound_write_is_rolled_back_alone(journal: SqliteJournal
     for run_id in ("bad", "good"):
         await journal.accept_run(new_run(run_id))
 
-    answers = await asyncio.gather(journal.park("bad", 2**70), journal.park("good", 0), return_exceptions=True)
+    answers = await asyncio.gather(
+        journal.park(Claim("bad"), wait_row(2**70)), journal.park(Claim("good"), wait_row(0)), return_exceptions=True
+    )
 
     assert isinstance(answers[0], OverflowError)
     assert answers[1] is True
@@ -282,10 +285,9 @@ async def test_nul_and_lone_surrogates_are_recorded(journal: SqliteJournal) -> N
     await journal.deploy_definition(WORKFLOW)
     run = NewRun("run", "trace", "Greet", 1, '{"event":{"body":"a\ud800\0"},"context":{}}', "ada\udfff\0")
     assert await journal.accept_run(run)
-    assert await journal.append_step(
-        "run", 0, "n\ud800", encode_step(StepResult("one", "success", exports={"x": "\ud83d\0"}))
-    )
-    assert await journal.finish("run", "success", encode_output())
+    data = encode_step(StepResult("one", "success", exports={"x": "\ud83d\0"}))
+    assert await journal.append_step(Claim("run"), step_row(0, "n\ud800", data))
+    assert await journal.finish(Claim("run"), "success", encode_output())
 
     execution = await journal.get_execution("run")
 
@@ -321,7 +323,7 @@ async def test_close_commits_unawaited_writes(path: Path) -> None:
     """An unawaited `finish` is on disk after `close`."""
     journal = SqliteJournal.open(path)
     await journal.accept_run(new_run())
-    await journal.finish("run", "success", encode_output(), wait=False)
+    await journal.finish(Claim("run"), "success", encode_output(), wait=False)
 
     await journal.close()
 
@@ -342,7 +344,7 @@ async def test_closed_executor_leaves_no_row(path: Path) -> None:
 async def test_wait_is_written_with_its_pause(journal: SqliteJournal, path: Path) -> None:
     """A pause records its wait; waking it records outcome and payload."""
     await journal.accept_run(new_run())
-    await journal.park("run", 3, wake_at=5.0, token_hash="hash")
+    await journal.park(Claim("run"), wait_row(3, wake_at=5.0, token_hash="hash"))
     await journal.resolve_wait("run", 1, "resumed", '{"a":1}')
 
     assert rows(path, "select run_id, fence, seq, token_hash, outcome, payload from waits") == [
@@ -382,7 +384,8 @@ async def test_write_on_a_full_disk_is_an_error(path: Path) -> None:
     await journal._writer.write(lambda connection: connection.execute(f"pragma max_page_count = {pages}").fetchone())
 
     answers = await asyncio.gather(
-        *(journal.append_step("kept", seq, "one", "x" * 100_000) for seq in range(3)), return_exceptions=True
+        *(journal.append_step(Claim("kept"), step_row(seq, "one", "x" * 100_000)) for seq in range(3)),
+        return_exceptions=True,
     )
     await journal.close()
 
@@ -401,7 +404,7 @@ async def test_reaping_during_appends_loses_no_step(path: Path, clock: ManualClo
 
     async def append_until_refused(run_id: str) -> int:
         seq = 0
-        while await owner.append_step(run_id, seq, "one", STEP):
+        while await owner.append_step(Claim(run_id), step_row(seq, "one", STEP)):
             seq += 1
         return seq
 
@@ -471,3 +474,115 @@ async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
     assert execution is not None
     assert execution.status == "executing"
     assert execution.step("s0").status == "success"
+
+
+# ── files of earlier versions ────────────────────────────────────────────────────────────────────────────────────────
+
+VERSION_1 = (Path(__file__).parent / "version_1.sql").read_text(encoding="utf-8")
+"""A file of the first version: a finished, two running, two paused runs and a queued one."""
+UNFINISHED = ("orphan", "parked", "paused", "queued", "running")
+
+
+@pytest.fixture
+def old_path(path: Path) -> Path:
+    """A file of the first version."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_1)
+    return path
+
+
+def columns(path: Path) -> dict[str, list[Any]]:
+    """The columns and the key of each table, and the indexes."""
+    tables = [name for (name,) in rows(path, "select name from sqlite_master where type = 'table' order by name")]
+    found: dict[str, list[Any]] = {
+        table: [
+            (name, kind.lower(), required, key)
+            for _, name, kind, required, _, key in rows(path, f"pragma table_info({table})")
+        ]
+        for table in tables
+    }
+    return found | {
+        "indexes": rows(path, "select name from sqlite_master where type = 'index' and sql is not null order by name")
+    }
+
+
+async def test_an_earlier_file_gets_the_tables_of_a_new_file(old_path: Path, tmp_path: Path) -> None:
+    """After the migration the tables, keys and indexes are those of a new file."""
+    await SqliteJournal.open(old_path).close()
+    await SqliteJournal.open(tmp_path / "new.db").close()
+
+    assert columns(old_path) == columns(tmp_path / "new.db")
+    assert rows(old_path, "pragma user_version") == rows(tmp_path / "new.db", "pragma user_version")
+
+
+async def test_finished_runs_survive_a_migration(old_path: Path) -> None:
+    """A finished run of an earlier version reads as before, with the path of each step."""
+    journal = SqliteJournal.open(old_path)
+
+    execution = await journal.get_execution("finished")
+    await journal.close()
+
+    assert execution is not None
+    assert (execution.status, execution.event, execution.external_user) == (
+        "success",
+        {"body": {"name": "finished"}},
+        "ada",
+    )
+    assert [(step.name, step.path, step.iteration, step.return_value) for step in execution.steps] == [
+        ("one", "one", 1, "one"),
+        ("two", "two", 1, "two"),
+    ]
+
+
+async def test_unfinished_runs_end_with_a_migration(old_path: Path) -> None:
+    """A run that an earlier version left unfinished ends with the reason, keeps its steps, and is never continued."""
+    journal = SqliteJournal.open(old_path)
+
+    ended = [await journal.get_execution(run_id) for run_id in UNFINISHED]
+    claimed = [*await journal.claim_next(None, limit=9), *await journal.claim_next("mail", limit=9)]
+    woken = await journal.wake_due()
+    await journal.close()
+
+    assert {each.status for each in ended if each} == {"error"}
+    assert {each.error.code for each in ended if each and each.error} == {"earlier_version"}
+    assert all(each and each.finished_at for each in ended)
+    assert (claimed, woken) == ([], 0)
+    assert rows(old_path, "select run_id, path from steps where run_id in ('paused', 'running') order by run_id") == [
+        ("paused", "one"),
+        ("running", "one"),
+    ]
+
+
+async def test_a_killed_migration_changes_nothing(old_path: Path) -> None:
+    """A process that is killed within the migration leaves the earlier file, which the next process migrates."""
+    code = (
+        "import os, signal, sqlite3, sys\n"
+        "from pdkernel.engine.journal.schema import SQLITE_MIGRATIONS\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('begin immediate')\n"
+        "for statement in SQLITE_MIGRATIONS[2].split(';')[:5]:\n"
+        "    connection.execute(statement)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(old_path)], check=False)
+    unchanged = rows(old_path, "select count(*) from steps where seq = 0"), rows(old_path, "pragma user_version")
+
+    journal = SqliteJournal.open(old_path)
+    execution = await journal.get_execution("finished")
+    await journal.close()
+
+    assert killed.returncode == -signal.SIGKILL
+    assert unchanged == ([(3,)], [(1,)])
+    assert execution is not None
+    assert execution.status == "success"
+
+
+async def test_concurrent_processes_migrate_once(old_path: Path) -> None:
+    """Processes that open an earlier file at the same time all open the migrated file."""
+    journals = await asyncio.gather(*(asyncio.to_thread(SqliteJournal.open, old_path) for _ in range(4)))
+
+    found = [await journal.get_execution("finished") for journal in journals]
+    for journal in journals:
+        await journal.close()
+
+    assert [each.status for each in found if each] == ["success"] * 4

@@ -1,0 +1,101 @@
+"""
+The writes of one run to the journal: submitted in the order of calls, awaited together.
+
+Commits run beside the work. `wait` is called before each step, so that a step starts only when all earlier writes are on
+disk; a write that the journal refused stops the run there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from pdkernel.errors import InternalError
+
+
+class RunLostError(InternalError):
+    """The journal refuses the writes of this executor: the run was cancelled, or another executor continues it."""
+
+    code = "run_lost"
+
+
+class RecordWrites:
+    """The writes of one run; belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._pending: list[asyncio.Future[bool]] = []
+        self._start_submitted: asyncio.Future[None] | None = None
+        self._delayed = 0
+
+    def start(self, accept: Coroutine[Any, Any, bool]) -> None:
+        """Submit the first write, which calls `mark_started` when it is in the journal's order."""
+        self._start_submitted = asyncio.get_running_loop().create_future()
+        self._pending.append(asyncio.ensure_future(accept))
+
+    def mark_started(self) -> None:
+        """Submit the writes that waited for the first write."""
+        assert self._start_submitted is not None, "`start` was called"
+        self._start_submitted.set_result(None)
+
+    def submit(self, write: Callable[[], Awaitable[bool]]) -> None:
+        """Submit *write* after all earlier ones; its result is False if the journal refused it."""
+        # the journal writes in the order of calls, and the run's first row must be the first write
+        has_started = self._start_submitted is None or self._start_submitted.done()
+        if has_started and not self._delayed:
+            writing = write()
+        else:
+            self._delayed += 1
+            writing = self._submit_after_start(write)
+        self._pending.append(asyncio.ensure_future(writing))
+
+    async def wait(self) -> None:
+        """
+        Wait until all writes are on disk.
+
+        Raises:
+            ProjectError: A write failed.
+            RunLostError: The journal refused a write.
+        """
+        pending = list(self._pending)
+        for each in pending:
+            if not each.done():
+                await _ended(each)  # if the run is cancelled during this wait, the next call waits for the writes
+        del self._pending[: len(pending)]
+        fault = next((fault for each in pending if (fault := _fault_of(each)) is not None), None)
+        if fault is not None:
+            raise fault
+
+    async def _submit_after_start(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        assert self._start_submitted is not None
+        try:
+            await asyncio.shield(self._start_submitted)
+            writing = asyncio.ensure_future(write())
+        finally:
+            self._delayed -= 1
+        return await writing
+
+
+async def _ended(writing: asyncio.Future[bool]) -> None:
+    """Wait until *writing* has ended in any way; a cancelled wait does not cancel it."""
+    ended = asyncio.get_running_loop().create_future()
+
+    def end(_: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    writing.add_done_callback(end)
+    await ended
+
+
+def _fault_of(write: asyncio.Future[bool]) -> BaseException | None:
+    """Why *write*, which has ended, is not in the journal; None if it is."""
+    if write.cancelled():
+        return asyncio.CancelledError()
+    if (fault := write.exception()) is not None or write.result():
+        return fault
+    return RunLostError(
+        "This process lost the run: the run was cancelled, or its lease expired and another process continues it. "
+        "Later results of this process are not recorded.",
+        fix="Open the run's record to see how the run went on.",
+    )

@@ -1,0 +1,96 @@
+"""A run whose claim is lost: the journal refuses its writes, and the run stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.engine.journal import SqliteJournal
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.project import Project
+from tests.builders import Gate, python_step
+from tests.engine.conftest import Run
+
+TOMORROW = datetime(2126, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def other(project: Project) -> AsyncIterator[SqliteJournal]:
+    """The journal of another process, for which every lease has expired."""
+    assert project.sqlite_path is not None
+    journal = SqliteJournal.open(project.sqlite_path, clock=ManualClock(TOMORROW))
+    yield journal
+    await journal.close()
+
+
+async def run_until_gate(run: Run, gate: Gate, after: Path) -> tuple[asyncio.Task[Execution], str]:
+    """Start a run whose first step waits at *gate* and whose second step creates the file *after*."""
+    steps = python_step("held", f"{gate.code}\nreturn 1"), python_step("next", f"open({str(after)!r}, 'w')\nreturn 2")
+    task = asyncio.ensure_future(run(*steps, run_ids=("the-run", "the-trace")))
+    await gate.wait_until_reached()
+    return task, "the-run"
+
+
+@pytest.mark.parametrize("lost", ["cancelled", "taken over"])
+async def test_a_lost_run_starts_no_further_step(
+    run: Run, runtime: WorkflowEngine, other: SqliteJournal, tmp_path: Path, lost: str
+) -> None:
+    """If another process cancels or takes over a run during a step, the next step does not start, and the run says so."""
+    gate, after = Gate(tmp_path), tmp_path / "after"
+    task, run_id = await run_until_gate(run, gate, after)
+
+    if lost == "cancelled":
+        assert await other.cancel(run_id)
+    else:
+        assert await other.reap_expired() == 1
+        assert await other.claim(run_id) is not None
+    gate.open()
+    execution = await task
+
+    assert execution.error is not None
+    assert (execution.status, execution.error.code) == ("error", "run_lost")
+    assert (execution.step("next").status, after.exists()) == ("not_run", False)
+    kept = await other.get_execution(run_id)
+    assert kept is not None
+    assert kept.status == ("cancelled" if lost == "cancelled" else "executing")
+    assert [step.status for step in kept.steps] == ["not_run", "not_run"]
+    assert await runtime.journal.get_execution(run_id) == kept
+
+
+async def test_a_run_of_a_dead_executor_is_not_acknowledged(run: Run, other: SqliteJournal, tmp_path: Path) -> None:
+    """An executor whose lease was reaped accepts no run: `on_recorded` is not called, and no step starts."""
+    recorded: list[bool] = []
+    after = tmp_path / "after"
+    await other.reap_expired()
+
+    execution = await run(
+        python_step("one", f"open({str(after)!r}, 'w')\nreturn 1"), on_recorded=lambda: recorded.append(True)
+    )
+
+    assert execution.error is not None
+    assert execution.error.code == "run_lost"
+    assert (recorded, after.exists()) == ([], False)
+
+
+async def test_a_pause_of_a_lost_run_is_not_recorded(run: Run, other: SqliteJournal, tmp_path: Path) -> None:
+    """A run that is cancelled elsewhere and then pauses stays cancelled: no pause and no step of it is recorded."""
+    gate = Gate(tmp_path)
+    step = python_step("held", f"{gate.code}\npd.flow.delay(60000)\nreturn 1")
+    task = asyncio.ensure_future(run(step, run_ids=("the-run", "the-trace"), pause_mode="park"))
+    await gate.wait_until_reached()
+
+    await other.cancel("the-run")
+    gate.open()
+    execution = await task
+
+    kept = await other.get_execution("the-run")
+    assert execution.error is not None
+    assert execution.error.code == "run_lost"
+    assert kept is not None
+    assert (kept.status, kept.steps[0].status) == ("cancelled", "not_run")
