@@ -33,7 +33,7 @@ HELP_WIDTH = 110
 
 
 AUTHOR = Section("Author", "lab", "new", "demo", "actions", "packages", "export")
-RUN = Section("Run", "run", "users", "accounts", "apps")
+RUN = Section("Run", "run", "runs", "users", "accounts", "apps")
 TEST = Section("Test", "doctor", "shape", "source")
 MIGRATE = Section("Migrate", "import", "triggers")
 SERVE = Section("Serve", "serve", "invoke", "clients", "keys")

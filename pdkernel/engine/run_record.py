@@ -107,6 +107,8 @@ class RunRecord:
         self.claim = claim
         self.context = context
         self._steps = {step.name: StepResult(step.name, "not_run") for step in request.workflow.steps}
+        self._started = clock.now()
+        self._ended: float | None = None
         self._fields: dict[str, Any] = {
             "id": claim.run_id,
             "trace_id": trace_id,
@@ -115,7 +117,7 @@ class RunRecord:
             "status": "executing",
             "external_user": request.external_user_id,
             "environment": request.environment,
-            "started_at": format_iso(clock.now()),
+            "started_at": format_iso(self._started),
             "finished_at": None,
             "attempt": claim.attempt,
             "replay_of": None,
@@ -265,6 +267,7 @@ class RunRecord:
         if not self._is_parked:
             last, self._last = self._last, None
             event = self._take_event_text()
+            ended = self._ended
             output = encode_output(
                 response=execution.response,
                 error=execution.error,
@@ -273,7 +276,9 @@ class RunRecord:
                 lookup=execution.lookup,
             )
             self._writes.submit(
-                lambda: self._journal.finish(self.claim, _final(execution.status), output, last_step=last, event=event)
+                lambda: self._journal.finish(
+                    self.claim, _final(execution.status), output, last_step=last, event=event, ended=ended
+                )
             )
         try:
             await self.flush()
@@ -314,7 +319,9 @@ class RunRecord:
         elif self._request.has_response and self._response is not None:
             # parity[redacted-response]: the caller of an endpoint gets the response as the step sent it; the record is redacted
             response = self._response.to_record(self.redactor)
-        self._update_fields(status=status, finished_at=format_iso(self._clock.now()), error=error, response=response)
+        now = self._clock.now()
+        self._ended = now.timestamp()
+        self._update_fields(status=status, finished_at=format_iso(now), error=error, response=response)
 
     def _redact_trigger(self) -> RunTrigger:
         return RunTrigger(require_object(self.redactor.redact_value(self._masked)), self.context)
@@ -355,6 +362,7 @@ class RunRecord:
                 event=self._trigger_text(event),
                 external_user=execution.external_user,
                 environment=execution.environment,
+                created=self._started.timestamp(),
             )
         )
         if is_accepted and self._request.on_recorded:

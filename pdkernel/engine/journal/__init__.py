@@ -23,6 +23,7 @@ from pdkernel.engine.journal.protocol import Journal
 from pdkernel.engine.journal.records import (
     Claim,
     ClaimedRun,
+    ExecutionQuery,
     FinalStatus,
     NewRun,
     StepRow,
@@ -31,11 +32,12 @@ from pdkernel.engine.journal.records import (
     encode_output,
     encode_step,
 )
-from pdkernel.engine.journal.sqlite import SqliteJournal
+from pdkernel.engine.journal.sqlite import SqliteJournal, open_journal_reader
 
 __all__ = [
     "Claim",
     "ClaimedRun",
+    "ExecutionQuery",
     "FinalStatus",
     "Journal",
     "MemoryJournal",
@@ -47,4 +49,5 @@ __all__ = [
     "encode_event",
     "encode_output",
     "encode_step",
+    "open_journal_reader",
 ]

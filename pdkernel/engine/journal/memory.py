@@ -142,6 +142,7 @@ class MemoryJournal:
         *,
         last_step: StepRow | None = None,
         event: str | None = None,
+        ended: float | None = None,
         wait: bool = True,  # noqa: ARG002
     ) -> bool:
         """End the run. Return False if the claim is lost, or *last_step* is already recorded; *wait* has no effect."""
@@ -149,7 +150,8 @@ class MemoryJournal:
             if run is None or not run.append(last_step):
                 return False
             run.replace_event(event)
-            run.status, run.output, run.ended, run.owner = status, output, self._now(), None
+            run.status, run.output, run.owner = status, output, None
+            run.ended = self._now() if ended is None else ended
             return True
 
     async def park(

@@ -52,12 +52,13 @@ class Journal(Protocol):
         *,
         last_step: StepRow | None = None,
         event: str | None = None,
+        ended: float | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
         End the run and record *last_step* with it; submitted before the method returns, like `append_step`.
 
-        Without *wait* the result is True before the commit. If the commit is lost, another executor claims the run,
+        *ended* is the end in seconds since 1970, or None for now. Without *wait* the result is True before the commit. If the commit is lost, another executor claims the run,
         finds its steps recorded and finishes it.
         """
         ...

@@ -131,6 +131,7 @@ class SqliteJournal:
         *,
         last_step: StepRow | None = None,
         event: str | None = None,
+        ended: float | None = None,
         wait: bool = True,
     ) -> Awaitable[bool]:
         """
@@ -143,7 +144,9 @@ class SqliteJournal:
         def act(connection: sqlite3.Connection) -> bool:
             if last_step is not None and not self._statements.append_step(connection, claim, last_step, now):
                 return False
-            return self._statements.finish(connection, claim, status, output, now, event=event)
+            return self._statements.finish(
+                connection, claim, status, output, now if ended is None else ended, event=event
+            )
 
         alone = self._is_alone(claim.run_id)
         self._active_run_ids.discard(claim.run_id)
@@ -268,6 +271,21 @@ class SqliteJournal:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+
+def open_journal_reader(path: Path) -> JournalReader:
+    """
+    Open the journal in *path* to read runs, without becoming an executor; missing tables are created.
+
+    Raises:
+        ProjectError: The file cannot be used, or was written by a newer version.
+    """
+    with closing(connect(path)) as connection:
+        try:
+            _create(connection, path)
+        except sqlite3.Error as fault:
+            raise translate_error(fault, path) from fault
+    return JournalReader(path)
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
