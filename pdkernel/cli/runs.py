@@ -14,13 +14,11 @@ import cloup
 
 from pdkernel.cli.app import RUN, CliContext, command, environment_option, group, json_option
 from pdkernel.cli.terminal import color_statuses, print_json
-from pdkernel.errors import RequestError
 from pdkernel.execution import Status
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pdkernel.execution import Execution
     from pdkernel.identity import Environment
 
 
@@ -121,21 +119,9 @@ def show_run(state: CliContext, run_id: str | None, explain: bool, as_json: bool
     from pdkernel.operations.run_history import get_run
     from pdkernel.render import timeline
 
-    execution = asyncio.run(get_run(state.open_project(), run_id) if run_id else _newest(state))
+    execution = asyncio.run(get_run(state.open_project(), run_id))
     if as_json:
         print_json(execution.to_json())
     else:
         click.echo(color_statuses(timeline.render_text(execution, explain_lookup=explain)), nl=False)
     return 0
-
-
-async def _newest(state: CliContext) -> Execution:
-    from pdkernel.engine.journal import ExecutionQuery
-    from pdkernel.operations.run_history import list_runs
-
-    found = await list_runs(state.open_project(), ExecutionQuery(limit=1))
-    if not found:
-        raise RequestError(
-            "There are no runs in this project yet.", fix="Run a workflow: pdkernel run SOURCE --event FILE"
-        )
-    return found[0]

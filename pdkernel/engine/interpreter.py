@@ -119,7 +119,7 @@ class Interpreter:
         )
         record = RunRecord(
             request,
-            claim=Claim(run_id),
+            claim=Claim.first(run_id),
             trace_id=trace_id,
             context=context,
             journal=self._journal

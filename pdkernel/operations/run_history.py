@@ -24,14 +24,21 @@ async def list_runs(project: Project, query: ExecutionQuery) -> Sequence[Executi
         return await reader.executions(query)
 
 
-async def get_run(project: Project, run_id: str) -> Execution:
+async def get_run(project: Project, run_id: str | None = None) -> Execution:
     """
-    The run with the id *run_id*.
+    The run with the id *run_id*, or the newest run.
 
     Raises:
         RequestError: There is no such run.
         ProjectError: The journal cannot be read.
     """
+    if run_id is None:
+        newest = await list_runs(project, ExecutionQuery(limit=1))
+        if not newest:
+            raise RequestError(
+                "There are no runs in this project yet.", fix="Run a workflow: pdkernel run SOURCE --event FILE"
+            )
+        return newest[0]
     with closing(open_journal_reader(_journal_file(project))) as reader:
         found = await reader.execution(run_id)
     if found is None:

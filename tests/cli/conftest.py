@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +91,48 @@ class Shell:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def on_terminal(self, *args: str, answers: Sequence[tuple[str, str]] = (), **environ: str) -> tuple[int, str]:
+        """
+        Run the command on a terminal.
+
+        Args:
+            args: The arguments of the command.
+            answers: Questions with their answers; each answer is typed once after its question appears.
+            environ: Additional environment variables.
+
+        Returns:
+            The exit status, and all that the terminal shows.
+        """
+        main, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, *args],
+            cwd=self.folder,
+            env={**self.environment(), "TERM": "xterm-256color", **environ},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        shown = ""
+        waiting = list(answers)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            if select.select([main], [], [], 0.2)[0]:
+                try:
+                    piece = os.read(main, 65536)
+                except OSError:  # the terminal is closed
+                    break
+                if not piece:
+                    break
+                shown += piece.decode(errors="replace")
+            if waiting and waiting[0][0] in shown:
+                os.write(main, f"{waiting.pop(0)[1]}\n".encode())
+        status = process.wait(timeout=20)
+        os.close(main)
+        assert not waiting, shown
+        return status, shown
 
     def environment(self) -> dict[str, str]:
         """The environment variables of every command."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 
 import click
@@ -14,7 +11,7 @@ import pytest
 
 from pdkernel.cli.command_help import Command, Section
 from pdkernel.cli.commands import pdkernel as root
-from tests.cli.conftest import COMMAND, Shell
+from tests.cli.conftest import Shell
 
 GREET = "%%pdstep greet\ndef handler(pd):\n    return 1\n"
 TRIGGER_SECTIONS = ["Author", "Run", "Test", "Migrate", "Serve", "Project"]
@@ -38,31 +35,6 @@ def help_of(name: str) -> str:
         command = command.commands[word]
         ctx = command.make_context(word, [], parent=ctx, resilient_parsing=True)
     return click.unstyle(command.get_help(ctx))
-
-
-def on_terminal(shell: Shell, *args: str, typed: str = "", **environ: str) -> str:
-    """The output of the command on a terminal, where *typed* is typed."""
-    main, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *args],
-        cwd=shell.folder,
-        env={**shell.environment(), "TERM": "xterm-256color", **environ},
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-    )
-    os.close(terminal)
-    os.write(main, typed.encode())
-    output = b""
-    try:
-        while piece := os.read(main, 65536):
-            output += piece
-    except OSError:  # the terminal is closed
-        pass
-    os.close(main)
-    process.wait(30)
-    return output.decode()
 
 
 def test_the_help_lists_commands_in_sections() -> None:
@@ -183,10 +155,10 @@ def test_a_refused_removal_is_json_with_json(filled: Shell) -> None:
     assert filled("users", "remove", "ada", "--json").json["error"]["code"] == "request"
 
 
-@pytest.mark.parametrize(("typed", "left"), [("n\n", ["KEY"]), ("y\n", [])])
+@pytest.mark.parametrize(("typed", "left"), [("n", ["KEY"]), ("y", [])])
 def test_removals_ask_on_a_terminal(filled: Shell, typed: str, left: list[str]) -> None:
     """On a terminal the command asks, and removes only after a yes."""
-    output = on_terminal(filled, "env", "remove", "KEY", typed=typed)
+    _, output = filled.on_terminal("env", "remove", "KEY", answers=[("[y/N]", typed)])
 
     assert "Remove KEY and its value? [y/N]" in output
     assert [each["name"] for each in filled("env", "list", "--json").json] == left
@@ -214,8 +186,8 @@ def test_verbose_reports_steps_as_they_end(pdkernel: Shell) -> None:
 
 def test_colors_are_for_terminals(pdkernel: Shell) -> None:
     """A terminal shows colors unless NO_COLOR is set; a pipe does not."""
-    colored = on_terminal(pdkernel, "--help")
-    plain = on_terminal(pdkernel, "--help", NO_COLOR="1")
+    _, colored = pdkernel.on_terminal("--help")
+    _, plain = pdkernel.on_terminal("--help", NO_COLOR="1")
     piped = pdkernel("--help").stdout
 
     assert "\x1b[36m" in colored

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -189,36 +183,6 @@ def test_invalid_calls(pdkernel: Shell) -> None:
         assert says in ended.stderr
 
 
-def on_a_terminal(pdkernel: Shell, *args: str, answers: list[tuple[str, str]], **environ: str) -> tuple[int, str]:
-    """Run the command on a terminal; each answer is typed once after its question appears."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pdkernel", *args],
-        cwd=pdkernel.folder,
-        env={**pdkernel.environment(), "TERM": "dumb", **environ},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    said = ""
-    waiting = list(answers)
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        if select.select([ours], [], [], 0.2)[0]:
-            try:
-                said += os.read(ours, 65536).decode(errors="replace")
-            except OSError:
-                break
-        if waiting and waiting[0][0] in said:
-            os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
-    status = process.wait(timeout=20)
-    os.close(ours)
-    assert not waiting, said
-    return status, said
-
-
 def test_questions_on_a_terminal(pdkernel: Shell) -> None:
     """Each account and each trigger is asked for once; an own account is chosen, and another is created under its id."""
     account(pdkernel, "--own")
@@ -227,8 +191,7 @@ def test_questions_on_a_terminal(pdkernel: Shell) -> None:
     other = "- namespace: other\n  runtime: nodejs20.x\n  uses: github-x@1.0.0\n  props:\n    github:\n      authProvisionId: apn_Hub\n"
     workflow(pdkernel, steps=STEPS + more + other)
 
-    status, said = on_a_terminal(
-        pdkernel,
+    status, said = pdkernel.on_terminal(
         *("import", "send-it-p_1", "--to", "n.ipynb"),
         answers=[
             ("authentication", "oauth"),
@@ -255,8 +218,7 @@ def test_the_enter_key_decides_nothing(pdkernel: Shell) -> None:
     """The default of every question leaves the account unanswered."""
     workflow(pdkernel)
 
-    status, said = on_a_terminal(
-        pdkernel,
+    status, said = pdkernel.on_terminal(
         *("import", "send-it-p_1", "--to", "n.ipynb"),
         answers=[("authentication", ""), ("from the platform", ""), ("Owner of the account", "")],
     )
@@ -270,7 +232,7 @@ def test_an_option_replaces_the_questions(pdkernel: Shell) -> None:
     """With --accounts there are no questions on a terminal."""
     workflow(pdkernel)
 
-    status, said = on_a_terminal(pdkernel, "import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "own", answers=[])
+    status, said = pdkernel.on_terminal("import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "own", answers=[])
 
     assert status == 0, said
     assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "apn_Git"
@@ -280,7 +242,7 @@ def test_there_are_no_questions_in_a_notebook_cell(pdkernel: Shell) -> None:
     """The terminal of a notebook cell has no input, so the accounts stay unanswered."""
     workflow(pdkernel)
 
-    status, said = on_a_terminal(pdkernel, "import", "send-it-p_1", "--to", "n.ipynb", answers=[], JPY_PARENT_PID="1")
+    status, said = pdkernel.on_terminal("import", "send-it-p_1", "--to", "n.ipynb", answers=[], JPY_PARENT_PID="1")
 
     assert status == 0
     assert "The owner of these accounts is unknown" in said

@@ -52,9 +52,11 @@ class _Run:
         """Record the step; return False if its key exists."""
         if row is None:
             return True
-        is_new = (row.path, row.iteration) not in self.steps
-        self.steps.setdefault((row.path, row.iteration), row)
-        return is_new
+        key = (row.path, row.iteration)
+        if key in self.steps:
+            return False
+        self.steps[key] = row
+        return True
 
     def replace_event(self, event: str | None) -> None:
         """Replace the run's event text, unless *event* is None."""

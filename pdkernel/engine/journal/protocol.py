@@ -58,8 +58,8 @@ class Journal(Protocol):
         """
         End the run and record *last_step* with it; submitted before the method returns, like `append_step`.
 
-        *ended* is the end in seconds since 1970, or None for now. Without *wait* the result is True before the commit. If the commit is lost, another executor claims the run,
-        finds its steps recorded and finishes it.
+        *ended* is the end in seconds since 1970, or None for now. Without *wait* the result is True before the commit. If
+        the commit is lost, another executor claims the run, finds its steps recorded and finishes it.
         """
         ...
 

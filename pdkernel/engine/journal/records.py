@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, TypeVar, cast
+from typing import Literal, Self, TypeVar, cast
 
 from msgspec import UNSET, UnsetType
 
@@ -62,8 +62,13 @@ class Claim:
     """
 
     run_id: str
-    fence: int = FIRST_FENCE
+    fence: int
     attempt: int = 1
+
+    @classmethod
+    def first(cls, run_id: str) -> Self:
+        """The claim of the executor that accepts the run."""
+        return cls(run_id, FIRST_FENCE)
 
 
 @dataclass(frozen=True, slots=True)

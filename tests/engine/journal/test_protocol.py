@@ -49,9 +49,9 @@ async def test_same_definition_same_version(open_journal: Open) -> None:
 async def test_run_from_accept_to_finish(journal: Journal) -> None:
     """An accepted run takes steps, and ends."""
     assert await journal.accept_run(new_run())
-    assert await journal.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
     assert await status(journal) == "executing"
-    assert await journal.finish(Claim("run"), "success", OUTPUT)
+    assert await journal.finish(Claim.first("run"), "success", OUTPUT)
 
     assert await status(journal) == "success"
     assert await steps_run(journal) == ["one"]
@@ -65,16 +65,18 @@ async def test_accept_twice_is_refused(open_journal: Open) -> None:
     assert not await one.accept_run(new_run())
     assert not await other.accept_run(new_run(external_user="ada"))
 
-    assert await one.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert await one.append_step(Claim.first("run"), step_row(0, "one", STEP))
 
 
 async def test_same_step_twice_is_refused(journal: Journal) -> None:
     """A second row of a step is refused, at another position too; the first result stays."""
     await journal.accept_run(new_run())
-    await journal.append_step(Claim("run"), step_row(0, "one", STEP))
+    await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
 
-    assert not await journal.append_step(Claim("run"), step_row(0, "one", encode_step(StepResult("one", "error"))))
-    assert not await journal.append_step(Claim("run"), step_row(1, "one", STEP))
+    assert not await journal.append_step(
+        Claim.first("run"), step_row(0, "one", encode_step(StepResult("one", "error")))
+    )
+    assert not await journal.append_step(Claim.first("run"), step_row(1, "one", STEP))
 
     assert await steps_run(journal) == ["one"]
 
@@ -93,9 +95,9 @@ async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
 
 async def test_unknown_run_is_refused(journal: Journal) -> None:
     """A write to an unknown run is refused."""
-    assert not await journal.append_step(Claim("none"), step_row(0, "one", STEP))
-    assert not await journal.finish(Claim("none"), "success", OUTPUT)
-    assert not await journal.park(Claim("none"), wait_row(0))
+    assert not await journal.append_step(Claim.first("none"), step_row(0, "one", STEP))
+    assert not await journal.finish(Claim.first("none"), "success", OUTPUT)
+    assert not await journal.park(Claim.first("none"), wait_row(0))
     assert not await journal.resolve_wait("none", 1, "resumed")
     assert not await journal.cancel("none")
     assert await journal.claim("none") is None
@@ -107,20 +109,20 @@ async def test_another_owner_is_refused(open_journal: Open) -> None:
     owner, other = open_journal(), open_journal()
     await owner.accept_run(new_run())
 
-    assert not await other.append_step(Claim("run"), step_row(0, "one", STEP))
-    assert not await other.finish(Claim("run"), "success", OUTPUT)
-    assert not await other.park(Claim("run"), wait_row(0))
+    assert not await other.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert not await other.finish(Claim.first("run"), "success", OUTPUT)
+    assert not await other.park(Claim.first("run"), wait_row(0))
 
-    assert await owner.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
 
 
 async def test_finished_run_refuses_writes(journal: Journal) -> None:
     """A finished run accepts no step and no second end."""
     await journal.accept_run(new_run())
-    await journal.finish(Claim("run"), "error", OUTPUT)
+    await journal.finish(Claim.first("run"), "error", OUTPUT)
 
-    assert not await journal.append_step(Claim("run"), step_row(0, "one", STEP))
-    assert not await journal.finish(Claim("run"), "success", OUTPUT)
+    assert not await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert not await journal.finish(Claim.first("run"), "success", OUTPUT)
 
     assert await status(journal) == "error"
 
@@ -129,7 +131,7 @@ async def test_finish_without_waiting(journal: Journal) -> None:
     """A run finished without waiting is finished for the next read of the same journal."""
     await journal.accept_run(new_run())
 
-    assert await journal.finish(Claim("run"), "success", OUTPUT, wait=False)
+    assert await journal.finish(Claim.first("run"), "success", OUTPUT, wait=False)
 
     assert await status(journal) == "success"
 
@@ -141,8 +143,8 @@ async def test_cancelled_run_refuses_writes(open_journal: Open) -> None:
 
     assert await other.cancel("run")
 
-    assert not await owner.append_step(Claim("run"), step_row(0, "one", STEP))
-    assert not await owner.finish(Claim("run"), "success", OUTPUT)
+    assert not await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert not await owner.finish(Claim.first("run"), "success", OUTPUT)
     assert not await other.cancel("run")
     assert await status(owner) == "cancelled"
 
@@ -158,7 +160,7 @@ async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: ManualClock)
         assert await reaper.heartbeat()
         assert await reaper.reap_expired() == 0
 
-    assert await owner.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
 
 
 async def test_expired_lease_is_valid_until_it_is_reaped(open_journal: Open, clock: ManualClock) -> None:
@@ -167,7 +169,7 @@ async def test_expired_lease_is_valid_until_it_is_reaped(open_journal: Open, clo
     await owner.accept_run(new_run())
     clock.advance(60)
 
-    assert await owner.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
     assert await owner.heartbeat()
 
 
@@ -182,7 +184,7 @@ async def test_reaped_executor_is_refused(open_journal: Open, clock: ManualClock
     run = await reaper.claim("run")
 
     assert run is not None
-    assert not await owner.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert not await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
     assert not await owner.append_step(run.claim, step_row(0, "one", STEP))
     assert not await owner.finish(run.claim, "success", OUTPUT)
     assert not await owner.park(run.claim, wait_row(0))
@@ -196,7 +198,7 @@ async def test_reaped_run_continues(open_journal: Open, clock: ManualClock) -> N
     owner = open_journal()
     await owner.deploy_definition(WORKFLOW)
     await owner.accept_run(new_run(external_user="ada"))
-    await owner.append_step(Claim("run"), step_row(0, "one", STEP))
+    await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
     clock.advance(60)
     reaper = open_journal()
 
@@ -225,18 +227,18 @@ async def test_paused_run_refuses_writes(journal: Journal) -> None:
     """A paused run has no owner: a write and a second pause are refused."""
     await journal.accept_run(new_run())
 
-    assert await journal.park(Claim("run"), wait_row(0))
+    assert await journal.park(Claim.first("run"), wait_row(0))
 
     assert await status(journal) == "paused"
-    assert not await journal.append_step(Claim("run"), step_row(0, "one", STEP))
-    assert not await journal.finish(Claim("run"), "success", OUTPUT)
-    assert not await journal.park(Claim("run"), wait_row(0))
+    assert not await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert not await journal.finish(Claim.first("run"), "success", OUTPUT)
+    assert not await journal.park(Claim.first("run"), wait_row(0))
 
 
 async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> None:
     """A resumed run is ready; the first claim gets it with the next fence."""
     await journal.accept_run(new_run())
-    await journal.park(Claim("run"), wait_row(0))
+    await journal.park(Claim.first("run"), wait_row(0))
 
     assert await journal.resolve_wait("run", 1, "resumed", '{"answer":42}')
     ready = await status(journal)
@@ -251,7 +253,7 @@ async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> N
 async def test_paused_run_is_woken_once(journal: Journal, clock: ManualClock) -> None:
     """Of a timer and two resumes exactly one wakes a run."""
     await journal.accept_run(new_run())
-    await journal.park(Claim("run"), wait_row(0, wake_at=clock.now().timestamp()))
+    await journal.park(Claim.first("run"), wait_row(0, wake_at=clock.now().timestamp()))
 
     woken = await asyncio.gather(
         journal.resolve_wait("run", 1, "resumed"), journal.wake_due(), journal.resolve_wait("run", 1, "cancelled")
@@ -263,7 +265,7 @@ async def test_paused_run_is_woken_once(journal: Journal, clock: ManualClock) ->
 async def test_resume_with_an_earlier_fence_is_refused(journal: Journal) -> None:
     """A resume for an earlier pause does not wake the run."""
     await journal.accept_run(new_run())
-    await journal.park(Claim("run"), wait_row(0))
+    await journal.park(Claim.first("run"), wait_row(0))
 
     assert not await journal.resolve_wait("run", 2, "resumed")
 
@@ -275,7 +277,7 @@ async def test_timer_wakes_due_runs(journal: Journal, clock: ManualClock) -> Non
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
         await journal.accept_run(new_run(f"run{number}"))
-        await journal.park(Claim(f"run{number}"), wait_row(0, wake_at=wake_at))
+        await journal.park(Claim.first(f"run{number}"), wait_row(0, wake_at=wake_at))
 
     clock.advance(2)
     woken = await journal.wake_due()
@@ -294,7 +296,7 @@ async def test_timer_wakes_the_earliest_runs_first(journal: Journal, clock: Manu
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
         await journal.accept_run(new_run(run_id))
-        await journal.park(Claim(run_id), wait_row(0, wake_at=wake_at))
+        await journal.park(Claim.first(run_id), wait_row(0, wake_at=wake_at))
 
     assert await journal.wake_due(limit=1) == 1
 
@@ -304,7 +306,7 @@ async def test_timer_wakes_the_earliest_runs_first(journal: Journal, clock: Manu
 async def test_cancelled_pause_is_not_woken(journal: Journal, clock: ManualClock) -> None:
     """A cancelled pause is not woken."""
     await journal.accept_run(new_run())
-    await journal.park(Claim("run"), wait_row(0, wake_at=clock.now().timestamp()))
+    await journal.park(Claim.first("run"), wait_row(0, wake_at=clock.now().timestamp()))
 
     assert await journal.cancel("run")
 
@@ -323,16 +325,16 @@ async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock
     first, second = await one.claim_next("mail"), await other.claim_next("mail", limit=5)
 
     assert waiting == "queued"
-    assert [run.claim for run in (*first, *second)] == [Claim("b"), Claim("a")]
-    assert not await one.append_step(Claim("a"), step_row(0, "one", STEP))
-    assert await other.append_step(Claim("a"), step_row(0, "one", STEP))
+    assert [run.claim for run in (*first, *second)] == [Claim.first("b"), Claim.first("a")]
+    assert not await one.append_step(Claim.first("a"), step_row(0, "one", STEP))
+    assert await other.append_step(Claim.first("a"), step_row(0, "one", STEP))
 
 
 async def test_claim_leaves_other_queues_unchanged(journal: Journal) -> None:
     """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
     await journal.accept_run(new_run("woken"))
-    await journal.park(Claim("woken"), wait_row(0))
+    await journal.park(Claim.first("woken"), wait_row(0))
     await journal.resolve_wait("woken", 1, "resumed")
 
     assert [run.claim.run_id for run in await journal.claim_next("other", limit=5)] == []
@@ -396,7 +398,7 @@ async def test_last_step_is_recorded_with_the_end(open_journal: Open) -> None:
     await journal.accept_run(new_run())
     row = step_row(0, "one", STEP)
 
-    answers = [await journal.finish(Claim("run"), "success", OUTPUT, last_step=row) for _ in range(2)]
+    answers = [await journal.finish(Claim.first("run"), "success", OUTPUT, last_step=row) for _ in range(2)]
     found = await journal.get_execution("run")
 
     assert answers == [True, False]
@@ -413,8 +415,8 @@ async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: Journal) -> Non
         StepRow(2, "one", STEP, "loop/one", 2),
     ]
 
-    assert [await journal.append_step(Claim("run"), row) for row in rows] == [True, True, True]
-    assert [await journal.append_step(Claim("run"), row) for row in rows] == [False, False, False]
+    assert [await journal.append_step(Claim.first("run"), row) for row in rows] == [True, True, True]
+    assert [await journal.append_step(Claim.first("run"), row) for row in rows] == [False, False, False]
 
 
 async def test_a_pause_records_the_step_with_it(open_journal: Open) -> None:
@@ -424,9 +426,9 @@ async def test_a_pause_records_the_step_with_it(open_journal: Open) -> None:
     await journal.accept_run(new_run())
     row = step_row(0, "one", STEP)
 
-    refused = await other.park(Claim("run"), wait_row(0), last_step=row)
+    refused = await other.park(Claim.first("run"), wait_row(0), last_step=row)
     before = await steps_run(journal)
-    parked = await journal.park(Claim("run"), wait_row(0), last_step=row)
+    parked = await journal.park(Claim.first("run"), wait_row(0), last_step=row)
 
     assert (refused, before, parked) == (False, [], True)
     assert await status(journal) == "paused"
@@ -436,8 +438,8 @@ async def test_a_pause_records_the_step_with_it(open_journal: Open) -> None:
 async def test_a_refused_step_leaves_the_run_running(journal: Journal) -> None:
     """If the step of a pause is already recorded, the run is not paused."""
     await journal.accept_run(new_run())
-    await journal.append_step(Claim("run"), step_row(0, "one", STEP))
+    await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
 
-    assert not await journal.park(Claim("run"), wait_row(0), last_step=step_row(0, "one", STEP))
+    assert not await journal.park(Claim.first("run"), wait_row(0), last_step=step_row(0, "one", STEP))
 
     assert await status(journal) == "executing"

@@ -48,10 +48,12 @@ async def test_execution_is_what_was_written(journal: Journal, clock: ManualCloc
         "run", "trace", "Greet", 1, encode_event({"body": 1}, {"id": "x"}, replay_of="first"), "ada", "production"
     )
     await journal.accept_run(run)
-    await journal.append_step(Claim("run"), step_row(1, "two", encode_step(TWO)))
-    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.append_step(Claim.first("run"), step_row(1, "two", encode_step(TWO)))
+    await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
     clock.advance(1.25)
-    await journal.finish(Claim("run"), "error", encode_output(response=Response(400, {"x": "y"}, "no"), error=FAULT))
+    await journal.finish(
+        Claim.first("run"), "error", encode_output(response=Response(400, {"x": "y"}, "no"), error=FAULT)
+    )
 
     assert await journal.get_execution("run") == Execution(
         id="run",
@@ -80,11 +82,11 @@ async def test_sealed_event_is_replaced_by_a_write(journal: Journal, write: str)
     event = encode_event({"body": "shown"}, {"id": "x"})
 
     if write == "append":
-        await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)), event=event)
+        await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)), event=event)
     elif write == "finish":
-        await journal.finish(Claim("run"), "success", encode_output(), event=event)
+        await journal.finish(Claim.first("run"), "success", encode_output(), event=event)
     else:
-        await journal.park(Claim("run"), wait_row(0), event=event)
+        await journal.park(Claim.first("run"), wait_row(0), event=event)
     shown = await journal.get_execution("run")
 
     assert sealed is not None
@@ -98,8 +100,8 @@ async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -
     """A run that ends before its accounts are resolved still has its encrypted event."""
     await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {})))
 
-    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
-    await journal.finish(Claim("run"), "success", encode_output())
+    await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.finish(Claim.first("run"), "success", encode_output())
 
     execution = await journal.get_execution("run")
     assert execution is not None
@@ -109,7 +111,7 @@ async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -
 async def test_execution_survives_json(journal: Journal) -> None:
     """An execution read from the journal equals the execution read from its JSON."""
     await journal.accept_run(new_run())
-    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
 
     execution = await journal.get_execution("run")
 
@@ -120,7 +122,7 @@ async def test_execution_survives_json(journal: Journal) -> None:
 async def test_unfinished_run_is_readable(journal: Journal) -> None:
     """An unfinished run shows finished steps, and the others as not run."""
     await journal.accept_run(new_run())
-    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
 
     execution = await journal.get_execution("run")
 
@@ -136,8 +138,8 @@ async def test_unfinished_run_is_readable(journal: Journal) -> None:
 async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
     """The end of a run stores the status of steps without a row."""
     await journal.accept_run(new_run())
-    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
-    await journal.finish(Claim("run"), "exited", encode_output(steps={"two": "skipped"}))
+    await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.finish(Claim.first("run"), "exited", encode_output(steps={"two": "skipped"}))
 
     execution = await journal.get_execution("run")
 
@@ -148,7 +150,7 @@ async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
 async def test_step_outside_of_the_definition_is_shown(journal: Journal) -> None:
     """A row of a step that the definition does not have is shown after the others."""
     await journal.accept_run(new_run(version=99))
-    await journal.append_step(Claim("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
 
     execution = await journal.get_execution("run")
 
@@ -191,7 +193,7 @@ async def test_filters(journal: Journal, clock: ManualClock) -> None:
     await journal.accept_run(new_run("b", external_user="ada", environment="production"))
     clock.advance(10)
     await journal.accept_run(new_run("c", external_user="grace"))
-    await journal.finish(Claim("a"), "success", encode_output())
+    await journal.finish(Claim.first("a"), "success", encode_output())
 
     assert await ids(journal, external_user="ada") == ["b", "a"]
     assert await ids(journal, environment="production") == ["b"]
@@ -206,11 +208,11 @@ async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
     await journal.accept_run(new_run("queued", queue="q"))
     for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
         await journal.accept_run(new_run(run_id))
-    await journal.park(Claim("paused"), wait_row(0))
-    await journal.park(Claim("resumed"), wait_row(0))
+    await journal.park(Claim.first("paused"), wait_row(0))
+    await journal.park(Claim.first("resumed"), wait_row(0))
     await journal.resolve_wait("resumed", 1, "resumed")
     await journal.cancel("cancelled")
-    await journal.finish(Claim("exited"), "exited", encode_output())
+    await journal.finish(Claim.first("exited"), "exited", encode_output())
 
     for execution in await journal.list_executions():
         assert execution.id == execution.status

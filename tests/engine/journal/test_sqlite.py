@@ -41,7 +41,7 @@ async def work(journal, name):
     assert await journal.accept_run(run)
     for seq in range(int(sys.argv[3])):
         data = encode_step(StepResult(f"s{seq}", "success"))
-        assert await journal.append_step(Claim(name), StepRow(seq, f"s{seq}", data, f"s{seq}"))
+        assert await journal.append_step(Claim.first(name), StepRow(seq, f"s{seq}", data, f"s{seq}"))
         print(name, seq, flush=True)
 
 async def main():
@@ -144,7 +144,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
         journal = SqliteJournal.open(project.sqlite_path)
         await journal.accept_run(new_run())
         project.variables.set("A", "1")
-        await journal.append_step(Claim("run"), step_row(0, "one", STEP))
+        await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
         await journal.close()
 
         assert rows(project.sqlite_path, "select name from variables union all select name from steps") == [
@@ -159,7 +159,7 @@ async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: SqliteJ
     """The row of a step is committed at once if no other run is active."""
     await prompt_journal.accept_run(new_run())
 
-    answer = prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP))
+    answer = prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
 
     assert rows(path, "select name from steps") == [("one",)]
     assert await answer
@@ -170,7 +170,7 @@ async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal
     await prompt_journal.accept_run(new_run())
     await prompt_journal.accept_run(new_run("other"))
 
-    answer = asyncio.ensure_future(prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP)))
+    answer = asyncio.ensure_future(prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP)))
 
     assert not answer.done()
     assert await answer
@@ -183,7 +183,7 @@ async def test_writing_process_does_not_block_the_loop(prompt_journal: SqliteJou
     with closing(connect(path)) as other:
         other.execute("begin immediate")
 
-        answer = asyncio.ensure_future(prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP)))
+        answer = asyncio.ensure_future(prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP)))
 
         assert not answer.done()
         other.execute("rollback")
@@ -196,10 +196,10 @@ async def test_failed_inline_write_fails_only_its_caller(prompt_journal: SqliteJ
     with closing(connect(path)) as other:
         other.execute("alter table steps rename to elsewhere")
         with pytest.raises(ProjectError, match="no such table"):
-            await prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP))
+            await prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
         other.execute("alter table elsewhere rename to steps")
 
-    assert await prompt_journal.append_step(Claim("run"), step_row(0, "one", STEP))
+    assert await prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
 
 
 async def test_concurrent_writes_share_commits(journal: SqliteJournal) -> None:
@@ -250,11 +250,11 @@ async def test_each_write_of_a_batch_has_its_own_result(journal: SqliteJournal, 
         await journal.accept_run(new_run(f"run{number}"))
 
     answers = await asyncio.gather(
-        *(journal.append_step(Claim(f"run{number}"), step_row(0, "one", STEP)) for number in range(20)),
+        *(journal.append_step(Claim.first(f"run{number}"), step_row(0, "one", STEP)) for number in range(20)),
         journal.append_step(Claim("run0", 7), step_row(1, "two", STEP)),
-        journal.append_step(Claim("run0"), step_row(0, "one", STEP)),
-        journal.append_step(Claim("none"), step_row(0, "one", STEP)),
-        journal.append_step(Claim("run0"), step_row(2**70, "three", STEP)),
+        journal.append_step(Claim.first("run0"), step_row(0, "one", STEP)),
+        journal.append_step(Claim.first("none"), step_row(0, "one", STEP)),
+        journal.append_step(Claim.first("run0"), step_row(2**70, "three", STEP)),
         return_exceptions=True,
     )
 
@@ -269,7 +269,9 @@ async def test_failed_compound_write_is_rolled_back_alone(journal: SqliteJournal
         await journal.accept_run(new_run(run_id))
 
     answers = await asyncio.gather(
-        journal.park(Claim("bad"), wait_row(2**70)), journal.park(Claim("good"), wait_row(0)), return_exceptions=True
+        journal.park(Claim.first("bad"), wait_row(2**70)),
+        journal.park(Claim.first("good"), wait_row(0)),
+        return_exceptions=True,
     )
 
     assert isinstance(answers[0], OverflowError)
@@ -286,8 +288,8 @@ async def test_nul_and_lone_surrogates_are_recorded(journal: SqliteJournal) -> N
     run = NewRun("run", "trace", "Greet", 1, '{"event":{"body":"a\ud800\0"},"context":{}}', "ada\udfff\0")
     assert await journal.accept_run(run)
     data = encode_step(StepResult("one", "success", exports={"x": "\ud83d\0"}))
-    assert await journal.append_step(Claim("run"), step_row(0, "n\ud800", data))
-    assert await journal.finish(Claim("run"), "success", encode_output())
+    assert await journal.append_step(Claim.first("run"), step_row(0, "n\ud800", data))
+    assert await journal.finish(Claim.first("run"), "success", encode_output())
 
     execution = await journal.get_execution("run")
 
@@ -323,7 +325,7 @@ async def test_close_commits_unawaited_writes(path: Path) -> None:
     """An unawaited `finish` is on disk after `close`."""
     journal = SqliteJournal.open(path)
     await journal.accept_run(new_run())
-    await journal.finish(Claim("run"), "success", encode_output(), wait=False)
+    await journal.finish(Claim.first("run"), "success", encode_output(), wait=False)
 
     await journal.close()
 
@@ -344,7 +346,7 @@ async def test_closed_executor_leaves_no_row(path: Path) -> None:
 async def test_wait_is_written_with_its_pause(journal: SqliteJournal, path: Path) -> None:
     """A pause records its wait; waking it records outcome and payload."""
     await journal.accept_run(new_run())
-    await journal.park(Claim("run"), wait_row(3, wake_at=5.0, token_hash="hash"))
+    await journal.park(Claim.first("run"), wait_row(3, wake_at=5.0, token_hash="hash"))
     await journal.resolve_wait("run", 1, "resumed", '{"a":1}')
 
     assert rows(path, "select run_id, fence, seq, token_hash, outcome, payload from waits") == [
@@ -384,7 +386,7 @@ async def test_write_on_a_full_disk_is_an_error(path: Path) -> None:
     await journal._writer.write(lambda connection: connection.execute(f"pragma max_page_count = {pages}").fetchone())
 
     answers = await asyncio.gather(
-        *(journal.append_step(Claim("kept"), step_row(seq, "one", "x" * 100_000)) for seq in range(3)),
+        *(journal.append_step(Claim.first("kept"), step_row(seq, "one", "x" * 100_000)) for seq in range(3)),
         return_exceptions=True,
     )
     await journal.close()
@@ -404,7 +406,7 @@ async def test_reaping_during_appends_loses_no_step(path: Path, clock: ManualClo
 
     async def append_until_refused(run_id: str) -> int:
         seq = 0
-        while await owner.append_step(Claim(run_id), step_row(seq, "one", STEP)):
+        while await owner.append_step(Claim.first(run_id), step_row(seq, "one", STEP)):
             seq += 1
         return seq
 
