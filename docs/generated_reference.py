@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import html
+import importlib
 import inspect
 import json
 import re
@@ -134,13 +135,21 @@ def escape(text: str) -> str:
 # --- errors
 
 
+ERROR_CLASS = re.compile(r"^class [A-Z]\w*\(.*Error\):", re.MULTILINE)
+
+
 def error_classes() -> str:
-    """Each error class: code, exit status, meaning, and the messages with their fixes."""
+    """Each error class of the package: code, exit status, meaning, and the messages with their fixes."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if ERROR_CLASS.search(file.read_text(encoding="utf-8")) and "runtimes" not in file.parts:
+            importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     raised = _raised()
     parts = []
-    for base in (errors.DefinitionError, errors.RequestError, errors.StepError, errors.InternalError):
+    bases = (errors.DefinitionError, errors.RequestError, errors.StepError, errors.InternalError)
+    for base in (*bases, *(each for each in errors.PdkernelError.__subclasses__() if each not in bases)):
         parts.append(f"## {_heading(base)}\n\n{_first_line(base)}\n")
-        parts += [_error_class(each, raised) for each in (base, *_below(base)) if each in raised or each is not base]
+        classes = [each for each in (base, *_below(base)) if "code" in vars(each)]
+        parts += [_error_class(each, raised) for each in classes if each in raised or each not in bases]
     return "\n".join(parts)
 
 
@@ -158,7 +167,7 @@ def _error_class(each: type[errors.PdkernelError], raised: Mapping[type, list[tu
 
 def _below(base: type[errors.PdkernelError]) -> Iterator[type[errors.PdkernelError]]:
     for each in base.__subclasses__():
-        if each.__module__ == errors.__name__:
+        if not each.__name__.startswith("_") and each.__module__.startswith("pdkernel."):
             yield each
             yield from _below(each)
 
@@ -170,14 +179,16 @@ def _first_line(each: type) -> str:
 def _raised() -> dict[type, list[tuple[str, str]]]:
     """The messages and fixes that the package writes where it builds an error, by class; values are `NAME`."""
     found: dict[type, list[tuple[str, str]]] = {}
+    classes = {each.__name__: each for each in _below(errors.PdkernelError)}
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-            each = getattr(errors, name, None)
+            named = classes.get(name)
+            each = named and next(above for above in named.__mro__ if "code" in vars(above))
             message = _template(node.args[0])
-            if not (isinstance(each, type) and issubclass(each, errors.PdkernelError)) or not message:
+            if each is None or not message:
                 continue
             if len(re.findall(r"\b[a-z]+\b", message)) < MIN_WORDS:
                 continue  # the text is in the values
