@@ -11,7 +11,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ from pdkernel.variables import check_variables, load_variables
 
 if TYPE_CHECKING:
     from pdkernel.engine.pauses import PauseMode
-    from pdkernel.engine.run_request import OnChange, RunRequest
+    from pdkernel.engine.run_request import OnChange, RunRequest, RunWatcher
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.operations.events import EventLike
     from pdkernel.operations.export import Export
@@ -130,11 +129,12 @@ def run(
         variables=variables,
         pause_mode=pause_mode,
         install=install,
-        on_change=on_change,
-        on_progress=on_progress,
     )
+    from pdkernel.engine.run_request import RunWatcher
+
+    watcher = RunWatcher(on_change=on_change, on_progress=on_progress)
     with _use_engine(engine, project) as chosen:
-        return chosen.start_run(build, closes=engine is None).result(raises_interrupt=True)
+        return chosen.start_run(build, watcher, closes=engine is None).result(raises_interrupt=True)
 
 
 async def run_async(
@@ -175,11 +175,12 @@ async def run_async(
         variables=variables,
         pause_mode=pause_mode,
         install=install,
-        on_change=on_change,
-        on_progress=on_progress,
     )
+    from pdkernel.engine.run_request import RunWatcher
+
+    watcher = RunWatcher(on_change=on_change, on_progress=on_progress)
     with _use_engine(engine, project) as chosen:
-        return await chosen.start_run(build, closes=engine is None).result_async()
+        return await chosen.start_run(build, watcher, closes=engine is None).result_async()
 
 
 def export(
@@ -259,11 +260,13 @@ class Engine:
     ) -> None:
         self.close()
 
-    def start_run(self, build: Callable[[Project], RunRequest], *, closes: bool) -> ThreadTask[Execution]:
+    def start_run(
+        self, build: Callable[[Project], RunRequest], watcher: RunWatcher, *, closes: bool
+    ) -> ThreadTask[Execution]:
         """Start the run of the request that *build* returns; *closes* stops the engine after the run."""
         if self._is_closed:
             raise RequestError("The engine is closed.", fix="Create a new engine, and run inside its `with` block.")
-        return self._loop.submit(self._run(build, closes=closes))
+        return self._loop.submit(self._run(build, watcher, closes=closes))
 
     def close(self) -> None:
         """Cancel the runs and stop the workers."""
@@ -271,13 +274,13 @@ class Engine:
         self._loop.run(self._stop())
         self._loop.close()
 
-    async def _run(self, build: Callable[[Project], RunRequest], *, closes: bool) -> Execution:
+    async def _run(self, build: Callable[[Project], RunRequest], watcher: RunWatcher, *, closes: bool) -> Execution:
         task = asyncio.current_task()
         assert task is not None
         self._runs.add(task)
         try:
             project, engine = await self._start()
-            return await engine.run(build(project))
+            return await engine.run(build(project), watcher)
         finally:
             self._runs.discard(task)
             if closes:
@@ -293,7 +296,10 @@ class Engine:
                 project = open_project(self._start_folder, os.environ, folder=self._project_folder)
                 try:
                     engine = await WorkflowEngine.start(
-                        project, open_directory(project, os.environ), max_active_runs=self._max_active_runs
+                        project,
+                        open_directory(project, os.environ),
+                        max_active_runs=self._max_active_runs,
+                        origin="python",
                     )
                 except BaseException:
                     project.close()
@@ -340,8 +346,6 @@ def _build_request(
     variables: Mapping[str, str] | None,
     pause_mode: PauseMode,
     install: bool,
-    on_change: OnChange | None,
-    on_progress: Callable[[str], None] | None,
 ) -> RunRequest:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.identity import parse_environment
@@ -350,7 +354,7 @@ def _build_request(
 
     source = workflow if isinstance(workflow, WorkflowSource) else load(workflow)
     read = resolve_event(source, event, body)
-    request = build_run_request(
+    return build_run_request(
         source,
         read,
         project=project,
@@ -365,7 +369,6 @@ def _build_request(
         install=install,
         variables={**load_variables(project, source.folder), **check_variables(variables or {})},
     )
-    return replace(request, on_change=on_change, on_progress=on_progress)
 
 
 def _prove(source: WorkflowSource, folder: Path, *, is_patch: bool, project: PathLike | None) -> Proof:

@@ -95,7 +95,7 @@ class Delivery(JsonStruct, frozen=True):
     Attributes:
         step: The step that queued the message.
         kind: `http`, `email`, `emit`, `s3` or `sse`.
-        outcome: `sent`, `shown` (pdkernel has no such destination) or `failed`.
+        outcome: `waiting` (for the first try), `sent`, `shown` (pdkernel has no such destination) or `failed`.
         to: The destination (method and URL, or e-mail address), or None.
         status: HTTP status of the response, or None.
         note: A sentence for people, or None.
@@ -105,7 +105,7 @@ class Delivery(JsonStruct, frozen=True):
 
     step: str
     kind: str
-    outcome: Literal["sent", "shown", "failed"]
+    outcome: Literal["waiting", "sent", "shown", "failed"]
     to: str | None = None
     status: int | None = None
     note: str | None = None

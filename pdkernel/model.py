@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError
 
@@ -361,8 +361,35 @@ class Workflow:
                     "disabled": s.disabled,
                     "notes": s.notes,
                     "line_offset": s.line_offset,
+                    **({"picked": picked} if (picked := s.picked_options) else {}),
                 }
                 for s in self.steps
             ],
             "variables": list(self.variables),
         }
+
+    @classmethod
+    def from_versioned_content(cls, content: Mapping[str, Any]) -> Self:
+        """Return the workflow with that `versioned_content`."""
+        steps = []
+        for written in content["steps"]:
+            fields = {name: value for name, value in written.items() if name not in ("apps", "stores", "picked")}
+            picked = {
+                prop: {"written": label, "value": fields["props"].get(prop)}
+                for prop, label in written.get("picked", {}).items()
+            }
+            steps.append(
+                Step(
+                    apps=tuple(AppBinding(*each) for each in written["apps"]),
+                    stores=tuple(StoreBinding(*each) for each in written["stores"]),
+                    extra={ROUND_TRIP_KEY: {"picked": picked}} if picked else {},
+                    **fields,
+                )
+            )
+        return cls(
+            name=content["name"],
+            triggers=tuple(Trigger(**each) for each in content["triggers"]),
+            steps=tuple(steps),
+            settings=content["settings"],
+            variables=tuple(content["variables"]),
+        )

@@ -12,7 +12,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
@@ -161,6 +160,7 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
 async def _run_all(
     state: CliContext, source: Path, options: RunOptions, *, as_json: bool
 ) -> list[tuple[RunRequest, Execution]]:
+    from pdkernel.engine.run_request import RunWatcher
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.source import load_source
 
@@ -181,8 +181,8 @@ async def _run_all(
         runs = []
         for request in requests:
             with _Progress(state, is_shown=not as_json) as progress:
-                shown = replace(request, on_progress=progress.print_line, on_change=progress.update)
-                runs.append((shown, await engine.run(shown)))
+                watcher = RunWatcher(on_progress=progress.print_line, on_change=progress.update)
+                runs.append((request, await engine.run(request, watcher)))
             if runs[-1][1].status == "cancelled":
                 break
         return runs

@@ -206,7 +206,7 @@ async def _answer_requests(
 
     project, directory = state.open_project(), state.open_directory()
     settings = _settings(options, url)
-    engine = await WorkflowEngine.start(project, directory, max_active_runs=options["max_active_runs"])
+    engine = await WorkflowEngine.start(project, directory, max_active_runs=options["max_active_runs"], origin="serve")
     try:
         app_context = AppContext(
             project=project,

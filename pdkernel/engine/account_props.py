@@ -47,11 +47,7 @@ def may_have_app_props(request: RunRequest) -> bool:
 
 
 def _executed(request: RunRequest) -> Iterator[Step]:
-    return (
-        step
-        for step in request.workflow.steps
-        if not step.disabled and request.is_selected(step.name) and step.name not in request.pinned_exports
-    )
+    return (step for step in request.workflow.steps if request.should_execute(step))
 
 
 async def _declared(step: Step, workers: RunWorkers) -> tuple[AppBinding, ...]:

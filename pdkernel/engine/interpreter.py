@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.actions import Catalog
@@ -25,27 +26,28 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.deliveries import SendDelivery
-from pdkernel.engine.journal import Claim, Journal, MemoryJournal, MemoryTables
+from pdkernel.engine.dispatch import POLL_INTERVAL_S
+from pdkernel.engine.journal import Claim, RunJournal, UnrecordedRuns
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.mail import MailSettings
 from pdkernel.engine.outbound_calls import build_call_binding
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.props import select_named_variables
+from pdkernel.engine.restored_run import RestoredRun, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_record import RunRecord
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
-from pdkernel.errors import PdkernelError
-from pdkernel.execution import Execution, Status
+from pdkernel.errors import InternalError, PdkernelError
+from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
-from pdkernel.redaction import get_redactor
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, RunWorkers, WorkerPool
 
@@ -63,7 +65,7 @@ class Interpreter:
         journal: The journal.
         clock: For every time stamp and duration.
         ids: For run and trace ids.
-        vault: Encrypts events in the journal until the accounts of their run are resolved; None for a journal in memory.
+        vault: Encrypts what the records of runs do not show; None if no run is recorded.
         scratch: The parent of the runs' temporary folders.
         file_store: The folder of the project's file store, or None.
         mail: Returns the settings for each `$.send.email`; None only shows the message.
@@ -77,7 +79,7 @@ class Interpreter:
         workers: WorkerPool,
         catalog: Catalog,
         packages: StepPackages,
-        journal: Journal,
+        journal: RunJournal,
         clock: Clock,
         ids: IdGenerator,
         vault: Vault | None,
@@ -97,77 +99,125 @@ class Interpreter:
         self._files = file_store
         self._mail = mail
         self._checks = PreflightChecks()
-        executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._execute)
+        executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._run_child)
         self._scheduler = StepScheduler(
             executor, clock, reopen_workers=lambda run: self._open(run.request, run.worker_setup)
         )
 
-    async def run(self, request: RunRequest) -> Execution:
+    async def run(self, request: RunRequest, watcher: RunWatcher = NOBODY) -> Execution:
         """
         Run *request* and return its record.
 
         Cancelling the task ends the running step with all its processes; the record then has the status `cancelled`.
         """
-        execution, _ = await self._execute(request)
+        execution, _ = await self._execute(request, watcher)
         return execution
 
-    async def _execute(self, request: RunRequest) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
-        """Return the record, and the steps' exports without redaction."""
+    async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = NOBODY) -> Execution:
+        """Continue the run of *request* in *state*, which this executor has claimed, and return its record."""
+        execution, _ = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
+        return execution
+
+    def _new_state(self, request: RunRequest) -> RestoredRun:
         run_id, trace_id = request.run_ids or new_run_ids(self._ids)
         context = build_trigger_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
+        return RestoredRun(Claim.first(run_id), trace_id, context)
+
+    async def _execute(
+        self, request: RunRequest, watcher: RunWatcher = NOBODY, state: RestoredRun | None = None
+    ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
+        """Return the record, and the steps' exports without redaction."""
+        is_new = state is None
+        state = state or self._new_state(request)
         record = RunRecord(
             request,
-            claim=Claim.first(run_id),
-            trace_id=trace_id,
-            context=context,
-            journal=self._journal
-            if request.keep_in_journal
-            else MemoryJournal.open(MemoryTables(), clock=self._clock, ids=self._ids),
+            state=state,
+            watcher=watcher,
+            journal=self._journal if request.keep_in_journal else UnrecordedRuns(),
             clock=self._clock,
-            vault=self._vault if request.keep_in_journal and may_have_app_props(request) else None,
+            vault=self._vault if request.keep_in_journal else None,
+            may_have_accounts=self._vault is not None and may_have_app_props(request),
             guard=self._workers.sandbox_kind if request.policy.guarded else "none",
         )
-        record.record_start()
-        scratch = self._scratch / f"run-{run_id}"
+        if is_new:
+            record.record_start()
+        scratch = self._scratch / f"run-{record.run_id}"
         exports: dict[str, Mapping[str, JSON]] = {}
+        run: RunState | None = None
         try:
             if request.refusal is not None:
                 raise request.refusal.error
-            await self._run_steps_in(request, record, scratch, exports)
+            run = await self._prepare(request, watcher, record, scratch, exports)
+            run.attempt += state.interruptions
+            await self._run_steps(run, state)
         except PdkernelError as refusal:
             record.record_refusal(refusal)
         except asyncio.CancelledError:
             _acknowledge_cancellation()
+            if record.is_handed_over:
+                await asyncio.to_thread(remove_tree, scratch)
+                return await record.hand_over(), exports
             record.set_final_status("cancelled")
+        except OSError as fault:  # from the run's own files
+            record.record_refusal(scratch_write_error(fault))
         except BaseException:
             remove_tree(scratch)
             raise
         if _remove_if_empty(scratch):
-            return await record.finish(), exports
-        # runs beside the last commit, in a thread: a disk under load takes milliseconds to remove files
-        removed = asyncio.to_thread(remove_tree, scratch)
-        execution, _ = await asyncio.gather(record.finish(), removed)
-        return execution, exports
+            execution = await record.finish()
+        else:
+            # runs beside the last commit, in a thread: a disk under load takes milliseconds to remove files
+            removed = asyncio.to_thread(remove_tree, scratch)
+            execution, _ = await asyncio.gather(record.finish(), removed)
+        if run is not None and record.write_error is None and execution.status != "cancelled":
+            await self._deliver(run)
+        return record.execution, exports
 
-    async def _run_steps_in(
-        self, request: RunRequest, record: RunRecord, scratch: Path, exports: dict[str, Mapping[str, JSON]]
-    ) -> None:
+    async def _run_child(
+        self, request: RunRequest, may_exist: bool
+    ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
+        """Run a workflow that a step triggers; a child that an interrupted attempt of the step has started is not repeated."""
+        assert request.run_ids is not None, "a child has its parent's ids"
+        run_id = request.run_ids[0]
+        if not may_exist or await self._journal.load_run(run_id) is None:
+            execution, exports = await self._execute(request)
+            if execution.status != "paused" or request.pause_mode != "park" or self._vault is None:
+                return execution, exports
+        while True:
+            found = await self._journal.load_run(run_id)
+            if found is None or self._vault is None:
+                raise InternalError(f"The record of the run {run_id} is gone.")
+            execution, claimed = found
+            if execution.status not in UNFINISHED_STATUSES:
+                steps = restore_run(claimed, self._vault).steps
+                return execution, {step.result.name: step.exports for step in steps.values()}
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def _prepare(
+        self,
+        request: RunRequest,
+        watcher: RunWatcher,
+        record: RunRecord,
+        scratch: Path,
+        exports: dict[str, Mapping[str, JSON]],
+    ) -> RunState:
+        """Check the request, install packages and resolve accounts; the caller releases the workers of the result."""
         await asyncio.sleep(0)  # starts the record's first commit, which runs beside the following checks
-        self._checks.check(request)
+        self._checks.check(request, has_debugger=watcher.debugger is not None)
         if self._workers.gateway is not None:
             await self._workers.gateway.check(request.policy)
-        actions = StepActions(self._catalog.with_source(request.actions_source, base=request.folder), request)
+        catalog = self._catalog.with_source(request.actions_source, base=request.folder)
+        actions = StepActions(catalog, request, watcher.on_progress)
         await actions.install()
-        ready = await self._packages.prepare_run(request, self._clock, record.notify)
+        ready = await self._packages.prepare_run(request, self._clock, record.notify, on_progress=watcher.on_progress)
         setup = self._setup(request, record, scratch, ready, actions)
         workers = await self._open(request, setup)
-        run: RunState | None = None
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))
             if resolution.complete:
-                record.set_redactor(get_redactor(*resolution.secrets, *record.initial_secrets))
+                record.add_secrets(resolution.secrets)
             if resolution.lookup is not None:
                 record.set_lookup(resolution.lookup)
             if resolution.error is not None:
@@ -175,18 +225,20 @@ class Interpreter:
             # only after all checks: the pool ends a prepared worker that runs no step
             workers.prepare_steps([step for step in request.workflow.steps if request.should_execute(step)])
             payload = PayloadCounter(request.event.data)
-            run = RunState(request, workers, record, resolution, actions, payload, setup, ready, exports)
-            status = await self._steps(run)
+        except BaseException:
+            await workers.release()
+            raise
+        return RunState(request, workers, record, resolution, actions, payload, setup, ready, exports, watcher=watcher)
+
+    async def _run_steps(self, run: RunState, state: RestoredRun) -> None:
+        try:
+            status = await self._steps(run, state)
             await self._report_unauthorized(run)
             if status == "paused":
-                await record.commit_pause()  # before any message leaves: a crash must not skip the pause
-            if status != "cancelled":
-                await self._deliver(run)
-            record.set_final_status(status)
-        except OSError as fault:  # from the run's own files
-            raise scratch_write_error(fault) from None
+                await run.record.commit_pause()
+            run.record.set_final_status(status)
         finally:
-            await (workers if run is None else run.workers).release()
+            await run.workers.release()
 
     async def _open(self, request: RunRequest, setup: RunSetup) -> RunWorkers:
         # a triggered run uses the slot of the step that waits for it
@@ -229,23 +281,23 @@ class Interpreter:
             await asyncio.to_thread(self._directory.report_unauthorized, account, credentials_read_at(execution))
 
     async def _deliver(self, run: RunState) -> None:
-        if run.queued_sends:
-            await run.record.flush()
-        for step, effect in run.queued_sends:
+        for row, step, effect in run.record.take_unsent():
             binding = build_call_binding(run, step, lambda _: None)
             deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
             delivery = await deliveries.deliver(step, effect, binding=binding, redactor=run.record.redactor)
-            run.record.add_delivery(delivery)
+            await run.record.add_delivery(row, delivery)
 
-    async def _steps(self, run: RunState) -> Status:
+    async def _steps(self, run: RunState, state: RestoredRun) -> Status:
         status: Status = "success"
         try:
             for step in run.request.workflow.steps:
-                final_status = await self._scheduler.run(run, step)
+                final_status = await self._scheduler.run(run, step, state)
                 if final_status is not None:
                     status = final_status
                     break
         except asyncio.CancelledError:
+            if run.record.is_handed_over:
+                raise
             _acknowledge_cancellation()
             status = "cancelled"
         run.record.skip_remaining()

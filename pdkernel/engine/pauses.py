@@ -29,11 +29,13 @@ class RerunState:
         run_number: 1 for the first attempt.
         context: The context that the last `rerun` passed on.
         previous_result: The record of the attempts before, or None.
+        callback: The body of the call that ended the last pause early, or None.
     """
 
     run_number: int = 1
     context: JSON = None
     previous_result: StepResult | None = None
+    callback: JSON = None
 
 
 @dataclass(frozen=True)

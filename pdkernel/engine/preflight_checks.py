@@ -33,9 +33,9 @@ class PreflightChecks:
     def __init__(self) -> None:
         self._needed: dict[object, dict[str, list[str]]] = {}
 
-    def check(self, request: RunRequest) -> None:
+    def check(self, request: RunRequest, *, has_debugger: bool = False) -> None:
         """
-        Refuse *request* if it cannot run.
+        Refuse *request* if it cannot run; *has_debugger* runs its steps with `--debug` in the kernel.
 
         Raises:
             DefinitionError: The workflow is wrong, or needs an unsupported feature.
@@ -46,7 +46,13 @@ class PreflightChecks:
             request.workflow.unsupported_entries,
             [step.name for step in request.workflow.steps if step.is_code_missing],
         )
-        key = (request.workflow.version, str(complete), request.only_steps, frozenset(request.pinned_exports))
+        key = (
+            request.workflow.version,
+            str(complete),
+            request.only_steps,
+            frozenset(request.pinned_exports),
+            request.done_steps,
+        )
         needed = self._needed.get(key)
         if needed is None:
             running = disable_skipped_steps(request)
@@ -58,15 +64,14 @@ class PreflightChecks:
             check_interpreters(running)
             needed = self._needed[key] = find_workflow_variables(running)
         check_variables(needed, request.variables)
-        check_debug(request)
+        if has_debugger:
+            check_debug(request)
 
 
 def disable_skipped_steps(request: RunRequest) -> Workflow:
     """Return the workflow with all steps disabled that this run does not execute: their errors do not refuse the run."""
     steps = (
-        step
-        if request.is_selected(step.name) and step.name not in request.pinned_exports
-        else replace(step, disabled=True)
+        step if step.disabled or request.should_execute(step) else replace(step, disabled=True)
         for step in request.workflow.steps
     )
     running = replace(request.workflow, steps=tuple(steps))
@@ -92,7 +97,7 @@ def check_debug(request: RunRequest) -> None:
     Raises:
         UnsupportedError: A step has `--debug`; the message names it.
     """
-    if request.debugger is None or (request.policy.mode == "live" and request.policy.via is None):
+    if request.policy.mode == "live" and request.policy.via is None:
         return
     for step in disable_skipped_steps(request).steps:
         if step.debug and not step.disabled:

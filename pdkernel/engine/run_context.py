@@ -6,6 +6,7 @@ import functools
 import hashlib
 
 from pdkernel.clock import Clock, IdGenerator, format_iso
+from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.model import JSON
 from pdkernel.version import VERSION
@@ -50,7 +51,7 @@ def build_trigger_context(
 
 
 def build_step_context(
-    request: RunRequest, clock: Clock, *, timeout_s: float, run_number: int = 1, rerun_context: JSON = None
+    request: RunRequest, clock: Clock, *, timeout_s: float, rerun_state: RerunState, attempt: int
 ) -> dict[str, JSON]:
     """
     Build the keys of `$.context` that `steps.trigger.context` does not have (platform documentation of `$.context`).
@@ -59,13 +60,19 @@ def build_step_context(
         request: The run.
         clock: The clock for the start of the step.
         timeout_s: The step's time limit in seconds.
-        run_number: The number of the attempt, counted from 1.
-        rerun_context: The context that the step's last `rerun` passed on.
+        rerun_state: The state of a step that reruns itself.
+        attempt: 2 or more if a crash has interrupted the step; its earlier attempt may have had effects.
     """
     return {
         "deadline": int((clock.now().timestamp() + timeout_s) * 1000),
         "JIT": request.test,
-        "run": {"runs": run_number, "context": rerun_context, "callback_request": None},
+        "run": {
+            "runs": rerun_state.run_number,
+            "context": rerun_state.context,
+            "callback_request": rerun_state.callback,
+        },
+        # parity[attempt]: the platform's steps cannot read whether they were interrupted before
+        "attempt": attempt,
     }
 
 

@@ -1,13 +1,15 @@
 """
 The record of one run: the growing execution and its rows in the journal.
 
-A step starts only when all earlier writes are on disk; until then commits run beside the work. The event may contain
-credentials, so it is written encrypted until the run's accounts are resolved; the next commit replaces it.
+A step starts only when all earlier writes are on disk; until then commits run beside the work. The first row has the
+request, encrypted. The event may contain credentials, so it is shown only when the run's accounts are resolved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+import contextlib
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace
@@ -22,10 +24,10 @@ from pdkernel.engine.http_response import (
     build_response,
 )
 from pdkernel.engine.journal import (
-    Claim,
     FinalStatus,
-    Journal,
     NewRun,
+    OutboxRow,
+    RunJournal,
     StepRow,
     WaitRow,
     encode_event,
@@ -33,7 +35,8 @@ from pdkernel.engine.journal import (
     encode_step,
 )
 from pdkernel.engine.record_writes import RecordWrites
-from pdkernel.engine.run_request import RunRequest, collect_request_secrets
+from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
+from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_secrets, encode_request
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import (
     Delivery,
@@ -47,7 +50,8 @@ from pdkernel.execution import (
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.project import Vault
-from pdkernel.redaction import Redactor, get_redactor
+from pdkernel.redaction import Secret, get_redactor
+from pdkernel.workers import Effect, Pause, StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
@@ -59,20 +63,18 @@ class RunRecord:
 
     Args:
         request: The run's request.
-        claim: The right to write the run; every write names it.
-        trace_id: The id that a run and its replays share.
-        context: `steps.trigger.context`.
+        state: The claim, ids and context of the run; for a continued run, its recorded steps too.
+        watcher: Who watches the run.
         journal: The journal for the rows.
         clock: For time stamps.
-        vault: Encrypts the event until the accounts are resolved; None if the run uses no accounts, or the journal is in
-            memory.
+        vault: Encrypts what the record does not show; None if the run is not recorded.
+        may_have_accounts: Whether the event may contain credentials of accounts that are not resolved yet.
         guard: What the operating system does with outbound calls that bypass the gateway.
 
     Attributes:
         claim: The right to write the run.
         context: `steps.trigger.context`.
-        initial_secrets: The secrets known at the start: variables and the event's headers.
-        redactor: The redactor of the run's secrets; at first only of *initial_secrets*.
+        redactor: The redactor of the run's secrets; at first of variables and the event's headers.
         write_error: Why a write of the record failed, or None.
     """
 
@@ -80,38 +82,46 @@ class RunRecord:
         self,
         request: RunRequest,
         *,
-        claim: Claim,
-        trace_id: str,
-        context: Mapping[str, JSON],
-        journal: Journal,
+        state: RestoredRun,
+        watcher: RunWatcher,
+        journal: RunJournal,
         clock: Clock,
         vault: Vault | None,
+        may_have_accounts: bool,
         guard: str = "none",
     ) -> None:
+        claim, context = state.claim, state.context
         self._request = request
+        self._watcher = watcher
         self._journal = journal
         self._clock = clock
         self._vault = vault
-        self._event_text: str | None = None  # replaces the sealed event with the next commit
+        self._may_have_accounts = may_have_accounts
+        self._event_text: str | None = None  # is written with the next commit
+        self._unsent: list[tuple[OutboxRow, str, Effect]] = []  # with the step's name
+        self._given_response: HttpResponse | None = None  # of the step that runs, for its carry
         self._writes = RecordWrites()
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
         self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
-        self.initial_secrets = tuple(collect_request_secrets(request))
+        self._secrets = (*collect_request_secrets(request), *state.secrets)
         self._masked = dict(request.event.with_masked_headers().data)
-        self.redactor = get_redactor(*self.initial_secrets)
-        self._response: HttpResponse | None = None  # the platform ignores later responses
-        self._has_responded = False
+        self.redactor = get_redactor(*self._secrets)
+        self._response = state.response  # the platform ignores later responses
+        self._has_responded = state.created is not None  # the caller of a continued run is gone
         self.write_error: BaseException | None = None
         self.claim = claim
         self.context = context
-        self._steps = {step.name: StepResult(step.name, "not_run") for step in request.workflow.steps}
-        self._started = clock.now()
+        self._steps = {
+            step.name: state.steps[step.name].result if step.name in state.steps else StepResult(step.name, "not_run")
+            for step in request.workflow.steps
+        }
+        self._started = clock.now() if state.created is None else datetime.fromtimestamp(state.created, UTC)
         self._ended: float | None = None
         self._fields: dict[str, Any] = {
             "id": claim.run_id,
-            "trace_id": trace_id,
+            "trace_id": state.trace_id,
             "workflow": request.workflow.name,
             "version": request.workflow.version,
             "status": "executing",
@@ -146,12 +156,14 @@ class RunRecord:
         """Write the run's first row."""
         self._writes.start(self._accept(self.execution))
 
-    def set_redactor(self, redactor: Redactor) -> None:
-        """Use *redactor*, which includes the secrets of the run's accounts, from now on."""
+    def add_secrets(self, secrets: Sequence[Secret]) -> None:
+        """Redact the secrets of the run's accounts, which are all resolved, from now on."""
+        self._secrets = (*secrets, *self._secrets)
+        redactor = get_redactor(*self._secrets)
         if redactor is not self.redactor:
             self.redactor = redactor
             self._update_fields(trigger=self._redact_trigger())
-        if self._vault is not None:
+        if self._may_have_accounts:
             self._event_text = self._trigger_text(self._fields["trigger"].event)
 
     def set_lookup(self, lookup: Lookup) -> None:
@@ -162,8 +174,8 @@ class RunRecord:
 
     @property
     def has_watcher(self) -> bool:
-        """Whether the request has an `on_change` callback."""
-        return self._request.on_change is not None
+        """Whether the watcher has an `on_change` callback."""
+        return self._watcher.on_change is not None
 
     def notify(self, result: StepResult) -> None:
         """Update the result of a step and publish the execution."""
@@ -171,16 +183,52 @@ class RunRecord:
         self._execution = None
         self.publish()
 
-    def record_step(self, result: StepResult, *, ends_run: bool = False) -> None:
-        """Record a finished step and write its row; the row of the last step is written together with the run's end."""
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether a cancelled run is left to another executor."""
+        return self._watcher.hands_over()
+
+    def record_step(
+        self,
+        result: StepResult,
+        outcome: StepOutcome | None = None,
+        *,
+        exports: Mapping[str, JSON] | None = None,
+        ends_run: bool = False,
+    ) -> None:
+        """
+        Record a finished step and write its row; the row of the last step is written together with the run's end.
+
+        Args:
+            result: The step's redacted record.
+            outcome: The step's outcome, if its code ran.
+            exports: The exports of a step without an outcome, not redacted.
+            ends_run: Whether the run ends with the step.
+        """
         self.notify(result)
+        carry = self._seal_carry(result, outcome or StepOutcome(dict(exports or {})))
         row = StepRow(
-            self._step_positions[result.name], result.name, encode_step(result), result.path, result.iteration
+            self._step_positions[result.name], result.name, encode_step(result), result.path, result.iteration, carry
         )
         if ends_run or row.seq == len(self._step_positions) - 1:
             self._last = row
         else:
             self._writes.submit(lambda: self._append(row))
+
+    def queue_sends(self, step: str, number: int, sends: Sequence[Effect]) -> None:
+        """Keep messages of the run *number* of a step for the outbox."""
+        for position, effect in enumerate(sends):
+            payload = self.redactor.redact_value(dict(effect.payload))
+            shown = encode_json(Delivery(step, effect.kind, "waiting", payload=payload)).decode()
+            message = b""
+            if self._vault is not None:
+                message = self._vault.seal_json(effect, f"runs/{self.run_id}/outbox/{step}")
+            self._unsent.append((OutboxRow(step, number, position, message, shown), step, effect))
+
+    def take_unsent(self) -> list[tuple[OutboxRow, str, Effect]]:
+        """Return the queued messages, with the name of each step, and forget them."""
+        unsent, self._unsent = self._unsent, []
+        return unsent
 
     async def flush(self) -> None:
         """
@@ -190,7 +238,6 @@ class RunRecord:
             ProjectError: A write failed.
             RunLostError: The journal refused a write.
         """
-        self._write_last()
         try:
             await self._writes.wait()
         except BaseException as fault:
@@ -200,7 +247,7 @@ class RunRecord:
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
         if self._response is None:
-            self._response = build_response(response)
+            self._response = self._given_response = build_response(response)
             if response.get("immediate"):
                 self._send_response(self._response)
 
@@ -210,23 +257,42 @@ class RunRecord:
         self.publish()
         self._notify_paused()
 
-    def park(self, step: str, *, wake_at: float) -> None:
-        """Record that the run is paused in *step* until *wake_at* (seconds since 1970)."""
-        result = self._steps[step]
-        self._wait = WaitRow(self._step_positions[step], result.path, result.iteration, wake_at)
+    def park(self, result: StepResult, outcome: StepOutcome, pause: Pause, *, number: int, wake_at: float) -> None:
+        """
+        Record that the run is paused in the step of *result*.
+
+        Args:
+            result: The step's redacted record.
+            outcome: The step's outcome.
+            pause: The requested pause.
+            number: The number of the step's run.
+            wake_at: The end of the pause in seconds since 1970.
+        """
+        self.notify(result)
+        self._wait = WaitRow(
+            self._step_positions[result.name],
+            result.path,
+            result.iteration,
+            pause.kind,
+            number,
+            wake_at,
+            encode_step(result),
+            self._seal_carry(result, outcome, context=pause.context),
+        )
 
     async def commit_pause(self) -> None:
-        """Write the pause together with the row of its step, and wait for the disk. Raises as `flush` does."""
+        """Write the pause with the queued messages, and wait for the disk. Raises as `flush` does."""
         assert self._wait is not None, "the run is parked"
-        wait, last, event = self._wait, self._last, self._take_event_text()
-        self._last = None
-        self._writes.submit(lambda: self._journal.park(self.claim, wait, last_step=last, event=event))
+        wait, event, outbox = self._wait, self._take_event_text(), self._list_outbox()
+        self._writes.submit(lambda: self._journal.park(self.claim, wait, event=event, outbox=outbox))
         await self.flush()
         self._is_parked = True
 
-    def add_delivery(self, delivery: Delivery) -> None:
+    async def add_delivery(self, row: OutboxRow, delivery: Delivery) -> None:
         """Record the delivery of a message that a step queued."""
         self._update_fields(sends=(*self.execution.sends, delivery))
+        self.publish()
+        await self._journal.record_delivery(self.run_id, row, encode_json(delivery).decode())
 
     def skip_remaining(self) -> None:
         """Mark the steps that the run does not reach as skipped, unless the run is paused."""
@@ -256,6 +322,15 @@ class RunRecord:
         given = self._request.refusal
         self._end("error", error, given.response if given else build_refusal_response(refusal, error.message))
 
+    async def hand_over(self) -> Execution:
+        """Leave the run to another executor, which repeats the running step; its caller gets no response of the workflow."""
+        with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
+            await self.flush()
+            await self._journal.release(self.claim)
+        self._is_parked = True
+        self._send_response(NO_RESPONSE_BEFORE_PAUSE)
+        return self.execution
+
     async def finish(self) -> Execution:
         """
         Write the run's end, wait for the disk, and return the execution.
@@ -267,17 +342,22 @@ class RunRecord:
         if not self._is_parked:
             last, self._last = self._last, None
             event = self._take_event_text()
-            ended = self._ended
+            ended, outbox = self._ended, self._list_outbox()
             output = encode_output(
                 response=execution.response,
                 error=execution.error,
                 steps=unrecorded,
-                sends=execution.sends,
                 lookup=execution.lookup,
             )
             self._writes.submit(
                 lambda: self._journal.finish(
-                    self.claim, _final(execution.status), output, last_step=last, event=event, ended=ended
+                    self.claim,
+                    _final(execution.status),
+                    output,
+                    last_step=last,
+                    event=event,
+                    ended=ended,
+                    outbox=outbox,
                 )
             )
         try:
@@ -294,8 +374,8 @@ class RunRecord:
         if self._fields["status"] != "paused":
             return
         self._send_response(NO_RESPONSE_BEFORE_PAUSE)
-        if self._request.on_paused:
-            self._request.on_paused()
+        if self._watcher.on_paused:
+            self._watcher.on_paused()
 
     def _send_response(self, default: HttpResponse) -> None:
         """Pass the response to the caller, once: the response of a step, or *default*."""
@@ -303,13 +383,13 @@ class RunRecord:
             return
         self._has_responded = True
         self._response = self._response or default
-        if self._request.on_respond:
-            self._request.on_respond(self._response)
+        if self._watcher.on_respond:
+            self._watcher.on_respond(self._response)
 
     def publish(self) -> None:
         """Pass the execution to the `on_change` callback."""
-        if self._request.on_change:
-            self._request.on_change(self.execution)
+        if self._watcher.on_change:
+            self._watcher.on_change(self.execution)
 
     def _end(self, status: Status, error: ErrorRecord | None, default: HttpResponse) -> None:
         response = None
@@ -330,10 +410,15 @@ class RunRecord:
         self._fields.update(fields)
         self._execution = None
 
-    def _write_last(self) -> None:
-        last, self._last = self._last, None
-        if last is not None:
-            self._writes.submit(lambda: self._append(last))
+    def _list_outbox(self) -> list[OutboxRow]:
+        return [row for row, _, _ in self._unsent]
+
+    def _seal_carry(self, result: StepResult, outcome: StepOutcome, *, context: JSON = None) -> bytes | None:
+        response, self._given_response = self._given_response, None
+        if self._vault is None:
+            return None
+        carry = build_carry(result, outcome, self._secrets, response=response, context=context)
+        return None if carry is None else seal_carry(carry, self.run_id, result.path, self._vault)
 
     def _append(self, row: StepRow) -> Awaitable[bool]:
         return self._journal.append_step(self.claim, row, event=self._take_event_text())
@@ -342,31 +427,34 @@ class RunRecord:
         event, self._event_text = self._event_text, None
         return event
 
-    def _trigger_text(self, event: Mapping[str, JSON] | bytes) -> str:
+    def _trigger_text(self, event: Mapping[str, JSON] | None) -> str:
         return encode_event(event, self.context, outbound_enforcement=self._fields["outbound_enforcement"])
 
     async def _accept(self, execution: Execution) -> bool:
         try:
-            version = await self._journal.deploy_definition(self._request.workflow)
+            definition = await self._journal.store_definition(self._request.workflow)
         finally:
             self._writes.mark_started()  # waiters resume only after `accept_run` below has been called
-        event: Mapping[str, JSON] | bytes = execution.event
+        request = None
         if self._vault is not None:
-            event = self._vault.seal(encode_json(dict(execution.event)).decode(), f"runs/{execution.id}/event")
+            request = seal_request(encode_request(self._request), execution.id, self._vault)
         is_accepted = await self._journal.accept_run(
             NewRun(
                 id=execution.id,
                 trace_id=execution.trace_id,
                 workflow=execution.workflow,
-                version=version,
-                event=self._trigger_text(event),
+                definition=definition,
+                event=self._trigger_text(None if self._may_have_accounts else execution.event),
+                request=request,
                 external_user=execution.external_user,
                 environment=execution.environment,
                 created=self._started.timestamp(),
+                parent=self._request.parent,
+                workflow_id=self._request.workflow_id,
             )
         )
-        if is_accepted and self._request.on_recorded:
-            self._request.on_recorded()
+        if is_accepted and self._watcher.on_recorded:
+            self._watcher.on_recorded()
         return is_accepted
 
 

@@ -1,15 +1,21 @@
-"""The request for a run: workflow, event, external user, outbound policy and further choices of the caller."""
+"""
+The request for a run, who watches the run, and the text of a request in the journal.
+
+`RunRequest` is what is run: an executor that continues the run reads it from the journal. `RunWatcher` is who watches: it
+ends with its process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pdkernel.egress import OutboundPolicy, SentRequestStore
 from pdkernel.egress.recording import MemoryRecording
+from pdkernel.encode import JsonStruct, decode_json, encode_json
 from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.pauses import PauseMode
@@ -66,7 +72,7 @@ class RequestRefusal:
 @dataclass(frozen=True)
 class RunRequest:
     """
-    The request for one run. Callbacks are called from the engine's thread.
+    The request for one run.
 
     Attributes:
         workflow: The workflow.
@@ -85,13 +91,10 @@ class RunRequest:
         recording: Records outbound calls in memory, so that the run can be saved as a test; or None.
         install: Whether to install missing packages of steps; False refuses the run instead.
         source: The path of the notebook or folder, for commands in messages.
+        source_path: The path from which *find_workflow* searches, so that a continued run finds the same workflows; or None.
         interface: The interface that starts the run, for the fixes in messages.
         actions_source: Where pre-built actions run, as set in the workflow's `pdkernel.yaml`; None is the project's
             setting.
-        on_progress: Receives lines about the installation of packages.
-        debugger: Runs the steps with `--debug`; None runs them in workers.
-        on_change: Receives the execution after each change.
-        on_paused: Called each time that the run pauses.
         pause_mode: The treatment of `$.flow.delay`, `suspend` and `rerun`.
         base_url: The URL of the endpoint, for resume and cancel URLs, or None if the workflow is not served.
         find_workflow: Finds other workflows that steps may trigger, or None.
@@ -99,9 +102,8 @@ class RunRequest:
         account_overrides: Account ids by app, used instead of the external user's newest account of the app.
         workflow_id: The workflow's public id `p_...`; None derives one from the name.
         run_ids: The run's id and trace id, for a caller that needs them before the run; None creates new ids.
-        on_recorded: Called once when the run is on disk.
-        on_respond: Called once with the response to the caller, without redaction, if `has_response`: at the end, at the
-            first pause, or at once for an immediate response.
+        parent: The id of the run whose step triggers this run, or None.
+        done_steps: Steps that an earlier executor has run, for a continued run.
         keep_in_journal: Whether the run is recorded in the journal.
         refusal: Refuses the run; the record has the error and the response. None runs the steps.
     """
@@ -122,12 +124,9 @@ class RunRequest:
     recording: MemoryRecording | None = None
     install: bool = True
     source: str = "SOURCE"
+    source_path: Path | None = None
     interface: Interface = "terminal"
     actions_source: str | None = None
-    on_progress: Callable[[str], None] | None = None
-    on_change: OnChange | None = None
-    on_paused: Callable[[], None] | None = None
-    debugger: StepDebugger | None = None
     pause_mode: PauseMode = "skip"
     base_url: str | None = None
     find_workflow: WorkflowFinder | None = None
@@ -135,8 +134,8 @@ class RunRequest:
     account_overrides: Mapping[str, str] = field(default_factory=dict)
     workflow_id: str | None = None
     run_ids: tuple[str, str] | None = None
-    on_recorded: Callable[[], None] | None = None
-    on_respond: Callable[[HttpResponse], None] | None = None
+    parent: str | None = None
+    done_steps: frozenset[str] = frozenset()
     keep_in_journal: bool = True
     refusal: RequestRefusal | None = None
 
@@ -156,8 +155,143 @@ class RunRequest:
         return self.only_steps is None or name in self.only_steps
 
     def should_execute(self, step: Step) -> bool:
-        """Return whether the run executes the code of *step*: it is selected, not disabled and not pinned."""
-        return self.is_selected(step.name) and not step.disabled and step.name not in self.pinned_exports
+        """Return whether the run executes the code of *step*: it is selected, not disabled, not pinned and not done."""
+        return (
+            self.is_selected(step.name)
+            and not step.disabled
+            and step.name not in self.pinned_exports
+            and step.name not in self.done_steps
+        )
+
+
+@dataclass(frozen=True)
+class RunWatcher:
+    """
+    Who watches a run in its process. Callbacks are called from the engine's thread.
+
+    Attributes:
+        on_progress: Receives lines about the installation of packages.
+        on_change: Receives the execution after each change.
+        on_recorded: Called once when the run is on disk.
+        on_respond: Called once with the response to the caller, without redaction, if `has_response`: at the end, at the
+            first pause, or at once for an immediate response.
+        on_paused: Called each time that the run pauses.
+        debugger: Runs the steps with `--debug`; None runs them in workers.
+        hands_over: Returns whether this process ends, so that a cancelled run is left to the next one.
+    """
+
+    on_progress: Callable[[str], None] | None = None
+    on_change: OnChange | None = None
+    on_recorded: Callable[[], None] | None = None
+    on_respond: Callable[[HttpResponse], None] | None = None
+    on_paused: Callable[[], None] | None = None
+    debugger: StepDebugger | None = None
+    hands_over: Callable[[], bool] = lambda: False
+
+
+NOBODY = RunWatcher()
+
+
+class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
+    """The text of a request in the journal; the run's row and the definition hold the rest."""
+
+    event: Mapping[str, JSON]
+    is_http: bool
+    policy: Mapping[str, JSON]
+    folder: str
+    pinned_exports: Mapping[str, Mapping[str, JSON]] = {}
+    only_steps: tuple[str, ...] | None = None
+    previous_exports: Mapping[str, Mapping[str, JSON]] = {}
+    test: bool = True
+    sends_once: bool = False
+    resend: bool = False
+    install: bool = True
+    source: str = "SOURCE"
+    source_path: str | None = None
+    interface: Interface = "terminal"
+    actions_source: str | None = None
+    pause_mode: PauseMode = "skip"
+    base_url: str | None = None
+    depth: int = 0
+    account_overrides: Mapping[str, str] = {}
+    workflow_id: str | None = None
+    parent: str | None = None
+
+
+_POLICY_PATHS = ("recording_file",)
+_POLICY_TUPLES = ("allowed_hosts", "unopened")
+
+
+def encode_request(request: RunRequest) -> str:
+    """Encode what another process needs to continue the run of *request*. The text holds the event without redaction."""
+    return encode_json(
+        _StoredRequest(
+            event=request.event.data,
+            is_http=request.event.is_http,
+            policy={item.name: getattr(request.policy, item.name) for item in fields(request.policy)},
+            folder=str(request.folder),
+            pinned_exports=request.pinned_exports,
+            only_steps=None if request.only_steps is None else tuple(sorted(request.only_steps)),
+            previous_exports=request.previous_exports,
+            test=request.test,
+            sends_once=request.idempotency is not None,
+            resend=request.resend,
+            install=request.install,
+            source=request.source,
+            source_path=None if request.source_path is None else str(request.source_path),
+            interface=request.interface,
+            actions_source=request.actions_source,
+            pause_mode=request.pause_mode,
+            base_url=request.base_url,
+            depth=request.depth,
+            account_overrides=request.account_overrides,
+            workflow_id=request.workflow_id,
+            parent=request.parent,
+        )
+    ).decode()
+
+
+def decode_request(
+    text: str, *, workflow: Workflow, external_user_id: str | None, environment: Environment, run_ids: tuple[str, str]
+) -> tuple[RunRequest, bool]:
+    """
+    Decode a text of `encode_request`.
+
+    Returns:
+        The request, without variables, `idempotency` and `find_workflow`; and whether it sends unsafe calls once.
+
+    Raises:
+        ValueError: The text does not fit.
+    """
+    stored = decode_json(text, _StoredRequest)
+    policy: dict[str, Any] = dict(stored.policy)
+    policy |= {name: tuple(policy[name]) for name in _POLICY_TUPLES}
+    policy |= {name: Path(policy[name]) for name in _POLICY_PATHS if policy[name] is not None}
+    return RunRequest(
+        workflow=workflow,
+        event=Event(stored.event, is_http=stored.is_http),
+        policy=OutboundPolicy(**policy),
+        external_user_id=external_user_id,
+        environment=environment,
+        folder=Path(stored.folder),
+        pinned_exports=stored.pinned_exports,
+        only_steps=None if stored.only_steps is None else frozenset(stored.only_steps),
+        previous_exports=stored.previous_exports,
+        test=stored.test,
+        resend=stored.resend,
+        install=stored.install,
+        source=stored.source,
+        source_path=None if stored.source_path is None else Path(stored.source_path),
+        interface=stored.interface,
+        actions_source=stored.actions_source,
+        pause_mode=stored.pause_mode,
+        base_url=stored.base_url,
+        depth=stored.depth,
+        account_overrides=stored.account_overrides,
+        workflow_id=stored.workflow_id,
+        run_ids=run_ids,
+        parent=stored.parent,
+    ), stored.sends_once
 
 
 def collect_request_secrets(request: RunRequest) -> list[Secret]:

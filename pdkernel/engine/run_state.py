@@ -10,11 +10,11 @@ from pdkernel.engine.account_resolution import AccountResolution
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.run_record import RunRecord
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.errors import InternalError, OutboundCallRefusedError
 from pdkernel.model import JSON
-from pdkernel.workers import Effect, RunSetup, RunWorkers
+from pdkernel.workers import RunSetup, RunWorkers
 
 
 @dataclass
@@ -34,7 +34,8 @@ class RunState:
         exports: Exports by step so far, not redacted.
         first_refusals: The error of the first refused outbound call, by step.
         failed_calls: Messages about outbound calls without an answer, by step, without duplicates.
-        queued_sends: Step names and messages queued with `$.send`, in order.
+        watcher: Who watches the run.
+        attempt: The attempt at the next step: 2 or more if the step was interrupted before.
         running_step: The step that a worker runs now, or None.
     """
 
@@ -49,7 +50,8 @@ class RunState:
     exports: dict[str, Mapping[str, JSON]]
     first_refusals: dict[str, OutboundCallRefusedError] = field(default_factory=dict)
     failed_calls: dict[str, list[str]] = field(default_factory=dict)
-    queued_sends: list[tuple[str, Effect]] = field(default_factory=list)
+    watcher: RunWatcher = field(default_factory=RunWatcher)
+    attempt: int = 1
     running_step: str | None = None
 
 

@@ -7,7 +7,7 @@ Errors in action steps are reported before the first step. `actions` resolves co
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -70,9 +70,11 @@ class StepActions:
     Args:
         catalog: The project's actions.
         request: The run.
+        on_progress: Receives lines about the installation of components, or None.
     """
 
-    def __init__(self, catalog: Catalog, request: RunRequest) -> None:
+    def __init__(self, catalog: Catalog, request: RunRequest, on_progress: Callable[[str], None] | None = None) -> None:
+        self._on_progress = on_progress or _ignore_progress
         self._catalog = catalog
         self._request = request
         self._found: dict[str, StepAction] = {}
@@ -87,12 +89,7 @@ class StepActions:
             ActionSourceError: A source cannot be reached.
         """
         for step in self._request.workflow.steps:
-            if (
-                step.uses is None
-                or step.disabled
-                or step.name in self._request.pinned_exports
-                or not self._request.is_selected(step.name)
-            ):
+            if step.uses is None or not self._request.should_execute(step):
                 continue
             self._found[step.name] = StepAction(await self._component(step))
 
@@ -102,7 +99,7 @@ class StepActions:
             component = await self._catalog.resolve_or_install(
                 ActionReference.parse(step.uses or ""),
                 install=request.install,
-                progress=request.on_progress or _ignore_progress,
+                progress=self._on_progress,
             )
         except ActionNotFoundError as fault:
             fault.step = fault.step or step.name

@@ -24,7 +24,7 @@ from pdkernel.engine.props import add_option_labels, evaluate_props, warn_undecl
 from pdkernel.engine.run_context import build_step_context
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepAction
-from pdkernel.engine.workflow_trigger import WorkflowRunner, WorkflowTriggerService
+from pdkernel.engine.workflow_trigger import ChildIds, WorkflowRunner, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step, Workflow
@@ -98,7 +98,7 @@ class StepExecutor:
             accounts=accounts.uses,
             on_change=run.record.notify if run.record.has_watcher else None,
             on_respond=run.record.set_response,
-            attempt=rerun_state.run_number,
+            attempt=rerun_state.run_number + run.attempt - 1,
             previous_result=rerun_state.previous_result,
             source=action.component.source_summary if action else None,
         )
@@ -110,8 +110,9 @@ class StepExecutor:
             run.packages.raise_failure(step.name)
             outcome = await self._outcome(run, step, recorder, accounts, rerun_state)
         except asyncio.CancelledError:
-            cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
-            run.record.record_step(recorder.finish("error", cancelled))
+            if not run.record.is_handed_over:
+                cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
+                run.record.record_step(recorder.finish("error", cancelled))
             raise
         except PdkernelError as error:  # its packages, props or worker failed
             if error is run.record.write_error:
@@ -124,7 +125,8 @@ class StepExecutor:
         _locate_error(outcome.error, run.request.workflow, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = _limited(run, step, recorder, outcome)
-        run.queued_sends += ((step.name, effect) for effect in outcome.queued_sends)
+        run.record.queue_sends(step.name, rerun_state.run_number, outcome.queued_sends)
+        run.attempt = 1
         status: StepStatus = "error" if outcome.error else "success"
         return recorder.finish(status, outcome.error), outcome
 
@@ -153,14 +155,14 @@ class StepExecutor:
                 run.request,
                 self._clock,
                 timeout_s=timeout_s,
-                run_number=rerun_state.run_number,
-                rerun_context=rerun_state.context,
+                rerun_state=rerun_state,
+                attempt=run.attempt,
             ),
             timeout_s=timeout_s,
             memory_limit_mb=memory_limit_mb(run.request.workflow),
             call_context=build_call_binding(run, step.name, recorder.add_outbound_call),
             store_names=stores,
-            services=self._services(run, stores),
+            services=self._services(run, step, stores),
             flow_urls=build_flow_urls(run.request.base_url, run_id=run.record.run_id, step=step.name),
             component=action.component.file if action else None,
             before_start=run.record.flush,
@@ -172,10 +174,12 @@ class StepExecutor:
             run.running_step = None
         return with_calls_explained(run, step.name, outcome)
 
-    def _services(self, run: RunState, stores: Mapping[str, str]) -> StepServiceRouter:
+    def _services(self, run: RunState, step: Step, stores: Mapping[str, str]) -> StepServiceRouter:
         return StepServiceRouter(
             {
-                "flow": WorkflowTriggerService(run.request, self._run_other),
+                "flow": WorkflowTriggerService(
+                    run.request, self._run_other, child_ids=ChildIds(run.record.run_id, step.name, run.attempt > 1)
+                ),
                 "store": DataStoreService(self._stores, stores.values()),
             }
         )
@@ -195,7 +199,7 @@ def _locate_error(error: StepError | None, workflow: Workflow, step: Step) -> No
 
 def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., Awaitable[StepOutcome]]:
     """Return the function that runs *step*: in a worker, or in the kernel for a debugger."""
-    debugger = run.request.debugger
+    debugger = run.watcher.debugger
     if not step.debug:
         return run.workers.run_step
     if debugger is None:

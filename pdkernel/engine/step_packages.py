@@ -156,26 +156,33 @@ class StepPackages:
         return ()
 
     async def prepare_run(
-        self, request: RunRequest, clock: Clock, notify: Callable[[StepResult], None]
+        self,
+        request: RunRequest,
+        clock: Clock,
+        notify: Callable[[StepResult], None],
+        *,
+        on_progress: Callable[[str], None] | None = None,
     ) -> PreparedPackages:
         """
-        Install the missing packages of the steps that *request* runs; *notify* receives progress as step results.
+        Install the missing packages of the steps that *request* runs.
+
+        Args:
+            request: The run's request.
+            clock: For time stamps.
+            notify: Receives progress as step results.
+            on_progress: Receives lines about the installation, or None.
 
         Raises:
             PackageMissingError: A package is not installed, and the request does not allow installing.
             ProjectError: A lock file cannot be read.
         """
-        steps = [
-            step
-            for step in request.workflow.steps
-            if not step.disabled and request.is_selected(step.name) and step.name not in request.pinned_exports
-        ]
+        steps = [step for step in request.workflow.steps if request.should_execute(step)]
         lines_by_step: dict[str, list[str]] = {}
         began = clock.now()
 
         def report(name: str, line: str) -> None:
-            if request.on_progress:
-                request.on_progress(line)
+            if on_progress:
+                on_progress(line)
             lines = lines_by_step.setdefault(name, [])
             lines.append(f"{NOTE_PREFIX}{line}\n")
             notify(StepResult(name, "not_run", started_at=format_iso(began), logs=(Log("stderr", "".join(lines)),)))

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from msgspec.structs import replace
+
 from pdkernel.clock import Clock
 from pdkernel.engine.pauses import PauseDecision, RerunState, decide_pause
+from pdkernel.engine.restored_run import RESUME_DATA, RestoredPause, RestoredRun
 from pdkernel.engine.run_record import require_object
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.execution import Status, StepResult
 from pdkernel.model import Step
-from pdkernel.workers import Pause, RunWorkers
+from pdkernel.workers import RunWorkers
 
 
 class StepScheduler:
@@ -35,9 +38,15 @@ class StepScheduler:
         self._clock = clock
         self._reopen_workers = reopen_workers
 
-    async def run(self, run: RunState, step: Step) -> Status | None:
-        """Handle *step*; return a status if the run ends with it, else None."""
+    async def run(self, run: RunState, step: Step, state: RestoredRun) -> Status | None:
+        """Handle *step*, unless *state* has its record; return a status if the run ends with it, else None."""
         request, redactor = run.request, run.record.redactor
+        known = state.steps.get(step.name)
+        if known is not None:
+            run.exports[step.name] = known.exports
+            run.payload.add(known.exports, known.result.logs)
+            run.record.queue_sends(step.name, known.result.attempt, known.sends)
+            return "error" if known.result.error is not None else None
         if step.disabled:
             run.record.notify(StepResult(step.name, "disabled"))
             return None
@@ -45,36 +54,55 @@ class StepScheduler:
             pinned = require_object(redactor.restore(dict(request.pinned_exports[step.name])))
             run.exports[step.name] = pinned
             run.record.record_step(
-                StepResult(step.name, "pinned", exports=require_object(redactor.redact_value(pinned)))
+                StepResult(step.name, "pinned", exports=require_object(redactor.redact_value(pinned))), exports=pinned
             )
             return None
         if not request.is_selected(step.name):
             if step.name in request.previous_exports:
                 run.exports[step.name] = require_object(redactor.restore(dict(request.previous_exports[step.name])))
             return None
-        return await self._run(run, step)
+        if state.pause is not None and state.pause.step.result.name == step.name:
+            return await self._go_on(run, step, state.pause)
+        return await self._run(run, step, RerunState())
 
-    async def _run(self, run: RunState, step: Step) -> Status | None:
-        rerun_state = RerunState()
+    async def _go_on(self, run: RunState, step: Step, pause: RestoredPause) -> Status | None:
+        """Continue after a pause: run the step again, or record the step with the data of the call that resumed the run."""
+        known, redactor = pause.step, run.record.redactor
+        if pause.is_rerun:
+            state = RerunState(pause.number + 1, pause.context, known.result, callback=pause.payload)
+            return await self._run(run, step, state)
+        exports, result = dict(known.exports), known.result
+        if pause.payload is not None:
+            exports[RESUME_DATA] = pause.payload
+            shown = {**result.exports, RESUME_DATA: redactor.redact_value(pause.payload)}
+            result = replace(result, exports=shown)
+        run.exports[step.name] = exports
+        run.payload.add(exports, result.logs)
+        run.record.record_step(result, exports=exports)
+        return None
+
+    async def _run(self, run: RunState, step: Step, rerun_state: RerunState) -> Status | None:
         while True:
             result, outcome = await self._executor.execute(run, step, rerun_state)
             if outcome is None or outcome.error is not None:
-                run.record.record_step(result, ends_run=True)
+                run.record.record_step(result, outcome, ends_run=True)
                 return "error"
             run.exports[step.name] = outcome.exports
             pause = outcome.pause_request
             decision = decide_pause(pause, run.request.pause_mode, run_number=rerun_state.run_number) if pause else None
             if pause is None or decision is None or decision.action == "go_on":
-                run.record.record_step(result, ends_run=outcome.has_exited)
+                run.record.record_step(result, outcome, ends_run=outcome.has_exited)
                 if decision is not None:
                     await self._wait(run, decision)
                 return "exited" if outcome.has_exited else None
             if decision.action == "park":
-                return self._park(run, step, result, pause, decision)
+                wake_at = self._clock.now().timestamp() + decision.delay_s
+                run.record.park(result, outcome, pause, number=rerun_state.run_number, wake_at=wake_at)
+                return "paused"
             run.record.notify(result)
             await self._wait(run, decision)
             if decision.action == "cancel":
-                run.record.record_step(result)
+                run.record.record_step(result, outcome)
                 return "cancelled"
             rerun_state = RerunState(rerun_state.run_number + 1, pause.context, result)
 
@@ -86,11 +114,3 @@ class StepScheduler:
         await self._clock.sleep(decision.delay_s)
         run.workers = await self._reopen_workers(run)
         run.record.set_status("resumed")
-
-    def _park(self, run: RunState, step: Step, result: StepResult, pause: Pause, decision: PauseDecision) -> Status:
-        if pause.kind == "rerun":
-            run.record.notify(result)
-        else:
-            run.record.record_step(result, ends_run=True)
-        run.record.park(step.name, wake_at=self._clock.now().timestamp() + decision.delay_s)
-        return "paused"

@@ -9,25 +9,29 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pdkernel.actions import Catalog
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
-from pdkernel.egress import Gateway
+from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter
-from pdkernel.engine.journal import Journal, SqliteJournal
+from pdkernel.engine.journal import ClaimedRun, Journal, SqliteJournal, encode_output
 from pdkernel.engine.mail import parse_mail_settings
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.restored_run import restore_request, restore_run
+from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
-from pdkernel.errors import ProjectError
-from pdkernel.execution import Execution
+from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 from pdkernel.runtimes.file_tree import remove_tree
+from pdkernel.source import sibling_workflow_finder
+from pdkernel.variables import load_variables
 from pdkernel.workers import WARDEN, WorkerPool, make_scratch_folder
 
 
@@ -47,8 +51,11 @@ class WorkflowEngine:
         clock: Clock,
         ids: IdGenerator,
         shares_workers: bool,
+        origin: str,
     ) -> None:
+        self._origin = origin
         self.journal = journal
+        self._project = project
         self.gateway = gateway
         self.catalog = Catalog.for_project(project, environ=environ)
         self._workers = workers
@@ -93,6 +100,7 @@ class WorkflowEngine:
         environ: Mapping[str, str] | None = None,
         packages: StepPackages | None = None,
         python_executable: Path | None = None,
+        origin: str = "terminal",
     ) -> Self:
         """
         Open the journal and the gateway; workers start when the first step needs them.
@@ -108,8 +116,9 @@ class WorkflowEngine:
             environ: Environment variables for package installers; `os.environ` by default.
             packages: Packages of another project, or None for the project's own.
             python_executable: An interpreter with packages for all Python steps; None for an environment per workflow.
+            origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
         """
-        journal = _open_journal(project, clock, ids)
+        journal = _open_journal(project, clock, ids, origin)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         environ = os.environ if environ is None else environ
         return cls(
@@ -130,11 +139,57 @@ class WorkflowEngine:
             clock=clock,
             ids=ids,
             shares_workers=workers is not None,
+            origin=origin,
         )
 
-    async def run(self, request: RunRequest) -> Execution:
+    @property
+    def continues_runs(self) -> bool:
+        """Whether the next process of this origin continues the runs that this process leaves."""
+        return self._origin == "serve"
+
+    async def run(self, request: RunRequest, watcher: RunWatcher = NOBODY) -> Execution:
         """Run *request* and return its record; see `Interpreter.run`."""
-        return await self._interpreter.run(request)
+        return await self._interpreter.run(request, watcher)
+
+    def restore_request(self, claimed: ClaimedRun) -> RunRequest:
+        """
+        Build the request of a claimed run, with the variables of today.
+
+        Raises:
+            ProjectError: The run cannot be continued.
+            RequestError: The `.env` beside the workflow cannot be read.
+        """
+        request, sends_once = restore_request(claimed, self._project.vault)
+        return replace(
+            request,
+            variables=load_variables(self._project, request.folder),
+            idempotency=self._project.idempotency if sends_once else None,
+            find_workflow=None if request.source_path is None else sibling_workflow_finder(request.source_path),
+        )
+
+    async def continue_run(
+        self, claimed: ClaimedRun, watcher: RunWatcher = NOBODY, *, policy: OutboundPolicy | None = None
+    ) -> Execution:
+        """
+        Continue a claimed run and return its record. A run that cannot be continued ends with the reason.
+
+        Args:
+            claimed: The run.
+            watcher: Who watches the run.
+            policy: The policy of this process: it replaces the run's own, unless this one is `live` or the other `deny`.
+        """
+        try:
+            request = self.restore_request(claimed)
+            state = restore_run(claimed, self._project.vault)
+        except PdkernelError as fault:
+            error = ErrorRecord(fault.code, type(fault).__name__, str(fault))
+            await self.journal.finish(claimed.claim, "error", encode_output(error=error))
+            execution = await self.journal.get_execution(claimed.claim.run_id)
+            assert execution is not None, "a claimed run has a record"
+            return execution
+        if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
+            request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
+        return await self._interpreter.continue_run(request, state, watcher)
 
     async def close(self) -> None:
         """Close pool and gateway unless they are shared; close the journal; remove temporary files."""
@@ -154,9 +209,9 @@ class WorkflowEngine:
         await self.close()
 
 
-def _open_journal(project: Project, clock: Clock, ids: IdGenerator) -> Journal:
+def _open_journal(project: Project, clock: Clock, ids: IdGenerator, origin: str) -> Journal:
     if project.sqlite_path is None:
         raise ProjectError(
             "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
         )
-    return SqliteJournal.open(project.sqlite_path, clock=clock, ids=ids)
+    return SqliteJournal.open(project.sqlite_path, clock=clock, ids=ids, origin=origin)

@@ -7,7 +7,7 @@ The run's request resolves names of workflows.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError
@@ -19,8 +19,35 @@ MAX_TRIGGER_DEPTH = 10
 """Maximum length of a chain of triggered workflows; a longer chain is treated as a cycle."""
 
 
-WorkflowRunner = Callable[[RunRequest], Awaitable[tuple[Execution, Mapping[str, Mapping[str, JSON]]]]]
-"""Runs a request; returns the record, and the exports by step without redaction."""
+WorkflowRunner = Callable[[RunRequest, bool], Awaitable[tuple[Execution, Mapping[str, Mapping[str, JSON]]]]]
+"""
+Runs a request; returns the record, and the exports by step without redaction.
+
+The second argument is whether an earlier attempt may have started the run.
+"""
+
+
+@dataclass
+class ChildIds:
+    """
+    The ids of the runs that one attempt at a step triggers: a repeated step finds the runs of its earlier attempt.
+
+    Attributes:
+        run_id: The run of the step.
+        path: The path of the step.
+        is_repeat: Whether an earlier attempt at the step may have triggered runs.
+        count: The number of ids so far.
+    """
+
+    run_id: str
+    path: str
+    is_repeat: bool
+    count: int = 0
+
+    def new(self) -> str:
+        """Return the next id: `<run>:<path>:<iteration>:<n>`."""
+        self.count += 1
+        return f"{self.run_id}:{self.path}:1:{self.count}"
 
 
 class WorkflowTriggerService:
@@ -30,9 +57,11 @@ class WorkflowTriggerService:
     Args:
         request: The request of the run whose step triggers.
         run: Runs the other workflow.
+        child_ids: The ids of the runs.
     """
 
-    def __init__(self, request: RunRequest, run: WorkflowRunner) -> None:
+    def __init__(self, request: RunRequest, run: WorkflowRunner, *, child_ids: ChildIds) -> None:
+        self._child_ids = child_ids
         self._request = request
         self._run = run
 
@@ -55,7 +84,7 @@ class WorkflowTriggerService:
             raise RequestError(
                 "The payload of $.flow.trigger must be an object: the payload is the event of the other workflow."
             )
-        execution, exports = await self._run(self._callee(name, payload or {}))
+        execution, exports = await self._run(self._callee(name, payload or {}), self._child_ids.is_repeat)
         if execution.status not in ("success", "exited"):
             reason = execution.error.message if execution.error else f"its status is {execution.status}."
             raise StepError(
@@ -80,6 +109,7 @@ class WorkflowTriggerService:
                 fix="Put the notebook or synced folder of that workflow beside this workflow. Name the workflow by its id (the "
                 "end of the folder's name), its file name or its path.",
             )
+        child = self._child_ids.new()
         event = Event(payload)
         # parity[trigger-user]: the external user of a triggered workflow is not documented; pdkernel takes it from the event
         user, environment = event.external_user_id, event.environment
@@ -93,11 +123,9 @@ class WorkflowTriggerService:
             pinned_exports={},
             only_steps=None,
             previous_exports={},
-            on_change=None,
-            on_paused=None,
             workflow_id=None,
-            run_ids=None,
-            on_recorded=None,
-            on_respond=None,
+            run_ids=(child, child),
+            parent=self._child_ids.run_id,
+            done_steps=frozenset(),
             depth=request.depth + 1,
         )

@@ -161,6 +161,7 @@ def build_run_request(
         recording=MemoryRecording() if is_recorded else None,
         install=install,
         source=source_argument,
+        source_path=source.path.resolve(),
         interface=interface,
         actions_source=source.sidecar.actions if source.sidecar else None,
         pause_mode=pause_mode,

@@ -21,7 +21,7 @@ from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.egress import Gateway
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.engine.interpreter import Interpreter
-from pdkernel.engine.journal import MemoryJournal, MemoryTables
+from pdkernel.engine.journal import UnrecordedRuns
 from pdkernel.engine.run_request import RunRequest, WorkflowFinder
 from pdkernel.engine.step_packages import StepPackages, go_programs
 from pdkernel.execution import Execution
@@ -120,7 +120,7 @@ class ProofRunner:
             workers=self._workers,
             catalog=self.catalog,
             packages=self._packages,
-            journal=MemoryJournal.open(MemoryTables(), clock=clock, ids=ids),
+            journal=UnrecordedRuns(),
             clock=clock,
             ids=ids,
             vault=None,

@@ -165,7 +165,8 @@ class AppContext:
         settings: Settings of the server.
         clock: The clock of all time stamps.
         ids: Generates ids and tokens.
-        on_run: Receives each change of a run, in the event loop; or None.
+        on_run: Receives each change of a run, in the event loop; or None. The request is None for a run that goes on after a
+            pause.
         write_line: Writes one access-log line per request; or None.
         passthrough: With a real project, forwards Connect's routes to Pipedream; None with a local project.
         on_link_event: Receives status changes of Connect tokens, from any thread; or None.
@@ -178,7 +179,7 @@ class AppContext:
     settings: ServeSettings
     clock: Clock
     ids: IdGenerator
-    on_run: Callable[[RunRequest, Execution], None] | None = None
+    on_run: Callable[[RunRequest | None, Execution], None] | None = None
     write_line: Callable[[str], None] | None = None
     passthrough: PipedreamPassthrough | None = None
     on_link_event: LinkListener | None = None

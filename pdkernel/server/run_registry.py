@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
-from collections.abc import Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from pdkernel.engine.dispatch import Dispatch, LocalDispatch
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.journal import ClaimedRun
+from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.identity import Environment
@@ -73,9 +75,9 @@ def build_run_request(
         actions_source=sidecar.actions if sidecar else None,
         test=False,
         source=shlex.quote(str(served.source.path)),
+        source_path=served.source.path.resolve(),
         interface="http",
-        # parity[served-pauses]: a served run waits in this process; a suspended run is cancelled at shutdown
-        pause_mode="wait",
+        pause_mode="park",
         base_url=context.settings.base_url,
         find_workflow=sibling_workflow_finder(served.source.path),
         workflow_id=served.id,
@@ -90,11 +92,23 @@ class RunRegistry:
         self._tasks: dict[str, asyncio.Task[Execution]] = {}
         self._sources: set[asyncio.Task[Any]] = set()
         self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._is_handing_over = False
+        self.dispatch: Dispatch = LocalDispatch(context.engine.journal, self, context.clock)
 
     @property
     def is_full(self) -> bool:
-        """Whether the limit of unfinished runs is reached."""
-        return len(self._tasks) + len(self._sources) >= MAX_UNFINISHED_RUNS
+        """Whether the limit of runs in progress is reached. A paused run does not count."""
+        return self.free_runs <= 0
+
+    @property
+    def free_runs(self) -> int:
+        """The number of runs that can be started now."""
+        return MAX_UNFINISHED_RUNS - len(self._tasks) - len(self._sources)
+
+    @property
+    def active_run_ids(self) -> Collection[str]:
+        """The ids of the runs in progress."""
+        return self._tasks.keys()
 
     def source_lock(self, source: str) -> asyncio.Lock:
         """The lock held while that source runs: two concurrent runs would overwrite each other's state."""
@@ -111,30 +125,47 @@ class RunRegistry:
         return task
 
     def start(self, request: RunRequest) -> StartedRun:
-        """Start the run of *request* with new ids and the registry's callbacks; return at once."""
+        """Start the run of *request* with new ids; return at once."""
+        ids = self._context.ids
+        made = replace(request, run_ids=(ids.new("", 27), ids.new("", 27)))
+        assert made.run_ids is not None
+        run_id = made.run_ids[0]
+        return StartedRun(
+            run_id, made, *self._launch(run_id, made, lambda watcher: self._context.engine.run(made, watcher))
+        )
+
+    def continue_run(self, claimed: ClaimedRun) -> None:
+        """Continue a run that this process has claimed; return at once."""
+        context = self._context
+        self._launch(
+            claimed.claim.run_id,
+            None,
+            lambda watcher: context.engine.continue_run(claimed, watcher, policy=context.settings.policy),
+        )
+
+    def _launch(
+        self,
+        run_id: str,
+        request: RunRequest | None,
+        run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]],
+    ) -> tuple[asyncio.Future[bool], asyncio.Future[HttpResponse], asyncio.Future[str]]:
+        """Start the task of a run; returns the futures of `StartedRun`."""
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[bool] = loop.create_future()
         response: asyncio.Future[HttpResponse] = loop.create_future()
         outcome: asyncio.Future[str] = loop.create_future()
         on_run = self._context.on_run
-        ids = self._context.ids
 
         def settle(future: asyncio.Future[T], value: T) -> None:
             if not future.done():
                 future.set_result(value)
 
-        def on_change(execution: Execution) -> None:
-            assert on_run is not None
-            on_run(made, execution)
-
-        run_id = ids.new("", 27)
-        made = replace(
-            request,
-            run_ids=(run_id, ids.new("", 27)),
+        watcher = RunWatcher(
             on_recorded=lambda: settle(accepted, True),
             on_respond=lambda given: settle(response, given),
             on_paused=lambda: settle(outcome, "paused"),
-            on_change=None if on_run is None else on_change,
+            on_change=None if on_run is None else lambda execution: on_run(request, execution),
+            hands_over=lambda: self._is_handing_over,
         )
 
         def ended(task: asyncio.Task[Execution]) -> None:
@@ -142,14 +173,16 @@ class RunRegistry:
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
+            elif not task.cancelled() and task.result().status == "paused":
+                self.dispatch.notify()
             settle(accepted, False)
             settle(response, NO_RESPONSE_BEFORE_PAUSE)  # the run was lost
             settle(outcome, "lost" if task.cancelled() or fault else _outcome(task.result()))
 
-        task = loop.create_task(self._context.engine.run(made))
+        task = loop.create_task(run(watcher))
         self._tasks[run_id] = task
         task.add_done_callback(ended)
-        return StartedRun(run_id, made, accepted, response, outcome)
+        return accepted, response, outcome
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel the run with that id and wait until its end is recorded; False if there is no such run in progress."""
@@ -161,9 +194,11 @@ class RunRegistry:
         return True
 
     async def close(self, grace_s: float) -> None:
-        """Wait up to *grace_s* seconds for the runs to end, then cancel the other runs. Every run is recorded."""
+        """Wait up to *grace_s* seconds for the runs to end; leave the others to the next process, and cancel sources."""
         if self._tasks or self._sources:
             await asyncio.wait([*self._tasks.values(), *self._sources], timeout=grace_s)
+        # a notebook's runs end with their server, as the cells of an interrupted kernel do
+        self._is_handing_over = self._context.engine.continues_runs
         rest = [*self._tasks.values(), *self._sources]
         for task in rest:
             task.cancel()

@@ -146,7 +146,7 @@ class UvicornServer(uvicorn.Server):
 class Server(UvicornServer):
     """`UvicornServer` for an application with runs."""
 
-    _trigger_task: asyncio.Task[None] | None = None
+    _tasks: tuple[asyncio.Task[None], ...] = ()
 
     def stop(self) -> None:
         """Stop accepting requests; runs in progress have `SHUTDOWN_GRACE_S` seconds to end."""
@@ -159,7 +159,10 @@ class Server(UvicornServer):
 
     def _on_started(self) -> None:
         state = get_state(self._app)
-        self._trigger_task = asyncio.create_task(run_due_triggers(state.context, state.runs))
+        self._tasks = (
+            asyncio.create_task(state.runs.dispatch.run()),
+            asyncio.create_task(run_due_triggers(state.context, state.runs)),
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the runs first, because their callers wait for responses; then close the connections."""
@@ -167,9 +170,9 @@ class Server(UvicornServer):
             listening.close()
         for opened in sockets or []:
             opened.close()
-        if self._trigger_task is not None:
-            self._trigger_task.cancel()
-            await asyncio.gather(self._trigger_task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         runs = get_state(self._app).runs
         ending = asyncio.ensure_future(runs.close(0 if self.force_exit else SHUTDOWN_GRACE_S))
         while not ending.done():

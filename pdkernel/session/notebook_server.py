@@ -187,7 +187,9 @@ class NotebookServer:
         async with AsyncExitStack() as stack:
             listener = stack.enter_context(listen("127.0.0.1", port))
             base_url = build_base_url(listener.getsockname()[1], self._public_url)
-            engine = await WorkflowEngine.start(state.project, state.directory, max_active_runs=WORKER_COUNT)
+            engine = await WorkflowEngine.start(
+                state.project, state.directory, max_active_runs=WORKER_COUNT, origin="notebook"
+            )
             stack.push_async_callback(engine.close)
             app_context = AppContext(
                 project=state.project,
@@ -207,12 +209,15 @@ class NotebookServer:
         self._server, self._engine, self.app_context = server, engine, app_context
         return local_url(listener, "127.0.0.1", tls=False)
 
-    def _record_run(self, request: RunRequest, execution: Execution, on_run: RunListener) -> None:
+    def _record_run(self, request: RunRequest | None, execution: Execution, on_run: RunListener) -> None:
         """Keep the run as one of the latest, and pass it to *on_run*; called from the server's thread."""
-        if not request.keep_in_journal:  # a run without a record must not appear in the saved notebook
+        if request is not None and not request.keep_in_journal:  # must not appear in the saved notebook
             return
         with self._lock:
-            self._runs[execution.id] = (request, execution)
+            if request is None:
+                request = self._runs[execution.id][0] if execution.id in self._runs else None
+            if request is not None:
+                self._runs[execution.id] = (request, execution)
             if len(self._runs) > MAX_KEPT_REQUESTS:
                 # Drop the oldest run, not the first key: the end of a long run adds its key again.
                 del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id][1].started_at)]

@@ -19,7 +19,7 @@ import msgspec
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_context import build_trigger_context
-from pdkernel.engine.run_request import OnChange, RunRequest
+from pdkernel.engine.run_request import OnChange, RunRequest, RunWatcher
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
@@ -129,11 +129,12 @@ class Session(NotebookState):
             DefinitionError: The workflow is invalid.
             RequestError: No event is chosen.
         """
-        request = self._request(only, resend, external_user_id, on_change)
+        request = self._request(only, resend, external_user_id)
+        watcher = RunWatcher(on_change=on_change)
         debugger = self._debugger_for(request)
         if debugger is None:
-            return self._start(request).result()
-        return debugger.run_in_main_thread(self._start(replace(request, debugger=debugger)))
+            return self._start(request, watcher).result()
+        return debugger.run_in_main_thread(self._start(request, replace(watcher, debugger=debugger)))
 
     def start(
         self,
@@ -144,22 +145,20 @@ class Session(NotebookState):
         on_change: OnChange | None = None,
     ) -> ThreadTask[Execution]:
         """As `run`, but return at once; steps with `--debug` run without the debugger."""
-        return self._start(self._request(only, resend, external_user_id, on_change))
+        return self._start(self._request(only, resend, external_user_id), RunWatcher(on_change=on_change))
 
-    def _start(self, request: RunRequest) -> ThreadTask[Execution]:
+    def _start(self, request: RunRequest, watcher: RunWatcher) -> ThreadTask[Execution]:
         # a run for another external user does not change the results that the cells show
         is_detached = request.external_user_id != self.external_user_id
 
         async def run(runtime: WorkflowEngine) -> Execution:
-            execution = await runtime.run(request)
+            execution = await runtime.run(request, watcher)
             self._record_run(request, execution, is_detached=is_detached)
             return execution
 
         return self._engine.start(run)
 
-    def _request(
-        self, only: frozenset[str] | None, resend: bool, external_user_id: str | None, on_change: OnChange | None
-    ) -> RunRequest:
+    def _request(self, only: frozenset[str] | None, resend: bool, external_user_id: str | None) -> RunRequest:
         """The request for a run; pins do not apply to steps that *only* names."""
         event = self.event
         if event is None:
@@ -186,16 +185,11 @@ class Session(NotebookState):
             previous_exports=self.get_exports(),
             idempotency=self.project.idempotency,
             resend=resend,
-            on_change=on_change,
         )
 
     def _debugger_for(self, request: RunRequest) -> KernelDebugger | None:
         """The debugger, if *request* runs a step with `--debug` in a notebook; else None."""
-        steps = [
-            step
-            for step in request.workflow.steps
-            if step.debug and not step.disabled and request.is_selected(step.name)
-        ]
+        steps = [step for step in request.workflow.steps if step.debug and request.should_execute(step)]
         if not steps or self._code_name is None:
             return None
         from pdkernel.session.debugger import KernelDebugger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
@@ -19,8 +20,11 @@ from pdkernel.project import Project
 from tests.builders import a_workflow, an_event
 
 
+WATCHER_FIELDS = {field.name for field in fields(RunWatcher)}
+
+
 class Run(Protocol):
-    """Runs a workflow, or steps as a workflow, and returns the execution."""
+    """Runs a workflow, or steps as a workflow, and returns the execution; takes fields of `RunRequest` and `RunWatcher`."""
 
     def __call__(self, *what: Workflow | Step, event: Event | None = None, **choices: Any) -> Awaitable[Execution]:
         """Run the workflow."""
@@ -55,8 +59,9 @@ def run(runtime: WorkflowEngine, tmp_path: Path) -> Run:
     async def run_workflow(*what: Workflow | Step, event: Event | None = None, **choices: Any) -> Execution:
         workflow = what[0] if isinstance(what[0], Workflow) else a_workflow(*(s for s in what if isinstance(s, Step)))
         mode = choices.pop("egress", "deny")
+        watching = {name: choices.pop(name) for name in [*choices] if name in WATCHER_FIELDS}
         request = RunRequest(workflow, event or an_event(), parse_policy(mode), folder=tmp_path, **choices)
-        return await runtime.run(request)
+        return await runtime.run(request, RunWatcher(**watching))
 
     return run_workflow
 

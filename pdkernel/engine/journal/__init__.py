@@ -2,10 +2,10 @@
 The journal: the durable record of events, runs and finished steps.
 
     protocol     the `Journal` protocol
-    records      values and the text columns
+    rows         values: runs, steps and pauses
+    text_columns the JSON in text columns, and executions
     schema       the tables, the same on SQLite and Postgres
     sqlite       the journal on SQLite, made of `statements`, `writer` (grouped commits) and `reader`
-    memory       the journal in memory, with the same rules
 
 One executor owns a run. Each of its writes names its claim, whose fence no earlier owner has:
 
@@ -15,37 +15,51 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
        v        |park                                        the fence changes at claim and nowhere else
      ready <-- paused                                        ready, paused, running --cancel--> cancelled
        ^ woken by `resolve_wait` or `wake_due`, the first wins
-       '- reaped: the owner's lease has expired, attempt + 1
+       '- reaped: the owner's process is dead, attempt + 1
 """
 
-from pdkernel.engine.journal.memory import MemoryJournal, MemoryTables
-from pdkernel.engine.journal.protocol import Journal
-from pdkernel.engine.journal.records import (
+from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
+from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
-    ExecutionQuery,
     FinalStatus,
     NewRun,
+    OutboxRow,
     StepRow,
+    WaitKey,
+    WaitOutcome,
+    WaitResolution,
     WaitRow,
+)
+from pdkernel.engine.journal.sqlite import SqliteJournal, open_journal_reader
+from pdkernel.engine.journal.text_columns import (
+    ExecutionQuery,
+    decode_context,
+    decode_step,
     encode_event,
     encode_output,
     encode_step,
 )
-from pdkernel.engine.journal.sqlite import SqliteJournal, open_journal_reader
 
 __all__ = [
     "Claim",
     "ClaimedRun",
     "ExecutionQuery",
+    "ExecutorLiveness",
     "FinalStatus",
     "Journal",
-    "MemoryJournal",
-    "MemoryTables",
     "NewRun",
+    "OutboxRow",
+    "RunJournal",
     "SqliteJournal",
     "StepRow",
+    "UnrecordedRuns",
+    "WaitKey",
+    "WaitOutcome",
+    "WaitResolution",
     "WaitRow",
+    "decode_context",
+    "decode_step",
     "encode_event",
     "encode_output",
     "encode_step",

@@ -2,8 +2,8 @@
 The protocol of a journal.
 
 Each write names its claim: the run and the fence of the executor that opened the journal. A write returns False if that
-executor does not own the run any more: the run was claimed, cancelled, paused or finished, or the executor's
-lease has expired. A write that returns True is on disk.
+executor does not own the run any more: the run was claimed, cancelled, paused or finished, or the executor was taken for
+dead. A write that returns True is on disk.
 """
 
 from __future__ import annotations
@@ -12,21 +12,48 @@ from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pdkernel.engine.journal.records import Claim, ClaimedRun, FinalStatus, NewRun, StepRow, WaitRow
+from pdkernel.engine.journal.rows import (
+    Claim,
+    ClaimedRun,
+    FinalStatus,
+    NewRun,
+    OutboxRow,
+    StepRow,
+    WaitKey,
+    WaitOutcome,
+    WaitResolution,
+    WaitRow,
+)
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
 
-class Journal(Protocol):
-    """The record of events, runs and finished steps; usable from any event loop."""
+class ExecutorLiveness(Protocol):
+    """Shows other processes of this machine that an executor lives."""
 
-    @property
-    def executor_id(self) -> str:
-        """The id of this executor, new at every start."""
+    def hold(self, executor_id: str) -> None:
+        """
+        Show that this executor lives, until `release` or the end of the process.
+
+        Raises:
+            BlockingIOError: Another process holds that id.
+        """
         ...
 
-    async def deploy_definition(self, workflow: Workflow) -> int:
-        """Return the version number of the workflow's definition; equal definitions have the same number."""
+    def release(self, executor_id: str) -> None:
+        """Show that this executor has ended."""
+        ...
+
+    def is_alive(self, executor_id: str) -> bool:
+        """Return whether that executor, of this or another process, lives."""
+        ...
+
+
+class RunJournal(Protocol):
+    """The writes of one run; usable from any event loop."""
+
+    async def store_definition(self, workflow: Workflow) -> str:
+        """Store the workflow's definition, which runs need to be continued, and return its hash."""
         ...
 
     async def accept_run(self, run: NewRun) -> bool:
@@ -53,32 +80,61 @@ class Journal(Protocol):
         last_step: StepRow | None = None,
         event: str | None = None,
         ended: float | None = None,
-        wait: bool = True,
+        outbox: Sequence[OutboxRow] = (),
     ) -> Awaitable[bool]:
         """
-        End the run and record *last_step* with it; submitted before the method returns, like `append_step`.
+        End the run and record *last_step* and *outbox* with it; submitted before the method returns, like `append_step`.
 
-        *ended* is the end in seconds since 1970, or None for now. Without *wait* the result is True before the commit. If
-        the commit is lost, another executor claims the run, finds its steps recorded and finishes it.
+        *ended* is the end in seconds since 1970, or None for now.
         """
         ...
 
     def park(
-        self, claim: Claim, wait: WaitRow, *, last_step: StepRow | None = None, event: str | None = None
+        self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
     ) -> Awaitable[bool]:
         """
-        Pause the run until `wait.wake_at` or `resolve_wait`, and record *last_step* with it; removes the owner.
+        Pause the run until `wait.wake_at` or `resolve_wait`; removes the owner.
 
-        The step's row, the wait and the status are one commit: a crash loses all of them or none.
+        The wait, the status and *outbox* are one commit: a crash loses all of them or none. If `resolve_wait` was called before, the run is
+        ready at once.
         """
         ...
 
-    async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
-        """Make the paused run ready. Return False if another call was first."""
+    async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:
+        """Record the outcome of a delivery; without *retry_at* it is the last try."""
+        ...
+
+    async def release(self, claim: Claim) -> bool:
+        """Make the run ready for its next attempt, because this executor ends. Return False if the claim is lost."""
+        ...
+
+    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
+        """Return a run with everything that is recorded of it, without claiming it; or None. Its claim gives no right."""
+        ...
+
+
+class Journal(RunJournal, Protocol):
+    """The record of events, runs and finished steps."""
+
+    @property
+    def executor_id(self) -> str:
+        """The id of this executor, new at every start."""
+        ...
+
+    async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:
+        """
+        End a pause: the run is ready, or cancelled. The first call wins.
+
+        A call for a step that still runs counts when the step pauses.
+        """
         ...
 
     async def wake_due(self, limit: int = 500) -> int:
-        """Make runs ready whose pause has ended, with the outcome `timeout`. Return the number of runs."""
+        """
+        End the pauses whose time has come, with the outcome `timeout`. Return the number of runs.
+
+        A run is ready, or cancelled if nobody has resumed its `suspend`.
+        """
         ...
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
@@ -86,7 +142,7 @@ class Journal(Protocol):
         ...
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of *queue*, within its limits."""
+        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
         ...
 
     async def set_queue_limits(
@@ -104,12 +160,16 @@ class Journal(Protocol):
         """Cancel a run regardless of its owner. Return False if it has ended."""
         ...
 
-    async def heartbeat(self) -> bool:
-        """Extend this executor's lease. Return False if the lease has expired and was reaped."""
+    async def reap_dead(self) -> int:
+        """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
         ...
 
-    async def reap_expired(self) -> int:
-        """Mark executors with an expired lease as dead; their runs become ready, attempt + 1. Return the number of runs."""
+    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return which of *run_ids* are cancelled."""
+        ...
+
+    async def next_wake(self) -> float | None:
+        """Return when the next pause ends, in seconds since 1970; 0 if a run of this executor's origin is ready; or None."""
         ...
 
     async def get_execution(self, run_id: str) -> Execution | None:
@@ -134,3 +194,63 @@ class Journal(Protocol):
     async def close(self) -> None:
         """Commit submitted writes, then close the files."""
         ...
+
+
+class UnrecordedRuns:
+    """A `RunJournal` that keeps nothing, for runs that are not recorded."""
+
+    async def store_definition(self, workflow: Workflow) -> str:
+        """Return the workflow's version."""
+        return workflow.version
+
+    async def accept_run(self, run: NewRun) -> bool:  # noqa: ARG002
+        """Accept every run."""
+        return True
+
+    async def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> bool:  # noqa: ARG002
+        """Accept every step."""
+        return True
+
+    async def finish(
+        self,
+        claim: Claim,  # noqa: ARG002
+        status: FinalStatus,  # noqa: ARG002
+        output: str,  # noqa: ARG002
+        *,
+        last_step: StepRow | None = None,  # noqa: ARG002
+        event: str | None = None,  # noqa: ARG002
+        ended: float | None = None,  # noqa: ARG002
+        outbox: Sequence[OutboxRow] = (),  # noqa: ARG002
+    ) -> bool:
+        """Accept every end."""
+        return True
+
+    async def park(
+        self,
+        claim: Claim,  # noqa: ARG002
+        wait: WaitRow,  # noqa: ARG002
+        *,
+        event: str | None = None,  # noqa: ARG002
+        outbox: Sequence[OutboxRow] = (),  # noqa: ARG002
+    ) -> bool:
+        """Accept every pause; nobody continues the run."""
+        return True
+
+    async def record_delivery(
+        self,
+        run_id: str,  # noqa: ARG002
+        row: OutboxRow,  # noqa: ARG002
+        shown: str,  # noqa: ARG002
+        *,
+        retry_at: float | None = None,  # noqa: ARG002
+    ) -> bool:
+        """Accept every delivery."""
+        return True
+
+    async def release(self, claim: Claim) -> bool:  # noqa: ARG002
+        """Accept the release; the run ends."""
+        return True
+
+    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:  # noqa: ARG002
+        """Return None: nothing is kept."""
+        return None

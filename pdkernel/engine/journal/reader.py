@@ -9,20 +9,28 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pdkernel.engine.journal.records import ExecutionQuery, RunRow, build_execution, to_row_status
+from pdkernel.engine.journal.rows import ClaimedRun
+from pdkernel.engine.journal.statements import CLAIM_COLUMNS, load_claimed
+from pdkernel.engine.journal.text_columns import (
+    ExecutionQuery,
+    RunRow,
+    build_execution,
+    to_row_status,
+)
 from pdkernel.execution import Execution
 from pdkernel.project.sqlite import connect, translate_error
 
+T = TypeVar("T")
+
 _RUN = (
-    "select r.id, r.trace_id, r.workflow, d.definition, r.event, r.external_user, r.environment, r.status, r.fence,"
-    " r.attempt, r.created, r.ended, r.output from runs r"
-    " left join deployments d on d.workflow = r.workflow and d.version = r.version"
+    "select r.id, r.trace_id, r.workflow, d.content, r.event, r.external_user, r.environment, r.status, r.fence,"
+    " r.attempt, r.created, r.ended, r.output from runs r left join definitions d on d.hash = r.definition"
 )
 
 
@@ -36,28 +44,37 @@ class JournalReader:
 
     async def execution(self, run_id: str) -> Execution | None:
         """Return the run's current record, or None."""
-        found = await self._in_thread([run_id])
+        found = await self.read(lambda connection: _load(connection, [run_id]))
         return found[0] if found else None
 
     async def executions(self, query: ExecutionQuery) -> list[Execution]:
         """Return the runs that match, newest first."""
-        return await self._in_thread(query)
+        return await self.read(lambda connection: _load(connection, _newest(connection, query)))
 
     def close(self) -> None:
         """Wait for the current read, then close the file."""
         self._thread.shutdown(wait=True)
         self._connection.close()
 
-    async def _in_thread(self, wanted: ExecutionQuery | Sequence[str]) -> list[Execution]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, wanted)
+    async def load(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
+        """Return a run with everything that is recorded of it, or None."""
 
-    def _read(self, wanted: ExecutionQuery | Sequence[str]) -> list[Execution]:
+        def query(connection: sqlite3.Connection) -> tuple[Execution, ClaimedRun] | None:
+            row = connection.execute(f"select {CLAIM_COLUMNS} from runs where id = ?", (run_id,)).fetchone()  # noqa: S608
+            return None if row is None else (_load(connection, [run_id])[0], load_claimed(connection, row))
+
+        return await self.read(query)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of *query*, which reads one snapshot."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, query)
+
+    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
         try:
             connection.execute("begin")  # one snapshot for all statements
             try:
-                ids = _newest(connection, wanted) if isinstance(wanted, ExecutionQuery) else wanted
-                return _load(connection, ids)
+                return query(connection)
             finally:
                 connection.execute("rollback")
         except sqlite3.Error as fault:
@@ -69,8 +86,15 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
     for run_id in ids:
         row = connection.execute(f"{_RUN} where r.id = ?", (run_id,)).fetchone()
         if row is not None:
-            steps = connection.execute("select data from steps where run_id = ? order by seq", (run_id,)).fetchall()
-            found.append(build_execution(RunRow(*row), [data for (data,) in steps]))
+            # a step that has recorded its end has no open pause
+            steps = connection.execute(
+                "select data, seq from steps where run_id = :run union all select data, seq from waits w where run_id = :run"
+                " and data <> '' and not exists (select 1 from steps s where s.run_id = w.run_id and s.path = w.path"
+                " and s.iteration = w.iteration) order by seq",
+                {"run": run_id},
+            ).fetchall()
+            sends = connection.execute("select shown from outbox where run_id = ? order by rowid", (run_id,)).fetchall()
+            found.append(build_execution(RunRow(*row), [data for data, _ in steps], [shown for (shown,) in sends]))
     return found
 
 
@@ -79,7 +103,7 @@ def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
     conditions, values = _conditions(connection, query)
     statement = f"select created, id from runs where workflow = ? {conditions} order by created desc, id desc limit ?"  # noqa: S608
     workflows = (
-        connection.execute("select distinct workflow from deployments").fetchall()
+        connection.execute("select distinct workflow from definitions").fetchall()
         if query.workflow is None
         else [(query.workflow,)]
     )

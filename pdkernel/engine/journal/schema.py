@@ -9,9 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Boolean, Column, Double, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The version of the tables; SQLite stores it as the file's `user_version`."""
 
 metadata = MetaData()
@@ -20,19 +32,19 @@ executors = Table(
     "executors",
     metadata,
     Column("id", Text, primary_key=True),  # new at every start of a process
-    Column("slot", Text, nullable=False),  # survives a restart
-    Column("lease_until", Double, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("lease_until", Double),  # None on SQLite: there a file lock shows whether the process lives
     Column("alive", Boolean, nullable=False),
 )
 
-deployments = Table(
-    "deployments",
+definitions = Table(
+    "definitions",
     metadata,
+    Column("hash", Text, primary_key=True),
     Column("workflow", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("definition", Text, nullable=False),
-    PrimaryKeyConstraint("workflow", "version"),
+    Column("content", Text, nullable=False),
 )
+Index("definitions_workflow", definitions.c.workflow)
 
 runs = Table(
     "runs",
@@ -40,7 +52,7 @@ runs = Table(
     Column("id", Text, primary_key=True),
     Column("trace_id", Text, nullable=False),
     Column("workflow", Text, nullable=False),
-    Column("version", Integer, nullable=False),
+    Column("definition", Text, nullable=False),
     Column("event", Text, nullable=False),
     Column("external_user", Text),
     Column("environment", Text, nullable=False),
@@ -53,6 +65,11 @@ runs = Table(
     Column("created", Double, nullable=False),
     Column("ended", Double),
     Column("output", Text),
+    Column("origin", Text, nullable=False),  # which executors continue the run
+    Column("parent", Text),
+    Column("workflow_id", Text),
+    Column("dedupe_key", Text),
+    Column("request", LargeBinary),
 )
 
 
@@ -62,9 +79,11 @@ def _runs_index(name: str, *columns: str, status: str) -> Index:
 
 
 _runs_index("runs_due", "wake_at", status="paused")
-_runs_index("runs_ready", "queue", "created", status="ready")
+_runs_index("runs_ready", "origin", "queue", "created", status="ready")
 _runs_index("runs_owner", "owner", status="running")
 Index("runs_list", runs.c.workflow, runs.c.created, runs.c.id)
+_deduplicated = text("dedupe_key is not null")
+Index("runs_dedupe", runs.c.dedupe_key, unique=True, sqlite_where=_deduplicated, postgresql_where=_deduplicated)
 
 steps = Table(
     "steps",
@@ -77,6 +96,8 @@ steps = Table(
     Column("fence", Integer, nullable=False),
     Column("data", Text, nullable=False),
     Column("at", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("carry", LargeBinary),
     PrimaryKeyConstraint("run_id", "path", "iteration"),
     sqlite_with_rowid=False,
 )
@@ -87,15 +108,34 @@ waits = Table(
     Column("run_id", Text, nullable=False),
     Column("path", Text, nullable=False),
     Column("iteration", Integer, nullable=False),
-    Column("fence", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
     Column("seq", Integer, nullable=False),
-    Column("token_hash", Text),
+    Column("kind", Text, nullable=False),
+    Column("wake_at", Double),
+    Column("data", Text, nullable=False),
+    Column("carry", LargeBinary),
     Column("outcome", Text),
-    Column("payload", Text),
+    Column("payload", LargeBinary),
     Column("at", Double),
     PrimaryKeyConstraint("run_id", "path", "iteration"),
     sqlite_with_rowid=False,
 )
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("message", LargeBinary, nullable=False),
+    Column("shown", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due", Double),  # None once delivered or given up
+    PrimaryKeyConstraint("run_id", "path", "number", "position"),
+)
+_undelivered = text("due is not null")
+Index("outbox_due", outbox.c.due, sqlite_where=_undelivered, postgresql_where=_undelivered)
 
 limits = Table(
     "limits",
@@ -120,6 +160,12 @@ _LEFT_BEHIND = (
     '"steps":{}}'
 )
 
+_END_UNFINISHED = (
+    f"update runs set status = 'error', owner = null, wake_at = null, output = '{_LEFT_BEHIND}',"  # noqa: S608 - constants only
+    " ended = coalesce((select max(at) from steps where run_id = runs.id), created)"
+    " where status in ('ready', 'running', 'paused')"
+)
+
 SQLITE_MIGRATIONS: Mapping[int, str] = {
     # keys of steps and waits are paths; an unfinished run lacks what a continued run needs, so it ends
     2: f"""
@@ -136,9 +182,55 @@ SQLITE_MIGRATIONS: Mapping[int, str] = {
             seq integer not null, token_hash text, outcome text, payload text, at double,
             primary key (run_id, path, iteration)
         ) without rowid;
-        update runs set status = 'error', owner = null, wake_at = null, output = '{_LEFT_BEHIND}',
-            ended = coalesce((select max(at) from steps where run_id = runs.id), created)
-            where status in ('ready', 'running', 'paused')
+        {_END_UNFINISHED}
+    """,  # noqa: S608 - constants only
+    # definitions are stored by hash; steps and waits hold what a continued run needs, which earlier unfinished runs lack
+    3: f"""
+        {_END_UNFINISHED};
+        create table definitions (hash text not null primary key, workflow text not null, content text not null);
+        create index definitions_workflow on definitions (workflow);
+        insert or ignore into definitions select hash_definition(definition), workflow, definition from deployments;
+        alter table runs rename to runs_2;
+        drop index runs_due; drop index runs_ready; drop index runs_owner; drop index runs_list;
+        create table runs (
+            id text not null primary key, trace_id text not null, workflow text not null, definition text not null,
+            event text not null, external_user text, environment text not null, status text not null, owner text,
+            fence integer not null, attempt integer not null, queue text, wake_at double, created double not null,
+            ended double, output text, origin text not null, parent text, workflow_id text, dedupe_key text, request blob
+        );
+        insert into runs select id, trace_id, r.workflow, coalesce(hash_definition(d.definition), ''), event,
+            external_user, environment, status, owner, fence, attempt, queue, wake_at, created, ended, output, 'terminal',
+            null, null, null, null
+            from runs_2 r left join deployments d on d.workflow = r.workflow and d.version = r.version;
+        drop table runs_2;
+        drop table deployments;
+        create index runs_due on runs (wake_at) where status = 'paused';
+        create index runs_ready on runs (origin, queue, created) where status = 'ready';
+        create index runs_owner on runs (owner) where status = 'running';
+        create index runs_list on runs (workflow, created, id);
+        create unique index runs_dedupe on runs (dedupe_key) where dedupe_key is not null;
+        drop table executors;
+        create table executors (id text not null primary key, origin text not null, lease_until double, alive boolean not null);
+        alter table steps rename to steps_2;
+        create table steps (
+            run_id text not null, path text not null, iteration integer not null, seq integer not null, name text not null,
+            fence integer not null, data text not null, at double not null, attempt integer not null, carry blob,
+            primary key (run_id, path, iteration)
+        ) without rowid;
+        insert into steps select run_id, path, iteration, seq, name, fence, data, at, 1, null from steps_2;
+        drop table steps_2;
+        drop table waits;
+        create table waits (
+            run_id text not null, path text not null, iteration integer not null, number integer not null,
+            seq integer not null, kind text not null, wake_at double, data text not null, carry blob, outcome text,
+            payload blob, at double, primary key (run_id, path, iteration)
+        ) without rowid;
+        create table outbox (
+            run_id text not null, path text not null, number integer not null, position integer not null,
+            message blob not null, shown text not null, tries integer not null, due double,
+            primary key (run_id, path, number, position)
+        );
+        create index outbox_due on outbox (due) where due is not null
     """,  # noqa: S608 - constants only
 }
 """The statements, divided by semicolons, that change the tables of the version before to each version."""

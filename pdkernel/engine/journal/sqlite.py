@@ -1,14 +1,16 @@
 """
 The journal on SQLite: `Statements`, `JournalWriter` and `JournalReader` combined as the journal of one executor.
 
-The journal may share the project's file, and several processes may open it.
+The journal may share the project's file, and several processes may open it. Each executor holds a lock on a file of its own;
+the operating system releases the lock when the process ends, however it ends. So a free lock means that the executor is dead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
-import platform
 import sqlite3
 from collections.abc import Awaitable, Sequence
 from contextlib import closing
@@ -17,38 +19,97 @@ from pathlib import Path
 from typing import Self
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.reader import JournalReader
-from pdkernel.engine.journal.records import (
-    LEASE_S,
+from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
-    ExecutionQuery,
     FinalStatus,
     NewRun,
+    OutboxRow,
     StepRow,
+    WaitKey,
+    WaitOutcome,
+    WaitResolution,
     WaitRow,
-    encode_definition,
 )
 from pdkernel.engine.journal.statements import Statements
+from pdkernel.engine.journal.text_columns import (
+    ExecutionQuery,
+    encode_definition,
+    hash_definition,
+)
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
+from pdkernel.errors import RequestError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 from pdkernel.project.database import check_schema_version
 from pdkernel.project.sqlite import connect, translate_error
 
+EXCLUSIVE_ORIGINS = ("serve",)
+"""Origins of which one process may open a file at a time: runs of another would be taken for those of a dead process."""
+
+OWN_DELIVERY_S = 60.0
+"""Seconds that the process of a run has to deliver its messages; then another process delivers them."""
+
+
+class ExecutorLocks:
+    """`ExecutorLiveness` by locked files in *folder*."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, int] = {}
+
+    def hold(self, executor_id: str) -> None:
+        """Lock the executor's file."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(self._folder / executor_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        self._held[executor_id] = descriptor
+
+    def release(self, executor_id: str) -> None:
+        """Remove the executor's file. A second call does nothing."""
+        descriptor = self._held.pop(executor_id, None)
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / executor_id).unlink()
+            os.close(descriptor)
+
+    def is_alive(self, executor_id: str) -> bool:
+        """Return whether the executor's file is locked; remove a file that is not."""
+        try:
+            descriptor = os.open(self._folder / executor_id, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            with contextlib.suppress(OSError):
+                (self._folder / executor_id).unlink()
+            return False
+        finally:
+            os.close(descriptor)
+
 
 class SqliteJournal:
     """The journal of one executor on one SQLite file; implements `Journal`."""
 
-    def __init__(self, path: Path, *, executor_id: str, clock: Clock, lease_s: float, quick_s: float) -> None:
-        self.executor_id = executor_id
-        self.lease_s = lease_s
+    def __init__(
+        self, path: Path, *, statements: Statements, liveness: ExecutorLiveness, clock: Clock, quick_s: float
+    ) -> None:
+        self.executor_id = statements.executor_id
+        self._liveness = liveness
         self._clock = clock
-        self._statements = Statements(executor_id)
+        self._statements = statements
         self._writer = JournalWriter(path, max_inline_commit_s=quick_s)
         self._history = JournalReader(path)
-        self._versions: dict[tuple[str, str], int] = {}
-        self._unawaited = False
+        self._definition_keys: dict[str, str] = {}
         self._active_run_ids: set[str] = set()
 
     @classmethod
@@ -58,8 +119,8 @@ class SqliteJournal:
         *,
         clock: Clock = SYSTEM_CLOCK,
         ids: IdGenerator = RANDOM_IDS,
-        slot: str | None = None,
-        lease_s: float = LEASE_S,
+        origin: str = "terminal",
+        liveness: ExecutorLiveness | None = None,
         max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
     ) -> Self:
         """
@@ -69,24 +130,25 @@ class SqliteJournal:
             path: The project's SQLite file, or another file.
             clock: For every time stamp.
             ids: For the executor's id.
-            slot: The name of this process, or None for machine name and process id.
-            lease_s: Seconds that a lease lasts after a heartbeat.
+            origin: What this executor is: `serve`, `notebook`, `terminal` or `python`. It continues runs of its origin.
+            liveness: Shows that the executor lives; None locks a file in the folder `executors-NAME` beside it.
             max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
 
         Raises:
             ProjectError: The file cannot be used, or was written by a newer version.
         """
-        executor_id = ids.new("exec_", 20)
-        lease_until = clock.now().timestamp() + lease_s
+        statements = Statements(ids.new("exec_", 20), origin)
+        liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
         with closing(connect(path)) as connection:
             try:
                 _create(connection, path)
-                Statements(executor_id).register_executor(
-                    connection, slot or f"{platform.node()}:{os.getpid()}", lease_until
-                )
+                if origin in EXCLUSIVE_ORIGINS:
+                    _hold_origin(liveness, origin, path)
+                liveness.hold(statements.executor_id)  # before the row: others take an executor without a lock for dead
+                statements.register_executor(connection)
             except sqlite3.Error as fault:
                 raise translate_error(fault, path) from fault
-        return cls(path, executor_id=executor_id, clock=clock, lease_s=lease_s, quick_s=max_inline_commit_s)
+        return cls(path, statements=statements, liveness=liveness, clock=clock, quick_s=max_inline_commit_s)
 
     def __repr__(self) -> str:
         return f"SqliteJournal({self.executor_id})"
@@ -96,16 +158,17 @@ class SqliteJournal:
         """The number of transactions so far; one transaction may hold several writes."""
         return self._writer.commits
 
-    async def deploy_definition(self, workflow: Workflow) -> int:
-        """Return the version number of the workflow's definition; equal definitions have the same number."""
-        key = (workflow.name, workflow.version)
-        if key not in self._versions:
-            definition = encode_definition(workflow)
-            self._versions[key] = await self._writer.write(
-                lambda connection: self._statements.deploy_definition(connection, workflow.name, definition),
-                is_compound=True,
+    async def store_definition(self, workflow: Workflow) -> str:
+        """Store the workflow's definition, which runs need to be continued, and return its hash."""
+        key = self._definition_keys.get(workflow.version)
+        if key is None:
+            content = encode_definition(workflow)
+            key = hash_definition(content)
+            await self._writer.write(
+                lambda connection: self._statements.store_definition(connection, key, workflow.name, content)
             )
-        return self._versions[key]
+            self._definition_keys[workflow.version] = key
+        return key
 
     async def accept_run(self, run: NewRun) -> bool:
         """Record the run: running, with this executor as the owner and fence 1; with a queue, ready and without owner."""
@@ -132,56 +195,60 @@ class SqliteJournal:
         last_step: StepRow | None = None,
         event: str | None = None,
         ended: float | None = None,
-        wait: bool = True,
+        outbox: Sequence[OutboxRow] = (),
     ) -> Awaitable[bool]:
-        """
-        Submit the run's end with *last_step*. The result is False if the claim is lost, or the step is already recorded.
-
-        Without *wait*, the result is True before the commit.
-        """
+        """Submit the run's end with *last_step*. The result is False if the claim is lost, or the step is already recorded."""
         now = self._now()
 
         def act(connection: sqlite3.Connection) -> bool:
             if last_step is not None and not self._statements.append_step(connection, claim, last_step, now):
                 return False
-            return self._statements.finish(
+            done = self._statements.finish(
                 connection, claim, status, output, now if ended is None else ended, event=event
             )
+            if done and outbox:
+                self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
+            return done
 
         alone = self._is_alone(claim.run_id)
         self._active_run_ids.discard(claim.run_id)
-        if wait:
-            return self._writer.write(act, is_compound=last_step is not None, commit_now=alone)
-        self._unawaited = True
-        self._writer.write_unawaited(act)
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        done.set_result(True)
-        return done
+        return self._writer.write(act, is_compound=last_step is not None or bool(outbox), commit_now=alone)
 
     def park(
-        self, claim: Claim, wait: WaitRow, *, last_step: StepRow | None = None, event: str | None = None
+        self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
     ) -> Awaitable[bool]:
-        """Submit the run's pause with *last_step*. The result is False if the claim is lost, or the step is already recorded."""
+        """Submit the run's pause. The result is False if the claim is lost."""
         now = self._now()
         self._active_run_ids.discard(claim.run_id)
 
         def act(connection: sqlite3.Connection) -> bool:
-            if last_step is not None and not self._statements.append_step(connection, claim, last_step, now):
-                return False
-            return self._statements.park(connection, claim, wait, event=event)
+            done = self._statements.park(connection, claim, wait, event=event)
+            if done:
+                self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
+            return done
 
         return self._writer.write(act, is_compound=True)
 
-    async def resolve_wait(self, run_id: str, fence: int, outcome: str, payload: str | None = None) -> bool:
-        """Make the paused run ready. Return False if another call was first."""
+    async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:
+        """Record the outcome of a delivery; without *retry_at* it is the last try."""
+        return await self._writer.write(
+            lambda connection: self._statements.record_delivery(connection, run_id, row, shown, retry_at)
+        )
+
+    async def release(self, claim: Claim) -> bool:
+        """Make the run ready for its next attempt. Return False if the claim is lost."""
+        self._active_run_ids.discard(claim.run_id)
+        return await self._writer.write(lambda connection: self._statements.release(connection, claim))
+
+    async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:
+        """End a pause; the first call wins."""
         now = self._now()
         return await self._writer.write(
-            lambda connection: self._statements.resolve_wait(connection, run_id, fence, outcome, payload, now),
-            is_compound=True,
+            lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now), is_compound=True
         )
 
     async def wake_due(self, limit: int = 500) -> int:
-        """Make runs ready whose pause has ended. Return the number of runs."""
+        """End the pauses whose time has come. Return the number of runs."""
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.wake_due(connection, now, limit), is_compound=True
@@ -189,14 +256,21 @@ class SqliteJournal:
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
-        return await self._writer.write(lambda connection: self._statements.claim(connection, run_id))
+        claimed = await self._writer.write(
+            lambda connection: self._statements.claim(connection, run_id), is_compound=True
+        )
+        if claimed is not None:
+            self._active_run_ids.add(run_id)
+        return claimed
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of *queue*, within its limits."""
+        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
         now = self._now()
-        return await self._writer.write(
+        claims = await self._writer.write(
             lambda connection: self._statements.claim_next(connection, queue, limit, now), is_compound=True
         )
+        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
+        return claims
 
     async def set_queue_limits(
         self,
@@ -216,21 +290,37 @@ class SqliteJournal:
         now = self._now()
         return await self._writer.write(lambda connection: self._statements.cancel(connection, run_id, now))
 
-    async def heartbeat(self) -> bool:
-        """Extend this executor's lease. Return False if the lease has expired and was reaped."""
-        until = self._now() + self.lease_s
-        return await self._writer.write(lambda connection: self._statements.heartbeat(connection, until))
-
-    async def reap_expired(self) -> int:
-        """Mark executors with an expired lease as dead and make their runs ready. Return the number of runs."""
+    async def reap_dead(self) -> int:
+        """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
+        executors = await self._history.read(self._statements.living_executors)
+        dead = [executor for executor in executors if not self._liveness.is_alive(executor)]
+        if not dead:
+            return 0
         now = self._now()
         return await self._writer.write(
-            lambda connection: self._statements.reap_expired(connection, now), is_compound=True
+            lambda connection: self._statements.bury(connection, dead, now), is_compound=True
         )
+
+    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return which of *run_ids* are cancelled."""
+        return await self._history.read(
+            lambda connection: [
+                run_id
+                for run_id in run_ids
+                if connection.execute("select 1 from runs where id = ? and status = 'cancelled'", (run_id,)).fetchone()
+            ]
+        )
+
+    async def next_wake(self) -> float | None:
+        """Return when the next pause ends, in seconds since 1970; 0 if a run of this executor's origin is ready; or None."""
+        return await self._history.read(self._statements.next_wake)
+
+    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
+        """Return a run with everything that is recorded of it, without claiming it; or None."""
+        return await self._history.load(run_id)
 
     async def get_execution(self, run_id: str) -> Execution | None:
         """Return the run's current record, or None."""
-        await self._flush_unawaited()
         return await self._history.execution(run_id)
 
     async def list_executions(
@@ -246,7 +336,6 @@ class SqliteJournal:
         before: str | None = None,
     ) -> list[Execution]:
         """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
-        await self._flush_unawaited()
         return await self._history.executions(
             ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
         )
@@ -258,19 +347,26 @@ class SqliteJournal:
     def _close(self) -> None:
         self._writer.close(final_write=self._statements.unregister_executor)
         self._history.close()
+        self._liveness.release(self.executor_id)
+        if self._statements.origin in EXCLUSIVE_ORIGINS:
+            self._liveness.release(self._statements.origin)
 
     def _is_alone(self, run_id: str) -> bool:
         """Return whether no other run waits for the loop while this run writes."""
         return self._active_run_ids <= {run_id}
 
-    async def _flush_unawaited(self) -> None:
-        """Wait for unawaited writes, so that a reader of this journal sees them."""
-        if self._unawaited:
-            self._unawaited = False
-            await self._writer.write(lambda _: True)
-
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+
+def _hold_origin(liveness: ExecutorLiveness, origin: str, path: Path) -> None:
+    try:
+        liveness.hold(origin)
+    except BlockingIOError:
+        raise RequestError(
+            f"Another `pdkernel serve` serves the project in {path}. One process serves a project on SQLite.",
+            fix="Stop the other server, or serve its workflows with it: pdkernel serve SOURCE SOURCE",
+        ) from None
 
 
 def open_journal_reader(path: Path) -> JournalReader:
@@ -296,6 +392,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
     if version == SCHEMA_VERSION:
         return
     check_schema_version(version, path, supported=SCHEMA_VERSION)
+    connection.create_function("hash_definition", 1, _hash_or_none, deterministic=True)
     connection.execute("begin immediate")
     try:
         version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first
@@ -313,6 +410,10 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("rollback")
+
+
+def _hash_or_none(content: str | None) -> str | None:
+    return None if content is None else hash_definition(content)
 
 
 def _ddl() -> Sequence[str]:

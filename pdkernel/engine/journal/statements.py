@@ -10,41 +10,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
+from typing import Any
 
-from pdkernel.engine.journal.records import (
+from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
     Claim,
     ClaimedRun,
     NewRun,
+    OutboxRow,
     StepRow,
+    WaitKey,
+    WaitOutcome,
+    WaitResolution,
     WaitRow,
+)
+from pdkernel.engine.journal.text_columns import (
+    CANCELLED_OUTPUT,
+    EXPIRED_OUTPUT,
+    INTERRUPTED_OUTPUT,
     escape_json_text,
     replace_unstorable,
 )
 
 _EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and alive)"
 _OWNED = f"id = :run and fence = :fence and owner = :me and {_EXECUTOR_ALIVE}"
-_CLAIM_COLUMNS = "id, fence, attempt, workflow, version, event, external_user, environment"
 
 # the SQL is made of constants only; every value is a parameter
 _ACCEPT = (
-    "insert into runs (id, trace_id, workflow, version, event, external_user, environment, status, owner,"
-    " fence, attempt, queue, created)"
-    " select :run, :trace, :workflow, :version, :event, :user, :environment, :status, :owner,"
-    f" :fence, 1, :queue, :created where {_EXECUTOR_ALIVE} on conflict do nothing"
+    "insert into runs (id, trace_id, workflow, definition, event, external_user, environment, status, owner,"
+    " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request)"
+    " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
+    " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request"
+    f" where {_EXECUTOR_ALIVE} on conflict do nothing"
 )
 _APPEND = (
-    "insert into steps (run_id, path, iteration, seq, name, fence, data, at)"  # noqa: S608
-    " select :run, :path, :iteration, :seq, :name, :fence, :data, :at"
+    "insert into steps (run_id, path, iteration, seq, name, fence, data, at, attempt, carry)"  # noqa: S608
+    " select :run, :path, :iteration, :seq, :name, :fence, :data, :at, :attempt, :carry"
     f" from runs where {_OWNED} on conflict do nothing"
 )
 _EVENT = "event = coalesce(:event, event)"
 _FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
-_PARK = f"update runs set status = 'paused', wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
+_PARK = f"update runs set status = :status, wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
+CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created"
+_WAIT_KEY = "run_id = ? and path = ? and iteration = ?"
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
-    f" where id = :run and status = 'ready' and {_EXECUTOR_ALIVE} returning {_CLAIM_COLUMNS}"
+    f" where id = :run and status = 'ready' and {_EXECUTOR_ALIVE}"
+    " returning {CLAIM_COLUMNS}"
 )
+_CONTINUED_ORIGIN = "serve"
+"""Runs of this origin are continued after the end of their process; another process's user watches the run and starts it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +69,19 @@ class Statements:
 
     Attributes:
         executor_id: The executor's id.
+        origin: The origin of the runs that it accepts and continues.
     """
 
     executor_id: str
+    origin: str
 
-    def register_executor(self, connection: Connection, slot: str, lease_until: float) -> bool:
+    def register_executor(self, connection: Connection) -> bool:
         """Insert this executor's row."""
-        connection.execute("insert into executors values (?, ?, ?, true)", (self.executor_id, slot, lease_until))
+        connection.execute("insert into executors values (?, ?, null, true)", (self.executor_id, self.origin))
         return True
 
     def unregister_executor(self, connection: Connection) -> bool:
-        """Delete this executor's row, unless it owns runs: then its lease expires and the runs are reaped."""
+        """Delete this executor's row, unless it owns runs: then it is reaped."""
         done = connection.execute(
             "delete from executors where id = :me"
             " and not exists (select 1 from runs where owner = :me and status = 'running')",
@@ -72,30 +89,15 @@ class Statements:
         )
         return done.rowcount == 1
 
-    def heartbeat(self, connection: Connection, lease_until: float) -> bool:
-        """Extend the lease, unless this executor was marked as dead."""
-        done = connection.execute(
-            "update executors set lease_until = ? where id = ? and alive", (lease_until, self.executor_id)
+    def store_definition(self, connection: Connection, key: str, workflow: str, content: str) -> bool:
+        """Store the definition under its hash."""
+        connection.execute(
+            "insert or ignore into definitions values (?, ?, ?)", (key, replace_unstorable(workflow), content)
         )
-        return done.rowcount == 1
-
-    def deploy_definition(self, connection: Connection, workflow: str, definition: str) -> int:
-        """Return the number of the definition, a new number for a new definition."""
-        name = replace_unstorable(workflow)
-        row = connection.execute(
-            "select version from deployments where workflow = ? and definition = ? order by version desc limit 1",
-            (name, definition),
-        ).fetchone()
-        if row is None:
-            row = connection.execute(
-                "insert into deployments select :name, coalesce(max(version), 0) + 1, :definition"
-                " from deployments where workflow = :name returning version",
-                {"name": name, "definition": definition},
-            ).fetchone()
-        return int(row[0])
+        return True
 
     def accept_run(self, connection: Connection, run: NewRun, now: float) -> bool:
-        """Insert the run: owned, or ready if it has a queue. Refused if the id exists or this executor is dead."""
+        """Insert the run: owned, or ready if it has a queue. Refused if id or key exists, or this executor is dead."""
         queued = run.queue is not None
         done = connection.execute(
             _ACCEPT,
@@ -103,7 +105,7 @@ class Statements:
                 "run": run.id,
                 "trace": run.trace_id,
                 "workflow": replace_unstorable(run.workflow),
-                "version": run.version,
+                "definition": run.definition,
                 "event": escape_json_text(run.event),
                 "user": None if run.external_user is None else replace_unstorable(run.external_user),
                 "environment": run.environment,
@@ -112,6 +114,11 @@ class Statements:
                 "fence": 0 if queued else FIRST_FENCE,
                 "queue": run.queue,
                 "created": now if run.created is None else run.created,
+                "origin": self.origin,
+                "parent": run.parent,
+                "workflow_id": run.workflow_id,
+                "dedupe_key": run.dedupe_key,
+                "request": run.request,
                 "me": self.executor_id,
             },
         )
@@ -137,6 +144,8 @@ class Statements:
                 "fence": claim.fence,
                 "data": escape_json_text(row.data),
                 "at": now,
+                "attempt": claim.attempt,
+                "carry": row.carry,
                 "me": self.executor_id,
             },
         )
@@ -171,14 +180,53 @@ class Statements:
         )
         return done.rowcount == 1
 
+    def fill_outbox(self, connection: Connection, run_id: str, rows: Sequence[OutboxRow], due: float) -> None:
+        """Insert messages, which the caller delivers; another process delivers them if they are not delivered when *due*."""
+        connection.executemany(
+            "insert or ignore into outbox values (?, ?, ?, ?, ?, ?, 0, ?)",
+            [
+                (
+                    run_id,
+                    replace_unstorable(row.path),
+                    row.number,
+                    row.position,
+                    row.message,
+                    escape_json_text(row.shown),
+                    due,
+                )
+                for row in rows
+            ],
+        )
+
+    def record_delivery(
+        self, connection: Connection, run_id: str, row: OutboxRow, shown: str, retry_at: float | None
+    ) -> bool:
+        """Record the outcome of a delivery."""
+        done = connection.execute(
+            "update outbox set shown = ?, tries = tries + 1, due = ?"
+            " where run_id = ? and path = ? and number = ? and position = ? and due is not null",
+            (escape_json_text(shown), retry_at, run_id, replace_unstorable(row.path), row.number, row.position),
+        )
+        return done.rowcount == 1
+
     def park(self, connection: Connection, claim: Claim, wait: WaitRow, *, event: str | None = None) -> bool:
-        """Pause the run if this executor owns it, and insert its wait."""
+        """
+        Pause the run if this executor owns it, and insert its wait.
+
+        If a call has resumed the step before it paused, the run is ready at once.
+        """
+        key = (claim.run_id, replace_unstorable(wait.path), wait.iteration)
+        earlier = connection.execute(
+            f"select outcome, payload, at from waits where {_WAIT_KEY} and number = ?",  # noqa: S608
+            (*key, wait.number),
+        ).fetchone() or (None, None, None)
         done = connection.execute(
             _PARK,
             {
                 "run": claim.run_id,
                 "fence": claim.fence,
-                "wake_at": wait.wake_at,
+                "status": "paused" if earlier[0] is None else "ready",
+                "wake_at": wait.wake_at if earlier[0] is None else None,
                 "event": None if event is None else escape_json_text(event),
                 "me": self.executor_id,
             },
@@ -186,48 +234,89 @@ class Statements:
         if done.rowcount != 1:
             return False
         connection.execute(
-            "insert or replace into waits (run_id, path, iteration, fence, seq, token_hash) values (?, ?, ?, ?, ?, ?)",
-            (claim.run_id, replace_unstorable(wait.path), wait.iteration, claim.fence, wait.seq, wait.token_hash),
+            "insert or replace into waits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *key,
+                wait.number,
+                wait.seq,
+                wait.kind,
+                wait.wake_at,
+                escape_json_text(wait.data),
+                wait.carry,
+                *earlier,
+            ),
         )
         return True
+
+    def release(self, connection: Connection, claim: Claim) -> bool:
+        """Make the run ready for its next attempt if this executor owns it."""
+        done = connection.execute(
+            "update runs set status = 'ready', owner = null, attempt = attempt + 1 where id = ? and fence = ? and owner = ?",
+            (claim.run_id, claim.fence, self.executor_id),
+        )
+        return done.rowcount == 1
 
     def resolve_wait(
-        self, connection: Connection, run_id: str, fence: int, outcome: str, payload: str | None, now: float
-    ) -> bool:
-        """Make the paused run ready and write the outcome of its wait; the first call wins by the run's status."""
-        done = connection.execute(
-            "update runs set status = 'ready', wake_at = null where id = ? and fence = ? and status = 'paused'",
-            (run_id, fence),
-        )
-        if done.rowcount != 1:
-            return False
+        self, connection: Connection, key: WaitKey, outcome: WaitOutcome, payload: bytes | None, now: float
+    ) -> WaitResolution:
+        """End the wait; the first call wins."""
+        row = connection.execute("select status from runs where id = ?", (key.run_id,)).fetchone()
+        status = row[0] if row is not None else None
+        if status not in ("paused", "running", "ready"):
+            return "late"
+        place = (key.run_id, replace_unstorable(key.path), key.iteration)
+        wait = connection.execute(f"select number, outcome from waits where {_WAIT_KEY}", place).fetchone()  # noqa: S608
+        if wait is not None and (wait[0] > key.number or (wait[0] == key.number and wait[1] is not None)):
+            return "late"
+        if outcome == "cancelled":
+            return "done" if self.cancel(connection, key.run_id, now) else "late"
+        if wait is not None and wait[0] == key.number:
+            if status != "paused":
+                return "late"
+            connection.execute(
+                f"update waits set outcome = ?, payload = ?, at = ? where {_WAIT_KEY}",  # noqa: S608
+                (outcome, payload, now, *place),
+            )
+            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (key.run_id,))
+            return "done"
+        recorded = connection.execute(f"select 1 from steps where {_WAIT_KEY}", place).fetchone()  # noqa: S608
+        if recorded is not None or status != "running":
+            return "late"
         connection.execute(
-            "update waits set outcome = ?, payload = ?, at = ? where run_id = ? and fence = ?",
-            (outcome, None if payload is None else escape_json_text(payload), now, run_id, fence),
+            "insert or replace into waits values (?, ?, ?, ?, 0, 'suspend', null, '', null, ?, ?, ?)",
+            (*place, key.number, outcome, payload, now),
         )
-        return True
+        return "early"
 
     def wake_due(self, connection: Connection, now: float, limit: int) -> int:
-        """Make runs ready whose pause has ended, with the outcome `timeout`. Return the number of runs."""
+        """End the pauses whose time has come: the run is ready, or cancelled if nobody has resumed a `suspend`."""
         rows = connection.execute(
-            "select id, fence from runs where status = 'paused' and wake_at <= ? order by wake_at limit ?",
-            (now, limit),
+            "select r.id, w.path, w.iteration, w.kind from runs r join waits w on w.run_id = r.id and w.outcome is null"
+            " and w.wake_at <= ? where r.status = 'paused' and r.wake_at <= ? order by r.wake_at limit ?",
+            (now, now, limit),
         ).fetchall()
-        return sum(self.resolve_wait(connection, run_id, fence, "timeout", None, now) for run_id, fence in rows)
+        for run_id, path, iteration, kind in rows:
+            connection.execute(
+                f"update waits set outcome = 'timeout', at = ? where {_WAIT_KEY}",  # noqa: S608
+                (now, run_id, path, iteration),
+            )
+            if kind == "suspend":
+                self.cancel(connection, run_id, now, output=EXPIRED_OUTPUT)
+            else:
+                connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (run_id,))
+        return len(rows)
 
     def claim(self, connection: Connection, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
-        row = connection.execute(
-            _CLAIM,
-            {"run": run_id, "me": self.executor_id},
-        ).fetchone()
-        return None if row is None else ClaimedRun(Claim(*row[:3]), *row[3:])
+        row = connection.execute(_CLAIM, {"run": run_id, "me": self.executor_id}).fetchone()
+        return None if row is None else load_claimed(connection, row)
 
     def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of the queue, within its limits."""
+        """Claim the oldest ready runs of this executor's origin in the queue, within the queue's limits."""
         free = self._free(connection, queue, limit, now)
         ids = connection.execute(
-            "select id from runs where status = 'ready' and queue is ? order by created, id limit ?", (queue, free)
+            "select id from runs where status = 'ready' and origin = ? and queue is ? order by created, id limit ?",
+            (self.origin, queue, free),
         ).fetchall()
         claims = [claim for (run_id,) in ids if (claim := self.claim(connection, run_id)) is not None]
         connection.executemany(
@@ -260,25 +349,84 @@ class Statements:
         """Set the limits of the queue."""
         connection.execute("insert or replace into limits values (?, ?, ?, ?)", (queue, concurrency, per, period))
 
-    def cancel(self, connection: Connection, run_id: str, now: float) -> bool:
+    def cancel(self, connection: Connection, run_id: str, now: float, *, output: str = CANCELLED_OUTPUT) -> bool:
         """Cancel the run regardless of its owner, whose next write is refused."""
         done = connection.execute(
-            "update runs set status = 'cancelled', ended = ?, owner = null, wake_at = null"
+            "update runs set status = 'cancelled', ended = ?, owner = null, wake_at = null, output = ?"
             " where id = ? and status in ('ready', 'paused', 'running')",
-            (now, run_id),
+            (now, output, run_id),
         )
         return done.rowcount == 1
 
-    def reap_expired(self, connection: Connection, now: float) -> int:
-        """Mark executors with an expired lease as dead and make their runs ready."""
-        dead = connection.execute(
-            "update executors set alive = false where alive and lease_until < ? returning id", (now,)
-        ).fetchall()
-        return sum(
-            connection.execute(
+    def next_wake(self, connection: Connection) -> float | None:
+        """Return when the next pause ends; 0 if a run of this origin is ready; or None."""
+        ready = connection.execute(
+            "select 1 from runs where status = 'ready' and origin = ? and queue is null limit 1", (self.origin,)
+        ).fetchone()
+        if ready is not None:
+            return 0.0
+        row = connection.execute("select min(wake_at) from runs where status = 'paused'").fetchone()
+        return None if row is None else row[0]
+
+    def living_executors(self, connection: Connection) -> Sequence[str]:
+        """Return the ids of the other executors that are not marked as dead."""
+        rows = connection.execute("select id from executors where alive and id <> ?", (self.executor_id,))
+        return [executor for (executor,) in rows]
+
+    def bury(self, connection: Connection, executors: Sequence[str], now: float) -> int:
+        """
+        Mark *executors* as dead. Their served runs are ready for the next attempt; the others end as interrupted.
+
+        Returns:
+            The number of runs that are ready.
+        """
+        ready = 0
+        for executor in executors:
+            connection.execute("update executors set alive = false where id = ?", (executor,))
+            ready += connection.execute(
                 "update runs set status = 'ready', owner = null, attempt = attempt + 1"
-                " where owner = ? and status = 'running'",
-                owner,
+                " where owner = ? and status = 'running' and origin = ?",
+                (executor, _CONTINUED_ORIGIN),
             ).rowcount
-            for owner in dead
-        )
+            connection.execute(
+                "update runs set status = 'error', owner = null, ended = ?, output = ? where owner = ? and status = 'running'",
+                (now, INTERRUPTED_OUTPUT, executor),
+            )
+        connection.execute("delete from executors where not alive")
+        return ready
+
+
+def _exists(connection: Connection, query: str, run_id: str) -> bool:
+    return connection.execute(query, (run_id,)).fetchone() is not None
+
+
+def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
+    """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
+    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created = row
+    content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
+    steps = connection.execute(
+        "select seq, name, data, path, iteration, carry, attempt from steps where run_id = ? order by seq",
+        (run_id,),
+    )
+    waits = connection.execute(
+        "select seq, path, iteration, kind, number, wake_at, data, carry, outcome, payload from waits where run_id = ?"
+        " and not exists (select 1 from steps s where s.run_id = waits.run_id and s.path = waits.path"
+        " and s.iteration = waits.iteration)",
+        (run_id,),
+    )
+    return ClaimedRun(
+        Claim(run_id, fence, attempt),
+        trace_id,
+        content[0] if content is not None else "",
+        event,
+        request,
+        external_user,
+        environment,
+        created,
+        steps=tuple(StepRow(*each) for each in steps),
+        waits=tuple(WaitRow(*each) for each in waits),
+        was_paused=_exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id),
+        sent_paths=frozenset(
+            path for (path,) in connection.execute("select path from outbox where run_id = ?", (run_id,))
+        ),
+    )

@@ -105,10 +105,6 @@ class JournalWriter:
             future.set_exception(closed)
         return future
 
-    def write_unawaited(self, act: WriteFunction) -> None:
-        """Run *act* in one of the next transactions without a future; a failure is logged."""
-        self._take(_Write(act, many=False, future=None), asyncio.get_running_loop(), at_once=False)
-
     def close(self, final_write: WriteFunction) -> None:
         """Commit waiting writes and *final_write*, then end the thread; blocks. A second call does nothing."""
         with self._lock:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from pdkernel.clock import ManualClock
 from pdkernel.engine.journal import Claim, Journal, NewRun, encode_event, encode_output, encode_step
-from pdkernel.engine.journal.records import escape_json_text
+from pdkernel.engine.journal.text_columns import (
+    escape_json_text,
+)
 from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, RunTrigger, StepResult
 from tests.engine.journal.conftest import WORKFLOW, new_run, step_row, wait_row
 

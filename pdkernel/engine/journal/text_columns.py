@@ -1,10 +1,13 @@
 """
-Values of the journal and the JSON in its text columns.
+The JSON in the journal's text columns, and the execution that is built of it.
 
-    deployments.definition   the workflow's JSON, keys sorted: its hash is `Workflow.version`
+    definitions.content      the workflow's JSON, keys sorted: `Workflow.version` is the beginning of its hash
     runs.event               {"event", "context"} and, for a replay, "replay_of"; masked and redacted by the caller.
-                             Until the run's accounts are resolved, {"sealed", "context"}: the encrypted event in Base64
-    steps.data               a `StepResult` as JSON
+                             Without "event" until the run's accounts are resolved
+    runs.request             encrypted by the caller: what an executor needs to run or to continue the run
+    steps.data, waits.data   a `StepResult` as JSON
+    outbox.shown             a `Delivery` as JSON
+    steps.carry, waits.carry encrypted by the caller: what later steps need and `data` does not show
     runs.output              {"response", "error", "steps": {name: status of a step without a row}} and, if present,
                              "sends" and "lookup"
 """
@@ -16,12 +19,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Self, TypeVar, cast
+from typing import TypeVar, cast
 
 from msgspec import UNSET, UnsetType
 
 from pdkernel.clock import format_iso
 from pdkernel.encode import LONE_SURROGATE, JsonStruct, decode_json, encode_json
+from pdkernel.engine.journal.rows import ClaimedRun, RunStatus
 from pdkernel.errors import ProjectError
 from pdkernel.execution import (
     Delivery,
@@ -37,128 +41,7 @@ from pdkernel.execution import (
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, Workflow
 
-RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
-FinalStatus = Literal["success", "error", "exited", "cancelled"]
-
 T = TypeVar("T", bound=JsonStruct)
-
-LEASE_S = 10.0
-"""Seconds that a lease lasts after a heartbeat."""
-
-
-FIRST_FENCE = 1
-"""The fence of the executor that accepted a run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """
-    The right of one executor to write a run; every write names its claim.
-
-    Attributes:
-        run_id: The run's id.
-        fence: Changes with every claim, so that writes of an earlier owner are refused.
-        attempt: If 2 or more, the first step without a row may have run before.
-    """
-
-    run_id: str
-    fence: int
-    attempt: int = 1
-
-    @classmethod
-    def first(cls, run_id: str) -> Self:
-        """The claim of the executor that accepts the run."""
-        return cls(run_id, FIRST_FENCE)
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """
-    The row of a finished step. Its key is (run, path, iteration).
-
-    Attributes:
-        seq: The index in the order of the run's steps.
-        name: The step's name.
-        data: The `encode_step` text.
-        path: The place of the step among branches: the name of a step outside of branches.
-        iteration: 1, or the number of the pass through a loop.
-    """
-
-    seq: int
-    name: str
-    data: str
-    path: str
-    iteration: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """
-    A run for `accept_run`.
-
-    Attributes:
-        id: The run's id; a second run with the same id is refused.
-        trace_id: The id that a run and its replays share.
-        workflow: The name of the deployed workflow.
-        version: The number from `deploy_definition`.
-        event: The `runs.event` text (`encode_event`).
-        external_user: The external user's id, or None.
-        environment: `development` or `production`.
-        queue: The queue in which the run waits, or None to start the run at once.
-        created: Seconds since 1970, or None for now.
-    """
-
-    id: str
-    trace_id: str
-    workflow: str
-    version: int
-    event: str
-    external_user: str | None = None
-    environment: str = "development"
-    queue: str | None = None
-    created: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WaitRow:
-    """
-    The pause of a run in one of its steps. Its key is (run, path, iteration), like that of the step.
-
-    Attributes:
-        seq: The index of the step.
-        path: The path of the step.
-        iteration: The iteration of the step.
-        wake_at: Seconds since 1970, or None to wait for `resolve_wait` only.
-        token_hash: The hash of the token that resumes the run, or None.
-    """
-
-    seq: int
-    path: str
-    iteration: int = 1
-    wake_at: float | None = None
-    token_hash: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
-    """
-    A run that this executor claimed.
-
-    Attributes:
-        claim: The right to write the run.
-        workflow: The workflow's name.
-        version: The number of its definition.
-        event: The `runs.event` text.
-        external_user: The external user's id, or None.
-        environment: `development` or `production`.
-    """
-
-    claim: Claim
-    workflow: str
-    version: int
-    event: str
-    external_user: str | None
-    environment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +90,8 @@ class ExecutionQuery:
 
 
 class _StoredTrigger(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
-    """The `runs.event` text; *sealed* is the encrypted event in Base64."""
+    """The `runs.event` text."""
 
-    sealed: bytes | UnsetType = UNSET
     event: Mapping[str, JSON] | UnsetType = UNSET
     context: Mapping[str, JSON]
     replay_of: str | None = None
@@ -217,7 +99,7 @@ class _StoredTrigger(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class _StoredOutput(JsonStruct, frozen=True, omit_defaults=True):
-    """The `runs.output` text; *steps* holds the statuses of steps without a row."""
+    """The `runs.output` text; *steps* holds the statuses of steps without a row, *sends* the deliveries of earlier versions."""
 
     response: Response | None
     error: ErrorRecord | None
@@ -227,40 +109,54 @@ class _StoredOutput(JsonStruct, frozen=True, omit_defaults=True):
 
 
 class _StoredStep(JsonStruct, frozen=True):
-    """A step of the `deployments.definition` text."""
+    """A step of the `definitions.content` text."""
 
     name: str
     disabled: bool
 
 
 class _StoredDefinition(JsonStruct, frozen=True):
-    """The part of the `deployments.definition` text that an execution shows."""
+    """The part of the `definitions.content` text that an execution shows."""
 
     steps: tuple[_StoredStep, ...]
 
 
 def encode_definition(workflow: Workflow) -> str:
-    """Encode the `deployments.definition` text of *workflow*."""
+    """Encode the `definitions.content` text of *workflow*."""
     return json.dumps(workflow.versioned_content(), sort_keys=True)
 
 
+def hash_definition(content: str) -> str:
+    """Return the key of a `definitions.content` text."""
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def encode_event(
-    event: Mapping[str, JSON] | bytes,
+    event: Mapping[str, JSON] | None,
     context: Mapping[str, JSON],
     *,
     replay_of: str | None = None,
     outbound_enforcement: OutboundEnforcement | None = None,
 ) -> str:
-    """Encode the `runs.event` text; *event* is masked and redacted, or encrypted (bytes)."""
+    """Encode the `runs.event` text; *event* is masked and redacted, or None as long as its secrets are not known."""
     return _encode(
         _StoredTrigger(
-            sealed=event if isinstance(event, bytes) else UNSET,
-            event=UNSET if isinstance(event, bytes) else event,
+            event=UNSET if event is None else event,
             context=context,
             replay_of=replay_of,
             outside_calls=outbound_enforcement,
         )
     )
+
+
+def decode_context(claimed: ClaimedRun) -> Mapping[str, JSON]:
+    """Return `steps.trigger.context` of a claimed run. Raises `ProjectError` if the record is damaged."""
+    return _decode(claimed.claim.run_id, _StoredTrigger, "event", claimed.event).context
+
+
+def decode_step(run_id: str, data: str) -> StepResult:
+    """Decode a `steps.data` or `waits.data` text. Raises `ProjectError` if the record is damaged."""
+    return _decode(run_id, StepResult, "steps", data)
 
 
 def encode_step(result: StepResult) -> str:
@@ -273,11 +169,10 @@ def encode_output(
     response: Response | None = None,
     error: ErrorRecord | None = None,
     steps: Mapping[str, StepStatus] | None = None,
-    sends: Sequence[Delivery] = (),
     lookup: Lookup | None = None,
 ) -> str:
     """Encode the `runs.output` text; *steps* holds the statuses of steps without a row."""
-    return _encode(_StoredOutput(response, error, steps or {}, tuple(sends), lookup))
+    return _encode(_StoredOutput(response, error, steps or {}, lookup=lookup))
 
 
 def escape_json_text(text: str) -> str:
@@ -307,23 +202,24 @@ def to_row_status(status: Status) -> tuple[RunStatus, bool | None]:
             return status, None
 
 
-def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
+def build_execution(run: RunRow, steps: Sequence[str], sends: Sequence[str] = ()) -> Execution:
     """
     Build the `Execution` of a run.
 
     Args:
         run: The run's row.
-        steps: The `steps.data` texts in step order.
+        steps: The `steps.data` texts in step order, and the `waits.data` texts of steps that are not recorded.
+        sends: The `outbox.shown` texts in the order of the messages.
     """
-    trigger = _decode(run, _StoredTrigger, "event", run.event)
-    output = _decode(run, _StoredOutput, "output", run.output) if run.output else _StoredOutput(None, None, {})
-    definition = _decode(run, _StoredDefinition, "definition", run.definition or '{"steps":[]}')
-    results = {result.name: result for result in (_decode(run, StepResult, "steps", text) for text in steps)}
+    trigger = _decode(run.id, _StoredTrigger, "event", run.event)
+    output = _decode(run.id, _StoredOutput, "output", run.output) if run.output else _StoredOutput(None, None, {})
+    definition = _decode(run.id, _StoredDefinition, "definition", run.definition or '{"steps":[]}')
+    results = {result.name: result for result in (_decode(run.id, StepResult, "steps", text) for text in steps)}
     return Execution(
         id=run.id,
         trace_id=run.trace_id,
         workflow=run.workflow,
-        version=hashlib.sha256(run.definition.encode()).hexdigest()[:12] if run.definition else "",
+        version=hash_definition(run.definition)[:12] if run.definition else "",
         status=_to_execution_status(run),
         external_user=run.external_user,
         environment=run.environment,
@@ -331,11 +227,11 @@ def build_execution(run: RunRow, steps: Sequence[str]) -> Execution:
         finished_at=None if run.ended is None else _iso(run.ended),
         attempt=run.attempt,
         replay_of=trigger.replay_of,
-        trigger=RunTrigger(trigger.event or {}, trigger.context, trigger.sealed is not UNSET),
+        trigger=RunTrigger(trigger.event or {}, trigger.context, trigger.event is UNSET),
         steps=_in_order(definition.steps, results, output.steps),
         response=output.response,
         error=output.error,
-        sends=output.sends,
+        sends=(*output.sends, *(_decode(run.id, Delivery, "outbox", shown) for shown in sends)),
         lookup=output.lookup,
         outbound_enforcement=trigger.outside_calls,
     )
@@ -371,12 +267,25 @@ def _encode(stored: JsonStruct) -> str:
     return encode_json(stored).decode()
 
 
-def _decode(run: RunRow, kind: type[T], column: str, text: str) -> T:
-    """Decode a text of *run*'s rows. Raises `ProjectError` if the text is damaged."""
+def _decode(run_id: str, kind: type[T], column: str, text: str) -> T:
+    """Decode a text of a run's rows. Raises `ProjectError` if the text is damaged."""
     try:
         return decode_json(text, kind)
     except (ValueError, RecursionError) as fault:
         raise ProjectError(
-            f"The record of the run {run.id} is damaged: its {column} cannot be read ({fault}).",
+            f"The record of the run {run_id} is damaged: its {column} cannot be read ({fault}).",
             fix="Restore the project's database from a copy.",
         ) from None
+
+
+def _ended(code: str, name: str, message: str) -> str:
+    return encode_output(error=ErrorRecord(code, name, message))
+
+
+CANCELLED_OUTPUT = _ended("cancelled", "Cancelled", "The run was cancelled.")
+EXPIRED_OUTPUT = _ended(
+    "wait_expired", "WaitExpired", "The run was cancelled: nobody resumed the run within the time-out."
+)
+INTERRUPTED_OUTPUT = _ended(
+    "interrupted", "Interrupted", "The process that ran the workflow ended before the run did. Start the run again."
+)

@@ -8,7 +8,13 @@ import re
 import pytest
 from hypothesis import given
 
-from pdkernel.engine.journal.records import RunRow, build_execution, encode_event, encode_output, encode_step
+from pdkernel.engine.journal.text_columns import (
+    RunRow,
+    build_execution,
+    encode_event,
+    encode_output,
+    encode_step,
+)
 from pdkernel.errors import ProjectError
 from pdkernel.execution import (
     AccountUse,

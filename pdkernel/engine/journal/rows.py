@@ -1,0 +1,203 @@
+"""Values of the journal: runs, steps and pauses as they are written and claimed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
+FinalStatus = Literal["success", "error", "exited", "cancelled"]
+
+WaitKind = Literal["delay", "suspend", "rerun"]
+WaitOutcome = Literal["resumed", "cancelled", "timeout"]
+WaitResolution = Literal["done", "early", "late"]
+"""`done`: the wait is over; `early`: the run will not pause in that step; `late`: another call was first, or no such wait."""
+
+FIRST_FENCE = 1
+"""The fence of the executor that accepted a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    The right of one executor to write a run; every write names its claim.
+
+    Attributes:
+        run_id: The run's id.
+        fence: Changes with every claim, so that writes of an earlier owner are refused.
+        attempt: If 2 or more, the first step without a row may have run before.
+    """
+
+    run_id: str
+    fence: int
+    attempt: int = 1
+
+    @classmethod
+    def first(cls, run_id: str) -> Self:
+        """The claim of the executor that accepts the run."""
+        return cls(run_id, FIRST_FENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """
+    The row of a finished step. Its key is (run, path, iteration).
+
+    Attributes:
+        seq: The index in the order of the run's steps.
+        name: The step's name.
+        data: The `encode_step` text.
+        path: The place of the step among branches: the name of a step outside of branches.
+        iteration: 1, or the number of the pass through a loop.
+        carry: What later steps need and *data* does not show, encrypted; or None.
+        attempt: The run's attempt that recorded the step.
+    """
+
+    seq: int
+    name: str
+    data: str
+    path: str
+    iteration: int = 1
+    carry: bytes | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """
+    A run for `accept_run`.
+
+    Attributes:
+        id: The run's id; a second run with the same id is refused.
+        trace_id: The id that a run and its replays share.
+        workflow: The workflow's name.
+        definition: The hash from `store_definition`.
+        event: The `runs.event` text (`encode_event`).
+        request: What an executor needs to run or to continue the run, encrypted; None if the run cannot be continued.
+        external_user: The external user's id, or None.
+        environment: `development` or `production`.
+        queue: The queue in which the run waits, or None to start the run at once.
+        created: Seconds since 1970, or None for now.
+        parent: The id of the run whose step triggered this run, or None.
+        workflow_id: The workflow's public id (`p_...`), or None.
+        dedupe_key: A second run with the same key is refused; or None.
+    """
+
+    id: str
+    trace_id: str
+    workflow: str
+    definition: str
+    event: str
+    request: bytes | None = None
+    external_user: str | None = None
+    environment: str = "development"
+    queue: str | None = None
+    created: float | None = None
+    parent: str | None = None
+    workflow_id: str | None = None
+    dedupe_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRow:
+    """
+    The pause of a run in one of its steps. Its key is (run, path, iteration), like that of the step.
+
+    The step itself is recorded when the pause is over.
+
+    Attributes:
+        seq: The index of the step.
+        path: The path of the step.
+        iteration: The iteration of the step.
+        kind: What happens after the pause: `delay` goes on, `rerun` runs the step again, and `suspend` goes on if the run
+            is resumed, and ends the run as cancelled at *wake_at*.
+        number: The number of the step's pause: 1, or the number of the run of a step that reruns.
+        wake_at: Seconds since 1970, or None to wait for `resolve_wait` only.
+        data: The `encode_step` text of the step so far.
+        carry: What the run needs to go on and *data* does not show, encrypted; or None.
+        outcome: How the pause ended, or None.
+        payload: What the call that ended the pause passed on, encrypted; or None.
+    """
+
+    seq: int
+    path: str
+    iteration: int = 1
+    kind: WaitKind = "delay"
+    number: int = 1
+    wake_at: float | None = None
+    data: str = ""
+    carry: bytes | None = None
+    outcome: WaitOutcome | None = None
+    payload: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """
+    A message that a step queued with `$.send`: recorded with the run's end or pause, and delivered after that.
+
+    Attributes:
+        path: The path of the step.
+        number: The number of the step's run, for a step that reruns.
+        position: The index among the messages of that run of the step.
+        message: The message, encrypted.
+        shown: The `Delivery` as JSON; before the delivery its outcome is `waiting`.
+    """
+
+    path: str
+    number: int
+    position: int
+    message: bytes
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitKey:
+    """
+    Names one pause of a run.
+
+    Attributes:
+        run_id: The run's id.
+        path: The path of the step.
+        iteration: The iteration of the step.
+        number: The number of the step's pause, as in `WaitRow`.
+    """
+
+    run_id: str
+    path: str
+    iteration: int = 1
+    number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """
+    A run that this executor claimed, with everything that is recorded of it.
+
+    Attributes:
+        claim: The right to write the run.
+        trace_id: The id that a run and its replays share.
+        definition: The `definitions.content` text.
+        event: The `runs.event` text.
+        request: The `NewRun.request` of the run.
+        external_user: The external user's id, or None.
+        environment: `development` or `production`.
+        created: Seconds since 1970.
+        steps: The recorded steps in order.
+        waits: The pauses of steps that are not recorded.
+        was_paused: Whether the run has paused before.
+        sent_paths: The paths of steps whose messages are in the outbox.
+    """
+
+    claim: Claim
+    trace_id: str
+    definition: str
+    event: str
+    request: bytes | None
+    external_user: str | None
+    environment: str
+    created: float
+    steps: tuple[StepRow, ...] = ()
+    waits: tuple[WaitRow, ...] = ()
+    was_paused: bool = False
+    sent_paths: frozenset[str] = frozenset()

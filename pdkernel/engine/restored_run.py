@@ -1,0 +1,239 @@
+"""
+The state of a run that an executor continues: recorded steps, the pause that has ended, and what the record does not show.
+
+`data` of a row is redacted; `carry` is the encrypted rest: exports with their secrets, queued messages and the response.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pdkernel.encode import JsonStruct, encode_json
+from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
+from pdkernel.engine.journal import Claim, ClaimedRun, StepRow, WaitRow, decode_context, decode_step
+from pdkernel.engine.run_request import RunRequest, decode_request
+from pdkernel.errors import ProjectError
+from pdkernel.execution import StepResult
+from pdkernel.identity import parse_environment
+from pdkernel.model import JSON, Workflow
+from pdkernel.project import Vault
+from pdkernel.redaction import Secret, get_redactor
+from pdkernel.workers import Effect, StepOutcome
+
+RESUME_DATA = "$resume_data"
+"""The export of a resumed step that holds the body of the call of its `resume_url`."""
+
+
+class Carry(JsonStruct, frozen=True, omit_defaults=True):
+    """
+    What later steps need of a step and its record does not show.
+
+    Attributes:
+        exports: The exports, if the record has placeholders in them; or None.
+        secrets: Ref and value of each secret in *exports*: an account may have other credentials by now.
+        sends: Messages that the step queued.
+        response: The response to the caller, if the step made it.
+        context: For a pause by `rerun`, the value for the step's next run.
+    """
+
+    exports: Mapping[str, JSON] | None = None
+    secrets: tuple[tuple[str, str], ...] = ()
+    sends: tuple[Effect, ...] = ()
+    response: HttpResponse | None = None
+    context: JSON = None
+
+
+@dataclass(frozen=True)
+class RestoredStep:
+    """
+    A step that an earlier executor has run.
+
+    Attributes:
+        result: The step's record.
+        exports: The exports, not redacted.
+        sends: Queued messages that are not in the outbox yet.
+        response: The response that the step made, or None.
+    """
+
+    result: StepResult
+    exports: Mapping[str, JSON]
+    sends: tuple[Effect, ...] = ()
+    response: HttpResponse | None = None
+
+
+@dataclass(frozen=True)
+class RestoredPause:
+    """
+    A pause that has ended.
+
+    Attributes:
+        step: The step that paused.
+        is_rerun: Whether the step runs again.
+        number: The number of the step's run that paused.
+        context: For a rerun, the context that it passed on.
+        payload: The body of the call that resumed the run, or None.
+    """
+
+    step: RestoredStep
+    is_rerun: bool
+    number: int
+    context: JSON = None
+    payload: JSON = None
+
+
+@dataclass(frozen=True)
+class RestoredRun:
+    """
+    The state in which an executor starts or continues a run.
+
+    Attributes:
+        claim: The right to write the run.
+        trace_id: The id that a run and its replays share.
+        context: `steps.trigger.context`.
+        created: The start of the run in seconds since 1970, or None for a new run.
+        steps: The recorded steps by path.
+        pause: The pause that has ended, or None.
+        interruptions: How often the first step without a record was interrupted.
+        response: The response that the caller has received, or None.
+        secrets: The secrets in exports of recorded steps.
+    """
+
+    claim: Claim
+    trace_id: str
+    context: Mapping[str, JSON]
+    created: float | None = None
+    steps: Mapping[str, RestoredStep] = field(default_factory=dict)
+    pause: RestoredPause | None = None
+    interruptions: int = 0
+    response: HttpResponse | None = None
+    secrets: tuple[Secret, ...] = ()
+
+    @property
+    def done_steps(self) -> frozenset[str]:
+        """The steps that need not run."""
+        paused = [self.pause.step.result.name] if self.pause is not None and not self.pause.is_rerun else []
+        return frozenset([*self.steps, *paused])
+
+
+def seal_request(text: str, run_id: str, vault: Vault) -> bytes:
+    """Encrypt a text of `encode_request` for the run's row."""
+    return vault.seal(text, f"runs/{run_id}/request")
+
+
+def seal_carry(carry: Carry, run_id: str, path: str, vault: Vault) -> bytes:
+    """Encrypt the carry of a step or a pause."""
+    return vault.seal_json(carry, f"runs/{run_id}/carry/{path}")
+
+
+def build_carry(
+    result: StepResult,
+    outcome: StepOutcome,
+    secrets: Sequence[Secret],
+    *,
+    response: HttpResponse | None,
+    context: JSON = None,
+) -> Carry | None:
+    """
+    Return what the record of a step does not show, or None if it shows everything.
+
+    Args:
+        result: The step's redacted record.
+        outcome: The step's outcome.
+        secrets: The secrets of the run.
+        response: The response that the step made, or None.
+        context: For a pause by `rerun`, the context that it passes on.
+    """
+    exports, sends = outcome.exports, outcome.queued_sends
+    hidden = any(result.exports.get(name) is not value for name, value in exports.items())
+    if not hidden and not sends and response is None and context is None:
+        return None
+    if not hidden:
+        return Carry(None, (), sends, response, context)
+    found = get_redactor(*secrets).find_secrets(encode_json(exports).decode())
+    contained = tuple((secret.ref, secret.value) for secret in secrets if secret.ref in found)
+    return Carry(exports, contained, sends, response, context)
+
+
+def restore_request(claimed: ClaimedRun, vault: Vault) -> tuple[RunRequest, bool]:
+    """
+    Decrypt the request of a claimed run.
+
+    Returns:
+        As `decode_request`.
+
+    Raises:
+        ProjectError: The run cannot be continued: its request or its definition is missing or damaged, or the key has
+            changed.
+    """
+    run_id = claimed.claim.run_id
+    if claimed.request is None or not claimed.definition:
+        raise ProjectError(
+            f"The run {run_id} cannot be continued: its record has no request.", fix="Start the workflow again."
+        )
+    text = vault.unseal(claimed.request, f"runs/{run_id}/request")
+    try:
+        workflow = Workflow.from_versioned_content(json.loads(claimed.definition))
+        return decode_request(
+            text,
+            workflow=workflow,
+            external_user_id=claimed.external_user,
+            environment=parse_environment(claimed.environment),
+            run_ids=(run_id, claimed.trace_id),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as fault:
+        raise ProjectError(
+            f"The run {run_id} cannot be continued: its request is damaged ({type(fault).__name__}).",
+            fix="Restore the project's database from a copy, or start the workflow again.",
+        ) from None
+
+
+def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
+    """
+    Build the state of a claimed run.
+
+    Raises:
+        ProjectError: A row is damaged, or was encrypted with another key.
+    """
+    run_id = claimed.claim.run_id
+    rows: Sequence[StepRow | WaitRow] = [*claimed.steps, *claimed.waits]
+    restored = {row.path: _restore_step(row, run_id, claimed, vault) for row in rows if row.data}
+    response = next((step.response for step, _ in restored.values() if step.response is not None), None)
+    if response is None and claimed.was_paused:
+        response = NO_RESPONSE_BEFORE_PAUSE
+    return RestoredRun(
+        claimed.claim,
+        claimed.trace_id,
+        decode_context(claimed),
+        claimed.created,
+        steps={row.path: restored[row.path][0] for row in claimed.steps},
+        pause=next(
+            (_restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data), None
+        ),
+        interruptions=claimed.claim.attempt - max((row.attempt for row in claimed.steps), default=1),
+        response=response,
+        secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
+    )
+
+
+def _restore_step(row: StepRow | WaitRow, run_id: str, claimed: ClaimedRun, vault: Vault) -> tuple[RestoredStep, Carry]:
+    result = decode_step(run_id, row.data)
+    carry = Carry()
+    if row.carry is not None:
+        carry = vault.unseal_json(row.carry, f"runs/{run_id}/carry/{row.path}", Carry)
+    sends = () if row.path in claimed.sent_paths else carry.sends
+    exports = result.exports if carry.exports is None else carry.exports
+    return RestoredStep(result, exports, sends, carry.response), carry
+
+
+def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, vault: Vault) -> RestoredPause:
+    payload: JSON = None
+    if row.payload is not None:
+        payload = json.loads(vault.unseal(row.payload, f"runs/{run_id}/payload/{row.path}"))
+    return RestoredPause(step, row.kind == "rerun", row.number, carry.context, payload)
+
+
+def seal_payload(payload: JSON, run_id: str, path: str, vault: Vault) -> bytes:
+    """Encrypt the body of a call that resumes a run."""
+    return vault.seal_json(payload, f"runs/{run_id}/payload/{path}")
