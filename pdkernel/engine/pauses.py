@@ -6,9 +6,12 @@ Without a server there are three modes: wait for the end of the pause, go on at 
 
 from __future__ import annotations
 
+import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pdkernel.engine.journal import WaitKey
 from pdkernel.execution import StepResult
 from pdkernel.model import JSON
 from pdkernel.workers import Pause
@@ -88,18 +91,59 @@ def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name:
     return PauseDecision("again" if again else "go_on", seconds, f"{what}: the run waits.")
 
 
-def build_flow_urls(base: str | None, *, run_id: str, step: str) -> dict[str, str]:
+FLOW_URL_PATH = "/-/{verb}/{run_id}/{path}/{number}"
+"""The path of a URL that resumes or cancels a run; *number* is `ITERATION.NUMBER.TOKEN`."""
+
+FlowVerb = Literal["resume", "cancel"]
+
+
+def build_flow_urls(base: str | None, key: WaitKey, sign: Callable[[str], str]) -> dict[str, str]:
     """
     Build `resume_url` and `cancel_url` of a step in a run.
 
+    Each has its own token, so neither the run's id nor the other URL opens it. The tokens follow from the project's key: a
+    repeated step has the same URLs, and the ones that its earlier attempt sent stay valid.
+
     Args:
         base: The URL of the endpoint, or None if the workflow is not served.
-        run_id: The run's id.
-        step: The step's name.
+        key: The pause.
+        sign: `Vault.sign`.
     """
-    # parity[pause-urls]: without a server the two URLs name a host that cannot exist (RFC 2606), so no host gets the call
-    base = base or "https://not-served.invalid"
-    return {f"{verb}_url": f"{base}/{verb}/{run_id}/{step}" for verb in ("resume", "cancel")}
+    if base is None:
+        # parity[pause-urls]: without a server the two URLs name a host that cannot exist (RFC 2606), so no host gets the call
+        return {f"{verb}_url": f"https://not-served.invalid/{verb}/{key.run_id}/{key.path}" for verb in _VERBS}
+    return {
+        f"{verb}_url": base
+        + FLOW_URL_PATH.format(
+            verb=verb,
+            run_id=key.run_id,
+            path=key.path,
+            number=f"{key.iteration}.{key.number}.{_sign_wait(verb, key, sign)}",
+        )
+        for verb in _VERBS
+    }
+
+
+def verify_flow_url(verb: FlowVerb, run_id: str, path: str, number: str, sign: Callable[[str], str]) -> WaitKey | None:
+    """Return the pause that a URL of `build_flow_urls` names; None if its token is wrong."""
+    match number.split(".", 2):
+        case [iteration, count, token] if _is_count(iteration) and _is_count(count):
+            key = WaitKey(run_id, path, int(iteration), int(count))
+            expected = _sign_wait(verb, key, sign)
+            return key if hmac.compare_digest(token.encode("utf-8", "replace"), expected.encode()) else None
+        case _:
+            return None
+
+
+_VERBS: tuple[FlowVerb, ...] = ("resume", "cancel")
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
+def _sign_wait(verb: FlowVerb, key: WaitKey, sign: Callable[[str], str]) -> str:
+    return sign(f"{verb}/{key.run_id}/{key.path}/{key.iteration}/{key.number}")
 
 
 def format_duration(seconds: float) -> str:

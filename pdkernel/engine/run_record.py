@@ -183,6 +183,10 @@ class RunRecord:
         self._execution = None
         self.publish()
 
+    def sign(self, text: str) -> str:
+        """Sign a URL of the run with the project's key; a run that is not recorded has no URLs, and its text stays."""
+        return text if self._vault is None else self._vault.sign(text)
+
     @property
     def is_handed_over(self) -> bool:
         """Whether a cancelled run is left to another executor."""

@@ -16,6 +16,7 @@ from pdkernel.clock import Clock
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
 from pdkernel.engine.deliveries import find_send_problem
+from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.json_limits import describe_inexact_number
 from pdkernel.engine.limits import check_export_depth, memory_limit_mb, suggest_longer_timeout, warn_near_limits
 from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explained
@@ -163,7 +164,11 @@ class StepExecutor:
             call_context=build_call_binding(run, step.name, recorder.add_outbound_call),
             store_names=stores,
             services=self._services(run, step, stores),
-            flow_urls=build_flow_urls(run.request.base_url, run_id=run.record.run_id, step=step.name),
+            flow_urls=build_flow_urls(
+                run.request.base_url,
+                WaitKey(run.record.run_id, step.name, number=rerun_state.run_number),
+                run.record.sign,
+            ),
             component=action.component.file if action else None,
             before_start=run.record.flush,
         )

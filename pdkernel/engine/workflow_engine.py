@@ -20,14 +20,16 @@ from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter
-from pdkernel.engine.journal import ClaimedRun, Journal, SqliteJournal, encode_output
+from pdkernel.engine.journal import ClaimedRun, Journal, SqliteJournal, WaitKey, WaitResolution, encode_output
 from pdkernel.engine.mail import parse_mail_settings
-from pdkernel.engine.restored_run import restore_request, restore_run
+from pdkernel.engine.pauses import FlowVerb
+from pdkernel.engine.restored_run import restore_request, restore_run, seal_payload
 from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.identity import Directory
+from pdkernel.model import JSON
 from pdkernel.project import Project
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.source import sibling_workflow_finder
@@ -166,6 +168,11 @@ class WorkflowEngine:
             idempotency=self._project.idempotency if sends_once else None,
             find_workflow=None if request.source_path is None else sibling_workflow_finder(request.source_path),
         )
+
+    async def resolve_wait(self, key: WaitKey, verb: FlowVerb, payload: JSON = None) -> WaitResolution:
+        """Resume or cancel the run that pauses at *key*; *payload* is the body of the call that resumes it."""
+        sealed = None if payload is None else seal_payload(payload, key.run_id, key.path, self._project.vault)
+        return await self.journal.resolve_wait(key, "resumed" if verb == "resume" else "cancelled", sealed)
 
     async def continue_run(
         self, claimed: ClaimedRun, watcher: RunWatcher = NOBODY, *, policy: OutboundPolicy | None = None

@@ -11,20 +11,30 @@ import binascii
 import hashlib
 import hmac
 import html
+from collections.abc import Mapping
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.encode import encode_json
-from pdkernel.execution import UNFINISHED_STATUSES
+from pdkernel.encode import JsonStruct, decode_json, encode_json
+from pdkernel.engine.journal import ClaimedRun
+from pdkernel.engine.pauses import FLOW_URL_PATH, FlowVerb, verify_flow_url
+from pdkernel.execution import UNFINISHED_STATUSES, Execution
+from pdkernel.model import JSON
 from pdkernel.render import timeline
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.client_address import is_from_this_machine
+from pdkernel.server.endpoint.request_body import NO_BODY, BodyError, BodyTooLargeError, read_body
 from pdkernel.server.host_names import is_loopback_name
 
+_VERBS: tuple[FlowVerb, ...] = ("resume", "cancel")
+_FORM_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
@@ -39,8 +49,10 @@ def routes() -> list[BaseRoute]:
         Route("/-/live", live, methods=["GET"]),
         Route("/-/ready", ready, methods=["GET"]),
         Route("/-/runs/{run_id}", run_page, methods=["GET"]),
-        Route("/cancel/{run_id}/{step}", cancel, methods=["GET", "POST"]),
-        Route("/resume/{run_id}/{step}", resume, methods=["GET", "POST"]),
+        *(
+            Route(FLOW_URL_PATH.replace("{verb}", verb), partial(flow_url, verb), methods=["GET", "POST"])
+            for verb in _VERBS
+        ),
     ]
 
 
@@ -81,20 +93,66 @@ async def run_page(request: Request) -> Response:
     return HTMLResponse(page, headers=_HEADERS)
 
 
-async def cancel(request: Request) -> Response:
-    """A step's `cancel_url`: the run ends as cancelled. The URL itself is the authorization."""
-    found = await get_state(request.app).runs.cancel(request.path_params["run_id"])
-    text = "The run is cancelled.\n" if found else "There is no such run in progress.\n"
-    return PlainTextResponse(text, status_code=200 if found else 404, headers=_HEADERS)
+async def flow_url(verb: FlowVerb, request: Request) -> Response:
+    """
+    A step's `resume_url` or `cancel_url`. The URL itself is the authorization.
+
+    A POST decides, and its body becomes the step's `$resume_data`. A GET only shows a page with a button, because mail
+    clients and link previews follow links; it decides if the workflow has `resume_on_get`.
+    """
+    # parity[resume-get]: on the platform any request to the URL resumes the run
+    state, params = get_state(request.app), request.path_params
+    context = state.context
+    key = verify_flow_url(verb, params["run_id"], params["path"], params["number"], context.project.vault.sign)
+    found = None if key is None else await context.engine.journal.load_run(key.run_id)
+    if key is None or found is None:
+        return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
+    if request.method != "POST" and not _resumes_on_get(found[1]):
+        return _flow_page(verb, found[0])
+    try:
+        body = await read_body(request, state.uploads, store_whole=False)
+    except (BodyTooLargeError, BodyError) as fault:
+        status = 413 if isinstance(fault, BodyTooLargeError) else 400
+        return PlainTextResponse(f"{fault}\n", status_code=status, headers=_HEADERS)
+    resolution = await context.engine.resolve_wait(key, verb, None if body is NO_BODY else body)
+    state.runs.dispatch.notify()
+    if verb == "cancel":
+        await state.runs.cancel(key.run_id)
+    if resolution == "late":
+        return PlainTextResponse(_describe_late(found[0]), status_code=409, headers=_HEADERS)
+    done = "The run is cancelled.\n" if verb == "cancel" else "The run goes on.\n"
+    return PlainTextResponse(done, headers=_HEADERS)
 
 
-async def resume(_: Request) -> Response:
-    """A step's `resume_url`, which this version does not support."""
-    return PlainTextResponse(
-        "This version of pdkernel does not resume runs. A delay ends by itself.\n",
-        status_code=501,
-        headers=_HEADERS,
+def _resumes_on_get(claimed: ClaimedRun) -> bool:
+    return decode_json(claimed.definition, _Definition).settings.get("resume_on_get") is True
+
+
+class _Definition(JsonStruct, frozen=True):
+    """The settings of a recorded definition."""
+
+    settings: Mapping[str, JSON]
+
+
+def _describe_late(execution: Execution) -> str:
+    if execution.status in UNFINISHED_STATUSES:
+        return "Another call was first: the run has gone on already.\n"
+    return f"The run has ended already (status: {execution.status}).\n"
+
+
+def _flow_page(verb: FlowVerb, execution: Execution) -> Response:
+    """The page with the button that resumes or cancels a run."""
+    act = "Continue the run" if verb == "resume" else "Cancel the run"
+    waits = execution.status in UNFINISHED_STATUSES
+    button = f'<form method="post"><button>{act}</button></form>' if waits else ""
+    note = "" if waits else f"<p>{html.escape(_describe_late(execution))}</p>"
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{act}</title><style>body{{font-family:system-ui,sans-serif;margin:24px;color-scheme:light dark}}"
+        "button{font:inherit;padding:8px 16px}</style></head>"
+        f"<body><h1>{html.escape(execution.workflow)}</h1>{note}{button}</body></html>"
     )
+    return HTMLResponse(page, headers={**_HEADERS, "content-security-policy": _FORM_POLICY})
 
 
 def _is_local_request(request: Request, context: AppContext) -> bool:

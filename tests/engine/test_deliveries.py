@@ -16,7 +16,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.mail import build_message, parse_mail_settings
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step
@@ -233,8 +233,8 @@ async def test_a_cancelled_run_sends_nothing(runtime: WorkflowEngine, server: Se
         if execution.step("second").logs:
             started.set()
 
-    request = RunRequest(a_workflow(queued, waits), an_event(), parse_policy("live"), on_change=on_change)
-    task = asyncio.create_task(runtime.run(request))
+    request = RunRequest(a_workflow(queued, waits), an_event(), parse_policy("live"))
+    task = asyncio.create_task(runtime.run(request, RunWatcher(on_change=on_change)))
     await asyncio.wait_for(started.wait(), 20)
 
     task.cancel()
@@ -245,14 +245,14 @@ async def test_a_cancelled_run_sends_nothing(runtime: WorkflowEngine, server: Se
 
 
 async def test_a_pause_is_recorded_before_messages_leave(run: Run, project: Project) -> None:
-    """When a message of a pausing run arrives, its pause and the row of its step are on disk: a crash then skips no pause."""
+    """When a message of a pausing run arrives, its pause with the step's result is on disk: a crash then skips no pause."""
     found: list[tuple[str, int]] = []
 
     def answer(_: SentRequest) -> tuple[int, str]:
         with closing(sqlite3.connect(str(project.sqlite_path))) as connection:
             found.extend(
                 connection.execute(
-                    "select status, (select count(*) from steps where run_id = runs.id) from runs"
+                    "select status, (select count(*) from waits where run_id = runs.id and data like '%\"ask\"%') from runs"
                 ).fetchall()
             )
         return 200, "ok"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.egress import parse_policy
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
@@ -284,11 +284,9 @@ async def test_cancelling_ends_the_step_and_keeps_the_record(runtime: WorkflowEn
 async def test_growing_record_is_published(runtime: WorkflowEngine) -> None:
     """`on_change` receives the growing record: first the running step, last the whole run."""
     received: list[Execution] = []
-    request = RunRequest(
-        a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny"), on_change=received.append
-    )
+    request = RunRequest(a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny"))
 
-    execution = await runtime.run(request)
+    execution = await runtime.run(request, RunWatcher(on_change=received.append))
 
     assert received[0].step("one").status == "not_run"
     assert received[0].step("one").started_at is not None
@@ -304,10 +302,8 @@ async def test_output_is_published_while_the_step_runs(runtime: WorkflowEngine) 
             printed.set()
 
     printing = python_step("two", 'import time\nprint("on", flush=True)\ntime.sleep(60)', options="--timeout 60")
-    request = RunRequest(
-        a_workflow(python_step("one"), printing), an_event(), parse_policy("deny"), on_change=on_change
-    )
-    task = asyncio.create_task(runtime.run(request))
+    request = RunRequest(a_workflow(python_step("one"), printing), an_event(), parse_policy("deny"))
+    task = asyncio.create_task(runtime.run(request, RunWatcher(on_change=on_change)))
 
     await asyncio.wait_for(printed.wait(), 20)
 

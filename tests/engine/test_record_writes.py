@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.connect import LocalDirectory
 from pdkernel.engine.journal import SqliteJournal
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
@@ -17,14 +16,33 @@ from pdkernel.project import Project
 from tests.builders import Gate, python_step
 from tests.engine.conftest import Run
 
-TOMORROW = datetime(2126, 1, 1, tzinfo=UTC)
+
+class NobodyElse:
+    """`ExecutorLiveness` for which every other executor is dead."""
+
+    def hold(self, executor_id: str) -> None:
+        """The executor lives."""
+
+    def release(self, executor_id: str) -> None:
+        """The executor ends."""
+
+    def is_alive(self, executor_id: str) -> bool:  # noqa: ARG002
+        """No other executor lives."""
+        return False
+
+
+@pytest.fixture
+async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[WorkflowEngine]:
+    """The engine of a server."""
+    async with await WorkflowEngine.start(project, directory, origin="serve") as started:
+        yield started
 
 
 @pytest.fixture
 async def other(project: Project) -> AsyncIterator[SqliteJournal]:
-    """The journal of another process, for which every lease has expired."""
+    """The journal of another server's process, which takes all others for dead."""
     assert project.sqlite_path is not None
-    journal = SqliteJournal.open(project.sqlite_path, clock=ManualClock(TOMORROW))
+    journal = SqliteJournal.open(project.sqlite_path, origin="serve", liveness=NobodyElse())
     yield journal
     await journal.close()
 
@@ -48,7 +66,7 @@ async def test_a_lost_run_starts_no_further_step(
     if lost == "cancelled":
         assert await other.cancel(run_id)
     else:
-        assert await other.reap_expired() == 1
+        assert await other.reap_dead() == 1
         assert await other.claim(run_id) is not None
     gate.open()
     execution = await task
@@ -64,10 +82,10 @@ async def test_a_lost_run_starts_no_further_step(
 
 
 async def test_a_run_of_a_dead_executor_is_not_acknowledged(run: Run, other: SqliteJournal, tmp_path: Path) -> None:
-    """An executor whose lease was reaped accepts no run: `on_recorded` is not called, and no step starts."""
+    """An executor that was taken for dead accepts no run: `on_recorded` is not called, and no step starts."""
     recorded: list[bool] = []
     after = tmp_path / "after"
-    await other.reap_expired()
+    await other.reap_dead()
 
     execution = await run(
         python_step("one", f"open({str(after)!r}, 'w')\nreturn 1"), on_recorded=lambda: recorded.append(True)

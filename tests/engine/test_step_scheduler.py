@@ -78,7 +78,7 @@ class TestDelay:
         """A cancelled run does not wait for the end of its pause (with the system clock)."""
         async with await WorkflowEngine.start(project, directory) as runtime:
             from pdkernel.egress import parse_policy
-            from pdkernel.engine.run_request import RunRequest
+            from pdkernel.engine.run_request import RunRequest, RunWatcher
             from tests.builders import an_event
 
             paused = asyncio.Event()
@@ -87,9 +87,9 @@ class TestDelay:
                 an_event(),
                 parse_policy("deny"),
                 pause_mode="wait",
-                on_change=lambda execution: paused.set() if execution.status == "paused" else None,
             )
-            task = asyncio.ensure_future(runtime.run(request))
+            watcher = RunWatcher(on_change=lambda execution: paused.set() if execution.status == "paused" else None)
+            task = asyncio.ensure_future(runtime.run(request, watcher))
             await asyncio.wait_for(paused.wait(), 30)
             task.cancel()
             execution = await task

@@ -101,7 +101,9 @@ async def site_of(
         directory = LocalDirectory(project)
         opened = listen("127.0.0.1", 0)
         url = local_url(opened, "127.0.0.1", tls=tls is not None)
-        async with await WorkflowEngine.start(project, directory, max_active_runs=settings.pop("size", 4)) as runtime:
+        async with await WorkflowEngine.start(
+            project, directory, max_active_runs=settings.pop("size", 4), origin="serve"
+        ) as runtime:
             context = AppContext(
                 project=project,
                 directory=directory,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders import a_workflow, python_step
-from tests.server.site import site_of
+from tests.server.site import Site, site_of
 
 ADMIN = "a-token-of-the-admin"
 
@@ -80,18 +83,91 @@ async def test_health_checks(tmp_path: Path) -> None:
     assert (live.status_code, ready.status_code) == (200, 200)
 
 
-async def test_the_cancel_url_ends_a_run(tmp_path: Path) -> None:
-    """A suspended step's cancel_url cancels the run once; the resume_url is answered 501."""
-    workflow = a_workflow(
-        python_step("waits", "pd.respond(status=200, body=pd.flow.suspend(60000), immediate=True)"), response="custom"
-    )
-    async with site_of(tmp_path, workflow) as site:
+ASKS = python_step("ask", "pd.respond(status=200, body=pd.flow.suspend(60000), immediate=True)")
+ANSWERS = python_step("answer", 'return pd.steps["ask"].get("$resume_data")')
+
+
+@asynccontextmanager
+async def a_paused_run(folder: Path, **settings: Any) -> AsyncIterator[tuple[Site, dict[str, str]]]:
+    """A server with a run that waits for its answer, and the run's URLs."""
+    async with site_of(folder, a_workflow(ASKS, ANSWERS, response="custom", **settings)) as site:
         urls = (await site.http.post(site.path())).json()
-        resumed = await site.http.post(urls["resume_url"])
-        cancelled = [(await site.http.get(urls["cancel_url"])).status_code for _ in range(2)]
+        for _ in range(500):
+            (run,) = await site.context.engine.journal.list_executions()
+            if run.status == "paused":
+                break
+            await asyncio.sleep(0.02)
+        yield site, urls
+
+
+async def test_a_post_to_the_resume_url_continues_the_run(tmp_path: Path) -> None:
+    """The run goes on with the body as `$resume_data`, once; a second call is told that it is late."""
+    async with a_paused_run(tmp_path) as (site, urls):
+        first = await site.http.post(urls["resume_url"], json={"approved": True})
+        (run,) = await site.runs()
+        second = await site.http.post(urls["resume_url"], json={"approved": False})
+
+    assert urls["resume_url"].startswith(f"{site.url}/-/resume/{run.id}/ask/")
+    assert (first.status_code, second.status_code) == (200, 409)
+    assert run.status == "success"
+    assert run.step("answer").return_value == {"approved": True}
+    assert run.step("ask").exports["$resume_data"] == {"approved": True}
+
+
+async def test_a_get_of_the_resume_url_shows_a_page(tmp_path: Path) -> None:
+    """A link preview does not decide: a GET shows a page with a button, and the run stays paused."""
+    async with a_paused_run(tmp_path) as (site, urls):
+        page = await site.http.get(urls["resume_url"])
+        (run,) = await site.context.engine.journal.list_executions()
+
+    assert page.status_code == 200
+    assert '<form method="post"><button>Continue the run</button></form>' in page.text
+    assert run.status == "paused"
+
+
+async def test_resume_on_get_lets_a_get_decide(tmp_path: Path) -> None:
+    """With `settings: resume_on_get: true`, a GET resumes the run, as on the platform."""
+    async with a_paused_run(tmp_path, resume_on_get=True) as (site, urls):
+        answer = await site.http.get(urls["resume_url"])
         (run,) = await site.runs()
 
-    assert urls["cancel_url"].startswith(site.url)
-    assert resumed.status_code == 501
-    assert cancelled == [200, 404]
+    assert (answer.status_code, run.status) == (200, "success")
+
+
+async def test_the_cancel_url_ends_a_run(tmp_path: Path) -> None:
+    """A suspended step's `cancel_url` cancels the run once; then the `resume_url` is late."""
+    async with a_paused_run(tmp_path) as (site, urls):
+        cancelled = [(await site.http.post(urls["cancel_url"])).status_code for _ in range(2)]
+        resumed = await site.http.post(urls["resume_url"])
+        (run,) = await site.runs()
+
+    assert cancelled == [200, 409]
+    assert (resumed.status_code, resumed.text) == (409, "The run has ended already (status: cancelled).\n")
     assert run.status == "cancelled"
+
+
+async def test_a_wrong_token_opens_nothing(tmp_path: Path) -> None:
+    """The run's id, the other URL's token or a changed token do not resume a run."""
+    async with a_paused_run(tmp_path) as (site, urls):
+        resume, cancel = (urls[f"{verb}_url"].rpartition("/") for verb in ("resume", "cancel"))
+        wrong = [
+            f"{resume[0]}/{number}"
+            for number in ("1.1.", "1", "1.1.x", cancel[2], resume[2] + "A", "2" + resume[2][1:])
+        ]
+        answers = {(await site.http.post(url)).status_code for url in wrong}
+        (run,) = await site.context.engine.journal.list_executions()
+
+    assert answers == {404}
+    assert run.status == "paused"
+
+
+async def test_the_access_log_hides_the_token(tmp_path: Path) -> None:
+    """The log shows a request to a resume URL without its token."""
+    async with a_paused_run(tmp_path) as (site, urls):
+        await site.http.post(urls["resume_url"])
+        lines = await site.wait_for_lines(2)
+
+    token = urls["resume_url"].rpartition(".")[2]
+    assert len(token) == 22
+    assert token not in "\n".join(lines)
+    assert "/-/resume/" in "\n".join(lines)

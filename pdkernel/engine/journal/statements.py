@@ -56,7 +56,7 @@ _WAIT_KEY = "run_id = ? and path = ? and iteration = ?"
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
     f" where id = :run and status = 'ready' and {_EXECUTOR_ALIVE}"
-    " returning {CLAIM_COLUMNS}"
+    f" returning {CLAIM_COLUMNS}"
 )
 _CONTINUED_ORIGIN = "serve"
 """Runs of this origin are continued after the end of their process; another process's user watches the run and starts it again."""
