@@ -71,8 +71,8 @@ def build_step_context(
             "context": rerun_state.context,
             "callback_request": rerun_state.callback,
         },
-        # parity[attempt]: the platform's steps cannot read whether they were interrupted before
-        "attempt": attempt,
+        # parity[attempt]: on the platform a step cannot read whether an attempt was interrupted
+        **({"attempt": attempt} if attempt > 1 else {}),
     }
 
 

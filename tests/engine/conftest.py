@@ -19,7 +19,6 @@ from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event
 
-
 WATCHER_FIELDS = {field.name for field in fields(RunWatcher)}
 
 

@@ -1,0 +1,300 @@
+"""Runs that another executor continues: recorded steps do not run again, and later steps see what they would have seen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.http_response import HttpResponse
+from pdkernel.engine.journal import ClaimedRun, WaitKey
+from pdkernel.engine.run_request import RunRequest, RunWatcher
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.model import Step, Workflow
+from pdkernel.project import Project
+from pdkernel.source import sibling_workflow_finder
+from tests.builders import Gate, a_workflow, an_event, node_step, python_step
+from tests.notebook_files import notebook_of
+
+Continue = Callable[..., Awaitable[Execution]]
+
+
+@pytest.fixture
+async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[WorkflowEngine]:
+    """The engine of a server."""
+    async with await WorkflowEngine.start(project, directory, origin="serve") as started:
+        yield started
+
+
+@pytest.fixture
+def start(runtime: WorkflowEngine, tmp_path: Path) -> Continue:
+    """Runs steps as a served run, until its end or its first pause."""
+
+    async def run(
+        *what: Workflow | Step, hands_over: Callable[[], bool] = lambda: False, event: Any = None, **choices: Any
+    ) -> Execution:
+        workflow = what[0] if isinstance(what[0], Workflow) else a_workflow(*(s for s in what if isinstance(s, Step)))
+        request = RunRequest(
+            workflow, event or an_event(), parse_policy("deny"), folder=tmp_path, pause_mode="park", **choices
+        )
+        return await runtime.run(request, RunWatcher(hands_over=hands_over))
+
+    return run
+
+
+@pytest.fixture
+def go_on(runtime: WorkflowEngine) -> Continue:
+    """Continues the only ready run of the journal."""
+
+    async def continue_run(**watching: Any) -> Execution:
+        await runtime.journal.wake_due()
+        (claimed,) = await runtime.journal.claim_next()
+        return await runtime.continue_run(claimed, RunWatcher(**watching))
+
+    return continue_run
+
+
+async def resume(runtime: WorkflowEngine, run: Execution, step: str, payload: Any = None) -> None:
+    """Resume the pause of *step*."""
+    assert await runtime.resolve_wait(WaitKey(run.id, step), "resume", payload) == "done"
+
+
+async def interrupt(start: Continue, gate: Gate, *steps: Step, **choices: Any) -> Execution:
+    """Run *steps* until the gate, then end the process's part of the run as a shutdown does."""
+    task = asyncio.ensure_future(start(*steps, hands_over=lambda: True, **choices))
+    await gate.wait_until_reached()
+    task.cancel()
+    return await task
+
+
+async def test_recorded_steps_do_not_run_again(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """A continued run restores exports of recorded steps, and starts with the step after the pause."""
+    log = tmp_path / "log"
+    count = f"open({str(log)!r}, 'a').write('x')\n"
+    paused = await start(
+        python_step("one", f"{count}return {{'list': [1, 'ä', None]}}"),
+        python_step("ask", f"{count}pd.flow.suspend(60000)\nreturn 'asked'"),
+        python_step("last", f"{count}return [pd.steps['one']['$return_value'], pd.steps['ask']]"),
+    )
+    before = log.read_text()
+
+    await resume(runtime, paused, "ask", {"approved": True})
+    execution = await go_on()
+
+    assert (paused.status, before, log.read_text()) == ("paused", "xx", "xxx")
+    assert execution.status == "success"
+    assert execution.step("last").return_value == [
+        {"list": [1, "ä", None]},
+        {"$return_value": "asked", "$resume_data": {"approved": True}},
+    ]
+    assert (execution.id, execution.trace_id) == (paused.id, paused.trace_id)
+    assert execution.started_at == paused.started_at
+    assert await runtime.journal.get_execution(execution.id) == execution
+
+
+async def test_the_event_of_a_continued_run_is_not_redacted(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue
+) -> None:
+    """After a pause a step can check the signature header of the event, which the record masks."""
+    event = an_event(headers={"x-hub-signature-256": "sha256=0123456789abcdef", "authorization": "Bearer abcdefgh123"})
+    paused = await start(
+        node_step("ask", "$.flow.suspend(60000)"),
+        python_step("check", "h = pd.steps['trigger']['event']['headers']\nreturn [len(h[k]) for k in sorted(h)]"),
+        event=event,
+    )
+
+    await resume(runtime, paused, "ask")
+    execution = await go_on()
+
+    assert execution.step("check").return_value == [len("Bearer abcdefgh123"), len("sha256=0123456789abcdef")]
+    assert "0123456789abcdef" not in json.dumps(execution.to_json())
+
+
+async def test_an_export_with_a_secret_is_restored(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, connect: Callable[..., str], directory: LocalDirectory
+) -> None:
+    """A step after the pause gets the token that an earlier step exported, although the account has another one by now."""
+    account = connect("ada", "xoxb-first-0123456789")
+    paused = await start(
+        python_step("token", "return pd.inputs['slack']['$auth']['oauth_access_token']", options="--app slack"),
+        node_step("ask", "$.flow.suspend(60000)"),
+        python_step(
+            "use", "t = pd.steps['token']['$return_value']\nreturn [t, len(t), t.endswith('first-0123456789')]"
+        ),
+        external_user_id="ada",
+    )
+    directory.reconnect_account(account, {"oauth_access_token": "xoxb-second-0123456789"})
+
+    await resume(runtime, paused, "ask")
+    execution = await go_on()
+
+    shown = execution.step("use").return_value
+    assert isinstance(shown, list)
+    assert shown[1:] == [len("xoxb-first-0123456789"), True]
+    assert "first-0123456789" not in json.dumps(execution.to_json())
+
+
+async def test_an_interrupted_step_can_read_that_it_is_repeated(
+    start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """The step that was in progress runs again as attempt 2; the step after it is at attempt 1."""
+    gate = Gate(tmp_path)
+    steps = (
+        python_step("one", "return 1"),
+        python_step(
+            "held",
+            f"import os\nif not os.path.exists({str(tmp_path / 'again')!r}): {gate.code}\nreturn pd.context.get('attempt')",
+        ),
+        python_step("last", "return pd.context.get('attempt')"),
+    )
+    left = await interrupt(start, gate, *steps)
+    (tmp_path / "again").touch()
+
+    execution = await go_on()
+
+    assert left.status == "executing"
+    assert (execution.status, execution.attempt) == ("success", 2)
+    assert [step.return_value for step in execution.steps] == [1, 2, None]
+    assert [step.attempt for step in execution.steps] == [1, 2, 1]
+
+
+async def test_a_rerun_goes_on_with_its_context(runtime: WorkflowEngine, start: Continue, go_on: Continue) -> None:
+    """A step that reruns itself gets its context and number after each pause, and the body of the call that ended it."""
+    body = (
+        "const run = $.context.run\nif (run.runs < 3) { $.flow.rerun(60000, { n: run.runs }, 5) }\n"
+        "return [run.runs, run.context, run.callback_request]"
+    )
+    paused = await start(node_step("again", body), node_step("last", "return steps.again.$return_value"))
+
+    assert paused.error is None, paused.error
+    assert await runtime.resolve_wait(WaitKey(paused.id, "again", number=1), "resume") == "done"
+    second = await go_on()
+    assert await runtime.resolve_wait(WaitKey(paused.id, "again", number=2), "resume", {"ok": 1}) == "done"
+    execution = await go_on()
+
+    assert (second.status, execution.status) == ("paused", "success")
+    assert execution.step("last").return_value == [3, {"n": 2}, {"ok": 1}]
+    assert execution.step("again").attempt == 3
+
+
+async def test_the_response_of_a_step_before_a_pause_is_kept(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue
+) -> None:
+    """The record of a continued run has the response that the caller got, and a later response is ignored."""
+    workflow = a_workflow(
+        node_step("first", "$.respond({ status: 201, headers: { 'x-a': 'b' }, body: { ok: 1 } })"),
+        node_step("ask", "$.flow.suspend(60000)"),
+        node_step("late", "$.respond({ status: 500, body: 'late' })"),
+        response="custom",
+    )
+    given: list[HttpResponse] = []
+    paused = await start(workflow)
+
+    await resume(runtime, paused, "ask")
+    execution = await go_on(on_respond=given.append)
+
+    assert execution.response is not None
+    assert (execution.response.status, execution.response.body) == (201, {"ok": 1})
+    assert given == []
+
+
+async def test_a_run_finishes_on_the_definition_with_which_it_began(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue
+) -> None:
+    """A new version of the workflow does not change a run that waits."""
+    old = a_workflow(node_step("ask", "$.flow.suspend(60000)"), node_step("last", "return 'old'"))
+    paused = await start(old)
+    await start(a_workflow(node_step("ask", "return 1"), node_step("last", "return 'new'")))
+
+    await resume(runtime, paused, "ask")
+    execution = await go_on()
+
+    assert execution.step("last").return_value == "old"
+    assert execution.version == paused.version == old.version
+
+
+async def test_a_removed_account_is_named(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, connect: Callable[..., str], directory: LocalDirectory
+) -> None:
+    """If an account that a later step needs was removed during the pause, the run fails with the usual error."""
+    account = connect("ada")
+    paused = await start(
+        node_step("ask", "$.flow.suspend(60000)"),
+        python_step("use", "return 1", options="--app slack"),
+        external_user_id="ada",
+    )
+    directory.remove_account(account)
+
+    await resume(runtime, paused, "ask")
+    execution = await go_on()
+
+    assert execution.status == "error"
+    assert execution.error is not None
+    assert "slack" in execution.error.message
+
+
+async def test_a_run_that_cannot_be_restored_ends_with_the_reason(
+    runtime: WorkflowEngine, start: Continue, project: Project
+) -> None:
+    """A run whose stored request cannot be decrypted ends as an error, and no step runs."""
+    paused = await start(node_step("ask", "$.flow.suspend(60000)"), node_step("last"))
+    await resume(runtime, paused, "ask")
+    (claimed,) = await runtime.journal.claim_next()
+    damaged = ClaimedRun(**{**{f: getattr(claimed, f) for f in claimed.__slots__}, "request": b"\x01" + b"0" * 40})
+
+    execution = await runtime.continue_run(damaged)
+
+    assert execution.status == "error"
+    assert execution.error is not None
+    assert (execution.error.code, "cannot be decrypted" in execution.error.message) == ("project", True)
+    assert execution.step("last").status == "not_run"
+
+
+async def test_messages_of_steps_before_a_pause_are_sent_once(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue
+) -> None:
+    """A message leaves at the pause; the continued run does not send it again, and sends what later steps queue."""
+    send = "$.send.http({ method: 'POST', url: 'http://127.0.0.1:9/x' })"
+    paused = await start(node_step("first", send), node_step("ask", "$.flow.suspend(60000)"), node_step("last", send))
+
+    await resume(runtime, paused, "ask")
+    await go_on()
+    kept = await runtime.journal.get_execution(paused.id)
+
+    assert kept is not None
+    assert [(send.step, send.outcome) for send in paused.sends] == [("first", "failed")]
+    assert [(send.step, send.outcome) for send in kept.sends] == [("first", "failed"), ("last", "failed")]
+
+
+async def test_a_repeated_step_finds_the_run_that_it_triggered(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """A step that is repeated gets the result of the workflow that its interrupted attempt has triggered, once."""
+    log, gate = tmp_path / "log", Gate(tmp_path)
+    body = f"    open({str(log)!r}, 'a').write('x')\n    return 'token'"
+    notebook_of(tmp_path / "child.ipynb", f"%%pdstep only\ndef handler(pd):\n{body}\n")
+    path = tmp_path / "parent.ipynb"
+
+    held = python_step(
+        "call",
+        f"import os\nresult = pd.flow.trigger('child', {{}})\nif not os.path.exists({str(tmp_path / 'again')!r}): {gate.code}\nreturn result",
+    )
+    await interrupt(start, gate, held, source_path=path, find_workflow=sibling_workflow_finder(path))
+    (tmp_path / "again").touch()
+
+    execution = await go_on()
+
+    assert execution.step("call").return_value == "token"
+    assert log.read_text() == "x"
+    child_run = await runtime.journal.get_execution(f"{execution.id}:call:1:1")
+    assert child_run is not None
+    assert child_run.status == "success"
