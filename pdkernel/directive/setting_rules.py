@@ -35,6 +35,7 @@ SETTING_RULES: dict[str, SettingRule] = {
     "auto_retry": BOOLEAN_RULE,
     "retention": BOOLEAN_RULE,
     "error_notification": BOOLEAN_RULE,
+    "resume_on_get": BOOLEAN_RULE,
 }
 """Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum."""
 

@@ -1,8 +1,9 @@
 """
-Delivers messages that steps queued with `$.send`, after the last step.
+Delivers messages that steps queued with `$.send`, after the last step or at a pause.
 
-The platform's rules apply: five seconds, no retries, no result for the code. HTTP is always delivered, e-mail if SMTP
-is configured; other kinds are only shown. HTTP requests go through the gateway, under the step's outbound policy.
+The platform's rules apply: five seconds, no result for the code. HTTP is always delivered, e-mail if SMTP is configured;
+other kinds are only shown. HTTP requests go through the gateway, under the step's outbound policy. A served run tries
+again if a destination does not answer; each try has the same `Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from msgspec.structs import replace
 from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.engine.mail import MailSettings, send_mail
-from pdkernel.execution import Delivery, OutboundCall
+from pdkernel.execution import Delivery, Execution, OutboundCall
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor
 from pdkernel.workers import Effect, OutboundGateway
+
+MAX_TRIES = 6
+"""Tries to deliver a message of a served run."""
+FIRST_RETRY_S = 10.0
+"""Seconds until the second try; each further wait is four times as long, so the last try is an hour after the first."""
 
 HTTP_TIMEOUT_S = 5.0
 """Time limit of an HTTP destination in seconds (platform documentation of HTTP destinations)."""
@@ -39,7 +45,9 @@ class SendDelivery:
         self._gateway = gateway
         self._mail = mail
 
-    async def deliver(self, step: str, effect: Effect, *, binding: CallContext, redactor: Redactor) -> Delivery:
+    async def deliver(
+        self, step: str, effect: Effect, *, binding: CallContext, redactor: Redactor, idempotency_key: str | None = None
+    ) -> Delivery:
         """
         Deliver a message of *step* and return the result; an error of the destination is part of the result.
 
@@ -48,11 +56,12 @@ class SendDelivery:
             effect: The queued message, not redacted.
             binding: The context of the step's outbound calls.
             redactor: Redacts the result.
+            idempotency_key: The same for each try, for the header of that name; None sends no such header.
         """
         payload = dict(effect.payload)
         shown = Delivery(step, effect.kind, "shown", payload=redactor.redact_value(payload))
         if effect.kind == "http":
-            return await self._http(shown, payload, binding, redactor)
+            return await self._http(shown, payload, binding, redactor, idempotency_key)
         if effect.kind == "email":
             return await self._email(shown, payload, binding, redactor)
         # parity[send-emit]: pdkernel has no listeners, buckets or event streams; messages to them are only shown
@@ -64,7 +73,12 @@ class SendDelivery:
         return replace(shown, note=note)
 
     async def _http(
-        self, shown: Delivery, payload: Mapping[str, JSON], binding: CallContext, redactor: Redactor
+        self,
+        shown: Delivery,
+        payload: Mapping[str, JSON],
+        binding: CallContext,
+        redactor: Redactor,
+        idempotency_key: str | None,
     ) -> Delivery:
         import httpx
 
@@ -82,14 +96,14 @@ class SendDelivery:
                 response = await client.request(
                     method,
                     _with_params(url, payload.get("params")),
-                    headers={str(k): str(v) for k, v in _as_mapping(payload.get("headers")).items()},
+                    headers=_headers(payload, idempotency_key),
                     auth=(str(auth.get("username")), str(auth.get("password"))) if isinstance(auth, dict) else None,
                     **_body(payload.get("data")),
                 )
                 status: int | None = response.status_code
                 note = None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
-            status, note = None, f"Not sent: {redactor.redact_text(str(error) or type(error).__name__)}"
+            status, note = None, f"{_NOT_SENT}{redactor.redact_text(str(error) or type(error).__name__)}"
         if refusals or failures:
             note = (refusals or failures)[0]
         request = calls[0] if calls else None
@@ -122,6 +136,36 @@ class SendDelivery:
         return replace(shown, outcome="sent")
 
 
+NOTIFICATION_STEP = "error_notification"
+"""The step's name in the delivery of a notification about a failed run."""
+
+
+def build_notification(execution: Execution, target: str, base_url: str | None) -> Effect:
+    """
+    Build the message about a failed run, for an URL (HTTP POST of JSON) or an e-mail address.
+
+    It has the workflow, the external user, the step and the cause, what was sent before, and the next command.
+    """
+    error = execution.error
+    sent = [f"{call.method} {call.url}" for call in execution.requests if not call.safe and call.outcome == "sent"]
+    facts: dict[str, JSON] = {
+        "workflow": execution.workflow,
+        "run": execution.id,
+        "external_user": execution.external_user,
+        "environment": execution.environment,
+        "step": error.step if error else None,
+        "error": {"name": error.name, "message": error.message} if error else None,
+        "already_sent": sent,
+        "command": f"pdkernel runs show {execution.id}",
+        "url": None if base_url is None else f"{base_url}/-/runs/{execution.id}",
+    }
+    if "@" in target and "://" not in target:
+        where = f" in step {error.step}" if error and error.step else ""
+        text = "\n".join(f"{name}: {value}" for name, value in facts.items())
+        return Effect("email", {"to": target, "subject": f"{execution.workflow} failed{where}", "text": text})
+    return Effect("http", {"method": "POST", "url": target, "data": facts})
+
+
 def find_send_problem(effect: Effect, *, dollar_name: str) -> str | None:
     """
     Return a warning if *effect* cannot be delivered as queued, else None.
@@ -149,6 +193,27 @@ def _is_http(url: JSON) -> bool:
     except httpx.InvalidURL:
         return False
     return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
+def retry_delay_s(tries: int) -> float | None:
+    """Return the seconds until the next try after *tries* tries, or None if they are enough."""
+    return None if tries >= MAX_TRIES else FIRST_RETRY_S * 4 ** (tries - 1)
+
+
+def may_retry(delivery: Delivery) -> bool:
+    """Return whether another try of a message may succeed: its destination did not answer, and no rule refused the call."""
+    return delivery.outcome == "failed" and delivery.kind == "http" and (delivery.note or "").startswith(_NOT_SENT)
+
+
+_NOT_SENT = "Not sent: "
+
+
+def _headers(payload: Mapping[str, JSON], idempotency_key: str | None) -> dict[str, str]:
+    headers = {str(k): str(v) for k, v in _as_mapping(payload.get("headers")).items()}
+    # parity[send-idempotency]: the platform tries once, so its requests need no key
+    if idempotency_key is not None and all(name.lower() != "idempotency-key" for name in headers):
+        headers["Idempotency-Key"] = idempotency_key
+    return headers
 
 
 def _as_mapping(value: JSON) -> Mapping[str, JSON]:

@@ -41,6 +41,10 @@ class RunStarter(Protocol):
         """Start a claimed run; returns at once."""
         ...
 
+    def deliver_due(self) -> None:
+        """Start to deliver messages that are due, unless that is going on; returns at once."""
+        ...
+
     async def cancel(self, run_id: str) -> bool:
         """End a run in progress; return False if it is not in progress."""
         ...
@@ -105,6 +109,7 @@ class LocalDispatch:
         wait_s = due - self._clock.now().timestamp()
         if wait_s > 0:
             return min(wait_s, POLL_INTERVAL_S)
+        self._starter.deliver_due()
         await self._journal.wake_due()
         free = min(self._starter.free_runs, MAX_CLAIMS)
         claims = await self._journal.claim_next(limit=free) if free > 0 else ()

@@ -14,8 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, IdGenerator
+from pdkernel.egress import CallContext
+from pdkernel.encode import decode_json, encode_json
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_props import find_account_props, may_have_app_props
@@ -25,9 +29,9 @@ from pdkernel.engine.account_resolution import (
     find_unauthorized_accounts,
     resolve_accounts,
 )
-from pdkernel.engine.deliveries import SendDelivery
+from pdkernel.engine.deliveries import NOTIFICATION_STEP, SendDelivery, build_notification, may_retry, retry_delay_s
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.journal import Claim, RunJournal, UnrecordedRuns
+from pdkernel.engine.journal import Claim, OutboxRow, RunJournal, UnrecordedRuns
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.mail import MailSettings
 from pdkernel.engine.outbound_calls import build_call_binding
@@ -37,19 +41,20 @@ from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.restored_run import RestoredRun, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_record import RunRecord
-from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher
+from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher, collect_request_secrets
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.errors import InternalError, PdkernelError
-from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
+from pdkernel.execution import UNFINISHED_STATUSES, Delivery, Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
+from pdkernel.redaction import get_redactor
 from pdkernel.runtimes.file_tree import remove_tree
-from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, RunWorkers, WorkerPool
+from pdkernel.workers import WORKING_FOLDER_NAME, Effect, RunSetup, RunWorkers, WorkerPool
 
 
 class Interpreter:
@@ -69,6 +74,7 @@ class Interpreter:
         scratch: The parent of the runs' temporary folders.
         file_store: The folder of the project's file store, or None.
         mail: Returns the settings for each `$.send.email`; None only shows the message.
+        error_notification: Returns the URL or e-mail address that is told of failed served runs, or None.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class Interpreter:
         scratch: Path,
         file_store: Path | None = None,
         mail: Callable[[], MailSettings | None] = lambda: None,
+        error_notification: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._workers = workers
@@ -98,6 +105,7 @@ class Interpreter:
         self._scratch = scratch
         self._files = file_store
         self._mail = mail
+        self._error_notification = error_notification
         self._checks = PreflightChecks()
         executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._run_child)
         self._scheduler = StepScheduler(
@@ -165,15 +173,30 @@ class Interpreter:
         except BaseException:
             remove_tree(scratch)
             raise
+        self._queue_notification(request, record)
         if _remove_if_empty(scratch):
             execution = await record.finish()
         else:
             # runs beside the last commit, in a thread: a disk under load takes milliseconds to remove files
             removed = asyncio.to_thread(remove_tree, scratch)
             execution, _ = await asyncio.gather(record.finish(), removed)
-        if run is not None and record.write_error is None and execution.status != "cancelled":
-            await self._deliver(run)
+        if record.write_error is None and execution.status != "cancelled":
+            if run is not None:
+                await self._deliver(run)
+            for row, _, effect in record.take_unsent():  # the notification of a refused run
+                await self.deliver_again(request, record.run_id, row, effect, 0)
         return record.execution, exports
+
+    def _queue_notification(self, request: RunRequest, record: RunRecord) -> None:
+        """Queue the notification of a failed served run."""
+        execution = record.execution
+        if execution.status != "error" or request.interface != "http" or not request.keep_in_journal:
+            return
+        if request.workflow.settings.get("error_notification") is False:
+            return
+        target = self._error_notification()
+        if target:
+            record.queue_sends(NOTIFICATION_STEP, 1, [build_notification(execution, target, request.base_url)])
 
     async def _run_child(
         self, request: RunRequest, may_exist: bool
@@ -281,11 +304,41 @@ class Interpreter:
             await asyncio.to_thread(self._directory.report_unauthorized, account, credentials_read_at(execution))
 
     async def _deliver(self, run: RunState) -> None:
+        tries_again = run.request.interface == "http" and run.request.keep_in_journal
         for row, step, effect in run.record.take_unsent():
             binding = build_call_binding(run, step, lambda _: None)
             deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
-            delivery = await deliveries.deliver(step, effect, binding=binding, redactor=run.record.redactor)
-            await run.record.add_delivery(row, delivery)
+            delivery = await deliveries.deliver(
+                step,
+                effect,
+                binding=binding,
+                redactor=run.record.redactor,
+                idempotency_key=row.idempotency_key(run.record.run_id) if tries_again else None,
+            )
+            delay_s = retry_delay_s(1) if tries_again and may_retry(delivery) else None
+            retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
+            await run.record.add_delivery(row, delivery, retry_at=retry_at)
+
+    async def deliver_again(self, request: RunRequest, run_id: str, row: OutboxRow, effect: Effect, tries: int) -> None:
+        """Deliver a message of the run of *request*, which has ended or waits, after *tries* tries; record the result."""
+        redactor = get_redactor(*collect_request_secrets(request))
+        binding = CallContext(
+            step=row.path,
+            policy=request.policy,
+            redactor=redactor,
+            external_user=request.external_user_id,
+            on_call_finished=lambda _: None,
+            on_call_refused=lambda _: None,
+        )
+        deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
+        key = row.idempotency_key(run_id)
+        delivery = await deliveries.deliver(row.path, effect, binding=binding, redactor=redactor, idempotency_key=key)
+        # the first record of the message was redacted with the secrets of the run's accounts, which are not resolved here
+        shown = decode_json(row.shown, Delivery)
+        delivery = msgspec.structs.replace(shown, outcome=delivery.outcome, status=delivery.status, note=delivery.note)
+        delay_s = retry_delay_s(tries + 1) if may_retry(delivery) else None
+        retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
+        await self._journal.record_delivery(run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
 
     async def _steps(self, run: RunState, state: RestoredRun) -> Status:
         status: Status = "success"

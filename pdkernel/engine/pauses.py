@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdkernel.engine.journal import WaitKey
+from pdkernel.errors import PdkernelError
 from pdkernel.execution import StepResult
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Workflow
 from pdkernel.workers import Pause
 
 PauseMode = Literal["wait", "skip", "park"]
@@ -33,12 +34,14 @@ class RerunState:
         context: The context that the last `rerun` passed on.
         previous_result: The record of the attempts before, or None.
         callback: The body of the call that ended the last pause early, or None.
+        retries: How often the step was retried after an error.
     """
 
     run_number: int = 1
     context: JSON = None
     previous_result: StepResult | None = None
     callback: JSON = None
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,24 @@ FLOW_URL_PATH = "/-/{verb}/{run_id}/{path}/{number}"
 """The path of a URL that resumes or cancels a run; *number* is `ITERATION.NUMBER.TOKEN`."""
 
 FlowVerb = Literal["resume", "cancel"]
+
+
+MAX_RETRIES = 8
+"""Retries of a workflow with `auto_retry` (platform documentation: eight within ten hours)."""
+_RETRY_SPAN_S = 36_000.0
+_NOT_RETRIED = frozenset({"timeout", "memory"})
+
+
+def retry_delay_s(workflow: Workflow, error: PdkernelError, state: RerunState) -> float | None:
+    """
+    Return the seconds until a failed step is retried, or None if the run fails.
+
+    Each wait is twice as long as the one before, and all of them last ten hours. A step that exceeded its time or memory is
+    not retried (platform documentation of auto-retry).
+    """
+    if workflow.settings.get("auto_retry") is not True or error.code in _NOT_RETRIED or state.retries >= MAX_RETRIES:
+        return None
+    return float(_RETRY_SPAN_S / (2**MAX_RETRIES - 1) * 2**state.retries)
 
 
 def build_flow_urls(base: str | None, key: WaitKey, sign: Callable[[str], str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pdkernel.encode import JsonStruct, encode_json
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
-from pdkernel.engine.journal import Claim, ClaimedRun, StepRow, WaitRow, decode_context, decode_step
+from pdkernel.engine.journal import Claim, ClaimedRun, OutboxRow, StepRow, WaitRow, decode_context, decode_step
 from pdkernel.engine.run_request import RunRequest, decode_request
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
@@ -36,6 +36,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
         sends: Messages that the step queued.
         response: The response to the caller, if the step made it.
         context: For a pause by `rerun`, the value for the step's next run.
+        retries: How often the step was retried after an error.
     """
 
     exports: Mapping[str, JSON] | None = None
@@ -43,6 +44,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
     sends: tuple[Effect, ...] = ()
     response: HttpResponse | None = None
     context: JSON = None
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class RestoredPause:
         number: The number of the step's run that paused.
         context: For a rerun, the context that it passed on.
         payload: The body of the call that resumed the run, or None.
+        retries: How often the step was retried after an error, with the retry that follows.
     """
 
     step: RestoredStep
@@ -81,6 +84,7 @@ class RestoredPause:
     number: int
     context: JSON = None
     payload: JSON = None
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,16 @@ def seal_carry(carry: Carry, run_id: str, path: str, vault: Vault) -> bytes:
     return vault.seal_json(carry, f"runs/{run_id}/carry/{path}")
 
 
+def seal_message(message: Effect, run_id: str, path: str, vault: Vault) -> bytes:
+    """Encrypt a queued message for the outbox."""
+    return vault.seal_json(message, f"runs/{run_id}/outbox/{path}")
+
+
+def unseal_message(row: OutboxRow, run_id: str, vault: Vault) -> Effect:
+    """Decrypt a message of the outbox. Raises `ProjectError` if the key has changed."""
+    return vault.unseal_json(row.message, f"runs/{run_id}/outbox/{row.path}", Effect)
+
+
 def build_carry(
     result: StepResult,
     outcome: StepOutcome,
@@ -134,6 +148,7 @@ def build_carry(
     *,
     response: HttpResponse | None,
     context: JSON = None,
+    retries: int = 0,
 ) -> Carry | None:
     """
     Return what the record of a step does not show, or None if it shows everything.
@@ -144,16 +159,17 @@ def build_carry(
         secrets: The secrets of the run.
         response: The response that the step made, or None.
         context: For a pause by `rerun`, the context that it passes on.
+        retries: How often the step was retried after an error.
     """
     exports, sends = outcome.exports, outcome.queued_sends
     hidden = any(result.exports.get(name) is not value for name, value in exports.items())
-    if not hidden and not sends and response is None and context is None:
+    if not hidden and not sends and response is None and context is None and not retries:
         return None
     if not hidden:
-        return Carry(None, (), sends, response, context)
+        return Carry(None, (), sends, response, context, retries)
     found = get_redactor(*secrets).find_secrets(encode_json(exports).decode())
     contained = tuple((secret.ref, secret.value) for secret in secrets if secret.ref in found)
-    return Carry(exports, contained, sends, response, context)
+    return Carry(exports, contained, sends, response, context, retries)
 
 
 def restore_request(claimed: ClaimedRun, vault: Vault) -> tuple[RunRequest, bool]:
@@ -231,7 +247,7 @@ def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, 
     payload: JSON = None
     if row.payload is not None:
         payload = json.loads(vault.unseal(row.payload, f"runs/{run_id}/payload/{row.path}"))
-    return RestoredPause(step, row.kind == "rerun", row.number, carry.context, payload)
+    return RestoredPause(step, row.kind in ("rerun", "retry"), row.number, carry.context, payload, carry.retries)
 
 
 def seal_payload(payload: JSON, run_id: str, path: str, vault: Vault) -> bytes:

@@ -67,7 +67,7 @@ def build_step_context(
         "deadline": int((clock.now().timestamp() + timeout_s) * 1000),
         "JIT": request.test,
         "run": {
-            "runs": rerun_state.run_number,
+            "runs": rerun_state.run_number - rerun_state.retries,
             "context": rerun_state.context,
             "callback_request": rerun_state.callback,
         },

@@ -29,13 +29,14 @@ from pdkernel.engine.journal import (
     OutboxRow,
     RunJournal,
     StepRow,
+    WaitKind,
     WaitRow,
     encode_event,
     encode_output,
     encode_step,
 )
 from pdkernel.engine.record_writes import RecordWrites
-from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
+from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_message, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_secrets, encode_request
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import (
@@ -51,7 +52,7 @@ from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.project import Vault
 from pdkernel.redaction import Secret, get_redactor
-from pdkernel.workers import Effect, Pause, StepOutcome
+from pdkernel.workers import Effect, StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
@@ -226,7 +227,7 @@ class RunRecord:
             shown = encode_json(Delivery(step, effect.kind, "waiting", payload=payload)).decode()
             message = b""
             if self._vault is not None:
-                message = self._vault.seal_json(effect, f"runs/{self.run_id}/outbox/{step}")
+                message = seal_message(effect, self.run_id, step, self._vault)
             self._unsent.append((OutboxRow(step, number, position, message, shown), step, effect))
 
     def take_unsent(self) -> list[tuple[OutboxRow, str, Effect]]:
@@ -261,27 +262,39 @@ class RunRecord:
         self.publish()
         self._notify_paused()
 
-    def park(self, result: StepResult, outcome: StepOutcome, pause: Pause, *, number: int, wake_at: float) -> None:
+    def park(
+        self,
+        result: StepResult,
+        outcome: StepOutcome,
+        kind: WaitKind,
+        *,
+        number: int,
+        wake_at: float,
+        context: JSON = None,
+        retries: int = 0,
+    ) -> None:
         """
         Record that the run is paused in the step of *result*.
 
         Args:
             result: The step's redacted record.
             outcome: The step's outcome.
-            pause: The requested pause.
+            kind: What happens after the pause.
             number: The number of the step's run.
             wake_at: The end of the pause in seconds since 1970.
+            context: The context that a `rerun` passes on.
+            retries: How often the step was retried after an error, with the retry that follows.
         """
         self.notify(result)
         self._wait = WaitRow(
             self._step_positions[result.name],
             result.path,
             result.iteration,
-            pause.kind,
+            kind,
             number,
             wake_at,
             encode_step(result),
-            self._seal_carry(result, outcome, context=pause.context),
+            self._seal_carry(result, outcome, context=context, retries=retries),
         )
 
     async def commit_pause(self) -> None:
@@ -292,11 +305,11 @@ class RunRecord:
         await self.flush()
         self._is_parked = True
 
-    async def add_delivery(self, row: OutboxRow, delivery: Delivery) -> None:
-        """Record the delivery of a message that a step queued."""
+    async def add_delivery(self, row: OutboxRow, delivery: Delivery, *, retry_at: float | None = None) -> None:
+        """Record the delivery of a message that a step queued, and when another process tries again."""
         self._update_fields(sends=(*self.execution.sends, delivery))
         self.publish()
-        await self._journal.record_delivery(self.run_id, row, encode_json(delivery).decode())
+        await self._journal.record_delivery(self.run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
 
     def skip_remaining(self) -> None:
         """Mark the steps that the run does not reach as skipped, unless the run is paused."""
@@ -417,11 +430,13 @@ class RunRecord:
     def _list_outbox(self) -> list[OutboxRow]:
         return [row for row, _, _ in self._unsent]
 
-    def _seal_carry(self, result: StepResult, outcome: StepOutcome, *, context: JSON = None) -> bytes | None:
+    def _seal_carry(
+        self, result: StepResult, outcome: StepOutcome, *, context: JSON = None, retries: int = 0
+    ) -> bytes | None:
         response, self._given_response = self._given_response, None
         if self._vault is None:
             return None
-        carry = build_carry(result, outcome, self._secrets, response=response, context=context)
+        carry = build_carry(result, outcome, self._secrets, response=response, context=context, retries=retries)
         return None if carry is None else seal_carry(carry, self.run_id, result.path, self._vault)
 
     def _append(self, row: StepRow) -> Awaitable[bool]:

@@ -7,18 +7,20 @@ Handles each step of a run: skipped, pinned, or executed with its reruns and pau
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from pdkernel.clock import Clock
-from pdkernel.engine.pauses import PauseDecision, RerunState, decide_pause
+from pdkernel.clock import Clock, format_iso
+from pdkernel.engine.journal import WaitKey
+from pdkernel.engine.pauses import PauseDecision, RerunState, build_flow_urls, decide_pause, retry_delay_s
 from pdkernel.engine.restored_run import RESUME_DATA, RestoredPause, RestoredRun
 from pdkernel.engine.run_record import require_object
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.execution import Status, StepResult
 from pdkernel.model import Step
-from pdkernel.workers import RunWorkers
+from pdkernel.workers import RunWorkers, StepOutcome
 
 
 class StepScheduler:
@@ -69,7 +71,8 @@ class StepScheduler:
         """Continue after a pause: run the step again, or record the step with the data of the call that resumed the run."""
         known, redactor = pause.step, run.record.redactor
         if pause.is_rerun:
-            state = RerunState(pause.number + 1, pause.context, known.result, callback=pause.payload)
+            previous = replace(known.result, error=None)
+            state = RerunState(pause.number + 1, pause.context, previous, pause.payload, pause.retries)
             return await self._run(run, step, state)
         exports, result = dict(known.exports), known.result
         if pause.payload is not None:
@@ -85,6 +88,8 @@ class StepScheduler:
         while True:
             result, outcome = await self._executor.execute(run, step, rerun_state)
             if outcome is None or outcome.error is not None:
+                if self._park_for_retry(run, step, result, outcome, rerun_state):
+                    return "paused"
                 run.record.record_step(result, outcome, ends_run=True)
                 return "error"
             run.exports[step.name] = outcome.exports
@@ -97,7 +102,10 @@ class StepScheduler:
                 return "exited" if outcome.has_exited else None
             if decision.action == "park":
                 wake_at = self._clock.now().timestamp() + decision.delay_s
-                run.record.park(result, outcome, pause, number=rerun_state.run_number, wake_at=wake_at)
+                number, retries = rerun_state.run_number, rerun_state.retries
+                run.record.park(
+                    result, outcome, pause.kind, number=number, wake_at=wake_at, context=pause.context, retries=retries
+                )
                 return "paused"
             run.record.notify(result)
             await self._wait(run, decision)
@@ -105,6 +113,40 @@ class StepScheduler:
                 run.record.record_step(result, outcome)
                 return "cancelled"
             rerun_state = RerunState(rerun_state.run_number + 1, pause.context, result)
+
+    def _park_for_retry(
+        self, run: RunState, step: Step, result: StepResult, outcome: StepOutcome | None, state: RerunState
+    ) -> bool:
+        """Pause the run before a retry of the failed step; return False if the run fails."""
+        error = outcome.error if outcome is not None else None
+        if error is None or run.request.pause_mode != "park":
+            return False
+        delay_s = retry_delay_s(run.request.workflow, error, state)
+        if delay_s is None:
+            return False
+        wake_at = self._clock.now().timestamp() + delay_s
+        urls = build_flow_urls(
+            run.request.base_url, WaitKey(run.record.run_id, step.name, number=state.run_number), run.record.sign
+        )
+        attempt = {
+            "error": {"name": error.name, "message": error.message},
+            "cancel_url": urls["cancel_url"],
+            "rerun_url": urls["resume_url"],
+            "resume_ts": format_iso(datetime.fromtimestamp(wake_at, UTC)),
+        }
+        shown = require_object(run.record.redactor.redact_value({"$summary": str(error), "$attempt": attempt}))
+        result = replace(result, exports={**result.exports, **shown})
+        assert outcome is not None, "a step with an error has run"
+        run.record.park(
+            result,
+            outcome,
+            "retry",
+            number=state.run_number,
+            wake_at=wake_at,
+            context=state.context,
+            retries=state.retries + 1,
+        )
+        return True
 
     async def _wait(self, run: RunState, decision: PauseDecision) -> None:
         if decision.delay_s <= 0:

@@ -23,7 +23,7 @@ from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import ClaimedRun, Journal, SqliteJournal, WaitKey, WaitResolution, encode_output
 from pdkernel.engine.mail import parse_mail_settings
 from pdkernel.engine.pauses import FlowVerb
-from pdkernel.engine.restored_run import restore_request, restore_run, seal_payload
+from pdkernel.engine.restored_run import restore_request, restore_run, seal_payload, unseal_message
 from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
 from pdkernel.errors import PdkernelError, ProjectError
@@ -77,6 +77,7 @@ class WorkflowEngine:
             scratch=self._scratch,
             file_store=project.folder / "files",
             mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
+            error_notification=lambda: _as_text(project.settings.get("error_notification")),
         )
         self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog, scratch=self._scratch)
         self.source_runner = SourceRunner(
@@ -169,6 +170,14 @@ class WorkflowEngine:
             find_workflow=None if request.source_path is None else sibling_workflow_finder(request.source_path),
         )
 
+    async def deliver_due(self) -> None:
+        """Deliver messages of served runs whose first try failed or did not take place."""
+        for run_id, row, tries in await self.journal.claim_deliveries():
+            found = await self.journal.load_run(run_id)
+            if found is not None:
+                effect = unseal_message(row, run_id, self._project.vault)
+                await self._interpreter.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
+
     async def resolve_wait(self, key: WaitKey, verb: FlowVerb, payload: JSON = None) -> WaitResolution:
         """Resume or cancel the run that pauses at *key*; *payload* is the body of the call that resumes it."""
         sealed = None if payload is None else seal_payload(payload, key.run_id, key.path, self._project.vault)
@@ -214,6 +223,10 @@ class WorkflowEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _as_text(value: JSON) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _open_journal(project: Project, clock: Clock, ids: IdGenerator, origin: str) -> Journal:

@@ -19,6 +19,7 @@ from pdkernel.engine.dispatch import Dispatch, LocalDispatch
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.run_request import RunRequest, RunWatcher
+from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.identity import Environment
@@ -93,6 +94,7 @@ class RunRegistry:
         self._sources: set[asyncio.Task[Any]] = set()
         self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._is_handing_over = False
+        self._delivery: asyncio.Task[None] | None = None
         self.dispatch: Dispatch = LocalDispatch(context.engine.journal, self, context.clock)
 
     @property
@@ -142,6 +144,17 @@ class RunRegistry:
             None,
             lambda watcher: context.engine.continue_run(claimed, watcher, policy=context.settings.policy),
         )
+
+    def deliver_due(self) -> None:
+        """Start to deliver messages that are due, unless that is going on; returns at once."""
+        if self._delivery is None or self._delivery.done():
+            self._delivery = self.start_source(self._deliver_due())
+
+    async def _deliver_due(self) -> None:
+        try:
+            await self._context.engine.deliver_due()
+        except PdkernelError as fault:
+            _LOG.warning("A message could not be delivered: %s", fault.message)
 
     def _launch(
         self,

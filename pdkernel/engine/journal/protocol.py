@@ -137,6 +137,14 @@ class Journal(RunJournal, Protocol):
         """
         ...
 
+    async def claim_deliveries(self, limit: int = 20) -> Sequence[tuple[str, OutboxRow, int]]:
+        """
+        Return messages of this executor's origin that are due, each with its run and its number of tries.
+
+        If their delivery is not recorded within a minute, they are due again.
+        """
+        ...
+
     async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
         ...

@@ -8,7 +8,7 @@ from typing import Literal, Self
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
 FinalStatus = Literal["success", "error", "exited", "cancelled"]
 
-WaitKind = Literal["delay", "suspend", "rerun"]
+WaitKind = Literal["delay", "suspend", "rerun", "retry"]
 WaitOutcome = Literal["resumed", "cancelled", "timeout"]
 WaitResolution = Literal["done", "early", "late"]
 """`done`: the wait is over; `early`: the run will not pause in that step; `late`: another call was first, or no such wait."""
@@ -109,8 +109,8 @@ class WaitRow:
         seq: The index of the step.
         path: The path of the step.
         iteration: The iteration of the step.
-        kind: What happens after the pause: `delay` goes on, `rerun` runs the step again, and `suspend` goes on if the run
-            is resumed, and ends the run as cancelled at *wake_at*.
+        kind: What happens after the pause: `delay` goes on, `rerun` and `retry` (after an error) run the step again, and
+            `suspend` goes on if the run is resumed, and ends the run as cancelled at *wake_at*.
         number: The number of the step's pause: 1, or the number of the run of a step that reruns.
         wake_at: Seconds since 1970, or None to wait for `resolve_wait` only.
         data: The `encode_step` text of the step so far.
@@ -149,6 +149,10 @@ class OutboxRow:
     position: int
     message: bytes
     shown: str
+
+    def idempotency_key(self, run_id: str) -> str:
+        """The key that all tries of the message share."""
+        return f"{run_id}:{self.path}:{self.number}:{self.position}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,14 @@ class SqliteJournal:
 
         return self._writer.write(act, is_compound=True)
 
+    async def claim_deliveries(self, limit: int = 20) -> Sequence[tuple[str, OutboxRow, int]]:
+        """Return messages of this executor's origin that are due, each with its run and its number of tries."""
+        now = self._now()
+        return await self._writer.write(
+            lambda connection: self._statements.claim_deliveries(connection, now, now + OWN_DELIVERY_S, limit),
+            is_compound=True,
+        )
+
     async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:
         """Record the outcome of a delivery; without *retry_at* it is the last try."""
         return await self._writer.write(

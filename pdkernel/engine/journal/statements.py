@@ -198,6 +198,21 @@ class Statements:
             ],
         )
 
+    def claim_deliveries(
+        self, connection: Connection, now: float, retry_at: float, limit: int
+    ) -> Sequence[tuple[str, OutboxRow, int]]:
+        """Return messages of served runs that are due, with their run and number of tries; others get them at *retry_at*."""
+        rows = connection.execute(
+            "select o.run_id, path, number, position, message, shown, tries from outbox o join runs r on r.id = o.run_id"
+            " where due <= ? and r.origin = ? and message <> x'' order by due limit ?",
+            (now, self.origin, limit),
+        ).fetchall()
+        connection.executemany(
+            "update outbox set due = ? where run_id = ? and path = ? and number = ? and position = ?",
+            [(retry_at, *row[:4]) for row in rows],
+        )
+        return [(run_id, OutboxRow(*row), tries) for run_id, *row, tries in rows]
+
     def record_delivery(
         self, connection: Connection, run_id: str, row: OutboxRow, shown: str, retry_at: float | None
     ) -> bool:
@@ -365,7 +380,11 @@ class Statements:
         ).fetchone()
         if ready is not None:
             return 0.0
-        row = connection.execute("select min(wake_at) from runs where status = 'paused'").fetchone()
+        row = connection.execute(
+            "select min(at) from (select min(wake_at) as at from runs where status = 'paused'"
+            " union all select min(due) from outbox join runs on id = run_id where due is not null and origin = ?)",
+            (self.origin,),
+        ).fetchone()
         return None if row is None else row[0]
 
     def living_executors(self, connection: Connection) -> Sequence[str]:
@@ -388,6 +407,11 @@ class Statements:
                 " where owner = ? and status = 'running' and origin = ?",
                 (executor, _CONTINUED_ORIGIN),
             ).rowcount
+            connection.execute(
+                "update outbox set due = 0 where tries = 0 and due is not null"
+                " and run_id in (select id from runs where origin = ? and owner is null)",
+                (_CONTINUED_ORIGIN,),
+            )
             connection.execute(
                 "update runs set status = 'error', owner = null, ended = ?, output = ? where owner = ? and status = 'running'",
                 (now, INTERRUPTED_OUTPUT, executor),
