@@ -663,15 +663,21 @@ async def test_call_that_cancels_ends_the_run(journal: SqliteJournal) -> None:
 
 @pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
 @pytest.mark.parametrize(
-    "wrong", [{"number": 1}, {"number": 3}, {"path": "two"}, {"iteration": 2}, {"run_id": "other"}], ids=str
+    "key",
+    [
+        WaitKey("run", "one", number=0),
+        WaitKey("run", "one", number=1),
+        WaitKey("run", "one", number=3),
+        WaitKey("run", "two", number=2),
+        WaitKey("run", "one", iteration=2, number=2),
+        WaitKey("other", "one", number=2),
+    ],
+    ids=str,
 )
-async def test_call_for_another_pause_is_late(
-    journal: SqliteJournal, wrong: dict[str, str | int], outcome: WaitOutcome
-) -> None:
+async def test_call_for_another_pause_is_late(journal: SqliteJournal, key: WaitKey, outcome: WaitOutcome) -> None:
     """A call for an earlier or a later pause, another step, pass or run does not end the pause."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(kind="rerun", number=2))
-    key = replace(KEY, **({"number": 2} | wrong))
 
     assert await journal.resolve_wait(key, outcome) == "late"
 
@@ -727,6 +733,15 @@ async def test_early_call_keeps_the_run_running(journal: SqliteJournal) -> None:
     assert await journal.finish(FIRST, "success", OUTPUT, last_step=step_row(0, "one"))
 
     assert await status(journal) == "success"
+
+
+async def test_pauses_are_numbered_from_one(journal: SqliteJournal) -> None:
+    """A running step has no pause 0, which a call could end."""
+    await journal.accept_run(new_run())
+
+    assert await journal.resolve_wait(replace(KEY, number=0), "resumed") == "late"
+
+    assert await status(journal) == "executing"
 
 
 @pytest.mark.parametrize("second", ["resumed", "cancelled"])

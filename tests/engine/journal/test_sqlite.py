@@ -719,10 +719,10 @@ async def test_one_of_resume_cancel_and_timeout_wins(racers: tuple[SqliteJournal
     one, other = racers
     await pause_all(one, wake_at=0.0)
 
-    resumed, cancelled, *woken = await asyncio.gather(
+    resumed, cancelled, woken = await asyncio.gather(
         resolve_all(one, "resumed"),
         resolve_all(other, "cancelled", step=-1),
-        *(racers[number % 2].wake_due(limit=2) for number in range(40)),
+        asyncio.gather(*(racers[number % 2].wake_due(limit=2) for number in range(40))),
     )
     timed_out = rows(path, "select run_id from waits where outcome = 'timeout'")
 
@@ -752,9 +752,9 @@ async def test_one_of_two_claims_wins(racers: tuple[SqliteJournal, SqliteJournal
     await pause_all(one, wake_at=0.0)
     assert await one.wake_due() == RACES
 
-    by_id, *by_age = await asyncio.gather(
+    by_id, by_age = await asyncio.gather(
         asyncio.gather(*(one.claim(f"run{number}") for number in range(RACES))),
-        *(other.claim_next(limit=10) for _ in range(RACES // 10)),
+        asyncio.gather(*(other.claim_next(limit=10) for _ in range(RACES // 10))),
     )
 
     mine = {run.claim.run_id for run in by_id if run is not None}

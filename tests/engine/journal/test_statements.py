@@ -225,4 +225,4 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=8, stateful_step_count=30)
+TestJournalMachine.settings = settings(max_examples=6, stateful_step_count=25)

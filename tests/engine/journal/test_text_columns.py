@@ -186,7 +186,7 @@ def test_definition_is_read_from_its_text() -> None:
     """A workflow that is read from its stored definition has the same version and the same stored definition."""
     step = Step(
         "one",
-        "nodejs",
+        "node",
         "export default 1",
         apps=(AppBinding("slack", "slack", "apn_1"),),
         stores=(StoreBinding("store", "data"),),
