@@ -64,19 +64,7 @@ class ExecutorLocks:
     def hold(self, executor_id: str) -> None:
         """Lock the executor's file."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        file = self._folder / executor_id
-        while True:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), file.stat()):
-                    break
-            os.close(descriptor)  # the process that held the lock removed the file meanwhile
-        self._held[executor_id] = descriptor
+        self._held[executor_id] = self._lock(executor_id, os.O_CREAT)
 
     def release(self, executor_id: str) -> None:
         """Remove the executor's file. A second call does nothing."""
@@ -89,19 +77,30 @@ class ExecutorLocks:
     def is_alive(self, executor_id: str) -> bool:
         """Return whether the executor's file is locked; remove a file that is not."""
         try:
-            descriptor = os.open(self._folder / executor_id, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = self._lock(executor_id)
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        else:
-            with contextlib.suppress(OSError):
-                (self._folder / executor_id).unlink()
-            return False
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            (self._folder / executor_id).unlink()
+        os.close(descriptor)
+        return False
+
+    def _lock(self, executor_id: str, flags: int = 0) -> int:
+        """Lock the executor's file, and return its descriptor."""
+        file = self._folder / executor_id
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    return descriptor
+            os.close(descriptor)  # the process that held the lock has removed this file
 
 
 class SqliteJournal:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -20,6 +21,7 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from pdkernel.clock import SequentialIds
 from pdkernel.engine.journal import (
     Claim,
     NewRun,
@@ -655,9 +657,11 @@ async def test_server_that_cannot_open_gives_its_lock_back(path: Path) -> None:
     with closing(connect(path)) as other:
         other.execute("alter table executors rename to elsewhere")
         with pytest.raises(ProjectError, match="no such table"):
-            SqliteJournal.open(path, origin="serve", liveness=liveness)
+            SqliteJournal.open(path, origin="serve", ids=SequentialIds(), liveness=liveness)
         other.execute("alter table elsewhere rename to executors")
 
+    assert not liveness.is_alive("serve")
+    assert not liveness.is_alive(SequentialIds().new("exec_", 20))
     await SqliteJournal.open(path, origin="serve", liveness=liveness).close()
 
 
@@ -865,6 +869,7 @@ def test_one_of_many_holders_has_the_lock(tmp_path: Path) -> None:
             except BlockingIOError:
                 continue
             holders[0] += 1
+            time.sleep(0.0002)  # another thread has to try meanwhile
             if holders[0] != 1:
                 overlaps.append(holders[0])
             holders[0] -= 1
