@@ -21,6 +21,7 @@ from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
     build_execution,
+    replace_unstorable,
     to_row_status,
 )
 from pdkernel.execution import Execution
@@ -44,7 +45,7 @@ class JournalReader:
 
     async def execution(self, run_id: str) -> Execution | None:
         """Return the run's current record, or None."""
-        found = await self.read(lambda connection: _load(connection, [run_id]))
+        found = await self.read(lambda connection: _load(connection, [replace_unstorable(run_id)]))
         return found[0] if found else None
 
     async def executions(self, query: ExecutionQuery) -> list[Execution]:
@@ -58,10 +59,11 @@ class JournalReader:
 
     async def load(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, or None."""
+        stored_id = replace_unstorable(run_id)
 
         def query(connection: sqlite3.Connection) -> tuple[Execution, ClaimedRun] | None:
-            row = connection.execute(f"select {CLAIM_COLUMNS} from runs where id = ?", (run_id,)).fetchone()  # noqa: S608
-            return None if row is None else (_load(connection, [run_id])[0], load_claimed(connection, row))
+            row = connection.execute(f"select {CLAIM_COLUMNS} from runs where id = ?", (stored_id,)).fetchone()  # noqa: S608
+            return None if row is None else (_load(connection, [stored_id])[0], load_claimed(connection, row))
 
         return await self.read(query)
 
@@ -105,7 +107,7 @@ def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
     workflows = (
         connection.execute("select distinct workflow from definitions").fetchall()
         if query.workflow is None
-        else [(query.workflow,)]
+        else [(replace_unstorable(query.workflow),)]
     )
     pages = [connection.execute(statement, (*name, *values, query.limit)).fetchall() for name in workflows]
     return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), query.limit)]
@@ -115,7 +117,7 @@ def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[
     """Return SQL conditions, made of constants only, and their parameters."""
     parts: list[tuple[str, Sequence[Any]]] = []
     if query.external_user is not None:
-        parts.append(("external_user = ?", [query.external_user]))
+        parts.append(("external_user = ?", [replace_unstorable(query.external_user)]))
     if query.environment is not None:
         parts.append(("environment = ?", [query.environment]))
     if query.status is not None:
@@ -128,6 +130,8 @@ def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[
     if query.until is not None:
         parts.append(("created < ?", [query.until.timestamp()]))
     if query.before_id is not None:
-        row = connection.execute("select created, id from runs where id = ?", (query.before_id,)).fetchone()
+        row = connection.execute(
+            "select created, id from runs where id = ?", (replace_unstorable(query.before_id),)
+        ).fetchone()
         parts.append(("(created, id) < (?, ?)", row) if row else ("false", []))
     return "".join(f" and {sql}" for sql, _ in parts), [value for _, given in parts for value in given]

@@ -101,7 +101,7 @@ class NewRun:
 @dataclass(frozen=True, slots=True)
 class WaitRow:
     """
-    The pause of a run in one of its steps. Its key is (run, path, iteration), like that of the step.
+    The pause of a run in one of its steps. Its key is (run, path, iteration, number); a step's next pause replaces the row.
 
     The step itself is recorded when the pause is over.
 

@@ -2,7 +2,7 @@
 The journal's tables, the same on SQLite and Postgres.
 
 There are no foreign keys: each costs a lock and an index search in frequent statements. Times are seconds since 1970 in
-double precision. `records` defines the content of the text columns.
+double precision. `text_columns` defines the content of the text columns.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ waits = Table(
     Column("outcome", Text),
     Column("payload", LargeBinary),
     Column("at", Double),
-    PrimaryKeyConstraint("run_id", "path", "iteration"),
+    PrimaryKeyConstraint("run_id", "path", "iteration", "number"),
     sqlite_with_rowid=False,
 )
 
@@ -223,7 +223,7 @@ SQLITE_MIGRATIONS: Mapping[int, str] = {
         create table waits (
             run_id text not null, path text not null, iteration integer not null, number integer not null,
             seq integer not null, kind text not null, wake_at double, data text not null, carry blob, outcome text,
-            payload blob, at double, primary key (run_id, path, iteration)
+            payload blob, at double, primary key (run_id, path, iteration, number)
         ) without rowid;
         create table outbox (
             run_id text not null, path text not null, number integer not null, position integer not null,

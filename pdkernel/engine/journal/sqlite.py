@@ -38,6 +38,7 @@ from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     encode_definition,
     hash_definition,
+    replace_unstorable,
 )
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
 from pdkernel.errors import RequestError
@@ -63,13 +64,7 @@ class ExecutorLocks:
     def hold(self, executor_id: str) -> None:
         """Lock the executor's file."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self._folder / executor_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise
-        self._held[executor_id] = descriptor
+        self._held[executor_id] = self._lock(executor_id, os.O_CREAT)
 
     def release(self, executor_id: str) -> None:
         """Remove the executor's file. A second call does nothing."""
@@ -82,19 +77,30 @@ class ExecutorLocks:
     def is_alive(self, executor_id: str) -> bool:
         """Return whether the executor's file is locked; remove a file that is not."""
         try:
-            descriptor = os.open(self._folder / executor_id, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = self._lock(executor_id)
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        else:
-            with contextlib.suppress(OSError):
-                (self._folder / executor_id).unlink()
-            return False
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            (self._folder / executor_id).unlink()
+        os.close(descriptor)
+        return False
+
+    def _lock(self, executor_id: str, flags: int = 0) -> int:
+        """Lock the executor's file, and return its descriptor."""
+        file = self._folder / executor_id
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    return descriptor
+            os.close(descriptor)  # the process that held the lock has removed this file
 
 
 class SqliteJournal:
@@ -139,16 +145,22 @@ class SqliteJournal:
         """
         statements = Statements(ids.new("exec_", 20), origin)
         liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
-        with closing(connect(path)) as connection:
-            try:
-                _create(connection, path)
-                if origin in EXCLUSIVE_ORIGINS:
-                    _hold_origin(liveness, origin, path)
-                liveness.hold(statements.executor_id)  # before the row: others take an executor without a lock for dead
-                statements.register_executor(connection)
-            except sqlite3.Error as fault:
-                raise translate_error(fault, path) from fault
-        return cls(path, statements=statements, liveness=liveness, clock=clock, quick_s=max_inline_commit_s)
+        with contextlib.ExitStack() as undo:
+            with closing(connect(path)) as connection:
+                try:
+                    _create(connection, path)
+                    if origin in EXCLUSIVE_ORIGINS:
+                        _hold_origin(liveness, origin, path)
+                        undo.callback(liveness.release, origin)
+                    # before the row: others take an executor without a lock for dead
+                    liveness.hold(statements.executor_id)
+                    undo.callback(liveness.release, statements.executor_id)
+                    statements.register_executor(connection)
+                except sqlite3.Error as fault:
+                    raise translate_error(fault, path) from fault
+            journal = cls(path, statements=statements, liveness=liveness, clock=clock, quick_s=max_inline_commit_s)
+            undo.pop_all()
+        return journal
 
     def __repr__(self) -> str:
         return f"SqliteJournal({self.executor_id})"
@@ -173,9 +185,10 @@ class SqliteJournal:
     async def accept_run(self, run: NewRun) -> bool:
         """Record the run: running, with this executor as the owner and fence 1; with a queue, ready and without owner."""
         now = self._now()
-        if run.queue is None:
+        accepted = await self._writer.write(lambda connection: self._statements.accept_run(connection, run, now))
+        if accepted and run.queue is None:
             self._active_run_ids.add(run.id)
-        return await self._writer.write(lambda connection: self._statements.accept_run(connection, run, now))
+        return accepted
 
     def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
         """Submit a finished step. The result is False if the claim is lost, or the step is already recorded."""
@@ -315,7 +328,9 @@ class SqliteJournal:
             lambda connection: [
                 run_id
                 for run_id in run_ids
-                if connection.execute("select 1 from runs where id = ? and status = 'cancelled'", (run_id,)).fetchone()
+                if connection.execute(
+                    "select 1 from runs where id = ? and status = 'cancelled'", (replace_unstorable(run_id),)
+                ).fetchone()
             ]
         )
 

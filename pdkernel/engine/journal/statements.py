@@ -52,7 +52,7 @@ _EVENT = "event = coalesce(:event, event)"
 _FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
 _PARK = f"update runs set status = :status, wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
 CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created"
-_WAIT_KEY = "run_id = ? and path = ? and iteration = ?"
+_STEP_KEY = "run_id = ? and path = ? and iteration = ?"
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
     f" where id = :run and status = 'ready' and {_EXECUTOR_ALIVE}"
@@ -102,22 +102,22 @@ class Statements:
         done = connection.execute(
             _ACCEPT,
             {
-                "run": run.id,
-                "trace": run.trace_id,
+                "run": replace_unstorable(run.id),
+                "trace": replace_unstorable(run.trace_id),
                 "workflow": replace_unstorable(run.workflow),
                 "definition": run.definition,
                 "event": escape_json_text(run.event),
-                "user": None if run.external_user is None else replace_unstorable(run.external_user),
+                "user": _storable(run.external_user),
                 "environment": run.environment,
                 "status": "ready" if queued else "running",
                 "owner": None if queued else self.executor_id,
                 "fence": 0 if queued else FIRST_FENCE,
-                "queue": run.queue,
+                "queue": _storable(run.queue),
                 "created": now if run.created is None else run.created,
                 "origin": self.origin,
-                "parent": run.parent,
-                "workflow_id": run.workflow_id,
-                "dedupe_key": run.dedupe_key,
+                "parent": _storable(run.parent),
+                "workflow_id": _storable(run.workflow_id),
+                "dedupe_key": _storable(run.dedupe_key),
                 "request": run.request,
                 "me": self.executor_id,
             },
@@ -230,10 +230,10 @@ class Statements:
 
         If a call has resumed the step before it paused, the run is ready at once.
         """
-        key = (claim.run_id, replace_unstorable(wait.path), wait.iteration)
+        key = (claim.run_id, replace_unstorable(wait.path), wait.iteration, wait.number)
         earlier = connection.execute(
-            f"select outcome, payload, at from waits where {_WAIT_KEY} and number = ?",  # noqa: S608
-            (*key, wait.number),
+            f"select outcome, payload, at from waits where {_STEP_KEY} and number = ?",  # noqa: S608
+            key,
         ).fetchone() or (None, None, None)
         done = connection.execute(
             _PARK,
@@ -248,11 +248,11 @@ class Statements:
         )
         if done.rowcount != 1:
             return False
+        connection.execute(f"delete from waits where {_STEP_KEY} and number <= ?", key)  # noqa: S608
         connection.execute(
-            "insert or replace into waits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "insert into waits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *key,
-                wait.number,
                 wait.seq,
                 wait.kind,
                 wait.wake_at,
@@ -274,46 +274,48 @@ class Statements:
     def resolve_wait(
         self, connection: Connection, key: WaitKey, outcome: WaitOutcome, payload: bytes | None, now: float
     ) -> WaitResolution:
-        """End the wait; the first call wins."""
-        row = connection.execute("select status from runs where id = ?", (key.run_id,)).fetchone()
+        """End the wait, or keep the outcome for a step that has not paused yet; the first call wins."""
+        run_id, place = replace_unstorable(key.run_id), (replace_unstorable(key.path), key.iteration)
+        row = connection.execute("select status from runs where id = ?", (run_id,)).fetchone()
         status = row[0] if row is not None else None
         if status not in ("paused", "running", "ready"):
             return "late"
-        place = (key.run_id, replace_unstorable(key.path), key.iteration)
-        wait = connection.execute(f"select number, outcome from waits where {_WAIT_KEY}", place).fetchone()  # noqa: S608
-        if wait is not None and (wait[0] > key.number or (wait[0] == key.number and wait[1] is not None)):
-            return "late"
-        if outcome == "cancelled":
-            return "done" if self.cancel(connection, key.run_id, now) else "late"
-        if wait is not None and wait[0] == key.number:
-            if status != "paused":
+        number, ended = connection.execute(
+            f"select number, outcome from waits where {_STEP_KEY} order by number desc limit 1",  # noqa: S608
+            (run_id, *place),
+        ).fetchone() or (0, "resumed")  # no pause yet: the first one has number 1
+        is_open = number == key.number and ended is None
+        if not is_open:
+            recorded = connection.execute(f"select 1 from steps where {_STEP_KEY}", (run_id, *place)).fetchone()  # noqa: S608
+            if recorded is not None or status == "paused" or number >= key.number:
                 return "late"
+        if outcome == "cancelled":
+            return "done" if self.cancel(connection, run_id, now) else "late"
+        if is_open:
             connection.execute(
-                f"update waits set outcome = ?, payload = ?, at = ? where {_WAIT_KEY}",  # noqa: S608
-                (outcome, payload, now, *place),
+                f"update waits set outcome = ?, payload = ?, at = ? where {_STEP_KEY} and number = ?",  # noqa: S608
+                (outcome, payload, now, run_id, *place, number),
             )
-            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (key.run_id,))
+            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (run_id,))
             return "done"
-        recorded = connection.execute(f"select 1 from steps where {_WAIT_KEY}", place).fetchone()  # noqa: S608
-        if recorded is not None or status != "running":
-            return "late"
+        # a row of its own: the step's earlier pause is needed until the step pauses again
         connection.execute(
-            "insert or replace into waits values (?, ?, ?, ?, 0, 'suspend', null, '', null, ?, ?, ?)",
-            (*place, key.number, outcome, payload, now),
+            "insert into waits values (?, ?, ?, ?, 0, 'suspend', null, '', null, ?, ?, ?)",
+            (run_id, *place, key.number, outcome, payload, now),
         )
         return "early"
 
     def wake_due(self, connection: Connection, now: float, limit: int) -> int:
         """End the pauses whose time has come: the run is ready, or cancelled if nobody has resumed a `suspend`."""
         rows = connection.execute(
-            "select r.id, w.path, w.iteration, w.kind from runs r join waits w on w.run_id = r.id and w.outcome is null"
+            "select r.id, w.path, w.iteration, w.number, w.kind from runs r join waits w on w.run_id = r.id and w.outcome is null"
             " and w.wake_at <= ? where r.status = 'paused' and r.wake_at <= ? order by r.wake_at limit ?",
             (now, now, limit),
         ).fetchall()
-        for run_id, path, iteration, kind in rows:
+        for run_id, path, iteration, number, kind in rows:
             connection.execute(
-                f"update waits set outcome = 'timeout', at = ? where {_WAIT_KEY}",  # noqa: S608
-                (now, run_id, path, iteration),
+                f"update waits set outcome = 'timeout', at = ? where {_STEP_KEY} and number = ?",  # noqa: S608
+                (now, run_id, path, iteration, number),
             )
             if kind == "suspend":
                 self.cancel(connection, run_id, now, output=EXPIRED_OUTPUT)
@@ -323,11 +325,12 @@ class Statements:
 
     def claim(self, connection: Connection, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
-        row = connection.execute(_CLAIM, {"run": run_id, "me": self.executor_id}).fetchone()
+        row = connection.execute(_CLAIM, {"run": replace_unstorable(run_id), "me": self.executor_id}).fetchone()
         return None if row is None else load_claimed(connection, row)
 
     def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of this executor's origin in the queue, within the queue's limits."""
+        queue = _storable(queue)
         free = self._free(connection, queue, limit, now)
         ids = connection.execute(
             "select id from runs where status = 'ready' and origin = ? and queue is ? order by created, id limit ?",
@@ -362,14 +365,17 @@ class Statements:
         self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
     ) -> None:
         """Set the limits of the queue."""
-        connection.execute("insert or replace into limits values (?, ?, ?, ?)", (queue, concurrency, per, period))
+        connection.execute(
+            "insert or replace into limits values (?, ?, ?, ?)",
+            (replace_unstorable(queue), concurrency, per, period),
+        )
 
     def cancel(self, connection: Connection, run_id: str, now: float, *, output: str = CANCELLED_OUTPUT) -> bool:
         """Cancel the run regardless of its owner, whose next write is refused."""
         done = connection.execute(
             "update runs set status = 'cancelled', ended = ?, owner = null, wake_at = null, output = ?"
             " where id = ? and status in ('ready', 'paused', 'running')",
-            (now, output, run_id),
+            (now, output, replace_unstorable(run_id)),
         )
         return done.rowcount == 1
 
@@ -420,6 +426,10 @@ class Statements:
         return ready
 
 
+def _storable(text: str | None) -> str | None:
+    return None if text is None else replace_unstorable(text)
+
+
 def _exists(connection: Connection, query: str, run_id: str) -> bool:
     return connection.execute(query, (run_id,)).fetchone() is not None
 
@@ -434,7 +444,7 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     )
     waits = connection.execute(
         "select seq, path, iteration, kind, number, wake_at, data, carry, outcome, payload from waits where run_id = ?"
-        " and not exists (select 1 from steps s where s.run_id = waits.run_id and s.path = waits.path"
+        " and data <> '' and not exists (select 1 from steps s where s.run_id = waits.run_id and s.path = waits.path"
         " and s.iteration = waits.iteration)",
         (run_id,),
     )

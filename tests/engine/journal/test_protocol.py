@@ -1,60 +1,118 @@
-"""Ownership rules on both kinds of journal: a write names (owner, fence) and is refused for another owner or fence."""
+"""The rules of a run: a write names its claim, and the first of several calls wins."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
 from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import Claim, Journal, StepRow, encode_output, encode_step
-from pdkernel.errors import ProjectError
+from pdkernel.engine.journal import (
+    Claim,
+    OutboxRow,
+    SqliteJournal,
+    StepRow,
+    UnrecordedRuns,
+    WaitKey,
+    encode_event,
+    encode_output,
+    encode_step,
+)
+from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
+from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
-from tests.engine.journal.conftest import WORKFLOW, Open, new_run, step_row, wait_row
+from tests.engine.journal.conftest import (
+    DEFINITION,
+    FIRST,
+    KEY,
+    STEP,
+    WORKFLOW,
+    FakeLiveness,
+    Open,
+    Rows,
+    delivery,
+    load,
+    new_run,
+    outbox_row,
+    recorded_steps,
+    status,
+    step_row,
+    wait_row,
+)
 
-STEP = encode_step(StepResult("one", "success"))
 OUTPUT = encode_output()
+SECOND = Claim("run", 2)
+"""The second claim of `new_run()`."""
+
+Write = Callable[[SqliteJournal, Claim], Awaitable[bool]]
+
+WRITES: dict[str, Write] = {
+    "append_step": lambda journal, claim: journal.append_step(claim, step_row(0, "one")),
+    "finish": lambda journal, claim: journal.finish(claim, "success", OUTPUT),
+    "finish with a step": lambda journal, claim: journal.finish(
+        claim, "success", OUTPUT, last_step=step_row(0, "one"), outbox=[outbox_row()]
+    ),
+    "park": lambda journal, claim: journal.park(claim, wait_row(), outbox=[outbox_row()]),
+    "release": lambda journal, claim: journal.release(claim),
+}
+"""Every write that names a claim."""
+every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 
 
-async def status(journal: Journal, run_id: str = "run") -> str:
-    """Return the run's status."""
-    execution = await journal.get_execution(run_id)
-    assert execution is not None
-    return execution.status
+async def pause(
+    journal: SqliteJournal, run_id: str = "run", *, kind: WaitKind = "delay", wake_at: float | None = None
+) -> None:
+    """Accept a run that pauses in its first step."""
+    assert await journal.accept_run(new_run(run_id))
+    assert await journal.park(Claim.first(run_id), wait_row(kind=kind, wake_at=wake_at))
 
 
-async def steps_run(journal: Journal, run_id: str = "run") -> list[str]:
-    """Return the names of the run's steps that have a row."""
-    execution = await journal.get_execution(run_id)
-    assert execution is not None
-    return [step.name for step in execution.steps if step.status == "success"]
+# ── definitions and accepted runs ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_same_definition_same_version(open_journal: Open) -> None:
-    """A definition has one number for every deployment and executor; a changed definition gets the next number."""
+async def test_same_definition_same_hash(open_journal: Open) -> None:
+    """A definition has one hash for every call and executor; a changed definition has another hash."""
     one, other = open_journal(), open_journal()
 
-    numbers = [
-        await one.deploy_definition(WORKFLOW),
-        await other.deploy_definition(WORKFLOW),
-        await one.deploy_definition(replace(WORKFLOW, settings={"memory": 256})),
-        await other.deploy_definition(WORKFLOW),
-        await other.deploy_definition(replace(WORKFLOW, name="Other")),
+    hashes = [
+        await one.store_definition(WORKFLOW),
+        await other.store_definition(WORKFLOW),
+        await one.store_definition(WORKFLOW),
+        await one.store_definition(replace(WORKFLOW, settings={"memory": 256})),
+        await other.store_definition(replace(WORKFLOW, name="Other")),
     ]
 
-    assert numbers == [1, 1, 2, 1, 1]
+    assert hashes[:3] == [DEFINITION] * 3
+    assert len(set(hashes)) == 3
 
 
-async def test_run_from_accept_to_finish(journal: Journal) -> None:
+async def test_definition_is_stored_once(journal: SqliteJournal, open_journal: Open, rows: Rows) -> None:
+    """A definition has one row, with the workflow's name, whoever stores the definition."""
+    await journal.store_definition(WORKFLOW)
+    await open_journal().store_definition(WORKFLOW)
+
+    assert rows("select hash, workflow from definitions") == [(DEFINITION, "Greet")]
+
+
+async def test_version_is_the_beginning_of_the_hash(journal: SqliteJournal) -> None:
+    """The version that an execution shows is the beginning of the hash under which its definition is stored."""
+    await journal.accept_run(new_run())
+
+    assert (await load(journal)).version == WORKFLOW.version == DEFINITION[:12]
+
+
+async def test_run_from_accept_to_finish(journal: SqliteJournal) -> None:
     """An accepted run takes steps, and ends."""
     assert await journal.accept_run(new_run())
-    assert await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert await journal.append_step(FIRST, step_row(0, "one"))
     assert await status(journal) == "executing"
-    assert await journal.finish(Claim.first("run"), "success", OUTPUT)
+    assert await journal.finish(FIRST, "success", OUTPUT)
 
     assert await status(journal) == "success"
-    assert await steps_run(journal) == ["one"]
+    assert await recorded_steps(journal) == ["one"]
 
 
 async def test_accept_twice_is_refused(open_journal: Open) -> None:
@@ -65,219 +123,732 @@ async def test_accept_twice_is_refused(open_journal: Open) -> None:
     assert not await one.accept_run(new_run())
     assert not await other.accept_run(new_run(external_user="ada"))
 
-    assert await one.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert (await load(one)).external_user is None
+    assert await one.append_step(FIRST, step_row(0, "one"))
 
 
-async def test_same_step_twice_is_refused(journal: Journal) -> None:
+async def test_second_run_with_a_dedupe_key_is_refused(open_journal: Open) -> None:
+    """Of the runs with one dedupe key, every executor accepts only the first, in a queue too."""
+    one, other = open_journal(), open_journal()
+
+    assert await one.accept_run(new_run("first", dedupe_key="key"))
+    assert not await one.accept_run(new_run("second", dedupe_key="key"))
+    assert not await other.accept_run(new_run("third", dedupe_key="key", queue="mail"))
+    assert await one.finish(Claim.first("first"), "success", OUTPUT)
+    assert not await other.accept_run(new_run("fourth", dedupe_key="key"))
+
+    assert [await one.get_execution(run_id) for run_id in ("second", "third", "fourth")] == [None] * 3
+
+
+async def test_other_dedupe_keys_are_accepted(journal: SqliteJournal) -> None:
+    """Runs with different keys, and runs without a key, are accepted."""
+    keys = ["a", "b", None, None]
+
+    assert [await journal.accept_run(new_run(f"run{at}", dedupe_key=key)) for at, key in enumerate(keys)] == [True] * 4
+
+
+async def test_run_records_where_it_comes_from(open_journal: Open, rows: Rows) -> None:
+    """A run's row has its executor's origin, its parent, its workflow's public id and its dedupe key."""
+    await open_journal("notebook").accept_run(new_run(parent="caller", workflow_id="p_abc", dedupe_key="key"))
+
+    assert rows("select origin, parent, workflow_id, dedupe_key from runs") == [("notebook", "caller", "p_abc", "key")]
+
+
+async def test_claimed_run_has_everything_that_was_accepted(journal: SqliteJournal) -> None:
+    """A claimed run has its definition, event, request, user, environment and times as they were accepted."""
+    run = new_run(queue="mail", request=b"sealed\0", external_user="ada", environment="production", created=5.0)
+    await journal.accept_run(run)
+
+    claimed = await journal.claim("run")
+
+    assert claimed is not None
+    assert WORKFLOW.from_versioned_content(json.loads(claimed.definition)) == WORKFLOW
+    assert (claimed.claim, claimed.trace_id, claimed.event, claimed.request) == (
+        FIRST,
+        "trace-run",
+        run.event,
+        b"sealed\0",
+    )
+    assert (claimed.external_user, claimed.environment, claimed.created) == ("ada", "production", 5.0)
+    assert (claimed.steps, claimed.waits, claimed.was_paused, claimed.sent_paths) == ((), (), False, frozenset())
+
+
+# ── refused writes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_same_step_twice_is_refused(journal: SqliteJournal) -> None:
     """A second row of a step is refused, at another position too; the first result stays."""
     await journal.accept_run(new_run())
-    await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    await journal.append_step(FIRST, step_row(0, "one"))
 
-    assert not await journal.append_step(
-        Claim.first("run"), step_row(0, "one", encode_step(StepResult("one", "error")))
-    )
-    assert not await journal.append_step(Claim.first("run"), step_row(1, "one", STEP))
+    assert not await journal.append_step(FIRST, step_row(0, "one", encode_step(StepResult("one", "error"))))
+    assert not await journal.append_step(FIRST, step_row(1, "one"))
 
-    assert await steps_run(journal) == ["one"]
+    assert await recorded_steps(journal) == ["one"]
 
 
 @pytest.mark.parametrize("fence", [0, 2])
-async def test_wrong_fence_is_refused(journal: Journal, fence: int) -> None:
-    """A write with another fence is refused."""
+@every_write
+async def test_wrong_fence_is_refused(journal: SqliteJournal, write: Write, fence: int) -> None:
+    """A write with another fence is refused and changes nothing."""
     await journal.accept_run(new_run())
 
-    assert not await journal.append_step(Claim("run", fence), step_row(0, "one", STEP))
-    assert not await journal.finish(Claim("run", fence), "success", OUTPUT)
-    assert not await journal.park(Claim("run", fence), wait_row(0))
+    assert not await write(journal, Claim("run", fence))
 
     assert await status(journal) == "executing"
+    assert await recorded_steps(journal) == []
 
 
-async def test_unknown_run_is_refused(journal: Journal) -> None:
-    """A write to an unknown run is refused."""
-    assert not await journal.append_step(Claim.first("none"), step_row(0, "one", STEP))
-    assert not await journal.finish(Claim.first("none"), "success", OUTPUT)
-    assert not await journal.park(Claim.first("none"), wait_row(0))
-    assert not await journal.resolve_wait("none", 1, "resumed")
-    assert not await journal.cancel("none")
-    assert await journal.claim("none") is None
-    assert await journal.get_execution("none") is None
+@every_write
+async def test_write_to_an_unknown_run_is_refused(journal: SqliteJournal, write: Write, rows: Rows) -> None:
+    """A write to an unknown run is refused and leaves no row."""
+    assert not await write(journal, FIRST)
+
+    assert rows("select run_id from steps union all select run_id from waits union all select run_id from outbox") == []
 
 
-async def test_another_owner_is_refused(open_journal: Open) -> None:
+async def test_unknown_run_is_not_found(journal: SqliteJournal) -> None:
+    """An unknown run cannot be resumed, cancelled, claimed or read."""
+    assert await journal.resolve_wait(KEY, "resumed") == "late"
+    assert await journal.resolve_wait(KEY, "cancelled") == "late"
+    assert not await journal.cancel("run")
+    assert await journal.claim("run") is None
+    assert await journal.get_execution("run") is None
+    assert await journal.load_run("run") is None
+    assert await journal.find_cancelled(["run"]) == []
+
+
+@every_write
+async def test_another_owner_is_refused(open_journal: Open, write: Write, rows: Rows) -> None:
     """A write of an executor that does not own the run is refused, even with the right fence."""
     owner, other = open_journal(), open_journal()
     await owner.accept_run(new_run())
 
-    assert not await other.append_step(Claim.first("run"), step_row(0, "one", STEP))
-    assert not await other.finish(Claim.first("run"), "success", OUTPUT)
-    assert not await other.park(Claim.first("run"), wait_row(0))
+    assert not await write(other, FIRST)
 
-    assert await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert rows("select run_id from waits union all select run_id from outbox") == []
+    assert await owner.append_step(FIRST, step_row(0, "one"))
 
 
-async def test_finished_run_refuses_writes(journal: Journal) -> None:
-    """A finished run accepts no step and no second end."""
+@every_write
+@pytest.mark.parametrize("end", ["success", "error", "exited", "cancelled"])
+async def test_finished_run_refuses_writes(journal: SqliteJournal, write: Write, end: FinalStatus) -> None:
+    """A finished run accepts no step, no pause and no second end."""
     await journal.accept_run(new_run())
-    await journal.finish(Claim.first("run"), "error", OUTPUT)
+    assert await journal.finish(FIRST, end, OUTPUT)
 
-    assert not await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
-    assert not await journal.finish(Claim.first("run"), "success", OUTPUT)
+    assert not await write(journal, FIRST)
 
-    assert await status(journal) == "error"
-
-
-async def test_finish_without_waiting(journal: Journal) -> None:
-    """A run finished without waiting is finished for the next read of the same journal."""
-    await journal.accept_run(new_run())
-
-    assert await journal.finish(Claim.first("run"), "success", OUTPUT, wait=False)
-
-    assert await status(journal) == "success"
+    assert await status(journal) == end
 
 
-async def test_cancelled_run_refuses_writes(open_journal: Open) -> None:
+@every_write
+async def test_paused_run_refuses_writes(journal: SqliteJournal, write: Write) -> None:
+    """A paused run has no owner: a write and a second pause are refused."""
+    await pause(journal)
+
+    assert not await write(journal, FIRST)
+
+    assert await status(journal) == "paused"
+
+
+@every_write
+async def test_cancelled_run_refuses_writes(open_journal: Open, write: Write) -> None:
     """Every executor can cancel an unfinished run once; the owner's next write is refused."""
     owner, other = open_journal(), open_journal()
     await owner.accept_run(new_run())
 
     assert await other.cancel("run")
 
-    assert not await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
-    assert not await owner.finish(Claim.first("run"), "success", OUTPUT)
+    assert not await write(owner, FIRST)
     assert not await other.cancel("run")
     assert await status(owner) == "cancelled"
 
 
-async def test_heartbeat_keeps_the_lease(open_journal: Open, clock: ManualClock) -> None:
-    """An executor that sends heartbeats is not reaped."""
-    owner, reaper = open_journal(), open_journal()
+@pytest.mark.parametrize("state", ["queued", "paused", "woken", "executing"])
+async def test_every_unfinished_run_can_be_cancelled(journal: SqliteJournal, state: str) -> None:
+    """A run that waits, is paused or runs ends as cancelled, with the reason, and is never claimed."""
+    await journal.accept_run(new_run(queue="mail" if state == "queued" else None))
+    if state in ("paused", "woken"):
+        await journal.park(FIRST, wait_row(wake_at=0.0))
+    if state == "woken":
+        await journal.wake_due()
+
+    assert await journal.cancel("run")
+
+    execution = await load(journal)
+    assert execution.error is not None
+    assert (execution.status, execution.error.code) == ("cancelled", "cancelled")
+    assert execution.finished_at == "2026-01-01T00:00:00.000Z"
+    assert await journal.claim("run") is None
+    assert await journal.wake_due() == 0
+
+
+async def test_find_cancelled_returns_only_cancelled_runs(journal: SqliteJournal) -> None:
+    """Of the runs of an executor, those that someone cancelled are found."""
+    for run_id in ("a", "b", "c"):
+        await journal.accept_run(new_run(run_id))
+    await journal.cancel("b")
+    await journal.finish(Claim.first("c"), "error", OUTPUT)
+
+    assert await journal.find_cancelled(["c", "b", "a", "unknown"]) == ["b"]
+    assert await journal.find_cancelled([]) == []
+
+
+# ── dead executors ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_living_executor_is_not_reaped(open_journal: Open, clock: ManualClock) -> None:
+    """An executor that lives keeps its runs, however long it is silent; an executor never reaps itself."""
+    owner, reaper = open_journal("serve"), open_journal()
     await owner.accept_run(new_run())
+    clock.advance(1e9)
 
-    for _ in range(3):
-        clock.advance(8)
-        assert await owner.heartbeat()
-        assert await reaper.heartbeat()
-        assert await reaper.reap_expired() == 0
+    assert (await reaper.reap_dead(), await owner.reap_dead()) == (0, 0)
 
-    assert await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert await owner.append_step(FIRST, step_row(0, "one"))
 
 
-async def test_expired_lease_is_valid_until_it_is_reaped(open_journal: Open, clock: ManualClock) -> None:
-    """Until it is reaped, an executor with an expired lease owns its runs and may extend the lease."""
-    owner = open_journal()
+async def test_dead_executor_is_valid_until_it_is_reaped(open_journal: Open, liveness: FakeLiveness) -> None:
+    """An executor that is taken for dead owns its runs until another executor reaps it."""
+    owner = open_journal("serve")
     await owner.accept_run(new_run())
-    clock.advance(60)
+    liveness.kill(owner)
 
-    assert await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
-    assert await owner.heartbeat()
+    assert await owner.append_step(FIRST, step_row(0, "one"))
 
 
-async def test_reaped_executor_is_refused(open_journal: Open, clock: ManualClock) -> None:
+@every_write
+async def test_reaped_executor_is_refused(open_journal: Open, liveness: FakeLiveness, write: Write) -> None:
     """A reaped executor cannot write, not even with the current fence."""
-    owner = open_journal()
+    owner, reaper = open_journal("serve"), open_journal()
     await owner.accept_run(new_run())
-    clock.advance(60)
-    reaper = open_journal()
+    liveness.kill(owner)
 
-    assert await reaper.reap_expired() == 1
+    assert await reaper.reap_dead() == 1
     run = await reaper.claim("run")
 
     assert run is not None
-    assert not await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
-    assert not await owner.append_step(run.claim, step_row(0, "one", STEP))
-    assert not await owner.finish(run.claim, "success", OUTPUT)
-    assert not await owner.park(run.claim, wait_row(0))
+    assert not await write(owner, FIRST)
+    assert not await write(owner, run.claim)
+    assert await recorded_steps(reaper) == []
+    assert await status(reaper) == "executing"
+
+
+async def test_reaped_executor_gets_no_run(open_journal: Open, liveness: FakeLiveness) -> None:
+    """A reaped executor can neither accept nor claim a run."""
+    owner, reaper = open_journal("serve"), open_journal()
+    await owner.accept_run(new_run())
+    liveness.kill(owner)
+    await reaper.reap_dead()
+
     assert not await owner.accept_run(new_run("another"))
-    assert not await owner.heartbeat()
     assert await owner.claim("run") is None
+    assert await owner.claim_next(limit=5) == []
 
 
-async def test_reaped_run_continues(open_journal: Open, clock: ManualClock) -> None:
-    """A reaped run is ready, with attempt + 1, the next fence after its claim, and its recorded steps."""
-    owner = open_journal()
-    await owner.deploy_definition(WORKFLOW)
+async def test_served_run_of_a_dead_executor_continues(open_journal: Open, liveness: FakeLiveness) -> None:
+    """A served run of a dead executor is ready: attempt + 1, the next fence with its claim, and its recorded steps."""
+    owner = open_journal("serve")
+    await owner.store_definition(WORKFLOW)
     await owner.accept_run(new_run(external_user="ada"))
-    await owner.append_step(Claim.first("run"), step_row(0, "one", STEP))
-    clock.advance(60)
-    reaper = open_journal()
+    await owner.append_step(FIRST, step_row(0, "one"))
+    liveness.kill(owner)
+    successor = open_journal("serve")
 
-    await reaper.reap_expired()
-    ready = await status(reaper)
-    run = await reaper.claim("run")
+    assert await successor.reap_dead() == 1
+    ready = await status(successor)
+    (run,) = await successor.claim_next()
 
     assert ready == "resumed"
-    assert run is not None
-    assert (run.claim, run.external_user) == (Claim("run", 2, attempt=2), "ada")
-    assert await reaper.append_step(Claim("run", 2), step_row(1, "two", encode_step(StepResult("two", "success"))))
-    assert await steps_run(reaper) == ["one", "two"]
+    assert (run.claim, run.external_user, run.steps) == (Claim("run", 2, attempt=2), "ada", (step_row(0, "one"),))
+    assert (await load(successor)).attempt == 2
+    assert await successor.append_step(run.claim, step_row(1, "two", encode_step(StepResult("two", "success"))))
+    assert await recorded_steps(successor) == ["one", "two"]
 
 
-async def test_reaping_twice_makes_a_run_ready_once(open_journal: Open, clock: ManualClock) -> None:
-    """Reaping twice makes the runs ready once."""
-    owner = open_journal()
+@pytest.mark.parametrize("origin", ["notebook", "terminal", "python"])
+async def test_other_run_of_a_dead_executor_is_interrupted(
+    open_journal: Open, liveness: FakeLiveness, clock: ManualClock, origin: str
+) -> None:
+    """A run whose user saw its process end is an error that says so; its steps stay, and it is never continued."""
+    owner, reaper = open_journal(origin), open_journal("serve")
+    await owner.store_definition(WORKFLOW)
     await owner.accept_run(new_run())
-    clock.advance(60)
-    reaper = open_journal()
+    await owner.append_step(FIRST, step_row(0, "one"))
+    liveness.kill(owner)
+    clock.advance(2)
 
-    assert [await reaper.reap_expired(), await reaper.reap_expired()] == [1, 0]
+    assert await reaper.reap_dead() == 0
 
-
-async def test_paused_run_refuses_writes(journal: Journal) -> None:
-    """A paused run has no owner: a write and a second pause are refused."""
-    await journal.accept_run(new_run())
-
-    assert await journal.park(Claim.first("run"), wait_row(0))
-
-    assert await status(journal) == "paused"
-    assert not await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
-    assert not await journal.finish(Claim.first("run"), "success", OUTPUT)
-    assert not await journal.park(Claim.first("run"), wait_row(0))
+    execution = await load(reaper)
+    assert execution.error is not None
+    assert (execution.status, execution.error.code, execution.attempt) == ("error", "interrupted", 1)
+    assert execution.finished_at == "2026-01-01T00:00:02.000Z"
+    assert await recorded_steps(reaper) == ["one"]
+    assert await reaper.claim("run") is None
+    assert not await owner.append_step(FIRST, step_row(1, "two"))
 
 
-async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> None:
+async def test_executors_of_several_origins_are_reaped_together(open_journal: Open, liveness: FakeLiveness) -> None:
+    """One call reaps every dead executor, each by the rule of its origin, and leaves the living ones."""
+    owners = {origin: open_journal(origin) for origin in ("serve", "notebook", "terminal")}
+    living = open_journal("python")
+    for origin, owner in {**owners, "python": living}.items():
+        await owner.accept_run(new_run(origin))
+    for owner in owners.values():
+        liveness.kill(owner)
+
+    assert await living.reap_dead() == 1
+
+    found = {origin: await status(living, origin) for origin in (*owners, "python")}
+    assert found == {"serve": "resumed", "notebook": "error", "terminal": "error", "python": "executing"}
+
+
+async def test_paused_run_of_a_dead_executor_stays_paused(open_journal: Open, liveness: FakeLiveness) -> None:
+    """A paused run has no owner, so the end of its process changes nothing."""
+    owner, reaper = open_journal(), open_journal()
+    await pause(owner)
+    liveness.kill(owner)
+
+    assert await reaper.reap_dead() == 0
+
+    assert await status(reaper) == "paused"
+    assert await reaper.resolve_wait(KEY, "resumed") == "done"
+
+
+async def test_run_claimed_by_another_origin_is_continued_by_its_own(
+    open_journal: Open, liveness: FakeLiveness
+) -> None:
+    """The run's origin decides, not that of the executor that owned the run last."""
+    owner, helper = open_journal("serve"), open_journal("notebook")
+    await owner.accept_run(new_run(queue="mail"))
+    assert await helper.claim("run") is not None
+    liveness.kill(helper)
+
+    assert await owner.reap_dead() == 1
+
+    assert [run.claim for run in await owner.claim_next("mail")] == [Claim("run", 2, attempt=2)]
+
+
+async def test_reaping_twice_makes_a_run_ready_once(open_journal: Open, liveness: FakeLiveness) -> None:
+    """Reaping twice makes the runs ready once."""
+    owner, reaper = open_journal("serve"), open_journal()
+    await owner.accept_run(new_run())
+    liveness.kill(owner)
+
+    assert [await reaper.reap_dead(), await reaper.reap_dead()] == [1, 0]
+
+
+async def test_two_executors_reap_a_run_once(open_journal: Open, liveness: FakeLiveness) -> None:
+    """If two executors reap at the same time, a run gets one more attempt."""
+    owner, *reapers = open_journal("serve"), open_journal(), open_journal()
+    await owner.accept_run(new_run())
+    liveness.kill(owner)
+
+    counts = await asyncio.gather(*(reaper.reap_dead() for reaper in reapers))
+
+    assert sorted(counts) == [0, 1]
+    assert (await load(reapers[0])).attempt == 2
+
+
+async def test_run_of_a_closed_executor_is_reaped(open_journal: Open) -> None:
+    """Runs that an executor left running when it was closed are reaped."""
+    owner = open_journal("serve")
+    await owner.accept_run(new_run())
+    await owner.close()
+
+    assert await open_journal("serve").reap_dead() == 1
+
+
+async def test_second_server_is_refused(open_journal: Open) -> None:
+    """One executor of the origin `serve` opens a file; the message says how to serve more."""
+    first = open_journal("serve")
+
+    with pytest.raises(RequestError, match=r"Another `pdkernel serve` serves the project in .*journal\.db") as refused:
+        open_journal("serve")
+
+    assert refused.value.fix == "Stop the other server, or serve its workflows with it: pdkernel serve SOURCE SOURCE"
+    assert await first.accept_run(new_run())
+
+
+async def test_refused_server_leaves_no_executor(open_journal: Open, rows: Rows) -> None:
+    """A server that is refused is not an executor, and does not end the first server's right."""
+    first = open_journal("serve")
+    for _ in range(2):
+        with pytest.raises(RequestError):
+            open_journal("serve")
+
+    assert rows("select id, origin from executors") == [(first.executor_id, "serve")]
+
+
+async def test_server_follows_a_closed_or_dead_server(open_journal: Open, liveness: FakeLiveness) -> None:
+    """The next server is accepted after the first one was closed, and after the second one died."""
+    await open_journal("serve").close()
+    liveness.kill(open_journal("serve"))
+
+    assert await open_journal("serve").accept_run(new_run())
+
+
+@pytest.mark.parametrize("origin", ["notebook", "terminal", "python"])
+async def test_other_origins_are_shared(open_journal: Open, origin: str) -> None:
+    """Several executors of the other origins, and a server, open one file."""
+    journals = [open_journal("serve"), open_journal(origin), open_journal(origin)]
+
+    assert [await journal.accept_run(new_run(f"run{at}")) for at, journal in enumerate(journals)] == [True] * 3
+
+
+# ── pauses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_resumed_run_is_claimed_with_the_next_fence(journal: SqliteJournal) -> None:
     """A resumed run is ready; the first claim gets it with the next fence."""
-    await journal.accept_run(new_run())
-    await journal.park(Claim.first("run"), wait_row(0))
+    await pause(journal)
 
-    assert await journal.resolve_wait("run", 1, "resumed", '{"answer":42}')
+    assert await journal.resolve_wait(KEY, "resumed", b'{"answer":42}') == "done"
     ready = await status(journal)
     claims = [await journal.claim("run"), await journal.claim("run")]
 
     assert ready == "resumed"
-    assert [run and run.claim for run in claims] == [Claim("run", 2), None]
-    assert not await journal.append_step(Claim("run", 1), step_row(0, "one", STEP))
-    assert await journal.append_step(Claim("run", 2), step_row(0, "one", STEP))
+    assert [run and run.claim for run in claims] == [SECOND, None]
+    assert not await journal.append_step(FIRST, step_row(0, "one"))
+    assert await journal.append_step(SECOND, step_row(0, "one"))
 
 
-async def test_paused_run_is_woken_once(journal: Journal, clock: ManualClock) -> None:
-    """Of a timer and two resumes exactly one wakes a run."""
+async def test_claimed_run_has_its_pause(journal: SqliteJournal) -> None:
+    """A claimed run has the wait as it was written, with the outcome and the payload of the call that ended it."""
     await journal.accept_run(new_run())
-    await journal.park(Claim.first("run"), wait_row(0, wake_at=clock.now().timestamp()))
+    wait = wait_row(3, kind="suspend", number=2, wake_at=9e9)
+    await journal.park(FIRST, wait)
+    await journal.resolve_wait(replace(KEY, number=2), "resumed", b"\0payload")
 
-    woken = await asyncio.gather(
-        journal.resolve_wait("run", 1, "resumed"), journal.wake_due(), journal.resolve_wait("run", 1, "cancelled")
+    run = await journal.claim("run")
+
+    assert run is not None
+    assert run.waits == (replace(wait, outcome="resumed", payload=b"\0payload"),)
+    assert (run.was_paused, run.steps) == (True, ())
+
+
+async def test_claimed_run_has_only_pauses_of_unrecorded_steps(journal: SqliteJournal) -> None:
+    """The wait of a recorded step is left out; the run still shows that it was paused."""
+    await pause(journal)
+    await journal.resolve_wait(KEY, "resumed")
+    await journal.claim("run")
+    await journal.append_step(SECOND, step_row(0, "one"))
+    await journal.release(SECOND)
+
+    run = await journal.claim("run")
+
+    assert run is not None
+    assert ([step.name for step in run.steps], run.waits, run.was_paused) == (["one"], (), True)
+
+
+async def test_step_of_another_pass_does_not_hide_a_pause(journal: SqliteJournal) -> None:
+    """The first pass of a loop's step is recorded; the pause of its second pass is returned by the claim."""
+    await journal.accept_run(new_run())
+    await journal.append_step(FIRST, StepRow(0, "one", STEP, "one", iteration=1))
+    await journal.park(FIRST, replace(wait_row(1, wake_at=0.0), iteration=2))
+    await journal.wake_due()
+
+    run = await journal.claim("run")
+
+    assert run is not None
+    assert [(wait.path, wait.iteration, wait.outcome) for wait in run.waits] == [("one", 2, "timeout")]
+
+
+async def test_run_that_never_paused_says_so(journal: SqliteJournal) -> None:
+    """A released run without a pause was not paused, even if someone resumed a step early."""
+    await journal.accept_run(new_run())
+    await journal.resolve_wait(KEY, "resumed")
+    await journal.release(FIRST)
+
+    run = await journal.claim("run")
+
+    assert run is not None
+    assert (run.was_paused, run.waits) == (False, ())
+
+
+async def test_steps_are_claimed_in_order_with_their_carry(journal: SqliteJournal) -> None:
+    """Recorded steps come in the order of the run, each with its carry and the attempt that recorded it."""
+    await journal.accept_run(new_run())
+    second = replace(step_row(1, "two"), carry=b"\0two")
+    await journal.append_step(FIRST, second)
+    await journal.append_step(FIRST, step_row(0, "one"))
+    await journal.release(FIRST)
+    run = await journal.claim("run")
+    assert run is not None
+    await journal.append_step(run.claim, step_row(2, "three"))
+    await journal.release(run.claim)
+
+    again = await journal.claim("run")
+
+    assert again is not None
+    assert again.claim == Claim("run", 3, attempt=3)
+    assert again.steps == (step_row(0, "one"), second, replace(step_row(2, "three"), attempt=2))
+
+
+async def test_paused_run_shows_its_step(journal: SqliteJournal) -> None:
+    """The record of a paused run shows the result of its step so far; the step is not recorded yet."""
+    await pause(journal)
+
+    execution = await load(journal)
+    loaded = await journal.load_run("run")
+
+    assert (execution.status, execution.step("one").exports) == ("paused", {"$return_value": "before"})
+    assert loaded is not None
+    assert loaded[0] == execution
+    assert (loaded[1].steps, [wait.path for wait in loaded[1].waits]) == ((), ["one"])
+
+
+async def test_recorded_step_replaces_its_pause(journal: SqliteJournal) -> None:
+    """After the pause, the record shows the step's own result, once."""
+    await pause(journal)
+    await journal.resolve_wait(KEY, "resumed")
+    await journal.claim("run")
+    after = encode_step(StepResult("one", "success", exports={"$return_value": "after"}))
+    await journal.append_step(SECOND, step_row(0, "one", after))
+
+    execution = await load(journal)
+
+    assert [(step.name, step.exports) for step in execution.steps if step.exports] == [
+        ("one", {"$return_value": "after"})
+    ]
+
+
+async def test_cancelled_pause_still_shows_its_step(journal: SqliteJournal) -> None:
+    """A run that was cancelled in its pause shows the step's result so far."""
+    await pause(journal)
+    await journal.cancel("run")
+
+    assert (await load(journal)).step("one").exports == {"$return_value": "before"}
+
+
+async def test_paused_run_is_woken_once(journal: SqliteJournal, clock: ManualClock) -> None:
+    """Of a timer and two calls exactly one ends a pause."""
+    await pause(journal, wake_at=clock.now().timestamp())
+
+    resumed, woken, cancelled = await asyncio.gather(
+        journal.resolve_wait(KEY, "resumed"), journal.wake_due(), journal.resolve_wait(KEY, "cancelled")
     )
 
-    assert sorted(map(int, woken)) == [0, 0, 1]
+    assert sorted([resumed == "done", woken == 1, cancelled == "done"]) == [False, False, True]
 
 
-async def test_resume_with_an_earlier_fence_is_refused(journal: Journal) -> None:
-    """A resume for an earlier pause does not wake the run."""
+@pytest.mark.parametrize("second", ["resumed", "cancelled"])
+async def test_second_call_is_late(journal: SqliteJournal, second: WaitOutcome) -> None:
+    """After a call has resumed the run, every further call is late and the first payload stays."""
+    await pause(journal)
+
+    assert await journal.resolve_wait(KEY, "resumed", b"first") == "done"
+    assert await journal.resolve_wait(KEY, second, b"second") == "late"
+
+    run = await journal.claim("run")
+    assert run is not None
+    assert [(wait.outcome, wait.payload) for wait in run.waits] == [("resumed", b"first")]
+    assert await journal.resolve_wait(KEY, second) == "late"
+
+
+async def test_call_that_cancels_ends_the_run(journal: SqliteJournal) -> None:
+    """A call can end a pause by cancelling the run; later calls are late."""
+    await pause(journal)
+
+    assert await journal.resolve_wait(KEY, "cancelled") == "done"
+
+    execution = await load(journal)
+    assert execution.error is not None
+    assert (execution.status, execution.error.code) == ("cancelled", "cancelled")
+    assert await journal.resolve_wait(KEY, "resumed") == "late"
+    assert await journal.resolve_wait(KEY, "cancelled") == "late"
+
+
+@pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        WaitKey("run", "one", number=0),
+        WaitKey("run", "one", number=1),
+        WaitKey("run", "one", number=3),
+        WaitKey("run", "two", number=2),
+        WaitKey("run", "one", iteration=2, number=2),
+        WaitKey("other", "one", number=2),
+    ],
+    ids=str,
+)
+async def test_call_for_another_pause_is_late(journal: SqliteJournal, key: WaitKey, outcome: WaitOutcome) -> None:
+    """A call for an earlier or a later pause, another step, pass or run does not end the pause."""
     await journal.accept_run(new_run())
-    await journal.park(Claim.first("run"), wait_row(0))
+    await journal.park(FIRST, wait_row(kind="rerun", number=2))
 
-    assert not await journal.resolve_wait("run", 2, "resumed")
+    assert await journal.resolve_wait(key, outcome) == "late"
 
     assert await status(journal) == "paused"
 
 
-async def test_timer_wakes_due_runs(journal: Journal, clock: ManualClock) -> None:
+@pytest.mark.parametrize("end", ["success", "cancelled"])
+@pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
+async def test_call_after_the_end_is_late(journal: SqliteJournal, outcome: WaitOutcome, end: FinalStatus) -> None:
+    """A call for a run that has ended is late and changes nothing, whether or not the step paused."""
+    await pause(journal)
+    await journal.resolve_wait(KEY, "resumed")
+    await journal.claim("run")
+    await journal.finish(SECOND, end, OUTPUT)
+
+    assert await journal.resolve_wait(KEY, outcome) == "late"
+    assert await journal.resolve_wait(WaitKey("run", "two"), outcome) == "late"
+
+    assert await status(journal) == end
+
+
+@pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
+async def test_call_for_a_recorded_step_is_late(journal: SqliteJournal, outcome: WaitOutcome) -> None:
+    """A step that ended without a pause cannot be resumed, and its key cannot cancel the run."""
+    await journal.accept_run(new_run())
+    await journal.append_step(FIRST, step_row(0, "one"))
+
+    assert await journal.resolve_wait(KEY, outcome) == "late"
+
+    assert await status(journal) == "executing"
+
+
+async def test_early_call_counts_when_the_step_pauses(journal: SqliteJournal) -> None:
+    """A step that was resumed before its pause is ready at once, with the payload; its timer does not count."""
+    await journal.accept_run(new_run())
+
+    early = await journal.resolve_wait(KEY, "resumed", b"payload")
+    running = await status(journal)
+    assert await journal.park(FIRST, wait_row(kind="suspend", wake_at=0.0))
+
+    assert (early, running, await status(journal)) == ("early", "executing", "resumed")
+    assert await journal.wake_due() == 0
+    run = await journal.claim("run")
+    assert run is not None
+    assert run.waits == (replace(wait_row(kind="suspend", wake_at=0.0), outcome="resumed", payload=b"payload"),)
+
+
+async def test_early_call_keeps_the_run_running(journal: SqliteJournal) -> None:
+    """A step that was resumed early may end without a pause."""
+    await journal.accept_run(new_run())
+    await journal.resolve_wait(KEY, "resumed")
+
+    assert await journal.finish(FIRST, "success", OUTPUT, last_step=step_row(0, "one"))
+
+    assert await status(journal) == "success"
+
+
+async def test_pauses_are_numbered_from_one(journal: SqliteJournal) -> None:
+    """A running step has no pause 0, which a call could end."""
+    await journal.accept_run(new_run())
+
+    assert await journal.resolve_wait(replace(KEY, number=0), "resumed") == "late"
+
+    assert await status(journal) == "executing"
+
+
+@pytest.mark.parametrize("second", ["resumed", "cancelled"])
+async def test_second_early_call_is_late(journal: SqliteJournal, second: WaitOutcome) -> None:
+    """The first early call wins."""
+    await journal.accept_run(new_run())
+    await journal.resolve_wait(KEY, "resumed", b"first")
+
+    assert await journal.resolve_wait(KEY, second, b"second") == "late"
+
+    await journal.park(FIRST, wait_row())
+    run = await journal.claim("run")
+    assert run is not None
+    assert [wait.payload for wait in run.waits] == [b"first"]
+
+
+async def test_early_call_that_cancels_ends_the_run(journal: SqliteJournal) -> None:
+    """A call that cancels a step before its pause ends the run at once; the step's pause is refused."""
+    await journal.accept_run(new_run())
+
+    assert await journal.resolve_wait(KEY, "cancelled") == "done"
+
+    assert await status(journal) == "cancelled"
+    assert not await journal.park(FIRST, wait_row())
+
+
+async def test_early_call_for_another_number_does_not_count(journal: SqliteJournal) -> None:
+    """A step that reruns pauses as usual if the early call was for a later pause of the step."""
+    await journal.accept_run(new_run())
+    assert await journal.resolve_wait(replace(KEY, number=2), "resumed", b"second") == "early"
+    await journal.park(FIRST, wait_row(kind="rerun", wake_at=0.0))
+    paused = await status(journal)
+    await journal.wake_due()
+    await journal.claim("run")
+
+    await journal.park(SECOND, wait_row(kind="rerun", number=2))
+
+    assert (paused, await status(journal)) == ("paused", "resumed")
+
+
+async def test_early_call_survives_the_death_of_its_executor(open_journal: Open, liveness: FakeLiveness) -> None:
+    """The next attempt of a step that was resumed early does not pause."""
+    owner = open_journal("serve")
+    await owner.accept_run(new_run())
+    await owner.resolve_wait(KEY, "resumed", b"payload")
+    liveness.kill(owner)
+    successor = open_journal("serve")
+    await successor.reap_dead()
+    (run,) = await successor.claim_next()
+
+    await successor.park(run.claim, wait_row())
+
+    assert await status(successor) == "resumed"
+
+
+async def test_call_between_two_attempts_is_early(journal: SqliteJournal) -> None:
+    """A run that waits for its next attempt can be resumed: the step pauses again with the same key."""
+    await journal.accept_run(new_run())
+    await journal.release(FIRST)
+
+    assert await journal.resolve_wait(KEY, "resumed", b"payload") == "early"
+
+    await journal.claim("run")
+    await journal.park(Claim("run", 2, attempt=2), wait_row())
+    assert await status(journal) == "resumed"
+
+
+async def test_early_call_keeps_the_steps_earlier_pause(journal: SqliteJournal) -> None:
+    """An early call for the second pause of a step leaves the first one: a next attempt continues after it."""
+    await journal.accept_run(new_run())
+    await journal.park(FIRST, wait_row(kind="rerun", wake_at=0.0))
+    await journal.wake_due()
+    await journal.claim("run")
+    assert await journal.resolve_wait(replace(KEY, number=2), "resumed", b"second") == "early"
+    await journal.release(SECOND)
+
+    run = await journal.claim("run")
+
+    assert run is not None
+    assert run.waits == (replace(wait_row(kind="rerun", wake_at=0.0), outcome="timeout"),)
+    assert (await load(journal)).step("one").exports == {"$return_value": "before"}
+    await journal.park(run.claim, wait_row(kind="rerun", number=2, wake_at=9e9))
+    assert await status(journal) == "resumed"
+
+
+async def test_next_pause_of_a_step_replaces_its_last(journal: SqliteJournal, rows: Rows) -> None:
+    """A step that reruns has one wait, with the number and the data of its last pause."""
+    await journal.accept_run(new_run())
+    await journal.park(FIRST, wait_row(kind="rerun", wake_at=0.0))
+    await journal.wake_due()
+    await journal.claim("run")
+    data = encode_step(StepResult("one", "success", exports={"$return_value": "second"}))
+    await journal.park(SECOND, wait_row(kind="rerun", number=2, data=data))
+
+    assert rows("select number, outcome, data from waits") == [(2, None, data)]
+    assert (await load(journal)).step("one").exports == {"$return_value": "second"}
+    assert await journal.resolve_wait(replace(KEY, number=2), "resumed") == "done"
+
+
+# ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_timer_wakes_due_runs(journal: SqliteJournal, clock: ManualClock) -> None:
     """A timer wakes only runs that are due."""
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
-        await journal.accept_run(new_run(f"run{number}"))
-        await journal.park(Claim.first(f"run{number}"), wait_row(0, wake_at=wake_at))
+        await pause(journal, f"run{number}", wake_at=wake_at)
 
     clock.advance(2)
     woken = await journal.wake_due()
@@ -291,27 +862,91 @@ async def test_timer_wakes_due_runs(journal: Journal, clock: ManualClock) -> Non
     ]
 
 
-async def test_timer_wakes_the_earliest_runs_first(journal: Journal, clock: ManualClock) -> None:
+async def test_timer_wakes_the_earliest_runs_first(journal: SqliteJournal, clock: ManualClock) -> None:
     """If more runs are due than the limit, the earliest are woken."""
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
-        await journal.accept_run(new_run(run_id))
-        await journal.park(Claim.first(run_id), wait_row(0, wake_at=wake_at))
+        await pause(journal, run_id, wake_at=wake_at)
 
     assert await journal.wake_due(limit=1) == 1
 
     assert await status(journal, "latest") == "resumed"
 
 
-async def test_cancelled_pause_is_not_woken(journal: Journal, clock: ManualClock) -> None:
+@pytest.mark.parametrize("kind", ["delay", "rerun"])
+async def test_due_pause_ends_with_the_outcome_timeout(journal: SqliteJournal, kind: WaitKind) -> None:
+    """A delay, and a step that reruns, go on when their time has come; a call after that is late."""
+    await pause(journal, kind=kind, wake_at=0.0)
+
+    assert [await journal.wake_due(), await journal.wake_due()] == [1, 0]
+
+    assert await journal.resolve_wait(KEY, "resumed", b"late") == "late"
+    run = await journal.claim("run")
+    assert run is not None
+    assert [(wait.kind, wait.outcome, wait.payload) for wait in run.waits] == [(kind, "timeout", None)]
+
+
+async def test_expired_suspend_is_cancelled(journal: SqliteJournal, rows: Rows) -> None:
+    """A suspended run that nobody resumes ends as cancelled when its time has come, with the reason."""
+    await pause(journal, kind="suspend", wake_at=0.0)
+
+    assert await journal.wake_due() == 1
+
+    execution = await load(journal)
+    assert execution.error is not None
+    assert (execution.status, execution.error.code) == ("cancelled", "wait_expired")
+    assert execution.finished_at == "2026-01-01T00:00:00.000Z"
+    assert rows("select outcome from waits") == [("timeout",)]
+    assert await journal.resolve_wait(KEY, "resumed") == "late"
+    assert await journal.claim("run") is None
+
+
+async def test_resumed_suspend_does_not_expire(journal: SqliteJournal, clock: ManualClock) -> None:
+    """A suspended run that was resumed in time is not cancelled, even if it is claimed late."""
+    await pause(journal, kind="suspend", wake_at=clock.now().timestamp() + 1)
+    await journal.resolve_wait(KEY, "resumed")
+    clock.advance(60)
+
+    assert await journal.wake_due() == 0
+
+    assert await status(journal) == "resumed"
+
+
+async def test_cancelled_pause_is_not_woken(journal: SqliteJournal, clock: ManualClock) -> None:
     """A cancelled pause is not woken."""
-    await journal.accept_run(new_run())
-    await journal.park(Claim.first("run"), wait_row(0, wake_at=clock.now().timestamp()))
+    await pause(journal, wake_at=clock.now().timestamp())
 
     assert await journal.cancel("run")
 
     assert await journal.wake_due() == 0
     assert await status(journal) == "cancelled"
+
+
+async def test_next_wake_is_the_earliest_pause(journal: SqliteJournal) -> None:
+    """The next wake is that of the earliest timer; pauses without a timer do not count."""
+    assert await journal.next_wake() is None
+    await pause(journal, "forever")
+    without_timer = await journal.next_wake()
+    await pause(journal, "late", wake_at=9e9)
+    await pause(journal, "early", wake_at=8e9)
+    with_timers = await journal.next_wake()
+    await journal.cancel("early")
+
+    assert (without_timer, with_timers, await journal.next_wake()) == (None, 8e9, 9e9)
+
+
+async def test_next_wake_is_now_for_a_ready_run_of_the_origin(open_journal: Open) -> None:
+    """A ready run is due at once for executors of its origin; a queued run waits for its queue."""
+    server, notebook = open_journal("serve"), open_journal("notebook")
+    await server.accept_run(new_run("queued", queue="mail"))
+    queued = await server.next_wake()
+    await server.accept_run(new_run())
+    await server.release(FIRST)
+
+    assert (queued, await server.next_wake(), await notebook.next_wake()) == (None, 0.0, None)
+
+
+# ── claims, queues and release ───────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock) -> None:
@@ -326,23 +961,43 @@ async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock
 
     assert waiting == "queued"
     assert [run.claim for run in (*first, *second)] == [Claim.first("b"), Claim.first("a")]
-    assert not await one.append_step(Claim.first("a"), step_row(0, "one", STEP))
-    assert await other.append_step(Claim.first("a"), step_row(0, "one", STEP))
+    assert not await one.append_step(Claim.first("a"), step_row(0, "one"))
+    assert await other.append_step(Claim.first("a"), step_row(0, "one"))
 
 
-async def test_claim_leaves_other_queues_unchanged(journal: Journal) -> None:
+async def test_claim_leaves_other_queues_unchanged(journal: SqliteJournal) -> None:
     """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
-    await journal.accept_run(new_run("woken"))
-    await journal.park(Claim.first("woken"), wait_row(0))
-    await journal.resolve_wait("woken", 1, "resumed")
+    await pause(journal, "woken")
+    await journal.resolve_wait(WaitKey("woken", "one"), "resumed")
 
     assert [run.claim.run_id for run in await journal.claim_next("other", limit=5)] == []
     assert [run.claim.run_id for run in await journal.claim_next(None, limit=5)] == ["woken"]
     assert [run.claim.run_id for run in await journal.claim_next("mail", limit=5)] == ["mail"]
 
 
-async def test_concurrency_of_a_queue_is_limited(journal: Journal) -> None:
+async def test_claim_next_leaves_runs_of_other_origins(open_journal: Open) -> None:
+    """An executor continues the runs of its own origin only."""
+    server, notebook = open_journal("serve"), open_journal("notebook")
+    await pause(server, "served", wake_at=0.0)
+    await pause(notebook, "own", wake_at=0.0)
+
+    assert await notebook.wake_due() == 2
+
+    assert [run.claim.run_id for run in await notebook.claim_next(limit=5)] == ["own"]
+    assert [run.claim.run_id for run in await server.claim_next(limit=5)] == ["served"]
+
+
+async def test_running_run_is_not_claimed(open_journal: Open) -> None:
+    """A run that another executor runs cannot be claimed."""
+    owner, other = open_journal(), open_journal()
+    await owner.accept_run(new_run())
+
+    assert await other.claim("run") is None
+    assert await other.claim_next(limit=5) == []
+
+
+async def test_concurrency_of_a_queue_is_limited(journal: SqliteJournal) -> None:
     """A queue with concurrency 2 has two running runs; a pause or an end frees a slot."""
     await journal.set_queue_limits("mail", concurrency=2)
     for number in range(5):
@@ -350,14 +1005,14 @@ async def test_concurrency_of_a_queue_is_limited(journal: Journal) -> None:
 
     first = await journal.claim_next("mail", limit=5)
     full = await journal.claim_next("mail", limit=5)
-    await journal.park(first[0].claim, wait_row(0))
+    await journal.park(first[0].claim, wait_row())
     await journal.finish(first[1].claim, "success", OUTPUT)
     second = await journal.claim_next("mail", limit=5)
 
     assert (len(first), len(full), len(second)) == (2, 0, 2)
 
 
-async def test_starts_of_a_queue_are_limited(journal: Journal, clock: ManualClock) -> None:
+async def test_starts_of_a_queue_are_limited(journal: SqliteJournal, clock: ManualClock) -> None:
     """A queue with two starts in ten seconds starts no third run within ten seconds of the first."""
     await journal.set_queue_limits("mail", max_starts=2, period_s=10)
     for number in range(5):
@@ -371,6 +1026,23 @@ async def test_starts_of_a_queue_are_limited(journal: Journal, clock: ManualCloc
     assert started == [2, 0, 0, 2, 1]
 
 
+async def test_released_run_is_ready_for_its_next_attempt(open_journal: Open) -> None:
+    """An executor that ends gives its run back: another claims it with the next fence and attempt + 1."""
+    one, other = open_journal(), open_journal()
+    await one.accept_run(new_run())
+    await one.append_step(FIRST, step_row(0, "one"))
+
+    assert await one.release(FIRST)
+    ready = await status(one)
+    run = await other.claim("run")
+
+    assert ready == "resumed"
+    assert run is not None
+    assert (run.claim, run.steps) == (Claim("run", 2, attempt=2), (step_row(0, "one"),))
+    assert not await one.release(FIRST)
+    assert not await one.append_step(FIRST, step_row(1, "two"))
+
+
 async def test_closed_journal_refuses_writes(open_journal: Open) -> None:
     """A closed journal refuses writes; closing it again does nothing."""
     journal = open_journal()
@@ -382,31 +1054,68 @@ async def test_closed_journal_refuses_writes(open_journal: Open) -> None:
     await journal.close()
 
 
-async def test_run_of_a_closed_executor_is_reaped(open_journal: Open, clock: ManualClock) -> None:
-    """Runs of an executor that ended are reaped after its lease expires."""
-    owner = open_journal()
-    await owner.accept_run(new_run())
-    await owner.close()
-    clock.advance(60)
+async def test_load_run_does_not_claim(open_journal: Open) -> None:
+    """A run is loaded with its record while another executor runs it; the loaded claim gives no right."""
+    owner, other = open_journal(), open_journal()
+    await owner.accept_run(new_run(request=b"request"))
+    await owner.append_step(FIRST, step_row(0, "one"))
 
-    assert await open_journal().reap_expired() == 1
+    loaded = await other.load_run("run")
+
+    assert loaded is not None
+    execution, run = loaded
+    assert (execution.status, run.claim, run.request, run.steps) == (
+        "executing",
+        FIRST,
+        b"request",
+        (step_row(0, "one"),),
+    )
+    assert not await other.append_step(run.claim, step_row(1, "two"))
+    assert await owner.append_step(FIRST, step_row(1, "two"))
 
 
-async def test_last_step_is_recorded_with_the_end(open_journal: Open) -> None:
+# ── steps, ends and messages ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_last_step_is_recorded_with_the_end(journal: SqliteJournal) -> None:
     """The end of a run records its last step; without ownership neither is written."""
-    journal = open_journal()
     await journal.accept_run(new_run())
-    row = step_row(0, "one", STEP)
+    row = step_row(0, "one")
 
-    answers = [await journal.finish(Claim.first("run"), "success", OUTPUT, last_step=row) for _ in range(2)]
-    found = await journal.get_execution("run")
+    answers = [await journal.finish(FIRST, "success", OUTPUT, last_step=row) for _ in range(2)]
 
     assert answers == [True, False]
-    assert found is not None
-    assert (found.status, found.step("one").status) == ("success", "success")
+    assert await status(journal) == "success"
+    assert await recorded_steps(journal) == ["one"]
 
 
-async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: Journal) -> None:
+async def test_end_with_a_recorded_step_is_refused(journal: SqliteJournal) -> None:
+    """If the last step is already recorded, the run does not end."""
+    await journal.accept_run(new_run())
+    await journal.append_step(FIRST, step_row(0, "one"))
+
+    assert not await journal.finish(FIRST, "success", OUTPUT, last_step=step_row(0, "one"), outbox=[outbox_row()])
+
+    assert await status(journal) == "executing"
+    assert (await load(journal)).sends == ()
+
+
+async def test_end_has_the_time_of_the_caller(journal: SqliteJournal, clock: ManualClock) -> None:
+    """A run ends at the moment that the caller names, or now."""
+    await journal.accept_run(new_run("named"))
+    await journal.accept_run(new_run("now"))
+    clock.advance(3)
+
+    await journal.finish(Claim.first("named"), "success", OUTPUT, ended=clock.now().timestamp() - 2)
+    await journal.finish(Claim.first("now"), "success", OUTPUT)
+
+    assert [(await load(journal, run_id)).finished_at for run_id in ("named", "now")] == [
+        "2026-01-01T00:00:01.000Z",
+        "2026-01-01T00:00:03.000Z",
+    ]
+
+
+async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: SqliteJournal) -> None:
     """The key of a step is its path and its iteration: the same name in another branch, or in the next pass, is another row."""
     await journal.accept_run(new_run())
     rows = [
@@ -415,31 +1124,111 @@ async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: Journal) -> Non
         StepRow(2, "one", STEP, "loop/one", 2),
     ]
 
-    assert [await journal.append_step(Claim.first("run"), row) for row in rows] == [True, True, True]
-    assert [await journal.append_step(Claim.first("run"), row) for row in rows] == [False, False, False]
+    assert [await journal.append_step(FIRST, row) for row in rows] == [True, True, True]
+    assert [await journal.append_step(FIRST, row) for row in rows] == [False, False, False]
 
 
-async def test_a_pause_records_the_step_with_it(open_journal: Open) -> None:
-    """The pause of a run and the row of its last step are one write: without the claim neither is written."""
-    journal, other = open_journal(), open_journal()
-    await journal.deploy_definition(WORKFLOW)
+@pytest.mark.parametrize("write", ["finish", "park"])
+async def test_messages_are_written_with_the_end_or_the_pause(journal: SqliteJournal, write: str, rows: Rows) -> None:
+    """The messages of a run are in the outbox after its end or pause, in order, and due after a minute."""
     await journal.accept_run(new_run())
-    row = step_row(0, "one", STEP)
+    messages = [outbox_row(0), outbox_row(1), outbox_row(0, path="two")]
 
-    refused = await other.park(Claim.first("run"), wait_row(0), last_step=row)
-    before = await steps_run(journal)
-    parked = await journal.park(Claim.first("run"), wait_row(0), last_step=row)
+    if write == "finish":
+        assert await journal.finish(FIRST, "success", OUTPUT, outbox=messages)
+    else:
+        assert await journal.park(FIRST, wait_row(), outbox=messages)
 
-    assert (refused, before, parked) == (False, [], True)
-    assert await status(journal) == "paused"
-    assert await steps_run(journal) == ["one"]
+    assert rows("select path, number, position, message, tries, due from outbox order by rowid") == [
+        ("one", 1, 0, b"sealed", 0, 1767225660.0),
+        ("one", 1, 1, b"sealed", 0, 1767225660.0),
+        ("two", 1, 0, b"sealed", 0, 1767225660.0),
+    ]
+    assert [(send.step, send.outcome, send.to) for send in (await load(journal)).sends] == [
+        ("one", "waiting", "0"),
+        ("one", "waiting", "1"),
+        ("two", "waiting", "0"),
+    ]
 
 
-async def test_a_refused_step_leaves_the_run_running(journal: Journal) -> None:
-    """If the step of a pause is already recorded, the run is not paused."""
+async def test_messages_of_a_claimed_run_are_known(journal: SqliteJournal) -> None:
+    """A claimed run names the steps whose messages are in the outbox, so that they are not queued again."""
     await journal.accept_run(new_run())
-    await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    await journal.park(FIRST, wait_row(wake_at=0.0), outbox=[outbox_row(0), outbox_row(1), outbox_row(0, path="zero")])
+    await journal.wake_due()
 
-    assert not await journal.park(Claim.first("run"), wait_row(0), last_step=step_row(0, "one", STEP))
+    run = await journal.claim("run")
 
-    assert await status(journal) == "executing"
+    assert run is not None
+    assert run.sent_paths == {"one", "zero"}
+
+
+async def test_message_is_written_once(journal: SqliteJournal, rows: Rows) -> None:
+    """A message that was written with the pause is not written again with the end; a rerun's messages are new."""
+    await journal.accept_run(new_run())
+    await journal.park(FIRST, wait_row(wake_at=0.0), outbox=[outbox_row()])
+    assert await journal.record_delivery("run", outbox_row(), delivery(0, "sent"))
+    await journal.wake_due()
+    await journal.claim("run")
+
+    assert await journal.finish(SECOND, "success", OUTPUT, outbox=[outbox_row(), outbox_row(number=2)])
+
+    assert rows("select number, shown from outbox order by rowid") == [
+        (1, delivery(0, "sent")),
+        (2, delivery(0, "waiting")),
+    ]
+
+
+async def test_delivery_is_recorded_once(journal: SqliteJournal, rows: Rows) -> None:
+    """The last try of a delivery ends it: the record shows its outcome, and a further outcome is refused."""
+    await journal.accept_run(new_run())
+    await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row(0), outbox_row(1)])
+
+    assert await journal.record_delivery("run", outbox_row(1), delivery(1, "sent"))
+    assert not await journal.record_delivery("run", outbox_row(1), delivery(1, "failed"))
+
+    assert [send.outcome for send in (await load(journal)).sends] == ["waiting", "sent"]
+    assert rows("select tries, due is null from outbox order by rowid") == [(0, 0), (1, 1)]
+
+
+async def test_failed_delivery_is_due_again(journal: SqliteJournal, rows: Rows) -> None:
+    """A delivery that is tried again has its next time and counts its tries."""
+    await journal.accept_run(new_run())
+    await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])
+
+    assert await journal.record_delivery("run", outbox_row(), delivery(0, "failed"), retry_at=9e9)
+    again = rows("select tries, due from outbox")
+    assert await journal.record_delivery("run", outbox_row(), delivery(0, "sent"))
+
+    assert (again, rows("select tries, due from outbox")) == ([(1, 9e9)], [(2, None)])
+
+
+@pytest.mark.parametrize(
+    ("run_id", "row"),
+    [("other", outbox_row()), ("run", outbox_row(1)), ("run", outbox_row(number=2)), ("run", outbox_row(path="two"))],
+)
+async def test_unknown_message_has_no_delivery(journal: SqliteJournal, run_id: str, row: OutboxRow) -> None:
+    """The delivery of a message that is not in the outbox is refused."""
+    await journal.accept_run(new_run())
+    await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])
+
+    assert not await journal.record_delivery(run_id, row, delivery(0, "sent"))
+
+    assert [send.outcome for send in (await load(journal)).sends] == ["waiting"]
+
+
+# ── runs that are not recorded ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_unrecorded_runs_accept_every_write() -> None:
+    """Without a record every write succeeds, and no run is found."""
+    nothing = UnrecordedRuns()
+
+    assert await nothing.store_definition(WORKFLOW) == WORKFLOW.version
+    assert [await nothing.accept_run(new_run()) for _ in range(2)] == [True, True]
+    assert await nothing.append_step(FIRST, step_row(0, "one"), event=encode_event({}, {}))
+    assert await nothing.park(FIRST, wait_row(), outbox=[outbox_row()])
+    assert await nothing.finish(FIRST, "success", OUTPUT, last_step=step_row(0, "one"), outbox=[outbox_row()])
+    assert await nothing.record_delivery("run", outbox_row(), delivery(0, "sent"))
+    assert await nothing.release(FIRST)
+    assert await nothing.load_run("run") is None

@@ -1,7 +1,8 @@
-"""Executions read from both kinds of journal."""
+"""Executions read from the journal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -9,12 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import Claim, Journal, NewRun, encode_event, encode_output, encode_step
-from pdkernel.engine.journal.text_columns import (
-    escape_json_text,
-)
+from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, WaitKey, encode_event, encode_output, encode_step
+from pdkernel.engine.journal.text_columns import escape_json_text
+from pdkernel.errors import ProjectError
 from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, RunTrigger, StepResult
-from tests.engine.journal.conftest import WORKFLOW, new_run, step_row, wait_row
+from tests.engine.journal.conftest import (
+    DEFINITION,
+    WORKFLOW,
+    delivery,
+    load,
+    new_run,
+    outbox_row,
+    step_row,
+    wait_row,
+)
 
 ONE = StepResult(
     name="one",
@@ -30,12 +39,12 @@ FAULT = ErrorRecord("step_failed", "Error", "no", step="two", line=3, stack="at 
 TWO = StepResult("two", "error", started_at="2026-01-01T00:00:00.002Z", duration_ms=2.0, error=FAULT)
 
 
-async def ids(journal: Journal, **query: object) -> list[str]:
+async def ids(journal: SqliteJournal, **query: object) -> list[str]:
     """Ids of the executions that match."""
     return [execution.id for execution in await journal.list_executions(**query)]  # type: ignore[arg-type]
 
 
-async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: Journal) -> None:
+async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: SqliteJournal) -> None:
     """Runs that were accepted at the same time have the order in which pages follow one another."""
     for run_id in "bca":
         await journal.accept_run(new_run(run_id))
@@ -44,10 +53,16 @@ async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: Journal
     assert await ids(journal, before="b") == ["a"]
 
 
-async def test_execution_is_what_was_written(journal: Journal, clock: ManualClock) -> None:
+async def test_execution_is_what_was_written(journal: SqliteJournal, clock: ManualClock) -> None:
     """An execution read from the journal is complete: event, context, steps in order, response, error, times."""
     run = NewRun(
-        "run", "trace", "Greet", 1, encode_event({"body": 1}, {"id": "x"}, replay_of="first"), "ada", "production"
+        "run",
+        "trace",
+        "Greet",
+        DEFINITION,
+        encode_event({"body": 1}, {"id": "x"}, replay_of="first"),
+        external_user="ada",
+        environment="production",
     )
     await journal.accept_run(run)
     await journal.append_step(Claim.first("run"), step_row(1, "two", encode_step(TWO)))
@@ -77,9 +92,9 @@ async def test_execution_is_what_was_written(journal: Journal, clock: ManualCloc
 
 
 @pytest.mark.parametrize("write", ["append", "finish", "park"])
-async def test_sealed_event_is_replaced_by_a_write(journal: Journal, write: str) -> None:
-    """An encrypted event is marked as sealed until a step, a pause or the end replaces it."""
-    await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {"id": "x"})))
+async def test_sealed_event_is_replaced_by_a_write(journal: SqliteJournal, write: str) -> None:
+    """An event that is not recorded yet is marked as sealed until a step, a pause or the end replaces it."""
+    await journal.accept_run(NewRun("run", "trace", "Greet", DEFINITION, encode_event(None, {"id": "x"})))
     sealed = await journal.get_execution("run")
     event = encode_event({"body": "shown"}, {"id": "x"})
 
@@ -88,7 +103,7 @@ async def test_sealed_event_is_replaced_by_a_write(journal: Journal, write: str)
     elif write == "finish":
         await journal.finish(Claim.first("run"), "success", encode_output(), event=event)
     else:
-        await journal.park(Claim.first("run"), wait_row(0), event=event)
+        await journal.park(Claim.first("run"), wait_row(), event=event)
     shown = await journal.get_execution("run")
 
     assert sealed is not None
@@ -98,9 +113,9 @@ async def test_sealed_event_is_replaced_by_a_write(journal: Journal, write: str)
     assert (shown.trigger.sealed, shown.event) == (False, {"body": "shown"})
 
 
-async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -> None:
-    """A run that ends before its accounts are resolved still has its encrypted event."""
-    await journal.accept_run(NewRun("run", "trace", "Greet", 1, encode_event(b"sealed bytes", {})))
+async def test_write_without_an_event_keeps_the_sealed_event(journal: SqliteJournal) -> None:
+    """A run that ends before its accounts are resolved still marks its event as sealed."""
+    await journal.accept_run(NewRun("run", "trace", "Greet", DEFINITION, encode_event(None, {})))
 
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
     await journal.finish(Claim.first("run"), "success", encode_output())
@@ -110,7 +125,7 @@ async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -
     assert execution.trigger.sealed
 
 
-async def test_execution_survives_json(journal: Journal) -> None:
+async def test_execution_survives_json(journal: SqliteJournal) -> None:
     """An execution read from the journal equals the execution read from its JSON."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -121,7 +136,7 @@ async def test_execution_survives_json(journal: Journal) -> None:
     assert Execution.from_json(execution.to_json()) == execution
 
 
-async def test_unfinished_run_is_readable(journal: Journal) -> None:
+async def test_unfinished_run_is_readable(journal: SqliteJournal) -> None:
     """An unfinished run shows finished steps, and the others as not run."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -137,7 +152,7 @@ async def test_unfinished_run_is_readable(journal: Journal) -> None:
     ]
 
 
-async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
+async def test_steps_without_a_row_have_their_status(journal: SqliteJournal) -> None:
     """The end of a run stores the status of steps without a row."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -149,9 +164,9 @@ async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
     assert [step.status for step in execution.steps] == ["success", "skipped", "disabled"]
 
 
-async def test_step_outside_of_the_definition_is_shown(journal: Journal) -> None:
+async def test_step_outside_of_the_definition_is_shown(journal: SqliteJournal) -> None:
     """A row of a step that the definition does not have is shown after the others."""
-    await journal.accept_run(new_run(version=99))
+    await journal.accept_run(new_run(definition="unknown"))
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
 
     execution = await journal.get_execution("run")
@@ -160,9 +175,9 @@ async def test_step_outside_of_the_definition_is_shown(journal: Journal) -> None
     assert (execution.version, execution.steps) == ("", (ONE,))
 
 
-async def test_newest_first(journal: Journal, clock: ManualClock) -> None:
+async def test_newest_first(journal: SqliteJournal, clock: ManualClock) -> None:
     """Executions are sorted newest first, those of one instant by id, across workflows."""
-    await journal.deploy_definition(type(WORKFLOW)("Other"))
+    await journal.store_definition(type(WORKFLOW)("Other"))
     for run_id, workflow, wait in (("a", "Greet", 1), ("c", "Other", 0), ("b", "Greet", 0), ("d", "Greet", 1)):
         clock.advance(wait)
         await journal.accept_run(new_run(run_id, workflow=workflow))
@@ -172,7 +187,7 @@ async def test_newest_first(journal: Journal, clock: ManualClock) -> None:
     assert await ids(journal, workflow="None") == []
 
 
-async def test_pages_continue_by_key(journal: Journal, clock: ManualClock) -> None:
+async def test_pages_continue_by_key(journal: SqliteJournal, clock: ManualClock) -> None:
     """The next page begins below the last execution of the previous page, even if new runs were added."""
     for number in range(5):
         await journal.accept_run(new_run(f"run{number}"))
@@ -187,7 +202,7 @@ async def test_pages_continue_by_key(journal: Journal, clock: ManualClock) -> No
     assert await ids(journal, before="unknown") == []
 
 
-async def test_filters(journal: Journal, clock: ManualClock) -> None:
+async def test_filters(journal: SqliteJournal, clock: ManualClock) -> None:
     """Executions are filtered by user, environment, status and start time."""
     start = clock.now()
     await journal.accept_run(new_run("a", external_user="ada"))
@@ -205,20 +220,150 @@ async def test_filters(journal: Journal, clock: ManualClock) -> None:
     assert await ids(journal, external_user="ada", status="executing", limit=1) == ["b"]
 
 
-async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
+async def test_every_status_is_found_by_its_name(journal: SqliteJournal) -> None:
     """Every status of an execution is found by a query for that status."""
     await journal.accept_run(new_run("queued", queue="q"))
     for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
         await journal.accept_run(new_run(run_id))
-    await journal.park(Claim.first("paused"), wait_row(0))
-    await journal.park(Claim.first("resumed"), wait_row(0))
-    await journal.resolve_wait("resumed", 1, "resumed")
+    await journal.park(Claim.first("paused"), wait_row())
+    await journal.park(Claim.first("resumed"), wait_row())
+    await journal.resolve_wait(WaitKey("resumed", "one"), "resumed")
     await journal.cancel("cancelled")
     await journal.finish(Claim.first("exited"), "exited", encode_output())
 
     for execution in await journal.list_executions():
         assert execution.id == execution.status
         assert await ids(journal, status=execution.status) == [execution.id]
+
+
+# ── pauses and messages ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_paused_step_has_its_place(journal: SqliteJournal) -> None:
+    """The step of a pause is shown at its position among the recorded steps of a run without a definition."""
+    await journal.accept_run(new_run(definition="unknown"))
+    await journal.append_step(Claim.first("run"), step_row(0, "zero", encode_step(StepResult("zero", "success"))))
+    await journal.append_step(Claim.first("run"), step_row(2, "two", encode_step(TWO)))
+    await journal.park(Claim.first("run"), wait_row(1))
+
+    assert [step.name for step in (await load(journal)).steps] == ["zero", "one", "two"]
+
+
+async def test_early_call_is_not_shown(journal: SqliteJournal) -> None:
+    """A call that resumed a step before its pause is not a result of the step."""
+    await journal.accept_run(new_run())
+    await journal.resolve_wait(WaitKey("run", "one"), "resumed", b"payload")
+
+    assert (await load(journal)).step("one") == StepResult("one", "not_run")
+
+
+async def test_messages_follow_those_of_earlier_versions(journal: SqliteJournal) -> None:
+    """The deliveries of the outbox are shown in their order, after those that an earlier version stored in the end."""
+    await journal.accept_run(new_run())
+    output = f'{{"response":null,"error":null,"steps":{{}},"sends":[{delivery(9, "sent")}]}}'
+    await journal.finish(
+        Claim.first("run"), "success", output, outbox=[outbox_row(1), outbox_row(0), outbox_row(2, path="two")]
+    )
+    await journal.record_delivery("run", outbox_row(0), delivery(0, "sent"))
+
+    assert [(send.step, send.outcome, send.to) for send in (await load(journal)).sends] == [
+        ("one", "sent", "9"),
+        ("one", "waiting", "1"),
+        ("one", "sent", "0"),
+        ("two", "waiting", "2"),
+    ]
+
+
+async def test_listed_run_is_the_run(journal: SqliteJournal) -> None:
+    """A list has each run with its pause and messages, like the run's own record."""
+    for run_id in ("a", "b"):
+        await journal.accept_run(new_run(run_id))
+        await journal.park(Claim.first(run_id), wait_row(), outbox=[outbox_row()])
+
+    assert await journal.list_executions() == [await load(journal, "b"), await load(journal, "a")]
+
+
+# ── deleted and damaged rows ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("damage", "column"),
+    [
+        ("update runs set event = '{'", "event"),
+        ("update runs set output = '[]'", "output"),
+        ("update definitions set content = '{}'", "definition"),
+        ("update waits set data = 'null'", "steps"),
+        ("update steps set data = 'null'", "steps"),
+        ("update outbox set shown = '{\"step\":1}'", "outbox"),
+    ],
+)
+async def test_damaged_row_names_its_run(
+    journal: SqliteJournal, execute: Callable[[str], None], damage: str, column: str
+) -> None:
+    """A text that cannot be read is an error that names the run and the column; other runs are read."""
+    await journal.accept_run(new_run("whole", definition="unknown"))
+    await journal.accept_run(new_run())
+    await journal.append_step(Claim.first("run"), step_row(1, "two", encode_step(TWO)))
+    await journal.park(Claim.first("run"), wait_row(), outbox=[outbox_row()])
+
+    execute(damage if "runs" not in damage else f"{damage} where id = 'run'")
+
+    with pytest.raises(ProjectError, match=f"The record of the run run is damaged: its {column} cannot be read"):
+        await journal.get_execution("run")
+    assert (await load(journal, "whole")).status == "executing"
+
+
+async def test_damaged_run_can_be_cancelled(journal: SqliteJournal, execute: Callable[[str], None]) -> None:
+    """A run whose rows are damaged can still be claimed and ended, so it does not block other runs."""
+    await journal.accept_run(new_run())
+    await journal.park(Claim.first("run"), wait_row(wake_at=0.0))
+    execute("update waits set data = 'null', carry = 'text'")
+
+    assert await journal.wake_due() == 1
+    run = await journal.claim("run")
+
+    assert run is not None
+    assert [wait.data for wait in run.waits] == ["null"]
+    assert await journal.cancel("run")
+
+
+async def test_deleted_definition_leaves_the_run_readable(
+    journal: SqliteJournal, execute: Callable[[str], None]
+) -> None:
+    """Without its definition a run shows its recorded steps and no version, and is claimed without a definition."""
+    await journal.accept_run(new_run())
+    await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
+    await journal.release(Claim.first("run"))
+    execute("delete from definitions")
+
+    execution = await load(journal)
+    run = await journal.claim("run")
+
+    assert (execution.version, execution.steps) == ("", (ONE,))
+    assert run is not None
+    assert run.definition == ""
+
+
+async def test_deleted_wait_leaves_the_run_paused(journal: SqliteJournal, execute: Callable[[str], None]) -> None:
+    """Without its wait a run is not continued by chance: calls are late, timers pass, and the run can be cancelled."""
+    await journal.accept_run(new_run())
+    await journal.park(Claim.first("run"), wait_row(wake_at=0.0))
+    execute("delete from waits")
+
+    assert await journal.resolve_wait(WaitKey("run", "one"), "resumed") == "late"
+    assert await journal.wake_due() == 0
+    assert (await load(journal)).status == "paused"
+    assert await journal.cancel("run")
+
+
+async def test_deleted_run_refuses_its_writes(journal: SqliteJournal, execute: Callable[[str], None]) -> None:
+    """The owner of a run that somebody deleted is refused, like one whose run was cancelled."""
+    await journal.accept_run(new_run())
+    execute("delete from runs")
+
+    assert not await journal.append_step(Claim.first("run"), step_row(0, "one"))
+    assert not await journal.finish(Claim.first("run"), "success", encode_output())
+    assert await journal.get_execution("run") is None
 
 
 @given(st.recursive(st.text(st.characters(exclude_categories=())), lambda inner: st.lists(inner, max_size=3)))

@@ -10,8 +10,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,33 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, encode_output, encode_step
+from pdkernel.clock import SequentialIds
+from pdkernel.engine.journal import (
+    Claim,
+    NewRun,
+    SqliteJournal,
+    WaitKey,
+    encode_output,
+    encode_step,
+    open_journal_reader,
+)
+from pdkernel.engine.journal.rows import WaitOutcome
 from pdkernel.engine.journal.schema import metadata
-from pdkernel.errors import ProjectError
+from pdkernel.engine.journal.sqlite import ExecutorLocks
+from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
 from pdkernel.project import Project
 from pdkernel.project.sqlite import connect
-from tests.engine.journal.conftest import WORKFLOW, new_run, step_row, wait_row
-
-STEP = encode_step(StepResult("one", "success"))
+from tests.engine.journal.conftest import (
+    WORKFLOW,
+    FakeLiveness,
+    Open,
+    new_run,
+    outbox_row,
+    step_row,
+    wait_row,
+)
+from tests.engine.journal.conftest import rows_of as rows
 
 WRITER = """
 import asyncio, sys
@@ -37,7 +56,7 @@ from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, StepRow, encod
 from pdkernel.execution import StepResult
 
 async def work(journal, name):
-    run = NewRun(name, "trace", "Greet", 1, encode_event({}, {}))
+    run = NewRun(name, "trace", "Greet", "", encode_event({}, {}))
     assert await journal.accept_run(run)
     for seq in range(int(sys.argv[3])):
         data = encode_step(StepResult(f"s{seq}", "success"))
@@ -45,7 +64,7 @@ async def work(journal, name):
         print(name, seq, flush=True)
 
 async def main():
-    journal = SqliteJournal.open(Path(sys.argv[1]))
+    journal = SqliteJournal.open(Path(sys.argv[1]), origin="serve" if sys.argv[2] == "run" else "terminal")
     await asyncio.gather(*(work(journal, f"{sys.argv[2]}{number}") for number in range(4)))
     await journal.close()
 
@@ -56,12 +75,6 @@ asyncio.run(main())
 def writing_thread(journal: SqliteJournal) -> asyncio.Future[str]:
     """Return the name of the thread that writes now."""
     return journal._writer.write(lambda _: threading.current_thread().name)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """The journal's file."""
-    return tmp_path / "journal.db"
 
 
 @pytest.fixture
@@ -85,12 +98,6 @@ def writer(path: Path, name: str, steps: int) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", WRITER, path, name, str(steps)], stdout=subprocess.PIPE, text=True)
 
 
-def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    """Return the rows of *query* in the file."""
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(query).fetchall()
-
-
 def test_tables_compile_for_postgres() -> None:
     """Every table and index compiles for Postgres, including partial indexes."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -102,13 +109,21 @@ def test_tables_compile_for_postgres() -> None:
         for index in table.indexes
     }
 
-    assert set(tables) == {"executors", "deployments", "runs", "steps", "waits", "limits", "starts"}
-    assert "lease_until DOUBLE PRECISION NOT NULL" in tables["executors"]
-    assert indexes["runs_due"] == "CREATE INDEX runs_due ON runs (wake_at) WHERE status = 'paused'"
-    assert indexes["runs_ready"] == "CREATE INDEX runs_ready ON runs (queue, created) WHERE status = 'ready'"
-    assert indexes["runs_owner"] == "CREATE INDEX runs_owner ON runs (owner) WHERE status = 'running'"
-    assert indexes["runs_list"] == "CREATE INDEX runs_list ON runs (workflow, created, id)"
-    assert indexes["starts_window"] == "CREATE INDEX starts_window ON starts (queue, at)"
+    assert set(tables) == {"executors", "definitions", "runs", "steps", "waits", "outbox", "limits", "starts"}
+    assert "lease_until DOUBLE PRECISION" in tables["executors"]
+    assert "request BYTEA" in tables["runs"]
+    assert "PRIMARY KEY (run_id, path, iteration, number)" in tables["waits"]
+    assert "message BYTEA NOT NULL" in tables["outbox"]
+    assert indexes == {
+        "definitions_workflow": "CREATE INDEX definitions_workflow ON definitions (workflow)",
+        "runs_due": "CREATE INDEX runs_due ON runs (wake_at) WHERE status = 'paused'",
+        "runs_ready": "CREATE INDEX runs_ready ON runs (origin, queue, created) WHERE status = 'ready'",
+        "runs_owner": "CREATE INDEX runs_owner ON runs (owner) WHERE status = 'running'",
+        "runs_list": "CREATE INDEX runs_list ON runs (workflow, created, id)",
+        "runs_dedupe": "CREATE UNIQUE INDEX runs_dedupe ON runs (dedupe_key) WHERE dedupe_key is not null",
+        "outbox_due": "CREATE INDEX outbox_due ON outbox (due) WHERE due is not null",
+        "starts_window": "CREATE INDEX starts_window ON starts (queue, at)",
+    }
 
 
 @pytest.mark.parametrize(
@@ -117,9 +132,17 @@ def test_tables_compile_for_postgres() -> None:
         ("select 1 from runs where id = 'r' and fence = 1 and owner = 'me'", "sqlite_autoindex_runs_1 (id=?)"),
         ("select id from runs where status = 'paused' and wake_at <= 1", "runs_due (wake_at<?)"),
         (
-            "select id from runs where status = 'ready' and queue is 'q' order by created",
-            "runs_ready (queue=?)",
+            "select id from runs where status = 'ready' and origin = 'serve' and queue is 'q' order by created",
+            "runs_ready (origin=? AND queue=?)",
         ),
+        (
+            "select 1 from runs where status = 'ready' and origin = 'serve' and queue is null limit 1",
+            "runs_ready (origin=? AND queue=?)",
+        ),
+        ("select min(wake_at) from runs where status = 'paused'", "USING COVERING INDEX runs_due"),
+        ("select distinct workflow from definitions", "USING COVERING INDEX definitions_workflow"),
+        ("select path from outbox where run_id = 'r'", "sqlite_autoindex_outbox_1 (run_id=?)"),
+        ("select run_id from outbox where due <= 1 order by due", "outbox_due (due<?)"),
         ("select id from runs where owner = 'me' and status = 'running'", "runs_owner (owner=?)"),
         (
             "select id from runs where workflow = 'w' and (created, id) < (1, 'r') order by created desc, id desc",
@@ -129,7 +152,7 @@ def test_tables_compile_for_postgres() -> None:
 )
 async def test_statements_use_their_index(journal: SqliteJournal, path: Path, query: str, plan: str) -> None:
     """Each query uses its index."""
-    assert await journal.heartbeat()
+    assert await journal.next_wake() is None
 
     steps = [str(row[3]) for row in rows(path, f"explain query plan {query}")]
 
@@ -144,7 +167,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
         journal = SqliteJournal.open(project.sqlite_path)
         await journal.accept_run(new_run())
         project.variables.set("A", "1")
-        await journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+        await journal.append_step(Claim.first("run"), step_row(0, "one"))
         await journal.close()
 
         assert rows(project.sqlite_path, "select name from variables union all select name from steps") == [
@@ -159,7 +182,7 @@ async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: SqliteJ
     """The row of a step is committed at once if no other run is active."""
     await prompt_journal.accept_run(new_run())
 
-    answer = prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    answer = prompt_journal.append_step(Claim.first("run"), step_row(0, "one"))
 
     assert rows(path, "select name from steps") == [("one",)]
     assert await answer
@@ -170,7 +193,7 @@ async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal
     await prompt_journal.accept_run(new_run())
     await prompt_journal.accept_run(new_run("other"))
 
-    answer = asyncio.ensure_future(prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP)))
+    answer = asyncio.ensure_future(prompt_journal.append_step(Claim.first("run"), step_row(0, "one")))
 
     assert not answer.done()
     assert await answer
@@ -183,7 +206,7 @@ async def test_writing_process_does_not_block_the_loop(prompt_journal: SqliteJou
     with closing(connect(path)) as other:
         other.execute("begin immediate")
 
-        answer = asyncio.ensure_future(prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP)))
+        answer = asyncio.ensure_future(prompt_journal.append_step(Claim.first("run"), step_row(0, "one")))
 
         assert not answer.done()
         other.execute("rollback")
@@ -196,10 +219,10 @@ async def test_failed_inline_write_fails_only_its_caller(prompt_journal: SqliteJ
     with closing(connect(path)) as other:
         other.execute("alter table steps rename to elsewhere")
         with pytest.raises(ProjectError, match="no such table"):
-            await prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+            await prompt_journal.append_step(Claim.first("run"), step_row(0, "one"))
         other.execute("alter table elsewhere rename to steps")
 
-    assert await prompt_journal.append_step(Claim.first("run"), step_row(0, "one", STEP))
+    assert await prompt_journal.append_step(Claim.first("run"), step_row(0, "one"))
 
 
 async def test_concurrent_writes_share_commits(journal: SqliteJournal) -> None:
@@ -250,11 +273,11 @@ async def test_each_write_of_a_batch_has_its_own_result(journal: SqliteJournal, 
         await journal.accept_run(new_run(f"run{number}"))
 
     answers = await asyncio.gather(
-        *(journal.append_step(Claim.first(f"run{number}"), step_row(0, "one", STEP)) for number in range(20)),
-        journal.append_step(Claim("run0", 7), step_row(1, "two", STEP)),
-        journal.append_step(Claim.first("run0"), step_row(0, "one", STEP)),
-        journal.append_step(Claim.first("none"), step_row(0, "one", STEP)),
-        journal.append_step(Claim.first("run0"), step_row(2**70, "three", STEP)),
+        *(journal.append_step(Claim.first(f"run{number}"), step_row(0, "one")) for number in range(20)),
+        journal.append_step(Claim("run0", 7), step_row(1, "two")),
+        journal.append_step(Claim.first("run0"), step_row(0, "one")),
+        journal.append_step(Claim.first("none"), step_row(0, "one")),
+        journal.append_step(Claim.first("run0"), step_row(2**70, "three")),
         return_exceptions=True,
     )
 
@@ -282,21 +305,97 @@ async def test_failed_compound_write_is_rolled_back_alone(journal: SqliteJournal
     ]
 
 
-async def test_nul_and_lone_surrogates_are_recorded(journal: SqliteJournal) -> None:
-    """NUL and lone surrogates in JSON or in a name are recorded and do not stop the writer."""
-    await journal.deploy_definition(WORKFLOW)
-    run = NewRun("run", "trace", "Greet", 1, '{"event":{"body":"a\ud800\0"},"context":{}}', "ada\udfff\0")
-    assert await journal.accept_run(run)
-    data = encode_step(StepResult("one", "success", exports={"x": "\ud83d\0"}))
-    assert await journal.append_step(Claim.first("run"), step_row(0, "n\ud800", data))
-    assert await journal.finish(Claim.first("run"), "success", encode_output())
+BROKEN = "a\ud800\0"
+"""A text that UTF-8 or a database cannot store."""
+STORED = "a\ufffd\ufffd"
+"""`BROKEN` in a column of plain text."""
+
+
+async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: SqliteJournal) -> None:
+    """NUL and lone surrogates in the JSON of an event, a step, an end and a message are read as they were written."""
+    await journal.store_definition(WORKFLOW)
+    event = '{"event":{"body":"a\ud800\0"},"context":{}}'
+    data = encode_step(StepResult("one", "success", exports={"x": BROKEN}))
+    output = '{"response":{"status":200,"headers":{},"body":"a\ud800\0"},"error":null,"steps":{}}'
+    message = replace(outbox_row(), shown='{"step":"one","kind":"http","outcome":"waiting","to":"a\ud800\0"}')
+    assert await journal.accept_run(new_run(event=event))
+    assert await journal.append_step(Claim.first("run"), step_row(0, "one", data))
+    assert await journal.finish(Claim.first("run"), "success", output, outbox=[message])
 
     execution = await journal.get_execution("run")
 
     assert execution is not None
-    assert execution.event == {"body": "a\ud800\0"}
-    assert execution.external_user == "ada\ufffd\ufffd"
-    assert execution.step("one").exports == {"x": "\ud83d\0"}
+    assert execution.event == {"body": BROKEN}
+    assert execution.step("one").exports == {"x": BROKEN}
+    assert execution.response is not None
+    assert (execution.response.body, execution.sends[0].to) == (BROKEN, BROKEN)
+
+
+async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: SqliteJournal) -> None:
+    """NUL and lone surrogates in the step of a pause, and in the event that it replaces, are read as they were written."""
+    await journal.accept_run(new_run())
+    data = encode_step(StepResult("one", "success", exports={"x": BROKEN}))
+    event = '{"event":{"body":"a\ud800\0"},"context":{}}'
+
+    assert await journal.park(Claim.first("run"), wait_row(data=data), event=event)
+
+    execution = await journal.get_execution("run")
+    assert execution is not None
+    assert (execution.event, execution.step("one").exports) == ({"body": BROKEN}, {"x": BROKEN})
+
+
+async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: SqliteJournal, path: Path) -> None:
+    """Every plain text of a run, a step, a wait and a message may hold NUL and lone surrogates."""
+    run = NewRun(
+        BROKEN,
+        BROKEN,
+        BROKEN,
+        "hash",
+        new_run().event,
+        external_user=BROKEN,
+        environment="development",
+        queue=BROKEN,
+        parent=BROKEN,
+        workflow_id=BROKEN,
+        dedupe_key=BROKEN,
+    )
+    await journal.store_definition(replace(WORKFLOW, name=BROKEN))
+    await journal.set_queue_limits(BROKEN, concurrency=1)
+    assert await journal.accept_run(run)
+    (claimed,) = await journal.claim_next(BROKEN, limit=2)
+    assert await journal.append_step(claimed.claim, replace(step_row(0, BROKEN), path=BROKEN))
+    wait = replace(wait_row(1), path=f"{BROKEN}/wait")
+    assert await journal.park(claimed.claim, wait, outbox=[outbox_row(path=BROKEN)])
+    assert await journal.record_delivery(claimed.claim.run_id, outbox_row(path=BROKEN), outbox_row().shown)
+    assert await journal.resolve_wait(WaitKey(BROKEN, wait.path), "resumed") == "done"
+
+    columns = "id, trace_id, workflow, external_user, queue, parent, workflow_id, dedupe_key"
+    assert rows(path, f"select {columns} from runs") == [(STORED,) * 8]
+    assert rows(path, "select path, name from steps") == [(STORED, STORED)]
+    assert rows(path, "select path, outcome from waits") == [(f"{STORED}/wait", "resumed")]
+    assert rows(path, "select path, due from outbox") == [(STORED, None)]
+    assert rows(path, "select workflow from definitions") == [(STORED,)]
+    assert rows(path, "select queue from limits") == [(STORED,)]
+
+
+async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: SqliteJournal) -> None:
+    """A run is found, claimed and cancelled by the texts with which it was accepted."""
+    await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user=BROKEN, queue="mail"))
+
+    by_id = await journal.get_execution(BROKEN)
+    listed = await journal.list_executions(workflow=BROKEN, external_user=BROKEN)
+    after = await journal.list_executions(workflow=BROKEN, before=BROKEN)
+    loaded = await journal.load_run(BROKEN)
+    claimed = await journal.claim(BROKEN)
+    cancelled = await journal.cancel(BROKEN)
+
+    assert by_id is not None
+    assert (by_id.id, [each.id for each in listed], after) == (STORED, [STORED], [])
+    assert loaded is not None
+    assert loaded[0] == by_id
+    assert claimed is not None
+    assert cancelled
+    assert await journal.find_cancelled([BROKEN]) == [BROKEN]
 
 
 async def test_any_loop_may_write(journal: SqliteJournal) -> None:
@@ -322,36 +421,74 @@ async def test_cancelled_caller_does_not_affect_other_callers(journal: SqliteJou
 
 
 async def test_close_commits_unawaited_writes(path: Path) -> None:
-    """An unawaited `finish` is on disk after `close`."""
+    """A `finish` and a `park` whose results nobody awaits are on disk after `close`."""
     journal = SqliteJournal.open(path)
-    await journal.accept_run(new_run())
-    await journal.finish(Claim.first("run"), "success", encode_output(), wait=False)
+    for run_id in ("finished", "paused"):
+        await journal.accept_run(new_run(run_id))
+    unawaited = [
+        journal.finish(Claim.first("finished"), "success", encode_output()),
+        journal.park(Claim.first("paused"), wait_row()),
+    ]
 
     await journal.close()
 
-    assert rows(path, "select status, owner from runs") == [("success", None)]
+    assert len(unawaited) == 2
+    assert rows(path, "select id, status, owner from runs order by id") == [
+        ("finished", "success", None),
+        ("paused", "paused", None),
+    ]
 
 
 async def test_closed_executor_leaves_no_row(path: Path) -> None:
-    """An executor that owns no run has no row after `close`."""
-    journal = SqliteJournal.open(path, slot="desk:1")
-    during = rows(path, "select slot, alive from executors")
+    """An executor that owns no run has no row and no lock file after `close`."""
+    journal = SqliteJournal.open(path, origin="notebook")
+    during = rows(path, "select id, origin, lease_until, alive from executors")
+    locked = [file.name for file in (path.parent / "executors-journal").iterdir()]
 
     await journal.close()
 
-    assert during == [("desk:1", 1)]
+    assert during == [(journal.executor_id, "notebook", None, 1)]
+    assert locked == [journal.executor_id]
     assert rows(path, "select * from executors") == []
+    assert list((path.parent / "executors-journal").iterdir()) == []
 
 
-async def test_wait_is_written_with_its_pause(journal: SqliteJournal, path: Path) -> None:
-    """A pause records its wait; waking it records outcome and payload."""
+async def test_refused_run_does_not_delay_later_commits(prompt_journal: SqliteJournal, path: Path) -> None:
+    """A run that a dedupe key refused is not active: the next run's steps are committed at once."""
+    await prompt_journal.accept_run(new_run("first", dedupe_key="key"))
+    await prompt_journal.finish(Claim.first("first"), "success", encode_output())
+    assert not await prompt_journal.accept_run(new_run("second", dedupe_key="key"))
+    await prompt_journal.accept_run(new_run())
+
+    answer = prompt_journal.append_step(Claim.first("run"), step_row(0, "one"))
+
+    assert rows(path, "select name from steps") == [("one",)]
+    assert await answer
+
+
+async def test_failed_messages_roll_back_the_end(journal: SqliteJournal, path: Path) -> None:
+    """If a message cannot be written, neither the end nor the last step is, and the executor still owns the run."""
     await journal.accept_run(new_run())
-    await journal.park(Claim.first("run"), wait_row(3, wake_at=5.0, token_hash="hash"))
-    await journal.resolve_wait("run", 1, "resumed", '{"a":1}')
 
-    assert rows(path, "select run_id, fence, seq, token_hash, outcome, payload from waits") == [
-        ("run", 1, 3, "hash", "resumed", '{"a":1}')
-    ]
+    with pytest.raises(OverflowError):
+        await journal.finish(
+            Claim.first("run"), "success", encode_output(), last_step=step_row(0, "one"), outbox=[outbox_row(2**70)]
+        )
+
+    assert rows(path, "select status from runs") == [("running",)]
+    assert rows(path, "select run_id from steps union all select run_id from outbox") == []
+    assert await journal.finish(Claim.first("run"), "success", encode_output(), last_step=step_row(0, "one"))
+
+
+async def test_reader_creates_no_executor(path: Path) -> None:
+    """A reader of a new file creates the tables and is not an executor; it may read beside a server."""
+    reader = open_journal_reader(path)
+    try:
+        assert await reader.execution("run") is None
+        assert rows(path, "select id from executors") == []
+        assert not (path.parent / "executors-journal").exists()
+    finally:
+        reader.close()
 
 
 async def test_newer_journal_is_refused(path: Path) -> None:
@@ -396,24 +533,24 @@ async def test_write_on_a_full_disk_is_an_error(path: Path) -> None:
     assert rows(path, "select id from runs") == [("kept",)]
 
 
-async def test_reaping_during_appends_loses_no_step(path: Path, clock: ManualClock) -> None:
+async def test_reaping_during_appends_loses_no_step(path: Path, open_journal: Open, liveness: FakeLiveness) -> None:
     """If runs are reaped during appends, no acknowledged step is lost and no later step is accepted."""
-    owner = SqliteJournal.open(path, clock=clock)
+    owner = open_journal("serve")
     for number in range(50):
         await owner.accept_run(new_run(f"run{number}"))
-    clock.advance(60)
-    reaper = SqliteJournal.open(path, clock=clock)
+    liveness.kill(owner)
+    reaper = open_journal("serve")
 
     async def append_until_refused(run_id: str) -> int:
         seq = 0
-        while await owner.append_step(Claim.first(run_id), step_row(seq, "one", STEP)):
+        while await owner.append_step(Claim.first(run_id), step_row(seq, f"s{seq}")):
             seq += 1
         return seq
 
     async def take_over() -> list[tuple[Any, ...]]:
         while len(rows(path, "select distinct run_id from steps")) < 50:
             await asyncio.sleep(0.001)
-        await reaper.reap_expired()
+        assert await reaper.reap_dead() == 50
         assert len(await reaper.claim_next(limit=50)) == 50
         return rows(path, "select run_id, count(*) from steps group by run_id")
 
@@ -421,8 +558,6 @@ async def test_reaping_during_appends_loses_no_step(path: Path, clock: ManualClo
         *(append_until_refused(f"run{number}") for number in range(50)), take_over()
     )
     after = rows(path, "select run_id, count(*) from steps group by run_id")
-    await owner.close()
-    await reaper.close()
 
     assert isinstance(at_claim, list)
     assert sorted(after) == sorted(at_claim)
@@ -457,14 +592,25 @@ async def test_second_connection_keeps_the_first_ones_locks(path: Path) -> None:
     assert rows(path, "select id from runs order by id") == [("after",), ("before",)]
 
 
-async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
-    """After kill -9 the reopened journal has every acknowledged step, and its runs are readable."""
+@pytest.fixture
+def server(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of the origin `serve` that appends steps to `run0` to `run3`, and is killed at last."""
     process = writer(path, "run", steps=100_000)
     assert process.stdout is not None
-    acknowledged = [process.stdout.readline() for _ in range(200)]
+    assert process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
-    os.kill(process.pid, signal.SIGKILL)
-    acknowledged += process.communicate()[0].splitlines(keepends=True)
+
+async def test_acknowledged_steps_survive_kill_9(path: Path, server: subprocess.Popen[str]) -> None:
+    """After kill -9 the reopened journal has every acknowledged step, and its runs are readable."""
+    assert server.stdout is not None
+    acknowledged = [server.stdout.readline() for _ in range(200)]
+
+    os.kill(server.pid, signal.SIGKILL)
+    acknowledged += server.communicate()[0].splitlines(keepends=True)
     journal = SqliteJournal.open(path)
     execution = await journal.get_execution("run0")
     await journal.close()
@@ -478,19 +624,291 @@ async def test_acknowledged_steps_survive_kill_9(path: Path) -> None:
     assert execution.step("s0").status == "success"
 
 
-# ── files of earlier versions ────────────────────────────────────────────────────────────────────────────────────────
+# ── several executors ────────────────────────────────────────────────────────────────────────────────────────────────
 
-VERSION_1 = (Path(__file__).parent / "version_1.sql").read_text(encoding="utf-8")
-"""A file of the first version: a finished, two running, two paused runs and a queued one."""
-UNFINISHED = ("orphan", "parked", "paused", "queued", "running")
+
+async def test_runs_of_a_killed_server_continue_in_the_next(path: Path, server: subprocess.Popen[str]) -> None:
+    """While a server lives, a second one is refused and no run is reaped; after its kill -9 the next one continues its runs."""
+    terminal = SqliteJournal.open(path)
+    with pytest.raises(RequestError, match="Another `pdkernel serve` serves the project"):
+        SqliteJournal.open(path, origin="serve")
+    while_living = await terminal.reap_dead()
+
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
+    successor = SqliteJournal.open(path, origin="serve")
+    ready = await successor.reap_dead()
+    claims = await successor.claim_next(limit=9)
+    alive = rows(path, "select id from executors order by id")
+    locks = {file.name for file in (path.parent / "executors-journal").iterdir()}
+    await successor.close()
+    await terminal.close()
+
+    assert (while_living, ready) == (0, 4)
+    assert {claimed.claim for claimed in claims} == {Claim(f"run{number}", 2, attempt=2) for number in range(4)}
+    assert {executor for (executor,) in alive} == {terminal.executor_id, successor.executor_id}
+    assert locks == {terminal.executor_id, successor.executor_id, "serve"}
+
+
+async def test_server_that_cannot_open_gives_its_lock_back(path: Path) -> None:
+    """If a server fails to open the file, the next server of the process is accepted."""
+    liveness = FakeLiveness()
+    await SqliteJournal.open(path).close()
+    with closing(connect(path)) as other:
+        other.execute("alter table executors rename to elsewhere")
+        with pytest.raises(ProjectError, match="no such table"):
+            SqliteJournal.open(path, origin="serve", ids=SequentialIds(), liveness=liveness)
+        other.execute("alter table elsewhere rename to executors")
+
+    assert not liveness.is_alive("serve")
+    assert not liveness.is_alive(SequentialIds().new("exec_", 20))
+    await SqliteJournal.open(path, origin="serve", liveness=liveness).close()
+
+
+async def test_two_journals_of_one_process_see_each_other(path: Path) -> None:
+    """Executors of one process do not reap each other, and one server per process is accepted."""
+    one, other = SqliteJournal.open(path, origin="serve"), SqliteJournal.open(path)
+    await one.accept_run(new_run())
+
+    reaped = await other.reap_dead()
+    with pytest.raises(RequestError):
+        SqliteJournal.open(path, origin="serve")
+    await one.close()
+    after = await other.reap_dead()
+    await SqliteJournal.open(path, origin="serve").close()
+    await other.close()
+
+    assert (reaped, after) == (0, 1)
+
+
+RACES = 200
 
 
 @pytest.fixture
-def old_path(path: Path) -> Path:
-    """A file of the first version."""
+async def racers(path: Path) -> AsyncIterator[tuple[SqliteJournal, SqliteJournal]]:
+    """Two executors whose threads commit, so that their writes really compete; both have `RACES` runs to race for."""
+    one, other = (SqliteJournal.open(path, max_inline_commit_s=0) for _ in range(2))
+    yield one, other
+    await one.close()
+    await other.close()
+
+
+async def pause_all(journal: SqliteJournal, wake_at: float | None = None) -> None:
+    """Accept and pause the runs of a race."""
+    claims = [Claim.first(f"run{number}") for number in range(RACES)]
+    assert all(await asyncio.gather(*(journal.accept_run(new_run(claim.run_id)) for claim in claims)))
+    wait = wait_row(wake_at=wake_at)
+    assert all(await asyncio.gather(*(journal.park(claim, wait) for claim in claims)))
+
+
+async def resolve_all(journal: SqliteJournal, outcome: WaitOutcome, *, step: int = 1) -> list[str]:
+    """Return the runs whose pauses this executor ended; *step* -1 begins with the last run."""
+    ids = [f"run{number}" for number in range(RACES)]
+    found = await asyncio.gather(*(journal.resolve_wait(WaitKey(run_id, "one"), outcome) for run_id in ids[::step]))
+    return [run_id for run_id, resolution in zip(ids[::step], found, strict=True) if resolution == "done"]
+
+
+async def test_one_of_two_resumes_wins(racers: tuple[SqliteJournal, SqliteJournal]) -> None:
+    """If two executors resume the same runs, each run is resumed by one of them."""
+    one, other = racers
+    await pause_all(one)
+
+    first, second = await asyncio.gather(resolve_all(one, "resumed"), resolve_all(other, "resumed", step=-1))
+
+    assert len(first) + len(second) == len({*first, *second}) == RACES
+
+
+async def test_one_of_resume_cancel_and_timeout_wins(racers: tuple[SqliteJournal, SqliteJournal], path: Path) -> None:
+    """If calls resume and cancel runs while they are due, each pause ends once, with the winner's outcome."""
+    one, other = racers
+    await pause_all(one, wake_at=0.0)
+
+    resumed, cancelled, woken = await asyncio.gather(
+        resolve_all(one, "resumed"),
+        resolve_all(other, "cancelled", step=-1),
+        asyncio.gather(*(racers[number % 2].wake_due(limit=2) for number in range(40))),
+    )
+    timed_out = rows(path, "select run_id from waits where outcome = 'timeout'")
+
+    assert len(resumed) + len(cancelled) + sum(woken) == RACES
+    assert len({*resumed, *cancelled, *(run_id for (run_id,) in timed_out)}) == RACES
+    assert rows(path, "select count(*) from runs where status = 'cancelled'") == [(len(cancelled),)]
+    assert rows(path, "select count(*) from runs where status = 'ready'") == [(RACES - len(cancelled),)]
+
+
+async def test_one_of_two_cancels_wins(racers: tuple[SqliteJournal, SqliteJournal]) -> None:
+    """If two executors cancel the same runs, one of them is told that it did."""
+    one, other = racers
+    await pause_all(one)
+    ids = [f"run{number}" for number in range(RACES)]
+
+    answers = await asyncio.gather(
+        asyncio.gather(*(one.cancel(run_id) for run_id in ids)),
+        asyncio.gather(*(other.cancel(run_id) for run_id in ids)),
+    )
+
+    assert [first != second for first, second in zip(*answers, strict=True)] == [True] * RACES
+
+
+async def test_one_of_two_claims_wins(racers: tuple[SqliteJournal, SqliteJournal], path: Path) -> None:
+    """If two executors claim the same runs, one by id and one by age, each run has one owner and one more fence."""
+    one, other = racers
+    await pause_all(one, wake_at=0.0)
+    assert await one.wake_due() == RACES
+
+    by_id, by_age = await asyncio.gather(
+        asyncio.gather(*(one.claim(f"run{number}") for number in range(RACES))),
+        asyncio.gather(*(other.claim_next(limit=10) for _ in range(RACES // 10))),
+    )
+
+    mine = {run.claim.run_id for run in by_id if run is not None}
+    theirs = {run.claim.run_id for claims in by_age for run in claims}
+    assert mine.isdisjoint(theirs)
+    assert len(mine) + len(theirs) == RACES
+    assert rows(path, "select distinct fence, status from runs") == [(2, "running")]
+    assert rows(path, f"select count(*) from runs where owner = '{one.executor_id}'") == [(len(mine),)]
+
+
+async def test_one_of_a_pause_and_an_early_resume_is_first(
+    racers: tuple[SqliteJournal, SqliteJournal], path: Path
+) -> None:
+    """A call that comes while the step pauses resumes the run, whichever is first."""
+    one, other = racers
+    ids = [f"run{number}" for number in range(RACES)]
+    assert all(await asyncio.gather(*(one.accept_run(new_run(run_id)) for run_id in ids)))
+
+    parked, resolved = await asyncio.gather(
+        asyncio.gather(*(one.park(Claim.first(run_id), wait_row()) for run_id in ids)),
+        asyncio.gather(*(other.resolve_wait(WaitKey(run_id, "one"), "resumed") for run_id in ids[::-1])),
+    )
+
+    assert all(parked)
+    assert set(resolved) <= {"done", "early"}
+    assert rows(path, "select distinct r.status, w.outcome from runs r join waits w on w.run_id = r.id") == [
+        ("ready", "resumed")
+    ]
+
+
+# ── locks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def locks(tmp_path: Path) -> ExecutorLocks:
+    """Locks in a folder that does not exist yet."""
+    return ExecutorLocks(tmp_path / "locks")
+
+
+def test_held_lock_is_alive(locks: ExecutorLocks, tmp_path: Path) -> None:
+    """An executor lives as long as it holds its lock, for other users of the folder too."""
+    before = locks.is_alive("one")
+    locks.hold("one")
+
+    assert (before, locks.is_alive("one"), ExecutorLocks(tmp_path / "locks").is_alive("one")) == (False, True, True)
+    assert not locks.is_alive("other")
+    locks.release("one")
+    assert not locks.is_alive("one")
+
+
+def test_held_lock_is_refused(locks: ExecutorLocks, tmp_path: Path) -> None:
+    """A lock that is held cannot be held again until it is released; a second release does nothing."""
+    locks.hold("one")
+    for folder in (locks, ExecutorLocks(tmp_path / "locks")):
+        with pytest.raises(BlockingIOError):
+            folder.hold("one")
+    locks.release("one")
+    locks.release("one")
+
+    locks.hold("one")
+
+    assert locks.is_alive("one")
+    locks.release("one")
+
+
+def test_file_of_a_dead_executor_is_removed(locks: ExecutorLocks, tmp_path: Path) -> None:
+    """The file that a killed process left is not a lock, and is removed."""
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "dead").touch()
+
+    assert not locks.is_alive("dead")
+
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_child_process_does_not_inherit_a_lock(locks: ExecutorLocks) -> None:
+    """A child process that outlives its executor does not keep it alive."""
+    locks.hold("one")
+    child = subprocess.Popen(["sleep", "60"], close_fds=False)
+    try:
+        locks.release("one")
+        locks.hold("one")
+        locks.release("one")
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_locks_are_private(locks: ExecutorLocks, tmp_path: Path) -> None:
+    """Other users of the machine can neither see nor hold the locks."""
+    locks.hold("one")
+
+    assert (tmp_path / "locks").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "locks" / "one").stat().st_mode & 0o777 == 0o600
+    locks.release("one")
+
+
+def test_one_of_many_holders_has_the_lock(tmp_path: Path) -> None:
+    """Threads that hold, release and test one lock at the same time never hold it together."""
+    holders, overlaps = [0], []
+
+    def take_turns() -> None:
+        locks = ExecutorLocks(tmp_path / "locks")
+        for _ in range(300):
+            locks.is_alive("one")
+            try:
+                locks.hold("one")
+            except BlockingIOError:
+                continue
+            holders[0] += 1
+            time.sleep(0.0002)  # another thread has to try meanwhile
+            if holders[0] != 1:
+                overlaps.append(holders[0])
+            holders[0] -= 1
+            locks.release("one")
+
+    (tmp_path / "locks").mkdir()
+    threads = [threading.Thread(target=take_turns) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert overlaps == []
+
+
+# ── files of earlier versions ────────────────────────────────────────────────────────────────────────────────────────
+
+UNFINISHED = {1: ("orphan", "parked", "paused", "queued", "running"), 2: ("parked", "paused", "queued", "running")}
+"""The unfinished runs of the files of earlier versions."""
+
+
+def old_file(path: Path, version: int) -> Path:
+    """Write the file of an earlier version to *path*."""
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(VERSION_1)
+        connection.executescript((Path(__file__).parent / f"version_{version}.sql").read_text(encoding="utf-8"))
     return path
+
+
+@pytest.fixture(params=[1, 2])
+def version(request: pytest.FixtureRequest) -> int:
+    """An earlier version."""
+    assert isinstance(request.param, int)
+    return request.param
+
+
+@pytest.fixture
+def old_path(path: Path, version: int) -> Path:
+    """A file of that version."""
+    return old_file(path, version)
 
 
 def columns(path: Path) -> dict[str, list[Any]]:
@@ -536,16 +954,16 @@ async def test_finished_runs_survive_a_migration(old_path: Path) -> None:
     ]
 
 
-async def test_unfinished_runs_end_with_a_migration(old_path: Path) -> None:
+async def test_unfinished_runs_end_with_a_migration(old_path: Path, version: int) -> None:
     """A run that an earlier version left unfinished ends with the reason, keeps its steps, and is never continued."""
     journal = SqliteJournal.open(old_path)
 
-    ended = [await journal.get_execution(run_id) for run_id in UNFINISHED]
+    ended = [await journal.get_execution(run_id) for run_id in UNFINISHED[version]]
     claimed = [*await journal.claim_next(None, limit=9), *await journal.claim_next("mail", limit=9)]
     woken = await journal.wake_due()
     await journal.close()
 
-    assert {each.status for each in ended if each} == {"error"}
+    assert [each.status for each in ended if each] == ["error"] * len(ended)
     assert {each.error.code for each in ended if each and each.error} == {"earlier_version"}
     assert all(each and each.finished_at for each in ended)
     assert (claimed, woken) == ([], 0)
@@ -555,26 +973,91 @@ async def test_unfinished_runs_end_with_a_migration(old_path: Path) -> None:
     ]
 
 
-async def test_a_killed_migration_changes_nothing(old_path: Path) -> None:
+async def test_executors_of_an_earlier_version_are_gone(old_path: Path) -> None:
+    """The executors of an earlier version are dead: their runs have ended, and nothing is left to reap."""
+    journal = SqliteJournal.open(old_path)
+
+    executors = rows(old_path, "select id from executors")
+    reaped = await journal.reap_dead()
+    owned = rows(old_path, "select id from runs where owner is not null")
+    waits = rows(old_path, "select run_id from waits")
+    await journal.close()
+
+    assert (executors, reaped, owned, waits) == ([(journal.executor_id,)], 0, [], [])
+
+
+async def test_definitions_survive_a_migration(path: Path) -> None:
+    """Each deployment is a definition, stored by its hash, and each run shows the version of its own."""
+    journal = SqliteJournal.open(old_file(path, 2))
+    greet = replace(WORKFLOW, steps=WORKFLOW.steps[:2])
+    workflows = {
+        "finished": greet,
+        "changed": replace(greet, settings={"memory": 512}),
+        "other": replace(greet, name="Other"),
+    }
+
+    found = {run_id: await journal.get_execution(run_id) for run_id in (*workflows, "undeployed")}
+    hashes = {await journal.store_definition(workflow) for workflow in workflows.values()}
+    listed = await journal.list_executions()
+    await journal.close()
+
+    versions = {run_id: execution.version for run_id, execution in found.items() if execution}
+    assert versions == {run_id: workflow.version for run_id, workflow in workflows.items()} | {"undeployed": ""}
+    assert {key for (key,) in rows(path, "select hash from definitions")} == hashes
+    assert {each.id for each in listed} == {*workflows, "undeployed", "sealed", *UNFINISHED[2]}
+
+
+async def test_sealed_event_survives_a_migration(path: Path) -> None:
+    """An event that an earlier version left encrypted is still marked as sealed."""
+    journal = SqliteJournal.open(old_file(path, 2))
+
+    execution = await journal.get_execution("sealed")
+    await journal.close()
+
+    assert execution is not None
+    assert (execution.trigger.sealed, execution.event, execution.context) == (True, {}, {"id": "sealed"})
+
+
+async def test_migrated_file_takes_new_runs(old_path: Path) -> None:
+    """A migrated file takes a run from its acceptance to its pause and its end."""
+    journal = SqliteJournal.open(old_path, origin="serve")
+    await journal.store_definition(WORKFLOW)
+    assert await journal.accept_run(new_run(dedupe_key="key", request=b"request"))
+    assert not await journal.accept_run(new_run("again", dedupe_key="key"))
+    assert await journal.park(Claim.first("run"), wait_row(), outbox=[outbox_row()])
+    assert await journal.resolve_wait(WaitKey("run", "one"), "resumed") == "done"
+    (run,) = await journal.claim_next(limit=9)
+
+    assert await journal.finish(run.claim, "success", encode_output(), last_step=step_row(0, "one"))
+
+    execution = await journal.get_execution("run")
+    await journal.close()
+    assert execution is not None
+    assert (execution.status, execution.version, len(execution.sends)) == ("success", WORKFLOW.version, 1)
+
+
+async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) -> None:
     """A process that is killed within the migration leaves the earlier file, which the next process migrates."""
     code = (
         "import os, signal, sqlite3, sys\n"
         "from pdkernel.engine.journal.schema import SQLITE_MIGRATIONS\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.create_function('hash_definition', 1, lambda text: text and str(hash(text)))\n"
         "connection.execute('begin immediate')\n"
-        "for statement in SQLITE_MIGRATIONS[2].split(';')[:5]:\n"
+        "for statement in SQLITE_MIGRATIONS[int(sys.argv[2]) + 1].split(';')[:5]:\n"
         "    connection.execute(statement)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, str(old_path)], check=False)
-    unchanged = rows(old_path, "select count(*) from steps where seq = 0"), rows(old_path, "pragma user_version")
+    before = rows(old_path, "select * from runs")
+    killed = subprocess.run([sys.executable, "-c", code, str(old_path), str(version)], check=False)
+    unchanged = rows(old_path, "select * from runs"), rows(old_path, "pragma user_version")
 
     journal = SqliteJournal.open(old_path)
     execution = await journal.get_execution("finished")
     await journal.close()
 
     assert killed.returncode == -signal.SIGKILL
-    assert unchanged == ([(3,)], [(1,)])
+    assert unchanged == (before, [(version,)])
     assert execution is not None
     assert execution.status == "success"
 

@@ -11,9 +11,11 @@ from hypothesis import given
 from pdkernel.engine.journal.text_columns import (
     RunRow,
     build_execution,
+    encode_definition,
     encode_event,
     encode_output,
     encode_step,
+    hash_definition,
 )
 from pdkernel.errors import ProjectError
 from pdkernel.execution import (
@@ -26,7 +28,7 @@ from pdkernel.execution import (
     RunTrigger,
     StepResult,
 )
-from pdkernel.model import Step, Workflow
+from pdkernel.model import AppBinding, Step, StoreBinding, Workflow
 from tests.engine.journal.conftest import WORKFLOW
 from tests.test_execution import RUN, RUN_JSON, steps
 
@@ -53,16 +55,14 @@ def test_text_of_an_event() -> None:
     """Only a replay has `replay_of`, only a run with another mode than `live` has `outside_calls`."""
     assert encode_event({"body": 1}, {"id": "x"}) == '{"event":{"body":1},"context":{"id":"x"}}'
     assert encode_event({}, {}) == '{"event":{},"context":{}}'
-    assert encode_event(b"sealed", {}, replay_of="run", outbound_enforcement=OutboundEnforcement("deny", "none")) == (
-        '{"sealed":"c2VhbGVk","context":{},"replay_of":"run","outside_calls":{"mode":"deny","guard":"none"}}'
+    assert encode_event(None, {}, replay_of="run", outbound_enforcement=OutboundEnforcement("deny", "none")) == (
+        '{"context":{},"replay_of":"run","outside_calls":{"mode":"deny","guard":"none"}}'
     )
 
 
 def test_text_of_an_output() -> None:
-    """Deliveries and the account lookup are left out if there are none."""
-    whole = encode_output(
-        response=RUN.response, error=RUN.error, steps={"two": "skipped"}, sends=RUN.sends, lookup=RUN.lookup
-    )
+    """The account lookup is left out if there is none."""
+    whole = encode_output(response=RUN.response, error=RUN.error, steps={"two": "skipped"}, lookup=RUN.lookup)
 
     assert encode_output() == '{"response":null,"error":null,"steps":{}}'
     assert json.dumps(json.loads(whole)) == json.dumps(
@@ -70,7 +70,6 @@ def test_text_of_an_output() -> None:
             "response": RUN_JSON["response"],
             "error": RUN_JSON["error"],
             "steps": {"two": "skipped"},
-            "sends": RUN_JSON["sends"],
             "lookup": RUN_JSON["lookup"],
         }
     )
@@ -121,11 +120,13 @@ def test_version_of_a_workflow_is_the_hash_of_its_stored_definition() -> None:
 
 
 def test_row_that_is_complete() -> None:
-    """An execution has the columns of its row and the parts of its texts."""
+    """An execution has the columns of its row, the parts of its texts, and its messages after those of an earlier version."""
     event = encode_event({"body": 1}, {"id": "x"}, replay_of="first", outbound_enforcement=RUN.outbound_enforcement)
-    output = encode_output(response=RUN.response, sends=RUN.sends[1:], lookup=RUN.lookup)
+    output = encode_output(response=RUN.response, lookup=RUN.lookup)
+    earlier, queued = RUN_JSON["sends"]
+    output = json.dumps(json.loads(output) | {"sends": [earlier]})
 
-    assert build_execution(row(event=event, output=output), []) == Execution(
+    assert build_execution(row(event=event, output=output), [], [json.dumps(queued)]) == Execution(
         id="run",
         trace_id="trace",
         workflow="Greet",
@@ -141,7 +142,7 @@ def test_row_that_is_complete() -> None:
         steps=(),
         error=None,
         response=RUN.response,
-        sends=RUN.sends[1:],
+        sends=RUN.sends,
         outbound_enforcement=RUN.outbound_enforcement,
         lookup=RUN.lookup,
     )
@@ -172,6 +173,40 @@ def test_damaged_step_is_refused(text: str) -> None:
     """A step's row that does not fit is an error that names the run."""
     with pytest.raises(ProjectError, match="The record of the run run is damaged: its steps cannot be read"):
         build_execution(row(), [text])
+
+
+@pytest.mark.parametrize("text", ["", "null", '{"step":"one"}', '{"step":"one","kind":"http","outcome":"gone"}'])
+def test_damaged_message_is_refused(text: str) -> None:
+    """A message's row that does not fit is an error that names the run."""
+    with pytest.raises(ProjectError, match="The record of the run run is damaged: its outbox cannot be read"):
+        build_execution(row(), [], [text])
+
+
+def test_definition_is_read_from_its_text() -> None:
+    """A workflow that is read from its stored definition has the same version and the same stored definition."""
+    step = Step(
+        "one",
+        "node",
+        "export default 1",
+        apps=(AppBinding("slack", "slack", "apn_1"),),
+        stores=(StoreBinding("store", "data"),),
+        props={"b": 1.5, "a": ["é", None, "\ud83d"]},
+        timeout_s=3.0,
+        disabled=True,
+    )
+    workflow = Workflow("Greet", steps=(step, Step("two")), settings={"memory": 512}, variables=("A",))
+    text = encode_definition(workflow)
+
+    found = Workflow.from_versioned_content(json.loads(text))
+
+    assert (found.name, found.steps, found.settings, found.variables) == (
+        workflow.name,
+        workflow.steps,
+        workflow.settings,
+        workflow.variables,
+    )
+    assert encode_definition(found) == text
+    assert found.version == workflow.version == hash_definition(text)[:12]
 
 
 def test_text_of_a_later_version_is_read() -> None:
