@@ -17,7 +17,6 @@ from pdkernel.files import read_file
 
 if TYPE_CHECKING:  # the project imports SQLAlchemy, which the magics must not load
     from pdkernel.project import Project
-    from pdkernel.redaction import Secret
 
 
 def load_variables(project: Project, folder: Path) -> dict[str, str]:
@@ -62,15 +61,3 @@ def check_variables(variables: Mapping[str, str]) -> Mapping[str, str]:
         if not isinstance(value, str):
             raise RequestError(f"The variable {name} is not a string.", fix="Write the value in quotes.")
     return variables
-
-
-def collect_secrets(project: Project, folder: Path) -> list[Secret]:
-    """Return all secrets of *project* and of the `.env` in *folder*, including those that a run does not use."""
-    from pdkernel.engine.account_resolution import list_account_secrets
-    from pdkernel.redaction import Secret
-
-    secrets = [Secret(f"env/{name}", value) for name, value in load_variables(project, folder).items()]
-    accounts = project.accounts
-    for account in accounts.list_accounts():
-        secrets += list_account_secrets(account, accounts.credentials(account.id))
-    return secrets

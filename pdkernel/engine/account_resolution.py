@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
+from pathlib import Path
 from secrets import token_hex
 
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
@@ -19,8 +20,10 @@ from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
 from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess, WithheldCredentials
 from pdkernel.lookup import Lookup
+from pdkernel.project import Project
 from pdkernel.redaction import Secret
 from pdkernel.redaction.secret_patterns import is_secret_field
+from pdkernel.variables import load_variables
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,15 @@ def list_account_secrets(account: Account, credentials: Mapping[str, str]) -> li
         for name, value in credentials.items()
         for part, text in (("", value), *_secret_fields(value))
     ]
+
+
+def collect_secrets(project: Project, folder: Path) -> list[Secret]:
+    """Return all secrets of *project* and of the `.env` in *folder*, including those that a run does not use."""
+    secrets = [Secret(f"env/{name}", value) for name, value in load_variables(project, folder).items()]
+    accounts = project.accounts
+    for account in accounts.list_accounts():
+        secrets += list_account_secrets(account, accounts.credentials(account.id))
+    return secrets
 
 
 def insert_placeholders(account: Account, credentials: Credentials) -> tuple[Credentials, Mapping[str, ProxyAccess]]:

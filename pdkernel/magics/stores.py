@@ -29,10 +29,10 @@ class StoreMagics(Magics):
     @show_errors_as_messages
     def pdstore(self, line: str) -> None:
         """List the project's data stores, or show the records of a store: key, value, expires."""
+        from pdkernel.engine.account_resolution import collect_secrets
         from pdkernel.operations.stores import list_stores, view_store
         from pdkernel.redaction import Redactor
         from pdkernel.render import stores as stores_view
-        from pdkernel.variables import collect_secrets
 
         chosen = parse_argstring(self.pdstore, line)
         session = get_session(self.shell)

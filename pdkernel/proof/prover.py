@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.definition import Sidecar, grade_fields
+from pdkernel.engine.account_resolution import collect_secrets
 from pdkernel.errors import DefinitionError
 from pdkernel.identity import Directory
 from pdkernel.model import Workflow
@@ -30,7 +31,7 @@ from pdkernel.proof.side_runner import ProofRunner, ProofSide, SideRun
 from pdkernel.redaction import Redactor
 from pdkernel.render.proof import RUN_ENDED_EARLIER, WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
 from pdkernel.source import EVENTS_FOLDER, sibling_workflow_finder
-from pdkernel.variables import collect_secrets, load_variables
+from pdkernel.variables import load_variables
 
 ProgressListener = Callable[[str], None]
 

@@ -29,7 +29,6 @@ from pdkernel.operations.runs import build_run_request
 from pdkernel.redaction import Redactor
 from pdkernel.session.engine_thread import EngineThread
 from pdkernel.session.notebook_state import NotebookState
-from pdkernel.variables import collect_secrets
 
 if TYPE_CHECKING:
     from pdkernel.engine.event_sources import SourceResult
@@ -192,6 +191,7 @@ class Session(NotebookState):
         steps = [step for step in request.workflow.steps if step.debug and request.should_execute(step)]
         if not steps or self._code_name is None:
             return None
+        from pdkernel.engine.account_resolution import collect_secrets
         from pdkernel.session.debugger import KernelDebugger
 
         if self._debugger is None:

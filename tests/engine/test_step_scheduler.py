@@ -121,7 +121,7 @@ class TestSuspend:
         execution = await run(node_step("a", "return $.flow.suspend(1)"), base_url="https://flows.example.com")
         returned = execution.step("a").return_value
         assert isinstance(returned, dict)
-        assert returned["cancel_url"].startswith("https://flows.example.com/cancel/")
+        assert returned["cancel_url"].startswith(f"https://flows.example.com/-/cancel/{execution.id}/a/1.1.")
 
 
 class TestRerun:

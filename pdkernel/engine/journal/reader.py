@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed
 from pdkernel.engine.journal.rows import ClaimedRun
-from pdkernel.engine.journal.statements import CLAIM_COLUMNS, load_claimed
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,

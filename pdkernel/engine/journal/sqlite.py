@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import sqlite3
 from collections.abc import Awaitable, Sequence
 from contextlib import closing
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.engine.journal.executors import EXCLUSIVE_ORIGINS, ExecutorLocks, hold_origin
 from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
@@ -41,66 +40,13 @@ from pdkernel.engine.journal.text_columns import (
     replace_unstorable,
 )
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
-from pdkernel.errors import RequestError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 from pdkernel.project.database import check_schema_version
 from pdkernel.project.sqlite import connect, translate_error
 
-EXCLUSIVE_ORIGINS = ("serve",)
-"""Origins of which one process may open a file at a time: runs of another would be taken for those of a dead process."""
-
 OWN_DELIVERY_S = 60.0
 """Seconds that the process of a run has to deliver its messages; then another process delivers them."""
-
-
-class ExecutorLocks:
-    """`ExecutorLiveness` by locked files in *folder*."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._held: dict[str, int] = {}
-
-    def hold(self, executor_id: str) -> None:
-        """Lock the executor's file."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._held[executor_id] = self._lock(executor_id, os.O_CREAT)
-
-    def release(self, executor_id: str) -> None:
-        """Remove the executor's file. A second call does nothing."""
-        descriptor = self._held.pop(executor_id, None)
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                (self._folder / executor_id).unlink()
-            os.close(descriptor)
-
-    def is_alive(self, executor_id: str) -> bool:
-        """Return whether the executor's file is locked; remove a file that is not."""
-        try:
-            descriptor = self._lock(executor_id)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        with contextlib.suppress(OSError):
-            (self._folder / executor_id).unlink()
-        os.close(descriptor)
-        return False
-
-    def _lock(self, executor_id: str, flags: int = 0) -> int:
-        """Lock the executor's file, and return its descriptor."""
-        file = self._folder / executor_id
-        while True:
-            descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), file.stat()):
-                    return descriptor
-            os.close(descriptor)  # the process that held the lock has removed this file
 
 
 class SqliteJournal:
@@ -150,7 +96,7 @@ class SqliteJournal:
                 try:
                     _create(connection, path)
                     if origin in EXCLUSIVE_ORIGINS:
-                        _hold_origin(liveness, origin, path)
+                        hold_origin(liveness, origin, path)
                         undo.callback(liveness.release, origin)
                     # before the row: others take an executor without a lock for dead
                     liveness.hold(statements.executor_id)
@@ -380,16 +326,6 @@ class SqliteJournal:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
-
-
-def _hold_origin(liveness: ExecutorLiveness, origin: str, path: Path) -> None:
-    try:
-        liveness.hold(origin)
-    except BlockingIOError:
-        raise RequestError(
-            f"Another `pdkernel serve` serves the project in {path}. One process serves a project on SQLite.",
-            fix="Stop the other server, or serve its workflows with it: pdkernel serve SOURCE SOURCE",
-        ) from None
 
 
 def open_journal_reader(path: Path) -> JournalReader:

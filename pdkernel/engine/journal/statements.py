@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
-from typing import Any
 
+from pdkernel.engine.journal.executors import EXECUTOR_ALIVE
+from pdkernel.engine.journal.queue_statements import QueueStatements, storable
 from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
     Claim,
-    ClaimedRun,
     NewRun,
     OutboxRow,
     StepRow,
@@ -27,13 +27,11 @@ from pdkernel.engine.journal.rows import (
 from pdkernel.engine.journal.text_columns import (
     CANCELLED_OUTPUT,
     EXPIRED_OUTPUT,
-    INTERRUPTED_OUTPUT,
     escape_json_text,
     replace_unstorable,
 )
 
-_EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and alive)"
-_OWNED = f"id = :run and fence = :fence and owner = :me and {_EXECUTOR_ALIVE}"
+_OWNED = f"id = :run and fence = :fence and owner = :me and {EXECUTOR_ALIVE}"
 
 # the SQL is made of constants only; every value is a parameter
 _ACCEPT = (
@@ -41,7 +39,7 @@ _ACCEPT = (
     " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request)"
     " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
     " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request"
-    f" where {_EXECUTOR_ALIVE} on conflict do nothing"
+    f" where {EXECUTOR_ALIVE} on conflict do nothing"
 )
 _APPEND = (
     "insert into steps (run_id, path, iteration, seq, name, fence, data, at, attempt, carry)"  # noqa: S608
@@ -51,43 +49,12 @@ _APPEND = (
 _EVENT = "event = coalesce(:event, event)"
 _FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
 _PARK = f"update runs set status = :status, wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
-CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created"
 _STEP_KEY = "run_id = ? and path = ? and iteration = ?"
-_CLAIM = (
-    "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
-    f" where id = :run and status = 'ready' and {_EXECUTOR_ALIVE}"
-    f" returning {CLAIM_COLUMNS}"
-)
-_CONTINUED_ORIGIN = "serve"
-"""Runs of this origin are continued after the end of their process; another process's user watches the run and starts it again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Statements:
-    """
-    The writes of one executor.
-
-    Attributes:
-        executor_id: The executor's id.
-        origin: The origin of the runs that it accepts and continues.
-    """
-
-    executor_id: str
-    origin: str
-
-    def register_executor(self, connection: Connection) -> bool:
-        """Insert this executor's row."""
-        connection.execute("insert into executors values (?, ?, null, true)", (self.executor_id, self.origin))
-        return True
-
-    def unregister_executor(self, connection: Connection) -> bool:
-        """Delete this executor's row, unless it owns runs: then it is reaped."""
-        done = connection.execute(
-            "delete from executors where id = :me"
-            " and not exists (select 1 from runs where owner = :me and status = 'running')",
-            {"me": self.executor_id},
-        )
-        return done.rowcount == 1
+class Statements(QueueStatements):
+    """The writes of one executor."""
 
     def store_definition(self, connection: Connection, key: str, workflow: str, content: str) -> bool:
         """Store the definition under its hash."""
@@ -107,17 +74,17 @@ class Statements:
                 "workflow": replace_unstorable(run.workflow),
                 "definition": run.definition,
                 "event": escape_json_text(run.event),
-                "user": _storable(run.external_user),
+                "user": storable(run.external_user),
                 "environment": run.environment,
                 "status": "ready" if queued else "running",
                 "owner": None if queued else self.executor_id,
                 "fence": 0 if queued else FIRST_FENCE,
-                "queue": _storable(run.queue),
+                "queue": storable(run.queue),
                 "created": now if run.created is None else run.created,
                 "origin": self.origin,
-                "parent": _storable(run.parent),
-                "workflow_id": _storable(run.workflow_id),
-                "dedupe_key": _storable(run.dedupe_key),
+                "parent": storable(run.parent),
+                "workflow_id": storable(run.workflow_id),
+                "dedupe_key": storable(run.dedupe_key),
                 "request": run.request,
                 "me": self.executor_id,
             },
@@ -263,14 +230,6 @@ class Statements:
         )
         return True
 
-    def release(self, connection: Connection, claim: Claim) -> bool:
-        """Make the run ready for its next attempt if this executor owns it."""
-        done = connection.execute(
-            "update runs set status = 'ready', owner = null, attempt = attempt + 1 where id = ? and fence = ? and owner = ?",
-            (claim.run_id, claim.fence, self.executor_id),
-        )
-        return done.rowcount == 1
-
     def resolve_wait(
         self, connection: Connection, key: WaitKey, outcome: WaitOutcome, payload: bytes | None, now: float
     ) -> WaitResolution:
@@ -323,53 +282,6 @@ class Statements:
                 connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (run_id,))
         return len(rows)
 
-    def claim(self, connection: Connection, run_id: str) -> ClaimedRun | None:
-        """Claim the ready run; None if another executor was first."""
-        row = connection.execute(_CLAIM, {"run": replace_unstorable(run_id), "me": self.executor_id}).fetchone()
-        return None if row is None else load_claimed(connection, row)
-
-    def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of this executor's origin in the queue, within the queue's limits."""
-        queue = _storable(queue)
-        free = self._free(connection, queue, limit, now)
-        ids = connection.execute(
-            "select id from runs where status = 'ready' and origin = ? and queue is ? order by created, id limit ?",
-            (self.origin, queue, free),
-        ).fetchall()
-        claims = [claim for (run_id,) in ids if (claim := self.claim(connection, run_id)) is not None]
-        connection.executemany(
-            "insert into starts select :queue, :at where exists"
-            " (select 1 from limits where limits.queue = :queue and per is not null)",
-            [{"queue": queue, "at": now}] * len(claims),
-        )
-        return claims
-
-    @staticmethod
-    def _free(connection: Connection, queue: str | None, limit: int, now: float) -> int:
-        row = connection.execute("select concurrency, per, period from limits where queue = ?", (queue,)).fetchone()
-        if row is None:
-            return limit
-        concurrency, per, period = row
-        if concurrency is not None:
-            running = connection.execute(
-                "select count(*) from runs where status = 'running' and queue = ?", (queue,)
-            ).fetchone()[0]
-            limit = min(limit, concurrency - running)
-        if per is not None and period is not None:
-            connection.execute("delete from starts where queue = ? and at <= ?", (queue, now - period))
-            started = connection.execute("select count(*) from starts where queue = ?", (queue,)).fetchone()[0]
-            limit = min(limit, per - started)
-        return max(limit, 0)
-
-    def set_queue_limits(
-        self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
-    ) -> None:
-        """Set the limits of the queue."""
-        connection.execute(
-            "insert or replace into limits values (?, ?, ?, ?)",
-            (replace_unstorable(queue), concurrency, per, period),
-        )
-
     def cancel(self, connection: Connection, run_id: str, now: float, *, output: str = CANCELLED_OUTPUT) -> bool:
         """Cancel the run regardless of its owner, whose next write is refused."""
         done = connection.execute(
@@ -378,89 +290,3 @@ class Statements:
             (now, output, replace_unstorable(run_id)),
         )
         return done.rowcount == 1
-
-    def next_wake(self, connection: Connection) -> float | None:
-        """Return when the next pause ends; 0 if a run of this origin is ready; or None."""
-        ready = connection.execute(
-            "select 1 from runs where status = 'ready' and origin = ? and queue is null limit 1", (self.origin,)
-        ).fetchone()
-        if ready is not None:
-            return 0.0
-        row = connection.execute(
-            "select min(at) from (select min(wake_at) as at from runs where status = 'paused'"
-            " union all select min(due) from outbox join runs on id = run_id where due is not null and origin = ?)",
-            (self.origin,),
-        ).fetchone()
-        return None if row is None else row[0]
-
-    def living_executors(self, connection: Connection) -> Sequence[str]:
-        """Return the ids of the other executors that are not marked as dead."""
-        rows = connection.execute("select id from executors where alive and id <> ?", (self.executor_id,))
-        return [executor for (executor,) in rows]
-
-    def bury(self, connection: Connection, executors: Sequence[str], now: float) -> int:
-        """
-        Mark *executors* as dead. Their served runs are ready for the next attempt; the others end as interrupted.
-
-        Returns:
-            The number of runs that are ready.
-        """
-        ready = 0
-        for executor in executors:
-            connection.execute("update executors set alive = false where id = ?", (executor,))
-            ready += connection.execute(
-                "update runs set status = 'ready', owner = null, attempt = attempt + 1"
-                " where owner = ? and status = 'running' and origin = ?",
-                (executor, _CONTINUED_ORIGIN),
-            ).rowcount
-            connection.execute(
-                "update outbox set due = 0 where tries = 0 and due is not null"
-                " and run_id in (select id from runs where origin = ? and owner is null)",
-                (_CONTINUED_ORIGIN,),
-            )
-            connection.execute(
-                "update runs set status = 'error', owner = null, ended = ?, output = ? where owner = ? and status = 'running'",
-                (now, INTERRUPTED_OUTPUT, executor),
-            )
-        connection.execute("delete from executors where not alive")
-        return ready
-
-
-def _storable(text: str | None) -> str | None:
-    return None if text is None else replace_unstorable(text)
-
-
-def _exists(connection: Connection, query: str, run_id: str) -> bool:
-    return connection.execute(query, (run_id,)).fetchone() is not None
-
-
-def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
-    """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
-    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created = row
-    content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
-    steps = connection.execute(
-        "select seq, name, data, path, iteration, carry, attempt from steps where run_id = ? order by seq",
-        (run_id,),
-    )
-    waits = connection.execute(
-        "select seq, path, iteration, kind, number, wake_at, data, carry, outcome, payload from waits where run_id = ?"
-        " and data <> '' and not exists (select 1 from steps s where s.run_id = waits.run_id and s.path = waits.path"
-        " and s.iteration = waits.iteration)",
-        (run_id,),
-    )
-    return ClaimedRun(
-        Claim(run_id, fence, attempt),
-        trace_id,
-        content[0] if content is not None else "",
-        event,
-        request,
-        external_user,
-        environment,
-        created,
-        steps=tuple(StepRow(*each) for each in steps),
-        waits=tuple(WaitRow(*each) for each in waits),
-        was_paused=_exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id),
-        sent_paths=frozenset(
-            path for (path,) in connection.execute("select path from outbox where run_id = ?", (run_id,))
-        ),
-    )

@@ -1,0 +1,135 @@
+"""The SQL of ready runs: which are ready, within which limits, and who claims them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import Any
+
+from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, ExecutorStatements
+from pdkernel.engine.journal.rows import Claim, ClaimedRun, StepRow, WaitRow
+from pdkernel.engine.journal.text_columns import replace_unstorable
+
+# the SQL is made of constants only; every value is a parameter
+CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created"
+_CLAIM = (
+    "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
+    f" where id = :run and status = 'ready' and {EXECUTOR_ALIVE}"
+    f" returning {CLAIM_COLUMNS}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatements(ExecutorStatements):
+    """The writes about ready runs."""
+
+    def claim(self, connection: Connection, run_id: str) -> ClaimedRun | None:
+        """Claim the ready run; None if another executor was first."""
+        row = connection.execute(_CLAIM, {"run": replace_unstorable(run_id), "me": self.executor_id}).fetchone()
+        return None if row is None else load_claimed(connection, row)
+
+    def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
+        """Claim the oldest ready runs of this executor's origin in the queue, within the queue's limits."""
+        queue = storable(queue)
+        free = self._free(connection, queue, limit, now)
+        ids = connection.execute(
+            "select id from runs where status = 'ready' and origin = ? and queue is ? order by created, id limit ?",
+            (self.origin, queue, free),
+        ).fetchall()
+        claims = [claim for (run_id,) in ids if (claim := self.claim(connection, run_id)) is not None]
+        connection.executemany(
+            "insert into starts select :queue, :at where exists"
+            " (select 1 from limits where limits.queue = :queue and per is not null)",
+            [{"queue": queue, "at": now}] * len(claims),
+        )
+        return claims
+
+    @staticmethod
+    def _free(connection: Connection, queue: str | None, limit: int, now: float) -> int:
+        row = connection.execute("select concurrency, per, period from limits where queue = ?", (queue,)).fetchone()
+        if row is None:
+            return limit
+        concurrency, per, period = row
+        if concurrency is not None:
+            running = connection.execute(
+                "select count(*) from runs where status = 'running' and queue = ?", (queue,)
+            ).fetchone()[0]
+            limit = min(limit, concurrency - running)
+        if per is not None and period is not None:
+            connection.execute("delete from starts where queue = ? and at <= ?", (queue, now - period))
+            started = connection.execute("select count(*) from starts where queue = ?", (queue,)).fetchone()[0]
+            limit = min(limit, per - started)
+        return max(limit, 0)
+
+    def set_queue_limits(
+        self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
+    ) -> None:
+        """Set the limits of the queue."""
+        connection.execute(
+            "insert or replace into limits values (?, ?, ?, ?)",
+            (replace_unstorable(queue), concurrency, per, period),
+        )
+
+    def next_wake(self, connection: Connection) -> float | None:
+        """Return when the next pause ends; 0 if a run of this origin is ready; or None."""
+        ready = connection.execute(
+            "select 1 from runs where status = 'ready' and origin = ? and queue is null limit 1", (self.origin,)
+        ).fetchone()
+        if ready is not None:
+            return 0.0
+        row = connection.execute(
+            "select min(at) from (select min(wake_at) as at from runs where status = 'paused'"
+            " union all select min(due) from outbox join runs on id = run_id where due is not null and origin = ?)",
+            (self.origin,),
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def release(self, connection: Connection, claim: Claim) -> bool:
+        """Make the run ready for its next attempt if this executor owns it."""
+        done = connection.execute(
+            "update runs set status = 'ready', owner = null, attempt = attempt + 1 where id = ? and fence = ? and owner = ?",
+            (claim.run_id, claim.fence, self.executor_id),
+        )
+        return done.rowcount == 1
+
+
+def storable(text: str | None) -> str | None:
+    """Return *text* without characters that a database cannot store."""
+    return None if text is None else replace_unstorable(text)
+
+
+def _exists(connection: Connection, query: str, run_id: str) -> bool:
+    return connection.execute(query, (run_id,)).fetchone() is not None
+
+
+def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
+    """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
+    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created = row
+    content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
+    steps = connection.execute(
+        "select seq, name, data, path, iteration, carry, attempt from steps where run_id = ? order by seq",
+        (run_id,),
+    )
+    waits = connection.execute(
+        "select seq, path, iteration, kind, number, wake_at, data, carry, outcome, payload from waits where run_id = ?"
+        " and data <> '' and not exists (select 1 from steps s where s.run_id = waits.run_id and s.path = waits.path"
+        " and s.iteration = waits.iteration)",
+        (run_id,),
+    )
+    return ClaimedRun(
+        Claim(run_id, fence, attempt),
+        trace_id,
+        content[0] if content is not None else "",
+        event,
+        request,
+        external_user,
+        environment,
+        created,
+        steps=tuple(StepRow(*each) for each in steps),
+        waits=tuple(WaitRow(*each) for each in waits),
+        was_paused=_exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id),
+        sent_paths=frozenset(
+            path for (path,) in connection.execute("select path from outbox where run_id = ?", (run_id,))
+        ),
+    )
