@@ -77,6 +77,7 @@ class LocalDispatch:
         self._starter = starter
         self._clock = clock
         self._is_notified = asyncio.Event()
+        self._times_read_at = -POLL_INTERVAL_S
 
     def notify(self) -> None:
         """Look for runs at once."""
@@ -109,10 +110,12 @@ class LocalDispatch:
         wait_s = due - self._clock.now().timestamp()
         if wait_s > 0:
             return min(wait_s, POLL_INTERVAL_S)
-        self._starter.deliver_due()
-        await self._journal.wake_due()
+        if due > 0 or self._clock.monotonic() >= self._times_read_at + POLL_INTERVAL_S:
+            self._times_read_at = self._clock.monotonic()
+            self._starter.deliver_due()
+            await self._journal.wake_due()
         free = min(self._starter.free_runs, MAX_CLAIMS)
-        claims = await self._journal.claim_next(limit=free) if free > 0 else ()
+        claims = await self._journal.claim_ready(free) if free > 0 else ()
         for claimed in claims:
             self._starter.continue_run(claimed)
         return 0.0 if claims else POLL_INTERVAL_S

@@ -41,7 +41,7 @@ from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.restored_run import RestoredRun, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_record import RunRecord
-from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher, collect_request_secrets
+from pdkernel.engine.run_request import NOBODY, QueueLimits, RunRequest, RunWatcher, collect_request_secrets
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
@@ -126,6 +126,33 @@ class Interpreter:
         execution, _ = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
         return execution
 
+    async def enqueue(self, request: RunRequest, limits: QueueLimits, watcher: RunWatcher) -> bool:
+        """
+        Record the run of *request* as waiting for its start by a dispatcher.
+
+        Returns:
+            Whether the queue has room; else nothing is recorded.
+
+        Raises:
+            ProjectError: The database cannot be written.
+        """
+        await self._journal.set_queue_limits(
+            limits.queue, concurrency=limits.concurrency, max_starts=limits.max_starts, period_s=limits.period_s
+        )
+        return await self._new_record(request, self._new_state(request), watcher).enqueue(limits)
+
+    def _new_record(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher) -> RunRecord:
+        return RunRecord(
+            request,
+            state=state,
+            watcher=watcher,
+            journal=self._journal if request.keep_in_journal else UnrecordedRuns(),
+            clock=self._clock,
+            vault=self._vault if request.keep_in_journal else None,
+            may_have_accounts=self._vault is not None and may_have_app_props(request),
+            guard=self._workers.sandbox_kind if request.policy.guarded else "none",
+        )
+
     def _new_state(self, request: RunRequest) -> RestoredRun:
         run_id, trace_id = request.run_ids or new_run_ids(self._ids)
         context = build_trigger_context(
@@ -139,16 +166,7 @@ class Interpreter:
         """Return the record, and the steps' exports without redaction."""
         is_new = state is None
         state = state or self._new_state(request)
-        record = RunRecord(
-            request,
-            state=state,
-            watcher=watcher,
-            journal=self._journal if request.keep_in_journal else UnrecordedRuns(),
-            clock=self._clock,
-            vault=self._vault if request.keep_in_journal else None,
-            may_have_accounts=self._vault is not None and may_have_app_props(request),
-            guard=self._workers.sandbox_kind if request.policy.guarded else "none",
-        )
+        record = self._new_record(request, state, watcher)
         if is_new:
             record.record_start()
         scratch = self._scratch / f"run-{record.run_id}"

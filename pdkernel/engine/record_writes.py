@@ -8,8 +8,7 @@ disk; a write that the journal refused stops the run there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from pdkernel.errors import InternalError
 
@@ -28,7 +27,7 @@ class RecordWrites:
         self._start_submitted: asyncio.Future[None] | None = None
         self._delayed = 0
 
-    def start(self, accept: Coroutine[Any, Any, bool]) -> None:
+    def start(self, accept: Awaitable[bool]) -> None:
         """Submit the first write, which calls `mark_started` when it is in the journal's order."""
         self._start_submitted = asyncio.get_running_loop().create_future()
         self._pending.append(asyncio.ensure_future(accept))

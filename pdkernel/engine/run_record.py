@@ -7,6 +7,7 @@ request, encrypted. The event may contain credentials, so it is shown only when 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,7 +38,7 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.record_writes import RecordWrites
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_message, seal_request
-from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_secrets, encode_request
+from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, collect_request_secrets, encode_request
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import (
     Delivery,
@@ -110,7 +111,8 @@ class RunRecord:
         self._masked = dict(request.event.with_masked_headers().data)
         self.redactor = get_redactor(*self._secrets)
         self._response = state.response  # the platform ignores later responses
-        self._has_responded = state.created is not None  # the caller of a continued run is gone
+        # the caller of a continued run is gone, or has the response; the one of a queued run may wait for it
+        self._has_responded = state.response is not None or (state.created is not None and watcher.on_respond is None)
         self.write_error: BaseException | None = None
         self.claim = claim
         self.context = context
@@ -156,6 +158,11 @@ class RunRecord:
     def record_start(self) -> None:
         """Write the run's first row."""
         self._writes.start(self._accept(self.execution))
+
+    async def enqueue(self, limits: QueueLimits) -> bool:
+        """Write the run's first row as waiting in a queue; return False if the queue is full. Raises `ProjectError`."""
+        self._writes.start(accepting := asyncio.ensure_future(self._accept(self.execution, limits)))
+        return await accepting
 
     def add_secrets(self, secrets: Sequence[Secret]) -> None:
         """Redact the secrets of the run's accounts, which are all resolved, from now on."""
@@ -449,7 +456,7 @@ class RunRecord:
     def _trigger_text(self, event: Mapping[str, JSON] | None) -> str:
         return encode_event(event, self.context, outbound_enforcement=self._fields["outbound_enforcement"])
 
-    async def _accept(self, execution: Execution) -> bool:
+    async def _accept(self, execution: Execution, limits: QueueLimits | None = None) -> bool:
         try:
             definition = await self._journal.store_definition(self._request.workflow)
         finally:
@@ -467,6 +474,8 @@ class RunRecord:
                 request=request,
                 external_user=execution.external_user,
                 environment=execution.environment,
+                queue=None if limits is None else limits.queue,
+                queue_size=None if limits is None else limits.size,
                 created=self._started.timestamp(),
                 parent=self._request.parent,
                 workflow_id=self._request.workflow_id,

@@ -19,7 +19,7 @@ from pdkernel.encode import JsonStruct, decode_json, encode_json
 from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.pauses import PauseMode
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
@@ -59,6 +59,52 @@ WorkflowFinder = Callable[[str], TriggerableWorkflow | None]
 def build_pinned_exports(value: JSON) -> Mapping[str, JSON]:
     """The exports of a pin: an object holds the exports; another value, or an empty object, is the return value."""
     return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
+
+
+DEFAULT_QUEUE_SIZE = 100
+"""Runs that wait for a limited workflow, unless `settings: queue` sets another number (the platform's smallest queue)."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """
+    The limits of a workflow, which its runs share in one queue.
+
+    Attributes:
+        queue: The name of the queue.
+        concurrency: Runs that execute at once, or None. A paused run does not execute.
+        max_starts: Runs that start within *period_s* seconds, or None.
+        period_s: The length of the period, or None.
+        size: Runs that wait; a further run is refused.
+    """
+
+    queue: str
+    concurrency: int | None
+    max_starts: int | None
+    period_s: float | None
+    size: int
+
+
+def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
+    """Return the limits that the settings `concurrency` and `throttle` set, or None."""
+    settings = workflow.settings
+    throttle, concurrency, size = settings.get("throttle"), settings.get("concurrency"), settings.get("queue")
+    limit = throttle if isinstance(throttle, dict) else {}
+    if not limit and not isinstance(concurrency, int):
+        return None
+    return QueueLimits(
+        workflow_id,
+        concurrency if isinstance(concurrency, int) else None,
+        limit.get("limit"),
+        limit.get("interval"),
+        size if isinstance(size, int) else DEFAULT_QUEUE_SIZE,
+    )
+
+
+class QueueFullError(RequestError):
+    """The queue of a limited workflow is full (the platform's "Event Queue Full")."""
+
+    code = "queue_full"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from pdkernel.engine.journal import ClaimedRun, Journal, SqliteJournal, WaitKey,
 from pdkernel.engine.mail import parse_mail_settings
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.restored_run import restore_request, restore_run, seal_payload, unseal_message
-from pdkernel.engine.run_request import NOBODY, RunRequest, RunWatcher
+from pdkernel.engine.run_request import NOBODY, QueueLimits, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import ErrorRecord, Execution
@@ -169,6 +169,10 @@ class WorkflowEngine:
             idempotency=self._project.idempotency if sends_once else None,
             find_workflow=None if request.source_path is None else sibling_workflow_finder(request.source_path),
         )
+
+    async def enqueue(self, request: RunRequest, limits: QueueLimits, watcher: RunWatcher) -> bool:
+        """Record the run of *request* as waiting for its start; see `Interpreter.enqueue`."""
+        return await self._interpreter.enqueue(request, limits, watcher)
 
     async def deliver_due(self) -> None:
         """Deliver messages of served runs whose first try failed or did not take place."""

@@ -16,9 +16,16 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from pdkernel.engine.dispatch import Dispatch, LocalDispatch
-from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
+from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
 from pdkernel.engine.journal import ClaimedRun
-from pdkernel.engine.run_request import RunRequest, RunWatcher
+from pdkernel.engine.run_request import (
+    QueueFullError,
+    QueueLimits,
+    RequestRefusal,
+    RunRequest,
+    RunWatcher,
+    queue_limits,
+)
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
@@ -29,6 +36,7 @@ from pdkernel.source import sibling_workflow_finder
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a further request gets status 429."""
 
+_QUEUE_FIX = "Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle."
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -42,7 +50,8 @@ class StartedRun:
     Attributes:
         run_id: Id of the run.
         request: The request with its ids.
-        recorded: True as soon as the run is on disk; False if the run has ended without a record.
+        recorded: True as soon as the run is on disk; False if the run has ended without a record; a response if the event
+            was refused because too many runs wait.
         response: The response to the caller, if the request `has_response`. Done at the end of the run, at a pause, or at
             once for an immediate response.
         outcome: Text for the log; done at the end of the run or at the first pause.
@@ -50,7 +59,7 @@ class StartedRun:
 
     run_id: str
     request: RunRequest
-    recorded: asyncio.Future[bool]
+    recorded: asyncio.Future[bool | HttpResponse]
     response: asyncio.Future[HttpResponse]
     outcome: asyncio.Future[str]
 
@@ -85,6 +94,44 @@ def build_run_request(
     )
 
 
+class _Caller:
+    """Who waits for a run: the futures of its `StartedRun`."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.accepted: asyncio.Future[bool | HttpResponse] = loop.create_future()
+        self.response: asyncio.Future[HttpResponse] = loop.create_future()
+        self.outcome: asyncio.Future[str] = loop.create_future()
+
+    def accept(self) -> None:
+        """The run is on disk."""
+        _settle(self.accepted, True)
+
+    def refuse(self, response: HttpResponse) -> None:
+        """The event is refused."""
+        _settle(self.accepted, response)
+        _settle(self.response, response)
+
+    def respond(self, response: HttpResponse) -> None:
+        """The run has a response for its caller."""
+        _settle(self.response, response)
+
+    def pause(self) -> None:
+        """The run pauses."""
+        _settle(self.outcome, "paused")
+
+    def end(self, outcome: str) -> None:
+        """The run has ended, or was lost before it was recorded."""
+        _settle(self.accepted, False)
+        _settle(self.response, NO_RESPONSE_BEFORE_PAUSE)
+        _settle(self.outcome, outcome)
+
+
+def _settle(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
 class RunRegistry:
     """The runs of one server. Belongs to one event loop."""
 
@@ -93,6 +140,7 @@ class RunRegistry:
         self._tasks: dict[str, asyncio.Task[Execution]] = {}
         self._sources: set[asyncio.Task[Any]] = set()
         self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._callers: dict[str, _Caller] = {}  # of runs that wait for their start
         self._is_handing_over = False
         self._delivery: asyncio.Task[None] | None = None
         self.dispatch: Dispatch = LocalDispatch(context.engine.journal, self, context.clock)
@@ -127,21 +175,50 @@ class RunRegistry:
         return task
 
     def start(self, request: RunRequest) -> StartedRun:
-        """Start the run of *request* with new ids; return at once."""
+        """Start the run of *request* with new ids, or let it wait for its workflow's limits; return at once."""
         ids = self._context.ids
         made = replace(request, run_ids=(ids.new("", 27), ids.new("", 27)))
         assert made.run_ids is not None
         run_id = made.run_ids[0]
-        return StartedRun(
-            run_id, made, *self._launch(run_id, made, lambda watcher: self._context.engine.run(made, watcher))
+        caller = _Caller()
+        started = StartedRun(run_id, made, caller.accepted, caller.response, caller.outcome)
+        limits = queue_limits(made.workflow, made.workflow_id or made.workflow.name)
+        if limits is None or made.refusal is not None or not made.keep_in_journal or made.only_steps == frozenset():
+            self._launch(run_id, made, caller, lambda watcher: self._context.engine.run(made, watcher))
+        else:
+            self._callers[run_id] = caller
+            self.start_source(self._enqueue(run_id, made, caller, limits))
+        return started
+
+    async def _enqueue(self, run_id: str, made: RunRequest, caller: _Caller, limits: QueueLimits) -> None:
+        """Record a run that waits; a run that finds the queue full is recorded as refused."""
+        engine = self._context.engine
+        try:
+            has_room = await engine.enqueue(made, limits, RunWatcher(on_recorded=caller.accept))
+        except PdkernelError as fault:
+            _LOG.error("A run could not be recorded: %s", fault.message)
+            self._callers.pop(run_id, None)
+            caller.end("lost")
+            return
+        if has_room:
+            self.dispatch.notify()
+            return
+        self._callers.pop(run_id, None)
+        error = QueueFullError(
+            f"Event Queue Full: {limits.size} runs wait for the limits of this workflow.", fix=_QUEUE_FIX
         )
+        refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
+        caller.refuse(refusal.response)
+        refused = replace(made, refusal=refusal)
+        self._launch(run_id, made, caller, lambda watcher: engine.run(refused, watcher))
 
     def continue_run(self, claimed: ClaimedRun) -> None:
-        """Continue a run that this process has claimed; return at once."""
-        context = self._context
+        """Start or continue a run that this process has claimed; return at once."""
+        context, run_id = self._context, claimed.claim.run_id
         self._launch(
-            claimed.claim.run_id,
+            run_id,
             None,
+            self._callers.pop(run_id, None),
             lambda watcher: context.engine.continue_run(claimed, watcher, policy=context.settings.policy),
         )
 
@@ -160,23 +237,15 @@ class RunRegistry:
         self,
         run_id: str,
         request: RunRequest | None,
+        caller: _Caller | None,
         run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]],
-    ) -> tuple[asyncio.Future[bool], asyncio.Future[HttpResponse], asyncio.Future[str]]:
-        """Start the task of a run; returns the futures of `StartedRun`."""
-        loop = asyncio.get_running_loop()
-        accepted: asyncio.Future[bool] = loop.create_future()
-        response: asyncio.Future[HttpResponse] = loop.create_future()
-        outcome: asyncio.Future[str] = loop.create_future()
+    ) -> None:
+        """Start the task of a run; *caller* waits for it, unless the caller is gone."""
         on_run = self._context.on_run
-
-        def settle(future: asyncio.Future[T], value: T) -> None:
-            if not future.done():
-                future.set_result(value)
-
         watcher = RunWatcher(
-            on_recorded=lambda: settle(accepted, True),
-            on_respond=lambda given: settle(response, given),
-            on_paused=lambda: settle(outcome, "paused"),
+            on_recorded=None if caller is None else caller.accept,
+            on_respond=None if caller is None else caller.respond,
+            on_paused=None if caller is None else caller.pause,
             on_change=None if on_run is None else lambda execution: on_run(request, execution),
             hands_over=lambda: self._is_handing_over,
         )
@@ -186,16 +255,13 @@ class RunRegistry:
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
-            elif not task.cancelled() and task.result().status == "paused":
-                self.dispatch.notify()
-            settle(accepted, False)
-            settle(response, NO_RESPONSE_BEFORE_PAUSE)  # the run was lost
-            settle(outcome, "lost" if task.cancelled() or fault else _outcome(task.result()))
+            self.dispatch.notify()  # the run may have paused, or left room for another one of its queue
+            if caller is not None:
+                caller.end("lost" if task.cancelled() or fault else _outcome(task.result()))
 
-        task = loop.create_task(run(watcher))
+        task = asyncio.get_running_loop().create_task(run(watcher))
         self._tasks[run_id] = task
         task.add_done_callback(ended)
-        return accepted, response, outcome
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel the run with that id and wait until its end is recorded; False if there is no such run in progress."""

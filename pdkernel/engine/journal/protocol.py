@@ -108,6 +108,17 @@ class RunJournal(Protocol):
         """Make the run ready for its next attempt, because this executor ends. Return False if the claim is lost."""
         ...
 
+    async def set_queue_limits(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        max_starts: int | None = None,
+        period_s: float | None = None,
+    ) -> None:
+        """Limit *queue* to *concurrency* running runs and *max_starts* starts in *period_s* seconds; None means no limit."""
+        ...
+
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None. Its claim gives no right."""
         ...
@@ -153,15 +164,8 @@ class Journal(RunJournal, Protocol):
         """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
         ...
 
-    async def set_queue_limits(
-        self,
-        queue: str,
-        *,
-        concurrency: int | None = None,
-        max_starts: int | None = None,
-        period_s: float | None = None,
-    ) -> None:
-        """Limit *queue* to *concurrency* running runs and *max_starts* starts in *period_s* seconds; None means no limit."""
+    async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
+        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
         ...
 
     async def cancel(self, run_id: str) -> bool:
@@ -177,7 +181,11 @@ class Journal(RunJournal, Protocol):
         ...
 
     async def next_wake(self) -> float | None:
-        """Return when the next pause ends, in seconds since 1970; 0 if a run of this executor's origin is ready; or None."""
+        """
+        Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits.
+
+        A run that waits for another run of its queue to end has no time.
+        """
         ...
 
     async def get_execution(self, run_id: str) -> Execution | None:
@@ -258,6 +266,16 @@ class UnrecordedRuns:
     async def release(self, claim: Claim) -> bool:  # noqa: ARG002
         """Accept the release; the run ends."""
         return True
+
+    async def set_queue_limits(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        max_starts: int | None = None,
+        period_s: float | None = None,
+    ) -> None:
+        """Set no limit: the runs do not wait."""
 
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:  # noqa: ARG002
         """Return None: nothing is kept."""

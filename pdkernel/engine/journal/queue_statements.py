@@ -38,12 +38,29 @@ class QueueStatements(ExecutorStatements):
             (self.origin, queue, free),
         ).fetchall()
         claims = [claim for (run_id,) in ids if (claim := self.claim(connection, run_id)) is not None]
+        connection.execute(
+            "delete from starts where queue = ? and at <= ? - (select period from limits where queue = ?)",
+            (queue, now, queue),
+        )
         connection.executemany(
             "insert into starts select :queue, :at where exists"
             " (select 1 from limits where limits.queue = :queue and per is not null)",
             [{"queue": queue, "at": now}] * len(claims),
         )
         return claims
+
+    def claim_ready(self, connection: Connection, limit: int, now: float) -> Sequence[ClaimedRun]:
+        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
+        claims: list[ClaimedRun] = []
+        for queue in self._ready_queues(connection):
+            claims += self.claim_next(connection, queue, limit - len(claims), now)
+        return claims
+
+    def _ready_queues(self, connection: Connection) -> Sequence[str | None]:
+        rows = connection.execute(
+            "select distinct queue from runs where status = 'ready' and origin = ?", (self.origin,)
+        )
+        return [queue for (queue,) in rows]
 
     @staticmethod
     def _free(connection: Connection, queue: str | None, limit: int, now: float) -> int:
@@ -57,8 +74,9 @@ class QueueStatements(ExecutorStatements):
             ).fetchone()[0]
             limit = min(limit, concurrency - running)
         if per is not None and period is not None:
-            connection.execute("delete from starts where queue = ? and at <= ?", (queue, now - period))
-            started = connection.execute("select count(*) from starts where queue = ?", (queue,)).fetchone()[0]
+            started = connection.execute(
+                "select count(*) from starts where queue = ? and at > ?", (queue, now - period)
+            ).fetchone()[0]
             limit = min(limit, per - started)
         return max(limit, 0)
 
@@ -71,19 +89,23 @@ class QueueStatements(ExecutorStatements):
             (replace_unstorable(queue), concurrency, per, period),
         )
 
-    def next_wake(self, connection: Connection) -> float | None:
-        """Return when the next pause ends; 0 if a run of this origin is ready; or None."""
-        ready = connection.execute(
-            "select 1 from runs where status = 'ready' and origin = ? and queue is null limit 1", (self.origin,)
-        ).fetchone()
-        if ready is not None:
-            return 0.0
+    def next_wake(self, connection: Connection, now: float) -> float | None:
+        """Return when the next pause ends or a limit lets a run start; 0 if a run can start now; or None."""
+        starts: list[float] = []
+        for queue in self._ready_queues(connection):
+            if self._free(connection, queue, 1, now) > 0:
+                return 0.0
+            window = connection.execute(
+                "select min(at) + period from starts join limits using (queue) where queue = ? and at > ? - period",
+                (queue, now),
+            ).fetchone()
+            starts += [at for at in window if at is not None]
         row = connection.execute(
             "select min(at) from (select min(wake_at) as at from runs where status = 'paused'"
             " union all select min(due) from outbox join runs on id = run_id where due is not null and origin = ?)",
             (self.origin,),
         ).fetchone()
-        return None if row is None else row[0]
+        return min([*starts, *(at for at in row if at is not None)], default=None)
 
     def release(self, connection: Connection, claim: Claim) -> bool:
         """Make the run ready for its next attempt if this executor owns it."""

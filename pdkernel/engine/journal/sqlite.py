@@ -62,6 +62,7 @@ class SqliteJournal:
         self._writer = JournalWriter(path, max_inline_commit_s=quick_s)
         self._history = JournalReader(path)
         self._definition_keys: dict[str, str] = {}
+        self._queue_limits: dict[str, tuple[int | None, int | None, float | None]] = {}
         self._active_run_ids: set[str] = set()
 
     @classmethod
@@ -239,6 +240,15 @@ class SqliteJournal:
         self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
         return claims
 
+    async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
+        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
+        now = self._now()
+        claims = await self._writer.write(
+            lambda connection: self._statements.claim_ready(connection, limit, now), is_compound=True
+        )
+        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
+        return claims
+
     async def set_queue_limits(
         self,
         queue: str,
@@ -247,10 +257,14 @@ class SqliteJournal:
         max_starts: int | None = None,
         period_s: float | None = None,
     ) -> None:
-        """Set the limits of *queue*."""
+        """Set the limits of *queue*; unchanged limits are not written again."""
+        limits = (concurrency, max_starts, period_s)
+        if self._queue_limits.get(queue) == limits:
+            return
         await self._writer.write(
             lambda connection: self._statements.set_queue_limits(connection, queue, concurrency, max_starts, period_s)
         )
+        self._queue_limits[queue] = limits
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel a run regardless of its owner. Return False if it has ended."""
@@ -281,8 +295,9 @@ class SqliteJournal:
         )
 
     async def next_wake(self) -> float | None:
-        """Return when the next pause ends, in seconds since 1970; 0 if a run of this executor's origin is ready; or None."""
-        return await self._history.read(self._statements.next_wake)
+        """Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits."""
+        now = self._now()
+        return await self._history.read(lambda connection: self._statements.next_wake(connection, now))
 
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None."""

@@ -35,11 +35,12 @@ _OWNED = f"id = :run and fence = :fence and owner = :me and {EXECUTOR_ALIVE}"
 
 # the SQL is made of constants only; every value is a parameter
 _ACCEPT = (
-    "insert into runs (id, trace_id, workflow, definition, event, external_user, environment, status, owner,"
+    "insert into runs (id, trace_id, workflow, definition, event, external_user, environment, status, owner,"  # noqa: S608
     " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request)"
     " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
     " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request"
-    f" where {EXECUTOR_ALIVE} on conflict do nothing"
+    f" where {EXECUTOR_ALIVE} and (:queue_size is null or :queue_size >"
+    " (select count(*) from runs where status = 'ready' and origin = :origin and queue = :queue)) on conflict do nothing"
 )
 _APPEND = (
     "insert into steps (run_id, path, iteration, seq, name, fence, data, at, attempt, carry)"  # noqa: S608
@@ -80,6 +81,7 @@ class Statements(QueueStatements):
                 "owner": None if queued else self.executor_id,
                 "fence": 0 if queued else FIRST_FENCE,
                 "queue": storable(run.queue),
+                "queue_size": run.queue_size,
                 "created": now if run.created is None else run.created,
                 "origin": self.origin,
                 "parent": storable(run.parent),

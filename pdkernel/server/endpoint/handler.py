@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.engine.http_response import build_text_response
+from pdkernel.engine.http_response import HttpResponse, build_text_response
 from pdkernel.engine.run_request import RequestRefusal
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
@@ -89,7 +89,10 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
     add_access_log_note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}", run.outcome)
     if made.has_response:
         return responses.workflow_response(await run.response)
-    if not await run.recorded:
+    recorded = await run.recorded
+    if isinstance(recorded, HttpResponse):
+        return responses.workflow_response(recorded)
+    if not recorded:
         # not 5xx: SDKs would repeat the request, but the steps may have run
         return responses.refusal_response(400, UNRECORDED_MESSAGE)
     return responses.accepted_response(state.context, route.workflow, run)

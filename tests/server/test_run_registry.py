@@ -1,0 +1,191 @@
+"""Runs of a server: limits of a workflow, retries after errors, notifications, and messages that are tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pdkernel.execution import Delivery, Execution
+from tests.builders import a_workflow, node_step, python_step
+from tests.http_servers import AnsweringServer, SentRequest, serve
+from tests.server.site import Site, site_of
+
+
+async def until(site: Site, *statuses: str) -> Execution:
+    """Return the only run as soon as it has one of *statuses*."""
+    for _ in range(500):
+        runs = await site.context.engine.journal.list_executions()
+        if runs and runs[0].status in statuses:
+            return runs[0]
+        await asyncio.sleep(0.02)
+    raise AssertionError(runs)
+
+
+def log_of(path: Path) -> str:
+    """A handler's body that logs its begin and end."""
+    return (
+        f"import time\nlog = open({str(path)!r}, 'a', buffering=1)\nlog.write('begin\\n')\n"
+        "time.sleep(0.05)\nlog.write('end\\n')"
+    )
+
+
+class TestLimits:
+    """`settings: concurrency`, `throttle` and `queue`."""
+
+    async def test_a_concurrency_of_one_runs_events_in_order(self, tmp_path: Path) -> None:
+        """Events of a workflow with a concurrency of 1 run one after another, and each caller gets its response."""
+        workflow = a_workflow(
+            python_step("work", log_of(tmp_path / "log")),
+            node_step("answer", "$.respond({ status: 200, body: steps.trigger.event.body })"),
+            response="custom",
+            concurrency=1,
+        )
+        async with site_of(tmp_path, workflow) as site:
+            answers = await asyncio.gather(*(site.http.post(site.path(), json={"n": n}) for n in range(5)))
+
+        assert [answer.json() for answer in answers] == [{"n": n} for n in range(5)]
+        assert (tmp_path / "log").read_text().split() == ["begin", "end"] * 5
+
+    async def test_a_paused_run_holds_no_slot(self, tmp_path: Path) -> None:
+        """A run that waits lets the next run of a workflow with a concurrency of 1 start."""
+        step = node_step("ask", "if (steps.trigger.event.body.wait) { $.flow.suspend(60000) }\nreturn 1")
+        async with site_of(tmp_path, a_workflow(step, concurrency=1)) as site:
+            await site.http.post(site.path(), json={"wait": True})
+            await until(site, "paused")
+            await site.http.post(site.path(), json={"wait": False})
+            for _ in range(500):
+                found = {run.status for run in await site.context.engine.journal.list_executions()}
+                if found == {"paused", "success"}:
+                    break
+                await asyncio.sleep(0.02)
+
+        assert found == {"paused", "success"}
+
+    async def test_a_full_queue_refuses_the_event(self, tmp_path: Path) -> None:
+        """If the queue is full the caller gets 429 and the platform's words, and the run is recorded as refused."""
+        held = python_step("work", "import time\ntime.sleep(1)")
+        async with site_of(tmp_path, a_workflow(held, concurrency=1, queue=1)) as site:
+            answers = [await site.http.post(site.path(), json={"n": n}) for n in range(4)]
+            runs = await site.runs()
+
+        refused = [run for run in runs if run.error is not None]
+        assert [answer.status_code for answer in answers].count(429) == len(refused) >= 1
+        assert {run.error.code for run in refused if run.error} == {"queue_full"}
+        assert any("Event Queue Full" in answer.text for answer in answers)
+
+    async def test_a_throttle_limits_the_starts_of_a_period(self, tmp_path: Path) -> None:
+        """Of four events at a throttle of two in a second, the third starts after the first second."""
+        workflow = a_workflow(
+            python_step("work", "import time\nreturn time.time()"), throttle={"limit": 2, "interval": 1}
+        )
+        async with site_of(tmp_path, workflow) as site:
+            await asyncio.gather(*(site.http.post(site.path(), json={"n": n}) for n in range(4)))
+            runs = await site.runs()
+
+        times = sorted(float(str(run.step("work").return_value)) for run in runs)
+        assert times[2] - times[0] >= 0.5
+        assert times[1] - times[0] < times[2] - times[0]
+
+
+class TestRetries:
+    """`settings: auto_retry`."""
+
+    async def test_a_failed_step_is_retried_later(self, tmp_path: Path) -> None:
+        """The run pauses with the error in `$attempt`; a call of `rerun_url` retries the step, and earlier steps stay."""
+        calls: list[str] = []
+
+        def answer(request: SentRequest) -> tuple[int, str]:
+            calls.append(request.path)
+            return (503, "no") if len(calls) == 1 else (200, "ok")
+
+        body = (
+            "const answer = await fetch(steps.trigger.event.body.url)\n"
+            "if (!answer.ok) { throw new Error('not yet') }\nreturn $.context.run.runs"
+        )
+        first = python_step("first", "return 'once'")
+        with serve(AnsweringServer(answer)) as remote:
+            async with site_of(tmp_path, a_workflow(first, node_step("flaky", body), auto_retry=True)) as site:
+                await site.http.post(site.path(), json={"url": remote.url})
+                paused = await until(site, "paused", "error")
+                attempt: Any = paused.step("flaky").exports["$attempt"]
+                await site.http.post(attempt["rerun_url"])
+                (run,) = await site.runs()
+
+        assert paused.status == "paused"
+        assert attempt["error"] == {"name": "Error", "message": "not yet"}
+        assert set(attempt) == {"error", "cancel_url", "rerun_url", "resume_ts"}
+        assert (run.status, run.step("flaky").return_value, run.step("flaky").attempt) == ("success", 1, 2)
+
+    async def test_a_timeout_is_not_retried(self, tmp_path: Path) -> None:
+        """A step that exceeds its time fails the run at once, as on the platform."""
+        slow = python_step("slow", "import time\ntime.sleep(30)", options="--timeout 1")
+        async with site_of(tmp_path, a_workflow(slow, auto_retry=True)) as site:
+            await site.http.post(site.path())
+            (run,) = await site.runs()
+
+        assert (run.status, run.error and run.error.code) == ("error", "timeout")
+
+
+async def test_a_failed_run_is_reported_once(tmp_path: Path) -> None:
+    """The address of `error_notification` is told the workflow, user, step, cause and the next command."""
+    told: list[dict[str, Any]] = []
+
+    def answer(request: SentRequest) -> tuple[int, str]:
+        told.append(json.loads(request.body))
+        return 200, "ok"
+
+    with serve(AnsweringServer(answer)) as receiver:
+        async with site_of(tmp_path, a_workflow(node_step("bad", "throw new Error('broken')"))) as site:
+            site.context.project.settings.set("error_notification", f"{receiver.url}/hook")
+            await site.http.post(site.path())
+            (run,) = await site.runs()
+            for _ in range(200):
+                if told:
+                    break
+                await asyncio.sleep(0.02)
+
+    (facts,) = told
+    assert (facts["workflow"], facts["run"], facts["step"]) == ("Test", run.id, "bad")
+    assert facts["error"] == {"name": "Error", "message": "broken"}
+    assert facts["command"] == f"pdkernel runs show {run.id}"
+
+
+async def test_a_message_is_tried_again_with_the_same_key(tmp_path: Path) -> None:
+    """If a destination does not answer, the message waits for its next try, which has the same Idempotency-Key."""
+    keys: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+        keys.append(next(line.partition(": ")[2] for line in head if line.startswith("idempotency-key")))
+        if len(keys) > 1:
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    receiver = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = receiver.sockets[0].getsockname()[1]
+    send = f"$.send.http({{ method: 'POST', url: 'http://127.0.0.1:{port}/hook', data: {{ n: 1 }} }})"
+    async with receiver, site_of(tmp_path, a_workflow(node_step("send", send))) as site:
+        await site.http.post(site.path())
+        first = await until_sent(site, "failed")
+        with closing(sqlite3.connect(str(site.context.project.sqlite_path))) as connection, connection:
+            connection.execute("update outbox set due = 1 where due is not null")  # the time of the next try has come
+        again = await until_sent(site, "sent")
+
+    assert "Not sent" in (first.note or "")
+    assert again.status == 204
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+async def until_sent(site: Site, outcome: str) -> Delivery:
+    """Return the only message of the only run as soon as it has *outcome*."""
+    for _ in range(500):
+        (run,) = await site.runs()
+        if run.sends and run.sends[0].outcome == outcome:
+            return run.sends[0]
+        await asyncio.sleep(0.02)
+    raise AssertionError(run.sends)
