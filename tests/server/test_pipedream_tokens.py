@@ -70,10 +70,12 @@ class Verifier:
         self.pipedream = Pipedream()
         self.tokens = PipedreamTokenVerifier(self.pipedream, self.table, clock)
 
-    async def issue(self, response: dict[str, Any], *, status: int = 200, **fields: str) -> PipedreamToken | None:
+    async def issue(
+        self, response: dict[str, Any], fields: dict[str, str] | None = None, *, status: int = 200
+    ) -> PipedreamToken | None:
         """The stored token of a *response* of Pipedream to `client`."""
         self.pipedream.response, self.pipedream.status = response, status
-        answer = await self.tokens.issue(REQUEST, fields, "client")
+        answer = await self.tokens.issue(REQUEST, fields or {}, "client")
         assert answer.status_code == status
         return self.table.find(str(response.get("access_token")))
 
@@ -100,7 +102,7 @@ async def test_scopes_of_an_issued_token(
     """The scopes are those of the response, else those of the token."""
     token = token_of(sub="o_1", scope="c")
 
-    stored = await verifier.issue({"access_token": token, "expires_in": 60, **response}, **fields)
+    stored = await verifier.issue({"access_token": token, "expires_in": 60, **response}, fields)
 
     assert stored == PipedreamToken("client", "o_1", scopes)
 
@@ -110,8 +112,8 @@ async def test_requested_scopes_are_the_last_source(
     verifier: Verifier, fields: dict[str, str], scopes: tuple[str, ...]
 ) -> None:
     """If neither the response nor the token names scopes, they are those of the request, else all."""
-    opaque = await verifier.issue({"access_token": "opaque", "expires_in": 60}, **fields)
-    user = await verifier.issue({"access_token": token_of(sub="u_1"), "expires_in": 60}, **fields)
+    opaque = await verifier.issue({"access_token": "opaque", "expires_in": 60}, fields)
+    user = await verifier.issue({"access_token": token_of(sub="u_1"), "expires_in": 60}, fields)
 
     assert opaque == user == PipedreamToken("client", None, scopes)
 
