@@ -20,12 +20,12 @@ async def test_the_machines_time() -> None:
     clock = SettableClock(machine)
 
     await clock.sleep(5)
-    before = (clock.now(), clock.monotonic(), machine.monotonic())
+    slept = clock.now()
     clock.set(NOON)
     clock.reset()
     machine.advance(2)
 
-    assert before == (START + timedelta(seconds=5), 5, 5)
+    assert slept == START + timedelta(seconds=5)
     assert (clock.now(), clock.monotonic()) == (START + timedelta(seconds=7), 7)
 
 

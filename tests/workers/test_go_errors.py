@@ -99,6 +99,7 @@ def test_kinds_of_panics(trace: str, kind: type[Any], name: str, line: int | Non
     """A value that is not JSON, a fatal error and a signal have their own names; without a frame there is no line."""
     error = parse_panic(2, trace)
 
+    assert error is not None
     assert type(error) is kind
     assert (error.name, error.line) == (name, line)
     assert (error.stack is None) == (line is None)
