@@ -77,7 +77,7 @@ def test_a_provider_is_stored(home: Project) -> None:
 )
 def test_urls_of_a_provider(home: Project, field: str, url: str, message: str | None) -> None:
     """A URL is https, or http on this machine, without a user and without characters of a policy."""
-    changed = replace(PROVIDER, **{field: url})
+    changed = replace(PROVIDER, authorize_url=url) if field == "authorize_url" else replace(PROVIDER, token_url=url)
 
     with contextlib.nullcontext() if message is None else pytest.raises(RequestError, match=message):
         register_provider(home, "one", changed)
