@@ -149,8 +149,8 @@ def import_folder(
     *,
     build_catalog: Callable[[Sidecar], Catalog],
     ask_accounts: AskAccounts,
-    ask_trigger: AskTrigger | None = None,
-    force: bool = False,
+    ask_trigger: AskTrigger | None,
+    force: bool,
 ) -> ImportResult:
     """
     Import the workflow in *folder* as *notebook*; an error is part of the result and not raised.

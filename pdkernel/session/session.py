@@ -208,7 +208,7 @@ class Session(NotebookState):
         """Run *operation* on the engine beside any run, and return its result."""
         return self._engine.call(operation)
 
-    def poll_source(self, *, on_event: bool = False) -> SourceResult:
+    def poll_source(self, *, on_event: bool) -> SourceResult:
         """
         Run the event source that is the workflow's trigger once, and choose the newest of its new events.
 

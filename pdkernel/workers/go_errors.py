@@ -20,7 +20,7 @@ _PANIC_STATUS = 2
 _PROGRESS = ("# ", "go: finding", "go: found", "go: downloading")
 _SOURCE_LOCATION = re.compile(r"^(?:\./)?(?P<file>[^\s:]+\.go):(?P<line>\d+)(?::\d+)?: (?P<message>.*)", re.MULTILINE)
 _PANIC = re.compile(
-    r"^(?P<name>panic|fatal error): (?P<message>.*?)\n\n?(?:\[signal .*\n)?\n?goroutine ", re.MULTILINE | re.DOTALL
+    r"^(?P<name>panic|fatal error): (?P<message>.*?)\n\n?(?:\[signal [^\n]*\n)?\n?goroutine ", re.MULTILINE | re.DOTALL
 )
 _FRAME = re.compile(rf"^(?P<call>\S.*)\n\t(?:{STEP_MODULE}/)(?P<file>[^\s:]+\.go):(?P<line>\d+)", re.MULTILINE)
 _MISSING = re.compile(

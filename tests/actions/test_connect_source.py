@@ -113,15 +113,16 @@ async def test_a_failure_at_pipedream_fails_the_step(run: RunSteps, api: Connect
     assert "pushing" in "".join(log.text for log in step.logs)
 
 
-async def test_an_http_error_is_not_repeated(run: RunSteps, api: ConnectServer) -> None:
-    """A status of 500 fails the step, without a second request."""
-    api.status = 500
+@pytest.mark.parametrize("status", [400, 500])
+async def test_an_http_error_is_not_repeated(run: RunSteps, api: ConnectServer, status: int) -> None:
+    """A status of 400 or more fails the step, without a second request."""
+    api.status = status
 
     execution = await run(action(OPEN, "door: A\n"))
 
     error = execution.step("act").error
     assert error is not None
-    assert "500" in error.message
+    assert f"HTTP {status}" in error.message
     assert len(api.bodies("/actions/run")) == 1
 
 

@@ -110,6 +110,21 @@ def test_an_object_that_became_a_text_is_another_type() -> None:
     assert found.to_json()["at"] == "body.issue"
 
 
+def test_types_are_sorted() -> None:
+    """The types of a field are in the order of their names, whether the field is gone or has another type."""
+    kinds = ["text", 1, True, {}, None]
+    before = [{**BEFORE, "title": kind} for kind in kinds]
+    names = ("boolean", "null", "number", "object", "string")
+
+    (gone,) = drifts({"issue": {"number": 1}, "labels": []}, *before)
+    (changed,) = drifts({**BEFORE, "title": []}, *before)
+    (mixed,) = drifts({**BEFORE, "labels": [{"name": kind} for kind in kinds]})
+
+    assert (gone.types_before, gone.types_after) == (names, ())
+    assert (changed.types_before, changed.types_after) == (names, ("array",))
+    assert (mixed.types_before, mixed.types_after) == (("string",), names)
+
+
 def test_without_earlier_events_there_is_no_drift() -> None:
     """The first event has no drift."""
     assert detect_drift(CONTRACT, [], an_event({}).data) == ()

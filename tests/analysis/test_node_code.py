@@ -7,6 +7,7 @@ import pytest
 from pdkernel.analysis import (
     node_packages,
 )
+from pdkernel.analysis.node_code import find_apps
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,18 @@ from pdkernel.analysis import (
 def test_packages_that_node_code_imports(source: str, found: list[tuple[str, str | None, int]]) -> None:
     """Packages are literal names with their version, each once; built-in modules and files are not packages."""
     assert [(each.name, each.version, each.line) for each in node_packages(source)] == found
+
+
+@pytest.mark.parametrize(
+    ("props", "apps"),
+    [
+        ('slack: { type: "app", app: "slack" }, "my chat": { app: "discord", type: "app" }', {"slack": "slack", "my chat": "discord"}),
+        ("slack, ...others, run() {}", {}),
+        ('slack: shared, text: "string"', {}),
+        ('slack: { type: "app" }, db: { type: "data_store", app: "slack" }, odd: { type: "app", app: name }', {}),
+        ('slack: { type: "app", app: "slack" }, slack: { type: "app", app: "other" }', {"slack": "slack"}),
+    ],
+)  # fmt: skip
+def test_apps_of_props(props: str, apps: dict[str, str]) -> None:
+    """An app prop is declared with literals; other declarations name no app."""
+    assert find_apps(f"export default defineComponent({{ props: {{ {props} }}, run() {{}} }})") == apps

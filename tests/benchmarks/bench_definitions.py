@@ -95,7 +95,14 @@ def import_all(folders: list[Path], notebooks: list[Path]) -> float:
     began = time.perf_counter()
     for folder, notebook in zip(folders, notebooks, strict=True):
         catalog = Catalog.without_project(folder, environ={})
-        made = import_folder(folder, notebook, build_catalog=lambda _, found=catalog: found, ask_accounts=no_answers)  # type: ignore[misc]
+        made = import_folder(
+            folder,
+            notebook,
+            build_catalog=lambda _, found=catalog: found,  # type: ignore[misc]
+            ask_accounts=no_answers,
+            ask_trigger=None,
+            force=False,
+        )
         assert made.state == "new", made.error
     return time.perf_counter() - began
 

@@ -61,3 +61,19 @@ def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:
     assert (refused.status, missing.status) == (2, 2)
     assert private.read_text().splitlines()[1] not in refused.stdout + refused.stderr
     assert len(pdkernel("clients", "list", "--json").json) == 2
+
+
+def test_a_client_is_removed_after_a_question(pdkernel: Shell) -> None:
+    """Without a terminal and `--yes` the client stays; an unknown client is refused without a question."""
+    made = pdkernel("clients", "create", "--json").json["client_id"]
+
+    asked = pdkernel("clients", "remove", made)
+    unknown = pdkernel("clients", "remove", "pdc_none")
+    kept = pdkernel("clients", "list", "--json").json
+    removed = pdkernel("clients", "remove", made, "--yes", "--json")
+
+    assert (asked.status, "--yes" in asked.stderr) == (2, True)
+    assert (unknown.status, "There is no client" in unknown.stderr) == (2, True)
+    assert len(kept) == 1
+    assert removed.json == {"client_id": made, "removed": True}
+    assert pdkernel("clients", "list", "--json").json == []

@@ -51,6 +51,7 @@ def test_no_install_names_the_command(pdkernel: Shell, environ: dict[str, Any]) 
     assert "Install it: pdkernel packages install 'my work.ipynb'" in refused.stderr
     assert by_variable.json["error"]["code"] == "package_missing"
     assert (installed.status, ran.status) == (0, 0)
+    assert "installing tiny ...\ninstalled tiny@1.0.0 in " in installed.stderr
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,28 @@ def test_action_line_round_trip(step: Step) -> None:
     assert in_the_body == step
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("é", "'x=é'"),
+        ("1", "'x=\"1\"'"),
+        ("a\u2028b", "'x=\"a\\u2028b\"'"),
+        (["é", "\n"], '\'x=["é", "\\n"]\''),
+        ({"é": None}, "'x={\"é\": null}'"),
+        (True, "x=true"),
+        (1.0, "x=1.0"),
+    ],
+)
+def test_text_of_a_prop_on_the_line(value: JSON, written: str) -> None:
+    """Letters of every language stay readable; line separators are escaped, and text that reads as JSON is quoted."""
+    step = Step("act", "node", uses="slack-send@1.0.0", props={"x": value})
+
+    line = format_step_line(step)
+
+    assert line == f"%%pdstep act --uses slack-send@1.0.0 --prop {written}"
+    assert parse_step_cell(line).step.props == {"x": value}
+
+
 def test_a_prop_keeps_everything_after_its_first_equals_sign() -> None:
     """The value of `--prop` may contain `=`."""
     step = parse_step_cell("%%pdstep s --prop url=https://x/?a=b&c=d==").step

@@ -72,6 +72,30 @@ def test_scalars(value: Any, text: str) -> None:
     assert dump_yaml({"k": value}) == f"k: {text}\n"
 
 
+@pytest.mark.parametrize(
+    ("value", "below", "as_key"),
+    [
+        ("a\n", "'a\n\n    '", '"a\\n"'),
+        ("it's\n", "'it''s\n\n    '", '"it\'s\\n"'),
+        ("a\nb", "|-\n    a\n    b", '? "a\\nb"\n'),
+        ("a\n\nb\n", "|\n    a\n\n    b", '? "a\\n\\nb\\n"\n'),
+        ("\na", "|2-\n\n    a", '? "\\na"\n'),
+        (" a\nb", "|2-\n     a\n    b", '? " a\\nb"\n'),
+        ("a \nb", '"a \\nb"', '"a \\nb"'),
+        ("a\n\n", '"a\\n\\n"', '"a\\n\\n"'),
+        ("  ", '"  "', '"  "'),
+        ("a" * 81 + " b c", "a" * 81 + "\n    b c", "a" * 81 + " b c"),
+        ("a: " + "b " * 45 + "c", "'a: " + "b " * 36 + "b\n    " + "b " * 8 + "c'", "'a: " + "b " * 45 + "c'"),
+    ],
+)
+def test_lines_of_a_scalar(value: str, below: str, as_key: str) -> None:
+    """Lines below the first are indented under their key; a text that is a key is on one line."""
+    text, keyed = dump_yaml({"k": {"j": value}}), dump_yaml({value: 1})
+
+    assert text == f"k:\n  j: {below}\n"
+    assert keyed == f"{as_key}: 1\n"
+
+
 def test_blocks_and_folds() -> None:
     """Text of several lines is a block, long text is folded after column 80, lists start at their key's column."""
     value: dict[str, Any] = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 
 import pytest
 
 from pdkernel.egress import Gateway
+from pdkernel.egress.caller_tokens import CallerToken, CallerTokens, StepBinding, binding_of
+from pdkernel.egress.recording import MemoryRecording
 from tests.egress.kit import ClientProcess, Ledger, OutsideServer, issue_bound_token, knock, read_all, read_until
 
 URL = "https://api.example.test/things"
@@ -176,6 +179,53 @@ def test_binding_a_revoked_token_is_an_error(gateway: Gateway, ledger: Ledger) -
 
     with pytest.raises(KeyError):
         gateway.bind(caller_token, ledger.binding("live"))
+    gateway.unbind(caller_token)
+    gateway.revoke_token(caller_token)
+
+
+@pytest.mark.parametrize("of_token", [False, True])
+@pytest.mark.parametrize("of_policy", [False, True])
+def test_token_and_policy_agree_on_public_addresses(ledger: Ledger, of_token: bool, of_policy: bool) -> None:
+    """A token is bound only to a policy with the same limit to public addresses; by default there is no limit."""
+    tokens = CallerTokens()
+    token = tokens.issue(public_only=True) if of_token else tokens.issue()
+
+    with contextlib.nullcontext() if of_token == of_policy else pytest.raises(ValueError, match="public_only"):
+        tokens.bind(token, ledger.binding("live", public_only=of_policy))
+
+    assert (binding_of(tokens.find(token)) is not None) == (of_token == of_policy)
+    tokens.unbind(token)
+    assert binding_of(tokens.find(token)) is None
+    assert tokens.revoke(token) is not None
+    assert [tokens.find(each) for each in (token, "", None)] == [None] * 3
+
+
+def test_causes_of_dropped_connections_are_limited() -> None:
+    """The causes of the last 256 dropped connections are stored by port, until a new connection uses the port."""
+    caller = CallerToken("token", public_only=False)
+    for port in range(1, 258):
+        caller.add_failure(port, {"n": port})
+
+    caller.forget_failure(3)
+    caller.forget_failure(3)
+
+    assert [caller.failure(port) for port in (1, 2, 3, 257)] == [{}, {"n": 2}, {}, {"n": 257}]
+
+
+def test_requests_of_a_binding_are_counted(ledger: Ledger) -> None:
+    """Equal requests are numbered from zero, and a blocked URL is new once; a new binding starts again."""
+    for _ in range(2):
+        binding = StepBinding(ledger.binding("live"))
+        assert [binding.next_ordinal(each) for each in ("a", "b", "a", "a")] == [0, 0, 1, 2]
+        assert [binding.is_first_block(each) for each in ("a", "b", "a")] == [True, True, False]
+
+
+@pytest.mark.parametrize(("mode", "in_memory", "recorded"), [("live", False, False), ("live", True, True), ("record=calls.jsonl", False, True), ("deny", False, False)])  # fmt: skip
+def test_recorded_calls(ledger: Ledger, mode: str, in_memory: bool, recorded: bool) -> None:
+    """Calls are recorded in the mode `record`, and in each mode if the run has a recording in memory."""
+    context = ledger.binding(mode, memory_recording=MemoryRecording() if in_memory else None)
+
+    assert context.is_recorded == recorded
 
 
 @pytest.mark.parametrize("mode", ["live", "deny"])

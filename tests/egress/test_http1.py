@@ -82,6 +82,25 @@ def test_curl_uses_absolute_form_for_plain_http(
     assert "proxy-authorization" not in plain_outside.seen[0].headers
 
 
+@pytest.mark.parametrize(
+    ("target", "url"),
+    [
+        (f"https://{HOST}/x?y=1", f"https://{HOST}/x?y=1"),
+        (f"HTTP://{HOST}:80?y=1", f"http://{HOST}/?y=1"),
+        (f"https://{HOST}:444/x", f"https://{HOST}:444/x"),
+    ],
+)
+def test_the_url_of_a_request_in_absolute_form(gateway: Gateway, ledger: Ledger, target: str, url: str) -> None:
+    """The scheme decides the port if the target has none."""
+    user = base64.b64encode(f"{issue_bound_token(gateway, ledger, 'deny')}:x".encode()).decode()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        head = f"Host: {HOST}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
+        sock.sendall(f"GET {target} HTTP/1.1\r\n{head}".encode())
+        read_all(sock)
+
+    assert [call.url for call in ledger.calls] == [url]
+
+
 @pytest.mark.parametrize("door", ["connect", "absolute", "hook"])
 def test_this_machine_is_reached_through_the_gateway(
     gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger, door: str

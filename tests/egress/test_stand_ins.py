@@ -361,6 +361,7 @@ def test_a_changed_message_is_found_with_its_new_text() -> None:
     slack = SlackStandIn()
     posted = call(slack, "chat.postMessage", channel="#ops", text="deploy started")
     updated = call(slack, "chat.update", channel=posted["channel"], ts=posted["ts"], text="deploy done")
+    call(slack, "chat.postMessage", channel="#ops", text="deploy later")
 
     found = call(slack, "search.messages", query="deploy done")["messages"]
 

@@ -106,6 +106,9 @@ def test_the_chosen_events_path_is_called(served: Notebook) -> None:
     assert "/Orders/a b?" in shown[shown.index("200 OK") :]
     assert re.search(r"curl -fsS -X POST \S+/Orders/a%20b%3F", snippets)
     assert snippets.count("this SDK changes the path to lower case") == 2
+    slashed = served.run(f"%pdinvoke {served.session.server.local_url}/ --snippets")
+    assert "//Orders" not in slashed
+    assert "/Orders/a%20b%3F" in slashed
 
 
 def test_an_endpoint_is_required(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from pathlib import Path
 
@@ -80,6 +81,32 @@ def test_pdegress_shows_the_policy(run: Run) -> None:
     assert "through the proxy proxy.test." in shown
     assert "Calls to pinned.test pass through without decryption." in shown
     assert "secret" not in shown
+
+
+def test_pdenv_lists_sets_and_removes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`%pdenv` lists variables by name with the steps that read them, and never shows a value."""
+    empty = run("%pdenv")
+    monkeypatch.setattr(getpass, "getpass", lambda _: "a-value-of-a-test")
+    said = [run(f"%pdenv set {name}") for name in "EDCBA"]
+    run("%%pdstep read --no-run\nimport os\ndef handler(pd):\n    return [os.environ['Z'], os.environ['B'], os.environ['Y']]\n")  # fmt: skip
+
+    listed = run("%pdenv").strip().split("\n")
+    removed, again, unnamed = run("%pdenv remove A"), run("%pdenv remove A"), run("%pdenv remove")
+
+    assert "No environment variables. To set a variable: %pdenv set NAME" in empty
+    assert "E is set." in said[0]
+    assert listed == [
+        "A  set",
+        "B  set, read by read",
+        "C  set",
+        "D  set",
+        "E  set",
+        "Y  NOT SET, read by read: %pdenv set Y",
+        "Z  NOT SET, read by read: %pdenv set Z",
+    ]
+    assert "A is removed." in removed
+    assert "There is no environment variable A." in again
+    assert "%pdenv remove NAME" in unnamed
 
 
 def test_pin_and_release(run: Run) -> None:

@@ -6,7 +6,10 @@ import re
 import time
 
 import httpx
+import msgspec
+from IPython.utils.capture import capture_output
 
+from pdkernel.magics.serve import MAX_LISTED_REQUESTS, RequestListOutput
 from tests.magics.conftest import Notebook, Run
 
 ANSWER = "%%pdstep answer\ndef handler(pd):\n    return 1\n"
@@ -45,6 +48,35 @@ def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
     assert run("print(endpoint)").strip() == url
 
     run("%pdserve stop")
+
+
+def test_the_output_follows_the_requests(notebook: Notebook, run: Run) -> None:
+    """The list and the latest run are drawn again in their places; the oldest run leaves a full list."""
+    run(ANSWER)
+    run("%pdevent hello")
+    first = notebook.session.run()
+    with capture_output() as captured:
+        requests = RequestListOutput(notebook.session)
+        requests.display_at("http://127.0.0.1:1/x")
+        for number in range(MAX_LISTED_REQUESTS + 1):
+            started = f"2026-01-01T00:00:00.{number:03}Z"
+            requests.update(msgspec.structs.replace(first, id=f"run-{number}", started_at=started))
+        requests.update(msgspec.structs.replace(first, id="run-1", started_at="2026-01-01T00:00:00.001Z"))
+        until = time.monotonic() + 20
+        while not any(output.update for output in captured.outputs[2:]) and time.monotonic() < until:
+            time.sleep(0.02)
+
+    texts = [str(output.data["text/plain"]) for output in captured.outputs]
+    places = [output.transient["display_id"] for output in captured.outputs]
+    assert texts[0].strip() == "The draft is served at http://127.0.0.1:1/x\nTo stop the server: %pdserve stop"
+    assert "No request has arrived yet." in texts[1]
+    assert places[2:4] == places[:2]
+    listed = texts[2].strip().split("\n")
+    assert [line.rpartition(" ")[2] for line in listed[2:-1]] == [
+        f"run-{number}" for number in range(1, MAX_LISTED_REQUESTS + 1)
+    ]
+    assert listed[-1].endswith(f"for example %pdserve use run-{MAX_LISTED_REQUESTS}")
+    assert "answer" in texts[3]
 
 
 def test_unknown_word(notebook: Notebook, run: Run) -> None:

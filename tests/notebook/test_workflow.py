@@ -104,7 +104,7 @@ def test_not_text(tmp_path: Path) -> None:
     path = tmp_path / "n.ipynb"
     path.write_bytes(b"\x89PNG\xff")
 
-    with pytest.raises(NotebookError, match="not UTF-8 text"):
+    with pytest.raises(NotebookError, match=r"not UTF-8 text \(byte 1\)"):
         read_notebook(path)
 
 

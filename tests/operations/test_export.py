@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pdkernel.connect import LocalDirectory
+from pdkernel.definition import Sidecar
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.operations.export import Export, check_export_options, export_workflow, prove_export
 from pdkernel.project import Project
@@ -56,6 +58,25 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not result.is_written
     assert "one/entry.py" in result.paths("new")
     assert not (tmp_path / "flow").exists()
+
+
+@pytest.mark.parametrize("is_patch", [False, True])
+def test_an_export_has_the_sidecar_the_readme_and_the_pins(tmp_path: Path, is_patch: bool) -> None:
+    """The written `pdkernel.yaml` is the notebook's, the README is written on request, and the checklist names pins."""
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    if is_patch:
+        (folder / "workflow.yaml").write_text(SYNCED)
+    source = replace(a_notebook(tmp_path), sidecar=Sidecar(test_users=("ada",)))
+
+    plain = export_workflow(source, folder, is_patch=is_patch, dry_run=True)
+    result = export_workflow(source, folder, is_patch=is_patch, include_docs=True, pinned_steps=["one"])
+
+    assert "README.md" not in plain.paths("new")
+    assert "README.md" in result.paths("new")
+    assert "ada" in (folder / "pdkernel.yaml").read_text()
+    pins = "Pins are not exported: one will run."
+    assert [pins in each.checklist for each in (plain, result)] == [False, True]
 
 
 def test_a_patch_keeps_the_synced_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pdkernel.operations.runs import (
     build_run_request,
     check_test_options,
     list_run_users,
+    normalize_test_name,
     parse_pinned_exports,
     select_steps,
     split_names,
@@ -168,3 +169,25 @@ def test_options_that_save_nothing_are_refused(
         answer = error.message
 
     assert message in answer
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("issue", "issue"),
+        (" test_new-issue.py ", "new_issue"),
+        ("test_test_x", "test_x"),
+        ("1", "1"),
+        ("a" * 100, "a" * 100),
+    ],
+)
+def test_the_name_of_a_test(given: str, name: str) -> None:
+    """A name is the same with and without `test_`, `.py` and spaces around it; dashes become underscores."""
+    assert normalize_test_name(given) == name
+
+
+@pytest.mark.parametrize("given", ["", "test_", "_a", "a b", "é", "../a", "a" * 101, "nul", "COM1"])
+def test_what_cannot_name_a_test(given: str) -> None:
+    """An empty, long or reserved name, and a name with other characters, is refused."""
+    with pytest.raises(RequestError, match="cannot name a test"):
+        normalize_test_name(given)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.definition import export_to_synced_folder, grade_fields, plan_files, write_files
-from pdkernel.model import LANGUAGES, AppBinding, Step, StoreBinding, Trigger, Workflow
+from pdkernel.definition import Sidecar, export_to_synced_folder, grade_fields, plan_files, write_files
+from pdkernel.model import LANGUAGES, AppBinding, Step, StoreBinding, Trigger, UnsupportedEntry, Workflow
 from pdkernel.proof.definition_comparison import compare_workflows
 from pdkernel.proof.exported_folder import normalize_for_run, read_exported_folder
+from pdkernel.proof.value_differences import MISSING
 from pdkernel.source import load_source
 from tests.builders import with_step
 
@@ -103,3 +106,109 @@ def test_synced_projects(tmp_path: Path, name: str) -> None:
         )
         assert list(differing) == []
         assert {field.grade for field in grade_fields(read.files, workflow)} <= {"observed", "inferred", "documented"}
+
+
+WHOLE = Workflow(
+    "W",
+    triggers=(TRIGGERS[0], TRIGGERS[2]),
+    steps=(
+        Step(
+            "a",
+            "bash",
+            "one\ntwo\n",
+            apps=(AppBinding("slack", "slack", "apn_1"),),
+            stores=(StoreBinding("db", "mine"),),
+            props={"x": 1},
+            timeout_s=5.0,
+            notes="Note",
+            extra={"runtime": "bash"},
+        ),
+        Step("b"),
+    ),
+    settings={"lambda_timeout": 40},
+    variables=tuple("HGFEDCBA"),
+    extra={"schema": "workflow/2022.04", "kept_key": 1},
+)
+WHOLE = WHOLE.with_unsupported_entries([UnsupportedEntry("a", {"namespace": "branch"})])
+SIDECAR = Sidecar(
+    endpoint="eo1", actions="npm", test_users=("ada",), test_events=("e.json",), control_flow=("b",), path=Path("p")
+)
+
+
+def change(**changes: Any) -> Workflow:
+    """The workflow with changes of its step `a`."""
+    return with_step(WHOLE, replace(WHOLE.steps[0], **changes))
+
+
+@pytest.mark.parametrize(
+    ("files", "differences"),
+    [
+        (WHOLE, {}),
+        (replace(WHOLE, name="V"), {"name": ("W", "V")}),
+        (replace(WHOLE, settings={"lambda_timeout": 41}), {"settings.lambda_timeout": (40, 41)}),
+        (replace(WHOLE, variables=tuple("ABCDEFG")), {"variables[7]": ("H", MISSING)}),
+        (replace(WHOLE, extra={**WHOLE.extra, "kept_key": True}), {"kept_key": (1, True)}),
+        (replace(WHOLE, steps=WHOLE.steps[::-1]), {"steps[0]": ("a", "b"), "steps[1]": ("b", "a")}),
+        (WHOLE.with_unsupported_entries([UnsupportedEntry("b", {})]), {"kept[0][0]": ("a", "b"), "kept[0][1].namespace": ("branch", MISSING)}),
+        (replace(WHOLE, triggers=(Trigger(), TRIGGERS[2])), {"triggers[0].auth": ("bearer", "none"), "triggers[0].token_env": ("TOKEN", None), "triggers[0].response": ("custom", "default")}),
+        (replace(WHOLE, triggers=(TRIGGERS[0], Trigger("email", config={"cron": "0 * * * *", "timezone": "CET"}))), {"triggers[1].type": ("schedule", "email"), "triggers[1].timezone": ("UTC", "CET")}),
+        (change(language="python"), {"steps.a.language": ("bash", "python")}),
+        (change(uses="slack-send@1.0.0"), {"steps.a.uses": (None, "slack-send@1.0.0")}),
+        (change(disabled=True), {"steps.a.disabled": (False, True)}),
+        (change(notes=None), {"steps.a.notes": ("Note", None)}),
+        (change(timeout_s=6.0), {"steps.a.timeout": (5.0, 6.0)}),
+        (change(apps=(AppBinding("slack", "discord"),)), {"steps.a.accounts.slack.app": ("slack", "discord"), "steps.a.accounts.slack.account": ("apn_1", "external_user")}),
+        (change(stores=(StoreBinding("db"),)), {"steps.a.stores.db": ("mine", None)}),
+        (change(props={"x": 2}), {"steps.a.props.x": (1, 2)}),
+        (change(source="one\n2\n"), {"steps.a.code line 2": ("two\n", "2\n")}),
+        (change(extra={"runtime": "other"}), {"steps.a.runtime": ("bash", "other")}),
+    ],
+)  # fmt: skip
+def test_every_field_is_compared(files: Workflow, differences: dict[str, tuple[Any, Any]]) -> None:
+    """A change of any field of a workflow or a step is a difference with its path and both values."""
+    found = {each.path: (each.notebook, each.files) for each in compare_workflows(WHOLE, files)}
+
+    assert found == differences
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_keys_of_the_files_only(patched: bool) -> None:
+    """After an update of a synced folder, keys that the notebook lacks are not differences."""
+    more = replace(
+        WHOLE,
+        triggers=tuple(replace(trigger, config={**trigger.config, "id": "hi_1"}) for trigger in WHOLE.triggers),
+        settings={**WHOLE.settings, "memory": 512},
+        extra={**WHOLE.extra, "more": 1},
+    )
+
+    found = [each.path for each in compare_workflows(WHOLE, more, is_patched=patched)]
+
+    assert found == ([] if patched else ["triggers[0].id", "triggers[1].id", "settings.memory", "more"])
+    lost = replace(WHOLE, triggers=WHOLE.triggers[:1], settings={}, extra={})
+    assert [each.path for each in compare_workflows(WHOLE, lost, is_patched=patched)][:2] == [
+        "triggers[1]",
+        "settings.lambda_timeout",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({}, []),
+        ({"endpoint": "eo2"}, ["pdkernel.yaml.endpoint"]),
+        ({"actions": "builtin"}, ["pdkernel.yaml.actions"]),
+        ({"test_users": ("bob",)}, ["pdkernel.yaml.test_users[0]"]),
+        ({"test_events": ()}, ["pdkernel.yaml.test_events"]),
+        ({"control_flow": ("b", "c")}, ["pdkernel.yaml.control_flow[1]"]),
+        ({"path": Path("q")}, []),
+    ],
+)
+def test_every_field_of_the_sidecar_is_compared(changes: dict[str, Any], path: list[str]) -> None:
+    """A change of a field of `pdkernel.yaml` is a difference; a field of the folder's file alone is not."""
+    files = replace(SIDECAR, **changes)
+
+    differing = compare_workflows(WHOLE, WHOLE, notebook_sidecar=SIDECAR, folder_sidecar=files)
+
+    assert [each.path for each in differing] == path
+    assert list(compare_workflows(WHOLE, WHOLE, folder_sidecar=SIDECAR)) == []
+    assert list(compare_workflows(WHOLE, WHOLE, notebook_sidecar=SIDECAR)) == []

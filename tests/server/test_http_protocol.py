@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
@@ -65,6 +65,9 @@ class Echo:
             self.disconnected.append(path)
         headers = [[name, value] for name, value in request.headers.items() if name != "host"]
         parsed = {"method": request.method, "path": path, "query": request.url.query, "headers": headers}
+        if path.startswith("/status/"):
+            await Response(status_code=int(path.rpartition("/")[2]))(scope, receive, send)
+            return
         answer = JSONResponse({**parsed, "body": body.decode()})
         if path == "/stream":
             await StreamingResponse(_parts(answer.body))(scope, receive, send)
@@ -369,6 +372,16 @@ async def test_expect_100_continue(echo: Echo) -> None:
 
     assert [answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ") for answer in answers] == [False, True]
     assert answers[0].startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("status", "has_length"), [(200, True), (204, False), (304, False), (205, True)])
+async def test_an_http_1_0_response_without_a_body(echo: Echo, status: int, has_length: bool) -> None:
+    """A status that allows no body has no content length."""
+    answer = await echo.send(b"GET /status/%d HTTP/1.0\r\n\r\n" % status)
+
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"content-length: 0" in answer) == has_length
+    assert answer.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("path", [b"/", b"/stream"])

@@ -6,6 +6,8 @@ import io
 import os
 from pathlib import Path
 
+import pytest
+
 from pdkernel.clock import ManualClock
 from pdkernel.server.uploads import UPLOAD_LIFETIME_S, UploadFolder
 
@@ -16,9 +18,9 @@ async def test_a_file_expires_after_thirty_minutes(tmp_path: Path) -> None:
     uploads = UploadFolder(tmp_path, "http://localhost", clock)
     stored = await uploads.store_copy(io.BytesIO(b"mine"), filename="a.txt", mimetype="text/plain")
     name = stored.url.rpartition("/")[2]
-    clock.advance(UPLOAD_LIFETIME_S - 1)
+    clock.advance(UPLOAD_LIFETIME_S)
     there = uploads.find(name)
-    clock.advance(2)
+    clock.advance(0.001)
     gone = uploads.find(name)
     await uploads.store_copy(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
 
@@ -40,3 +42,41 @@ async def test_partial_uploads_of_a_killed_server_are_removed(tmp_path: Path) ->
 
     assert not (tmp_path / "partial").exists()
     assert (tmp_path / "in_progress").exists()
+
+
+@pytest.mark.parametrize(
+    ("filename", "mimetype", "shown_name", "shown_type"),
+    [
+        ("a é.txt", "text/plain", "a%20%C3%A9.txt", "text/plain; charset=utf-8"),
+        ("a/b", "image/png", "a%2Fb", "image/png"),
+        ("", "image/png", "body", "image/png"),
+        ("a", "image", "a", "application/octet-stream"),
+        ("a", "image/é", "a", "application/octet-stream"),
+        ("a", "image/png\r\nset-cookie: x", "a", "application/octet-stream"),
+    ],
+)
+async def test_the_headers_of_a_file_prevent_its_rendering(
+    tmp_path: Path, filename: str, mimetype: str, shown_name: str, shown_type: str
+) -> None:
+    """A browser downloads the file, by its encoded name or as `body`; an invalid media type is replaced."""
+    uploads = UploadFolder(tmp_path, "http://localhost", ManualClock())
+    stored = await uploads.store_copy(io.BytesIO(b"mine"), filename=filename, mimetype=mimetype)
+
+    answer = await uploads.respond(stored.url.rpartition("/")[2])
+
+    names = ("content-disposition", "content-security-policy", "x-content-type-options", "content-type")
+    assert answer.status_code == 200
+    assert [answer.headers[name] for name in names] == [
+        f"attachment; filename*=UTF-8''{shown_name}",
+        "sandbox; default-src 'none'",
+        "nosniff",
+        shown_type,
+    ]
+
+
+@pytest.mark.parametrize("name", ["unknown", "..", "a.json", "é"])
+async def test_an_unknown_file_is_not_found(tmp_path: Path, name: str) -> None:
+    """The answer for a name without a stored file, or outside of the names' alphabet, is 404."""
+    (tmp_path / "a.json.json").write_text('{"made": 9e9, "filename": "", "mimetype": "text/plain"}')
+
+    assert (await UploadFolder(tmp_path, "http://localhost", ManualClock()).respond(name)).status_code == 404

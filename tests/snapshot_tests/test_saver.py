@@ -7,8 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from pdkernel.cli.new import write_notebook_template
@@ -186,6 +189,20 @@ def test_a_response_that_is_too_long_cannot_be_saved(notebook: Notebook, outside
         notebook.save(execution)
 
     assert execution.step("fetch").return_value == 5000000
+
+
+def test_a_run_without_a_recording_or_an_end_cannot_be_saved(notebook: Notebook) -> None:
+    """A run is saved only after its end, and only with the recording of its calls."""
+    notebook.write(ONE)
+    execution = notebook.session.run()
+    request = notebook.session.get_request(execution.id)
+    place: dict[str, Any] = {"name": "run", "source": notebook.path, "directory": notebook.session.directory}
+
+    with pytest.raises(RequestError, match="were not recorded"):
+        save_test(replace(request, recording=None), execution, **place)
+    for status in ("executing", "paused", "cancelled"):
+        with pytest.raises(RequestError, match=f"A run that is {status} cannot be saved"):
+            save_test(request, msgspec.structs.replace(execution, status=status), **place)
 
 
 def test_a_failed_run_is_saved(notebook: Notebook) -> None:

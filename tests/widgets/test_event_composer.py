@@ -334,6 +334,18 @@ def test_text_body(composer: EventComposer, session: Session) -> None:
     assert session.event.data["body"] == "a=1&b=2"
 
 
+def test_a_cleared_body_and_the_order_of_fields(composer: EventComposer, session: Session) -> None:
+    """The event keeps the order of its fields; an event whose body was cleared has no body."""
+    session.choose_event(Event({"body": {"a": 1}, "path": "/x", "method": "POST"}))
+    kept = list(composer.build_event().data)
+
+    pick(composer.body.kind, "none")
+
+    assert kept[:3] == ["body", "path", "method"]
+    assert list(composer.build_event().data)[:2] == ["path", "method"]
+    assert "body" not in composer.build_event().data
+
+
 def test_closed_form_does_not_follow(issue: Event, composer: EventComposer, session: Session) -> None:
     """The session releases a closed form."""
     composer.close()

@@ -40,6 +40,17 @@ def test_pressing_writes_a_test(session: Session, issue: Event, tmp_path: Path) 
     assert (tmp_path / "tests" / "test_issue.py").is_file()
 
 
+def test_without_a_run_nothing_is_saved(session: Session, tmp_path: Path) -> None:
+    """A button without a run writes nothing and shows no message."""
+    button = SaveTestButton(session)
+
+    press(button, SAVE)
+
+    assert button.outcome.value == ""
+    assert not button.button.disabled
+    assert not (tmp_path / "tests").exists()
+
+
 def test_an_invalid_name_is_reported(session: Session, issue: Event, tmp_path: Path) -> None:
     """The error for an invalid name is shown below the button, which can be clicked again."""
     in_a_file(session, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -223,6 +224,7 @@ def test_visible_folders_are_read_only(base: Path, tmp_path: Path) -> None:
         pytest.skip("pytest's folders are elsewhere")
     (tmp_path / "precious").write_text("word\n")
     made = PrivateTmp.create(base / "kept", frozenset({tmp_path.parts[2]}))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (base / "kept", *(base / "kept").iterdir())} == {0o700}
     assert made is not None
     script = (
         f"echo x > /tmp/own; cat {tmp_path}/precious; rm -rf {tmp_path}/* 2> /dev/null; touch {tmp_path}/new || ls /tmp"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.clock import ManualClock
+from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, WaitKey, encode_event, encode_output, encode_step
 from pdkernel.engine.journal.text_columns import escape_json_text
 from pdkernel.errors import ProjectError
@@ -51,6 +54,22 @@ async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: SqliteJ
 
     assert await ids(journal) == ["c", "b", "a"]
     assert await ids(journal, before="b") == ["a"]
+
+
+async def test_order_of_the_list_does_not_need_an_index(tmp_path: Path, clock: ManualClock) -> None:
+    """The statement sorts by time and id, whatever order the rows have without the index of the list."""
+    file = tmp_path / "journal.db"
+    journal = SqliteJournal.open(file, clock=clock, ids=SequentialIds())
+    try:
+        await journal.store_definition(WORKFLOW)
+        for run_id in "bca":
+            await journal.accept_run(new_run(run_id))
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute("drop index runs_list")
+
+        assert await ids(journal) == ["c", "b", "a"]
+    finally:
+        await journal.close()
 
 
 async def test_execution_is_what_was_written(journal: SqliteJournal, clock: ManualClock) -> None:

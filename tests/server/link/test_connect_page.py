@@ -60,9 +60,11 @@ async def test_a_link_without_an_app_asks_for_the_app(site: Served, visitor: Vis
     made = await make(site)
 
     page = await visitor.open(made["connect_link_url"])
+    without_close = await visitor.open(made["connect_link_url"], hideClose="true", framed="true")
 
-    assert page.inputs == {"app": "input"}
-    assert page.hidden["token"] == made["token"]
+    assert page.inputs == without_close.inputs == {"app": "input"}
+    assert page.hidden == {"token": made["token"], "connectLink": "true"}
+    assert without_close.hidden == {**page.hidden, "hideClose": "true"}
     assert 'value="my_crm"' in page.html
 
 

@@ -31,8 +31,14 @@ async def test_credentials_as_json(site: Served) -> None:
 
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["cache-control"] == "no-store"
-    assert (answer.json()["token_type"], answer.json()["expires_in"]) == ("Bearer", 3600)
+    assert (answer.headers["cache-control"], answer.headers["pragma"]) == ("no-store", "no-cache")
+    assert {**answer.json(), "access_token": ""} == {
+        "access_token": "",
+        "token_type": "Bearer",
+        "expires_in": 3600,
+        "created_at": int(site.clock.now().timestamp()),
+        "scope": "*",
+    }
     assert authorize(site.context, f"Bearer {answer.json()['access_token']}").scopes == ("*",)
 
 
@@ -72,6 +78,7 @@ async def test_credentials_as_basic(site: Served) -> None:
         ({"client_id": "pdc_nobody"}, 401, "invalid_client"),
         ({"client_id": 7}, 401, "invalid_client"),
         ({"client_id": "\ud800"}, 400, "invalid_request"),
+        ({"client_secret": "a\0"}, 400, "invalid_request"),
         ({"client_assertion": "e30.e30."}, 400, "invalid_request"),
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
     ],
@@ -88,7 +95,59 @@ async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, 
     answer = await site.http.post(TOKEN, content=json.dumps(fields), headers={"Content-Type": "application/json"})
 
     assert (answer.status_code, answer.json()["error"]) == (status, error)
+    assert (answer.headers["cache-control"], answer.headers["pragma"]) == ("no-store", "no-cache")
+    assert ("www-authenticate" in answer.headers) == (status == 401)
     assert site.client.secret not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Basic {id}:{secret}", 200),
+        ("bASIC {id}:{secret}", 200),
+        ("Basic {encoded}:{secret}", 200),
+        ("Basic {id}:wrong", 401),
+        ("Basic {id}", 401),
+        ("Bearer {id}:{secret}", 401),
+    ],
+)
+async def test_parts_of_basic_credentials(site: Served, authorization: str, status: int) -> None:
+    """The scheme has no case, and each part is form-encoded (RFC 6749, section 2.3.1)."""
+    scheme, _, pair = authorization.partition(" ")
+    encoded = "".join(f"%{ord(character):02X}" for character in site.client.client.id)
+    pair = pair.format(id=site.client.client.id, secret=site.client.secret, encoded=encoded)
+    header = f"{scheme} {base64.b64encode(pair.encode()).decode()}"
+
+    answer = await site.http.post(TOKEN, data={"grant_type": "client_credentials"}, headers={"Authorization": header})
+
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize(("size", "count", "status"), [(65_536, 2, 401), (65_537, 2, 413), (0, 50, 401), (0, 51, 400)])
+async def test_limits_of_a_body(site: Served, size: int, count: int, status: int) -> None:
+    """A body has at most 64 KB, and a form at most 50 fields."""
+    form = "&".join(f"f{number}=x" for number in range(count))
+
+    answer = await site.http.post(
+        TOKEN, content=form.ljust(size, "x"), headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/x+json", None])
+async def test_media_types_of_json(site: Served, kind: str | None) -> None:
+    """JSON is recognized by its media type, and without a media type by its first character."""
+    fields = {
+        "client_id": site.client.client.id,
+        "client_secret": site.client.secret,
+        "grant_type": "client_credentials",
+    }
+    content = f"\n{json.dumps({**fields, 'scope': ['a', 'b', 'a']})}".encode()
+
+    answer = await site.http.post(TOKEN, content=content, headers={"Content-Type": kind} if kind else {})
+
+    assert (answer.status_code, answer.json()["scope"]) == (200, "a b")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
@@ -155,6 +214,24 @@ async def test_a_revoked_token(site: Served) -> None:
     assert authorize(site.context, f"Bearer {other}").client_id
     with pytest.raises(UnauthorizedError):
         authorize(site.context, f"Bearer {token}")
+    assert [(answer.json(), answer.headers["cache-control"]) for answer in answers] == [({}, "no-store")] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "error"),
+    [
+        ({}, 400, "invalid_request"),
+        ({"token": ""}, 400, "invalid_request"),
+        ({"client_secret": "x"}, 401, "invalid_client"),
+    ],
+)
+async def test_an_invalid_request_to_revoke(site: Served, change: dict[str, str], status: int, error: str) -> None:
+    """A request without a token is invalid, and so is a client with another secret."""
+    fields = {"client_id": site.client.client.id, "client_secret": site.client.secret, **change}
+
+    answer = await site.http.post("/v1/oauth/revoke", json=fields)
+
+    assert (answer.status_code, answer.json()["error"]) == (status, error)
 
 
 async def test_another_process_has_the_same_tokens(site: Served, tmp_path: Path) -> None:

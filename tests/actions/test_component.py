@@ -1,0 +1,105 @@
+"""Headers of components, read from their modules, and the modules of an app's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.actions.component import (
+    Component,
+    ComponentHeader,
+    build_component,
+    build_component_file,
+    iter_component_modules,
+    parse_header,
+)
+from pdkernel.workers import ComponentFile
+
+FIELDS = 'key: "slack-send", version: "1.2.3"'
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        (f"export default {{ {FIELDS} }}", ComponentHeader("slack-send", "1.2.3")),
+        (
+            f'export default {{ {FIELDS}, name: "Send", description: "Sends.", type: "source" }}',
+            ComponentHeader("slack-send", "1.2.3", "Send", "Sends.", "source"),
+        ),
+        (f"export default defineComponent({{ {FIELDS} }})", ComponentHeader("slack-send", "1.2.3")),
+        (f"export default {{ {FIELDS}, name: title() }}", ComponentHeader("slack-send", "1.2.3")),
+        (f"const it = {{ {FIELDS} }};\nexport default it;", ComponentHeader("slack-send", "1.2.3")),
+        (f"const it = {{ {FIELDS} }};\nexport default other;", None),
+        (
+            f'export default {{ {FIELDS}, name: "Se" + "nd", description: `A "b"\\n\\`c\\`` }}',
+            ComponentHeader("slack-send", "1.2.3", "Send", 'A "b"\n`c`'),
+        ),
+        (
+            f"export default {{ {FIELDS}, name: `S${{x}}`, description: 'a' + b }}",
+            ComponentHeader("slack-send", "1.2.3"),
+        ),
+        (f'export default {{ {FIELDS}, type: "app" }}', None),
+        ('export default { key: "slack-send" }', None),
+        ('export default { version: "1.2.3" }', None),
+        ('export default { key: "", version: "1.2.3" }', None),
+        (f"const a = {{ {FIELDS} }}", None),
+        ("", None),
+    ],
+)
+def test_a_header(text: str, header: ComponentHeader | None) -> None:
+    """A component has a literal key and version; other fields are optional."""
+    assert parse_header(text) == header
+
+
+def test_modules_of_a_folder(tmp_path: Path) -> None:
+    """A module is named after its folder; links that lead out of the app's folder are not followed."""
+    outside = tmp_path / "outside"
+    for place in (outside / "actions" / "out", *(tmp_path / "app" / kind / "one" for kind in ("actions", "sources", "common"))):  # fmt: skip
+        place.mkdir(parents=True)
+    app = tmp_path / "app"
+    (outside / "actions" / "out" / "out.mjs").write_text("")
+    (app / "actions" / "out").symlink_to(outside / "actions" / "out")
+    for name in ("actions/one/one.mjs", "actions/one/one.js", "actions/one/other.mjs", "sources/one/one.mjs", "common/one/one.mjs", "actions/one/one.ts"):  # fmt: skip
+        (app / name).write_text("")
+
+    found = [path.relative_to(app).as_posix() for path in iter_component_modules(app)]
+
+    assert found == ["actions/one/one.mjs", "actions/one/one.js", "sources/one/one.mjs"]
+
+
+def test_a_component_of_a_header(tmp_path: Path) -> None:
+    """Component and file have every field of the header."""
+    header = ComponentHeader("slack-send", "1.2.3", "Send", "Sends.", "source")
+    file = build_component_file(header, tmp_path, "npm")
+
+    assert file == ComponentFile(path=tmp_path, key="slack-send", version="1.2.3", kind="source", origin="npm")
+    assert build_component(header, source="npm x", file=file) == Component(
+        "slack-send", "1.2.3", "slack", "Send", "Sends.", "npm x", file, "source"
+    )
+
+
+@pytest.mark.parametrize(
+    ("origin", "changes", "summary"),
+    [
+        ("npm", {}, "npm x"),
+        ("npm", {"limitations": "no $.flow"}, "npm x; no $.flow"),
+        ("npm", {"requested_version": "1.0.0"}, "npm x, version 1.2.3 instead of 1.0.0"),
+        (
+            "builtin",
+            {"requested_version": "1.0.0", "limitations": "no $.flow"},
+            "npm x, follows version 1.2.3, used for 1.0.0; no $.flow",
+        ),
+        (None, {"requested_version": "1.0.0"}, "npm x, version 1.2.3 instead of 1.0.0"),
+    ],
+)
+def test_the_source_in_a_record(tmp_path: Path, origin: Any, changes: dict[str, Any], summary: str) -> None:
+    """The record of a step names the source, a replaced version, and limitations."""
+    header = ComponentHeader("slack-send", "1.2.3")
+    file = build_component_file(header, tmp_path, origin) if origin else None
+
+    component = Component("slack-send", "1.2.3", "slack", "", "", "npm x", file, **changes)
+
+    assert component.source_summary == summary
+    assert component.uses == "slack-send@1.2.3"

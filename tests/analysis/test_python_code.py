@@ -1,0 +1,43 @@
+"""Python code of steps: the syntax tree and the entry point."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.analysis.python_code import has_entry_point, parse_source
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def handler(pd): pass", True),
+        ("async def handler(pd): pass", True),
+        ("class handler: pass", True),
+        ("handler = print", True),
+        ("from other import handler", True),
+        ("import other as handler", True),
+        ("if True:\n    def handler(pd): pass", True),
+        ("from pipedream.script_helpers import steps", True),
+        ("def handler(", True),
+        ("", False),
+        ("def other(pd):\n    def handler(): pass", False),
+        ("from other import handler as x", False),
+        ("handler(1)", False),
+        ("\ufeffhandle = 1", False),
+        ("\ufeffdef handler(pd): pass", True),
+    ],
+)
+def test_entry_point(source: str, found: bool) -> None:
+    """A step binds `handler` at its top level; a syntax error and the old helper module count, and a byte order mark does not."""
+    assert has_entry_point(source) == found
+
+
+@pytest.mark.parametrize("source", ["def", "x = 1\0", "(" * 10_000])
+def test_source_that_cannot_be_parsed(source: str) -> None:
+    """Source with a syntax error, a NUL or too deep brackets has no tree."""
+    assert parse_source(source) is None
+
+
+def test_invalid_escapes_are_not_reported() -> None:
+    """An invalid escape has a tree, without a warning."""
+    assert parse_source(r"x = '\d'") is not None

@@ -1,0 +1,46 @@
+"""The text and metadata of the cells of an imported workflow."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pdkernel.model import ROUND_TRIP_KEY, Trigger, Workflow
+from pdkernel.notebook.notebook_text import build_workflow_cell
+
+HTTP = "trigger:\n  type: http\n  auth: none\n  response: default"
+ONE = (Trigger(),)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "text", "hidden"),
+    [
+        (Workflow("W", triggers=ONE), f"name: W\n{HTTP}", {}),
+        (
+            Workflow("W", triggers=ONE, settings={"lambda_timeout": 40, "odd": [1], "error_notification": True}),
+            f"name: W\n{HTTP}\nsettings:\n  lambda_timeout: 40\n  error_notification: true",
+            {"settings": {"values": {"odd": [1]}, "order": ["lambda_timeout", "odd", "error_notification"]}},
+        ),
+        (Workflow("", triggers=ONE), f"name: Workflow\n{HTTP}", {"name": {"is": "", "shown": "Workflow"}}),
+        (
+            Workflow("W", triggers=(Trigger(), Trigger("email", config={"id": "e1"}))),
+            "name: W\ntriggers:\n- type: http\n  auth: none\n  response: default\n- type: email\n  id: e1",
+            {},
+        ),
+        (
+            Workflow("W", triggers=ONE, extra={"schema": "x", ROUND_TRIP_KEY: {"kept": [], "n": 1}}),
+            f"name: W\n{HTTP}",
+            {"extra": {"schema": "x", ROUND_TRIP_KEY: {"n": 1}}},
+        ),
+        (Workflow("W", triggers=ONE, extra={ROUND_TRIP_KEY: {"kept": []}}), f"name: W\n{HTTP}", {}),
+    ],
+    ids=["plain", "settings", "name", "triggers", "extra", "kept"],
+)
+def test_the_workflow_cell(workflow: Workflow, text: str, hidden: dict[str, Any]) -> None:
+    """The cell shows what its YAML can hold; the rest is in its metadata."""
+    shown, kept = build_workflow_cell(workflow)
+
+    assert shown == f"%%pdworkflow\n{text}"
+    assert {key: json.loads(value) if key == "extra" else value for key, value in kept.items()} == hidden

@@ -1,0 +1,214 @@
+"""What a workflow needs and a project lacks: the whole list, and each account of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pdkernel.actions import Catalog
+from pdkernel.connect import LocalDirectory
+from pdkernel.definition import Sidecar
+from pdkernel.identity import Environment
+from pdkernel.model import ROUND_TRIP_KEY, Step, StoreBinding, UnsupportedEntry, Workflow
+from pdkernel.project import Project
+from pdkernel.readiness import find_missing_requirements
+from pdkernel.readiness.requirements import (
+    MissingRequirement,
+    check_app_accounts,
+    find_unanswered_accounts,
+    format_missing_requirements,
+)
+from pdkernel.render.accounts import AppReadiness
+from pdkernel.render.import_report import AccountAssignment, ImportReport
+from tests.builders import a_workflow, bash_step, go_step, python_step
+
+Connect = Callable[..., str]
+
+ADD = "pdkernel accounts add --external-user"
+TOKEN = "--credential oauth_access_token"
+APPS = a_workflow(
+    python_step("one", options="--app slack"),
+    python_step("two", options="--app slack --app github"),
+    python_step("off", options="--app openai --disabled"),
+)
+
+
+def missing(project: Project, workflow: Workflow, **choices: Any) -> list[tuple[str, str, str, str]]:
+    """Kind, name, message and command of each missing requirement."""
+    found = find_missing_requirements(
+        workflow,
+        directory=LocalDirectory(project),
+        catalog=Catalog.for_project(project, environ={}),
+        variables=choices.pop("variables", {}),
+        **choices,
+    )
+    return [(item.kind, item.name, item.message, item.command) for item in found]
+
+
+def test_nothing_is_missing(project: Project) -> None:
+    """A workflow without accounts and variables requires nothing, and an empty list is an empty text."""
+    assert missing(project, a_workflow(python_step())) == []
+    assert format_missing_requirements([]) == ""
+
+
+def test_every_kind_but_interpreters(project: Project) -> None:
+    """The list has actions, accounts, variables and what is not supported, in this order; disabled steps require nothing."""
+    reads = "import os\nreturn os.environ['B'] + os.environ['A C']"
+    steps = (
+        Step("act", uses="hangar-open@1.0.0"),
+        Step("chat", uses="slack-send@1.0.0"),
+        python_step("read", reads),
+        python_step("set", "import os\nreturn os.environ['SET']"),
+        Step("gone", extra={ROUND_TRIP_KEY: {"missing": True}}),
+        replace(bash_step("shell"), stores=(StoreBinding("db"),)),
+        replace(go_step("compiled"), stores=(StoreBinding("db"),)),
+        replace(python_step("stored"), stores=(StoreBinding("db"),)),
+    )
+    off = tuple(replace(step, name=f"{step.name}_off", disabled=True) for step in steps)
+    entry = UnsupportedEntry("act", {"namespace": "branch", "type": "ifelse"})
+
+    found = missing(project, a_workflow(*steps, *off).with_unsupported_entries([entry]), variables={"SET": ""})
+
+    assert [(kind, name, command) for kind, name, _, command in found if kind != "interpreter"] == [
+        ("action", "act", ""),
+        ("action", "chat", "pdkernel project set actions npm --accept-licence"),
+        ("external_user", "ID", f"{ADD} ID --app hangar {TOKEN}"),
+        ("account", "ID/slack", f"{ADD} ID --app slack {TOKEN}"),
+        ("variable", "A C", "pdkernel env set 'A C'"),
+        ("variable", "B", "pdkernel env set B"),
+        ("unsupported", "branch", ""),
+        ("unsupported", "gone", ""),
+        ("unsupported", "shell", ""),
+        ("unsupported", "compiled", ""),
+    ]
+    messages = {name: message for _, name, message, _ in found}
+    assert messages["act"].startswith("Step act: ")
+    assert "--accept-licence" not in messages["chat"]
+    assert messages["B"] == "The environment variable B is read by read and not set."
+    assert messages["gone"] == "Step gone has no code: its entry file was missing."
+    assert messages["shell"] == "Step shell: Bash and Go steps have no data stores."
+
+
+def test_accounts_of_an_empty_environment(project: Project) -> None:
+    """Without users, the first command creates the user, and each further app is listed."""
+    assert missing(project, APPS, environment="production") == [
+        (
+            "external_user",
+            "ID",
+            "Steps use an external user's slack and github account, and production has no external users yet.",
+            f"{ADD} ID --app slack --environment production {TOKEN}",
+        ),
+        (
+            "account",
+            "ID/github",
+            "The external user has no github account in production; step two needs it.",
+            f"{ADD} ID --app github --environment production {TOKEN}",
+        ),
+    ]
+
+
+def test_accounts_of_every_user(project: Project, connect: Connect) -> None:
+    """Every user of the environment is checked, or the named users, of whom an unknown one is created first."""
+    connect("ada")
+    connect("bob smith", app="github")
+    ada = ("account", "ada/github", "ada has no github account in development; step two needs it.", f"{ADD} ada --app github {TOKEN}")  # fmt: skip
+    bob = ("account", "bob smith/slack", "bob smith has no slack account in development; step one, two needs it.", f"{ADD} 'bob smith' --app slack {TOKEN}")  # fmt: skip
+
+    assert missing(project, APPS) == [ada, bob]
+    assert missing(project, APPS, users=["eve", "ada"]) == [
+        (
+            "external_user",
+            "eve",
+            "The external user eve does not exist in development; their first account creates them.",
+            f"{ADD} eve --app slack {TOKEN}",
+        ),
+        ("account", "eve/github", "eve has no github account in development; step two needs it.", f"{ADD} eve --app github {TOKEN}"),
+        ada,
+    ]  # fmt: skip
+
+
+def test_the_plan_is_listed_once(project: Project, connect: Connect) -> None:
+    """The free plan is one missing requirement, however many users it refuses."""
+    environment: Environment = "production"
+    for user in ("ada", "bob"):
+        for app in ("slack", "github"):
+            connect(user, app=app, environment=environment)
+    project.set_plan("free")
+
+    found = missing(project, APPS, environment=environment)
+
+    assert [(kind, name, command) for kind, name, _, command in found] == [
+        ("plan", "business", "pdkernel project set plan business")
+    ]
+
+
+def test_own_accounts(project: Project, connect: Connect) -> None:
+    """A missing account of the user's own is listed with the id of the step; an existing one is not."""
+    own = connect(None, account_id="apn_own")
+    workflow = a_workflow(
+        python_step("here", options=f"--app slack={own}"), python_step("gone", options="--app slack=apn_gone")
+    )
+
+    assert missing(project, workflow) == [
+        (
+            "account",
+            "apn_gone",
+            "Step gone uses your own slack account apn_gone.",
+            f"pdkernel accounts add --own --app slack --id apn_gone {TOKEN}",
+        )
+    ]
+
+
+def test_the_accounts_of_a_run(project: Project, connect: Connect) -> None:
+    """Each app of a user comes first, then each own account, with its steps, its state and a command."""
+    slack, own = connect("ada", name="Ada's"), connect(None, account_id="apn_own", name="Mine")
+    workflow = a_workflow(
+        *APPS.steps,
+        python_step("mine", options=f"--app slack={own}"),
+        python_step("also", options=f"--app slack={own}"),
+        python_step("gone", options="--app github=apn_gone"),
+    )
+
+    found = check_app_accounts(
+        workflow,
+        directory=LocalDirectory(project),
+        catalog=Catalog.for_project(project, environ={}),
+        user="ada",
+        environment="development",
+    )
+
+    form, add = "Connect one in the form of %pduser, or: ", "pdkernel accounts add --own --app"
+    assert found == [
+        AppReadiness("slack", ("one", "two"), "external_user", slack, "Ada's", True, f"{form}{ADD} ada --app slack {TOKEN}"),
+        AppReadiness("github", ("two",), "external_user", None, "", True, f"{form}{ADD} ada --app github {TOKEN}"),
+        AppReadiness("slack", ("mine", "also"), "own", own, "Mine", True, f"Add {own}: {add} slack --id {own} {TOKEN}"),
+        AppReadiness("github", ("gone",), "own", None, "", True, f"Add apn_gone: {add} github --id apn_gone {TOKEN}"),
+    ]  # fmt: skip
+
+
+def test_unanswered_accounts_name_the_file(tmp_path: Path) -> None:
+    """A prop without an answer is listed with the path of the file that holds the answer."""
+    uses = [
+        AccountAssignment("say", prop, "slack", account) for prop, account in (("chat", "unanswered"), ("own", "apn_1"))
+    ]
+    report = ImportReport("W", accounts=tuple(uses))
+    file = tmp_path / "pdkernel.yaml"
+
+    (found,) = find_unanswered_accounts(report, Sidecar(path=file))
+    (without,) = find_unanswered_accounts(report, None)
+
+    sentence = "The owner of the slack account in step say is unknown: write external_user or an account id for steps.say.accounts.chat in"
+    assert found == MissingRequirement("answer", "say.chat", f"{sentence} {file}.")
+    assert without.message == f"{sentence} pdkernel.yaml."
+
+
+def test_a_line_for_each_requirement_and_its_command() -> None:
+    """The text has a line for each requirement, and a second line for its command, if it has one."""
+    listed = [
+        MissingRequirement("variable", "A", "Set A.", "pdkernel env set A"),
+        MissingRequirement("action", "b", "No b."),
+    ]
+
+    assert format_missing_requirements(listed) == "- Set A.\n    pdkernel env set A\n- No b."
