@@ -31,9 +31,9 @@ from pdkernel.engine.journal import (
     encode_step,
     open_journal_reader,
 )
+from pdkernel.engine.journal.executors import ExecutorLocks
 from pdkernel.engine.journal.rows import WaitOutcome
 from pdkernel.engine.journal.schema import metadata
-from pdkernel.engine.journal.sqlite import ExecutorLocks
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
 from pdkernel.project import Project
