@@ -1,6 +1,7 @@
 # make lab    set up, then JupyterLab on the quickstart
 # make demo   the same job in the terminal
 # make test   set up, then every check and every test
+# make check  every check without the tests: ruff, mypy, import layers, docstrings, documentation
 # make dev    set up for changes: the checks and most tests, without Go, PostgreSQL and Chromium
 # make t M=shape  the tests of one package
 # make docs   the documentation in docs/_build/html; a warning is an error
@@ -19,12 +20,14 @@ PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests
 
 FUZZ ?= 50000
 
+# not written in the recipe of `test`, which `make -n` would then run
+CHECK := $(MAKE) --no-print-directory check
 SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test dev t docs slow fuzz actions conformance contract bench chromium clean
+.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -32,15 +35,23 @@ lab: .venv/.lab
 demo: .venv/.lab
 	$(BIN)/pdkernel demo
 
-# four processes, since tests wait for programs that they start
+# four processes, since tests wait for programs that they start; the checks run beside the tests, and their result follows
 test: .venv/.test chromium
+	@$(CHECK) > .venv/check.log 2>&1 & \
+	$(BIN)/pytest -n 4 --dist loadfile --durations=20; tests=$$?; \
+	wait $$!; check=$$?; \
+	cat .venv/check.log; \
+	[ $$check = 0 ] || echo "FAILED: make check, see the last command above"; \
+	[ $$tests = 0 ] || echo "FAILED: tests, see the summary of pytest above"; \
+	[ $$check = 0 ] && [ $$tests = 0 ]
+
+check: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/interrogate -q tests
 	$(SPHINX)
-	$(BIN)/pytest -n 4 --dist loadfile --durations=20
 
 dev: .venv/.dev
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,10 @@ KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pdker
 # tests and the commands that they start store nothing in the keyring of the user
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
+# without byte code, each of the processes that tests start would compile the package again, and each process of pytest all tests
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # HTTP clients refuse to start with a missing file of certificates, also for addresses without TLS
 for _name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT"):
     if not Path(os.environ.get(_name, "")).is_file():
@@ -51,6 +56,26 @@ settings.load_profile("gate")  # --hypothesis-profile replaces it before the tes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the packages of `LONG_PACKAGES` first, so that several processes end at about the same time."""
     items.sort(key=lambda item: LONG_PACKAGES.get(item.nodeid.split("/")[1], len(LONG_PACKAGES)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """With several processes, the first one compiles the tests, and the others wait for its byte code instead of compiling them too."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    shared = _shared_folder(session.config)
+    compiled = shared / "tests-compiled"
+    with _locked(shared / "compile-lock"):
+        if not compiled.exists():
+            result = yield
+            compiled.touch()
+            return result
+    return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and the collected tests out of every later garbage collection, which would take up to a second."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -96,12 +121,16 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _shared_folder(config: pytest.Config) -> Path:
+    """The temporary folder that all processes of a test run share."""
+    factory: pytest.TempPathFactory = config._tmp_path_factory  # type: ignore[attr-defined]
+    folder = factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 def _registry_problem(item: pytest.Item) -> str:
     """Why packages cannot be installed, or an empty text; found out once for all processes of a test run."""
-    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
-    shared = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = _shared_folder(item.config)
     known = shared / "registry-problem"
     with _locked(shared / "registry-lock"):
         if not known.exists():

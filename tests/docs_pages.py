@@ -174,6 +174,7 @@ class Reader:
             "COLUMNS": "100",
             "PDKERNEL_EGRESS": "deny",  # no page reaches another machine
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a reader has pytest alone
+            "PYTEST_DEBUG_TEMPROOT": str(self.folder.parent),  # else pytest removes the folders of earlier test runs
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }.items():
             self._monkeypatch.setenv(name, value)

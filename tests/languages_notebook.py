@@ -1,21 +1,65 @@
-"""The setup of `notebooks/02_languages_and_actions.ipynb`: accounts, a table, npm's actions, a Go build cache."""
+"""
+`notebooks/02_languages_and_actions.ipynb`: its setup (accounts, a table, npm's actions, a Go build cache), and the results of its run.
+
+The notebook runs in a kernel. A startup file of IPython stores the execution of the cell `%pdrun` and the requests so far, so that one run serves the tests of the saved outputs and those of the requests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.connect import LocalDirectory
+from pdkernel.egress import ReceivedRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.magics.notebook_context import get_session
 from pdkernel.project import Project
+from tests import notebooks
 from tests.notebooks import TOKEN
 from tests.postgres import Postgres
 
 NAME = "02_languages_and_actions"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / f"{NAME}.ipynb"
+STAND_INS = ("openai", "github", "google_sheets", "slack")
 ADAS: Mapping[str, str] = {"github": "apn_AdaGit1", "google_sheets": "apn_AdaShe1", "slack": "apn_AdaSlk1"}
 """Apps that the external user has connected, and the accounts' ids."""
 OUR_OPENAI, OUR_POSTGRES = "apn_OpenAI1", "apn_Postgr1"
 TABLE = "create table reports (id text primary key, customer text, category text, issue text, answer_by date)"
+
+
+RESULT_FILE = "run.pickle"
+STARTUP = "from tests.languages_notebook import store_run\nstore_run(get_ipython())\ndel store_run\n"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """
+    A run of the notebook and its results.
+
+    Attributes:
+        notebook: The notebook with the outputs of the run.
+        execution: The execution of the cell `%pdrun`.
+        received: The requests of all cells, by the name of the stand-in: `%pdrun` sends none again that a step's cell has sent.
+        rows: The rows of the table.
+        reports: The records of the data store.
+    """
+
+    notebook: Any
+    execution: Execution
+    received: Mapping[str, Sequence[ReceivedRequest]]
+    rows: list[list[str]]
+    reports: Any
+
+    @property
+    def issue(self) -> Mapping[str, Any]:
+        """The exports of the step that opened the issue."""
+        return next(step for step in self.execution.steps if step.name == "issue").exports
 
 
 def token_of(app: str) -> str:
@@ -58,3 +102,31 @@ def prepare(project: Project, postgres: Postgres, go_cache: Path) -> None:
     compiled = project.folder / "cache" / "go"
     compiled.mkdir(parents=True)
     (compiled / "build").symlink_to(go_cache / "build")
+
+
+def run(folder: Path, postgres: Postgres, go_cache: Path) -> Ran:
+    """Run the notebook in *folder*."""
+    startup = folder / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "store_run.py").write_text(STARTUP)
+    ran = notebooks.run(NOTEBOOK, folder, partial(prepare, postgres=postgres, go_cache=go_cache))
+    work = folder / "work"
+    execution, received = pickle.loads((work / RESULT_FILE).read_bytes())
+    rows = postgres.run("select id, customer, category, issue, answer_by from reports")
+    with Project.open(work / ".pdkernel") as project:
+        reports = [record.value for record in project.data_stores.iter_records("reports")]
+    return Ran(ran, execution, received, rows, reports)
+
+
+def store_run(shell: Any) -> None:
+    """In the kernel: after the cell `%pdrun`, store its execution and the requests so far in `RESULT_FILE`."""
+
+    async def received(engine: WorkflowEngine) -> dict[str, list[ReceivedRequest]]:
+        return {name: list(engine.gateway.stand_ins[name].received) for name in STAND_INS}
+
+    def after_cell(result: Any) -> None:
+        if result.info.raw_cell == "%pdrun":
+            session = get_session(shell)
+            Path(RESULT_FILE).write_bytes(pickle.dumps((session.last_execution, session.call_engine(received))))
+
+    shell.events.register("post_run_cell", after_cell)

@@ -26,6 +26,8 @@ import pdkernel
 from pdkernel.cli import main
 
 ROOT = Path(__file__).parents[2]
+LIBRARIES = ("keyring.backends.fail", "pipedream.client", "trustme")
+"""Libraries that commands import when they use them, and that many tests would import again."""
 NOT_PRELOADED = ("pdkernel.__main__", "pdkernel.kernel", "pdkernel.magics", "pdkernel.widgets", "pdkernel.runtimes")
 
 
@@ -77,6 +79,8 @@ def serve(connection: socket.socket) -> None:
     for module in pkgutil.walk_packages(pdkernel.__path__, "pdkernel."):
         if not module.name.startswith(NOT_PRELOADED):
             importlib.import_module(module.name)
+    for name in LIBRARIES:
+        importlib.import_module(name)
     gc.freeze()
     while True:
         head, streams, _, _ = socket.recv_fds(connection, 4, 3)

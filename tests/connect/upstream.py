@@ -357,12 +357,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding") == "chunked":
-            body = b""
+            pieces = []
             while size := int(self.rfile.readline().strip(), 16):
-                body += self.rfile.read(size)
+                pieces.append(self.rfile.read(size))
                 self.rfile.readline()
             self.rfile.readline()
-            return body
+            return b"".join(pieces)
         return self.rfile.read(int(self.headers.get("content-length") or 0))
 
     def _answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:

@@ -32,16 +32,28 @@ from tests.lab_files import CHECKOUT, private_environment
 
 Start = Callable[..., RunningKernel]
 
+EVENT = 'open("event.json", "w").write(\'{"body": {"n": 20}}\');\n%pdevent event.json'
 PROVIDER = (
     "from pdkernel.magics.completion import register_matchers\n"
     "register_matchers(get_ipython(), lambda: {'trigger': {'event': {'body': {'title': 'x'}}}})"
 )
 
 
-def test_kernelspec_starts_the_kernel(start_kernel: Start) -> None:
-    """The kernelspec starts the kernel, which reports its name pdkernel and the language Python."""
-    kernel = start_kernel("pdkernel")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the shared kernel."""
+    return tmp_path_factory.mktemp("kernel")
 
+
+@pytest.fixture(scope="module")
+def kernel(folder: Path) -> Iterator[RunningKernel]:
+    """One kernel with denied outbound calls, for tests that leave no state."""
+    with running_kernels(folder) as start:
+        yield start("pdkernel", PDKERNEL_EGRESS="deny")
+
+
+def test_kernelspec_starts_the_kernel(kernel: RunningKernel) -> None:
+    """The kernelspec starts the kernel, which reports its name pdkernel and the language Python."""
     info = kernel.client.kernel_info(reply=True, timeout=60)["content"]
 
     assert info["implementation"] == "pdkernel"
@@ -49,19 +61,23 @@ def test_kernelspec_starts_the_kernel(start_kernel: Start) -> None:
     assert info["banner"].startswith("Pipedream workflow (pdkernel")
 
 
-def test_extension_is_loaded_silently(start_kernel: Start) -> None:
+def test_extension_is_loaded_silently(kernel: RunningKernel) -> None:
     """`%load_ext pdkernel` prints nothing in the kernel, also repeatedly; Python still works."""
-    kernel = start_kernel("pdkernel")
+    [before] = kernel.run("0")
 
     assert [kernel.run("%load_ext pdkernel") for _ in range(3)] == [[], [], []]
     assert kernel.run("import sys; sys.version_info.major") == [
-        {"type": "execute_result", "data": {"text/plain": "3"}, "metadata": {}, "execution_count": 4}
+        {
+            "type": "execute_result",
+            "data": {"text/plain": "3"},
+            "metadata": {},
+            "execution_count": before["execution_count"] + 4,
+        }
     ]
 
 
-def test_completion_request(start_kernel: Start) -> None:
+def test_completion_request(kernel: RunningKernel) -> None:
     """A completion request in a step's cell is answered with the paths of the event."""
-    kernel = start_kernel("pdkernel")
     kernel.run(PROVIDER)
     cell = "# sends it\n%%pdstep send --lang node\nreturn steps.trigger.event.body.t"
 
@@ -82,14 +98,14 @@ def test_plain_python_kernel_completes_too(start_kernel: Start) -> None:
     assert kernel.complete(cell)[1] == []
 
 
-def test_reload_leaves_one_of_each(start_kernel: Start) -> None:
+def test_reload_leaves_one_of_each(kernel: RunningKernel) -> None:
     """`%reload_ext pdkernel` leaves one matcher and one transformer."""
-    kernel = start_kernel("pdkernel")
     kernel.run("%load_ext pdkernel\n%reload_ext pdkernel")
 
     shown = kernel.run("ip = get_ipython(); len(ip.Completer.custom_matchers), len(ip.input_transformers_cleanup)")
 
     plain = kernel.run("%unload_ext pdkernel\nlen(ip.Completer.custom_matchers), len(ip.input_transformers_cleanup)")
+    kernel.run("%load_ext pdkernel")
     counts = [json.loads(each[-1]["data"]["text/plain"].replace("(", "[").replace(")", "]")) for each in (shown, plain)]
     assert counts[0] == [count + 1 for count in counts[1]]
 
@@ -125,21 +141,19 @@ def test_versions_agree() -> None:
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n"])
-def test_exported_file_is_the_cell(start_kernel: Start, tmp_path: Path, end: str) -> None:
+def test_exported_file_is_the_cell(kernel: RunningKernel, folder: Path, end: str) -> None:
     """A step's file ends like its cell: no newline is added or removed."""
-    kernel = start_kernel("pdkernel")
     body = f"def handler(pd):\n    return 1{end}"
 
     kernel.run(f"%%pdstep only --no-run\n{body}")
-    kernel.run("%pdexport --to exported")
+    kernel.run(f"%pdexport --to exported{len(end)}")
 
-    assert (tmp_path / "exported/only/entry.py").read_bytes() == body.encode()
+    assert (folder / f"exported{len(end)}/only/entry.py").read_bytes() == body.encode()
 
 
 # ── steps with --debug ──────────────────────────────────────────────────────────────────────────────────
 
 
-EVENT = 'open("event.json", "w").write(\'{"body": {"n": 20}}\');\n%pdevent event.json'
 CELL = """%%pdstep build --debug
 def handler(pd):
     n = pd.steps["trigger"]["event"]["body"]["n"]
@@ -170,21 +184,40 @@ class Debugger:
                 assert isinstance(body, dict)
                 return body
 
-    def attach(self, cell: str, line: int) -> None:
-        """Set a breakpoint at *line* of *cell*."""
+    def attach(self, cell: str, line: int) -> Debugger:
+        """Set a breakpoint at *line* of *cell*; return this debugger."""
         self.ask("initialize", clientID="test", adapterID="", linesStartAt1=True, columnsStartAt1=True, locale="en")
         self.ask("attach")
         path = self.ask("dumpCell", code=cell)["sourcePath"]
         self.ask("setBreakpoints", breakpoints=[{"line": line}], source={"path": path}, sourceModified=False)
         self.ask("configurationDone")
+        return self
 
 
-@pytest.fixture
-def live_kernel(start_kernel: Start) -> RunningKernel:
-    """A kernel that allows outbound calls, with a chosen event."""
-    kernel = start_kernel("pdkernel", PDKERNEL_EGRESS="live")
-    kernel.run(EVENT)
-    return kernel
+@pytest.fixture(scope="module")
+def start_live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RunningKernel]]:
+    """Start a kernel that allows outbound calls, with a chosen event."""
+    with running_kernels(tmp_path_factory.mktemp("live")) as start:
+
+        def start_live() -> RunningKernel:
+            kernel = start("pdkernel", PDKERNEL_EGRESS="live")
+            kernel.run(EVENT)
+            return kernel
+
+        yield start_live
+
+
+@pytest.fixture(scope="module")
+def live_kernel(start_live: Callable[[], RunningKernel]) -> RunningKernel:
+    """One kernel for the steps with --debug."""
+    return start_live()
+
+
+@pytest.fixture(scope="module")
+def debugged_kernel(start_live: Callable[[], RunningKernel]) -> tuple[RunningKernel, Debugger]:
+    """A kernel with JupyterLab's debugger and a breakpoint in `CELL`."""
+    kernel = start_live()
+    return kernel, Debugger(kernel).attach(CELL, LINE_OF_PRINT)
 
 
 def outputs(answers: list[dict[str, Any]]) -> str:
@@ -192,13 +225,12 @@ def outputs(answers: list[dict[str, Any]]) -> str:
     return "\n".join(text_of(answer) for answer in answers)
 
 
-def test_a_breakpoint_set_in_the_cell_stops_the_step(live_kernel: RunningKernel) -> None:
+def test_a_breakpoint_set_in_the_cell_stops_the_step(debugged_kernel: tuple[RunningKernel, Debugger]) -> None:
     """JupyterLab's debugger stops at the cell's line, sees the step's variables, and continues."""
-    debugger = Debugger(live_kernel)
-    debugger.attach(CELL, LINE_OF_PRINT)
-    cell = live_kernel.client.execute(CELL)
+    kernel, debugger = debugged_kernel
+    cell = kernel.client.execute(CELL)
     while True:
-        message = live_kernel.client.get_iopub_msg(timeout=TIMEOUT_S)
+        message = kernel.client.get_iopub_msg(timeout=TIMEOUT_S)
         if message["msg_type"] == "debug_event" and message["content"].get("event") == "stopped":
             break
 
@@ -206,20 +238,20 @@ def test_a_breakpoint_set_in_the_cell_stops_the_step(live_kernel: RunningKernel)
     frame = debugger.ask("stackTrace", threadId=thread)["stackFrames"][0]
     value = debugger.ask("evaluate", expression="n * 2", frameId=frame["id"], context="repl")["result"]
     debugger.ask("continue", threadId=thread)
-    shown = outputs(list(live_kernel.answers(cell)))
+    shown = outputs(list(kernel.answers(cell)))
 
     assert (frame["name"], frame["line"], value) == ("handler", LINE_OF_PRINT, "40")
     assert "build" in shown
     assert "n is 20" in shown
 
 
-def test_other_steps_run_while_a_debugger_is_attached(live_kernel: RunningKernel) -> None:
+def test_other_steps_run_while_a_debugger_is_attached(debugged_kernel: tuple[RunningKernel, Debugger]) -> None:
     """A step without --debug runs in its worker, and the debugger is in no child process of the kernel."""
-    Debugger(live_kernel).attach(CELL, LINE_OF_PRINT)
+    kernel, _ = debugged_kernel
 
-    shown = outputs(live_kernel.run("%%pdstep plain\ndef handler(pd):\n    return 'from a worker'"))
+    shown = outputs(kernel.run("%%pdstep plain\ndef handler(pd):\n    return 'from a worker'"))
 
-    children = psutil.Process(live_kernel.manager.provisioner.pid).children(recursive=True)
+    children = psutil.Process(kernel.manager.provisioner.pid).children(recursive=True)
     assert "from a worker" in shown
     assert children
     assert [child.pid for child in children if "pydevd" in " ".join(child.cmdline())] == []
@@ -241,9 +273,8 @@ def test_breakpoint_hides_secrets(live_kernel: RunningKernel) -> None:
     assert "after" in shown
 
 
-def test_debug_is_refused_in_the_mode_deny(start_kernel: Start) -> None:
+def test_debug_is_refused_in_the_mode_deny(kernel: RunningKernel) -> None:
     """Calls of the kernel itself cannot be denied, so the step does not run."""
-    kernel = start_kernel("pdkernel", PDKERNEL_EGRESS="deny")
     kernel.run(EVENT)
 
     shown = outputs(kernel.run(CELL))
@@ -465,7 +496,7 @@ def test_restarted_kernel_runs_step_4_without_the_three_above(restarted: Running
 # ── two kernels on one project ──────────────────────────────────────────────────────────────────────────
 
 
-RUNS = 12
+RUNS = 6
 STEP = "%%pdstep {name}\ndef handler(pd):\n    return pd.steps['trigger']['event']['body']['n'] * 2\n"
 RUN = "for _ in range({runs}):\n    get_ipython().run_line_magic('pdrun', '')\n"
 

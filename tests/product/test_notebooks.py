@@ -1,20 +1,24 @@
-"""The notebooks run without a browser, and their saved outputs are those of a run."""
+"""The notebooks run without a browser: their saved outputs are those of a run, and one of them sends the right requests."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import datetime, timedelta
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import nbformat
 import pytest
 
+from pdkernel.definition import export_to_folder
 from pdkernel.redaction.secret_patterns import CREDENTIAL_FORMS
+from pdkernel.source import load_source
 from tests import golden, languages_notebook, notebooks
+from tests.languages_notebook import Ran, token_of
 from tests.postgres import a_postgres
 
 ROOT = Path(__file__).parents[2]
@@ -24,23 +28,29 @@ TEMPLATES = ROOT / "pdkernel" / "templates"
 pytestmark = pytest.mark.timeout(300)
 """The first test of a notebook runs all of it: packages are installed, Go steps compiled, a database server started."""
 
+TITLE, MAIL = "CSV export stops after 500 rows", "lin@example.com"
+TEXT = "I think I have found a bug: the export ends after 500 rows, and no error is shown."
+
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Any]]:
+def ran(tmp_path_factory: pytest.TempPathFactory, go_cache: Path) -> Iterator[Ran]:
+    """The notebook with all languages, run once, and the results of its last run cell."""
+    with a_postgres() as postgres:
+        yield languages_notebook.run(tmp_path_factory.mktemp("languages"), postgres, go_cache)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[Path], Any]:
     """Run a notebook once for all tests."""
-    with ExitStack() as services:
 
-        def once(notebook: Path) -> Any:
-            folder = tmp_path_factory.mktemp(notebook.stem)
-            if notebook.stem != languages_notebook.NAME:
-                return notebooks.run(notebook, folder)
-            postgres, go = services.enter_context(a_postgres()), request.getfixturevalue("go_cache")
-            prepare = partial(languages_notebook.prepare, postgres=postgres, go_cache=go)
-            return notebooks.run(notebook, folder, prepare)
+    def once(notebook: Path) -> Any:
+        if notebook == languages_notebook.NOTEBOOK:
+            return request.getfixturevalue("ran").notebook
+        return notebooks.run(notebook, tmp_path_factory.mktemp(notebook.stem))
 
-        yield cache(once)
+    return cache(once)
 
 
 @each_notebook
@@ -195,3 +205,143 @@ def test_new_notebook_runs(tmp_path: Path) -> None:
 
     assert [output for cell in ran.cells for output in cell.get("outputs", []) if output.output_type == "error"] == []
     assert "response: 200" in ran.cells[-1].outputs[0].data["text/plain"]
+
+
+# ── the run of the notebook with all languages ──────────────────────────────────────────────────────────
+
+
+def test_every_step_succeeds(ran: Ran) -> None:
+    """No step fails, ends the run or is left out."""
+    assert {step.name: step.status for step in ran.execution.steps if step.status != "success"} == {}
+    assert (ran.execution.status, len(ran.execution.steps)) == ("success", 11)
+
+
+def test_each_step_has_the_account_that_its_cell_names(ran: Ran) -> None:
+    """GitHub, Google Sheets and Slack use the external user's accounts; OpenAI and PostgreSQL use own accounts."""
+    used = {(step.name, use.id, use.owner) for step in ran.execution.steps for use in step.accounts}
+
+    assert used == {
+        ("classify", "apn_OpenAI1", "own"),
+        ("issue", "apn_AdaGit1", "external_user"),
+        ("sheet_row", "apn_AdaShe1", "external_user"),
+        ("table_row", "apn_Postgr1", "own"),
+        ("message", "apn_AdaSlk1", "external_user"),
+        ("reminder", "apn_AdaGit1", "external_user"),
+    }
+
+
+def test_the_request_to_openai(ran: Ran) -> None:
+    """One POST of the Responses API, from Python: key, model, the report, and the schema that the answer must fit."""
+    (request,) = ran.received["openai"]
+    body = json.loads(request.body)
+
+    assert (request.method, request.host, request.path) == ("POST", "api.openai.com", "/v1/responses")
+    assert request.headers["authorization"] == f"Bearer {token_of('openai')}"
+    assert request.headers["content-type"] == "application/json"
+    assert (body["model"], body["input"]) == ("gpt-4.1-mini", f"{TITLE}\n\n{TEXT}")
+    assert (body["text"]["format"]["type"], body["text"]["format"]["strict"]) == ("json_schema", True)
+    assert body["text"]["format"]["schema"]["properties"]["category"]["enum"] == ["question", "bug", "wish"]
+
+
+def test_the_requests_to_github(ran: Ran) -> None:
+    """An issue is opened from Go, and read from Node.js in both runs: user's token, version of the API, title, text and label."""
+    opened, read, again = ran.received["github"]
+
+    assert (opened.method, opened.host, opened.path) == ("POST", "api.github.com", "/repos/AcmeOrg/acme-repo/issues")
+    for request in (read, again):
+        assert (request.method, request.path) == ("GET", f"/repos/AcmeOrg/acme-repo/issues/{ran.issue['number']}")
+    for request in (opened, read, again):
+        assert request.headers["authorization"] == f"Bearer {token_of('github')}"
+        assert request.headers["accept"] == "application/vnd.github+json"
+        assert request.headers["x-github-api-version"] == "2022-11-28"
+        assert request.headers["user-agent"]
+    assert json.loads(opened.body) == {
+        "title": TITLE,
+        "body": f"{TEXT}\n\nReported by {MAIL}",
+        "labels": ["bug"],
+    }
+
+
+def test_the_request_to_google_sheets(ran: Ran) -> None:
+    """One row is appended from Node.js: user's token, spreadsheet and range in the path, the input option."""
+    (request,) = ran.received["google_sheets"]
+
+    assert (request.method, request.host) == ("POST", "sheets.googleapis.com")
+    assert request.path == "/v4/spreadsheets/1AcmeReports/values/Reports!A1:append"
+    assert parse_qs(request.query) == {"valueInputOption": ["RAW"]}
+    assert request.headers["authorization"] == f"Bearer {token_of('google_sheets')}"
+    assert json.loads(request.body) == {"values": [["rep_1042", MAIL, 1, "bug", ran.issue["url"]]]}
+
+
+def test_the_requests_to_slack(ran: Ran) -> None:
+    """The npm action posts the message and then requests the channel's name, both as a form with the user's token."""
+    posted, asked = ran.received["slack"]
+    form = {name: values[0] for name, values in parse_qs(posted.body.decode()).items()}
+    text = f"New bug: <{ran.issue['url']}|{TITLE}>, to be answered by 2026-03-04"
+
+    assert [(each.method, each.host, each.path) for each in (posted, asked)] == [
+        ("POST", "slack.com", "/api/chat.postMessage"),
+        ("POST", "slack.com", "/api/conversations.info"),
+    ]
+    assert {each.headers["authorization"] for each in (posted, asked)} == {f"Bearer {token_of('slack')}"}
+    assert posted.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert (form["channel"], form["text"]) == ("#engineering", text)
+    assert json.loads(form["blocks"]) == [{"type": "section", "text": {"type": "mrkdwn", "text": text}}]
+
+
+def test_the_table_holds_the_row(ran: Ran) -> None:
+    """The npm action has written to the PostgreSQL server, with the parameters in their places."""
+    assert ran.rows == [["rep_1042", MAIL, "bug", ran.issue["url"], "2026-03-04"]]
+
+
+def test_the_data_store_holds_the_report(ran: Ran) -> None:
+    """The store has the customer's reports."""
+    assert ran.reports == [["rep_1042"]]
+
+
+def test_the_response(ran: Ran) -> None:
+    """The built-in action responds 201 with the issue and the day."""
+    response = ran.execution.response
+
+    assert response is not None
+    assert (response.status, response.body) == (201, {"issue": ran.issue["url"], "answer_by": "2026-03-04"})
+
+
+def test_the_reminder_is_queued(ran: Ran) -> None:
+    """After the skipped pause, an e-mail to the owner is queued."""
+    (sent,) = ran.execution.sends
+
+    assert (sent.step, sent.kind) == ("reminder", "email")
+    assert sent.payload == {
+        "subject": f"Still open: {TITLE}",
+        "text": f"{ran.issue['url']} is to be answered by 2026-03-04.",
+    }
+
+
+def test_the_record_holds_no_credential(ran: Ran) -> None:
+    """The JSON of the execution contains none of the planted tokens."""
+    text = json.dumps(ran.execution.to_json())
+
+    assert [app for app in ("openai", "github", "google_sheets", "slack") if token_of(app) in text] == []
+
+
+def test_export_warns_of_unsupported_accounts(tmp_path: Path) -> None:
+    """The checklist names the account of the Go step, which Pipedream does not support, and the accounts and store to choose."""
+    exported = export_to_folder(load_source(languages_notebook.NOTEBOOK).workflow, tmp_path)
+
+    checklist = "\n".join(exported.checklist)
+    assert "Step issue: on Pipedream Go steps have no accounts. github is not exported" in checklist
+    assert "Step customer: choose the data store for reports in the builder." in checklist
+    assert 'Step message: for slack, choose "Use end user\'s auth via Connect" in the builder.' in checklist
+
+
+def test_exported_folder_is_the_same_workflow(tmp_path: Path) -> None:
+    """Read back, the folder has the steps of the notebook, with their languages, actions and props."""
+    workflow = load_source(languages_notebook.NOTEBOOK).workflow
+    export_to_folder(workflow, tmp_path)
+
+    steps = load_source(tmp_path).workflow.steps
+
+    assert [(s.name, s.language, s.uses, dict(s.props)) for s in steps] == [
+        (s.name, s.language, s.uses, dict(s.props)) for s in workflow.steps
+    ]

@@ -200,7 +200,7 @@ async def test_an_id_with_a_slash_is_not_found(site: Served, method: str, path: 
     assert (await site.call(method, path)).status_code == 404
 
 
-USERS = 50
+USERS = 16
 
 
 def token(number: int) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from schemathesis import Case, GenerationMode
-from schemathesis.checks import CHECKS, load_all_checks
-from schemathesis.core.result import Ok
-from schemathesis.schemas import APIOperation
 
 from tests.server.fuzz.openapi import METHODS, PREFIX, PROJECT, Operation, Values, document, operations
 from tests.server.fuzz.target import DEPOT, LASTS_S, REQUESTS, SLACK, Target, shows_internals, target
+
+if TYPE_CHECKING:
+    from schemathesis import Case
+    from schemathesis.schemas import APIOperation
 
 COUNT = REQUESTS * 9 // 20
 ENVIRONMENTS = ("development", "development", "production", None, "staging")
@@ -41,15 +40,16 @@ NEVER_SUCCESSFUL = frozenset(
 ONCE = frozenset(("POST", f"{prefix}/accounts") for prefix in (PREFIX, PROJECT))
 """Routes that use a Connect token, which is valid once, so that only one of them succeeds."""
 
-load_all_checks()
-CONFORMING: list[Any] = CHECKS.get_by_names(
-    ["status_code_conformance", "content_type_conformance", "response_schema_conformance"]
-)
+CONFORMING = ["status_code_conformance", "content_type_conformance", "response_schema_conformance"]
+"""Checks of a response. The library takes seconds to import, and only this test's process imports it."""
 
 
 @pytest.mark.timeout(LASTS_S)
 def test_every_route(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each response matches the description and has no secret; the server does not grow, and logs no traceback."""
+    from schemathesis.checks import load_all_checks
+
+    load_all_checks()
     described = list(operations())
     a_round = 4 if COUNT < 5000 else 10
     with target(tmp_path) as aim:
@@ -74,6 +74,9 @@ def test_every_route(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def _operations(values: Values, described: list[Operation]) -> dict[tuple[str, str], APIOperation]:
+    import schemathesis
+    from schemathesis.core.result import Ok
+
     schema = schemathesis.openapi.from_dict(document(values, described))
     found = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     return {(each.method.upper(), each.path): each for each in found}
@@ -81,6 +84,8 @@ def _operations(values: Values, described: list[Operation]) -> dict[tuple[str, s
 
 def _cases(described: Operation, exact: APIOperation, free: APIOperation, aim: Target) -> st.SearchStrategy[Any]:
     """Requests to a route: valid requests, and requests with other values, credentials and environments."""
+    from schemathesis import GenerationMode
+
     cases = free.as_strategy()
     if described.query or described.body:
         cases |= free.as_strategy(generation_mode=GenerationMode.NEGATIVE)
@@ -125,6 +130,8 @@ def _send(
 
 
 def _check(described: Operation, case: Case, answer: Any) -> None:
+    from schemathesis.checks import CHECKS
+
     status, body = answer.status_code, answer.content
     context = f"{described.method} {case.formatted_path} {status}: {body[:300]!r}"
     assert status != 409, context
@@ -132,4 +139,5 @@ def _check(described: Operation, case: Case, answer: Any) -> None:
     assert not shows_internals(body), context
     shown = str(answer.headers) + ("" if described.answer in WITH_CREDENTIALS else body.decode(errors="replace"))
     assert [secret for secret in (SLACK, DEPOT) if secret in shown] == [], context
-    case.validate_response(answer, checks=CONFORMING)
+    checks: list[Any] = CHECKS.get_by_names(CONFORMING)
+    case.validate_response(answer, checks=checks)
