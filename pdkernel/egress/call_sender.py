@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pdkernel.egress import connect_proxy
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, Response, end_to_end_headers, format_origin
+from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.pending_call import CallResult
 from pdkernel.egress.responses import UpstreamResult, build_response, outgoing_headers
 from pdkernel.egress.stand_ins import ReceivedRequest, StandIn, select_stand_in
@@ -23,10 +24,11 @@ from pdkernel.identity import ProxyAccess
 
 
 class CallSender:
-    """Sends calls through *upstream*, or to one of the built-in *stand_ins*."""
+    """Sends calls through *upstream*, or to one of the built-in *stand_ins*; marks calls to *own_server*."""
 
-    def __init__(self, upstream: Upstream, stand_ins: Mapping[str, StandIn]) -> None:
+    def __init__(self, upstream: Upstream, stand_ins: Mapping[str, StandIn], own_server: OwnServer) -> None:
         self._upstream = upstream
+        self._own_server = own_server
         self._stand_ins = stand_ins
 
     async def send(self, context: CallContext, request: Request) -> UpstreamResult:
@@ -40,6 +42,7 @@ class CallSender:
         if access is not None:
             return await self._send_by_connect_proxy(context, access, request)
         headers = _without_compression(outgoing_headers(request)) if context.is_recorded else outgoing_headers(request)
+        headers = self._own_server.mark(request, headers)
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self._upstream.send(
             to,
@@ -90,9 +93,8 @@ class CallSender:
     async def forward_loopback(self, request: Request) -> Response:
         """Forward a call to this machine: it is not outbound, so no policy applies and it is not recorded."""
         to = Destination(request.scheme, request.host, request.port, request.server_name)
-        got = await self._upstream.send(
-            to, request.method, request.target, outgoing_headers(request), request.body, via=None
-        )
+        headers = self._own_server.mark(request, outgoing_headers(request))
+        got = await self._upstream.send(to, request.method, request.target, headers, request.body, via=None)
         return Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
 
 

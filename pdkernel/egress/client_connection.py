@@ -70,6 +70,7 @@ class ClientConnection:
         self._router = router
         self._authority = authority
         self._upstream = router.upstream
+        self._own_port = router.own_server.local_port
 
     async def serve(self) -> None:
         """Serve until the client leaves."""
@@ -89,7 +90,9 @@ class ClientConnection:
             if proxy_target is PER_REQUEST_TARGET:
                 await self._serve_http(await self._open_streams(), proxy_target)
             elif is_loopback(proxy_target.host) and not (caller is not None and caller.public_only):
-                if caller is not None:
+                if caller is not None and self._is_own_server(proxy_target):
+                    await self._serve_target(proxy_target, caller)
+                elif caller is not None:
                     streams = await self._open_streams()
                     try:
                         await self._pipe_to_host(streams, proxy_target, tls=proxy_target.client_expects_tls)
@@ -97,6 +100,9 @@ class ClientConnection:
                         self._drop(streams[1], caller, error)
             else:
                 await self._serve_target(proxy_target, caller)
+
+    def _is_own_server(self, target: ProxyTarget) -> bool:
+        return target.port == self._own_port and not target.client_expects_tls
 
     async def _serve_target(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
         """Detect the protocol that the client speaks to *proxy_target*, and serve it."""

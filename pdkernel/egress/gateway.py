@@ -19,6 +19,7 @@ from pdkernel.egress import refusals
 from pdkernel.egress.caller_tokens import CallContext, CallerTokens, binding_of
 from pdkernel.egress.message import format_origin
 from pdkernel.egress.outbound_policy import OutboundPolicy
+from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.pending_call import PendingCall
 from pdkernel.egress.public_addresses import Lookup, NotPublicError, public_addresses, system_lookup
 from pdkernel.egress.sandbox.addresses import SocketAddress
@@ -47,6 +48,7 @@ class Gateway:
     Attributes:
         port: The port on 127.0.0.1.
         stand_ins: The built-in stand-ins, by name; each stores the requests that it received.
+        own_server: The server whose workflows use the gateway.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Gateway:
     ) -> None:
         self.port: int = listener.getsockname()[1]
         self.stand_ins: Mapping[str, StandIn] = build_stand_ins()
+        self.own_server = OwnServer()
         self._listener = listener
         self._authority = authority
         self._make_upstream = make_upstream
@@ -138,6 +141,7 @@ class Gateway:
             language=language,
             authority=self._authority,
             public_only=self._public_only(token),
+            own_port=self.own_server.local_port,
         )
 
     @property
@@ -219,7 +223,12 @@ class Gateway:
         from pdkernel.egress.router import CallRouter
 
         if self._router is None:
-            self._router = CallRouter(upstream=self._make_upstream(), stand_ins=self.stand_ins, clock=self._clock)
+            self._router = CallRouter(
+                upstream=self._make_upstream(),
+                stand_ins=self.stand_ins,
+                clock=self._clock,
+                own_server=self.own_server,
+            )
         return self._router
 
 
@@ -229,7 +238,13 @@ def _cancel(tasks: set[asyncio.Task[None]]) -> None:
 
 
 def _build_environment(
-    *, port: int, token: str, language: Language, authority: CertificateAuthority, public_only: bool = False
+    *,
+    port: int,
+    token: str,
+    language: Language,
+    authority: CertificateAuthority,
+    public_only: bool = False,
+    own_port: int | None = None,
 ) -> dict[str, str]:
     """
     Environment variables for a process of a step.
@@ -245,6 +260,7 @@ def _build_environment(
             Python hooks are always set.
         authority: The project's certificates.
         public_only: Also route connections to this machine to the gateway, which refuses them.
+        own_port: Also route connections to this port of this machine to the gateway, which marks them (`own_server`).
     """
     proxy = f"http://{token}:x@127.0.0.1:{port}"
     bundle = str(authority.bundle_file)
@@ -262,6 +278,8 @@ def _build_environment(
     environment["no_proxy"] = environment["NO_PROXY"] = "" if public_only else _NO_PROXY_HOSTS
     if public_only:
         environment["PDK_EGRESS_ALL"] = "1"
+    if own_port is not None:
+        environment["PDK_OWN_PORT"] = str(own_port)
     for name in (
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",

@@ -18,6 +18,7 @@ from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
 from pdkernel.egress.message import Request, Response, format_origin
 from pdkernel.egress.outbound_policy import OutboundPolicy, is_loopback
+from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.protocol_sniff import CLIENT_FIRST_PORTS
 from pdkernel.egress.public_addresses import NotPublicError, is_inside
@@ -57,11 +58,15 @@ class CallRouter:
 
     Attributes:
         upstream: The connections to hosts.
+        own_server: The server whose workflows use the gateway.
     """
 
-    def __init__(self, *, upstream: Upstream, stand_ins: Mapping[str, StandIn], clock: Clock) -> None:
+    def __init__(
+        self, *, upstream: Upstream, stand_ins: Mapping[str, StandIn], clock: Clock, own_server: OwnServer
+    ) -> None:
         self.upstream = upstream
-        self._sender = CallSender(upstream, stand_ins)
+        self.own_server = own_server
+        self._sender = CallSender(upstream, stand_ins, own_server)
         self._clock = clock
         self._recording_files: dict[Path, RecordingFile] = {}
         self._unfinished_sends: set[asyncio.Task[Response]] = set()

@@ -15,7 +15,7 @@ from pdkernel.server.access_log import AccessLogMiddleware
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
 from pdkernel.server.host_names import HostNames
-from pdkernel.server.middleware import EndpointRoutingMiddleware, HostCheckMiddleware
+from pdkernel.server.middleware import EndpointRoutingMiddleware, HostCheckMiddleware, StepCallMiddleware
 from pdkernel.server.oauth.authorization import parse_bearer_token
 from pdkernel.server.path_params import rest_of_path
 from pdkernel.server.rate_limits import EndpointRateLimiter
@@ -40,7 +40,12 @@ def create_link_app(context: LinkOnlyContext) -> Starlette:
 
 def create_app(context: AppContext) -> Starlette:
     """The application that serves *context*; the caller opens and closes the context's resources."""
-    middleware = [Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint())]
+    own_server = context.engine.gateway.own_server
+    own_server.announce(context.settings.base_url)
+    middleware = [
+        Middleware(StepCallMiddleware, own_server=own_server),
+        Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint()),
+    ]
     if context.write_line is not None:
         middleware.insert(0, Middleware(AccessLogMiddleware, write_line=context.write_line))
     connect = (

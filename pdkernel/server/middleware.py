@@ -12,11 +12,14 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pdkernel.egress.own_server import CALLER_HEADER, OwnServer
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.host_names import HostNames
 
 _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
 """An endpoint key in the platform's form; other keys are found by the routes."""
+STEP_CALL_KEY = "pdkernel.step_call"
+"""Key in the scope that is True for a call of a step of this server's workflows."""
 BASE_PATH_KEY = "pdkernel.base"
 """Key in the scope for the base path that was removed from the path."""
 
@@ -40,6 +43,26 @@ class HostCheckMiddleware:
         if allowed and self._names.base_path and scope["type"] == "http":
             _strip_base_path(scope, self._names.base_path)
         await (self._app if allowed else _MISDIRECTED)(scope, receive, send)
+
+
+class StepCallMiddleware:
+    """
+    Removes the mark of calls that steps make to this server, and sets `STEP_CALL_KEY` in the scope of such a call.
+
+    Args:
+        app: The next application.
+        own_server: Recognizes the mark.
+    """
+
+    def __init__(self, app: ASGIApp, own_server: OwnServer) -> None:
+        self._app = app
+        self._own_server = own_server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on without its mark."""
+        if scope["type"] == "http" and any(name == CALLER_HEADER for name, _ in scope["headers"]):
+            scope["headers"], scope[STEP_CALL_KEY] = self._own_server.take_mark(scope["headers"])
+        await self._app(scope, receive, send)
 
 
 class EndpointRoutingMiddleware:

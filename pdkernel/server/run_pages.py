@@ -30,6 +30,7 @@ from pdkernel.server.app_state import get_state
 from pdkernel.server.client_address import is_from_this_machine
 from pdkernel.server.endpoint.request_body import NO_BODY, BodyError, BodyTooLargeError, read_body
 from pdkernel.server.host_names import is_loopback_name
+from pdkernel.server.middleware import STEP_CALL_KEY
 
 _VERBS: tuple[FlowVerb, ...] = ("resume", "cancel")
 _FORM_POLICY = (
@@ -98,7 +99,8 @@ async def flow_url(verb: FlowVerb, request: Request) -> Response:
     A step's `resume_url` or `cancel_url`. The URL itself is the authorization.
 
     A POST decides, and its body becomes the step's `$resume_data`. A GET only shows a page with a button, because mail
-    clients and link previews follow links; it decides if the workflow has `resume_on_get`.
+    clients and link previews follow links; it decides if a step of this server makes it, or if the workflow has
+    `resume_on_get`.
     """
     # parity[resume-get]: on the platform any request to the URL resumes the run
     state, params = get_state(request.app), request.path_params
@@ -107,7 +109,7 @@ async def flow_url(verb: FlowVerb, request: Request) -> Response:
     found = None if key is None else await context.engine.journal.load_run(key.run_id)
     if key is None or found is None:
         return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
-    if request.method != "POST" and not _resumes_on_get(found[1]):
+    if request.method != "POST" and not (request.scope.get(STEP_CALL_KEY) or _resumes_on_get(found[1])):
         return _flow_page(verb, found[0])
     try:
         body = await read_body(request, state.uploads, store_whole=False)

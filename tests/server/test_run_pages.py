@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_workflow, python_step
+from tests.builders import a_workflow, node_step, python_step
 from tests.server.site import Site, site_of
 
 ADMIN = "a-token-of-the-admin"
@@ -122,6 +122,48 @@ async def test_a_get_of_the_resume_url_shows_a_page(tmp_path: Path) -> None:
 
     assert page.status_code == 200
     assert '<form method="post"><button>Continue the run</button></form>' in page.text
+    assert run.status == "paused"
+
+
+@pytest.mark.parametrize("language", ["node", "python"])
+async def test_a_get_of_a_step_resumes_a_run(tmp_path: Path, language: str) -> None:
+    """A workflow resumes another one by a GET of its `resume_url`, and the event of a step's call does not show the mark."""
+    caller = {
+        "node": node_step("call", "return (await fetch(steps.trigger.event.body.url)).status"),
+        "python": python_step(
+            "call",
+            "import urllib.request\nurl = pd.steps['trigger']['event']['body']['url']\n"
+            "return urllib.request.urlopen(url).status",
+        ),
+    }[language]
+    async with site_of(
+        tmp_path,
+        a_workflow(ASKS, ANSWERS, response="custom"),
+        a_workflow(caller, name="Caller"),
+        a_workflow(python_step("echo", "return pd.steps['trigger']['event']['headers']"), name="Echo"),
+    ) as site:
+        urls = (await site.http.post(site.path())).json()
+        await site.http.post(site.path("Caller"), json={"url": urls["resume_url"]})
+        for _ in range(500):
+            runs = {run.workflow: run for run in await site.context.engine.journal.list_executions()}
+            if "Caller" in runs and runs["Caller"].finished_at and runs["Test"].finished_at:
+                break
+            await asyncio.sleep(0.02)
+        await site.http.post(site.path("Caller"), json={"url": f"{site.url}{site.path('Echo')}"})
+        echo = next(run for run in await site.runs() if run.workflow == "Echo")
+
+    assert runs["Caller"].step("call").return_value == 200
+    assert runs["Test"].status == "success"
+    assert "x-pdkernel-caller" not in str(echo.to_json())
+
+
+async def test_a_forged_mark_does_not_resume_a_run(tmp_path: Path) -> None:
+    """A GET from elsewhere with a made-up mark only shows the page."""
+    async with a_paused_run(tmp_path) as (site, urls):
+        page = await site.http.get(urls["resume_url"], headers={"x-pdkernel-caller": "1"})
+        (run,) = await site.context.engine.journal.list_executions()
+
+    assert "<button>" in page.text
     assert run.status == "paused"
 
 

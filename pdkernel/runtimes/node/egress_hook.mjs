@@ -5,6 +5,7 @@
 // - A connection to another machine connects to the gateway instead, and first sends one line with its target.
 // - For TLS, the gateway makes the encrypted connection. The step gets a plain socket with the properties of a secure one. No
 //   certificate is checked in the step: rejectUnauthorized, pinning and client certificates have no effect.
+// - A connection to the server that runs the workflow (PDK_OWN_PORT) goes to the gateway, too, which marks its requests.
 // - If a host is unreachable, the gateway drops the connection. The hook asks the gateway for the reason, which becomes the
 //   socket's error.
 // - If the gateway has ended, connecting fails; no connection bypasses the gateway.
@@ -35,8 +36,8 @@ function normalize(args) {
   return [more ? { ...options, ...more } : options, callback];
 }
 
-/** Replace Node's connect functions; *address* is "host:port" of the gateway. */
-function install(address, token, everything) {
+/** Replace Node's connect functions; *address* is "host:port" of the gateway, *ownPort* that of the server of the workflow. */
+function install(address, token, everything, ownPort) {
   const [gatewayHost, gatewayPort] = address.split(":");
   const plainConnect = net.Socket.prototype.connect;
   const plainDestroy = net.Socket.prototype._destroy;
@@ -73,7 +74,7 @@ function install(address, token, everything) {
   /** Whether a connection to *host* and *port* is not redirected. */
   function isDirect(host, port) {
     if (everything) return host === gatewayHost && Number(port) === Number(gatewayPort);
-    return isLocal(host);
+    return isLocal(host) && Number(port) !== ownPort;
   }
 
   /** Connect *socket* to the gateway; its first line names the target. */
@@ -190,5 +191,5 @@ function dress(socket, options) {
 }
 
 if (process.env.PDK_EGRESS && process.env.PDK_TOKEN) {
-  install(process.env.PDK_EGRESS, process.env.PDK_TOKEN, process.env.PDK_EGRESS_ALL === "1");
+  install(process.env.PDK_EGRESS, process.env.PDK_TOKEN, process.env.PDK_EGRESS_ALL === "1", Number(process.env.PDK_OWN_PORT ?? NaN));
 }

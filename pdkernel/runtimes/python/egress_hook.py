@@ -7,7 +7,8 @@ the environment.
 - A host name is not resolved: it gets an address of 198.18.0.0/16 (reserved for tests, RFC 2544).
 - A TCP connection to another machine is made to the gateway instead, and first sends one line with its target. The client then
   does TLS itself, with its own checks, and gets the project's certificate.
-- Unix sockets, UDP and loopback connections are unchanged.
+- Unix sockets, UDP and loopback connections are unchanged, except those to the server that runs the workflow (`PDK_OWN_PORT`):
+  the gateway marks their requests.
 - If the gateway has ended, connecting fails; no connection bypasses the gateway.
 - If a host is unreachable, the gateway drops the connection. The hook asks the gateway for the reason, and raises the
   error that a direct connection would raise.
@@ -107,10 +108,10 @@ def _gethostbyname(hostname: str) -> str:
 
 
 def _intended_target(address: Any) -> tuple[str, int] | None:
-    """Return the host and port that *address* was assigned to; None for an address of this machine."""
+    """Return the host and port that *address* was assigned to; None for a direct connection to this machine."""
     host, port = _text(address[0]), int(address[1])
     if _is_local(host):
-        return None
+        return (host, port) if str(port) == os.environ.get("PDK_OWN_PORT") else None
     parsed = _parse(host)
     return _name_of.get(str(parsed), host) if parsed is not None else host, port
 
