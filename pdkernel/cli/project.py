@@ -7,8 +7,10 @@ Values of variables are read from a prompt or standard input and never printed.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import cloup
@@ -17,7 +19,7 @@ from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, y
 from pdkernel.cli.terminal import confirm, print_json
 from pdkernel.errors import RequestError
 
-MAIL_SETTINGS = ("mail_to", "mail_server", "mail_user")
+TEXT_SETTINGS = ("mail_to", "mail_server", "mail_user", "error_notification")
 """Settings with a plain text value."""
 
 
@@ -120,7 +122,7 @@ def show_project(state: CliContext, as_json: bool) -> int:
         "pdkernel project set mail_server smtp.example.com:587",
     ),
 )
-@cloup.argument("setting", type=click.Choice(["plan", "actions", "connect_data_stores", *MAIL_SETTINGS]))
+@cloup.argument("setting", type=click.Choice(["plan", "actions", "connect_data_stores", *TEXT_SETTINGS]))
 @cloup.argument("value")
 @cloup.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
 def set_project(state: CliContext, setting: str, value: str, accept_licence: bool) -> int:
@@ -138,6 +140,9 @@ def set_project(state: CliContext, setting: str, value: str, accept_licence: boo
     mail_to      your own address: the recipient of $.send.email
     mail_server  HOST or HOST:PORT of the mail server (port 465 uses TLS)
     mail_user    login at the server; the variable PDKERNEL_MAIL_PASSWORD is the password
+    error_notification
+                 URL (gets a POST) or e-mail address that is told of each failed run
+                 of a served workflow
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
     if setting == "actions":
         return _set_actions(state, value, accept_licence)
@@ -149,6 +154,8 @@ def set_project(state: CliContext, setting: str, value: str, accept_licence: boo
                 from pdkernel.engine.mail import parse_mail_server
 
                 parse_mail_server(value)
+            if setting == "error_notification":
+                _check_notification(value)
             state.open_project().settings.set(setting, value)
         else:
             state.open_project().settings.remove(setting)
@@ -159,6 +166,15 @@ def set_project(state: CliContext, setting: str, value: str, accept_licence: boo
     state.open_project().set_plan(value)
     click.echo(f"{setting} is {value}.")
     return 0
+
+
+def _check_notification(value: str) -> None:
+    parts = urlsplit(value)
+    if (parts.scheme in ("http", "https") and parts.hostname) or re.fullmatch(r"[^@\s:/]+@[^@\s:/]+", value):
+        return
+    raise RequestError(
+        f"{value!r} is neither a URL nor an e-mail address.", fix="Write https://HOST/PATH, or NAME@HOST."
+    )
 
 
 def _set_connect_data_stores(state: CliContext, value: str) -> int:

@@ -124,6 +124,8 @@ class SendDelivery:
             return replace(
                 shown, note="Not sent: no mail server is set. Set it: pdkernel project set mail_server HOST:PORT"
             )
+        if shown.step == NOTIFICATION_STEP:
+            mail = dataclasses.replace(mail, to=str(payload["to"]))
         shown = replace(shown, to=mail.to)
         if not is_loopback(mail.host) and not binding.policy.allows_tunnel(mail.host):
             return replace(shown, note=f"Not sent: the mode for outbound calls is {binding.policy.mode}.")
