@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from pdkernel.egress.message import end_to_end_headers, strip_control_characters
 from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Response
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor
+from pdkernel.redaction import Redactor, get_redactor
 
 STATUSES_WITHOUT_BODY = frozenset({204, 205, 304})
 
@@ -95,6 +95,63 @@ def build_response(raw: Mapping[str, Any]) -> HttpResponse:
     if any(name.lower() == b"content-type" for name, _ in headers):
         media_type = None
     return HttpResponse(status, headers, body, content, media_type)
+
+
+class CallerResponse:
+    """
+    The response of a run to its caller: the first one counts, and it is sent once.
+
+    Args:
+        given: The response of a continued run, or None.
+        is_expected: Whether the caller gets the run's own response.
+        is_sent: Whether nobody waits for the response.
+        on_respond: Receives the response, or None.
+    """
+
+    def __init__(
+        self,
+        given: HttpResponse | None,
+        *,
+        is_expected: bool,
+        is_sent: bool,
+        on_respond: Callable[[HttpResponse], None] | None,
+    ) -> None:
+        self._response = given
+        self._new: HttpResponse | None = None
+        self._is_expected = is_expected
+        self._is_sent = is_sent
+        self._on_respond = on_respond
+
+    def set(self, raw: Mapping[str, Any]) -> None:
+        """Store the response of a step, unless there is one. The platform ignores later responses."""
+        if self._response is None:
+            self._response = self._new = build_response(raw)
+            if raw.get("immediate"):
+                self.send(self._response)
+
+    def take_new(self) -> HttpResponse | None:
+        """Return the response that a step made since the last call, or None."""
+        new, self._new = self._new, None
+        return new
+
+    def send(self, default: HttpResponse) -> None:
+        """Pass the response to the caller, once: the response of a step, or *default*."""
+        if self._is_sent or not self._is_expected:
+            return
+        self._is_sent = True
+        self._response = self._response or default
+        if self._on_respond:
+            self._on_respond(self._response)
+
+    def settle(self, default: HttpResponse, redactor: Redactor) -> Response | None:
+        """Decide on *default* if no step has responded, and return the redacted response; None if none is expected."""
+        if not self._is_expected:
+            return None
+        if self._response is None:
+            self._response = default
+            return default.to_record(get_redactor())  # has no value of a step; its text is already redacted
+        # parity[redacted-response]: the caller of an endpoint gets the response as the step sent it; the record is redacted
+        return self._response.to_record(redactor)
 
 
 def build_refusal_response(refusal: PdkernelError, message: str) -> HttpResponse:

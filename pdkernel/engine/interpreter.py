@@ -20,7 +20,7 @@ from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.egress import CallContext
 from pdkernel.encode import decode_json, encode_json
-from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity
+from pdkernel.engine.account_lookup import BindingsByStep
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_props import find_account_props, may_have_app_props
 from pdkernel.engine.account_resolution import (
@@ -201,7 +201,7 @@ class Interpreter:
         if record.write_error is None and execution.status != "cancelled":
             if run is not None:
                 await self._deliver(run)
-            for row, _, effect in record.take_unsent():  # the notification of a refused run
+            for row, _, effect in record.outbox.take():  # the notification of a refused run
                 await self.deliver_again(request, record.run_id, row, effect, 0)
         return record.execution, exports
 
@@ -307,7 +307,7 @@ class Interpreter:
     async def _resolve(self, request: RunRequest, bindings: BindingsByStep) -> AccountResolution:
         if not any(bindings.values()):
             return AccountResolution()
-        identity = _run_identity(request)
+        identity = request.identity
         with contextlib.suppress(WouldBlockError), self._directory.nonblocking() as cached:
             if cached is not None:
                 directory = override_accounts(cached, request.account_overrides)
@@ -323,7 +323,7 @@ class Interpreter:
 
     async def _deliver(self, run: RunState) -> None:
         tries_again = run.request.interface == "http" and run.request.keep_in_journal
-        for row, step, effect in run.record.take_unsent():
+        for row, step, effect in run.record.outbox.take():
             binding = build_call_binding(run, step, lambda _: None)
             deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
             delivery = await deliveries.deliver(
@@ -385,17 +385,6 @@ def _remove_if_empty(scratch: Path) -> bool:
         scratch.rmdir()
         return True
     return False
-
-
-def _run_identity(request: RunRequest) -> RunIdentity:
-    """Return the external user of *request*, with the values of its event's headers."""
-    return RunIdentity(
-        request.external_user_id,
-        request.environment,
-        header=request.event.external_user_id,
-        environment_header=request.event.environment,
-        interface=request.interface,
-    )
 
 
 def _acknowledge_cancellation() -> None:

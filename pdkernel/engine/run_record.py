@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace
 
 from pdkernel.clock import Clock, format_iso
 from pdkernel.encode import encode_json
+from pdkernel.engine.growing_execution import GrowingExecution
 from pdkernel.engine.http_response import (
     NO_RESPONSE,
     NO_RESPONSE_BEFORE_PAUSE,
+    CallerResponse,
     HttpResponse,
     build_refusal_response,
-    build_response,
 )
 from pdkernel.engine.journal import (
     FinalStatus,
@@ -37,29 +37,27 @@ from pdkernel.engine.journal import (
     encode_step,
 )
 from pdkernel.engine.record_writes import RecordWrites
-from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_message, seal_request
-from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, collect_request_secrets, encode_request
+from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
+from pdkernel.engine.run_outbox import RunOutbox
+from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, encode_request
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import (
     Delivery,
     ErrorRecord,
     Execution,
-    OutboundEnforcement,
-    RunTrigger,
     Status,
     StepResult,
 )
-from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.project import Vault
-from pdkernel.redaction import Secret, get_redactor
+from pdkernel.redaction import Secret
 from pdkernel.workers import Effect, StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
 
 
-class RunRecord:
+class RunRecord(GrowingExecution):
     """
     The record of one run.
 
@@ -74,9 +72,7 @@ class RunRecord:
         guard: What the operating system does with outbound calls that bypass the gateway.
 
     Attributes:
-        claim: The right to write the run.
-        context: `steps.trigger.context`.
-        redactor: The redactor of the run's secrets; at first of variables and the event's headers.
+        outbox: The messages that steps have queued.
         write_error: Why a write of the record failed, or None.
     """
 
@@ -92,68 +88,26 @@ class RunRecord:
         may_have_accounts: bool,
         guard: str = "none",
     ) -> None:
-        claim, context = state.claim, state.context
-        self._request = request
-        self._watcher = watcher
+        super().__init__(request, state, watcher, clock=clock, guard=guard)
         self._journal = journal
-        self._clock = clock
         self._vault = vault
         self._may_have_accounts = may_have_accounts
         self._event_text: str | None = None  # is written with the next commit
-        self._unsent: list[tuple[OutboxRow, str, Effect]] = []  # with the step's name
-        self._given_response: HttpResponse | None = None  # of the step that runs, for its carry
+        self.outbox = RunOutbox(self.run_id, vault)
         self._writes = RecordWrites()
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
         self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
-        self._secrets = (*collect_request_secrets(request), *state.secrets)
-        self._masked = dict(request.event.with_masked_headers().data)
-        self.redactor = get_redactor(*self._secrets)
-        self._response = state.response  # the platform ignores later responses
-        # the caller of a continued run is gone, or has the response; the one of a queued run may wait for it
-        self._has_responded = state.response is not None or (state.created is not None and watcher.on_respond is None)
+        self._response = CallerResponse(
+            state.response,
+            is_expected=request.has_response,
+            # the caller of a continued run is gone, or has the response; the one of a queued run may wait for it
+            is_sent=state.response is not None or (state.created is not None and watcher.on_respond is None),
+            on_respond=watcher.on_respond,
+        )
         self.write_error: BaseException | None = None
-        self.claim = claim
-        self.context = context
-        self._steps = {
-            step.name: state.steps[step.name].result if step.name in state.steps else StepResult(step.name, "not_run")
-            for step in request.workflow.steps
-        }
-        self._started = clock.now() if state.created is None else datetime.fromtimestamp(state.created, UTC)
         self._ended: float | None = None
-        self._fields: dict[str, Any] = {
-            "id": claim.run_id,
-            "trace_id": state.trace_id,
-            "workflow": request.workflow.name,
-            "version": request.workflow.version,
-            "status": "executing",
-            "external_user": request.external_user_id,
-            "environment": request.environment,
-            "started_at": format_iso(self._started),
-            "finished_at": None,
-            "attempt": claim.attempt,
-            "replay_of": None,
-            "trigger": self._redact_trigger(),
-            "response": None,
-            "error": None,
-            "outbound_enforcement": None
-            if request.policy.mode == "live"
-            else OutboundEnforcement(request.policy.mode, guard),
-        }
-        self._execution: Execution | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        return self.claim.run_id
-
-    @property
-    def execution(self) -> Execution:
-        """The execution so far; built on access, because most changes are only read at the end."""
-        if self._execution is None:
-            self._execution = Execution(**self._fields, steps=tuple(self._steps.values()))
-        return self._execution
 
     def record_start(self) -> None:
         """Write the run's first row."""
@@ -166,30 +120,9 @@ class RunRecord:
 
     def add_secrets(self, secrets: Sequence[Secret]) -> None:
         """Redact the secrets of the run's accounts, which are all resolved, from now on."""
-        self._secrets = (*secrets, *self._secrets)
-        redactor = get_redactor(*self._secrets)
-        if redactor is not self.redactor:
-            self.redactor = redactor
-            self._update_fields(trigger=self._redact_trigger())
+        super().add_secrets(secrets)
         if self._may_have_accounts:
-            self._event_text = self._trigger_text(self._fields["trigger"].event)
-
-    def set_lookup(self, lookup: Lookup) -> None:
-        """Record the account lookup, redacted."""
-        plain = lookup.to_json()
-        redacted = self.redactor.redact_value(plain)
-        self._update_fields(lookup=lookup if redacted is plain else Lookup.from_json(redacted))
-
-    @property
-    def has_watcher(self) -> bool:
-        """Whether the watcher has an `on_change` callback."""
-        return self._watcher.on_change is not None
-
-    def notify(self, result: StepResult) -> None:
-        """Update the result of a step and publish the execution."""
-        self._steps[result.name] = result
-        self._execution = None
-        self.publish()
+            self._event_text = self._trigger_text(self.execution.event)
 
     def sign(self, text: str) -> str:
         """Sign a URL of the run with the project's key; a run that is not recorded has no URLs, and its text stays."""
@@ -229,18 +162,7 @@ class RunRecord:
 
     def queue_sends(self, step: str, number: int, sends: Sequence[Effect]) -> None:
         """Keep messages of the run *number* of a step for the outbox."""
-        for position, effect in enumerate(sends):
-            payload = self.redactor.redact_value(dict(effect.payload))
-            shown = encode_json(Delivery(step, effect.kind, "waiting", payload=payload)).decode()
-            message = b""
-            if self._vault is not None:
-                message = seal_message(effect, self.run_id, step, self._vault)
-            self._unsent.append((OutboxRow(step, number, position, message, shown), step, effect))
-
-    def take_unsent(self) -> list[tuple[OutboxRow, str, Effect]]:
-        """Return the queued messages, with the name of each step, and forget them."""
-        unsent, self._unsent = self._unsent, []
-        return unsent
+        self.outbox.add(step, number, sends, self.redactor)
 
     async def flush(self) -> None:
         """
@@ -258,10 +180,7 @@ class RunRecord:
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
-        if self._response is None:
-            self._response = self._given_response = build_response(response)
-            if response.get("immediate"):
-                self._send_response(self._response)
+        self._response.set(response)
 
     def set_status(self, status: Status) -> None:
         """Set the status of the run, which goes on."""
@@ -307,7 +226,7 @@ class RunRecord:
     async def commit_pause(self) -> None:
         """Write the pause with the queued messages, and wait for the disk. Raises as `flush` does."""
         assert self._wait is not None, "the run is parked"
-        wait, event, outbox = self._wait, self._take_event_text(), self._list_outbox()
+        wait, event, outbox = self._wait, self._take_event_text(), self.outbox.rows
         self._writes.submit(lambda: self._journal.park(self.claim, wait, event=event, outbox=outbox))
         await self.flush()
         self._is_parked = True
@@ -348,11 +267,14 @@ class RunRecord:
 
     async def hand_over(self) -> Execution:
         """Leave the run to another executor, which repeats the running step; its caller gets no response of the workflow."""
+        last, self._last = self._last, None
+        if last is not None:
+            self._writes.submit(lambda: self._append(last))
         with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
             await self.flush()
             await self._journal.release(self.claim)
         self._is_parked = True
-        self._send_response(NO_RESPONSE_BEFORE_PAUSE)
+        self._response.send(NO_RESPONSE_BEFORE_PAUSE)
         return self.execution
 
     async def finish(self) -> Execution:
@@ -366,22 +288,14 @@ class RunRecord:
         if not self._is_parked:
             last, self._last = self._last, None
             event = self._take_event_text()
-            ended, outbox = self._ended, self._list_outbox()
+            ended, outbox = self._ended, self.outbox.rows
             output = encode_output(
-                response=execution.response,
-                error=execution.error,
-                steps=unrecorded,
-                lookup=execution.lookup,
+                response=execution.response, error=execution.error, steps=unrecorded, lookup=execution.lookup
             )
+            status = _final(execution.status)
             self._writes.submit(
                 lambda: self._journal.finish(
-                    self.claim,
-                    _final(execution.status),
-                    output,
-                    last_step=last,
-                    event=event,
-                    ended=ended,
-                    outbox=outbox,
+                    self.claim, status, output, last_step=last, event=event, ended=ended, outbox=outbox
                 )
             )
         try:
@@ -391,56 +305,26 @@ class RunRecord:
                 self.record_refusal(unwritten)
         self.publish()
         self._notify_paused()
-        self._send_response(NO_RESPONSE)
+        self._response.send(NO_RESPONSE)
         return self.execution
 
     def _notify_paused(self) -> None:
-        if self._fields["status"] != "paused":
+        if self.execution.status != "paused":
             return
-        self._send_response(NO_RESPONSE_BEFORE_PAUSE)
+        self._response.send(NO_RESPONSE_BEFORE_PAUSE)
         if self._watcher.on_paused:
             self._watcher.on_paused()
 
-    def _send_response(self, default: HttpResponse) -> None:
-        """Pass the response to the caller, once: the response of a step, or *default*."""
-        if self._has_responded or not self._request.has_response:
-            return
-        self._has_responded = True
-        self._response = self._response or default
-        if self._watcher.on_respond:
-            self._watcher.on_respond(self._response)
-
-    def publish(self) -> None:
-        """Pass the execution to the `on_change` callback."""
-        if self._watcher.on_change:
-            self._watcher.on_change(self.execution)
-
     def _end(self, status: Status, error: ErrorRecord | None, default: HttpResponse) -> None:
-        response = None
-        if self._request.has_response and self._response is None:
-            self._response = default
-            response = default.to_record(get_redactor())  # has no value of a step; its text is already redacted
-        elif self._request.has_response and self._response is not None:
-            # parity[redacted-response]: the caller of an endpoint gets the response as the step sent it; the record is redacted
-            response = self._response.to_record(self.redactor)
+        response = self._response.settle(default, self.redactor)
         now = self._clock.now()
         self._ended = now.timestamp()
         self._update_fields(status=status, finished_at=format_iso(now), error=error, response=response)
 
-    def _redact_trigger(self) -> RunTrigger:
-        return RunTrigger(require_object(self.redactor.redact_value(self._masked)), self.context)
-
-    def _update_fields(self, **fields: Any) -> None:
-        self._fields.update(fields)
-        self._execution = None
-
-    def _list_outbox(self) -> list[OutboxRow]:
-        return [row for row, _, _ in self._unsent]
-
     def _seal_carry(
         self, result: StepResult, outcome: StepOutcome, *, context: JSON = None, retries: int = 0
     ) -> bytes | None:
-        response, self._given_response = self._given_response, None
+        response = self._response.take_new()
         if self._vault is None:
             return None
         carry = build_carry(result, outcome, self._secrets, response=response, context=context, retries=retries)
@@ -454,7 +338,7 @@ class RunRecord:
         return event
 
     def _trigger_text(self, event: Mapping[str, JSON] | None) -> str:
-        return encode_event(event, self.context, outbound_enforcement=self._fields["outbound_enforcement"])
+        return encode_event(event, self.context, outbound_enforcement=self.execution.outbound_enforcement)
 
     async def _accept(self, execution: Execution, limits: QueueLimits | None = None) -> bool:
         try:
@@ -484,12 +368,6 @@ class RunRecord:
         if is_accepted and self._watcher.on_recorded:
             self._watcher.on_recorded()
         return is_accepted
-
-
-def require_object(value: JSON) -> dict[str, Any]:
-    """Return *value*; it must be an object."""
-    assert isinstance(value, dict)
-    return value
 
 
 def _final(status: Status) -> FinalStatus:

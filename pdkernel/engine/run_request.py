@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from pdkernel.egress import OutboundPolicy, SentRequestStore
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.encode import JsonStruct, decode_json, encode_json
-from pdkernel.engine.account_lookup import Interface
+from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.errors import PdkernelError, RequestError
@@ -189,6 +189,17 @@ class RunRequest:
     def idempotency_scope(self) -> str:
         """The scope in which an unsafe outbound call is sent once: event, external user and environment."""
         return f"{self.event.digest()}/{self.environment}/{self.external_user_id or ''}"
+
+    @property
+    def identity(self) -> RunIdentity:
+        """The external user of the run, with the values of the event's headers."""
+        return RunIdentity(
+            self.external_user_id,
+            self.environment,
+            header=self.event.external_user_id,
+            environment_header=self.event.environment,
+            interface=self.interface,
+        )
 
     @property
     def has_response(self) -> bool:

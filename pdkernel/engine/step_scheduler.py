@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from pdkernel.clock import Clock, format_iso
+from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.pauses import PauseDecision, RerunState, build_flow_urls, decide_pause, retry_delay_s
 from pdkernel.engine.restored_run import RESUME_DATA, RestoredPause, RestoredRun
-from pdkernel.engine.run_record import require_object
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.execution import Status, StepResult

@@ -1,0 +1,46 @@
+"""The messages that the steps of one run have queued with `$.send`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pdkernel.encode import encode_json
+from pdkernel.engine.journal import OutboxRow
+from pdkernel.engine.restored_run import seal_message
+from pdkernel.execution import Delivery
+from pdkernel.project import Vault
+from pdkernel.redaction import Redactor
+from pdkernel.workers import Effect
+
+
+class RunOutbox:
+    """
+    The queued messages of a run, which are recorded with its end or pause and delivered after that.
+
+    Args:
+        run_id: The run's id.
+        vault: Encrypts the messages; None if the run is not recorded.
+    """
+
+    def __init__(self, run_id: str, vault: Vault | None) -> None:
+        self._run_id = run_id
+        self._vault = vault
+        self._unsent: list[tuple[OutboxRow, str, Effect]] = []
+
+    @property
+    def rows(self) -> list[OutboxRow]:
+        """The rows of the queued messages."""
+        return [row for row, _, _ in self._unsent]
+
+    def add(self, step: str, number: int, sends: Sequence[Effect], redactor: Redactor) -> None:
+        """Queue messages of the run *number* of a step."""
+        for position, effect in enumerate(sends):
+            payload = redactor.redact_value(dict(effect.payload))
+            shown = encode_json(Delivery(step, effect.kind, "waiting", payload=payload)).decode()
+            message = b"" if self._vault is None else seal_message(effect, self._run_id, step, self._vault)
+            self._unsent.append((OutboxRow(step, number, position, message, shown), step, effect))
+
+    def take(self) -> list[tuple[OutboxRow, str, Effect]]:
+        """Return the queued messages, with the name of each step, and forget them."""
+        unsent, self._unsent = self._unsent, []
+        return unsent
