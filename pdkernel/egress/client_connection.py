@@ -90,7 +90,7 @@ class ClientConnection:
             if proxy_target is PER_REQUEST_TARGET:
                 await self._serve_http(await self._open_streams(), proxy_target)
             elif is_loopback(proxy_target.host) and not (caller is not None and caller.public_only):
-                if caller is not None and self._is_own_server(proxy_target):
+                if caller is not None and proxy_target.port == self._own_port:
                     await self._serve_target(proxy_target, caller)
                 elif caller is not None:
                     streams = await self._open_streams()
@@ -100,9 +100,6 @@ class ClientConnection:
                         self._drop(streams[1], caller, error)
             else:
                 await self._serve_target(proxy_target, caller)
-
-    def _is_own_server(self, target: ProxyTarget) -> bool:
-        return target.port == self._own_port and not target.client_expects_tls
 
     async def _serve_target(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
         """Detect the protocol that the client speaks to *proxy_target*, and serve it."""

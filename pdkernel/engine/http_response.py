@@ -104,7 +104,7 @@ class CallerResponse:
     Args:
         given: The response of a continued run, or None.
         is_expected: Whether the caller gets the run's own response.
-        is_sent: Whether nobody waits for the response.
+        is_sent: Whether no caller waits for the response.
         on_respond: Receives the response, or None.
     """
 

@@ -41,7 +41,7 @@ from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.restored_run import RestoredRun, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_record import RunRecord
-from pdkernel.engine.run_request import NOBODY, QueueLimits, RunRequest, RunWatcher, collect_request_secrets
+from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher, collect_request_secrets
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
@@ -112,7 +112,7 @@ class Interpreter:
             executor, clock, reopen_workers=lambda run: self._open(run.request, run.worker_setup)
         )
 
-    async def run(self, request: RunRequest, watcher: RunWatcher = NOBODY) -> Execution:
+    async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
         """
         Run *request* and return its record.
 
@@ -121,7 +121,7 @@ class Interpreter:
         execution, _ = await self._execute(request, watcher)
         return execution
 
-    async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = NOBODY) -> Execution:
+    async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = UNWATCHED) -> Execution:
         """Continue the run of *request* in *state*, which this executor has claimed, and return its record."""
         execution, _ = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
         return execution
@@ -161,7 +161,7 @@ class Interpreter:
         return RestoredRun(Claim.first(run_id), trace_id, context)
 
     async def _execute(
-        self, request: RunRequest, watcher: RunWatcher = NOBODY, state: RestoredRun | None = None
+        self, request: RunRequest, watcher: RunWatcher = UNWATCHED, state: RestoredRun | None = None
     ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
         """Return the record, and the steps' exports without redaction."""
         is_new = state is None

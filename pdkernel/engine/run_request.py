@@ -246,7 +246,7 @@ class RunWatcher:
     hands_over: Callable[[], bool] = lambda: False
 
 
-NOBODY = RunWatcher()
+UNWATCHED = RunWatcher()
 
 
 class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):

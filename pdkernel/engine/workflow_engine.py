@@ -24,7 +24,7 @@ from pdkernel.engine.journal import ClaimedRun, Journal, SqliteJournal, WaitKey,
 from pdkernel.engine.mail import parse_mail_settings
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.restored_run import restore_request, restore_run, seal_payload, unseal_message
-from pdkernel.engine.run_request import NOBODY, QueueLimits, RunRequest, RunWatcher
+from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import ErrorRecord, Execution
@@ -150,7 +150,7 @@ class WorkflowEngine:
         """Whether the next process of this origin continues the runs that this process leaves."""
         return self._origin == "serve"
 
-    async def run(self, request: RunRequest, watcher: RunWatcher = NOBODY) -> Execution:
+    async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
         """Run *request* and return its record; see `Interpreter.run`."""
         return await self._interpreter.run(request, watcher)
 
@@ -188,7 +188,7 @@ class WorkflowEngine:
         return await self.journal.resolve_wait(key, "resumed" if verb == "resume" else "cancelled", sealed)
 
     async def continue_run(
-        self, claimed: ClaimedRun, watcher: RunWatcher = NOBODY, *, policy: OutboundPolicy | None = None
+        self, claimed: ClaimedRun, watcher: RunWatcher = UNWATCHED, *, policy: OutboundPolicy | None = None
     ) -> Execution:
         """
         Continue a claimed run and return its record. A run that cannot be continued ends with the reason.

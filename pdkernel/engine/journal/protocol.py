@@ -144,7 +144,7 @@ class Journal(RunJournal, Protocol):
         """
         End the pauses whose time has come, with the outcome `timeout`. Return the number of runs.
 
-        A run is ready, or cancelled if nobody has resumed its `suspend`.
+        A run is ready, or cancelled if no call has resumed its `suspend`.
         """
         ...
 
@@ -249,7 +249,7 @@ class UnrecordedRuns:
         event: str | None = None,  # noqa: ARG002
         outbox: Sequence[OutboxRow] = (),  # noqa: ARG002
     ) -> bool:
-        """Accept every pause; nobody continues the run."""
+        """Accept every pause; the run is not continued."""
         return True
 
     async def record_delivery(

@@ -1,8 +1,7 @@
 """
 The journal on SQLite: `Statements`, `JournalWriter` and `JournalReader` combined as the journal of one executor.
 
-The journal may share the project's file, and several processes may open it. Each executor holds a lock on a file of its own;
-the operating system releases the lock when the process ends, however it ends. So a free lock means that the executor is dead.
+The journal may share the project's file, and several processes may open it.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from pdkernel.engine.journal.rows import (
     WaitRow,
 )
 from pdkernel.engine.journal.statements import Statements
+from pdkernel.engine.journal.tables import create_tables
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     encode_definition,
@@ -42,7 +42,6 @@ from pdkernel.engine.journal.text_columns import (
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
-from pdkernel.project.database import check_schema_version
 from pdkernel.project.sqlite import connect, translate_error
 
 OWN_DELIVERY_S = 60.0
@@ -95,7 +94,7 @@ class SqliteJournal:
         with contextlib.ExitStack() as undo:
             with closing(connect(path)) as connection:
                 try:
-                    _create(connection, path)
+                    create_tables(connection, path)
                     if origin in EXCLUSIVE_ORIGINS:
                         hold_origin(liveness, origin, path)
                         undo.callback(liveness.release, origin)
@@ -352,52 +351,7 @@ def open_journal_reader(path: Path) -> JournalReader:
     """
     with closing(connect(path)) as connection:
         try:
-            _create(connection, path)
+            create_tables(connection, path)
         except sqlite3.Error as fault:
             raise translate_error(fault, path) from fault
     return JournalReader(path)
-
-
-def _create(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables, or change those of an earlier version, in one transaction."""
-    from pdkernel.engine.journal.schema import SCHEMA_VERSION, SQLITE_MIGRATIONS
-
-    version = connection.execute("pragma user_version").fetchone()[0]
-    if version == SCHEMA_VERSION:
-        return
-    check_schema_version(version, path, supported=SCHEMA_VERSION)
-    connection.create_function("hash_definition", 1, _hash_or_none, deterministic=True)
-    connection.execute("begin immediate")
-    try:
-        version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first
-        statements = (
-            _ddl()
-            if version == 0
-            else [
-                each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in SQLITE_MIGRATIONS[newer].split(";")
-            ]
-        )
-        for statement in statements:
-            connection.execute(statement)
-        connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
-        connection.execute("commit")
-    finally:
-        if connection.in_transaction:
-            connection.execute("rollback")
-
-
-def _hash_or_none(content: str | None) -> str | None:
-    return None if content is None else hash_definition(content)
-
-
-def _ddl() -> Sequence[str]:
-    # imported here because only the creation of tables needs SQLAlchemy
-    from sqlalchemy.dialects import sqlite
-    from sqlalchemy.schema import CreateIndex, CreateTable
-
-    from pdkernel.engine.journal.schema import metadata
-
-    tables = metadata.sorted_tables
-    statements: list[CreateTable | CreateIndex] = [CreateTable(table) for table in tables]
-    statements += [CreateIndex(index) for table in tables for index in table.indexes]
-    return [str(statement.compile(dialect=sqlite.dialect())) for statement in statements]

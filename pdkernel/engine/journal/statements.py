@@ -267,7 +267,7 @@ class Statements(QueueStatements):
         return "early"
 
     def wake_due(self, connection: Connection, now: float, limit: int) -> int:
-        """End the pauses whose time has come: the run is ready, or cancelled if nobody has resumed a `suspend`."""
+        """End the pauses whose time has come: the run is ready, or cancelled if no call has resumed a `suspend`."""
         rows = connection.execute(
             "select r.id, w.path, w.iteration, w.number, w.kind from runs r join waits w on w.run_id = r.id and w.outcome is null"
             " and w.wake_at <= ? where r.status = 'paused' and r.wake_at <= ? order by r.wake_at limit ?",

@@ -284,7 +284,7 @@ def _ended(code: str, name: str, message: str) -> str:
 
 CANCELLED_OUTPUT = _ended("cancelled", "Cancelled", "The run was cancelled.")
 EXPIRED_OUTPUT = _ended(
-    "wait_expired", "WaitExpired", "The run was cancelled: nobody resumed the run within the time-out."
+    "wait_expired", "WaitExpired", "The run was cancelled: no call resumed the run within the time-out."
 )
 INTERRUPTED_OUTPUT = _ended(
     "interrupted", "Interrupted", "The process that ran the workflow ended before the run did. Start the run again."

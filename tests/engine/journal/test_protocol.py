@@ -90,7 +90,7 @@ async def test_same_definition_same_hash(open_journal: Open) -> None:
 
 
 async def test_definition_is_stored_once(journal: SqliteJournal, open_journal: Open, rows: Rows) -> None:
-    """A definition has one row, with the workflow's name, whoever stores the definition."""
+    """A definition has one row, with the workflow's name, whichever executor stores it."""
     await journal.store_definition(WORKFLOW)
     await open_journal().store_definition(WORKFLOW)
 
@@ -887,7 +887,7 @@ async def test_due_pause_ends_with_the_outcome_timeout(journal: SqliteJournal, k
 
 
 async def test_expired_suspend_is_cancelled(journal: SqliteJournal, rows: Rows) -> None:
-    """A suspended run that nobody resumes ends as cancelled when its time has come, with the reason."""
+    """A suspended run that is not resumed ends as cancelled when its time has come, with the reason."""
     await pause(journal, kind="suspend", wake_at=0.0)
 
     assert await journal.wake_due() == 1

@@ -376,7 +376,7 @@ async def test_deleted_wait_leaves_the_run_paused(journal: SqliteJournal, execut
 
 
 async def test_deleted_run_refuses_its_writes(journal: SqliteJournal, execute: Callable[[str], None]) -> None:
-    """The owner of a run that somebody deleted is refused, like one whose run was cancelled."""
+    """The owner of a deleted run is refused, like one whose run was cancelled."""
     await journal.accept_run(new_run())
     execute("delete from runs")
 

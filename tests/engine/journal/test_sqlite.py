@@ -421,7 +421,7 @@ async def test_cancelled_caller_does_not_affect_other_callers(journal: SqliteJou
 
 
 async def test_close_commits_unawaited_writes(path: Path) -> None:
-    """A `finish` and a `park` whose results nobody awaits are on disk after `close`."""
+    """A `finish` and a `park` whose results are not awaited are on disk after `close`."""
     journal = SqliteJournal.open(path)
     for run_id in ("finished", "paused"):
         await journal.accept_run(new_run(run_id))

@@ -141,7 +141,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(run=runs, origin=origins, outcome=st.sampled_from(OUTCOMES), ahead=st.sampled_from([0, 0, 1]))
     def resolve(self, run: RunModel, origin: str, outcome: WaitOutcome, ahead: int) -> None:
-        """Somebody resumes or cancels the last pause, or one that has not begun."""
+        """A call resumes or cancels the last pause, or one that has not begun."""
         expected: WaitResolution = "late"
         if (run.status == "paused" and not ahead) or (
             run.status in ("running", "ready") and ahead and not run.is_early
@@ -170,7 +170,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(run=runs, origin=origins)
     def claim(self, run: RunModel, origin: str) -> None:
-        """An executor claims a run that somebody named."""
+        """An executor claims a named run."""
         found = self.run(lambda: self.journals[origin].claim(run.id))
         if run.status == "ready":
             assert found is not None
@@ -192,7 +192,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(run=runs, origin=origins)
     def cancel(self, run: RunModel, origin: str) -> None:
-        """Somebody cancels a run."""
+        """A call cancels a run."""
         unfinished = run.status in ("ready", "running", "paused")
         assert self.run(lambda: self.journals[origin].cancel(run.id)) is unfinished
         if unfinished:

@@ -1,0 +1,55 @@
+"""Creates the journal's tables in a SQLite file, or changes those of an earlier version."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from pdkernel.engine.journal.text_columns import hash_definition
+from pdkernel.project.database import check_schema_version
+
+
+def create_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables, or change those of an earlier version, in one transaction."""
+    from pdkernel.engine.journal.schema import SCHEMA_VERSION, SQLITE_MIGRATIONS
+
+    version = connection.execute("pragma user_version").fetchone()[0]
+    if version == SCHEMA_VERSION:
+        return
+    check_schema_version(version, path, supported=SCHEMA_VERSION)
+    connection.create_function("hash_definition", 1, _hash_or_none, deterministic=True)
+    connection.execute("begin immediate")
+    try:
+        version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first
+        statements = (
+            _ddl()
+            if version == 0
+            else [
+                each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in SQLITE_MIGRATIONS[newer].split(";")
+            ]
+        )
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        connection.execute("commit")
+    finally:
+        if connection.in_transaction:
+            connection.execute("rollback")
+
+
+def _hash_or_none(content: str | None) -> str | None:
+    return None if content is None else hash_definition(content)
+
+
+def _ddl() -> Sequence[str]:
+    # imported here because only the creation of tables needs SQLAlchemy
+    from sqlalchemy.dialects import sqlite
+    from sqlalchemy.schema import CreateIndex, CreateTable
+
+    from pdkernel.engine.journal.schema import metadata
+
+    tables = metadata.sorted_tables
+    statements: list[CreateTable | CreateIndex] = [CreateTable(table) for table in tables]
+    statements += [CreateIndex(index) for table in tables for index in table.indexes]
+    return [str(statement.compile(dialect=sqlite.dialect())) for statement in statements]
