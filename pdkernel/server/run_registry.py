@@ -255,7 +255,9 @@ class RunRegistry:
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
-            self.dispatch.notify()  # the run may have paused, or left room for another one of its queue
+            is_paused = not task.cancelled() and fault is None and task.result().status == "paused"
+            if is_paused or request is None:  # a claimed run may leave room for another one of its queue
+                self.dispatch.notify()
             if caller is not None:
                 caller.end("lost" if task.cancelled() or fault else _outcome(task.result()))
 
