@@ -53,8 +53,16 @@ settings.register_profile("sweep", settings.get_profile("gate"), max_examples=10
 settings.load_profile("gate")  # --hypothesis-profile replaces it before the tests are imported
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the packages of `LONG_PACKAGES` first, so that several processes end at about the same time."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Run the packages of `LONG_PACKAGES` first, so that several processes end at about the same time.
+
+    Tests with the marker `slow` run only if the option `-m` names that marker.
+    """
+    if "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     items.sort(key=lambda item: LONG_PACKAGES.get(item.nodeid.split("/")[1], len(LONG_PACKAGES)))
 
 

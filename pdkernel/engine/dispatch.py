@@ -85,11 +85,13 @@ class LocalDispatch:
 
     async def run(self) -> None:
         """Continue runs until the task is cancelled; an unreadable database is tried again."""
-        has_failed = False
-        await self._journal.reap_dead()
+        has_failed = has_reaped = False
         while True:
             self._is_notified.clear()
             try:
+                if not has_reaped:
+                    await self._journal.reap_dead()
+                    has_reaped = True
                 wait_s = await self._continue_due()
                 has_failed = False
             except PdkernelError as fault:

@@ -208,7 +208,7 @@ class Interpreter:
     def _queue_notification(self, request: RunRequest, record: RunRecord) -> None:
         """Queue the notification of a failed served run."""
         execution = record.execution
-        if execution.status != "error" or request.interface != "http" or not request.keep_in_journal:
+        if execution.status != "error" or not request.is_served:
             return
         if request.workflow.settings.get("error_notification") is False:
             return
@@ -217,13 +217,13 @@ class Interpreter:
             record.queue_sends(NOTIFICATION_STEP, 1, [build_notification(execution, target, request.base_url)])
 
     async def _run_child(
-        self, request: RunRequest, may_exist: bool
+        self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]
     ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
         """Run a workflow that a step triggers; a child that an interrupted attempt of the step has started is not repeated."""
         assert request.run_ids is not None, "a child has its parent's ids"
         run_id = request.run_ids[0]
         if not may_exist or await self._journal.load_run(run_id) is None:
-            execution, exports = await self._execute(request)
+            execution, exports = await self._execute(request, RunWatcher(hands_over=hands_over))
             if execution.status != "paused" or request.pause_mode != "park" or self._vault is None:
                 return execution, exports
         while True:
@@ -322,7 +322,7 @@ class Interpreter:
             await asyncio.to_thread(self._directory.report_unauthorized, account, credentials_read_at(execution))
 
     async def _deliver(self, run: RunState) -> None:
-        tries_again = run.request.interface == "http" and run.request.keep_in_journal
+        tries_again = run.request.is_served
         for row, step, effect in run.record.outbox.take():
             binding = build_call_binding(run, step, lambda _: None)
             deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)

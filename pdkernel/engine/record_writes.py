@@ -2,7 +2,7 @@
 The writes of one run to the journal: submitted in the order of calls, awaited together.
 
 Commits run beside the work. `wait` is called before each step, so that a step starts only when all earlier writes are on
-disk; a write that the journal refused stops the run there.
+disk; a write that the journal refused stops the run there. While the disk is full, a run can wait and write again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from pdkernel.errors import InternalError
+from pdkernel.errors import InternalError, ProjectError
+
+_Write = Callable[[], Awaitable[bool]]
 
 
 class RunLostError(InternalError):
@@ -23,21 +25,21 @@ class RecordWrites:
     """The writes of one run; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._pending: list[asyncio.Future[bool]] = []
+        self._pending: list[tuple[asyncio.Future[bool], _Write | None]] = []
         self._start_submitted: asyncio.Future[None] | None = None
         self._delayed = 0
 
     def start(self, accept: Awaitable[bool]) -> None:
         """Submit the first write, which calls `mark_started` when it is in the journal's order."""
         self._start_submitted = asyncio.get_running_loop().create_future()
-        self._pending.append(asyncio.ensure_future(accept))
+        self._pending.append((asyncio.ensure_future(accept), None))
 
     def mark_started(self) -> None:
         """Submit the writes that waited for the first write."""
         assert self._start_submitted is not None, "`start` was called"
         self._start_submitted.set_result(None)
 
-    def submit(self, write: Callable[[], Awaitable[bool]]) -> None:
+    def submit(self, write: _Write) -> None:
         """Submit *write* after all earlier ones; its result is False if the journal refused it."""
         # the journal writes in the order of calls, and the run's first row must be the first write
         has_started = self._start_submitted is None or self._start_submitted.done()
@@ -46,26 +48,39 @@ class RecordWrites:
         else:
             self._delayed += 1
             writing = self._submit_after_start(write)
-        self._pending.append(asyncio.ensure_future(writing))
+        self._pending.append((asyncio.ensure_future(writing), write))
 
-    async def wait(self) -> None:
+    async def wait(self, until_retry: Callable[[ProjectError], Awaitable[None]] | None = None) -> None:
         """
         Wait until all writes are on disk.
+
+        Args:
+            until_retry: Waits before the writes that failed are submitted again; None raises the error. The first write,
+                by which the journal accepts the run, is not repeated.
 
         Raises:
             ProjectError: A write failed.
             RunLostError: The journal refused a write.
         """
-        pending = list(self._pending)
-        for each in pending:
-            if not each.done():
-                await _ended(each)  # if the run is cancelled during this wait, the next call waits for the writes
+        while True:
+            pending = list(self._pending)
+            for writing, _ in pending:
+                if not writing.done():
+                    await _ended(
+                        writing
+                    )  # if the run is cancelled during this wait, the next call waits for the writes
+            failed = [(fault, write) for writing, write in pending if (fault := _fault_of(writing)) is not None]
+            fault, write = failed[0] if failed else (None, None)
+            if until_retry is None or write is None or not isinstance(fault, ProjectError):
+                break
+            await until_retry(fault)
+            del self._pending[: len(pending)]
+            self._pending[:0] = [(asyncio.ensure_future(write()), write) for _, write in failed if write is not None]
         del self._pending[: len(pending)]
-        fault = next((fault for each in pending if (fault := _fault_of(each)) is not None), None)
         if fault is not None:
             raise fault
 
-    async def _submit_after_start(self, write: Callable[[], Awaitable[bool]]) -> bool:
+    async def _submit_after_start(self, write: _Write) -> bool:
         assert self._start_submitted is not None
         try:
             await asyncio.shield(self._start_submitted)

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from pdkernel.encode import JsonStruct, encode_json
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.journal import Claim, ClaimedRun, OutboxRow, StepRow, WaitRow, decode_context, decode_step
@@ -34,17 +36,21 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
         exports: The exports, if the record has placeholders in them; or None.
         secrets: Ref and value of each secret in *exports*: an account may have other credentials by now.
         sends: Messages that the step queued.
+        number: The number of the step's run, if the step queued messages.
         response: The response to the caller, if the step made it.
         context: For a pause by `rerun`, the value for the step's next run.
         retries: How often the step was retried after an error.
+        attempt: For a pause, the run's attempt.
     """
 
     exports: Mapping[str, JSON] | None = None
     secrets: tuple[tuple[str, str], ...] = ()
     sends: tuple[Effect, ...] = ()
+    number: int = 1
     response: HttpResponse | None = None
     context: JSON = None
     retries: int = 0
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,14 @@ class RestoredStep:
         result: The step's record.
         exports: The exports, not redacted.
         sends: Queued messages that are not in the outbox yet.
+        number: The number of the step's run that queued them.
         response: The response that the step made, or None.
     """
 
     result: StepResult
     exports: Mapping[str, JSON]
     sends: tuple[Effect, ...] = ()
+    number: int = 1
     response: HttpResponse | None = None
 
 
@@ -146,9 +154,11 @@ def build_carry(
     outcome: StepOutcome,
     secrets: Sequence[Secret],
     *,
+    number: int,
     response: HttpResponse | None,
     context: JSON = None,
     retries: int = 0,
+    attempt: int = 1,
 ) -> Carry | None:
     """
     Return what the record of a step does not show, or None if it shows everything.
@@ -157,19 +167,20 @@ def build_carry(
         result: The step's redacted record.
         outcome: The step's outcome.
         secrets: The secrets of the run.
+        number: The number of the step's run.
         response: The response that the step made, or None.
         context: For a pause by `rerun`, the context that it passes on.
         retries: How often the step was retried after an error.
+        attempt: For a pause, the run's attempt.
     """
     exports, sends = outcome.exports, outcome.queued_sends
     hidden = any(result.exports.get(name) is not value for name, value in exports.items())
-    if not hidden and not sends and response is None and context is None and not retries:
-        return None
+    carry = Carry(None, (), sends, number if sends else 1, response, context, retries, attempt)
     if not hidden:
-        return Carry(None, (), sends, response, context, retries)
+        return None if carry == Carry() else carry
     found = get_redactor(*secrets).find_secrets(encode_json(exports).decode())
     contained = tuple((secret.ref, secret.value) for secret in secrets if secret.ref in found)
-    return Carry(exports, contained, sends, response, context, retries)
+    return replace(carry, exports=exports, secrets=contained)
 
 
 def restore_request(claimed: ClaimedRun, vault: Vault) -> tuple[RunRequest, bool]:
@@ -227,7 +238,8 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         pause=next(
             (_restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data), None
         ),
-        interruptions=claimed.claim.attempt - max((row.attempt for row in claimed.steps), default=1),
+        interruptions=claimed.claim.attempt
+        - max(*(row.attempt for row in claimed.steps), *(restored[row.path][1].attempt for row in claimed.waits), 1, 1),
         response=response,
         secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
     )
@@ -238,9 +250,9 @@ def _restore_step(row: StepRow | WaitRow, run_id: str, claimed: ClaimedRun, vaul
     carry = Carry()
     if row.carry is not None:
         carry = vault.unseal_json(row.carry, f"runs/{run_id}/carry/{row.path}", Carry)
-    sends = () if row.path in claimed.sent_paths else carry.sends
+    sends = () if (row.path, carry.number) in claimed.sent_runs else carry.sends
     exports = result.exports if carry.exports is None else carry.exports
-    return RestoredStep(result, exports, sends, carry.response), carry
+    return RestoredStep(result, exports, sends, carry.number, carry.response), carry
 
 
 def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, vault: Vault) -> RestoredPause:

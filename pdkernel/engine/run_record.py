@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -40,7 +41,7 @@ from pdkernel.engine.record_writes import RecordWrites
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
 from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, encode_request
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import (
     Delivery,
     ErrorRecord,
@@ -55,6 +56,10 @@ from pdkernel.workers import Effect, StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
+WRITE_RETRY_S = 0.25
+"""Seconds until a run of a server writes again after a failed write, as on a full disk."""
+
+_log = logging.getLogger(__name__)
 
 
 class RunRecord(GrowingExecution):
@@ -97,6 +102,9 @@ class RunRecord(GrowingExecution):
         self._writes = RecordWrites()
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
+        # a call that runs one action gets the error instead
+        self._waits_for_disk = request.is_served and request.pause_mode == "park"
+        self._has_waited = False
         self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self._response = CallerResponse(
@@ -139,6 +147,7 @@ class RunRecord(GrowingExecution):
         outcome: StepOutcome | None = None,
         *,
         exports: Mapping[str, JSON] | None = None,
+        number: int = 1,
         ends_run: bool = False,
     ) -> None:
         """
@@ -148,17 +157,19 @@ class RunRecord(GrowingExecution):
             result: The step's redacted record.
             outcome: The step's outcome, if its code ran.
             exports: The exports of a step without an outcome, not redacted.
+            number: The number of the step's run.
             ends_run: Whether the run ends with the step.
         """
         self.notify(result)
-        carry = self._seal_carry(result, outcome or StepOutcome(dict(exports or {})))
+        carry = self._seal_carry(result, outcome or StepOutcome(dict(exports or {})), number=number)
         row = StepRow(
             self._step_positions[result.name], result.name, encode_step(result), result.path, result.iteration, carry
         )
         if ends_run or row.seq == len(self._step_positions) - 1:
             self._last = row
         else:
-            self._writes.submit(lambda: self._append(row))
+            event = self._take_event_text()
+            self._writes.submit(lambda: self._journal.append_step(self.claim, row, event=event))
 
     def queue_sends(self, step: str, number: int, sends: Sequence[Effect]) -> None:
         """Keep messages of the run *number* of a step for the outbox."""
@@ -173,10 +184,18 @@ class RunRecord(GrowingExecution):
             RunLostError: The journal refused a write.
         """
         try:
-            await self._writes.wait()
+            await self._writes.wait(self._wait_for_room if self._waits_for_disk else None)
         except BaseException as fault:
             self.write_error = fault
             raise
+
+    async def _wait_for_room(self, fault: ProjectError) -> None:
+        """Wait until a failed write is tried again. The caller gets its response now, because the wait may be long."""
+        if not self._has_waited:
+            self._has_waited = True
+            _log.warning("The run %s waits, because it cannot be recorded: %s", self.run_id, fault.message)
+        self._response.send(NO_RESPONSE_BEFORE_PAUSE)
+        await self._clock.sleep(WRITE_RETRY_S)
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
@@ -220,7 +239,9 @@ class RunRecord(GrowingExecution):
             number,
             wake_at,
             encode_step(result),
-            self._seal_carry(result, outcome, context=context, retries=retries),
+            self._seal_carry(
+                result, outcome, number=number, context=context, retries=retries, attempt=self.claim.attempt
+            ),
         )
 
     async def commit_pause(self) -> None:
@@ -269,9 +290,10 @@ class RunRecord(GrowingExecution):
         """Leave the run to another executor, which repeats the running step; its caller gets no response of the workflow."""
         last, self._last = self._last, None
         if last is not None:
-            self._writes.submit(lambda: self._append(last))
+            event = self._take_event_text()
+            self._writes.submit(lambda: self._journal.append_step(self.claim, last, event=event))
         with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
-            await self.flush()
+            await self._writes.wait()
             await self._journal.release(self.claim)
         self._is_parked = True
         self._response.send(NO_RESPONSE_BEFORE_PAUSE)
@@ -283,6 +305,9 @@ class RunRecord(GrowingExecution):
 
         If a write fails (a full disk), the failure becomes the run's error, unless the run has another error.
         """
+        if self._waits_for_disk:
+            with contextlib.suppress(PdkernelError):  # the end is refused too
+                await self.flush()  # a step that is written again must not come after the end
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED_STATUSES}
         if not self._is_parked:
@@ -321,17 +346,12 @@ class RunRecord(GrowingExecution):
         self._ended = now.timestamp()
         self._update_fields(status=status, finished_at=format_iso(now), error=error, response=response)
 
-    def _seal_carry(
-        self, result: StepResult, outcome: StepOutcome, *, context: JSON = None, retries: int = 0
-    ) -> bytes | None:
+    def _seal_carry(self, result: StepResult, outcome: StepOutcome, **state: Any) -> bytes | None:
         response = self._response.take_new()
         if self._vault is None:
             return None
-        carry = build_carry(result, outcome, self._secrets, response=response, context=context, retries=retries)
+        carry = build_carry(result, outcome, self._secrets, response=response, **state)
         return None if carry is None else seal_carry(carry, self.run_id, result.path, self._vault)
-
-    def _append(self, row: StepRow) -> Awaitable[bool]:
-        return self._journal.append_step(self.claim, row, event=self._take_event_text())
 
     def _take_event_text(self) -> str | None:
         event, self._event_text = self._event_text, None

@@ -207,6 +207,11 @@ class RunRequest:
         responds = self.workflow.trigger.response == "custom" and self.only_steps != frozenset()
         return responds or self.refusal is not None
 
+    @property
+    def is_served(self) -> bool:
+        """Whether a server has accepted the run and must finish it, whatever happens to the server."""
+        return self.interface == "http" and self.keep_in_journal
+
     def is_selected(self, name: str) -> bool:
         """Return whether *only_steps* includes the step."""
         return self.only_steps is None or name in self.only_steps

@@ -163,7 +163,7 @@ class StepExecutor:
             memory_limit_mb=memory_limit_mb(run.request.workflow),
             call_context=build_call_binding(run, step.name, recorder.add_outbound_call),
             store_names=stores,
-            services=self._services(run, step, stores),
+            services=self._services(run, step, stores, rerun_state.run_number),
             flow_urls=build_flow_urls(
                 run.request.base_url,
                 WaitKey(run.record.run_id, step.name, number=rerun_state.run_number),
@@ -179,11 +179,14 @@ class StepExecutor:
             run.running_step = None
         return with_calls_explained(run, step.name, outcome)
 
-    def _services(self, run: RunState, step: Step, stores: Mapping[str, str]) -> StepServiceRouter:
+    def _services(self, run: RunState, step: Step, stores: Mapping[str, str], number: int) -> StepServiceRouter:
         return StepServiceRouter(
             {
                 "flow": WorkflowTriggerService(
-                    run.request, self._run_other, child_ids=ChildIds(run.record.run_id, step.name, run.attempt > 1)
+                    run.request,
+                    self._run_other,
+                    child_ids=ChildIds(run.record.run_id, step.name, number, run.attempt > 1),
+                    hands_over=run.watcher.hands_over,
                 ),
                 "store": DataStoreService(self._stores, stores.values()),
             }

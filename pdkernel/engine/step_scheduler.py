@@ -47,7 +47,7 @@ class StepScheduler:
         if known is not None:
             run.exports[step.name] = known.exports
             run.payload.add(known.exports, known.result.logs)
-            run.record.queue_sends(step.name, known.result.attempt, known.sends)
+            run.record.queue_sends(step.name, known.number, known.sends)
             return "error" if known.result.error is not None else None
         if step.disabled:
             run.record.notify(StepResult(step.name, "disabled"))
@@ -74,6 +74,7 @@ class StepScheduler:
             previous = replace(known.result, error=None)
             state = RerunState(pause.number + 1, pause.context, previous, pause.payload, pause.retries)
             return await self._run(run, step, state)
+        run.attempt = 1  # no later step has begun
         exports, result = dict(known.exports), known.result
         if pause.payload is not None:
             exports[RESUME_DATA] = pause.payload
@@ -90,13 +91,13 @@ class StepScheduler:
             if outcome is None or outcome.error is not None:
                 if self._park_for_retry(run, step, result, outcome, rerun_state):
                     return "paused"
-                run.record.record_step(result, outcome, ends_run=True)
+                run.record.record_step(result, outcome, number=rerun_state.run_number, ends_run=True)
                 return "error"
             run.exports[step.name] = outcome.exports
             pause = outcome.pause_request
             decision = decide_pause(pause, run.request.pause_mode, run_number=rerun_state.run_number) if pause else None
             if pause is None or decision is None or decision.action == "go_on":
-                run.record.record_step(result, outcome, ends_run=outcome.has_exited)
+                run.record.record_step(result, outcome, number=rerun_state.run_number, ends_run=outcome.has_exited)
                 if decision is not None:
                     await self._wait(run, decision)
                 return "exited" if outcome.has_exited else None

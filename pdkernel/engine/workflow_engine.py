@@ -7,6 +7,7 @@ A notebook session, the command line, a test and the server each start a `Workfl
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,6 +36,8 @@ from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.source import sibling_workflow_finder
 from pdkernel.variables import load_variables
 from pdkernel.workers import WARDEN, WorkerPool, make_scratch_folder
+
+_log = logging.getLogger(__name__)
 
 
 class WorkflowEngine:
@@ -177,10 +180,13 @@ class WorkflowEngine:
     async def deliver_due(self) -> None:
         """Deliver messages of served runs whose first try failed or did not take place."""
         for run_id, row, tries in await self.journal.claim_deliveries():
-            found = await self.journal.load_run(run_id)
-            if found is not None:
-                effect = unseal_message(row, run_id, self._project.vault)
-                await self._interpreter.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
+            try:
+                found = await self.journal.load_run(run_id)
+                if found is not None:
+                    effect = unseal_message(row, run_id, self._project.vault)
+                    await self._interpreter.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
+            except PdkernelError as fault:  # the message is due again later, and must not hold up the others
+                _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
 
     async def resolve_wait(self, key: WaitKey, verb: FlowVerb, payload: JSON = None) -> WaitResolution:
         """Resume or cancel the run that pauses at *key*; *payload* is the body of the call that resumes it."""

@@ -6,8 +6,9 @@ The run's request resolves names of workflows.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError
@@ -19,12 +20,21 @@ MAX_TRIGGER_DEPTH = 10
 """Maximum length of a chain of triggered workflows; a longer chain is treated as a cycle."""
 
 
-WorkflowRunner = Callable[[RunRequest, bool], Awaitable[tuple[Execution, Mapping[str, Mapping[str, JSON]]]]]
-"""
-Runs a request; returns the record, and the exports by step without redaction.
+class WorkflowRunner(Protocol):
+    """Runs a workflow that a step triggers."""
 
-The second argument is whether an earlier attempt may have started the run.
-"""
+    async def __call__(
+        self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]
+    ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
+        """
+        Run *request*; return the record, and the exports by step without redaction.
+
+        Args:
+            request: The request.
+            may_exist: Whether an earlier attempt at the step may have started the run.
+            hands_over: As in `RunWatcher`.
+        """
+        ...
 
 
 @dataclass
@@ -35,19 +45,21 @@ class ChildIds:
     Attributes:
         run_id: The run of the step.
         path: The path of the step.
-        is_repeat: Whether an earlier attempt at the step may have triggered runs.
+        number: The number of the step's run: a step that runs again after a pause or an error triggers new runs.
+        is_repeat: Whether an interrupted attempt at the same run of the step may have triggered runs.
         count: The number of ids so far.
     """
 
     run_id: str
     path: str
+    number: int
     is_repeat: bool
     count: int = 0
 
     def new(self) -> str:
-        """Return the next id: `<run>:<path>:<iteration>:<n>`."""
+        """Return the next id: `<run>:<path>:<iteration>.<number>:<n>`."""
         self.count += 1
-        return f"{self.run_id}:{self.path}:1:{self.count}"
+        return f"{self.run_id}:{self.path}:1.{self.number}:{self.count}"
 
 
 class WorkflowTriggerService:
@@ -58,10 +70,14 @@ class WorkflowTriggerService:
         request: The request of the run whose step triggers.
         run: Runs the other workflow.
         child_ids: The ids of the runs.
+        hands_over: As in `RunWatcher`, for the run of the step.
     """
 
-    def __init__(self, request: RunRequest, run: WorkflowRunner, *, child_ids: ChildIds) -> None:
+    def __init__(
+        self, request: RunRequest, run: WorkflowRunner, *, child_ids: ChildIds, hands_over: Callable[[], bool]
+    ) -> None:
         self._child_ids = child_ids
+        self._hands_over = hands_over
         self._request = request
         self._run = run
 
@@ -84,7 +100,9 @@ class WorkflowTriggerService:
             raise RequestError(
                 "The payload of $.flow.trigger must be an object: the payload is the event of the other workflow."
             )
-        execution, exports = await self._run(self._callee(name, payload or {}), self._child_ids.is_repeat)
+        execution, exports = await self._run(
+            self._callee(name, payload or {}), may_exist=self._child_ids.is_repeat, hands_over=self._hands_over
+        )
         if execution.status not in ("success", "exited"):
             reason = execution.error.message if execution.error else f"its status is {execution.status}."
             raise StepError(

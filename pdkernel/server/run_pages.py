@@ -118,10 +118,10 @@ async def flow_url(verb: FlowVerb, request: Request) -> Response:
         return PlainTextResponse(f"{fault}\n", status_code=status, headers=_HEADERS)
     resolution = await context.engine.resolve_wait(key, verb, None if body is NO_BODY else body)
     state.runs.dispatch.notify()
-    if verb == "cancel":
-        await state.runs.cancel(key.run_id)
     if resolution == "late":
         return PlainTextResponse(_describe_late(found[0]), status_code=409, headers=_HEADERS)
+    if verb == "cancel":
+        await state.runs.cancel(key.run_id)
     done = "The run is cancelled.\n" if verb == "cancel" else "The run goes on.\n"
     return PlainTextResponse(done, headers=_HEADERS)
 

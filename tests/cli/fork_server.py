@@ -7,6 +7,7 @@ A command has its own process, folder, environment and streams, as from a shell,
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -37,18 +38,23 @@ class ForkServer:
 
     Args:
         environ: The environment of the process; a command has its own environment.
+        within: A command that runs the process, which it gets as its arguments.
+
+    Attributes:
+        pid: The id of the process.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, within: Sequence[str] = ()) -> None:
         self._client, server = socket.socketpair()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cli.fork_server", str(server.fileno())],
+            [*within, sys.executable, "-m", "tests.cli.fork_server", str(server.fileno())],
             cwd=ROOT,
             env=dict(environ),
             pass_fds=[server.fileno()],
             stdin=subprocess.DEVNULL,
         )
         server.close()
+        self.pid = self._process.pid
 
     def run(
         self, args: Sequence[str], *, folder: Path, environ: Mapping[str, str], stdin: str, timeout: float
@@ -57,16 +63,43 @@ class ForkServer:
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin.encode())
             given.seek(0)
-            request = json.dumps({"args": list(args), "folder": str(folder), "environ": dict(environ)}).encode()
+            request = {"args": list(args), "folder": str(folder), "environ": dict(environ)}
             self._client.settimeout(timeout)
-            socket.send_fds(
-                self._client, [len(request).to_bytes(4, "big")], [given.fileno(), out.fileno(), err.fileno()]
-            )
-            self._client.sendall(request)
-            status = int.from_bytes(self._client.recv(4), "big", signed=True)
+            status = self._ask(request, (given.fileno(), out.fileno(), err.fileno()))
             out.seek(0)
             err.seek(0)
             return subprocess.CompletedProcess(args, status, out.read().decode(), err.read().decode())
+
+    def start(
+        self,
+        args: Sequence[str],
+        *,
+        folder: Path,
+        environ: Mapping[str, str],
+        streams: tuple[int, int, int],
+        before: Sequence[object] = (),
+    ) -> int:
+        """
+        Start `pdkernel` with *args* in the background.
+
+        Args:
+            args: The arguments of the command.
+            folder: The current folder of the command.
+            environ: The environment of the command.
+            streams: Its standard input, output and error.
+            before: `MODULE:FUNCTION` and arguments of a call in the command's process before the command; or nothing.
+
+        Returns:
+            The id of the command's process.
+        """
+        request = {"args": list(args), "folder": str(folder), "environ": dict(environ), "before": list(before)}
+        return self._ask({**request, "waits": False}, streams)
+
+    def _ask(self, request: Mapping[str, object], streams: tuple[int, int, int]) -> int:
+        text = json.dumps(request).encode()
+        socket.send_fds(self._client, [len(text).to_bytes(4, "big")], streams)
+        self._client.sendall(text)
+        return int.from_bytes(self._client.recv(4), "big", signed=True)
 
     def close(self) -> None:
         """End the process."""
@@ -75,7 +108,7 @@ class ForkServer:
 
 
 def serve(connection: socket.socket) -> None:
-    """Fork a child for each request on *connection*, and answer with its exit status."""
+    """Fork a child for each request on *connection*, and answer with its exit status, or with its id if it runs on."""
     for module in pkgutil.walk_packages(pdkernel.__path__, "pdkernel."):
         if not module.name.startswith(NOT_PRELOADED):
             importlib.import_module(module.name)
@@ -89,14 +122,18 @@ def serve(connection: socket.socket) -> None:
         text = b""
         while len(text) < int.from_bytes(head, "big"):
             text += connection.recv(1 << 16)
+        request = json.loads(text)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):  # children in the background that have ended
+                pass
         child = os.fork()
         if child == 0:
             connection.close()
-            _become(json.loads(text), streams)
+            _become(request, streams)
         for stream in streams:
             os.close(stream)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        connection.sendall(status.to_bytes(4, "big", signed=True))
+        answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if request.get("waits", True) else child
+        connection.sendall(answer.to_bytes(4, "big", signed=True))
 
 
 def _become(request: dict[str, object], streams: list[int]) -> NoReturn:
@@ -110,6 +147,10 @@ def _become(request: dict[str, object], streams: list[int]) -> NoReturn:
     sys.argv = ["pdkernel", *request["args"]]  # type: ignore[misc]
     sys.path[0] = str(request["folder"])
     try:
+        if request.get("before"):
+            place, *args = request["before"]  # type: ignore[misc]
+            module, _, function = place.partition(":")
+            getattr(importlib.import_module(module), function)(*args)
         main()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1

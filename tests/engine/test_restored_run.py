@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,100 @@ async def test_a_repeated_step_finds_the_run_that_it_triggered(
 
     assert execution.step("call").return_value == "token"
     assert log.read_text() == "x"
-    child_run = await runtime.journal.get_execution(f"{execution.id}:call:1:1")
+    child_run = await runtime.journal.get_execution(f"{execution.id}:call:1.1:1")
     assert child_run is not None
     assert child_run.status == "success"
+
+
+SEND = "pd.send.http(method='POST', url='http://127.0.0.1:9/x')\n"
+
+
+async def test_messages_of_a_rerun_are_kept_although_its_first_run_has_sent(
+    start: Continue, go_on: Continue, runtime: WorkflowEngine, tmp_path: Path
+) -> None:
+    """A message that the second run of a step queued leaves, if the process ends before the run does."""
+    gate = Gate(tmp_path)
+    paused = await start(
+        python_step("again", f"{SEND}if pd.context['run']['runs'] == 1: pd.flow.rerun(60000)"),
+        python_step("held", f"import os\nif not os.path.exists({str(tmp_path / 'again')!r}): {gate.code}"),
+    )
+    assert await runtime.resolve_wait(WaitKey(paused.id, "again"), "resume") == "done"
+    task = asyncio.ensure_future(go_on(hands_over=lambda: True))
+    await gate.wait_until_reached()
+    task.cancel()
+    await task
+    (tmp_path / "again").touch()
+
+    await go_on()
+    kept = await runtime.journal.get_execution(paused.id)
+
+    assert kept is not None
+    assert kept.status == "success"
+    assert [send.step for send in kept.sends] == ["again", "again"]
+
+
+@pytest.mark.parametrize("pause", ["delay", "rerun"])
+async def test_a_step_that_has_not_begun_before_is_not_at_a_later_attempt(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path, pause: str
+) -> None:
+    """If a step was interrupted and then paused, the next code that runs is at attempt 1."""
+    gate, again = Gate(tmp_path), tmp_path / "again"
+    attempt = "attempt = pd.context.get('attempt')\n"
+    held = (
+        f"import os\n{attempt}if not os.path.exists({str(again)!r}): {gate.code}\n"
+        f"if pd.context['run']['runs'] == 1: pd.flow.{pause}(60000)\nreturn attempt"
+    )
+    left = await interrupt(start, gate, python_step("held", held), python_step("last", f"{attempt}return attempt"))
+    again.touch()
+    paused = await go_on()
+
+    assert await runtime.resolve_wait(WaitKey(left.id, "held"), "resume") == "done"
+    execution = await go_on()
+
+    assert (paused.status, execution.status) == ("paused", "success")
+    assert execution.step("held").return_value == (2 if pause == "delay" else None)
+    assert execution.step("last").return_value is None
+
+
+def a_child(folder: Path, body: str) -> dict[str, Any]:
+    """The choices of a run whose steps can trigger the workflow `child`, with one step of *body*."""
+    notebook_of(folder / "child.ipynb", f"%%pdstep only\ndef handler(pd):\n{textwrap.indent(body, '    ')}\n")
+    path = folder / "parent.ipynb"
+    return {"source_path": path, "find_workflow": sibling_workflow_finder(path)}
+
+
+async def test_a_step_that_runs_again_triggers_a_new_run(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """A step that reruns itself triggers the other workflow each time."""
+    log = tmp_path / "log"
+    child = a_child(tmp_path, f"open({str(log)!r}, 'a').write('x')\nreturn 'done'")
+    step = python_step(
+        "call",
+        "result = pd.flow.trigger('child', {})\nif pd.context['run']['runs'] == 1: pd.flow.rerun(60000)\nreturn result",
+    )
+    paused = await start(step, **child)
+
+    assert await runtime.resolve_wait(WaitKey(paused.id, "call"), "resume") == "done"
+    execution = await go_on()
+
+    assert execution.error is None
+    assert execution.step("call").return_value == "done"
+    assert log.read_text() == "xx"
+
+
+async def test_a_triggered_run_is_left_to_the_next_process(
+    runtime: WorkflowEngine, start: Continue, tmp_path: Path
+) -> None:
+    """If the process ends while a step waits for the workflow that it triggered, both runs are ready for the next process."""
+    gate = Gate(tmp_path)
+    child = a_child(tmp_path, gate.code)
+
+    left = await interrupt(start, gate, python_step("call", "return pd.flow.trigger('child', {})"), **child)
+    async with asyncio.timeout(20):
+        while len(claims := await runtime.journal.claim_next(limit=9)) == 0:
+            await asyncio.sleep(0.01)
+        claims = [*claims, *(await runtime.journal.claim_next(limit=9))] if len(claims) == 1 else claims
+
+    assert {claimed.claim.run_id for claimed in claims} == {left.id, f"{left.id}:call:1.1:1"}
+    assert {claimed.claim.attempt for claimed in claims} == {2}

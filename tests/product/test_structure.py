@@ -16,7 +16,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pdkernel"
 TESTS = ROOT / "tests"
-WHOLE_PRODUCT = ("benchmarks/", "browser/", "checklist/", "conformance/", "product/", "server/fuzz/", "sweep/")
+WHOLE_PRODUCT = (
+    "benchmarks/",
+    "browser/",
+    "checklist/",
+    "conformance/",
+    "durability/",
+    "product/",
+    "server/fuzz/",
+    "sweep/",
+)
 """Folders of tests that concern no single module."""
 MAX_LINES = 400
 

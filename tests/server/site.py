@@ -16,7 +16,7 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.definition import Sidecar
 from pdkernel.egress import parse_policy
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.execution import Execution
+from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 from pdkernel.project import Project
 from pdkernel.server import AppContext, ServeSettings, create_app
@@ -75,6 +75,15 @@ class Site:
                 return self.lines
             await asyncio.sleep(0.02)
         raise AssertionError(self.lines)
+
+    async def wait_for_status(self, status: Status) -> None:
+        """Wait until the only run has *status*."""
+        for _ in range(500):
+            (run,) = await self.context.engine.journal.list_executions()
+            if run.status == status:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(run.status)
 
     async def runs(self) -> list[Execution]:
         """Finished runs in the journal, oldest first; waits for runs in progress."""

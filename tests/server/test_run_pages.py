@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_workflow, node_step, python_step
+from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.server.site import Site, site_of
 
 ADMIN = "a-token-of-the-admin"
@@ -92,11 +92,7 @@ async def a_paused_run(folder: Path, **settings: Any) -> AsyncIterator[tuple[Sit
     """A server with a run that waits for its answer, and the run's URLs."""
     async with site_of(folder, a_workflow(ASKS, ANSWERS, response="custom", **settings)) as site:
         urls = (await site.http.post(site.path())).json()
-        for _ in range(500):
-            (run,) = await site.context.engine.journal.list_executions()
-            if run.status == "paused":
-                break
-            await asyncio.sleep(0.02)
+        await site.wait_for_status("paused")
         yield site, urls
 
 
@@ -186,6 +182,22 @@ async def test_the_cancel_url_ends_a_run(tmp_path: Path) -> None:
     assert cancelled == [200, 409]
     assert (resumed.status_code, resumed.text) == (409, "The run has ended already (status: cancelled).\n")
     assert run.status == "cancelled"
+
+
+async def test_a_late_cancel_does_not_end_a_run(tmp_path: Path) -> None:
+    """A call of the `cancel_url` after the run was resumed gets 409, and the run goes on to its end."""
+    gate = Gate(tmp_path)
+    async with site_of(tmp_path, a_workflow(ASKS, python_step("held", gate.code), response="custom")) as site:
+        urls = (await site.http.post(site.path())).json()
+        await site.wait_for_status("paused")
+        resumed = await site.http.post(urls["resume_url"])
+        await gate.wait_until_reached()
+        cancelled = await site.http.post(urls["cancel_url"])
+        gate.open()
+        (run,) = await site.runs()
+
+    assert (resumed.status_code, cancelled.status_code) == (200, 409)
+    assert run.status == "success"
 
 
 async def test_a_wrong_token_opens_nothing(tmp_path: Path) -> None:

@@ -151,7 +151,5 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         steps=tuple(StepRow(*each) for each in steps),
         waits=tuple(WaitRow(*each) for each in waits),
         was_paused=_exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id),
-        sent_paths=frozenset(
-            path for (path,) in connection.execute("select path from outbox where run_id = ?", (run_id,))
-        ),
+        sent_runs=frozenset(connection.execute("select path, number from outbox where run_id = ?", (run_id,))),
     )

@@ -192,7 +192,7 @@ class ClaimedRun:
         steps: The recorded steps in order.
         waits: The pauses of steps that are not recorded.
         was_paused: Whether the run has paused before.
-        sent_paths: The paths of steps whose messages are in the outbox.
+        sent_runs: Path and number of the runs of steps whose messages are in the outbox.
     """
 
     claim: Claim
@@ -206,4 +206,4 @@ class ClaimedRun:
     steps: tuple[StepRow, ...] = ()
     waits: tuple[WaitRow, ...] = ()
     was_paused: bool = False
-    sent_paths: frozenset[str] = frozenset()
+    sent_runs: frozenset[tuple[str, int]] = frozenset()

@@ -170,7 +170,7 @@ async def test_claimed_run_has_everything_that_was_accepted(journal: SqliteJourn
         b"sealed\0",
     )
     assert (claimed.external_user, claimed.environment, claimed.created) == ("ada", "production", 5.0)
-    assert (claimed.steps, claimed.waits, claimed.was_paused, claimed.sent_paths) == ((), (), False, frozenset())
+    assert (claimed.steps, claimed.waits, claimed.was_paused, claimed.sent_runs) == ((), (), False, frozenset())
 
 
 # ── refused writes ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -936,8 +936,9 @@ async def test_next_wake_is_the_earliest_pause(journal: SqliteJournal) -> None:
 
 
 async def test_next_wake_is_now_for_a_ready_run_of_the_origin(open_journal: Open) -> None:
-    """A ready run is due at once for executors of its origin; a queued run waits for its queue."""
+    """A ready run is due at once for executors of its origin; a queued run waits for the limits of its queue."""
     server, notebook = open_journal("serve"), open_journal("notebook")
+    await server.set_queue_limits("mail", max_starts=0, period_s=1)
     await server.accept_run(new_run("queued", queue="mail"))
     queued = await server.next_wake()
     await server.accept_run(new_run())
@@ -1160,7 +1161,7 @@ async def test_messages_of_a_claimed_run_are_known(journal: SqliteJournal) -> No
     run = await journal.claim("run")
 
     assert run is not None
-    assert run.sent_paths == {"one", "zero"}
+    assert {path for path, _ in run.sent_runs} == {"one", "zero"}
 
 
 async def test_message_is_written_once(journal: SqliteJournal, rows: Rows) -> None:

@@ -1,0 +1,43 @@
+"""Faults in a server's process, set up before the command: the process dies at a commit, or its disk is full."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+KILL_AT_COMMIT = "tests.durability.faults:kill_at_commit"
+LIMIT_DATABASE = "tests.durability.faults:limit_database"
+
+
+def kill_at_commit(number: int, side: str) -> None:
+    """Let SQLite's connections kill this process `before` or `after` the journal's commit with that number, from 1."""
+    count = itertools.count(1)
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            dies = sql == "commit" and next(count) == number
+            if dies and side == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            done = super().execute(sql, *args)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+    sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)
+
+
+def limit_database(full: str) -> None:
+    """While the file *full* exists, let no transaction of the journal take more of the disk: SQLite reports a full disk."""
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql == "begin immediate":
+                super().execute(f"pragma max_page_count = {1 if Path(full).exists() else 4294967294}").fetchone()
+            return super().execute(sql, *args)
+
+    sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)

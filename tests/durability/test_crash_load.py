@@ -1,0 +1,66 @@
+"""A server that is killed each second under load finishes every event that it has accepted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.fork_server import ForkServer
+from tests.durability.server_process import Began, count_outcomes, logging_step, new_project, server_of
+
+KILL_INTERVAL_S = 1.0
+CLIENTS = 4
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("events", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_events_accepted_under_load_survive_kills(forks: ForkServer, tmp_path: Path, events: int) -> None:
+    """No accepted event is lost, no step begins after its commit, and a step in flight at a kill runs again as attempt 2."""
+    with server_of(forks, tmp_path / "project") as server:
+        # the last step is long enough to be in flight when the server is killed
+        steps = [logging_step("one", server.log), logging_step("two", server.log, "time.sleep(0.1)")]
+        new_project(server.folder, ["%%pdworkflow\nname: Load\n", *steps, logging_step("three", server.log)])
+        assert server.start()
+        accepted: dict[int, str] = {}
+        numbers, stopped = itertools.count(), threading.Event()
+
+        def send() -> None:
+            while not stopped.is_set():
+                number = next(numbers)
+                answer = server.post(server.endpoint, {"n": number})
+                if answer.is_accepted:
+                    accepted[number] = json.loads(answer.text)["event_id"]
+                else:  # the server is starting again, or has too many runs
+                    time.sleep(0.02)
+
+        clients = [threading.Thread(target=send) for _ in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        kills = 0
+        while len(accepted) < events or not kills:
+            time.sleep(KILL_INTERVAL_S)
+            server.kill()
+            kills += 1
+            server.restart()
+        stopped.set()
+        for client in clients:
+            client.join()
+        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+
+        begun = server.begun()
+        counts = count_outcomes(server, list(accepted.values()))
+        counts.check(f"{kills} kills")
+        finished = {(each.run, each.step) for each in begun}
+        assert finished >= {(run, step) for run in accepted.values() for step in ("one", "two", "three")}
+        assert [each for each in begun if each.attempt > kills + 1] == []
+        assert _repeated(begun) > 0
+
+
+def _repeated(begun: list[Began]) -> int:
+    """The number of attempts that an interrupted attempt at the same step precedes."""
+    return sum(each.attempt > 1 for each in begun)

@@ -1,0 +1,222 @@
+"""A server that dies before or after any commit: the run that it accepted ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.fork_server import ForkServer
+from tests.durability.faults import KILL_AT_COMMIT
+from tests.durability.server_process import (
+    LIMIT_S,
+    Counts,
+    ServerProcess,
+    count_outcomes,
+    logging_step,
+    new_project,
+    server_of,
+)
+from tests.http_servers import AnsweringServer
+
+TOKEN = "xoxb-durable-0123456789"
+SIGNATURE = "sha256=durable9876543210"
+TOKEN_HASH, SIGNATURE_HASH = (hashlib.sha256(secret.encode()).hexdigest() for secret in (TOKEN, SIGNATURE))
+SETTINGS = (
+    "%%pdworkflow\nname: Flow\ntrigger: {type: http, auth: none, response: custom}\nsettings: {auto_retry: true}\n"
+)
+SEND = "pd.send.http(method='POST', url={url!r}, data={{'run': trigger['context']['id'], 'step': {step!r}, 'token': {token}}})\n"
+STEPS = ("answer", "notify", "nap", "ask", "call", "flaky", "last")
+
+
+def workflow(log: Path, url: str) -> list[str]:
+    """The cells of a workflow with a response, messages, pauses, a triggered workflow and an error that is retried."""
+    token = "pd.steps['answer']['$return_value']"
+    failed = log.with_suffix(".failed")
+    return [
+        SETTINGS,
+        logging_step(
+            "answer",
+            log,
+            "pd.respond(status=200, body={'run': trigger['context']['id']}, immediate=True)\n"
+            "return pd.inputs['slack']['$auth']['oauth_access_token']",
+            options="--app slack",
+        ),
+        logging_step("notify", log, SEND.format(url=url, step="notify", token=token)),
+        logging_step("nap", log, "pd.flow.delay(1)"),
+        logging_step("ask", log, "return pd.flow.suspend(3600000)"),
+        logging_step("call", log, "return pd.flow.trigger('child', {'n': 1})"),
+        logging_step(
+            "flaky",
+            log,
+            f"if not os.path.exists({str(failed)!r}):\n    open({str(failed)!r}, 'w').close()\n"
+            f"    raise ValueError('the token is ' + {token})",
+        ),
+        logging_step(
+            "last",
+            log,
+            SEND.format(url=url, step="last", token=token)
+            + f"told = [{token}, trigger['event']['headers']['x-hub-signature-256']]\n"
+            f"return [hashlib.sha256(each.encode()).hexdigest() for each in told] == {[TOKEN_HASH, SIGNATURE_HASH]!r}",
+        ),
+    ]
+
+
+def child(log: Path, url: str) -> list[str]:
+    """The cells of the workflow that is triggered."""
+    return [
+        logging_step("pause", log, SEND.format(url=url, step="pause", token="None") + "pd.flow.delay(1)"),
+        logging_step("result", log, "return 'child'"),
+    ]
+
+
+@dataclass
+class Story:
+    """
+    One event from its request to the end of its run, whatever happens to the server.
+
+    Attributes:
+        server: The server.
+        accepted: The runs of requests with a 2xx response.
+        asked: When each call that resumes `ask` was sent first, by run.
+        resumed: As in `count_outcomes`.
+        bodies: The body of the call of a `resume_url` that got 2xx, by `RUN/STEP`.
+        deaths: The number of deaths of the server.
+        leaks: Files that held a secret when the server was dead.
+    """
+
+    server: ServerProcess
+    accepted: list[str] = field(default_factory=list)
+    asked: dict[str, float] = field(default_factory=dict)
+    resumed: list[str] = field(default_factory=list)
+    bodies: dict[str, int] = field(default_factory=dict)
+    deaths: int = 0
+    leaks: list[str] = field(default_factory=list)
+    calls: int = 0
+
+    def run_to_end(self, *before: object) -> None:
+        """Start the server with a fault, send the event, resume the pauses and restart the server, until all runs have ended."""
+        self.server.start(*before)
+        ends = time.monotonic() + LIMIT_S
+        while not self._is_over():
+            assert time.monotonic() < ends, (self.server.rows("select id, status from runs"), self.server.errors)
+            if not self.server.is_alive:
+                self.server.kill()
+                self.deaths += 1
+                self.leaks += self.server.files_with(TOKEN, SIGNATURE)
+                self.server.restart()
+            elif not self.accepted:
+                self._send_event()
+            else:
+                self._resume()
+                time.sleep(0.01)
+
+    def _is_over(self) -> bool:
+        return bool(self.accepted) and not self.server.rows("select 1 from runs where ended is null")
+
+    def _send_event(self) -> None:
+        headers = {"x_pd_external_user_id": "ada", "x_hub_signature_256": SIGNATURE}
+        answer = self.server.post(self.server.endpoint, {"n": 0}, **headers)
+        if answer.is_accepted:
+            self.accepted.append(json.loads(answer.text)["run"])
+
+    def _resume(self) -> None:
+        """Call the URL of each pause that only a call ends, until the pause has an outcome."""
+        paused = self.server.rows(
+            "select run_id, path, number, data from waits join runs on id = run_id"
+            " where kind in ('suspend', 'retry') and outcome is null and data <> '' and status = 'paused'"
+        )
+        for run, path, number, data in paused:
+            exports: dict[str, Any] = json.loads(data)["exports"]
+            url = exports["$return_value"]["resume_url"] if path == "ask" else exports["$attempt"]["rerun_url"]
+            self.calls += 1
+            if path == "ask":
+                self.asked.setdefault(run, time.time())
+            answer = self.server.post(url, {"call": self.calls})
+            if answer.is_accepted:
+                self.resumed.append(f"{run}/{path}/{number}")
+                self.bodies[f"{run}/{path}"] = self.calls
+
+    def check(self, received: AnsweringServer) -> Counts:
+        """Check all that must hold at the end; return the counts."""
+        server = self.server
+        self.leaks += server.files_with(TOKEN, SIGNATURE)
+        assert self.leaks == []
+        runs = server.rows("select id from runs where parent is null")
+        steps = {
+            (run, name): json.loads(data) for run, name, data in server.rows("select run_id, name, data from steps")
+        }
+        begun = defaultdict[tuple[str, str], list[float]](list)
+        for each in server.begun():
+            begun[each.run, each.step].append(each.at)
+        for (run,) in runs:
+            assert [steps[run, step]["status"] for step in STEPS] == ["success"] * len(STEPS)
+            # the step after the pause has all that the steps before had
+            assert steps[run, "last"]["exports"]["$return_value"] is True
+            assert steps[run, "call"]["exports"]["$return_value"] == "child"
+            # no approval is skipped, and the approval that was answered is the one that counts
+            assert begun[run, "call"][0] > self.asked[run]
+            data = steps[run, "ask"]["exports"]["$resume_data"]["call"]
+            assert data == self.bodies.get(f"{run}/ask", data)
+        keys = defaultdict[tuple[str, str], set[str]](set)
+        for message in received.requests:
+            keys[message.json()["run"], message.json()["step"]].add(message.headers["idempotency-key"])
+        sent = [(run, step) for (run,) in runs for step in ("notify", "last")]
+        sent += [(run, "pause") for (run,) in server.rows("select id from runs where parent is not null")]
+        assert {name: len(each) for name, each in keys.items()} == dict.fromkeys(sent, 1)
+        assert all(message.json()["token"] in (TOKEN, None) for message in received.requests)
+        return count_outcomes(server, self.accepted, self.resumed)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose database and key exist."""
+    folder = tmp_path_factory.mktemp("template") / "project"
+    new_project(folder, ["%%pdstep none\ndef handler(pd): pass"], token=TOKEN)
+    return folder
+
+
+def tell(forks: ForkServer, folder: Path, template: Path, receiver: AnsweringServer, number: int, side: str) -> Story:
+    """The story of an event whose server dies at one commit, checked."""
+    received = len(receiver.requests)
+    with server_of(forks, folder, template=template) as server:
+        url = f"http://127.0.0.1:{receiver.server_port}/"
+        new_project(folder, workflow(server.log, url), child=child(server.log, url))
+        story = Story(server)
+        story.run_to_end(KILL_AT_COMMIT, number, side)
+        server.wait_for("select 1 where not exists (select 1 from outbox where due is not null)")
+        del receiver.requests[:received]
+        story.check(receiver).check(f"killed {side} commit {number}")
+        receiver.requests.clear()
+    return story
+
+
+@pytest.mark.parametrize(("number", "side"), [(2, "after"), (6, "before"), (11, "after")])
+def test_a_kill_at_a_commit_loses_nothing(
+    forks: ForkServer, tmp_path: Path, template: Path, receiver: AnsweringServer, number: int, side: str
+) -> None:
+    """An event whose server was killed at one commit finishes; no step and no approval is repeated after its commit."""
+    story = tell(forks, tmp_path / "project", template, receiver, number, side)
+
+    assert story.deaths == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_kill_at_any_commit_loses_nothing(
+    forks: ForkServer, tmp_path: Path, template: Path, receiver: AnsweringServer, side: str
+) -> None:
+    """The same for each commit, until a run has fewer commits than that."""
+    for number in itertools.count(1):
+        if tell(forks, tmp_path / str(number), template, receiver, number, side).deaths == 0:
+            break
+
+    assert number > 15

@@ -1,0 +1,133 @@
+"""Calls of resume and cancel URLs over HTTP, raced against each other and against the end of the pause."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.cli.fork_server import ForkServer
+from tests.durability.server_process import Answer, ServerProcess, count_outcomes, logging_step, new_project, server_of
+
+FLOW = "%%pdworkflow\nname: Flow\n"
+PAUSE_MS = 1500
+
+
+def urls_of(server: ServerProcess, run: str) -> dict[str, str]:
+    """The URLs of the step `ask` of a run, which waits."""
+    ((data,),) = server.wait_for("select data from waits where run_id = ? and path = 'ask' and data <> ''", run)
+    urls: dict[str, str] = json.loads(data)["exports"]["$return_value"]
+    return urls
+
+
+def start_run(server: ServerProcess) -> str:
+    """The run of a new event."""
+    run: str = json.loads(server.post(server.endpoint, {}).text)["event_id"]
+    return run
+
+
+def race(server: ServerProcess, run: str) -> tuple[str, str]:
+    """Resume and cancel a run at the end of its pause; return which call won and the status of the run."""
+    urls = urls_of(server, run)
+    ((wakes,),) = server.rows("select wake_at from waits where run_id = ?", run)
+    answers: dict[str, list[Answer]] = {"resume": [], "cancel": []}
+    together = threading.Barrier(3)
+
+    def call(verb: str) -> None:
+        together.wait()
+        answers[verb].append(server.post(urls[f"{verb}_url"], {}))
+
+    # two calls that resume: an approver who clicks twice
+    threads = [threading.Thread(target=call, args=(verb,)) for verb in ("resume", "cancel", "resume")]
+    for thread in threads:
+        thread.start()
+        time.sleep(max(0.0, wakes - 0.01 - time.time()))
+    for thread in threads:
+        thread.join()
+    statuses = {verb: [answer.status for answer in given] for verb, given in answers.items()}
+    assert {*statuses["resume"], *statuses["cancel"]} <= {200, 409}, statuses
+    winners = [verb for verb, given in statuses.items() for status in given if status == 200]
+    assert len(winners) <= 1, statuses
+    ((status, output),) = server.wait_for("select status, output from runs where id = ? and ended is not null", run)
+    winner = winners[0] if winners else "timeout"
+    assert status == ("success" if winner == "resume" else "cancelled"), (statuses, status)
+    assert ("wait_expired" in output) == (winner == "timeout")
+    return winner, run
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("runs", [24, pytest.param(200, marks=pytest.mark.slow)])
+def test_one_of_resume_cancel_and_timeout_wins(forks: ForkServer, tmp_path: Path, runs: int) -> None:
+    """One call wins or the pause ends, the others get 409, and the run's status is the winner's."""
+    with server_of(forks, tmp_path / "project") as server:
+        ask = logging_step("ask", server.log, f"return pd.flow.suspend({PAUSE_MS})")
+        new_project(server.folder, [FLOW, ask, logging_step("last", server.log)])
+        assert server.start()
+        winners = Counter[str]()
+        resumed: list[str] = []
+        accepted: list[str] = []
+        for _ in range(0, runs, 8):
+            batch = [start_run(server) for _ in range(8)]
+            accepted += batch
+            for run in batch:
+                winner, _ = race(server, run)
+                winners[winner] += 1
+                resumed += [f"{run}/ask"] if winner == "resume" else []
+
+        counts = count_outcomes(server, accepted, resumed)
+        counts.check(f"races won: {dict(winners)}")
+        assert sum(each.step == "last" for each in server.begun()) == winners["resume"]
+
+
+def test_urls_of_a_run(forks: ForkServer, tmp_path: Path) -> None:
+    """A wrong token opens nothing; a resume before the pause counts; a resume works after the server has started again."""
+    with server_of(forks, tmp_path / "project") as server:
+        gate = server.log.with_name("opened")
+        hold = f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+        early = logging_step(
+            "ask",
+            server.log,
+            f"urls = pd.flow.suspend(600000)\nopen({str(server.log)!r} + '.urls', 'w').write(json.dumps(urls))\n"
+            f"{hold}\nreturn urls",
+        )
+        last = logging_step("last", server.log, "return pd.steps['ask'].get('$resume_data')")
+        new_project(server.folder, [FLOW, early, last])
+        assert server.start()
+        first = start_run(server)
+        written = server.log.with_name(server.log.name + ".urls")
+        ends = time.monotonic() + 30
+        while not written.exists() or not written.read_text():
+            assert time.monotonic() < ends, server.errors
+            time.sleep(0.01)
+        urls = json.loads(written.read_text())
+        head, _, number = urls["resume_url"].rpartition("/")
+        cancel = urls["cancel_url"].rpartition("/")[2]
+        wrong = ["1.1.", "1", first, cancel, number[:-1], number + "A", "1.2" + number[3:]]
+        refused = {server.post(f"{head}/{each}", {}).status for each in wrong}
+        refused |= {server.post(f"{server.url}/-/resume/{first}/ask", {}).status}
+        was_early = server.post(urls["resume_url"], {"n": "early"})
+        was_late = server.post(urls["resume_url"], {"n": "late"})
+        gate.touch()
+        server.wait_for("select 1 from runs where id = ? and status = 'success'", first)
+
+        second = start_run(server)
+        urls = urls_of(server, second)
+        server.kill()
+        while_down = server.post(urls["resume_url"], {"n": "down"})
+        server.restart()
+        after = server.post(urls["resume_url"], {"n": "up"})
+        server.wait_for("select 1 from runs where id = ? and status = 'success'", second)
+
+        assert refused == {404}
+        assert (was_early.status, was_late.status) == (200, 409)
+        assert (while_down.status, after.status) == (0, 200)
+        returned = {
+            run: json.loads(data)["exports"]["$return_value"]
+            for run, data in server.rows("select run_id, data from steps where name = 'last'")
+        }
+        assert returned == {first: {"n": "early"}, second: {"n": "up"}}
+        count_outcomes(server, [first, second]).check("URLs")
