@@ -10,6 +10,7 @@
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some, "pipedream==2.2.0 @pipedream/sdk@3.0.2" for others
 # make contract  precision and recall of the caller's contract on the labelled set, by language
+# make crash  a server killed at every commit, under load, on a full disk: accepted, finished and lost events are printed
 # make bench  the figures of tests/benchmarks, printed as ratios
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,7 +28,7 @@ SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract bench chromium clean
+.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash bench chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -76,6 +77,9 @@ conformance: .venv/.test
 
 contract: .venv/.test
 	$(BIN)/python -m tests.analysis.labelled
+
+crash: .venv/.test
+	$(BIN)/pytest -s -m 'slow or not slow' tests/durability
 
 bench: .venv/.test
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

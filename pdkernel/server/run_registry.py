@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from pdkernel.engine.dispatch import Dispatch, LocalDispatch
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
@@ -142,6 +142,7 @@ class RunRegistry:
         self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._callers: dict[str, _Caller] = {}  # of runs that wait for their start
         self._is_handing_over = False
+        self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._delivery: asyncio.Task[None] | None = None
         self.dispatch: Dispatch = LocalDispatch(context.engine.journal, self, context.clock)
 
@@ -280,10 +281,13 @@ class RunRegistry:
             await asyncio.wait([*self._tasks.values(), *self._sources], timeout=grace_s)
         # a notebook's runs end with their server, as the cells of an interrupted kernel do
         self._is_handing_over = self._context.engine.continues_runs
-        rest = [*self._tasks.values(), *self._sources]
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        while rest := [*self._tasks.values(), *self._sources]:  # a source that ends may start a run
+            for task in rest:
+                if task not in self._ending:  # a second cancellation would interrupt what the first one started
+                    self._ending.add(task)
+                    task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+            await asyncio.sleep(0)  # the tasks' callbacks remove them
 
 
 def _outcome(execution: Execution) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import Sidecar
 from pdkernel.egress import parse_policy
@@ -102,16 +103,17 @@ async def site_of(
     sidecar: Sidecar | None = None,
     tls: SSLContext | None = None,
     verify: Any = True,
+    clock: Clock = SYSTEM_CLOCK,
     **settings: Any,
 ) -> AsyncIterator[Site]:
     """Serve *workflows* in a new project in *folder*."""
     lines: list[str] = []
-    with Project.open(folder / ".pdkernel") as project:
+    with Project.open(folder / ".pdkernel", clock=clock) as project:
         directory = LocalDirectory(project)
         opened = listen("127.0.0.1", 0)
         url = local_url(opened, "127.0.0.1", tls=tls is not None)
         async with await WorkflowEngine.start(
-            project, directory, max_active_runs=settings.pop("size", 4), origin="serve"
+            project, directory, clock=clock, max_active_runs=settings.pop("size", 4), origin="serve"
         ) as runtime:
             context = AppContext(
                 project=project,

@@ -33,6 +33,7 @@ from pdkernel.server.endpoint.request_body import (
 from pdkernel.server.run_registry import StartedRun, build_run_request
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
+STOPPING_MESSAGE = "The server is stopping. Send the request again."
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
 
 
@@ -80,6 +81,8 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
         await discard_body(request)
     except BodyError as error:
         return responses.refusal_response(400, str(error))
+    if state.is_stopping:  # a run that starts now would not be finished before the workers end
+        return responses.refusal_response(503, STOPPING_MESSAGE, {"retry-after": "5", "connection": "close"})
     try:
         run = _start(request, state, route, trigger, query, body, refusal=refusal)
     except RequestError as error:
