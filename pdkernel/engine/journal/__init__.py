@@ -32,9 +32,10 @@ from pdkernel.engine.journal.rows import (
     WaitResolution,
     WaitRow,
 )
-from pdkernel.engine.journal.sqlite import SqliteJournal, open_journal_reader
+from pdkernel.engine.journal.sqlite import SqliteJournal, get_journal_file, open_journal_reader
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
+    build_pause,
     decode_context,
     decode_step,
     encode_event,
@@ -60,10 +61,12 @@ __all__ = [
     "WaitOutcome",
     "WaitResolution",
     "WaitRow",
+    "build_pause",
     "decode_context",
     "decode_step",
     "encode_event",
     "encode_output",
     "encode_step",
+    "get_journal_file",
     "open_journal_reader",
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed
-from pdkernel.engine.journal.rows import ClaimedRun
+from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
@@ -51,6 +51,10 @@ class JournalReader:
     async def executions(self, query: ExecutionQuery) -> list[Execution]:
         """Return the runs that match, newest first."""
         return await self.read(lambda connection: _load(connection, _newest(connection, query)))
+
+    async def ids(self, query: ExecutionQuery) -> list[str]:
+        """Return the ids of the runs that match, newest first; the limit -1 is no limit."""
+        return await self.read(lambda connection: _newest(connection, query))
 
     def close(self) -> None:
         """Wait for the current read, then close the file."""
@@ -89,6 +93,9 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
         row = connection.execute(f"{_RUN} where r.id = ?", (run_id,)).fetchone()
         if row is not None:
             # a step that has recorded its end has no open pause
+            paused = connection.execute(
+                "select data, kind, wake_at from waits where run_id = ? and outcome is null and data <> ''", (run_id,)
+            ).fetchone()
             steps = connection.execute(
                 "select data, seq from steps where run_id = :run union all select data, seq from waits w where run_id = :run"
                 " and data <> '' and not exists (select 1 from steps s where s.run_id = w.run_id and s.path = w.path"
@@ -96,7 +103,14 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
                 {"run": run_id},
             ).fetchall()
             sends = connection.execute("select shown from outbox where run_id = ? order by rowid", (run_id,)).fetchall()
-            found.append(build_execution(RunRow(*row), [data for data, _ in steps], [shown for (shown,) in sends]))
+            found.append(
+                build_execution(
+                    RunRow(*row),
+                    [data for data, _ in steps],
+                    [shown for (shown,) in sends],
+                    wait=None if paused is None else WaitRow(0, "", data=paused[0], kind=paused[1], wake_at=paused[2]),
+                )
+            )
     return found
 
 
@@ -110,7 +124,7 @@ def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
         else [(replace_unstorable(query.workflow),)]
     )
     pages = [connection.execute(statement, (*name, *values, query.limit)).fetchall() for name in workflows]
-    return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), query.limit)]
+    return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), None if query.limit < 0 else query.limit)]
 
 
 def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:
