@@ -11,7 +11,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
@@ -20,12 +21,14 @@ import cloup
 import msgspec
 
 from pdkernel.cli.app import RUN, CliContext, command, egress_option, environment_option, json_option, print_error
+from pdkernel.cli.command_help import RUN_EXIT_STATUSES
 from pdkernel.cli.terminal import color_statuses, is_interactive, print_json, read_body, read_input
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.engine.pauses import PauseMode
-    from pdkernel.engine.run_request import RunRequest
+    from pdkernel.engine.run_request import RunRequest, RunWatcher
+    from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.event import Event
     from pdkernel.execution import Execution
     from pdkernel.identity import Directory
@@ -64,13 +67,7 @@ class RunOptions(TypedDict):
         "pdkernel run greet.ipynb --event - --external-users all --json",
         "pdkernel run greet.ipynb --event events/issues-opened.json --from notify --pin build=build.json",
     ),
-    exit_statuses={
-        0: "success, or a step ended the workflow",
-        1: "a step failed, or the run was cancelled",
-        2: "refused before any step: the request or the workflow is wrong",
-        3: "pdkernel failed",
-        4: "the run is paused",
-    },
+    exit_statuses=RUN_EXIT_STATUSES,
 )
 @cloup.argument("source", type=click.Path(path_type=Path))
 @cloup.option_group(
@@ -150,8 +147,8 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
         print_json(values if several else values[0])
     else:
         for execution in executions:
-            responds = runs[0][0].workflow.trigger.type == "http"
-            _print(execution, runs[0][0], options["event"], explain=options["explain"], responds=responds)
+            print_execution(execution, runs[0][0].workflow, event_file=options["event"], explain=options["explain"])
+            print_next_command(state, execution)
     if options["save_test"] is not None:
         _save_test(state, source, *runs[0], name=options["save_test"], non_secret_names=plain)
     return max(resolve_exit_status(execution) for execution in executions)
@@ -160,8 +157,6 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
 async def _run_all(
     state: CliContext, source: Path, options: RunOptions, *, as_json: bool
 ) -> list[tuple[RunRequest, Execution]]:
-    from pdkernel.engine.run_request import RunWatcher
-    from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.source import load_source
 
     opened = load_source(source)
@@ -173,21 +168,35 @@ async def _run_all(
     directory = state.open_directory()
     users = _users(options, event, directory)
     requests = [_request(opened, event, user, options, project, shlex.quote(str(source))) for user in users]
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    engine = await WorkflowEngine.start(project, directory, max_active_runs=1)
-    try:
+    async with open_engine(state) as engine:
         runs = []
         for request in requests:
-            with _Progress(state, is_shown=not as_json) as progress:
-                watcher = RunWatcher(on_progress=progress.print_line, on_change=progress.update)
+            with watch_run(state, is_shown=not as_json) as watcher:
                 runs.append((request, await engine.run(request, watcher)))
             if runs[-1][1].status == "cancelled":
                 break
         return runs
-    finally:
-        await engine.close()
+
+
+@asynccontextmanager
+async def open_engine(state: CliContext) -> AsyncIterator[WorkflowEngine]:
+    """An engine of the project for one run at a time; SIGTERM cancels the run."""
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as engine:
+        yield engine
+
+
+@contextmanager
+def watch_run(state: CliContext, *, is_shown: bool) -> Iterator[RunWatcher]:
+    """A watcher that prints the progress of a run."""
+    from pdkernel.engine.run_request import RunWatcher
+
+    with _Progress(state, is_shown=is_shown) as progress:
+        yield RunWatcher(on_progress=progress.print_line, on_change=progress.update)
 
 
 def _request(
@@ -195,7 +204,7 @@ def _request(
 ) -> RunRequest:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.identity import parse_environment
-    from pdkernel.operations.runs import build_run_request, select_steps
+    from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
     unopened = f" unopened={options['unopened']}" if options["unopened"] else ""
     return build_run_request(
@@ -207,7 +216,7 @@ def _request(
         environment=parse_environment(options["environment"] or event.environment),
         source_argument=source,
         only_steps=select_steps(opened.workflow, first=options["first"]),
-        pinned_exports=_pins(opened.workflow, options["pins"]),
+        pinned_exports=pin_steps(opened.workflow, read_pins(options["pins"])),
         pause_mode=_pauses(options),
         install=not options["no_install"],
         is_recorded=options["save_test"] is not None,
@@ -269,15 +278,16 @@ def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[
     return list_run_users(options["external_users"], directory, environment)
 
 
-def _pins(workflow: Workflow, pins: Sequence[str]) -> dict[str, Mapping[str, JSON]]:
+def read_pins(pins: Sequence[str]) -> dict[str, JSON]:
+    """The exports of `--pin STEP=FILE` options by step."""
     from pdkernel.operations.runs import parse_pinned_exports
 
-    found = {}
+    found: dict[str, JSON] = {}
     for pin in pins:
         name, separator, file = pin.partition("=")
         if not separator:
             raise RequestError(f"--pin {pin} does not name a file.", fix="Write --pin STEP=FILE.")
-        found[workflow.step(name).name] = parse_pinned_exports(read_input(file), label=file)
+        found[name] = dict(parse_pinned_exports(read_input(file), label=file))
     return found
 
 
@@ -361,7 +371,18 @@ def resolve_exit_status(execution: Execution) -> int:
     return 1
 
 
-def _print(execution: Execution, request: RunRequest, event_file: str | None, *, explain: bool, responds: bool) -> None:
+def print_next_command(state: CliContext, execution: Execution) -> None:
+    """Print to standard error the command for a run that failed or is paused."""
+    if execution.status == "paused":
+        state.print_note(f"To end the pause: pdkernel runs resume {execution.id}")
+    elif resolve_exit_status(execution) != 0:
+        state.print_note(f"To look at this run: pdkernel runs show {execution.id}")
+
+
+def print_execution(
+    execution: Execution, workflow: Workflow, *, event_file: str | None = None, explain: bool = False
+) -> None:
+    """Print the timeline of a run; of a run that was refused, the reason."""
     from pdkernel.render import lookup, timeline
 
     error = execution.error
@@ -377,8 +398,8 @@ def _print(execution: Execution, request: RunRequest, event_file: str | None, *,
         text = timeline.render_text(
             execution,
             explain_lookup=explain,
-            has_response=responds,
-            languages=timeline.step_kinds(request.workflow),
+            has_response=workflow.trigger.type == "http",
+            languages=timeline.step_kinds(workflow),
             event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
         )
         click.echo(color_statuses(text), nl=False)

@@ -7,16 +7,25 @@ A run is run again by `run_replay`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from pdkernel.clock import Clock
-from pdkernel.engine.journal import ClaimedRun, ExecutionQuery, Journal, WaitKey, get_journal_file, open_journal_reader
+from pdkernel.engine.journal import (
+    ClaimedRun,
+    ExecutionQuery,
+    Journal,
+    SqliteJournal,
+    WaitKey,
+    get_journal_file,
+    open_journal_reader,
+)
 from pdkernel.errors import RequestError
-from pdkernel.execution import UNFINISHED_STATUSES, Execution
+from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
+from pdkernel.identity import parse_environment
 from pdkernel.model import JSON
 from pdkernel.project import Project
 
@@ -65,6 +74,16 @@ async def get_run(project: Project, run_id: str | None = None) -> Execution:
     with closing(open_journal_reader(get_journal_file(project))) as reader:
         found = await reader.execution(run_id)
     return _require(found, run_id)
+
+
+@asynccontextmanager
+async def open_journal(project: Project) -> AsyncIterator[Journal]:
+    """The project's journal for a command, which closes it. Raises `ProjectError` if the journal cannot be used."""
+    journal = SqliteJournal.open(get_journal_file(project), clock=project.clock, ids=project.ids)
+    try:
+        yield journal
+    finally:
+        await journal.close()
 
 
 async def cancel_run(journal: Journal, run_id: str) -> Execution:
@@ -199,6 +218,49 @@ def build_runs_frame(executions: Sequence[Execution]) -> DataFrame:
             "steps": pd.Series([len(each.steps) for each in executions], dtype="int64"),
             "error": pd.Series([each.error and each.error.message for each in executions], dtype="string"),
         }
+    )
+
+
+def build_query(
+    clock: Clock,
+    *,
+    workflow: str | None = None,
+    external_user: str | None = None,
+    environment: str | None = None,
+    status: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int = 50,
+    before: str | None = None,
+) -> ExecutionQuery:
+    """
+    The query of filters as a person writes them.
+
+    Args:
+        clock: For times before now.
+        workflow: The workflow's name.
+        external_user: The external user's id.
+        environment: `development` or `production`.
+        status: The status of an execution.
+        since: A time for `parse_moment`: only runs that started then or later.
+        until: A time for `parse_moment`: only runs that started before then.
+        limit: The maximum number of runs.
+        before: Only runs that are older than the run with this id.
+
+    Raises:
+        RequestError: A time, the status or the environment is invalid.
+    """
+    if status is not None and status not in get_args(Status):
+        raise RequestError(f"{status!r} is not a status.", fix=f"The statuses are {', '.join(get_args(Status))}.")
+    return ExecutionQuery(
+        workflow=workflow,
+        external_user=external_user,
+        environment=None if environment is None else parse_environment(environment),
+        status=None if status is None else cast("Status", status),
+        since=None if since is None else parse_moment(since, option="--since", clock=clock),
+        until=None if until is None else parse_moment(until, option="--until", clock=clock),
+        limit=limit,
+        before_id=before,
     )
 
 

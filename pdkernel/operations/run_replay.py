@@ -6,17 +6,20 @@ A replay is prepared first, which refuses what cannot run. Then it is started: i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.run_request import UNWATCHED, QueueFullError, RunRequest, RunWatcher, queue_limits
-from pdkernel.errors import InternalError, RequestError
+from pdkernel.errors import InternalError, PdkernelError, RequestError
 from pdkernel.execution import Execution
 from pdkernel.identity import check_external_user_id
 from pdkernel.model import JSON
+from pdkernel.operations.runs import pin_steps
 from pdkernel.redaction import Secret, find_redacted_values
 from pdkernel.source import WorkflowSource, load_source
 
@@ -37,12 +40,14 @@ class Replay:
         request: The request for the new run.
         definition: Where the workflow comes from.
         is_queued: Whether the project's server runs it. Otherwise this process does.
+        is_fork: Whether the new run begins at a step of the original.
     """
 
     original: Execution
     request: RunRequest
     definition: DefinitionChoice
-    is_queued: bool
+    is_queued: bool = False
+    is_fork: bool = False
 
 
 async def prepare_replay(
@@ -77,7 +82,7 @@ async def prepare_replay(
     secrets = _find_event_secrets(execution, request)
     request = _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
     choice: DefinitionChoice = "recorded" if current is None else "current"
-    return await _place(engine, claimed, Replay(execution, request, choice, is_queued=False))
+    return await _place(engine, claimed, Replay(execution, request, choice))
 
 
 async def prepare_fork(
@@ -86,7 +91,7 @@ async def prepare_fork(
     first: str,
     *,
     source: WorkflowSource | None = None,
-    pins: Mapping[str, Mapping[str, JSON]] | None = None,
+    pins: Mapping[str, JSON] | None = None,
     external_user: str | None = None,
     sends: bool = False,
 ) -> Replay:
@@ -98,7 +103,7 @@ async def prepare_fork(
         run_id: The id of the run.
         first: The name of the first step that runs.
         source: An edited workflow, which runs in this process; None for the recorded definition.
-        pins: Exports by step, instead of recorded ones; such steps do not run.
+        pins: Exports by step, as for `pin_steps`, instead of recorded ones; such steps do not run.
         external_user: As for `prepare_replay`.
         sends: As for `prepare_replay`.
 
@@ -111,12 +116,12 @@ async def prepare_fork(
     if source is not None:
         request = _with_source(request, source)
     workflow = request.workflow
-    pins = {workflow.step(name).name: exports for name, exports in (pins or {}).items()}
+    pinned = pin_steps(workflow, pins or {})
     state = engine.restore_state(claimed)
     recorded = {name: step.exports for name, step in state.steps.items() if step.result.status in ("success", "pinned")}
     above = [step.name for step in workflow.steps_before(first) if not step.disabled]
     for name in above:
-        if name not in recorded and name not in pins:
+        if name not in recorded and name not in pinned:
             raise RequestError(
                 f"The run {run_id} has no exports of the step {name}, which is above {first}.",
                 fix=f"Fork from {name}, or give its exports: --pin {name}=FILE",
@@ -124,14 +129,39 @@ async def prepare_fork(
     kept = {name: exports for name, exports in request.pinned_exports.items() if name != first}
     request = replace(
         request,
-        pinned_exports={**kept, **{name: recorded[name] for name in above if name in recorded}, **pins},
+        pinned_exports={**kept, **{name: recorded[name] for name in above if name in recorded}, **pinned},
         only_steps=None,
         previous_exports={},
     )
     secrets = (*_find_event_secrets(execution, request), *state.secrets)
     request = _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
-    fork = Replay(execution, request, "recorded" if source is None else "given", is_queued=False)
+    fork = Replay(execution, request, "recorded" if source is None else "given", is_fork=True)
     return fork if source is not None else await _place(engine, claimed, fork)
+
+
+async def prepare_replays(
+    engine: WorkflowEngine, run_ids: Sequence[str], *, source: WorkflowSource | None = None, sends: bool = False
+) -> tuple[Sequence[Replay], Sequence[tuple[str, PdkernelError]]]:
+    """Prepare a replay of each run. Returns the replays, and each run that cannot run again with the reason."""
+    replays, refused = [], []
+    for run_id in run_ids:
+        try:
+            replays.append(await prepare_replay(engine, run_id, source=source, sends=sends))
+        except PdkernelError as fault:
+            refused.append((run_id, fault))
+    return replays, refused
+
+
+def describe_replay(replay: Replay) -> str:
+    """The replay in one line: the run, the definition and the process."""
+    definition = {
+        "current": f"the current workflow of {replay.request.source}",
+        "recorded": "the recorded definition",
+        "given": f"the workflow of {replay.request.source}",
+    }[replay.definition]
+    gone = " (its source does not exist any more)" if replay.definition == "recorded" and not replay.is_fork else ""
+    place = "in its server" if replay.is_queued else "here"
+    return f"Run {replay.original.id} again with {definition}{gone}, {place}."
 
 
 async def start_replay(engine: WorkflowEngine, replay: Replay, watcher: RunWatcher = UNWATCHED) -> Execution:
@@ -182,6 +212,7 @@ def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
         request,
         workflow=source.workflow,
         folder=source.folder.resolve(),
+        source=shlex.quote(os.path.relpath(source.path)),
         source_path=source.path.resolve(),
         actions_source=source.sidecar.actions if source.sidecar else None,
         pinned_exports={name: pin for name, pin in request.pinned_exports.items() if name in names},
