@@ -76,13 +76,14 @@ def remove_user(state: CliContext, external_user_id: str, environment: str | Non
         )
     lost = len(directory.accounts(external_user_id=external_user_id, environment=where, own=False))
     query = ExecutionQuery(external_user=external_user_id, environment=where)
-    run_ids = asyncio.run(run_history.find_run_ids(state.open_project(), query))
+    project = state.open_project()
+    run_ids = asyncio.run(run_history.find_run_ids(project, query)) if project.sqlite_path is not None else ()
     confirm(
         f"Remove {external_user_id}, {format_count(lost, 'account')} with credentials and "
         f"{format_count(len(run_ids), 'recorded run')} in {where}",
         yes=yes,
     )
-    removed = asyncio.run(_remove_runs(state.open_project(), run_ids))
+    removed = asyncio.run(_remove_runs(project, run_ids)) if run_ids else 0
     directory.delete_user(external_user_id, where)
     if as_json:
         print_json({"external_user_id": external_user_id, "environment": where, "removed": True, "runs": removed})
@@ -96,7 +97,7 @@ async def _remove_runs(project: Project, run_ids: Sequence[str]) -> int:
     from pdkernel.operations import run_history
 
     async with run_history.open_journal(project) as journal:
-        return len(await run_history.remove_runs(journal, run_ids))
+        return await run_history.remove_runs(journal, run_ids)
 
 
 @command(accounts, name="list", examples=("pdkernel accounts list --external-user ada", "pdkernel accounts list --own"))

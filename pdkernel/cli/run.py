@@ -1,7 +1,7 @@
 """
 `pdkernel run`: a workflow on an event, as an external user.
 
-Options of the command and the output of an execution. The engine runs the workflow.
+Options of the command. The engine runs the workflow.
 """
 
 from __future__ import annotations
@@ -9,30 +9,27 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 import cloup
 import msgspec
 
-from pdkernel.cli.app import RUN, CliContext, command, egress_option, environment_option, json_option, print_error
+from pdkernel.cli.app import RUN, CliContext, command, egress_option, environment_option, json_option
 from pdkernel.cli.command_help import RUN_EXIT_STATUSES
-from pdkernel.cli.terminal import color_statuses, is_interactive, print_json, read_body, read_input
+from pdkernel.cli.run_output import open_engine, print_execution, print_next_command, resolve_exit_status, watch_run
+from pdkernel.cli.terminal import print_json, read_body, read_input
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.engine.pauses import PauseMode
-    from pdkernel.engine.run_request import RunRequest, RunWatcher
-    from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.engine.run_request import RunRequest
     from pdkernel.event import Event
     from pdkernel.execution import Execution
     from pdkernel.identity import Directory
-    from pdkernel.model import JSON, Workflow
+    from pdkernel.model import JSON
     from pdkernel.project import Project
     from pdkernel.source import WorkflowSource
 
@@ -178,27 +175,6 @@ async def _run_all(
         return runs
 
 
-@asynccontextmanager
-async def open_engine(state: CliContext) -> AsyncIterator[WorkflowEngine]:
-    """An engine of the project for one run at a time; SIGTERM cancels the run."""
-    from pdkernel.engine.workflow_engine import WorkflowEngine
-
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as engine:
-        yield engine
-
-
-@contextmanager
-def watch_run(state: CliContext, *, is_shown: bool) -> Iterator[RunWatcher]:
-    """A watcher that prints the progress of a run."""
-    from pdkernel.engine.run_request import RunWatcher
-
-    with _Progress(state, is_shown=is_shown) as progress:
-        yield RunWatcher(on_progress=progress.print_line, on_change=progress.update)
-
-
 def _request(
     opened: WorkflowSource, event: Event, user: str | None, options: RunOptions, project: Project, source: str
 ) -> RunRequest:
@@ -311,100 +287,3 @@ def _save_test(
         non_secret_names=non_secret_names,
     )
     click.echo(saved.format_summary(Path.cwd()), err=True)
-
-
-class _Progress:
-    """Progress: a line that names the running step on a terminal, and lasting lines for installed packages."""
-
-    def __init__(self, state: CliContext, *, is_shown: bool) -> None:
-        self._state = state
-        self._on = is_shown and not state.quiet and is_interactive(sys.stderr)
-        self._shown = ""
-        self._ended: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._clear()
-
-    def print_line(self, text: str) -> None:
-        """Print a line."""
-        self._clear()
-        self._state.print_note(text)
-
-    def update(self, execution: Execution) -> None:
-        """Show the name of the running step; with `--verbose`, print each step that has ended."""
-        for step in execution.steps:
-            if step.duration_ms is not None and step.name not in self._ended:
-                self._ended.add(step.name)
-                self._clear()
-                self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
-        running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
-        text = f"running {running} ..." if running else ""
-        if self._on and text and text != self._shown:
-            sys.stderr.write("\r" + text.ljust(len(self._shown)))
-            sys.stderr.flush()
-            self._shown = text
-
-    def _clear(self) -> None:
-        if self._on and self._shown:
-            sys.stderr.write("\r" + " " * len(self._shown) + "\r")
-            sys.stderr.flush()
-            self._shown = ""
-
-
-def resolve_exit_status(execution: Execution) -> int:
-    """Return the exit status for an execution."""
-    from pdkernel.errors import InternalError, exit_status_of
-
-    if execution.status in ("success", "exited"):
-        return 0
-    if execution.status == "paused":
-        return 4
-    refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
-    if refused and execution.error is not None:
-        # a step's own process may end with the same code; before any step it means that the run was refused
-        return max(2, exit_status_of(execution.error.code))
-    if execution.error is not None and exit_status_of(execution.error.code) == InternalError.exit_status:
-        return InternalError.exit_status
-    return 1
-
-
-def print_next_command(state: CliContext, execution: Execution) -> None:
-    """Print to standard error the command for a run that failed or is paused."""
-    if execution.status == "paused":
-        state.print_note(f"To end the pause: pdkernel runs resume {execution.id}")
-    elif resolve_exit_status(execution) != 0:
-        state.print_note(f"To look at this run: pdkernel runs show {execution.id}")
-
-
-def print_execution(
-    execution: Execution, workflow: Workflow, *, event_file: str | None = None, explain: bool = False
-) -> None:
-    """Print the timeline of a run; of a run that was refused, the reason."""
-    from pdkernel.render import lookup, timeline
-
-    error = execution.error
-    ran = any(step.status != "not_run" for step in execution.steps)
-    if resolve_exit_status(execution) in (2, 3) and error is not None and not ran:
-        print_error(error.code, error.message)
-        if explain and execution.lookup is not None:
-            click.echo(lookup.render_text(execution.lookup), nl=False)
-        return
-    if execution.status != "success" and error is not None and error.stack is None:
-        print_error(error.code, f"{_steps_line(execution)}\n{error.message}")
-    else:
-        text = timeline.render_text(
-            execution,
-            explain_lookup=explain,
-            has_response=workflow.trigger.type == "http",
-            languages=timeline.step_kinds(workflow),
-            event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
-        )
-        click.echo(color_statuses(text), nl=False)
-
-
-def _steps_line(execution: Execution) -> str:
-    """Each step with its status, in one line."""
-    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)

@@ -1,14 +1,14 @@
 """
 `pdkernel runs`: the recorded runs of the project.
 
-Options and output of the commands. The operations are in `operations.run_history` and `operations.run_replay`.
+Options and output of the commands. The operations are in `operations.run_history`. `replay` has the commands that run a
+recorded event again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, get_args
 
 import click
@@ -18,32 +18,21 @@ from pdkernel.cli.app import (
     RUN,
     CliContext,
     command,
-    encode_error,
     environment_option,
     group,
     json_option,
-    print_error,
     yes_option,
 )
 from pdkernel.cli.command_help import RUN_EXIT_STATUSES
-from pdkernel.cli.run import (
-    open_engine,
-    print_execution,
-    print_next_command,
-    read_pins,
-    resolve_exit_status,
-    watch_run,
-)
+from pdkernel.cli.run_output import open_engine, print_next_command, resolve_exit_status, watch_run
 from pdkernel.cli.terminal import color_statuses, confirm, print_json, read_body
 from pdkernel.errors import RequestError
 from pdkernel.execution import Status
 
 if TYPE_CHECKING:
     from pdkernel.engine.journal import ExecutionQuery, Journal
-    from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.execution import Execution
     from pdkernel.identity import Environment
-    from pdkernel.operations.run_replay import Replay
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -86,14 +75,6 @@ def filter_options(external_user_help: str = "Only runs of this external user.")
         return function
 
     return decorate
-
-
-send_option = cloup.option(
-    "--send",
-    "sends",
-    is_flag=True,
-    help="Send outbound calls, also those of the first run. Without it they are refused.",
-)
 
 
 @group(section=RUN)
@@ -209,9 +190,7 @@ def resume_run(state: CliContext, run_id: str, body: str | None, as_json: bool) 
         async with open_engine(state) as engine:
             resumed = await run_history.resume_run(engine, run_id, None if body is None else read_body(body))
             if resumed.claimed is None:
-                later = "when the project is served again: pdkernel serve SOURCE"
-                where = "in another process" if resumed.is_continued else later
-                return resumed.execution, f"The run {run_id} goes on {where}"
+                return resumed.execution, run_history.describe_resumed(resumed)
             with watch_run(state, is_shown=not as_json) as watcher:
                 return await engine.continue_run(resumed.claimed, watcher), None
 
@@ -223,109 +202,6 @@ def resume_run(state: CliContext, run_id: str, body: str | None, as_json: bool) 
     else:
         _print_run(state, execution)
     return 0 if message is not None else resolve_exit_status(execution)
-
-
-@command(
-    runs,
-    name="replay",
-    examples=(
-        "pdkernel runs replay 2abcdefghijklmnopqrstuvwxyz",
-        "pdkernel runs replay 2abcdefghijklmnopqrstuvwxyz --send",
-        "pdkernel runs replay --status error --since 2h",
-        "pdkernel runs replay --status error --since 2h --yes",
-    ),
-    exit_statuses=RUN_EXIT_STATUSES,
-)
-@cloup.argument("run_ids", metavar="[ID]...", nargs=-1)
-@filter_options("With ID: run as this external user. Else: only runs of this external user.")
-@send_option
-@cloup.option("-y", "--yes", is_flag=True, help="Run the selected runs; without it, they are only listed.")
-@json_option
-def replay_runs(
-    state: CliContext,
-    run_ids: tuple[str, ...],
-    sends: bool,
-    yes: bool,
-    as_json: bool,
-    **filters: Unpack[FilterOptions],
-) -> int:
-    """
-    Run the event of a run again, with the current workflow of its source.
-
-    If the source does not exist any more, the recorded definition runs. A served run is queued for the project's server, if
-    one serves the project. Without ID, the options select runs, and --yes runs them.
-    """
-    from pdkernel.operations import run_history, run_replay
-
-    external_user = filters["external_user"] if run_ids else None
-    query = _query(state, run_ids, {**filters, "external_user": None} if run_ids else filters)
-
-    async def replay() -> int:
-        async with open_engine(state) as engine:
-            if query is None:
-                prepared = [
-                    await run_replay.prepare_replay(engine, run_id, external_user=external_user, sends=sends)
-                    for run_id in run_ids
-                ]
-                return await _start_all(state, engine, prepared, is_list=len(prepared) > 1, as_json=as_json)
-            found = await run_history.find_run_ids(state.open_project(), query)
-            selected, refused = await run_replay.prepare_replays(engine, [*reversed(found)], sends=sends)
-            if not as_json:
-                for run_id, error in refused:
-                    print_error(error.code, f"{run_id}: {error}")
-            if yes:
-                status = await _start_all(state, engine, selected, is_list=True, as_json=as_json)
-                return max([status, *(error.exit_status for _, error in refused)])
-            _print_plan(selected, refused, as_json=as_json)
-            return 0
-
-    return asyncio.run(replay())
-
-
-@command(
-    runs,
-    name="fork",
-    examples=(
-        "pdkernel runs fork 2abcdefghijklmnopqrstuvwxyz --from notify",
-        "pdkernel runs fork 2abcdefghijklmnopqrstuvwxyz --from notify greet.ipynb --pin build=build.json",
-    ),
-    exit_statuses=RUN_EXIT_STATUSES,
-)
-@cloup.argument("run_id", metavar="ID")
-@cloup.argument("source", metavar="[SOURCE]", required=False, type=click.Path(path_type=Path))
-@cloup.option("--from", "first", metavar="STEP", required=True, help="The first step that runs.")
-@cloup.option("--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file.")
-@cloup.option("--external-user", metavar="ID", help="Run as this external user; default: the run's own.")
-@send_option
-@json_option
-def fork_run(
-    state: CliContext,
-    run_id: str,
-    source: Path | None,
-    first: str,
-    pins: tuple[str, ...],
-    external_user: str | None,
-    sends: bool,
-    as_json: bool,
-) -> int:
-    """
-    Run a run again from one of its steps; the steps above keep their recorded exports.
-
-    SOURCE is a notebook or a workflow's folder with an edited workflow; without it, the recorded definition runs.
-    """
-    from pdkernel.operations.run_replay import prepare_fork
-    from pdkernel.source import load_source
-
-    opened = None if source is None else load_source(source)
-
-    async def fork() -> int:
-        async with open_engine(state) as engine:
-            prepared = await prepare_fork(
-                engine, run_id, first, source=opened, pins=read_pins(pins), external_user=external_user, sends=sends
-            )
-            return await _start_all(state, engine, [prepared], is_list=False, as_json=as_json)
-
-    return asyncio.run(fork())
 
 
 @command(
@@ -351,14 +227,13 @@ def remove_runs(
     from pdkernel.operations import run_history
     from pdkernel.render.formatting import format_count
 
-    query = _query(state, run_ids, filters)
+    query = build_selection(state, run_ids, filters)
     if query is not None:
         run_ids = tuple(asyncio.run(run_history.find_run_ids(state.open_project(), query)))
     confirm(f"Remove {format_count(len(run_ids), 'run')} with their events and exports", yes=yes or not run_ids)
-    if query is None:
-        removed = len(_with_journal(state, lambda journal: run_history.remove_runs(journal, run_ids)))
-    else:
-        removed = _with_journal(state, lambda journal: run_history.remove_all_runs(journal, run_ids))
+    removed = _with_journal(
+        state, lambda journal: run_history.remove_runs(journal, run_ids, keeps_executing=query is not None)
+    )
     if as_json:
         print_json({"removed": removed})
         return 0
@@ -380,73 +255,13 @@ def _with_journal(state: CliContext, act: Callable[[Journal], Awaitable[T]]) -> 
     return asyncio.run(call())
 
 
-def _query(state: CliContext, run_ids: Sequence[str], filters: Any) -> ExecutionQuery | None:
+def build_selection(state: CliContext, run_ids: Sequence[str], filters: Any) -> ExecutionQuery | None:
     """The query of the filters; None if runs are named. Raises `RequestError` unless there is one of both."""
-    from pdkernel.operations.run_history import build_query
+    from pdkernel.operations import run_history
 
-    is_filtered = any(value is not None for value in filters.values())
-    if run_ids and is_filtered:
+    if run_ids and any(value is not None for value in filters.values()):
         raise RequestError("Ids and options that select runs exclude each other.", fix="Leave out one of them.")
-    if not run_ids and not is_filtered:
-        raise RequestError("No run is named.", fix="Pass ids, or select runs: --status error --since 2h")
-    return None if run_ids else build_query(state.open_project().clock, **filters)
-
-
-async def _start_all(
-    state: CliContext, engine: WorkflowEngine, replays: Sequence[Replay], *, is_list: bool, as_json: bool
-) -> int:
-    """Start *replays* one after another and print their runs; returns the exit status."""
-    from pdkernel.operations.run_replay import describe_replay, start_replay
-
-    started: list[Execution] = []
-    for replay in replays:
-        state.print_note(describe_replay(replay))
-        with watch_run(state, is_shown=not as_json) as watcher:
-            execution = await start_replay(engine, replay, watcher)
-        started.append(execution)
-        if as_json:
-            continue
-        if replay.is_queued:
-            click.echo(f"Queued as {execution.id}. To look at its result: pdkernel runs show {execution.id}")
-        else:
-            print_execution(execution, replay.request.workflow)
-            print_next_command(state, execution)
-    if as_json:
-        values = [execution.to_json() for execution in started]
-        print_json(values if is_list else values[0])
-    return max(
-        (resolve_exit_status(each) for each, replay in zip(started, replays, strict=True) if not replay.is_queued),
-        default=0,
-    )
-
-
-def _print_plan(selected: Sequence[Replay], refused: Sequence[tuple[str, Any]], *, as_json: bool) -> None:
-    """Print what `runs replay --yes` would run."""
-    from pdkernel.operations.run_replay import describe_replay
-    from pdkernel.render import runs as runs_view
-
-    if as_json:
-        print_json(
-            {
-                "dry_run": True,
-                "runs": [
-                    {
-                        "id": replay.original.id,
-                        "workflow": replay.request.workflow.name,
-                        "external_user": replay.request.external_user_id,
-                        "definition": replay.definition,
-                        "in_server": replay.is_queued,
-                    }
-                    for replay in selected
-                ],
-                "refused": [{"id": run_id, "error": encode_error(error)} for run_id, error in refused],
-            }
-        )
-        return
-    click.echo(color_statuses(runs_view.render_text([replay.original for replay in selected])), nl=False)
-    for replay in selected:
-        click.echo(f"  {describe_replay(replay)}")
-    click.echo("No run was started. To run them again, add --yes.")
+    return None if run_ids else run_history.build_selection(state.open_project().clock, **filters)
 
 
 def _print_run(state: CliContext, execution: Execution) -> None:

@@ -100,6 +100,13 @@ async def cancel_run(journal: Journal, run_id: str) -> Execution:
     return _require(await journal.get_execution(run_id), run_id)
 
 
+def describe_resumed(resumed: ResumedRun) -> str:
+    """Where a run goes on that the caller does not continue, in one line."""
+    if resumed.is_continued:
+        return f"The run {resumed.execution.id} goes on in another process."
+    return f"The run {resumed.execution.id} goes on when its project is served again: pdkernel serve SOURCE"
+
+
 @dataclass(frozen=True, slots=True)
 class ResumedRun:
     """
@@ -158,25 +165,25 @@ async def resume_run(engine: WorkflowEngine, run_id: str, body: JSON = None) -> 
     )
 
 
-async def remove_runs(journal: Journal, run_ids: Sequence[str]) -> Sequence[Execution]:
+async def remove_runs(journal: Journal, run_ids: Sequence[str], *, keeps_executing: bool = False) -> int:
     """
-    Remove runs with everything that is recorded of them, and return their records.
+    Remove runs with everything that is recorded of them, in batches, and return their number.
+
+    Args:
+        journal: The journal.
+        run_ids: The ids of the runs.
+        keeps_executing: Whether to remove the other runs if one is executing or is gone.
 
     Raises:
         RequestError: There is no run with one of the ids, or a run is executing. No run was removed.
     """
-    found = [_require(await journal.get_execution(run_id), run_id) for run_id in dict.fromkeys(run_ids)]
-    for execution in found:
-        if execution.status == "executing":
-            raise RequestError(
-                f"The run {execution.id} is executing.", fix=f"Cancel it first: pdkernel runs cancel {execution.id}"
-            )
-    removed = await journal.remove_runs([execution.id for execution in found])
-    return [execution for execution in found if execution.id in removed]
-
-
-async def remove_all_runs(journal: Journal, run_ids: Sequence[str]) -> int:
-    """Remove those of *run_ids* that are not executing, in batches, and return their number."""
+    if not keeps_executing:
+        for run_id in run_ids:
+            execution = _require(await journal.get_execution(run_id), run_id)
+            if execution.status == "executing":
+                raise RequestError(
+                    f"The run {run_id} is executing.", fix=f"Cancel it first: pdkernel runs cancel {run_id}"
+                )
     batches = [run_ids[start : start + REMOVAL_BATCH] for start in range(0, len(run_ids), REMOVAL_BATCH)]
     return sum([len(await journal.remove_runs(batch)) for batch in batches])
 
@@ -261,6 +268,30 @@ def build_query(
         until=None if until is None else parse_moment(until, option="--until", clock=clock),
         limit=limit,
         before_id=before,
+    )
+
+
+def build_selection(
+    clock: Clock,
+    *,
+    workflow: str | None = None,
+    external_user: str | None = None,
+    environment: str | None = None,
+    status: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> ExecutionQuery:
+    """As `build_query`, for acts on all runs that match. Raises `RequestError` also if there is no filter."""
+    if all(value is None for value in (workflow, external_user, environment, status, since, until)):
+        raise RequestError("No run is named.", fix="Pass ids, or select runs: --status error --since 2h")
+    return build_query(
+        clock,
+        workflow=workflow,
+        external_user=external_user,
+        environment=environment,
+        status=status,
+        since=since,
+        until=until,
     )
 
 

@@ -53,7 +53,7 @@ class JournalReader:
         return await self.read(lambda connection: _load(connection, _newest(connection, query)))
 
     async def ids(self, query: ExecutionQuery) -> list[str]:
-        """Return the ids of the runs that match, newest first; the limit -1 is no limit."""
+        """Return the ids of the runs that match, newest first; the limit -1 returns all."""
         return await self.read(lambda connection: _newest(connection, query))
 
     def close(self) -> None:
