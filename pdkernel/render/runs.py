@@ -74,6 +74,7 @@ def explain_status(execution: Execution) -> str | None:
             then = {
                 "delay": "Then the run goes on.",
                 "rerun": "Then the step runs again.",
+                "retry": "Then the step runs again.",
                 "suspend": "Then the run is cancelled, unless it is resumed before.",
             }[pause.kind]
             now = f"To resume it now: pdkernel runs resume {execution.id}"
