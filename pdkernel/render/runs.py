@@ -64,7 +64,8 @@ def render_output(executions: Sequence[Execution]) -> RichOutput:
 def explain_status(execution: Execution) -> str | None:
     """Why a run is not finished or has not succeeded, and what goes on next, in one line; None for a run that has succeeded."""
     waiting = sum(sent.outcome == "waiting" for sent in execution.sends)
-    messages = f"{formatting.format_count(waiting, 'message')} of the run wait for delivery." if waiting else None
+    verb = "waits" if waiting == 1 else "wait"
+    messages = f"{formatting.format_count(waiting, 'message')} of the run {verb} for delivery." if waiting else None
     match execution.status:
         case "success" | "exited":
             return messages
