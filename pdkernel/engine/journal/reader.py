@@ -11,12 +11,14 @@ import heapq
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed
 from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
+from pdkernel.engine.journal.tables import create_tables
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
@@ -24,7 +26,9 @@ from pdkernel.engine.journal.text_columns import (
     replace_unstorable,
     to_row_status,
 )
+from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
+from pdkernel.project import Project
 from pdkernel.project.sqlite import connect, translate_error
 
 T = TypeVar("T")
@@ -149,3 +153,27 @@ def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[
         ).fetchone()
         parts.append(("(created, id) < (?, ?)", row) if row else ("false", []))
     return "".join(f" and {sql}" for sql, _ in parts), [value for _, given in parts for value in given]
+
+
+def get_journal_file(project: Project) -> Path:
+    """Return the file with the project's journal. Raises `ProjectError` if the database is not SQLite."""
+    if project.sqlite_path is None:
+        raise ProjectError(
+            "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
+        )
+    return project.sqlite_path
+
+
+def open_journal_reader(path: Path) -> JournalReader:
+    """
+    Open the journal in *path* to read runs, without becoming an executor; missing tables are created.
+
+    Raises:
+        ProjectError: The file cannot be used, or was written by a newer version.
+    """
+    with closing(connect(path)) as connection:
+        try:
+            create_tables(connection, path)
+        except sqlite3.Error as fault:
+            raise translate_error(fault, path) from fault
+    return JournalReader(path)

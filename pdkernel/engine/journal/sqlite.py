@@ -41,10 +41,8 @@ from pdkernel.engine.journal.text_columns import (
     replace_unstorable,
 )
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
-from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
-from pdkernel.project import Project
 from pdkernel.project.sqlite import connect, translate_error
 
 OWN_DELIVERY_S = 60.0
@@ -360,27 +358,3 @@ class SqliteJournal:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
-
-
-def get_journal_file(project: Project) -> Path:
-    """Return the file with the project's journal. Raises `ProjectError` if the database is not SQLite."""
-    if project.sqlite_path is None:
-        raise ProjectError(
-            "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
-        )
-    return project.sqlite_path
-
-
-def open_journal_reader(path: Path) -> JournalReader:
-    """
-    Open the journal in *path* to read runs, without becoming an executor; missing tables are created.
-
-    Raises:
-        ProjectError: The file cannot be used, or was written by a newer version.
-    """
-    with closing(connect(path)) as connection:
-        try:
-            create_tables(connection, path)
-        except sqlite3.Error as fault:
-            raise translate_error(fault, path) from fault
-    return JournalReader(path)
