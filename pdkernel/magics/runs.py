@@ -71,6 +71,8 @@ class RunsMagics(Magics):
             return None
         if len(words) > 1:
             raise RequestError("More than one run is named.", fix="%pdruns ID")
+        if chosen.event and not words:
+            raise RequestError("The run whose event is taken over is not named.", fix="%pdruns ID --event")
         if words:
             self._show(session, words[0], takes_over=chosen.event)
             return None
