@@ -63,7 +63,7 @@ def list_users(state: CliContext, environment: str | None, as_json: bool) -> int
 @yes_option
 @json_option
 def remove_user(state: CliContext, external_user_id: str, environment: str | None, yes: bool, as_json: bool) -> int:
-    """Remove an external user with their accounts and their recorded runs."""
+    """Remove an external user with their accounts and runs."""
     from pdkernel.engine.journal import ExecutionQuery
     from pdkernel.identity import parse_environment
     from pdkernel.operations import run_history

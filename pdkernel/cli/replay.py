@@ -59,9 +59,9 @@ def replay_runs(
     **filters: Unpack[FilterOptions],
 ) -> int:
     """
-    Run the event of a run again, with the current workflow of its source.
+    Run the event of a run again.
 
-    If the source does not exist any more, the recorded definition runs. A served run is queued for the project's server, if
+    The current workflow of its source runs; if the source does not exist any more, the recorded definition. A served run is queued for the project's server, if
     one serves the project. Without ID, the options select runs, and --yes runs them.
     """
     from pdkernel.operations import run_history, run_replay
@@ -118,9 +118,9 @@ def fork_run(
     as_json: bool,
 ) -> int:
     """
-    Run a run again from one of its steps; the steps above keep their recorded exports.
+    Run the event of a run again from one of the steps.
 
-    SOURCE is a notebook or a workflow's folder with an edited workflow; without it, the recorded definition runs.
+    The steps above are not run, and keep their recorded exports. SOURCE is a notebook or a workflow's folder with an edited workflow; without it, the recorded definition runs.
     """
     from pdkernel.operations.run_replay import prepare_fork
     from pdkernel.source import load_source

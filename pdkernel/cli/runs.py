@@ -128,9 +128,9 @@ def list_runs(state: CliContext, as_json: bool, **options: Unpack[ListOptions]) 
 @json_option
 def show_run(state: CliContext, run_id: str | None, as_json: bool) -> int:
     """
-    Show the timeline of a run, its account lookup, its pause and its messages.
+    Show the timeline of a run.
 
-    Without ID, shows the newest run.
+    Shows also its account lookup, its pause and its messages, and why it has not succeeded. Without ID, shows the newest run.
     """
     from pdkernel.operations.run_history import get_run
     from pdkernel.render import timeline
