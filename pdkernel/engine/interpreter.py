@@ -127,21 +127,10 @@ class Interpreter:
         return execution
 
     async def enqueue(
-        self,
-        request: RunRequest,
-        limits: QueueLimits | None,
-        watcher: RunWatcher = UNWATCHED,
-        *,
-        origin: str | None = None,
+        self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
     ) -> bool:
         """
-        Record the run of *request* as waiting for its start by a dispatcher.
-
-        Args:
-            request: The run.
-            limits: The limits of the workflow, or None.
-            watcher: Who watches the run.
-            origin: The origin whose dispatcher starts the run; None is that of this executor.
+        Record the run of *request* as waiting for its start by a dispatcher of *origin*, or of this executor's origin.
 
         Returns:
             Whether the queue has room; else nothing is recorded.

@@ -197,12 +197,7 @@ class WorkflowEngine:
         )
 
     async def enqueue(
-        self,
-        request: RunRequest,
-        limits: QueueLimits | None,
-        watcher: RunWatcher = UNWATCHED,
-        *,
-        origin: str | None = None,
+        self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
     ) -> bool:
         """Record the run of *request* as waiting for its start; see `Interpreter.enqueue`."""
         return await self._interpreter.enqueue(request, limits, watcher, origin=origin)

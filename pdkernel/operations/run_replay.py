@@ -176,7 +176,7 @@ async def start_replay(engine: WorkflowEngine, replay: Replay, watcher: RunWatch
     if not replay.is_queued:
         return await engine.run(request, watcher)
     limits = queue_limits(request.workflow, request.workflow_id or request.workflow.name)
-    if not await engine.enqueue(request, limits, origin="serve") and limits is not None:
+    if not await engine.enqueue(request, limits, watcher, origin="serve") and limits is not None:
         raise QueueFullError(limits)
     assert request.run_ids is not None, "a replay has its ids"
     queued = await engine.journal.get_execution(request.run_ids[0])
