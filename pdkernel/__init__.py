@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         load,
         run,
         run_async,
+        runs,
     )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "load_ipython_extension",
     "run",
     "run_async",
+    "runs",
     "unload_ipython_extension",
 ]
 

@@ -6,28 +6,27 @@ The functions do what the commands of these names do, and print nothing.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, RunFailedError
-from pdkernel.loop_thread import LoopThread, ThreadTask
+from pdkernel.loop_thread import LoopThread
 from pdkernel.model import JSON
+from pdkernel.operations.shared_engine import Engine, PathLike, use_engine
 from pdkernel.source import WorkflowSource, load_source
 from pdkernel.variables import check_variables, load_variables
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from pdkernel.engine.pauses import PauseMode
-    from pdkernel.engine.run_request import OnChange, RunRequest, RunWatcher
-    from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.engine.run_request import OnChange, RunRequest
     from pdkernel.operations.events import EventLike
     from pdkernel.operations.export import Export
     from pdkernel.project import Project
@@ -44,9 +43,8 @@ __all__ = [
     "load",
     "run",
     "run_async",
+    "runs",
 ]
-
-PathLike = str | os.PathLike[str]
 
 
 def load(source: PathLike) -> WorkflowSource:
@@ -133,7 +131,7 @@ def run(
     from pdkernel.engine.run_request import RunWatcher
 
     watcher = RunWatcher(on_change=on_change, on_progress=on_progress)
-    with _use_engine(engine, project) as chosen:
+    with use_engine(engine, project) as chosen:
         return chosen.start_run(build, watcher, closes=engine is None).result(raises_interrupt=True)
 
 
@@ -179,8 +177,61 @@ async def run_async(
     from pdkernel.engine.run_request import RunWatcher
 
     watcher = RunWatcher(on_change=on_change, on_progress=on_progress)
-    with _use_engine(engine, project) as chosen:
+    with use_engine(engine, project) as chosen:
         return await chosen.start_run(build, watcher, closes=engine is None).result_async()
+
+
+def runs(
+    *,
+    workflow: str | None = None,
+    external_user: str | None = None,
+    environment: str | None = None,
+    status: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int = 1000,
+    project: PathLike | None = None,
+) -> DataFrame:
+    """
+    List recorded runs as a pandas DataFrame, newest first.
+
+    The columns are `id`, `workflow`, `status`, `external_user`, `environment`, `started`, `finished`, `seconds`, `steps` (their
+    number) and `error` (its message).
+
+    Args:
+        workflow: Only runs of the workflow with this name.
+        external_user: Only runs of this external user.
+        environment: Only runs in `development` or `production`.
+        status: Only runs with this status, such as `error`.
+        since: Only runs that started then or later: `2h`, `3d`, `2026-11-24`, `last tuesday`.
+        until: Only runs that started before then.
+        limit: The maximum number of runs.
+        project: The folder of the local project; default: as in `run`.
+
+    Raises:
+        RequestError: A filter is invalid.
+        ProjectError: The project cannot be used.
+    """
+    from pdkernel.operations import run_history
+    from pdkernel.operations.projects import open_project
+
+    opened = open_project(Path.cwd(), os.environ, folder=None if project is None else os.fspath(project))
+    loop = LoopThread()
+    try:
+        query = run_history.build_query(
+            opened.clock,
+            workflow=workflow,
+            external_user=external_user,
+            environment=environment,
+            status=status,
+            since=since,
+            until=until,
+            limit=limit,
+        )
+        return run_history.build_runs_frame(loop.run(run_history.list_runs(opened, query)))
+    finally:
+        loop.close()
+        opened.close()
 
 
 def export(
@@ -229,106 +280,6 @@ def export(
         source, Path(patched or target or ""), is_patch=is_patch, include_docs=docs, dry_run=dry_run
     )
     return Export(files, _prove(source, files.folder, is_patch=is_patch, project=project) if prove else None)
-
-
-class Engine:
-    """
-    An engine that several runs share: `with pdkernel.Engine() as engine: pdkernel.run(..., engine=engine)`.
-
-    Its workers stay between runs, so each run but the first starts sooner. Runs may come from several threads.
-
-    Args:
-        project: The folder of the local project; default: the nearest `.pdkernel` upwards, else a new one in the current folder.
-        max_active_runs: The maximum number of runs that execute at the same time.
-    """
-
-    def __init__(self, *, project: PathLike | None = None, max_active_runs: int = 8) -> None:
-        self._project_folder = None if project is None else os.fspath(project)
-        self._start_folder = Path.cwd()
-        self._max_active_runs = max_active_runs
-        self._loop = LoopThread()
-        self._starting = asyncio.Lock()
-        self._started: tuple[Project, WorkflowEngine] | None = None
-        self._runs: set[asyncio.Task[Any]] = set()
-        self._is_closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def start_run(
-        self, build: Callable[[Project], RunRequest], watcher: RunWatcher, *, closes: bool
-    ) -> ThreadTask[Execution]:
-        """Start the run of the request that *build* returns; *closes* stops the engine after the run."""
-        if self._is_closed:
-            raise RequestError("The engine is closed.", fix="Create a new engine, and run inside its `with` block.")
-        return self._loop.submit(self._run(build, watcher, closes=closes))
-
-    def close(self) -> None:
-        """Cancel the runs and stop the workers."""
-        self._is_closed = True
-        self._loop.run(self._stop())
-        self._loop.close()
-
-    async def _run(self, build: Callable[[Project], RunRequest], watcher: RunWatcher, *, closes: bool) -> Execution:
-        task = asyncio.current_task()
-        assert task is not None
-        self._runs.add(task)
-        try:
-            project, engine = await self._start()
-            return await engine.run(build(project), watcher)
-        finally:
-            self._runs.discard(task)
-            if closes:
-                await self._stop()
-
-    async def _start(self) -> tuple[Project, WorkflowEngine]:
-        async with self._starting:
-            if self._started is None:
-                from pdkernel.connect import open_directory
-                from pdkernel.engine.workflow_engine import WorkflowEngine
-                from pdkernel.operations.projects import open_project
-
-                project = open_project(self._start_folder, os.environ, folder=self._project_folder)
-                try:
-                    engine = await WorkflowEngine.start(
-                        project,
-                        open_directory(project, os.environ),
-                        max_active_runs=self._max_active_runs,
-                        origin="python",
-                    )
-                except BaseException:
-                    project.close()
-                    raise
-                self._started = project, engine
-            return self._started
-
-    async def _stop(self) -> None:
-        active = [*self._runs]
-        for task in active:
-            task.cancel()
-        await asyncio.gather(*active, return_exceptions=True)
-        started, self._started = self._started, None
-        if started is not None:
-            project, engine = started
-            await engine.close()
-            project.close()
-
-
-@contextmanager
-def _use_engine(engine: Engine | None, project: PathLike | None) -> Iterator[Engine]:
-    """*engine*, or an engine for one run in *project*."""
-    if engine is None:
-        with Engine(project=project) as own:
-            yield own
-        return
-    if project is not None:
-        raise RequestError("An engine has a project already.", fix="Pass project=FOLDER to Engine.")
-    yield engine
 
 
 def _build_request(

@@ -242,6 +242,22 @@ class RunTrigger(JsonStruct, frozen=True, omit_defaults=True):
     sealed: bool = False
 
 
+class RunPause(JsonStruct, frozen=True):
+    """
+    The pause of a paused run.
+
+    Attributes:
+        step: The step that paused.
+        kind: `delay` goes on at *until*, `rerun` and `retry` (after an error) run the step again, and `suspend` is cancelled
+            unless it is resumed.
+        until: ISO time of the end, or None.
+    """
+
+    step: str
+    kind: Literal["delay", "suspend", "rerun", "retry"]
+    until: str | None
+
+
 class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     """
     One run of a workflow on one event.
@@ -250,6 +266,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         outbound_enforcement: How outbound calls were enforced, or None for the mode `live`; never in the JSON.
+        pause: The pause of a paused run, or None.
     """
 
     id: str
@@ -270,6 +287,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     sends: tuple[Delivery, ...] = ()
     lookup: Lookup | None = None
     outbound_enforcement: OutboundEnforcement | None = None
+    pause: RunPause | None = None
 
     @property
     def event(self) -> Mapping[str, JSON]:

@@ -416,3 +416,18 @@ def test_errors_have_a_common_base() -> None:
     """Each error of the API is a `PdkernelError`."""
     assert issubclass(pdkernel.RunFailedError, pdkernel.PdkernelError)
     assert all(issubclass(each, pdkernel.PdkernelError) for each in (EventError, DefinitionError, RequestError))
+
+
+def test_runs_are_a_data_frame(folder: Path, tmp_path: Path) -> None:
+    """`pdkernel.runs` lists the runs of a project, newest first, and refuses a wrong filter."""
+    project = tmp_path / "listed"
+    with pdkernel.Engine(project=project) as engine:
+        made = [pdkernel.run(folder / "echo.ipynb", body={"name": name}, external_user=name, engine=engine)
+                for name in ("ada", "grace")]  # fmt: skip
+    frame = pdkernel.runs(project=project)
+
+    assert frame["id"].tolist() == [made[1].id, made[0].id]
+    assert pdkernel.runs(project=project, external_user="ada", since="1h")["id"].tolist() == [made[0].id]
+    assert len(pdkernel.runs(project=project, limit=1)) == 1
+    with pytest.raises(pdkernel.PdkernelError, match="is not a status"):
+        pdkernel.runs(project=project, status="failed")

@@ -6,7 +6,9 @@ Reads credentials from a prompt, a file or standard input. `project` stores them
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.identity import Account, ExternalUser
+    from pdkernel.project import Project
 
 
 @group(section=RUN)
@@ -60,8 +63,11 @@ def list_users(state: CliContext, environment: str | None, as_json: bool) -> int
 @yes_option
 @json_option
 def remove_user(state: CliContext, external_user_id: str, environment: str | None, yes: bool, as_json: bool) -> int:
-    """Remove an external user and their accounts."""
+    """Remove an external user with their accounts and runs."""
+    from pdkernel.engine.journal import ExecutionQuery
     from pdkernel.identity import parse_environment
+    from pdkernel.operations import run_history
+    from pdkernel.render.formatting import format_count
 
     where, directory = parse_environment(environment), state.open_directory()
     if external_user_id not in {user.external_id for user in directory.users(where)}:
@@ -69,15 +75,29 @@ def remove_user(state: CliContext, external_user_id: str, environment: str | Non
             f"There is no external user {external_user_id!r} in {where}.", fix="See: pdkernel users list"
         )
     lost = len(directory.accounts(external_user_id=external_user_id, environment=where, own=False))
+    query = ExecutionQuery(external_user=external_user_id, environment=where)
+    project = state.open_project()
+    run_ids = asyncio.run(run_history.find_run_ids(project, query)) if project.sqlite_path is not None else ()
     confirm(
-        f"Remove {external_user_id} and {lost} account{'' if lost == 1 else 's'} with credentials in {where}", yes=yes
+        f"Remove {external_user_id}, {format_count(lost, 'account')} with credentials and "
+        f"{format_count(len(run_ids), 'recorded run')} in {where}",
+        yes=yes,
     )
+    removed = asyncio.run(_remove_runs(project, run_ids)) if run_ids else 0
     directory.delete_user(external_user_id, where)
     if as_json:
-        print_json({"external_user_id": external_user_id, "environment": where, "removed": True})
+        print_json({"external_user_id": external_user_id, "environment": where, "removed": True, "runs": removed})
     else:
-        click.echo(f"Removed {external_user_id} and their accounts in {where}.")
+        click.echo(f"Removed {external_user_id}, their accounts and {format_count(removed, 'run')} in {where}.")
     return 0
+
+
+async def _remove_runs(project: Project, run_ids: Sequence[str]) -> int:
+    """Remove runs. Raises `RequestError` if one is executing."""
+    from pdkernel.operations import run_history
+
+    async with run_history.open_journal(project) as journal:
+        return await run_history.remove_runs(journal, run_ids)
 
 
 @command(accounts, name="list", examples=("pdkernel accounts list --external-user ada", "pdkernel accounts list --own"))

@@ -16,6 +16,15 @@ EXIT_STATUSES: Mapping[int, str] = {
 }
 """The exit statuses of a command that does not run steps."""
 
+RUN_EXIT_STATUSES: Mapping[int, str] = {
+    0: "success, or a step ended the workflow",
+    1: "a step failed, or the run was cancelled",
+    2: "refused before any step: the request or the workflow is wrong",
+    3: "pdkernel failed",
+    4: "the run is paused",
+}
+"""The exit statuses of a command that runs steps."""
+
 
 class Section(cloup.Section):
     """A section of the help; *order* lists its commands."""

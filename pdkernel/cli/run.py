@@ -1,7 +1,7 @@
 """
 `pdkernel run`: a workflow on an event, as an external user.
 
-Options of the command and the output of an execution. The engine runs the workflow.
+Options of the command. The engine runs the workflow.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 import cloup
 import msgspec
 
-from pdkernel.cli.app import RUN, CliContext, command, egress_option, environment_option, json_option, print_error
-from pdkernel.cli.terminal import color_statuses, is_interactive, print_json, read_body, read_input
+from pdkernel.cli.app import RUN, CliContext, command, egress_option, environment_option, json_option
+from pdkernel.cli.command_help import RUN_EXIT_STATUSES
+from pdkernel.cli.run_output import open_engine, print_execution, print_next_command, resolve_exit_status, watch_run
+from pdkernel.cli.terminal import print_json, read_body, read_input
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pdkernel.event import Event
     from pdkernel.execution import Execution
     from pdkernel.identity import Directory
-    from pdkernel.model import JSON, Workflow
+    from pdkernel.model import JSON
     from pdkernel.project import Project
     from pdkernel.source import WorkflowSource
 
@@ -64,13 +64,7 @@ class RunOptions(TypedDict):
         "pdkernel run greet.ipynb --event - --external-users all --json",
         "pdkernel run greet.ipynb --event events/issues-opened.json --from notify --pin build=build.json",
     ),
-    exit_statuses={
-        0: "success, or a step ended the workflow",
-        1: "a step failed, or the run was cancelled",
-        2: "refused before any step: the request or the workflow is wrong",
-        3: "pdkernel failed",
-        4: "the run is paused",
-    },
+    exit_statuses=RUN_EXIT_STATUSES,
 )
 @cloup.argument("source", type=click.Path(path_type=Path))
 @cloup.option_group(
@@ -150,8 +144,8 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
         print_json(values if several else values[0])
     else:
         for execution in executions:
-            responds = runs[0][0].workflow.trigger.type == "http"
-            _print(execution, runs[0][0], options["event"], explain=options["explain"], responds=responds)
+            print_execution(execution, runs[0][0].workflow, event_file=options["event"], explain=options["explain"])
+            print_next_command(state, execution)
     if options["save_test"] is not None:
         _save_test(state, source, *runs[0], name=options["save_test"], non_secret_names=plain)
     return max(resolve_exit_status(execution) for execution in executions)
@@ -160,8 +154,6 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
 async def _run_all(
     state: CliContext, source: Path, options: RunOptions, *, as_json: bool
 ) -> list[tuple[RunRequest, Execution]]:
-    from pdkernel.engine.run_request import RunWatcher
-    from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.source import load_source
 
     opened = load_source(source)
@@ -173,21 +165,14 @@ async def _run_all(
     directory = state.open_directory()
     users = _users(options, event, directory)
     requests = [_request(opened, event, user, options, project, shlex.quote(str(source))) for user in users]
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    engine = await WorkflowEngine.start(project, directory, max_active_runs=1)
-    try:
+    async with open_engine(state) as engine:
         runs = []
         for request in requests:
-            with _Progress(state, is_shown=not as_json) as progress:
-                watcher = RunWatcher(on_progress=progress.print_line, on_change=progress.update)
+            with watch_run(state, is_shown=not as_json) as watcher:
                 runs.append((request, await engine.run(request, watcher)))
             if runs[-1][1].status == "cancelled":
                 break
         return runs
-    finally:
-        await engine.close()
 
 
 def _request(
@@ -195,7 +180,7 @@ def _request(
 ) -> RunRequest:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.identity import parse_environment
-    from pdkernel.operations.runs import build_run_request, select_steps
+    from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
     unopened = f" unopened={options['unopened']}" if options["unopened"] else ""
     return build_run_request(
@@ -207,7 +192,7 @@ def _request(
         environment=parse_environment(options["environment"] or event.environment),
         source_argument=source,
         only_steps=select_steps(opened.workflow, first=options["first"]),
-        pinned_exports=_pins(opened.workflow, options["pins"]),
+        pinned_exports=pin_steps(opened.workflow, read_pins(options["pins"])),
         pause_mode=_pauses(options),
         install=not options["no_install"],
         is_recorded=options["save_test"] is not None,
@@ -269,15 +254,16 @@ def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[
     return list_run_users(options["external_users"], directory, environment)
 
 
-def _pins(workflow: Workflow, pins: Sequence[str]) -> dict[str, Mapping[str, JSON]]:
+def read_pins(pins: Sequence[str]) -> dict[str, JSON]:
+    """The exports of `--pin STEP=FILE` options by step."""
     from pdkernel.operations.runs import parse_pinned_exports
 
-    found = {}
+    found: dict[str, JSON] = {}
     for pin in pins:
         name, separator, file = pin.partition("=")
         if not separator:
             raise RequestError(f"--pin {pin} does not name a file.", fix="Write --pin STEP=FILE.")
-        found[workflow.step(name).name] = parse_pinned_exports(read_input(file), label=file)
+        found[name] = dict(parse_pinned_exports(read_input(file), label=file))
     return found
 
 
@@ -301,89 +287,3 @@ def _save_test(
         non_secret_names=non_secret_names,
     )
     click.echo(saved.format_summary(Path.cwd()), err=True)
-
-
-class _Progress:
-    """Progress: a line that names the running step on a terminal, and lasting lines for installed packages."""
-
-    def __init__(self, state: CliContext, *, is_shown: bool) -> None:
-        self._state = state
-        self._on = is_shown and not state.quiet and is_interactive(sys.stderr)
-        self._shown = ""
-        self._ended: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._clear()
-
-    def print_line(self, text: str) -> None:
-        """Print a line."""
-        self._clear()
-        self._state.print_note(text)
-
-    def update(self, execution: Execution) -> None:
-        """Show the name of the running step; with `--verbose`, print each step that has ended."""
-        for step in execution.steps:
-            if step.duration_ms is not None and step.name not in self._ended:
-                self._ended.add(step.name)
-                self._clear()
-                self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
-        running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
-        text = f"running {running} ..." if running else ""
-        if self._on and text and text != self._shown:
-            sys.stderr.write("\r" + text.ljust(len(self._shown)))
-            sys.stderr.flush()
-            self._shown = text
-
-    def _clear(self) -> None:
-        if self._on and self._shown:
-            sys.stderr.write("\r" + " " * len(self._shown) + "\r")
-            sys.stderr.flush()
-            self._shown = ""
-
-
-def resolve_exit_status(execution: Execution) -> int:
-    """Return the exit status for an execution."""
-    from pdkernel.errors import InternalError, exit_status_of
-
-    if execution.status in ("success", "exited"):
-        return 0
-    if execution.status == "paused":
-        return 4
-    refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
-    if refused and execution.error is not None:
-        # a step's own process may end with the same code; before any step it means that the run was refused
-        return max(2, exit_status_of(execution.error.code))
-    if execution.error is not None and exit_status_of(execution.error.code) == InternalError.exit_status:
-        return InternalError.exit_status
-    return 1
-
-
-def _print(execution: Execution, request: RunRequest, event_file: str | None, *, explain: bool, responds: bool) -> None:
-    from pdkernel.render import lookup, timeline
-
-    error = execution.error
-    ran = any(step.status != "not_run" for step in execution.steps)
-    if resolve_exit_status(execution) in (2, 3) and error is not None and not ran:
-        print_error(error.code, error.message)
-        if explain and execution.lookup is not None:
-            click.echo(lookup.render_text(execution.lookup), nl=False)
-        return
-    if execution.status != "success" and error is not None and error.stack is None:
-        print_error(error.code, f"{_steps_line(execution)}\n{error.message}")
-    else:
-        text = timeline.render_text(
-            execution,
-            explain_lookup=explain,
-            has_response=responds,
-            languages=timeline.step_kinds(request.workflow),
-            event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
-        )
-        click.echo(color_statuses(text), nl=False)
-
-
-def _steps_line(execution: Execution) -> str:
-    """Each step with its status, in one line."""
-    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)

@@ -1,29 +1,45 @@
 """
 `pdkernel runs`: the recorded runs of the project.
 
-Options and output of the commands. The operations are in `operations.run_history`.
+Options and output of the commands. The operations are in `operations.run_history`. `replay` has the commands that run a
+recorded event again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, get_args
 
 import click
 import cloup
 
-from pdkernel.cli.app import RUN, CliContext, command, environment_option, group, json_option
-from pdkernel.cli.terminal import color_statuses, print_json
+from pdkernel.cli.app import (
+    RUN,
+    CliContext,
+    command,
+    environment_option,
+    group,
+    json_option,
+    yes_option,
+)
+from pdkernel.cli.command_help import RUN_EXIT_STATUSES
+from pdkernel.cli.run_output import open_engine, print_next_command, resolve_exit_status, watch_run
+from pdkernel.cli.terminal import color_statuses, confirm, print_json, read_body
+from pdkernel.errors import RequestError
 from pdkernel.execution import Status
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from pdkernel.engine.journal import ExecutionQuery, Journal
+    from pdkernel.execution import Execution
     from pdkernel.identity import Environment
 
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
-class ListOptions(TypedDict):
-    """Options of `pdkernel runs list`."""
+
+class FilterOptions(TypedDict):
+    """Options that select runs."""
 
     workflow: str | None
     external_user: str | None
@@ -31,13 +47,39 @@ class ListOptions(TypedDict):
     status: Status | None
     since: str | None
     until: str | None
+
+
+class ListOptions(FilterOptions):
+    """Options of `pdkernel runs list`."""
+
     limit: int
     before: str | None
 
 
+def filter_options(external_user_help: str = "Only runs of this external user.") -> Callable[[F], F]:
+    """The options of `FilterOptions`."""
+    options = (
+        cloup.option("--workflow", metavar="NAME", help="Only runs of this workflow."),
+        cloup.option("--external-user", metavar="ID", help=external_user_help),
+        environment_option(default="both"),
+        cloup.option("--status", type=click.Choice(get_args(Status)), help="Only runs with this status."),
+        cloup.option(
+            "--since", metavar="TIME", help='Only runs that started then or later: 2h, 3d, 2026-11-24, "last tuesday".'
+        ),
+        cloup.option("--until", metavar="TIME", help="Only runs that started before then."),
+    )
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 @group(section=RUN)
 def runs() -> None:
-    """List and show recorded runs."""
+    """List recorded runs, show them, and act on them."""
 
 
 @command(
@@ -49,14 +91,7 @@ def runs() -> None:
         'pdkernel runs list --external-user ada --since "last tuesday" --json',
     ),
 )
-@cloup.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
-@cloup.option("--external-user", metavar="ID", help="Only runs of this external user.")
-@environment_option(default="both")
-@cloup.option("--status", type=click.Choice(get_args(Status)), help="Only runs with this status.")
-@cloup.option(
-    "--since", metavar="TIME", help='Only runs that started then or later: 2h, 3d, 2026-11-24, "last tuesday".'
-)
-@cloup.option("--until", metavar="TIME", help="Only runs that started before then.")
+@filter_options()
 @cloup.option(
     "--limit",
     type=click.IntRange(1, 1000),
@@ -69,25 +104,11 @@ def runs() -> None:
 @json_option
 def list_runs(state: CliContext, as_json: bool, **options: Unpack[ListOptions]) -> int:
     """List runs, newest first."""
-    from pdkernel.engine.journal import ExecutionQuery
     from pdkernel.operations import run_history
     from pdkernel.render import runs as runs_view
 
     project = state.open_project()
-
-    def moment(option: str, text: str | None) -> datetime | None:
-        return None if text is None else run_history.parse_moment(text, option=option, clock=project.clock)
-
-    query = ExecutionQuery(
-        workflow=options["workflow"],
-        external_user=options["external_user"],
-        environment=options["environment"],
-        status=options["status"],
-        since=moment("--since", options["since"]),
-        until=moment("--until", options["until"]),
-        limit=options["limit"],
-        before_id=options["before"],
-    )
+    query = run_history.build_query(project.clock, **options)
     found = asyncio.run(run_history.list_runs(project, query))
     if as_json:
         print_json([execution.to_json() for execution in found])
@@ -101,27 +122,151 @@ def list_runs(state: CliContext, as_json: bool, **options: Unpack[ListOptions]) 
 @command(
     runs,
     name="show",
-    examples=(
-        "pdkernel runs show 2abcdefghijklmnopqrstuvwxyz",
-        "pdkernel runs show --explain",
-        "pdkernel runs show --json",
-    ),
+    examples=("pdkernel runs show 2abcdefghijklmnopqrstuvwxyz", "pdkernel runs show --json"),
 )
 @cloup.argument("run_id", metavar="[ID]", required=False)
-@cloup.option("--explain", is_flag=True, help="Show how the account of the external user was found.")
 @json_option
-def show_run(state: CliContext, run_id: str | None, explain: bool, as_json: bool) -> int:
+def show_run(state: CliContext, run_id: str | None, as_json: bool) -> int:
     """
     Show the timeline of a run.
 
-    Without ID, shows the newest run.
+    Shows also its account lookup, its pause and its messages, and why it has not succeeded. Without ID, shows the newest run.
     """
     from pdkernel.operations.run_history import get_run
     from pdkernel.render import timeline
+    from pdkernel.render.runs import explain_status
 
     execution = asyncio.run(get_run(state.open_project(), run_id))
     if as_json:
         print_json(execution.to_json())
     else:
-        click.echo(color_statuses(timeline.render_text(execution, explain_lookup=explain)), nl=False)
+        text = timeline.render_text(execution, explain_lookup=True, note=explain_status(execution))
+        click.echo(color_statuses(text), nl=False)
     return 0
+
+
+@command(runs, name="cancel", examples=("pdkernel runs cancel 2abcdefghijklmnopqrstuvwxyz",))
+@cloup.argument("run_id", metavar="ID")
+@json_option
+def cancel_run(state: CliContext, run_id: str, as_json: bool) -> int:
+    """
+    Cancel a run that has not ended.
+
+    A run in progress in another process ends within a second.
+    """
+    from pdkernel.operations import run_history
+
+    execution = _with_journal(state, lambda journal: run_history.cancel_run(journal, run_id))
+    if as_json:
+        print_json(execution.to_json())
+    else:
+        click.echo(f"Cancelled {run_id}.")
+    return 0
+
+
+@command(
+    runs,
+    name="resume",
+    examples=(
+        "pdkernel runs resume 2abcdefghijklmnopqrstuvwxyz",
+        "pdkernel runs resume 2abcdefghijklmnopqrstuvwxyz --body '{\"approved\": true}'",
+    ),
+    exit_statuses=RUN_EXIT_STATUSES,
+)
+@cloup.argument("run_id", metavar="ID")
+@cloup.option(
+    "--body", metavar="FILE|JSON", help="What the step gets, as from a call of its resume_url; - reads standard input."
+)
+@json_option
+def resume_run(state: CliContext, run_id: str, body: str | None, as_json: bool) -> int:
+    """
+    End the pause of a run now: a delay, a suspend or a rerun.
+
+    A served run goes on in its server. Any other run goes on in this command.
+    """
+    from pdkernel.operations import run_history
+
+    async def resume() -> tuple[Execution, str | None]:
+        async with open_engine(state) as engine:
+            resumed = await run_history.resume_run(engine, run_id, None if body is None else read_body(body))
+            if resumed.claimed is None:
+                return resumed.execution, run_history.describe_resumed(resumed)
+            with watch_run(state, is_shown=not as_json) as watcher:
+                return await engine.continue_run(resumed.claimed, watcher), None
+
+    execution, message = asyncio.run(resume())
+    if as_json:
+        print_json(execution.to_json())
+    elif message is not None:
+        click.echo(message)
+    else:
+        _print_run(state, execution)
+    return 0 if message is not None else resolve_exit_status(execution)
+
+
+@command(
+    runs,
+    name="remove",
+    examples=(
+        "pdkernel runs remove 2abcdefghijklmnopqrstuvwxyz --yes",
+        "pdkernel runs remove --status success --until 7d",
+    ),
+)
+@cloup.argument("run_ids", metavar="[ID]...", nargs=-1)
+@filter_options()
+@yes_option
+@json_option
+def remove_runs(
+    state: CliContext, run_ids: tuple[str, ...], yes: bool, as_json: bool, **filters: Unpack[FilterOptions]
+) -> int:
+    """
+    Remove runs with everything that is recorded of them.
+
+    Without ID, the options select runs. A run that is executing is not removed.
+    """
+    from pdkernel.operations import run_history
+    from pdkernel.render.formatting import format_count
+
+    query = build_selection(state, run_ids, filters)
+    if query is not None:
+        run_ids = tuple(asyncio.run(run_history.find_run_ids(state.open_project(), query)))
+    confirm(f"Remove {format_count(len(run_ids), 'run')} with their events and exports", yes=yes or not run_ids)
+    removed = _with_journal(
+        state, lambda journal: run_history.remove_runs(journal, run_ids, keeps_executing=query is not None)
+    )
+    if as_json:
+        print_json({"removed": removed})
+        return 0
+    click.echo(f"Removed {format_count(removed, 'run')}.")
+    if removed < len(run_ids):
+        state.print_note(f"{format_count(len(run_ids) - removed, 'run')} in progress stayed.")
+    return 0
+
+
+def _with_journal(state: CliContext, act: Callable[[Journal], Awaitable[T]]) -> T:
+    """Call *act* with the project's journal."""
+
+    async def call() -> T:
+        from pdkernel.operations.run_history import open_journal
+
+        async with open_journal(state.open_project()) as journal:
+            return await act(journal)
+
+    return asyncio.run(call())
+
+
+def build_selection(state: CliContext, run_ids: Sequence[str], filters: Any) -> ExecutionQuery | None:
+    """The query of the filters; None if runs are named. Raises `RequestError` unless there is one of both."""
+    from pdkernel.operations import run_history
+
+    if run_ids and any(value is not None for value in filters.values()):
+        raise RequestError("Ids and options that select runs exclude each other.", fix="Leave out one of them.")
+    return None if run_ids else run_history.build_selection(state.open_project().clock, **filters)
+
+
+def _print_run(state: CliContext, execution: Execution) -> None:
+    """Print a run that has gone on in this command."""
+    from pdkernel.render import timeline
+
+    click.echo(color_statuses(timeline.render_text(execution)), nl=False)
+    print_next_command(state, execution)

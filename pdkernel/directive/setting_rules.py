@@ -33,7 +33,7 @@ SETTING_RULES: dict[str, SettingRule] = {
     "throttle": SettingRule(lambda value: isinstance(value, dict), "a mapping of limit and interval"),
     "queue": integer_range(1, 10_000, "events"),
     "auto_retry": BOOLEAN_RULE,
-    "retention": BOOLEAN_RULE,
+    "retention": integer_range(1, 3650, "days"),
     "error_notification": BOOLEAN_RULE,
     "resume_on_get": BOOLEAN_RULE,
 }

@@ -59,7 +59,7 @@ class GrowingExecution:
             "started_at": format_iso(self._started),
             "finished_at": None,
             "attempt": claim.attempt,
-            "replay_of": None,
+            "replay_of": request.replay_of,
             "trigger": self._redact_trigger(),
             "response": None,
             "error": None,

@@ -126,9 +126,11 @@ class Interpreter:
         execution, _ = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
         return execution
 
-    async def enqueue(self, request: RunRequest, limits: QueueLimits, watcher: RunWatcher) -> bool:
+    async def enqueue(
+        self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
+    ) -> bool:
         """
-        Record the run of *request* as waiting for its start by a dispatcher.
+        Record the run of *request* as waiting for its start by a dispatcher of *origin*, or of this executor's origin.
 
         Returns:
             Whether the queue has room; else nothing is recorded.
@@ -136,10 +138,11 @@ class Interpreter:
         Raises:
             ProjectError: The database cannot be written.
         """
-        await self._journal.set_queue_limits(
-            limits.queue, concurrency=limits.concurrency, max_starts=limits.max_starts, period_s=limits.period_s
-        )
-        return await self._new_record(request, self._new_state(request), watcher).enqueue(limits)
+        if limits is not None:
+            await self._journal.set_queue_limits(
+                limits.queue, concurrency=limits.concurrency, max_starts=limits.max_starts, period_s=limits.period_s
+            )
+        return await self._new_record(request, self._new_state(request), watcher).enqueue(limits, origin)
 
     def _new_record(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher) -> RunRecord:
         return RunRecord(

@@ -36,7 +36,7 @@ def build_trigger_context(
         "verified": False,
         "hops": None,
         "test": request.test,
-        "replay": False,
+        "replay": request.replay_of is not None,
         "owner_id": derive_id("o_", project_id),
         # parity[platform-version]: the platform writes its own release; pdkernel's version must not look like one
         "platform_version": f"pdkernel-{VERSION}",

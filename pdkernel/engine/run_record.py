@@ -33,6 +33,7 @@ from pdkernel.engine.journal import (
     StepRow,
     WaitKind,
     WaitRow,
+    build_pause,
     encode_event,
     encode_output,
     encode_step,
@@ -121,9 +122,9 @@ class RunRecord(GrowingExecution):
         """Write the run's first row."""
         self._writes.start(self._accept(self.execution))
 
-    async def enqueue(self, limits: QueueLimits) -> bool:
-        """Write the run's first row as waiting in a queue; return False if the queue is full. Raises `ProjectError`."""
-        self._writes.start(accepting := asyncio.ensure_future(self._accept(self.execution, limits)))
+    async def enqueue(self, limits: QueueLimits | None, origin: str | None) -> bool:
+        """Write the run's first row as waiting; return False if the queue is full. Raises `ProjectError`."""
+        self._writes.start(accepting := asyncio.ensure_future(self._accept(self.execution, limits, origin)))
         return await accepting
 
     def add_secrets(self, secrets: Sequence[Secret]) -> None:
@@ -243,6 +244,7 @@ class RunRecord(GrowingExecution):
                 result, outcome, number=number, context=context, retries=retries, attempt=self.claim.attempt
             ),
         )
+        self._update_fields(pause=build_pause(result.name, self._wait))
 
     async def commit_pause(self) -> None:
         """Write the pause with the queued messages, and wait for the disk. Raises as `flush` does."""
@@ -358,9 +360,14 @@ class RunRecord(GrowingExecution):
         return event
 
     def _trigger_text(self, event: Mapping[str, JSON] | None) -> str:
-        return encode_event(event, self.context, outbound_enforcement=self.execution.outbound_enforcement)
+        return encode_event(
+            event,
+            self.context,
+            replay_of=self._request.replay_of,
+            outbound_enforcement=self.execution.outbound_enforcement,
+        )
 
-    async def _accept(self, execution: Execution, limits: QueueLimits | None = None) -> bool:
+    async def _accept(self, execution: Execution, limits: QueueLimits | None = None, origin: str | None = None) -> bool:
         try:
             definition = await self._journal.store_definition(self._request.workflow)
         finally:
@@ -383,6 +390,7 @@ class RunRecord(GrowingExecution):
                 created=self._started.timestamp(),
                 parent=self._request.parent,
                 workflow_id=self._request.workflow_id,
+                origin=origin,
             )
         )
         if is_accepted and self._watcher.on_recorded:

@@ -106,6 +106,12 @@ class QueueFullError(RequestError):
 
     code = "queue_full"
 
+    def __init__(self, limits: QueueLimits) -> None:
+        super().__init__(
+            f"Event Queue Full: {limits.size} runs wait for the limits of this workflow.",
+            fix="Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle.",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RequestRefusal:
@@ -149,6 +155,9 @@ class RunRequest:
         workflow_id: The workflow's public id `p_...`; None derives one from the name.
         run_ids: The run's id and trace id, for a caller that needs them before the run; None creates new ids.
         parent: The id of the run whose step triggers this run, or None.
+        replay_of: The id of the run whose event is run again, or None.
+        secrets: Secrets in *event*, *pinned_exports* and *previous_exports* that this run's accounts and variables need not
+            have.
         done_steps: Steps that an earlier executor has run, for a continued run.
         keep_in_journal: Whether the run is recorded in the journal.
         refusal: Refuses the run; the record has the error and the response. None runs the steps.
@@ -181,6 +190,8 @@ class RunRequest:
     workflow_id: str | None = None
     run_ids: tuple[str, str] | None = None
     parent: str | None = None
+    replay_of: str | None = None
+    secrets: tuple[Secret, ...] = field(default=(), repr=False)
     done_steps: frozenset[str] = frozenset()
     keep_in_journal: bool = True
     refusal: RequestRefusal | None = None
@@ -278,6 +289,8 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     account_overrides: Mapping[str, str] = {}
     workflow_id: str | None = None
     parent: str | None = None
+    replay_of: str | None = None
+    secrets: tuple[tuple[str, str], ...] = ()
 
 
 _POLICY_PATHS = ("recording_file",)
@@ -309,6 +322,8 @@ def encode_request(request: RunRequest) -> str:
             account_overrides=request.account_overrides,
             workflow_id=request.workflow_id,
             parent=request.parent,
+            replay_of=request.replay_of,
+            secrets=tuple((secret.ref, secret.value) for secret in request.secrets),
         )
     ).decode()
 
@@ -353,10 +368,16 @@ def decode_request(
         workflow_id=stored.workflow_id,
         run_ids=run_ids,
         parent=stored.parent,
+        replay_of=stored.replay_of,
+        secrets=tuple(Secret(*each) for each in stored.secrets),
     ), stored.sends_once
 
 
 def collect_request_secrets(request: RunRequest) -> list[Secret]:
-    """Return the values of the project's variables and of the event's secret headers as secrets."""
+    """Return the values of the project's variables and of the event's secret headers, and the request's own secrets."""
     variables = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
-    return [*variables, *(Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items())]
+    return [
+        *variables,
+        *request.secrets,
+        *(Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items()),
+    ]

@@ -7,27 +7,40 @@ A notebook session, the command line, a test and the server each start a `Workfl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pdkernel.actions import Catalog
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
+from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter
-from pdkernel.engine.journal import ClaimedRun, Journal, SqliteJournal, WaitKey, WaitResolution, encode_output
+from pdkernel.engine.journal import (
+    ClaimedRun,
+    Journal,
+    SqliteJournal,
+    WaitKey,
+    WaitResolution,
+    encode_output,
+    get_journal_file,
+)
 from pdkernel.engine.mail import parse_mail_settings
 from pdkernel.engine.pauses import FlowVerb
-from pdkernel.engine.restored_run import restore_request, restore_run, seal_payload, unseal_message
+from pdkernel.engine.record_writes import RunLostError
+from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run, seal_payload, unseal_message
+from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
-from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.errors import PdkernelError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
@@ -41,7 +54,16 @@ _log = logging.getLogger(__name__)
 
 
 class WorkflowEngine:
-    """Runs workflows. Create an engine with `start`, inside a running event loop."""
+    """
+    Runs workflows. Create an engine with `start`, inside a running event loop.
+
+    Attributes:
+        origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
+        journal: The journal.
+        ids: The source of run ids.
+        gateway: The gateway for outbound calls.
+        catalog: The pre-built actions.
+    """
 
     def __init__(
         self,
@@ -58,9 +80,10 @@ class WorkflowEngine:
         shares_workers: bool,
         origin: str,
     ) -> None:
-        self._origin = origin
+        self.origin = origin
         self.journal = journal
         self._project = project
+        self.ids = ids
         self.gateway = gateway
         self.catalog = Catalog.for_project(project, environ=environ)
         self._workers = workers
@@ -124,7 +147,7 @@ class WorkflowEngine:
             python_executable: An interpreter with packages for all Python steps; None for an environment per workflow.
             origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
         """
-        journal = _open_journal(project, clock, ids, origin)
+        journal = SqliteJournal.open(get_journal_file(project), clock=clock, ids=ids, origin=origin)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         environ = os.environ if environ is None else environ
         return cls(
@@ -151,11 +174,14 @@ class WorkflowEngine:
     @property
     def continues_runs(self) -> bool:
         """Whether the next process of this origin continues the runs that this process leaves."""
-        return self._origin == "serve"
+        return self.origin == "serve"
 
     async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
-        """Run *request* and return its record; see `Interpreter.run`."""
-        return await self._interpreter.run(request, watcher)
+        """Run *request* and return its record; see `Interpreter.run`. Another process may cancel the run."""
+        request = replace(request, run_ids=request.run_ids or new_run_ids(self.ids))
+        assert request.run_ids is not None
+        async with self._cancellable(request.run_ids[0]):
+            return await self._read_cancelled(await self._interpreter.run(request, watcher))
 
     def restore_request(self, claimed: ClaimedRun) -> RunRequest:
         """
@@ -173,9 +199,11 @@ class WorkflowEngine:
             find_workflow=None if request.source_path is None else sibling_workflow_finder(request.source_path),
         )
 
-    async def enqueue(self, request: RunRequest, limits: QueueLimits, watcher: RunWatcher) -> bool:
+    async def enqueue(
+        self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
+    ) -> bool:
         """Record the run of *request* as waiting for its start; see `Interpreter.enqueue`."""
-        return await self._interpreter.enqueue(request, limits, watcher)
+        return await self._interpreter.enqueue(request, limits, watcher, origin=origin)
 
     async def deliver_due(self) -> None:
         """Deliver messages of served runs whose first try failed or did not take place."""
@@ -187,6 +215,10 @@ class WorkflowEngine:
                     await self._interpreter.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
             except PdkernelError as fault:  # the message is due again later, and must not hold up the others
                 _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
+
+    def restore_state(self, claimed: ClaimedRun) -> RestoredRun:
+        """Return the recorded state of a run. Raises `ProjectError` if a row is damaged, or was encrypted with another key."""
+        return restore_run(claimed, self._project.vault)
 
     async def resolve_wait(self, key: WaitKey, verb: FlowVerb, payload: JSON = None) -> WaitResolution:
         """Resume or cancel the run that pauses at *key*; *payload* is the body of the call that resumes it."""
@@ -206,7 +238,7 @@ class WorkflowEngine:
         """
         try:
             request = self.restore_request(claimed)
-            state = restore_run(claimed, self._project.vault)
+            state = self.restore_state(claimed)
         except PdkernelError as fault:
             error = ErrorRecord(fault.code, type(fault).__name__, str(fault))
             await self.journal.finish(claimed.claim, "error", encode_output(error=error))
@@ -215,7 +247,35 @@ class WorkflowEngine:
             return execution
         if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
             request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
-        return await self._interpreter.continue_run(request, state, watcher)
+        async with self._cancellable(claimed.claim.run_id):
+            return await self._read_cancelled(await self._interpreter.continue_run(request, state, watcher))
+
+    async def _read_cancelled(self, execution: Execution) -> Execution:
+        """Return the journal's record of a run that another process has cancelled, else *execution*."""
+        if execution.error is None or execution.error.code != RunLostError.code:
+            return execution
+        recorded = await self.journal.get_execution(execution.id)
+        return recorded if recorded is not None and recorded.status == "cancelled" else execution
+
+    @asynccontextmanager
+    async def _cancellable(self, run_id: str) -> AsyncIterator[None]:
+        """Cancel the current task when another process cancels the run; the server's dispatch does this for all its runs."""
+        watching = (
+            None if self.continues_runs else asyncio.create_task(self._cancel_with(run_id, asyncio.current_task()))
+        )
+        try:
+            yield
+        finally:
+            if watching is not None:
+                watching.cancel()
+
+    async def _cancel_with(self, run_id: str, task: asyncio.Task[Any] | None) -> None:
+        while True:
+            await asyncio.sleep(POLL_INTERVAL_S)
+            with contextlib.suppress(PdkernelError):  # an unreadable database is read again
+                if task is not None and await self.journal.find_cancelled([run_id]):
+                    task.cancel()
+                    return
 
     async def close(self) -> None:
         """Close pool and gateway unless they are shared; close the journal; remove temporary files."""
@@ -237,11 +297,3 @@ class WorkflowEngine:
 
 def _as_text(value: JSON) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _open_journal(project: Project, clock: Clock, ids: IdGenerator, origin: str) -> Journal:
-    if project.sqlite_path is None:
-        raise ProjectError(
-            "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
-        )
-    return SqliteJournal.open(project.sqlite_path, clock=clock, ids=ids, origin=origin)

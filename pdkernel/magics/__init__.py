@@ -28,11 +28,21 @@ def register(ip: Any) -> None:
     from pdkernel.magics.invoke import InvokeMagics
     from pdkernel.magics.run import RunMagics
     from pdkernel.magics.run_settings import RunSettingsMagics
+    from pdkernel.magics.runs import RunsMagics
     from pdkernel.magics.serve import ServeMagics
     from pdkernel.magics.steps import StepMagics
     from pdkernel.magics.stores import StoreMagics
 
-    for magics in (StepMagics, RunSettingsMagics, RunMagics, StoreMagics, ActionMagics, ServeMagics, InvokeMagics):
+    for magics in (
+        StepMagics,
+        RunSettingsMagics,
+        RunMagics,
+        RunsMagics,
+        StoreMagics,
+        ActionMagics,
+        ServeMagics,
+        InvokeMagics,
+    ):
         ip.register_magics(magics)
     # Before IPython's own clean-up, which would change whitespace lines and prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, DirectiveTransformer(CELL_SOURCES))

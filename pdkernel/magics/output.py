@@ -88,11 +88,13 @@ class LiveTimeline:
     Args:
         session: The session of the run.
         only: Names of the steps to show, or None for all.
+        has_own_event: As for `render_timeline`.
     """
 
-    def __init__(self, session: Session, *, only: Collection[str] | None = None) -> None:
+    def __init__(self, session: Session, *, only: Collection[str] | None = None, has_own_event: bool = False) -> None:
         self._session = session
         self._only = only
+        self._has_own_event = has_own_event
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
         self._drawn = time.monotonic()  # a step shorter than `REFRESH_S` is drawn once, at its end
@@ -138,7 +140,8 @@ class LiveTimeline:
             from pdkernel.session import render_timeline
 
             self._drawn = time.monotonic()
-            self._draw(render_timeline(self._session, self._latest, only=self._only))
+            view = render_timeline(self._session, self._latest, only=self._only, has_own_event=self._has_own_event)
+            self._draw(view)
 
     def _draw(self, view: RichOutput) -> None:
         if view == self._view:

@@ -211,7 +211,7 @@ class RunSettingsMagics(Magics):
                 else "No step is pinned. Pin a step with %pdpin STEP, or %pdpin STEP '{\"$return_value\": 1}'."
             )
             return
-        given = _remove_quotes(text.strip())
+        given = remove_quotes(text.strip())
         session.pin(name, parse_pinned_exports(given, label="the pin") if given else None)
         show_message(
             f"{name} is pinned: later steps get these exports. Export and serving ignore pins. Release: %pdpin --clear {name}"
@@ -297,8 +297,9 @@ def _event_output(session: Session, name: str | None, summary: str) -> RichOutpu
     return RichOutput.from_message(f"Event {name}: {summary}. The choice has changed since: {session.event_name}{who}.")
 
 
-def _remove_quotes(text: str) -> str:
-    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == "'" else text
+def remove_quotes(text: str) -> str:
+    """*text* without the quotes that the line of a magic needs around blanks."""
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] in ("'", '"') else text
 
 
 def describe_egress_mode(mode: str) -> str:

@@ -121,7 +121,7 @@ class RequestListOutput:
         from pdkernel.session import render_timeline
 
         with suppress(PdkernelError):  # an invalid draft is reported by its own cell
-            return render_timeline(self._session, execution, is_http_request=True)
+            return render_timeline(self._session, execution, has_own_event=True)
         return RichOutput(timeline.render_text(execution), timeline.render_html(execution))
 
 

@@ -8,7 +8,10 @@ What a person can ask for, written once: interfaces parse the arguments, call an
     export       the files that Pipedream deploys, and their proof
     invocation   a call of a workflow's endpoint
     projects     the local project, found and opened
+    run_history  recorded runs: listed, cancelled, resumed and removed
+    run_replay   recorded events, run again
     runs         requests for runs: steps, external users, pins; options of saved tests
+    shared_engine an engine that the runs of one program share
     snippets     programs that call an endpoint, and their runs
     sources      event sources that trigger workflows
     stores       views of data stores

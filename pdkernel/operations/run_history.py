@@ -1,18 +1,44 @@
-"""Recorded runs of the project: the list, one run, and the times by which a list is limited."""
+"""
+Recorded runs of the project: listed, shown, cancelled, resumed and removed.
+
+A run is run again by `run_replay`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args
 
 from pdkernel.clock import Clock
-from pdkernel.engine.journal import ExecutionQuery, open_journal_reader
-from pdkernel.errors import ProjectError, RequestError
-from pdkernel.execution import Execution
+from pdkernel.engine.journal import (
+    ClaimedRun,
+    ExecutionQuery,
+    Journal,
+    SqliteJournal,
+    WaitKey,
+    get_journal_file,
+    open_journal_reader,
+)
+from pdkernel.errors import RequestError
+from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
+from pdkernel.identity import parse_environment
+from pdkernel.model import JSON
 from pdkernel.project import Project
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+
+RETENTION_DAYS = 30
+"""Days that ended runs are kept if their workflow has no setting `retention`."""
+
+REMOVAL_BATCH = 500
+"""Runs that are removed in one transaction, so that runs in progress can write between."""
 
 _SHORT_SPAN = re.compile(r"(\d+)\s*(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -20,8 +46,14 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 async def list_runs(project: Project, query: ExecutionQuery) -> Sequence[Execution]:
     """The runs that match *query*, newest first. Raises `ProjectError` if the journal cannot be read."""
-    with closing(open_journal_reader(_journal_file(project))) as reader:
+    with closing(open_journal_reader(get_journal_file(project))) as reader:
         return await reader.executions(query)
+
+
+async def find_run_ids(project: Project, query: ExecutionQuery) -> Sequence[str]:
+    """The ids of all runs that match *query*, newest first; its `limit` has no effect."""
+    with closing(open_journal_reader(get_journal_file(project))) as reader:
+        return await reader.ids(replace(query, limit=-1))
 
 
 async def get_run(project: Project, run_id: str | None = None) -> Execution:
@@ -39,11 +71,228 @@ async def get_run(project: Project, run_id: str | None = None) -> Execution:
                 "There are no runs in this project yet.", fix="Run a workflow: pdkernel run SOURCE --event FILE"
             )
         return newest[0]
-    with closing(open_journal_reader(_journal_file(project))) as reader:
+    with closing(open_journal_reader(get_journal_file(project))) as reader:
         found = await reader.execution(run_id)
+    return _require(found, run_id)
+
+
+@asynccontextmanager
+async def open_journal(project: Project) -> AsyncIterator[Journal]:
+    """The project's journal for a command, which closes it. Raises `ProjectError` if the journal cannot be used."""
+    journal = SqliteJournal.open(get_journal_file(project), clock=project.clock, ids=project.ids)
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def cancel_run(journal: Journal, run_id: str) -> Execution:
+    """
+    Cancel an unfinished run, and return its record.
+
+    If the run is in progress in another process, that process ends it within a second.
+
+    Raises:
+        RequestError: There is no such run, or the run has ended.
+    """
+    if not await journal.cancel(run_id):
+        raise _ended_error(_require(await journal.get_execution(run_id), run_id))
+    return _require(await journal.get_execution(run_id), run_id)
+
+
+def describe_resumed(resumed: ResumedRun) -> str:
+    """Where a run goes on that the caller does not continue, in one line."""
+    if resumed.is_continued:
+        return f"The run {resumed.execution.id} goes on in another process."
+    return f"The run {resumed.execution.id} goes on when its project is served again: pdkernel serve SOURCE"
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedRun:
+    """
+    A run whose pause was ended.
+
+    Attributes:
+        execution: The record of the run.
+        claimed: The run, if the caller must continue it with `WorkflowEngine.continue_run`; else None.
+        is_continued: For a run that the caller does not continue: whether another process continues the run now. If not, a
+            served run goes on when its project is served again.
+    """
+
+    execution: Execution
+    claimed: ClaimedRun | None
+    is_continued: bool
+
+
+async def resume_run(engine: WorkflowEngine, run_id: str, body: JSON = None) -> ResumedRun:
+    """
+    End the pause of a run now: a delay, a suspend or a rerun.
+
+    A served run goes on in its server. Any other run is claimed for the caller, because its process has ended.
+
+    Args:
+        engine: The engine of this process.
+        run_id: The id of the run.
+        body: The body that the step gets, as from a call of its `resume_url`; or None.
+
+    Raises:
+        RequestError: There is no such run, the run has ended, or the run is not paused.
+    """
+    journal = engine.journal
+    found = await journal.load_run(run_id)
     if found is None:
-        raise RequestError(f"There is no run {run_id!r} in this project.", fix="See: pdkernel runs list")
-    return found
+        raise _unknown_error(run_id)
+    execution, claimed = found
+    if execution.status not in UNFINISHED_STATUSES:
+        raise _ended_error(execution)
+    is_served, wait = claimed.origin == "serve", claimed.open_wait
+    if execution.status == "paused" and wait is not None:
+        key = WaitKey(run_id, wait.path, wait.iteration, wait.number)
+        if await engine.resolve_wait(key, "resume", body) != "done":
+            raise RequestError(
+                f"The pause of the run {run_id} has ended already.", fix=f"See: pdkernel runs show {run_id}"
+            )
+    elif is_served or execution.status == "executing" or body is not None:
+        # a run of a terminal whose pause has ended, and that no process has claimed, goes on below
+        raise RequestError(
+            f"The run {run_id} is not paused: it is {execution.status}.", fix=f"See: pdkernel runs show {run_id}"
+        )
+    mine = None if is_served else await journal.claim(run_id)
+    return ResumedRun(
+        _require(await journal.get_execution(run_id), run_id),
+        mine,
+        is_continued=engine.continues_runs or not is_served or await journal.has_executor("serve"),
+    )
+
+
+async def remove_runs(journal: Journal, run_ids: Sequence[str], *, keeps_executing: bool = False) -> int:
+    """
+    Remove runs with everything that is recorded of them, in batches, and return their number.
+
+    Args:
+        journal: The journal.
+        run_ids: The ids of the runs.
+        keeps_executing: Whether to remove the other runs if one is executing or is gone.
+
+    Raises:
+        RequestError: There is no run with one of the ids, or a run is executing. No run was removed.
+    """
+    if not keeps_executing:
+        for run_id in run_ids:
+            execution = _require(await journal.get_execution(run_id), run_id)
+            if execution.status == "executing":
+                raise RequestError(
+                    f"The run {run_id} is executing.", fix=f"Cancel it first: pdkernel runs cancel {run_id}"
+                )
+    batches = [run_ids[start : start + REMOVAL_BATCH] for start in range(0, len(run_ids), REMOVAL_BATCH)]
+    return sum([len(await journal.remove_runs(batch)) for batch in batches])
+
+
+async def remove_expired(journal: Journal) -> int:
+    """
+    Remove runs that ended before their workflow's retention, in batches, and return their number.
+
+    The retention is the setting `retention` (days) of the workflow's newest run, or `RETENTION_DAYS`.
+    """
+    count = 0
+    while removed := await journal.remove_runs(await journal.find_expired(RETENTION_DAYS, REMOVAL_BATCH)):
+        count += len(removed)
+    return count
+
+
+def build_runs_frame(executions: Sequence[Execution]) -> DataFrame:
+    """The runs as a table with typed columns, a row for each run. The index is 0, 1, 2, ..."""
+    import pandas as pd
+
+    def moments(texts: Sequence[str | None]) -> pd.Series[pd.Timestamp]:
+        return pd.to_datetime(pd.Series(list(texts), dtype="string"), utc=True, format="ISO8601")
+
+    started = moments([each.started_at for each in executions])
+    finished = moments([each.finished_at for each in executions])
+    texts = {
+        "id": [each.id for each in executions],
+        "workflow": [each.workflow for each in executions],
+        "status": [each.status for each in executions],
+        "external_user": [each.external_user for each in executions],
+        "environment": [each.environment for each in executions],
+    }
+    return pd.DataFrame(
+        {
+            **{name: pd.Series(values, dtype="string") for name, values in texts.items()},
+            "started": started,
+            "finished": finished,
+            "seconds": (finished - started).dt.total_seconds(),
+            "steps": pd.Series([len(each.steps) for each in executions], dtype="int64"),
+            "error": pd.Series([each.error and each.error.message for each in executions], dtype="string"),
+        }
+    )
+
+
+def build_query(
+    clock: Clock,
+    *,
+    workflow: str | None = None,
+    external_user: str | None = None,
+    environment: str | None = None,
+    status: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int = 50,
+    before: str | None = None,
+) -> ExecutionQuery:
+    """
+    The query of filters as a person writes them.
+
+    Args:
+        clock: For times before now.
+        workflow: The workflow's name.
+        external_user: The external user's id.
+        environment: `development` or `production`.
+        status: The status of an execution.
+        since: A time for `parse_moment`: only runs that started then or later.
+        until: A time for `parse_moment`: only runs that started before then.
+        limit: The maximum number of runs.
+        before: Only runs that are older than the run with this id.
+
+    Raises:
+        RequestError: A time, the status or the environment is invalid.
+    """
+    if status is not None and status not in get_args(Status):
+        raise RequestError(f"{status!r} is not a status.", fix=f"The statuses are {', '.join(get_args(Status))}.")
+    return ExecutionQuery(
+        workflow=workflow,
+        external_user=external_user,
+        environment=None if environment is None else parse_environment(environment),
+        status=None if status is None else cast("Status", status),
+        since=None if since is None else parse_moment(since, option="--since", clock=clock),
+        until=None if until is None else parse_moment(until, option="--until", clock=clock),
+        limit=limit,
+        before_id=before,
+    )
+
+
+def build_selection(
+    clock: Clock,
+    *,
+    workflow: str | None = None,
+    external_user: str | None = None,
+    environment: str | None = None,
+    status: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> ExecutionQuery:
+    """As `build_query`, for acts on all runs that match. Raises `RequestError` also if there is no filter."""
+    if all(value is None for value in (workflow, external_user, environment, status, since, until)):
+        raise RequestError("No run is named.", fix="Pass ids, or select runs: --status error --since 2h")
+    return build_query(
+        clock,
+        workflow=workflow,
+        external_user=external_user,
+        environment=environment,
+        status=status,
+        since=since,
+        until=until,
+    )
 
 
 def parse_moment(text: str, *, option: str, clock: Clock) -> datetime:
@@ -86,9 +335,18 @@ def _parse_words(words: str, now: datetime) -> datetime | None:
     return read.date_obj.replace(hour=0, minute=0, second=0, microsecond=0) if is_day else read.date_obj
 
 
-def _journal_file(project: Project) -> Path:
-    if project.sqlite_path is None:
-        raise ProjectError(
-            "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
-        )
-    return project.sqlite_path
+def _require(execution: Execution | None, run_id: str) -> Execution:
+    if execution is None:
+        raise _unknown_error(run_id)
+    return execution
+
+
+def _unknown_error(run_id: str) -> RequestError:
+    return RequestError(f"There is no run {run_id!r} in this project.", fix="See: pdkernel runs list")
+
+
+def _ended_error(execution: Execution) -> RequestError:
+    return RequestError(
+        f"The run {execution.id} has ended already: its status is {execution.status}.",
+        fix=f"To run its event again: pdkernel runs replay {execution.id}",
+    )

@@ -8,7 +8,15 @@ key with the name of its field. `secret_patterns` recognises secrets whose value
 
 from __future__ import annotations
 
-from pdkernel.redaction.redactor import Redactor, Secret, get_redactor, mask_values
+from pdkernel.redaction.redactor import Redactor, Secret, find_redacted_values, get_redactor, mask_values
 from pdkernel.redaction.scanner import MIN_SECRET_CHARS, StreamRedactor
 
-__all__ = ["MIN_SECRET_CHARS", "Redactor", "Secret", "StreamRedactor", "get_redactor", "mask_values"]
+__all__ = [
+    "MIN_SECRET_CHARS",
+    "Redactor",
+    "Secret",
+    "StreamRedactor",
+    "find_redacted_values",
+    "get_redactor",
+    "mask_values",
+]

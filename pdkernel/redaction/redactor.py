@@ -57,6 +57,29 @@ def mask_values(text: str, values: Iterable[str]) -> str:
     return redacted
 
 
+def find_redacted_values(value: JSON, redacted: JSON) -> list[Secret]:
+    """
+    The secrets in *value* that *redacted*, a result of `redact_value` of an equal value, has placeholders for.
+
+    A secret is found in the form in which *value* contains it.
+    """
+    found: dict[Secret, None] = {}
+    pending = [(value, redacted)]
+    while pending:
+        plain, shown = pending.pop()
+        if isinstance(plain, dict) and isinstance(shown, dict):
+            pending += [(plain[key], shown[key]) for key in plain.keys() & shown.keys()]
+        elif isinstance(plain, list) and isinstance(shown, list):
+            pending += zip(plain, shown, strict=False)
+        elif isinstance(shown, str) and shown != plain:
+            text = plain if isinstance(plain, str) else json.dumps(plain)
+            parts = _PLACEHOLDER.split(shown)  # text, ref, offset, text, ...
+            hidden = re.fullmatch("(.+?)".join(map(re.escape, parts[::3])), text, re.DOTALL)
+            refs = [ref.partition("|")[0] for ref in parts[1::3]]
+            found |= dict.fromkeys(map(Secret, refs, hidden.groups() if hidden else ()))
+    return [secret for secret in found if secret.ref]  # text that looks like a placeholder has no ref
+
+
 class Redactor:
     """
     Redacts a set of secrets, and restores them.

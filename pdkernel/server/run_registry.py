@@ -36,7 +36,6 @@ from pdkernel.source import sibling_workflow_finder
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a further request gets status 429."""
 
-_QUEUE_FIX = "Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle."
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -205,9 +204,7 @@ class RunRegistry:
             self.dispatch.notify()
             return
         self._callers.pop(run_id, None)
-        error = QueueFullError(
-            f"Event Queue Full: {limits.size} runs wait for the limits of this workflow.", fix=_QUEUE_FIX
-        )
+        error = QueueFullError(limits)
         refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
         caller.refuse(refusal.response)
         refused = replace(made, refusal=refusal)

@@ -16,14 +16,20 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from pdkernel.errors import InternalError, RequestError
+from pdkernel.errors import InternalError, PdkernelError, RequestError
+from pdkernel.operations.run_history import remove_expired
+from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.http_protocol import Pace, StrictHttpProtocol
 from pdkernel.server.trigger_runner import run_due_triggers
 
 BACKLOG = 2048
+REMOVAL_INTERVAL_S = 3600.0
+"""Seconds between two removals of runs whose retention is over."""
 SHUTDOWN_GRACE_S = 10.0
 """Seconds for runs to end after a shutdown has begun."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -162,6 +168,7 @@ class Server(UvicornServer):
         self._tasks = (
             asyncio.create_task(state.runs.dispatch.run()),
             asyncio.create_task(run_due_triggers(state.context, state.runs)),
+            asyncio.create_task(_remove_expired_runs(state.context)),
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -181,6 +188,16 @@ class Server(UvicornServer):
                 await runs.close(0)
         self.config.timeout_graceful_shutdown = 2
         await super().shutdown(sockets)
+
+
+async def _remove_expired_runs(context: AppContext) -> None:
+    """Remove runs that ended before their workflow's retention, at the start and then once an hour."""
+    while context.engine.continues_runs:
+        try:
+            await remove_expired(context.engine.journal)
+        except PdkernelError as fault:
+            _LOG.warning("Runs of the past cannot be removed at the moment: %s", fault.message)
+        await asyncio.sleep(REMOVAL_INTERVAL_S)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -83,6 +83,11 @@ class EngineThread:
 
                 local = self._local
                 self._runtime = await WorkflowEngine.start(
-                    local.project, local.directory, clock=self._clock, ids=self._ids, max_active_runs=1
+                    local.project,
+                    local.directory,
+                    clock=self._clock,
+                    ids=self._ids,
+                    max_active_runs=1,
+                    origin="notebook",
                 )
             return self._runtime

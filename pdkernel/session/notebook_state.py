@@ -21,7 +21,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
-from pdkernel.identity import Directory, Environment
+from pdkernel.identity import Directory, Environment, parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.operations.events import EventLibrary, TestEvent
 from pdkernel.readiness.matrix import collect_app_bindings
@@ -191,6 +191,36 @@ class NotebookState:
         """
         with self._change_settings() as chosen:
             chosen.choose_event(event, name)
+
+    def take_over_run(self, execution: Execution) -> Sequence[str]:
+        """
+        Choose the event and the external user of a recorded run, and take its exports as the results of the cells.
+
+        Outbound calls are refused from then on.
+
+        Returns:
+            The steps whose exports were taken.
+
+        Raises:
+            DefinitionError: The workflow is invalid.
+            RequestError: The event of the run is not shown in its record.
+        """
+        if execution.trigger.sealed:
+            raise RequestError(
+                f"The event of the run {execution.id} is not shown: the run ended before its accounts were known.",
+                fix=f"Run it again: %pdruns replay {execution.id}",
+            )
+        with self._change_settings() as chosen:
+            workflow = self.workflow
+            is_http = workflow.trigger.type == "http"
+            chosen.choose_event(Event(execution.event, is_http=is_http), f"run {execution.id}")
+            chosen.choose_user(execution.external_user, parse_environment(execution.environment))
+            chosen.choose_egress("deny")
+            steps = {step.name: step for step in workflow.steps}
+            taken = [each for each in execution.steps if each.status in ("success", "pinned") and each.name in steps]
+            for result in taken:
+                self._results.record(steps[result.name], result, chosen.result_scope)
+        return [result.name for result in taken]
 
     def choose_egress(self, mode: str) -> None:
         """Set the outbound policy. Raises `EgressModeError`."""

@@ -157,6 +157,21 @@ class Session(NotebookState):
 
         return self._engine.start(run)
 
+    def run_recorded(
+        self,
+        operation: Callable[[WorkflowEngine, RunWatcher], Awaitable[Execution]],
+        *,
+        on_change: OnChange | None = None,
+    ) -> Execution:
+        """
+        Replay or continue a recorded run with *operation*, and wait for the end. The results of the cells do not change.
+
+        Raises:
+            RequestError: Another run is in progress.
+        """
+        watcher = RunWatcher(on_change=on_change)
+        return self._engine.start(lambda engine: operation(engine, watcher)).result()
+
     def _request(self, only: frozenset[str] | None, resend: bool, external_user_id: str | None) -> RunRequest:
         """The request for a run; pins do not apply to steps that *only* names."""
         event = self.event

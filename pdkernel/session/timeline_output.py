@@ -13,7 +13,7 @@ from pdkernel.session.notebook_state import NotebookState
 
 
 def render_timeline(
-    state: NotebookState, execution: Execution, *, only: Collection[str] | None = None, is_http_request: bool = False
+    state: NotebookState, execution: Execution, *, only: Collection[str] | None = None, has_own_event: bool = False
 ) -> RichOutput:
     """
     The timeline of *execution*.
@@ -22,14 +22,14 @@ def render_timeline(
         state: The notebook that ran.
         execution: The execution, finished or not.
         only: Names of the steps to show, without the response. None shows the whole run.
-        is_http_request: Whether a request to the draft's endpoint started the run. Such a run has its own event, and
-            its results are never stale.
+        has_own_event: Whether the run has not the chosen event: a request to the draft's endpoint started it, or it
+            runs a recorded event. Its results are never stale.
     """
     workflow = state.workflow
     finished = execution.finished_at is not None
-    stale = state.find_stale_steps(execution) if finished and not is_http_request else ()
+    stale = state.find_stale_steps(execution) if finished and not has_own_event else ()
     languages = timeline.step_kinds(workflow)
-    name = None if is_http_request else state.event_name
+    name = None if has_own_event else state.event_name
     responds = only is None and workflow.trigger.type == "http"
     if only is not None:
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))

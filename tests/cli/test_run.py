@@ -359,13 +359,15 @@ def is_plain(ended: Ended) -> bool:
     ],
 )
 def test_a_failed_step_is_named(pdkernel: Shell, cell: str, words: str) -> None:
-    """The step fails with status 1; the reason has at most 15 lines and no traceback of pdkernel."""
+    """The step fails with status 1; the reason has at most 15 lines and no traceback of pdkernel, and a command follows."""
     ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}")
+    *reason, command = ended.lines
 
     assert ended.status == 1
     assert words in ended.stdout + ended.stderr
     assert "work" in ended.stdout + ended.stderr
-    assert len(ended.lines) <= 15
+    assert len(reason) <= 15
+    assert command.startswith("To look at this run: pdkernel runs show ")
     assert is_plain(ended)
 
 

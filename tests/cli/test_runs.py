@@ -89,3 +89,81 @@ def test_missing_runs_are_named(pdkernel: Shell) -> None:
     assert "pdkernel run SOURCE" in empty.stderr
     assert "--since x is not a time" in wrong.stderr
     assert pdkernel("runs", "list").stdout == "No runs.\n"
+
+
+WAITS = (
+    "%%pdworkflow\nname: Waits\n",
+    "%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend(3600_000)\n",
+    '%%pdstep after\ndef handler(pd):\n    return pd.steps["wait"].get("$resume_data")\n',
+)
+
+
+def test_a_paused_run_is_resumed(pdkernel: Shell) -> None:
+    """`runs show` says what a paused run waits for; `runs resume` goes on with its steps, and has the status of `run`."""
+    notebook = pdkernel.notebook(*WAITS, name="waits.ipynb")
+    paused = pdkernel("run", notebook, "--body", "{}")
+    command = re.search(r"pdkernel runs resume (\w+)", paused.stderr)
+    assert command is not None
+    shown = " ".join(pdkernel("runs", "show", command[1]).stdout.split())
+    resumed = pdkernel("runs", "resume", command[1], "--body", '{"ok": true}')
+    again = pdkernel("runs", "resume", command[1], "--json")
+
+    assert paused.status == 4
+    assert re.search(r"! Paused in wait \(suspend\) until [-\d]+ [:\d]+ UTC\. Then the run is cancelled", shown)
+    assert f"pdkernel runs resume {command[1]}" in shown
+    assert resumed.status == 0
+    assert '{"ok": true}' in resumed.stdout
+    assert (again.status, again.json["error"]["code"]) == (2, "request")
+    assert "its status is success" in again.json["error"]["message"]
+
+
+def test_a_paused_run_is_cancelled(pdkernel: Shell) -> None:
+    """`runs cancel` ends an unfinished run; its end has a reason, and a second call is refused."""
+    notebook = pdkernel.notebook(*WAITS, name="waits.ipynb")
+    run_id = pdkernel("run", notebook, "--body", "{}", "--json").json["id"]
+    cancelled = pdkernel("runs", "cancel", run_id, "--json")
+    shown = pdkernel("runs", "show", run_id)
+    again = pdkernel("runs", "cancel", run_id)
+
+    assert (cancelled.status, cancelled.json["status"]) == (0, "cancelled")
+    assert "! The run was not completed: Cancelled: The run was cancelled." in shown.stdout
+    assert (again.status, "its status is cancelled" in again.stderr) == (2, True)
+
+
+def test_a_failed_run_names_the_command_that_shows_it(pdkernel: Shell) -> None:
+    """A failed run prints `pdkernel runs show ID` on standard error, and nothing of it with `--json`."""
+    notebook = pdkernel.notebook(*GREET, name="greet.ipynb")
+    failed = pdkernel("run", notebook, "--body", "{}")
+    command = re.search(r"pdkernel (runs show \w+)", failed.stderr)
+    assert command is not None
+    shown = pdkernel(*command[1].split())
+
+    assert (failed.status, shown.status) == (1, 0)
+    assert "! The run was not completed: greet: KeyError: 'name'" in shown.stdout
+    assert pdkernel("run", notebook, "--body", "{}", "--json").stderr == ""
+    assert "runs show" not in pdkernel("run", notebook, "--body", '{"name": "Ada"}').stderr
+
+
+def test_runs_are_removed(shell: Shell) -> None:
+    """Runs are removed by their ids or by filters, after a confirmation; `users remove` removes those of the user."""
+    (failed,) = shell("runs", "list", "--status", "error", "--json").json
+    shell("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "bot_token=xoxb-0123456789")
+    unconfirmed = shell("runs", "remove", failed["id"])
+    by_id = shell("runs", "remove", failed["id"], "--yes")
+    gone = shell("runs", "remove", failed["id"], "--yes")
+    user = shell("users", "remove", "ada", "--yes", "--json").json
+    rest = users(shell)
+    both = shell("runs", "remove", failed["id"], "--status", "error", "--yes")
+    unnamed = shell("runs", "remove", "--yes")
+    by_filter = shell("runs", "remove", "--environment", "production", "--yes", "--json")
+
+    assert (unconfirmed.status, "Remove 1 run with their events" in unconfirmed.stderr) == (2, True)
+    assert (by_id.status, by_id.stdout) == (0, "Removed 1 run.\n")
+    assert (gone.status, both.status, unnamed.status) == (2, 2, 2)
+    assert "There is no run" in gone.stderr
+    assert "exclude each other" in both.stderr
+    assert "No run is named" in unnamed.stderr
+    assert (user["removed"], user["runs"]) == (True, 1)
+    assert rest == ["grace"]
+    assert by_filter.json == {"removed": 1}
+    assert users(shell) == []

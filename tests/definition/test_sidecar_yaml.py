@@ -34,7 +34,7 @@ COMPLETE: dict[str, JSON] = {
         "throttle": {"limit": 0, "interval": 1},
         "queue": 10,
         "auto_retry": True,
-        "retention": False,
+        "retention": 30,
     },
     "variables": ["TOKEN", "_URL"],
     "test_users": ["ada", "grace"],

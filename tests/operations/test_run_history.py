@@ -1,17 +1,44 @@
-"""Recorded runs of a project, and the times by which a list of runs is limited."""
+"""Recorded runs of a project: listed, shown, cancelled, resumed, removed, and as a table."""
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import ExecutionQuery
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.journal import ExecutionQuery, Journal
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError
-from pdkernel.operations.run_history import get_run, list_runs, parse_moment
+from pdkernel.execution import Execution
+from pdkernel.operations.run_history import (
+    build_query,
+    build_runs_frame,
+    build_selection,
+    cancel_run,
+    describe_resumed,
+    find_run_ids,
+    get_run,
+    list_runs,
+    open_journal,
+    parse_moment,
+    remove_expired,
+    remove_runs,
+    resume_run,
+)
 from pdkernel.project import Project
+from tests.builders import Gate, a_workflow, an_event, python_step
+from tests.engine.conftest import Run
 
 NOW = datetime(2026, 11, 27, 12, 30, tzinfo=UTC)  # a Friday
 
@@ -73,3 +100,229 @@ async def test_a_damaged_journal_is_reported(tmp_path: Path) -> None:
             connection.exec_driver_sql("pragma user_version = 99")
         with pytest.raises(ProjectError, match="newer version"):
             await list_runs(project, ExecutionQuery())
+
+
+WAITS = a_workflow(
+    python_step("wait", "pd.flow.suspend(3600_000)\nreturn {'token': 1}"),
+    python_step("after", "return pd.steps['wait'].get('$resume_data')"),
+)
+"""A workflow that pauses for an hour, unless it is resumed."""
+
+
+@pytest.mark.parametrize("filters", [{"status": "failed"}, {"environment": "test"}, {"since": "x"}])
+def test_a_wrong_filter_is_refused(filters: dict[str, Any]) -> None:
+    """A filter with an unknown value is refused."""
+    with pytest.raises(RequestError):
+        build_query(ManualClock(NOW), **filters)
+
+
+def test_an_act_on_all_runs_needs_a_filter() -> None:
+    """Runs are selected by at least one filter, so that no command acts on every run by accident."""
+    with pytest.raises(RequestError, match="No run is named"):
+        build_selection(ManualClock(NOW))
+
+    assert build_selection(ManualClock(NOW), since="1h").since == NOW - timedelta(hours=1)
+
+
+async def test_a_paused_run_shows_its_pause(run: Run, project: Project) -> None:
+    """The record of a paused run has the step, the kind and the end of the pause, in its process and later."""
+    paused = await run(WAITS, pause_mode="park")
+    kept = await get_run(project, paused.id)
+
+    assert paused.pause is not None
+    assert (paused.pause.step, paused.pause.kind) == ("wait", "suspend")
+    assert kept.pause == paused.pause
+
+
+async def test_a_paused_run_is_cancelled(run: Run, runtime: WorkflowEngine) -> None:
+    """A paused run is cancelled, and then neither cancelled nor resumed again."""
+    paused = await run(WAITS, pause_mode="park")
+    cancelled = await cancel_run(runtime.journal, paused.id)
+
+    assert (cancelled.status, cancelled.pause) == ("cancelled", None)
+    with pytest.raises(RequestError, match="has ended already: its status is cancelled"):
+        await cancel_run(runtime.journal, paused.id)
+    with pytest.raises(RequestError, match="has ended already: its status is cancelled"):
+        await resume_run(runtime, paused.id)
+
+
+async def test_a_long_step_of_another_process_ends_within_a_second(run: Run, project: Project, tmp_path: Path) -> None:
+    """A run in progress is cancelled through the database: its step is killed, and its process reports the cancellation."""
+    gate = Gate(tmp_path)
+    running = asyncio.ensure_future(run(python_step("long", gate.code), run_ids=("run", "trace")))
+    await gate.wait_until_reached()
+    async with open_journal(project) as journal:
+        await cancel_run(journal, "run")
+        began = time.monotonic()
+        ended = await running
+        kept = await _get(journal, "run")
+
+    assert time.monotonic() - began < 2  # twice the documented time, for a machine under load
+    assert (ended.status, kept.status) == ("cancelled", "cancelled")
+
+
+async def test_a_run_that_is_cancelled_between_its_steps_is_reported_as_cancelled(
+    run: Run, project: Project, tmp_path: Path
+) -> None:
+    """A run whose write is refused because of the cancellation has the record of the journal, not an internal error."""
+    gate = Gate(tmp_path)
+    running = asyncio.ensure_future(run(python_step("first", gate.code), python_step("next"), run_ids=("run", "trace")))
+    await gate.wait_until_reached()
+    async with open_journal(project) as journal:
+        await cancel_run(journal, "run")
+    gate.open()
+    ended = await running
+
+    assert (ended.status, ended.error and ended.error.code) in [("cancelled", "cancelled"), ("cancelled", None)]
+
+
+async def test_a_run_of_a_terminal_is_resumed_by_the_caller(run: Run, runtime: WorkflowEngine) -> None:
+    """The pause ends with the body as its data; the caller has claimed the run, and continues it."""
+    paused = await run(WAITS, pause_mode="park")
+    resumed = await resume_run(runtime, paused.id, {"ok": True})
+    assert resumed.claimed is not None
+    ended = await runtime.continue_run(resumed.claimed)
+
+    assert (resumed.execution.status, ended.status) == ("executing", "success")
+    assert ended.step("after").return_value == {"ok": True}
+    with pytest.raises(RequestError, match="its status is success"):
+        await resume_run(runtime, paused.id)
+
+
+async def test_a_run_whose_pause_is_over_is_continued(run: Run, runtime: WorkflowEngine) -> None:
+    """A run that was resumed by its URL, and that no process has claimed, is claimed by the next resume."""
+    paused = await run(WAITS, pause_mode="park")
+    assert (await resume_run(runtime, paused.id)).claimed is not None
+    found = await runtime.journal.load_run(paused.id)
+    assert found is not None
+    await runtime.journal.release(found[1].claim)
+
+    with pytest.raises(RequestError, match="is not paused: it is resumed"):
+        await resume_run(runtime, paused.id, {"body": "would be lost"})
+    assert (await resume_run(runtime, paused.id)).claimed is not None
+
+
+async def test_a_run_in_progress_is_not_resumed(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
+    """A run that executes has no pause to end, and an unknown run is named."""
+    gate = Gate(tmp_path)
+    running = asyncio.ensure_future(run(python_step("first", gate.code), run_ids=("run", "trace")))
+    await gate.wait_until_reached()
+    with pytest.raises(RequestError, match="is not paused: it is executing"):
+        await resume_run(runtime, "run")
+    with pytest.raises(RequestError, match="There is no run 'nope'"):
+        await resume_run(runtime, "nope")
+    gate.open()
+    await running
+
+
+async def test_a_served_run_is_left_to_its_server(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
+    """The pause of a served run ends, and its server continues it: now, or when the project is served again."""
+    request = RunRequest(WAITS, an_event(), parse_policy("deny"), folder=tmp_path, pause_mode="park")
+    async with await WorkflowEngine.start(project, directory, origin="serve") as server:
+        first, second = await server.run(request), await server.run(request)
+        async with await WorkflowEngine.start(project, directory) as terminal:
+            with_server = await resume_run(terminal, first.id)
+    async with await WorkflowEngine.start(project, directory) as terminal:
+        without_server = await resume_run(terminal, second.id)
+
+    assert (with_server.claimed, without_server.claimed) == (None, None)
+    assert (with_server.is_continued, without_server.is_continued) == (True, False)
+    assert with_server.execution.status == without_server.execution.status == "resumed"
+    assert "goes on in another process" in describe_resumed(with_server)
+    assert "pdkernel serve SOURCE" in describe_resumed(without_server)
+
+
+async def test_a_removed_run_leaves_nothing(run: Run, runtime: WorkflowEngine, project: Project) -> None:
+    """A run is removed with its steps, pauses and messages, and with its definition if no other run has it."""
+    workflow = a_workflow(python_step("send", "pd.send.emit({'a': 1})\npd.flow.suspend(1000)"), name="Gone")
+    first, second = await run(workflow, pause_mode="park"), await run(workflow, pause_mode="park")
+    await run(python_step(), event=None)
+
+    assert await remove_runs(runtime.journal, [first.id]) == 1
+    assert _count_rows(project, "definitions") == 2
+    assert await remove_runs(runtime.journal, [second.id]) == 1
+    assert {table: _count_rows(project, table) for table in ("runs", "definitions", "waits", "outbox")} == {
+        "runs": 1, "definitions": 1, "waits": 0, "outbox": 0,
+    }  # fmt: skip
+    assert [each.workflow for each in await list_runs(project, ExecutionQuery())] == ["Test"]
+    again = await run(workflow)
+    assert (await get_run(project, again.id)).version == workflow.version
+
+
+async def test_a_run_in_progress_is_not_removed(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
+    """A removal of named runs is refused as a whole if one is executing or unknown; a selection leaves such runs out."""
+    gate = Gate(tmp_path)
+    ended = await run(python_step())
+    running = asyncio.ensure_future(run(python_step("first", gate.code), run_ids=("run", "trace")))
+    await gate.wait_until_reached()
+    with pytest.raises(RequestError, match="The run run is executing"):
+        await remove_runs(runtime.journal, [ended.id, "run"])
+    with pytest.raises(RequestError, match="There is no run 'nope'"):
+        await remove_runs(runtime.journal, [ended.id, "nope"])
+
+    assert await runtime.journal.get_execution(ended.id) is not None
+    assert await remove_runs(runtime.journal, [ended.id, "nope", "run"], keeps_executing=True) == 1
+    gate.open()
+    assert (await running).status == "success"
+
+
+@pytest.mark.parametrize(("settings", "kept_days"), [({}, 30), ({"retention": 3}, 3)])
+async def test_runs_end_with_their_retention(
+    project: Project, directory: LocalDirectory, tmp_path: Path, settings: dict[str, Any], kept_days: int
+) -> None:
+    """Ended runs are removed after the days of the newest run's setting; a paused run stays."""
+    clock = ManualClock(NOW)
+    old, new = a_workflow(python_step()), a_workflow(python_step(), **settings)
+    async with await WorkflowEngine.start(project, directory, clock=clock) as engine:
+        request = RunRequest(old, an_event(), parse_policy("deny"), folder=tmp_path)
+        await engine.run(request)
+        await engine.run(replace(request, workflow=replace(WAITS, name="Test"), pause_mode="park"))
+        clock.advance(kept_days * 86400 - 60)
+        last = await engine.run(replace(request, workflow=new))
+        none_yet = await remove_expired(engine.journal)
+        clock.advance(120)
+        count = await remove_expired(engine.journal)
+        left = await engine.journal.list_executions()
+
+    assert (none_yet, count) == (0, 1)
+    assert [each.status for each in left] == ["success", "paused"]
+    assert left[0].id == last.id
+
+
+async def test_runs_are_a_table_with_types(run: Run, project: Project) -> None:
+    """The table has a row for each run, newest first, with times, seconds and the error's message."""
+    await run(python_step(body="return 1"), external_user_id="ada")
+    await run(python_step(body="raise ValueError('no')"))
+    frame = build_runs_frame(await list_runs(project, ExecutionQuery()))
+
+    assert list(frame.columns) == [
+        "id", "workflow", "status", "external_user", "environment", "started", "finished", "seconds", "steps", "error",
+    ]  # fmt: skip
+    assert list(frame["status"]) == ["error", "success"]
+    assert frame["error"][0] == "no"
+    assert frame["external_user"].isna().tolist() == [True, False]
+    assert {name: str(frame[name].dtype.kind) for name in ("started", "finished", "seconds", "steps")} == {
+        "started": "M", "finished": "M", "seconds": "f", "steps": "i",
+    }  # fmt: skip
+    assert list(build_runs_frame([]).columns) == list(frame.columns)
+    assert str(build_runs_frame([])["started"].dtype.kind) == "M"
+
+
+async def test_all_ids_of_a_query_are_found(run: Run, project: Project) -> None:
+    """The ids of a query are not limited to a page."""
+    made = [(await run(python_step(), keep_in_journal=True)).id for _ in range(3)]
+
+    assert await find_run_ids(project, ExecutionQuery(limit=1)) == made[::-1]
+
+
+async def _get(journal: Journal, run_id: str) -> Execution:
+    found = await journal.get_execution(run_id)
+    assert found is not None
+    return found
+
+
+def _count_rows(project: Project, table: str) -> int:
+    assert project.sqlite_path is not None
+    with closing(sqlite3.connect(project.sqlite_path)) as connection:
+        count: int = connection.execute(f"select count(*) from {table}").fetchone()[0]
+        return count

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor, Secret, StreamRedactor
+from pdkernel.redaction import Redactor, Secret, StreamRedactor, find_redacted_values
 from pdkernel.redaction.redactor import iter_encoded_forms
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
@@ -356,3 +356,21 @@ def test_without_secrets_nothing_is_done() -> None:
     assert redactor.restore(export) == export
     assert redactor.open_stream().feed("text") == "text"
     assert redactor.find_secrets("text") == []
+
+
+def test_redacted_values_are_found_again() -> None:
+    """Whatever a record of a value hides is found in the value, also inside of texts and as a number."""
+    secrets = (Secret("slack/apn_1/token", TOKEN), Secret("env/NUMBER", "1234567890"), Secret("env/PIN", "1234"))
+    value: JSON = {"a": f"Bearer {TOKEN}!", "b": [{"pin": "1234"}, 1234567890, "plain"], "c": "⟦secret:made-up⟧"}
+    found = find_redacted_values(value, Redactor(secrets).redact_value(value))
+
+    assert set(found) == set(secrets)
+    assert TOKEN not in json.dumps(Redactor(found).redact_value(value))
+    assert find_redacted_values(value, value) == []
+
+
+def test_a_value_that_does_not_fit_hides_nothing() -> None:
+    """A record of another value, such as one that was edited since, has no values to find."""
+    shown = Redactor([Secret("env/TOKEN", TOKEN)]).redact_value({"a": f"x {TOKEN} y", "b": TOKEN})
+
+    assert find_redacted_values({"a": "other", "c": 1}, shown) == []

@@ -1,8 +1,11 @@
-"""The list of recorded runs as text."""
+"""The list of recorded runs as text and HTML, and why a run is not finished."""
 
 from __future__ import annotations
 
-from pdkernel.render.runs import render_text
+import pytest
+
+from pdkernel.execution import Delivery, ErrorRecord, RunPause, Status
+from pdkernel.render.runs import explain_status, render_html, render_output, render_text
 from tests.render.builders import an_execution
 
 
@@ -21,3 +24,55 @@ def test_columns_are_aligned() -> None:
     first, second = shown.splitlines()[1:]
     assert first.index("xxx") == second.index("Short")
     assert len(first) < 140
+
+
+def test_html_is_escaped() -> None:
+    """A value of a run is text in the table; the text has the same runs."""
+    error = ErrorRecord("step_failed", "Error", "<b>no</b>", step="send")
+    executions = [an_execution(workflow="<script>", external_user="<i>ada</i>", status="error", error=error)]
+    view = render_output(executions)
+
+    assert "&lt;script&gt;" in view.html
+    assert "send: Error: &lt;b&gt;no&lt;/b&gt;" in view.html
+    assert not {"<script>", "<i>", "<b>"} & set(view.html.split())
+    assert view.text == render_text(executions)
+    assert "No runs." in render_html([])
+
+
+@pytest.mark.parametrize(
+    ("pause", "expected"),
+    [
+        (RunPause("wait", "delay", "2026-11-24T10:00:00.000Z"), "until 2026-11-24 10:00:00 UTC. Then the run goes on."),
+        (RunPause("wait", "suspend", None), "Paused in wait (suspend). Then the run is cancelled, unless"),
+        (RunPause("wait", "rerun", None), "Then the step runs again."),
+        (RunPause("wait", "retry", None), "Then the step runs again."),
+    ],
+)
+def test_a_pause_is_explained(pause: RunPause, expected: str) -> None:
+    """A paused run names its step, the end of the pause, what follows, and the command that ends it."""
+    explained = explain_status(an_execution(id="r1", status="paused", pause=pause))
+
+    assert explained is not None
+    assert expected in explained
+    assert explained.endswith("pdkernel runs resume r1")
+
+
+@pytest.mark.parametrize("status", ["queued", "resumed", "executing", "paused", "error", "cancelled"])
+def test_each_other_status_is_explained(status: Status) -> None:
+    """Every status but success has a reason in one line."""
+    explained = explain_status(an_execution(status=status))
+
+    assert explained
+    assert "\n" not in explained
+
+
+def test_a_failure_is_explained_in_one_line() -> None:
+    """The reason of a failed run is the step with the first line of its error; waiting messages are counted."""
+    error = ErrorRecord("step_failed", "KeyError", "'a'\nmore", step="read")
+    waiting = (Delivery("read", "email", "waiting"), Delivery("read", "http", "sent"))
+
+    assert explain_status(an_execution(status="error", error=error, sends=())) == (
+        "The run was not completed: read: KeyError: 'a'"
+    )
+    assert explain_status(an_execution(sends=waiting)) == "1 message of the run waits for delivery."
+    assert explain_status(an_execution(sends=())) is None

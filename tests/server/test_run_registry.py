@@ -1,18 +1,27 @@
-"""Runs of a server: limits of a workflow, retries after errors, notifications, and messages that are tried again."""
+"""Runs of a server: limits, retries after errors, notifications, messages that are tried again, and acts of other processes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.journal import Journal
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, Execution
-from tests.builders import a_workflow, node_step, python_step
+from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
+from pdkernel.operations.run_replay import prepare_replay, start_replay
+from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import AnsweringServer, SentRequest, serve
 from tests.server.site import Site, site_of
+
+WITHIN_S = 2.0
+"""Seconds in which a server notices what another process has written: twice the documented time, for a machine under load."""
 
 
 async def until(site: Site, *statuses: str) -> Execution:
@@ -189,3 +198,59 @@ async def until_sent(site: Site, outcome: str) -> Delivery:
             return run.sends[0]
         await asyncio.sleep(0.02)
     raise AssertionError(run.sends)
+
+
+async def wait_for_status(journal: Journal, run_id: str, *statuses: str) -> Execution:
+    """The record of the run as soon as it has one of *statuses*."""
+    for _ in range(500):
+        found = await journal.get_execution(run_id)
+        if found is not None and found.status in statuses:
+            return found
+        await asyncio.sleep(0.02)
+    raise AssertionError(found and found.status)
+
+
+async def test_another_process_cancels_a_long_step(tmp_path: Path) -> None:
+    """A served run that is cancelled through the database ends within a second, although its step would run on."""
+    gate = Gate(tmp_path)
+    async with (
+        site_of(tmp_path, a_workflow(python_step("long", gate.code))) as site,
+        open_journal(site.context.project) as other,
+    ):
+        run_id = (await site.http.post(site.path())).json()["event_id"]
+        await gate.wait_until_reached()
+        await cancel_run(other, run_id)
+        began = time.monotonic()
+        (line,) = await site.wait_for_lines(1)
+        took = time.monotonic() - began
+        ended = await other.get_execution(run_id)
+
+    assert took < WITHIN_S
+    assert "cancelled" in line
+    assert ended is not None
+    assert ended.status == "cancelled"
+
+
+async def test_another_process_resumes_and_replays_runs(tmp_path: Path) -> None:
+    """A served run that a terminal resumes goes on in the server within a second, and so does its replay."""
+    workflow = a_workflow(
+        python_step("wait", "pd.flow.suspend(3600_000)"), python_step("after", "return pd.steps['wait']")
+    )
+    async with site_of(tmp_path, workflow) as site:
+        project = site.context.project
+        journal = site.context.engine.journal
+        run_id = (await site.http.post(site.path())).json()["event_id"]
+        await wait_for_status(journal, run_id, "paused")
+        async with await WorkflowEngine.start(project, LocalDirectory(project)) as terminal:
+            began = time.monotonic()
+            resumed = await resume_run(terminal, run_id, {"ok": True})
+            await wait_for_status(journal, run_id, "executing", "success")
+            took = time.monotonic() - began
+            ended = await wait_for_status(journal, run_id, "success")
+            queued = await start_replay(terminal, await prepare_replay(terminal, run_id))
+        again = await wait_for_status(journal, queued.id, "paused")
+
+    assert (resumed.claimed, resumed.is_continued) == (None, True)
+    assert took < WITHIN_S
+    assert ended.step("after").return_value == {"$resume_data": {"ok": True}}
+    assert (again.replay_of, again.trace_id) == (run_id, ended.trace_id)

@@ -9,9 +9,14 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import InternalError
+from pdkernel.project import Project
 from pdkernel.server.uvicorn_server import UvicornServer, listen, local_url
-from tests.builders import Gate, a_workflow, python_step
+from tests.builders import Gate, a_workflow, an_event, python_step
 from tests.server.site import site_of
 
 
@@ -65,3 +70,25 @@ async def test_a_forced_stop_leaves_runs_to_the_next_process(tmp_path: Path) -> 
             await asyncio.sleep(0.02)
 
     assert (run.status, run.attempt) == ("resumed", 2)
+
+
+async def test_a_server_removes_runs_whose_retention_is_over(tmp_path: Path) -> None:
+    """At its start, a server removes runs that ended before their retention, and keeps the others."""
+    workflow = a_workflow(python_step(), retention=7)
+    with Project.open(tmp_path / ".pdkernel") as project:
+        request = RunRequest(workflow, an_event(), parse_policy("deny"), folder=tmp_path)
+        async with await WorkflowEngine.start(project, LocalDirectory(project)) as engine:
+            old, new = await engine.run(request), await engine.run(request)
+        with project.sqlalchemy_engine.begin() as connection:
+            connection.exec_driver_sql(
+                "update runs set created = created - 700000, ended = ended - 700000 where id = ?", (old.id,)
+            )
+    async with site_of(tmp_path, workflow) as site:
+        journal = site.context.engine.journal
+        for _ in range(200):
+            if await journal.get_execution(old.id) is None:
+                break
+            await asyncio.sleep(0.02)
+        left = [each.id for each in await journal.list_executions()]
+
+    assert left == [new.id]

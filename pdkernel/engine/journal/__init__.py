@@ -4,8 +4,8 @@ The journal: the durable record of events, runs and finished steps.
     protocol     the `Journal` protocol
     rows         values: runs, steps and pauses
     text_columns the JSON in text columns, and executions
-    schema       the tables, the same on SQLite and Postgres
-    sqlite       the journal on SQLite, made of `statements`, `writer` (grouped commits) and `reader`
+    schema       the tables, the same on SQLite and Postgres; `tables` creates them
+    sqlite       the journal on SQLite, made of `statements`, `removal`, `writer` (grouped commits) and `reader`
 
 One executor owns a run. Each of its writes names its claim, whose fence no earlier owner has:
 
@@ -19,6 +19,7 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
 """
 
 from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
+from pdkernel.engine.journal.reader import get_journal_file, open_journal_reader
 from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
@@ -32,9 +33,10 @@ from pdkernel.engine.journal.rows import (
     WaitResolution,
     WaitRow,
 )
-from pdkernel.engine.journal.sqlite import SqliteJournal, open_journal_reader
+from pdkernel.engine.journal.sqlite import SqliteJournal
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
+    build_pause,
     decode_context,
     decode_step,
     encode_event,
@@ -60,10 +62,12 @@ __all__ = [
     "WaitOutcome",
     "WaitResolution",
     "WaitRow",
+    "build_pause",
     "decode_context",
     "decode_step",
     "encode_event",
     "encode_output",
     "encode_step",
+    "get_journal_file",
     "open_journal_reader",
 ]

@@ -116,9 +116,12 @@ class ExecutorStatements:
         )
         return done.rowcount == 1
 
-    def living_executors(self, connection: Connection) -> Sequence[str]:
-        """Return the ids of the other executors that are not marked as dead."""
-        rows = connection.execute("select id from executors where alive and id <> ?", (self.executor_id,))
+    def living_executors(self, connection: Connection, origin: str | None = None) -> Sequence[str]:
+        """Return the ids of the other executors, all or those of *origin*, that are not marked as dead."""
+        rows = connection.execute(
+            "select id from executors where alive and id <> :me and origin = coalesce(:origin, origin)",
+            {"me": self.executor_id, "origin": origin},
+        )
         return [executor for (executor,) in rows]
 
     def bury(self, connection: Connection, executors: Sequence[str], now: float) -> int:

@@ -57,7 +57,7 @@ class RunJournal(Protocol):
         ...
 
     async def accept_run(self, run: NewRun) -> bool:
-        """Record the run: running, owned by this executor with its first claim; with a queue, ready and without owner."""
+        """Record the run: running, owned by this executor with its first claim; or ready and without owner (`NewRun.is_ready`)."""
         ...
 
     def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
@@ -178,6 +178,26 @@ class Journal(RunJournal, Protocol):
 
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Return which of *run_ids* are cancelled."""
+        ...
+
+    async def has_executor(self, origin: str) -> bool:
+        """Return whether another living executor has that origin."""
+        ...
+
+    async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """
+        Remove runs with their steps, pauses and messages, and definitions without a run. Return the ids of the removed runs.
+
+        A run that is executing stays.
+        """
+        ...
+
+    async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
+        """
+        Return runs that ended before their workflow's retention.
+
+        The retention is the setting `retention` in the definition of the workflow's newest run, or *default_days*.
+        """
         ...
 
     async def next_wake(self) -> float | None:

@@ -12,7 +12,7 @@ from pdkernel.engine.journal.rows import Claim, ClaimedRun, StepRow, WaitRow
 from pdkernel.engine.journal.text_columns import replace_unstorable
 
 # the SQL is made of constants only; every value is a parameter
-CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created"
+CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin"
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
     f" where id = :run and status = 'ready' and {EXECUTOR_ALIVE}"
@@ -127,7 +127,7 @@ def _exists(connection: Connection, query: str, run_id: str) -> bool:
 
 def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
-    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created = row
+    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin = row
     content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
     steps = connection.execute(
         "select seq, name, data, path, iteration, carry, attempt from steps where run_id = ? order by seq",
@@ -152,4 +152,5 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         waits=tuple(WaitRow(*each) for each in waits),
         was_paused=_exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id),
         sent_runs=frozenset(connection.execute("select path, number from outbox where run_id = ?", (run_id,))),
+        origin=origin,
     )

@@ -11,12 +11,14 @@ import heapq
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed
-from pdkernel.engine.journal.rows import ClaimedRun
+from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
+from pdkernel.engine.journal.tables import create_tables
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
@@ -24,7 +26,9 @@ from pdkernel.engine.journal.text_columns import (
     replace_unstorable,
     to_row_status,
 )
+from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
+from pdkernel.project import Project
 from pdkernel.project.sqlite import connect, translate_error
 
 T = TypeVar("T")
@@ -51,6 +55,10 @@ class JournalReader:
     async def executions(self, query: ExecutionQuery) -> list[Execution]:
         """Return the runs that match, newest first."""
         return await self.read(lambda connection: _load(connection, _newest(connection, query)))
+
+    async def ids(self, query: ExecutionQuery) -> list[str]:
+        """Return the ids of the runs that match, newest first; the limit -1 returns all."""
+        return await self.read(lambda connection: _newest(connection, query))
 
     def close(self) -> None:
         """Wait for the current read, then close the file."""
@@ -89,6 +97,9 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
         row = connection.execute(f"{_RUN} where r.id = ?", (run_id,)).fetchone()
         if row is not None:
             # a step that has recorded its end has no open pause
+            paused = connection.execute(
+                "select data, kind, wake_at from waits where run_id = ? and outcome is null and data <> ''", (run_id,)
+            ).fetchone()
             steps = connection.execute(
                 "select data, seq from steps where run_id = :run union all select data, seq from waits w where run_id = :run"
                 " and data <> '' and not exists (select 1 from steps s where s.run_id = w.run_id and s.path = w.path"
@@ -96,7 +107,14 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
                 {"run": run_id},
             ).fetchall()
             sends = connection.execute("select shown from outbox where run_id = ? order by rowid", (run_id,)).fetchall()
-            found.append(build_execution(RunRow(*row), [data for data, _ in steps], [shown for (shown,) in sends]))
+            found.append(
+                build_execution(
+                    RunRow(*row),
+                    [data for data, _ in steps],
+                    [shown for (shown,) in sends],
+                    wait=None if paused is None else WaitRow(0, "", data=paused[0], kind=paused[1], wake_at=paused[2]),
+                )
+            )
     return found
 
 
@@ -110,7 +128,7 @@ def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
         else [(replace_unstorable(query.workflow),)]
     )
     pages = [connection.execute(statement, (*name, *values, query.limit)).fetchall() for name in workflows]
-    return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), query.limit)]
+    return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), None if query.limit < 0 else query.limit)]
 
 
 def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:
@@ -135,3 +153,27 @@ def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[
         ).fetchone()
         parts.append(("(created, id) < (?, ?)", row) if row else ("false", []))
     return "".join(f" and {sql}" for sql, _ in parts), [value for _, given in parts for value in given]
+
+
+def get_journal_file(project: Project) -> Path:
+    """Return the file with the project's journal. Raises `ProjectError` if the database is not SQLite."""
+    if project.sqlite_path is None:
+        raise ProjectError(
+            "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
+        )
+    return project.sqlite_path
+
+
+def open_journal_reader(path: Path) -> JournalReader:
+    """
+    Open the journal in *path* to read runs, without becoming an executor; missing tables are created.
+
+    Raises:
+        ProjectError: The file cannot be used, or was written by a newer version.
+    """
+    with closing(connect(path)) as connection:
+        try:
+            create_tables(connection, path)
+        except sqlite3.Error as fault:
+            raise translate_error(fault, path) from fault
+    return JournalReader(path)

@@ -82,6 +82,7 @@ class NewRun:
         parent: The id of the run whose step triggered this run, or None.
         workflow_id: The workflow's public id (`p_...`), or None.
         dedupe_key: A second run with the same key is refused; or None.
+        origin: The origin whose executors run the run, which is ready at once; None is that of the journal's executor.
     """
 
     id: str
@@ -98,6 +99,12 @@ class NewRun:
     parent: str | None = None
     workflow_id: str | None = None
     dedupe_key: str | None = None
+    origin: str | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the run waits for an executor that claims it. Otherwise the journal's executor owns the run."""
+        return self.queue is not None or self.origin is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +200,7 @@ class ClaimedRun:
         waits: The pauses of steps that are not recorded.
         was_paused: Whether the run has paused before.
         sent_runs: Path and number of the runs of steps whose messages are in the outbox.
+        origin: The origin whose executors continue the run.
     """
 
     claim: Claim
@@ -207,3 +215,9 @@ class ClaimedRun:
     waits: tuple[WaitRow, ...] = ()
     was_paused: bool = False
     sent_runs: frozenset[tuple[str, int]] = frozenset()
+    origin: str = "terminal"
+
+    @property
+    def open_wait(self) -> WaitRow | None:
+        """The pause that has not ended, or None."""
+        return next((wait for wait in self.waits if wait.data and wait.outcome is None), None)

@@ -19,6 +19,7 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.executors import EXCLUSIVE_ORIGINS, ExecutorLocks, hold_origin
 from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.reader import JournalReader
+from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
@@ -60,7 +61,7 @@ class SqliteJournal:
         self._statements = statements
         self._writer = JournalWriter(path, max_inline_commit_s=quick_s)
         self._history = JournalReader(path)
-        self._definition_keys: dict[str, str] = {}
+        self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
         self._queue_limits: dict[str, tuple[int | None, int | None, float | None]] = {}
         self._active_run_ids: set[str] = set()
 
@@ -118,21 +119,24 @@ class SqliteJournal:
 
     async def store_definition(self, workflow: Workflow) -> str:
         """Store the workflow's definition, which runs need to be continued, and return its hash."""
-        key = self._definition_keys.get(workflow.version)
-        if key is None:
+        known = self._definitions.get(workflow.version)
+        if known is None:
             content = encode_definition(workflow)
             key = hash_definition(content)
             await self._writer.write(
                 lambda connection: self._statements.store_definition(connection, key, workflow.name, content)
             )
-            self._definition_keys[workflow.version] = key
-        return key
+            known = self._definitions[workflow.version] = (key, content)
+        return known[0]
 
     async def accept_run(self, run: NewRun) -> bool:
-        """Record the run: running, with this executor as the owner and fence 1; with a queue, ready and without owner."""
+        """Record the run: running, with this executor as the owner and fence 1; or ready and without owner (`NewRun.is_ready`)."""
         now = self._now()
-        accepted = await self._writer.write(lambda connection: self._statements.accept_run(connection, run, now))
-        if accepted and run.queue is None:
+        content = next((content for key, content in self._definitions.values() if key == run.definition), None)
+        accepted = await self._writer.write(
+            lambda connection: self._statements.accept_run(connection, run, now, content)
+        )
+        if accepted and not run.is_ready:
             self._active_run_ids.add(run.id)
         return accepted
 
@@ -293,6 +297,20 @@ class SqliteJournal:
             ]
         )
 
+    async def has_executor(self, origin: str) -> bool:
+        """Return whether another living executor has that origin."""
+        executors = await self._history.read(lambda connection: self._statements.living_executors(connection, origin))
+        return any(self._liveness.is_alive(executor) for executor in executors)
+
+    async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Remove runs that are not executing, and definitions without a run. Return the ids of the removed runs."""
+        return await self._writer.write(lambda connection: remove_runs(connection, run_ids), is_compound=True)
+
+    async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
+        """Return runs that ended before their workflow's retention."""
+        now = self._now()
+        return await self._history.read(lambda connection: find_expired(connection, now, default_days, limit))
+
     async def next_wake(self) -> float | None:
         """Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits."""
         now = self._now()
@@ -340,18 +358,3 @@ class SqliteJournal:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
-
-
-def open_journal_reader(path: Path) -> JournalReader:
-    """
-    Open the journal in *path* to read runs, without becoming an executor; missing tables are created.
-
-    Raises:
-        ProjectError: The file cannot be used, or was written by a newer version.
-    """
-    with closing(connect(path)) as connection:
-        try:
-            create_tables(connection, path)
-        except sqlite3.Error as fault:
-            raise translate_error(fault, path) from fault
-    return JournalReader(path)

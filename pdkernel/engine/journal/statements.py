@@ -64,9 +64,16 @@ class Statements(QueueStatements):
         )
         return True
 
-    def accept_run(self, connection: Connection, run: NewRun, now: float) -> bool:
-        """Insert the run: owned, or ready if it has a queue. Refused if id or key exists, or this executor is dead."""
-        queued = run.queue is not None
+    def accept_run(self, connection: Connection, run: NewRun, now: float, definition: str | None = None) -> bool:
+        """
+        Insert the run: owned, or ready. Refused if id or key exists, or this executor is dead.
+
+        *definition* is the content of its definition, if another process may have removed it since it was stored.
+        """
+        queued = run.is_ready
+        stored = connection.execute("select 1 from definitions where hash = ?", (run.definition,)).fetchone()
+        if definition is not None and stored is None:
+            self.store_definition(connection, run.definition, run.workflow, definition)
         done = connection.execute(
             _ACCEPT,
             {
@@ -83,7 +90,7 @@ class Statements(QueueStatements):
                 "queue": storable(run.queue),
                 "queue_size": run.queue_size,
                 "created": now if run.created is None else run.created,
-                "origin": self.origin,
+                "origin": run.origin or self.origin,
                 "parent": storable(run.parent),
                 "workflow_id": storable(run.workflow_id),
                 "dedupe_key": storable(run.dedupe_key),

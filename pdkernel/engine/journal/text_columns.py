@@ -25,7 +25,7 @@ from msgspec import UNSET, UnsetType
 
 from pdkernel.clock import format_iso
 from pdkernel.encode import LONE_SURROGATE, JsonStruct, decode_json, encode_json
-from pdkernel.engine.journal.rows import ClaimedRun, RunStatus
+from pdkernel.engine.journal.rows import ClaimedRun, RunStatus, WaitRow
 from pdkernel.errors import ProjectError
 from pdkernel.execution import (
     Delivery,
@@ -33,6 +33,7 @@ from pdkernel.execution import (
     Execution,
     OutboundEnforcement,
     Response,
+    RunPause,
     RunTrigger,
     Status,
     StepResult,
@@ -116,9 +117,10 @@ class _StoredStep(JsonStruct, frozen=True):
 
 
 class _StoredDefinition(JsonStruct, frozen=True):
-    """The part of the `definitions.content` text that an execution shows."""
+    """The part of the `definitions.content` text that the journal reads."""
 
     steps: tuple[_StoredStep, ...]
+    settings: Mapping[str, JSON] = {}
 
 
 def encode_definition(workflow: Workflow) -> str:
@@ -147,6 +149,15 @@ def encode_event(
             outside_calls=outbound_enforcement,
         )
     )
+
+
+def decode_retention(definition: str) -> float | None:
+    """Return the days of the setting `retention` in a `definitions.content` text, or None without the setting."""
+    try:
+        days = decode_json(definition, _StoredDefinition).settings.get("retention")
+    except (ValueError, RecursionError):  # a damaged definition has the default
+        return None
+    return days if isinstance(days, int) and not isinstance(days, bool) else None
 
 
 def decode_context(claimed: ClaimedRun) -> Mapping[str, JSON]:
@@ -202,7 +213,9 @@ def to_row_status(status: Status) -> tuple[RunStatus, bool | None]:
             return status, None
 
 
-def build_execution(run: RunRow, steps: Sequence[str], sends: Sequence[str] = ()) -> Execution:
+def build_execution(
+    run: RunRow, steps: Sequence[str], sends: Sequence[str] = (), *, wait: WaitRow | None = None
+) -> Execution:
     """
     Build the `Execution` of a run.
 
@@ -210,6 +223,7 @@ def build_execution(run: RunRow, steps: Sequence[str], sends: Sequence[str] = ()
         run: The run's row.
         steps: The `steps.data` texts in step order, and the `waits.data` texts of steps that are not recorded.
         sends: The `outbox.shown` texts in the order of the messages.
+        wait: The pause that has not ended, or None.
     """
     trigger = _decode(run.id, _StoredTrigger, "event", run.event)
     output = _decode(run.id, _StoredOutput, "output", run.output) if run.output else _StoredOutput(None, None, {})
@@ -234,7 +248,15 @@ def build_execution(run: RunRow, steps: Sequence[str], sends: Sequence[str] = ()
         sends=(*output.sends, *(_decode(run.id, Delivery, "outbox", shown) for shown in sends)),
         lookup=output.lookup,
         outbound_enforcement=trigger.outside_calls,
+        pause=None
+        if wait is None or run.status != "paused"
+        else build_pause(decode_step(run.id, wait.data).name, wait),
     )
+
+
+def build_pause(step: str, wait: WaitRow) -> RunPause:
+    """Build the pause that an execution shows."""
+    return RunPause(step, wait.kind, None if wait.wake_at is None else _iso(wait.wake_at))
 
 
 def _in_order(

@@ -1,0 +1,140 @@
+"""Starts an engine for a command and prints runs: progress, timeline, exit status, and the command that follows."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import click
+
+from pdkernel.cli.app import CliContext, print_error
+from pdkernel.cli.terminal import color_statuses, is_interactive
+
+if TYPE_CHECKING:
+    from pdkernel.engine.run_request import RunWatcher
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.execution import Execution
+    from pdkernel.model import Workflow
+
+
+@asynccontextmanager
+async def open_engine(state: CliContext) -> AsyncIterator[WorkflowEngine]:
+    """An engine of the project for one run at a time; SIGTERM cancels the run."""
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with await WorkflowEngine.start(state.open_project(), state.open_directory(), max_active_runs=1) as engine:
+        yield engine
+
+
+@contextmanager
+def watch_run(state: CliContext, *, is_shown: bool) -> Iterator[RunWatcher]:
+    """A watcher that prints the progress of a run."""
+    from pdkernel.engine.run_request import RunWatcher
+
+    with _Progress(state, is_shown=is_shown) as progress:
+        yield RunWatcher(on_progress=progress.print_line, on_change=progress.update)
+
+
+class _Progress:
+    """Progress: a line that names the running step on a terminal, and lasting lines for installed packages."""
+
+    def __init__(self, state: CliContext, *, is_shown: bool) -> None:
+        self._state = state
+        self._on = is_shown and not state.quiet and is_interactive(sys.stderr)
+        self._shown = ""
+        self._ended: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def print_line(self, text: str) -> None:
+        """Print a line."""
+        self._clear()
+        self._state.print_note(text)
+
+    def update(self, execution: Execution) -> None:
+        """Show the name of the running step; with `--verbose`, print each step that has ended."""
+        for step in execution.steps:
+            if step.duration_ms is not None and step.name not in self._ended:
+                self._ended.add(step.name)
+                self._clear()
+                self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
+        running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
+        text = f"running {running} ..." if running else ""
+        if self._on and text and text != self._shown:
+            sys.stderr.write("\r" + text.ljust(len(self._shown)))
+            sys.stderr.flush()
+            self._shown = text
+
+    def _clear(self) -> None:
+        if self._on and self._shown:
+            sys.stderr.write("\r" + " " * len(self._shown) + "\r")
+            sys.stderr.flush()
+            self._shown = ""
+
+
+def resolve_exit_status(execution: Execution) -> int:
+    """Return the exit status for an execution."""
+    from pdkernel.errors import InternalError, exit_status_of
+
+    if execution.status in ("success", "exited"):
+        return 0
+    if execution.status == "paused":
+        return 4
+    refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
+    if refused and execution.error is not None:
+        # a step's own process may end with the same code; before any step it means that the run was refused
+        return max(2, exit_status_of(execution.error.code))
+    if execution.error is not None and exit_status_of(execution.error.code) == InternalError.exit_status:
+        return InternalError.exit_status
+    return 1
+
+
+def print_next_command(state: CliContext, execution: Execution) -> None:
+    """Print to standard error the command for a run that failed or is paused."""
+    if execution.status == "paused":
+        state.print_note(f"To end the pause: pdkernel runs resume {execution.id}")
+    elif resolve_exit_status(execution) != 0:
+        state.print_note(f"To look at this run: pdkernel runs show {execution.id}")
+
+
+def print_execution(
+    execution: Execution, workflow: Workflow, *, event_file: str | None = None, explain: bool = False
+) -> None:
+    """Print the timeline of a run; of a run that was refused, the reason."""
+    from pdkernel.render import lookup, timeline
+
+    error = execution.error
+    ran = any(step.status != "not_run" for step in execution.steps)
+    if resolve_exit_status(execution) in (2, 3) and error is not None and not ran:
+        print_error(error.code, error.message)
+        if explain and execution.lookup is not None:
+            click.echo(lookup.render_text(execution.lookup), nl=False)
+        return
+    if execution.status != "success" and error is not None and error.stack is None:
+        print_error(error.code, f"{_steps_line(execution)}\n{error.message}")
+    else:
+        text = timeline.render_text(
+            execution,
+            explain_lookup=explain,
+            has_response=workflow.trigger.type == "http",
+            languages=timeline.step_kinds(workflow),
+            event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
+        )
+        click.echo(color_statuses(text), nl=False)
+
+
+def _steps_line(execution: Execution) -> str:
+    """Each step with its status, in one line."""
+    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)

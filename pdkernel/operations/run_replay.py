@@ -1,0 +1,261 @@
+"""
+Runs of recorded events: a replay of a whole run, and a fork from one of its steps.
+
+A replay is prepared first, which refuses what cannot run. Then it is started: in this process, or by the project's server.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from pdkernel.egress import parse_policy
+from pdkernel.engine.journal import ClaimedRun
+from pdkernel.engine.run_request import UNWATCHED, QueueFullError, RunRequest, RunWatcher, queue_limits
+from pdkernel.errors import InternalError, PdkernelError, RequestError
+from pdkernel.execution import Execution
+from pdkernel.identity import check_external_user_id
+from pdkernel.model import JSON
+from pdkernel.operations.runs import pin_steps
+from pdkernel.redaction import Secret, find_redacted_values
+from pdkernel.source import WorkflowSource, load_source
+
+if TYPE_CHECKING:
+    from pdkernel.engine.workflow_engine import WorkflowEngine
+
+DefinitionChoice = Literal["current", "recorded", "given"]
+"""`current` is the workflow of the run's source as it is now, `recorded` is the run's own, `given` is another source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """
+    A new run on the event of a recorded run, before it starts.
+
+    Attributes:
+        original: The record of the run that is run again.
+        request: The request for the new run.
+        definition: Where the workflow comes from.
+        is_queued: Whether the project's server runs it. Otherwise this process does.
+        is_fork: Whether the new run begins at a step of the original.
+    """
+
+    original: Execution
+    request: RunRequest
+    definition: DefinitionChoice
+    is_queued: bool = False
+    is_fork: bool = False
+
+
+async def prepare_replay(
+    engine: WorkflowEngine,
+    run_id: str,
+    *,
+    source: WorkflowSource | None = None,
+    external_user: str | None = None,
+    sends: bool = False,
+) -> Replay:
+    """
+    Prepare a new run on the event of a run, as the external user of that run.
+
+    The workflow is the current one of the run's source; if the source does not exist any more, the recorded one.
+
+    Args:
+        engine: The engine of this process.
+        run_id: The id of the run.
+        source: The workflow of an open notebook, which is used instead of the notebook's file if the run is from it.
+        external_user: Another external user; None is that of the run.
+        sends: Whether outbound calls are sent, also those that were sent before. Otherwise they are refused.
+
+    Raises:
+        RequestError: There is no such run, or its request is not stored.
+        DefinitionError: The source has no valid workflow any more.
+        ProjectError: The request is damaged, or was encrypted with another key.
+    """
+    execution, claimed, request = await _load(engine, run_id)
+    current = _find_source(request, source)
+    if current is not None:
+        request = _with_source(request, current)
+    secrets = _find_event_secrets(execution, request)
+    request = _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
+    choice: DefinitionChoice = "recorded" if current is None else "current"
+    return await _place(engine, claimed, Replay(execution, request, choice))
+
+
+async def prepare_fork(
+    engine: WorkflowEngine,
+    run_id: str,
+    first: str,
+    *,
+    source: WorkflowSource | None = None,
+    pins: Mapping[str, JSON] | None = None,
+    external_user: str | None = None,
+    sends: bool = False,
+) -> Replay:
+    """
+    Prepare a new run that begins at the step *first* of a run; the steps above keep their recorded exports.
+
+    Args:
+        engine: The engine of this process.
+        run_id: The id of the run.
+        first: The name of the first step that runs.
+        source: An edited workflow, which runs in this process; None for the recorded definition.
+        pins: Exports by step, as for `pin_steps`, instead of recorded ones; such steps do not run.
+        external_user: As for `prepare_replay`.
+        sends: As for `prepare_replay`.
+
+    Raises:
+        UnknownStepError: The workflow has no such step.
+        RequestError: As for `prepare_replay`; or the run has no exports of a step above *first*.
+        ProjectError: As for `prepare_replay`.
+    """
+    execution, claimed, request = await _load(engine, run_id)
+    if source is not None:
+        request = _with_source(request, source)
+    workflow = request.workflow
+    pinned = pin_steps(workflow, pins or {})
+    state = engine.restore_state(claimed)
+    recorded = {name: step.exports for name, step in state.steps.items() if step.result.status in ("success", "pinned")}
+    above = [step.name for step in workflow.steps_before(first) if not step.disabled]
+    for name in above:
+        if name not in recorded and name not in pinned:
+            raise RequestError(
+                f"The run {run_id} has no exports of the step {name}, which is above {first}.",
+                fix=f"Fork from {name}, or give its exports: --pin {name}=FILE",
+            )
+    kept = {name: exports for name, exports in request.pinned_exports.items() if name != first}
+    request = replace(
+        request,
+        pinned_exports={**kept, **{name: recorded[name] for name in above if name in recorded}, **pinned},
+        only_steps=None,
+        previous_exports={},
+    )
+    secrets = (*_find_event_secrets(execution, request), *state.secrets)
+    request = _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
+    fork = Replay(execution, request, "recorded" if source is None else "given", is_fork=True)
+    return fork if source is not None else await _place(engine, claimed, fork)
+
+
+async def prepare_replays(
+    engine: WorkflowEngine, run_ids: Sequence[str], *, source: WorkflowSource | None = None, sends: bool = False
+) -> tuple[Sequence[Replay], Sequence[tuple[str, PdkernelError]]]:
+    """Prepare a replay of each run. Returns the replays, and each run that cannot run again with the reason."""
+    replays, refused = [], []
+    for run_id in run_ids:
+        try:
+            replays.append(await prepare_replay(engine, run_id, source=source, sends=sends))
+        except PdkernelError as fault:
+            refused.append((run_id, fault))
+    return replays, refused
+
+
+def describe_replay(replay: Replay) -> str:
+    """The replay in one line: the run, the definition and the process."""
+    definition = {
+        "current": f"the current workflow of {replay.request.source}",
+        "recorded": "the recorded definition",
+        "given": f"the workflow of {replay.request.source}",
+    }[replay.definition]
+    gone = " (its source does not exist any more)" if replay.definition == "recorded" and not replay.is_fork else ""
+    place = "in its server" if replay.is_queued else "here"
+    return f"Run {replay.original.id} again with {definition}{gone}, {place}."
+
+
+async def start_replay(engine: WorkflowEngine, replay: Replay, watcher: RunWatcher = UNWATCHED) -> Execution:
+    """
+    Start the run of *replay*, and return its record: at the end of the run, or at once if the project's server runs it.
+
+    Raises:
+        QueueFullError: Too many runs wait for the limits of the workflow.
+        ProjectError: The run cannot be recorded.
+    """
+    request = replay.request
+    if not replay.is_queued:
+        return await engine.run(request, watcher)
+    limits = queue_limits(request.workflow, request.workflow_id or request.workflow.name)
+    if not await engine.enqueue(request, limits, watcher, origin="serve") and limits is not None:
+        raise QueueFullError(limits)
+    assert request.run_ids is not None, "a replay has its ids"
+    queued = await engine.journal.get_execution(request.run_ids[0])
+    if queued is None:
+        raise InternalError(f"The record of the run {request.run_ids[0]} is gone.")
+    return queued
+
+
+async def _load(engine: WorkflowEngine, run_id: str) -> tuple[Execution, ClaimedRun, RunRequest]:
+    found = await engine.journal.load_run(run_id)
+    if found is None:
+        raise RequestError(f"There is no run {run_id!r} in this project.", fix="See: pdkernel runs list")
+    execution, claimed = found
+    if claimed.request is None:
+        raise RequestError(
+            f"The run {run_id} cannot run again: its event is not stored, because an earlier version recorded the run.",
+            fix="Run the workflow on the event: pdkernel run SOURCE --event FILE",
+        )
+    return execution, claimed, engine.restore_request(claimed)
+
+
+def _find_source(request: RunRequest, opened: WorkflowSource | None) -> WorkflowSource | None:
+    """The current workflow of the run's source; None if the source does not exist any more."""
+    path = request.source_path
+    if path is not None and opened is not None and opened.path.resolve() == path:
+        return opened
+    return None if path is None or not path.exists() else load_source(path)
+
+
+def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
+    names = {step.name for step in source.workflow.steps}
+    return replace(
+        request,
+        workflow=source.workflow,
+        folder=source.folder.resolve(),
+        source=shlex.quote(os.path.relpath(source.path)),
+        source_path=source.path.resolve(),
+        actions_source=source.sidecar.actions if source.sidecar else None,
+        pinned_exports={name: pin for name, pin in request.pinned_exports.items() if name in names},
+    )
+
+
+def _find_event_secrets(execution: Execution, request: RunRequest) -> list[Secret]:
+    """The credentials in the event that the record hides: another user's accounts, or today's, need not have them."""
+    return [] if execution.trigger.sealed else find_redacted_values(dict(request.event.data), dict(execution.event))
+
+
+def _renew(
+    engine: WorkflowEngine,
+    original: Execution,
+    request: RunRequest,
+    secrets: tuple[Secret, ...] | list[Secret],
+    *,
+    external_user: str | None,
+    sends: bool,
+) -> RunRequest:
+    """The request for a new run instead of the recorded one."""
+    if external_user is not None and external_user != request.external_user_id:
+        user = check_external_user_id(external_user)
+        event = request.event.with_identity(user, request.environment)
+        request = replace(request, external_user_id=user, event=event, account_overrides={})
+    policy = request.policy
+    if not sends:
+        policy = replace(parse_policy("deny"), public_only=policy.public_only)
+    return replace(
+        request,
+        policy=policy,
+        resend=sends,
+        run_ids=(engine.ids.new("", 27), original.trace_id),
+        replay_of=original.id,
+        secrets=tuple(dict.fromkeys((*request.secrets, *secrets))),
+        parent=None,
+        depth=0,
+    )
+
+
+async def _place(engine: WorkflowEngine, claimed: ClaimedRun, replay: Replay) -> Replay:
+    """Decide which process runs *replay*: the project's server for a served run, else this process."""
+    if engine.continues_runs or (claimed.origin == "serve" and await engine.journal.has_executor("serve")):
+        return replace(replay, is_queued=True)
+    # without a server, resume and cancel URLs of the new run would not work
+    return replace(replay, request=replace(replay.request, base_url=None))

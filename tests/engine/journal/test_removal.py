@@ -1,0 +1,94 @@
+"""Runs that are removed, and runs of another origin."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from tests.engine.journal.conftest import (
+    FIRST,
+    WORKFLOW,
+    FakeLiveness,
+    Open,
+    Rows,
+    new_run,
+    outbox_row,
+    step_row,
+    wait_row,
+)
+
+TABLES = ("runs", "steps", "waits", "outbox", "definitions")
+
+
+async def test_a_removed_run_leaves_no_row(open_journal: Open, rows: Rows) -> None:
+    """A run is removed with its steps, waits and messages; its definition goes with its last run."""
+    journal = open_journal()
+    await journal.store_definition(WORKFLOW)
+    await journal.accept_run(new_run())
+    await journal.accept_run(new_run("other"))
+    await journal.append_step(FIRST, step_row(0, "zero"))
+    await journal.park(FIRST, wait_row(1), outbox=[outbox_row()])
+
+    assert await journal.remove_runs(["run", "nope"]) == ["run"]
+    assert {table: len(rows(f"select * from {table}")) for table in TABLES} == {
+        "runs": 1, "steps": 0, "waits": 0, "outbox": 0, "definitions": 1,
+    }  # fmt: skip
+
+
+async def test_a_run_that_executes_is_not_removed(open_journal: Open) -> None:
+    """The row of a run with an owner stays."""
+    journal = open_journal()
+    await journal.accept_run(new_run())
+
+    assert await journal.remove_runs(["run"]) == []
+    assert await journal.get_execution("run") is not None
+
+
+async def test_a_definition_that_another_process_removed_is_stored_again(open_journal: Open, rows: Rows) -> None:
+    """A process that has stored a definition before stores it again with its next run, if the definition is gone."""
+    journal, other = open_journal(), open_journal()
+    await journal.store_definition(WORKFLOW)
+    await journal.accept_run(new_run())
+    await journal.finish(FIRST, "success", "{}")
+    await other.remove_runs(["run"])
+    gone = rows("select * from definitions")
+    await journal.accept_run(new_run("next"))
+    found = await journal.get_execution("next")
+
+    assert gone == []
+    assert found is not None
+    assert [step.name for step in found.steps] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(("days", "expired"), [(2, ["run"]), (4, [])])
+async def test_expired_runs_are_found(open_journal: Open, clock: ManualClock, days: float, expired: list[str]) -> None:
+    """A run expires so many days after its end; a run that has not ended never does."""
+    journal = open_journal()
+    await journal.store_definition(WORKFLOW)
+    await journal.accept_run(new_run())
+    await journal.accept_run(new_run("unfinished"))
+    await journal.finish(FIRST, "success", "{}")
+    clock.advance(3 * 86400)
+
+    assert await journal.find_expired(days) == expired
+
+
+async def test_a_run_of_another_origin_waits_for_its_executor(open_journal: Open) -> None:
+    """A run that is accepted for another origin is ready for that one, and not for its own."""
+    terminal, server = open_journal("terminal"), open_journal("serve")
+    await terminal.accept_run(new_run(origin="serve"))
+
+    assert await terminal.claim_next() == []
+    (claimed,) = await server.claim_next()
+    assert (claimed.claim.run_id, claimed.origin) == ("run", "serve")
+
+
+async def test_a_dead_executor_does_not_serve(open_journal: Open, liveness: FakeLiveness) -> None:
+    """An origin has an executor while one of its processes lives, although the row of a dead one stays."""
+    terminal = open_journal("terminal")
+    before = await terminal.has_executor("serve")
+    server = open_journal("serve")
+    during = await terminal.has_executor("serve")
+    liveness.kill(server)
+
+    assert (before, during, await terminal.has_executor("serve")) == (False, True, False)

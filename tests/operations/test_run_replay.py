@@ -1,0 +1,307 @@
+"""Recorded events run again: replays, forks, and who runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import ProjectError, RequestError, UnknownStepError
+from pdkernel.execution import Execution
+from pdkernel.operations.run_replay import (
+    describe_replay,
+    prepare_fork,
+    prepare_replay,
+    prepare_replays,
+    start_replay,
+)
+from pdkernel.project import Project
+from pdkernel.source import WorkflowSource, load_source
+from tests.builders import a_workflow, an_event, python_step
+from tests.engine.conftest import Run
+from tests.notebook_files import notebook_of
+
+NAME = "return pd.steps['trigger']['event']['body']['name']"
+TOKEN = "xoxb-0123456789"
+
+
+async def replay(engine: WorkflowEngine, run_id: str, **choices: Any) -> Execution:
+    """Prepare and start a replay."""
+    return await start_replay(engine, await prepare_replay(engine, run_id, **choices))
+
+
+def write_notebook(path: Path, body: str) -> WorkflowSource:
+    """A notebook with one step of *body*, as a source."""
+    notebook_of(path, "%%pdworkflow\nname: Greet\n", f"%%pdstep greet\ndef handler(pd):\n    {body}\n")
+    return load_source(path)
+
+
+async def test_a_replay_is_a_new_run_on_the_same_event(run: Run, runtime: WorkflowEngine) -> None:
+    """The new run has the event, the trace id and the user of the first; record and context say that it is a replay."""
+    workflow = a_workflow(python_step(body="return pd.steps['trigger']['context']['replay']"))
+    first = await run(workflow, external_user_id="ada", event=an_event({"secret": 1}))
+    again = await replay(runtime, first.id)
+    kept = await runtime.journal.get_execution(again.id)
+
+    assert again.id != first.id
+    assert (again.trace_id, again.replay_of, again.external_user) == (first.trace_id, first.id, "ada")
+    assert (first.step("code").return_value, again.step("code").return_value) == (False, True)
+    assert again.event == first.event
+    assert (first.context["replay"], again.context["replay"]) == (False, True)
+    assert kept is not None
+    assert kept.replay_of == first.id
+
+
+async def test_a_replay_has_the_raw_event(run: Run, runtime: WorkflowEngine) -> None:
+    """The replay gets header values that the record masks."""
+    body = "return len(pd.steps['trigger']['event']['headers']['authorization'])"
+    first = await run(python_step(body=body), event=an_event(headers={"authorization": "Bearer 0123456789"}))
+
+    assert first.event["headers"] == {"authorization": "***"}
+    assert (await replay(runtime, first.id)).step("code").return_value == len("Bearer 0123456789")
+
+
+async def test_a_replay_has_the_current_workflow_of_its_source(
+    run: Run, runtime: WorkflowEngine, tmp_path: Path
+) -> None:
+    """The edited notebook runs; without the notebook, the recorded definition does, and the description says so."""
+    path = tmp_path / "greet.ipynb"
+    source = write_notebook(path, "return 'old'")
+    first = await run(source.workflow, source_path=path, source="greet.ipynb")
+    write_notebook(path, "return 'new'")
+    current = await prepare_replay(runtime, first.id)
+    path.unlink()
+    recorded = await prepare_replay(runtime, first.id)
+
+    assert (current.definition, recorded.definition) == ("current", "recorded")
+    assert (await start_replay(runtime, current)).step("greet").return_value == "new"
+    assert (await start_replay(runtime, recorded)).step("greet").return_value == "old"
+    assert "the current workflow of" in describe_replay(current)
+    assert "the recorded definition (its source does not exist any more)" in describe_replay(recorded)
+
+
+async def test_the_draft_of_an_open_notebook_is_its_current_workflow(
+    run: Run, runtime: WorkflowEngine, tmp_path: Path
+) -> None:
+    """A notebook's workflow that is not saved yet replaces the file; the draft of another notebook does not."""
+    source = write_notebook(tmp_path / "greet.ipynb", "return 'file'")
+    draft = WorkflowSource(source.path, "notebook", a_workflow(python_step("greet", "return 'draft'")))
+    other = WorkflowSource(tmp_path / "other.ipynb", "notebook", draft.workflow)
+    first = await run(source.workflow, source_path=source.path)
+
+    assert (await replay(runtime, first.id, source=draft)).step("greet").return_value == "draft"
+    assert (await replay(runtime, first.id, source=other)).step("greet").return_value == "file"
+
+
+async def test_a_replay_refuses_outbound_calls(run: Run, runtime: WorkflowEngine) -> None:
+    """Outbound calls of a replay are refused, unless they are to be sent: then the run's own policy applies."""
+    first = await run(python_step(), egress="allow=example.com")
+
+    assert (await prepare_replay(runtime, first.id)).request.policy.mode == "deny"
+    sending = (await prepare_replay(runtime, first.id, sends=True)).request
+    assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
+
+
+async def test_another_user_is_named(run: Run, runtime: WorkflowEngine) -> None:
+    """With an external user, the event is that user's: its header is rewritten, and chosen accounts do not apply."""
+    body = "return pd.steps['trigger']['event']['headers']['x-pd-external-user-id']"
+    first = await run(
+        python_step(body=body), external_user_id="ada", event=an_event().with_identity("ada", "development")
+    )
+    again = await replay(runtime, first.id, external_user="grace")
+
+    assert (again.external_user, again.step("code").return_value) == ("grace", "grace")
+
+
+async def test_a_credential_in_the_event_stays_hidden_for_another_user(
+    run: Run, runtime: WorkflowEngine, connect: Callable[..., str]
+) -> None:
+    """A credential that the first run's accounts revealed is redacted in the replay of a user without that account."""
+    connect("ada", TOKEN)
+    connect("grace", "xoxb-9876543210")
+    step = python_step(body=NAME, options="--app slack")
+    first = await run(a_workflow(step), external_user_id="ada", event=an_event({"name": f"token {TOKEN}!"}))
+    again = await replay(runtime, first.id, external_user="grace")
+
+    assert TOKEN not in str(first.to_json())
+    assert TOKEN not in str(again.to_json())
+    assert again.event["body"] == first.event["body"]
+    assert again.status == "success"
+
+
+async def test_a_run_without_its_event_is_refused(run: Run, runtime: WorkflowEngine, project: Project) -> None:
+    """A run of an earlier version, whose request is not stored, is refused with exit status 2."""
+    first = await run(python_step())
+    _update_runs(project, "request = null")
+
+    with pytest.raises(RequestError, match="its event is not stored"):
+        await prepare_replay(runtime, first.id)
+    with pytest.raises(RequestError, match="There is no run 'nope'"):
+        await prepare_replay(runtime, "nope")
+
+
+async def test_a_request_of_another_key_is_refused(run: Run, runtime: WorkflowEngine, project: Project) -> None:
+    """A request that the project's key does not decrypt is refused with exit status 3."""
+    first = await run(python_step())
+    _update_runs(project, "request = x'0102030405'")
+
+    with pytest.raises(ProjectError, match="cannot be decrypted") as refused:
+        await prepare_replay(runtime, first.id)
+    replays, errors = await prepare_replays(runtime, [first.id])
+
+    assert refused.value.exit_status == 3
+    assert (list(replays), [run_id for run_id, _ in errors]) == ([], [first.id])
+
+
+THREE = a_workflow(
+    python_step("one", "return {'n': 1}"),
+    python_step("two", "print('runs')\nreturn pd.steps['one']['$return_value']['n'] + 1"),
+    python_step("three", "return pd.steps['two']['$return_value'] + 1"),
+)
+
+
+async def test_a_fork_keeps_the_exports_above(run: Run, runtime: WorkflowEngine) -> None:
+    """The steps above are not run and have their recorded exports; the other steps run."""
+    first = await run(THREE)
+    forked = await start_replay(runtime, await prepare_fork(runtime, first.id, "three"))
+
+    assert [step.status for step in forked.steps] == ["pinned", "pinned", "success"]
+    assert forked.step("two").exports == first.step("two").exports
+    assert forked.step("three").return_value == 3
+    assert (forked.replay_of, forked.context["replay"]) == (first.id, True)
+
+
+async def test_a_fork_of_an_edited_workflow(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
+    """An edited source runs from the step; without it, the recorded definition runs although the source has changed."""
+    first = await run(THREE)
+    edited = a_workflow(*THREE.steps[:2], python_step("three", "return 'edited'"))
+    source = WorkflowSource(tmp_path / "edited.ipynb", "notebook", edited)
+    fork = await prepare_fork(runtime, first.id, "three", source=source)
+
+    assert fork.definition == "given"
+    assert (await start_replay(runtime, fork)).step("three").return_value == "edited"
+
+
+async def test_a_fork_with_a_pin(run: Run, runtime: WorkflowEngine) -> None:
+    """A pin replaces recorded exports; a step that failed or was not reached needs one."""
+    broken = a_workflow(python_step("one"), python_step("two", "1 / 0"), python_step("three", THREE_BODY))
+    first = await run(broken)
+    with pytest.raises(RequestError, match="no exports of the step two, which is above three"):
+        await prepare_fork(runtime, first.id, "three")
+    forked = await start_replay(runtime, await prepare_fork(runtime, first.id, "three", pins={"two": 41}))
+
+    assert forked.step("three").return_value == 42
+
+
+THREE_BODY = "return pd.steps['two']['$return_value'] + 1"
+
+
+async def test_a_fork_from_an_unknown_step_lists_the_steps(run: Run, runtime: WorkflowEngine) -> None:
+    """An unknown step, also in a pin, is refused with the steps' names."""
+    first = await run(THREE)
+
+    for first_step, pins in (("four", {}), ("three", {"four": 1})):
+        with pytest.raises(UnknownStepError, match=r"no step 'four'\. Its steps: one, two, three"):
+            await prepare_fork(runtime, first.id, first_step, pins=pins)
+
+
+async def test_secrets_of_recorded_exports_stay_hidden(
+    run: Run, runtime: WorkflowEngine, directory: LocalDirectory, connect: Callable[..., str]
+) -> None:
+    """A fork gets the raw exports and redacts their secrets, although no step that runs has the account any more."""
+    account = connect("ada", TOKEN)
+    workflow = a_workflow(
+        python_step("one", "return pd.inputs['slack']['$auth']['oauth_access_token']", options="--app slack"),
+        python_step("two", "print(pd.steps['one']['$return_value'])\nreturn len(pd.steps['one']['$return_value'])"),
+    )
+    first = await run(workflow, external_user_id="ada")
+    directory.remove_account(account)
+    forked = await start_replay(runtime, await prepare_fork(runtime, first.id, "two"))
+
+    assert forked.step("two").return_value == len(TOKEN)
+    assert forked.step("one").exports == first.step("one").exports
+    assert TOKEN not in str(forked.to_json())
+    kept = await runtime.journal.get_execution(forked.id)
+    assert TOKEN not in str(kept and kept.to_json())
+
+
+async def test_a_run_that_is_triggered_by_a_step_is_replayed_alone(run: Run, runtime: WorkflowEngine) -> None:
+    """The replay of a triggered run is not a part of the chain of its first run."""
+    first = await run(python_step(), parent="run-of-the-parent", depth=2)
+    request = (await prepare_replay(runtime, first.id)).request
+
+    assert (request.parent, request.depth) == (None, 0)
+
+
+@pytest.fixture
+def served_request(tmp_path: Path) -> RunRequest:
+    """A request as the server makes it."""
+    return RunRequest(
+        a_workflow(python_step()),
+        an_event(),
+        parse_policy("deny"),
+        folder=tmp_path,
+        base_url="https://flows.example.com/key",
+        interface="http",
+    )
+
+
+async def test_a_served_run_is_queued_for_its_server(
+    project: Project, directory: LocalDirectory, served_request: RunRequest
+) -> None:
+    """With a server, the replay is ready for it, with its URLs; its record says that it is queued and a replay."""
+    async with await WorkflowEngine.start(project, directory, origin="serve") as server:
+        first = await server.run(served_request)
+        async with await WorkflowEngine.start(project, directory) as terminal:
+            prepared = await prepare_replay(terminal, first.id)
+            queued = await start_replay(terminal, prepared)
+        (claimed,) = await server.journal.claim_next()
+        ended = await server.continue_run(claimed)
+
+    assert prepared.is_queued
+    assert prepared.request.base_url == served_request.base_url
+    assert (queued.status, queued.replay_of, queued.trace_id) == ("queued", first.id, first.trace_id)
+    assert (ended.id, ended.status, ended.replay_of) == (queued.id, "success", first.id)
+    assert ended.context["replay"] is True
+
+
+async def test_without_a_server_a_served_run_is_replayed_here(
+    project: Project, directory: LocalDirectory, served_request: RunRequest
+) -> None:
+    """Without a server, the replay runs in this process, without URLs that lead nowhere."""
+    async with await WorkflowEngine.start(project, directory, origin="serve") as server:
+        first = await server.run(served_request)
+    async with await WorkflowEngine.start(project, directory) as terminal:
+        prepared = await prepare_replay(terminal, first.id)
+        ended = await start_replay(terminal, prepared)
+
+    assert (prepared.is_queued, prepared.request.base_url) == (False, None)
+    assert ended.status == "success"
+
+
+async def test_the_server_queues_every_replay(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
+    """A replay that the server starts, such as from its console, is a run of the server, also of a run of a terminal."""
+    async with await WorkflowEngine.start(project, directory) as terminal:
+        first = await terminal.run(RunRequest(THREE, an_event(), parse_policy("deny"), folder=tmp_path))
+    async with await WorkflowEngine.start(project, directory, origin="serve") as server:
+        queued = await start_replay(server, await prepare_fork(server, first.id, "two"))
+        claims = await server.journal.claim_next()
+        ended = await asyncio.gather(*(server.continue_run(claimed) for claimed in claims))
+
+    assert [(each.id, each.status) for each in ended] == [(queued.id, "success")]
+    assert [step.status for step in ended[0].steps] == ["pinned", "success", "success"]
+
+
+def _update_runs(project: Project, assignment: str) -> None:
+    assert project.sqlite_path is not None
+    with closing(sqlite3.connect(project.sqlite_path)) as connection, connection:
+        connection.execute(f"update runs set {assignment}")
