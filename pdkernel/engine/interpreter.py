@@ -217,7 +217,9 @@ class Interpreter:
             return
         target = self._error_notification()
         if target:
-            record.queue_sends(NOTIFICATION_STEP, 1, [build_notification(execution, target, request.base_url)])
+            record.outbox.add(
+                NOTIFICATION_STEP, 1, [build_notification(execution, target, request.base_url)], record.redactor
+            )
 
     async def _run_child(
         self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]

@@ -53,7 +53,7 @@ from pdkernel.execution import (
 from pdkernel.model import JSON
 from pdkernel.project import Vault
 from pdkernel.redaction import Secret
-from pdkernel.workers import Effect, StepOutcome
+from pdkernel.workers import StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
@@ -171,10 +171,6 @@ class RunRecord(GrowingExecution):
         else:
             event = self._take_event_text()
             self._writes.submit(lambda: self._journal.append_step(self.claim, row, event=event))
-
-    def queue_sends(self, step: str, number: int, sends: Sequence[Effect]) -> None:
-        """Keep messages of the run *number* of a step for the outbox."""
-        self.outbox.add(step, number, sends, self.redactor)
 
     async def flush(self) -> None:
         """

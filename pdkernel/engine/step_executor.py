@@ -126,7 +126,7 @@ class StepExecutor:
         _locate_error(outcome.error, run.request.workflow, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = _limited(run, step, recorder, outcome)
-        run.record.queue_sends(step.name, rerun_state.run_number, outcome.queued_sends)
+        run.record.outbox.add(step.name, rerun_state.run_number, outcome.queued_sends, run.record.redactor)
         run.attempt = 1
         status: StepStatus = "error" if outcome.error else "success"
         return recorder.finish(status, outcome.error), outcome

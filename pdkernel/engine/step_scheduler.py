@@ -47,7 +47,7 @@ class StepScheduler:
         if known is not None:
             run.exports[step.name] = known.exports
             run.payload.add(known.exports, known.result.logs)
-            run.record.queue_sends(step.name, known.number, known.sends)
+            run.record.outbox.add(step.name, known.number, known.sends, run.record.redactor)
             return "error" if known.result.error is not None else None
         if step.disabled:
             run.record.notify(StepResult(step.name, "disabled"))

@@ -79,11 +79,13 @@ def test_a_token_from_pipedream(server: Server, upstream: Upstream, client: str,
     assert invoke(server, token(upstream.url, client, scope=scope)).status_code == status
 
 
-def test_a_token_is_known_after_a_restart(upstream: Upstream, folder: Path, server: Server) -> None:
-    """A token issued through one process opens the endpoints of another process of the same project."""
-    bearer = token(server.url, scope=INVOKE)
+def test_a_token_is_known_after_a_restart(upstream: Upstream, tmp_path: Path) -> None:
+    """A token issued through one process opens the endpoints of the next process of the same project."""
+    notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
+    with serving(tmp_path, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as first:
+        bearer = token(first.url, scope=INVOKE)
 
-    with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as second:
+    with serving(tmp_path, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as second:
         assert invoke(second, bearer).status_code == 200
 
 

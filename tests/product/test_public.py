@@ -123,8 +123,8 @@ def test_public_names() -> None:
     assert all(getattr(pdkernel, name) is getattr(api, name) for name in api.__all__)
     assert set(pdkernel.__all__) <= set(dir(pdkernel))
     assert pdkernel.__version__ == VERSION
-    with pytest.raises(AttributeError, match="module 'pdkernel' has no attribute 'runs'"):
-        getattr(pdkernel, "runs")  # noqa: B009 (a type checker refuses `pdkernel.runs`)
+    with pytest.raises(AttributeError, match="module 'pdkernel' has no attribute 'launch'"):
+        getattr(pdkernel, "launch")  # noqa: B009 (a type checker refuses `pdkernel.launch`)
 
 
 def test_python_m_is_the_command() -> None:
