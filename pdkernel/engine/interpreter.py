@@ -172,7 +172,8 @@ class Interpreter:
         record = self._new_record(request, state, watcher)
         if is_new:
             record.record_start()
-        scratch = self._scratch / f"run-{record.run_id}"
+        # a run that is continued in the same process may start before its first part has removed its files
+        scratch = self._scratch / f"run-{record.run_id}.{record.claim.fence}"
         exports: dict[str, Mapping[str, JSON]] = {}
         run: RunState | None = None
         try:

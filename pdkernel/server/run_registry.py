@@ -136,7 +136,8 @@ class RunRegistry:
 
     def __init__(self, context: AppContext) -> None:
         self._context = context
-        self._tasks: dict[str, asyncio.Task[Execution]] = {}
+        # a run that goes on after a short pause has two tasks while the first one delivers messages
+        self._tasks: dict[asyncio.Task[Execution], str] = {}
         self._sources: set[asyncio.Task[Any]] = set()
         self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._callers: dict[str, _Caller] = {}  # of runs that wait for their start
@@ -158,7 +159,7 @@ class RunRegistry:
     @property
     def active_run_ids(self) -> Collection[str]:
         """The ids of the runs in progress."""
-        return self._tasks.keys()
+        return set(self._tasks.values())
 
     def source_lock(self, source: str) -> asyncio.Lock:
         """The lock held while that source runs: two concurrent runs would overwrite each other's state."""
@@ -249,7 +250,7 @@ class RunRegistry:
         )
 
         def ended(task: asyncio.Task[Execution]) -> None:
-            self._tasks.pop(run_id, None)
+            self._tasks.pop(task, None)
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
@@ -260,25 +261,25 @@ class RunRegistry:
                 caller.end("lost" if task.cancelled() or fault else _outcome(task.result()))
 
         task = asyncio.get_running_loop().create_task(run(watcher))
-        self._tasks[run_id] = task
+        self._tasks[task] = run_id
         task.add_done_callback(ended)
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel the run with that id and wait until its end is recorded; False if there is no such run in progress."""
-        task = self._tasks.get(run_id)
-        if task is None:
-            return False
-        task.cancel()
-        await asyncio.wait([task])
-        return True
+        tasks = [task for task, each in self._tasks.items() if each == run_id]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        return bool(tasks)
 
     async def close(self, grace_s: float) -> None:
         """Wait up to *grace_s* seconds for the runs to end; leave the others to the next process, and cancel sources."""
         if self._tasks or self._sources:
-            await asyncio.wait([*self._tasks.values(), *self._sources], timeout=grace_s)
+            await asyncio.wait([*self._tasks, *self._sources], timeout=grace_s)
         # a notebook's runs end with their server, as the cells of an interrupted kernel do
         self._is_handing_over = self._context.engine.continues_runs
-        while rest := [*self._tasks.values(), *self._sources]:  # a source that ends may start a run
+        while rest := [*self._tasks, *self._sources]:  # a source that ends may start a run
             for task in rest:
                 if task not in self._ending:  # a second cancellation would interrupt what the first one started
                     self._ending.add(task)

@@ -21,7 +21,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pdkernel
 from pdkernel.cli import main
@@ -147,10 +147,10 @@ def _become(request: dict[str, object], streams: list[int]) -> NoReturn:
     sys.argv = ["pdkernel", *request["args"]]  # type: ignore[misc]
     sys.path[0] = str(request["folder"])
     try:
-        if request.get("before"):
-            place, *args = request["before"]  # type: ignore[misc]
-            module, _, function = place.partition(":")
-            getattr(importlib.import_module(module), function)(*args)
+        before: Any = request.get("before")
+        if before:
+            module, _, function = before[0].partition(":")
+            getattr(importlib.import_module(module), function)(*before[1:])
         main()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1

@@ -28,7 +28,7 @@ def kill_at_commit(number: int, side: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return done
 
-    sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)
+    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
 
 
 def limit_database(full: str) -> None:
@@ -40,4 +40,4 @@ def limit_database(full: str) -> None:
                 super().execute(f"pragma max_page_count = {1 if Path(full).exists() else 4294967294}").fetchone()
             return super().execute(sql, *args)
 
-    sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)
+    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)

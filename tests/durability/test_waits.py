@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,8 @@ from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import Answer, ServerProcess, count_outcomes, logging_step, new_project, server_of
 
 FLOW = "%%pdworkflow\nname: Flow\n"
-PAUSE_MS = 1500
+PAUSE_MS = 1000
+"""The pause of the first run of a batch; each other run pauses a little longer than the one before."""
 
 
 def urls_of(server: ServerProcess, run: str) -> dict[str, str]:
@@ -24,9 +26,9 @@ def urls_of(server: ServerProcess, run: str) -> dict[str, str]:
     return urls
 
 
-def start_run(server: ServerProcess) -> str:
-    """The run of a new event."""
-    run: str = json.loads(server.post(server.endpoint, {}).text)["event_id"]
+def start_run(server: ServerProcess, number: int = 0) -> str:
+    """The run of a new event with *number* in its body."""
+    run: str = json.loads(server.post(server.endpoint, {"n": number}).text)["event_id"]
     return run
 
 
@@ -35,17 +37,18 @@ def race(server: ServerProcess, run: str) -> tuple[str, str]:
     urls = urls_of(server, run)
     ((wakes,),) = server.rows("select wake_at from waits where run_id = ?", run)
     answers: dict[str, list[Answer]] = {"resume": [], "cancel": []}
-    together = threading.Barrier(3)
+    together = threading.Barrier(
+        3, action=lambda: time.sleep(max(0.0, wakes + random.uniform(-0.1, 0.2) - time.time()))
+    )
 
     def call(verb: str) -> None:
         together.wait()
         answers[verb].append(server.post(urls[f"{verb}_url"], {}))
 
     # two calls that resume: an approver who clicks twice
-    threads = [threading.Thread(target=call, args=(verb,)) for verb in ("resume", "cancel", "resume")]
+    threads = [threading.Thread(target=call, args=(verb,)) for verb in random.sample(["resume", "cancel", "resume"], 3)]
     for thread in threads:
         thread.start()
-        time.sleep(max(0.0, wakes - 0.01 - time.time()))
     for thread in threads:
         thread.join()
     statuses = {verb: [answer.status for answer in given] for verb, given in answers.items()}
@@ -64,14 +67,14 @@ def race(server: ServerProcess, run: str) -> tuple[str, str]:
 def test_one_of_resume_cancel_and_timeout_wins(forks: ForkServer, tmp_path: Path, runs: int) -> None:
     """One call wins or the pause ends, the others get 409, and the run's status is the winner's."""
     with server_of(forks, tmp_path / "project") as server:
-        ask = logging_step("ask", server.log, f"return pd.flow.suspend({PAUSE_MS})")
+        ask = logging_step("ask", server.log, f"return pd.flow.suspend({PAUSE_MS} + 100 * body['n'])")
         new_project(server.folder, [FLOW, ask, logging_step("last", server.log)])
         assert server.start()
         winners = Counter[str]()
         resumed: list[str] = []
         accepted: list[str] = []
         for _ in range(0, runs, 8):
-            batch = [start_run(server) for _ in range(8)]
+            batch = [start_run(server, number) for number in range(8)]
             accepted += batch
             for run in batch:
                 winner, _ = race(server, run)

@@ -21,6 +21,8 @@ from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 from pdkernel.project import Project
 from pdkernel.server import AppContext, ServeSettings, create_app
+from pdkernel.server.app_state import get_state
+from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_workflows import SourceWorkflows
 from pdkernel.server.uvicorn_server import Server, listen, local_url
 from pdkernel.source import WorkflowSource
@@ -37,12 +39,14 @@ class Site:
         http: An HTTP client.
         server: The server.
         lines: Lines of the access log.
+        registry: The runs in progress.
     """
 
     url: str
     context: AppContext
     http: httpx.AsyncClient
     server: Server
+    registry: RunRegistry
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -128,11 +132,12 @@ async def site_of(
                 ids=project.ids,
                 write_line=lines.append,
             )
-            server = Server(create_app(context), tls=tls)
+            app = create_app(context)
+            server = Server(app, tls=tls)
             task = asyncio.ensure_future(server.serve(sockets=[opened]))
             try:
                 async with httpx.AsyncClient(base_url=url, timeout=60, verify=verify) as http:
-                    yield Site(url, context, http, server, lines)
+                    yield Site(url, context, http, server, get_state(app).runs, lines)
             finally:
                 server.stop()
                 server.force_exit = True

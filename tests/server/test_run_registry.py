@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from pdkernel.execution import Delivery, Execution
 from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
 from tests.builders import Gate, a_workflow, node_step, python_step
-from tests.http_servers import AnsweringServer, SentRequest, serve
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.site import Site, site_of
 
 WITHIN_S = 2.0
@@ -254,3 +255,31 @@ async def test_another_process_resumes_and_replays_runs(tmp_path: Path) -> None:
     assert took < WITHIN_S
     assert ended.step("after").return_value == {"$resume_data": {"ok": True}}
     assert (again.replay_of, again.trace_id) == (run_id, ended.trace_id)
+
+
+async def test_a_run_that_goes_on_while_its_messages_are_sent_is_in_progress(tmp_path: Path) -> None:
+    """A run whose pause ends while a destination is slow is known as running, so that a shutdown waits for it."""
+    gate, slow = Gate(tmp_path), threading.Event()
+
+    def answer(_: SentRequest) -> Answer:
+        slow.wait(3)
+        return 204, b""
+
+    with serve(AnsweringServer(answer)) as destination:
+        send = f"pd.send.http(method='POST', url={destination.url!r}, data=1)\npd.flow.delay(1)"
+        async with site_of(tmp_path, a_workflow(python_step("tell", send), python_step("held", gate.code))) as site:
+            run_id = (await site.http.post(site.path())).json()["event_id"]
+            runs = site.registry
+            while not destination.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.6)  # the server has looked for due runs
+            slow.set()
+            await gate.wait_until_reached()
+            await asyncio.sleep(0.2)  # the first part of the run has ended
+            active = set(runs.active_run_ids)
+            gate.open()
+            (run,) = await site.runs()
+
+    assert active == {run_id}
+    assert run.status == "success"
+    assert len(destination.requests) == 1

@@ -56,6 +56,21 @@ async def test_stop_lets_runs_end(tmp_path: Path) -> None:
     assert answer.text == "made"
 
 
+async def test_a_stopping_server_refuses_events(tmp_path: Path) -> None:
+    """An event on a connection that is open when the server stops gets status 503 and starts no run."""
+    gate = Gate(tmp_path)
+    async with site_of(tmp_path, a_workflow(python_step("slow", gate.code))) as site:
+        accepted = await site.http.post(site.path())
+        await gate.wait_until_reached()
+        site.server.stop()
+        refused = await site.http.post(site.path())
+        gate.open()
+        runs = await site.runs()
+
+    assert (accepted.status_code, refused.status_code) == (200, 503)
+    assert [run.status for run in runs] == ["success"]
+
+
 async def test_a_forced_stop_leaves_runs_to_the_next_process(tmp_path: Path) -> None:
     """A forced stop ends the steps in progress; the next process repeats them as attempt 2."""
     workflow = a_workflow(python_step("slow", "import time; time.sleep(60)"))

@@ -1,0 +1,104 @@
+"""Messages of served runs that could not be delivered at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.deliveries import FIRST_RETRY_S
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.project import Project
+from tests.builders import a_workflow, an_event, python_step
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+
+Send = Callable[[int], Awaitable[Execution]]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The clock of the engine."""
+    return ManualClock()
+
+
+@pytest.fixture
+async def runtime(project: Project, directory: LocalDirectory, clock: ManualClock) -> AsyncIterator[WorkflowEngine]:
+    """The engine of a server."""
+    async with await WorkflowEngine.start(project, directory, origin="serve", clock=clock) as started:
+        yield started
+
+
+@pytest.fixture
+def destination() -> Iterator[AnsweringServer]:
+    """A destination that breaks off the first connection of each message."""
+    keys: list[str] = []
+
+    def answer(request: SentRequest) -> Answer:
+        keys.append(request.headers["idempotency-key"])
+        if keys.count(keys[-1]) == 1:
+            raise ConnectionResetError
+        return 204, b""
+
+    with serve(AnsweringServer(answer)) as server:
+        yield server
+
+
+@pytest.fixture
+def send(runtime: WorkflowEngine, destination: AnsweringServer, tmp_path: Path) -> Send:
+    """Runs a workflow of a server that sends a number to the destination."""
+
+    async def run(number: int) -> Execution:
+        step = python_step("tell", f"pd.send.http(method='POST', url={destination.url!r}, data={number})")
+        request = RunRequest(
+            a_workflow(step), an_event(), parse_policy("deny"), folder=tmp_path, interface="http", pause_mode="park"
+        )
+        return await runtime.run(request)
+
+    return run
+
+
+async def test_a_message_is_tried_again_with_the_same_key(
+    runtime: WorkflowEngine, send: Send, destination: AnsweringServer, clock: ManualClock
+) -> None:
+    """A destination that did not answer gets the message again when its time has come, and the record shows the result."""
+    execution = await send(1)
+    await runtime.deliver_due()
+    tries_before = len(destination.requests)
+    clock.advance(FIRST_RETRY_S)
+    await runtime.deliver_due()
+    clock.advance(FIRST_RETRY_S)
+    await runtime.deliver_due()
+    kept = await runtime.journal.get_execution(execution.id)
+
+    assert kept is not None
+    assert [each.outcome for each in execution.sends] == ["failed"]
+    assert tries_before == 1
+    assert [request.headers["idempotency-key"] for request in destination.requests] == [f"{execution.id}:tell:1:0"] * 2
+    assert [(each.outcome, each.status) for each in kept.sends] == [("sent", 204)]
+
+
+async def test_an_unreadable_message_does_not_hold_up_others(
+    runtime: WorkflowEngine, send: Send, destination: AnsweringServer, clock: ManualClock, project: Project
+) -> None:
+    """A message that cannot be decrypted stays, and the messages after it are delivered."""
+    unreadable, other = await send(1), await send(2)
+    assert project.sqlite_path is not None
+    with closing(sqlite3.connect(project.sqlite_path)) as connection, connection:
+        connection.execute("update outbox set message = x'0102' where run_id = ?", (unreadable.id,))
+    destination.requests.clear()
+
+    clock.advance(FIRST_RETRY_S)
+    await runtime.deliver_due()
+    kept = await runtime.journal.get_execution(other.id)
+
+    assert kept is not None
+    assert [request.body for request in destination.requests] == [b"2"]
+    assert [each.outcome for each in kept.sends] == ["sent"]
