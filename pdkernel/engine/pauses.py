@@ -60,7 +60,9 @@ class PauseDecision:
     message: str
 
 
-def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name: str = "$") -> PauseDecision:
+def decide_pause(
+    pause: Pause, mode: PauseMode, *, run_number: int, dollar_name: str = "$", is_served: bool = False
+) -> PauseDecision:
     """
     Decide what to do about *pause* after the step has run *run_number* times.
 
@@ -72,6 +74,7 @@ def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name:
         mode: How pauses are treated.
         run_number: The number of the attempt that requested the pause.
         dollar_name: The name of `$` in the step's language, for the message.
+        is_served: Whether a server continues the run, for the message.
     """
     # parity[pauses]: a builder test on the platform does not pause; a deployed run does, and a server resumes it
     again = pause.kind == "rerun" and run_number <= pause.most
@@ -87,7 +90,10 @@ def decide_pause(pause: Pause, mode: PauseMode, *, run_number: int, dollar_name:
         return PauseDecision(
             "park",
             seconds,
-            f"{what}: the run is paused. To wait for the end of the pause, pass --wait; to skip the pause, pass --skip-waits.",
+            f"{what}: the run is paused."
+            if is_served
+            else f"{what}: the run is paused. To wait for the end of the pause, pass --wait; to skip the pause, pass "
+            "--skip-waits.",
         )
     if pause.kind == "suspend":
         return PauseDecision("cancel", seconds, f"{what}: the run is cancelled after this time, unless it is resumed.")

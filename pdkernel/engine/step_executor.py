@@ -244,6 +244,7 @@ def _add_warnings(
                 run.request.pause_mode,
                 run_number=rerun_state.run_number,
                 dollar_name=step.dollar_name,
+                is_served=run.request.is_served,
             ).message
         )
     if outcome.has_exited and outcome.exit_reason and outcome.error is None:
