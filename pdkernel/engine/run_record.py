@@ -356,12 +356,8 @@ class RunRecord(GrowingExecution):
         return event
 
     def _trigger_text(self, event: Mapping[str, JSON] | None) -> str:
-        return encode_event(
-            event,
-            self.context,
-            replay_of=self._request.replay_of,
-            outbound_enforcement=self.execution.outbound_enforcement,
-        )
+        run = self.execution
+        return encode_event(event, self.context, replay_of=run.replay_of, outbound_enforcement=run.outbound_enforcement)
 
     async def _accept(self, execution: Execution, limits: QueueLimits | None = None, origin: str | None = None) -> bool:
         try:
