@@ -7,6 +7,7 @@ request, encrypted. The event may contain credentials, so it is shown only when 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -266,7 +267,11 @@ class RunRecord:
             self._has_waited = True
             _log.warning("The run %s waits, because it cannot be recorded: %s", self.run_id, fault.message)
         self._send_response(NO_RESPONSE_BEFORE_PAUSE)
-        await self._clock.sleep(WRITE_RETRY_S)
+        try:
+            await self._clock.sleep(WRITE_RETRY_S)
+        except asyncio.CancelledError:
+            self._waits_for_disk = False  # the process may be ending
+            raise
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
@@ -345,6 +350,8 @@ class RunRecord:
         if status == "paused" or self._is_parked:
             self._update_fields(status="paused")
             return
+        if status == "cancelled":
+            self._waits_for_disk = False  # the process may be ending
         failed = next((step.error for step in self._steps.values() if step.error), None)
         self._end(status, failed, NO_RESPONSE)
 
