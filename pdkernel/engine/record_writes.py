@@ -66,9 +66,8 @@ class RecordWrites:
             pending = list(self._pending)
             for writing, _ in pending:
                 if not writing.done():
-                    await _ended(
-                        writing
-                    )  # if the run is cancelled during this wait, the next call waits for the writes
+                    # if the run is cancelled during this wait, the next call waits for the writes
+                    await _ended(writing)
             failed = [(fault, write) for writing, write in pending if (fault := _fault_of(writing)) is not None]
             fault, write = failed[0] if failed else (None, None)
             if until_retry is None or write is None or not isinstance(fault, ProjectError):

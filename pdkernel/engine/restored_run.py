@@ -229,6 +229,8 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
     response = next((step.response for step, _ in restored.values() if step.response is not None), None)
     if response is None and claimed.was_paused:
         response = NO_RESPONSE_BEFORE_PAUSE
+    recorded_attempts = [row.attempt for row in claimed.steps]
+    recorded_attempts += [restored[row.path][1].attempt for row in claimed.waits if row.data]
     return RestoredRun(
         claimed.claim,
         claimed.trace_id,
@@ -238,8 +240,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         pause=next(
             (_restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data), None
         ),
-        interruptions=claimed.claim.attempt
-        - max(*(row.attempt for row in claimed.steps), *(restored[row.path][1].attempt for row in claimed.waits), 1, 1),
+        interruptions=claimed.claim.attempt - max([1, *recorded_attempts]),
         response=response,
         secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
     )

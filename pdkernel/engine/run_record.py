@@ -192,7 +192,11 @@ class RunRecord(GrowingExecution):
             self._has_waited = True
             _log.warning("The run %s waits, because it cannot be recorded: %s", self.run_id, fault.message)
         self._response.send(NO_RESPONSE_BEFORE_PAUSE)
-        await self._clock.sleep(WRITE_RETRY_S)
+        try:
+            await self._clock.sleep(WRITE_RETRY_S)
+        except asyncio.CancelledError:
+            self._waits_for_disk = False  # the process may be ending
+            raise
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
@@ -269,6 +273,8 @@ class RunRecord(GrowingExecution):
         if status == "paused" or self._is_parked:
             self._update_fields(status="paused")
             return
+        if status == "cancelled":
+            self._waits_for_disk = False  # the process may be ending
         failed = next((step.error for step in self._steps.values() if step.error), None)
         self._end(status, failed, NO_RESPONSE)
 
