@@ -37,6 +37,7 @@ class Site:
         http: An HTTP client.
         server: The server.
         lines: Lines of the access log.
+        codes: Codes of the console that the terminal shows.
     """
 
     url: str
@@ -44,6 +45,7 @@ class Site:
     http: httpx.AsyncClient
     server: Server
     lines: list[str] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
 
     @property
     def directory(self) -> LocalDirectory:
@@ -108,6 +110,7 @@ async def site_of(
 ) -> AsyncIterator[Site]:
     """Serve *workflows* in a new project in *folder*."""
     lines: list[str] = []
+    codes: list[str] = []
     with Project.open(folder / ".pdkernel", clock=clock) as project:
         directory = LocalDirectory(project)
         opened = listen("127.0.0.1", 0)
@@ -127,12 +130,13 @@ async def site_of(
                 clock=project.clock,
                 ids=project.ids,
                 write_line=lines.append,
+                print_login_code=codes.append,
             )
             server = Server(create_app(context), tls=tls)
             task = asyncio.ensure_future(server.serve(sockets=[opened]))
             try:
                 async with httpx.AsyncClient(base_url=url, timeout=60, verify=verify) as http:
-                    yield Site(url, context, http, server, lines)
+                    yield Site(url, context, http, server, lines, codes)
             finally:
                 server.stop()
                 server.force_exit = True
