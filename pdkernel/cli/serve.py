@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
+from pdkernel.cli.terminal import is_interactive
 
 if TYPE_CHECKING:
     import socket
@@ -110,7 +112,7 @@ def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options
     """
     Serve workflows over HTTP, with the Connect API.
 
-    SOURCE is a notebook, a workflow's folder, or a folder of them; the default is the current folder. Pages of runs are open to this machine; other machines need the token in PDKERNEL_ADMIN_TOKEN.
+    SOURCE is a notebook, a workflow's folder, or a folder of them; the default is the current folder. The console at /-/ shows and steers runs: log in with the code that a terminal shows, or with the token in PDKERNEL_ADMIN_TOKEN.
     """
     from pdkernel.server.uvicorn_server import new_event_loop
 
@@ -143,7 +145,18 @@ async def _serve(state: CliContext, paths: tuple[Path, ...], options: ServeOptio
                 _print_line(_startup_json(state.open_project(), state.open_directory().project_id, url, served))
             _print_startup(url, served, [*notes, *warnings], as_json=as_json)
 
-        await _answer_requests(state, options, workflows, pipedream, listening, url=url, tls=context, on_ready=announce)
+        await _answer_requests(
+            state,
+            options,
+            workflows,
+            pipedream,
+            listening,
+            url=url,
+            tls=context,
+            on_ready=announce,
+            # a log must not get a code
+            print_login_code=partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None,
+        )
     finally:
         listening.close()
 
@@ -198,10 +211,12 @@ async def _answer_requests(
     url: str,
     tls: SSLContext | None,
     on_ready: Callable[[], None],
+    print_login_code: Callable[[str], None] | None,
 ) -> None:
     """Answer requests on *listening* until a signal ends the server."""
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.server import AppContext, create_app
+    from pdkernel.server.app_state import get_state
     from pdkernel.server.uvicorn_server import Server, serve_until_signalled, silence_uvicorn_logs
 
     project, directory = state.open_project(), state.open_directory()
@@ -218,9 +233,16 @@ async def _answer_requests(
             ids=project.ids,
             write_line=_write_line,
             passthrough=pipedream,
+            print_login_code=print_login_code,
         )
+        app = create_app(app_context)
+
+        def start_console() -> None:
+            on_ready()
+            get_state(app).console.print_new_code()
+
         silence_uvicorn_logs()
-        await serve_until_signalled(Server(create_app(app_context), tls=tls, on_ready=on_ready), listening)
+        await serve_until_signalled(Server(app, tls=tls, on_ready=start_console), listening)
     finally:
         await engine.close()
         if pipedream is not None:
@@ -276,6 +298,10 @@ def _startup_json(project: Project, project_id: str, url: str, served: Sequence[
             for each in served
         ],
     }
+
+
+def _print_login_code(url: str, code: str) -> None:
+    _write_line(f"Console: {url}/-/login?code={code}    # valid once, for ten minutes")
 
 
 def _write_line(line: str) -> None:

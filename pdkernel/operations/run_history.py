@@ -124,7 +124,9 @@ class ResumedRun:
     is_continued: bool
 
 
-async def resume_run(engine: WorkflowEngine, run_id: str, body: JSON = None) -> ResumedRun:
+async def resume_run(
+    engine: WorkflowEngine, run_id: str, body: JSON = None, *, pause: WaitKey | None = None
+) -> ResumedRun:
     """
     End the pause of a run now: a delay, a suspend or a rerun.
 
@@ -134,9 +136,10 @@ async def resume_run(engine: WorkflowEngine, run_id: str, body: JSON = None) -> 
         engine: The engine of this process.
         run_id: The id of the run.
         body: The body that the step gets, as from a call of its `resume_url`; or None.
+        pause: The pause that the caller means; None is the current one.
 
     Raises:
-        RequestError: There is no such run, the run has ended, or the run is not paused.
+        RequestError: There is no such run, the run has ended, or the run is not in that pause.
     """
     journal = engine.journal
     found = await journal.load_run(run_id)
@@ -147,8 +150,8 @@ async def resume_run(engine: WorkflowEngine, run_id: str, body: JSON = None) -> 
         raise _ended_error(execution)
     is_served, wait = claimed.origin == "serve", claimed.open_wait
     if execution.status == "paused" and wait is not None:
-        key = WaitKey(run_id, wait.path, wait.iteration, wait.number)
-        if await engine.resolve_wait(key, "resume", body) != "done":
+        key = wait.key(run_id)
+        if pause not in (None, key) or await engine.resolve_wait(key, "resume", body) != "done":
             raise RequestError(
                 f"The pause of the run {run_id} has ended already.", fix=f"See: pdkernel runs show {run_id}"
             )

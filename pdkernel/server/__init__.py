@@ -11,6 +11,8 @@ The HTTP server: Connect's API, workflow endpoints and Connect Link.
     passthrough         Connect's routes with a real project: Pipedream's API answers them
     pipedream_tokens    tokens that Pipedream issued
     link                Connect Link: tokens, pages, webhooks
+    console             pages that show and steer runs
+    run_pages           URLs that resume or cancel a run, health checks
     endpoint            requests that start workflows
     run_registry        runs in progress
     trigger_runner      runs of deployed triggers

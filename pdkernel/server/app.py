@@ -14,6 +14,8 @@ from pdkernel.server import api, endpoint, link, oauth, run_pages
 from pdkernel.server.access_log import AccessLogMiddleware
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
+from pdkernel.server.console.routes import console_routes
+from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.middleware import EndpointRoutingMiddleware, HostCheckMiddleware, StepCallMiddleware
 from pdkernel.server.oauth.authorization import parse_bearer_token
@@ -54,7 +56,7 @@ def create_app(context: AppContext) -> Starlette:
         else [*api.routes(), *link.routes(), *api.unsupported_routes()]
     )
     app = Starlette(
-        routes=[*run_pages.routes(), *oauth.routes(), *connect, *endpoint.routes()],
+        routes=[*run_pages.routes(), *console_routes(), *oauth.routes(), *connect, *endpoint.routes()],
         middleware=middleware,
         exception_handlers={ClientDisconnect: _on_client_disconnect},
     )
@@ -64,6 +66,11 @@ def create_app(context: AppContext) -> Starlette:
         names=HostNames(context.settings),
         uploads=UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock),
         rate_limiter=EndpointRateLimiter(context.clock),
+        console=ConsoleSessions(
+            context.clock,
+            admin_token_hash=context.settings.admin_token_hash,
+            print_code=context.print_login_code,
+        ),
     )
     set_state(app, state)
     return app

@@ -31,7 +31,7 @@ class ServeSettings:
         trusted_proxies: Networks (CIDR) whose `X-Forwarded-For` determines `client_ip`.
         max_development_users: Limit of external users in development, or None.
         applies_rate_limits: Whether the server enforces the platform's rate limits.
-        admin_token_hash: SHA-256 of the token that opens run pages from other machines, or None.
+        admin_token_hash: SHA-256 of the token that opens the console, or None.
     """
 
     base_url: str
@@ -170,6 +170,7 @@ class AppContext:
         write_line: Writes one access-log line per request; or None.
         passthrough: With a real project, forwards Connect's routes to Pipedream; None with a local project.
         on_link_event: Receives status changes of Connect tokens, from any thread; or None.
+        print_login_code: Prints a one-time code of the console on the terminal of a person; None without such a terminal.
     """
 
     project: Project
@@ -183,3 +184,4 @@ class AppContext:
     write_line: Callable[[str], None] | None = None
     passthrough: PipedreamPassthrough | None = None
     on_link_event: LinkListener | None = None
+    print_login_code: Callable[[str], None] | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 
 from pdkernel.server.app_context import AppContext, LinkContext
+from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
@@ -24,6 +25,7 @@ class AppState:
         names: Host names of the server.
         uploads: Stored files of requests.
         rate_limiter: Limits requests to endpoints.
+        console: Logins of the console.
         is_stopping: Whether a shutdown has begun.
     """
 
@@ -32,6 +34,7 @@ class AppState:
     names: HostNames
     uploads: UploadFolder
     rate_limiter: EndpointRateLimiter
+    console: ConsoleSessions
     is_stopping: bool = False
 
 

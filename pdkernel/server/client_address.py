@@ -1,5 +1,5 @@
 """
-The client's address behind trusted proxies, and whether the client is on this machine.
+The client's address and scheme behind trusted proxies.
 
 An address in `X-Forwarded-For` counts only if every hop after that address is trusted.
 """
@@ -14,9 +14,6 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from pdkernel.errors import RequestError
-from pdkernel.server.host_names import is_loopback_name
-
-FORWARDING_HEADERS = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via")
 
 
 def resolve_client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
@@ -41,17 +38,6 @@ def resolve_scheme(scope: Scope, headers: Headers, trusted: Sequence[str]) -> st
         if forwarded in ("http", "https"):
             return forwarded
     return str(scope.get("scheme", "http"))
-
-
-def is_from_this_machine(scope: Scope, headers: Headers) -> bool:
-    """Whether the request comes from this machine, and not through a local proxy."""
-    peer = _peer(scope)
-    is_local = _is_address(peer) and ipaddress.ip_address(peer).is_loopback
-    return (
-        is_local
-        and is_loopback_name(headers.get("host", ""))
-        and not any(name in headers for name in FORWARDING_HEADERS)
-    )
 
 
 def parse_networks(networks: Sequence[str]) -> tuple[str, ...]:

@@ -70,14 +70,6 @@ class HostNames:
         return key if dot and (domain in (PIPEDREAM_ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
 
 
-def is_loopback_name(host: str) -> bool:
-    """Whether a Host header has a loopback name."""
-    name = parse_host_name(host)
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    return _is_address(name) and ipaddress.ip_address(name).is_loopback
-
-
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import select
 import signal
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.cli.conftest import Shell
+from tests.cli.conftest import COMMAND, Shell
 
 ANSWER = (
     "%%pdstep answer\ndef handler(pd):\n    pd.respond({'status': 200, 'body': pd.steps['trigger']['event']['body']})\n"
@@ -183,3 +187,77 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@contextmanager
+def serving_on_terminal(shell: Shell, *args: str) -> Iterator[tuple[Callable[[str], str], subprocess.Popen[str]]]:
+    """The command with standard error on a terminal; reads the terminal until a text appears."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "serve", *args, "--port", "0"],
+        cwd=shell.folder,
+        env=shell.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+    )
+    os.close(terminal)
+    shown = ""
+
+    def read_until(text: str) -> str:
+        nonlocal shown
+        until = time.monotonic() + 60
+        while text not in shown and time.monotonic() < until:
+            if select.select([main], [], [], 0.2)[0]:
+                try:
+                    shown += os.read(main, 65536).decode(errors="replace")
+                except OSError:  # the terminal is closed
+                    break
+        return shown
+
+    try:
+        yield read_until, process
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(main)
+
+
+def test_a_terminal_shows_the_login_of_the_console(pdkernel: Shell) -> None:
+    """The URL with the code opens the console once; a login by the code leaves no trace of it in the output."""
+    with serving_on_terminal(pdkernel) as (read_until, process):
+        found = re.search(r"Console: (\S+)/-/login\?code=(\S+)", read_until("valid once"))
+        assert found
+        with httpx.Client(base_url=found[1], timeout=60) as http:
+            statuses = [
+                http.get("/-/login", params={"code": found[2]}).status_code,
+                http.post("/-/login", data={"secret": found[2]}).status_code,
+                http.get("/-/runs", headers={"accept": "application/json"}).status_code,
+                http.post("/-/login", data={"secret": found[2]}).status_code,
+            ]
+        process.send_signal(signal.SIGTERM)
+        shown = read_until("the end of the terminal")
+
+    assert statuses == [200, 303, 200, 401]
+    assert "POST /-/login 303" in shown
+    assert shown.count(found[2]) == 1
+
+
+def test_json_has_no_login_code(pdkernel: Shell) -> None:
+    """With --json, no code is printed, on a terminal either; without a terminal there is none."""
+    with serving_on_terminal(pdkernel, "--json") as (read_until, process):
+        assert process.stdout
+        url = json.loads(process.stdout.readline())["url"]
+        page = httpx.get(f"{url}/-/login").text
+        process.send_signal(signal.SIGTERM)
+        shown = read_until("the end of the terminal")
+    with pdkernel.start("serve", "--port", "0") as other:
+        assert other.stderr
+        lines = [other.stderr.readline() for _ in range(2)]
+        other.send_signal(signal.SIGTERM)
+        lines.append(other.communicate(timeout=60)[1])
+
+    assert "This server has no terminal" in page
+    assert "login?code" not in shown + "".join(lines)
+    assert "Serving at" in "".join(lines)

@@ -40,6 +40,7 @@ class Site:
         server: The server.
         lines: Lines of the access log.
         registry: The runs in progress.
+        codes: Codes of the console that the terminal shows.
     """
 
     url: str
@@ -48,6 +49,7 @@ class Site:
     server: Server
     registry: RunRegistry
     lines: list[str] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
 
     @property
     def directory(self) -> LocalDirectory:
@@ -112,6 +114,7 @@ async def site_of(
 ) -> AsyncIterator[Site]:
     """Serve *workflows* in a new project in *folder*."""
     lines: list[str] = []
+    codes: list[str] = []
     with Project.open(folder / ".pdkernel", clock=clock) as project:
         directory = LocalDirectory(project)
         opened = listen("127.0.0.1", 0)
@@ -131,13 +134,14 @@ async def site_of(
                 clock=project.clock,
                 ids=project.ids,
                 write_line=lines.append,
+                print_login_code=codes.append,
             )
             app = create_app(context)
             server = Server(app, tls=tls)
             task = asyncio.ensure_future(server.serve(sockets=[opened]))
             try:
                 async with httpx.AsyncClient(base_url=url, timeout=60, verify=verify) as http:
-                    yield Site(url, context, http, server, get_state(app).runs, lines)
+                    yield Site(url, context, http, server, get_state(app).runs, lines, codes)
             finally:
                 server.stop()
                 server.force_exit = True

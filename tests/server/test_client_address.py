@@ -8,7 +8,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from pdkernel.errors import RequestError
-from pdkernel.server.client_address import is_from_this_machine, parse_networks, resolve_client_ip
+from pdkernel.server.client_address import parse_networks, resolve_client_ip
 from tests.builders import a_workflow, python_step
 from tests.server.endpoint.conftest import ECHO
 from tests.server.site import site_of
@@ -49,22 +49,6 @@ async def test_client_ip_and_scheme_of_the_event(tmp_path: Path) -> None:
 
     assert event["client_ip"] == "198.51.100.7"
     assert event["url"].startswith("https://")
-
-
-@pytest.mark.parametrize(
-    ("peer", "headers", "local"),
-    [
-        ("127.0.0.1", {"host": "localhost:1"}, True),
-        ("::1", {"host": "[::1]:1"}, True),
-        ("127.0.0.1", {"host": "flows.example.com"}, False),
-        ("127.0.0.1", {"host": "localhost", "x-forwarded-for": "1.1.1.1"}, False),
-        ("::ffff:127.0.0.1", {"host": "localhost"}, True),
-        ("192.168.1.2", {"host": "localhost"}, False),
-    ],
-)
-def test_a_request_from_this_machine(peer: str, headers: dict[str, str], local: bool) -> None:
-    """A request counts as local if its peer is loopback, its Host is a loopback name, and no proxy forwarded it."""
-    assert is_from_this_machine({"type": "http", "client": (peer, 1)}, Headers(headers)) is local
 
 
 def test_networks_are_checked() -> None:

@@ -19,7 +19,7 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
 """
 
 from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
-from pdkernel.engine.journal.reader import get_journal_file, open_journal_reader
+from pdkernel.engine.journal.reader import JournalReader, get_journal_file, open_journal_reader
 from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
@@ -36,6 +36,7 @@ from pdkernel.engine.journal.rows import (
 from pdkernel.engine.journal.sqlite import SqliteJournal
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
+    RunSummary,
     build_pause,
     decode_context,
     decode_step,
@@ -51,9 +52,11 @@ __all__ = [
     "ExecutorLiveness",
     "FinalStatus",
     "Journal",
+    "JournalReader",
     "NewRun",
     "OutboxRow",
     "RunJournal",
+    "RunSummary",
     "SqliteJournal",
     "StepRow",
     "UnrecordedRuns",

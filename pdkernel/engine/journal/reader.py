@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,9 @@ from pdkernel.engine.journal.tables import create_tables
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
+    RunSummary,
     build_execution,
+    build_summary,
     replace_unstorable,
     to_row_status,
 )
@@ -36,6 +39,15 @@ T = TypeVar("T")
 _RUN = (
     "select r.id, r.trace_id, r.workflow, d.content, r.event, r.external_user, r.environment, r.status, r.fence,"
     " r.attempt, r.created, r.ended, r.output from runs r left join definitions d on d.hash = r.definition"
+)
+
+_SUMMARY = (
+    "select id, workflow, external_user, environment, status, fence, attempt, created, ended,"
+    " case when status = 'error' then output end from runs where id = ?"
+)
+_BY_HOUR = (
+    "select min(cast((created - ?) / 3600 as integer), ?) as hour, count(*), sum(status = 'error') from runs"
+    " where workflow = ? and created >= ? group by hour"
 )
 
 
@@ -59,6 +71,32 @@ class JournalReader:
     async def ids(self, query: ExecutionQuery) -> list[str]:
         """Return the ids of the runs that match, newest first; the limit -1 returns all."""
         return await self.read(lambda connection: _newest(connection, query))
+
+    async def summaries(self, query: ExecutionQuery) -> list[RunSummary]:
+        """Return the summaries of the runs that match, newest first. They cost far less than executions."""
+        return await self.read(lambda connection: _summarize(connection, _newest(connection, query)))
+
+    async def summaries_of(self, run_ids: Collection[str]) -> list[RunSummary]:
+        """Return the summaries of the runs with these ids; unknown ids are left out."""
+        return await self.read(lambda connection: _summarize(connection, run_ids))
+
+    async def version(self) -> int:
+        """Return a number that changes whenever another connection has changed the file."""
+        return await self.read(lambda connection: int(connection.execute("pragma data_version").fetchone()[0]))
+
+    async def count_by_hour(
+        self, workflows: Collection[str], until: datetime, hours: int
+    ) -> Mapping[str, Sequence[tuple[int, int]]]:
+        """Return for each workflow the number of runs and of failed runs in each of the *hours* before *until*."""
+        start = until.timestamp() - hours * 3600
+
+        def count(connection: sqlite3.Connection, workflow: str) -> Sequence[tuple[int, int]]:
+            counts = [(0, 0)] * hours
+            for hour, runs, failed in connection.execute(_BY_HOUR, (start, hours - 1, workflow, start)):
+                counts[hour] = (runs, failed)
+            return counts
+
+        return await self.read(lambda connection: {workflow: count(connection, workflow) for workflow in workflows})
 
     def close(self) -> None:
         """Wait for the current read, then close the file."""
@@ -116,6 +154,11 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
                 )
             )
     return found
+
+
+def _summarize(connection: sqlite3.Connection, ids: Collection[str]) -> list[RunSummary]:
+    rows = (connection.execute(_SUMMARY, (run_id,)).fetchone() for run_id in ids)
+    return [build_summary(*row) for row in rows if row is not None]
 
 
 def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:

@@ -139,6 +139,10 @@ class WaitRow:
     outcome: WaitOutcome | None = None
     payload: bytes | None = None
 
+    def key(self, run_id: str) -> WaitKey:
+        """The key of the pause in the run *run_id*."""
+        return WaitKey(run_id, self.path, self.iteration, self.number)
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:

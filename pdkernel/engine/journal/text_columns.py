@@ -90,6 +90,21 @@ class ExecutionQuery:
     before_id: str | None = None
 
 
+class RunSummary(JsonStruct, frozen=True):
+    """One line of a list of runs: an `Execution` without its event, its steps and its response."""
+
+    id: str
+    workflow: str
+    external_user: str | None
+    environment: str
+    status: Status
+    attempt: int
+    started_at: str
+    finished_at: str | None
+    duration_ms: float | None
+    error: ErrorRecord | None
+
+
 class _StoredTrigger(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     """The `runs.event` text."""
 
@@ -107,6 +122,12 @@ class _StoredOutput(JsonStruct, frozen=True, omit_defaults=True):
     steps: Mapping[str, StepStatus]
     sends: tuple[Delivery, ...] = ()
     lookup: Lookup | None = None
+
+
+class _StoredError(JsonStruct, frozen=True):
+    """The part of the `runs.output` text that a summary shows."""
+
+    error: ErrorRecord | None
 
 
 class _StoredStep(JsonStruct, frozen=True):
@@ -234,7 +255,7 @@ def build_execution(
         trace_id=run.trace_id,
         workflow=run.workflow,
         version=hash_definition(run.definition)[:12] if run.definition else "",
-        status=_to_execution_status(run),
+        status=_to_execution_status(run.status, run.fence),
         external_user=run.external_user,
         environment=run.environment,
         started_at=_iso(run.created),
@@ -259,6 +280,33 @@ def build_pause(step: str, wait: WaitRow) -> RunPause:
     return RunPause(step, wait.kind, None if wait.wake_at is None else _iso(wait.wake_at))
 
 
+def build_summary(
+    run_id: str,
+    workflow: str,
+    external_user: str | None,
+    environment: str,
+    status: RunStatus,
+    fence: int,
+    attempt: int,
+    created: float,
+    ended: float | None,
+    output: str | None,
+) -> RunSummary:
+    """Build the summary of a run from columns of its row; *output* is the `runs.output` text of a failed run."""
+    return RunSummary(
+        id=run_id,
+        workflow=workflow,
+        external_user=external_user,
+        environment=environment,
+        status=_to_execution_status(status, fence),
+        attempt=attempt,
+        started_at=_iso(created),
+        finished_at=None if ended is None else _iso(ended),
+        duration_ms=None if ended is None else max(0.0, ended - created) * 1000,
+        error=_decode(run_id, _StoredError, "output", output).error if output else None,
+    )
+
+
 def _in_order(
     defined: Sequence[_StoredStep], results: Mapping[str, StepResult], others: Mapping[str, StepStatus]
 ) -> tuple[StepResult, ...]:
@@ -271,14 +319,14 @@ def _in_order(
     return tuple({**ordered, **results}.values())
 
 
-def _to_execution_status(run: RunRow) -> Status:
-    match run.status:
+def _to_execution_status(status: RunStatus, fence: int) -> Status:
+    match status:
         case "running":
             return "executing"
         case "ready":
-            return "resumed" if run.fence else "queued"
-        case status:
-            return cast("Status", status)
+            return "resumed" if fence else "queued"
+        case other:
+            return cast("Status", other)
 
 
 def _iso(seconds: float) -> str:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.server.app_state import get_state
+from pdkernel.server.endpoint import responses
 from pdkernel.server.endpoint.handler import Endpoint
 from pdkernel.server.path_params import rest_of_path
 from pdkernel.server.uploads import UPLOADS_PATH
@@ -25,6 +26,8 @@ def routes() -> list[BaseRoute]:
     """Routes of the package. They must come last: any path may name an endpoint."""
     return [
         Route(f"{UPLOADS_PATH}/{{name}}", serve_upload, methods=["GET"]),
+        # a browser sends the console's cookie with these paths, so steps must not read their requests
+        Route("/-/" + rest_of_path(), _UNKNOWN_PAGE),
         Route("/" + rest_of_path("path"), Endpoint()),
     ]
 
@@ -33,5 +36,7 @@ async def serve_upload(request: Request) -> Response:
     """GET `/-/uploads/{name}`: a stored file of a request."""
     return await get_state(request.app).uploads.respond(request.path_params["name"])
 
+
+_UNKNOWN_PAGE = responses.refusal_response(404, "There is no such page.")
 
 __all__ = ["Endpoint", "routes"]

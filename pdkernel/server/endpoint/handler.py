@@ -47,6 +47,8 @@ class Endpoint:
             response = await _handle(request)
         except ClientDisconnect:
             return
+        if "pdkernel.key" not in scope:
+            responses.isolate_page(response)
         await response(scope, receive, send)
 
 

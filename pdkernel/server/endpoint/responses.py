@@ -6,6 +6,7 @@ An error after a run has started never has status 409 or 5xx, because SDKs would
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -20,6 +21,16 @@ from pdkernel.server.run_registry import StartedRun
 from pdkernel.version import VERSION
 
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"
+
+_PASSIVE_TYPE = re.compile(
+    r"application/(?:[\w.+-]+\+json|json|pdf|octet-stream|zip)|text/(?:plain|css|csv|event-stream|javascript|markdown)"
+    r"|image/(?!svg)[\w.+-]+|(?:audio|video|font)/[\w.+-]+"
+)
+"""Media types that a browser does not render as a page."""
+_SANDBOX = (
+    b"sandbox allow-scripts allow-forms allow-popups allow-popups-to-escape-sandbox allow-modals allow-downloads"
+    b" allow-pointer-lock"
+)
 
 _CORS = {"access-control-allow-origin": "*"}
 
@@ -62,6 +73,18 @@ def accepted_response(context: AppContext, served: ServedWorkflow, run: StartedR
         "quickstart": f"{url}/-/runs/{run.run_id}",
     }
     return JSONResponse(content, headers=_CORS)
+
+
+def isolate_page(response: Response) -> None:
+    """
+    Give a page of a workflow an origin of its own, if the request named the endpoint by its path.
+
+    Its scripts could otherwise read the console and act on it, because they have the origin of this server.
+    """
+    # parity[page-origin]: on the platform, each endpoint has a host name of its own
+    types = ",".join(response.headers.getlist("content-type")).split(",")
+    if response.body and not all(_PASSIVE_TYPE.fullmatch(each.partition(";")[0].strip().lower()) for each in types):
+        response.raw_headers.append((b"content-security-policy", _SANDBOX))
 
 
 def trigger_response() -> Response:

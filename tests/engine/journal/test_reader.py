@@ -13,10 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.clock import ManualClock, SequentialIds
-from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, WaitKey, encode_event, encode_output, encode_step
+from pdkernel.engine.journal import (
+    Claim,
+    ExecutionQuery,
+    NewRun,
+    SqliteJournal,
+    WaitKey,
+    encode_event,
+    encode_output,
+    encode_step,
+    open_journal_reader,
+)
 from pdkernel.engine.journal.text_columns import escape_json_text
 from pdkernel.errors import ProjectError
 from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, RunTrigger, StepResult
+from pdkernel.model import Workflow
 from tests.engine.journal.conftest import (
     DEFINITION,
     WORKFLOW,
@@ -396,3 +407,60 @@ def test_any_json_text_can_be_stored(value: object) -> None:
 
     assert "\0" not in safe
     assert json.loads(safe.encode().decode()) == value
+
+
+async def test_a_summary_is_a_line_of_the_execution(journal: SqliteJournal, clock: ManualClock, path: Path) -> None:
+    """A summary has the fields of the execution that a list shows, for the runs and in the order of the query."""
+    for run_id in "abc":
+        await journal.accept_run(new_run(run_id, external_user=run_id, workflow=WORKFLOW.name))
+        clock.advance(1.5)
+    await journal.finish(Claim.first("a"), "error", encode_output(response=Response(400, {}, "x"), error=FAULT))
+    await journal.finish(Claim.first("b"), "success", encode_output())
+    executions = await journal.list_executions()
+    with closing(open_journal_reader(path)) as reader:
+        summaries = await reader.summaries(ExecutionQuery())
+        page = await reader.summaries(ExecutionQuery(limit=1, before_id="c"))
+        chosen = await reader.summaries_of(["a", "none"])
+
+    names = (
+        "id",
+        "workflow",
+        "external_user",
+        "environment",
+        "status",
+        "attempt",
+        "started_at",
+        "finished_at",
+        "error",
+    )
+    assert [[getattr(each, name) for name in names] for each in summaries] == [
+        [getattr(each, name) for name in names] for each in executions
+    ]
+    assert [each.duration_ms for each in summaries] == [None, 3000, 4500]
+    assert ([each.id for each in page], [each.id for each in chosen]) == (["b"], ["a"])
+
+
+async def test_runs_are_counted_by_hour(journal: SqliteJournal, clock: ManualClock, path: Path) -> None:
+    """Runs and failures are counted in the hours before a moment; older runs and other workflows are not."""
+    for number, (workflow, failed) in enumerate([("A", True), ("A", True), ("A", False), ("B", False), ("A", False)]):
+        await journal.store_definition(Workflow(workflow))
+        await journal.accept_run(new_run(f"run{number}", workflow=workflow))
+        await journal.finish(Claim.first(f"run{number}"), "error" if failed else "success", encode_output())
+        clock.advance(3600)
+    with closing(open_journal_reader(path)) as reader:
+        counts = await reader.count_by_hour(["A", "none"], clock.now(), 4)
+
+    assert counts == {"A": [(1, 1), (1, 0), (0, 0), (1, 0)], "none": [(0, 0)] * 4}
+
+
+async def test_the_version_changes_with_the_file(journal: SqliteJournal, path: Path) -> None:
+    """The version stays the same between reads, and changes after a write of another connection."""
+    with closing(open_journal_reader(path)) as reader:
+        before = [await reader.version(), await reader.version()]
+        await reader.executions(ExecutionQuery())
+        before.append(await reader.version())
+        await journal.accept_run(new_run())
+        after = await reader.version()
+
+    assert len({*before}) == 1
+    assert after not in before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import sqlite3
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.builders import a_step, a_workflow, python_step
-from tests.server.endpoint.conftest import Serve
+from tests.server.endpoint.conftest import ECHO, Serve
 from tests.server.site import Site, site_of
 
 PLACES = ["headers", "params"]
@@ -190,12 +191,14 @@ async def test_headers_of_the_event(echo: Site) -> None:
     assert answer.json()["headers"]["x-pd-custom"] == "Ü"
 
 
-async def test_unusual_characters_are_recorded(echo: Site) -> None:
-    """A lone surrogate and NUL pass through the workflow, the journal and the run page."""
+async def test_unusual_characters_are_recorded(serve: Serve) -> None:
+    """A lone surrogate and NUL pass through the workflow, the journal and the run's page."""
+    token = "a-token-of-the-admin"
+    echo = await serve(python_step("echo", ECHO), admin_token_hash=hashlib.sha256(token.encode()).digest())
     body: Any = {"half": "\ud800", "nul": "\x00", "\u2028": "\u202e"}
     answer = await echo.http.post(echo.path(), content=json.dumps(body), headers={"content-type": "application/json"})
     (run,) = await echo.runs()
-    page = await echo.http.get(f"/-/runs/{run.id}")
+    page = await echo.http.get(f"/-/runs/{run.id}", headers={"authorization": f"Bearer {token}"})
 
     assert answer.status_code == 200
     assert page.status_code == 200

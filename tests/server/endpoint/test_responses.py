@@ -56,6 +56,9 @@ def assert_recorded(recorded: Response | None, answer: httpx.Response, content: 
     implied = {} if media_type is None else {"content-type": media_type, "x-content-type-options": "nosniff"}
     added = {"access-control-allow-origin": "*", **({} if "content-type" in headers else implied)}
 
+    policy = received.pop("content-security-policy", None)
+    assert policy is None or (policy.startswith("sandbox ") and received.get("content-type") != media_type)
+
     assert answer.status_code == recorded.status
     assert {name: value for name, value in received.items() if name not in ADDED_HEADERS} == {**added, **headers}
     if body is None:
@@ -388,3 +391,44 @@ async def test_a_paused_run_does_not_block_other_runs(serve: Serve) -> None:
     assert answer.text == "done"
     assert is_unfinished
     assert [(run.status, run.step("after").return_value) for run in runs] == [("success", 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("media_type", "isolated"),
+    [
+        ("text/html", True),
+        ("Text/HTML; charset=utf-8", True),
+        ("image/svg+xml", True),
+        ("application/xhtml+xml", True),
+        ("text/xml", True),
+        ("unknown", True),
+        ("text/plain;a, text/html", True),
+        ("text/plain", False),
+        ("application/json; charset=utf-8", False),
+        ("application/problem+json", False),
+        ("image/png", False),
+        ("application/pdf", False),
+    ],
+)
+async def test_a_page_of_a_workflow_has_an_origin_of_its_own(serve: Serve, media_type: str, isolated: bool) -> None:
+    """A response that a browser renders is in a sandbox, without the origin of the console, unless its host is the endpoint's."""
+    page = f"pd.respond(status=200, body='<script>1</script>', headers={{'content-type': {media_type!r}}})"
+    site = await serve(python_step("page", page))
+    answer = await site.http.get(site.path())
+    at_host = await site.http.get("/", headers={"host": f"{site.key()}.localhost"})
+    policy = answer.headers.get("content-security-policy", "")
+
+    assert policy.startswith("sandbox allow-scripts ") == isolated
+    assert "allow-same-origin" not in policy
+    assert "content-security-policy" not in at_host.headers
+
+
+async def test_a_workflow_cannot_leave_the_sandbox(serve: Serve) -> None:
+    """A policy of the workflow's own does not replace the sandbox: browsers apply both."""
+    headers = "{'content-type': 'text/html', 'content-security-policy': 'sandbox allow-scripts allow-same-origin'}"
+    site = await serve(python_step("page", f"pd.respond(status=200, body='x', headers={headers})"))
+    answer = await site.http.get(site.path())
+    policies = answer.headers.get_list("content-security-policy")
+
+    assert len(policies) == 2
+    assert [policy for policy in policies if "allow-same-origin" not in policy]

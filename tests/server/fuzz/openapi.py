@@ -230,11 +230,13 @@ def _others() -> Iterator[Operation]:
     yield Operation("GET", "/_static/connect/callback", query=callback, answer=None, error=None)
     yield Operation("GET", "/-/live", answer="Any", error=None)
     yield Operation("GET", "/-/ready", answer="Any", error=None)
-    yield Operation("GET", "/-/runs/{run_id}", answer=None, error=None)
+    yield from _console()
     yield Operation("GET", "/-/uploads/{name}", answer=None, error=None)
     for method in ("GET", "POST"):
-        yield Operation(method, "/cancel/{run_id}/{step}", answer=None, error=None)
-        yield Operation(method, "/resume/{run_id}/{step}", answer=None, error=None, statuses=(501,))
+        for verb in ("cancel", "resume"):
+            yield Operation(method, f"/-/{verb}/{{run_id}}/{{path}}/{{number}}", answer=None, error=None)
+    for method in ANY:
+        yield Operation(method, "/-/{rest}", answer=None, error=None)
     for path in ("/v1/connect/{rest}", "/v1/apps{rest}"):
         yield Operation("OPTIONS", path, answer=None, error=None, statuses=(204,))
     for method in ANY:
@@ -249,6 +251,30 @@ def _others() -> Iterator[Operation]:
             statuses=(200, 204),
             media=("application/json", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain"),
         )
+
+
+def _console() -> Iterator[Operation]:
+    form, media = {"csrf": TEXT, "note": TEXT, "pause": TEXT, "step": TEXT}, ("application/x-www-form-urlencoded",)
+    filters = ("workflow", "external_user", "environment", "status", "since", "before")
+    for path, query in (
+        ("/", ()),
+        ("/-/", ()),
+        ("/-/login", ("code", "next")),
+        ("/-/runs", filters),
+        ("/-/runs/{run_id}", ("done",)),
+        ("/-/events/runs", filters),
+        ("/-/events/runs/{run_id}", ()),
+        ("/-/users", ("environment", "external_user")),
+        ("/-/static/{name}", ()),
+    ):
+        yield Operation("GET", path, query=query, answer=None, error=None, statuses=(200, 303))
+    for action in ("approve", "cancel", "fork", "reject", "replay", "resume"):
+        yield Operation(
+            "POST", f"/-/runs/{{run_id}}/{action}", body=form, answer=None, error=None, statuses=(200, 303), media=media
+        )
+    for path in ("/-/login", "/-/login/code", "/-/logout"):
+        body = {"csrf": TEXT, "secret": TEXT, "next": TEXT}
+        yield Operation("POST", path, body=body, answer=None, error=None, statuses=(200, 303), media=media)
 
 
 def document(values: Values, described: Sequence[Operation]) -> dict[str, Any]:

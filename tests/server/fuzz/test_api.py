@@ -23,18 +23,21 @@ COUNT = REQUESTS * 9 // 20
 ENVIRONMENTS = ("development", "development", "production", None, "staging")
 WITH_CREDENTIALS = ("Account", "Accounts", "AccountPage")
 """Schemas of responses that may have credentials."""
+OPEN = {("GET", f"/-/{path}") for path in ("live", "ready", "login", "uploads/{name}")} | {("POST", "/-/login/code")}
+"""Routes below `/-/` that need no login."""
 NEVER_SUCCESSFUL = frozenset(
     {
         ("GET", "/_static/connect/callback"),  # there is no sign-in
         ("POST", "/_static/connect.html"),  # there is no valid page
-        ("GET", "/cancel/{run_id}/{step}"),  # the run has ended
-        ("POST", "/cancel/{run_id}/{step}"),
+        # the console has no session, and the tokens of resume and cancel URLs are wrong
+        *((each.method, each.path) for each in operations() if each.path == "/" or each.path.startswith("/-/")),
         ("GET", "/v1/connect/app_categories/{category_id}"),
         *(("POST", f"{prefix}/triggers/configure") for prefix in (PREFIX, PROJECT)),  # the source has no options
         *(
             (method, f"{prefix}/proxy/{{url_64}}") for prefix in (PREFIX, PROJECT) for method in METHODS
         ),  # outbound calls are denied
     }
+    - OPEN
 )
 """Routes that never succeed in this project."""
 ONCE = frozenset(("POST", f"{prefix}/accounts") for prefix in (PREFIX, PROJECT))

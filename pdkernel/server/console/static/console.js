@@ -1,0 +1,82 @@
+// Keeps an open page up to date. Every page and every form also works without this script.
+const region = document.querySelector('[data-events]');
+const live = document.querySelector('#live');
+let source = null;
+let ended = false;
+
+function parse(html) {
+  const template = document.createElement('template');
+  template.innerHTML = html; // escaped by the server
+  return template.content.firstElementChild;
+}
+
+function showRow({ id, html }) {
+  const row = parse(html);
+  const old = document.getElementById(`run-${id}`);
+  if (old?.dataset.version === row.dataset.version) return;
+  if (old) {
+    const focused = old.contains(document.activeElement);
+    old.replaceWith(row);
+    if (focused) row.querySelector('a').focus();
+  } else {
+    const later = [...region.children].find((each) => each.dataset.started < row.dataset.started);
+    region.insertBefore(row, later ?? null);
+    while (region.children.length > 200) region.lastElementChild.remove();
+    const older = document.querySelector('#older');
+    if (older) {
+      const url = new URL(older.href);
+      url.searchParams.set('before', region.lastElementChild.id.slice('run-'.length));
+      older.href = url;
+    }
+  }
+  document.querySelector('#none').hidden = true;
+  const name = row.querySelector('.name').textContent;
+  live.textContent = `${row.querySelector('.state').textContent.trim()}: ${name}`;
+}
+
+function showRun({ timeline, actions, status }) {
+  const open = [...region.querySelectorAll('details')].map((each) => each.open);
+  region.innerHTML = timeline;
+  [...region.querySelectorAll('details')].forEach((each, index) => { if (open[index]) each.open = true; });
+  const forms = document.querySelector('#actions');
+  if (forms.dataset.shown !== actions) {
+    forms.innerHTML = actions;
+    forms.dataset.shown = actions;
+  }
+  live.textContent = `Status: ${status}`;
+}
+
+function connect() {
+  if (ended || source || document.hidden) return;
+  source = new EventSource(region.dataset.events);
+  source.addEventListener('row', (event) => showRow(JSON.parse(event.data)));
+  source.addEventListener('run', (event) => showRun(JSON.parse(event.data)));
+  source.addEventListener('end', () => { ended = true; disconnect(); });
+  source.addEventListener('open', () => document.body.classList.add('live'));
+  source.addEventListener('error', () => {
+    document.body.classList.remove('live');
+    if (source?.readyState !== EventSource.CLOSED) return; // the browser connects again
+    disconnect();
+    live.textContent = 'Updates have ended: the session or the server has. Load the page again.';
+  });
+}
+
+function disconnect() {
+  source?.close();
+  source = null;
+  document.body.classList.remove('live');
+}
+
+if (region) {
+  // a browser opens few connections to a server: a hidden page needs none
+  document.addEventListener('visibilitychange', () => (document.hidden ? disconnect() : connect()));
+  addEventListener('pagehide', disconnect);
+  addEventListener('pageshow', connect);
+  connect();
+}
+// a second click does not act twice
+document.addEventListener('submit', (event) => {
+  if (event.target.dataset.sent) event.preventDefault();
+  if (event.target.method === 'post') event.target.dataset.sent = 'yes';
+});
+addEventListener('pageshow', () => { for (const form of document.forms) delete form.dataset.sent; });

@@ -1,0 +1,106 @@
+"""The first page of the console: the served workflows with their triggers, URLs, last results and the runs of a day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.responses import Response
+
+from pdkernel.encode import JsonStruct
+from pdkernel.engine.journal import ExecutionQuery, RunSummary
+from pdkernel.model import Trigger
+from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.server.console import pages
+from pdkernel.server.console.access import Visit, for_visitors
+from pdkernel.server.console.live import journal_reader
+
+HOURS = 24
+
+
+class TriggerLine(JsonStruct, frozen=True):
+    """
+    A trigger of a served workflow.
+
+    Attributes:
+        type: The type.
+        detail: The authorization of an HTTP trigger, or the schedule.
+    """
+
+    type: str
+    detail: str
+
+
+class WorkflowLine(JsonStruct, frozen=True):
+    """
+    A served workflow.
+
+    Attributes:
+        id: `p_...`.
+        name: The name.
+        url: The URL of the endpoint, or None without an HTTP trigger.
+        triggers: The triggers.
+        runs: The number of runs in each hour of the last day, oldest first.
+        failed: The number of failed runs in each hour.
+        last_run: The newest run, or None.
+    """
+
+    id: str
+    name: str
+    url: str | None
+    triggers: tuple[TriggerLine, ...]
+    runs: tuple[int, ...]
+    failed: tuple[int, ...]
+    last_run: RunSummary | None
+
+
+@for_visitors("page")
+async def workflows_page(visit: Visit) -> Response:
+    """GET `/-/`: the served workflows."""
+    lines = await _load(visit)
+    if visit.wants_json:
+        return pages.json_response([line.to_json() for line in lines])
+    return visit.page("workflows", workflows=lines)
+
+
+async def _load(visit: Visit) -> list[WorkflowLine]:
+    context = visit.state.context
+    served = context.workflows.list_workflows()
+    names = list(dict.fromkeys(each.source.workflow.name for each in served))
+    async with journal_reader(context) as reader:
+        counts = await reader.count_by_hour(names, context.clock.now(), HOURS)
+        newest = {name: await reader.summaries(ExecutionQuery(workflow=name, limit=1)) for name in names}
+    return [
+        _line(each, context.settings.base_url, counts[name], newest[name])
+        for each in served
+        for name in (each.source.workflow.name,)
+    ]
+
+
+def _line(
+    served: ServedWorkflow, base_url: str, counts: Sequence[tuple[int, int]], newest: Sequence[RunSummary]
+) -> WorkflowLine:
+    triggers = served.source.workflow.triggers
+    has_endpoint = any(trigger.type == "http" for trigger in triggers)
+    return WorkflowLine(
+        id=served.id,
+        name=served.source.workflow.name,
+        url=f"{base_url}/{served.endpoint_key}" if has_endpoint else None,
+        triggers=tuple(TriggerLine(trigger.type, _describe(trigger)) for trigger in triggers),
+        runs=tuple(runs for runs, _ in counts),
+        failed=tuple(failed for _, failed in counts),
+        last_run=newest[0] if newest else None,
+    )
+
+
+def _describe(trigger: Trigger) -> str:
+    """The authorization of an HTTP trigger, the schedule, or the component of a source."""
+    config = trigger.config
+    match trigger.type:
+        case "http":
+            return f"auth {trigger.auth}"
+        case "schedule" if "cron" in config:
+            return f"{config['cron']} ({config.get('timezone') or 'UTC'})"
+        case "schedule":
+            return f"every {config.get('interval_seconds')} s"
+        case _:
+            return str(config.get("uses") or "")

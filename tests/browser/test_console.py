@@ -1,0 +1,221 @@
+"""The console in Chromium."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from pdkernel.loop_thread import LoopThread
+from pdkernel.server.console.sessions import CODE_INTERVAL_S
+from tests.builders import a_workflow, python_step
+from tests.server.console.conftest import app_state
+from tests.server.site import Site, site_of
+
+GREETS = a_workflow(python_step("greet", "return {'text': 'Hello'}"), name="Greet")
+FAILS = a_workflow(python_step("look", "return {}['a key that is not in the answer of the API']"), name="Fails")
+ASKS = a_workflow(
+    python_step("ask", "pd.flow.suspend(600000)"),
+    python_step("answer", 'return pd.steps["ask"]["$resume_data"]'),
+    name="Pay out",
+)
+SLACK = a_workflow(python_step("post", "return 1", options="--app slack"), name="Post to Slack")
+
+
+CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const light = (color) => {
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data.slice(0, 3)].map((each) => each / 255)
+      .map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4))
+      .reduce((sum, each, index) => sum + each * [0.2126, 0.7152, 0.0722][index], 0);
+  };
+  const ground = light(getComputedStyle(document.body).backgroundColor);
+  return Math.min(...[...document.querySelectorAll('p, a, h1, h2, h3, label, time')].map((each) => {
+    const [dark, bright] = [light(getComputedStyle(each).color), ground].sort((one, other) => one - other);
+    return (bright + 0.05) / (dark + 0.05);
+  }));
+}"""
+"""JavaScript: the lowest contrast of the page's texts with its ground."""
+
+
+@dataclass
+class ConsoleSite:
+    """A served project, and a person's page that is logged in to its console."""
+
+    site: Site
+    page: Page
+    loop: LoopThread
+
+    def call(self, name: str, **headers: str) -> str:
+        """Call an endpoint; return the id of the run."""
+        answer = httpx.post(self.site.url + self.site.path(name), json={"amount": 12}, headers=headers, timeout=60)
+        return str(answer.json()["event_id"])
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run, as another process does."""
+        assert self.loop.run(self.site.context.engine.journal.cancel(run_id))
+
+    def renew_code(self) -> None:
+        """Print a new code, which a person may do once in half a minute."""
+        app_state(self.site).console._printed_at -= CODE_INTERVAL_S
+        app_state(self.site).console.print_new_code()
+
+    def open(self, path: str) -> Page:
+        """Open a page of the console."""
+        self.page.goto(self.site.url + path)
+        return self.page
+
+    def screenshot(self, name: str) -> None:
+        """Take a picture of the page into the folder PDKERNEL_SCREENSHOTS, if the variable is set."""
+        folder = os.environ.get("PDKERNEL_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[LoopThread]:
+    """The thread of the server."""
+    loop = LoopThread()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def site(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A project whose server runs in a thread."""
+    stack = AsyncExitStack()
+    folder = tmp_path_factory.mktemp("console")
+    site = loop.run(stack.enter_async_context(site_of(folder, GREETS, FAILS, ASKS, SLACK)))
+    site.directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-1"}, external_user_id="ada")
+    site.directory.add_account(app="github", credentials={"oauth_access_token": "gho-1"}, external_user_id="grace")
+    yield site
+    loop.run(stack.aclose())
+
+
+@pytest.fixture(scope="module")
+def console(browser: BrowserContext, site: Site, loop: LoopThread) -> Iterator[ConsoleSite]:
+    """A page that has logged in by the link with a code; no page has violated its policy, and no script has failed."""
+    page, problems = browser.new_page(), list[str]()
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(f"Content Security Policy or not: {error}"))
+    app_state(site).console.print_new_code()
+    page.goto(f"{site.url}/-/login?code={site.codes[-1]}")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Workflows")
+    yield ConsoleSite(site, page, loop)
+    page.close()
+    assert [problem for problem in problems if "Content Security Policy" in problem] == []
+
+
+def test_the_list_is_live(console: ConsoleSite) -> None:
+    """A new run appears in the open list, and its row follows the run's status."""
+    page = console.open("/-/runs?workflow=Pay+out")
+    expect(page.locator("body.live")).to_be_attached()
+    run_id = console.call("Pay out")
+    row = page.locator(f"#run-{run_id}")
+    expect(row).to_contain_text("paused")
+    announced = page.get_by_role("status").inner_text()
+    console.cancel(run_id)
+
+    expect(row).to_contain_text("cancelled")
+    assert "Pay out" in announced
+
+
+def test_a_suspended_run_is_approved(console: ConsoleSite) -> None:
+    """The page of a suspended run has the decision; after it, the page follows the run to its end without a reload."""
+    run_id = console.call("Pay out")
+    page = console.open(f"/-/runs/{run_id}")
+    page.get_by_label("Note").fill("Checked <b>twice</b>")
+    console.screenshot("suspended")
+    page.get_by_role("button", name="Approve").click()
+
+    expect(page.get_by_text("The run goes on as approved.")).to_be_visible()
+    expect(page.get_by_role("button", name="Replay")).to_be_visible()
+    expect(page.locator("#timeline")).to_contain_text('{"approved": true, "note": "Checked <b>twice</b>"}')
+    console.screenshot("approved")
+
+
+def test_the_keyboard_alone(console: ConsoleSite) -> None:
+    """Tab reaches the skip link, the navigation and the first row, each with a visible focus; Enter opens them."""
+    run_id = console.call("Greet")
+    page = console.open("/-/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Runs", exact=True)).to_be_focused()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/-/runs")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#runs li')?.id") == f"run-{run_id}":
+            break
+    page.keyboard.press("Enter")
+
+    page.wait_for_url(f"**/-/runs/{run_id}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(run_id)
+    assert outline == "solid"
+
+
+LONG = "user-with-a-very-long-id-without-any-space-" * 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_window(console: ConsoleSite, scheme: Literal["light", "dark"]) -> None:
+    """At 390 pixels no page scrolls sideways, and its text has contrast with the ground in the light and the dark theme."""
+    console.call("Fails", **{"x-pd-external-user-id": LONG})
+    refused = console.call("Post to Slack", **{"x-pd-external-user-id": "grace"})
+    paused = console.call("Pay out")
+    page = console.page
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 800})
+    found = {}
+    for name, path in {
+        "workflows": "/-/",
+        "runs": "/-/runs",
+        "run": f"/-/runs/{refused}",
+        "paused": f"/-/runs/{paused}",
+        "users": "/-/users",
+    }.items():
+        console.open(path)
+        found[name] = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        console.screenshot(f"{name}-390-{scheme}")
+        assert page.evaluate(CONTRAST) > 4.5, name
+    page.set_viewport_size({"width": 1400, "height": 1300})
+    for name, path in {"workflows": "/-/", "runs": "/-/runs", "run": f"/-/runs/{refused}", "users": "/-/users"}.items():
+        if os.environ.get("PDKERNEL_SCREENSHOTS"):
+            console.open(path)
+            console.screenshot(f"{name}-1400-{scheme}")
+    page.emulate_media(color_scheme="light")
+
+    assert found == dict.fromkeys(found, 0)
+
+
+def test_logging_out_ends_the_session(site: Site, browser: BrowserContext, console: ConsoleSite) -> None:
+    """After the logout an `inspect` URL leads to the login, and the login leads back to the run."""
+    run_id = console.call("Greet")
+    page = console.open("/-/")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in to the console")
+    console.screenshot("login")
+    console.open(f"/-/runs/{run_id}")
+    page.get_by_role("textbox").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_contain_text("not a valid code")
+    console.renew_code()
+    page.get_by_role("textbox").fill(site.codes[-1].lower())
+    page.get_by_role("button", name="Log in").click()
+
+    expect(page.get_by_role("heading", level=1)).to_contain_text(run_id)

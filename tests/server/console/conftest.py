@@ -1,0 +1,112 @@
+"""A served project with a person who is logged in to its console."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pdkernel.execution import Execution
+from pdkernel.model import Workflow
+from pdkernel.server.app_state import AppState, get_state
+from tests.server.site import Site, site_of
+
+ADMIN = "a-token-of-the-admin"
+HTML = {"accept": "text/html"}
+JSON = {"accept": "application/json"}
+
+
+@dataclass
+class Console:
+    """
+    The console of a served project.
+
+    Attributes:
+        site: The project.
+        http: The browser of a person who is logged in.
+    """
+
+    site: Site
+    http: httpx.AsyncClient
+
+    @property
+    def state(self) -> AppState:
+        """State of the application."""
+        return app_state(self.site)
+
+    async def page(self, path: str, *, status: int = 200) -> str:
+        """The text of a page."""
+        answer = await self.http.get(path, headers=HTML)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+    async def csrf(self) -> str:
+        """The token of the session, from a page."""
+        found = re.search(r'name="csrf" value="([^"]+)"', await self.page("/-/users"))
+        assert found
+        return html.unescape(found[1])
+
+    async def act(self, run_id: str, action: str, **fields: str) -> httpx.Response:
+        """Press a button of the run's page."""
+        data = {"csrf": await self.csrf(), **fields}
+        return await self.http.post(f"/-/runs/{run_id}/{action}", data=data, headers=HTML)
+
+    async def start(self, *, name: str = "Test", body: Any = None, **headers: str) -> str:
+        """Call an endpoint; return the id of the run."""
+        answer = await self.site.http.post(self.site.path(name), json=body, headers=headers)
+        return str(answer.json()["event_id"])
+
+    async def wait_until(self, run_id: str, *statuses: str) -> Execution:
+        """The run, as soon as it has one of the statuses."""
+        return await wait_until(self.site, run_id, *statuses)
+
+
+def app_state(site: Site) -> AppState:
+    """State of the application of *site*."""
+    return get_state(site.server.config.loaded_app)
+
+
+async def wait_until(site: Site, run_id: str, *statuses: str) -> Execution:
+    """The run, as soon as it has one of the statuses."""
+    import asyncio
+
+    for _ in range(500):
+        execution = await site.context.engine.journal.get_execution(run_id)
+        if execution is not None and execution.status in statuses:
+            return execution
+        await asyncio.sleep(0.02)
+    raise AssertionError(execution)
+
+
+async def log_in(site: Site, secret: str, http: httpx.AsyncClient | None = None) -> httpx.Response:
+    """Send the form of the login."""
+    client = http or site.http
+    return await client.post("/-/login", data={"secret": secret, "next": "/-/"}, headers=HTML)
+
+
+Serve = Callable[..., Awaitable[Console]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Serves workflows, and logs in to the console by a code."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*workflows: Workflow, **settings: Any) -> Console:
+            given = {"admin_token_hash": hashlib.sha256(ADMIN.encode()).digest(), **settings}
+            site = await stack.enter_async_context(site_of(tmp_path, *workflows, **given))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=site.url, timeout=60))
+            app_state(site).console.print_new_code()
+            answer = await log_in(site, site.codes[-1], http)
+            assert answer.status_code == 303, answer.text
+            return Console(site, http)
+
+        yield start

@@ -1,0 +1,326 @@
+"""Login, sessions of requests, and the protection of actions."""
+
+from __future__ import annotations
+
+import hashlib
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from pdkernel.server.console.sessions import CODE_INTERVAL_S, MAX_FAILED_ATTEMPTS
+from tests.builders import a_workflow, python_step
+from tests.server.console.conftest import ADMIN, HTML, JSON, Serve, app_state, log_in
+from tests.server.endpoint.conftest import ECHO
+from tests.server.site import Site, site_of
+
+PAGES = ["/-/", "/-/runs", "/-/runs/x", "/-/users", "/-/events/runs", "/-/events/runs/x"]
+ACTIONS = ["approve", "cancel", "fork", "reject", "replay", "resume"]
+BEARER = {"authorization": f"Bearer {ADMIN}"}
+
+
+@pytest.mark.parametrize("peer", [{}, {"x-forwarded-for": "127.0.0.1"}])
+async def test_nothing_opens_without_a_login(tmp_path: Path, peer: dict[str, str]) -> None:
+    """No page and no action opens for a client on this machine that has not logged in."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        run_id = (await site.http.post(site.path())).json()["event_id"]
+        (run,) = await site.runs()
+        pages = [await site.http.get(path, headers={**JSON, **peer}) for path in [*PAGES, f"/-/runs/{run_id}"]]
+        acted = [await site.http.post(f"/-/runs/{run_id}/{name}", headers={**JSON, **peer}) for name in ACTIONS]
+        after = await site.runs()
+
+    assert {answer.status_code for answer in pages + acted} == {401}
+    assert all(run_id not in answer.text and "Test" not in answer.text for answer in pages)
+    assert after == [run]
+
+
+async def test_a_code_opens_the_console_once(tmp_path: Path) -> None:
+    """The link shows a button and does not use the code up; the form does, and its cookie is closed to scripts and sites."""
+    async with site_of(tmp_path) as site:
+        app_state(site).console.print_new_code()
+        link = f"/-/login?{urlencode({'code': site.codes[0]})}"
+        previews = [await site.http.get(link, headers=HTML) for _ in range(2)]
+        first = await log_in(site, site.codes[0])
+        page = await site.http.get("/-/", headers=HTML)
+        site.http.cookies.clear()
+        second = await log_in(site, site.codes[0])
+        refused = await site.http.get("/-/", headers=HTML)
+
+    (cookie,) = SimpleCookie(first.headers["set-cookie"]).values()
+    assert [(answer.status_code, "set-cookie" in answer.headers) for answer in previews] == [(200, False)] * 2
+    assert f'value="{site.codes[0]}"' in previews[0].text
+    assert (first.status_code, first.headers["location"]) == (303, "/-/")
+    assert (cookie["path"], cookie["httponly"], cookie["samesite"], cookie["secure"]) == ("/-/", True, "strict", "")
+    assert len(cookie.value) >= 43
+    assert (page.status_code, second.status_code, refused.status_code) == (200, 401, 303)
+
+
+async def test_a_code_is_in_no_log(tmp_path: Path) -> None:
+    """The access log has neither the code of the URL nor that of the form."""
+    async with site_of(tmp_path) as site:
+        app_state(site).console.print_new_code()
+        await site.http.get("/-/login", params={"code": site.codes[0]})
+        await log_in(site, site.codes[0])
+        lines = "\n".join(await site.wait_for_lines(2))
+
+    assert site.codes[0] not in lines
+    assert "/-/login" in lines
+
+
+async def test_a_typed_code_may_have_blanks_and_small_letters(tmp_path: Path) -> None:
+    """A person may type the code in small letters and without its dashes."""
+    async with site_of(tmp_path) as site:
+        app_state(site).console.print_new_code()
+        answer = await log_in(site, f" {site.codes[0].lower().replace('-', ' ')} ")
+
+    assert answer.status_code == 303
+
+
+async def test_the_admin_token_opens_the_console(serve: Serve) -> None:
+    """A person types the admin token any number of times; without one, an empty text opens nothing."""
+    console = await serve()
+    answers = []
+    for secret in (ADMIN, f" {ADMIN} ", "", "wrong"):
+        async with httpx.AsyncClient(base_url=console.site.url) as http:
+            answers.append((await log_in(console.site, secret, http)).status_code)
+
+    assert answers == [303, 303, 401, 401]
+
+
+async def test_without_an_admin_token_no_token_is_accepted(tmp_path: Path) -> None:
+    """If no admin token is set, no bearer token opens a page."""
+    async with site_of(tmp_path) as site:
+        tokens = ("x", "y", "0" * 64, hashlib.sha256(b"").hexdigest())
+        answers = [await site.http.get("/-/", headers={"authorization": f"Bearer {each}"}) for each in tokens]
+
+    assert {answer.status_code for answer in answers} == {401}
+
+
+async def test_a_program_sends_the_admin_token(serve: Serve) -> None:
+    """With the admin token as a bearer token, a program gets JSON and acts without a form's token; Basic opens nothing."""
+    console = await serve(a_workflow(python_step()))
+    run_id = await console.start()
+    await console.wait_until(run_id, "success")
+    site = console.site
+    listed = (await site.http.get("/-/runs", headers=BEARER)).json()
+    shown = (await site.http.get(f"/-/runs/{run_id}", headers=BEARER)).json()
+    replayed = await site.http.post(f"/-/runs/{run_id}/replay", headers=BEARER)
+    wrong = await site.http.get("/-/runs", headers={"authorization": "Bearer wrong"})
+    basic = await site.http.get("/-/runs", auth=("any", ADMIN))
+
+    assert [run["id"] for run in listed] == [run_id]
+    assert shown == listed[0]
+    assert replayed.json()["replay_of"] == run_id
+    assert (wrong.status_code, basic.status_code) == (401, 401)
+
+
+async def test_failed_attempts_are_limited(serve: Serve) -> None:
+    """After ten failures in a minute an address cannot log in, even with the admin token; a session goes on."""
+    console = await serve()
+    for _ in range(MAX_FAILED_ATTEMPTS):
+        await log_in(console.site, "wrong")
+    form = await log_in(console.site, ADMIN)
+    bearer = await console.site.http.get("/-/", headers=BEARER)
+
+    assert (form.status_code, bearer.status_code) == (429, 429)
+    assert "Workflows" in await console.page("/-/")
+
+
+@pytest.mark.parametrize(
+    ("headers", "settings", "secure"),
+    [
+        ({}, {"base_url": "https://flows.example.com"}, True),
+        ({"x-forwarded-proto": "https"}, {"trusted_proxies": ("127.0.0.0/8",)}, True),
+        ({"x-forwarded-proto": "https"}, {}, False),
+    ],
+)
+async def test_the_cookie_is_secure_behind_https(
+    tmp_path: Path, headers: dict[str, str], settings: dict[str, Any], secure: bool
+) -> None:
+    """The cookie is Secure if the public URL or a trusted proxy uses https."""
+    async with site_of(tmp_path, **settings) as site:
+        app_state(site).console.print_new_code()
+        answer = await site.http.post("/-/login", data={"secret": site.codes[0]}, headers=headers)
+
+    assert ("secure" in answer.headers["set-cookie"].lower()) == secure
+
+
+async def test_a_public_url_with_a_path(tmp_path: Path) -> None:
+    """Below a public URL's path, the cookie, links and redirects have the path."""
+    host = {"host": "flows.example.com", **HTML}
+    async with site_of(tmp_path, base_url="https://flows.example.com/base") as site:
+        app_state(site).console.print_new_code()
+        front = await site.http.get("/base/", headers=host)
+        page = await site.http.get("/base/-/", headers=host)
+        answer = await site.http.post("/base/-/login", data={"secret": site.codes[0]}, headers=host)
+
+    assert front.headers["location"] == "/base/-/"
+    assert page.headers["location"] == "/base/-/login?next=%2F-%2F"
+    assert (answer.headers["location"], "Path=/base/-/;" in answer.headers["set-cookie"]) == ("/base/-/", True)
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ("/-/runs/abc", "/-/runs/abc"),
+        ("/-/runs?workflow=A+b&status=error", "/-/runs?workflow=A+b&status=error"),
+        ("//evil.example", "/-/"),
+        ("/-//evil.example", "/-/"),
+        ("https://evil.example/-/", "/-/"),
+        ("/-/\\evil.example", "/-/"),
+        ("/-/logout", "/-/"),
+        ("/-/runs/abc\r\nset-cookie: a=b", "/-/"),
+    ],
+)
+async def test_a_login_leads_back_to_a_page_of_the_console(serve: Serve, given: str, target: str) -> None:
+    """After the login, a person is where they wanted to be, but never on another site."""
+    console = await serve()
+    answer = await console.site.http.post("/-/login", data={"secret": ADMIN, "next": given})
+
+    assert answer.headers["location"] == target
+
+
+async def test_an_inspect_url_leads_to_the_login_and_back(tmp_path: Path) -> None:
+    """The `inspect` URL of a default response leads to the login, whose form leads to the run."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        url = (await site.http.post(site.path())).json()["inspect"]
+        refused = await site.http.get(url, headers=HTML)
+        page = await site.http.get(refused.headers["location"], headers=HTML)
+        app_state(site).console.print_new_code()
+        target = url.removeprefix(site.url)
+        answer = await site.http.post("/-/login", data={"secret": site.codes[0], "next": target}, headers=HTML)
+        run = await site.http.get(answer.headers["location"], headers=HTML)
+
+    assert (refused.status_code, run.status_code) == (303, 200)
+    assert f'name="next" value="{target}"' in page.text
+
+
+async def test_a_logout_ends_the_session(serve: Serve) -> None:
+    """After the logout the old cookie opens nothing, also if it is sent again."""
+    console = await serve()
+    token, site = dict(console.http.cookies), console.site
+    answer = await console.http.post("/-/logout", data={"csrf": await console.csrf()}, headers=HTML)
+    async with httpx.AsyncClient(base_url=site.url, cookies=token) as http:
+        again = await http.get("/-/", headers=HTML)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/-/login")
+    assert again.status_code == 303
+
+
+FOREIGN = [
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+async def test_other_sites_cannot_act(serve: Serve, headers: dict[str, str]) -> None:
+    """An action, a login and a new code are refused if a page of another site sends them, even with all tokens."""
+    console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)")))
+    run_id = await console.start()
+    await console.wait_until(run_id, "paused")
+    csrf, codes = await console.csrf(), len(console.site.codes)
+    answers = [
+        await console.http.post(f"/-/runs/{run_id}/{name}", data={"csrf": csrf}, headers=headers) for name in ACTIONS
+    ]
+    answers += [
+        await console.http.post(path, data={"csrf": csrf, "secret": ADMIN}, headers=headers)
+        for path in ("/-/login", "/-/login/code", "/-/logout")
+    ]
+    bearer = await console.site.http.post(f"/-/runs/{run_id}/cancel", headers={**BEARER, **headers})
+    run = await console.wait_until(run_id, "paused")
+
+    assert {answer.status_code for answer in [*answers, bearer]} == {403}
+    assert (run.status, len(console.site.codes)) == ("paused", codes)
+    assert "Workflows" in await console.page("/-/")
+
+
+async def test_an_action_requires_the_token_of_its_session(serve: Serve) -> None:
+    """A form without a token, with a wrong token, or with the token of another session does nothing."""
+    console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)")))
+    run_id = await console.start()
+    await console.wait_until(run_id, "paused")
+    first = await console.csrf()
+    await log_in(console.site, ADMIN, console.http)
+    answers = [
+        await console.http.post(f"/-/runs/{run_id}/cancel", data=data)
+        for data in ({}, {"csrf": ""}, {"csrf": "x"}, {"csrf": "\u00e4"}, {"csrf": first}, {"csrf": "x" * 100_000})
+    ]
+    as_file = await console.http.post(f"/-/runs/{run_id}/cancel", files={"csrf": (await console.csrf()).encode()})
+    run = await console.wait_until(run_id, "paused")
+
+    assert {answer.status_code for answer in [*answers, as_file]} == {403}
+    assert run.status == "paused"
+
+
+async def test_steps_never_see_the_cookie(serve: Serve) -> None:
+    """No path to which a browser sends the cookie leads to an endpoint."""
+    console = await serve(a_workflow(python_step("echo", ECHO), response="custom"))
+    path = console.site.path()
+    answers = [
+        await console.http.request(method, prefix + path)
+        for method in ("GET", "POST", "PUT")
+        for prefix in ("/-", "/-/x", "/-/uploads", "/-/runs/x", "/-/static")
+    ]
+    endpoint = await console.http.get(path)
+
+    assert {answer.status_code for answer in answers} <= {404, 405}
+    assert len(await console.site.runs()) == 1
+    assert "cookie" not in endpoint.json()["headers"]
+
+
+async def test_the_front_page_leads_to_the_console(serve: Serve) -> None:
+    """`/` leads to the console, unless the host names an endpoint."""
+    console = await serve(a_workflow(python_step("echo", ECHO), response="custom"))
+    front = await console.site.http.get("/")
+    at_host = await console.site.http.get("/", headers={"host": f"{console.site.key()}.localhost"})
+
+    assert (front.status_code, front.headers["location"]) == (303, "/-/")
+    assert at_host.json()["path"] == "/"
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> Any:
+    """A server on a terminal, without an admin token."""
+    async with site_of(tmp_path) as site:
+        yield site
+
+
+async def test_a_new_code_is_printed_on_the_terminal(site: Site) -> None:
+    """The page can have a new code printed, at most one in half a minute; earlier codes stay valid."""
+    console = app_state(site).console
+    console.print_new_code()
+    console._printed_at -= CODE_INTERVAL_S
+    first = await site.http.post("/-/login/code", headers=HTML)
+    second = await site.http.post("/-/login/code", headers=HTML)
+    old, new = await log_in(site, site.codes[0]), await log_in(site, site.codes[1])
+
+    assert "shows a new code" in first.text
+    assert site.codes[1] not in first.text
+    assert "Wait half a minute" in second.text
+    assert (old.status_code, new.status_code) == (303, 303)
+
+
+async def test_a_step_cannot_use_the_console(serve: Serve) -> None:
+    """A step of this server is refused, even if it has the admin token."""
+    code = """
+    import urllib.error, urllib.request
+    statuses, url = [], pd.steps["trigger"]["event"]["body"]["url"]
+    for path, data in (("/-/runs", None), ("/-/login", b"secret=a-token-of-the-admin"), ("/-/login/code", b"")):
+        request = urllib.request.Request(url + path, data, {"authorization": "Bearer a-token-of-the-admin"})
+        try:
+            statuses.append(urllib.request.urlopen(request).status)
+        except urllib.error.HTTPError as error:
+            statuses.append(error.code)
+    return statuses
+    """
+    console = await serve(a_workflow(python_step("call", code)))
+    run_id = await console.start(body={"url": console.site.url})
+    run = await console.wait_until(run_id, "success", "error")
+
+    assert run.step("call").return_value == [403, 403, 403]

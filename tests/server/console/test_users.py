@@ -1,0 +1,67 @@
+"""The page of external users."""
+
+from __future__ import annotations
+
+from pdkernel.server.console import users
+from tests.builders import a_workflow, python_step
+from tests.server.console.conftest import JSON, Console, Serve
+
+SLACK = a_workflow(python_step("post", options="--app slack"), name="Post")
+GREET = a_workflow(python_step("greet"), name="Greet")
+SECRET = "xoxb-a-secret-of-ada"
+
+
+async def with_users(serve: Serve) -> Console:
+    """A console whose project has two users in development and one in production."""
+    console = await serve(GREET, SLACK)
+    directory = console.site.directory
+    directory.add_account(app="slack", credentials={"oauth_access_token": SECRET}, external_user_id="ada", name="Ada's")
+    directory.add_account(app="github", credentials={"oauth_access_token": SECRET}, external_user_id="bob")
+    directory.add_account(
+        app="slack", credentials={"oauth_access_token": SECRET}, external_user_id="eve", environment="production"
+    )
+    return console
+
+
+async def test_users(serve: Serve) -> None:
+    """Each user of the environment has their accounts, without credentials, and the readiness of each workflow."""
+    console = await with_users(serve)
+    page = await console.page("/-/users")
+    lines = (await console.http.get("/-/users", headers=JSON)).json()
+    production = (await console.http.get("/-/users?environment=production", headers=JSON)).json()
+
+    assert [(line["external_user"], [each["app"] for each in line["accounts"]]) for line in lines] == [
+        ("ada", ["slack"]),
+        ("bob", ["github"]),
+    ]
+    assert [[(each["workflow"], each["readiness"]["state"]) for each in line["workflows"]] for line in lines] == [
+        [("Greet", "ready"), ("Post", "ready")],
+        [("Greet", "ready"), ("Post", "error")],
+    ]
+    assert lines[1]["workflows"][1]["readiness"]["error"]["message"].startswith("Pipedream Connect Error: ")
+    assert [line["external_user"] for line in production] == ["eve"]
+    assert "Ada&#39;s" in page
+    assert "✗ no slack" in page
+    assert SECRET not in page + str(lines)
+
+
+async def test_one_user(serve: Serve) -> None:
+    """A user is found by their id; the page says if there is none."""
+    console = await with_users(serve)
+    found = (await console.http.get("/-/users?external_user=bob", headers=JSON)).json()
+    none = await console.page("/-/users?external_user=eve")
+
+    assert [line["external_user"] for line in found] == ["bob"]
+    assert "There is no such external user in development." in none
+
+
+async def test_many_users(serve: Serve) -> None:
+    """A page has a limited number of users, and says that there are more."""
+    console = await serve(GREET)
+    for number in range(users.MAX_USERS + 1):
+        console.site.directory.add_account(app="x", credentials={"k": "v"}, external_user_id=f"user-{number:03d}")
+    page = await console.page("/-/users")
+
+    assert f"These are the first {users.MAX_USERS} users." in page
+    assert f"user-{users.MAX_USERS - 1:03d}" in page
+    assert f"user-{users.MAX_USERS:03d}" not in page
