@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -105,8 +105,9 @@ class RunRecord(GrowingExecution):
         self._wait: WaitRow | None = None
         # a call that runs one action gets the error instead
         self._waits_for_disk = request.is_served and request.pause_mode == "park"
-        self._has_waited = False
-        self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
+        self._has_waited = self._is_parked = (
+            False  # parked: the pause is on disk, and this executor may not write any more
+        )
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self._response = CallerResponse(
             state.response,
@@ -184,6 +185,7 @@ class RunRecord(GrowingExecution):
             await self._writes.wait(self._wait_for_room if self._waits_for_disk else None)
         except BaseException as fault:
             self.write_error = fault
+            self._waits_for_disk = False  # the run was not accepted, or is lost: later writes cannot succeed
             raise
 
     async def _wait_for_room(self, fault: ProjectError) -> None:
@@ -321,7 +323,8 @@ class RunRecord(GrowingExecution):
             output = encode_output(
                 response=execution.response, error=execution.error, steps=unrecorded, lookup=execution.lookup
             )
-            status = _final(execution.status)
+            is_final = execution.status in ("success", "exited", "cancelled")
+            status = cast("FinalStatus", execution.status if is_final else "error")
             self._writes.submit(
                 lambda: self._journal.finish(
                     self.claim, status, output, last_step=last, event=event, ended=ended, outbox=outbox
@@ -394,7 +397,3 @@ class RunRecord(GrowingExecution):
         if is_accepted and self._watcher.on_recorded:
             self._watcher.on_recorded()
         return is_accepted
-
-
-def _final(status: Status) -> FinalStatus:
-    return status if status in ("success", "exited", "cancelled") else "error"
