@@ -79,7 +79,7 @@ def replay_runs(
                 return await _start_all(state, engine, prepared, is_list=len(prepared) > 1, as_json=as_json)
             found = await run_history.find_run_ids(state.open_project(), query)
             selected, refused = await run_replay.prepare_replays(engine, [*reversed(found)], sends=sends)
-            if not as_json:
+            if yes or not as_json:
                 for run_id, error in refused:
                     print_error(error.code, f"{run_id}: {error}")
             if yes:
@@ -150,17 +150,19 @@ async def _start_all(
             execution = await start_replay(engine, replay, watcher)
         started.append(execution)
         if as_json:
-            continue
-        if replay.is_queued:
+            pass
+        elif replay.is_queued:
             click.echo(f"Queued as {execution.id}. To look at its result: pdkernel runs show {execution.id}")
         else:
             print_execution(execution, replay.request.workflow)
             print_next_command(state, execution)
+        if execution.status == "cancelled":  # an interrupt ends the command, not only one of its runs
+            break
     if as_json:
         values = [execution.to_json() for execution in started]
         print_json(values if is_list else values[0])
     return max(
-        (resolve_exit_status(each) for each, replay in zip(started, replays, strict=True) if not replay.is_queued),
+        (resolve_exit_status(each) for each, replay in zip(started, replays, strict=False) if not replay.is_queued),
         default=0,
     )
 

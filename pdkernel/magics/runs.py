@@ -16,7 +16,7 @@ from pdkernel.magics.run_settings import remove_quotes
 from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pandas import DataFrame
 
@@ -117,15 +117,13 @@ class RunsMagics(Magics):
         from pdkernel.render import runs
 
         if run_ids:
-            for run_id in run_ids:
-                prepare = partial(
-                    run_replay.prepare_replay,
-                    run_id=run_id,
-                    source=session.source,
-                    external_user=chosen.external_user,
-                    sends=chosen.send,
-                )
-                _start(session, session.call_engine(prepare))
+            prepare = partial(
+                run_replay.prepare_replay,
+                source=session.source,
+                external_user=chosen.external_user,
+                sends=chosen.send,
+            )
+            _start(session, [session.call_engine(partial(prepare, run_id=run_id)) for run_id in run_ids])
             return
         filters = {name: getattr(chosen, name) for name in _FILTERS}
         query = run_history.build_selection(session.project.clock, **filters)
@@ -138,8 +136,7 @@ class RunsMagics(Magics):
         for run_id, error in refused:
             show_message(f"{run_id}: {error}")
         if chosen.yes:
-            for replay in replays:
-                _start(session, replay)
+            _start(session, replays)
             return
         display(runs.render_output([replay.original for replay in replays]))
         show_message("\n".join([*map(run_replay.describe_replay, replays), "To run them again, add --yes."]))
@@ -162,7 +159,7 @@ class RunsMagics(Magics):
                 sends=chosen.send,
             )
         )
-        _start(session, fork)
+        _start(session, [fork])
 
     def _cancel(self, session: Session, run_ids: list[str], _: Any) -> None:
         from pdkernel.operations.run_history import cancel_run
@@ -182,7 +179,7 @@ class RunsMagics(Magics):
         if claimed is None:
             show_message(describe_resumed(resumed))
             return
-        _run(session, lambda engine, watcher: engine.continue_run(claimed, watcher))
+        raise_on_failure(_run(session, lambda engine, watcher: engine.continue_run(claimed, watcher)))
 
     def _remove(self, session: Session, run_ids: list[str], chosen: Any) -> None:
         from pdkernel.operations import run_history
@@ -207,21 +204,33 @@ def _one(run_ids: list[str], form: str) -> str:
     return run_ids[0]
 
 
-def _start(session: Session, replay: Replay) -> None:
-    """Start *replay* and show its run."""
+def _start(session: Session, replays: Sequence[Replay]) -> None:
+    """Start *replays* one after another and show their runs; a failure is raised after the last run."""
     from pdkernel.operations.run_replay import describe_replay, start_replay
 
-    show_message(describe_replay(replay))
-    if replay.is_queued:
-        queued = session.call_engine(lambda engine: start_replay(engine, replay))
-        show_message(f"Queued as {queued.id}. To look at its result: %pdruns {queued.id}")
-        return
-    _run(session, lambda engine, watcher: start_replay(engine, replay, watcher))
+    ended = []
+    for replay in replays:
+        show_message(describe_replay(replay))
+        if replay.is_queued:
+            queued = session.call_engine(partial(start_replay, replay=replay))
+            show_message(f"Queued as {queued.id}. To look at its result: %pdruns {queued.id}")
+            continue
+        ended.append(_run(session, partial(_start_watched, replay)))
+        if ended[-1].status == "cancelled":  # an interrupt ends the cell, not only one of its runs
+            break
+    for execution in ended:
+        raise_on_failure(execution)
 
 
-def _run(session: Session, operation: Callable[[WorkflowEngine, RunWatcher], Awaitable[Execution]]) -> None:
-    """Run *operation* with a live timeline."""
+async def _start_watched(replay: Replay, engine: WorkflowEngine, watcher: RunWatcher) -> Execution:
+    from pdkernel.operations.run_replay import start_replay
+
+    return await start_replay(engine, replay, watcher)
+
+
+def _run(session: Session, operation: Callable[[WorkflowEngine, RunWatcher], Awaitable[Execution]]) -> Execution:
+    """Run *operation* with a live timeline, and return its record."""
     timeline = LiveTimeline(session, has_own_event=True)
     execution = session.run_recorded(operation, on_change=timeline.update)
     timeline.finish(execution)
-    raise_on_failure(execution)
+    return execution

@@ -86,6 +86,16 @@ def test_selected_runs_are_listed_before_they_run(ran: Notebook) -> None:
     assert "No run is named" in ran.run("%pdruns replay")
 
 
+def test_every_selected_run_runs_before_a_failure_is_raised(ran: Notebook) -> None:
+    """A failed replay does not keep the other selected runs from running; the cell fails at the end."""
+    ran.run(GREET.replace('return "Hello, "', "1 / 0\n    return "))
+    ran.run("%pdrun")
+    ran.run("%pdruns replay --since 1h --yes")
+
+    assert ran.error is not None
+    assert list(ran.shell.run_line_magic("pdruns", "--frame")["status"]) == ["error", "error", "error", "success"]
+
+
 def test_the_event_of_a_run_is_taken_over(ran: Notebook) -> None:
     """`--event` chooses the run's redacted event and user, gives its exports to the cells, and refuses outbound calls."""
     run_id = newest(ran)

@@ -100,6 +100,9 @@ async def test_a_damaged_journal_is_reported(tmp_path: Path) -> None:
             connection.exec_driver_sql("pragma user_version = 99")
         with pytest.raises(ProjectError, match="newer version"):
             await list_runs(project, ExecutionQuery())
+        with pytest.raises(ProjectError, match="newer version"):
+            async with open_journal(project):
+                raise AssertionError("the journal of a newer version was opened")
 
 
 WAITS = a_workflow(
