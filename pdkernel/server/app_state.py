@@ -11,6 +11,7 @@ from pdkernel.server.host_names import HostNames
 from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.uploads import UploadFolder
+from pdkernel.server.workflow_triggers import WorkflowTriggers
 
 
 @dataclass
@@ -24,6 +25,7 @@ class AppState:
         names: Host names of the server.
         uploads: Stored files of requests.
         rate_limiter: Limits requests to endpoints.
+        triggers: The triggers of the served workflows.
         is_stopping: Whether a shutdown has begun.
     """
 
@@ -32,6 +34,7 @@ class AppState:
     names: HostNames
     uploads: UploadFolder
     rate_limiter: EndpointRateLimiter
+    triggers: WorkflowTriggers
     is_stopping: bool = False
 
 
