@@ -115,7 +115,7 @@ class Serving:
     async def settle(self) -> None:
         """Wait until sources and runs have ended."""
         for runs in self._runs:
-            while pending := [*runs._sources, *runs._tasks.values()]:
+            while pending := [*runs._sources, *runs._tasks]:
                 await asyncio.wait(pending)
 
     async def close(self) -> None:
