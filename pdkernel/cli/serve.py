@@ -140,10 +140,12 @@ async def _serve(state: CliContext, paths: tuple[Path, ...], options: ServeOptio
             login = pipedream.login
             notes.append(f"Requests to Connect's routes go to {login.base_url}, project {login.project_id}")
 
+        triggers = await asyncio.to_thread(_describe_triggers, state.open_project(), served, url)
+
         def announce() -> None:
             if as_json:
                 _print_line(_startup_json(state.open_project(), state.open_directory().project_id, url, served))
-            _print_startup(url, served, [*notes, *warnings], as_json=as_json)
+            _print_startup(url, served, [*notes, *warnings, *triggers], as_json=as_json)
 
         await _answer_requests(
             state,
@@ -175,7 +177,6 @@ def _load_workflows(
         SourceWorkflows,
         check_bearer_tokens,
         load_served_sources,
-        warn_unfired_triggers,
     )
 
     project = state.open_project()
@@ -186,7 +187,23 @@ def _load_workflows(
 
     workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=_write_line)
     served = workflows.list_workflows()
-    return workflows, [*check(*served), *warn_unfired_triggers(served)]
+    return workflows, check(*served)
+
+
+def _describe_triggers(project: Project, workflows: Sequence[ServedWorkflow], url: str) -> list[str]:
+    """Which triggers fire when, and which are off."""
+    from pdkernel.cli.triggers import trigger_lines
+    from pdkernel.operations.triggers import view_triggers
+
+    views = [view for served in workflows for view in view_triggers(project, served.source)]
+    if not views:
+        return []
+    lines = [f"  {line}" for line in trigger_lines(project, views, base_url=url)]
+    has_off = not all(view.is_enabled for view in views)
+    return [
+        "Triggers (off until they are enabled, because Pipedream may still fire them):" if has_off else "Triggers:",
+        *lines,
+    ]
 
 
 def _build_tls(project: Project, host: str, url: str) -> tuple[SSLContext, list[str]]:

@@ -1,29 +1,184 @@
 """
-`pdkernel triggers`: sources that are deployed at Pipedream.
+`pdkernel triggers`: triggers of workflows that fire while `pdkernel serve` runs, and webhooks of sources at Pipedream.
 
-Prints planned changes and applies them only with `--yes`. `connect.webhook_migration` plans and applies them.
+`operations.triggers` turns triggers on and off. `connect.webhook_migration` moves webhooks; `move` prints planned changes and
+applies them only with `--yes`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 import cloup
 
-from pdkernel.cli.app import MIGRATE, CliContext, command, environment_option, group, json_option
+from pdkernel.cli.app import SERVE, CliContext, command, environment_option, group, json_option
 from pdkernel.cli.terminal import print_json
+from pdkernel.clock import format_iso
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pdkernel.connect.webhook_migration import WebhookMigration, WebhookMigrator
-    from pdkernel.project import Login
+    from pdkernel.operations.triggers import TriggerView
+    from pdkernel.project import Login, Project, TriggerState
 
 
-@group(section=MIGRATE)
+@group(section=SERVE)
 def triggers() -> None:
-    """Move the webhooks of sources that are deployed at Pipedream."""
+    """Turn schedules, sources and email triggers on and off, and move webhooks from Pipedream."""
+
+
+@command(triggers, name="list", examples=("pdkernel triggers list", "pdkernel triggers list workflows/ --json"))
+@cloup.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path, exists=True))
+@json_option
+def list_triggers(state: CliContext, sources: tuple[Path, ...], as_json: bool) -> int:
+    """
+    List triggers, with their next and last fire.
+
+    SOURCE is a notebook, a workflow's folder, or a folder of them; the default is the current folder. Triggers elsewhere are
+    listed if they are on.
+    """
+    from pdkernel.operations.triggers import list_triggers
+
+    project = state.open_project()
+    views = list_triggers(project, sources or (Path.cwd(),))
+    if as_json:
+        print_json([_trigger_json(project, view) for view in views])
+    else:
+        click.echo(
+            "\n".join(trigger_lines(project, views)) or "No workflow here has a schedule, source or email trigger."
+        )
+    return 0
+
+
+@command(
+    triggers,
+    name="enable",
+    examples=(
+        "pdkernel triggers enable reports.ipynb",
+        "pdkernel triggers enable p_5xHmDqK",
+        'pdkernel triggers enable "Reports of the week"',
+    ),
+)
+@cloup.argument("workflow")
+@json_option
+def enable(state: CliContext, workflow: str, as_json: bool) -> int:
+    """
+    Turn the triggers of a workflow on.
+
+    WORKFLOW is a workflow's name or id in the current folder, or the path of its notebook or folder. The triggers fire while
+    `pdkernel serve` serves the workflow. First turn the workflow off at Pipedream, which fires them as well.
+    """
+    from pdkernel.operations.triggers import enable_triggers
+
+    return _print_changed(state, enable_triggers(state.open_project(), workflow, Path.cwd()), as_json=as_json)
+
+
+@command(
+    triggers,
+    name="disable",
+    examples=("pdkernel triggers disable reports.ipynb", "pdkernel triggers disable p_5xHmDqK --json"),
+)
+@cloup.argument("workflow")
+@json_option
+def disable(state: CliContext, workflow: str, as_json: bool) -> int:
+    """
+    Turn the triggers of a workflow off.
+
+    WORKFLOW is the name or id of a workflow whose triggers are on, or the path of its notebook or folder. Runs go on, and events
+    that wait still start their runs.
+    """
+    from pdkernel.operations.triggers import disable_triggers
+
+    return _print_changed(state, disable_triggers(state.open_project(), workflow, Path.cwd()), as_json=as_json)
+
+
+def _print_changed(state: CliContext, views: list[TriggerView], *, as_json: bool) -> int:
+    project = state.open_project()
+    if as_json:
+        print_json([_trigger_json(project, view) for view in views])
+    else:
+        click.echo("\n".join(trigger_lines(project, views)))
+    return 0
+
+
+def trigger_lines(project: Project, views: Sequence[TriggerView], *, base_url: str = "") -> list[str]:
+    """
+    A line for each trigger: on or off, workflow, what fires it, and its state or the command that turns it on.
+
+    Args:
+        project: The project.
+        views: The triggers.
+        base_url: The URL of the server, for the URLs of endpoints.
+    """
+    rows = [("on " if view.is_enabled else "off", view.workflow_name, view.description) for view in views]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        + f"  {_trigger_state(project, view, base_url)}"
+        for row, view in zip(rows, views, strict=True)
+    ]
+
+
+def _trigger_state(project: Project, view: TriggerView, base_url: str) -> str:
+    from pdkernel.render.formatting import format_timestamp
+
+    state = view.state
+    parts = []
+    if state is None or not state.enabled:
+        parts = [f"pdkernel triggers enable {shlex.quote(_shown_path(view.source))}"]
+    elif state.due is not None:
+        parts = [f"next {format_timestamp(format_iso(state.due))}"]
+    elif view.trigger is not None and view.trigger.type == "source" and not state.is_active:
+        parts = ["starts when it is served"]
+    elif state.result is None or state.fired is not None:
+        parts = [f"fires on requests to {base_url}/{project.endpoint_keys.ensure_trigger_key(state.id)}"]
+    if state is not None and state.fired is not None:
+        result = _last_result(project, state)
+        parts.append(f"last {format_timestamp(format_iso(state.fired))}" + (f", {result}" if result else ""))
+    elif state is not None and state.result:
+        parts.append(state.result)
+    return ", ".join(parts)
+
+
+def _shown_path(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.resolve().relative_to(here)) if path.resolve().is_relative_to(here) else str(path)
+
+
+def _last_result(project: Project, state: TriggerState) -> str | None:
+    """The result of the source's last run, or the status of the trigger's last run."""
+    from pdkernel.operations.run_history import get_run
+
+    if state.result is not None or state.run_id is None:
+        return state.result
+    try:
+        return asyncio.run(get_run(project, state.run_id)).status
+    except RequestError:  # the run was removed
+        return None
+
+
+def _trigger_json(project: Project, view: TriggerView) -> dict[str, Any]:
+    state = view.state
+    return {
+        "workflow": view.workflow_name,
+        "id": view.workflow_id,
+        "source": str(view.source),
+        "trigger": view.key,
+        "type": view.trigger.type if view.trigger is not None else None,
+        "description": view.description,
+        "enabled": view.is_enabled,
+        "next_fire": format_iso(state.due) if state is not None and state.due is not None else None,
+        "last_fire": format_iso(state.fired) if state is not None and state.fired is not None else None,
+        "last_run": state.run_id if state is not None else None,
+        "last_result": _last_result(project, state) if state is not None else None,
+    }
 
 
 class MoveOptions(TypedDict):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.prop_binding import resolve_app_bindings
@@ -31,11 +33,13 @@ from pdkernel.execution import Response, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
 from pdkernel.model import JSON, AppBinding, Step, Trigger
 from pdkernel.project import SourceStateTable
+from pdkernel.project.schedule import DEFAULT_INTERVAL_S
 from pdkernel.redaction import Redactor
 from pdkernel.runtimes.file_tree import temporary_folder
 from pdkernel.workers import (
     ComponentDescription,
     Emitted,
+    PropDeclaration,
     RunSetup,
     RunWorkers,
     SourceCall,
@@ -48,7 +52,10 @@ SourceAct = Literal["run", "deploy", "activate", "deactivate"]
 SOURCE_STEP_NAME = "source"
 """The step name of a source, in outbound calls and in errors."""
 
-_DEFAULT_INTERVAL_S = 900
+HTTP_INTERFACE = "$.interface.http"
+"""Type of the prop that gives a source an endpoint."""
+TIMER_INTERFACE = "$.interface.timer"
+"""Type of the prop that gives a source a timer."""
 _REQUEST_KEYS = frozenset({"method", "path", "query", "headers", "body", "bodyRaw"})
 
 
@@ -72,6 +79,7 @@ class SourceRequest:
         account_overrides: Account ids by app, used instead of the newest account of the app.
         on_respond: Receives the response that the source sends by its HTTP interface.
         interface: The interface that starts the run, for the fixes in messages.
+        store_events: Stores the new events in the transaction that stores the source's state.
     """
 
     trigger: Trigger
@@ -88,6 +96,7 @@ class SourceRequest:
     account_overrides: Mapping[str, str] = field(default_factory=dict)
     on_respond: Callable[[HttpResponse], None] = lambda _: None
     interface: Interface = "terminal"
+    store_events: Callable[[Connection, Sequence[SourceEvent]], object] = lambda _connection, _events: None
 
     @property
     def uses(self) -> ActionReference:
@@ -248,13 +257,13 @@ class SourceRunner:
             call_context=_build_call_context(request, resolution, redactor, recorder),
         )
         outcome = await workers.run_source(call, recorder)
-        new, repeated = await asyncio.to_thread(self._store_state, request.state_key, description, outcome)
+        new = await asyncio.to_thread(self._store_state, request, description, outcome, redactor)
         for warning in outcome.warnings:
             recorder.add_note(warning)
         return SourceResult(
             component,
-            events=tuple(_event(emitted, redactor) for emitted in new),
-            repeated_count=repeated,
+            events=new,
+            repeated_count=len(outcome.emitted_events) - len(new),
             had_hook=outcome.is_implemented,
             record=recorder.finish("error" if outcome.error else "success", outcome.error),
             response=build_response(outcome.response).to_record(redactor) if outcome.response else None,
@@ -275,27 +284,36 @@ class SourceRunner:
         return resolution
 
     def _store_state(
-        self, key: str, description: ComponentDescription, outcome: SourceOutcome
-    ) -> tuple[list[Emitted], int]:
-        def change(state: dict[str, Any]) -> list[Emitted]:
-            state["db"] = dict(outcome.service_db)
-            return drop_repeated_events(description.dedupe, outcome.emitted_events, state.setdefault("dedupe", {}))
+        self, request: SourceRequest, description: ComponentDescription, outcome: SourceOutcome, redactor: Redactor
+    ) -> tuple[SourceEvent, ...]:
+        """Store the source's state and its new events in one transaction; return the events."""
 
-        new = self._states.update(key, change)
-        return new, len(outcome.emitted_events) - len(new)
+        def change(state: dict[str, Any]) -> tuple[SourceEvent, ...]:
+            state["db"] = dict(outcome.service_db)
+            remembered = state.setdefault("dedupe", {})
+            new = drop_repeated_events(description.dedupe, outcome.emitted_events, remembered)
+            return tuple(_event(emitted, redactor) for emitted in new)
+
+        return self._states.update(request.state_key, change, request.store_events)
 
     def _timer_event(self, step: Step, description: ComponentDescription) -> JSON:
         """Return the event of a timer's tick."""
         tick: dict[str, JSON] = {"timestamp": int(self._clock.now().timestamp())}
         for prop in description.props:
-            if prop.type == "$.interface.timer":
-                given = step.props.get(prop.name) or prop.definition.get("default") or prop.definition.get("static")
+            if prop.type == TIMER_INTERFACE:
+                given = timer_setting(prop, step.props)
                 if isinstance(given, dict) and given.get("cron"):
                     # parity[source-cron]: the event of a source's cron timer is not documented
                     return tick | {name: given[name] for name in ("cron", "timezone") if given.get(name)}
                 if isinstance(given, dict) and given.get("intervalSeconds"):
                     return tick | {"interval_seconds": given["intervalSeconds"]}
-        return tick | {"interval_seconds": _DEFAULT_INTERVAL_S}
+        return tick | {"interval_seconds": int(DEFAULT_INTERVAL_S)}
+
+
+def timer_setting(timer: PropDeclaration, props: Mapping[str, JSON]) -> JSON:
+    """Return the configured value of a source's timer, or the one that the source declares."""
+    definition = timer.definition
+    return props.get(timer.name) or definition.get("static") or definition.get("default") or {}
 
 
 def _build_call_context(
@@ -316,9 +334,9 @@ def _build_call_context(
 def _check_has_timer(component: Component, description: ComponentDescription) -> None:
     """Raise `RequestError` if the source has no timer: it needs a request or a message of its app."""
     interfaces = {prop.type for prop in description.props if prop.type.startswith("$.interface.")}
-    if "$.interface.timer" in interfaces or not interfaces:
+    if TIMER_INTERFACE in interfaces or not interfaces:
         return
-    if "$.interface.http" in interfaces:
+    if HTTP_INTERFACE in interfaces:
         needed, example = "an HTTP request", 'the request as JSON: {"method": "POST", "headers": {...}, "body": {...}}'
     else:
         needed, example = "a message of its app", "the message as JSON"
@@ -331,7 +349,7 @@ def _check_has_timer(component: Component, description: ComponentDescription) ->
 def _received(event: JSON, description: ComponentDescription) -> JSON:
     """Return *event*; a request gets the further fields of an HTTP interface (component API page)."""
     is_request = isinstance(event, dict) and not event.keys().isdisjoint(_REQUEST_KEYS)
-    if not is_request or not any(prop.type == "$.interface.http" for prop in description.props):
+    if not is_request or not any(prop.type == HTTP_INTERFACE for prop in description.props):
         return event
     assert isinstance(event, dict)
     body, raw = event.get("body"), event.get("bodyRaw")

@@ -8,7 +8,7 @@ import hashlib
 from pdkernel.clock import Clock, IdGenerator, format_iso
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Workflow
 from pdkernel.version import VERSION
 
 _EMITTER_ID_PREFIXES = {"schedule": "ti_", "email": "ei_", "source": "dc_"}
@@ -42,7 +42,7 @@ def build_trigger_context(
         "platform_version": f"pdkernel-{VERSION}",
         "workflow_name": workflow.name,
         "resume": None,
-        "emitter_id": derive_id(_EMITTER_ID_PREFIXES.get(workflow.trigger.type, "hi_"), workflow.name),
+        "emitter_id": request.emitter_id or derive_emitter_id(workflow),
         "external_user_id": user,
         "external_user_environment": request.environment if user is not None else None,
         "trace_id": trace_id,
@@ -74,6 +74,18 @@ def build_step_context(
         # parity[attempt]: on the platform a step cannot read whether an attempt was interrupted
         **({"attempt": attempt} if attempt > 1 else {}),
     }
+
+
+def derive_emitter_id(workflow: Workflow, trigger_key: str | None = None) -> str:
+    """Return the id of the trigger with that key, or of the first trigger: its own `id`, or one derived from the workflow's name."""
+    index = 0 if trigger_key is None else workflow.trigger_keys.index(trigger_key)
+    trigger, key = workflow.triggers[index], workflow.trigger_keys[index]
+    own = trigger.config.get("id")
+    if isinstance(own, str):
+        return own
+    is_first = key == trigger.type
+    prefix = _EMITTER_ID_PREFIXES.get(trigger.type, "hi_")
+    return derive_id(prefix, workflow.name if is_first else f"{workflow.name}/{key}")
 
 
 @functools.lru_cache(maxsize=1024)

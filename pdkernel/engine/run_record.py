@@ -392,6 +392,7 @@ class RunRecord(GrowingExecution):
                 parent=self._request.parent,
                 workflow_id=self._request.workflow_id,
                 origin=origin,
+                dedupe_key=self._request.dedupe_key,
             )
         )
         if is_accepted and self._watcher.on_recorded:

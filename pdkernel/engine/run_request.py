@@ -161,6 +161,8 @@ class RunRequest:
         done_steps: Steps that an earlier executor has run, for a continued run.
         keep_in_journal: Whether the run is recorded in the journal.
         refusal: Refuses the run; the record has the error and the response. None runs the steps.
+        emitter_id: The id of the trigger that fired; None derives one from the workflow's name.
+        dedupe_key: A second run with the same key is refused; or None. A replay has no key.
     """
 
     workflow: Workflow
@@ -195,6 +197,8 @@ class RunRequest:
     done_steps: frozenset[str] = frozenset()
     keep_in_journal: bool = True
     refusal: RequestRefusal | None = None
+    emitter_id: str | None = None
+    dedupe_key: str | None = None
 
     @cached_property
     def idempotency_scope(self) -> str:
@@ -291,6 +295,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     parent: str | None = None
     replay_of: str | None = None
     secrets: tuple[tuple[str, str], ...] = ()
+    emitter_id: str | None = None
 
 
 _POLICY_PATHS = ("recording_file",)
@@ -324,6 +329,7 @@ def encode_request(request: RunRequest) -> str:
             parent=request.parent,
             replay_of=request.replay_of,
             secrets=tuple((secret.ref, secret.value) for secret in request.secrets),
+            emitter_id=request.emitter_id,
         )
     ).decode()
 
@@ -370,6 +376,7 @@ def decode_request(
         parent=stored.parent,
         replay_of=stored.replay_of,
         secrets=tuple(Secret(*each) for each in stored.secrets),
+        emitter_id=stored.emitter_id,
     ), stored.sends_once
 
 

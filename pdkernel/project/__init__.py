@@ -16,6 +16,7 @@ The local project: a folder, a key and a database that several threads and proce
     pending_sign_ins      sign-ins at an app that have not ended yet
     grants                OAuth grants that renew access tokens
     deployed_triggers     event sources of external users, and their events
+    workflow_triggers     triggers of served workflows, and their events that wait
     schedule              computes when a timer is due
     endpoint_keys         keys in URLs of workflows and deployed triggers
     oauth_clients         OAuth clients of the endpoint
@@ -39,6 +40,7 @@ from pdkernel.project.project import Project
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.vault import Vault
+from pdkernel.project.workflow_triggers import TriggerEvent, TriggerState, WorkflowTriggerTable
 
 __all__ = [
     "DEFAULT_DATA_STORE",
@@ -56,8 +58,11 @@ __all__ = [
     "Schedule",
     "SourceStateTable",
     "StoreRecord",
+    "TriggerEvent",
+    "TriggerState",
     "Vault",
     "Webhook",
+    "WorkflowTriggerTable",
     "check_key",
     "find_project",
 ]

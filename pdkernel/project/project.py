@@ -41,6 +41,7 @@ from pdkernel.project.settings import SecretTable, SettingsTable
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault
+from pdkernel.project.workflow_triggers import WorkflowTriggerTable
 
 DEFAULT_PLAN: Plan = "business"
 _CONNECT_DATA_STORES = "connect_data_stores"
@@ -259,6 +260,11 @@ class Project:
     def deployed_triggers(self) -> DeployedTriggerTable:
         """Event sources that run for external users."""
         return DeployedTriggerTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def workflow_triggers(self) -> WorkflowTriggerTable:
+        """Triggers of served workflows, and their events."""
+        return WorkflowTriggerTable(self._database, self._vault, self.clock)
 
     @cached_property
     def oauth_clients(self) -> OAuthClientTable:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pdkernel.errors import RequestError
+from pdkernel.model import JSON
 
 DEFAULT_TIMEZONE = "UTC"
+DEFAULT_INTERVAL_S = 900.0
+MIN_INTERVAL_S = 15.0
+"""Minimum seconds between two runs of a source; a shorter interval is raised to this value (not a rule of the platform)."""
+_HOURS_PER_DAY = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +33,83 @@ class Schedule:
     cron: str | None = None
     timezone: str = DEFAULT_TIMEZONE
 
-    def next_after(self, moment: datetime) -> datetime | None:
-        """The first due time after *moment*; None without an interval and a cron expression."""
+    @classmethod
+    def from_trigger(cls, settings: Mapping[str, JSON]) -> Self:
+        """The schedule of a workflow's trigger, from its settings `cron`, `interval_seconds` and `timezone`."""
+        seconds, cron = settings.get("interval_seconds"), settings.get("cron")
+        return cls(
+            float(seconds) if isinstance(seconds, int) else None,
+            str(cron) if cron else None,
+            str(settings.get("timezone") or DEFAULT_TIMEZONE),
+        )
+
+    @classmethod
+    def from_timer(cls, name: str, timer: object, now: datetime) -> Self:
+        """
+        The times of a source's timer, the value of its prop *name*.
+
+        Raises:
+            RequestError: The timer, its cron expression or its time zone is invalid.
+        """
+        if not isinstance(timer, dict):
+            raise RequestError(f'{name} must be a timer: {{"intervalSeconds": 900}}, or {{"cron": "0 9 * * *"}}.')
+        cron, timezone = timer.get("cron"), timer.get("timezone") or DEFAULT_TIMEZONE
+        if cron:
+            if not isinstance(cron, str) or not isinstance(timezone, str):
+                raise RequestError(f"{name}: cron and timezone must be strings.")
+            check_cron(cron, timezone, now)
+            return cls(cron=cron, timezone=timezone)
+        seconds = timer.get("intervalSeconds", DEFAULT_INTERVAL_S)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
+            raise RequestError(f"{name}: intervalSeconds must be a number of seconds.")
+        return cls(interval_s=max(float(seconds), MIN_INTERVAL_S))
+
+    def check(self, now: datetime) -> None:
+        """Raise `RequestError` unless the schedule has a due time after *now*."""
+        if self.cron is not None:
+            check_cron(self.cron, self.timezone, now)
+        elif self.interval_s is None:
+            raise RequestError(
+                "The schedule has no times: Git does not hold them.",
+                fix="Write cron or interval_seconds in the trigger: in %%pdworkflow, or in pdkernel.yaml.",
+            )
+
+    def next_after(self, moment: datetime, *, since: datetime | None = None) -> datetime | None:
+        """
+        The first due time after *moment*; None without an interval and a cron expression.
+
+        An interval counts from *since*, or from *moment*.
+        """
         if self.cron is not None:
             return _after(self.cron, self.timezone, moment)
-        return None if self.interval_s is None else moment + timedelta(seconds=self.interval_s)
+        if self.interval_s is None:
+            return None
+        start, step = since or moment, timedelta(seconds=self.interval_s)
+        return start + step * max((moment - start) // step + 1, 1)
+
+    def latest(self, due: datetime, now: datetime) -> datetime:
+        """The last due time up to *now*; *due* is an earlier one."""
+        if self.interval_s is not None and self.cron is None:
+            step = timedelta(seconds=self.interval_s)
+            return due + step * ((now - due) // step)
+        span = timedelta(hours=1)
+        while now - span > due:  # a short span first: a schedule may be due each minute, and have waited for months
+            found = self._last_between(now - span, now)
+            if found is not None:
+                return found
+            span *= 4
+        return self._last_between(due, now) or due
+
+    def _last_between(self, start: datetime, end: datetime) -> datetime | None:
+        found, upcoming = None, self.next_after(start)
+        while upcoming is not None and upcoming <= end:
+            found, upcoming = upcoming, self.next_after(upcoming)
+        return found
+
+    def __str__(self) -> str:
+        if self.cron is not None:
+            return f"{self.cron} ({self.timezone})"
+        return "no times" if self.interval_s is None else f"every {self.interval_s:g} s"
 
 
 def check_cron(cron: str, timezone: str, now: datetime) -> None:
@@ -61,6 +140,29 @@ def check_cron(cron: str, timezone: str, now: datetime) -> None:
 
 
 def _after(cron: str, timezone: str, moment: datetime) -> datetime | None:
+    """
+    The first due time after *moment*.
+
+    An expression for each hour goes by elapsed time. Any other goes by the local time: a time that clocks skip is due at the
+    next moment that exists, and a time that occurs twice is due at its first occurrence.
+    """
     from cronsim import CronSim
 
-    return next(CronSim(cron, moment.astimezone(ZoneInfo(timezone))), None)
+    zone = ZoneInfo(timezone)
+    local = moment.astimezone(zone)
+    times = CronSim(cron, local.replace(tzinfo=None))
+    if len(times.hours) == _HOURS_PER_DAY:
+        minute, _, *days = cron.split()
+        times = CronSim(" ".join((minute, "*", *days)), local)
+    for found in times:
+        due = _to_existing(found if found.tzinfo is not None else found.replace(tzinfo=zone)).astimezone(UTC)
+        if due > moment:
+            return due
+    return None
+
+
+def _to_existing(local: datetime) -> datetime:
+    """*local*, or the first moment after *local* that exists in its time zone."""
+    while local.astimezone(UTC).astimezone(local.tzinfo).replace(tzinfo=None) != local.replace(tzinfo=None):
+        local += timedelta(minutes=1)
+    return local

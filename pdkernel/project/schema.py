@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The schema version. It increases with every change to a table; an older database is migrated, a newer one is refused."""
 
 INTRODUCED_IN = "since"
@@ -278,4 +278,36 @@ deployed_events = Table(
     Column("sealed_event", LargeBinary, nullable=False),
     Index("deployed_events_trigger", "trigger", "number"),
     info={INTRODUCED_IN: 3},
+)
+
+workflow_triggers = Table(
+    # triggers of served workflows that were ever enabled
+    "workflow_triggers",
+    metadata,
+    Column("workflow", Text, nullable=False),  # p_...
+    Column("trigger", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("sealed_settings", LargeBinary, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("due", Double),  # null: no timer
+    Column("active", Boolean, nullable=False),  # the source's activate hook has run
+    Column("fired", Double),
+    Column("run", Text),
+    Column("result", Text),
+    PrimaryKeyConstraint("workflow", "trigger"),
+    info={INTRODUCED_IN: 6},
+)
+
+trigger_events = Table(
+    # events of these triggers whose runs have not started yet
+    "trigger_events",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("workflow", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("dedupe_key", Text, nullable=False, unique=True),
+    Column("sealed_event", LargeBinary, nullable=False),
+    info={INTRODUCED_IN: 6},
 )

@@ -35,11 +35,24 @@ class SourceStateTable:
         with self._database.read() as connection:
             return self._load(connection, state_key)
 
-    def update(self, state_key: str, change: Callable[[dict[str, Any]], T]) -> T:
-        """Call *change* with the state of the source and store the changed state, in one transaction; returns *change*'s result."""
+    def update(
+        self,
+        state_key: str,
+        change: Callable[[dict[str, Any]], T],
+        store_result: Callable[[Connection, T], object] = lambda _connection, _result: None,
+    ) -> T:
+        """
+        Change the state of a source in one transaction.
+
+        Args:
+            state_key: The source.
+            change: Changes the state in place; `update` returns its result.
+            store_result: Stores that result in the same transaction.
+        """
         with self._database.write() as connection:
             state = self._load(connection, state_key)
             result = change(state)
+            store_result(connection, result)
             sealed = self._vault.seal_json(state, _vault_context(state_key))
             now = self._clock.now().timestamp()
             upsert_row(connection, source_state, "source", source=state_key, sealed_state=sealed, updated=now)

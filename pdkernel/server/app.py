@@ -23,6 +23,7 @@ from pdkernel.server.path_params import rest_of_path
 from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.uploads import UploadFolder
+from pdkernel.server.workflow_triggers import WorkflowTriggers
 
 _FORWARDED_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _WRONG_SERVER_MESSAGE = (
@@ -60,9 +61,10 @@ def create_app(context: AppContext) -> Starlette:
         middleware=middleware,
         exception_handlers={ClientDisconnect: _on_client_disconnect},
     )
+    runs = RunRegistry(context)
     state = AppState(
         context=context,
-        runs=RunRegistry(context),
+        runs=runs,
         names=HostNames(context.settings),
         uploads=UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock),
         rate_limiter=EndpointRateLimiter(context.clock),
@@ -71,6 +73,7 @@ def create_app(context: AppContext) -> Starlette:
             admin_token_hash=context.settings.admin_token_hash,
             print_code=context.print_login_code,
         ),
+        triggers=WorkflowTriggers(context, runs),
     )
     set_state(app, state)
     return app

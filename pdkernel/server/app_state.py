@@ -12,6 +12,7 @@ from pdkernel.server.host_names import HostNames
 from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.uploads import UploadFolder
+from pdkernel.server.workflow_triggers import WorkflowTriggers
 
 
 @dataclass
@@ -26,6 +27,7 @@ class AppState:
         uploads: Stored files of requests.
         rate_limiter: Limits requests to endpoints.
         console: Logins of the console.
+        triggers: The triggers of the served workflows.
         is_stopping: Whether a shutdown has begun.
     """
 
@@ -35,6 +37,7 @@ class AppState:
     uploads: UploadFolder
     rate_limiter: EndpointRateLimiter
     console: ConsoleSessions
+    triggers: WorkflowTriggers
     is_stopping: bool = False
 
 

@@ -6,13 +6,13 @@ The endpoint key is in `pdkernel.yaml`, else in the project. The id is in the na
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.operations.triggers import workflow_id
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.source import WorkflowSource, file_stamps, has_workflow, load_sources, reload_source
@@ -20,8 +20,6 @@ from pdkernel.variables import load_variables
 
 RELOAD_INTERVAL_S = 1.0
 """Minimum seconds between two checks for changes."""
-
-_FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]+)\Z")
 
 
 class SourceWorkflows:
@@ -81,7 +79,7 @@ class SourceWorkflows:
                 f"{other} and {source.path} have the same endpoint, {key}.",
                 fix="Change `endpoint` in the pdkernel.yaml of one of them, or serve one of them.",
             )
-        served = ServedWorkflow(_own_id(source) or self._project.endpoint_keys.workflow_id(source.path), key, source)
+        served = ServedWorkflow(workflow_id(self._project, source), key, source)
         self._workflows[key] = served
         self._stamps[key] = file_stamps(source)
         self._names[key.lower()] = key
@@ -129,12 +127,6 @@ class SourceWorkflows:
         return changed
 
 
-def _own_id(source: WorkflowSource) -> str | None:
-    """The id `p_...` at the end of a synced folder's name, or None."""
-    found = _FOLDER_ID.search(source.path.resolve().name) if source.kind == "folder" else None
-    return found[1] if found else None
-
-
 def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
     """
     Check that the token of each bearer trigger is set.
@@ -154,19 +146,6 @@ def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
                 if name
                 else "Add the name of the variable to the trigger: token_env: NAME",
             )
-
-
-def warn_unfired_triggers(workflows: Sequence[ServedWorkflow]) -> list[str]:
-    """Warnings for workflows that no request starts."""
-    return [
-        f"{served.source.path}: this version does not fire its trigger ({_trigger_types(served)}), and it has no endpoint."
-        for served in workflows
-        if all(trigger.type != "http" for trigger in served.source.workflow.triggers)
-    ]
-
-
-def _trigger_types(served: ServedWorkflow) -> str:
-    return " and ".join(dict.fromkeys(trigger.type for trigger in served.source.workflow.triggers))
 
 
 def load_served_sources(paths: Sequence[Path], default_folder: Path) -> list[WorkflowSource]:

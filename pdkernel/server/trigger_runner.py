@@ -26,8 +26,6 @@ from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.link.webhooks import SIGNATURE_HEADER, TIMEOUT_S, sign_body
 from pdkernel.server.run_registry import RunRegistry, build_run_request
 
-HTTP_INTERFACE = "$.interface.http"
-"""Type of the prop that gives a source an endpoint."""
 MAX_POLL_INTERVAL_S = 5.0
 """Maximum seconds until triggers deployed by another process are noticed."""
 

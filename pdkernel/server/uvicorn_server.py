@@ -169,6 +169,8 @@ class Server(UvicornServer):
             asyncio.create_task(state.runs.dispatch.run()),
             asyncio.create_task(run_due_triggers(state.context, state.runs)),
             asyncio.create_task(_remove_expired_runs(state.context)),
+            # a notebook serves drafts, whose triggers do not fire
+            *([asyncio.create_task(state.triggers.run())] if state.context.engine.continues_runs else []),
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -208,6 +208,10 @@ class Journal(RunJournal, Protocol):
         """
         ...
 
+    async def find_run_id(self, dedupe_key: str) -> str | None:
+        """Return the id of the run that was accepted with that dedupe key, or None."""
+        ...
+
     async def get_execution(self, run_id: str) -> Execution | None:
         """Return the run's current record, or None."""
         ...

@@ -98,6 +98,12 @@ class JournalReader:
 
         return await self.read(lambda connection: {workflow: count(connection, workflow) for workflow in workflows})
 
+    async def find_run_id(self, dedupe_key: str) -> str | None:
+        """Return the id of the run that was accepted with that dedupe key, or None."""
+        query, key = "select id from runs where dedupe_key = ?", replace_unstorable(dedupe_key)
+        row = await self.read(lambda connection: connection.execute(query, (key,)).fetchone())
+        return None if row is None else str(row[0])
+
     def close(self) -> None:
         """Wait for the current read, then close the file."""
         self._thread.shutdown(wait=True)

@@ -320,6 +320,10 @@ class SqliteJournal:
         """Return a run with everything that is recorded of it, without claiming it; or None."""
         return await self._history.load(run_id)
 
+    async def find_run_id(self, dedupe_key: str) -> str | None:
+        """Return the id of the run that was accepted with that dedupe key, or None."""
+        return await self._history.find_run_id(dedupe_key)
+
     async def get_execution(self, run_id: str) -> Execution | None:
         """Return the run's current record, or None."""
         return await self._history.execution(run_id)

@@ -14,29 +14,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pdkernel.egress.public_addresses import is_inside
-from pdkernel.engine.event_sources import SourceAct, SourceEvent
+from pdkernel.engine.event_sources import HTTP_INTERFACE, TIMER_INTERFACE, SourceAct, SourceEvent, timer_setting
 from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, Schedule, Webhook
-from pdkernel.project.schedule import DEFAULT_TIMEZONE, check_cron
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.component_request import ComponentRequest, parse_component_request
 from pdkernel.server.api.trigger_serializers import serialize_trigger
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.trigger_runner import (
-    HTTP_INTERFACE,
     build_source_request,
     dispatch_events,
     find_workflow,
     run_hook,
 )
-from pdkernel.workers import ComponentDescription, PropDeclaration
-
-DEFAULT_INTERVAL_S = 900.0
-MIN_INTERVAL_S = 15.0
-"""Minimum seconds between two runs; a shorter interval is raised to this value (not a rule of the platform)."""
+from pdkernel.workers import ComponentDescription
 
 _HOOKS: tuple[SourceAct, ...] = ("deploy", "activate")
-_TIMER_INTERFACE = "$.interface.timer"
 _APPHOOK_INTERFACE = "$.interface.apphook"
 
 
@@ -113,10 +106,10 @@ async def resolve_schedule_and_endpoint(
 
     Raises:
         ApiError: pdkernel does not support this kind of trigger.
-        RequestError: The cron expression or the time zone is invalid.
+        RequestError: The timer is invalid.
     """
     kinds = {prop.type: prop for prop in description.props}
-    if _APPHOOK_INTERFACE in kinds and not kinds.keys() & {HTTP_INTERFACE, _TIMER_INTERFACE}:
+    if _APPHOOK_INTERFACE in kinds and not kinds.keys() & {HTTP_INTERFACE, TIMER_INTERFACE}:
         # parity[deployed-wakers]: the platform registers such a source at its app, as the app's own client
         raise ApiError(400, "This trigger requires messages that its app sends to Pipedream only.")
     named = {prop.name for prop in description.props if prop.type == HTTP_INTERFACE}
@@ -124,26 +117,11 @@ async def resolve_schedule_and_endpoint(
         await call.run_in_thread(call.context.project.endpoint_keys.ensure_trigger_key, trigger.id) if named else None
     )
     values = {name: value for name, value in trigger.props.items() if name not in named}
-    timer = kinds.get(_TIMER_INTERFACE)
-    schedule = Schedule() if timer is None else _schedule(call, timer, values)
+    timer = kinds.get(TIMER_INTERFACE)
+    schedule = Schedule()
+    if timer is not None:
+        schedule = Schedule.from_timer(timer.name, timer_setting(timer, values), call.context.clock.now())
     return replace(trigger, props=values, schedule=schedule, endpoint=endpoint)
-
-
-def _schedule(call: ApiCall, timer: PropDeclaration, values: Mapping[str, JSON]) -> Schedule:
-    definition = timer.definition
-    given = values.get(timer.name) or definition.get("static") or definition.get("default") or {}
-    if not isinstance(given, dict):
-        raise ApiError(400, f'{timer.name} must be a timer: {{"intervalSeconds": 900}}, or {{"cron": "0 9 * * *"}}.')
-    cron, timezone = given.get("cron"), given.get("timezone") or DEFAULT_TIMEZONE
-    if cron:
-        if not isinstance(cron, str) or not isinstance(timezone, str):
-            raise ApiError(400, f"{timer.name}: cron and timezone must be strings.")
-        check_cron(cron, timezone, call.context.clock.now())
-        return Schedule(cron=cron, timezone=timezone)
-    seconds = given.get("intervalSeconds", DEFAULT_INTERVAL_S)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
-        raise ApiError(400, f"{timer.name}: intervalSeconds must be a number of seconds.")
-    return Schedule(interval_s=max(float(seconds), MIN_INTERVAL_S))
 
 
 def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:

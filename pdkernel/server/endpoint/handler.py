@@ -139,10 +139,7 @@ def _start(
     *,
     refusal: RequestRefusal | None,
 ) -> StartedRun:
-    workflow = route.workflow.source.workflow
-    if workflow.trigger is not trigger:
-        others = tuple(each for each in workflow.triggers if each is not trigger)
-        workflow = replace(workflow, triggers=(trigger, *others))
+    workflow = route.workflow.source.workflow.fired_by(trigger)
     event = Event(_build_event(request, state, route, query, body))
     run_request = build_run_request(
         state.context,

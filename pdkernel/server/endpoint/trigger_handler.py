@@ -1,5 +1,5 @@
 """
-Handles a request to the endpoint of a deployed trigger: runs the trigger's source.
+Handles a request to the endpoint of a deployed trigger, or of a workflow's source or e-mail trigger.
 
 If the source's HTTP interface has `customResponse`, the caller gets the response of the source, else 200 at once. The secret key in
 the URL is the only authorization, as on the platform.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pdkernel.actions import ActionReference
-from pdkernel.engine.event_sources import SourceResult
+from pdkernel.engine.event_sources import HTTP_INTERFACE, SourceResult
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.errors import PdkernelError
 from pdkernel.model import JSON
-from pdkernel.project import DeployedTrigger
+from pdkernel.project import DeployedTrigger, TriggerState
 from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import AppState
@@ -35,21 +35,21 @@ from pdkernel.server.endpoint.request_body import (
     collect_fields,
     read_body_and_text,
 )
-from pdkernel.server.run_registry import RunRegistry
-from pdkernel.server.trigger_runner import HTTP_INTERFACE, run_trigger
+from pdkernel.server.trigger_runner import run_trigger
 
 _KEY = re.compile(r"en[a-z0-9]{16}\Z", re.IGNORECASE)
 _LOG = logging.getLogger(__name__)
 
 
 async def handle_trigger_request(request: Request, state: AppState) -> Response | None:
-    """The response to *request*; None if the request does not address a deployed trigger."""
+    """The response to *request*; None if the request does not address a trigger."""
     context = state.context
     key, path = _split_key(request)
     if key is None:
         return None
-    trigger = await asyncio.to_thread(_find, context, key)
-    if trigger is None:
+    deployed, stored = await asyncio.to_thread(_find, context, key)
+    found = state.triggers.find_endpoint(stored)
+    if deployed is None and found is None:
         return None
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
@@ -62,19 +62,50 @@ async def handle_trigger_request(request: Request, state: AppState) -> Response 
         return responses.refusal_response(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KB.")
     except BodyError as error:
         return responses.refusal_response(400, str(error))
-    add_access_log_note(request.scope, f"invokes {trigger.key} ({trigger.external_user_id}, {trigger.environment})")
-    return await _run_and_respond(context, state.runs, trigger, event)
+    if deployed is not None:
+        add_access_log_note(
+            request.scope, f"invokes {deployed.key} ({deployed.external_user_id}, {deployed.environment})"
+        )
+        uses = ActionReference(deployed.key, deployed.version)
+        return await _run_and_respond(state, uses, lambda on_respond: _run(state, deployed, event, on_respond))
+    assert stored is not None
+    assert found is not None
+    served, trigger = found
+    add_access_log_note(request.scope, f"invokes the {trigger.type} trigger of {served.source.workflow.name}")
+    if trigger.type == "email":
+        return await _receive_email(state, stored, event)
+    uses = ActionReference.parse(str(trigger.config.get("uses") or ""))
+    return await _run_and_respond(
+        state, uses, lambda on_respond: state.triggers.run_source(served, stored, event, on_respond)
+    )
 
 
-async def _run_and_respond(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger, event: JSON) -> Response:
+async def _receive_email(state: AppState, stored: TriggerState, request: Mapping[str, JSON]) -> Response:
+    # parity[email-endpoint]: the body of a POST is the event of the e-mail trigger
+    email = request["body"]
+    if request["method"] != "POST" or not isinstance(email, dict):
+        return responses.refusal_response(
+            400,
+            "An e-mail trigger accepts a POST whose body is a JSON object: the event, as Pipedream makes it of an e-mail.",
+        )
+    await state.triggers.receive_email(stored, email)
+    return responses.trigger_response()
+
+
+async def _run_and_respond(
+    state: AppState,
+    uses: ActionReference,
+    start: Callable[[Callable[[HttpResponse], None]], Coroutine[Any, Any, SourceResult | None]],
+) -> Response:
+    """Run a source by *start*, and return its response."""
     response_future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
 
     def on_respond(response: HttpResponse) -> None:
         if not response_future.done():
             response_future.set_result(response)
 
-    run = runs.start_source(_run(context, runs, trigger, event, on_respond))
-    if not await _has_custom_response(context, trigger):
+    run = state.runs.start_source(start(on_respond))
+    if not await _has_custom_response(state.context, uses):
         return responses.trigger_response()
     either: list[asyncio.Future[Any]] = [run, response_future]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -90,23 +121,18 @@ async def _run_and_respond(context: AppContext, runs: RunRegistry, trigger: Depl
 
 
 async def _run(
-    context: AppContext,
-    runs: RunRegistry,
-    trigger: DeployedTrigger,
-    event: JSON,
-    on_respond: Callable[[HttpResponse], None],
+    state: AppState, trigger: DeployedTrigger, event: JSON, on_respond: Callable[[HttpResponse], None]
 ) -> SourceResult | None:
     try:
-        return await run_trigger(context, runs, trigger, event, on_respond)
+        return await run_trigger(state.context, state.runs, trigger, event, on_respond)
     except PdkernelError as fault:
         _LOG.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
         return None
 
 
-async def _has_custom_response(context: AppContext, trigger: DeployedTrigger) -> bool:
+async def _has_custom_response(context: AppContext, uses: ActionReference) -> bool:
     """Whether the source sends its own response."""
     try:
-        uses = ActionReference(trigger.key, trigger.version)
         _, description = await context.engine.forms.describe(uses, install=False)
     except PdkernelError:
         return False  # the source cannot be loaded; its run reports the error
@@ -123,14 +149,18 @@ def _split_key(request: Request) -> tuple[str | None, str]:
     return (key if _KEY.match(key) else None), unquote(raw) or "/"
 
 
-def _find(context: AppContext, key: str) -> DeployedTrigger | None:
-    """The active deployed trigger with that endpoint key, or None."""
+def _find(context: AppContext, key: str) -> tuple[DeployedTrigger | None, TriggerState | None]:
+    """The active deployed trigger, or the state of a workflow's trigger, with that endpoint key."""
     trigger_id = context.project.endpoint_keys.find_trigger_id(key)
-    trigger = context.project.deployed_triggers.find(trigger_id) if trigger_id is not None else None
-    return trigger if trigger is not None and trigger.active and trigger.endpoint is not None else None
+    if trigger_id is None:
+        return None, None
+    trigger = context.project.deployed_triggers.find(trigger_id)
+    if trigger is not None:
+        return (trigger if trigger.active and trigger.endpoint is not None else None), None
+    return None, context.project.workflow_triggers.find(trigger_id)
 
 
-async def _build_event(request: Request, context: AppContext, path: str) -> JSON:
+async def _build_event(request: Request, context: AppContext, path: str) -> dict[str, JSON]:
     trusted = context.settings.trusted_proxies
     body, raw = await read_body_and_text(request)
     scheme, host = resolve_scheme(request.scope, request.headers, trusted), request.headers.get("host", "")

@@ -1,0 +1,204 @@
+"""Triggers of workflows: which fire while `pdkernel serve` runs. A trigger is off until it is enabled in the project."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pdkernel.actions import ActionReference
+from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.model import Trigger
+from pdkernel.project import Project, Schedule, TriggerState
+from pdkernel.source import WorkflowSource, iter_workflow_paths, load_source
+
+_FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]+)\Z")
+
+
+@dataclass(frozen=True)
+class TriggerView:
+    """
+    A trigger that fires without a request to the workflow's endpoint.
+
+    Attributes:
+        workflow_id: The workflow's id, `p_...`.
+        workflow_name: The workflow's name.
+        source: The path of the notebook or folder.
+        key: The trigger's key in the workflow.
+        trigger: The trigger, or None if the workflow has it no more, or cannot be read.
+        state: The trigger's state, or None if it was never enabled.
+    """
+
+    workflow_id: str
+    workflow_name: str
+    source: Path
+    key: str
+    trigger: Trigger | None
+    state: TriggerState | None
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the trigger fires."""
+        return self.state is not None and self.state.enabled
+
+    @property
+    def description(self) -> str:
+        """The trigger's type, and what makes it fire."""
+        if self.trigger is None:
+            return self.key
+        match self.trigger.type:
+            case "schedule":
+                return f"schedule {Schedule.from_trigger(self.trigger.config)}"
+            case "source":
+                return f"source {self.trigger.config.get('uses', '')}".rstrip()
+            case other:
+                return other
+
+
+def workflow_id(project: Project, source: WorkflowSource) -> str:
+    """The id of a workflow: at the end of a synced folder's name, else from the project."""
+    found = _FOLDER_ID.search(source.path.resolve().name) if source.kind == "folder" else None
+    return found[1] if found else project.endpoint_keys.workflow_id(source.path)
+
+
+def view_triggers(project: Project, source: WorkflowSource) -> list[TriggerView]:
+    """The triggers of *source* that fire without a request to the workflow's endpoint."""
+    workflow, own_id = source.workflow, workflow_id(project, source)
+    states = {state.key: state for state in project.workflow_triggers.list_states() if state.workflow_id == own_id}
+    return [
+        TriggerView(own_id, workflow.name, source.path, key, trigger, states.get(key))
+        for key, trigger in zip(workflow.trigger_keys, workflow.triggers, strict=True)
+        if trigger.type != "http"
+    ]
+
+
+def list_triggers(project: Project, paths: Sequence[Path]) -> list[TriggerView]:
+    """
+    The triggers of the workflows at *paths*, and all others that are on in the project.
+
+    A workflow that cannot be read is left out, unless one of its triggers is on.
+    """
+    found = [view for path in paths for source in _readable(path) for view in view_triggers(project, source)]
+    known = {(view.workflow_id, view.key) for view in found}
+    return found + [
+        _view(state)
+        for state in project.workflow_triggers.list_states()
+        if state.enabled and (state.workflow_id, state.key) not in known
+    ]
+
+
+def enable_triggers(project: Project, name: str, folder: Path) -> list[TriggerView]:
+    """
+    Turn the triggers of a workflow on; a trigger that is on stays as it is.
+
+    Args:
+        project: The project.
+        name: The workflow's name, its id, or the path of its notebook or folder.
+        folder: The folder in which names and ids are searched.
+
+    Raises:
+        RequestError: There is no such workflow, it has only HTTP triggers, or a trigger has no valid times.
+    """
+    source = _find_source(project, name, folder)
+    views = view_triggers(project, source)
+    if not views:
+        raise RequestError(
+            f"{source.workflow.name!r} has no schedule, source or email trigger.",
+            fix="An HTTP trigger is on while the workflow is served: pdkernel serve SOURCE",
+        )
+    changed = [_enable(project, view) for view in views if not view.is_enabled]
+    project.workflow_triggers.save(changed)
+    return view_triggers(project, source)
+
+
+def disable_triggers(project: Project, name: str, folder: Path) -> list[TriggerView]:
+    """
+    Turn the triggers of a workflow off; see `enable_triggers` for the arguments. Events that wait still start their runs.
+
+    Raises:
+        RequestError: There is no such workflow, or none of its triggers was ever on.
+    """
+    states = [state for state in project.workflow_triggers.list_states() if _is_named(state, name, folder)]
+    if not states:
+        source = _find_source(project, name, folder)
+        own_id = workflow_id(project, source)
+        states = [state for state in project.workflow_triggers.list_states() if state.workflow_id == own_id]
+        if not states:
+            raise RequestError(f"No trigger of {source.workflow.name!r} is on.", fix="See: pdkernel triggers list")
+    if len({state.workflow_id for state in states}) > 1:
+        raise _ambiguous(name, [state.source for state in states])
+    changed = [replace(state, enabled=False, due=None) for state in states]
+    project.workflow_triggers.save(changed)
+    return [_view(state) for state in changed]
+
+
+def _view(state: TriggerState) -> TriggerView:
+    path = Path(state.source)
+    sources = _readable(path) if path.exists() else ()
+    trigger = next((source.workflow.find_trigger(state.key) for source in sources), None)
+    return TriggerView(state.workflow_id, state.workflow_name, path, state.key, trigger, state)
+
+
+def _enable(project: Project, view: TriggerView) -> TriggerState:
+    trigger, now = view.trigger, project.clock.now().replace(microsecond=0)
+    assert trigger is not None, "the workflow has the trigger"
+    before = view.state
+    # a source that the server has not deactivated yet goes on; it activates any other
+    is_active = before is not None and before.is_active
+    schedule = before.schedule if before is not None and is_active else Schedule()
+    if trigger.type == "schedule":
+        schedule = Schedule.from_trigger(trigger.config)
+        schedule.check(now)
+    elif trigger.type == "source":
+        ActionReference.parse(str(trigger.config.get("uses") or ""))
+    return TriggerState(
+        workflow_id=view.workflow_id,
+        key=view.key,
+        workflow_name=view.workflow_name,
+        source=str(view.source.resolve()),
+        settings=dict(trigger.config),
+        enabled=True,
+        since=now,
+        schedule=schedule,
+        due=schedule.next_after(now),
+        is_active=is_active,
+        fired=before.fired if before is not None else None,
+        run_id=before.run_id if before is not None else None,
+    )
+
+
+def _find_source(project: Project, name: str, folder: Path) -> WorkflowSource:
+    if (folder / name).exists():
+        return load_source(folder / name)
+    found = [
+        source
+        for source in _readable(folder)
+        if name in (source.workflow.name, source.path.name, source.path.stem, workflow_id(project, source))
+    ]
+    if len(found) > 1:
+        raise _ambiguous(name, [str(source.path) for source in found])
+    if not found:
+        raise RequestError(
+            f"There is no workflow {name!r} in {folder}.",
+            fix="Pass a workflow's name, its id, or the path of its notebook or folder. See: pdkernel triggers list",
+        )
+    return load_source(found[0].path)
+
+
+def _ambiguous(name: str, sources: Sequence[str]) -> RequestError:
+    places = ", ".join(dict.fromkeys(sources))
+    return RequestError(f"Several workflows are called {name!r}: {places}.", fix="Pass the path of one of them.")
+
+
+def _is_named(state: TriggerState, name: str, folder: Path) -> bool:
+    path = Path(state.source)
+    return name in (state.workflow_name, state.workflow_id, path.name, path.stem) or (folder / name).resolve() == path
+
+
+def _readable(path: Path) -> Iterator[WorkflowSource]:
+    """The workflows at *path* that can be read."""
+    for each in iter_workflow_paths(path) if path.is_dir() else (path,):
+        with suppress(PdkernelError):
+            yield load_source(each, unanswered="keep")

@@ -1,0 +1,256 @@
+"""
+Triggers of served workflows: which are on, when each is due, and events whose runs have not started yet.
+
+An event is stored in the transaction that makes it: the one that moves a schedule to its next time, or the one that stores a
+source's state. It is removed when its run is recorded. The run's dedupe key makes a second start of the event harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, select, update
+
+from pdkernel.clock import Clock
+from pdkernel.model import JSON
+from pdkernel.project.database import Database
+from pdkernel.project.schedule import Schedule
+from pdkernel.project.schema import trigger_events, workflow_triggers
+from pdkernel.project.upsert import insert_if_absent, upsert_row
+from pdkernel.project.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerState:
+    """
+    The state of a workflow's trigger.
+
+    Attributes:
+        workflow_id: The workflow's id, `p_...`.
+        key: The trigger's key in the workflow (`Workflow.trigger_keys`).
+        workflow_name: The workflow's name.
+        source: The path of the workflow's notebook or folder.
+        settings: The settings of the trigger for which *schedule* and *due* were computed.
+        enabled: Whether the trigger fires.
+        since: When the trigger was enabled, or its settings changed; an interval counts from here.
+        schedule: When the trigger fires; empty without a timer.
+        due: When the trigger fires next; None without a timer.
+        is_active: Whether the source's `activate` hook has run.
+        fired: When the trigger fired last, or None.
+        run_id: The last run that the trigger started, or None.
+        result: The result of the source's last run, or None.
+    """
+
+    workflow_id: str
+    key: str
+    workflow_name: str
+    source: str
+    settings: Mapping[str, JSON] = field(repr=False)
+    enabled: bool
+    since: datetime
+    schedule: Schedule = field(default_factory=Schedule)
+    due: datetime | None = None
+    is_active: bool = False
+    fired: datetime | None = None
+    run_id: str | None = None
+    result: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of the trigger in the project: `<workflow id>/<key>`."""
+        return f"{self.workflow_id}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerEvent:
+    """
+    An event whose run has not started yet.
+
+    Attributes:
+        number: The position in the order of events.
+        workflow_id: The workflow that the event starts.
+        key: The key of the trigger.
+        dedupe_key: The run's dedupe key.
+        data: The event.
+    """
+
+    number: int
+    workflow_id: str
+    key: str
+    dedupe_key: str
+    data: Mapping[str, JSON] = field(repr=False)
+
+
+class WorkflowTriggerTable:
+    """The triggers of workflows, and their events that wait."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def save(self, states: Iterable[TriggerState]) -> None:
+        """Store *states*, in one transaction."""
+        with self._database.write() as connection:
+            for state in states:
+                upsert_row(
+                    connection,
+                    workflow_triggers,
+                    "workflow",
+                    "trigger",
+                    workflow=state.workflow_id,
+                    trigger=state.key,
+                    name=state.workflow_name,
+                    source=state.source,
+                    sealed_settings=self._seal_settings(state),
+                    enabled=state.enabled,
+                    since=state.since.timestamp(),
+                    due=_seconds(state.due),
+                    active=state.is_active,
+                    fired=_seconds(state.fired),
+                    run=state.run_id,
+                    result=state.result,
+                )
+
+    def list_states(self) -> Sequence[TriggerState]:
+        """The states of all triggers that were ever enabled."""
+        query = select(workflow_triggers).order_by(workflow_triggers.c.workflow, workflow_triggers.c.trigger)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [self._state(row) for row in rows]
+
+    def find(self, trigger_id: str) -> TriggerState | None:
+        """The state of the trigger with the id `<workflow id>/<key>`, or None."""
+        workflow, _, key = trigger_id.partition("/")
+        with self._database.read() as connection:
+            row = connection.execute(select(workflow_triggers).where(_is(workflow, key))).first()
+        return self._state(row) if row else None
+
+    def fire(
+        self, state: TriggerState, due: datetime | None, events: Iterable[tuple[str, Mapping[str, JSON]]] = ()
+    ) -> bool:
+        """
+        Claim the trigger that is due: set its next time, and store *events*, each with its dedupe key, in one transaction.
+
+        Returns:
+            False if another process has claimed it, or the trigger was disabled or changed.
+        """
+        table = workflow_triggers
+        is_unchanged = and_(_is(state.workflow_id, state.key), table.c.enabled, table.c.due == _seconds(state.due))
+        values = {"due": _seconds(due), "fired": self._clock.now().timestamp()}
+        with self._database.write() as connection:
+            if connection.execute(update(table).where(is_unchanged).values(**values)).rowcount != 1:
+                return False
+            self.add_events(connection, state, events)
+        return True
+
+    def configure(self, state: TriggerState) -> None:
+        """Store changed settings, times and activity of *state*, unless the trigger was enabled or disabled meanwhile."""
+        self._update(
+            state,
+            workflow_triggers.c.enabled == state.enabled,
+            sealed_settings=self._seal_settings(state),
+            since=state.since.timestamp(),
+            due=_seconds(state.due),
+            active=state.is_active,
+            result=state.result,
+        )
+
+    def record_fired(self, state: TriggerState, result: str | None) -> None:
+        """Store when the trigger fired, and the result of its source."""
+        self._update(state, fired=self._clock.now().timestamp(), result=result)
+
+    def add_events(
+        self, connection: Connection, state: TriggerState, events: Iterable[tuple[str, Mapping[str, JSON]]]
+    ) -> None:
+        """Store *events*, each with its dedupe key, in the caller's transaction. An event whose key waits already is dropped."""
+        for key, data in events:
+            sealed = self._vault.seal_json(dict(data), _event_vault_context(key))
+            insert_if_absent(
+                connection,
+                trigger_events,
+                workflow=state.workflow_id,
+                trigger=state.key,
+                dedupe_key=key,
+                sealed_event=sealed,
+            )
+
+    def receive(self, state: TriggerState, dedupe_key: str, data: Mapping[str, JSON]) -> None:
+        """Store an event that arrived for the trigger."""
+        with self._database.write() as connection:
+            self.add_events(connection, state, [(dedupe_key, data)])
+        self.record_fired(state, None)
+
+    def waiting_events(self, workflow_ids: Sequence[str], limit: int) -> Sequence[TriggerEvent]:
+        """The oldest events that wait for these workflows."""
+        query = select(trigger_events).where(trigger_events.c.workflow.in_(workflow_ids))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(trigger_events.c.number).limit(limit)).all()
+        return [
+            TriggerEvent(
+                row.number,
+                row.workflow,
+                row.trigger,
+                row.dedupe_key,
+                self._vault.unseal_json(row.sealed_event, _event_vault_context(row.dedupe_key), dict[str, Any]),
+            )
+            for row in rows
+        ]
+
+    def finish_event(self, event: TriggerEvent, run_id: str) -> None:
+        """Remove an event whose run is recorded."""
+        with self._database.write() as connection:
+            connection.execute(delete(trigger_events).where(trigger_events.c.number == event.number))
+            is_trigger = _is(event.workflow_id, event.key)
+            connection.execute(update(workflow_triggers).where(is_trigger).values(run=run_id))
+
+    def _update(self, state: TriggerState, *conditions: Any, **values: Any) -> None:
+        with self._database.write() as connection:
+            is_trigger = and_(_is(state.workflow_id, state.key), *conditions)
+            connection.execute(update(workflow_triggers).where(is_trigger).values(**values))
+
+    def _seal_settings(self, state: TriggerState) -> bytes:
+        content = {"settings": dict(state.settings), "schedule": list(astuple(state.schedule))}
+        return self._vault.seal_json(content, _settings_vault_context(state.id))
+
+    def _state(self, row: Any) -> TriggerState:
+        context = _settings_vault_context(f"{row.workflow}/{row.trigger}")
+        sealed = self._vault.unseal_json(row.sealed_settings, context, dict[str, Any])
+        return TriggerState(
+            workflow_id=row.workflow,
+            key=row.trigger,
+            workflow_name=row.name,
+            source=row.source,
+            settings=sealed["settings"],
+            enabled=row.enabled,
+            since=datetime.fromtimestamp(row.since, UTC),
+            schedule=Schedule(*sealed["schedule"]),
+            due=_moment(row.due),
+            is_active=row.active,
+            fired=_moment(row.fired),
+            run_id=row.run,
+            result=row.result,
+        )
+
+
+def _is(workflow_id: str, key: str) -> Any:
+    return and_(workflow_triggers.c.workflow == workflow_id, workflow_triggers.c.trigger == key)
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _settings_vault_context(trigger_id: str) -> str:
+    return f"workflow_triggers/{trigger_id}/settings"
+
+
+def _event_vault_context(dedupe_key: str) -> str:
+    return f"trigger_events/{dedupe_key}/event"

@@ -1,0 +1,295 @@
+"""
+Fires the triggers of served workflows that are on: schedules, event sources and e-mails.
+
+An event is stored first, and its run is started with a dedupe key: a crash loses no event, and starts no run twice. Triggers that
+are deployed by the Connect API are in `trigger_runner`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from pdkernel.actions import ActionReference
+from pdkernel.clock import format_iso
+from pdkernel.engine.event_sources import (
+    HTTP_INTERFACE,
+    TIMER_INTERFACE,
+    SourceAct,
+    SourceEvent,
+    SourceRequest,
+    SourceResult,
+    timer_setting,
+)
+from pdkernel.engine.http_response import HttpResponse
+from pdkernel.engine.run_context import derive_emitter_id
+from pdkernel.errors import PdkernelError, ProjectError, RequestError, StepError
+from pdkernel.event import Event
+from pdkernel.identity import DEFAULT_ENVIRONMENT
+from pdkernel.model import JSON, Trigger
+from pdkernel.project import Schedule, TriggerEvent, TriggerState
+from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.run_registry import RunRegistry, build_run_request
+
+RETRY_INTERVAL = timedelta(minutes=5)
+"""Until a source that could not be activated is activated again."""
+MAX_POLL_INTERVAL_S = 5.0
+"""Maximum seconds until triggers that another process has enabled are noticed."""
+_BATCH_SIZE = 100
+_LOG = logging.getLogger(__name__)
+
+
+class WorkflowTriggers:
+    """The triggers of the workflows of one server. Belongs to one event loop."""
+
+    def __init__(self, context: AppContext, runs: RunRegistry) -> None:
+        self._context = context
+        self._runs = runs
+        self._table = context.project.workflow_triggers
+        self._has_events = asyncio.Event()
+
+    async def run(self) -> None:
+        """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
+        has_failed = False
+        while True:
+            self._has_events.clear()
+            try:
+                wait_s = await self.fire_due()
+                await self.start_runs()
+                has_failed = False
+            except PdkernelError as fault:
+                if not has_failed:
+                    _LOG.warning("Triggers cannot fire at the moment: %s", fault.message)
+                has_failed, wait_s = True, MAX_POLL_INTERVAL_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._has_events.wait()
+
+    async def fire_due(self) -> float:
+        """Fire each trigger that is due: store its event, or start its source. Return the seconds until the next look."""
+        now = self._context.clock.now()
+        wait_s = MAX_POLL_INTERVAL_S
+        for found in await asyncio.to_thread(self._table.list_states):
+            served = self._context.workflows.find_id(found.workflow_id)
+            trigger = served.source.workflow.find_trigger(found.key) if served else None
+            if served is None or trigger is None or self._runs.source_lock(found.id).locked():
+                continue
+            state = found
+            if not state.enabled:
+                if state.is_active:
+                    self._runs.start_source(self._deactivate(served, state))
+                continue
+            if state.settings != trigger.config:
+                state = await self._reconfigure(served, state, trigger)
+            due = state.due
+            if trigger.type == "source" and not state.is_active and (due is None or due <= now):
+                self._runs.start_source(self._activate(served, state))
+            elif due is not None and due <= now:
+                await self._fire(served, state, trigger)
+            elif due is not None:
+                wait_s = min(wait_s, (due - now).total_seconds())
+        return max(wait_s, 0.05)
+
+    async def start_runs(self) -> None:
+        """Start the runs of events that wait, in order, as long as the limit of runs permits."""
+        while not self._runs.is_full:
+            served = [each.id for each in self._context.workflows.list_workflows()]
+            events = await asyncio.to_thread(self._table.waiting_events, served, _BATCH_SIZE)
+            for event in events:
+                run_id = await self._start_run(event)
+                if run_id is None:
+                    return
+                await asyncio.to_thread(self._table.finish_event, event, run_id)
+            if len(events) < _BATCH_SIZE:
+                return
+
+    async def _start_run(self, event: TriggerEvent) -> str | None:
+        """Start the run of *event*, unless an earlier process has started it; return its id, or None if it was not recorded."""
+        known = await self._context.engine.journal.find_run_id(event.dedupe_key)
+        served = self._context.workflows.find_id(event.workflow_id)
+        if known is not None or served is None or self._runs.is_full:
+            return known
+        workflow = served.source.workflow
+        trigger = workflow.find_trigger(event.key)
+        request = build_run_request(
+            self._context,
+            served,
+            Event(event.data, is_http=False),
+            external_user_id=None,
+            environment=DEFAULT_ENVIRONMENT,
+        )
+        if trigger is not None:  # else it was removed from the workflow after it fired
+            emitter_id = derive_emitter_id(workflow, event.key)
+            request = replace(request, workflow=workflow.fired_by(trigger), emitter_id=emitter_id)
+        started = self._runs.start(replace(request, dedupe_key=event.dedupe_key))
+        recorded = await started.recorded
+        if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
+            await started.outcome
+        return started.run_id if recorded else None
+
+    async def receive_email(self, state: TriggerState, event: Mapping[str, JSON]) -> None:
+        """Store the event of an e-mail trigger; its run starts at once."""
+        await asyncio.to_thread(self._table.receive, state, self._new_key(state), event)
+        self._has_events.set()
+
+    async def run_source(
+        self,
+        served: ServedWorkflow,
+        state: TriggerState,
+        event: JSON = None,
+        on_respond: Callable[[HttpResponse], None] = lambda _: None,
+    ) -> SourceResult | None:
+        """Run the source of a trigger once, on a request or a tick of its timer; None if the source could not run."""
+        ran = None
+        try:
+            request = replace(await self._build_request(served, state, "run"), event=event, on_respond=on_respond)
+            async with self._runs.source_lock(state.id):
+                ran = await self._context.engine.source_runner.run(request)
+            error = ran.record.error.message if ran.record.error else None
+            count = len(ran.events)
+            result = f"error: {error}" if error else f"{count} new event{'' if count == 1 else 's'}"
+        except PdkernelError as fault:
+            error, result = fault.message, f"error: {fault.message}"
+        if error:  # redacted: the message comes from a record, or from pdkernel
+            _LOG.warning("The source of %r failed: %s", state.workflow_name, error)
+        with contextlib.suppress(PdkernelError):  # an unreadable database, which `run` reports
+            await asyncio.to_thread(self._table.record_fired, state, result)
+        self._has_events.set()
+        return ran
+
+    def find_endpoint(self, state: TriggerState | None) -> tuple[ServedWorkflow, Trigger] | None:
+        """The served workflow and the trigger whose endpoint may be called now, or None."""
+        if state is None or not state.enabled or not self._context.engine.continues_runs:
+            return None
+        served = self._context.workflows.find_id(state.workflow_id)
+        trigger = served.source.workflow.find_trigger(state.key) if served is not None else None
+        return None if served is None or trigger is None else (served, trigger)
+
+    async def _fire(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> None:
+        now = self._context.clock.now()
+        upcoming = state.schedule.next_after(now, since=state.since)
+        if trigger.type == "source":
+            if await asyncio.to_thread(self._table.fire, state, upcoming):
+                self._runs.start_source(self.run_source(served, state))
+            return
+        assert state.due is not None, "the trigger is due"
+        # after a downtime, only the last of the missed times
+        missed = await asyncio.to_thread(state.schedule.latest, state.due, now)
+        event = Event.from_schedule(trigger.config, missed)
+        await asyncio.to_thread(self._table.fire, state, upcoming, [(f"{state.id}/{format_iso(missed)}", event.data)])
+
+    async def _reconfigure(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> TriggerState:
+        """Store the changed settings of a trigger; times count from now."""
+        if state.is_active:
+            await self._run_hook(served, state, "deactivate")
+        schedule, due, result, now = Schedule(), None, None, self._context.clock.now()
+        if trigger.type == "schedule":
+            schedule = Schedule.from_trigger(trigger.config)
+            try:
+                schedule.check(now)
+                due = schedule.next_after(now)
+            except RequestError as fault:
+                _LOG.warning("The schedule of %r does not fire: %s", state.workflow_name, fault.message)
+                schedule, result = Schedule(), f"error: {fault.message}"
+        changed = replace(
+            state,
+            settings=dict(trigger.config),
+            schedule=schedule,
+            since=now,
+            due=due,
+            is_active=False,
+            result=result,
+        )
+        await asyncio.to_thread(self._table.configure, changed)
+        return changed
+
+    async def _activate(self, served: ServedWorkflow, state: TriggerState) -> None:
+        """Run the hooks of a source that was enabled, and compute when its timer is due."""
+        async with self._runs.source_lock(state.id):
+            with contextlib.suppress(ProjectError):  # an unreadable database, which `run` reports
+                await asyncio.to_thread(self._table.configure, await self._run_hooks(served, state))
+        self._has_events.set()
+
+    async def _run_hooks(self, served: ServedWorkflow, state: TriggerState) -> TriggerState:
+        now = self._context.clock.now()
+        try:
+            schedule = await self._read_interfaces(state)
+            request = await self._build_request(served, state, "activate")
+            if not await asyncio.to_thread(self._context.project.source_states.load, request.state_key):
+                # parity[source-deploy]: past events that the deploy hook emits are remembered, and start no runs
+                await self._run_request(await self._build_request(served, state, "deploy"))
+            await self._run_request(request)
+        except PdkernelError as fault:
+            _LOG.warning("The source of %r could not be activated: %s", state.workflow_name, fault.message)
+            return replace(state, due=now + RETRY_INTERVAL, result=f"error: {fault.message}")
+        due = schedule.next_after(now, since=state.since)
+        return replace(state, schedule=schedule, due=due, is_active=True, result=None)
+
+    async def _deactivate(self, served: ServedWorkflow, state: TriggerState) -> None:
+        async with self._runs.source_lock(state.id):
+            await self._run_hook(served, state, "deactivate")
+            with contextlib.suppress(ProjectError):  # an unreadable database, which `run` reports
+                await asyncio.to_thread(self._table.configure, replace(state, is_active=False))
+
+    async def _read_interfaces(self, state: TriggerState) -> Schedule:
+        """The times of the source's timer. Raises `RequestError` if nothing runs the source."""
+        _, description = await self._context.engine.forms.describe(_uses(state))
+        interfaces = {prop.type: prop for prop in description.props}
+        timer = interfaces.get(TIMER_INTERFACE)
+        if timer is None:
+            if HTTP_INTERFACE not in interfaces:
+                raise RequestError(f"{_uses(state)} has no timer and no HTTP interface, so nothing runs it.")
+            return Schedule()
+        return Schedule.from_timer(timer.name, timer_setting(timer, _props(state)), self._context.clock.now())
+
+    async def _run_hook(self, served: ServedWorkflow, state: TriggerState, hook: SourceAct) -> None:
+        """Run a hook; a failure is logged."""
+        try:
+            await self._run_request(await self._build_request(served, state, hook))
+        except PdkernelError as fault:
+            _LOG.warning("The %s hook of the source of %r failed: %s", hook, state.workflow_name, fault.message)
+
+    async def _run_request(self, request: SourceRequest) -> None:
+        ran = await self._context.engine.source_runner.run(request)
+        if ran.record.error is not None:
+            raise StepError(f"The {request.act} hook of {request.uses} failed: {ran.record.error.message}")
+
+    async def _build_request(self, served: ServedWorkflow, state: TriggerState, act: SourceAct) -> SourceRequest:
+        context = self._context
+        key = await asyncio.to_thread(context.project.endpoint_keys.ensure_trigger_key, state.id)
+
+        def store_events(connection: Connection, events: Sequence[SourceEvent]) -> None:
+            if act != "deploy":
+                self._table.add_events(
+                    connection, state, [(self._new_key(state), found.event.data) for found in events]
+                )
+
+        return SourceRequest(
+            Trigger("source", config={**state.settings, "props": _props(state)}),
+            state.id,
+            served.policy or context.settings.policy,
+            act=act,
+            folder=served.folder,
+            endpoint_url=f"{context.settings.base_url}/{key}",
+            interface="http",
+            store_events=store_events,
+        )
+
+    def _new_key(self, state: TriggerState) -> str:
+        """The dedupe key of an event without a time of its own."""
+        return f"{state.id}/{self._context.ids.new('', 20)}"
+
+
+def _uses(state: TriggerState) -> ActionReference:
+    return ActionReference.parse(str(state.settings.get("uses") or ""))
+
+
+def _props(state: TriggerState) -> dict[str, JSON]:
+    props = state.settings.get("props")
+    return props if isinstance(props, dict) else {}
