@@ -131,7 +131,7 @@ def check_cron(cron: str, timezone: str, now: datetime) -> None:
         found = _after(cron, timezone, now)
     except CronSimError as fault:
         raise RequestError(
-            f"The cron expression {cron!r} cannot be read: {fault}.", fix="For example 0 9 * * 1-5"
+            f"The cron expression {cron!r} is invalid, or it matches no time: {fault}.", fix="For example 0 9 * * 1-5"
         ) from None
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise RequestError(f"There is no time zone {timezone!r}.", fix="For example Europe/Berlin") from None

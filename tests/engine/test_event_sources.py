@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from pdkernel.egress import parse_policy
-from pdkernel.engine.event_sources import SourceRequest, require_source_trigger
+from pdkernel.engine.event_sources import SourceEvent, SourceRequest, require_source_trigger
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.errors import ExternalUserRequiredError, RequestError, UnsupportedError
+from pdkernel.errors import ExternalUserRequiredError, ProjectError, RequestError, UnsupportedError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
 from tests.builders import node_step
@@ -110,6 +111,24 @@ async def test_events_before_a_failure_count(runtime: WorkflowEngine, request_of
 
     assert [event.id for event in failed.events] == [0]
     assert [event.id for event in again.events] == [1]
+
+
+async def test_events_are_stored_with_the_state(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
+    """If the events cannot be stored, the state is not stored either, and the events are new in the next run."""
+    stored: list[Any] = []
+
+    def fail(_: Connection, events: Sequence[SourceEvent]) -> None:
+        stored.append([event.id for event in events])
+        raise ProjectError("The disk is full.")
+
+    with pytest.raises(ProjectError):
+        await runtime.source_runner.run(request_of(store_events=fail))
+    again = await runtime.source_runner.run(request_of())
+
+    assert stored == [[0]]
+    assert [event.id for event in again.events] == [0]
 
 
 async def test_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:

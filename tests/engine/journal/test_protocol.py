@@ -136,6 +136,7 @@ async def test_second_run_with_a_dedupe_key_is_refused(open_journal: Open) -> No
     assert not await other.accept_run(new_run("third", dedupe_key="key", queue="mail"))
     assert await one.finish(Claim.first("first"), "success", OUTPUT)
     assert not await other.accept_run(new_run("fourth", dedupe_key="key"))
+    assert [await other.find_run_id(key) for key in ("key", "other")] == ["first", None]
 
     assert [await one.get_execution(run_id) for run_id in ("second", "third", "fourth")] == [None] * 3
 

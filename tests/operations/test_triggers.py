@@ -1,0 +1,114 @@
+"""Triggers of workflows are turned on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.operations.triggers import disable_triggers, enable_triggers, list_triggers
+from pdkernel.project import Project
+from tests.notebook_files import notebook_of
+
+STEP = "%%pdstep one\ndef handler(pd):\n    return 1"
+REPORTS = "name: Reports\ntrigger: {type: schedule, cron: '0 9 * * *', timezone: Asia/Kolkata}"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A project whose clock stands still."""
+    with Project.open(tmp_path / ".pdkernel", clock=ManualClock()) as project:
+        yield project
+
+
+def write(folder: Path, header: str = REPORTS, name: str = "reports.ipynb") -> None:
+    """Save a notebook with that header."""
+    notebook_of(folder / name, f"%%pdworkflow\n{header}", STEP)
+
+
+@pytest.mark.parametrize("name", ["Reports", "reports", "reports.ipynb", "./reports.ipynb"])
+def test_a_workflow_is_enabled(project: Project, tmp_path: Path, name: str) -> None:
+    """A workflow is named by its name or its path; its schedule is due at its next time."""
+    write(tmp_path)
+
+    (view,) = enable_triggers(project, name, tmp_path)
+
+    assert view.is_enabled
+    assert view.state is not None
+    assert view.state.due == datetime(2026, 1, 1, 3, 30, tzinfo=UTC)
+
+
+def test_enabling_twice_keeps_the_times(project: Project, tmp_path: Path) -> None:
+    """An interval counts from the first time that a trigger was enabled, until it is disabled."""
+    write(tmp_path, "name: Often\ntrigger: {type: schedule, interval_seconds: 60}")
+    (first,) = enable_triggers(project, "Often", tmp_path)
+    assert isinstance(project.clock, ManualClock)
+    project.clock.advance(10)
+
+    (again,) = enable_triggers(project, "Often", tmp_path)
+    disable_triggers(project, "Often", tmp_path)
+    (anew,) = enable_triggers(project, "Often", tmp_path)
+
+    assert first.state is not None
+    assert first.state.due is not None
+    assert again.state == first.state
+    assert anew.state is not None
+    assert anew.state.due == first.state.due + timedelta(seconds=10)
+
+
+def test_an_id_names_a_workflow(project: Project, tmp_path: Path) -> None:
+    """A workflow is named by its id, also one in another folder that is on."""
+    write(tmp_path)
+    (view,) = list_triggers(project, [tmp_path])
+
+    enable_triggers(project, view.workflow_id, tmp_path)
+    (elsewhere,) = list_triggers(project, [tmp_path / ".pdkernel"])
+    (off,) = disable_triggers(project, view.workflow_id, tmp_path / ".pdkernel")
+
+    assert elsewhere.description == "schedule 0 9 * * * (Asia/Kolkata)"
+    assert not off.is_enabled
+    assert off.state is not None
+    assert off.state.due is None
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("name: Reports\ntrigger: {type: schedule, cron: '0 0 31 4 *'}", "matches no time"),
+        ("name: Reports\ntrigger: {type: schedule, cron: '0 9 * * *', timezone: Mars/Base}", "not a known time zone"),
+        ("name: Reports\ntrigger: {type: schedule, id: ti_a}", "has no times"),
+        ("name: Reports\ntrigger: {type: source, id: dc_a}", "is not an action's key"),
+        ("name: Reports\ntrigger: {type: http}", "has no schedule, source or email trigger"),
+        ("name: Other\ntrigger: {type: email}", "There is no workflow 'Reports'"),
+    ],
+)
+def test_what_cannot_fire_is_not_enabled(project: Project, tmp_path: Path, header: str, message: str) -> None:
+    """A trigger without valid times, a workflow without such a trigger and an unknown workflow are errors."""
+    write(tmp_path, header, "a.ipynb")
+
+    with pytest.raises(PdkernelError, match=message) as refused:
+        enable_triggers(project, "a.ipynb" if "Reports" in header else "Reports", tmp_path)
+
+    assert refused.value.exit_status == 2
+    assert not project.workflow_triggers.list_states()
+
+
+def test_two_workflows_with_one_name(project: Project, tmp_path: Path) -> None:
+    """A name of two workflows is an error that lists both."""
+    write(tmp_path)
+    write(tmp_path, name="copy.ipynb")
+
+    with pytest.raises(RequestError, match=r"Several workflows .*copy\.ipynb, .*reports\.ipynb"):
+        enable_triggers(project, "Reports", tmp_path)
+
+
+def test_nothing_to_disable(project: Project, tmp_path: Path) -> None:
+    """A workflow whose triggers were never on cannot be disabled."""
+    write(tmp_path)
+
+    with pytest.raises(RequestError, match="No trigger of 'Reports' is on"):
+        disable_triggers(project, "Reports", tmp_path)

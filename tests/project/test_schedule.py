@@ -1,0 +1,143 @@
+"""When a schedule is due: intervals, cron expressions, and changes of clocks."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdkernel.errors import RequestError
+from pdkernel.project import Schedule
+
+ZONES = (
+    "Europe/Berlin",
+    "America/New_York",
+    "America/Havana",  # changes its clocks at midnight
+    "Australia/Lord_Howe",  # changes its clocks by half an hour
+    "Asia/Kolkata",
+    "Pacific/Auckland",
+    "UTC",
+)
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def due_times(schedule: Schedule, start: datetime, end: datetime) -> list[datetime]:
+    """All due times after *start*, up to *end*."""
+    found, upcoming = [], schedule.next_after(start)
+    while upcoming is not None and upcoming <= end:
+        found.append(upcoming)
+        upcoming = schedule.next_after(upcoming)
+    return found
+
+
+def local_times(cron: str, zone: str, start: datetime, end: datetime) -> list[str]:
+    """The due times as local times with their offset."""
+    found = due_times(Schedule(cron=cron, timezone=zone), start, end)
+    return [f"{due.astimezone(ZoneInfo(zone)):%d %H:%M %z}" for due in found]
+
+
+def first_existing(day: date, at: time, zone: str) -> datetime:
+    """The first moment at or after that local time, found by counting minutes in UTC."""
+    wanted = datetime.combine(day, at)
+    moment = wanted.replace(tzinfo=UTC) - timedelta(hours=16)
+    while moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None) < wanted:
+        moment += timedelta(minutes=1)
+    return moment
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    zone=st.sampled_from(ZONES),
+    day=st.dates(date(2026, 1, 1), date(2027, 12, 1)),
+    at=st.times().map(lambda moment: moment.replace(second=0, microsecond=0)),
+)
+def test_a_daily_schedule_is_due_once_each_day(zone: str, day: date, at: time) -> None:
+    """On each local day there is one due time: the local time's first occurrence, or the first moment after a skipped one."""
+    cron = f"{at.minute} {at.hour} * * *"
+    start = first_existing(day, at, zone) - timedelta(minutes=1)
+
+    found = due_times(Schedule(cron=cron, timezone=zone), start, start + timedelta(days=3))
+
+    assert found[:3] == [first_existing(day + timedelta(days=number), at, zone) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("day", "zone"), [(date(2026, 3, 28), "Europe/Berlin"), (date(2026, 4, 4), "Australia/Lord_Howe")]
+)
+@given(minute=st.integers(0, 59), hour=st.integers(0, 5), moment=st.integers(0, 4 * 1440))
+@settings(max_examples=40, deadline=None)
+def test_a_due_time_is_after_the_moment(day: date, zone: str, minute: int, hour: int, moment: int) -> None:
+    """The next due time depends on the moment only by being the first one after it, also while clocks change."""
+    schedule = Schedule(cron=f"{minute} {hour} * * *", timezone=zone)
+    start = datetime.combine(day, time(), tzinfo=UTC) - timedelta(days=1)
+    asked = start + timedelta(minutes=moment)
+
+    later = [due for due in due_times(schedule, start, start + timedelta(days=7)) if due > asked]
+
+    assert schedule.next_after(asked) == later[0]
+
+
+def test_skipped_times_are_due_once() -> None:
+    """Times that clocks skip are due together at the next moment that exists."""
+    start = datetime(2026, 3, 29, tzinfo=UTC)
+
+    assert local_times("15,45 2 * * *", "Europe/Berlin", start, start + timedelta(hours=12)) == ["29 03:00 +0200"]
+
+
+def test_repeated_times_are_due_once() -> None:
+    """A time that occurs twice is due at its first occurrence; a schedule for each hour goes by elapsed time."""
+    start = datetime(2026, 10, 24, 22, tzinfo=UTC)
+    end = start + timedelta(hours=5)
+
+    assert local_times("30 2 * * *", "Europe/Berlin", start, end) == ["25 02:30 +0200"]
+    assert local_times("30 0-23 * * *", "Europe/Berlin", start, end) == [
+        "25 00:30 +0200",
+        "25 01:30 +0200",
+        "25 02:30 +0200",
+        "25 02:30 +0100",
+        "25 03:30 +0100",
+    ]
+
+
+def test_an_interval_counts_from_its_start() -> None:
+    """An interval is due at multiples of its length after its start, however late it is asked."""
+    schedule = Schedule(interval_s=60)
+
+    assert schedule.next_after(NOON, since=NOON) == NOON + timedelta(seconds=60)
+    assert schedule.next_after(NOON + timedelta(seconds=130), since=NOON) == NOON + timedelta(seconds=180)
+    assert schedule.latest(NOON, NOON + timedelta(seconds=130)) == NOON + timedelta(seconds=120)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cron=st.sampled_from(["*/7 * * * *", "0 9 * * 1-5", "30 2 * * *", "0 0 1 * *", "0 0 29 2 *", "5 */6 * * *"]),
+    zone=st.sampled_from(ZONES),
+    hours=st.integers(0, 24 * 60),
+)
+def test_the_latest_of_missed_times(cron: str, zone: str, hours: int) -> None:
+    """After a downtime the latest missed time is the last of all due times up to now."""
+    schedule, now = Schedule(cron=cron, timezone=zone), NOON + timedelta(hours=hours)
+    due = schedule.next_after(NOON)
+    assert due is not None
+
+    assert schedule.latest(due, max(now, due)) == due_times(schedule, NOON, max(now, due))[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cron": "0 0 31 2 *"}, "'0 0 31 2 *' is invalid, or it matches no time"),
+        ({"cron": "0 0 9 * * 1-5"}, "does not have five fields"),
+        ({"cron": "0 9 * * *", "timezone": "Mars/Olympus"}, "no time zone 'Mars/Olympus'"),
+        ({}, "The schedule has no times"),
+    ],
+)
+def test_a_schedule_that_is_never_due_is_refused(settings: dict[str, object], message: str) -> None:
+    """A cron expression that matches no time, an unknown time zone and a schedule without times are errors."""
+    with pytest.raises(RequestError) as refused:
+        Schedule.from_trigger(settings).check(NOON)  # type: ignore[arg-type]  # plain JSON
+
+    assert message in str(refused.value)

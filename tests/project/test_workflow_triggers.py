@@ -1,0 +1,85 @@
+"""Triggers of workflows and their events that wait."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from pdkernel.clock import ManualClock
+from pdkernel.model import JSON
+from pdkernel.project import Project, Schedule, TriggerState
+
+EVENT: Mapping[str, JSON] = {"timestamp": 1, "token": "a-long-secret-value"}
+
+
+def a_state(project: Project) -> TriggerState:
+    """Store a trigger that is due in a minute, and return its state."""
+    now = project.clock.now()
+    state = TriggerState(
+        "p_a", "schedule", "A", "/a.ipynb", {"interval_seconds": 60}, enabled=True, since=now, schedule=Schedule(60.0)
+    )
+    project.workflow_triggers.save([replace(state, due=now + timedelta(seconds=60))])
+    (stored,) = project.workflow_triggers.list_states()
+    return stored
+
+
+def test_a_state_is_stored(project: Project) -> None:
+    """A state is read as it was stored, by its id too."""
+    stored = a_state(project)
+
+    assert project.workflow_triggers.find("p_a/schedule") == stored
+    assert project.workflow_triggers.find("p_a/other") is None
+    assert (stored.schedule, stored.settings) == (Schedule(60.0), {"interval_seconds": 60})
+
+
+def test_one_process_fires_a_due_trigger(project: Project) -> None:
+    """Of two processes that find a trigger due, the first moves it to its next time and stores the event."""
+    table, stored = project.workflow_triggers, a_state(project)
+    assert stored.due is not None
+    upcoming = stored.due + timedelta(seconds=60)
+
+    first = table.fire(stored, upcoming, [("p_a/schedule/1", EVENT)])
+    second = table.fire(stored, upcoming, [("p_a/schedule/2", EVENT)])
+    (event,) = table.waiting_events(["p_a"], 10)
+
+    assert (first, second) == (True, False)
+    assert (event.dedupe_key, event.data) == ("p_a/schedule/1", EVENT)
+    assert table.list_states()[0].due == upcoming
+
+
+def test_a_disabled_trigger_does_not_fire(project: Project) -> None:
+    """A trigger that was disabled after it was read is not fired."""
+    table, stored = project.workflow_triggers, a_state(project)
+    table.save([replace(stored, enabled=False)])
+
+    assert not table.fire(stored, None, [("key", EVENT)])
+    assert not table.waiting_events(["p_a"], 10)
+
+
+def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: ManualClock) -> None:
+    """An event with a key that waits already is dropped; the end of an event stores the run at its trigger."""
+    table, stored = project.workflow_triggers, a_state(project)
+    for _ in range(2):
+        table.receive(stored, "key", EVENT)
+
+    (event,) = table.waiting_events(["p_a"], 10)
+    others = table.waiting_events(["p_b"], 10)
+    table.finish_event(event, "run")
+
+    assert not others
+    assert not table.waiting_events(["p_a"], 10)
+    assert table.list_states()[0].run_id == "run"
+    assert table.list_states()[0].fired == clock.now()
+
+
+def test_events_are_encrypted(project: Project, tmp_path: Path) -> None:
+    """The database does not hold the values of an event as text."""
+    project.workflow_triggers.receive(a_state(project), "key", EVENT)
+
+    with closing(sqlite3.connect(tmp_path / ".pdkernel" / "project.db")) as connection:
+        (sealed,) = connection.execute("select sealed_event from trigger_events").fetchone()
+    assert b"a-long-secret-value" not in sealed

@@ -1,0 +1,461 @@
+"""Triggers of served workflows: schedules, event sources and e-mails start runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from pdkernel.clock import ManualClock, format_iso
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.dispatch import Dispatch
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.operations.triggers import disable_triggers, enable_triggers
+from pdkernel.project import Project, TriggerState
+from pdkernel.project.schema import source_state
+from pdkernel.server import AppContext, ServeSettings, create_app
+from pdkernel.server.app_state import get_state
+from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows
+from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
+from pdkernel.source import load_sources
+from tests.notebook_files import notebook_of
+
+STEP = "%%pdstep seen --lang node\nexport default defineComponent({ async run({ steps }) { return steps.trigger } })"
+HOURLY = "trigger: {type: schedule, cron: '30 * * * *'}"
+PARCELS = "trigger: {type: source, uses: depot-new-parcel@0.1.0, props: {size: %d}}"
+PARCEL_SOURCE = """
+export default {
+  key: "depot-new-parcel", name: "New Parcel", version: "0.1.0", type: "source", dedupe: "unique",
+  props: { db: "$.service.db", size: "integer", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
+  hooks: {
+    async deploy() { this.$emit({ parcel: 0 }, { id: 0 }) },
+    async activate() { if (this.size < 0) throw new Error("no size"); this.db.set("log", ["activate"]) },
+    async deactivate() { this.db.set("log", [...this.db.get("log"), `deactivate ${this.size}`]) },
+  },
+  async run() { for (let id = 0; id <= this.size; id++) this.$emit({ parcel: id }, { id }) },
+};
+"""
+CALL_SOURCE = """
+export default {
+  key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
+  props: { http: { type: "$.interface.http", customResponse: true } },
+  async run(event) { this.http.respond({ status: 202, body: "thanks" }); this.$emit({ got: event.body }) },
+};
+"""
+
+
+class Serving:
+    """
+    A served folder whose clock a test advances. `restart` is what a crash leaves to the next process.
+
+    Attributes:
+        folder: The folder of the notebooks.
+        context: The context of the server.
+        triggers: The triggers of the server.
+        http: A client of the server's endpoints.
+    """
+
+    def __init__(self, folder: Path, context: AppContext) -> None:
+        self.folder = folder
+        self.context = context
+        app = create_app(context)
+        self._runs: list[RunRegistry] = []
+        self.triggers = get_state(app).triggers
+        self._runs.append(get_state(app).runs)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=context.settings.base_url)
+
+    @property
+    def clock(self) -> ManualClock:
+        """The clock."""
+        assert isinstance(self.context.clock, ManualClock)
+        return self.context.clock
+
+    @property
+    def dispatch(self) -> Dispatch:
+        """The dispatcher of the server, which starts runs of workflows with limits."""
+        return self._runs[0].dispatch
+
+    def restart(self) -> None:
+        """Forget everything that is not in the database."""
+        runs = RunRegistry(self.context)
+        self._runs.append(runs)
+        self.triggers = WorkflowTriggers(self.context, runs)
+
+    def enable(self, name: str = "Work") -> TriggerState:
+        """Turn the triggers of the workflow on; return the state of the first one."""
+        (view, *_) = enable_triggers(self.context.project, name, self.folder)
+        assert view.state is not None
+        return view.state
+
+    def state(self) -> TriggerState:
+        """The state of the only trigger."""
+        (state,) = self.context.project.workflow_triggers.list_states()
+        return state
+
+    async def pass_time(self, seconds: float = 0) -> list[Execution]:
+        """Advance the clock and fire what is due, as the server does; return all runs, oldest first, when they have ended."""
+        self.clock.advance(seconds)
+        await self.triggers.fire_due()
+        await self.settle()
+        await self.triggers.start_runs()
+        await self.settle()
+        return (await self.context.engine.journal.list_executions())[::-1]
+
+    async def settle(self) -> None:
+        """Wait until sources and runs have ended."""
+        for runs in self._runs:
+            while pending := [*runs._sources, *runs._tasks.values()]:
+                await asyncio.wait(pending)
+
+    async def close(self) -> None:
+        """End the runs."""
+        await self.http.aclose()
+        for runs in self._runs:
+            await runs.close(5)
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """Serves the notebooks of a folder."""
+
+    @asynccontextmanager
+    async def serving(*headers: str) -> AsyncIterator[Serving]:
+        for number, header in enumerate(headers):
+            name = "Work" if number == 0 else f"Work {number + 1}"
+            write(tmp_path, header, name)
+        clock = ManualClock()
+        with Project.open(tmp_path / ".pdkernel", clock=clock) as project:
+            components = tmp_path / "components" / "depot" / "sources"
+            for key, text in (("new-parcel", PARCEL_SOURCE), ("new-call", CALL_SOURCE)):
+                (components / key).mkdir(parents=True, exist_ok=True)
+                (components / key / f"{key}.mjs").write_text(text)
+            project.settings.set("actions", str(tmp_path / "components"))
+            directory = LocalDirectory(project)
+            async with await WorkflowEngine.start(
+                project, directory, clock=clock, max_active_runs=2, origin="serve"
+            ) as engine:
+                context = AppContext(
+                    project=project,
+                    directory=directory,
+                    engine=engine,
+                    workflows=SourceWorkflows(project, load_sources(tmp_path)),
+                    settings=ServeSettings(base_url="http://127.0.0.1:4000", policy=parse_policy("deny")),
+                    clock=clock,
+                    ids=project.ids,
+                )
+                made = Serving(tmp_path, context)
+                try:
+                    yield made
+                finally:
+                    await made.close()
+
+    return serving
+
+
+def write(folder: Path, header: str, name: str = "Work") -> None:
+    """Save a notebook with that trigger."""
+    notebook_of(folder / f"{name.lower().replace(' ', '-')}.ipynb", f"%%pdworkflow\nname: {name}\n{header}", STEP)
+
+
+def trigger_of(run: Execution) -> Any:
+    """`steps.trigger` as the run's step has seen it."""
+    return run.step("seen").return_value
+
+
+def events_of(runs: list[Execution]) -> list[Any]:
+    """The events of *runs*, in any fixed order: runs of one moment have no order."""
+    return sorted((trigger_of(run)["event"] for run in runs), key=str)
+
+
+def context_of(run: Execution) -> Any:
+    """`steps.trigger.context` of the run."""
+    return trigger_of(run)["context"]
+
+
+class TestSchedules:
+    """`type: schedule`."""
+
+    async def test_a_schedule_starts_a_run_once_per_time(self, serve: Serve) -> None:
+        """The run has the platform's event of the fire time, no external user, and the trigger's context."""
+        async with serve(HOURLY) as site:
+            before = await site.pass_time(3600)
+            site.enable()
+            (run,) = await site.pass_time(1805)
+            again = await site.pass_time(1)
+
+            (event,) = events_of([run])
+        context = context_of(run)
+        assert not before
+        assert event["cron"] == "30 * * * *"
+        assert event["timezone_utc"]["iso8601"]["timestamp"] == "2026-01-01T01:30:00.000+00:00"
+        assert (context["source_type"], context["test"], context["emitter_id"][:3]) == ("COMPONENT", False, "ti_")
+        assert context["workflow_id"] == site.state().workflow_id
+        assert (run.status, run.external_user, len(again)) == ("success", None, 1)
+        assert (site.state().run_id, site.state().due) == (run.id, site.state().fired + timedelta(seconds=3595))
+
+    async def test_only_the_latest_missed_time_is_caught_up(self, serve: Serve) -> None:
+        """After a downtime one run starts, with the last of the missed times, and the next time is in the future."""
+        async with serve(HOURLY) as site:
+            site.enable()
+            runs = await site.pass_time(5 * 3600)
+            due = site.state().due
+
+        assert [event["timestamp"] for event in events_of(runs)] == [int(site.clock.now().timestamp()) - 1800]
+        assert due == site.clock.now() + timedelta(seconds=1800)
+
+    async def test_a_crash_before_the_run_loses_no_event(self, serve: Serve) -> None:
+        """An event whose run was not started is started by the next process."""
+        async with serve(HOURLY) as site:
+            site.enable()
+            site.clock.advance(1800)
+            await site.triggers.fire_due()
+            site.restart()
+
+            runs = await site.pass_time()
+
+        assert len(runs) == 1
+
+    async def test_a_crash_after_the_run_starts_it_once(self, serve: Serve) -> None:
+        """An event whose run is recorded, but that still waits, starts no second run."""
+        async with serve(HOURLY) as site:
+            fired = site.enable().due
+            (run,) = await site.pass_time(1800)
+            table = site.context.project.workflow_triggers
+            table.receive(site.state(), f"{site.state().id}/{format_iso(fired)}", {})
+            site.restart()
+
+            again = await site.pass_time()
+            waiting = table.waiting_events([site.state().workflow_id], 10)
+
+        assert [each.id for each in again] == [run.id]
+        assert not waiting
+
+    async def test_two_servers_start_one_run(self, serve: Serve) -> None:
+        """Two processes that find the same event waiting record one run."""
+        async with serve(HOURLY) as site:
+            site.enable()
+            site.clock.advance(1800)
+            await site.triggers.fire_due()
+            other = site.triggers
+            site.restart()
+            await asyncio.gather(other.start_runs(), site.triggers.start_runs())
+
+            runs = await site.pass_time()
+
+        assert len(runs) == 1
+
+    async def test_a_disabled_schedule_does_not_fire(self, serve: Serve) -> None:
+        """A schedule that was disabled starts no run."""
+        async with serve(HOURLY) as site:
+            site.enable()
+            disable_triggers(site.context.project, "Work", site.folder)
+
+            assert await site.pass_time(7200) == []
+
+    async def test_a_saved_schedule_counts_from_its_change(self, serve: Serve) -> None:
+        """If the notebook's schedule changes, the next time is that of the new schedule; one that is never due is reported."""
+        async with serve(HOURLY) as site:
+            site.enable()
+            write(site.folder, "trigger: {type: schedule, interval_seconds: 90}")
+            await site.pass_time(RELOAD_INTERVAL_S)
+            changed, started = site.state(), site.clock.now()
+            write(site.folder, "trigger: {type: schedule, cron: '0 0 31 2 *'}")
+            await site.pass_time(RELOAD_INTERVAL_S)
+
+        assert changed.due == started + timedelta(seconds=90)
+        assert site.state().due is None
+        assert site.state().result.startswith("error: The cron expression")
+
+    async def test_each_trigger_of_a_workflow_fires(self, serve: Serve) -> None:
+        """Two schedules of a workflow fire with ids of their own; a limit of the workflow applies."""
+        both = "triggers: [{type: http}, {type: schedule, interval_seconds: 60}, {type: schedule, id: ti_abc, cron: '1 * * * *'}]"
+        async with serve(f"{both}\nsettings: {{concurrency: 1}}") as site:
+            dispatching = asyncio.create_task(site.dispatch.run())
+            try:
+                enable_triggers(site.context.project, "Work", site.folder)
+                await site.pass_time(60)
+                async with asyncio.timeout(20):
+                    while [run.status for run in await site.pass_time()] != ["success"] * 2:
+                        await asyncio.sleep(0.02)
+            finally:
+                dispatching.cancel()
+            runs = await site.pass_time()
+
+        emitters = sorted(context_of(run)["emitter_id"] for run in runs)
+        assert len(runs) == 2
+        assert emitters[1] == "ti_abc"
+        assert emitters[0].startswith("ti_")
+        assert {min(event) for event in events_of(runs)} == {"cron", "interval_seconds"}
+
+
+class TestSources:
+    """`type: source`."""
+
+    async def test_a_source_is_activated_and_polled(self, serve: Serve) -> None:
+        """Past events of the deploy hook start no run; each tick of the timer starts a run for each new event."""
+        async with serve(PARCELS % 2) as site:
+            site.enable()
+            activated = await site.pass_time()
+            due = site.state().due
+            runs = await site.pass_time(60)
+            again = await site.pass_time(60)
+
+        context = context_of(runs[0])
+        assert not activated
+        assert due == site.state().since + timedelta(seconds=60)
+        assert events_of(runs) == [{"parcel": 1}, {"parcel": 2}]
+        assert (context["source_type"], context["emitter_id"][:3]) == ("COMPONENT", "dc_")
+        assert len(again) == 2
+        assert site.state().result == "0 new events"
+
+    async def test_a_crash_loses_no_event_of_a_source(self, serve: Serve) -> None:
+        """Events that a source emitted before a crash start their runs in the next process, once."""
+        async with serve(PARCELS % 2) as site:
+            site.enable()
+            await site.pass_time()
+            site.clock.advance(60)
+            await site.triggers.fire_due()
+            await site.settle()
+            site.restart()
+
+            runs = await site.pass_time(60)
+
+        assert events_of(runs) == [{"parcel": 1}, {"parcel": 2}]
+
+    async def test_a_disabled_source_is_deactivated(self, serve: Serve) -> None:
+        """The deactivate hook runs once, with the props of the activation; enabling activates the source again."""
+        async with serve(PARCELS % 2) as site:
+            site.enable()
+            await site.pass_time()
+            disable_triggers(site.context.project, "Work", site.folder)
+            await site.pass_time()
+            await site.pass_time()
+            log = source_log(site)
+            site.enable()
+            await site.pass_time()
+
+        assert log == ["activate", "deactivate 2"]
+        assert (site.state().is_active, source_log(site)) == (True, ["activate"])
+
+    async def test_a_source_with_new_props_is_activated_again(self, serve: Serve) -> None:
+        """If the props change, the source is deactivated with the old ones, and activated with the new ones."""
+        async with serve(PARCELS % 1) as site:
+            site.enable()
+            await site.pass_time()
+            write(site.folder, PARCELS % 3)
+            await site.pass_time(RELOAD_INTERVAL_S)
+            runs = await site.pass_time(60)
+
+        assert events_of(runs) == [{"parcel": number} for number in (1, 2, 3)]
+
+    async def test_a_failing_activation_is_tried_again(self, serve: Serve) -> None:
+        """The reason is stored, and the next try is some minutes later."""
+        async with serve(PARCELS % -1) as site:
+            site.enable()
+            await site.pass_time()
+            failed = site.state()
+            write(site.folder, PARCELS % 1)
+            await site.pass_time(RETRY_INTERVAL.total_seconds())
+
+        assert failed.result == "error: The activate hook of depot-new-parcel@0.1.0 failed: no size"
+        assert failed.due == failed.since + RETRY_INTERVAL
+        assert site.state().is_active
+
+    async def test_an_unknown_source_is_reported(self, serve: Serve) -> None:
+        """A source that no component folder has is an error of its trigger; the others fire."""
+        async with serve("trigger: {type: source, uses: depot-missing@1.0.0}", HOURLY) as site:
+            site.enable()
+            site.enable("Work 2")
+            runs = await site.pass_time(1800)
+            results = {
+                state.workflow_name: state.result for state in site.context.project.workflow_triggers.list_states()
+            }
+
+        assert [run.workflow for run in runs] == ["Work 2"]
+        assert results["Work"].startswith("error: ")
+
+    async def test_a_request_runs_a_source(self, serve: Serve) -> None:
+        """A request to the endpoint of an HTTP source gets the source's response, and its event starts a run."""
+        async with serve("trigger: {type: source, uses: depot-new-call@0.1.0}") as site:
+            path = f"/{site.context.project.endpoint_keys.ensure_trigger_key(site.enable().id)}"
+            await site.pass_time()
+            answer = await site.http.post(path, json={"a": 1})
+            runs = await site.pass_time()
+            disable_triggers(site.context.project, "Work", site.folder)
+            off = await site.http.post(path, json={"a": 1})
+
+        assert (answer.status_code, answer.text) == (202, "thanks")
+        assert events_of(runs) == [{"got": {"a": 1}}]
+        assert off.status_code == 404
+
+
+def source_log(site: Serving) -> Any:
+    """The hooks that the source has noted in its database."""
+    with site.context.project.sqlalchemy_engine.connect() as connection:
+        (key,) = connection.execute(select(source_state.c.source)).scalars()
+    return site.context.project.source_states.load(key)["db"]["log"]
+
+
+class TestEmails:
+    """`type: email`."""
+
+    async def test_a_post_is_an_email(self, serve: Serve) -> None:
+        """The body of a POST to the trigger's endpoint is the event of a run; another body is refused."""
+        email = {"body": {"text": "hello"}, "headers": {"subject": "Hi", "x-pd-external-user-id": "mallory"}}
+        async with serve("trigger: {type: email}") as site:
+            path = f"/{site.context.project.endpoint_keys.ensure_trigger_key('p_none/email')}"
+            unknown = await site.http.post(path, json=email)
+            path = f"/{site.context.project.endpoint_keys.ensure_trigger_key(site.enable().id)}"
+            accepted = await site.http.post(path, json=email)
+            refused = [await site.http.post(path, content="text"), await site.http.get(path)]
+            (run,) = await site.pass_time()
+
+        assert [answer.status_code for answer in (unknown, accepted, *refused)] == [404, 200, 400, 400]
+        assert events_of([run]) == [email]
+        assert (run.external_user, context_of(run)["emitter_id"][:3]) == (None, "ei_")
+
+
+async def test_the_loop_fires_until_it_is_cancelled(serve: Serve) -> None:
+    """The task of the server fires what is due and starts its run."""
+    async with serve(HOURLY) as site:
+        site.enable()
+        site.clock.advance(1800)
+        running = asyncio.create_task(site.triggers.run())
+        try:
+            async with asyncio.timeout(20):
+                while site.state().run_id is None:
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        runs = await site.pass_time()
+
+    assert [run.id for run in runs] == [site.state().run_id]
+
+
+async def test_a_workflow_that_is_not_served_keeps_its_event(serve: Serve) -> None:
+    """A trigger of a workflow that this server does not serve is left to another one."""
+    async with serve(HOURLY) as site:
+        state = site.enable()
+        table = site.context.project.workflow_triggers
+        table.save([replace(state, workflow_id="p_elsewhere")])
+        runs = await site.pass_time(1800)
+        elsewhere = table.find("p_elsewhere/schedule")
+
+    assert len(runs) == 1
+    assert elsewhere is not None
+    assert elsewhere.due == state.due
