@@ -35,7 +35,7 @@ def triggers() -> None:
 
 
 @command(triggers, name="list", examples=("pdkernel triggers list", "pdkernel triggers list workflows/ --json"))
-@cloup.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path, exists=True))
+@cloup.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path))
 @json_option
 def list_triggers(state: CliContext, sources: tuple[Path, ...], as_json: bool) -> int:
     """

@@ -79,7 +79,15 @@ def list_triggers(project: Project, paths: Sequence[Path]) -> list[TriggerView]:
     The triggers of the workflows at *paths*, and all others that are on in the project.
 
     A workflow that cannot be read is left out, unless one of its triggers is on.
+
+    Raises:
+        RequestError: A path does not exist.
     """
+    for path in paths:
+        if not path.exists():
+            raise RequestError(
+                f"{path} does not exist.", fix="Pass a notebook, a workflow's folder, or a folder of them."
+            )
     found = [view for path in paths for source in _readable(path) for view in view_triggers(project, source)]
     known = {(view.workflow_id, view.key) for view in found}
     return found + [

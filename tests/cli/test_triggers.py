@@ -1,0 +1,105 @@
+"""`pdkernel triggers list`, `enable` and `disable`; `move` is tested with the login."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from tests.cli.conftest import Shell
+from tests.cli.test_serve import serving
+
+STEP = "%%pdstep one\ndef handler(pd):\n    return 1"
+MAIL = (
+    "%%pdworkflow\nname: Mail\ntriggers: [{type: email}, {type: schedule, cron: '0 9 * * *', timezone: Asia/Kolkata}]"
+)
+
+
+def test_a_workflow_is_turned_on_and_off(pdkernel: Shell) -> None:
+    """The list has a line for each trigger: what is off with its command, and what is on with its next time."""
+    notebook = pdkernel.notebook(MAIL, STEP)
+
+    off = pdkernel("triggers", "list")
+    on = pdkernel("triggers", "enable", notebook)
+    listed = pdkernel("triggers", "list", "--json").json
+    pdkernel("triggers", "disable", "Mail")
+    again = pdkernel("triggers", "list", notebook)
+
+    assert off.stdout.splitlines() == [
+        "off  Mail  email                              pdkernel triggers enable work.ipynb",
+        "off  Mail  schedule 0 9 * * * (Asia/Kolkata)  pdkernel triggers enable work.ipynb",
+    ]
+    assert re.match(
+        r"on   Mail  email +fires on requests to /en[a-z0-9]{16}\non .* next \d{4}-\d\d-\d\d 03:30:00 UTC\n", on.stdout
+    )
+    assert [(each["trigger"], each["type"], each["enabled"]) for each in listed] == [
+        ("email", "email", True),
+        ("schedule", "schedule", True),
+    ]
+    assert listed[1]["next_fire"].endswith("T03:30:00.000Z")
+    assert listed[1]["last_run"] is listed[1]["last_fire"] is listed[1]["last_result"] is None
+    assert again.stdout == off.stdout
+
+
+def test_no_triggers(pdkernel: Shell) -> None:
+    """A folder without such triggers has an empty list."""
+    pdkernel.notebook(STEP)
+
+    assert pdkernel("triggers", "list").stdout == "No workflow here has a schedule, source or email trigger.\n"
+    assert pdkernel("triggers", "list", "--json").json == []
+    assert pdkernel("triggers", "list", "missing.ipynb").status == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "named", "message"),
+    [
+        (MAIL, "Other", "There is no workflow 'Other' in "),
+        ("%%pdworkflow\nname: Mail", "Mail", "'Mail' has no schedule, source or email trigger."),
+        (
+            MAIL.replace("0 9 * * *", "0 0 31 2 *"),
+            "Mail",
+            "The cron expression '0 0 31 2 *' is invalid, or it matches no time",
+        ),
+        (MAIL.replace("Asia/Kolkata", "Mars/Base"), "work.ipynb", '"Mars/Base", which is not a known time zone'),
+    ],
+)
+def test_what_cannot_be_enabled(pdkernel: Shell, header: str, named: str, message: str) -> None:
+    """The error is one message with status 2, and one JSON value with --json."""
+    pdkernel.notebook(header, STEP)
+    pdkernel("project", "show")
+
+    refused = pdkernel("triggers", "enable", named)
+    as_json = pdkernel("triggers", "enable", named, "--json")
+
+    assert (refused.status, refused.stdout, as_json.status) == (2, "", 2)
+    assert refused.stderr.startswith("Error: ")
+    assert message in refused.stderr
+    assert message in as_json.json["error"]["message"]
+    assert len(refused.stderr.splitlines()) == 2
+
+
+def test_a_server_lists_its_triggers_and_fires_them(pdkernel: Shell) -> None:
+    """The server prints what is on and off, and starts a run on a POST to the email trigger's endpoint."""
+    pdkernel.notebook(MAIL, STEP)
+    pdkernel.notebook(
+        "%%pdworkflow\nname: Off\ntrigger: {type: schedule, interval_seconds: 60}", STEP, name="off.ipynb"
+    )
+    pdkernel("triggers", "enable", "Mail")
+    with serving(pdkernel) as (said, process):
+        lines = ""
+        while "Mail  schedule" not in lines:
+            assert process.stderr
+            lines += process.stderr.readline()
+        url = re.search(r"fires on requests to (http\S+)", lines)
+        assert url
+        answer = httpx.post(url[1], json={"body": {"text": "hello"}}, timeout=20)
+        while not (runs := pdkernel("runs", "list", "--json").json):
+            pass
+
+    assert answer.status_code == 200
+    assert url[1].startswith(said["url"])
+    assert "Triggers (off until they are enabled, because Pipedream may still fire them):" in lines
+    assert "off  Off   schedule every 60 s " in lines
+    assert "pdkernel triggers enable off.ipynb" in lines
+    assert [(run["workflow"], run["trigger"]["event"]) for run in runs] == [("Mail", {"body": {"text": "hello"}})]
