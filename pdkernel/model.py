@@ -278,30 +278,6 @@ class Workflow:
         """The first trigger. A test event is an event of this trigger."""
         return self.triggers[0]
 
-    @property
-    def trigger_keys(self) -> tuple[str, ...]:
-        """A key for each trigger: its `id`, or its type with its number among those without id (`schedule`, `schedule-2`)."""
-        keys: list[str] = []
-        counts: dict[str, int] = {}
-        for trigger in self.triggers:
-            own = trigger.config.get("id")
-            if isinstance(own, str):
-                keys.append(own)
-                continue
-            count = counts[trigger.type] = counts.get(trigger.type, 0) + 1
-            keys.append(trigger.type if count == 1 else f"{trigger.type}-{count}")
-        return tuple(keys)
-
-    def find_trigger(self, key: str) -> Trigger | None:
-        """Return the trigger with that key, or None."""
-        return dict(zip(self.trigger_keys, self.triggers, strict=True)).get(key)
-
-    def fired_by(self, trigger: Trigger) -> Workflow:
-        """Return the workflow with *trigger*, which fired, as its first trigger."""
-        if self.trigger is trigger:
-            return self
-        return replace(self, triggers=(trigger, *(each for each in self.triggers if each is not trigger)))
-
     def step(self, name: str) -> Step:
         """
         Return the step called *name*.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 
 from pdkernel.clock import Clock, IdGenerator, format_iso
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON, Trigger, Workflow
 from pdkernel.version import VERSION
 
 _EMITTER_ID_PREFIXES = {"schedule": "ti_", "email": "ei_", "source": "dc_"}
@@ -76,10 +79,32 @@ def build_step_context(
     }
 
 
+def trigger_keys(workflow: Workflow) -> Mapping[str, Trigger]:
+    """Return the triggers by key: the trigger's `id`, or its type with its number among those without id (`schedule-2`)."""
+    found: dict[str, Trigger] = {}
+    counts: Counter[str] = Counter()
+    for trigger in workflow.triggers:
+        key = trigger.config.get("id")
+        if not isinstance(key, str):
+            counts[trigger.type] += 1
+            count = counts[trigger.type]
+            key = trigger.type if count == 1 else f"{trigger.type}-{count}"
+        found[key] = trigger
+    return found
+
+
+def fired_by(workflow: Workflow, trigger: Trigger) -> Workflow:
+    """Return *workflow* with *trigger*, which fired, as its first trigger."""
+    if workflow.trigger is trigger:
+        return workflow
+    return replace(workflow, triggers=(trigger, *(each for each in workflow.triggers if each is not trigger)))
+
+
 def derive_emitter_id(workflow: Workflow, trigger_key: str | None = None) -> str:
     """Return the id of the trigger with that key, or of the first trigger: its own `id`, or one derived from the workflow's name."""
-    index = 0 if trigger_key is None else workflow.trigger_keys.index(trigger_key)
-    trigger, key = workflow.triggers[index], workflow.trigger_keys[index]
+    triggers = trigger_keys(workflow)
+    key = trigger_key or next(iter(triggers))
+    trigger = triggers[key]
     own = trigger.config.get("id")
     if isinstance(own, str):
         return own

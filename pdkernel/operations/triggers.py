@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdkernel.actions import ActionReference
+from pdkernel.engine.run_context import trigger_keys
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.model import Trigger
 from pdkernel.project import Project, Schedule, TriggerState
@@ -69,7 +70,7 @@ def view_triggers(project: Project, source: WorkflowSource) -> list[TriggerView]
     states = {state.key: state for state in project.workflow_triggers.list_states() if state.workflow_id == own_id}
     return [
         TriggerView(own_id, workflow.name, source.path, key, trigger, states.get(key))
-        for key, trigger in zip(workflow.trigger_keys, workflow.triggers, strict=True)
+        for key, trigger in trigger_keys(workflow).items()
         if trigger.type != "http"
     ]
 
@@ -145,7 +146,7 @@ def disable_triggers(project: Project, name: str, folder: Path) -> list[TriggerV
 def _view(state: TriggerState) -> TriggerView:
     path = Path(state.source)
     sources = _readable(path) if path.exists() else ()
-    trigger = next((source.workflow.find_trigger(state.key) for source in sources), None)
+    trigger = next((trigger_keys(source.workflow).get(state.key) for source in sources), None)
     return TriggerView(state.workflow_id, state.workflow_name, path, state.key, trigger, state)
 
 

@@ -30,7 +30,7 @@ class TriggerState:
 
     Attributes:
         workflow_id: The workflow's id, `p_...`.
-        key: The trigger's key in the workflow (`Workflow.trigger_keys`).
+        key: The trigger's key in the workflow (`schedule`, `ti_...`).
         workflow_name: The workflow's name.
         source: The path of the workflow's notebook or folder.
         settings: The settings of the trigger for which *schedule* and *due* were computed.

@@ -28,7 +28,7 @@ from pdkernel.engine.event_sources import (
     timer_setting,
 )
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.engine.run_context import derive_emitter_id
+from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.errors import PdkernelError, ProjectError, RequestError, StepError
 from pdkernel.event import Event
 from pdkernel.identity import DEFAULT_ENVIRONMENT
@@ -77,7 +77,7 @@ class WorkflowTriggers:
         wait_s = MAX_POLL_INTERVAL_S
         for found in await asyncio.to_thread(self._table.list_states):
             served = self._context.workflows.find_id(found.workflow_id)
-            trigger = served.source.workflow.find_trigger(found.key) if served else None
+            trigger = trigger_keys(served.source.workflow).get(found.key) if served else None
             if served is None or trigger is None or self._runs.source_lock(found.id).locked():
                 continue
             state = found
@@ -116,7 +116,7 @@ class WorkflowTriggers:
         if known is not None or served is None or self._runs.is_full:
             return known
         workflow = served.source.workflow
-        trigger = workflow.find_trigger(event.key)
+        trigger = trigger_keys(workflow).get(event.key)
         request = build_run_request(
             self._context,
             served,
@@ -126,7 +126,7 @@ class WorkflowTriggers:
         )
         if trigger is not None:  # else it was removed from the workflow after it fired
             emitter_id = derive_emitter_id(workflow, event.key)
-            request = replace(request, workflow=workflow.fired_by(trigger), emitter_id=emitter_id)
+            request = replace(request, workflow=fired_by(workflow, trigger), emitter_id=emitter_id)
         started = self._runs.start(replace(request, dedupe_key=event.dedupe_key))
         recorded = await started.recorded
         if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
@@ -168,7 +168,7 @@ class WorkflowTriggers:
         if state is None or not state.enabled or not self._context.engine.continues_runs:
             return None
         served = self._context.workflows.find_id(state.workflow_id)
-        trigger = served.source.workflow.find_trigger(state.key) if served is not None else None
+        trigger = trigger_keys(served.source.workflow).get(state.key) if served is not None else None
         return None if served is None or trigger is None else (served, trigger)
 
     async def _fire(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> None:

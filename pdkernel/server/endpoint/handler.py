@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pdkernel.engine.http_response import HttpResponse, build_text_response
+from pdkernel.engine.run_context import fired_by
 from pdkernel.engine.run_request import RequestRefusal
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
@@ -139,7 +140,7 @@ def _start(
     *,
     refusal: RequestRefusal | None,
 ) -> StartedRun:
-    workflow = route.workflow.source.workflow.fired_by(trigger)
+    workflow = fired_by(route.workflow.source.workflow, trigger)
     event = Event(_build_event(request, state, route, query, body))
     run_request = build_run_request(
         state.context,
