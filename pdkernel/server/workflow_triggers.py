@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -90,10 +90,9 @@ class WorkflowTriggers:
             due = state.due
             if trigger.type == "source" and not state.is_active and (due is None or due <= now):
                 self._runs.start_source(self._activate(served, state))
-            elif due is not None and due <= now:
-                await self._fire(served, state, trigger)
             elif due is not None:
-                wait_s = min(wait_s, (due - now).total_seconds())
+                upcoming = due if due > now else await self._fire(served, state, trigger)
+                wait_s = wait_s if upcoming is None else min(wait_s, (upcoming - now).total_seconds())
         return max(wait_s, 0.05)
 
     async def start_runs(self) -> None:
@@ -171,18 +170,20 @@ class WorkflowTriggers:
         trigger = trigger_keys(served.source.workflow).get(state.key) if served is not None else None
         return None if served is None or trigger is None else (served, trigger)
 
-    async def _fire(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> None:
+    async def _fire(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> datetime | None:
+        """Fire a trigger that is due; return its next time."""
         now = self._context.clock.now()
         upcoming = state.schedule.next_after(now, since=state.since)
         if trigger.type == "source":
             if await asyncio.to_thread(self._table.fire, state, upcoming):
                 self._runs.start_source(self.run_source(served, state))
-            return
+            return upcoming
         assert state.due is not None, "the trigger is due"
         # after a downtime, only the last of the missed times
         missed = await asyncio.to_thread(state.schedule.latest, state.due, now)
         event = Event.from_schedule(trigger.config, missed)
         await asyncio.to_thread(self._table.fire, state, upcoming, [(f"{state.id}/{format_iso(missed)}", event.data)])
+        return upcoming
 
     async def _reconfigure(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> TriggerState:
         """Store the changed settings of a trigger; times count from now."""

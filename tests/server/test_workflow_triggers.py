@@ -258,6 +258,18 @@ class TestSchedules:
 
         assert len(runs) == 1
 
+    async def test_the_next_look_is_at_the_next_time(self, serve: Serve) -> None:
+        """Before and after a time the server waits for the next one, or for five seconds at most."""
+        async with serve("trigger: {type: schedule, interval_seconds: 2}", HOURLY) as site:
+            idle = await site.triggers.fire_due()
+            site.enable()
+            site.enable("Work 2")
+            before = await site.triggers.fire_due()
+            site.clock.advance(2)
+            after = await site.triggers.fire_due()
+
+        assert (idle, before, after) == (5, 2, 2)
+
     async def test_a_disabled_schedule_does_not_fire(self, serve: Serve) -> None:
         """A schedule that was disabled starts no run."""
         async with serve(HOURLY) as site:
