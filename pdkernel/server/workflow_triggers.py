@@ -98,7 +98,8 @@ class WorkflowTriggers:
     async def start_runs(self) -> None:
         """Start the runs of events that wait, in order, as long as the limit of runs permits."""
         while not self._runs.is_full:
-            served = [each.id for each in self._context.workflows.list_workflows()]
+            known = {state.workflow_id for state in await asyncio.to_thread(self._table.list_states)}
+            served = [each for each in sorted(known) if self._context.workflows.find_id(each) is not None]
             events = await asyncio.to_thread(self._table.waiting_events, served, _BATCH_SIZE)
             for event in events:
                 run_id = await self._start_run(event)
