@@ -341,7 +341,7 @@ def test_a_run_is_saved_as_a_test(edited: Job) -> None:
     edited.look("run", "job-13-saved-as-a-test")
     assert run_pytest(edited.folder) == {"passed": 1}
     files = [path for path in (edited.folder / "tests").rglob("*") if path.is_file()]
-    assert not [path for path in files if TOKEN in path.read_text(encoding="utf-8")]
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
 
 
 def test_the_notebook_can_be_read_without_a_kernel(edited: Job) -> None:

@@ -8,6 +8,7 @@ Users: ada has accounts of two apps, bob of one; grace is in production, where t
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ class Site:
         }
 
 
+def copy_project(folder: Path) -> Path:
+    """Copy a folder with its project, because one process serves a project; return the copy."""
+    return Path(shutil.copytree(folder, folder.with_name(f"{folder.name}-copy"), symlinks=True))
+
+
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
     """Create a project in *folder* and serve it."""
@@ -118,8 +124,8 @@ def site(folder: Path) -> Iterator[Site]:
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     options = (str(notebook), "--egress", "stand-in=slack")
     with ExitStack() as stack:
+        secure, said = stack.enter_context(serving(copy_project(folder), *options, "--tls"))
         plain, _ = stack.enter_context(serving(folder, *options))
-        secure, said = stack.enter_context(serving(folder, *options, "--tls"))
         authority = re.search(r"NODE_EXTRA_CA_CERTS=(\S+)", said)
         assert authority is not None, said
         yield Site(plain, secure, authority[1], client.client.id, client.secret, keyed.id, private)

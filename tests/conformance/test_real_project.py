@@ -12,7 +12,7 @@ import pytest
 from pdkernel.project import Login, Project
 from tests.conformance.driving import Outcome, drive
 from tests.conformance.sdks import GATE, Sdk
-from tests.conformance.site import STEP, TRIGGER, Site
+from tests.conformance.site import STEP, TRIGGER, Site, copy_project
 from tests.notebook_files import notebook_of
 from tests.serve_process import serving
 
@@ -30,8 +30,8 @@ def behind(served: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         project.set_plan("free")
     options = (str(notebook), "--egress", "stand-in=slack")
     with ExitStack() as stack:
+        secure, said = stack.enter_context(serving(copy_project(folder), *options, "--tls"))
         plain, _ = stack.enter_context(serving(folder, *options))
-        secure, said = stack.enter_context(serving(folder, *options, "--tls"))
         authority = said.partition("NODE_EXTRA_CA_CERTS=")[2].split()[0]
         yield replace(served, plain=_deploys(plain, served), secure=_deploys(secure, served), authority=authority)
 
