@@ -185,7 +185,8 @@ class RunRecord(GrowingExecution):
             await self._writes.wait(self._wait_for_room if self._waits_for_disk else None)
         except BaseException as fault:
             self.write_error = fault
-            self._waits_for_disk = False  # the run was not accepted, or is lost: later writes cannot succeed
+            # the run was not accepted or is lost, so later writes cannot succeed; or the process ends
+            self._waits_for_disk = False
             raise
 
     async def _wait_for_room(self, fault: ProjectError) -> None:
@@ -194,11 +195,7 @@ class RunRecord(GrowingExecution):
             self._has_waited = True
             _log.warning("The run %s waits, because it cannot be recorded: %s", self.run_id, fault.message)
         self._response.send(NO_RESPONSE_BEFORE_PAUSE)
-        try:
-            await self._clock.sleep(WRITE_RETRY_S)
-        except asyncio.CancelledError:
-            self._waits_for_disk = False  # the process may be ending
-            raise
+        await self._clock.sleep(WRITE_RETRY_S)
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""

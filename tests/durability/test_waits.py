@@ -67,7 +67,7 @@ def race(server: ServerProcess, run: str) -> tuple[str, str]:
 def test_one_of_resume_cancel_and_timeout_wins(forks: ForkServer, tmp_path: Path, runs: int) -> None:
     """One call wins or the pause ends, the others get 409, and the run's status is the winner's."""
     with server_of(forks, tmp_path / "project") as server:
-        ask = logging_step("ask", server.log, f"return pd.flow.suspend({PAUSE_MS} + 100 * body['n'])")
+        ask = logging_step("ask", server.log, f"return pd.flow.suspend({PAUSE_MS} + 250 * body['n'])")
         new_project(server.folder, [FLOW, ask, logging_step("last", server.log)])
         assert server.start()
         winners = Counter[str]()
