@@ -7,6 +7,7 @@ request, encrypted. The event may contain credentials, so it is shown only when 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
