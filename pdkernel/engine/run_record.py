@@ -134,9 +134,9 @@ class RunRecord(GrowingExecution):
         if self._may_have_accounts:
             self._event_text = self._trigger_text(self.execution.event)
 
-    def sign(self, text: str) -> str:
-        """Sign a URL of the run with the project's key; a run that is not recorded has no URLs, and its text stays."""
-        return text if self._vault is None else self._vault.sign(text)
+    def sign(self, text: str) -> bytes:
+        """Sign a URL of the run with the project's key; URLs of a run that is not recorded open nothing."""
+        return bytes(32) if self._vault is None else self._vault.sign(text)
 
     @property
     def is_handed_over(self) -> bool:

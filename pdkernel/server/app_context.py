@@ -79,6 +79,11 @@ class ServedWorkflow:
     policy: OutboundPolicy | None = None
 
     @cached_property
+    def path(self) -> Path:
+        """The resolved path of the source."""
+        return self.source.path.resolve()
+
+    @cached_property
     def folder(self) -> Path:
         """The resolved folder of the source."""
         return self.source.folder.resolve()

@@ -84,7 +84,7 @@ def build_run_request(
         actions_source=sidecar.actions if sidecar else None,
         test=False,
         source=shlex.quote(str(served.source.path)),
-        source_path=served.source.path.resolve(),
+        source_path=served.path,
         interface="http",
         pause_mode="park",
         base_url=context.settings.base_url,
