@@ -15,10 +15,11 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from pdkernel.egress import parse_policy
+from pdkernel.engine.deliveries import may_retry, retry_delay_s
 from pdkernel.engine.mail import build_message, parse_mail_settings
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.execution import Execution
+from pdkernel.execution import Delivery, Execution
 from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
@@ -266,3 +267,25 @@ async def test_a_pause_is_recorded_before_messages_leave(run: Run, project: Proj
 
     assert found == [("paused", 1)]
     assert (execution.status, [sent.outcome for sent in execution.sends]) == ("paused", ["sent"])
+
+
+def test_a_message_has_six_tries() -> None:
+    """The waits between tries are 10 s, 40 s, ... and the sixth try is the last one."""
+    waits = [retry_delay_s(tries) for tries in range(1, 8)]
+
+    assert waits == [10, 40, 160, 640, 2560, None, None]
+
+
+@pytest.mark.parametrize(
+    ("delivery", "again"),
+    [
+        (Delivery("s", "http", "failed", note="Not sent: refused"), True),
+        (Delivery("s", "http", "failed", note="The mode is deny."), False),
+        (Delivery("s", "http", "sent", status=500), False),
+        (Delivery("s", "email", "failed", note="Not sent: refused"), False),
+    ],
+    ids=["no answer", "refused by a rule", "answered", "e-mail"],
+)
+def test_only_a_message_without_an_answer_is_tried_again(delivery: Delivery, again: bool) -> None:
+    """A destination that answered, whatever its status, and a call that a rule refused are not tried again."""
+    assert may_retry(delivery) == again

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.http_response import NO_RESPONSE, build_refusal_response, build_response
+from pdkernel.engine.http_response import (
+    NO_RESPONSE,
+    CallerResponse,
+    HttpResponse,
+    build_refusal_response,
+    build_response,
+)
 from pdkernel.errors import ExternalUserNotFoundError, RequestError
 from pdkernel.redaction import Redactor, Secret, get_redactor
 
@@ -71,3 +77,52 @@ def test_the_caller_gets_only_the_first_line_of_an_end_user_error() -> None:
 
     assert (refused.status, refused.body) == (400, "First.")
     assert build_refusal_response(RequestError("x"), "x") is NO_RESPONSE
+
+
+class TestCallerResponse:
+    """The response of a run to its caller."""
+
+    def test_the_caller_gets_one_response(self) -> None:
+        """The first response is passed on once, also if it is immediate; later responses and defaults are ignored."""
+        given: list[HttpResponse] = []
+        response = CallerResponse(None, is_expected=True, is_sent=False, on_respond=given.append)
+
+        response.set({"status": 201, "headers": {}, "body": "first", "immediate": True})
+        response.set({"status": 500, "headers": {}, "body": "second", "immediate": True})
+        response.send(NO_RESPONSE)
+
+        assert [(each.status, each.body) for each in given] == [(201, "first")]
+
+    def test_a_step_that_does_not_respond_gives_the_default(self) -> None:
+        """Without a response of a step the caller gets the default, and the record has the same."""
+        given: list[HttpResponse] = []
+        response = CallerResponse(None, is_expected=True, is_sent=False, on_respond=given.append)
+
+        settled = response.settle(NO_RESPONSE, get_redactor())
+        response.send(build_response({"status": 200, "headers": {}, "body": "late"}))
+
+        assert given == [NO_RESPONSE]
+        assert settled == NO_RESPONSE.to_record(get_redactor())
+
+    @pytest.mark.parametrize(("expected", "sent"), [(False, False), (True, True)])
+    def test_nothing_is_sent_without_a_waiting_caller(self, expected: bool, sent: bool) -> None:
+        """A caller of a default response, and a caller that has its response, get nothing."""
+        given: list[HttpResponse] = []
+        response = CallerResponse(None, is_expected=expected, is_sent=sent, on_respond=given.append)
+
+        response.set({"status": 200, "headers": {}, "body": "x", "immediate": True})
+        response.send(NO_RESPONSE)
+
+        assert given == []
+
+    def test_a_new_response_is_taken_once(self) -> None:
+        """The response is new for the step that made it, and not for the next one; a restored one is not new."""
+        response = CallerResponse(None, is_expected=True, is_sent=True, on_respond=None)
+        restored = CallerResponse(NO_RESPONSE, is_expected=True, is_sent=True, on_respond=None)
+        for each in (response, restored):
+            each.set({"status": 200, "headers": {}, "body": "x"})
+
+        taken = response.take_new()
+
+        assert taken is not None
+        assert (taken.status, response.take_new(), restored.take_new()) == (200, None, None)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,20 @@ async def test_a_replay_has_the_raw_event(run: Run, runtime: WorkflowEngine) -> 
 
     assert first.event["headers"] == {"authorization": "***"}
     assert (await replay(runtime, first.id)).step("code").return_value == len("Bearer 0123456789")
+
+
+@pytest.mark.parametrize(("sends", "mode"), [(False, "deny"), (True, "live")])
+async def test_a_replay_reaches_no_more_than_its_run(
+    runtime: WorkflowEngine, tmp_path: Path, sends: bool, mode: str
+) -> None:
+    """Outbound calls are denied unless they are asked for, and a run that reached public addresses only still does."""
+    policy = replace(parse_policy("live"), public_only=True)
+    request = RunRequest(a_workflow(python_step()), an_event(), policy, folder=tmp_path)
+    first = await runtime.run(request)
+
+    prepared = await prepare_replay(runtime, first.id, sends=sends)
+
+    assert (prepared.request.policy.mode, prepared.request.policy.public_only) == (mode, True)
 
 
 async def test_a_replay_has_the_current_workflow_of_its_source(
