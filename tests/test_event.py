@@ -139,3 +139,19 @@ def test_a_long_number_that_is_refused_is_not_repeated_in_full() -> None:
         parse_json("9" * 400 + ".5")
 
     assert len(str(caught.value)) < 200
+
+
+def test_identity_headers_are_read_without_blanks() -> None:
+    """Blanks around the values of the headers that name the external user and the environment are not part of them."""
+    event = Event({"headers": {"X-PD-External-User-ID": " ada ", "x-pd-environment": " production\t"}})
+
+    assert (event.external_user_id, event.environment) == ("ada", "production")
+
+
+def test_secrets_of_headers() -> None:
+    """A secret header's value is a secret without its scheme, unless it is empty or masked already."""
+    event = Event(
+        {"headers": {"Authorization": "Bearer abc123", "x-api-key": "***", "cookie": " ", "content-type": "text/plain"}}
+    )
+
+    assert event.header_secrets() == {"authorization": "abc123"}

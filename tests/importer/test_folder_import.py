@@ -121,6 +121,18 @@ def test_another_notebook_is_never_lost(tmp_path: Path) -> None:
     assert "return 2" in (tmp_path / "n.ipynb").read_text()
 
 
+def test_a_link_to_a_missing_file_is_never_lost(tmp_path: Path) -> None:
+    """A link at the notebook's place is refused like a file, even if its target does not exist."""
+    folder, place = flow(tmp_path / "w"), tmp_path / "n.ipynb"
+    place.symlink_to(tmp_path / "elsewhere.ipynb")
+
+    refused = import_one(folder, place)
+
+    assert isinstance(refused.error, RequestError)
+    assert place.is_symlink()
+    assert not (tmp_path / "elsewhere.ipynb").exists()
+
+
 def test_the_folder_is_left_alone(tmp_path: Path) -> None:
     """An import creates, changes or touches nothing in the imported folder."""
     folder = flow(tmp_path / "w")

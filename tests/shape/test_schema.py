@@ -41,6 +41,7 @@ def test_schema_equals_the_schema_of_genson(values: list[JSON]) -> None:
         [[], [1], [None]],
         [1, 0.5, True],
         [{"a": 1}, {}, {"a": "x", "b": []}],
+        [{"a": 1, "b": 1}, {"a": "x", "b": 1}, {"a": None, "b": 1}],
         [0.5, "", 1],
     ],
 )
