@@ -298,6 +298,25 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     emitter_id: str | None = None
 
 
+_UNCHANGED = (
+    "pinned_exports",
+    "previous_exports",
+    "test",
+    "resend",
+    "install",
+    "source",
+    "interface",
+    "actions_source",
+    "pause_mode",
+    "base_url",
+    "depth",
+    "account_overrides",
+    "workflow_id",
+    "parent",
+    "replay_of",
+    "emitter_id",
+)
+"""Fields that a stored request has as the request has them."""
 _POLICY_PATHS = ("recording_file",)
 _POLICY_TUPLES = ("allowed_hosts", "unopened")
 
@@ -310,26 +329,11 @@ def encode_request(request: RunRequest) -> str:
             is_http=request.event.is_http,
             policy={item.name: getattr(request.policy, item.name) for item in fields(request.policy)},
             folder=str(request.folder),
-            pinned_exports=request.pinned_exports,
             only_steps=None if request.only_steps is None else tuple(sorted(request.only_steps)),
-            previous_exports=request.previous_exports,
-            test=request.test,
             sends_once=request.idempotency is not None,
-            resend=request.resend,
-            install=request.install,
-            source=request.source,
             source_path=None if request.source_path is None else str(request.source_path),
-            interface=request.interface,
-            actions_source=request.actions_source,
-            pause_mode=request.pause_mode,
-            base_url=request.base_url,
-            depth=request.depth,
-            account_overrides=request.account_overrides,
-            workflow_id=request.workflow_id,
-            parent=request.parent,
-            replay_of=request.replay_of,
             secrets=tuple((secret.ref, secret.value) for secret in request.secrets),
-            emitter_id=request.emitter_id,
+            **{name: getattr(request, name) for name in _UNCHANGED},
         )
     ).decode()
 
@@ -357,26 +361,11 @@ def decode_request(
         external_user_id=external_user_id,
         environment=environment,
         folder=Path(stored.folder),
-        pinned_exports=stored.pinned_exports,
         only_steps=None if stored.only_steps is None else frozenset(stored.only_steps),
-        previous_exports=stored.previous_exports,
-        test=stored.test,
-        resend=stored.resend,
-        install=stored.install,
-        source=stored.source,
         source_path=None if stored.source_path is None else Path(stored.source_path),
-        interface=stored.interface,
-        actions_source=stored.actions_source,
-        pause_mode=stored.pause_mode,
-        base_url=stored.base_url,
-        depth=stored.depth,
-        account_overrides=stored.account_overrides,
-        workflow_id=stored.workflow_id,
         run_ids=run_ids,
-        parent=stored.parent,
-        replay_of=stored.replay_of,
         secrets=tuple(Secret(*each) for each in stored.secrets),
-        emitter_id=stored.emitter_id,
+        **{name: getattr(stored, name) for name in _UNCHANGED},
     ), stored.sends_once
 
 

@@ -834,17 +834,26 @@ def test_file_of_a_dead_executor_is_removed(locks: ExecutorLocks, tmp_path: Path
     assert list((tmp_path / "locks").iterdir()) == []
 
 
-def test_child_process_does_not_inherit_a_lock(locks: ExecutorLocks) -> None:
-    """A child process that outlives its executor does not keep it alive."""
-    locks.hold("one")
-    child = subprocess.Popen(["sleep", "60"], close_fds=False)
+def test_child_process_does_not_inherit_a_lock(locks: ExecutorLocks, tmp_path: Path) -> None:
+    """A child process that outlives its killed executor does not keep it alive."""
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        "from pdkernel.engine.journal.executors import ExecutorLocks\n"
+        "ExecutorLocks(pathlib.Path(sys.argv[1])).hold('one')\n"
+        "print(subprocess.Popen(['sleep', '60'], close_fds=False).pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    executor = subprocess.Popen([sys.executable, "-c", code, tmp_path / "locks"], stdout=subprocess.PIPE, text=True)
+    assert executor.stdout is not None
+    child = int(executor.stdout.readline())
     try:
-        locks.release("one")
-        locks.hold("one")
-        locks.release("one")
+        before = locks.is_alive("one")
+        executor.kill()
+        executor.communicate()
+
+        assert (before, locks.is_alive("one")) == (True, False)
     finally:
-        child.kill()
-        child.wait()
+        os.kill(child, signal.SIGKILL)
 
 
 def test_locks_are_private(locks: ExecutorLocks, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The text of a request in the journal."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from pdkernel.egress import OutboundPolicy
+from pdkernel.engine.run_request import RunRequest, decode_request, encode_request
+from pdkernel.event import Event
+from pdkernel.redaction import Secret
+from tests.builders import a_workflow, python_step
+
+OF_THE_PROCESS = {"variables", "idempotency", "recording", "find_workflow"}
+"""Fields that the process that continues a run sets anew."""
+OF_THE_ROW = {"workflow", "external_user_id", "environment", "run_ids"}
+"""Fields that the run's row and its definition hold."""
+OF_A_NEW_RUN = {"keep_in_journal", "refusal", "done_steps", "dedupe_key"}
+"""Fields that only matter until a run is recorded, or that its recorded steps hold."""
+
+REQUEST = RunRequest(
+    a_workflow(python_step("one")),
+    Event({"body": {"a": "\ud800"}}, is_http=False),
+    OutboundPolicy(
+        "record",
+        "record=calls",
+        allowed_hosts=("a.test",),
+        recording_file=Path("/calls"),
+        stand_in_url="http://stand-in.test",
+        stand_in_names="slack",
+        via="http://proxy.test",
+        unopened=("b.test",),
+        public_only=True,
+    ),
+    external_user_id="ada",
+    environment="production",
+    folder=Path("/folder"),
+    pinned_exports={"one": {"$return_value": 1}},
+    only_steps=frozenset({"one"}),
+    previous_exports={"one": {"x": [None]}},
+    test=False,
+    resend=True,
+    install=False,
+    source="other.ipynb",
+    source_path=Path("/folder/other.ipynb"),
+    interface="http",
+    actions_source="npm",
+    pause_mode="park",
+    base_url="https://flows.test",
+    depth=3,
+    account_overrides={"slack": "apn_1"},
+    workflow_id="p_1",
+    run_ids=("run", "trace"),
+    parent="parent",
+    replay_of="first",
+    secrets=(Secret("slack/apn_1/token", "xoxb-0123456789"),),
+    emitter_id="ti_1",
+)
+
+
+def test_a_request_survives_its_text() -> None:
+    """Each field that another process needs has its value again."""
+    text = encode_request(REQUEST)
+
+    decoded, sends_once = decode_request(
+        text, workflow=REQUEST.workflow, external_user_id="ada", environment="production", run_ids=("run", "trace")
+    )
+
+    assert decoded == REQUEST
+    assert not sends_once
+
+
+def test_the_test_sets_each_stored_field() -> None:
+    """The request above differs from the defaults in every field that the text holds: a new field must be considered."""
+    plain = RunRequest(replace(REQUEST.workflow, name="Other"), Event({}), OutboundPolicy("live", "live"))
+
+    same = {each.name for each in fields(RunRequest) if getattr(plain, each.name) == getattr(REQUEST, each.name)}
+
+    assert same == OF_THE_PROCESS | OF_A_NEW_RUN
+    assert OF_THE_ROW & same == set()
