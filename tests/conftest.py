@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gc
+import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from tests.mounts import APART, may_mount
 
 if TYPE_CHECKING:
     from tests.connect.upstream import Upstream
+    from tests.postgres import PostgresServer
 
 NOT_RUN = "NOT RUN: "
 """Start of the reason of a skipped test that the summary lists."""
@@ -177,6 +180,24 @@ def go_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A PostgreSQL server, which all processes of a test run share."""
+    from tests.postgres import shared_postgres
+
+    # not the temporary folder of the tests: the path of a Unix socket is short
+    run = hashlib.blake2b(str(_shared_folder(request.config)).encode(), digest_size=6).hexdigest()
+    with shared_postgres(Path(tempfile.gettempdir()) / f"pdk-postgres-{run}") as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database on PostgreSQL."""
+    with postgres.new_database() as url:
+        yield url
 
 
 @pytest.fixture

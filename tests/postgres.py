@@ -1,5 +1,5 @@
 """
-A real PostgreSQL server on this machine that speaks TLS, from a wheel.
+A real PostgreSQL server on this machine, from a wheel, with a database for each test that needs one.
 
 The wheel's server is built without TLS and listens on a Unix socket. Clients that require TLS connect to a proxy that
 answers PostgreSQL's SSLRequest, like a connection pooler, and passes all other bytes on.
@@ -13,13 +13,16 @@ import struct
 import subprocess
 import tempfile
 import threading
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import psycopg
 import trustme
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
@@ -63,6 +66,50 @@ class Postgres:
             check=True,
         )
         return [line.split("|") for line in ran.stdout.splitlines()]
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """
+    A server with databases of tests.
+
+    Attributes:
+        sockets: The folder of its Unix socket.
+    """
+
+    sockets: Path
+
+    def url(self, database: str) -> str:
+        """The URL of a database."""
+        return f"postgresql://postgres@/{database}?host={quote(str(self.sockets), safe='/')}"
+
+    def execute(self, sql: str) -> None:
+        """Run one statement in the database `postgres`, outside of a transaction."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql)  # type: ignore[arg-type, unused-ignore]  # text made by tests
+
+    @contextmanager
+    def new_database(self) -> Iterator[str]:
+        """The URL of a new, empty database, which the end of the block removes."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.execute(f"create database {name}")
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(f"drop database {name} with (force)")
+
+
+@contextmanager
+def shared_postgres(folder: Path) -> Iterator[PostgresServer]:
+    """The server of all processes that name the same *folder*; the last of them stops it. Its commits are not synced to disk."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with _running(folder / "data") as server:
+        shared = PostgresServer(server.get_postmaster_info().socket_dir)
+        shared.execute("alter system set fsync = off")
+        shared.execute("select pg_reload_conf()")
+        yield shared
+    with suppress(OSError):  # other processes use it
+        folder.rmdir()
 
 
 @contextmanager

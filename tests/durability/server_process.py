@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -226,11 +227,12 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """A port that no process listens on."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that no process listens on, below those that the system gives to others while the server restarts."""
+    while True:
+        with closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            port = random.randrange(10_000, 32_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def new_project(folder: Path, cells: Sequence[str], *, token: str | None = None, **notebooks: Sequence[str]) -> None:

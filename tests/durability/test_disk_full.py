@@ -59,7 +59,7 @@ def test_a_full_disk_delays_runs_and_loses_none(
                 logging_step("last", server.log, f"return {LARGE}"),
             ],
         )
-        assert server.start(LIMIT_DATABASE, str(full))
+        assert server.start(LIMIT_DATABASE, str(full)), server.said
         run = json.loads(server.post(server.endpoint, {}).text)["event_id"]
 
         held.wait_until_reached(server)
@@ -100,7 +100,7 @@ def test_a_server_that_starts_on_a_full_disk_continues_runs_later(forks: ForkSer
             time.sleep(0.01)
         server.kill()
         full.touch()
-        assert server.start(LIMIT_DATABASE, str(full))
+        assert server.start(LIMIT_DATABASE, str(full)), server.said
         time.sleep(1)
         full.unlink()
         server.wait_for("select 1 from runs where ended is not null")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ EXCLUSIVE_ORIGINS = ("serve",)
 
 _CONTINUED_ORIGIN = "serve"
 """Runs of this origin are continued after the end of their process; another process's user watches the run and starts it again."""
+
+_ORIGIN_WAIT_S = 0.5
+"""Seconds in which a killed server's lock is released: a worker that it was just starting shares its files for a moment."""
 
 EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and alive)"
 """The condition of each write: this executor was not taken for dead."""
@@ -80,13 +84,19 @@ class ExecutorLocks:
 
 def hold_origin(liveness: ExecutorLiveness, origin: str, path: Path) -> None:
     """Become the only executor of *origin*. Raises `RequestError` if another process has it."""
-    try:
-        liveness.hold(origin)
-    except BlockingIOError:
-        raise RequestError(
-            f"Another `pdkernel serve` serves the project in {path}. One process serves a project on SQLite.",
-            fix="Stop the other server, or serve its workflows with it: pdkernel serve SOURCE SOURCE",
-        ) from None
+    ends = time.monotonic() + _ORIGIN_WAIT_S
+    while True:
+        try:
+            liveness.hold(origin)
+        except BlockingIOError:
+            if time.monotonic() < ends:
+                time.sleep(0.02)
+                continue
+            raise RequestError(
+                f"Another `pdkernel serve` serves the project in {path}. One process serves a project on SQLite.",
+                fix="Stop the other server, or serve its workflows with it: pdkernel serve SOURCE SOURCE",
+            ) from None
+        return
 
 
 @dataclass(frozen=True, slots=True)

@@ -840,7 +840,7 @@ def test_child_process_does_not_inherit_a_lock(locks: ExecutorLocks, tmp_path: P
         "import pathlib, subprocess, sys, time\n"
         "from pdkernel.engine.journal.executors import ExecutorLocks\n"
         "ExecutorLocks(pathlib.Path(sys.argv[1])).hold('one')\n"
-        "print(subprocess.Popen(['sleep', '60'], close_fds=False).pid, flush=True)\n"
+        "print(subprocess.Popen(['sleep', '60'], close_fds=False, stdout=subprocess.DEVNULL).pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     executor = subprocess.Popen([sys.executable, "-c", code, tmp_path / "locks"], stdout=subprocess.PIPE, text=True)
