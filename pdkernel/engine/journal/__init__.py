@@ -19,7 +19,7 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
 """
 
 from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
-from pdkernel.engine.journal.reader import JournalReader, get_journal_file, open_journal_reader
+from pdkernel.engine.journal.reader import JournalReader, open_journal_reader
 from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
@@ -33,7 +33,7 @@ from pdkernel.engine.journal.rows import (
     WaitResolution,
     WaitRow,
 )
-from pdkernel.engine.journal.sqlite import SqliteJournal
+from pdkernel.engine.journal.sqlite import SqliteJournal, open_journal
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunSummary,
@@ -71,6 +71,6 @@ __all__ = [
     "encode_event",
     "encode_output",
     "encode_step",
-    "get_journal_file",
+    "open_journal",
     "open_journal_reader",
 ]

@@ -15,7 +15,7 @@ from contextlib import closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed
 from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
@@ -58,6 +58,21 @@ class JournalReader:
         self._path = path
         self._connection = connect(path)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-history")
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """
+        Open the journal in *path*; missing tables are created.
+
+        Raises:
+            ProjectError: The file cannot be used, or was written by a newer version.
+        """
+        with closing(connect(path)) as connection:
+            try:
+                create_tables(connection, path)
+            except sqlite3.Error as fault:
+                raise translate_error(fault, path) from fault
+        return cls(path)
 
     async def execution(self, run_id: str) -> Execution | None:
         """Return the run's current record, or None."""
@@ -213,16 +228,11 @@ def get_journal_file(project: Project) -> Path:
     return project.sqlite_path
 
 
-def open_journal_reader(path: Path) -> JournalReader:
+def open_journal_reader(project: Project) -> JournalReader:
     """
-    Open the journal in *path* to read runs, without becoming an executor; missing tables are created.
+    Open the project's journal to read runs, without becoming an executor; missing tables are created.
 
     Raises:
-        ProjectError: The file cannot be used, or was written by a newer version.
+        ProjectError: The database cannot be used, or was written by a newer version.
     """
-    with closing(connect(path)) as connection:
-        try:
-            create_tables(connection, path)
-        except sqlite3.Error as fault:
-            raise translate_error(fault, path) from fault
-    return JournalReader(path)
+    return JournalReader.open(get_journal_file(project))

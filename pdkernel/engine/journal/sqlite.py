@@ -17,8 +17,8 @@ from typing import Self
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.executors import EXCLUSIVE_ORIGINS, ExecutorLocks, hold_origin
-from pdkernel.engine.journal.protocol import ExecutorLiveness
-from pdkernel.engine.journal.reader import JournalReader
+from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal
+from pdkernel.engine.journal.reader import JournalReader, get_journal_file
 from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
     Claim,
@@ -43,6 +43,7 @@ from pdkernel.engine.journal.text_columns import (
 from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
+from pdkernel.project import Project
 from pdkernel.project.sqlite import connect, translate_error
 
 OWN_DELIVERY_S = 60.0
@@ -362,3 +363,16 @@ class SqliteJournal:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+
+def open_journal(
+    project: Project, *, clock: Clock = SYSTEM_CLOCK, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
+) -> Journal:
+    """
+    Become an executor of the project's journal; see `SqliteJournal.open`.
+
+    Raises:
+        ProjectError: The database cannot be used, or was written by a newer version.
+        RequestError: Another process has the origin.
+    """
+    return SqliteJournal.open(get_journal_file(project), clock=clock, ids=ids, origin=origin)

@@ -16,13 +16,13 @@ from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.engine.journal import (
     Claim,
     ExecutionQuery,
+    JournalReader,
     NewRun,
     SqliteJournal,
     WaitKey,
     encode_event,
     encode_output,
     encode_step,
-    open_journal_reader,
 )
 from pdkernel.engine.journal.text_columns import escape_json_text
 from pdkernel.errors import ProjectError
@@ -417,7 +417,7 @@ async def test_a_summary_is_a_line_of_the_execution(journal: SqliteJournal, cloc
     await journal.finish(Claim.first("a"), "error", encode_output(response=Response(400, {}, "x"), error=FAULT))
     await journal.finish(Claim.first("b"), "success", encode_output())
     executions = await journal.list_executions()
-    with closing(open_journal_reader(path)) as reader:
+    with closing(JournalReader.open(path)) as reader:
         summaries = await reader.summaries(ExecutionQuery())
         page = await reader.summaries(ExecutionQuery(limit=1, before_id="c"))
         chosen = await reader.summaries_of(["a", "none"])
@@ -447,7 +447,7 @@ async def test_runs_are_counted_by_hour(journal: SqliteJournal, clock: ManualClo
         await journal.accept_run(new_run(f"run{number}", workflow=workflow))
         await journal.finish(Claim.first(f"run{number}"), "error" if failed else "success", encode_output())
         clock.advance(3600)
-    with closing(open_journal_reader(path)) as reader:
+    with closing(JournalReader.open(path)) as reader:
         counts = await reader.count_by_hour(["A", "none"], clock.now(), 4)
 
     assert counts == {"A": [(1, 1), (1, 0), (0, 0), (1, 0)], "none": [(0, 0)] * 4}
@@ -455,7 +455,7 @@ async def test_runs_are_counted_by_hour(journal: SqliteJournal, clock: ManualClo
 
 async def test_the_version_changes_with_the_file(journal: SqliteJournal, path: Path) -> None:
     """The version stays the same between reads, and changes after a write of another connection."""
-    with closing(open_journal_reader(path)) as reader:
+    with closing(JournalReader.open(path)) as reader:
         before = [await reader.version(), await reader.version()]
         await reader.executions(ExecutionQuery())
         before.append(await reader.version())

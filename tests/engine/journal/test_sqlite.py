@@ -24,12 +24,12 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from pdkernel.clock import SequentialIds
 from pdkernel.engine.journal import (
     Claim,
+    JournalReader,
     NewRun,
     SqliteJournal,
     WaitKey,
     encode_output,
     encode_step,
-    open_journal_reader,
 )
 from pdkernel.engine.journal.executors import ExecutorLocks
 from pdkernel.engine.journal.rows import WaitOutcome
@@ -482,7 +482,7 @@ async def test_failed_messages_roll_back_the_end(journal: SqliteJournal, path: P
 
 async def test_reader_creates_no_executor(path: Path) -> None:
     """A reader of a new file creates the tables and is not an executor; it may read beside a server."""
-    reader = open_journal_reader(path)
+    reader = JournalReader.open(path)
     try:
         assert await reader.execution("run") is None
         assert rows(path, "select id from executors") == []
