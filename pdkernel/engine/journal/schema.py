@@ -26,6 +26,9 @@ from sqlalchemy import (
 SCHEMA_VERSION = 3
 """The version of the tables; SQLite stores it as the file's `user_version`."""
 
+POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always as identity",)
+"""Statements for columns that a table of SQLite has by itself."""
+
 metadata = MetaData()
 
 executors = Table(

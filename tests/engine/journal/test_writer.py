@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from pdkernel.engine.journal import SqliteBackend
+from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.project.sqlite import connect
 
 
-def insert(value: int) -> Callable[[sqlite3.Connection], object]:
+def insert(value: int) -> Callable[[Connection], object]:
     """A write that adds a row."""
     return lambda connection: connection.execute("insert into written (value) values (?)", (value,))
 
@@ -22,7 +23,7 @@ async def test_a_write_does_not_overtake_writes_that_wait_in_the_thread(tmp_path
     path = tmp_path / "journal.db"
     with closing(connect(path)) as other:
         other.execute("create table written (value integer)")
-        writer = JournalWriter(path, max_inline_commit_s=math.inf)
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
         answers = []
 
         for value in range(0, 1000, 2):
