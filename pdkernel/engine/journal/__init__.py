@@ -5,6 +5,7 @@ The journal: the durable record of events, runs and finished steps.
     rows         values: runs, steps and pauses
     text_columns the JSON in text columns, and executions
     schema       the tables, the same on SQLite and Postgres; `tables` creates them in a SQLite file
+    opening      opens the journal of a project
     journal      the journal of one executor, made of `statements`, `removal`, `writer` (grouped commits) and `reader`
     backend      what these need of a database: `sqlite`, or `postgres` with `lease`, which shows that an executor lives
 
@@ -19,7 +20,8 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
        '- reaped: the owner's process is dead, or its lease has lapsed; attempt + 1
 """
 
-from pdkernel.engine.journal.journal import DatabaseJournal, open_journal, open_journal_reader, open_reader
+from pdkernel.engine.journal.journal import DatabaseJournal
+from pdkernel.engine.journal.opening import open_journal, open_journal_reader, open_reader
 from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (

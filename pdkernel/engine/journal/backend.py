@@ -60,6 +60,8 @@ class Write:
     Attributes:
         act: Runs the statements; it may run again if the transaction was rolled back.
         is_compound: Whether there are several statements.
+        is_contended: Whether it locks rows that are not this executor's own. On Postgres it has a transaction of its own: two
+            transactions that lock several such rows could wait for each other.
         future: Gets the result, or None.
         result: The result of *act*.
         fault: Why the write failed.
@@ -67,6 +69,7 @@ class Write:
 
     act: Callable[[Connection], Any]
     is_compound: bool
+    is_contended: bool
     future: asyncio.Future[Any] | None
     result: Any = None
     fault: Exception | None = None

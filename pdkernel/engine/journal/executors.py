@@ -16,6 +16,8 @@ EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and a
 
 _HAS_DEAD_OWNER = "status = 'running' and owner not in (select id from executors where alive)"
 """Runs whose owner is dead; an owner without a row has ended without its runs."""
+_UNLOCKED = "/*postgres for update skip locked*/"
+"""A frozen process may hold locks for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class ExecutorStatements:
         )
         ready = connection.execute(
             "update runs set status = 'ready', owner = null, attempt = attempt + 1"  # noqa: S608 - constants only
-            f" where {_HAS_DEAD_OWNER} and origin = ?",
+            f" where id in (select id from runs where {_HAS_DEAD_OWNER} and origin = ? {_UNLOCKED})",
             (_CONTINUED_ORIGIN,),
         ).rowcount
         connection.execute(
@@ -76,7 +78,8 @@ class ExecutorStatements:
             (_CONTINUED_ORIGIN,),
         )
         connection.execute(
-            f"update runs set status = 'error', owner = null, ended = ?, output = ? where {_HAS_DEAD_OWNER}",  # noqa: S608
+            "update runs set status = 'error', owner = null, ended = ?, output = ?"  # noqa: S608 - constants only
+            f" where id in (select id from runs where {_HAS_DEAD_OWNER} {_UNLOCKED})",
             (now, INTERRUPTED_OUTPUT),
         )
         connection.execute("delete from executors where not alive")

@@ -10,7 +10,6 @@ from typing import Self, TypeVar
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.backend import Backend, Connection, Presence
-from pdkernel.engine.journal.protocol import Journal
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
@@ -25,7 +24,6 @@ from pdkernel.engine.journal.rows import (
     WaitResolution,
     WaitRow,
 )
-from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.engine.journal.statements import Statements
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
@@ -36,7 +34,6 @@ from pdkernel.engine.journal.text_columns import (
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
-from pdkernel.project import Project
 
 T = TypeVar("T")
 
@@ -151,7 +148,9 @@ class DatabaseJournal:
         is_for_others = run.origin not in (None, self._statements.origin)
         content = next((content for key, content in self._definitions.values() if key == run.definition), None)
         accepted = await self._announced(
-            lambda connection: self._statements.accept_run(connection, run, now, content), is_needed=is_for_others
+            lambda connection: self._statements.accept_run(connection, run, now, content),
+            is_contended=run.queue_size is not None,
+            is_needed=is_for_others,
         )
         if accepted and not run.is_ready:
             self._active_run_ids.add(run.id)
@@ -232,7 +231,9 @@ class DatabaseJournal:
         """End a pause; the first call wins."""
         now = self._now()
         return await self._announced(
-            lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now), is_compound=True
+            lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now),
+            is_compound=True,
+            is_contended=True,
         )
 
     async def wake_due(self, limit: int = 500) -> int:
@@ -255,7 +256,9 @@ class DatabaseJournal:
         """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
         now = self._now()
         claims = await self._writer.write(
-            lambda connection: self._statements.claim_next(connection, queue, limit, now), is_compound=True
+            lambda connection: self._statements.claim_next(connection, queue, limit, now),
+            is_compound=True,
+            is_contended=True,
         )
         self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
         return claims
@@ -264,7 +267,7 @@ class DatabaseJournal:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
         now = self._now()
         claims = await self._writer.write(
-            lambda connection: self._statements.claim_ready(connection, limit, now), is_compound=True
+            lambda connection: self._statements.claim_ready(connection, limit, now), is_compound=True, is_contended=True
         )
         self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
         return claims
@@ -282,14 +285,17 @@ class DatabaseJournal:
         if self._queue_limits.get(queue) == limits:
             return
         await self._writer.write(
-            lambda connection: self._statements.set_queue_limits(connection, queue, concurrency, max_starts, period_s)
+            lambda connection: self._statements.set_queue_limits(connection, queue, concurrency, max_starts, period_s),
+            is_contended=True,
         )
         self._queue_limits[queue] = limits
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel a run regardless of its owner. Return False if it has ended."""
         now = self._now()
-        return await self._announced(lambda connection: self._statements.cancel(connection, run_id, now))
+        return await self._announced(
+            lambda connection: self._statements.cancel(connection, run_id, now), is_contended=True
+        )
 
     async def reap_dead(self) -> int:
         """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
@@ -300,6 +306,7 @@ class DatabaseJournal:
         return await self._announced(
             lambda connection: self._statements.bury(connection, self._presence.confirm_dead(connection, dead), now),
             is_compound=True,
+            is_contended=True,
         )
 
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
@@ -326,7 +333,9 @@ class DatabaseJournal:
 
     async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Remove runs that are not executing, and definitions without a run. Return the ids of the removed runs."""
-        return await self._writer.write(lambda connection: remove_runs(connection, run_ids), is_compound=True)
+        return await self._writer.write(
+            lambda connection: remove_runs(connection, run_ids), is_compound=True, is_contended=True
+        )
 
     async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
         """Return runs that ended before their workflow's retention."""
@@ -381,9 +390,14 @@ class DatabaseJournal:
         self._presence.close()
 
     async def _announced(
-        self, act: Callable[[Connection], T], *, is_compound: bool = False, is_needed: bool = True
+        self,
+        act: Callable[[Connection], T],
+        *,
+        is_compound: bool = False,
+        is_contended: bool = False,
+        is_needed: bool = True,
     ) -> T:
-        """Run the write *act*; if it changes a run, other processes get to know."""
+        """Run the write *act*; if it changes a run and *is_needed*, other processes are notified."""
 
         def announced(connection: Connection) -> T:
             result = act(connection)
@@ -391,7 +405,7 @@ class DatabaseJournal:
                 self._presence.announce(connection)
             return result
 
-        return await self._writer.write(announced, is_compound=is_compound)
+        return await self._writer.write(announced, is_compound=is_compound, is_contended=is_contended)
 
     def _is_alone(self, run_id: str) -> bool:
         """Return whether no other run waits for the loop while this run writes."""
@@ -399,41 +413,3 @@ class DatabaseJournal:
 
     def _now(self) -> float:
         return self.clock.now().timestamp()
-
-
-def open_journal(
-    project: Project, *, clock: Clock = SYSTEM_CLOCK, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
-) -> Journal:
-    """
-    Become an executor of the project's journal; see `DatabaseJournal.open`.
-
-    Raises:
-        ProjectError: The database cannot be used, or was written by a newer version.
-        RequestError: Another process has the origin.
-    """
-    return DatabaseJournal.open(_backend(project), clock=clock, ids=ids, origin=origin)
-
-
-def open_journal_reader(project: Project) -> JournalReader:
-    """
-    Open the project's journal to read runs, without becoming an executor; missing tables are created.
-
-    Raises:
-        ProjectError: The database cannot be used, or was written by a newer version.
-    """
-    return open_reader(_backend(project))
-
-
-def open_reader(backend: Backend) -> JournalReader:
-    """Open the journal in *backend* to read runs, as `open_journal_reader` does."""
-    backend.create_tables()
-    return JournalReader(backend.open_snapshots())
-
-
-def _backend(project: Project) -> Backend:
-    if project.sqlite_path is not None:
-        return SqliteBackend(project.sqlite_path)
-    # psycopg is optional
-    from pdkernel.engine.journal.postgres import PostgresBackend
-
-    return PostgresBackend(project)

@@ -99,7 +99,7 @@ class ExecutorLease:
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
         """Return executors whose lease has lapsed, and owners of runs that are not executors any more."""
-        if self.is_lost:  # an executor that is late itself judges nobody
+        if self.is_lost:  # an executor that is late itself does not judge others
             return ()
         rows = connection.execute(
             f"select id from executors where id <> :me and {_IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import psycopg
@@ -204,11 +206,13 @@ class PostgresTransactions:
         return False
 
     def commit(self, batch: Sequence[Write], *, begun: bool) -> float | None:  # noqa: ARG002 - never begun
-        """Commit *batch* in one transaction; if a write fails, each in a transaction of its own."""
+        """Commit *batch* in as few transactions as possible; if a write fails, each has a transaction of its own."""
         began = time.monotonic()
-        if not self._commit_together(batch):
-            for write in batch:
-                self._commit_together([write])
+        for is_contended, group in groupby(batch, attrgetter("is_contended")):
+            writes = list(group)
+            if is_contended or not self._commit_together(writes):
+                for write in writes:
+                    self._commit_together([write])
         return None if any(write.fault is not None for write in batch) else time.monotonic() - began
 
     def hurry(self) -> None:

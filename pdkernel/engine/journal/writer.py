@@ -67,7 +67,12 @@ class JournalWriter:
         self._thread.start()
 
     def write(
-        self, statement: Callable[[Connection], T], *, is_compound: bool = False, commit_now: bool = False
+        self,
+        statement: Callable[[Connection], T],
+        *,
+        is_compound: bool = False,
+        is_contended: bool = False,
+        commit_now: bool = False,
     ) -> asyncio.Future[T]:
         """
         Run *statement* in one of the next transactions.
@@ -77,12 +82,13 @@ class JournalWriter:
         Args:
             statement: The write.
             is_compound: Whether the write has several SQL statements.
+            is_contended: Whether it locks rows that are not this executor's own.
             commit_now: Whether to commit at once; for a run without concurrent runs.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         try:
-            self._take(Write(statement, is_compound, future), loop, at_once=commit_now)
+            self._take(Write(statement, is_compound, is_contended, future), loop, at_once=commit_now)
         except ProjectError as closed:
             future.set_exception(closed)
         return future
@@ -95,7 +101,7 @@ class JournalWriter:
                 self._transactions.hurry()
                 self._move_to_thread()
                 self._waiting += 1
-                self._queue.put(Write(final_write, is_compound=True, future=None))
+                self._queue.put(Write(final_write, is_compound=True, is_contended=True, future=None))
                 self._queue.put(None)
         self._thread.join()
 
