@@ -20,6 +20,13 @@ class RunLostError(InternalError):
 
     code = "run_lost"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "This process lost the run: the run was cancelled, or its lease expired and another process continues it. "
+            "Later results of this process are not recorded.",
+            fix="Open the run's record to see how the run went on.",
+        )
+
 
 class RecordWrites:
     """The writes of one run; belongs to one event loop."""
@@ -107,8 +114,4 @@ def _fault_of(write: asyncio.Future[bool]) -> BaseException | None:
         return asyncio.CancelledError()
     if (fault := write.exception()) is not None or write.result():
         return fault
-    return RunLostError(
-        "This process lost the run: the run was cancelled, or its lease expired and another process continues it. "
-        "Later results of this process are not recorded.",
-        fix="Open the run's record to see how the run went on.",
-    )
+    return RunLostError()

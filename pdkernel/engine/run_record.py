@@ -38,7 +38,7 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
-from pdkernel.engine.record_writes import RecordWrites
+from pdkernel.engine.record_writes import RecordWrites, RunLostError
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
 from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, encode_request
@@ -179,10 +179,12 @@ class RunRecord(GrowingExecution):
 
         Raises:
             ProjectError: A write failed.
-            RunLostError: The journal refused a write.
+            RunLostError: The journal refused a write, or other processes may take this one for dead.
         """
         try:
             await self._writes.wait(self._wait_for_room if self._waits_for_disk else None)
+            if self._journal.is_lost:  # another process may have repeated the step that follows
+                raise RunLostError
         except BaseException as fault:
             self.write_error = fault
             # the run was not accepted or is lost, so later writes cannot succeed; or the process ends
@@ -292,12 +294,13 @@ class RunRecord(GrowingExecution):
     async def hand_over(self) -> Execution:
         """Leave the run to another executor, which repeats the running step; its caller gets no response of the workflow."""
         last, self._last = self._last, None
-        if last is not None:
-            event = self._take_event_text()
-            self._writes.submit(lambda: self._journal.append_step(self.claim, last, event=event))
-        with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
-            await self._writes.wait()
-            await self._journal.release(self.claim)
+        if not self._journal.is_lost:
+            if last is not None:
+                event = self._take_event_text()
+                self._writes.submit(lambda: self._journal.append_step(self.claim, last, event=event))
+            with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
+                await self._writes.wait()
+                await self._journal.release(self.claim)
         self._is_parked = True
         self._response.send(NO_RESPONSE_BEFORE_PAUSE)
         return self.execution

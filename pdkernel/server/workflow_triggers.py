@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference
 from pdkernel.clock import format_iso
+from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import (
     HTTP_INTERFACE,
     TIMER_INTERFACE,
@@ -56,20 +57,13 @@ class WorkflowTriggers:
 
     async def run(self) -> None:
         """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
-        has_failed = False
-        while True:
-            self._has_events.clear()
-            try:
-                wait_s = await self.fire_due()
-                await self.start_runs()
-                has_failed = False
-            except PdkernelError as fault:
-                if not has_failed:
-                    _LOG.warning("Triggers cannot fire at the moment: %s", fault.message)
-                has_failed, wait_s = True, MAX_POLL_INTERVAL_S
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._has_events.wait()
+        problem = "Triggers cannot fire at the moment"
+        await look_repeatedly(self._look, self._has_events, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
+
+    async def _look(self) -> float:
+        wait_s = await self.fire_due()
+        await self.start_runs()
+        return wait_s
 
     async def fire_due(self) -> float:
         """Fire each trigger that is due: store its event, or start its source. Return the seconds until the next look."""
