@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet
 
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
 from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
@@ -32,6 +32,7 @@ from pdkernel.event import Event
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Environment
 from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.source_turns import SourceTurns
 from pdkernel.source import sibling_workflow_finder
 
 MAX_UNFINISHED_RUNS = 1000
@@ -140,7 +141,13 @@ def _settle(future: asyncio.Future[T], value: T) -> None:
 
 
 class RunRegistry:
-    """The runs of one server. Belongs to one event loop."""
+    """
+    The runs of one server. Belongs to one event loop.
+
+    Attributes:
+        dispatch: Continues runs.
+        source_turns: The turns of sources.
+    """
 
     def __init__(self, context: AppContext) -> None:
         self._context = context
@@ -148,7 +155,7 @@ class RunRegistry:
         self._tasks: dict[asyncio.Task[Execution], str] = {}
         self._sources: set[asyncio.Task[Any]] = set()
         self._followers: set[asyncio.Task[None]] = set()
-        self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.source_turns = SourceTurns(context.project.source_turns, context.ids)
         self._callers: dict[str, _Caller] = {}  # of runs that wait for their start
         self._is_handing_over = False
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
@@ -170,13 +177,6 @@ class RunRegistry:
     def active_run_ids(self) -> Collection[str]:
         """The ids of the runs in progress."""
         return set(self._tasks.values())
-
-    def source_lock(self, source: str) -> asyncio.Lock:
-        """The lock held while that source runs: two concurrent runs would overwrite each other's state."""
-        lock = self._source_locks.get(source)
-        if lock is None:
-            lock = self._source_locks[source] = asyncio.Lock()
-        return lock
 
     def start_source(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start *coroutine*, the run of a source, which goes on after its caller has ended."""
