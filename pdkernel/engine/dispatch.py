@@ -14,7 +14,6 @@ import math
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from pdkernel.clock import Clock
 from pdkernel.engine.journal import ClaimedRun, Journal
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.project import Project
@@ -76,7 +75,7 @@ class Dispatch(Protocol):
         ...
 
 
-def open_dispatch(project: Project, journal: Journal, starter: RunStarter, clock: Clock) -> Dispatch:
+def open_dispatch(project: Project, journal: Journal, starter: RunStarter) -> Dispatch:
     """
     Return the dispatch for the project's database.
 
@@ -84,16 +83,17 @@ def open_dispatch(project: Project, journal: Journal, starter: RunStarter, clock
         ProjectError: The database is on PostgreSQL, and PgQueuer is not installed.
     """
     if project.sqlite_path is not None:
-        return LocalDispatch(journal, starter, clock)
+        return LocalDispatch(journal, starter)
     try:
+        from pdkernel.engine.journal.postgres import PostgresBackend
         from pdkernel.engine.wake_up_messages import WakeUpMessages
     except ModuleNotFoundError as fault:
         raise ProjectError(
-            f"A server of a project on PostgreSQL needs the package {fault.name}, which is not installed.",
+            f"A server of a project on PostgreSQL needs the package {(fault.name or 'psycopg').partition('.')[0]}, which is "
+            "not installed.",
             fix="pip install 'pdkernel[postgres]'",
         ) from fault
-    url = project.sqlalchemy_engine.url.set(drivername="postgresql")
-    return PgQueuerDispatch(journal, starter, clock, WakeUpMessages(url.render_as_string(hide_password=False), clock))
+    return PgQueuerDispatch(journal, starter, WakeUpMessages(PostgresBackend(project).arguments, journal.clock))
 
 
 async def look_repeatedly(
@@ -130,15 +130,14 @@ class LocalDispatch:
     Args:
         journal: The journal.
         starter: Starts the runs.
-        clock: For the ends of pauses.
     """
 
     _interval_s = POLL_INTERVAL_S
 
-    def __init__(self, journal: Journal, starter: RunStarter, clock: Clock) -> None:
+    def __init__(self, journal: Journal, starter: RunStarter) -> None:
         self._journal = journal
         self._starter = starter
-        self._clock = clock
+        self._clock = journal.clock
         self._is_notified = asyncio.Event()
         self._has_reaped = False
         self._times_read_at = -math.inf
@@ -178,7 +177,12 @@ class LocalDispatch:
         claims = await self._journal.claim_ready(free) if free > 0 else ()
         for claimed in claims:
             self._starter.continue_run(claimed)
+        if len(claims) >= free or len(claims) < woken:
+            await self._offer_ready()
         return 0.0 if claims or woken else math.inf
+
+    async def _offer_ready(self) -> None:
+        """Inform other processes of ready runs that this one has not claimed, if there are other processes."""
 
     async def _find_cancelled(self) -> Collection[str]:
         active = list(self._starter.active_run_ids)
@@ -195,16 +199,15 @@ class PgQueuerDispatch(LocalDispatch):
     Args:
         journal: The journal.
         starter: Starts the runs.
-        clock: For the ends of pauses.
         messages: Wakes one of the processes.
     """
 
     _interval_s = SWEEP_INTERVAL_S
 
-    def __init__(self, journal: Journal, starter: RunStarter, clock: Clock, messages: WakeUpMessages) -> None:
-        super().__init__(journal, starter, clock)
+    def __init__(self, journal: Journal, starter: RunStarter, messages: WakeUpMessages) -> None:
+        super().__init__(journal, starter)
         self._messages = messages
-        self._next_sweep = -math.inf
+        self._next_sweep = self._next_offer = -math.inf
         self._keeps_time = False
 
     def notify(self) -> None:
@@ -256,3 +259,8 @@ class PgQueuerDispatch(LocalDispatch):
             if wait_s < math.inf:
                 self._messages.send(self._clock.now().timestamp() + wait_s)
         return min(wait_s, SWEEP_INTERVAL_S) if self._keeps_time or wait_s == 0 else SWEEP_INTERVAL_S
+
+    async def _offer_ready(self) -> None:
+        if self._clock.monotonic() >= self._next_offer:  # two full processes would notify each other without an end
+            self._next_offer = self._clock.monotonic() + SWEEP_INTERVAL_S
+            await self._journal.announce()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -31,13 +31,6 @@ LOG_DAYS = 7
 """Days after which PgQueuer's log of messages is removed; its statistics stay."""
 
 _MIN_RETRY_S = 0.25
-_CONNECT_TIMEOUT_S = 5
-_KEEPALIVE: dict[str, Any] = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
 _PRUNE_INTERVAL_S = 3600.0
 
 _log = logging.getLogger(__name__)
@@ -82,12 +75,12 @@ class WakeUpMessages:
     Sends and receives messages on connections of its own.
 
     Args:
-        url: The URL of the database.
+        arguments: What psycopg needs for a connection.
         clock: The clock of the pauses.
     """
 
-    def __init__(self, url: str, clock: Clock) -> None:
-        self._url = url
+    def __init__(self, arguments: Mapping[str, Any], clock: Clock) -> None:
+        self._arguments = arguments
         self._clock = clock
         self._second = -1
         self._has_request = asyncio.Event()
@@ -145,9 +138,7 @@ class WakeUpMessages:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        return await psycopg.AsyncConnection.connect(
-            self._url, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S, application_name="pdkernel", **_KEEPALIVE
-        )
+        return await psycopg.AsyncConnection.connect(autocommit=True, **self._arguments)
 
     async def _install(self, queries: Queries) -> None:
         """Create PgQueuer's tables, or change them for a newer version of PgQueuer; one process at a time."""

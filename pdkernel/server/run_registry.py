@@ -161,7 +161,7 @@ class RunRegistry:
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._delivery: asyncio.Task[None] | None = None
         self._journal = context.engine.journal
-        self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self, context.clock)
+        self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
 
     @property
     def is_full(self) -> bool:
