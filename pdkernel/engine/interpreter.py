@@ -72,6 +72,7 @@ class Interpreter:
         ids: For run and trace ids.
         vault: Encrypts what the records of runs do not show; None if no run is recorded.
         scratch: The parent of the runs' temporary folders.
+        root: The project's place on this host.
         file_store: The folder of the project's file store, or None.
         mail: Returns the settings for each `$.send.email`; None only shows the message.
         error_notification: Returns the URL or e-mail address that is told of failed served runs, or None.
@@ -90,6 +91,7 @@ class Interpreter:
         ids: IdGenerator,
         vault: Vault | None,
         scratch: Path,
+        root: Path,
         file_store: Path | None = None,
         mail: Callable[[], MailSettings | None] = lambda: None,
         error_notification: Callable[[], str | None] = lambda: None,
@@ -103,6 +105,7 @@ class Interpreter:
         self._ids = ids
         self._vault = vault
         self._scratch = scratch
+        self._root = root
         self._files = file_store
         self._mail = mail
         self._error_notification = error_notification
@@ -152,6 +155,7 @@ class Interpreter:
             journal=self._journal if request.keep_in_journal else UnrecordedRuns(),
             clock=self._clock,
             vault=self._vault if request.keep_in_journal else None,
+            root=self._root,
             may_have_accounts=self._vault is not None and may_have_app_props(request),
             guard=self._workers.sandbox_kind if request.policy.guarded else "none",
         )

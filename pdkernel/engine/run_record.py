@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -74,6 +75,7 @@ class RunRecord(GrowingExecution):
         journal: The journal for the rows.
         clock: For time stamps.
         vault: Encrypts what the record does not show; None if the run is not recorded.
+        root: The project's place on this host; stored paths are relative to it.
         may_have_accounts: Whether the event may contain credentials of accounts that are not resolved yet.
         guard: What the operating system does with outbound calls that bypass the gateway.
 
@@ -91,12 +93,14 @@ class RunRecord(GrowingExecution):
         journal: RunJournal,
         clock: Clock,
         vault: Vault | None,
+        root: Path,
         may_have_accounts: bool,
         guard: str = "none",
     ) -> None:
         super().__init__(request, state, watcher, clock=clock, guard=guard)
         self._journal = journal
         self._vault = vault
+        self._root = root
         self._may_have_accounts = may_have_accounts
         self._event_text: str | None = None  # is written with the next commit
         self.outbox = RunOutbox(self.run_id, vault)
@@ -375,7 +379,7 @@ class RunRecord(GrowingExecution):
             self._writes.mark_started()  # waiters resume only after `accept_run` below has been called
         request = None
         if self._vault is not None:
-            request = seal_request(encode_request(self._request), execution.id, self._vault)
+            request = seal_request(encode_request(self._request, self._root), execution.id, self._vault)
         is_accepted = await self._journal.accept_run(
             NewRun(
                 id=execution.id,

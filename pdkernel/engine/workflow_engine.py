@@ -100,6 +100,7 @@ class WorkflowEngine:
             ids=ids,
             vault=project.vault,
             scratch=self._scratch,
+            root=project.folder.parent,
             file_store=project.folder / "files",
             mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
             error_notification=lambda: _as_text(project.settings.get("error_notification")),
@@ -164,7 +165,7 @@ class WorkflowEngine:
             ),
             packages=packages or StepPackages.for_project(project.folder, environ, python=python_executable),
             environ=environ,
-            clock=clock,
+            clock=journal.clock,
             ids=ids,
             shares_workers=workers is not None,
             origin=origin,
@@ -190,7 +191,7 @@ class WorkflowEngine:
             ProjectError: The run cannot be continued.
             RequestError: The `.env` beside the workflow cannot be read.
         """
-        request, sends_once = restore_request(claimed, self._project.vault)
+        request, sends_once = restore_request(claimed, self._project.vault, self._project.folder.parent)
         return replace(
             request,
             variables=load_variables(self._project, request.folder),
