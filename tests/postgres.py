@@ -114,10 +114,9 @@ def shared_postgres(folder: Path) -> Iterator[PostgresServer]:
 
 
 @contextmanager
-def restarting_postgres(folder: Path) -> Iterator[tuple[PostgresServer, Callable[[signal.Signals], None]]]:
+def restarting_postgres() -> Iterator[tuple[PostgresServer, Callable[[signal.Signals], None]]]:
     """A server of one test, and a function that ends it by a signal (SIGINT: fast, SIGQUIT: at once) and starts it again."""
-    folder.mkdir(mode=0o700)
-    with _running(folder / "data") as server:
+    with tempfile.TemporaryDirectory(prefix="pdk") as folder, _running(Path(folder) / "data") as server:
 
         def restart(number: signal.Signals) -> None:
             process = server.get_postmaster_info().process
@@ -126,7 +125,6 @@ def restarting_postgres(folder: Path) -> Iterator[tuple[PostgresServer, Callable
             server.ensure_postgres_running()
 
         yield PostgresServer(server.get_postmaster_info().socket_dir), restart
-    folder.rmdir()
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class WorkflowTriggers:
         recorded = await started.recorded
         if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
             await started.outcome
-        if recorded:
+        elif recorded:
             return started.run_id
         return await self._context.engine.journal.find_run_id(event.dedupe_key)  # of another server that was faster
 

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,20 +147,18 @@ class DatabaseProxy:
         self.delay_s = 0.0
         self.is_held = self._is_cut = False
         self._target = str(target / ".s.PGSQL.5432")
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(folder / ".s.PGSQL.5432"))
         self._listening.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
 
     def cut(self) -> None:
         """Close all connections, and refuse new ones."""
         self._is_cut = True
-        for pair in self._pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-        self._pairs.clear()
+        for end in self._sockets:
+            _shut_down(end)
 
     def heal(self) -> None:
         """Pass everything on again."""
@@ -169,8 +167,17 @@ class DatabaseProxy:
 
     def close(self) -> None:
         """Stop."""
-        self._listening.close()
+        _shut_down(self._listening)
         self.cut()
+        for thread in self._threads:
+            thread.join()
+        for end in (self._listening, *self._sockets):
+            end.close()
+
+    def _start(self, act: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=act, args=args)
+        self._threads.append(thread)
+        thread.start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -182,12 +189,13 @@ class DatabaseProxy:
                 server = socket.socket(socket.AF_UNIX)
                 try:
                     server.connect(self._target)
-                except OSError:
+                except OSError:  # the database starts again
                     client.close()
+                    server.close()
                     continue
-                self._pairs.append((client, server))
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+                self._sockets += [client, server]
+                self._start(self._pass_on, client, server)
+                self._start(self._pass_on, server, client)
 
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -198,9 +206,14 @@ class DatabaseProxy:
                 if self._is_cut:
                     break
                 target.sendall(data)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        _shut_down(source)
+        _shut_down(target)
+
+
+def _shut_down(end: socket.socket) -> None:
+    """End the connection, or the listening; the socket is closed when no thread uses it."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

@@ -117,9 +117,8 @@ def recorded(hosts: Hosts) -> list[object]:
 @pytest.mark.timeout(900)
 def test_a_database_that_starts_again_loses_nothing(forks: ForkServer, tmp_path: Path) -> None:
     """PostgreSQL is stopped under load, orderly and at once, and starts again: no accepted event is lost."""
-    place = tmp_path / "postgres"
     with (
-        restarting_postgres(place) as (server, restart),
+        restarting_postgres() as (server, restart),
         server.new_database() as url,
         hosts_of(forks, tmp_path, [url] * 2, load_cells(tmp_path)) as hosts,
     ):
