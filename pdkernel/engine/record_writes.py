@@ -8,11 +8,18 @@ disk; a write that the journal refused stops the run there. While the disk is fu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from pdkernel.errors import InternalError, ProjectError
+from pdkernel.clock import Clock
+from pdkernel.errors import DatabaseUnreachableError, InternalError, ProjectError
+
+WRITE_RETRY_S = 0.25
+"""Seconds until a run of a server writes again after a failed write, as on a full disk, or reads again."""
 
 _Write = Callable[[], Awaitable[bool]]
+T = TypeVar("T")
 
 
 class RunLostError(InternalError):
@@ -94,6 +101,15 @@ class RecordWrites:
         finally:
             self._delayed -= 1
         return await writing
+
+
+async def retry_unreachable(act: Callable[[], Awaitable[T]], clock: Clock, check: Callable[[], Awaitable[None]]) -> T:
+    """Return the result of *act*. While the database does not answer, try again, unless *check* raises."""
+    while True:
+        with contextlib.suppress(DatabaseUnreachableError):
+            return await act()
+        await clock.sleep(WRITE_RETRY_S)
+        await check()
 
 
 async def _ended(writing: asyncio.Future[bool]) -> None:

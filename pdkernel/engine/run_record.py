@@ -39,18 +39,12 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
-from pdkernel.engine.record_writes import RecordWrites, RunLostError
+from pdkernel.engine.record_writes import WRITE_RETRY_S, RecordWrites, RunLostError
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
 from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, encode_request
 from pdkernel.errors import PdkernelError, ProjectError
-from pdkernel.execution import (
-    Delivery,
-    ErrorRecord,
-    Execution,
-    Status,
-    StepResult,
-)
+from pdkernel.execution import Delivery, ErrorRecord, Execution, Status, StepResult
 from pdkernel.model import JSON
 from pdkernel.project import Vault
 from pdkernel.redaction import Secret
@@ -58,9 +52,6 @@ from pdkernel.workers import StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
-WRITE_RETRY_S = 0.25
-"""Seconds until a run of a server writes again after a failed write, as on a full disk."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -109,9 +100,8 @@ class RunRecord(GrowingExecution):
         self._wait: WaitRow | None = None
         # a call that runs one action gets the error instead
         self._waits_for_disk = request.is_served and request.pause_mode == "park"
-        self._has_waited = self._is_parked = (
-            False  # parked: the pause is on disk, and this executor may not write any more
-        )
+        self._has_waited = False
+        self._is_parked = False  # the pause is on disk, and this executor may not write any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self._response = CallerResponse(
             state.response,

@@ -33,6 +33,7 @@ def check(hosts: Hosts, title: str) -> None:
     attempts = defaultdict[tuple[str, str], list[int]](list)
     for each in hosts.reader.begun():
         attempts[each.run, each.step].append(each.attempt)
+    assert hosts.reader.rows("select output from runs where status <> 'success' limit 3") == []
     steps = ("one", "slow", "nap", "last")
     assert attempts.keys() >= {(run, step) for run in hosts.accepted.values() for step in steps}
 
