@@ -159,6 +159,11 @@ class Project:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
 
+    @property
+    def location(self) -> str:
+        """The SQLite file, or the URL of the database without its password."""
+        return self._database.location
+
     def create_tables(self, tables: MetaData, version_name: str, version: int, more: Sequence[str]) -> None:
         """Create the tables of another package in the project's database; see `Database.create_tables`."""
         self._database.create_tables(tables, version_name, version, more)

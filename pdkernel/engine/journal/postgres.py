@@ -88,7 +88,7 @@ class PostgresBackend:
         self, project: Project, *, lease_s: float = LEASE_S, beat_s: float = BEAT_S, corrects_clock: bool | None = None
     ) -> None:
         engine = project.sqlalchemy_engine
-        self.location = engine.url.render_as_string(hide_password=True)
+        self.location = project.location
         self.lease_s = lease_s
         self._project = project
         self._beat_s = beat_s
@@ -170,10 +170,12 @@ class PostgresBackend:
 
 def is_lost_connection(fault: BaseException) -> bool:
     """Return whether the connection is lost or cannot be opened; a statement's own error keeps the connection."""
-    if not isinstance(fault, psycopg.OperationalError | psycopg.InterfaceError):
+    if not isinstance(fault, psycopg.Error):
         return False
+    if fault.sqlstate is None:
+        return isinstance(fault, psycopg.OperationalError | psycopg.InterfaceError)
     # 08: connection; 57P: shutdown, crash, start; 25P03: idle in a transaction; 53300: too many connections
-    return fault.sqlstate is None or fault.sqlstate.startswith(("08", "57P", "25P03", "53300"))
+    return fault.sqlstate.startswith(("08", "57P", "25P03", "53300"))
 
 
 class _UnknownOutcomeError(Exception):
@@ -237,7 +239,7 @@ class PostgresTransactions:
                     return True
                 continue
             except Exception as fault:  # noqa: BLE001 - the thread must go on; the callers' futures get the error
-                if isinstance(fault, psycopg.Error) and is_lost_connection(fault):
+                if is_lost_connection(fault):
                     self._disconnect()
                     if retries.pause():
                         continue
