@@ -155,14 +155,15 @@ class Project:
         return self._database.engine
 
     @property
+    def location(self) -> str:
+        """The database as a URL, without passwords."""
+        path = self._database.sqlite_path
+        return self._database.location if path is None else f"sqlite:///{path}"
+
+    @property
     def sqlite_path(self) -> Path | None:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
-
-    @property
-    def location(self) -> str:
-        """The SQLite file, or the URL of the database without its password."""
-        return self._database.location
 
     def create_tables(self, tables: MetaData, version_name: str, version: int, more: Sequence[str]) -> None:
         """Create the tables of another package in the project's database; see `Database.create_tables`."""
