@@ -134,7 +134,8 @@ class SqliteJournal:
         now = self._now()
         content = next((content for key, content in self._definitions.values() if key == run.definition), None)
         accepted = await self._writer.write(
-            lambda connection: self._statements.accept_run(connection, run, now, content)
+            lambda connection: self._statements.accept_run(connection, run, now, content),
+            concurrent_runs=max(2, len(self._active_run_ids)),
         )
         if accepted and not run.is_ready:
             self._active_run_ids.add(run.id)
@@ -146,7 +147,7 @@ class SqliteJournal:
         return self._writer.write(
             lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
             is_compound=event is not None,
-            commit_now=self._is_alone(claim.run_id),
+            concurrent_runs=len(self._active_run_ids),
         )
 
     def finish(
@@ -173,9 +174,11 @@ class SqliteJournal:
                 self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
             return done
 
-        alone = self._is_alone(claim.run_id)
+        concurrent_runs = len(self._active_run_ids)
         self._active_run_ids.discard(claim.run_id)
-        return self._writer.write(act, is_compound=last_step is not None or bool(outbox), commit_now=alone)
+        return self._writer.write(
+            act, is_compound=last_step is not None or bool(outbox), concurrent_runs=concurrent_runs
+        )
 
     def park(
         self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
@@ -355,10 +358,6 @@ class SqliteJournal:
         self._liveness.release(self.executor_id)
         if self._statements.origin in EXCLUSIVE_ORIGINS:
             self._liveness.release(self._statements.origin)
-
-    def _is_alone(self, run_id: str) -> bool:
-        """Return whether no other run waits for the loop while this run writes."""
-        return self._active_run_ids <= {run_id}
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
