@@ -29,7 +29,6 @@ from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     encode_definition,
     hash_definition,
-    replace_unstorable,
 )
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.execution import Execution, Status
@@ -39,9 +38,6 @@ T = TypeVar("T")
 
 OWN_DELIVERY_S = 60.0
 """Seconds that the process of a run has to deliver its messages; then another process delivers them."""
-
-_QUERIED_IDS = 200
-"""Ids in one query."""
 
 
 class DatabaseJournal:
@@ -150,6 +146,7 @@ class DatabaseJournal:
         accepted = await self._announced(
             lambda connection: self._statements.accept_run(connection, run, now, content),
             is_contended=run.queue_size is not None,
+            concurrent_runs=max(2, len(self._active_run_ids)),
             is_needed=is_for_others,
         )
         if accepted and not run.is_ready:
@@ -162,7 +159,7 @@ class DatabaseJournal:
         return self._writer.write(
             lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
             is_compound=event is not None,
-            commit_now=self._is_alone(claim.run_id),
+            concurrent_runs=len(self._active_run_ids),
         )
 
     def finish(
@@ -189,9 +186,11 @@ class DatabaseJournal:
                 self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
             return done
 
-        alone = self._is_alone(claim.run_id)
+        concurrent_runs = len(self._active_run_ids)
         self._active_run_ids.discard(claim.run_id)
-        return self._writer.write(act, is_compound=last_step is not None or bool(outbox), commit_now=alone)
+        return self._writer.write(
+            act, is_compound=last_step is not None or bool(outbox), concurrent_runs=concurrent_runs
+        )
 
     def park(
         self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
@@ -311,21 +310,7 @@ class DatabaseJournal:
 
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Return which of *run_ids* are cancelled."""
-        stored = {replace_unstorable(run_id): run_id for run_id in run_ids}
-        ids = list(stored)
-
-        def query(connection: Connection) -> Sequence[str]:
-            rows = [
-                row
-                for some in (ids[start : start + _QUERIED_IDS] for start in range(0, len(ids), _QUERIED_IDS))
-                for row in connection.execute(
-                    f"select id from runs where status = 'cancelled' and id in ({', '.join('?' * len(some))})",  # noqa: S608
-                    some,
-                )
-            ]
-            return [stored[run_id] for (run_id,) in rows]
-
-        return await self._history.read(query)
+        return await self._history.find_cancelled(run_ids)
 
     async def has_executor(self, origin: str) -> bool:
         """Return whether another living executor has that origin."""
@@ -395,6 +380,7 @@ class DatabaseJournal:
         *,
         is_compound: bool = False,
         is_contended: bool = False,
+        concurrent_runs: int = 2,
         is_needed: bool = True,
     ) -> T:
         """Run the write *act*; if it changes a run and *is_needed*, other processes are notified."""
@@ -405,11 +391,9 @@ class DatabaseJournal:
                 self._presence.announce(connection)
             return result
 
-        return await self._writer.write(announced, is_compound=is_compound, is_contended=is_contended)
-
-    def _is_alone(self, run_id: str) -> bool:
-        """Return whether no other run waits for the loop while this run writes."""
-        return self._active_run_ids <= {run_id}
+        return await self._writer.write(
+            announced, is_compound=is_compound, is_contended=is_contended, concurrent_runs=concurrent_runs
+        )
 
     def _now(self) -> float:
         return self.clock.now().timestamp()

@@ -184,6 +184,8 @@ class ExecutorLease:
     def _listen(self) -> psycopg.Connection[Any]:
         """Open the connection; notifications may have been missed since the last one."""
         self._connection = connection = self._connect()
+        # notifications that arrive with the answer to a statement
+        connection.add_notify_handler(lambda notification: self._receive(notification.payload))
         connection.execute(f"listen {CHANNEL}")
         self._call_back()
         return connection
@@ -224,9 +226,13 @@ class ExecutorLease:
         ends = time.monotonic() + seconds
         while not self._is_closed and (left := ends - time.monotonic()) > 0:
             if poll.poll(left * 1000) and connection is not None and not self._is_closed:
-                received = list(connection.notifies(timeout=0))
-                if any(notification.payload != self._executor_id for notification in received):
-                    self._call_back()
+                connection.pgconn.consume_input()
+                while notification := connection.pgconn.notifies():
+                    self._receive(notification.extra.decode())
+
+    def _receive(self, sender: str) -> None:
+        if sender != self._executor_id:
+            self._call_back()
 
     def _call_back(self) -> None:
         for callback in self._callbacks:
