@@ -147,7 +147,6 @@ class WorkflowEngine:
             origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
         """
         journal = open_journal(project, clock=clock, ids=ids, origin=origin)
-        clock = journal.clock  # all hosts of a project on Postgres agree on the time
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         environ = os.environ if environ is None else environ
         return cls(

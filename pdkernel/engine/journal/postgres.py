@@ -43,6 +43,9 @@ _RETRY_PAUSES_S = (0.05, 0.5)
 _CONFLICT_TRIES = 10
 """Tries of a transaction that the server ends because of a concurrent one."""
 
+_LOST_CONNECTION_STATES = ("08", "25006", "25P03", "53300", "57P")
+"""SQL states: connection, not the primary server any more, idle in a transaction, too many connections, and shutdown or start."""
+
 _PARAMETER = re.compile(r"\?|(?<!:):([a-z_]+)")
 _POSTGRES_ONLY = re.compile(r"/\*postgres (.*?)\*/")
 
@@ -136,8 +139,10 @@ class PostgresBackend:
             beat_s=self._beat_s,
         )
         try:
-            with self.connect() as connection:
-                ExecutorStatements(executor_id, origin).register_executor(PostgresConnection(connection))
+            with lease.listen().transaction():
+                connection = PostgresConnection(lease.listen())
+                ExecutorStatements(executor_id, origin).register_executor(connection)
+                lease.register(connection, executor_id)
             lease.start()
         except psycopg.Error as fault:
             raise self.translate_error(fault) from fault
@@ -174,8 +179,7 @@ def is_lost_connection(fault: BaseException) -> bool:
         return False
     if fault.sqlstate is None:
         return isinstance(fault, psycopg.OperationalError | psycopg.InterfaceError)
-    # 08: connection; 57P: shutdown, crash, start; 25P03: idle in a transaction; 53300: too many connections
-    return fault.sqlstate.startswith(("08", "57P", "25P03", "53300"))
+    return fault.sqlstate.startswith(_LOST_CONNECTION_STATES)
 
 
 class _UnknownOutcomeError(Exception):

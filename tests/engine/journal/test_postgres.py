@@ -88,7 +88,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_sql_is_translated() -> None:
-    """Parameters get the form of psycopg, casts stay, and the parts for Postgres are no comments any more."""
+    """Parameters get the form of psycopg, casts stay, and the parts for Postgres are not in comments."""
     assert (
         translate_sql("select :run, ? from runs /*postgres for update*/") == "select %(run)s, %s from runs for update"
     )
@@ -124,7 +124,7 @@ async def test_run_of_a_lapsed_executor_continues_elsewhere(journals: Journals) 
     assert claimed.claim == Claim("run", 2, 2)
 
 
-async def test_late_executor_judges_nobody(journals: Journals) -> None:
+async def test_late_executor_does_not_judge_others(journals: Journals) -> None:
     """An executor that could not extend its own lease does not take others for dead."""
     dead, late, healthy = journals(lease_s=0.2), journals(lease_s=0.2), journals()
     await dead.accept_run(new_run())
@@ -474,7 +474,7 @@ async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: 
     await until(lambda: distant.is_lost)
 
     proxy.start()
-    await until(lambda: not distant.is_lost)  # nobody has taken it for dead
+    await until(lambda: not distant.is_lost)  # no other executor has taken this one for dead
     assert await distant.append_step(FIRST, step_row(0, "one"))
     assert await distant.get_execution("refused") is None
 
