@@ -35,6 +35,7 @@ from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
 T = TypeVar("T")
+C = TypeVar("C", bound=ClaimedRun | None)
 
 OWN_DELIVERY_S = 60.0
 """Seconds that the process of a run has to deliver its messages; then another process delivers them."""
@@ -133,7 +134,8 @@ class DatabaseJournal:
             content = encode_definition(workflow)
             key = hash_definition(content)
             await self._writer.write(
-                lambda connection: self._statements.store_definition(connection, key, workflow.name, content)
+                lambda connection: self._statements.store_definition(connection, key, workflow.name, content),
+                is_contended=True,
             )
             known = self._definitions[workflow.version] = (key, content)
         return known[0]
@@ -145,7 +147,7 @@ class DatabaseJournal:
         content = next((content for key, content in self._definitions.values() if key == run.definition), None)
         accepted = await self._announced(
             lambda connection: self._statements.accept_run(connection, run, now, content),
-            is_contended=run.queue_size is not None,
+            is_contended=run.queue_size is not None or run.dedupe_key is not None,
             concurrent_runs=max(2, len(self._active_run_ids)),
             is_needed=is_for_others,
         )
@@ -244,31 +246,22 @@ class DatabaseJournal:
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
-        claimed = await self._writer.write(
-            lambda connection: self._statements.claim(connection, run_id), is_compound=True
-        )
-        if claimed is not None:
-            self._active_run_ids.add(run_id)
-        return claimed
+        claims = await self._claim(lambda connection: [self._statements.claim(connection, run_id)])
+        return claims[0]
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
         now = self._now()
-        claims = await self._writer.write(
-            lambda connection: self._statements.claim_next(connection, queue, limit, now),
-            is_compound=True,
-            is_contended=True,
-        )
-        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
-        return claims
+        return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now))
 
     async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
         now = self._now()
-        claims = await self._writer.write(
-            lambda connection: self._statements.claim_ready(connection, limit, now), is_compound=True, is_contended=True
-        )
-        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
+        return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now))
+
+    async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
+        claims = await self._writer.write(act, is_compound=True, is_contended=True)
+        self._active_run_ids.update(claimed.claim.run_id for claimed in claims if claimed is not None)
         return claims
 
     async def set_queue_limits(

@@ -349,7 +349,6 @@ class PostgresSnapshots:
     def __init__(self, backend: PostgresBackend) -> None:
         self._backend = backend
         self._connection: psycopg.Connection[Any] | None = None
-        self._run(lambda connection: connection)  # an unreachable database is reported at once
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """Return the result of *query*, which reads one snapshot."""
