@@ -269,11 +269,13 @@ class PostgresTransactions:
         for write in writes:
             write.result = write.act(connection)
         try:
-            raw.execute("commit", prepare=False)
+            ended = raw.execute("commit", prepare=False).statusmessage
         except psycopg.Error as fault:
             if is_lost_connection(fault):
                 raise _UnknownOutcomeError(transaction_id) from fault
             raise
+        if ended != "COMMIT":  # the server rolls back a transaction in which a statement has failed
+            raise psycopg.InternalError("the transaction ended early")
 
     def _was_committed(self, unknown: _UnknownOutcomeError, retries: _Retries, writes: Sequence[Write]) -> bool:
         """
@@ -290,9 +292,8 @@ class PostgresTransactions:
                 if row is not None and row[0] in ("committed", "aborted"):
                     return bool(row[0] == "committed")
             except psycopg.Error as fault:
-                if not is_lost_connection(
-                    fault
-                ):  # a server that was restored from a copy does not know the transaction
+                # a server that was restored from a copy does not know the transaction
+                if not is_lost_connection(fault):
                     return False
             if not retries.pause():
                 self._backend.mark_lost()
