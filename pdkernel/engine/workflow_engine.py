@@ -27,11 +27,10 @@ from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import (
     ClaimedRun,
     Journal,
-    SqliteJournal,
     WaitKey,
     WaitResolution,
     encode_output,
-    get_journal_file,
+    open_journal,
 )
 from pdkernel.engine.mail import parse_mail_settings
 from pdkernel.engine.pauses import FlowVerb
@@ -147,7 +146,7 @@ class WorkflowEngine:
             python_executable: An interpreter with packages for all Python steps; None for an environment per workflow.
             origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
         """
-        journal = SqliteJournal.open(get_journal_file(project), clock=clock, ids=ids, origin=origin)
+        journal = open_journal(project, clock=clock, ids=ids, origin=origin)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         environ = os.environ if environ is None else environ
         return cls(

@@ -18,11 +18,10 @@ from pdkernel.engine.journal import (
     ClaimedRun,
     ExecutionQuery,
     Journal,
-    SqliteJournal,
     WaitKey,
-    get_journal_file,
     open_journal_reader,
 )
+from pdkernel.engine.journal import open_journal as open_executor
 from pdkernel.errors import RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
 from pdkernel.identity import parse_environment
@@ -46,13 +45,13 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 async def list_runs(project: Project, query: ExecutionQuery) -> Sequence[Execution]:
     """The runs that match *query*, newest first. Raises `ProjectError` if the journal cannot be read."""
-    with closing(open_journal_reader(get_journal_file(project))) as reader:
+    with closing(open_journal_reader(project)) as reader:
         return await reader.executions(query)
 
 
 async def find_run_ids(project: Project, query: ExecutionQuery) -> Sequence[str]:
     """The ids of all runs that match *query*, newest first; its `limit` has no effect."""
-    with closing(open_journal_reader(get_journal_file(project))) as reader:
+    with closing(open_journal_reader(project)) as reader:
         return await reader.ids(replace(query, limit=-1))
 
 
@@ -71,7 +70,7 @@ async def get_run(project: Project, run_id: str | None = None) -> Execution:
                 "There are no runs in this project yet.", fix="Run a workflow: pdkernel run SOURCE --event FILE"
             )
         return newest[0]
-    with closing(open_journal_reader(get_journal_file(project))) as reader:
+    with closing(open_journal_reader(project)) as reader:
         found = await reader.execution(run_id)
     return _require(found, run_id)
 
@@ -79,7 +78,7 @@ async def get_run(project: Project, run_id: str | None = None) -> Execution:
 @asynccontextmanager
 async def open_journal(project: Project) -> AsyncIterator[Journal]:
     """The project's journal for a command, which closes it. Raises `ProjectError` if the journal cannot be used."""
-    journal = SqliteJournal.open(get_journal_file(project), clock=project.clock, ids=project.ids)
+    journal = open_executor(project, clock=project.clock, ids=project.ids)
     try:
         yield journal
     finally:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, inspect, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    MetaData,
+    QueuePool,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 
@@ -137,10 +149,7 @@ class Database:
                 return None
             return sqlite.translate_error(fault.orig, self.sqlite_path)
         if isinstance(fault, OperationalError):
-            return ProjectError(
-                f"The project's database {self.location} cannot be reached: {_first_line(fault.orig, self.engine.url)}",
-                fix="Check that the server runs, and that the URL in --database (PDKERNEL_DATABASE) is correct.",
-            )
+            return unreachable_error(self.location, fault.orig, self.engine.url)
         return None
 
     def read_meta(self) -> Mapping[str, str] | None:
@@ -188,6 +197,33 @@ class Database:
             version = update(meta).where(meta.c.name == "schema_version")
             connection.execute(version.values(value=str(SCHEMA_VERSION)))
 
+    def create_tables(self, tables: MetaData, version_name: str, version: int, more: Sequence[str]) -> None:
+        """
+        Create *tables*, which are not the project's own, and run the statements *more*, unless a row of `meta` has their version.
+
+        Args:
+            tables: The tables.
+            version_name: The name of the row of `meta`.
+            version: The schema version of the tables.
+            more: SQL that completes the tables.
+
+        Raises:
+            ProjectError: The database has a foreign table with one of the names, or a newer version has written the tables.
+        """
+        known = (self.read_meta() or {}).get(version_name)
+        if known is None:
+            with self.write() as connection:
+                self._lock(connection)
+                known = (_facts(connection) or {}).get(version_name)
+                if known is None:
+                    self._refuse_foreign_tables(connection, set(tables.tables))
+                    tables.create_all(connection, checkfirst=False)
+                    for statement in more:
+                        connection.exec_driver_sql(statement)
+                    connection.execute(insert(meta), {"name": version_name, "value": str(version)})
+                    return
+        check_schema_version(int(known), self.location, supported=version)
+
     def close(self) -> None:
         """Close every connection."""
         self._closed = True
@@ -224,6 +260,14 @@ class _TranslateErrors(Generic[T]):
     ) -> None:
         if fault is not None and (readable := self._database.translate_error(fault)) is not None:
             raise readable from fault
+
+
+def unreachable_error(location: str, fault: object, url: URL) -> ProjectError:
+    """The error of a database on a server that does not answer; *fault* is the error of its driver."""
+    return ProjectError(
+        f"The project's database {location} cannot be reached: {_first_line(fault, url)}",
+        fix="Check that the server runs, and that the URL in --database (PDKERNEL_DATABASE) is correct.",
+    )
 
 
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."

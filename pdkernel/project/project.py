@@ -7,14 +7,14 @@ project. Each table has its own module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast, get_args
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, MetaData, select, update
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.errors import ProjectError, RequestError
@@ -155,9 +155,19 @@ class Project:
         return self._database.engine
 
     @property
+    def location(self) -> str:
+        """The database as a URL, without passwords."""
+        path = self._database.sqlite_path
+        return self._database.location if path is None else f"sqlite:///{path}"
+
+    @property
     def sqlite_path(self) -> Path | None:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
+
+    def create_tables(self, tables: MetaData, version_name: str, version: int, more: Sequence[str]) -> None:
+        """Create the tables of another package in the project's database; see `Database.create_tables`."""
+        self._database.create_tables(tables, version_name, version, more)
 
     def shared_read_connection(self) -> AbstractContextManager[None]:
         """A context in which all reads of this thread share one connection: opening one is slower than most queries."""

@@ -9,7 +9,7 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.journal import SqliteJournal
+from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
 from tests.builders import Gate, a_workflow, python_step
 from tests.server.site import Site, site_of
 
@@ -33,7 +33,7 @@ async def test_delays_follow_the_wall_clock_and_no_run_is_taken_over(tmp_path: P
         await asyncio.gather(*(site.http.post(site.path(each.name)) for each in workflows))
         await gate.wait_until_reached()
         assert site.context.project.sqlite_path is not None
-        other = SqliteJournal.open(site.context.project.sqlite_path, clock=clock)
+        other = DatabaseJournal.open(SqliteBackend(site.context.project.sqlite_path), clock=clock)
         before = await statuses(site)
         clock.advance(first_s)
         moved = await statuses(site)

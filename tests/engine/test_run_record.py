@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.journal import SqliteJournal
+from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.project import Project
@@ -113,7 +113,7 @@ async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: D
         external_user_id="ada",
         on_change=when_it_waits(lambda: copies.append(disk.copy())),
     )
-    journal = SqliteJournal.open(copies[0])
+    journal = DatabaseJournal.open(SqliteBackend(copies[0]))
 
     left = await journal.get_execution(execution.id)
 
@@ -135,7 +135,7 @@ async def test_event_is_redacted_after_the_first_step(run: Run, connect: Connect
         external_user_id="ada",
         on_change=when_it_waits(lambda: copies.append(disk.copy())),
     )
-    journal = SqliteJournal.open(copies[0])
+    journal = DatabaseJournal.open(SqliteBackend(copies[0]))
 
     left = await journal.get_execution(execution.id)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.engine.journal import SqliteJournal
+from pdkernel.engine.journal import DatabaseJournal
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.project import Project
 from tests.builders import python_step
@@ -18,7 +18,7 @@ from tests.engine.conftest import Run
 async def full(runtime: WorkflowEngine) -> WorkflowEngine:
     """An engine with a database that cannot grow."""
     journal = runtime.journal
-    assert isinstance(journal, SqliteJournal)
+    assert isinstance(journal, DatabaseJournal)
     await journal._writer.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
     return runtime
 

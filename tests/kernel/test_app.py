@@ -19,7 +19,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from pdkernel.engine.journal import SqliteJournal
+from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
 from pdkernel.execution import Execution
 from pdkernel.model import Language
 from pdkernel.notebook.notebook_text import LANGUAGE_INFO
@@ -505,7 +505,7 @@ async def history(folder: Path) -> list[Execution]:
     """Every execution of the project, after reopening it."""
     with Project.open(folder) as project:
         assert project.sqlite_path is not None
-        journal = SqliteJournal.open(project.sqlite_path)
+        journal = DatabaseJournal.open(SqliteBackend(project.sqlite_path))
         found = await journal.list_executions(limit=1000)
         await journal.close()
     return found

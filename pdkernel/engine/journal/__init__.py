@@ -4,8 +4,10 @@ The journal: the durable record of events, runs and finished steps.
     protocol     the `Journal` protocol
     rows         values: runs, steps and pauses
     text_columns the JSON in text columns, and executions
-    schema       the tables, the same on SQLite and Postgres; `tables` creates them
-    sqlite       the journal on SQLite, made of `statements`, `removal`, `writer` (grouped commits) and `reader`
+    schema       the tables, the same on SQLite and Postgres; `tables` creates them in a SQLite file
+    opening      opens the journal of a project
+    journal      the journal of one executor, made of `statements`, `removal`, `writer` (grouped commits) and `reader`
+    backend      what these need of a database: `sqlite`, or `postgres` with `lease`, which shows that an executor lives
 
 One executor owns a run. Each of its writes names its claim, whose fence no earlier owner has:
 
@@ -15,11 +17,13 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
        v        |park                                        the fence changes at claim and nowhere else
      ready <-- paused                                        ready, paused, running --cancel--> cancelled
        ^ woken by `resolve_wait` or `wake_due`, the first wins
-       '- reaped: the owner's process is dead, attempt + 1
+       '- reaped: the owner's process is dead, or its lease has lapsed; attempt + 1
 """
 
+from pdkernel.engine.journal.journal import DatabaseJournal
+from pdkernel.engine.journal.opening import open_journal, open_journal_reader, open_reader
 from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
-from pdkernel.engine.journal.reader import JournalReader, get_journal_file, open_journal_reader
+from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
@@ -33,7 +37,7 @@ from pdkernel.engine.journal.rows import (
     WaitResolution,
     WaitRow,
 )
-from pdkernel.engine.journal.sqlite import SqliteJournal
+from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunSummary,
@@ -48,6 +52,7 @@ from pdkernel.engine.journal.text_columns import (
 __all__ = [
     "Claim",
     "ClaimedRun",
+    "DatabaseJournal",
     "ExecutionQuery",
     "ExecutorLiveness",
     "FinalStatus",
@@ -57,7 +62,7 @@ __all__ = [
     "OutboxRow",
     "RunJournal",
     "RunSummary",
-    "SqliteJournal",
+    "SqliteBackend",
     "StepRow",
     "UnrecordedRuns",
     "WaitKey",
@@ -71,6 +76,7 @@ __all__ = [
     "encode_event",
     "encode_output",
     "encode_step",
-    "get_journal_file",
+    "open_journal",
     "open_journal_reader",
+    "open_reader",
 ]

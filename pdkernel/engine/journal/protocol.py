@@ -8,10 +8,11 @@ dead. A write that returns True is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from pdkernel.clock import Clock
 from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
@@ -129,7 +130,34 @@ class Journal(RunJournal, Protocol):
 
     @property
     def executor_id(self) -> str:
-        """The id of this executor, new at every start."""
+        """The id of this executor, new at every start and at every `rejoin`."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The clock by which pauses end; on Postgres that of the database, so that all hosts agree."""
+        ...
+
+    @property
+    def lease_s(self) -> float | None:
+        """The seconds after which a silent executor is taken for dead; None on SQLite, where the end of its process shows it."""
+        ...
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this executor was taken for dead, or could not extend its lease in time; always False on SQLite."""
+        ...
+
+    async def rejoin(self) -> None:
+        """Become a new executor, with a new id, after the caller has abandoned its runs; other executors continue them."""
+        ...
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """
+        Call *callback* in a thread when another process made runs ready or cancelled runs, and when this executor is lost.
+
+        It is never called on SQLite, where other processes send no messages.
+        """
         ...
 
     async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:

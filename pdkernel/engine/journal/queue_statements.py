@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from sqlite3 import Connection
 from typing import Any
 
+from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, ExecutorStatements
 from pdkernel.engine.journal.rows import Claim, ClaimedRun, StepRow, WaitRow
 from pdkernel.engine.journal.text_columns import replace_unstorable
@@ -18,6 +18,7 @@ _CLAIM = (
     f" where id = :run and status = 'ready' and {EXECUTOR_ALIVE}"
     f" returning {CLAIM_COLUMNS}"
 )
+_IN_NO_QUEUE, _IN_QUEUE = "queue is null", "queue = :queue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +33,22 @@ class QueueStatements(ExecutorStatements):
     def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of this executor's origin in the queue, within the queue's limits."""
         queue = storable(queue)
-        free = self._free(connection, queue, limit, now)
+        if queue is not None:
+            lock_queue(connection, queue)
         ids = connection.execute(
-            "select id from runs where status = 'ready' and origin = ? and queue is ? order by created, id limit ?",
-            (self.origin, queue, free),
+            f"select id from runs where status = 'ready' and origin = :origin and {_IN_NO_QUEUE if queue is None else _IN_QUEUE}"  # noqa: S608
+            " order by created, id limit :limit /*postgres for update skip locked*/",
+            {"origin": self.origin, "queue": queue, "limit": self._free(connection, queue, limit, now)},
         ).fetchall()
         claims = [claim for (run_id,) in ids if (claim := self.claim(connection, run_id)) is not None]
+        if queue is None:
+            return claims
         connection.execute(
             "delete from starts where queue = ? and at <= ? - (select period from limits where queue = ?)",
             (queue, now, queue),
         )
         connection.executemany(
-            "insert into starts select :queue, :at where exists"
+            "insert into starts (queue, at) select :queue, :at where exists"
             " (select 1 from limits where limits.queue = :queue and per is not null)",
             [{"queue": queue, "at": now}] * len(claims),
         )
@@ -58,7 +63,7 @@ class QueueStatements(ExecutorStatements):
 
     def _ready_queues(self, connection: Connection) -> Sequence[str | None]:
         rows = connection.execute(
-            "select distinct queue from runs where status = 'ready' and origin = ?", (self.origin,)
+            "select distinct queue from runs where status = 'ready' and origin = ? order by queue", (self.origin,)
         )
         return [queue for (queue,) in rows]
 
@@ -85,7 +90,8 @@ class QueueStatements(ExecutorStatements):
     ) -> None:
         """Set the limits of the queue."""
         connection.execute(
-            "insert or replace into limits values (?, ?, ?, ?)",
+            "insert into limits (queue, concurrency, per, period) values (?, ?, ?, ?) on conflict (queue) do update"
+            " set concurrency = excluded.concurrency, per = excluded.per, period = excluded.period",
             (replace_unstorable(queue), concurrency, per, period),
         )
 
@@ -96,13 +102,13 @@ class QueueStatements(ExecutorStatements):
             if self._free(connection, queue, 1, now) > 0:
                 return 0.0
             window = connection.execute(
-                "select min(at) + period from starts join limits using (queue) where queue = ? and at > ? - period",
+                "select min(at) + min(period) from starts join limits using (queue) where queue = ? and at > ? - period",
                 (queue, now),
             ).fetchone()
             starts += [at for at in window if at is not None]
         row = connection.execute(
             "select min(at) from (select min(wake_at) as at from runs where status = 'paused'"
-            " union all select min(due) from outbox join runs on id = run_id where due is not null and origin = ?)",
+            " union all select min(due) from outbox join runs on id = run_id where due is not null and origin = ?) as times",
             (self.origin,),
         ).fetchone()
         return min([*starts, *(at for at in row if at is not None)], default=None)
@@ -114,6 +120,11 @@ class QueueStatements(ExecutorStatements):
             (claim.run_id, claim.fence, self.executor_id),
         )
         return done.rowcount == 1
+
+
+def lock_queue(connection: Connection, queue: str) -> None:
+    """Let no other transaction check the limits of *queue* until this one ends."""
+    connection.execute("select 1 from limits where queue = ? /*postgres for update*/", (queue,)).fetchone()
 
 
 def storable(text: str | None) -> str | None:

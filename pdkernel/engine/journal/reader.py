@@ -1,5 +1,5 @@
 """
-Reads the SQLite journal in a thread with its own connection, so that a read never delays a commit.
+Reads the journal in a thread with its own connection, so that a read never delays a commit.
 
 Pages use the key (created, id), not an offset.
 """
@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
+from pdkernel.engine.journal.backend import Connection, Snapshots
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed
 from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
-from pdkernel.engine.journal.tables import create_tables
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
@@ -29,10 +26,7 @@ from pdkernel.engine.journal.text_columns import (
     replace_unstorable,
     to_row_status,
 )
-from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
-from pdkernel.project import Project
-from pdkernel.project.sqlite import connect, translate_error
 
 T = TypeVar("T")
 
@@ -45,18 +39,21 @@ _SUMMARY = (
     "select id, workflow, external_user, environment, status, fence, attempt, created, ended,"
     " case when status = 'error' then output end from runs where id = ?"
 )
+_QUERIED_IDS = 200
+"""Ids in one query."""
+_ALL = 2**62
+"""A limit that no query reaches."""
 _BY_HOUR = (
-    "select min(cast((created - ?) / 3600 as integer), ?) as hour, count(*), sum(status = 'error') from runs"
+    "select cast(created - ? as bigint) / 3600 as hour, count(*), sum(case when status = 'error' then 1 else 0 end) from runs"
     " where workflow = ? and created >= ? group by hour"
 )
 
 
 class JournalReader:
-    """Reads runs from one SQLite file."""
+    """Reads runs from one journal."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection = connect(path)
+    def __init__(self, snapshots: Snapshots) -> None:
+        self._snapshots = snapshots
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-history")
 
     async def execution(self, run_id: str) -> Execution | None:
@@ -80,9 +77,9 @@ class JournalReader:
         """Return the summaries of the runs with these ids; unknown ids are left out."""
         return await self.read(lambda connection: _summarize(connection, run_ids))
 
-    async def version(self) -> int:
-        """Return a number that changes whenever another connection has changed the file."""
-        return await self.read(lambda connection: int(connection.execute("pragma data_version").fetchone()[0]))
+    async def version(self) -> str:
+        """Return a text that differs whenever another connection has changed the journal."""
+        return await self._run(self._snapshots.version)
 
     async def count_by_hour(
         self, workflows: Collection[str], until: datetime, hours: int
@@ -90,10 +87,11 @@ class JournalReader:
         """Return for each workflow the number of runs and of failed runs in each of the *hours* before *until*."""
         start = until.timestamp() - hours * 3600
 
-        def count(connection: sqlite3.Connection, workflow: str) -> Sequence[tuple[int, int]]:
+        def count(connection: Connection, workflow: str) -> Sequence[tuple[int, int]]:
             counts = [(0, 0)] * hours
-            for hour, runs, failed in connection.execute(_BY_HOUR, (start, hours - 1, workflow, start)):
-                counts[hour] = (runs, failed)
+            for hour, runs, failed in connection.execute(_BY_HOUR, (start, workflow, start)):
+                hour = min(hour, hours - 1)  # noqa: PLW2901 - a run of this moment belongs to the last hour
+                counts[hour] = (counts[hour][0] + runs, counts[hour][1] + failed)
             return counts
 
         return await self.read(lambda connection: {workflow: count(connection, workflow) for workflow in workflows})
@@ -104,38 +102,48 @@ class JournalReader:
         row = await self.read(lambda connection: connection.execute(query, (key,)).fetchone())
         return None if row is None else str(row[0])
 
+    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return which of *run_ids* are cancelled."""
+        stored = {replace_unstorable(run_id): run_id for run_id in run_ids}
+        ids = list(stored)
+
+        def query(connection: Connection) -> Sequence[str]:
+            rows = [
+                row
+                for some in (ids[start : start + _QUERIED_IDS] for start in range(0, len(ids), _QUERIED_IDS))
+                for row in connection.execute(
+                    f"select id from runs where status = 'cancelled' and id in ({', '.join('?' * len(some))})",  # noqa: S608
+                    some,
+                )
+            ]
+            return [stored[run_id] for (run_id,) in rows]
+
+        return await self.read(query)
+
     def close(self) -> None:
-        """Wait for the current read, then close the file."""
+        """Wait for the current read, then close the connection."""
         self._thread.shutdown(wait=True)
-        self._connection.close()
+        self._snapshots.close()
 
     async def load(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, or None."""
         stored_id = replace_unstorable(run_id)
 
-        def query(connection: sqlite3.Connection) -> tuple[Execution, ClaimedRun] | None:
+        def query(connection: Connection) -> tuple[Execution, ClaimedRun] | None:
             row = connection.execute(f"select {CLAIM_COLUMNS} from runs where id = ?", (stored_id,)).fetchone()  # noqa: S608
             return None if row is None else (_load(connection, [stored_id])[0], load_claimed(connection, row))
 
         return await self.read(query)
 
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, query: Callable[[Connection], T]) -> T:
         """Return the result of *query*, which reads one snapshot."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, query)
+        return await self._run(lambda: self._snapshots.read(query))
 
-    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        connection = self._connection
-        try:
-            connection.execute("begin")  # one snapshot for all statements
-            try:
-                return query(connection)
-            finally:
-                connection.execute("rollback")
-        except sqlite3.Error as fault:
-            raise translate_error(fault, self._path) from fault
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
-def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]:
+def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:
     found = []
     for run_id in ids:
         row = connection.execute(f"{_RUN} where r.id = ?", (run_id,)).fetchone()
@@ -162,12 +170,12 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Execution]
     return found
 
 
-def _summarize(connection: sqlite3.Connection, ids: Collection[str]) -> list[RunSummary]:
+def _summarize(connection: Connection, ids: Collection[str]) -> list[RunSummary]:
     rows = (connection.execute(_SUMMARY, (run_id,)).fetchone() for run_id in ids)
     return [build_summary(*row) for row in rows if row is not None]
 
 
-def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
+def _newest(connection: Connection, query: ExecutionQuery) -> list[str]:
     """Return the ids of the matching runs; without a workflow, the results of one indexed query per workflow are merged."""
     conditions, values = _conditions(connection, query)
     statement = f"select created, id from runs where workflow = ? {conditions} order by created desc, id desc limit ?"  # noqa: S608
@@ -176,11 +184,12 @@ def _newest(connection: sqlite3.Connection, query: ExecutionQuery) -> list[str]:
         if query.workflow is None
         else [(replace_unstorable(query.workflow),)]
     )
-    pages = [connection.execute(statement, (*name, *values, query.limit)).fetchall() for name in workflows]
-    return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), None if query.limit < 0 else query.limit)]
+    limit = _ALL if query.limit < 0 else query.limit
+    pages = [connection.execute(statement, (*name, *values, limit)).fetchall() for name in workflows]
+    return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), limit)]
 
 
-def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:
+def _conditions(connection: Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:
     """Return SQL conditions, made of constants only, and their parameters."""
     parts: list[tuple[str, Sequence[Any]]] = []
     if query.external_user is not None:
@@ -202,27 +211,3 @@ def _conditions(connection: sqlite3.Connection, query: ExecutionQuery) -> tuple[
         ).fetchone()
         parts.append(("(created, id) < (?, ?)", row) if row else ("false", []))
     return "".join(f" and {sql}" for sql, _ in parts), [value for _, given in parts for value in given]
-
-
-def get_journal_file(project: Project) -> Path:
-    """Return the file with the project's journal. Raises `ProjectError` if the database is not SQLite."""
-    if project.sqlite_path is None:
-        raise ProjectError(
-            "This version supports a journal only on SQLite.", fix="Omit --database, or pass sqlite:///FILE."
-        )
-    return project.sqlite_path
-
-
-def open_journal_reader(path: Path) -> JournalReader:
-    """
-    Open the journal in *path* to read runs, without becoming an executor; missing tables are created.
-
-    Raises:
-        ProjectError: The file cannot be used, or was written by a newer version.
-    """
-    with closing(connect(path)) as connection:
-        try:
-            create_tables(connection, path)
-        except sqlite3.Error as fault:
-            raise translate_error(fault, path) from fault
-    return JournalReader(path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from sqlite3 import Connection
 
+from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.text_columns import decode_retention, replace_unstorable
 
 _TABLES_OF_A_RUN = ("steps", "waits", "outbox")
@@ -25,6 +25,8 @@ def remove_runs(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]
             for table in _TABLES_OF_A_RUN:
                 connection.execute(f"delete from {table} where run_id = ?", (run_id,))  # noqa: S608 - constants only
     for key, workflow in definitions.items():
+        # a run may be accepted at this moment: its transaction holds the definition
+        connection.execute("select 1 from definitions where hash = ? /*postgres for update*/", (key,)).fetchone()
         connection.execute(
             "delete from definitions where hash = :hash"
             " and not exists (select 1 from runs where workflow = :workflow and definition = :hash)",

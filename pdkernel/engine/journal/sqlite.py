@@ -1,363 +1,310 @@
 """
-The journal on SQLite: `Statements`, `JournalWriter` and `JournalReader` combined as the journal of one executor.
+A SQLite file that holds a journal; it may be the project's file, and several processes may open it.
 
-The journal may share the project's file, and several processes may open it.
+Each executor holds a lock on a file of its own; the operating system releases the lock when the process ends, however it
+ends. So a free lock means that the executor is dead.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import fcntl
+import os
 import sqlite3
-from collections.abc import Awaitable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
-from pdkernel.engine.journal.executors import EXCLUSIVE_ORIGINS, ExecutorLocks, hold_origin
+from pdkernel.clock import Clock
+from pdkernel.engine.journal.backend import Connection, Write
+from pdkernel.engine.journal.executors import ExecutorStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
-from pdkernel.engine.journal.reader import JournalReader
-from pdkernel.engine.journal.removal import find_expired, remove_runs
-from pdkernel.engine.journal.rows import (
-    Claim,
-    ClaimedRun,
-    FinalStatus,
-    NewRun,
-    OutboxRow,
-    StepRow,
-    WaitKey,
-    WaitOutcome,
-    WaitResolution,
-    WaitRow,
-)
-from pdkernel.engine.journal.statements import Statements
 from pdkernel.engine.journal.tables import create_tables
-from pdkernel.engine.journal.text_columns import (
-    ExecutionQuery,
-    encode_definition,
-    hash_definition,
-    replace_unstorable,
-)
-from pdkernel.engine.journal.writer import MAX_INLINE_COMMIT_S, JournalWriter
-from pdkernel.execution import Execution, Status
-from pdkernel.model import Workflow
-from pdkernel.project.sqlite import connect, translate_error
+from pdkernel.errors import RequestError
+from pdkernel.project.sqlite import BUSY_TIMEOUT_S, connect, is_busy, translate_error
 
-OWN_DELIVERY_S = 60.0
-"""Seconds that the process of a run has to deliver its messages; then another process delivers them."""
+T = TypeVar("T")
+
+MAX_INLINE_COMMIT_S = 0.002
+"""Seconds that a commit may block an event loop, as a moving average."""
+
+EXCLUSIVE_ORIGINS = ("serve",)
+"""Origins of which one process may open a file at a time: runs of another would be taken for those of a dead process."""
+
+_ORIGIN_WAIT_S = 0.5
+"""Seconds in which a killed server's lock is released: a worker that it was just starting shares its files for a moment."""
 
 
-class SqliteJournal:
-    """The journal of one executor on one SQLite file; implements `Journal`."""
+class SqliteBackend:
+    """
+    `Backend` for one SQLite file.
+
+    Args:
+        path: The project's SQLite file, or another file.
+        liveness: Shows that an executor lives; None locks a file in the folder `executors-NAME` beside the file.
+        max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
+    """
 
     def __init__(
-        self, path: Path, *, statements: Statements, liveness: ExecutorLiveness, clock: Clock, quick_s: float
-    ) -> None:
-        self.executor_id = statements.executor_id
-        self._liveness = liveness
-        self._clock = clock
-        self._statements = statements
-        self._writer = JournalWriter(path, max_inline_commit_s=quick_s)
-        self._history = JournalReader(path)
-        self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
-        self._queue_limits: dict[str, tuple[int | None, int | None, float | None]] = {}
-        self._active_run_ids: set[str] = set()
-
-    @classmethod
-    def open(
-        cls,
+        self,
         path: Path,
         *,
-        clock: Clock = SYSTEM_CLOCK,
-        ids: IdGenerator = RANDOM_IDS,
-        origin: str = "terminal",
         liveness: ExecutorLiveness | None = None,
         max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
-    ) -> Self:
-        """
-        Become an executor of the journal in *path*; missing tables are created.
+    ) -> None:
+        self.location = str(path)
+        self.max_inline_commit_s = max_inline_commit_s
+        self._path = path
+        self._liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
 
-        Args:
-            path: The project's SQLite file, or another file.
-            clock: For every time stamp.
-            ids: For the executor's id.
-            origin: What this executor is: `serve`, `notebook`, `terminal` or `python`. It continues runs of its origin.
-            liveness: Shows that the executor lives; None locks a file in the folder `executors-NAME` beside it.
-            max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
+    def create_tables(self) -> None:
+        """Create missing tables, or change those of an earlier version."""
+        with closing(connect(self._path)) as connection:
+            try:
+                create_tables(connection, self._path)
+            except sqlite3.Error as fault:
+                raise translate_error(fault, self._path) from fault
 
-        Raises:
-            ProjectError: The file cannot be used, or was written by a newer version.
-        """
-        statements = Statements(ids.new("exec_", 20), origin)
-        liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
+    def enter(self, executor_id: str, origin: str, clock: Clock) -> SqlitePresence:
+        """Insert the row of an executor, and lock its file. Raises `RequestError` if another process has the origin."""
         with contextlib.ExitStack() as undo:
-            with closing(connect(path)) as connection:
+            if origin in EXCLUSIVE_ORIGINS:
+                _hold_origin(self._liveness, origin, self._path)
+                undo.callback(self._liveness.release, origin)
+            # before the row: others take an executor without a lock for dead
+            self._liveness.hold(executor_id)
+            undo.callback(self._liveness.release, executor_id)
+            statements = ExecutorStatements(executor_id, origin)
+            with closing(connect(self._path)) as connection:
                 try:
-                    create_tables(connection, path)
-                    if origin in EXCLUSIVE_ORIGINS:
-                        hold_origin(liveness, origin, path)
-                        undo.callback(liveness.release, origin)
-                    # before the row: others take an executor without a lock for dead
-                    liveness.hold(statements.executor_id)
-                    undo.callback(liveness.release, statements.executor_id)
                     statements.register_executor(connection)
                 except sqlite3.Error as fault:
-                    raise translate_error(fault, path) from fault
-            journal = cls(path, statements=statements, liveness=liveness, clock=clock, quick_s=max_inline_commit_s)
+                    raise translate_error(fault, self._path) from fault
             undo.pop_all()
-        return journal
+        return SqlitePresence(statements, self._liveness, clock)
 
-    def __repr__(self) -> str:
-        return f"SqliteJournal({self.executor_id})"
+    def open_transactions(self) -> SqliteTransactions:
+        """Open a connection for writes."""
+        return SqliteTransactions(self._path)
 
-    @property
-    def commits(self) -> int:
-        """The number of transactions so far; one transaction may hold several writes."""
-        return self._writer.commits
+    def open_snapshots(self) -> SqliteSnapshots:
+        """Open a connection for reads."""
+        return SqliteSnapshots(self._path)
 
-    async def store_definition(self, workflow: Workflow) -> str:
-        """Store the workflow's definition, which runs need to be continued, and return its hash."""
-        known = self._definitions.get(workflow.version)
-        if known is None:
-            content = encode_definition(workflow)
-            key = hash_definition(content)
-            await self._writer.write(
-                lambda connection: self._statements.store_definition(connection, key, workflow.name, content)
-            )
-            known = self._definitions[workflow.version] = (key, content)
-        return known[0]
 
-    async def accept_run(self, run: NewRun) -> bool:
-        """Record the run: running, with this executor as the owner and fence 1; or ready and without owner (`NewRun.is_ready`)."""
-        now = self._now()
-        content = next((content for key, content in self._definitions.values() if key == run.definition), None)
-        accepted = await self._writer.write(
-            lambda connection: self._statements.accept_run(connection, run, now, content),
-            concurrent_runs=max(2, len(self._active_run_ids)),
-        )
-        if accepted and not run.is_ready:
-            self._active_run_ids.add(run.id)
-        return accepted
+class SqlitePresence:
+    """`Presence` by the locks of an executor."""
 
-    def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
-        """Submit a finished step. The result is False if the claim is lost, or the step is already recorded."""
-        now = self._now()
-        return self._writer.write(
-            lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
-            is_compound=event is not None,
-            concurrent_runs=len(self._active_run_ids),
-        )
+    lease_s: float | None = None
+    is_lost = False
 
-    def finish(
-        self,
-        claim: Claim,
-        status: FinalStatus,
-        output: str,
-        *,
-        last_step: StepRow | None = None,
-        event: str | None = None,
-        ended: float | None = None,
-        outbox: Sequence[OutboxRow] = (),
-    ) -> Awaitable[bool]:
-        """Submit the run's end with *last_step*. The result is False if the claim is lost, or the step is already recorded."""
-        now = self._now()
+    def __init__(self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: Clock) -> None:
+        self.clock = clock
+        self._statements = statements
+        self._liveness = liveness
 
-        def act(connection: sqlite3.Connection) -> bool:
-            if last_step is not None and not self._statements.append_step(connection, claim, last_step, now):
-                return False
-            done = self._statements.finish(
-                connection, claim, status, output, now if ended is None else ended, event=event
-            )
-            if done and outbox:
-                self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
-            return done
+    def find_dead(self, connection: Connection) -> Sequence[str]:
+        """Return the executors whose lock is free."""
+        executors = self._statements.living_executors(connection)
+        return [executor for executor in executors if not self._liveness.is_alive(executor)]
 
-        concurrent_runs = len(self._active_run_ids)
-        self._active_run_ids.discard(claim.run_id)
-        return self._writer.write(
-            act, is_compound=last_step is not None or bool(outbox), concurrent_runs=concurrent_runs
-        )
+    def confirm_dead(self, connection: Connection, executors: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
+        """Return *executors*: the dead do not come back."""
+        return executors
 
-    def park(
-        self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
-    ) -> Awaitable[bool]:
-        """Submit the run's pause. The result is False if the claim is lost."""
-        now = self._now()
-        self._active_run_ids.discard(claim.run_id)
-
-        def act(connection: sqlite3.Connection) -> bool:
-            done = self._statements.park(connection, claim, wait, event=event)
-            if done:
-                self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
-            return done
-
-        return self._writer.write(act, is_compound=True)
-
-    async def claim_deliveries(self, limit: int = 20) -> Sequence[tuple[str, OutboxRow, int]]:
-        """Return messages of this executor's origin that are due, each with its run and its number of tries."""
-        now = self._now()
-        return await self._writer.write(
-            lambda connection: self._statements.claim_deliveries(connection, now, now + OWN_DELIVERY_S, limit),
-            is_compound=True,
-        )
-
-    async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:
-        """Record the outcome of a delivery; without *retry_at* it is the last try."""
-        return await self._writer.write(
-            lambda connection: self._statements.record_delivery(connection, run_id, row, shown, retry_at)
-        )
-
-    async def release(self, claim: Claim) -> bool:
-        """Make the run ready for its next attempt. Return False if the claim is lost."""
-        self._active_run_ids.discard(claim.run_id)
-        return await self._writer.write(lambda connection: self._statements.release(connection, claim))
-
-    async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:
-        """End a pause; the first call wins."""
-        now = self._now()
-        return await self._writer.write(
-            lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now), is_compound=True
-        )
-
-    async def wake_due(self, limit: int = 500) -> int:
-        """End the pauses whose time has come. Return the number of runs."""
-        now = self._now()
-        return await self._writer.write(
-            lambda connection: self._statements.wake_due(connection, now, limit), is_compound=True
-        )
-
-    async def claim(self, run_id: str) -> ClaimedRun | None:
-        """Claim the ready run; None if another executor was first."""
-        claimed = await self._writer.write(
-            lambda connection: self._statements.claim(connection, run_id), is_compound=True
-        )
-        if claimed is not None:
-            self._active_run_ids.add(run_id)
-        return claimed
-
-    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
-        now = self._now()
-        claims = await self._writer.write(
-            lambda connection: self._statements.claim_next(connection, queue, limit, now), is_compound=True
-        )
-        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
-        return claims
-
-    async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
-        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
-        now = self._now()
-        claims = await self._writer.write(
-            lambda connection: self._statements.claim_ready(connection, limit, now), is_compound=True
-        )
-        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
-        return claims
-
-    async def set_queue_limits(
-        self,
-        queue: str,
-        *,
-        concurrency: int | None = None,
-        max_starts: int | None = None,
-        period_s: float | None = None,
-    ) -> None:
-        """Set the limits of *queue*; unchanged limits are not written again."""
-        limits = (concurrency, max_starts, period_s)
-        if self._queue_limits.get(queue) == limits:
-            return
-        await self._writer.write(
-            lambda connection: self._statements.set_queue_limits(connection, queue, concurrency, max_starts, period_s)
-        )
-        self._queue_limits[queue] = limits
-
-    async def cancel(self, run_id: str) -> bool:
-        """Cancel a run regardless of its owner. Return False if it has ended."""
-        now = self._now()
-        return await self._writer.write(lambda connection: self._statements.cancel(connection, run_id, now))
-
-    async def reap_dead(self) -> int:
-        """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
-        executors = await self._history.read(self._statements.living_executors)
-        dead = [executor for executor in executors if not self._liveness.is_alive(executor)]
-        if not dead:
-            return 0
-        now = self._now()
-        return await self._writer.write(
-            lambda connection: self._statements.bury(connection, dead, now), is_compound=True
-        )
-
-    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Return which of *run_ids* are cancelled."""
-        return await self._history.read(
-            lambda connection: [
-                run_id
-                for run_id in run_ids
-                if connection.execute(
-                    "select 1 from runs where id = ? and status = 'cancelled'", (replace_unstorable(run_id),)
-                ).fetchone()
-            ]
-        )
-
-    async def has_executor(self, origin: str) -> bool:
+    def has_living(self, connection: Connection, origin: str) -> bool:
         """Return whether another living executor has that origin."""
-        executors = await self._history.read(lambda connection: self._statements.living_executors(connection, origin))
-        return any(self._liveness.is_alive(executor) for executor in executors)
+        return any(map(self._liveness.is_alive, self._statements.living_executors(connection, origin)))
 
-    async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Remove runs that are not executing, and definitions without a run. Return the ids of the removed runs."""
-        return await self._writer.write(lambda connection: remove_runs(connection, run_ids), is_compound=True)
+    def announce(self, connection: Connection) -> None:
+        """Do nothing: other processes read the file."""
 
-    async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
-        """Return runs that ended before their workflow's retention."""
-        now = self._now()
-        return await self._history.read(lambda connection: find_expired(connection, now, default_days, limit))
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Do nothing: other processes send no messages."""
 
-    async def next_wake(self) -> float | None:
-        """Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits."""
-        now = self._now()
-        return await self._history.read(lambda connection: self._statements.next_wake(connection, now))
+    def register(self, connection: Connection, executor_id: str) -> None:
+        """Do nothing: an executor without a lease keeps its row."""
 
-    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
-        """Return a run with everything that is recorded of it, without claiming it; or None."""
-        return await self._history.load(run_id)
+    def expire(self, connection: Connection) -> None:
+        """Do nothing: `close` releases the lock."""
 
-    async def find_run_id(self, dedupe_key: str) -> str | None:
-        """Return the id of the run that was accepted with that dedupe key, or None."""
-        return await self._history.find_run_id(dedupe_key)
+    def follow(self, executor_id: str) -> None:
+        """Do nothing: the executor stays the same."""
 
-    async def get_execution(self, run_id: str) -> Execution | None:
-        """Return the run's current record, or None."""
-        return await self._history.execution(run_id)
-
-    async def list_executions(
-        self,
-        *,
-        workflow: str | None = None,
-        external_user: str | None = None,
-        environment: str | None = None,
-        status: Status | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int = 50,
-        before: str | None = None,
-    ) -> list[Execution]:
-        """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
-        return await self._history.executions(
-            ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
-        )
-
-    async def close(self) -> None:
-        """Commit submitted writes, remove this executor, close the file. A second call does nothing."""
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        self._writer.close(final_write=self._statements.unregister_executor)
-        self._history.close()
-        self._liveness.release(self.executor_id)
+    def close(self) -> None:
+        """Release the locks."""
+        self._liveness.release(self._statements.executor_id)
         if self._statements.origin in EXCLUSIVE_ORIGINS:
             self._liveness.release(self._statements.origin)
 
-    def _now(self) -> float:
-        return self._clock.now().timestamp()
+
+class SqliteTransactions:
+    """`Transactions` on one file; other processes may write it too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = connect(path)
+        self._waits_when_busy = True
+
+    def try_begin(self) -> bool:
+        """Begin a transaction; return False if another process writes."""
+        self._set_busy_wait(patient=False)
+        try:
+            self._connection.execute("begin immediate")
+        except sqlite3.Error as fault:
+            if isinstance(fault, sqlite3.OperationalError) and is_busy(fault):
+                return False
+            raise self._translate_error(fault) from fault
+        return True
+
+    def commit(self, batch: Sequence[Write], *, begun: bool) -> float | None:
+        """Commit *batch* in one transaction; a failed write is rolled back alone."""
+        connection = self._connection
+        try:
+            if not begun:
+                self._set_busy_wait(patient=True)
+                connection.execute("begin immediate")
+            for write in batch:
+                self._perform(write)
+                if not connection.in_transaction:  # a full disk rolls back the transaction, not only the statement
+                    raise write.fault or sqlite3.OperationalError("the transaction ended early")
+            began = time.monotonic()
+            connection.execute("commit")
+        except Exception as fault:  # noqa: BLE001 - the thread must go on; the callers' futures get the error
+            if connection.in_transaction:
+                connection.execute("rollback")
+            for write in batch:
+                write.fault = self._translate_error(fault)
+            return None
+        return time.monotonic() - began
+
+    def hurry(self) -> None:
+        """Do nothing: a file is always reached."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _set_busy_wait(self, *, patient: bool) -> None:
+        """Set whether SQLite waits while another process writes."""
+        if patient is not self._waits_when_busy:
+            self._connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_S * 1000 if patient else 0:.0f}")
+            self._waits_when_busy = patient
+
+    def _perform(self, write: Write) -> None:
+        connection = self._connection
+        try:
+            if write.is_compound:  # a savepoint is needed to roll back this write alone
+                connection.execute("savepoint one")
+            write.result = write.act(connection)
+            if write.is_compound:
+                connection.execute("release one")
+        except Exception as fault:  # noqa: BLE001 - the caller's future gets the error
+            write.fault = self._translate_error(fault)
+            if write.is_compound and connection.in_transaction:
+                connection.execute("rollback to one")
+                connection.execute("release one")
+
+    def _translate_error(self, fault: Exception) -> Exception:
+        """Return the error for the callers; an error of SQLite becomes a `ProjectError`."""
+        if not isinstance(fault, sqlite3.Error):
+            return fault
+        translated = translate_error(fault, self._path)
+        translated.__cause__ = fault
+        return translated
+
+
+class SqliteSnapshots:
+    """`Snapshots` of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = connect(path)
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Return the result of *query*, which reads one snapshot."""
+        connection = self._connection
+        try:
+            connection.execute("begin")  # one snapshot for all statements
+            try:
+                return query(connection)
+            finally:
+                connection.execute("rollback")
+        except sqlite3.Error as fault:
+            raise translate_error(fault, self._path) from fault
+
+    def version(self) -> str:
+        """Return a text that differs whenever another connection has changed the file."""
+        return self.read(lambda connection: str(connection.execute("pragma data_version").fetchone()[0]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+class ExecutorLocks:
+    """`ExecutorLiveness` by locked files in *folder*."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, int] = {}
+
+    def hold(self, executor_id: str) -> None:
+        """Lock the executor's file."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._held[executor_id] = self._lock(executor_id, os.O_CREAT)
+
+    def release(self, executor_id: str) -> None:
+        """Remove the executor's file. A second call does nothing."""
+        descriptor = self._held.pop(executor_id, None)
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / executor_id).unlink()
+            os.close(descriptor)
+
+    def is_alive(self, executor_id: str) -> bool:
+        """Return whether the executor's file is locked; remove a file that is not."""
+        try:
+            descriptor = self._lock(executor_id)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        with contextlib.suppress(OSError):
+            (self._folder / executor_id).unlink()
+        os.close(descriptor)
+        return False
+
+    def _lock(self, executor_id: str, flags: int = 0) -> int:
+        """Lock the executor's file, and return its descriptor."""
+        file = self._folder / executor_id
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    return descriptor
+            os.close(descriptor)  # the process that held the lock has removed this file
+
+
+def _hold_origin(liveness: ExecutorLiveness, origin: str, path: Path) -> None:
+    """Become the only executor of *origin*. Raises `RequestError` if another process has it."""
+    ends = time.monotonic() + _ORIGIN_WAIT_S
+    while True:
+        try:
+            liveness.hold(origin)
+        except BlockingIOError:
+            if time.monotonic() < ends:
+                time.sleep(0.02)
+                continue
+            raise RequestError(
+                f"Another `pdkernel serve` serves the project in {path}. One process serves a project on SQLite.",
+                fix="Stop the other server, or serve its workflows with it: pdkernel serve SOURCE SOURCE",
+            ) from None
+        return

@@ -1,5 +1,5 @@
 """
-The SQL writes of the SQLite journal; each method runs inside the caller's transaction.
+The SQL writes of the journal; each method runs inside the caller's transaction.
 
 The row count of a statement decides which of several writers was first. Only statements about all runs of an owner or a
 queue test `status = 'running'`: in frequent statements the planner would use the index on owner.
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from sqlite3 import Connection
 
+from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import EXECUTOR_ALIVE
-from pdkernel.engine.journal.queue_statements import QueueStatements, storable
+from pdkernel.engine.journal.queue_statements import QueueStatements, lock_queue, storable
 from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
     Claim,
@@ -39,13 +39,13 @@ _ACCEPT = (
     " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request)"
     " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
     " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request"
-    f" where {EXECUTOR_ALIVE} and (:queue_size is null or :queue_size >"
+    f" where {EXECUTOR_ALIVE} and (cast(:queue_size as integer) is null or cast(:queue_size as integer) >"
     " (select count(*) from runs where status = 'ready' and origin = :origin and queue = :queue)) on conflict do nothing"
 )
 _APPEND = (
     "insert into steps (run_id, path, iteration, seq, name, fence, data, at, attempt, carry)"  # noqa: S608
     " select :run, :path, :iteration, :seq, :name, :fence, :data, :at, :attempt, :carry"
-    f" from runs where {_OWNED} on conflict do nothing"
+    f" from runs where {_OWNED} /*postgres for update*/ on conflict do nothing"
 )
 _EVENT = "event = coalesce(:event, event)"
 _FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
@@ -60,7 +60,8 @@ class Statements(QueueStatements):
     def store_definition(self, connection: Connection, key: str, workflow: str, content: str) -> bool:
         """Store the definition under its hash."""
         connection.execute(
-            "insert or ignore into definitions values (?, ?, ?)", (key, replace_unstorable(workflow), content)
+            "insert into definitions values (?, ?, ?) on conflict do nothing",
+            (key, replace_unstorable(workflow), content),
         )
         return True
 
@@ -71,7 +72,11 @@ class Statements(QueueStatements):
         *definition* is the content of its definition, if another process may have removed it since it was stored.
         """
         queued = run.is_ready
-        stored = connection.execute("select 1 from definitions where hash = ?", (run.definition,)).fetchone()
+        if run.queue is not None and run.queue_size is not None:
+            lock_queue(connection, replace_unstorable(run.queue))
+        stored = connection.execute(
+            "select 1 from definitions where hash = ? /*postgres for key share*/", (run.definition,)
+        ).fetchone()
         if definition is not None and stored is None:
             self.store_definition(connection, run.definition, run.workflow, definition)
         done = connection.execute(
@@ -159,7 +164,7 @@ class Statements(QueueStatements):
     def fill_outbox(self, connection: Connection, run_id: str, rows: Sequence[OutboxRow], due: float) -> None:
         """Insert messages, which the caller delivers; another process delivers them if they are not delivered when *due*."""
         connection.executemany(
-            "insert or ignore into outbox values (?, ?, ?, ?, ?, ?, 0, ?)",
+            "insert into outbox values (?, ?, ?, ?, ?, ?, 0, ?) on conflict do nothing",
             [
                 (
                     run_id,
@@ -180,7 +185,8 @@ class Statements(QueueStatements):
         """Return messages of served runs that are due, with their run and number of tries; others get them at *retry_at*."""
         rows = connection.execute(
             "select o.run_id, path, number, position, message, shown, tries from outbox o join runs r on r.id = o.run_id"
-            " where due <= ? and r.origin = ? and message <> x'' order by due limit ?",
+            " where due <= ? and r.origin = ? and length(message) > 0"
+            " order by due limit ? /*postgres for update of o skip locked*/",
             (now, self.origin, limit),
         ).fetchall()
         connection.executemany(
@@ -207,23 +213,26 @@ class Statements(QueueStatements):
         If a call has resumed the step before it paused, the run is ready at once.
         """
         key = (claim.run_id, replace_unstorable(wait.path), wait.iteration, wait.number)
-        earlier = connection.execute(
-            f"select outcome, payload, at from waits where {_STEP_KEY} and number = ?",  # noqa: S608
-            key,
-        ).fetchone() or (None, None, None)
         done = connection.execute(
             _PARK,
             {
                 "run": claim.run_id,
                 "fence": claim.fence,
-                "status": "paused" if earlier[0] is None else "ready",
-                "wake_at": wait.wake_at if earlier[0] is None else None,
+                "status": "paused",
+                "wake_at": wait.wake_at,
                 "event": None if event is None else escape_json_text(event),
                 "me": self.executor_id,
             },
         )
         if done.rowcount != 1:
             return False
+        # after the update, which locks the run: a call may come at this moment
+        earlier = connection.execute(
+            f"select outcome, payload, at from waits where {_STEP_KEY} and number = ?",  # noqa: S608
+            key,
+        ).fetchone() or (None, None, None)
+        if earlier[0] is not None:
+            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (claim.run_id,))
         connection.execute(f"delete from waits where {_STEP_KEY} and number <= ?", key)  # noqa: S608
         connection.execute(
             "insert into waits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -244,7 +253,7 @@ class Statements(QueueStatements):
     ) -> WaitResolution:
         """End the wait, or keep the outcome for a step that has not paused yet; the first call wins."""
         run_id, place = replace_unstorable(key.run_id), (replace_unstorable(key.path), key.iteration)
-        row = connection.execute("select status from runs where id = ?", (run_id,)).fetchone()
+        row = connection.execute("select status from runs where id = ? /*postgres for update*/", (run_id,)).fetchone()
         status = row[0] if row is not None else None
         if status not in ("paused", "running", "ready"):
             return "late"
@@ -277,19 +286,26 @@ class Statements(QueueStatements):
         """End the pauses whose time has come: the run is ready, or cancelled if no call has resumed a `suspend`."""
         rows = connection.execute(
             "select r.id, w.path, w.iteration, w.number, w.kind from runs r join waits w on w.run_id = r.id and w.outcome is null"
-            " and w.wake_at <= ? where r.status = 'paused' and r.wake_at <= ? order by r.wake_at limit ?",
+            " and w.wake_at <= ? where r.status = 'paused' and r.wake_at <= ? order by r.wake_at limit ?"
+            " /*postgres for update of r skip locked*/",
             (now, now, limit),
         ).fetchall()
+        woken = 0
         for run_id, path, iteration, number, kind in rows:
-            connection.execute(
-                f"update waits set outcome = 'timeout', at = ? where {_STEP_KEY} and number = ?",  # noqa: S608
-                (now, run_id, path, iteration, number),
-            )
+            # the pause may have been another before this transaction locked the run
+            is_due = connection.execute(
+                f"update waits set outcome = 'timeout', at = ? where {_STEP_KEY} and number = ?"  # noqa: S608
+                " and outcome is null and wake_at <= ?",
+                (now, run_id, path, iteration, number, now),
+            ).rowcount
+            if not is_due:
+                continue
+            woken += 1
             if kind == "suspend":
                 self.cancel(connection, run_id, now, output=EXPIRED_OUTPUT)
             else:
                 connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (run_id,))
-        return len(rows)
+        return woken
 
     def cancel(self, connection: Connection, run_id: str, now: float, *, output: str = CANCELLED_OUTPUT) -> bool:
         """Cancel the run regardless of its owner, whose next write is refused."""

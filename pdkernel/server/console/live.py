@@ -16,7 +16,7 @@ from typing import Literal
 from starlette.responses import Response, StreamingResponse
 
 from pdkernel.encode import encode_json
-from pdkernel.engine.journal import JournalReader, get_journal_file, open_journal_reader
+from pdkernel.engine.journal import JournalReader, open_journal_reader
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit
@@ -51,7 +51,7 @@ Changes = Callable[[JournalReader], Awaitable[Sequence[LiveEvent]]]
 @asynccontextmanager
 async def journal_reader(context: AppContext) -> AsyncIterator[JournalReader]:
     """A connection of its own, so that pages do not delay the reads of runs."""
-    reader = await asyncio.to_thread(open_journal_reader, get_journal_file(context.project))
+    reader = await asyncio.to_thread(open_journal_reader, context.project)
     try:
         yield reader
     finally:

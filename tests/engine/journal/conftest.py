@@ -1,31 +1,43 @@
-"""Fixtures for the journal: each call opens one more executor on the same file; a test lets an executor die."""
+"""
+Fixtures for the journal, on SQLite and on Postgres.
+
+Each call of `open_journal` opens one more executor of the same journal; a test lets an executor die.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytest
 
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.engine.journal import (
     Claim,
+    DatabaseJournal,
     NewRun,
     OutboxRow,
-    SqliteJournal,
+    SqliteBackend,
     StepRow,
     WaitKey,
     WaitRow,
     encode_event,
     encode_step,
 )
+from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.rows import WaitKind
+from pdkernel.engine.journal.schema import metadata
 from pdkernel.engine.journal.text_columns import encode_definition, hash_definition
 from pdkernel.execution import Execution, StepResult
 from pdkernel.model import Step, Workflow
+from pdkernel.project import Project
+
+if TYPE_CHECKING:
+    from pdkernel.engine.journal.postgres import PostgresBackend
+    from tests.postgres import PostgresServer
 
 WORKFLOW = Workflow("Greet", steps=(Step("one"), Step("two"), Step("three", disabled=True)))
 DEFINITION = hash_definition(encode_definition(WORKFLOW))
@@ -39,15 +51,39 @@ KEY = WaitKey("run", "one")
 """The pause of `wait_row` in `new_run()`."""
 
 
+ONLY_SQLITE = pytest.mark.parametrize("kind", ["sqlite"])
+"""Marks a test of what a file has and a server does not have."""
+
+
 class Open(Protocol):
     """Opens the journal of one more executor."""
 
-    def __call__(self, origin: str = "terminal") -> SqliteJournal:
+    def __call__(self, origin: str = "terminal") -> DatabaseJournal:
         """Open the journal; all journals are closed after the test."""
         ...
 
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
+
+
+class Database(Protocol):
+    """A database with a journal."""
+
+    def backend(self) -> Backend:
+        """The backend of one more executor."""
+        ...
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of *query*."""
+        ...
+
+    def execute(self, statement: str) -> None:
+        """Change the database behind the journal."""
+        ...
+
+    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+        """Let an executor of *origin* die: its journal stays open like that of a frozen process."""
+        ...
 
 
 class FakeLiveness:
@@ -70,9 +106,74 @@ class FakeLiveness:
         """Return whether the executor lives."""
         return executor_id in self._held
 
-    def kill(self, journal: SqliteJournal, origin: str = "serve") -> None:
-        """Let an executor of *origin* die: its locks are free, and its journal stays open like that of a frozen process."""
+    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+        """Let an executor of *origin* die: its locks are free."""
         self._held -= {journal.executor_id, origin}
+
+
+class SqliteDatabase:
+    """A file with a journal."""
+
+    def __init__(self, path: Path, liveness: FakeLiveness) -> None:
+        self.path = path
+        self._liveness = liveness
+
+    def backend(self) -> Backend:
+        """The backend of one more executor."""
+        return SqliteBackend(self.path, liveness=self._liveness)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of *query*."""
+        return rows_of(self.path, query)
+
+    def execute(self, statement: str) -> None:
+        """Change the file behind the journal."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute(statement)
+
+    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+        """Let an executor of *origin* die."""
+        self._liveness.kill(journal, origin)
+
+
+class PostgresDatabase:
+    """A Postgres database with a journal, whose executors extend no lease."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._connection = self.postgres_backend().connect()
+        self.backend().create_tables()
+
+    def postgres_backend(self, *, lease_s: float = 3600, beat_s: float = 3600) -> PostgresBackend:
+        """The backend of one more executor, with another lease."""
+        from pdkernel.engine.journal.postgres import PostgresBackend
+
+        return PostgresBackend(self._project, lease_s=lease_s, beat_s=beat_s)
+
+    def backend(self) -> Backend:
+        """The backend of one more executor."""
+        return self.postgres_backend()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of *query*."""
+        return self._connection.execute(cast("Any", query)).fetchall()
+
+    def execute(self, statement: str) -> None:
+        """Change the database behind the journal."""
+        self._connection.execute(cast("Any", statement))
+
+    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+        """Let the lease of an executor lapse."""
+        self._connection.execute("update executors set lease_until = 0 where id = %s", (journal.executor_id,))
+
+    def clear(self) -> None:
+        """Remove every row; much faster than a new database."""
+        for table in metadata.tables:
+            self.execute(f"delete from {table}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
 
 
 def new_run(run_id: str = "run", *, queue: str | None = None, **more: Any) -> NewRun:
@@ -108,19 +209,19 @@ def delivery(position: int, outcome: str, *, path: str = "one") -> str:
     return f'{{"step":"{path}","kind":"http","outcome":"{outcome}","to":"{position}"}}'
 
 
-async def load(journal: SqliteJournal, run_id: str = "run") -> Execution:
+async def load(journal: DatabaseJournal, run_id: str = "run") -> Execution:
     """Return the record of a run that exists."""
     execution = await journal.get_execution(run_id)
     assert execution is not None
     return execution
 
 
-async def status(journal: SqliteJournal, run_id: str = "run") -> str:
+async def status(journal: DatabaseJournal, run_id: str = "run") -> str:
     """Return the run's status."""
     return (await load(journal, run_id)).status
 
 
-async def recorded_steps(journal: SqliteJournal, run_id: str = "run") -> list[str]:
+async def recorded_steps(journal: DatabaseJournal, run_id: str = "run") -> list[str]:
     """Return the names of the run's successful steps."""
     return [step.name for step in (await load(journal, run_id)).steps if step.status == "success"]
 
@@ -131,27 +232,61 @@ def rows_of(path: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of the database; a module of tests for one kind overrides this fixture."""
+    return str(request.param)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The journal's file."""
+    """The journal's file on SQLite."""
     return tmp_path / "journal.db"
 
 
 @pytest.fixture
-def rows(path: Path) -> Rows:
-    """Returns the rows of a query in the journal's file."""
-    return lambda query: rows_of(path, query)
+def liveness() -> FakeLiveness:
+    """Which executors live on SQLite."""
+    return FakeLiveness()
+
+
+@pytest.fixture(scope="session")
+def postgres_project(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project on Postgres, for all tests of this process."""
+    with (
+        postgres.new_database() as url,
+        Project.open(tmp_path_factory.mktemp("postgres") / ".pdkernel", database_url=url) as project,
+    ):
+        yield project
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_project: Project) -> Iterator[PostgresDatabase]:
+    """The database of that project."""
+    with closing(PostgresDatabase(postgres_project)) as database:
+        yield database
 
 
 @pytest.fixture
-def execute(path: Path) -> Callable[[str], None]:
-    """Changes the journal's file behind the journal."""
+def database(kind: str, path: Path, liveness: FakeLiveness, request: pytest.FixtureRequest) -> Database:
+    """An empty database."""
+    if kind == "sqlite":
+        return SqliteDatabase(path, liveness)
+    database: PostgresDatabase = request.getfixturevalue("postgres_database")
+    database.clear()
+    return database
 
-    def execute_sql(statement: str) -> None:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute(statement)
 
-    return execute_sql
+@pytest.fixture
+def rows(database: Database) -> Rows:
+    """Returns the rows of a query in the journal."""
+    return database.rows
+
+
+@pytest.fixture
+def execute(database: Database) -> Callable[[str], None]:
+    """Changes the database behind the journal."""
+    return database.execute
 
 
 @pytest.fixture
@@ -161,19 +296,13 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def liveness() -> FakeLiveness:
-    """Which executors live."""
-    return FakeLiveness()
-
-
-@pytest.fixture
-async def open_journal(path: Path, clock: ManualClock, liveness: FakeLiveness) -> AsyncIterator[Open]:
+async def open_journal(database: Database, clock: ManualClock) -> AsyncIterator[Open]:
     """Opens the journal of one more executor; all are closed after the test."""
-    opened: list[SqliteJournal] = []
+    opened: list[DatabaseJournal] = []
     ids = SequentialIds()
 
-    def open_one(origin: str = "terminal") -> SqliteJournal:
-        journal = SqliteJournal.open(path, clock=clock, ids=ids, origin=origin, liveness=liveness)
+    def open_one(origin: str = "terminal") -> DatabaseJournal:
+        journal = DatabaseJournal.open(database.backend(), clock=clock, ids=ids, origin=origin)
         opened.append(journal)
         return journal
 
@@ -184,7 +313,7 @@ async def open_journal(path: Path, clock: ManualClock, liveness: FakeLiveness) -
 
 
 @pytest.fixture
-async def journal(open_journal: Open) -> SqliteJournal:
+async def journal(open_journal: Open) -> DatabaseJournal:
     """The journal of one executor, with the definition of `WORKFLOW`."""
     journal = open_journal()
     await journal.store_definition(WORKFLOW)

@@ -12,8 +12,8 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.engine.journal import (
     Claim,
+    DatabaseJournal,
     OutboxRow,
-    SqliteJournal,
     StepRow,
     UnrecordedRuns,
     WaitKey,
@@ -28,9 +28,10 @@ from tests.engine.journal.conftest import (
     DEFINITION,
     FIRST,
     KEY,
+    ONLY_SQLITE,
     STEP,
     WORKFLOW,
-    FakeLiveness,
+    Database,
     Open,
     Rows,
     delivery,
@@ -47,7 +48,7 @@ OUTPUT = encode_output()
 SECOND = Claim("run", 2)
 """The second claim of `new_run()`."""
 
-Write = Callable[[SqliteJournal, Claim], Awaitable[bool]]
+Write = Callable[[DatabaseJournal, Claim], Awaitable[bool]]
 
 WRITES: dict[str, Write] = {
     "append_step": lambda journal, claim: journal.append_step(claim, step_row(0, "one")),
@@ -63,7 +64,7 @@ every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 
 
 async def pause(
-    journal: SqliteJournal, run_id: str = "run", *, kind: WaitKind = "delay", wake_at: float | None = None
+    journal: DatabaseJournal, run_id: str = "run", *, kind: WaitKind = "delay", wake_at: float | None = None
 ) -> None:
     """Accept a run that pauses in its first step."""
     assert await journal.accept_run(new_run(run_id))
@@ -89,7 +90,7 @@ async def test_same_definition_same_hash(open_journal: Open) -> None:
     assert len(set(hashes)) == 3
 
 
-async def test_definition_is_stored_once(journal: SqliteJournal, open_journal: Open, rows: Rows) -> None:
+async def test_definition_is_stored_once(journal: DatabaseJournal, open_journal: Open, rows: Rows) -> None:
     """A definition has one row, with the workflow's name, whichever executor stores it."""
     await journal.store_definition(WORKFLOW)
     await open_journal().store_definition(WORKFLOW)
@@ -97,14 +98,14 @@ async def test_definition_is_stored_once(journal: SqliteJournal, open_journal: O
     assert rows("select hash, workflow from definitions") == [(DEFINITION, "Greet")]
 
 
-async def test_version_is_the_beginning_of_the_hash(journal: SqliteJournal) -> None:
+async def test_version_is_the_beginning_of_the_hash(journal: DatabaseJournal) -> None:
     """The version that an execution shows is the beginning of the hash under which its definition is stored."""
     await journal.accept_run(new_run())
 
     assert (await load(journal)).version == WORKFLOW.version == DEFINITION[:12]
 
 
-async def test_run_from_accept_to_finish(journal: SqliteJournal) -> None:
+async def test_run_from_accept_to_finish(journal: DatabaseJournal) -> None:
     """An accepted run takes steps, and ends."""
     assert await journal.accept_run(new_run())
     assert await journal.append_step(FIRST, step_row(0, "one"))
@@ -141,7 +142,7 @@ async def test_second_run_with_a_dedupe_key_is_refused(open_journal: Open) -> No
     assert [await one.get_execution(run_id) for run_id in ("second", "third", "fourth")] == [None] * 3
 
 
-async def test_other_dedupe_keys_are_accepted(journal: SqliteJournal) -> None:
+async def test_other_dedupe_keys_are_accepted(journal: DatabaseJournal) -> None:
     """Runs with different keys, and runs without a key, are accepted."""
     keys = ["a", "b", None, None]
 
@@ -155,7 +156,7 @@ async def test_run_records_where_it_comes_from(open_journal: Open, rows: Rows) -
     assert rows("select origin, parent, workflow_id, dedupe_key from runs") == [("notebook", "caller", "p_abc", "key")]
 
 
-async def test_claimed_run_has_everything_that_was_accepted(journal: SqliteJournal) -> None:
+async def test_claimed_run_has_everything_that_was_accepted(journal: DatabaseJournal) -> None:
     """A claimed run has its definition, event, request, user, environment and times as they were accepted."""
     run = new_run(queue="mail", request=b"sealed\0", external_user="ada", environment="production", created=5.0)
     await journal.accept_run(run)
@@ -177,7 +178,7 @@ async def test_claimed_run_has_everything_that_was_accepted(journal: SqliteJourn
 # ── refused writes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_same_step_twice_is_refused(journal: SqliteJournal) -> None:
+async def test_same_step_twice_is_refused(journal: DatabaseJournal) -> None:
     """A second row of a step is refused, at another position too; the first result stays."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, step_row(0, "one"))
@@ -190,7 +191,7 @@ async def test_same_step_twice_is_refused(journal: SqliteJournal) -> None:
 
 @pytest.mark.parametrize("fence", [0, 2])
 @every_write
-async def test_wrong_fence_is_refused(journal: SqliteJournal, write: Write, fence: int) -> None:
+async def test_wrong_fence_is_refused(journal: DatabaseJournal, write: Write, fence: int) -> None:
     """A write with another fence is refused and changes nothing."""
     await journal.accept_run(new_run())
 
@@ -201,14 +202,14 @@ async def test_wrong_fence_is_refused(journal: SqliteJournal, write: Write, fenc
 
 
 @every_write
-async def test_write_to_an_unknown_run_is_refused(journal: SqliteJournal, write: Write, rows: Rows) -> None:
+async def test_write_to_an_unknown_run_is_refused(journal: DatabaseJournal, write: Write, rows: Rows) -> None:
     """A write to an unknown run is refused and leaves no row."""
     assert not await write(journal, FIRST)
 
     assert rows("select run_id from steps union all select run_id from waits union all select run_id from outbox") == []
 
 
-async def test_unknown_run_is_not_found(journal: SqliteJournal) -> None:
+async def test_unknown_run_is_not_found(journal: DatabaseJournal) -> None:
     """An unknown run cannot be resumed, cancelled, claimed or read."""
     assert await journal.resolve_wait(KEY, "resumed") == "late"
     assert await journal.resolve_wait(KEY, "cancelled") == "late"
@@ -233,7 +234,7 @@ async def test_another_owner_is_refused(open_journal: Open, write: Write, rows: 
 
 @every_write
 @pytest.mark.parametrize("end", ["success", "error", "exited", "cancelled"])
-async def test_finished_run_refuses_writes(journal: SqliteJournal, write: Write, end: FinalStatus) -> None:
+async def test_finished_run_refuses_writes(journal: DatabaseJournal, write: Write, end: FinalStatus) -> None:
     """A finished run accepts no step, no pause and no second end."""
     await journal.accept_run(new_run())
     assert await journal.finish(FIRST, end, OUTPUT)
@@ -244,7 +245,7 @@ async def test_finished_run_refuses_writes(journal: SqliteJournal, write: Write,
 
 
 @every_write
-async def test_paused_run_refuses_writes(journal: SqliteJournal, write: Write) -> None:
+async def test_paused_run_refuses_writes(journal: DatabaseJournal, write: Write) -> None:
     """A paused run has no owner: a write and a second pause are refused."""
     await pause(journal)
 
@@ -267,7 +268,7 @@ async def test_cancelled_run_refuses_writes(open_journal: Open, write: Write) ->
 
 
 @pytest.mark.parametrize("state", ["queued", "paused", "woken", "executing"])
-async def test_every_unfinished_run_can_be_cancelled(journal: SqliteJournal, state: str) -> None:
+async def test_every_unfinished_run_can_be_cancelled(journal: DatabaseJournal, state: str) -> None:
     """A run that waits, is paused or runs ends as cancelled, with the reason, and is never claimed."""
     await journal.accept_run(new_run(queue="mail" if state == "queued" else None))
     if state in ("paused", "woken"):
@@ -285,7 +286,7 @@ async def test_every_unfinished_run_can_be_cancelled(journal: SqliteJournal, sta
     assert await journal.wake_due() == 0
 
 
-async def test_find_cancelled_returns_only_cancelled_runs(journal: SqliteJournal) -> None:
+async def test_find_cancelled_returns_only_cancelled_runs(journal: DatabaseJournal) -> None:
     """Of the runs of an executor, those that someone cancelled are found."""
     for run_id in ("a", "b", "c"):
         await journal.accept_run(new_run(run_id))
@@ -310,21 +311,21 @@ async def test_living_executor_is_not_reaped(open_journal: Open, clock: ManualCl
     assert await owner.append_step(FIRST, step_row(0, "one"))
 
 
-async def test_dead_executor_is_valid_until_it_is_reaped(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_dead_executor_is_valid_until_it_is_reaped(open_journal: Open, database: Database) -> None:
     """An executor that is taken for dead owns its runs until another executor reaps it."""
     owner = open_journal("serve")
     await owner.accept_run(new_run())
-    liveness.kill(owner)
+    database.kill(owner)
 
     assert await owner.append_step(FIRST, step_row(0, "one"))
 
 
 @every_write
-async def test_reaped_executor_is_refused(open_journal: Open, liveness: FakeLiveness, write: Write) -> None:
+async def test_reaped_executor_is_refused(open_journal: Open, database: Database, write: Write) -> None:
     """A reaped executor cannot write, not even with the current fence."""
     owner, reaper = open_journal("serve"), open_journal()
     await owner.accept_run(new_run())
-    liveness.kill(owner)
+    database.kill(owner)
 
     assert await reaper.reap_dead() == 1
     run = await reaper.claim("run")
@@ -336,11 +337,11 @@ async def test_reaped_executor_is_refused(open_journal: Open, liveness: FakeLive
     assert await status(reaper) == "executing"
 
 
-async def test_reaped_executor_gets_no_run(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_reaped_executor_gets_no_run(open_journal: Open, database: Database) -> None:
     """A reaped executor can neither accept nor claim a run."""
     owner, reaper = open_journal("serve"), open_journal()
     await owner.accept_run(new_run())
-    liveness.kill(owner)
+    database.kill(owner)
     await reaper.reap_dead()
 
     assert not await owner.accept_run(new_run("another"))
@@ -348,13 +349,13 @@ async def test_reaped_executor_gets_no_run(open_journal: Open, liveness: FakeLiv
     assert await owner.claim_next(limit=5) == []
 
 
-async def test_served_run_of_a_dead_executor_continues(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_served_run_of_a_dead_executor_continues(open_journal: Open, database: Database) -> None:
     """A served run of a dead executor is ready: attempt + 1, the next fence with its claim, and its recorded steps."""
     owner = open_journal("serve")
     await owner.store_definition(WORKFLOW)
     await owner.accept_run(new_run(external_user="ada"))
     await owner.append_step(FIRST, step_row(0, "one"))
-    liveness.kill(owner)
+    database.kill(owner)
     successor = open_journal("serve")
 
     assert await successor.reap_dead() == 1
@@ -370,14 +371,14 @@ async def test_served_run_of_a_dead_executor_continues(open_journal: Open, liven
 
 @pytest.mark.parametrize("origin", ["notebook", "terminal", "python"])
 async def test_other_run_of_a_dead_executor_is_interrupted(
-    open_journal: Open, liveness: FakeLiveness, clock: ManualClock, origin: str
+    open_journal: Open, database: Database, clock: ManualClock, origin: str
 ) -> None:
     """A run whose user saw its process end is an error that says so; its steps stay, and it is never continued."""
     owner, reaper = open_journal(origin), open_journal("serve")
     await owner.store_definition(WORKFLOW)
     await owner.accept_run(new_run())
     await owner.append_step(FIRST, step_row(0, "one"))
-    liveness.kill(owner)
+    database.kill(owner)
     clock.advance(2)
 
     assert await reaper.reap_dead() == 0
@@ -391,14 +392,14 @@ async def test_other_run_of_a_dead_executor_is_interrupted(
     assert not await owner.append_step(FIRST, step_row(1, "two"))
 
 
-async def test_executors_of_several_origins_are_reaped_together(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_executors_of_several_origins_are_reaped_together(open_journal: Open, database: Database) -> None:
     """One call reaps every dead executor, each by the rule of its origin, and leaves the living ones."""
     owners = {origin: open_journal(origin) for origin in ("serve", "notebook", "terminal")}
     living = open_journal("python")
     for origin, owner in {**owners, "python": living}.items():
         await owner.accept_run(new_run(origin))
     for owner in owners.values():
-        liveness.kill(owner)
+        database.kill(owner)
 
     assert await living.reap_dead() == 1
 
@@ -406,11 +407,11 @@ async def test_executors_of_several_origins_are_reaped_together(open_journal: Op
     assert found == {"serve": "resumed", "notebook": "error", "terminal": "error", "python": "executing"}
 
 
-async def test_paused_run_of_a_dead_executor_stays_paused(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_paused_run_of_a_dead_executor_stays_paused(open_journal: Open, database: Database) -> None:
     """A paused run has no owner, so the end of its process changes nothing."""
     owner, reaper = open_journal(), open_journal()
     await pause(owner)
-    liveness.kill(owner)
+    database.kill(owner)
 
     assert await reaper.reap_dead() == 0
 
@@ -418,34 +419,32 @@ async def test_paused_run_of_a_dead_executor_stays_paused(open_journal: Open, li
     assert await reaper.resolve_wait(KEY, "resumed") == "done"
 
 
-async def test_run_claimed_by_another_origin_is_continued_by_its_own(
-    open_journal: Open, liveness: FakeLiveness
-) -> None:
+async def test_run_claimed_by_another_origin_is_continued_by_its_own(open_journal: Open, database: Database) -> None:
     """The run's origin decides, not that of the executor that owned the run last."""
     owner, helper = open_journal("serve"), open_journal("notebook")
     await owner.accept_run(new_run(queue="mail"))
     assert await helper.claim("run") is not None
-    liveness.kill(helper)
+    database.kill(helper)
 
     assert await owner.reap_dead() == 1
 
     assert [run.claim for run in await owner.claim_next("mail")] == [Claim("run", 2, attempt=2)]
 
 
-async def test_reaping_twice_makes_a_run_ready_once(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_reaping_twice_makes_a_run_ready_once(open_journal: Open, database: Database) -> None:
     """Reaping twice makes the runs ready once."""
     owner, reaper = open_journal("serve"), open_journal()
     await owner.accept_run(new_run())
-    liveness.kill(owner)
+    database.kill(owner)
 
     assert [await reaper.reap_dead(), await reaper.reap_dead()] == [1, 0]
 
 
-async def test_two_executors_reap_a_run_once(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_two_executors_reap_a_run_once(open_journal: Open, database: Database) -> None:
     """If two executors reap at the same time, a run gets one more attempt."""
     owner, *reapers = open_journal("serve"), open_journal(), open_journal()
     await owner.accept_run(new_run())
-    liveness.kill(owner)
+    database.kill(owner)
 
     counts = await asyncio.gather(*(reaper.reap_dead() for reaper in reapers))
 
@@ -462,6 +461,7 @@ async def test_run_of_a_closed_executor_is_reaped(open_journal: Open) -> None:
     assert await open_journal("serve").reap_dead() == 1
 
 
+@ONLY_SQLITE
 async def test_second_server_is_refused(open_journal: Open) -> None:
     """One executor of the origin `serve` opens a file; the message says how to serve more."""
     first = open_journal("serve")
@@ -473,6 +473,7 @@ async def test_second_server_is_refused(open_journal: Open) -> None:
     assert await first.accept_run(new_run())
 
 
+@ONLY_SQLITE
 async def test_refused_server_leaves_no_executor(open_journal: Open, rows: Rows) -> None:
     """A server that is refused is not an executor, and does not end the first server's right."""
     first = open_journal("serve")
@@ -483,10 +484,10 @@ async def test_refused_server_leaves_no_executor(open_journal: Open, rows: Rows)
     assert rows("select id, origin from executors") == [(first.executor_id, "serve")]
 
 
-async def test_server_follows_a_closed_or_dead_server(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_server_follows_a_closed_or_dead_server(open_journal: Open, database: Database) -> None:
     """The next server is accepted after the first one was closed, and after the second one died."""
     await open_journal("serve").close()
-    liveness.kill(open_journal("serve"))
+    database.kill(open_journal("serve"))
 
     assert await open_journal("serve").accept_run(new_run())
 
@@ -502,7 +503,7 @@ async def test_other_origins_are_shared(open_journal: Open, origin: str) -> None
 # ── pauses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_resumed_run_is_claimed_with_the_next_fence(journal: SqliteJournal) -> None:
+async def test_resumed_run_is_claimed_with_the_next_fence(journal: DatabaseJournal) -> None:
     """A resumed run is ready; the first claim gets it with the next fence."""
     await pause(journal)
 
@@ -516,7 +517,7 @@ async def test_resumed_run_is_claimed_with_the_next_fence(journal: SqliteJournal
     assert await journal.append_step(SECOND, step_row(0, "one"))
 
 
-async def test_claimed_run_has_its_pause(journal: SqliteJournal) -> None:
+async def test_claimed_run_has_its_pause(journal: DatabaseJournal) -> None:
     """A claimed run has the wait as it was written, with the outcome and the payload of the call that ended it."""
     await journal.accept_run(new_run())
     wait = wait_row(3, kind="suspend", number=2, wake_at=9e9)
@@ -530,7 +531,7 @@ async def test_claimed_run_has_its_pause(journal: SqliteJournal) -> None:
     assert (run.was_paused, run.steps) == (True, ())
 
 
-async def test_claimed_run_has_only_pauses_of_unrecorded_steps(journal: SqliteJournal) -> None:
+async def test_claimed_run_has_only_pauses_of_unrecorded_steps(journal: DatabaseJournal) -> None:
     """The wait of a recorded step is left out; the run still shows that it was paused."""
     await pause(journal)
     await journal.resolve_wait(KEY, "resumed")
@@ -544,7 +545,7 @@ async def test_claimed_run_has_only_pauses_of_unrecorded_steps(journal: SqliteJo
     assert ([step.name for step in run.steps], run.waits, run.was_paused) == (["one"], (), True)
 
 
-async def test_step_of_another_pass_does_not_hide_a_pause(journal: SqliteJournal) -> None:
+async def test_step_of_another_pass_does_not_hide_a_pause(journal: DatabaseJournal) -> None:
     """The first pass of a loop's step is recorded; the pause of its second pass is returned by the claim."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, StepRow(0, "one", STEP, "one", iteration=1))
@@ -557,7 +558,7 @@ async def test_step_of_another_pass_does_not_hide_a_pause(journal: SqliteJournal
     assert [(wait.path, wait.iteration, wait.outcome) for wait in run.waits] == [("one", 2, "timeout")]
 
 
-async def test_run_that_never_paused_says_so(journal: SqliteJournal) -> None:
+async def test_run_that_never_paused_says_so(journal: DatabaseJournal) -> None:
     """A released run without a pause was not paused, even if someone resumed a step early."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(KEY, "resumed")
@@ -569,7 +570,7 @@ async def test_run_that_never_paused_says_so(journal: SqliteJournal) -> None:
     assert (run.was_paused, run.waits) == (False, ())
 
 
-async def test_steps_are_claimed_in_order_with_their_carry(journal: SqliteJournal) -> None:
+async def test_steps_are_claimed_in_order_with_their_carry(journal: DatabaseJournal) -> None:
     """Recorded steps come in the order of the run, each with its carry and the attempt that recorded it."""
     await journal.accept_run(new_run())
     second = replace(step_row(1, "two"), carry=b"\0two")
@@ -588,7 +589,7 @@ async def test_steps_are_claimed_in_order_with_their_carry(journal: SqliteJourna
     assert again.steps == (step_row(0, "one"), second, replace(step_row(2, "three"), attempt=2))
 
 
-async def test_paused_run_shows_its_step(journal: SqliteJournal) -> None:
+async def test_paused_run_shows_its_step(journal: DatabaseJournal) -> None:
     """The record of a paused run shows the result of its step so far; the step is not recorded yet."""
     await pause(journal)
 
@@ -601,7 +602,7 @@ async def test_paused_run_shows_its_step(journal: SqliteJournal) -> None:
     assert (loaded[1].steps, [wait.path for wait in loaded[1].waits]) == ((), ["one"])
 
 
-async def test_recorded_step_replaces_its_pause(journal: SqliteJournal) -> None:
+async def test_recorded_step_replaces_its_pause(journal: DatabaseJournal) -> None:
     """After the pause, the record shows the step's own result, once."""
     await pause(journal)
     await journal.resolve_wait(KEY, "resumed")
@@ -616,7 +617,7 @@ async def test_recorded_step_replaces_its_pause(journal: SqliteJournal) -> None:
     ]
 
 
-async def test_cancelled_pause_still_shows_its_step(journal: SqliteJournal) -> None:
+async def test_cancelled_pause_still_shows_its_step(journal: DatabaseJournal) -> None:
     """A run that was cancelled in its pause shows the step's result so far."""
     await pause(journal)
     await journal.cancel("run")
@@ -624,7 +625,7 @@ async def test_cancelled_pause_still_shows_its_step(journal: SqliteJournal) -> N
     assert (await load(journal)).step("one").exports == {"$return_value": "before"}
 
 
-async def test_paused_run_is_woken_once(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_paused_run_is_woken_once(journal: DatabaseJournal, clock: ManualClock) -> None:
     """Of a timer and two calls exactly one ends a pause."""
     await pause(journal, wake_at=clock.now().timestamp())
 
@@ -636,7 +637,7 @@ async def test_paused_run_is_woken_once(journal: SqliteJournal, clock: ManualClo
 
 
 @pytest.mark.parametrize("second", ["resumed", "cancelled"])
-async def test_second_call_is_late(journal: SqliteJournal, second: WaitOutcome) -> None:
+async def test_second_call_is_late(journal: DatabaseJournal, second: WaitOutcome) -> None:
     """After a call has resumed the run, every further call is late and the first payload stays."""
     await pause(journal)
 
@@ -649,7 +650,7 @@ async def test_second_call_is_late(journal: SqliteJournal, second: WaitOutcome) 
     assert await journal.resolve_wait(KEY, second) == "late"
 
 
-async def test_call_that_cancels_ends_the_run(journal: SqliteJournal) -> None:
+async def test_call_that_cancels_ends_the_run(journal: DatabaseJournal) -> None:
     """A call can end a pause by cancelling the run; later calls are late."""
     await pause(journal)
 
@@ -675,7 +676,7 @@ async def test_call_that_cancels_ends_the_run(journal: SqliteJournal) -> None:
     ],
     ids=str,
 )
-async def test_call_for_another_pause_is_late(journal: SqliteJournal, key: WaitKey, outcome: WaitOutcome) -> None:
+async def test_call_for_another_pause_is_late(journal: DatabaseJournal, key: WaitKey, outcome: WaitOutcome) -> None:
     """A call for an earlier or a later pause, another step, pass or run does not end the pause."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(kind="rerun", number=2))
@@ -687,7 +688,7 @@ async def test_call_for_another_pause_is_late(journal: SqliteJournal, key: WaitK
 
 @pytest.mark.parametrize("end", ["success", "cancelled"])
 @pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
-async def test_call_after_the_end_is_late(journal: SqliteJournal, outcome: WaitOutcome, end: FinalStatus) -> None:
+async def test_call_after_the_end_is_late(journal: DatabaseJournal, outcome: WaitOutcome, end: FinalStatus) -> None:
     """A call for a run that has ended is late and changes nothing, whether or not the step paused."""
     await pause(journal)
     await journal.resolve_wait(KEY, "resumed")
@@ -701,7 +702,7 @@ async def test_call_after_the_end_is_late(journal: SqliteJournal, outcome: WaitO
 
 
 @pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
-async def test_call_for_a_recorded_step_is_late(journal: SqliteJournal, outcome: WaitOutcome) -> None:
+async def test_call_for_a_recorded_step_is_late(journal: DatabaseJournal, outcome: WaitOutcome) -> None:
     """A step that ended without a pause cannot be resumed, and its key cannot cancel the run."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, step_row(0, "one"))
@@ -711,7 +712,7 @@ async def test_call_for_a_recorded_step_is_late(journal: SqliteJournal, outcome:
     assert await status(journal) == "executing"
 
 
-async def test_early_call_counts_when_the_step_pauses(journal: SqliteJournal) -> None:
+async def test_early_call_counts_when_the_step_pauses(journal: DatabaseJournal) -> None:
     """A step that was resumed before its pause is ready at once, with the payload; its timer does not count."""
     await journal.accept_run(new_run())
 
@@ -726,7 +727,7 @@ async def test_early_call_counts_when_the_step_pauses(journal: SqliteJournal) ->
     assert run.waits == (replace(wait_row(kind="suspend", wake_at=0.0), outcome="resumed", payload=b"payload"),)
 
 
-async def test_early_call_keeps_the_run_running(journal: SqliteJournal) -> None:
+async def test_early_call_keeps_the_run_running(journal: DatabaseJournal) -> None:
     """A step that was resumed early may end without a pause."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(KEY, "resumed")
@@ -736,7 +737,7 @@ async def test_early_call_keeps_the_run_running(journal: SqliteJournal) -> None:
     assert await status(journal) == "success"
 
 
-async def test_pauses_are_numbered_from_one(journal: SqliteJournal) -> None:
+async def test_pauses_are_numbered_from_one(journal: DatabaseJournal) -> None:
     """A running step has no pause 0, which a call could end."""
     await journal.accept_run(new_run())
 
@@ -746,7 +747,7 @@ async def test_pauses_are_numbered_from_one(journal: SqliteJournal) -> None:
 
 
 @pytest.mark.parametrize("second", ["resumed", "cancelled"])
-async def test_second_early_call_is_late(journal: SqliteJournal, second: WaitOutcome) -> None:
+async def test_second_early_call_is_late(journal: DatabaseJournal, second: WaitOutcome) -> None:
     """The first early call wins."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(KEY, "resumed", b"first")
@@ -759,7 +760,7 @@ async def test_second_early_call_is_late(journal: SqliteJournal, second: WaitOut
     assert [wait.payload for wait in run.waits] == [b"first"]
 
 
-async def test_early_call_that_cancels_ends_the_run(journal: SqliteJournal) -> None:
+async def test_early_call_that_cancels_ends_the_run(journal: DatabaseJournal) -> None:
     """A call that cancels a step before its pause ends the run at once; the step's pause is refused."""
     await journal.accept_run(new_run())
 
@@ -769,7 +770,7 @@ async def test_early_call_that_cancels_ends_the_run(journal: SqliteJournal) -> N
     assert not await journal.park(FIRST, wait_row())
 
 
-async def test_early_call_for_another_number_does_not_count(journal: SqliteJournal) -> None:
+async def test_early_call_for_another_number_does_not_count(journal: DatabaseJournal) -> None:
     """A step that reruns pauses as usual if the early call was for a later pause of the step."""
     await journal.accept_run(new_run())
     assert await journal.resolve_wait(replace(KEY, number=2), "resumed", b"second") == "early"
@@ -783,12 +784,12 @@ async def test_early_call_for_another_number_does_not_count(journal: SqliteJourn
     assert (paused, await status(journal)) == ("paused", "resumed")
 
 
-async def test_early_call_survives_the_death_of_its_executor(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_early_call_survives_the_death_of_its_executor(open_journal: Open, database: Database) -> None:
     """The next attempt of a step that was resumed early does not pause."""
     owner = open_journal("serve")
     await owner.accept_run(new_run())
     await owner.resolve_wait(KEY, "resumed", b"payload")
-    liveness.kill(owner)
+    database.kill(owner)
     successor = open_journal("serve")
     await successor.reap_dead()
     (run,) = await successor.claim_next()
@@ -798,7 +799,7 @@ async def test_early_call_survives_the_death_of_its_executor(open_journal: Open,
     assert await status(successor) == "resumed"
 
 
-async def test_call_between_two_attempts_is_early(journal: SqliteJournal) -> None:
+async def test_call_between_two_attempts_is_early(journal: DatabaseJournal) -> None:
     """A run that waits for its next attempt can be resumed: the step pauses again with the same key."""
     await journal.accept_run(new_run())
     await journal.release(FIRST)
@@ -810,7 +811,7 @@ async def test_call_between_two_attempts_is_early(journal: SqliteJournal) -> Non
     assert await status(journal) == "resumed"
 
 
-async def test_early_call_keeps_the_steps_earlier_pause(journal: SqliteJournal) -> None:
+async def test_early_call_keeps_the_steps_earlier_pause(journal: DatabaseJournal) -> None:
     """An early call for the second pause of a step leaves the first one: a next attempt continues after it."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(kind="rerun", wake_at=0.0))
@@ -828,7 +829,7 @@ async def test_early_call_keeps_the_steps_earlier_pause(journal: SqliteJournal) 
     assert await status(journal) == "resumed"
 
 
-async def test_next_pause_of_a_step_replaces_its_last(journal: SqliteJournal, rows: Rows) -> None:
+async def test_next_pause_of_a_step_replaces_its_last(journal: DatabaseJournal, rows: Rows) -> None:
     """A step that reruns has one wait, with the number and the data of its last pause."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(kind="rerun", wake_at=0.0))
@@ -845,7 +846,7 @@ async def test_next_pause_of_a_step_replaces_its_last(journal: SqliteJournal, ro
 # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_timer_wakes_due_runs(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_timer_wakes_due_runs(journal: DatabaseJournal, clock: ManualClock) -> None:
     """A timer wakes only runs that are due."""
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
@@ -863,7 +864,7 @@ async def test_timer_wakes_due_runs(journal: SqliteJournal, clock: ManualClock) 
     ]
 
 
-async def test_timer_wakes_the_earliest_runs_first(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_timer_wakes_the_earliest_runs_first(journal: DatabaseJournal, clock: ManualClock) -> None:
     """If more runs are due than the limit, the earliest are woken."""
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
@@ -875,7 +876,7 @@ async def test_timer_wakes_the_earliest_runs_first(journal: SqliteJournal, clock
 
 
 @pytest.mark.parametrize("kind", ["delay", "rerun"])
-async def test_due_pause_ends_with_the_outcome_timeout(journal: SqliteJournal, kind: WaitKind) -> None:
+async def test_due_pause_ends_with_the_outcome_timeout(journal: DatabaseJournal, kind: WaitKind) -> None:
     """A delay, and a step that reruns, go on when their time has come; a call after that is late."""
     await pause(journal, kind=kind, wake_at=0.0)
 
@@ -887,7 +888,7 @@ async def test_due_pause_ends_with_the_outcome_timeout(journal: SqliteJournal, k
     assert [(wait.kind, wait.outcome, wait.payload) for wait in run.waits] == [(kind, "timeout", None)]
 
 
-async def test_expired_suspend_is_cancelled(journal: SqliteJournal, rows: Rows) -> None:
+async def test_expired_suspend_is_cancelled(journal: DatabaseJournal, rows: Rows) -> None:
     """A suspended run that is not resumed ends as cancelled when its time has come, with the reason."""
     await pause(journal, kind="suspend", wake_at=0.0)
 
@@ -902,7 +903,7 @@ async def test_expired_suspend_is_cancelled(journal: SqliteJournal, rows: Rows) 
     assert await journal.claim("run") is None
 
 
-async def test_resumed_suspend_does_not_expire(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_resumed_suspend_does_not_expire(journal: DatabaseJournal, clock: ManualClock) -> None:
     """A suspended run that was resumed in time is not cancelled, even if it is claimed late."""
     await pause(journal, kind="suspend", wake_at=clock.now().timestamp() + 1)
     await journal.resolve_wait(KEY, "resumed")
@@ -913,7 +914,7 @@ async def test_resumed_suspend_does_not_expire(journal: SqliteJournal, clock: Ma
     assert await status(journal) == "resumed"
 
 
-async def test_cancelled_pause_is_not_woken(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_cancelled_pause_is_not_woken(journal: DatabaseJournal, clock: ManualClock) -> None:
     """A cancelled pause is not woken."""
     await pause(journal, wake_at=clock.now().timestamp())
 
@@ -923,7 +924,7 @@ async def test_cancelled_pause_is_not_woken(journal: SqliteJournal, clock: Manua
     assert await status(journal) == "cancelled"
 
 
-async def test_next_wake_is_the_earliest_pause(journal: SqliteJournal) -> None:
+async def test_next_wake_is_the_earliest_pause(journal: DatabaseJournal) -> None:
     """The next wake is that of the earliest timer; pauses without a timer do not count."""
     assert await journal.next_wake() is None
     await pause(journal, "forever")
@@ -967,7 +968,7 @@ async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock
     assert await other.append_step(Claim.first("a"), step_row(0, "one"))
 
 
-async def test_claim_leaves_other_queues_unchanged(journal: SqliteJournal) -> None:
+async def test_claim_leaves_other_queues_unchanged(journal: DatabaseJournal) -> None:
     """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
     await pause(journal, "woken")
@@ -999,7 +1000,7 @@ async def test_running_run_is_not_claimed(open_journal: Open) -> None:
     assert await other.claim_next(limit=5) == []
 
 
-async def test_concurrency_of_a_queue_is_limited(journal: SqliteJournal) -> None:
+async def test_concurrency_of_a_queue_is_limited(journal: DatabaseJournal) -> None:
     """A queue with concurrency 2 has two running runs; a pause or an end frees a slot."""
     await journal.set_queue_limits("mail", concurrency=2)
     for number in range(5):
@@ -1014,7 +1015,7 @@ async def test_concurrency_of_a_queue_is_limited(journal: SqliteJournal) -> None
     assert (len(first), len(full), len(second)) == (2, 0, 2)
 
 
-async def test_starts_of_a_queue_are_limited(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_starts_of_a_queue_are_limited(journal: DatabaseJournal, clock: ManualClock) -> None:
     """A queue with two starts in ten seconds starts no third run within ten seconds of the first."""
     await journal.set_queue_limits("mail", max_starts=2, period_s=10)
     for number in range(5):
@@ -1079,7 +1080,7 @@ async def test_load_run_does_not_claim(open_journal: Open) -> None:
 # ── steps, ends and messages ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_last_step_is_recorded_with_the_end(journal: SqliteJournal) -> None:
+async def test_last_step_is_recorded_with_the_end(journal: DatabaseJournal) -> None:
     """The end of a run records its last step; without ownership neither is written."""
     await journal.accept_run(new_run())
     row = step_row(0, "one")
@@ -1091,7 +1092,7 @@ async def test_last_step_is_recorded_with_the_end(journal: SqliteJournal) -> Non
     assert await recorded_steps(journal) == ["one"]
 
 
-async def test_end_with_a_recorded_step_is_refused(journal: SqliteJournal) -> None:
+async def test_end_with_a_recorded_step_is_refused(journal: DatabaseJournal) -> None:
     """If the last step is already recorded, the run does not end."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, step_row(0, "one"))
@@ -1102,7 +1103,7 @@ async def test_end_with_a_recorded_step_is_refused(journal: SqliteJournal) -> No
     assert (await load(journal)).sends == ()
 
 
-async def test_end_has_the_time_of_the_caller(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_end_has_the_time_of_the_caller(journal: DatabaseJournal, clock: ManualClock) -> None:
     """A run ends at the moment that the caller names, or now."""
     await journal.accept_run(new_run("named"))
     await journal.accept_run(new_run("now"))
@@ -1117,7 +1118,7 @@ async def test_end_has_the_time_of_the_caller(journal: SqliteJournal, clock: Man
     ]
 
 
-async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: SqliteJournal) -> None:
+async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: DatabaseJournal) -> None:
     """The key of a step is its path and its iteration: the same name in another branch, or in the next pass, is another row."""
     await journal.accept_run(new_run())
     rows = [
@@ -1131,7 +1132,7 @@ async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: SqliteJournal) 
 
 
 @pytest.mark.parametrize("write", ["finish", "park"])
-async def test_messages_are_written_with_the_end_or_the_pause(journal: SqliteJournal, write: str, rows: Rows) -> None:
+async def test_messages_are_written_with_the_end_or_the_pause(journal: DatabaseJournal, write: str, rows: Rows) -> None:
     """The messages of a run are in the outbox after its end or pause, in order, and due after a minute."""
     await journal.accept_run(new_run())
     messages = [outbox_row(0), outbox_row(1), outbox_row(0, path="two")]
@@ -1153,7 +1154,7 @@ async def test_messages_are_written_with_the_end_or_the_pause(journal: SqliteJou
     ]
 
 
-async def test_messages_of_a_claimed_run_are_known(journal: SqliteJournal) -> None:
+async def test_messages_of_a_claimed_run_are_known(journal: DatabaseJournal) -> None:
     """A claimed run names the runs of steps whose messages are in the outbox, so that they are not queued again."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(wake_at=0.0), outbox=[outbox_row(0), outbox_row(1), outbox_row(0, path="zero")])
@@ -1165,7 +1166,7 @@ async def test_messages_of_a_claimed_run_are_known(journal: SqliteJournal) -> No
     assert run.sent_runs == {("one", 1), ("zero", 1)}
 
 
-async def test_message_is_written_once(journal: SqliteJournal, rows: Rows) -> None:
+async def test_message_is_written_once(journal: DatabaseJournal, rows: Rows) -> None:
     """A message that was written with the pause is not written again with the end; a rerun's messages are new."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(wake_at=0.0), outbox=[outbox_row()])
@@ -1181,7 +1182,7 @@ async def test_message_is_written_once(journal: SqliteJournal, rows: Rows) -> No
     ]
 
 
-async def test_delivery_is_recorded_once(journal: SqliteJournal, rows: Rows) -> None:
+async def test_delivery_is_recorded_once(journal: DatabaseJournal, rows: Rows) -> None:
     """The last try of a delivery ends it: the record shows its outcome, and a further outcome is refused."""
     await journal.accept_run(new_run())
     await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row(0), outbox_row(1)])
@@ -1193,7 +1194,7 @@ async def test_delivery_is_recorded_once(journal: SqliteJournal, rows: Rows) -> 
     assert rows("select tries, due is null from outbox order by rowid") == [(0, 0), (1, 1)]
 
 
-async def test_failed_delivery_is_due_again(journal: SqliteJournal, rows: Rows) -> None:
+async def test_failed_delivery_is_due_again(journal: DatabaseJournal, rows: Rows) -> None:
     """A delivery that is tried again has its next time and counts its tries."""
     await journal.accept_run(new_run())
     await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])
@@ -1209,7 +1210,7 @@ async def test_failed_delivery_is_due_again(journal: SqliteJournal, rows: Rows) 
     ("run_id", "row"),
     [("other", outbox_row()), ("run", outbox_row(1)), ("run", outbox_row(number=2)), ("run", outbox_row(path="two"))],
 )
-async def test_unknown_message_has_no_delivery(journal: SqliteJournal, run_id: str, row: OutboxRow) -> None:
+async def test_unknown_message_has_no_delivery(journal: DatabaseJournal, run_id: str, row: OutboxRow) -> None:
     """The delivery of a message that is not in the outbox is refused."""
     await journal.accept_run(new_run())
     await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])

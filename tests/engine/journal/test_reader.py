@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.engine.journal import (
     Claim,
+    DatabaseJournal,
     ExecutionQuery,
     NewRun,
-    SqliteJournal,
+    SqliteBackend,
     WaitKey,
     encode_event,
     encode_output,
     encode_step,
-    open_journal_reader,
+    open_reader,
 )
 from pdkernel.engine.journal.text_columns import escape_json_text
 from pdkernel.errors import ProjectError
@@ -30,7 +31,9 @@ from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, Outbound
 from pdkernel.model import Workflow
 from tests.engine.journal.conftest import (
     DEFINITION,
+    ONLY_SQLITE,
     WORKFLOW,
+    Database,
     delivery,
     load,
     new_run,
@@ -53,12 +56,12 @@ FAULT = ErrorRecord("step_failed", "Error", "no", step="two", line=3, stack="at 
 TWO = StepResult("two", "error", started_at="2026-01-01T00:00:00.002Z", duration_ms=2.0, error=FAULT)
 
 
-async def ids(journal: SqliteJournal, **query: object) -> list[str]:
+async def ids(journal: DatabaseJournal, **query: object) -> list[str]:
     """Ids of the executions that match."""
     return [execution.id for execution in await journal.list_executions(**query)]  # type: ignore[arg-type]
 
 
-async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: SqliteJournal) -> None:
+async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: DatabaseJournal) -> None:
     """Runs that were accepted at the same time have the order in which pages follow one another."""
     for run_id in "bca":
         await journal.accept_run(new_run(run_id))
@@ -70,7 +73,7 @@ async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: SqliteJ
 async def test_order_of_the_list_does_not_need_an_index(tmp_path: Path, clock: ManualClock) -> None:
     """The statement sorts by time and id, whatever order the rows have without the index of the list."""
     file = tmp_path / "journal.db"
-    journal = SqliteJournal.open(file, clock=clock, ids=SequentialIds())
+    journal = DatabaseJournal.open(SqliteBackend(file), clock=clock, ids=SequentialIds())
     try:
         await journal.store_definition(WORKFLOW)
         for run_id in "bca":
@@ -83,7 +86,7 @@ async def test_order_of_the_list_does_not_need_an_index(tmp_path: Path, clock: M
         await journal.close()
 
 
-async def test_execution_is_what_was_written(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_execution_is_what_was_written(journal: DatabaseJournal, clock: ManualClock) -> None:
     """An execution read from the journal is complete: event, context, steps in order, response, error, times."""
     run = NewRun(
         "run",
@@ -122,7 +125,7 @@ async def test_execution_is_what_was_written(journal: SqliteJournal, clock: Manu
 
 
 @pytest.mark.parametrize("write", ["append", "finish", "park"])
-async def test_sealed_event_is_replaced_by_a_write(journal: SqliteJournal, write: str) -> None:
+async def test_sealed_event_is_replaced_by_a_write(journal: DatabaseJournal, write: str) -> None:
     """An event that is not recorded yet is marked as sealed until a step, a pause or the end replaces it."""
     await journal.accept_run(NewRun("run", "trace", "Greet", DEFINITION, encode_event(None, {"id": "x"})))
     sealed = await journal.get_execution("run")
@@ -143,7 +146,7 @@ async def test_sealed_event_is_replaced_by_a_write(journal: SqliteJournal, write
     assert (shown.trigger.sealed, shown.event) == (False, {"body": "shown"})
 
 
-async def test_write_without_an_event_keeps_the_sealed_event(journal: SqliteJournal) -> None:
+async def test_write_without_an_event_keeps_the_sealed_event(journal: DatabaseJournal) -> None:
     """A run that ends before its accounts are resolved still marks its event as sealed."""
     await journal.accept_run(NewRun("run", "trace", "Greet", DEFINITION, encode_event(None, {})))
 
@@ -155,7 +158,7 @@ async def test_write_without_an_event_keeps_the_sealed_event(journal: SqliteJour
     assert execution.trigger.sealed
 
 
-async def test_execution_survives_json(journal: SqliteJournal) -> None:
+async def test_execution_survives_json(journal: DatabaseJournal) -> None:
     """An execution read from the journal equals the execution read from its JSON."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -166,7 +169,7 @@ async def test_execution_survives_json(journal: SqliteJournal) -> None:
     assert Execution.from_json(execution.to_json()) == execution
 
 
-async def test_unfinished_run_is_readable(journal: SqliteJournal) -> None:
+async def test_unfinished_run_is_readable(journal: DatabaseJournal) -> None:
     """An unfinished run shows finished steps, and the others as not run."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -182,7 +185,7 @@ async def test_unfinished_run_is_readable(journal: SqliteJournal) -> None:
     ]
 
 
-async def test_steps_without_a_row_have_their_status(journal: SqliteJournal) -> None:
+async def test_steps_without_a_row_have_their_status(journal: DatabaseJournal) -> None:
     """The end of a run stores the status of steps without a row."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -194,7 +197,7 @@ async def test_steps_without_a_row_have_their_status(journal: SqliteJournal) -> 
     assert [step.status for step in execution.steps] == ["success", "skipped", "disabled"]
 
 
-async def test_step_outside_of_the_definition_is_shown(journal: SqliteJournal) -> None:
+async def test_step_outside_of_the_definition_is_shown(journal: DatabaseJournal) -> None:
     """A row of a step that the definition does not have is shown after the others."""
     await journal.accept_run(new_run(definition="unknown"))
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -205,7 +208,7 @@ async def test_step_outside_of_the_definition_is_shown(journal: SqliteJournal) -
     assert (execution.version, execution.steps) == ("", (ONE,))
 
 
-async def test_newest_first(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_newest_first(journal: DatabaseJournal, clock: ManualClock) -> None:
     """Executions are sorted newest first, those of one instant by id, across workflows."""
     await journal.store_definition(type(WORKFLOW)("Other"))
     for run_id, workflow, wait in (("a", "Greet", 1), ("c", "Other", 0), ("b", "Greet", 0), ("d", "Greet", 1)):
@@ -217,7 +220,7 @@ async def test_newest_first(journal: SqliteJournal, clock: ManualClock) -> None:
     assert await ids(journal, workflow="None") == []
 
 
-async def test_pages_continue_by_key(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_pages_continue_by_key(journal: DatabaseJournal, clock: ManualClock) -> None:
     """The next page begins below the last execution of the previous page, even if new runs were added."""
     for number in range(5):
         await journal.accept_run(new_run(f"run{number}"))
@@ -232,7 +235,7 @@ async def test_pages_continue_by_key(journal: SqliteJournal, clock: ManualClock)
     assert await ids(journal, before="unknown") == []
 
 
-async def test_filters(journal: SqliteJournal, clock: ManualClock) -> None:
+async def test_filters(journal: DatabaseJournal, clock: ManualClock) -> None:
     """Executions are filtered by user, environment, status and start time."""
     start = clock.now()
     await journal.accept_run(new_run("a", external_user="ada"))
@@ -250,7 +253,7 @@ async def test_filters(journal: SqliteJournal, clock: ManualClock) -> None:
     assert await ids(journal, external_user="ada", status="executing", limit=1) == ["b"]
 
 
-async def test_every_status_is_found_by_its_name(journal: SqliteJournal) -> None:
+async def test_every_status_is_found_by_its_name(journal: DatabaseJournal) -> None:
     """Every status of an execution is found by a query for that status."""
     await journal.accept_run(new_run("queued", queue="q"))
     for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
@@ -269,7 +272,7 @@ async def test_every_status_is_found_by_its_name(journal: SqliteJournal) -> None
 # ── pauses and messages ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_paused_step_has_its_place(journal: SqliteJournal) -> None:
+async def test_paused_step_has_its_place(journal: DatabaseJournal) -> None:
     """The step of a pause is shown at its position among the recorded steps of a run without a definition."""
     await journal.accept_run(new_run(definition="unknown"))
     await journal.append_step(Claim.first("run"), step_row(0, "zero", encode_step(StepResult("zero", "success"))))
@@ -279,7 +282,7 @@ async def test_paused_step_has_its_place(journal: SqliteJournal) -> None:
     assert [step.name for step in (await load(journal)).steps] == ["zero", "one", "two"]
 
 
-async def test_early_call_is_not_shown(journal: SqliteJournal) -> None:
+async def test_early_call_is_not_shown(journal: DatabaseJournal) -> None:
     """A call that resumed a step before its pause is not a result of the step."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(WaitKey("run", "one"), "resumed", b"payload")
@@ -287,7 +290,7 @@ async def test_early_call_is_not_shown(journal: SqliteJournal) -> None:
     assert (await load(journal)).step("one") == StepResult("one", "not_run")
 
 
-async def test_messages_follow_those_of_earlier_versions(journal: SqliteJournal) -> None:
+async def test_messages_follow_those_of_earlier_versions(journal: DatabaseJournal) -> None:
     """The deliveries of the outbox are shown in their order, after those that an earlier version stored in the end."""
     await journal.accept_run(new_run())
     output = f'{{"response":null,"error":null,"steps":{{}},"sends":[{delivery(9, "sent")}]}}'
@@ -304,7 +307,7 @@ async def test_messages_follow_those_of_earlier_versions(journal: SqliteJournal)
     ]
 
 
-async def test_listed_run_is_the_run(journal: SqliteJournal) -> None:
+async def test_listed_run_is_the_run(journal: DatabaseJournal) -> None:
     """A list has each run with its pause and messages, like the run's own record."""
     for run_id in ("a", "b"):
         await journal.accept_run(new_run(run_id))
@@ -328,7 +331,7 @@ async def test_listed_run_is_the_run(journal: SqliteJournal) -> None:
     ],
 )
 async def test_damaged_row_names_its_run(
-    journal: SqliteJournal, execute: Callable[[str], None], damage: str, column: str
+    journal: DatabaseJournal, execute: Callable[[str], None], damage: str, column: str
 ) -> None:
     """A text that cannot be read is an error that names the run and the column; other runs are read."""
     await journal.accept_run(new_run("whole", definition="unknown"))
@@ -343,7 +346,7 @@ async def test_damaged_row_names_its_run(
     assert (await load(journal, "whole")).status == "executing"
 
 
-async def test_damaged_run_can_be_cancelled(journal: SqliteJournal, execute: Callable[[str], None]) -> None:
+async def test_damaged_run_can_be_cancelled(journal: DatabaseJournal, execute: Callable[[str], None]) -> None:
     """A run whose rows are damaged can still be claimed and ended, so it does not block other runs."""
     await journal.accept_run(new_run())
     await journal.park(Claim.first("run"), wait_row(wake_at=0.0))
@@ -358,7 +361,7 @@ async def test_damaged_run_can_be_cancelled(journal: SqliteJournal, execute: Cal
 
 
 async def test_deleted_definition_leaves_the_run_readable(
-    journal: SqliteJournal, execute: Callable[[str], None]
+    journal: DatabaseJournal, execute: Callable[[str], None]
 ) -> None:
     """Without its definition a run shows its recorded steps and no version, and is claimed without a definition."""
     await journal.accept_run(new_run())
@@ -374,7 +377,7 @@ async def test_deleted_definition_leaves_the_run_readable(
     assert run.definition == ""
 
 
-async def test_deleted_wait_leaves_the_run_paused(journal: SqliteJournal, execute: Callable[[str], None]) -> None:
+async def test_deleted_wait_leaves_the_run_paused(journal: DatabaseJournal, execute: Callable[[str], None]) -> None:
     """Without its wait a run is not continued by chance: calls are late, timers pass, and the run can be cancelled."""
     await journal.accept_run(new_run())
     await journal.park(Claim.first("run"), wait_row(wake_at=0.0))
@@ -386,7 +389,7 @@ async def test_deleted_wait_leaves_the_run_paused(journal: SqliteJournal, execut
     assert await journal.cancel("run")
 
 
-async def test_deleted_run_refuses_its_writes(journal: SqliteJournal, execute: Callable[[str], None]) -> None:
+async def test_deleted_run_refuses_its_writes(journal: DatabaseJournal, execute: Callable[[str], None]) -> None:
     """The owner of a deleted run is refused, like one whose run was cancelled."""
     await journal.accept_run(new_run())
     execute("delete from runs")
@@ -409,7 +412,9 @@ def test_any_json_text_can_be_stored(value: object) -> None:
     assert json.loads(safe.encode().decode()) == value
 
 
-async def test_a_summary_is_a_line_of_the_execution(journal: SqliteJournal, clock: ManualClock, path: Path) -> None:
+async def test_a_summary_is_a_line_of_the_execution(
+    journal: DatabaseJournal, clock: ManualClock, database: Database
+) -> None:
     """A summary has the fields of the execution that a list shows, for the runs and in the order of the query."""
     for run_id in "abc":
         await journal.accept_run(new_run(run_id, external_user=run_id, workflow=WORKFLOW.name))
@@ -417,7 +422,7 @@ async def test_a_summary_is_a_line_of_the_execution(journal: SqliteJournal, cloc
     await journal.finish(Claim.first("a"), "error", encode_output(response=Response(400, {}, "x"), error=FAULT))
     await journal.finish(Claim.first("b"), "success", encode_output())
     executions = await journal.list_executions()
-    with closing(open_journal_reader(path)) as reader:
+    with closing(open_reader(database.backend())) as reader:
         summaries = await reader.summaries(ExecutionQuery())
         page = await reader.summaries(ExecutionQuery(limit=1, before_id="c"))
         chosen = await reader.summaries_of(["a", "none"])
@@ -440,22 +445,23 @@ async def test_a_summary_is_a_line_of_the_execution(journal: SqliteJournal, cloc
     assert ([each.id for each in page], [each.id for each in chosen]) == (["b"], ["a"])
 
 
-async def test_runs_are_counted_by_hour(journal: SqliteJournal, clock: ManualClock, path: Path) -> None:
+async def test_runs_are_counted_by_hour(journal: DatabaseJournal, clock: ManualClock, database: Database) -> None:
     """Runs and failures are counted in the hours before a moment; older runs and other workflows are not."""
     for number, (workflow, failed) in enumerate([("A", True), ("A", True), ("A", False), ("B", False), ("A", False)]):
         await journal.store_definition(Workflow(workflow))
         await journal.accept_run(new_run(f"run{number}", workflow=workflow))
         await journal.finish(Claim.first(f"run{number}"), "error" if failed else "success", encode_output())
         clock.advance(3600)
-    with closing(open_journal_reader(path)) as reader:
+    with closing(open_reader(database.backend())) as reader:
         counts = await reader.count_by_hour(["A", "none"], clock.now(), 4)
 
     assert counts == {"A": [(1, 1), (1, 0), (0, 0), (1, 0)], "none": [(0, 0)] * 4}
 
 
-async def test_the_version_changes_with_the_file(journal: SqliteJournal, path: Path) -> None:
+@ONLY_SQLITE
+async def test_the_version_changes_with_the_file(journal: DatabaseJournal, database: Database) -> None:
     """The version stays the same between reads, and changes after a write of another connection."""
-    with closing(open_journal_reader(path)) as reader:
+    with closing(open_reader(database.backend())) as reader:
         before = [await reader.version(), await reader.version()]
         await reader.executions(ExecutionQuery())
         before.append(await reader.version())

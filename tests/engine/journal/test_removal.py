@@ -8,7 +8,7 @@ from pdkernel.clock import ManualClock
 from tests.engine.journal.conftest import (
     FIRST,
     WORKFLOW,
-    FakeLiveness,
+    Database,
     Open,
     Rows,
     new_run,
@@ -83,12 +83,12 @@ async def test_a_run_of_another_origin_waits_for_its_executor(open_journal: Open
     assert (claimed.claim.run_id, claimed.origin) == ("run", "serve")
 
 
-async def test_a_dead_executor_does_not_serve(open_journal: Open, liveness: FakeLiveness) -> None:
+async def test_a_dead_executor_does_not_serve(open_journal: Open, database: Database) -> None:
     """An origin has an executor while one of its processes lives, although the row of a dead one stays."""
     terminal = open_journal("terminal")
     before = await terminal.has_executor("serve")
     server = open_journal("serve")
     during = await terminal.has_executor("serve")
-    liveness.kill(server)
+    database.kill(server)
 
     assert (before, during, await terminal.has_executor("serve")) == (False, True, False)

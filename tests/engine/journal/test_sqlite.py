@@ -24,16 +24,16 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from pdkernel.clock import SequentialIds
 from pdkernel.engine.journal import (
     Claim,
+    DatabaseJournal,
     NewRun,
-    SqliteJournal,
+    SqliteBackend,
     WaitKey,
     encode_output,
     encode_step,
-    open_journal_reader,
+    open_reader,
 )
-from pdkernel.engine.journal.executors import ExecutorLocks
-from pdkernel.engine.journal.rows import WaitOutcome
 from pdkernel.engine.journal.schema import metadata
+from pdkernel.engine.journal.sqlite import ExecutorLocks
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
 from pdkernel.project import Project
@@ -52,7 +52,7 @@ from tests.engine.journal.conftest import rows_of as rows
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from pdkernel.engine.journal import Claim, NewRun, SqliteJournal, StepRow, encode_event, encode_step
+from pdkernel.engine.journal import Claim, NewRun, DatabaseJournal, SqliteBackend, StepRow, encode_event, encode_step
 from pdkernel.execution import StepResult
 
 async def work(journal, name):
@@ -64,7 +64,7 @@ async def work(journal, name):
         print(name, seq, flush=True)
 
 async def main():
-    journal = SqliteJournal.open(Path(sys.argv[1]), origin="serve" if sys.argv[2] == "run" else "terminal")
+    journal = DatabaseJournal.open(SqliteBackend(Path(sys.argv[1])), origin="serve" if sys.argv[2] == "run" else "terminal")
     await asyncio.gather(*(work(journal, f"{sys.argv[2]}{number}") for number in range(4)))
     await journal.close()
 
@@ -72,23 +72,29 @@ asyncio.run(main())
 """
 
 
-def writing_thread(journal: SqliteJournal) -> asyncio.Future[str]:
+def writing_thread(journal: DatabaseJournal) -> asyncio.Future[str]:
     """Return the name of the thread that writes now."""
     return journal._writer.write(lambda _: threading.current_thread().name)
 
 
 @pytest.fixture
-async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
+def kind() -> str:
+    """These tests are about files."""
+    return "sqlite"
+
+
+@pytest.fixture
+async def journal(path: Path) -> AsyncIterator[DatabaseJournal]:
     """A journal in that file."""
-    journal = SqliteJournal.open(path)
+    journal = DatabaseJournal.open(SqliteBackend(path))
     yield journal
     await journal.close()
 
 
 @pytest.fixture
-async def prompt_journal(path: Path) -> AsyncIterator[SqliteJournal]:
+async def prompt_journal(path: Path) -> AsyncIterator[DatabaseJournal]:
     """A journal in that file that treats every disk as fast."""
-    journal = SqliteJournal.open(path, max_inline_commit_s=math.inf)
+    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=math.inf))
     yield journal
     await journal.close()
 
@@ -150,7 +156,7 @@ def test_tables_compile_for_postgres() -> None:
         ),
     ],
 )
-async def test_statements_use_their_index(journal: SqliteJournal, path: Path, query: str, plan: str) -> None:
+async def test_statements_use_their_index(journal: DatabaseJournal, path: Path, query: str, plan: str) -> None:
     """Each query uses its index."""
     assert await journal.next_wake() is None
 
@@ -164,7 +170,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
     """The journal's tables are in the project's database, and both write to the file."""
     with Project.open(tmp_path / ".pdkernel") as project:
         assert project.sqlite_path is not None
-        journal = SqliteJournal.open(project.sqlite_path)
+        journal = DatabaseJournal.open(SqliteBackend(project.sqlite_path))
         await journal.accept_run(new_run())
         project.variables.set("A", "1")
         await journal.append_step(Claim.first("run"), step_row(0, "one"))
@@ -178,7 +184,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
         assert project.variables.values() == {"A": "1"}
 
 
-async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: SqliteJournal, path: Path) -> None:
+async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: DatabaseJournal, path: Path) -> None:
     """The row of a step is committed at once if no other run is active."""
     await prompt_journal.accept_run(new_run())
 
@@ -188,7 +194,7 @@ async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: SqliteJ
     assert await answer
 
 
-async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal: SqliteJournal, path: Path) -> None:
+async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal: DatabaseJournal, path: Path) -> None:
     """With another active run the row of a step goes through the thread, so that runs share commits."""
     await prompt_journal.accept_run(new_run())
     await prompt_journal.accept_run(new_run("other"))
@@ -200,7 +206,7 @@ async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal
     assert rows(path, "select name from steps") == [("one",)]
 
 
-async def test_writing_process_does_not_block_the_loop(prompt_journal: SqliteJournal, path: Path) -> None:
+async def test_writing_process_does_not_block_the_loop(prompt_journal: DatabaseJournal, path: Path) -> None:
     """A step of a single run waits in the thread for a writing process, not in the event loop."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
@@ -213,7 +219,7 @@ async def test_writing_process_does_not_block_the_loop(prompt_journal: SqliteJou
     assert await answer
 
 
-async def test_failed_inline_write_fails_only_its_caller(prompt_journal: SqliteJournal, path: Path) -> None:
+async def test_failed_inline_write_fails_only_its_caller(prompt_journal: DatabaseJournal, path: Path) -> None:
     """A failed write of a single run raises in its caller, and the journal goes on."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
@@ -225,7 +231,7 @@ async def test_failed_inline_write_fails_only_its_caller(prompt_journal: SqliteJ
     assert await prompt_journal.append_step(Claim.first("run"), step_row(0, "one"))
 
 
-async def test_concurrent_writes_share_commits(journal: SqliteJournal) -> None:
+async def test_concurrent_writes_share_commits(journal: DatabaseJournal) -> None:
     """A hundred runs accepted at once take far fewer than a hundred commits, and every call gets its result."""
     before = journal.commits
 
@@ -235,7 +241,7 @@ async def test_concurrent_writes_share_commits(journal: SqliteJournal) -> None:
     assert journal.commits - before < 50
 
 
-async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal: SqliteJournal) -> None:
+async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal: DatabaseJournal) -> None:
     """On a fast disk, the writes of one loop iteration are one commit in the loop's thread."""
     before = prompt_journal.commits
 
@@ -247,7 +253,7 @@ async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal:
 
 async def test_thread_commits_on_a_slow_disk(path: Path) -> None:
     """After slow commits the journal's thread commits."""
-    journal = SqliteJournal.open(path, max_inline_commit_s=1e-9)
+    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=1e-9))
 
     where = [await writing_thread(journal) for _ in range(3)]
 
@@ -257,7 +263,7 @@ async def test_thread_commits_on_a_slow_disk(path: Path) -> None:
 
 async def test_close_commits_pending_writes_of_the_loop(path: Path) -> None:
     """A pending write of the loop is committed before the file is closed."""
-    journal = SqliteJournal.open(path, max_inline_commit_s=math.inf)
+    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=math.inf))
     accepting = asyncio.ensure_future(journal.accept_run(new_run()))
     await asyncio.sleep(0)
 
@@ -267,7 +273,7 @@ async def test_close_commits_pending_writes_of_the_loop(path: Path) -> None:
     assert rows(path, "select count(*) from runs") == [(1,)]
 
 
-async def test_each_write_of_a_batch_has_its_own_result(journal: SqliteJournal, path: Path) -> None:
+async def test_each_write_of_a_batch_has_its_own_result(journal: DatabaseJournal, path: Path) -> None:
     """In a batch with valid rows, a wrong fence, a repeat, an unknown run and an invalid row, the valid rows are committed."""
     for number in range(20):
         await journal.accept_run(new_run(f"run{number}"))
@@ -286,7 +292,7 @@ async def test_each_write_of_a_batch_has_its_own_result(journal: SqliteJournal, 
     assert rows(path, "select count(*) from steps") == [(20,)]
 
 
-async def test_failed_compound_write_is_rolled_back_alone(journal: SqliteJournal, path: Path) -> None:
+async def test_failed_compound_write_is_rolled_back_alone(journal: DatabaseJournal, path: Path) -> None:
     """A pause whose wait cannot be written leaves the run unchanged, and the rest of the batch is committed."""
     for run_id in ("bad", "good"):
         await journal.accept_run(new_run(run_id))
@@ -311,7 +317,7 @@ STORED = "a\ufffd\ufffd"
 """`BROKEN` in a column of plain text."""
 
 
-async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: SqliteJournal) -> None:
+async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: DatabaseJournal) -> None:
     """NUL and lone surrogates in the JSON of an event, a step, an end and a message are read as they were written."""
     await journal.store_definition(WORKFLOW)
     event = '{"event":{"body":"a\ud800\0"},"context":{}}'
@@ -331,7 +337,7 @@ async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: SqliteJ
     assert (execution.response.body, execution.sends[0].to) == (BROKEN, BROKEN)
 
 
-async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: SqliteJournal) -> None:
+async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: DatabaseJournal) -> None:
     """NUL and lone surrogates in the step of a pause, and in the event that it replaces, are read as they were written."""
     await journal.accept_run(new_run())
     data = encode_step(StepResult("one", "success", exports={"x": BROKEN}))
@@ -344,7 +350,7 @@ async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: Sqli
     assert (execution.event, execution.step("one").exports) == ({"body": BROKEN}, {"x": BROKEN})
 
 
-async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: SqliteJournal, path: Path) -> None:
+async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: DatabaseJournal, path: Path) -> None:
     """Every plain text of a run, a step, a wait and a message may hold NUL and lone surrogates."""
     run = NewRun(
         BROKEN,
@@ -378,7 +384,7 @@ async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: Sqlit
     assert rows(path, "select queue from limits") == [(STORED,)]
 
 
-async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: SqliteJournal) -> None:
+async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: DatabaseJournal) -> None:
     """A run is found, claimed and cancelled by the texts with which it was accepted."""
     await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user=BROKEN, queue="mail"))
 
@@ -398,7 +404,7 @@ async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: SqliteJo
     assert await journal.find_cancelled([BROKEN]) == [BROKEN]
 
 
-async def test_any_loop_may_write(journal: SqliteJournal) -> None:
+async def test_any_loop_may_write(journal: DatabaseJournal) -> None:
     """Callers of several event loops each get results on their own loop."""
 
     def other_loop(name: str) -> bool:
@@ -411,7 +417,7 @@ async def test_any_loop_may_write(journal: SqliteJournal) -> None:
     assert all(answers)
 
 
-async def test_cancelled_caller_does_not_affect_other_callers(journal: SqliteJournal) -> None:
+async def test_cancelled_caller_does_not_affect_other_callers(journal: DatabaseJournal) -> None:
     """A cancelled caller gets no result; the others do."""
     task = asyncio.create_task(journal.accept_run(new_run("a")))
     await asyncio.sleep(0)
@@ -422,7 +428,7 @@ async def test_cancelled_caller_does_not_affect_other_callers(journal: SqliteJou
 
 async def test_close_commits_unawaited_writes(path: Path) -> None:
     """A `finish` and a `park` whose results are not awaited are on disk after `close`."""
-    journal = SqliteJournal.open(path)
+    journal = DatabaseJournal.open(SqliteBackend(path))
     for run_id in ("finished", "paused"):
         await journal.accept_run(new_run(run_id))
     unawaited = [
@@ -441,7 +447,7 @@ async def test_close_commits_unawaited_writes(path: Path) -> None:
 
 async def test_closed_executor_leaves_no_row(path: Path) -> None:
     """An executor that owns no run has no row and no lock file after `close`."""
-    journal = SqliteJournal.open(path, origin="notebook")
+    journal = DatabaseJournal.open(SqliteBackend(path), origin="notebook")
     during = rows(path, "select id, origin, lease_until, alive from executors")
     locked = [file.name for file in (path.parent / "executors-journal").iterdir()]
 
@@ -453,7 +459,7 @@ async def test_closed_executor_leaves_no_row(path: Path) -> None:
     assert list((path.parent / "executors-journal").iterdir()) == []
 
 
-async def test_refused_run_does_not_delay_later_commits(prompt_journal: SqliteJournal, path: Path) -> None:
+async def test_refused_run_does_not_delay_later_commits(prompt_journal: DatabaseJournal, path: Path) -> None:
     """A run that a dedupe key refused is not active: the next run's steps are committed at once."""
     await prompt_journal.accept_run(new_run("first", dedupe_key="key"))
     await prompt_journal.finish(Claim.first("first"), "success", encode_output())
@@ -466,7 +472,7 @@ async def test_refused_run_does_not_delay_later_commits(prompt_journal: SqliteJo
     assert await answer
 
 
-async def test_failed_messages_roll_back_the_end(journal: SqliteJournal, path: Path) -> None:
+async def test_failed_messages_roll_back_the_end(journal: DatabaseJournal, path: Path) -> None:
     """If a message cannot be written, neither the end nor the last step is, and the executor still owns the run."""
     await journal.accept_run(new_run())
 
@@ -482,7 +488,7 @@ async def test_failed_messages_roll_back_the_end(journal: SqliteJournal, path: P
 
 async def test_reader_creates_no_executor(path: Path) -> None:
     """A reader of a new file creates the tables and is not an executor; it may read beside a server."""
-    reader = open_journal_reader(path)
+    reader = open_reader(SqliteBackend(path))
     try:
         assert await reader.execution("run") is None
         assert rows(path, "select id from executors") == []
@@ -499,7 +505,7 @@ async def test_newer_journal_is_refused(path: Path) -> None:
     with pytest.raises(
         ProjectError, match=r"a newer version of pdkernel has written it \(schema version 99;"
     ) as caught:
-        SqliteJournal.open(path)
+        DatabaseJournal.open(SqliteBackend(path))
 
     assert caught.value.fix == "Upgrade pdkernel: pip install --upgrade pdkernel"
     assert rows(path, "pragma user_version") == [(99,)]
@@ -510,14 +516,14 @@ async def test_damaged_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"garbage" * 1000)
 
     with pytest.raises(ProjectError, match="is damaged or is not a database"):
-        SqliteJournal.open(path)
+        DatabaseJournal.open(SqliteBackend(path))
 
     assert path.read_bytes() == b"garbage" * 1000
 
 
 async def test_write_on_a_full_disk_is_an_error(path: Path) -> None:
     """If the file cannot grow, every caller of the batch gets an error, and acknowledged writes stay."""
-    journal = SqliteJournal.open(path)
+    journal = DatabaseJournal.open(SqliteBackend(path))
     await journal.accept_run(new_run("kept"))
     pages = rows(path, "pragma page_count")[0][0]
     await journal._writer.write(lambda connection: connection.execute(f"pragma max_page_count = {pages}").fetchone())
@@ -577,7 +583,7 @@ async def test_concurrent_processes_write_to_one_journal(path: Path) -> None:
 
 async def test_second_connection_keeps_the_first_ones_locks(path: Path) -> None:
     """A second connection in one process does not let another process remove the write-ahead log under a writer."""
-    journal = SqliteJournal.open(path)
+    journal = DatabaseJournal.open(SqliteBackend(path))
     await journal.accept_run(new_run("before"))
     connect(path).close()
 
@@ -611,7 +617,7 @@ async def test_acknowledged_steps_survive_kill_9(path: Path, server: subprocess.
 
     os.kill(server.pid, signal.SIGKILL)
     acknowledged += server.communicate()[0].splitlines(keepends=True)
-    journal = SqliteJournal.open(path)
+    journal = DatabaseJournal.open(SqliteBackend(path))
     execution = await journal.get_execution("run0")
     await journal.close()
 
@@ -629,14 +635,14 @@ async def test_acknowledged_steps_survive_kill_9(path: Path, server: subprocess.
 
 async def test_runs_of_a_killed_server_continue_in_the_next(path: Path, server: subprocess.Popen[str]) -> None:
     """While a server lives, a second one is refused and no run is reaped; after its kill -9 the next one continues its runs."""
-    terminal = SqliteJournal.open(path)
+    terminal = DatabaseJournal.open(SqliteBackend(path))
     with pytest.raises(RequestError, match="Another `pdkernel serve` serves the project"):
-        SqliteJournal.open(path, origin="serve")
+        DatabaseJournal.open(SqliteBackend(path), origin="serve")
     while_living = await terminal.reap_dead()
 
     os.kill(server.pid, signal.SIGKILL)
     server.wait()
-    successor = SqliteJournal.open(path, origin="serve")
+    successor = DatabaseJournal.open(SqliteBackend(path), origin="serve")
     ready = await successor.reap_dead()
     claims = await successor.claim_next(limit=9)
     alive = rows(path, "select id from executors order by id")
@@ -653,140 +659,32 @@ async def test_runs_of_a_killed_server_continue_in_the_next(path: Path, server: 
 async def test_server_that_cannot_open_gives_its_lock_back(path: Path) -> None:
     """If a server fails to open the file, the next server of the process is accepted."""
     liveness = FakeLiveness()
-    await SqliteJournal.open(path).close()
+    await DatabaseJournal.open(SqliteBackend(path)).close()
     with closing(connect(path)) as other:
         other.execute("alter table executors rename to elsewhere")
         with pytest.raises(ProjectError, match="no such table"):
-            SqliteJournal.open(path, origin="serve", ids=SequentialIds(), liveness=liveness)
+            DatabaseJournal.open(SqliteBackend(path, liveness=liveness), origin="serve", ids=SequentialIds())
         other.execute("alter table elsewhere rename to executors")
 
     assert not liveness.is_alive("serve")
     assert not liveness.is_alive(SequentialIds().new("exec_", 20))
-    await SqliteJournal.open(path, origin="serve", liveness=liveness).close()
+    await DatabaseJournal.open(SqliteBackend(path, liveness=liveness), origin="serve").close()
 
 
 async def test_two_journals_of_one_process_see_each_other(path: Path) -> None:
     """Executors of one process do not reap each other, and one server per process is accepted."""
-    one, other = SqliteJournal.open(path, origin="serve"), SqliteJournal.open(path)
+    one, other = DatabaseJournal.open(SqliteBackend(path), origin="serve"), DatabaseJournal.open(SqliteBackend(path))
     await one.accept_run(new_run())
 
     reaped = await other.reap_dead()
     with pytest.raises(RequestError):
-        SqliteJournal.open(path, origin="serve")
+        DatabaseJournal.open(SqliteBackend(path), origin="serve")
     await one.close()
     after = await other.reap_dead()
-    await SqliteJournal.open(path, origin="serve").close()
+    await DatabaseJournal.open(SqliteBackend(path), origin="serve").close()
     await other.close()
 
     assert (reaped, after) == (0, 1)
-
-
-RACES = 200
-
-
-@pytest.fixture
-async def racers(path: Path) -> AsyncIterator[tuple[SqliteJournal, SqliteJournal]]:
-    """Two executors whose threads commit, so that their writes really compete; both have `RACES` runs to race for."""
-    one, other = (SqliteJournal.open(path, max_inline_commit_s=0) for _ in range(2))
-    yield one, other
-    await one.close()
-    await other.close()
-
-
-async def pause_all(journal: SqliteJournal, wake_at: float | None = None) -> None:
-    """Accept and pause the runs of a race."""
-    claims = [Claim.first(f"run{number}") for number in range(RACES)]
-    assert all(await asyncio.gather(*(journal.accept_run(new_run(claim.run_id)) for claim in claims)))
-    wait = wait_row(wake_at=wake_at)
-    assert all(await asyncio.gather(*(journal.park(claim, wait) for claim in claims)))
-
-
-async def resolve_all(journal: SqliteJournal, outcome: WaitOutcome, *, step: int = 1) -> list[str]:
-    """Return the runs whose pauses this executor ended; *step* -1 begins with the last run."""
-    ids = [f"run{number}" for number in range(RACES)]
-    found = await asyncio.gather(*(journal.resolve_wait(WaitKey(run_id, "one"), outcome) for run_id in ids[::step]))
-    return [run_id for run_id, resolution in zip(ids[::step], found, strict=True) if resolution == "done"]
-
-
-async def test_one_of_two_resumes_wins(racers: tuple[SqliteJournal, SqliteJournal]) -> None:
-    """If two executors resume the same runs, each run is resumed by one of them."""
-    one, other = racers
-    await pause_all(one)
-
-    first, second = await asyncio.gather(resolve_all(one, "resumed"), resolve_all(other, "resumed", step=-1))
-
-    assert len(first) + len(second) == len({*first, *second}) == RACES
-
-
-async def test_one_of_resume_cancel_and_timeout_wins(racers: tuple[SqliteJournal, SqliteJournal], path: Path) -> None:
-    """If calls resume and cancel runs while they are due, each pause ends once, with the winner's outcome."""
-    one, other = racers
-    await pause_all(one, wake_at=0.0)
-
-    resumed, cancelled, woken = await asyncio.gather(
-        resolve_all(one, "resumed"),
-        resolve_all(other, "cancelled", step=-1),
-        asyncio.gather(*(racers[number % 2].wake_due(limit=2) for number in range(40))),
-    )
-    timed_out = rows(path, "select run_id from waits where outcome = 'timeout'")
-
-    assert len(resumed) + len(cancelled) + sum(woken) == RACES
-    assert len({*resumed, *cancelled, *(run_id for (run_id,) in timed_out)}) == RACES
-    assert rows(path, "select count(*) from runs where status = 'cancelled'") == [(len(cancelled),)]
-    assert rows(path, "select count(*) from runs where status = 'ready'") == [(RACES - len(cancelled),)]
-
-
-async def test_one_of_two_cancels_wins(racers: tuple[SqliteJournal, SqliteJournal]) -> None:
-    """If two executors cancel the same runs, one of them is told that it did."""
-    one, other = racers
-    await pause_all(one)
-    ids = [f"run{number}" for number in range(RACES)]
-
-    answers = await asyncio.gather(
-        asyncio.gather(*(one.cancel(run_id) for run_id in ids)),
-        asyncio.gather(*(other.cancel(run_id) for run_id in ids)),
-    )
-
-    assert [first != second for first, second in zip(*answers, strict=True)] == [True] * RACES
-
-
-async def test_one_of_two_claims_wins(racers: tuple[SqliteJournal, SqliteJournal], path: Path) -> None:
-    """If two executors claim the same runs, one by id and one by age, each run has one owner and one more fence."""
-    one, other = racers
-    await pause_all(one, wake_at=0.0)
-    assert await one.wake_due() == RACES
-
-    by_id, by_age = await asyncio.gather(
-        asyncio.gather(*(one.claim(f"run{number}") for number in range(RACES))),
-        asyncio.gather(*(other.claim_next(limit=10) for _ in range(RACES // 10))),
-    )
-
-    mine = {run.claim.run_id for run in by_id if run is not None}
-    theirs = {run.claim.run_id for claims in by_age for run in claims}
-    assert mine.isdisjoint(theirs)
-    assert len(mine) + len(theirs) == RACES
-    assert rows(path, "select distinct fence, status from runs") == [(2, "running")]
-    assert rows(path, f"select count(*) from runs where owner = '{one.executor_id}'") == [(len(mine),)]
-
-
-async def test_one_of_a_pause_and_an_early_resume_is_first(
-    racers: tuple[SqliteJournal, SqliteJournal], path: Path
-) -> None:
-    """A call that comes while the step pauses resumes the run, whichever is first."""
-    one, other = racers
-    ids = [f"run{number}" for number in range(RACES)]
-    assert all(await asyncio.gather(*(one.accept_run(new_run(run_id)) for run_id in ids)))
-
-    parked, resolved = await asyncio.gather(
-        asyncio.gather(*(one.park(Claim.first(run_id), wait_row()) for run_id in ids)),
-        asyncio.gather(*(other.resolve_wait(WaitKey(run_id, "one"), "resumed") for run_id in ids[::-1])),
-    )
-
-    assert all(parked)
-    assert set(resolved) <= {"done", "early"}
-    assert rows(path, "select distinct r.status, w.outcome from runs r join waits w on w.run_id = r.id") == [
-        ("ready", "resumed")
-    ]
 
 
 # ── locks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -838,7 +736,7 @@ def test_child_process_does_not_inherit_a_lock(locks: ExecutorLocks, tmp_path: P
     """A child process that outlives its killed executor does not keep it alive."""
     code = (
         "import pathlib, subprocess, sys, time\n"
-        "from pdkernel.engine.journal.executors import ExecutorLocks\n"
+        "from pdkernel.engine.journal.sqlite import ExecutorLocks\n"
         "ExecutorLocks(pathlib.Path(sys.argv[1])).hold('one')\n"
         "print(subprocess.Popen(['sleep', '60'], close_fds=False, stdout=subprocess.DEVNULL).pid, flush=True)\n"
         "time.sleep(60)\n"
@@ -937,8 +835,8 @@ def columns(path: Path) -> dict[str, list[Any]]:
 
 async def test_an_earlier_file_gets_the_tables_of_a_new_file(old_path: Path, tmp_path: Path) -> None:
     """After the migration the tables, keys and indexes are those of a new file."""
-    await SqliteJournal.open(old_path).close()
-    await SqliteJournal.open(tmp_path / "new.db").close()
+    await DatabaseJournal.open(SqliteBackend(old_path)).close()
+    await DatabaseJournal.open(SqliteBackend(tmp_path / "new.db")).close()
 
     assert columns(old_path) == columns(tmp_path / "new.db")
     assert rows(old_path, "pragma user_version") == rows(tmp_path / "new.db", "pragma user_version")
@@ -946,7 +844,7 @@ async def test_an_earlier_file_gets_the_tables_of_a_new_file(old_path: Path, tmp
 
 async def test_finished_runs_survive_a_migration(old_path: Path) -> None:
     """A finished run of an earlier version reads as before, with the path of each step."""
-    journal = SqliteJournal.open(old_path)
+    journal = DatabaseJournal.open(SqliteBackend(old_path))
 
     execution = await journal.get_execution("finished")
     await journal.close()
@@ -965,7 +863,7 @@ async def test_finished_runs_survive_a_migration(old_path: Path) -> None:
 
 async def test_unfinished_runs_end_with_a_migration(old_path: Path, version: int) -> None:
     """A run that an earlier version left unfinished ends with the reason, keeps its steps, and is never continued."""
-    journal = SqliteJournal.open(old_path)
+    journal = DatabaseJournal.open(SqliteBackend(old_path))
 
     ended = [await journal.get_execution(run_id) for run_id in UNFINISHED[version]]
     claimed = [*await journal.claim_next(None, limit=9), *await journal.claim_next("mail", limit=9)]
@@ -984,7 +882,7 @@ async def test_unfinished_runs_end_with_a_migration(old_path: Path, version: int
 
 async def test_executors_of_an_earlier_version_are_gone(old_path: Path) -> None:
     """The executors of an earlier version are dead: their runs have ended, and nothing is left to reap."""
-    journal = SqliteJournal.open(old_path)
+    journal = DatabaseJournal.open(SqliteBackend(old_path))
 
     executors = rows(old_path, "select id from executors")
     reaped = await journal.reap_dead()
@@ -997,7 +895,7 @@ async def test_executors_of_an_earlier_version_are_gone(old_path: Path) -> None:
 
 async def test_definitions_survive_a_migration(path: Path) -> None:
     """Each deployment is a definition, stored by its hash, and each run shows the version of its own."""
-    journal = SqliteJournal.open(old_file(path, 2))
+    journal = DatabaseJournal.open(SqliteBackend(old_file(path, 2)))
     greet = replace(WORKFLOW, steps=WORKFLOW.steps[:2])
     workflows = {
         "finished": greet,
@@ -1018,7 +916,7 @@ async def test_definitions_survive_a_migration(path: Path) -> None:
 
 async def test_sealed_event_survives_a_migration(path: Path) -> None:
     """An event that an earlier version left encrypted is still marked as sealed."""
-    journal = SqliteJournal.open(old_file(path, 2))
+    journal = DatabaseJournal.open(SqliteBackend(old_file(path, 2)))
 
     execution = await journal.get_execution("sealed")
     await journal.close()
@@ -1029,7 +927,7 @@ async def test_sealed_event_survives_a_migration(path: Path) -> None:
 
 async def test_migrated_file_takes_new_runs(old_path: Path) -> None:
     """A migrated file takes a run from its acceptance to its pause and its end."""
-    journal = SqliteJournal.open(old_path, origin="serve")
+    journal = DatabaseJournal.open(SqliteBackend(old_path), origin="serve")
     await journal.store_definition(WORKFLOW)
     assert await journal.accept_run(new_run(dedupe_key="key", request=b"request"))
     assert not await journal.accept_run(new_run("again", dedupe_key="key"))
@@ -1061,7 +959,7 @@ async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) 
     killed = subprocess.run([sys.executable, "-c", code, str(old_path), str(version)], check=False)
     unchanged = rows(old_path, "select * from runs"), rows(old_path, "pragma user_version")
 
-    journal = SqliteJournal.open(old_path)
+    journal = DatabaseJournal.open(SqliteBackend(old_path))
     execution = await journal.get_execution("finished")
     await journal.close()
 
@@ -1073,7 +971,9 @@ async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) 
 
 async def test_concurrent_processes_migrate_once(old_path: Path) -> None:
     """Processes that open an earlier file at the same time all open the migrated file."""
-    journals = await asyncio.gather(*(asyncio.to_thread(SqliteJournal.open, old_path) for _ in range(4)))
+    journals = await asyncio.gather(
+        *(asyncio.to_thread(DatabaseJournal.open, SqliteBackend(old_path)) for _ in range(4))
+    )
 
     found = [await journal.get_execution("finished") for journal in journals]
     for journal in journals:

@@ -8,16 +8,24 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from pdkernel.clock import ManualClock, SequentialIds
-from pdkernel.engine.journal import Claim, SqliteJournal, WaitKey, encode_output
+from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output
 from pdkernel.engine.journal.rows import FIRST_FENCE, RunStatus, WaitKind, WaitOutcome, WaitResolution
-from tests.engine.journal.conftest import FakeLiveness, new_run, rows_of, step_row, wait_row
+from tests.engine.journal.conftest import (
+    Database,
+    FakeLiveness,
+    PostgresDatabase,
+    SqliteDatabase,
+    new_run,
+    step_row,
+    wait_row,
+)
 
 T = TypeVar("T")
 
@@ -58,18 +66,18 @@ class JournalMachine(RuleBasedStateMachine):
 
     runs = Bundle("runs")
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__()
+        self.database = database
         self.undo = ExitStack()
-        self.path = Path(self.undo.enter_context(tempfile.TemporaryDirectory())) / "journal.db"
         self.runner = self.undo.enter_context(asyncio.Runner())
-        self.clock, self.ids, self.liveness = ManualClock(), SequentialIds(), FakeLiveness()
+        self.clock, self.ids = ManualClock(), SequentialIds()
         self.journals = {origin: self.open(origin) for origin in ("serve", "notebook")}
         self.models: list[RunModel] = []
 
-    def open(self, origin: str) -> SqliteJournal:
+    def open(self, origin: str) -> DatabaseJournal:
         """Open one more executor."""
-        journal = SqliteJournal.open(self.path, clock=self.clock, ids=self.ids, origin=origin, liveness=self.liveness)
+        journal = DatabaseJournal.open(self.database.backend(), clock=self.clock, ids=self.ids, origin=origin)
         self.undo.callback(lambda: self.run(journal.close))
         return journal
 
@@ -81,7 +89,7 @@ class JournalMachine(RuleBasedStateMachine):
 
         return self.runner.run(result())
 
-    def claim_for(self, origin: str, run: RunModel, late: int) -> tuple[SqliteJournal, Claim, bool]:
+    def claim_for(self, origin: str, run: RunModel, late: int) -> tuple[DatabaseJournal, Claim, bool]:
         """Return the executor and the claim of a write, and whether the journal must accept the write."""
         journal = self.journals[origin]
         owns = run.owner == journal.executor_id and run.status == "running"
@@ -202,7 +210,7 @@ class JournalMachine(RuleBasedStateMachine):
     def die(self, origin: str) -> None:
         """An executor dies; its successor reaps it."""
         dead = self.journals[origin]
-        self.liveness.kill(dead, origin)
+        self.database.kill(dead, origin)
         self.journals[origin] = self.open(origin)
         lost = [run for run in self.models if run.owner == dead.executor_id]
         served = [run for run in lost if run.origin == "serve"]
@@ -214,15 +222,36 @@ class JournalMachine(RuleBasedStateMachine):
     @invariant()
     def rows_are_the_model(self) -> None:
         """The rows of the runs are those of the model; a run has an owner exactly while it runs."""
-        assert rows_of(self.path, "select id, status, owner, fence, attempt, wake_at from runs order by id") == [
+        assert self.database.rows("select id, status, owner, fence, attempt, wake_at from runs order by id") == [
             (run.id, run.status, run.owner, run.fence, run.attempt, run.wake_at) for run in self.models
         ]
         assert all((run.owner is not None) == (run.status == "running") for run in self.models)
 
     def teardown(self) -> None:
-        """Close the journals and remove the file."""
+        """Close the journals."""
         self.undo.close()
 
 
-TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=6, stateful_step_count=25)
+def test_calls_follow_the_model_on_sqlite() -> None:
+    """Any sequence of calls has the results of the model in a file."""
+    with ExitStack() as undo:
+
+        def machine() -> JournalMachine:
+            folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
+            return JournalMachine(SqliteDatabase(folder / "journal.db", FakeLiveness()))
+
+        run_state_machine_as_test(
+            cast("type[JournalMachine]", machine), settings=settings(max_examples=6, stateful_step_count=25)
+        )
+
+
+def test_calls_follow_the_model_on_postgres(postgres_database: PostgresDatabase) -> None:
+    """Any sequence of calls has the results of the model in a database on Postgres."""
+
+    def machine() -> JournalMachine:
+        postgres_database.clear()
+        return JournalMachine(postgres_database)
+
+    run_state_machine_as_test(
+        cast("type[JournalMachine]", machine), settings=settings(max_examples=6, stateful_step_count=25)
+    )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from pdkernel.engine.journal import SqliteBackend
+from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.project.sqlite import connect
 
 
-def insert(value: int) -> Callable[[sqlite3.Connection], object]:
+def insert(value: int) -> Callable[[Connection], object]:
     """A write that adds a row."""
     return lambda connection: connection.execute("insert into written (value) values (?)", (value,))
 
@@ -25,7 +26,7 @@ async def test_a_write_does_not_overtake_writes_that_wait_in_the_thread(tmp_path
     path = tmp_path / "journal.db"
     with closing(connect(path)) as other:
         other.execute("create table written (value integer)")
-        writer = JournalWriter(path, max_inline_commit_s=math.inf)
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
         answers = []
 
         for value in range(0, 1000, 2):
@@ -50,7 +51,7 @@ async def test_writes_of_many_concurrent_runs_share_a_commit(
     path = tmp_path / "journal.db"
     with closing(connect(path)) as other:
         other.execute("create table written (value integer)")
-    writer = JournalWriter(path, max_inline_commit_s=math.inf)
+    writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
 
     answers = []
     for value in range(40):

@@ -1,0 +1,392 @@
+"""The journal of one executor: `Statements`, `JournalWriter` and `JournalReader` combined, on SQLite or Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Self, TypeVar
+
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.engine.journal.backend import Backend, Connection, Presence
+from pdkernel.engine.journal.reader import JournalReader
+from pdkernel.engine.journal.removal import find_expired, remove_runs
+from pdkernel.engine.journal.rows import (
+    Claim,
+    ClaimedRun,
+    FinalStatus,
+    NewRun,
+    OutboxRow,
+    StepRow,
+    WaitKey,
+    WaitOutcome,
+    WaitResolution,
+    WaitRow,
+)
+from pdkernel.engine.journal.statements import Statements
+from pdkernel.engine.journal.text_columns import (
+    ExecutionQuery,
+    encode_definition,
+    hash_definition,
+)
+from pdkernel.engine.journal.writer import JournalWriter
+from pdkernel.execution import Execution, Status
+from pdkernel.model import Workflow
+
+T = TypeVar("T")
+C = TypeVar("C", bound=ClaimedRun | None)
+
+OWN_DELIVERY_S = 60.0
+"""Seconds that the process of a run has to deliver its messages; then another process delivers them."""
+
+
+class DatabaseJournal:
+    """The journal of one executor in one database; implements `Journal`."""
+
+    def __init__(self, backend: Backend, *, statements: Statements, presence: Presence, ids: IdGenerator) -> None:
+        self.clock = presence.clock
+        self.lease_s = presence.lease_s
+        self._statements = statements
+        self._presence = presence
+        self._ids = ids
+        self._writer = JournalWriter(backend)
+        self._history = JournalReader(backend.open_snapshots())
+        self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
+        self._queue_limits: dict[str, tuple[int | None, int | None, float | None]] = {}
+        self._active_run_ids: set[str] = set()
+
+    @classmethod
+    def open(
+        cls,
+        backend: Backend,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        ids: IdGenerator = RANDOM_IDS,
+        origin: str = "terminal",
+    ) -> Self:
+        """
+        Become an executor of the journal in *backend*; missing tables are created.
+
+        Args:
+            backend: The database.
+            clock: For every time stamp.
+            ids: For the executor's id.
+            origin: What this executor is: `serve`, `notebook`, `terminal` or `python`. It continues runs of its origin.
+
+        Raises:
+            ProjectError: The database cannot be used, or was written by a newer version.
+            RequestError: Another process has the origin.
+        """
+        statements = Statements(ids.new("exec_", 20), origin)
+        backend.create_tables()
+        with contextlib.ExitStack() as undo:
+            presence = backend.enter(statements.executor_id, origin, clock)
+            undo.callback(presence.close)
+            journal = cls(backend, statements=statements, presence=presence, ids=ids)
+            undo.pop_all()
+        return journal
+
+    def __repr__(self) -> str:
+        return f"DatabaseJournal({self.executor_id})"
+
+    @property
+    def executor_id(self) -> str:
+        """The id of this executor."""
+        return self._statements.executor_id
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this executor was taken for dead, or could not extend its lease in time."""
+        return self._presence.is_lost
+
+    async def rejoin(self) -> None:
+        """Become a new executor, with a new id; runs that this executor owned are those of a dead one."""
+        if self.lease_s is None:
+            return
+        old, new = self._statements, Statements(self._ids.new("exec_", 20), self._statements.origin)
+        now = self._now()
+
+        def act(connection: Connection) -> None:
+            new.register_executor(connection)
+            self._presence.register(connection, new.executor_id)
+            if new.bury(connection, [old.executor_id], now):
+                self._presence.announce(connection)
+
+        await self._writer.write(act, is_compound=True)
+        self._active_run_ids.clear()
+        self._statements = new
+        self._presence.follow(new.executor_id)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call *callback* in a thread when another process made runs ready or cancelled runs."""
+        self._presence.on_change(callback)
+
+    @property
+    def commits(self) -> int:
+        """The number of transactions so far; one transaction may hold several writes."""
+        return self._writer.commits
+
+    async def store_definition(self, workflow: Workflow) -> str:
+        """Store the workflow's definition, which runs need to be continued, and return its hash."""
+        known = self._definitions.get(workflow.version)
+        if known is None:
+            content = encode_definition(workflow)
+            key = hash_definition(content)
+            await self._writer.write(
+                lambda connection: self._statements.store_definition(connection, key, workflow.name, content),
+                is_contended=True,
+            )
+            known = self._definitions[workflow.version] = (key, content)
+        return known[0]
+
+    async def accept_run(self, run: NewRun) -> bool:
+        """Record the run: running, with this executor as the owner and fence 1; or ready and without owner (`NewRun.is_ready`)."""
+        now = self._now()
+        is_for_others = run.origin not in (None, self._statements.origin)
+        content = next((content for key, content in self._definitions.values() if key == run.definition), None)
+        accepted = await self._announced(
+            lambda connection: self._statements.accept_run(connection, run, now, content),
+            is_contended=run.queue_size is not None or run.dedupe_key is not None,
+            concurrent_runs=max(2, len(self._active_run_ids)),
+            is_needed=is_for_others,
+        )
+        if accepted and not run.is_ready:
+            self._active_run_ids.add(run.id)
+        return accepted
+
+    def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
+        """Submit a finished step. The result is False if the claim is lost, or the step is already recorded."""
+        now = self._now()
+        return self._writer.write(
+            lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
+            is_compound=event is not None,
+            concurrent_runs=len(self._active_run_ids),
+        )
+
+    def finish(
+        self,
+        claim: Claim,
+        status: FinalStatus,
+        output: str,
+        *,
+        last_step: StepRow | None = None,
+        event: str | None = None,
+        ended: float | None = None,
+        outbox: Sequence[OutboxRow] = (),
+    ) -> Awaitable[bool]:
+        """Submit the run's end with *last_step*. The result is False if the claim is lost, or the step is already recorded."""
+        now = self._now()
+
+        def act(connection: Connection) -> bool:
+            if last_step is not None and not self._statements.append_step(connection, claim, last_step, now):
+                return False
+            done = self._statements.finish(
+                connection, claim, status, output, now if ended is None else ended, event=event
+            )
+            if done and outbox:
+                self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
+            return done
+
+        concurrent_runs = len(self._active_run_ids)
+        self._active_run_ids.discard(claim.run_id)
+        return self._writer.write(
+            act, is_compound=last_step is not None or bool(outbox), concurrent_runs=concurrent_runs
+        )
+
+    def park(
+        self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
+    ) -> Awaitable[bool]:
+        """Submit the run's pause. The result is False if the claim is lost."""
+        now = self._now()
+        self._active_run_ids.discard(claim.run_id)
+
+        def act(connection: Connection) -> bool:
+            done = self._statements.park(connection, claim, wait, event=event)
+            if done:
+                self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
+            return done
+
+        return self._writer.write(act, is_compound=True)
+
+    async def claim_deliveries(self, limit: int = 20) -> Sequence[tuple[str, OutboxRow, int]]:
+        """Return messages of this executor's origin that are due, each with its run and its number of tries."""
+        now = self._now()
+        return await self._writer.write(
+            lambda connection: self._statements.claim_deliveries(connection, now, now + OWN_DELIVERY_S, limit),
+            is_compound=True,
+        )
+
+    async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:
+        """Record the outcome of a delivery; without *retry_at* it is the last try."""
+        return await self._writer.write(
+            lambda connection: self._statements.record_delivery(connection, run_id, row, shown, retry_at)
+        )
+
+    async def release(self, claim: Claim) -> bool:
+        """Make the run ready for its next attempt. Return False if the claim is lost."""
+        self._active_run_ids.discard(claim.run_id)
+        return await self._announced(lambda connection: self._statements.release(connection, claim))
+
+    async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:
+        """End a pause; the first call wins."""
+        now = self._now()
+        return await self._announced(
+            lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now),
+            is_compound=True,
+            is_contended=True,
+        )
+
+    async def wake_due(self, limit: int = 500) -> int:
+        """End the pauses whose time has come. Return the number of runs."""
+        now = self._now()
+        return await self._writer.write(
+            lambda connection: self._statements.wake_due(connection, now, limit), is_compound=True
+        )
+
+    async def claim(self, run_id: str) -> ClaimedRun | None:
+        """Claim the ready run; None if another executor was first."""
+        claims = await self._claim(lambda connection: [self._statements.claim(connection, run_id)])
+        return claims[0]
+
+    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
+        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
+        now = self._now()
+        return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now))
+
+    async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
+        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
+        now = self._now()
+        return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now))
+
+    async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
+        claims = await self._writer.write(act, is_compound=True, is_contended=True)
+        self._active_run_ids.update(claimed.claim.run_id for claimed in claims if claimed is not None)
+        return claims
+
+    async def set_queue_limits(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        max_starts: int | None = None,
+        period_s: float | None = None,
+    ) -> None:
+        """Set the limits of *queue*; unchanged limits are not written again."""
+        limits = (concurrency, max_starts, period_s)
+        if self._queue_limits.get(queue) == limits:
+            return
+        await self._writer.write(
+            lambda connection: self._statements.set_queue_limits(connection, queue, concurrency, max_starts, period_s),
+            is_contended=True,
+        )
+        self._queue_limits[queue] = limits
+
+    async def cancel(self, run_id: str) -> bool:
+        """Cancel a run regardless of its owner. Return False if it has ended."""
+        now = self._now()
+        return await self._announced(
+            lambda connection: self._statements.cancel(connection, run_id, now), is_contended=True
+        )
+
+    async def reap_dead(self) -> int:
+        """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
+        dead = await self._history.read(self._presence.find_dead)
+        if not dead:
+            return 0
+        now = self._now()
+        return await self._announced(
+            lambda connection: self._statements.bury(connection, self._presence.confirm_dead(connection, dead), now),
+            is_compound=True,
+            is_contended=True,
+        )
+
+    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return which of *run_ids* are cancelled."""
+        return await self._history.find_cancelled(run_ids)
+
+    async def has_executor(self, origin: str) -> bool:
+        """Return whether another living executor has that origin."""
+        return await self._history.read(lambda connection: self._presence.has_living(connection, origin))
+
+    async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Remove runs that are not executing, and definitions without a run. Return the ids of the removed runs."""
+        return await self._writer.write(
+            lambda connection: remove_runs(connection, run_ids), is_compound=True, is_contended=True
+        )
+
+    async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
+        """Return runs that ended before their workflow's retention."""
+        now = self._now()
+        return await self._history.read(lambda connection: find_expired(connection, now, default_days, limit))
+
+    async def next_wake(self) -> float | None:
+        """Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits."""
+        now = self._now()
+        return await self._history.read(lambda connection: self._statements.next_wake(connection, now))
+
+    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
+        """Return a run with everything that is recorded of it, without claiming it; or None."""
+        return await self._history.load(run_id)
+
+    async def find_run_id(self, dedupe_key: str) -> str | None:
+        """Return the id of the run that was accepted with that dedupe key, or None."""
+        return await self._history.find_run_id(dedupe_key)
+
+    async def get_execution(self, run_id: str) -> Execution | None:
+        """Return the run's current record, or None."""
+        return await self._history.execution(run_id)
+
+    async def list_executions(
+        self,
+        *,
+        workflow: str | None = None,
+        external_user: str | None = None,
+        environment: str | None = None,
+        status: Status | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+        before: str | None = None,
+    ) -> list[Execution]:
+        """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
+        return await self._history.executions(
+            ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
+        )
+
+    async def close(self) -> None:
+        """Commit submitted writes, remove this executor, close the file. A second call does nothing."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        def leave(connection: Connection) -> None:
+            if not self._statements.unregister_executor(connection):
+                self._presence.expire(connection)
+
+        self._writer.close(final_write=leave)
+        self._history.close()
+        self._presence.close()
+
+    async def _announced(
+        self,
+        act: Callable[[Connection], T],
+        *,
+        is_compound: bool = False,
+        is_contended: bool = False,
+        concurrent_runs: int = 2,
+        is_needed: bool = True,
+    ) -> T:
+        """Run the write *act*; if it changes a run and *is_needed*, other processes are notified."""
+
+        def announced(connection: Connection) -> T:
+            result = act(connection)
+            if is_needed and result and result not in ("late", "early"):
+                self._presence.announce(connection)
+            return result
+
+        return await self._writer.write(
+            announced, is_compound=is_compound, is_contended=is_contended, concurrent_runs=concurrent_runs
+        )
+
+    def _now(self) -> float:
+        return self.clock.now().timestamp()

@@ -1,0 +1,244 @@
+"""
+The lease of an executor on Postgres: a thread extends it, and receives the notifications of other processes.
+
+A lease compares times of the database only; the monotonic clock of this process decides whether its own extension is late.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from pdkernel.clock import Clock
+from pdkernel.engine.journal.backend import Connection
+
+CHANNEL = "pdkernel_journal"
+"""The channel of the notifications; each carries the id of the executor that sent it."""
+
+_NOW = "cast(extract(epoch from clock_timestamp()) as double precision)"
+"""The time of the database, in seconds since 1970."""
+_IS_LAPSED = f"(not alive or lease_until < {_NOW})"
+_LIVES = f"exists (select 1 from executors where id = :me and alive and lease_until > {_NOW})"  # noqa: S608 - constants only
+"""Whether this executor may judge others."""
+
+_CLOCK_TOLERANCE_S = 0.05
+"""A smaller difference between the clocks is not corrected: it is in the range of what the measurement adds."""
+
+_log = logging.getLogger(__name__)
+
+
+class DatabaseClock:
+    """A clock that is corrected to the time of the database."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = timedelta()
+
+    def now(self) -> datetime:
+        """Return the wall time of the database."""
+        return self._clock.now() + self._offset
+
+    def monotonic(self) -> float:
+        """Return seconds since an arbitrary moment."""
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for *seconds*."""
+        await self._clock.sleep(seconds)
+
+    def adjust(self, ahead_s: float, uncertainty_s: float) -> None:
+        """Correct the clock if the database is *ahead_s* seconds ahead of `now`, by a measurement of that uncertainty."""
+        if abs(ahead_s) > _CLOCK_TOLERANCE_S + uncertainty_s:
+            self._offset += timedelta(seconds=ahead_s)
+
+
+class ExecutorLease:
+    """`Presence` on Postgres."""
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        executor_id: str,
+        clock: Clock,
+        *,
+        lease_s: float,
+        beat_s: float,
+    ) -> None:
+        self.clock = clock
+        self.lease_s: float | None = lease_s
+        self._seconds = lease_s
+        self._beat_s = beat_s
+        self._connect = connect
+        self._connection: psycopg.Connection[Any] | None = None
+        self._executor_id = executor_id
+        self._extended_at = time.monotonic()
+        self._is_refused = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._wakes, self._waker = socket.socketpair()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="pdkernel-lease", daemon=True)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this executor was taken for dead, or could not extend its lease in time."""
+        return self._is_refused or time.monotonic() > self._extended_at + self._seconds
+
+    def start(self) -> None:
+        """Extend the lease, and continue in a thread. Raises `psycopg.Error`."""
+        self._extend(self.listen())
+        self._thread.start()
+
+    def find_dead(self, connection: Connection) -> Sequence[str]:
+        """Return executors whose lease has lapsed, and owners of runs that are not executors any more."""
+        if self.is_lost:  # an executor that is late itself does not judge others
+            return ()
+        rows = connection.execute(
+            f"select id from executors where id <> :me and {_IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
+            " union select owner from runs where status = 'running'"
+            f" and not exists (select 1 from executors where id = owner and alive) and {_LIVES}",
+            {"me": self._executor_id},
+        )
+        return [executor for (executor,) in rows]
+
+    def confirm_dead(self, connection: Connection, executors: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
+        """Return the executors whose lease has lapsed, and lock their rows: an executor may extend its lease at this moment."""
+        rows = connection.execute(
+            f"select id from executors where id <> :me and {_IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
+            " /*postgres for update skip locked*/",
+            {"me": self._executor_id},
+        )
+        return [executor for (executor,) in rows]
+
+    def has_living(self, connection: Connection, origin: str) -> bool:
+        """Return whether another executor of that origin has a lease."""
+        row = connection.execute(
+            f"select 1 from executors where id <> :me and origin = :origin and not {_IS_LAPSED}",  # noqa: S608
+            {"me": self._executor_id, "origin": origin},
+        ).fetchone()
+        return row is not None
+
+    def announce(self, connection: Connection) -> None:
+        """Notify other processes after the commit."""
+        connection.execute(f"select pg_notify('{CHANNEL}', :me)", {"me": self._executor_id})
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call *callback* in the thread of the lease after notifications of others, and when this executor was taken for dead."""
+        self._callbacks.append(callback)
+
+    def register(self, connection: Connection, executor_id: str) -> None:
+        """Begin the lease of an executor whose row was inserted in the same transaction."""
+        connection.execute(
+            f"update executors set lease_until = {_NOW} + :lease_s where id = :id",  # noqa: S608 - constants only
+            {"lease_s": self._seconds, "id": executor_id},
+        )
+
+    def expire(self, connection: Connection) -> None:
+        """End the lease of this executor, so that others continue its runs at once."""
+        connection.execute("update executors set alive = false where id = :me", {"me": self._executor_id})
+
+    def follow(self, executor_id: str) -> None:
+        """Extend the lease of *executor_id* from now on."""
+        with self._lock:
+            self._executor_id = executor_id
+            self._extended_at = time.monotonic()
+            self._is_refused = False
+
+    def mark_lost(self) -> None:
+        """Let this executor give up its runs."""
+        self._is_refused = True
+        self._call_back()
+
+    def close(self) -> None:
+        """End the thread; the lease lapses unless the executor's row is gone. A second call does nothing."""
+        self._is_closed = True
+        self._waker.close()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._disconnect()
+        self._wakes.close()
+
+    def _work(self) -> None:
+        has_failed = False
+        while not self._is_closed:
+            try:
+                connection = self.listen()
+                self._extend(connection)
+                has_failed = False
+                self._wait(self._beat_s, connection)
+            except (psycopg.Error, OSError) as fault:
+                if not has_failed:
+                    _log.warning("The lease of this process cannot be extended at the moment: %s", str(fault).strip())
+                has_failed = True
+                self._disconnect()
+                self._wait(min(self._beat_s, 0.5), None)
+
+    def listen(self) -> psycopg.Connection[Any]:
+        """Return the connection, which receives notifications. Raises `psycopg.Error`."""
+        if self._connection is not None:
+            return self._connection
+        self._connection = connection = self._connect()
+        # notifications that arrive with the answer to a statement
+        connection.add_notify_handler(lambda notification: self._receive(notification.payload))
+        connection.execute(f"listen {CHANNEL}")
+        self._call_back()  # notifications may have been missed since the last connection
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _extend(self, connection: psycopg.Connection[Any]) -> None:
+        with self._lock:
+            executor_id = self._executor_id
+        began, local = time.monotonic(), self.clock.now().timestamp()
+        row = connection.execute(
+            f"update executors set lease_until = {_NOW} + %s where id = %s and alive returning {_NOW}",  # noqa: S608
+            (self._seconds, executor_id),
+        ).fetchone()
+        seconds = time.monotonic() - began
+        if row is not None and isinstance(self.clock, DatabaseClock):
+            self.clock.adjust(row[0] - (local + seconds / 2), seconds / 2)
+        with self._lock:
+            if executor_id != self._executor_id:
+                return
+            was_refused = self._is_refused
+            if row is not None:
+                self._extended_at = began
+            else:
+                self._is_refused = True
+        if row is None and not was_refused:
+            self._call_back()
+
+    def _wait(self, seconds: float, connection: psycopg.Connection[Any] | None) -> None:
+        """Wait for the next extension, and receive notifications meanwhile."""
+        poll = select.poll()
+        poll.register(self._wakes, select.POLLIN)
+        if connection is not None:
+            poll.register(connection.fileno(), select.POLLIN)
+        ends = time.monotonic() + seconds
+        while not self._is_closed and (left := ends - time.monotonic()) > 0:
+            if poll.poll(left * 1000) and connection is not None and not self._is_closed:
+                connection.pgconn.consume_input()
+                while notification := connection.pgconn.notifies():
+                    self._receive(notification.extra.decode())
+
+    def _receive(self, sender: str) -> None:
+        if sender != self._executor_id:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        for callback in self._callbacks:
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - the lease is extended whatever the callback does
+                _log.exception("A callback of the journal failed")

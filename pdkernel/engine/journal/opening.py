@@ -1,0 +1,49 @@
+"""Opens the journal of a project: on SQLite, or on Postgres."""
+
+from __future__ import annotations
+
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.engine.journal.backend import Backend
+from pdkernel.engine.journal.journal import DatabaseJournal
+from pdkernel.engine.journal.protocol import Journal
+from pdkernel.engine.journal.reader import JournalReader
+from pdkernel.engine.journal.sqlite import SqliteBackend
+from pdkernel.project import Project
+
+
+def open_journal(
+    project: Project, *, clock: Clock = SYSTEM_CLOCK, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
+) -> Journal:
+    """
+    Become an executor of the project's journal; see `DatabaseJournal.open`.
+
+    Raises:
+        ProjectError: The database cannot be used, or was written by a newer version.
+        RequestError: Another process has the origin.
+    """
+    return DatabaseJournal.open(_backend(project), clock=clock, ids=ids, origin=origin)
+
+
+def open_journal_reader(project: Project) -> JournalReader:
+    """
+    Open the project's journal to read runs, without becoming an executor; missing tables are created.
+
+    Raises:
+        ProjectError: The database cannot be used, or was written by a newer version.
+    """
+    return open_reader(_backend(project))
+
+
+def open_reader(backend: Backend) -> JournalReader:
+    """Open the journal in *backend* to read runs, as `open_journal_reader` does."""
+    backend.create_tables()
+    return JournalReader(backend.open_snapshots())
+
+
+def _backend(project: Project) -> Backend:
+    if project.sqlite_path is not None:
+        return SqliteBackend(project.sqlite_path)
+    # psycopg is optional
+    from pdkernel.engine.journal.postgres import PostgresBackend
+
+    return PostgresBackend(project)
