@@ -11,7 +11,7 @@
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some, "pipedream==2.2.0 @pipedream/sdk@3.0.2" for others
 # make contract  precision and recall of the caller's contract on the labelled set, by language
 # make crash  a server killed at every commit, under load, on a full disk: accepted, finished and lost events are printed
-# make bench  the figures of tests/benchmarks, printed as ratios
+# make bench  the figures of tests/benchmarks, printed as ratios; BASE=COMMIT for a server of this checkout against one of a commit
 PYTHON ?= python3
 BIN := .venv/bin
 PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests/expression \
@@ -82,7 +82,11 @@ crash: .venv/.test
 	$(BIN)/pytest -s -m 'slow or not slow' tests/durability
 
 bench: .venv/.test
+ifdef BASE
+	$(BIN)/python tests/benchmarks/against.py $(BASE)
+else
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+endif
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("pdkernel needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'

@@ -45,6 +45,9 @@ os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# an optional package of jsonschema that compiles 38 grammars when it is imported, for formats that no schema here has
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: the import raises ImportError
+
 # HTTP clients refuse to start with a missing file of certificates, also for addresses without TLS
 for _name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT"):
     if not Path(os.environ.get(_name, "")).is_file():

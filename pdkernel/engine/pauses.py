@@ -6,7 +6,6 @@ Without a server there are three modes: wait for the end of the pause, go on at 
 
 from __future__ import annotations
 
-import base64
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,12 +139,10 @@ def build_flow_urls(base: str | None, key: WaitKey, sign: Callable[[str], bytes]
     if base is None:
         # parity[pause-urls]: without a server the two URLs name a host that cannot exist (RFC 2606), so no host gets the call
         return {f"{verb}_url": f"https://not-served.invalid/{verb}/{key.run_id}/{key.path}" for verb in _VERBS}
+    number = f"{key.iteration}.{key.number}"
     return {
-        f"{verb}_url": base
-        + FLOW_URL_PATH.format(
-            verb=verb, run_id=key.run_id, path=key.path, number=f"{key.iteration}.{key.number}.{token}"
-        )
-        for verb, token in _build_tokens(key, sign).items()
+        f"{verb}_url": f"{base}/-/{verb}/{key.run_id}/{key.path}/{number}.{token}"
+        for verb, token in zip(_VERBS, _build_tokens(key, sign), strict=True)
     }
 
 
@@ -156,7 +153,7 @@ def verify_flow_url(
     match number.split(".", 2):
         case [iteration, count, token] if _is_count(iteration) and _is_count(count):
             key = WaitKey(run_id, path, int(iteration), int(count))
-            expected = _build_tokens(key, sign)[verb]
+            expected = _build_tokens(key, sign)[_VERBS.index(verb)]
             return key if hmac.compare_digest(token.encode("utf-8", "replace"), expected.encode()) else None
         case _:
             return None
@@ -169,13 +166,10 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
-def _build_tokens(key: WaitKey, sign: Callable[[str], bytes]) -> dict[FlowVerb, str]:
-    """Return the token of each URL, 128 bits in 22 characters: a half of one signature says nothing about the other half."""
+def _build_tokens(key: WaitKey, sign: Callable[[str], bytes]) -> tuple[str, str]:
+    """Return the tokens of `_VERBS`, 128 bits each: a half of one signature says nothing about the other half."""
     signature = sign(f"flow/{key.run_id}/{key.path}/{key.iteration}/{key.number}")
-    halves = signature[:16], signature[16:32]
-    return {
-        verb: base64.urlsafe_b64encode(half).decode().rstrip("=") for verb, half in zip(_VERBS, halves, strict=True)
-    }
+    return signature[:16].hex(), signature[16:32].hex()
 
 
 def format_duration(seconds: float) -> str:

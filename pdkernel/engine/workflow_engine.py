@@ -179,7 +179,8 @@ class WorkflowEngine:
 
     async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
         """Run *request* and return its record; see `Interpreter.run`. Another process may cancel the run."""
-        request = replace(request, run_ids=request.run_ids or new_run_ids(self.ids))
+        if request.run_ids is None:
+            request = replace(request, run_ids=new_run_ids(self.ids))
         assert request.run_ids is not None
         async with self._cancellable(request.run_ids[0]):
             return await self._read_cancelled(await self._interpreter.run(request, watcher))

@@ -156,6 +156,12 @@ class Project:
         return self._database.engine
 
     @property
+    def location(self) -> str:
+        """The database as a URL, without passwords."""
+        path = self._database.sqlite_path
+        return self._database.location if path is None else f"sqlite:///{path}"
+
+    @property
     def sqlite_path(self) -> Path | None:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path

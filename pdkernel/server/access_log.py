@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _NOTE_KEY, _OUTCOME_KEY = "note", "outcome"
 _LOG_STATE_KEY = "pdkernel.state"
 """Key in the ASGI scope under which handlers store the note of a request."""
-_TOKEN_LIKE = re.compile(r"ctok_[^\s/]*|[^\s/]{41,}|ey[A-Za-z0-9_-]{20,}[^\s/]*|(?<=\d\.)[A-Za-z0-9_-]{22}")
+_TOKEN_LIKE = re.compile(r"ctok_[^\s/]*|[^\s/]{41,}|ey[A-Za-z0-9_-]{20,}[^\s/]*|(?<=\d\.)[0-9a-f]{32}")
 
 
 class AccessLogMiddleware:

@@ -19,6 +19,7 @@ from weakref import WeakSet
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
 from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
 from pdkernel.engine.journal import ClaimedRun
+from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import (
     QueueFullError,
     QueueLimits,
@@ -31,6 +32,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Environment
+from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.source_turns import SourceTurns
 from pdkernel.source import sibling_workflow_finder
@@ -79,11 +81,26 @@ def build_run_request(
     *,
     external_user_id: str | None,
     environment: Environment,
+    workflow: Workflow | None = None,
+    test: bool = False,
+    **fields: Any,
 ) -> RunRequest:
-    """Build the request for a run of a served workflow."""
+    """
+    Build the request, with ids, for a run of a served workflow.
+
+    Args:
+        context: The server.
+        served: The workflow with its settings.
+        event: The event.
+        external_user_id: The external user, or None.
+        environment: The environment of the user's accounts.
+        workflow: The workflow with the trigger that fired; None for the workflow as it is served.
+        test: As in `RunRequest`.
+        fields: Other fields of `RunRequest`.
+    """
     sidecar = served.source.sidecar
     return RunRequest(
-        workflow=served.source.workflow,
+        workflow=workflow or served.source.workflow,
         event=event,
         policy=served.policy or context.settings.policy,
         external_user_id=external_user_id,
@@ -91,7 +108,7 @@ def build_run_request(
         variables=served.variables,
         folder=served.folder,
         actions_source=sidecar.actions if sidecar else None,
-        test=False,
+        test=test,
         source=shlex.quote(str(served.source.path)),
         source_path=served.path,
         interface="http",
@@ -99,6 +116,8 @@ def build_run_request(
         base_url=context.settings.base_url,
         find_workflow=sibling_workflow_finder(served.source.path),
         workflow_id=served.id,
+        run_ids=new_run_ids(context.ids),
+        **fields,
     )
 
 
@@ -190,26 +209,26 @@ class RunRegistry:
         return task
 
     def start(self, request: RunRequest) -> StartedRun:
-        """Start the run of *request* with new ids, or let it wait for its workflow's limits; return at once."""
-        ids = self._context.ids
-        made = replace(request, run_ids=(ids.new("", 27), ids.new("", 27)))
-        assert made.run_ids is not None
-        run_id = made.run_ids[0]
+        """Start the run of *request*, or let it wait for its workflow's limits; return at once."""
+        run_ids = request.run_ids or new_run_ids(self._context.ids)
+        request = request if request.run_ids else replace(request, run_ids=run_ids)
+        run_id = run_ids[0]
         caller = _Caller()
-        started = StartedRun(run_id, made, caller.accepted, caller.response, caller.outcome)
-        limits = queue_limits(made.workflow, made.workflow_id or made.workflow.name)
-        if limits is None or made.refusal is not None or not made.keep_in_journal or made.only_steps == frozenset():
-            self._launch(run_id, made, caller, lambda watcher: self._context.engine.run(made, watcher))
+        started = StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)
+        limits = queue_limits(request.workflow, request.workflow_id or request.workflow.name)
+        waits = limits is not None and request.refusal is None and request.keep_in_journal
+        if limits is None or not waits or request.only_steps == frozenset():
+            self._launch(run_id, request, caller, lambda watcher: self._context.engine.run(request, watcher))
         else:
             self._callers[run_id] = caller
-            self.start_source(self._enqueue(run_id, made, caller, limits))
+            self.start_source(self._enqueue(run_id, request, caller, limits))
         return started
 
-    async def _enqueue(self, run_id: str, made: RunRequest, caller: _Caller, limits: QueueLimits) -> None:
+    async def _enqueue(self, run_id: str, request: RunRequest, caller: _Caller, limits: QueueLimits) -> None:
         """Record a run that waits; a run that finds the queue full is recorded as refused."""
         engine = self._context.engine
         try:
-            has_room = await engine.enqueue(made, limits, RunWatcher(on_recorded=caller.accept))
+            has_room = await engine.enqueue(request, limits, RunWatcher(on_recorded=caller.accept))
         except PdkernelError as fault:
             _LOG.error("A run could not be recorded: %s", fault.message)
             self._callers.pop(run_id, None)
@@ -224,8 +243,8 @@ class RunRegistry:
         error = QueueFullError(limits)
         refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
         caller.refuse(refusal.response)
-        refused = replace(made, refusal=refusal)
-        self._launch(run_id, made, caller, lambda watcher: engine.run(refused, watcher))
+        refused = replace(request, refusal=refusal)
+        self._launch(run_id, request, caller, lambda watcher: engine.run(refused, watcher))
 
     async def _follow(self, run_id: str, caller: _Caller) -> None:
         """Pass the response of a run that waits to its caller if another server starts the run."""

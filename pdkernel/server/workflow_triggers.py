@@ -118,11 +118,12 @@ class WorkflowTriggers:
             Event(event.data, is_http=False),
             external_user_id=None,
             environment=DEFAULT_ENVIRONMENT,
+            dedupe_key=event.dedupe_key,
         )
         if trigger is not None:  # else it was removed from the workflow after it fired
             emitter_id = derive_emitter_id(workflow, event.key)
             request = replace(request, workflow=fired_by(workflow, trigger), emitter_id=emitter_id)
-        started = self._runs.start(replace(request, dedupe_key=event.dedupe_key))
+        started = self._runs.start(request)
         recorded = await started.recorded
         if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
             await started.outcome

@@ -1,8 +1,10 @@
 """
-A server with 100,000 paused runs, against the same server with none.
+A server with 100,000 paused runs, against the same server with none; restarts; limits.
 
 Prints the start, the memory, the CPU time while nothing happens, and the time of a request; how late the last of 1,000
-runs is that are due within a second; and the time of a call that resumes a run, against a plain request.
+runs is that are due within a second; the time of a call that resumes a run, against a plain request; the time from the
+restart of a killed server until a run goes on, against a plain start; and the runs of a workflow with a concurrency of 1 for
+sixteen clients, against one client without a limit.
 
 Prints figures and ratios of one run. `python tests/benchmarks/bench_durable.py`
 """
@@ -16,9 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +42,19 @@ FLOW = (
     "%%pdworkflow\nname: Flow\n",
     "%%pdstep ask\ndef handler(pd):\n    return pd.flow.suspend(86_400_000)\n",
     "%%pdstep last\ndef handler(pd):\n    return 1\n",
+)
+CLIENTS = 16
+CALLS_EACH = 20
+LIMITED = (
+    "%%pdworkflow\nname: Limited\nsettings: {concurrency: 1, queue: 1000}\n",
+    "%%pdstep last\ndef handler(pd):\n    return 1\n",
+)
+CONTINUED = (
+    "%%pdworkflow\nname: Continued\n",
+    (
+        "%%pdstep slow\nimport time\ndef handler(pd):\n    began = time.time()\n"
+        "    if pd.context.get('attempt', 1) == 1:\n        time.sleep(60)\n    return began\n"
+    ),
 )
 PLAIN = ("%%pdworkflow\nname: Plain\n", "%%pdstep last\ndef handler(pd):\n    return 1\n")
 
@@ -72,14 +88,21 @@ class Server:
         self._urls = {each["name"]: each["url"] for each in workflows}
         parts = urlsplit(str(said["url"]))
         assert parts.hostname
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port)
+        assert parts.port
+        self._address = (parts.hostname, parts.port)
+        self._connection = self.connect()
 
-    def post(self, url: str) -> tuple[float, str]:
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection of its own."""
+        return http.client.HTTPConnection(*self._address)
+
+    def post(self, url: str, connection: http.client.HTTPConnection | None = None) -> tuple[float, str]:
         """Send a POST to a workflow or to the path of a URL; return the milliseconds and the text of the response."""
         began = time.perf_counter()
+        connection = connection or self._connection
         path = urlsplit(self._urls.get(url, url)).path
-        self._connection.request("POST", path, b"{}", {"content-type": "application/json"})
-        answer = self._connection.getresponse()
+        connection.request("POST", path, b"{}", {"content-type": "application/json"})
+        answer = connection.getresponse()
         text = answer.read().decode()
         assert answer.status == 200, text
         return (time.perf_counter() - began) * 1000, text
@@ -99,11 +122,20 @@ class Server:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Server]:
-    """A server of the project in *folder*."""
+def served(folder: Path, *notebooks: str) -> Iterator[Server]:
+    """A server of notebooks of the project in *folder*, `flow.ipynb` and `plain.ipynb` by default."""
     began = time.perf_counter()
     with psutil.Popen(
-        [sys.executable, "-m", "pdkernel", "serve", "flow.ipynb", "plain.ipynb", "--port", "0", "--json"],
+        [
+            sys.executable,
+            "-m",
+            "pdkernel",
+            "serve",
+            *(notebooks or ("flow.ipynb", "plain.ipynb")),
+            "--port",
+            "0",
+            "--json",
+        ],
         cwd=folder,
         env={**os.environ, "PDKERNEL_EGRESS": "deny"},
         stdout=subprocess.PIPE,
@@ -176,6 +208,63 @@ def resume_all(server: Server, folder: Path) -> float:
     return statistics.median(times)
 
 
+def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
+    """The rows of a query."""
+    with closing(connect(folder / ".pdkernel" / "project.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def continue_after_kill(folder: Path) -> tuple[float, float]:
+    """The seconds of a plain start, and from the start after a kill until the killed run's step begins again."""
+    notebook_of(folder / "continued.ipynb", *CONTINUED)
+    with served(folder, "continued.ipynb") as server:
+        plain_s = server.start_s
+        server.post("Continued")
+        while not rows(folder, "select 1 from runs where status = 'running'"):
+            time.sleep(0.01)
+        time.sleep(1)  # the step begins
+        server.process.kill()
+    began = time.time()
+    with served(folder, "continued.ipynb"):
+        while not (found := rows(folder, "select data from steps where name = 'slow'")):
+            time.sleep(0.01)
+    again: float = json.loads(str(found[0][0]))["exports"]["$return_value"]
+    return plain_s, again - began
+
+
+def limited_rate(folder: Path) -> tuple[float, float]:
+    """Runs per second of one client without a limit, and of many clients whose workflow has a concurrency of 1."""
+    notebook_of(folder / "limited.ipynb", *LIMITED)
+
+    def work(urls: Server, name: str, calls: int) -> None:
+        with closing(urls.connect()) as connection:
+            for _ in range(calls):
+                urls.post(name, connection)
+
+    def count(query: str) -> int:
+        return int(str(rows(folder, query)[0][0]))
+
+    def rate(workflow: str, clients: int) -> float:
+        calls = CLIENTS * CALLS_EACH
+        ended = f"select count(*) from runs where workflow = '{workflow}' and ended is not null"
+        before = count(ended)
+        began = time.perf_counter()
+        threads = [
+            threading.Thread(target=work, args=(server, workflow, calls // clients), daemon=True)
+            for _ in range(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        while count(ended) < before + calls:
+            time.sleep(0.02)
+        return calls / (time.perf_counter() - began)
+
+    with served(folder, "plain.ipynb", "limited.ipynb") as server:
+        for workflow in ("Plain", "Limited"):
+            rate(workflow, 1)
+        return rate("Plain", 1), rate("Limited", CLIENTS)
+
+
 def main() -> None:
     """Measure, and print."""
     with tempfile.TemporaryDirectory() as name:
@@ -193,6 +282,11 @@ def main() -> None:
         with served(folder) as server:
             many = server.measure()
             woken_s, ended_s = make_due(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        notebook_of(folder / "plain.ipynb", *PLAIN)
+        plain, limited = limited_rate(folder)
+        start_s, again_s = continue_after_kill(folder)
     print(f"{PAUSED:,} paused runs against none")
     print(f"  start        {many.start_s:6.2f} s   {many.start_s / none.start_s:5.2f} x")
     print(f"  memory       {many.memory_mb:6.0f} MB  {many.memory_mb / none.memory_mb:5.2f} x")
@@ -200,6 +294,8 @@ def main() -> None:
     print(f"  request      {many.call_ms:6.2f} ms  {many.call_ms / none.call_ms:5.2f} x")
     print(f"{DUE:,} runs due in one second: the last woken {woken_s:.2f} s late, the last ended {ended_s:.2f} s late")
     print(f"resume URL     {resume_ms:6.2f} ms  {resume_ms / none.call_ms:5.2f} x a plain request")
+    print(f"continued      {again_s:6.2f} s   {again_s / start_s:5.2f} x a plain start, after a kill")
+    print(f"limit of 1     {limited:6.0f} runs/s {limited / plain:5.2f} x one client without a limit")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pdkernel.project import Project
-from tests.cli.conftest import Shell
+from tests.cli.conftest import Ended, Shell
+from tests.notebook_files import notebook_of
 
 TOKEN = "xoxb-planted-in-a-test"
 
@@ -196,3 +197,22 @@ def test_mail_servers(pdkernel: Shell, address: str) -> None:
     pdkernel("project", "set", "mail_server", address)
 
     assert pdkernel("project", "show", "--json").json["mail_server"] == address
+
+
+def test_runs_of_a_removed_user_are_removed_on_postgres(pdkernel: Shell, postgres_url: str) -> None:
+    """In a project on Postgres, a removed user takes their accounts and runs along."""
+    notebook_of(pdkernel.folder / "greet.ipynb", "%%pdstep greet\ndef handler(pd):\n    return 1\n")
+
+    def run(*args: str) -> Ended:
+        ended = pdkernel(*args, stdin=TOKEN, PDKERNEL_DATABASE=postgres_url)
+        assert ended.status == 0, ended.stderr
+        return ended
+
+    run("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-")
+    run("run", "greet.ipynb", "--body", "{}", "--external-user", "ada")
+    before = run("runs", "list", "--json").json
+
+    removed = run("users", "remove", "ada", "--yes", "--json").json
+
+    assert (len(before), removed["runs"]) == (1, 1)
+    assert run("runs", "list", "--json").json == run("accounts", "list", "--json").json == []

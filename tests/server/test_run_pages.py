@@ -162,6 +162,6 @@ async def test_the_access_log_hides_the_token(tmp_path: Path) -> None:
         lines = await site.wait_for_lines(2)
 
     token = urls["resume_url"].rpartition(".")[2]
-    assert len(token) == 22
+    assert len(token) == 32
     assert token not in "\n".join(lines)
     assert "/-/resume/" in "\n".join(lines)

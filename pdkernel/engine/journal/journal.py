@@ -29,19 +29,16 @@ from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     encode_definition,
     hash_definition,
-    replace_unstorable,
 )
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
 T = TypeVar("T")
+C = TypeVar("C", bound=ClaimedRun | None)
 
 OWN_DELIVERY_S = 60.0
 """Seconds that the process of a run has to deliver its messages; then another process delivers them."""
-
-_QUERIED_IDS = 200
-"""Ids in one query."""
 
 
 class DatabaseJournal:
@@ -141,7 +138,8 @@ class DatabaseJournal:
             content = encode_definition(workflow)
             key = hash_definition(content)
             await self._writer.write(
-                lambda connection: self._statements.store_definition(connection, key, workflow.name, content)
+                lambda connection: self._statements.store_definition(connection, key, workflow.name, content),
+                is_contended=True,
             )
             known = self._definitions[workflow.version] = (key, content)
         return known[0]
@@ -153,7 +151,8 @@ class DatabaseJournal:
         content = next((content for key, content in self._definitions.values() if key == run.definition), None)
         accepted = await self._announced(
             lambda connection: self._statements.accept_run(connection, run, now, content),
-            is_contended=run.queue_size is not None,
+            is_contended=run.queue_size is not None or run.dedupe_key is not None,
+            concurrent_runs=max(2, len(self._active_run_ids)),
             is_needed=is_for_others,
         )
         if accepted and not run.is_ready:
@@ -166,7 +165,7 @@ class DatabaseJournal:
         return self._writer.write(
             lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
             is_compound=event is not None,
-            commit_now=self._is_alone(claim.run_id),
+            concurrent_runs=len(self._active_run_ids),
         )
 
     def finish(
@@ -193,9 +192,11 @@ class DatabaseJournal:
                 self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
             return done
 
-        alone = self._is_alone(claim.run_id)
+        concurrent_runs = len(self._active_run_ids)
         self._active_run_ids.discard(claim.run_id)
-        return self._writer.write(act, is_compound=last_step is not None or bool(outbox), commit_now=alone)
+        return self._writer.write(
+            act, is_compound=last_step is not None or bool(outbox), concurrent_runs=concurrent_runs
+        )
 
     def park(
         self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
@@ -249,31 +250,22 @@ class DatabaseJournal:
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
-        claimed = await self._writer.write(
-            lambda connection: self._statements.claim(connection, run_id), is_compound=True
-        )
-        if claimed is not None:
-            self._active_run_ids.add(run_id)
-        return claimed
+        claims = await self._claim(lambda connection: [self._statements.claim(connection, run_id)])
+        return claims[0]
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
         now = self._now()
-        claims = await self._writer.write(
-            lambda connection: self._statements.claim_next(connection, queue, limit, now),
-            is_compound=True,
-            is_contended=True,
-        )
-        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
-        return claims
+        return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now))
 
     async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
         now = self._now()
-        claims = await self._writer.write(
-            lambda connection: self._statements.claim_ready(connection, limit, now), is_compound=True, is_contended=True
-        )
-        self._active_run_ids.update(claimed.claim.run_id for claimed in claims)
+        return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now))
+
+    async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
+        claims = await self._writer.write(act, is_compound=True, is_contended=True)
+        self._active_run_ids.update(claimed.claim.run_id for claimed in claims if claimed is not None)
         return claims
 
     async def set_queue_limits(
@@ -315,21 +307,7 @@ class DatabaseJournal:
 
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Return which of *run_ids* are cancelled."""
-        stored = {replace_unstorable(run_id): run_id for run_id in run_ids}
-        ids = list(stored)
-
-        def query(connection: Connection) -> Sequence[str]:
-            rows = [
-                row
-                for some in (ids[start : start + _QUERIED_IDS] for start in range(0, len(ids), _QUERIED_IDS))
-                for row in connection.execute(
-                    f"select id from runs where status = 'cancelled' and id in ({', '.join('?' * len(some))})",  # noqa: S608
-                    some,
-                )
-            ]
-            return [stored[run_id] for (run_id,) in rows]
-
-        return await self._history.read(query)
+        return await self._history.find_cancelled(run_ids)
 
     async def has_executor(self, origin: str) -> bool:
         """Return whether another living executor has that origin."""
@@ -399,6 +377,7 @@ class DatabaseJournal:
         *,
         is_compound: bool = False,
         is_contended: bool = False,
+        concurrent_runs: int = 2,
         is_needed: bool = True,
     ) -> T:
         """Run the write *act*; if it changes a run and *is_needed*, other processes are notified."""
@@ -409,11 +388,9 @@ class DatabaseJournal:
                 self._presence.announce(connection)
             return result
 
-        return await self._writer.write(announced, is_compound=is_compound, is_contended=is_contended)
-
-    def _is_alone(self, run_id: str) -> bool:
-        """Return whether no other run waits for the loop while this run writes."""
-        return self._active_run_ids <= {run_id}
+        return await self._writer.write(
+            announced, is_compound=is_compound, is_contended=is_contended, concurrent_runs=concurrent_runs
+        )
 
     def _now(self) -> float:
         return self.clock.now().timestamp()

@@ -94,7 +94,7 @@ class ExecutorLease:
 
     def start(self) -> None:
         """Extend the lease, and continue in a thread. Raises `psycopg.Error`."""
-        self._extend(self._connection or self._listen())
+        self._extend(self.listen())
         self._thread.start()
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
@@ -170,7 +170,7 @@ class ExecutorLease:
         has_failed = False
         while not self._is_closed:
             try:
-                connection = self._connection or self._listen()
+                connection = self.listen()
                 self._extend(connection)
                 has_failed = False
                 self._wait(self._beat_s, connection)
@@ -181,11 +181,15 @@ class ExecutorLease:
                 self._disconnect()
                 self._wait(min(self._beat_s, 0.5), None)
 
-    def _listen(self) -> psycopg.Connection[Any]:
-        """Open the connection; notifications may have been missed since the last one."""
+    def listen(self) -> psycopg.Connection[Any]:
+        """Return the connection, which receives notifications. Raises `psycopg.Error`."""
+        if self._connection is not None:
+            return self._connection
         self._connection = connection = self._connect()
+        # notifications that arrive with the answer to a statement
+        connection.add_notify_handler(lambda notification: self._receive(notification.payload))
         connection.execute(f"listen {CHANNEL}")
-        self._call_back()
+        self._call_back()  # notifications may have been missed since the last connection
         return connection
 
     def _disconnect(self) -> None:
@@ -224,9 +228,13 @@ class ExecutorLease:
         ends = time.monotonic() + seconds
         while not self._is_closed and (left := ends - time.monotonic()) > 0:
             if poll.poll(left * 1000) and connection is not None and not self._is_closed:
-                received = list(connection.notifies(timeout=0))
-                if any(notification.payload != self._executor_id for notification in received):
-                    self._call_back()
+                connection.pgconn.consume_input()
+                while notification := connection.pgconn.notifies():
+                    self._receive(notification.extra.decode())
+
+    def _receive(self, sender: str) -> None:
+        if sender != self._executor_id:
+            self._call_back()
 
     def _call_back(self) -> None:
         for callback in self._callbacks:

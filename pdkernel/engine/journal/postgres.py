@@ -43,6 +43,9 @@ _RETRY_PAUSES_S = (0.05, 0.5)
 _CONFLICT_TRIES = 10
 """Tries of a transaction that the server ends because of a concurrent one."""
 
+_LOST_CONNECTION_STATES = ("08", "25006", "25P03", "53300", "57P")
+"""SQL states: connection, not the primary server any more, idle in a transaction, too many connections, and shutdown or start."""
+
 _PARAMETER = re.compile(r"\?|(?<!:):([a-z_]+)")
 _POSTGRES_ONLY = re.compile(r"/\*postgres (.*?)\*/")
 
@@ -91,7 +94,7 @@ class PostgresBackend:
         self, project: Project, *, lease_s: float = LEASE_S, beat_s: float = BEAT_S, corrects_clock: bool | None = None
     ) -> None:
         engine = project.sqlalchemy_engine
-        self.location = engine.url.render_as_string(hide_password=True)
+        self.location = project.location
         self.lease_s = lease_s
         self._project = project
         self._beat_s = beat_s
@@ -139,8 +142,10 @@ class PostgresBackend:
             beat_s=self._beat_s,
         )
         try:
-            with self.connect() as connection:
-                ExecutorStatements(executor_id, origin).register_executor(PostgresConnection(connection))
+            with lease.listen().transaction():
+                connection = PostgresConnection(lease.listen())
+                ExecutorStatements(executor_id, origin).register_executor(connection)
+                lease.register(connection, executor_id)
             lease.start()
         except psycopg.Error as fault:
             raise self.translate_error(fault) from fault
@@ -173,10 +178,11 @@ class PostgresBackend:
 
 def is_lost_connection(fault: BaseException) -> bool:
     """Return whether the connection is lost or cannot be opened; a statement's own error keeps the connection."""
-    if not isinstance(fault, psycopg.OperationalError | psycopg.InterfaceError):
+    if not isinstance(fault, psycopg.Error):
         return False
-    # 08: connection; 57P: shutdown, crash, start; 25P03: idle in a transaction; 53300: too many connections
-    return fault.sqlstate is None or fault.sqlstate.startswith(("08", "57P", "25P03", "53300"))
+    if fault.sqlstate is None:
+        return isinstance(fault, psycopg.OperationalError | psycopg.InterfaceError)
+    return fault.sqlstate.startswith(_LOST_CONNECTION_STATES)
 
 
 class _UnknownOutcomeError(Exception):
@@ -240,7 +246,7 @@ class PostgresTransactions:
                     return True
                 continue
             except Exception as fault:  # noqa: BLE001 - the thread must go on; the callers' futures get the error
-                if isinstance(fault, psycopg.Error) and is_lost_connection(fault):
+                if is_lost_connection(fault):
                     self._disconnect()
                     if retries.pause():
                         continue
@@ -266,11 +272,13 @@ class PostgresTransactions:
         for write in writes:
             write.result = write.act(connection)
         try:
-            raw.execute("commit", prepare=False)
+            ended = raw.execute("commit", prepare=False).statusmessage
         except psycopg.Error as fault:
             if is_lost_connection(fault):
                 raise _UnknownOutcomeError(transaction_id) from fault
             raise
+        if ended != "COMMIT":  # the server rolls back a transaction in which a statement has failed
+            raise psycopg.InternalError("the transaction ended early")
 
     def _was_committed(self, unknown: _UnknownOutcomeError, retries: _Retries, writes: Sequence[Write]) -> bool:
         """
@@ -287,9 +295,8 @@ class PostgresTransactions:
                 if row is not None and row[0] in ("committed", "aborted"):
                     return bool(row[0] == "committed")
             except psycopg.Error as fault:
-                if not is_lost_connection(
-                    fault
-                ):  # a server that was restored from a copy does not know the transaction
+                # a server that was restored from a copy does not know the transaction
+                if not is_lost_connection(fault):
                     return False
             if not retries.pause():
                 self._backend.mark_lost()
@@ -346,7 +353,6 @@ class PostgresSnapshots:
     def __init__(self, backend: PostgresBackend) -> None:
         self._backend = backend
         self._connection: psycopg.Connection[Any] | None = None
-        self._run(lambda connection: connection)  # an unreachable database is reported at once
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """Return the result of *query*, which reads one snapshot."""

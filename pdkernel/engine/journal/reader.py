@@ -39,6 +39,8 @@ _SUMMARY = (
     "select id, workflow, external_user, environment, status, fence, attempt, created, ended,"
     " case when status = 'error' then output end from runs where id = ?"
 )
+_QUERIED_IDS = 200
+"""Ids in one query."""
 _ALL = 2**62
 """A limit that no query reaches."""
 _BY_HOUR = (
@@ -99,6 +101,24 @@ class JournalReader:
         query, key = "select id from runs where dedupe_key = ?", replace_unstorable(dedupe_key)
         row = await self.read(lambda connection: connection.execute(query, (key,)).fetchone())
         return None if row is None else str(row[0])
+
+    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Return which of *run_ids* are cancelled."""
+        stored = {replace_unstorable(run_id): run_id for run_id in run_ids}
+        ids = list(stored)
+
+        def query(connection: Connection) -> Sequence[str]:
+            rows = [
+                row
+                for some in (ids[start : start + _QUERIED_IDS] for start in range(0, len(ids), _QUERIED_IDS))
+                for row in connection.execute(
+                    f"select id from runs where status = 'cancelled' and id in ({', '.join('?' * len(some))})",  # noqa: S608
+                    some,
+                )
+            ]
+            return [stored[run_id] for (run_id,) in rows]
+
+        return await self.read(query)
 
     def close(self) -> None:
         """Wait for the current read, then close the connection."""

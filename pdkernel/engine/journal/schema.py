@@ -31,11 +31,14 @@ POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always
 
 metadata = MetaData()
 
+_Text = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that both databases sort and compare by its bytes, whatever the language of a Postgres server."""
+
 executors = Table(
     "executors",
     metadata,
-    Column("id", Text, primary_key=True),  # new at every start of a process
-    Column("origin", Text, nullable=False),
+    Column("id", _Text, primary_key=True),  # new at every start of a process
+    Column("origin", _Text, nullable=False),
     Column("lease_until", Double),  # None on SQLite: there a file lock shows whether the process lives
     Column("alive", Boolean, nullable=False),
 )
@@ -43,35 +46,35 @@ executors = Table(
 definitions = Table(
     "definitions",
     metadata,
-    Column("hash", Text, primary_key=True),
-    Column("workflow", Text, nullable=False),
-    Column("content", Text, nullable=False),
+    Column("hash", _Text, primary_key=True),
+    Column("workflow", _Text, nullable=False),
+    Column("content", _Text, nullable=False),
 )
 Index("definitions_workflow", definitions.c.workflow)
 
 runs = Table(
     "runs",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("trace_id", Text, nullable=False),
-    Column("workflow", Text, nullable=False),
-    Column("definition", Text, nullable=False),
-    Column("event", Text, nullable=False),
-    Column("external_user", Text),
-    Column("environment", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("owner", Text),
+    Column("id", _Text, primary_key=True),
+    Column("trace_id", _Text, nullable=False),
+    Column("workflow", _Text, nullable=False),
+    Column("definition", _Text, nullable=False),
+    Column("event", _Text, nullable=False),
+    Column("external_user", _Text),
+    Column("environment", _Text, nullable=False),
+    Column("status", _Text, nullable=False),
+    Column("owner", _Text),
     Column("fence", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("queue", Text),
+    Column("queue", _Text),
     Column("wake_at", Double),
     Column("created", Double, nullable=False),
     Column("ended", Double),
-    Column("output", Text),
-    Column("origin", Text, nullable=False),  # which executors continue the run
-    Column("parent", Text),
-    Column("workflow_id", Text),
-    Column("dedupe_key", Text),
+    Column("output", _Text),
+    Column("origin", _Text, nullable=False),  # which executors continue the run
+    Column("parent", _Text),
+    Column("workflow_id", _Text),
+    Column("dedupe_key", _Text),
     Column("request", LargeBinary),
 )
 
@@ -91,13 +94,13 @@ Index("runs_dedupe", runs.c.dedupe_key, unique=True, sqlite_where=_deduplicated,
 steps = Table(
     "steps",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("path", Text, nullable=False),  # the step's place among branches; outside of branches its name
+    Column("run_id", _Text, nullable=False),
+    Column("path", _Text, nullable=False),  # the step's place among branches; outside of branches its name
     Column("iteration", Integer, nullable=False),
     Column("seq", Integer, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("name", _Text, nullable=False),
     Column("fence", Integer, nullable=False),
-    Column("data", Text, nullable=False),
+    Column("data", _Text, nullable=False),
     Column("at", Double, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("carry", LargeBinary),
@@ -108,16 +111,16 @@ steps = Table(
 waits = Table(
     "waits",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("path", Text, nullable=False),
+    Column("run_id", _Text, nullable=False),
+    Column("path", _Text, nullable=False),
     Column("iteration", Integer, nullable=False),
     Column("number", Integer, nullable=False),
     Column("seq", Integer, nullable=False),
-    Column("kind", Text, nullable=False),
+    Column("kind", _Text, nullable=False),
     Column("wake_at", Double),
-    Column("data", Text, nullable=False),
+    Column("data", _Text, nullable=False),
     Column("carry", LargeBinary),
-    Column("outcome", Text),
+    Column("outcome", _Text),
     Column("payload", LargeBinary),
     Column("at", Double),
     PrimaryKeyConstraint("run_id", "path", "iteration", "number"),
@@ -127,12 +130,12 @@ waits = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("run_id", Text, nullable=False),
-    Column("path", Text, nullable=False),
+    Column("run_id", _Text, nullable=False),
+    Column("path", _Text, nullable=False),
     Column("number", Integer, nullable=False),
     Column("position", Integer, nullable=False),
     Column("message", LargeBinary, nullable=False),
-    Column("shown", Text, nullable=False),
+    Column("shown", _Text, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("due", Double),  # None once delivered or given up
     PrimaryKeyConstraint("run_id", "path", "number", "position"),
@@ -143,7 +146,7 @@ Index("outbox_due", outbox.c.due, sqlite_where=_undelivered, postgresql_where=_u
 limits = Table(
     "limits",
     metadata,
-    Column("queue", Text, primary_key=True),
+    Column("queue", _Text, primary_key=True),
     Column("concurrency", Integer),
     Column("per", Integer),
     Column("period", Double),
@@ -152,7 +155,7 @@ limits = Table(
 starts = Table(
     "starts",
     metadata,
-    Column("queue", Text, nullable=False),
+    Column("queue", _Text, nullable=False),
     Column("at", Double, nullable=False),
     Index("starts_window", "queue", "at"),
 )

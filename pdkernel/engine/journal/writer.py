@@ -24,6 +24,11 @@ T = TypeVar("T")
 MAX_BATCH_WRITES = 512
 """Maximum number of writes in one transaction."""
 
+MIN_GROUPED_RUNS = 8
+"""Concurrent runs from which a loop's writes wait for one another."""
+GROUP_S = 0.001
+"""Seconds that writes wait for others: a busy processor then commits less often, and other runs use the time."""
+
 INLINE_RETRY_S = 0.25
 """Seconds until a loop commits by itself again after slow commits."""
 
@@ -72,7 +77,7 @@ class JournalWriter:
         *,
         is_compound: bool = False,
         is_contended: bool = False,
-        commit_now: bool = False,
+        concurrent_runs: int = 2,
     ) -> asyncio.Future[T]:
         """
         Run *statement* in one of the next transactions.
@@ -83,12 +88,12 @@ class JournalWriter:
             statement: The write.
             is_compound: Whether the write has several SQL statements.
             is_contended: Whether it locks rows that are not this executor's own.
-            commit_now: Whether to commit at once; for a run without concurrent runs.
+            concurrent_runs: The number of runs in progress: one is committed at once, several soon, many together.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         try:
-            self._take(Write(statement, is_compound, is_contended, future), loop, at_once=commit_now)
+            self._take(Write(statement, is_compound, is_contended, future), loop, concurrent_runs)
         except ProjectError as closed:
             future.set_exception(closed)
         return future
@@ -105,7 +110,7 @@ class JournalWriter:
                 self._queue.put(None)
         self._thread.join()
 
-    def _take(self, write: Write, loop: asyncio.AbstractEventLoop, *, at_once: bool) -> None:
+    def _take(self, write: Write, loop: asyncio.AbstractEventLoop, concurrent_runs: int) -> None:
         with self._lock:
             if self._closed:
                 raise ProjectError(f"The journal in {self._location} is closed.", fix="Open the project again.")
@@ -116,9 +121,13 @@ class JournalWriter:
             if loop is not self._inline_loop or not self._is_quick():
                 self._move_to_thread()
                 return
-            if not at_once:
-                if len(self._inline_batch) == 1:
+            if concurrent_runs > 1:
+                if len(self._inline_batch) > 1:
+                    return
+                if concurrent_runs < MIN_GROUPED_RUNS:
                     loop.call_soon(self._commit_inline)
+                else:
+                    loop.call_later(GROUP_S, self._commit_inline)
                 return
         self._commit_inline()
 

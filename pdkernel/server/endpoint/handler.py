@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -145,17 +144,14 @@ def _start(
 ) -> StartedRun:
     workflow = fired_by(route.workflow.source.workflow, trigger)
     event = Event(_build_event(request, state, route, query, body))
-    run_request = build_run_request(
-        state.context,
-        route.workflow,
-        event,
-        external_user_id=event.external_user_id,
-        environment=parse_environment(event.environment),
-    )
     is_only_recorded = _has_flag(request, query, "x-pd-notrigger")
     return state.runs.start(
-        replace(
-            run_request,
+        build_run_request(
+            state.context,
+            route.workflow,
+            event,
+            external_user_id=event.external_user_id,
+            environment=parse_environment(event.environment),
             workflow=workflow,
             # parity[notrigger]: a request with x-pd-notrigger is recorded as a run without steps
             only_steps=frozenset() if is_only_recorded else None,

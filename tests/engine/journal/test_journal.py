@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey
+from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output
 from pdkernel.engine.journal.rows import WaitOutcome
-from tests.engine.journal.conftest import Database, Rows, new_run, wait_row
+from tests.engine.journal.conftest import Database, Rows, new_run, step_row, wait_row
 
 RACES = 200
 
@@ -83,6 +83,25 @@ async def test_one_of_two_cancels_wins(racers: tuple[DatabaseJournal, DatabaseJo
     )
 
     assert [first != second for first, second in zip(*answers, strict=True)] == [True] * RACES
+
+
+async def test_one_of_an_end_and_a_cancel_wins(racers: tuple[DatabaseJournal, DatabaseJournal], rows: Rows) -> None:
+    """If a run records a step and its end while another executor cancels the run, one of them decides."""
+    one, other = racers
+    ids = [f"run{number}" for number in range(RACES)]
+    assert all(await asyncio.gather(*(one.accept_run(new_run(run_id)) for run_id in ids)))
+
+    async def end(run_id: str) -> bool:
+        claim = Claim.first(run_id)
+        return await one.append_step(claim, step_row(0, "one")) and await one.finish(claim, "success", encode_output())
+
+    ended, cancelled = await asyncio.gather(
+        asyncio.gather(*map(end, ids)), asyncio.gather(*map(other.cancel, reversed(ids)))
+    )
+
+    assert [done != gone for done, gone in zip(ended, reversed(cancelled), strict=True)] == [True] * RACES
+    assert rows("select count(*) from runs where status = 'success'") == [(sum(ended),)]
+    assert rows("select count(*) from runs where status = 'cancelled'") == [(sum(cancelled),)]
 
 
 async def test_one_of_two_claims_wins(racers: tuple[DatabaseJournal, DatabaseJournal], rows: Rows) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from pdkernel.engine.journal import SqliteBackend
 from pdkernel.engine.journal.backend import Connection
@@ -28,11 +31,36 @@ async def test_a_write_does_not_overtake_writes_that_wait_in_the_thread(tmp_path
 
         for value in range(0, 1000, 2):
             other.execute("begin immediate")
-            answers.append(writer.write(insert(value), commit_now=True))  # the file is busy: the thread takes the write
+            answers.append(
+                writer.write(insert(value), concurrent_runs=1)
+            )  # the file is busy: the thread takes the write
             other.execute("rollback")
-            answers.append(writer.write(insert(value + 1), commit_now=True))
+            answers.append(writer.write(insert(value + 1), concurrent_runs=1))
         for answer in answers:
             await answer
 
         assert [value for (value,) in other.execute("select value from written order by rowid")] == list(range(1000))
         writer.close(lambda _: None)
+
+
+@pytest.mark.parametrize(("concurrent_runs", "are_grouped"), [(1, False), (2, False), (20, True)])
+async def test_writes_of_many_concurrent_runs_share_a_commit(
+    tmp_path: Path, concurrent_runs: int, are_grouped: bool
+) -> None:
+    """Writes of several iterations of the loop are one transaction only if many runs are in progress."""
+    path = tmp_path / "journal.db"
+    with closing(connect(path)) as other:
+        other.execute("create table written (value integer)")
+    writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
+
+    answers = []
+    for value in range(40):
+        answers.append(writer.write(insert(value), concurrent_runs=concurrent_runs))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    for answer in answers:
+        await answer
+
+    assert writer.writes == 40
+    assert (writer.commits < 40) is are_grouped
+    writer.close(lambda _: None)

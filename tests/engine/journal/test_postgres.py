@@ -1,0 +1,528 @@
+"""The journal on Postgres: leases, notifications, lost connections, and executors that write at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from pdkernel.clock import SYSTEM_CLOCK, ManualClock
+from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output, open_journal, open_reader
+from pdkernel.engine.journal.postgres import PostgresBackend, translate_sql
+from pdkernel.errors import ProjectError
+from pdkernel.project import Project
+from tests.engine.journal.conftest import (
+    FIRST,
+    WORKFLOW,
+    PostgresDatabase,
+    load,
+    new_run,
+    status,
+    step_row,
+    wait_row,
+)
+from tests.postgres import PostgresServer
+
+PATIENCE_S = 20.0
+"""Seconds after which a test gives up."""
+NEVER_S = 3600.0
+
+
+@pytest.fixture
+def kind() -> str:
+    """These tests are about Postgres."""
+    return "postgres"
+
+
+@pytest.fixture
+def server(database: PostgresDatabase) -> PostgresDatabase:
+    """The database, empty."""
+    return database
+
+
+class Journals:
+    """Opens journals with leases that the test chooses."""
+
+    def __init__(self, server: PostgresDatabase) -> None:
+        self.opened: list[DatabaseJournal] = []
+        self._server = server
+
+    def __call__(self, origin: str = "serve", *, lease_s: float = NEVER_S, beat_s: float = NEVER_S) -> DatabaseJournal:
+        """Open the journal of one more executor."""
+        journal = DatabaseJournal.open(
+            self._server.postgres_backend(lease_s=lease_s, beat_s=beat_s), clock=SYSTEM_CLOCK, origin=origin
+        )
+        self.opened.append(journal)
+        return journal
+
+
+@pytest.fixture
+async def journals(server: PostgresDatabase) -> AsyncIterator[Journals]:
+    """Opens journals, which are closed after the test."""
+    journals = Journals(server)
+    yield journals
+    for journal in journals.opened:
+        await journal.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+# ── the SQL ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_sql_is_translated() -> None:
+    """Parameters get the form of psycopg, casts stay, and the parts for Postgres are not in comments."""
+    assert (
+        translate_sql("select :run, ? from runs /*postgres for update*/") == "select %(run)s, %s from runs for update"
+    )
+    assert translate_sql("select 1::text") == "select 1::text"
+
+
+# ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_lease_is_extended(journals: Journals, server: PostgresDatabase) -> None:
+    """An executor that beats keeps its lease, by the clock of the database."""
+    executor = journals(lease_s=1.0, beat_s=0.05)
+    (first,) = server.rows("select lease_until from executors")[0]
+    await until(lambda: server.rows("select lease_until from executors")[0][0] > first + 0.1)
+
+    assert not executor.is_lost
+    assert executor.lease_s == 1.0
+
+
+async def test_run_of_a_lapsed_executor_continues_elsewhere(journals: Journals) -> None:
+    """An executor whose lease has lapsed is lost, its served run is ready for the others, and its writes are refused."""
+    frozen, other = journals(lease_s=0.2), journals()
+    await frozen.store_definition(WORKFLOW)
+    await frozen.accept_run(new_run())
+    before = (await other.reap_dead(), frozen.is_lost)
+    await asyncio.sleep(0.25)
+
+    assert before == (0, False)
+    assert frozen.is_lost
+    assert await other.reap_dead() == 1
+    assert not await frozen.append_step(FIRST, step_row(0, "one"))
+    (claimed,) = await other.claim_next()
+    assert claimed.claim == Claim("run", 2, 2)
+
+
+async def test_late_executor_does_not_judge_others(journals: Journals) -> None:
+    """An executor that could not extend its own lease does not take others for dead."""
+    dead, late, healthy = journals(lease_s=0.2), journals(lease_s=0.2), journals()
+    await dead.accept_run(new_run())
+    await asyncio.sleep(0.25)
+
+    assert await late.reap_dead() == 0
+    assert await healthy.reap_dead() == 1
+
+
+async def test_executor_that_was_taken_for_dead_gets_to_know(journals: Journals, server: PostgresDatabase) -> None:
+    """An executor that another one has reaped is lost at its next beat, and calls back."""
+    reaped, other = journals(beat_s=0.05), journals()
+    called = threading.Event()
+    reaped.on_change(called.set)
+    server.execute(f"update executors set alive = false where id = '{reaped.executor_id}'")
+    await other.reap_dead()
+
+    await until(called.is_set)
+    assert reaped.is_lost
+
+
+async def test_lost_executor_joins_again(journals: Journals, server: PostgresDatabase) -> None:
+    """A lost executor gets a new id; its runs are ready at once, and its earlier claims stay invalid."""
+    executor = journals(lease_s=0.2)
+    await executor.accept_run(new_run())
+    await asyncio.sleep(0.25)
+    old_id = executor.executor_id
+
+    await executor.rejoin()
+
+    assert executor.executor_id != old_id
+    assert not executor.is_lost
+    assert server.rows("select id from executors") == [(executor.executor_id,)]
+    assert not await executor.append_step(FIRST, step_row(0, "one"))
+    (claimed,) = await executor.claim_next()
+    assert claimed.claim == Claim("run", 2, 2)
+    assert await executor.append_step(claimed.claim, step_row(0, "one"))
+
+
+async def test_run_whose_owner_is_gone_is_ready(journals: Journals, server: PostgresDatabase) -> None:
+    """A run that was accepted at the moment of its executor's end has an owner without a row; the sweep finds the run."""
+    journal = journals()
+    await journal.accept_run(new_run())
+    server.execute("update runs set owner = 'exec_gone'")
+
+    assert await journal.reap_dead() == 1
+    assert await journal.reap_dead() == 0
+    assert await status(journal) == "resumed"
+
+
+async def test_frozen_transaction_ends(server: PostgresDatabase) -> None:
+    """The server ends the transaction of a frozen process, whose locks would keep others from its runs."""
+    with closing(server.postgres_backend(lease_s=0.2).connect()) as frozen:
+        frozen.execute("begin")
+        await asyncio.sleep(0.3)
+
+        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+            frozen.execute("select 1")
+
+
+# ── clocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_wrong_clock_is_corrected(postgres_project: Project, server: PostgresDatabase) -> None:
+    """Time stamps of a host whose clock is wrong have the time of the database."""
+    backend = PostgresBackend(postgres_project, corrects_clock=True)
+    journal = DatabaseJournal.open(backend, clock=ManualClock(datetime(2020, 1, 1, tzinfo=UTC)))
+    try:
+        await journal.accept_run(new_run())
+    finally:
+        await journal.close()
+
+    ((created, now),) = server.rows("select created, cast(extract(epoch from now()) as double precision) from runs")
+    assert abs(created - now) < PATIENCE_S
+    assert abs(journal.clock.now().timestamp() - now) < PATIENCE_S
+
+
+# ── notifications ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("change", ["cancel", "resume", "enqueue", "reap"])
+async def test_others_are_notified(journals: Journals, server: PostgresDatabase, change: str) -> None:
+    """An executor is called back when another one has cancelled a run or made a run ready; the other one is not."""
+    listener, other, dead = journals("serve"), journals("terminal"), journals("serve")
+    await dead.accept_run(new_run())
+    called, own = threading.Event(), threading.Event()
+    listener.on_change(called.set)
+    other.on_change(own.set)
+
+    if change == "cancel":
+        await other.cancel("run")
+    elif change == "resume":
+        await dead.park(FIRST, wait_row())
+        await other.resolve_wait(WaitKey("run", "one"), "resumed")
+    elif change == "enqueue":
+        await other.accept_run(new_run("other", origin="serve"))
+    else:
+        server.kill(dead)
+        await other.reap_dead()
+
+    await until(called.is_set)
+    assert not own.is_set()
+
+
+WAITING = "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
+def waits(server: PostgresDatabase) -> bool:
+    """Return whether a statement waits for a lock."""
+    return server.rows(f"select 1 {WAITING}") != []
+
+
+# ── executors that write at the same time ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_two_executors_keep_the_limits_of_a_queue(journals: Journals) -> None:
+    """Executors that claim at the same time start no more runs than the queue's concurrency."""
+    one, other = journals(), journals()
+    await one.set_queue_limits("q", concurrency=5)
+    await asyncio.gather(*(one.accept_run(new_run(f"run{number}", queue="q")) for number in range(20)))
+
+    claims = await asyncio.gather(*(journal.claim_ready(3) for _ in range(5) for journal in (one, other)))
+
+    assert sum(map(len, claims)) == 5
+
+
+async def test_two_executors_keep_the_size_of_a_queue(journals: Journals) -> None:
+    """Executors that accept at the same time put no more runs into a queue than its size."""
+    both = [journals(), journals()]
+    await both[0].set_queue_limits("q", concurrency=1)
+
+    accepted = await asyncio.gather(
+        *(both[number % 2].accept_run(new_run(f"run{number}", queue="q", queue_size=10)) for number in range(40))
+    )
+
+    assert sum(accepted) == 10
+
+
+async def test_definition_of_an_accepted_run_stays(journals: Journals, server: PostgresDatabase) -> None:
+    """If one executor removes the last run of a definition while another accepts the next one, the definition stays."""
+    one, other = journals(), journals()
+    for number in range(20):
+        await one.store_definition(WORKFLOW)
+        await one.accept_run(new_run(f"run{number}"))
+        await one.finish(Claim.first(f"run{number}"), "success", encode_output())
+        await asyncio.gather(one.accept_run(new_run(f"next{number}")), other.remove_runs([f"run{number}"]))
+
+        assert server.rows("select count(*) from definitions") == [(1,)]
+        await one.cancel(f"next{number}")
+        await one.remove_runs([f"next{number}"])
+
+
+async def test_deadlock_is_retried(journals: Journals, server: PostgresDatabase) -> None:
+    """If the server ends a transaction because of a deadlock, its writes are run again, and all succeed."""
+    server.execute(
+        "do $$ begin execute format('alter database %I set deadlock_timeout = 500', current_database()); end $$"
+    )
+    journal = journals()
+    for run_id in ("a", "b"):
+        await journal.accept_run(new_run(run_id))
+
+    with closing(server.postgres_backend().connect()) as other:
+        other.execute("set deadlock_timeout = '1min'")
+        other.execute("begin")
+        other.execute("select 1 from runs where id = 'b' for update")
+        steps = [journal.append_step(Claim.first(run_id), step_row(0, "one")) for run_id in ("a", "b")]
+        await until(lambda: waits(server))
+        await asyncio.to_thread(other.execute, "select 1 from runs where id = 'a' for update")
+        other.execute("commit")
+
+    assert await asyncio.gather(*steps) == [True, True]
+
+
+# ── lost connections ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def end_connections(server: PostgresDatabase) -> None:
+    """Let the server end every other connection to the database."""
+    server.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    )
+
+
+async def test_journal_connects_again(journals: Journals, server: PostgresDatabase) -> None:
+    """Connections that the server ends are replaced: writes, reads, the lease and notifications go on."""
+    journal, other = journals(beat_s=0.05), journals("terminal")
+    await journal.accept_run(new_run())
+    called = threading.Event()
+    journal.on_change(called.set)
+    end_connections(server)
+
+    assert await journal.append_step(FIRST, step_row(0, "one"))
+    assert (await load(journal)).step("one").status == "success"
+    await until(called.is_set)  # it listens again
+    called.clear()
+    await other.cancel("run")
+    await until(called.is_set)
+    assert not journal.is_lost
+
+
+async def test_transaction_that_loses_its_connection_is_run_again(journals: Journals, server: PostgresDatabase) -> None:
+    """A connection that ends in the middle of a transaction loses no write and repeats none."""
+    journal = journals()
+    await journal.accept_run(new_run())
+    with closing(server.postgres_backend().connect()) as other:
+        other.execute("begin")
+        other.execute("select 1 from runs for update")
+        step = journal.append_step(FIRST, step_row(0, "one"))
+        await until(lambda: waits(server))
+        server.execute(f"select pg_terminate_backend(pid) {WAITING}")
+        other.execute("rollback")
+
+    assert await step
+    assert server.rows("select path from steps") == [("one",)]
+
+
+class Proxy:
+    """
+    A Unix socket before the server's, which can lose a connection during a commit.
+
+    Attributes:
+        loses: Whether the next commit loses its connection: `before` or `after` the server gets it; None for neither.
+    """
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        self.folder = folder
+        self.loses: str | None = None
+        self.lost = 0
+        self._target = target
+        self._connections: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+
+    def start(self) -> None:
+        """Accept connections."""
+        path = self.folder / ".s.PGSQL.5432"
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections, and end those that are open."""
+        assert self._listener is not None
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._end(*self._connections)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(self._target))
+                self._connections += (client, server)
+                cut = threading.Event()
+                threading.Thread(target=self._pass, args=(client, server, cut), daemon=True).start()
+                threading.Thread(target=self._return, args=(server, client, cut), daemon=True).start()
+
+    def _pass(self, client: socket.socket, server: socket.socket, cut: threading.Event) -> None:
+        loses = None
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                loses = self.loses if data.endswith(b"commit\0") else None
+                if loses:
+                    self.loses = None
+                    self.lost += 1
+                    cut.set()  # before the server can answer
+                if loses == "before":
+                    break
+                server.sendall(data)
+        if not cut.is_set() or loses == "before":  # else the answer ends the connection
+            self._end(client, server)
+
+    def _return(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while (data := server.recv(65536)) and not cut.is_set():
+                client.sendall(data)
+        self._end(client, server)
+
+    @staticmethod
+    def _end(*connections: socket.socket) -> None:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+
+@pytest.fixture
+def proxy(postgres: PostgresServer) -> Iterator[Proxy]:
+    """A proxy before the server."""
+    with tempfile.TemporaryDirectory(prefix="pdk-proxy-") as folder:  # the path of a Unix socket is short
+        proxy = Proxy(Path(folder), postgres.sockets / ".s.PGSQL.5432")
+        proxy.start()
+        yield proxy
+        proxy.stop()
+
+
+@pytest.fixture
+async def distant(server: PostgresDatabase, postgres_project: Project, proxy: Proxy) -> AsyncIterator[DatabaseJournal]:
+    """A journal behind the proxy, with a short lease."""
+    name = postgres_project.sqlalchemy_engine.url.database
+    url = f"postgresql://postgres@/{name}?host={quote(str(proxy.folder), safe='/')}"
+    with Project.open(postgres_project.folder, database_url=url) as project:
+        journal = DatabaseJournal.open(PostgresBackend(project, lease_s=2, beat_s=0.1))
+        yield journal
+        await journal.close()
+
+
+@pytest.mark.parametrize("loses", ["before", "after"])
+async def test_lost_commit_is_neither_lost_nor_repeated(
+    distant: DatabaseJournal, proxy: Proxy, server: PostgresDatabase, loses: str
+) -> None:
+    """A connection that is lost during a commit leaves no doubt: each write is done once and returns what it did."""
+    results: list[Any] = []
+    for write in (
+        lambda: distant.accept_run(new_run()),
+        lambda: distant.append_step(FIRST, step_row(0, "zero")),
+        lambda: distant.park(FIRST, wait_row(1)),
+        lambda: distant.resolve_wait(WaitKey("run", "one"), "resumed"),
+        lambda: distant.claim("run"),
+        lambda: distant.finish(Claim("run", 2), "success", encode_output()),
+    ):
+        proxy.loses = loses
+        results.append(await write())
+
+    assert proxy.lost == 6
+    assert [*results[:4], results[5]] == [True, True, True, "done", True]
+    assert results[4].claim == Claim("run", 2)
+    assert server.rows("select status, fence from runs") == [("success", 2)]
+    assert server.rows("select path from steps") == [("zero",)]
+
+
+async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: Proxy) -> None:
+    """While the server is gone nothing is accepted, with one message; then the journal goes on by itself."""
+    await distant.accept_run(new_run())
+    proxy.stop()
+
+    with pytest.raises(
+        ProjectError, match=r"The project's database postgresql://.* cannot be reached: "
+    ) as unreachable:
+        await distant.accept_run(new_run("refused"))
+    with pytest.raises(ProjectError, match="cannot be reached"):
+        await distant.get_execution("run")
+    assert unreachable.value.fix is not None
+    await until(lambda: distant.is_lost)
+
+    proxy.start()
+    await until(lambda: not distant.is_lost)  # no other executor has taken this one for dead
+    assert await distant.append_step(FIRST, step_row(0, "one"))
+    assert await distant.get_execution("refused") is None
+
+
+# ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_journal_of_a_project_is_in_its_database(postgres_project: Project, server: PostgresDatabase) -> None:
+    """The journal that a project opens is that of its database."""
+    journal = open_journal(postgres_project)
+    await journal.accept_run(new_run())
+    await journal.close()
+
+    assert server.rows("select id from runs") == [("run",)]
+
+
+async def test_newer_tables_are_refused(server: PostgresDatabase) -> None:
+    """Tables of a newer version are not opened."""
+    version = "update meta set value = '{}' where name = 'journal_schema_version'"
+    ((current,),) = server.rows("select value from meta where name = 'journal_schema_version'")
+    server.execute(version.format(99))
+    try:
+        with pytest.raises(ProjectError, match="a newer version of pdkernel has written it"):
+            server.backend().create_tables()
+    finally:
+        server.execute(version.format(current))
+
+
+def test_tables_are_created_once(postgres_url: str, tmp_path: Path) -> None:
+    """Processes that open a new project's journal at the same time create its tables once; foreign tables are refused."""
+    with Project.open(tmp_path / ".pdkernel", database_url=postgres_url) as project:
+        backend = PostgresBackend(project)
+        with closing(backend.connect()) as connection:
+            connection.execute("create table runs (id integer)")
+            with pytest.raises(ProjectError, match="it has tables with the same names: runs"):
+                backend.create_tables()
+            connection.execute("drop table runs")
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(lambda _: backend.create_tables(), range(4)))
+
+            assert connection.execute("select value from meta where name = 'journal_schema_version'").fetchall() != []
+
+
+async def test_version_changes_with_a_commit(journals: Journals, server: PostgresDatabase) -> None:
+    """The version of the journal changes when another connection writes."""
+    journal = journals()
+    with closing(open_reader(server.backend())) as reader:
+        before = await reader.version()
+        await journal.accept_run(new_run())
+
+        assert await reader.version() != before
