@@ -225,9 +225,8 @@ class WorkflowTriggers:
         async with self._runs.source_turns.take(state.id) as guard:
             with contextlib.suppress(ProjectError):  # an unreadable database, which `run` reports
                 current = await self._reload(state)
-                if (
-                    current.enabled and not current.is_active and current.due == state.due
-                ):  # else another server was first
+                # else another server was first
+                if current.enabled and not current.is_active and current.due == state.due:
                     await asyncio.to_thread(self._table.configure, await self._run_hooks(guard, served, current))
         self._has_events.set()
 
