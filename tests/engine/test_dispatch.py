@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import psycopg
 import pytest
 
 from pdkernel.engine.dispatch import SWEEP_INTERVAL_S, TIMER_HORIZON_S, Dispatch, open_dispatch
@@ -22,7 +21,9 @@ from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from tests.engine.journal.conftest import WORKFLOW, FakeLiveness, new_run, wait_row
-from tests.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from tests.postgres import PostgresServer
 
 PROMPT_S = 0.5
 """Seconds within which a run that is due starts, on a busy machine; less than a sweep."""
@@ -136,6 +137,8 @@ class Hosts:
         if self.project.sqlite_path is not None:
             with closing(sqlite3.connect(self.project.sqlite_path, isolation_level=None)) as file:
                 return file.execute(sql, values).fetchall()
+        import psycopg  # an extra
+
         url = self.project.sqlalchemy_engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as connection:
             done = connection.execute(cast("Any", sql), values or None)
