@@ -346,6 +346,10 @@ class ProjectError(InternalError):
     code = "project"
 
 
+class DatabaseUnreachableError(ProjectError):
+    """The server of the project's database does not answer now; a served run waits for it."""
+
+
 def exit_status_of(code: str) -> int:
     """Return the exit status of the error class with *code*; 1 for a code that a step's own code set."""
     classes = [PdkernelError]

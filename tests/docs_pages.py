@@ -38,6 +38,8 @@ from tests.notebooks import scrub
 
 PORT = "8765"
 """The port of `pdkernel serve` on every page; the reader's server listens on a free port."""
+DATABASE_URL = "postgresql://pdkernel@db.example.com/pdkernel"
+"""The database on every page; the reader's database is on this machine."""
 NOTEBOOK = "greet.ipynb"
 """The notebook that the cells of a page belong to."""
 OUTPUT_TIMEOUT_S = 60
@@ -179,6 +181,10 @@ class Reader:
         }.items():
             self._monkeypatch.setenv(name, value)
         self._monkeypatch.chdir(self.folder)
+
+    def use_database(self, url: str) -> None:
+        """Use the database at *url* where the page has `DATABASE_URL`."""
+        self._ids[DATABASE_URL] = url
 
     def close(self) -> None:
         """End what the page started."""

@@ -8,6 +8,7 @@ answers PostgreSQL's SSLRequest, like a connection pooler, and passes all other 
 from __future__ import annotations
 
 import asyncio
+import signal
 import ssl
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,20 @@ def shared_postgres(folder: Path) -> Iterator[PostgresServer]:
         yield shared
     with suppress(OSError):  # other processes use it
         folder.rmdir()
+
+
+@contextmanager
+def restarting_postgres() -> Iterator[tuple[PostgresServer, Callable[[signal.Signals], None]]]:
+    """A server of one test, and a function that ends it by a signal (SIGINT: fast, SIGQUIT: at once) and starts it again."""
+    with tempfile.TemporaryDirectory(prefix="pdk") as folder, _running(Path(folder) / "data") as server:
+
+        def restart(number: signal.Signals) -> None:
+            process = server.get_postmaster_info().process
+            process.send_signal(number)
+            process.wait(START_TIMEOUT_S)
+            server.ensure_postgres_running()
+
+        yield PostgresServer(server.get_postmaster_info().socket_dir), restart
 
 
 @contextmanager

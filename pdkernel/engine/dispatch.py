@@ -1,7 +1,8 @@
 """
-Continues the runs of one process: pauses that have ended, runs of a process that died, and runs that others resume or cancel.
+Continues runs: pauses that have ended, runs of a process that died, and runs that others resume or cancel.
 
-`Dispatch` is the protocol. `LocalDispatch` reads the journal: a run is due by its row, so nothing else must be kept.
+`Dispatch` is the protocol. The journal alone decides which process owns a run; a dispatch decides when to ask the journal.
+`LocalDispatch` serves one process, `PgQueuerDispatch` several processes or hosts on one PostgreSQL database.
 """
 
 from __future__ import annotations
@@ -9,15 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection
-from typing import Protocol
+import math
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from pdkernel.clock import Clock
 from pdkernel.engine.journal import ClaimedRun, Journal
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.project import Project
+
+if TYPE_CHECKING:
+    from pdkernel.engine.wake_up_messages import WakeUpMessages
 
 POLL_INTERVAL_S = 0.25
 """Seconds until changes by other processes are noticed."""
+SWEEP_INTERVAL_S = 1.0
+"""With several processes: seconds until runs of dead processes, and runs whose wake-up was lost, are noticed."""
+TIMER_HORIZON_S = 2.0
+"""With several processes: the longest time that a process waits itself for the end of a pause; a message ends a longer wait."""
 MAX_CLAIMS = 100
 """Runs that are claimed at a time, so that requests are answered between them."""
 
@@ -49,6 +58,10 @@ class RunStarter(Protocol):
         """End a run in progress; return False if it is not in progress."""
         ...
 
+    async def abandon_runs(self) -> None:
+        """End the runs in progress and their workers without a record, because other processes continue them."""
+        ...
+
 
 class Dispatch(Protocol):
     """Finds the runs that this process continues."""
@@ -62,22 +75,72 @@ class Dispatch(Protocol):
         ...
 
 
+def open_dispatch(project: Project, journal: Journal, starter: RunStarter) -> Dispatch:
+    """
+    Return the dispatch for the project's database.
+
+    Raises:
+        ProjectError: The database is on PostgreSQL, and PgQueuer is not installed.
+    """
+    if project.sqlite_path is not None:
+        return LocalDispatch(journal, starter)
+    try:
+        from pdkernel.engine.journal.postgres import PostgresBackend
+        from pdkernel.engine.wake_up_messages import WakeUpMessages
+    except ModuleNotFoundError as fault:
+        raise ProjectError(
+            f"A server of a project on PostgreSQL needs the package {(fault.name or 'psycopg').partition('.')[0]}, which is "
+            "not installed.",
+            fix="pip install 'pdkernel[postgres]'",
+        ) from fault
+    return PgQueuerDispatch(journal, starter, WakeUpMessages(PostgresBackend(project).arguments, journal.clock))
+
+
+async def look_repeatedly(
+    look: Callable[[], Awaitable[float]], notice: asyncio.Event, *, problem: str, retry_s: float
+) -> NoReturn:
+    """
+    Call *look* until the task is cancelled; an unreadable database is tried again.
+
+    Args:
+        look: Returns the seconds until the next call.
+        notice: Ends that wait.
+        problem: The beginning of the warning when *look* fails.
+        retry_s: Seconds until the next call after a failure.
+    """
+    has_failed = False
+    while True:
+        notice.clear()
+        try:
+            wait_s = await look()
+            has_failed = False
+        except PdkernelError as fault:
+            if not has_failed:
+                _log.warning("%s: %s", problem, fault.message)
+            has_failed, wait_s = True, retry_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await notice.wait()
+
+
 class LocalDispatch:
     """
-    `Dispatch` for one process of each origin, from the journal's rows.
+    `Dispatch` for one process of each origin, from the journal's rows: a run is due by its row, so nothing else is stored.
 
     Args:
         journal: The journal.
         starter: Starts the runs.
-        clock: For the ends of pauses.
     """
 
-    def __init__(self, journal: Journal, starter: RunStarter, clock: Clock) -> None:
+    _interval_s = POLL_INTERVAL_S
+
+    def __init__(self, journal: Journal, starter: RunStarter) -> None:
         self._journal = journal
         self._starter = starter
-        self._clock = clock
+        self._clock = journal.clock
         self._is_notified = asyncio.Event()
-        self._times_read_at = -POLL_INTERVAL_S
+        self._has_reaped = False
+        self._times_read_at = -math.inf
 
     def notify(self) -> None:
         """Look for runs at once."""
@@ -85,43 +148,119 @@ class LocalDispatch:
 
     async def run(self) -> None:
         """Continue runs until the task is cancelled; an unreadable database is tried again."""
-        has_failed = has_reaped = False
-        while True:
-            self._is_notified.clear()
-            try:
-                if not has_reaped:
-                    await self._journal.reap_dead()
-                    has_reaped = True
-                wait_s = await self._continue_due()
-                has_failed = False
-            except PdkernelError as fault:
-                if not has_failed:
-                    _log.warning("Runs cannot be continued at the moment: %s", fault.message)
-                has_failed, wait_s = True, POLL_INTERVAL_S
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._is_notified.wait()
+        problem = "Runs cannot be continued at the moment"
+        await look_repeatedly(self._look, self._is_notified, problem=problem, retry_s=POLL_INTERVAL_S)
+
+    async def _look(self) -> float:
+        """Continue runs; return the seconds until the next look."""
+        if not self._has_reaped:
+            await self._journal.reap_dead()
+            self._has_reaped = True
+        return min(await self._continue_due(), self._interval_s)
 
     async def _continue_due(self) -> float:
-        """Continue the runs that are due; return the seconds until the next look."""
+        """Continue the runs that are due; return the seconds until the next one is due, or 0 if one was."""
         for run_id in await self._find_cancelled():
             await self._starter.cancel(run_id)
         due = await self._journal.next_wake()
         if due is None:
-            return POLL_INTERVAL_S
+            return math.inf
         wait_s = due - self._clock.now().timestamp()
         if wait_s > 0:
-            return min(wait_s, POLL_INTERVAL_S)
-        if due > 0 or self._clock.monotonic() >= self._times_read_at + POLL_INTERVAL_S:
+            return wait_s
+        woken = 0
+        if due > 0 or self._clock.monotonic() >= self._times_read_at + self._interval_s:
             self._times_read_at = self._clock.monotonic()
             self._starter.deliver_due()
-            await self._journal.wake_due()
+            woken = await self._journal.wake_due()
         free = min(self._starter.free_runs, MAX_CLAIMS)
         claims = await self._journal.claim_ready(free) if free > 0 else ()
         for claimed in claims:
             self._starter.continue_run(claimed)
-        return 0.0 if claims else POLL_INTERVAL_S
+        if len(claims) >= free or len(claims) < woken:
+            await self._offer_ready()
+        return 0.0 if claims or woken else math.inf
+
+    async def _offer_ready(self) -> None:
+        """Inform other processes of ready runs that this one has not claimed, if there are other processes."""
 
     async def _find_cancelled(self) -> Collection[str]:
         active = list(self._starter.active_run_ids)
         return await self._journal.find_cancelled(active) if active else ()
+
+
+class PgQueuerDispatch(LocalDispatch):
+    """
+    `Dispatch` for several processes or hosts on one PostgreSQL database.
+
+    The end of a pause that is far away is a message of PgQueuer, which wakes one process. Each process looks for runs once a
+    second too (a sweep), so that a lost message delays a run by a second at most.
+
+    Args:
+        journal: The journal.
+        starter: Starts the runs.
+        messages: Wakes one of the processes.
+    """
+
+    _interval_s = SWEEP_INTERVAL_S
+
+    def __init__(self, journal: Journal, starter: RunStarter, messages: WakeUpMessages) -> None:
+        super().__init__(journal, starter)
+        self._messages = messages
+        self._next_sweep = self._next_offer = -math.inf
+        self._keeps_time = False
+
+    def notify(self) -> None:
+        """Look for runs at once, and wait for the ends of pauses that are near."""
+        self._keeps_time = True
+        super().notify()
+
+    async def run(self) -> None:
+        """Continue runs until the task is cancelled; a lost database is tried again."""
+        loop = asyncio.get_running_loop()
+
+        def notify_from_thread() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self.notify)
+
+        self._journal.on_change(notify_from_thread)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._messages.run(self.notify))
+            tasks.create_task(
+                look_repeatedly(
+                    self._check_lease,
+                    asyncio.Event(),
+                    problem="This process cannot return to the database at the moment",
+                    retry_s=POLL_INTERVAL_S,
+                )
+            )
+            tasks.create_task(super().run())
+
+    async def _check_lease(self) -> float:
+        """If other processes have taken this one for dead, end its runs and start anew."""
+        if self._journal.is_lost:
+            _log.warning(
+                "This process could not extend its lease in time, so other processes continue its runs. It ends its own."
+            )
+            await self._starter.abandon_runs()
+            await self._journal.rejoin()
+            self.notify()
+        return POLL_INTERVAL_S
+
+    async def _look(self) -> float:
+        if self._journal.is_lost:
+            return POLL_INTERVAL_S
+        if self._clock.monotonic() >= self._next_sweep:
+            self._next_sweep = self._clock.monotonic() + SWEEP_INTERVAL_S
+            await self._journal.reap_dead()
+        wait_s = await self._continue_due()
+        if wait_s > TIMER_HORIZON_S:
+            self._keeps_time = False
+            if wait_s < math.inf:
+                self._messages.send(self._clock.now().timestamp() + wait_s)
+        return min(wait_s, SWEEP_INTERVAL_S) if self._keeps_time or wait_s == 0 else SWEEP_INTERVAL_S
+
+    async def _offer_ready(self) -> None:
+        if self._clock.monotonic() >= self._next_offer:  # two full processes would notify each other without an end
+            self._next_offer = self._clock.monotonic() + SWEEP_INTERVAL_S
+            await self._journal.announce()

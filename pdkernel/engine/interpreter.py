@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -38,6 +38,7 @@ from pdkernel.engine.outbound_calls import build_call_binding
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.props import select_named_variables
+from pdkernel.engine.record_writes import retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_record import RunRecord
@@ -54,7 +55,7 @@ from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
 from pdkernel.redaction import get_redactor
 from pdkernel.runtimes.file_tree import remove_tree
-from pdkernel.workers import WORKING_FOLDER_NAME, Effect, RunSetup, RunWorkers, WorkerPool
+from pdkernel.workers import Effect, RunSetup, RunWorkers, WorkerPool, remove_if_empty
 
 
 class Interpreter:
@@ -72,6 +73,7 @@ class Interpreter:
         ids: For run and trace ids.
         vault: Encrypts what the records of runs do not show; None if no run is recorded.
         scratch: The parent of the runs' temporary folders.
+        root: The project's place on this host.
         file_store: The folder of the project's file store, or None.
         mail: Returns the settings for each `$.send.email`; None only shows the message.
         error_notification: Returns the URL or e-mail address that is told of failed served runs, or None.
@@ -90,6 +92,7 @@ class Interpreter:
         ids: IdGenerator,
         vault: Vault | None,
         scratch: Path,
+        root: Path,
         file_store: Path | None = None,
         mail: Callable[[], MailSettings | None] = lambda: None,
         error_notification: Callable[[], str | None] = lambda: None,
@@ -103,6 +106,7 @@ class Interpreter:
         self._ids = ids
         self._vault = vault
         self._scratch = scratch
+        self._root = root
         self._files = file_store
         self._mail = mail
         self._error_notification = error_notification
@@ -152,6 +156,7 @@ class Interpreter:
             journal=self._journal if request.keep_in_journal else UnrecordedRuns(),
             clock=self._clock,
             vault=self._vault if request.keep_in_journal else None,
+            root=self._root,
             may_have_accounts=self._vault is not None and may_have_app_props(request),
             guard=self._workers.sandbox_kind if request.policy.guarded else "none",
         )
@@ -179,7 +184,9 @@ class Interpreter:
         try:
             if request.refusal is not None:
                 raise request.refusal.error
-            run = await self._prepare(request, watcher, record, scratch, exports)
+            prepare = partial(self._prepare, request, watcher, record, scratch, exports)
+            waits = request.is_served and request.pause_mode == "park"
+            run = await (retry_unreachable(prepare, self._clock, record.flush) if waits else prepare())
             run.attempt += state.interruptions
             await self._run_steps(run, state)
         except PdkernelError as refusal:
@@ -196,7 +203,7 @@ class Interpreter:
             remove_tree(scratch)
             raise
         self._queue_notification(request, record)
-        if _remove_if_empty(scratch):
+        if remove_if_empty(scratch):
             execution = await record.finish()
         else:
             # runs beside the last commit, in a thread: a disk under load takes milliseconds to remove files
@@ -379,18 +386,6 @@ class Interpreter:
             status = "cancelled"
         run.record.skip_remaining()
         return status
-
-
-def _remove_if_empty(scratch: Path) -> bool:
-    """Remove *scratch* if it is empty; return whether it does not exist now. Most runs leave it empty."""
-    if not os.path.lexists(scratch):
-        return True
-    with contextlib.suppress(OSError):  # the folder is not empty
-        with contextlib.suppress(FileNotFoundError):
-            (scratch / WORKING_FOLDER_NAME).rmdir()
-        scratch.rmdir()
-        return True
-    return False
 
 
 def _acknowledge_cancellation() -> None:

@@ -8,17 +8,31 @@ disk; a write that the journal refused stops the run there. While the disk is fu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from pdkernel.errors import InternalError, ProjectError
+from pdkernel.clock import Clock
+from pdkernel.errors import DatabaseUnreachableError, InternalError, ProjectError
+
+WRITE_RETRY_S = 0.25
+"""Seconds until a run of a server writes again after a failed write, as on a full disk, or reads again."""
 
 _Write = Callable[[], Awaitable[bool]]
+T = TypeVar("T")
 
 
 class RunLostError(InternalError):
     """The journal refuses the writes of this executor: the run was cancelled, or another executor continues it."""
 
     code = "run_lost"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This process lost the run: the run was cancelled, or its lease expired and another process continues it. "
+            "Later results of this process are not recorded.",
+            fix="Open the run's record to see how the run went on.",
+        )
 
 
 class RecordWrites:
@@ -89,6 +103,15 @@ class RecordWrites:
         return await writing
 
 
+async def retry_unreachable(act: Callable[[], Awaitable[T]], clock: Clock, check: Callable[[], Awaitable[None]]) -> T:
+    """Return the result of *act*. While the database does not answer, try again, unless *check* raises."""
+    while True:
+        with contextlib.suppress(DatabaseUnreachableError):
+            return await act()
+        await clock.sleep(WRITE_RETRY_S)
+        await check()
+
+
 async def _ended(writing: asyncio.Future[bool]) -> None:
     """Wait until *writing* has ended in any way; a cancelled wait does not cancel it."""
     ended = asyncio.get_running_loop().create_future()
@@ -107,8 +130,4 @@ def _fault_of(write: asyncio.Future[bool]) -> BaseException | None:
         return asyncio.CancelledError()
     if (fault := write.exception()) is not None or write.result():
         return fault
-    return RunLostError(
-        "This process lost the run: the run was cancelled, or its lease expired and another process continues it. "
-        "Later results of this process are not recorded.",
-        fix="Open the run's record to see how the run went on.",
-    )
+    return RunLostError()

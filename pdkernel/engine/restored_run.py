@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -183,9 +184,9 @@ def build_carry(
     return replace(carry, exports=exports, secrets=contained)
 
 
-def restore_request(claimed: ClaimedRun, vault: Vault) -> tuple[RunRequest, bool]:
+def restore_request(claimed: ClaimedRun, vault: Vault, root: Path) -> tuple[RunRequest, bool]:
     """
-    Decrypt the request of a claimed run.
+    Decrypt the request of a claimed run; *root* is the project's place on this host.
 
     Returns:
         As `decode_request`.
@@ -204,6 +205,7 @@ def restore_request(claimed: ClaimedRun, vault: Vault) -> tuple[RunRequest, bool
         workflow = Workflow.from_versioned_content(json.loads(claimed.definition))
         return decode_request(
             text,
+            root,
             workflow=workflow,
             external_user_id=claimed.external_user,
             environment=parse_environment(claimed.environment),

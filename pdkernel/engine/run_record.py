@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -38,18 +39,12 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
-from pdkernel.engine.record_writes import RecordWrites
+from pdkernel.engine.record_writes import WRITE_RETRY_S, RecordWrites, RunLostError
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
 from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, encode_request
 from pdkernel.errors import PdkernelError, ProjectError
-from pdkernel.execution import (
-    Delivery,
-    ErrorRecord,
-    Execution,
-    Status,
-    StepResult,
-)
+from pdkernel.execution import Delivery, ErrorRecord, Execution, Status, StepResult
 from pdkernel.model import JSON
 from pdkernel.project import Vault
 from pdkernel.redaction import Secret
@@ -57,9 +52,6 @@ from pdkernel.workers import StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
-WRITE_RETRY_S = 0.25
-"""Seconds until a run of a server writes again after a failed write, as on a full disk."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -74,6 +66,7 @@ class RunRecord(GrowingExecution):
         journal: The journal for the rows.
         clock: For time stamps.
         vault: Encrypts what the record does not show; None if the run is not recorded.
+        root: The project's place on this host; stored paths are relative to it.
         may_have_accounts: Whether the event may contain credentials of accounts that are not resolved yet.
         guard: What the operating system does with outbound calls that bypass the gateway.
 
@@ -91,12 +84,14 @@ class RunRecord(GrowingExecution):
         journal: RunJournal,
         clock: Clock,
         vault: Vault | None,
+        root: Path,
         may_have_accounts: bool,
         guard: str = "none",
     ) -> None:
         super().__init__(request, state, watcher, clock=clock, guard=guard)
         self._journal = journal
         self._vault = vault
+        self._root = root
         self._may_have_accounts = may_have_accounts
         self._event_text: str | None = None  # is written with the next commit
         self.outbox = RunOutbox(self.run_id, vault)
@@ -105,9 +100,8 @@ class RunRecord(GrowingExecution):
         self._wait: WaitRow | None = None
         # a call that runs one action gets the error instead
         self._waits_for_disk = request.is_served and request.pause_mode == "park"
-        self._has_waited = self._is_parked = (
-            False  # parked: the pause is on disk, and this executor may not write any more
-        )
+        self._has_waited = False
+        self._is_parked = False  # the pause is on disk, and this executor may not write any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self._response = CallerResponse(
             state.response,
@@ -179,10 +173,12 @@ class RunRecord(GrowingExecution):
 
         Raises:
             ProjectError: A write failed.
-            RunLostError: The journal refused a write.
+            RunLostError: The journal refused a write, or other processes may take this one for dead.
         """
         try:
             await self._writes.wait(self._wait_for_room if self._waits_for_disk else None)
+            if self._journal.is_lost:  # another process may have repeated the step that follows
+                raise RunLostError
         except BaseException as fault:
             self.write_error = fault
             # the run was not accepted or is lost, so later writes cannot succeed; or the process ends
@@ -292,12 +288,13 @@ class RunRecord(GrowingExecution):
     async def hand_over(self) -> Execution:
         """Leave the run to another executor, which repeats the running step; its caller gets no response of the workflow."""
         last, self._last = self._last, None
-        if last is not None:
-            event = self._take_event_text()
-            self._writes.submit(lambda: self._journal.append_step(self.claim, last, event=event))
-        with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
-            await self._writes.wait()
-            await self._journal.release(self.claim)
+        if not self._journal.is_lost:
+            if last is not None:
+                event = self._take_event_text()
+                self._writes.submit(lambda: self._journal.append_step(self.claim, last, event=event))
+            with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
+                await self._writes.wait()
+                await self._journal.release(self.claim)
         self._is_parked = True
         self._response.send(NO_RESPONSE_BEFORE_PAUSE)
         return self.execution
@@ -372,7 +369,7 @@ class RunRecord(GrowingExecution):
             self._writes.mark_started()  # waiters resume only after `accept_run` below has been called
         request = None
         if self._vault is not None:
-            request = seal_request(encode_request(self._request), execution.id, self._vault)
+            request = seal_request(encode_request(self._request, self._root), execution.id, self._vault)
         is_accepted = await self._journal.accept_run(
             NewRun(
                 id=execution.id,

@@ -321,28 +321,42 @@ _POLICY_PATHS = ("recording_file",)
 _POLICY_TUPLES = ("allowed_hosts", "unopened")
 
 
-def encode_request(request: RunRequest) -> str:
-    """Encode what another process needs to continue the run of *request*. The text holds the event without redaction."""
+def encode_request(request: RunRequest, root: Path) -> str:
+    """
+    Encode what another process needs to continue the run of *request*. The text holds the event without redaction.
+
+    Paths inside of *root*, the project's place on this host, are relative, because the project may be elsewhere on another.
+    """
     return encode_json(
         _StoredRequest(
             event=request.event.data,
             is_http=request.event.is_http,
             policy={item.name: getattr(request.policy, item.name) for item in fields(request.policy)},
-            folder=str(request.folder),
+            folder=_relative(request.folder, root),
             only_steps=None if request.only_steps is None else tuple(sorted(request.only_steps)),
             sends_once=request.idempotency is not None,
-            source_path=None if request.source_path is None else str(request.source_path),
+            source_path=None if request.source_path is None else _relative(request.source_path, root),
             secrets=tuple((secret.ref, secret.value) for secret in request.secrets),
             **{name: getattr(request, name) for name in _UNCHANGED},
         )
     ).decode()
 
 
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
 def decode_request(
-    text: str, *, workflow: Workflow, external_user_id: str | None, environment: Environment, run_ids: tuple[str, str]
+    text: str,
+    root: Path,
+    *,
+    workflow: Workflow,
+    external_user_id: str | None,
+    environment: Environment,
+    run_ids: tuple[str, str],
 ) -> tuple[RunRequest, bool]:
     """
-    Decode a text of `encode_request`.
+    Decode a text of `encode_request`; *root* is the project's place on this host.
 
     Returns:
         The request, without variables, `idempotency` and `find_workflow`; and whether it sends unsafe calls once.
@@ -360,9 +374,9 @@ def decode_request(
         policy=OutboundPolicy(**policy),
         external_user_id=external_user_id,
         environment=environment,
-        folder=Path(stored.folder),
+        folder=root / stored.folder,
         only_steps=None if stored.only_steps is None else frozenset(stored.only_steps),
-        source_path=None if stored.source_path is None else Path(stored.source_path),
+        source_path=None if stored.source_path is None else root / stored.source_path,
         run_ids=run_ids,
         secrets=tuple(Secret(*each) for each in stored.secrets),
         **{name: getattr(stored, name) for name in _UNCHANGED},

@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +35,7 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.mail import parse_mail_settings
 from pdkernel.engine.pauses import FlowVerb
-from pdkernel.engine.record_writes import RunLostError
+from pdkernel.engine.record_writes import RunLostError, retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run, seal_payload, unseal_message
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
@@ -100,6 +101,7 @@ class WorkflowEngine:
             ids=ids,
             vault=project.vault,
             scratch=self._scratch,
+            root=project.folder.parent,
             file_store=project.folder / "files",
             mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
             error_notification=lambda: _as_text(project.settings.get("error_notification")),
@@ -164,7 +166,7 @@ class WorkflowEngine:
             ),
             packages=packages or StepPackages.for_project(project.folder, environ, python=python_executable),
             environ=environ,
-            clock=clock,
+            clock=journal.clock,
             ids=ids,
             shares_workers=workers is not None,
             origin=origin,
@@ -191,7 +193,7 @@ class WorkflowEngine:
             ProjectError: The run cannot be continued.
             RequestError: The `.env` beside the workflow cannot be read.
         """
-        request, sends_once = restore_request(claimed, self._project.vault)
+        request, sends_once = restore_request(claimed, self._project.vault, self._project.folder.parent)
         return replace(
             request,
             variables=load_variables(self._project, request.folder),
@@ -237,7 +239,8 @@ class WorkflowEngine:
             policy: The policy of this process: it replaces the run's own, unless this one is `live` or the other `deny`.
         """
         try:
-            request = self.restore_request(claimed)
+            restore = partial(asyncio.to_thread, self.restore_request, claimed)
+            request = await retry_unreachable(restore, self.journal.clock, self._check_lease)
             state = self.restore_state(claimed)
         except PdkernelError as fault:
             error = ErrorRecord(fault.code, type(fault).__name__, str(fault))
@@ -249,6 +252,11 @@ class WorkflowEngine:
             request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
         async with self._cancellable(claimed.claim.run_id):
             return await self._read_cancelled(await self._interpreter.continue_run(request, state, watcher))
+
+    async def _check_lease(self) -> None:
+        """Raise `RunLostError` if other processes may continue the runs of this one."""
+        if self.journal.is_lost:
+            raise RunLostError
 
     async def _read_cancelled(self, execution: Execution) -> Execution:
         """Return the journal's record of a run that another process has cancelled, else *execution*."""

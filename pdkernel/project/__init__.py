@@ -12,6 +12,7 @@ The local project: a folder, a key and a database that several threads and proce
     idempotency           stored responses to outbound calls that are sent once
     settings              settings and the project's own secrets, by name
     source_states         the state of event sources
+    source_turns          which server runs an event source now
     connect_tokens        tokens of Connect Link
     pending_sign_ins      sign-ins at an app that have not ended yet
     grants                OAuth grants that renew access tokens

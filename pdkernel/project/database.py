@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 
-from pdkernel.errors import ProjectError
+from pdkernel.errors import DatabaseUnreachableError, ProjectError
 from pdkernel.project import sqlite
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
@@ -262,9 +262,9 @@ class _TranslateErrors(Generic[T]):
             raise readable from fault
 
 
-def unreachable_error(location: str, fault: object, url: URL) -> ProjectError:
+def unreachable_error(location: str, fault: object, url: URL) -> DatabaseUnreachableError:
     """The error of a database on a server that does not answer; *fault* is the error of its driver."""
-    return ProjectError(
+    return DatabaseUnreachableError(
         f"The project's database {location} cannot be reached: {_first_line(fault, url)}",
         fix="Check that the server runs, and that the URL in --database (PDKERNEL_DATABASE) is correct.",
     )

@@ -39,6 +39,7 @@ from pdkernel.project.pipedream_tokens import PipedreamTokenTable
 from pdkernel.project.schema import SCHEMA_VERSION, meta
 from pdkernel.project.settings import SecretTable, SettingsTable
 from pdkernel.project.source_states import SourceStateTable
+from pdkernel.project.source_turns import SourceTurnTable
 from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault
 from pdkernel.project.workflow_triggers import WorkflowTriggerTable
@@ -270,6 +271,11 @@ class Project:
     def deployed_triggers(self) -> DeployedTriggerTable:
         """Event sources that run for external users."""
         return DeployedTriggerTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def source_turns(self) -> SourceTurnTable | None:
+        """Which server runs a source now; None on SQLite, where one server runs all."""
+        return SourceTurnTable(self._database) if self.sqlite_path is None else None
 
     @cached_property
     def workflow_triggers(self) -> WorkflowTriggerTable:

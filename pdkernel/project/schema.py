@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The schema version. It increases with every change to a table; an older database is migrated, a newer one is refused."""
 
 INTRODUCED_IN = "since"
@@ -310,4 +310,14 @@ trigger_events = Table(
     Column("dedupe_key", Text, nullable=False, unique=True),
     Column("sealed_event", LargeBinary, nullable=False),
     info={INTRODUCED_IN: 6},
+)
+
+source_turns = Table(
+    # which server runs a source now
+    "source_turns",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("until", Double, nullable=False),  # by the database's clock
+    info={INTRODUCED_IN: 7},
 )

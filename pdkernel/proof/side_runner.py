@@ -125,6 +125,7 @@ class ProofRunner:
             ids=ids,
             vault=None,
             scratch=self._scratch,
+            root=self._scratch,
             file_store=files,
         )
         execution = await interpreter.run(

@@ -2,21 +2,22 @@
 Runs in progress that requests have started.
 
 A run outlives its request. The registry passes the response to the caller, and each change to `AppContext.on_run`. A source has
-one run at a time.
+one run at a time. With several servers on one database, the run of a request that waits may be started by another server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shlex
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet
 
-from pdkernel.engine.dispatch import Dispatch, LocalDispatch
-from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
+from pdkernel.engine.dispatch import Dispatch, open_dispatch
+from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import (
@@ -29,14 +30,22 @@ from pdkernel.engine.run_request import (
 )
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
-from pdkernel.execution import Execution
+from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Environment
 from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.source_turns import SourceTurns
 from pdkernel.source import sibling_workflow_finder
 
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a further request gets status 429."""
+
+LOST_RESPONSE = build_text_response(
+    400, "This server could not reach the database in time. Another server continues the run; see its record."
+)
+"""The response of a run that another server continues: the first server does not know how the run ends."""
+_FOLLOW_INTERVAL_S = 0.5
+"""Seconds between two looks at a run that another server may have started, and whose caller waits here."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -151,19 +160,27 @@ def _settle(future: asyncio.Future[T], value: T) -> None:
 
 
 class RunRegistry:
-    """The runs of one server. Belongs to one event loop."""
+    """
+    The runs of one server. Belongs to one event loop.
+
+    Attributes:
+        dispatch: Continues runs.
+        source_turns: The turns of sources.
+    """
 
     def __init__(self, context: AppContext) -> None:
         self._context = context
         # a run that goes on after a short pause has two tasks while the first one delivers messages
         self._tasks: dict[asyncio.Task[Execution], str] = {}
         self._sources: set[asyncio.Task[Any]] = set()
-        self._source_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._followers: set[asyncio.Task[None]] = set()
+        self.source_turns = SourceTurns(context.project.source_turns, context.ids)
         self._callers: dict[str, _Caller] = {}  # of runs that wait for their start
         self._is_handing_over = False
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._delivery: asyncio.Task[None] | None = None
-        self.dispatch: Dispatch = LocalDispatch(context.engine.journal, self, context.clock)
+        self._journal = context.engine.journal
+        self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
 
     @property
     def is_full(self) -> bool:
@@ -180,18 +197,15 @@ class RunRegistry:
         """The ids of the runs in progress."""
         return set(self._tasks.values())
 
-    def source_lock(self, source: str) -> asyncio.Lock:
-        """The lock held while that source runs: two concurrent runs would overwrite each other's state."""
-        lock = self._source_locks.get(source)
-        if lock is None:
-            lock = self._source_locks[source] = asyncio.Lock()
-        return lock
-
     def start_source(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start *coroutine*, the run of a source, which goes on after its caller has ended."""
+        return self._keep(self._sources, coroutine)
+
+    @staticmethod
+    def _keep(tasks: set[asyncio.Task[Any]], coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._sources.add(task)
-        task.add_done_callback(self._sources.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return task
 
     def start(self, request: RunRequest) -> StartedRun:
@@ -222,6 +236,8 @@ class RunRegistry:
             return
         if has_room:
             self.dispatch.notify()
+            if self._context.project.sqlite_path is None:
+                self._keep(self._followers, self._follow(run_id, caller))
             return
         self._callers.pop(run_id, None)
         error = QueueFullError(limits)
@@ -229,6 +245,27 @@ class RunRegistry:
         caller.refuse(refusal.response)
         refused = replace(request, refusal=refusal)
         self._launch(run_id, request, caller, lambda watcher: engine.run(refused, watcher))
+
+    async def _follow(self, run_id: str, caller: _Caller) -> None:
+        """Pass the response of a run that waits to its caller if another server starts the run."""
+        while True:
+            await asyncio.sleep(_FOLLOW_INTERVAL_S)
+            if run_id not in self._callers:
+                return
+            with contextlib.suppress(PdkernelError):  # an unreadable database, which the dispatch reports
+                found = await self._journal.load_run(run_id)
+                if self._callers.get(run_id) is not caller:  # this server has started the run meanwhile
+                    return
+                execution, claimed = found or (None, None)
+                response = None if claimed is None else self._context.engine.restore_state(claimed).response
+                if response is not None:
+                    caller.respond(response)
+                if execution is None or execution.status == "paused" or execution.status not in UNFINISHED_STATUSES:
+                    del self._callers[run_id]
+                    is_paused = execution is not None and execution.status == "paused"
+                    caller.respond(NO_RESPONSE_BEFORE_PAUSE if is_paused else NO_RESPONSE)
+                    caller.end("lost" if execution is None else _outcome(execution))
+                    return
 
     def continue_run(self, claimed: ClaimedRun) -> None:
         """Start or continue a run that this process has claimed; return at once."""
@@ -260,21 +297,27 @@ class RunRegistry:
     ) -> None:
         """Start the task of a run; *caller* waits for it, unless the caller is gone."""
         on_run = self._context.on_run
+
+        def respond(response: HttpResponse) -> None:
+            if caller is not None:
+                caller.respond(LOST_RESPONSE if self._journal.is_lost else response)
+
         watcher = RunWatcher(
             on_recorded=None if caller is None else caller.accept,
-            on_respond=None if caller is None else caller.respond,
+            on_respond=None if caller is None else respond,
             on_paused=None if caller is None else caller.pause,
             on_change=None if on_run is None else lambda execution: on_run(request, execution),
-            hands_over=lambda: self._is_handing_over,
+            hands_over=lambda: self._is_handing_over or self._journal.is_lost,
         )
 
         def ended(task: asyncio.Task[Execution]) -> None:
+            was_full = self.is_full
             self._tasks.pop(task, None)
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
             is_paused = not task.cancelled() and fault is None and task.result().status == "paused"
-            if is_paused or request is None:  # a claimed run may leave room for another one of its queue
+            if is_paused or request is None or was_full:  # a claimed run may leave room for another one of its queue
                 self.dispatch.notify()
             if caller is not None:
                 caller.end("lost" if task.cancelled() or fault else _outcome(task.result()))
@@ -298,13 +341,24 @@ class RunRegistry:
             await asyncio.wait([*self._tasks, *self._sources], timeout=grace_s)
         # a notebook's runs end with their server, as the cells of an interrupted kernel do
         self._is_handing_over = self._context.engine.continues_runs
-        while rest := [*self._tasks, *self._sources]:  # a source that ends may start a run
-            for task in rest:
-                if task not in self._ending:  # a second cancellation would interrupt what the first one started
-                    self._ending.add(task)
-                    task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-            await asyncio.sleep(0)  # the tasks' callbacks remove them
+        for follower in self._followers:
+            follower.cancel()
+        while self._tasks or self._sources:  # a source that ends may start a run
+            await self._cancel_all()
+
+    async def abandon_runs(self) -> None:
+        """End the runs in progress and their workers without a record, because other servers continue them."""
+        await self._cancel_all()
+
+    async def _cancel_all(self) -> None:
+        """Cancel the runs and sources in progress, and wait until they have ended."""
+        tasks = [*self._tasks, *self._sources]
+        for task in tasks:
+            if task not in self._ending:  # a second cancellation would interrupt what the first one started
+                self._ending.add(task)
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the tasks' callbacks remove them
 
 
 def _outcome(execution: Execution) -> str:

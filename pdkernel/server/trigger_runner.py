@@ -16,6 +16,7 @@ from dataclasses import replace
 from pdkernel.egress import CallContext
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.refusals import REFUSAL_HEADER
+from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.errors import PdkernelError
@@ -33,21 +34,19 @@ _log = logging.getLogger(__name__)
 
 
 async def run_due_triggers(context: AppContext, runs: RunRegistry) -> None:
-    """Run each trigger when it is due, until the task is cancelled."""
+    """Run each trigger when it is due, until the task is cancelled; an unreadable database is tried again."""
     table = context.project.deployed_triggers
-    while True:
-        try:
-            due = await asyncio.to_thread(table.claim_due)
-            if due is not None:
-                if not runs.source_lock(due.id).locked():  # a trigger that is still running skips this time
-                    runs.start_source(_run_by_timer(context, runs, due))
-                continue
-            upcoming = await asyncio.to_thread(table.next_due)
-        except PdkernelError as fault:
-            _log.warning("Deployed triggers could not be read: %s", fault.message)
-            upcoming = None
-        wait = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - context.clock.now()).total_seconds()
-        await asyncio.sleep(min(max(wait, 0.05), MAX_POLL_INTERVAL_S))
+
+    async def look() -> float:
+        while (due := await asyncio.to_thread(table.claim_due)) is not None:
+            if not runs.source_turns.is_taken(due.id):  # a trigger that is still running skips this time
+                runs.start_source(_run_by_timer(context, runs, due))
+        upcoming = await asyncio.to_thread(table.next_due)
+        wait_s = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - context.clock.now()).total_seconds()
+        return min(max(wait_s, 0.05), MAX_POLL_INTERVAL_S)
+
+    problem = "Deployed triggers cannot be read at the moment"
+    await look_repeatedly(look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
 
 async def _run_by_timer(context: AppContext, runs: RunRegistry, trigger: DeployedTrigger) -> None:
@@ -80,8 +79,8 @@ async def run_trigger(
     request = build_source_request(context, trigger, "run")
     if event is not None:
         request = replace(request, event=event, on_respond=on_respond or request.on_respond)
-    async with runs.source_lock(trigger.id):
-        ran = await context.engine.source_runner.run(request)
+    async with runs.source_turns.take(trigger.id) as guard:
+        ran = await context.engine.source_runner.run(guard(request))
     if ran.record.error is not None:
         # the message is redacted: it comes from a record
         _log.warning("The deployed trigger %s failed: %s", trigger.id, ran.record.error.message)
@@ -96,8 +95,8 @@ async def run_hook(context: AppContext, runs: RunRegistry, trigger: DeployedTrig
     Raises:
         PdkernelError: The source cannot run; see `SourceRunner.run`.
     """
-    async with runs.source_lock(trigger.id):
-        return await context.engine.source_runner.run(build_source_request(context, trigger, hook))
+    async with runs.source_turns.take(trigger.id) as guard:
+        return await context.engine.source_runner.run(guard(build_source_request(context, trigger, hook)))
 
 
 def trigger_endpoint_url(context: AppContext, trigger: DeployedTrigger) -> str | None:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference
 from pdkernel.clock import format_iso
+from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import (
     HTTP_INTERFACE,
     TIMER_INTERFACE,
@@ -36,6 +37,7 @@ from pdkernel.model import JSON, Trigger
 from pdkernel.project import Schedule, TriggerEvent, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry, build_run_request
+from pdkernel.server.source_turns import Guard
 
 RETRY_INTERVAL = timedelta(minutes=5)
 """Until a source that could not be activated is activated again."""
@@ -56,20 +58,13 @@ class WorkflowTriggers:
 
     async def run(self) -> None:
         """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
-        has_failed = False
-        while True:
-            self._has_events.clear()
-            try:
-                wait_s = await self.fire_due()
-                await self.start_runs()
-                has_failed = False
-            except PdkernelError as fault:
-                if not has_failed:
-                    _LOG.warning("Triggers cannot fire at the moment: %s", fault.message)
-                has_failed, wait_s = True, MAX_POLL_INTERVAL_S
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._has_events.wait()
+        problem = "Triggers cannot fire at the moment"
+        await look_repeatedly(self._look, self._has_events, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
+
+    async def _look(self) -> float:
+        wait_s = await self.fire_due()
+        await self.start_runs()
+        return wait_s
 
     async def fire_due(self) -> float:
         """Fire each trigger that is due: store its event, or start its source. Return the seconds until the next look."""
@@ -78,7 +73,7 @@ class WorkflowTriggers:
         for found in await asyncio.to_thread(self._table.list_states):
             served = self._context.workflows.find_id(found.workflow_id)
             trigger = trigger_keys(served.source.workflow).get(found.key) if served else None
-            if served is None or trigger is None or self._runs.source_lock(found.id).locked():
+            if served is None or trigger is None or self._runs.source_turns.is_taken(found.id):
                 continue
             state = found
             if not state.enabled:
@@ -132,7 +127,9 @@ class WorkflowTriggers:
         recorded = await started.recorded
         if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
             await started.outcome
-        return started.run_id if recorded else None
+        elif recorded:
+            return started.run_id
+        return await self._context.engine.journal.find_run_id(event.dedupe_key)  # of another server that was faster
 
     async def receive_email(self, state: TriggerState, event: Mapping[str, JSON]) -> None:
         """Store the event of an e-mail trigger; its run starts at once."""
@@ -150,8 +147,8 @@ class WorkflowTriggers:
         ran = None
         try:
             request = replace(await self._build_request(served, state, "run"), event=event, on_respond=on_respond)
-            async with self._runs.source_lock(state.id):
-                ran = await self._context.engine.source_runner.run(request)
+            async with self._runs.source_turns.take(state.id) as guard:
+                ran = await self._context.engine.source_runner.run(guard(request))
             error = ran.record.error.message if ran.record.error else None
             count = len(ran.events)
             result = f"error: {error}" if error else f"{count} new event{'' if count == 1 else 's'}"
@@ -188,9 +185,20 @@ class WorkflowTriggers:
         return upcoming
 
     async def _reconfigure(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> TriggerState:
-        """Store the changed settings of a trigger; times count from now."""
-        if state.is_active:
-            await self._run_hook(served, state, "deactivate")
+        """Store the changed settings of a trigger; times count from now. Return the trigger's new state."""
+        async with self._runs.source_turns.take(state.id) as guard:
+            current = await self._reload(state)
+            if current.settings == trigger.config:  # another server was first
+                return current
+            if state.is_active:
+                await self._run_hook(guard, served, state, "deactivate")
+            return await self._store_settings(state, trigger)
+
+    async def _reload(self, state: TriggerState) -> TriggerState:
+        """The state as it is now: another server may have changed it."""
+        return await asyncio.to_thread(self._table.find, state.id) or state
+
+    async def _store_settings(self, state: TriggerState, trigger: Trigger) -> TriggerState:
         schedule, due, result, now = Schedule(), None, None, self._context.clock.now()
         if trigger.type == "schedule":
             schedule = Schedule.from_trigger(trigger.config)
@@ -214,20 +222,23 @@ class WorkflowTriggers:
 
     async def _activate(self, served: ServedWorkflow, state: TriggerState) -> None:
         """Run the hooks of a source that was enabled, and compute when its timer is due."""
-        async with self._runs.source_lock(state.id):
+        async with self._runs.source_turns.take(state.id) as guard:
             with contextlib.suppress(ProjectError):  # an unreadable database, which `run` reports
-                await asyncio.to_thread(self._table.configure, await self._run_hooks(served, state))
+                current = await self._reload(state)
+                # else another server was first
+                if current.enabled and not current.is_active and current.due == state.due:
+                    await asyncio.to_thread(self._table.configure, await self._run_hooks(guard, served, current))
         self._has_events.set()
 
-    async def _run_hooks(self, served: ServedWorkflow, state: TriggerState) -> TriggerState:
+    async def _run_hooks(self, guard: Guard, served: ServedWorkflow, state: TriggerState) -> TriggerState:
         now = self._context.clock.now()
         try:
             schedule = await self._read_interfaces(state)
             request = await self._build_request(served, state, "activate")
             if not await asyncio.to_thread(self._context.project.source_states.load, request.state_key):
                 # parity[source-deploy]: past events that the deploy hook emits are remembered, and start no runs
-                await self._run_request(await self._build_request(served, state, "deploy"))
-            await self._run_request(request)
+                await self._run_request(guard(await self._build_request(served, state, "deploy")))
+            await self._run_request(guard(request))
         except PdkernelError as fault:
             _LOG.warning("The source of %r could not be activated: %s", state.workflow_name, fault.message)
             return replace(state, due=now + RETRY_INTERVAL, result=f"error: {fault.message}")
@@ -235,10 +246,12 @@ class WorkflowTriggers:
         return replace(state, schedule=schedule, due=due, is_active=True, result=None)
 
     async def _deactivate(self, served: ServedWorkflow, state: TriggerState) -> None:
-        async with self._runs.source_lock(state.id):
-            await self._run_hook(served, state, "deactivate")
+        async with self._runs.source_turns.take(state.id) as guard:
             with contextlib.suppress(ProjectError):  # an unreadable database, which `run` reports
-                await asyncio.to_thread(self._table.configure, replace(state, is_active=False))
+                current = await self._reload(state)
+                if not current.enabled and current.is_active:  # else another server was first
+                    await self._run_hook(guard, served, current, "deactivate")
+                    await asyncio.to_thread(self._table.configure, replace(current, is_active=False))
 
     async def _read_interfaces(self, state: TriggerState) -> Schedule:
         """The times of the source's timer. Raises `RequestError` if nothing runs the source."""
@@ -251,10 +264,10 @@ class WorkflowTriggers:
             return Schedule()
         return Schedule.from_timer(timer.name, timer_setting(timer, _props(state)), self._context.clock.now())
 
-    async def _run_hook(self, served: ServedWorkflow, state: TriggerState, hook: SourceAct) -> None:
+    async def _run_hook(self, guard: Guard, served: ServedWorkflow, state: TriggerState, hook: SourceAct) -> None:
         """Run a hook; a failure is logged."""
         try:
-            await self._run_request(await self._build_request(served, state, hook))
+            await self._run_request(guard(await self._build_request(served, state, hook)))
         except PdkernelError as fault:
             _LOG.warning("The %s hook of the source of %r failed: %s", hook, state.workflow_name, fault.message)
 

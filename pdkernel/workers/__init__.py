@@ -15,6 +15,7 @@ from pdkernel.workers.calls import (
     SourceOutcome,
     StepCall,
     StepOutcome,
+    remove_if_empty,
 )
 from pdkernel.workers.declarations import (
     ComponentDescription,
@@ -74,4 +75,5 @@ __all__ = [
     "find_go",
     "find_node",
     "make_scratch_folder",
+    "remove_if_empty",
 ]

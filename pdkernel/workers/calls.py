@@ -6,6 +6,8 @@ All values are unredacted. The caller redacts secrets before it stores or shows 
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,3 +188,15 @@ class SourceOutcome:
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     error: StepError | None = None
+
+
+def remove_if_empty(scratch: Path) -> bool:
+    """Remove a run's folder if it is empty; return whether it does not exist now. Most runs leave it empty."""
+    if not os.path.lexists(scratch):
+        return True
+    with contextlib.suppress(OSError):  # the folder is not empty
+        with contextlib.suppress(FileNotFoundError):
+            (scratch / WORKING_FOLDER_NAME).rmdir()
+        scratch.rmdir()
+        return True
+    return False

@@ -12,6 +12,7 @@ from typing import Any
 
 KILL_AT_COMMIT = "tests.durability.faults:kill_at_commit"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
+SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
 
 
 def kill_at_commit(number: int, side: str) -> None:
@@ -41,3 +42,12 @@ def limit_database(full: str) -> None:
             return super().execute(sql, *args)
 
     vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+
+
+def shorten_lease(lease_s: float, beat_s: float) -> None:
+    """Let this process be taken for dead after *lease_s* seconds of silence, so that a test need not wait for long."""
+    from pdkernel.engine.journal.postgres import PostgresBackend
+
+    defaults = PostgresBackend.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults.update(lease_s=lease_s, beat_s=beat_s)

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import psycopg
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
@@ -83,6 +85,8 @@ class ServerProcess:
     `pdkernel serve` of the notebook `flow.ipynb` in *folder*, forked from *forks*, always on the same port.
 
     Attributes:
+        database_url: The project's database on PostgreSQL, or None for SQLite.
+        key_file: The project's key, or None for the folder's own.
         said: The output of the last start: one line as JSON, or an error.
         take_overs: For each start after which runs of a dead process went on, the seconds from the start's first answer.
         starts_s: Seconds of each start, until the server accepts requests.
@@ -92,6 +96,8 @@ class ServerProcess:
     folder: Path
     log: Path
     port: int
+    database_url: str | None = None
+    key_file: Path | None = None
     pid: int = 0
     endpoint: str = ""
     said: str = ""
@@ -116,6 +122,10 @@ class ServerProcess:
         reads, writes = os.pipe()
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONPATH": str(ROOT)}
         environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
+        if self.database_url is not None:
+            environ["PDKERNEL_DATABASE"] = self.database_url
+        if self.key_file is not None:
+            environ["PDKERNEL_KEY_FILE"] = str(self.key_file)
         args = ("serve", "flow.ipynb", "--port", str(self.port), "--json")
         with Path(os.devnull).open() as nothing, self.log.with_suffix(".errors").open("a") as errors:
             streams = (nothing.fileno(), writes, errors.fileno())
@@ -194,12 +204,14 @@ class ServerProcess:
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """The rows of a query of the project's database."""
+        if self.database_url is not None:
+            return postgres_rows(self.database_url, query, *values)
         with closing(sqlite3.connect(f"file:{self.database}?mode=rw", uri=True, timeout=20)) as connection:
             return connection.execute(query, values).fetchall()
 
-    def wait_for(self, query: str, *values: object) -> list[Any]:
+    def wait_for(self, query: str, *values: object, limit_s: float = LIMIT_S) -> list[Any]:
         """The rows of a query, as soon as there are any."""
-        ends = time.monotonic() + LIMIT_S
+        ends = time.monotonic() + limit_s
         while time.monotonic() < ends:
             if rows := self.rows(query, *values):
                 return rows
@@ -224,6 +236,20 @@ class ServerProcess:
                 content = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
                 found += [f"{file.name}: {secret}" for secret in secrets if secret.encode() in content]
         return found
+
+
+def postgres_rows(url: str, query: str, *values: object) -> list[Any]:
+    """The rows of a query with `?` for each value; a server that starts again is waited for."""
+    ends = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            with psycopg.connect(url, autocommit=True) as connection:
+                done = connection.execute(cast("Any", query.replace("?", "%s")), values or None)
+                return done.fetchall() if done.description else []
+        except psycopg.OperationalError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
 
 
 def free_port() -> int:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
+from pdkernel.engine.record_writes import WRITE_RETRY_S, RunLostError, retry_unreachable
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import DatabaseUnreachableError, ProjectError
 from pdkernel.execution import Execution
 from pdkernel.project import Project
 from tests.builders import Gate, python_step
@@ -117,3 +120,32 @@ async def test_a_pause_of_a_lost_run_is_not_recorded(run: Run, other: DatabaseJo
     assert execution.error.code == "cancelled"
     assert kept is not None
     assert (kept.status, kept.steps[0].status) == ("cancelled", "not_run")
+
+
+async def test_a_read_waits_for_a_database_that_does_not_answer() -> None:
+    """What needs the database is tried again until the database answers, or until the check raises; other errors end it."""
+    clock, checks = ManualClock(), 0
+    faults: list[ProjectError] = [DatabaseUnreachableError("gone")] * 2
+
+    async def read() -> str:
+        if faults:
+            raise faults.pop()
+        return "read"
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 3:
+            raise RunLostError
+
+    done = await retry_unreachable(read, clock, check)
+    faults += [DatabaseUnreachableError("gone")] * 2
+    with pytest.raises(RunLostError):
+        await retry_unreachable(read, clock, check)
+    faults[:] = [ProjectError("damaged")]
+    with pytest.raises(ProjectError, match="damaged"):
+        await retry_unreachable(read, clock, check)
+
+    assert done == "read"
+    assert checks == 3
+    assert clock.monotonic() == 3 * WRITE_RETRY_S

@@ -58,16 +58,37 @@ REQUEST = RunRequest(
 )
 
 
+def decode(text: str, root: Path) -> tuple[RunRequest, bool]:
+    """The request of the text, on a host with the project in *root*."""
+    return decode_request(
+        text,
+        root,
+        workflow=REQUEST.workflow,
+        external_user_id="ada",
+        environment="production",
+        run_ids=("run", "trace"),
+    )
+
+
 def test_a_request_survives_its_text() -> None:
     """Each field that another process needs has its value again."""
-    text = encode_request(REQUEST)
+    text = encode_request(REQUEST, Path("/elsewhere"))
 
-    decoded, sends_once = decode_request(
-        text, workflow=REQUEST.workflow, external_user_id="ada", environment="production", run_ids=("run", "trace")
-    )
+    decoded, sends_once = decode(text, Path("/another"))
 
     assert decoded == REQUEST
     assert not sends_once
+
+
+def test_a_request_finds_its_files_on_another_host() -> None:
+    """Paths inside of the project's place are those of the host that decodes the text, where the project is elsewhere."""
+    text = encode_request(REQUEST, Path("/folder"))
+
+    decoded, _ = decode(text, Path("/srv/project"))
+
+    assert decoded.folder == Path("/srv/project")
+    assert decoded.source_path == Path("/srv/project/other.ipynb")
+    assert "/folder" not in text
 
 
 def test_the_test_sets_each_stored_field() -> None:

@@ -17,7 +17,7 @@ from docs.generated_reference import (
     packages_table,
     schema,
 )
-from tests.docs_pages import WITH_OUTPUT, Block, Reader, matches, merge, read_blocks, reader
+from tests.docs_pages import DATABASE_URL, WITH_OUTPUT, Block, Reader, matches, merge, read_blocks, reader
 from tests.golden import write_golden
 from tests.npm_registry import npm_registry
 from tests.wheels import WheelFolder
@@ -62,7 +62,9 @@ def follow(page: Path, following: Reader) -> tuple[str, list[str]]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_page_shows_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_shows_what_happens(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Every block of the page runs, in order and in one folder, and has the output that the page shows."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -70,6 +72,8 @@ def test_page_shows_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest
     wheels = WheelFolder(tmp_path / "wheels")
     wheels.publish("python-slugify", "8.0.4", modules={"slugify.py": SLUGIFY})
     with npm_registry() as registry, reader(folder, monkeypatch) as following:
+        if DATABASE_URL in page.read_text(encoding="utf-8"):
+            following.use_database(request.getfixturevalue("postgres_url"))
         registry.publish("ms", "2.1.3", {"index.mjs": MS}, exports="./index.mjs")
         for name, value in {**registry.environ(tmp_path), **wheels.environ()}.items():
             if name.startswith(("npm_", "PIP_")):

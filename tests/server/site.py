@@ -110,12 +110,14 @@ async def site_of(
     tls: SSLContext | None = None,
     verify: Any = True,
     clock: Clock = SYSTEM_CLOCK,
+    database_url: str | None = None,
+    key_file: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Site]:
-    """Serve *workflows* in a new project in *folder*."""
+    """Serve *workflows* in a new project in *folder*, or in the project at *database_url* with the key in *key_file*."""
     lines: list[str] = []
     codes: list[str] = []
-    with Project.open(folder / ".pdkernel", clock=clock) as project:
+    with Project.open(folder / ".pdkernel", database_url=database_url, key_file=key_file, clock=clock) as project:
         directory = LocalDirectory(project)
         opened = listen("127.0.0.1", 0)
         url = local_url(opened, "127.0.0.1", tls=tls is not None)

@@ -46,6 +46,30 @@ def log_of(path: Path) -> str:
 class TestLimits:
     """`settings: concurrency`, `throttle` and `queue`."""
 
+    async def test_a_concurrency_of_one_holds_for_two_servers(self, tmp_path: Path, postgres_url: str) -> None:
+        """Of two servers on one database, each starts runs that the other has accepted, one at a time; each caller gets its response."""
+        log = tmp_path / "log"
+        workflow = a_workflow(
+            python_step("work", log_of(log)),
+            python_step("answer", "pd.respond(status=200, body=pd.steps['trigger']['event']['body'], immediate=True)"),
+            response="custom",
+            concurrency=1,
+        )
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        key = tmp_path / "key"
+        async with (
+            site_of(tmp_path / "a", workflow, database_url=postgres_url, key_file=key) as first,
+            site_of(tmp_path / "b", workflow, database_url=postgres_url, key_file=key) as second,
+        ):
+            path, sites = first.path(), (first, second)
+            answers = await asyncio.gather(*(sites[n % 2].http.post(path, json={"n": n}) for n in range(10)))
+            runs = await first.runs()
+
+        assert [answer.json() for answer in answers] == [{"n": n} for n in range(10)]
+        assert log.read_text().splitlines() == ["begin", "end"] * 10
+        assert [run.status for run in runs] == ["success"] * 10
+
     async def test_a_concurrency_of_one_runs_events_in_order(self, tmp_path: Path) -> None:
         """Events of a workflow with a concurrency of 1 run one after another, and each caller gets its response."""
         workflow = a_workflow(

@@ -40,7 +40,11 @@ export default {
   props: { db: "$.service.db", size: "integer", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
   hooks: {
     async deploy() { this.$emit({ parcel: 0 }, { id: 0 }) },
-    async activate() { if (this.size < 0) throw new Error("no size"); this.db.set("log", ["activate"]) },
+    async activate() {
+      if (this.size < 0) throw new Error("no size");
+      this.db.set("log", ["activate"]);
+      this.db.set("activations", (this.db.get("activations") || 0) + 1);
+    },
     async deactivate() { this.db.set("log", [...this.db.get("log"), `deactivate ${this.size}`]) },
   },
   async run() { for (let id = 0; id <= this.size; id++) this.$emit({ parcel: id }, { id }) },
@@ -130,20 +134,23 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Serves the notebooks of a folder."""
+    """Serves the notebooks of a folder, on a database of its own or on that of other servers."""
 
     @asynccontextmanager
-    async def serving(*headers: str) -> AsyncIterator[Serving]:
+    async def serving(
+        *headers: str, place: str = ".", database_url: str | None = None, clock: ManualClock | None = None
+    ) -> AsyncIterator[Serving]:
+        folder, clock, key_file = tmp_path / place, clock or ManualClock(), tmp_path / "key"
+        folder.mkdir(exist_ok=True)
         for number, header in enumerate(headers):
             name = "Work" if number == 0 else f"Work {number + 1}"
-            write(tmp_path, header, name)
-        clock = ManualClock()
-        with Project.open(tmp_path / ".pdkernel", clock=clock) as project:
-            components = tmp_path / "components" / "depot" / "sources"
+            write(folder, header, name)
+        with Project.open(folder / ".pdkernel", database_url=database_url, key_file=key_file, clock=clock) as project:
+            components = folder / "components" / "depot" / "sources"
             for key, text in (("new-parcel", PARCEL_SOURCE), ("new-call", CALL_SOURCE)):
                 (components / key).mkdir(parents=True, exist_ok=True)
                 (components / key / f"{key}.mjs").write_text(text)
-            project.settings.set("actions", str(tmp_path / "components"))
+            project.settings.set("actions", str(folder / "components"))
             directory = LocalDirectory(project)
             async with await WorkflowEngine.start(
                 project, directory, clock=clock, max_active_runs=2, origin="serve"
@@ -152,12 +159,12 @@ def serve(tmp_path: Path) -> Serve:
                     project=project,
                     directory=directory,
                     engine=engine,
-                    workflows=SourceWorkflows(project, load_sources(tmp_path)),
+                    workflows=SourceWorkflows(project, load_sources(folder)),
                     settings=ServeSettings(base_url="http://127.0.0.1:4000", policy=parse_policy("deny")),
                     clock=clock,
                     ids=project.ids,
                 )
-                made = Serving(tmp_path, context)
+                made = Serving(folder, context)
                 try:
                     yield made
                 finally:
@@ -415,11 +422,11 @@ class TestSources:
         assert off.status_code == 404
 
 
-def source_log(site: Serving) -> Any:
-    """The hooks that the source has noted in its database."""
+def source_log(site: Serving, name: str = "log") -> Any:
+    """The hooks that the source has noted in its database, or another value of it."""
     with site.context.project.sqlalchemy_engine.connect() as connection:
         (key,) = connection.execute(select(source_state.c.source)).scalars()
-    return site.context.project.source_states.load(key)["db"]["log"]
+    return site.context.project.source_states.load(key)["db"][name]
 
 
 class TestEmails:
@@ -471,3 +478,50 @@ async def test_a_workflow_that_is_not_served_keeps_its_event(serve: Serve) -> No
     assert len(runs) == 1
     assert elsewhere is not None
     assert elsewhere.due == state.due
+
+
+class TestSeveralServers:
+    """Two servers on one database."""
+
+    async def test_a_schedule_fires_once(self, serve: Serve, postgres_url: str) -> None:
+        """Both servers see that the schedule is due; one event is stored, and one of them starts its run."""
+        async with (
+            serve(HOURLY, place="first", database_url=postgres_url) as first,
+            serve(HOURLY, place="second", database_url=postgres_url, clock=first.clock) as second,
+        ):
+            first.enable()
+            before = await pass_time_on(first, second, 0)
+            once = await pass_time_on(first, second, 1805)
+            again = await pass_time_on(first, second, 3600)
+
+        assert before == []
+        assert [run.status for run in once] == ["success"]
+        assert events_of(again)[0] == events_of(once)[0]
+        assert len(again) == 2
+
+    async def test_a_source_is_activated_and_polled_once(self, serve: Serve, postgres_url: str) -> None:
+        """The hook that activates the source runs once; each of its events starts one run."""
+        async with (
+            serve(PARCELS % 2, place="first", database_url=postgres_url) as first,
+            serve(PARCELS % 2, place="second", database_url=postgres_url, clock=first.clock) as second,
+        ):
+            first.enable()
+            await pass_time_on(first, second, 0)
+            activations = source_log(first, "activations")
+            runs = await pass_time_on(first, second, 60)
+            again = await pass_time_on(first, second, 60)
+
+        assert activations == 1
+        assert events_of(runs) == [{"parcel": 1}, {"parcel": 2}]
+        assert len(again) == 2
+
+
+async def pass_time_on(first: Serving, second: Serving, seconds: float) -> list[Execution]:
+    """Advance the clock of two servers, which fire what is due and start runs at the same time; return all runs."""
+    first.clock.advance(seconds)
+    sites = (first, second)
+    for act in (WorkflowTriggers.fire_due, WorkflowTriggers.start_runs):
+        await asyncio.gather(*(act(site.triggers) for site in sites))
+        for site in sites:
+            await site.settle()
+    return await first.context.engine.journal.list_executions()

@@ -122,6 +122,10 @@ class DatabaseJournal:
         """Call *callback* in a thread when another process made runs ready or cancelled runs."""
         self._presence.on_change(callback)
 
+    async def announce(self) -> None:
+        """Notify other processes of ready runs that this one cannot take."""
+        await self._writer.write(self._presence.announce)
+
     @property
     def commits(self) -> int:
         """The number of transactions so far; one transaction may hold several writes."""

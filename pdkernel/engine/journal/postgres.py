@@ -83,6 +83,9 @@ class PostgresBackend:
         lease_s: The seconds after which an executor that does not extend its lease is taken for dead.
         beat_s: The seconds between two extensions.
         corrects_clock: Whether time stamps have the time of the database; None corrects the system's clock only.
+
+    Attributes:
+        arguments: What psycopg needs for a connection.
     """
 
     max_inline_commit_s = 0.0
@@ -98,7 +101,7 @@ class PostgresBackend:
         self._corrects_clock = corrects_clock
         self._presence: ExecutorLease | None = None
         half_a_lease_ms = round(lease_s * 500)
-        self._arguments: dict[str, Any] = {
+        self.arguments: dict[str, Any] = {
             "connect_timeout": max(2, round(lease_s / 2)),
             # a connection whose other end is silent, and locks of a frozen process, end before a lease does
             "tcp_user_timeout": half_a_lease_ms,
@@ -114,7 +117,7 @@ class PostgresBackend:
 
     def connect(self) -> psycopg.Connection[Any]:
         """Open a connection in autocommit mode. Raises `psycopg.Error`."""
-        connection = psycopg.connect(autocommit=True, **self._arguments)
+        connection = psycopg.connect(autocommit=True, **self.arguments)
         try:
             connection.execute(self._settings)
         except BaseException:

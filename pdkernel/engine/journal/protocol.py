@@ -53,6 +53,11 @@ class ExecutorLiveness(Protocol):
 class RunJournal(Protocol):
     """The writes of one run; usable from any event loop."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this executor was taken for dead, or could not extend its lease in time; always False on SQLite."""
+        ...
+
     async def store_definition(self, workflow: Workflow) -> str:
         """Store the workflow's definition, which runs need to be continued, and return its hash."""
         ...
@@ -143,11 +148,6 @@ class Journal(RunJournal, Protocol):
         """The seconds after which a silent executor is taken for dead; None on SQLite, where the end of its process shows it."""
         ...
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether this executor was taken for dead, or could not extend its lease in time; always False on SQLite."""
-        ...
-
     async def rejoin(self) -> None:
         """Become a new executor, with a new id, after the caller has abandoned its runs; other executors continue them."""
         ...
@@ -158,6 +158,10 @@ class Journal(RunJournal, Protocol):
 
         It is never called on SQLite, where other processes send no messages.
         """
+        ...
+
+    async def announce(self) -> None:
+        """Notify other processes of ready runs that this one cannot take."""
         ...
 
     async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:
@@ -266,6 +270,8 @@ class Journal(RunJournal, Protocol):
 
 class UnrecordedRuns:
     """A `RunJournal` that keeps nothing, for runs that are not recorded."""
+
+    is_lost = False
 
     async def store_definition(self, workflow: Workflow) -> str:
         """Return the workflow's version."""

@@ -34,6 +34,7 @@ from pdkernel.server.run_registry import StartedRun, build_run_request
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
 STOPPING_MESSAGE = "The server is stopping. Send the request again."
+LOST_MESSAGE = "The server cannot reach the project's database. Send the request again."
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
 
 
@@ -85,6 +86,8 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
         return responses.refusal_response(400, str(error))
     if state.is_stopping:  # a run that starts now would not be finished before the workers end
         return responses.refusal_response(503, STOPPING_MESSAGE, {"retry-after": "5", "connection": "close"})
+    if state.context.engine.journal.is_lost:
+        return responses.refusal_response(503, LOST_MESSAGE, {"retry-after": "5"})
     try:
         run = _start(request, state, route, trigger, query, body, refusal=refusal)
     except RequestError as error:

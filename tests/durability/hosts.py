@@ -1,0 +1,228 @@
+"""Hosts of one project on PostgreSQL: `pdkernel serve` in separate folders, and a proxy between a host and its database."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import random
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.cli.fork_server import ForkServer
+from tests.durability.faults import SHORTEN_LEASE
+from tests.durability.server_process import LIMIT_S, ServerProcess, free_port
+from tests.notebook_files import notebook_of
+
+LEASE_S = 3.0
+"""The lease of the hosts, and with `BEAT_S` the time in which the others continue the runs of a dead one."""
+BEAT_S = 0.3
+TAKE_OVER_LIMIT_S = 1.5 * LEASE_S + 1.0
+"""The limit of a take-over: 1.5 leases, and a second in which a busy machine starts the step."""
+
+
+@dataclass
+class Hosts:
+    """
+    Hosts on one database.
+
+    Attributes:
+        servers: The server of each host.
+        accepted: The runs of events that got a 2xx response, by the number of the event.
+        take_overs: The seconds after a fault in which others continued the runs of a host.
+        executor_of: The executor of each server when it started, by its port.
+    """
+
+    servers: Sequence[ServerProcess]
+    accepted: dict[int, str] = field(default_factory=dict)
+    take_overs: list[float] = field(default_factory=list)
+    executor_of: dict[int, str] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def reader(self) -> ServerProcess:
+        """Reads the database and the log of steps, which all hosts share."""
+        self.servers[0].take_overs = self.take_overs
+        return self.servers[0]
+
+    def start(self, server: ServerProcess) -> None:
+        """Start a host with a short lease."""
+        before = self.executors()
+        assert server.start(SHORTEN_LEASE, LEASE_S, BEAT_S), (server.said, server.errors)
+        (self.executor_of[server.port],) = self.executors() - before
+
+    def executors(self) -> set[str]:
+        """The executors of all hosts."""
+        if not self.reader.rows("select 1 where to_regclass('executors') is not null"):
+            return set()
+        return {executor for (executor,) in self.reader.rows("select id from executors where origin = 'serve'")}
+
+    @contextmanager
+    def load(self, clients: int = 4) -> Iterator[None]:
+        """Send events to all hosts until the end of the block; a host that does not accept one is left out for a moment."""
+        stopped = threading.Event()
+
+        def send() -> None:
+            while not stopped.is_set():
+                server, number = random.choice(self.servers), next(self._numbers)
+                answer = server.post(server.endpoint, {"n": number})
+                if answer.is_accepted:
+                    self.accepted[number] = json.loads(answer.text)["event_id"]
+                else:
+                    time.sleep(0.02)
+
+        threads = [threading.Thread(target=send) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_until_taken_over(self, server: ServerProcess, since: float) -> None:
+        """Wait until other hosts have taken the runs that *server* had at a fault; record the seconds."""
+        ends, owner = time.monotonic() + LIMIT_S, self.executor_of[server.port]
+        while self.reader.rows("select 1 from runs where owner = ?", owner):
+            assert time.monotonic() < ends, self.reader.errors
+            time.sleep(0.01)
+        self.take_overs.append(time.monotonic() - since)
+
+    def wait_until_finished(self) -> None:
+        """Wait until every run has ended."""
+        self.reader.wait_for("select 1 where not exists (select 1 from runs where ended is null)", limit_s=2 * LIMIT_S)
+
+
+@contextmanager
+def hosts_of(
+    forks: ForkServer, folder: Path, urls: Sequence[str], cells: Sequence[str], **notebooks: Sequence[str]
+) -> Iterator[Hosts]:
+    """
+    Hosts that are started, and killed at last.
+
+    Args:
+        forks: Forks the servers.
+        folder: The folder of the hosts.
+        urls: The URL of the database for each host.
+        cells: The cells of `flow.ipynb`.
+        notebooks: Other notebooks.
+    """
+    servers = []
+    with ExitStack() as ending:
+        for number, url in enumerate(urls):
+            place = folder / f"host{number}"
+            place.mkdir()
+            for name, given in {"flow": cells, **notebooks}.items():
+                notebook_of(place / f"{name}.ipynb", *given)
+            server = ServerProcess(forks, place, folder / "steps.log", free_port(), url, folder / "key")
+            ending.callback(server.kill)
+            servers.append(server)
+        hosts = Hosts(servers)
+        for server in servers:
+            hosts.start(server)
+        yield hosts
+
+
+class DatabaseProxy:
+    """
+    A Unix socket in *folder* in front of the one in *target*.
+
+    Attributes:
+        url: The URL of *database* through the proxy.
+        delay_s: The seconds by which each piece of data is late.
+        is_held: Whether data is kept back, in both directions.
+    """
+
+    def __init__(self, folder: Path, target: Path, database: str) -> None:
+        self.url = f"postgresql://postgres@/{database}?host={quote(str(folder), safe='/')}"
+        self.delay_s = 0.0
+        self.is_held = self._is_cut = False
+        self._target = str(target / ".s.PGSQL.5432")
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(folder / ".s.PGSQL.5432"))
+        self._listening.listen(64)
+        self._start(self._accept)
+
+    def cut(self) -> None:
+        """Close all connections, and refuse new ones."""
+        self._is_cut = True
+        for end in self._sockets:
+            _shut_down(end)
+
+    def heal(self) -> None:
+        """Pass everything on again."""
+        self.delay_s = 0.0
+        self.is_held = self._is_cut = False
+
+    def close(self) -> None:
+        """Stop."""
+        _shut_down(self._listening)
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+        for end in (self._listening, *self._sockets):
+            end.close()
+
+    def _start(self, act: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=act, args=args)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                if self._is_cut:
+                    client.close()
+                    continue
+                server = socket.socket(socket.AF_UNIX)
+                try:
+                    server.connect(self._target)
+                except OSError:  # the database starts again
+                    client.close()
+                    server.close()
+                    continue
+                self._sockets += [client, server]
+                self._start(self._pass_on, client, server)
+                self._start(self._pass_on, server, client)
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                time.sleep(self.delay_s)
+                while self.is_held and not self._is_cut:
+                    time.sleep(0.01)
+                if self._is_cut:
+                    break
+                target.sendall(data)
+        _shut_down(source)
+        _shut_down(target)
+
+
+def _shut_down(end: socket.socket) -> None:
+    """End the connection, or the listening; the socket is closed when no thread uses it."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def proxy_of(sockets: Path, database: str) -> Iterator[DatabaseProxy]:
+    """A proxy in front of the database on the server whose socket is in the folder *sockets*."""
+    folder = Path(tempfile.mkdtemp(prefix="pdk"))  # the path of a Unix socket is short
+    proxy = DatabaseProxy(folder, sockets, database)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+        shutil.rmtree(folder)

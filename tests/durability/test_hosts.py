@@ -1,0 +1,172 @@
+"""Several hosts on one PostgreSQL database: hosts that die, freeze or lose the database, and a database that starts again."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.cli.fork_server import ForkServer
+from tests.durability.hosts import LEASE_S, TAKE_OVER_LIMIT_S, Hosts, hosts_of, proxy_of
+from tests.durability.server_process import Answer, count_outcomes, logging_step
+from tests.postgres import PostgresServer, restarting_postgres
+
+FLOW = "%%pdworkflow\nname: Load\n"
+
+
+def load_cells(folder: Path) -> list[str]:
+    """A workflow with a slow step, a pause that any host may end, and a last step."""
+    log = folder / "steps.log"
+    slow, nap = logging_step("slow", log, "time.sleep(0.1)"), logging_step("nap", log, "pd.flow.delay(200)")
+    return [FLOW, logging_step("one", log), slow, nap, logging_step("last", log)]
+
+
+def check(hosts: Hosts, title: str) -> None:
+    """Check that every accepted event has finished, and that no step has begun after its commit."""
+    hosts.wait_until_finished()
+    count_outcomes(hosts.reader, list(hosts.accepted.values())).check(title)
+    attempts = defaultdict[tuple[str, str], list[int]](list)
+    for each in hosts.reader.begun():
+        attempts[each.run, each.step].append(each.attempt)
+    assert hosts.reader.rows("select output from runs where status <> 'success' limit 3") == []
+    steps = ("one", "slow", "nap", "last")
+    assert attempts.keys() >= {(run, step) for run in hosts.accepted.values() for step in steps}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("count", "events"), [(2, 30), pytest.param(4, 1000, marks=pytest.mark.slow)])
+def test_runs_of_killed_hosts_continue_on_others(
+    forks: ForkServer, tmp_path: Path, postgres_url: str, count: int, events: int
+) -> None:
+    """Hosts are killed under load: the others continue their runs within 1.5 leases, and no accepted event is lost."""
+    with hosts_of(forks, tmp_path, [postgres_url] * count, load_cells(tmp_path)) as hosts:
+        with hosts.load():
+            while len(hosts.accepted) < events or not hosts.take_overs:
+                time.sleep(1)
+                killed = random.choice(hosts.servers)
+                killed.kill()
+                hosts.wait_until_taken_over(killed, time.monotonic())
+                if len(hosts.accepted) < events:
+                    hosts.start(killed)
+        check(hosts, f"{len(hosts.take_overs)} kills of {count} hosts")
+
+    assert max(hosts.take_overs) < TAKE_OVER_LIMIT_S
+
+
+def test_a_frozen_host_that_thaws_does_nothing(forks: ForkServer, tmp_path: Path, postgres_url: str) -> None:
+    """
+    A host that is frozen for 1.5 leases loses its runs. Thawed, it writes nothing, its workers end, no caller gets a 2xx.
+
+    Then it accepts events again.
+    """
+    log = tmp_path / "steps.log"
+    cells = [
+        "%%pdworkflow\nname: Load\ntrigger: {type: http, auth: none, response: custom}\n",
+        logging_step("pid", log, f"open({str(tmp_path)!r} + f'/worker-{{os.getpid()}}', 'w').close()"),
+        logging_step("held", log, "if attempt == 1 and body.get('n') == 0: time.sleep(60)"),
+        logging_step("answer", log, "pd.respond(status=200, body='done')"),
+    ]
+    with hosts_of(forks, tmp_path, [postgres_url] * 2, cells) as hosts:
+        frozen, _ = hosts.servers
+        answers: list[Answer] = []
+        caller = threading.Thread(target=lambda: answers.append(frozen.post(frozen.endpoint, {"n": 0})))
+        caller.start()
+        while not any(each.step == "held" for each in hosts.reader.begun()):
+            time.sleep(0.01)
+        ((run,),) = hosts.reader.rows("select id from runs")
+        workers = [int(file.name.partition("-")[2]) for file in tmp_path.glob("worker-*")]
+        frozen.send_signal(signal.SIGSTOP)
+        hosts.wait_until_taken_over(frozen, time.monotonic())
+        hosts.wait_until_finished()
+        time.sleep(max(0.0, 1.5 * LEASE_S - hosts.take_overs[0]))
+        before = recorded(hosts)
+        frozen.send_signal(signal.SIGCONT)
+        caller.join()
+        ends = time.monotonic() + 10
+        while alive := [worker for worker in workers if Path(f"/proc/{worker}").exists()]:
+            assert time.monotonic() < ends, (alive, hosts.reader.errors)
+            time.sleep(0.01)
+        after = recorded(hosts)
+        again = frozen.post(frozen.endpoint, {"n": 1})
+        while not again.is_accepted and time.monotonic() < ends:
+            time.sleep(0.05)
+            again = frozen.post(frozen.endpoint, {"n": 1})
+        executors = hosts.executors()
+
+        assert [answer.status for answer in answers] == [400]
+        assert "Another server continues the run" in answers[0].text
+        assert workers
+        assert after == before
+        assert again.text == "done"
+        assert hosts.executor_of[frozen.port] not in executors
+        assert len(executors) == 2
+        assert hosts.take_overs[0] < TAKE_OVER_LIMIT_S
+        count_outcomes(hosts.reader, [run]).check("a frozen host")
+
+
+def recorded(hosts: Hosts) -> list[object]:
+    """Every row of runs and steps."""
+    return [hosts.reader.rows(f"select * from {table} order by 1, 2") for table in ("runs", "steps")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_database_that_starts_again_loses_nothing(forks: ForkServer, tmp_path: Path) -> None:
+    """PostgreSQL is stopped under load, orderly and at once, and starts again: no accepted event is lost."""
+    with (
+        restarting_postgres() as (server, restart),
+        server.new_database() as url,
+        hosts_of(forks, tmp_path, [url] * 2, load_cells(tmp_path)) as hosts,
+    ):
+        with hosts.load():
+            for number in (signal.SIGINT, signal.SIGQUIT):
+                seen = len(hosts.accepted)
+                time.sleep(2)
+                restart(number)
+                ends = time.monotonic() + 60
+                while len(hosts.accepted) < seen + 50:
+                    assert time.monotonic() < ends, hosts.reader.errors
+                    time.sleep(0.05)
+        check(hosts, "two restarts of the database")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", ["cut", "held", "slow"])
+def test_a_host_without_its_database_loses_nothing(
+    forks: ForkServer, tmp_path: Path, postgres: PostgresServer, postgres_url: str, fault: str
+) -> None:
+    """One of two hosts cannot reach the database for two leases, gets no answers, or late ones: nothing is lost."""
+    database = postgres_url.partition("@/")[2].partition("?")[0]
+    with proxy_of(postgres.sockets, database) as proxy:
+        with hosts_of(forks, tmp_path, [postgres_url, proxy.url], load_cells(tmp_path)) as hosts:
+            with hosts.load():
+                time.sleep(2)
+                began = time.monotonic()
+                if fault == "cut":
+                    proxy.cut()
+                elif fault == "held":
+                    proxy.is_held = True
+                else:
+                    proxy.delay_s = 0.2
+                if fault != "slow":
+                    hosts.wait_until_taken_over(hosts.servers[1], began)
+                time.sleep(max(0.0, began + 2 * LEASE_S - time.monotonic()))
+                if fault == "held":
+                    proxy.cut()
+                proxy.heal()
+                seen = len(hosts.accepted)
+                ends = time.monotonic() + 60
+                while (
+                    len(hosts.accepted) < seen + 50 or not hosts.servers[1].post(hosts.servers[1].endpoint).is_accepted
+                ):
+                    assert time.monotonic() < ends, hosts.reader.errors
+                    time.sleep(0.05)
+            check(hosts, f"a host whose database is {fault}")
+
+        assert max(hosts.take_overs, default=0) < TAKE_OVER_LIMIT_S

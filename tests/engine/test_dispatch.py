@@ -1,0 +1,380 @@
+"""Which runs a process continues and when: one process on SQLite, and several on PostgreSQL with PgQueuer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import pytest
+
+from pdkernel.engine.dispatch import SWEEP_INTERVAL_S, TIMER_HORIZON_S, Dispatch, open_dispatch
+from pdkernel.engine.journal import Claim, ClaimedRun, DatabaseJournal, SqliteBackend, WaitKey
+from pdkernel.engine.journal.backend import Backend
+from pdkernel.engine.journal.schema import metadata
+from pdkernel.errors import ProjectError
+from pdkernel.project import Project
+from tests.engine.journal.conftest import WORKFLOW, FakeLiveness, new_run, wait_row
+from tests.postgres import PostgresServer
+
+PROMPT_S = 0.5
+"""Seconds within which a run that is due starts, on a busy machine; less than a sweep."""
+
+
+@dataclass
+class Starter:
+    """`RunStarter` that records what it should start and end."""
+
+    free: int = 100
+    started: dict[str, float] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+    deliveries: int = 0
+
+    @property
+    def free_runs(self) -> int:
+        """The number of runs that can be started now."""
+        return self.free - len(self.active_run_ids)
+
+    @property
+    def active_run_ids(self) -> Collection[str]:
+        """The ids of the runs in progress."""
+        return [run for run in self.started if run not in self.cancelled and run not in self.abandoned]
+
+    def continue_run(self, claimed: ClaimedRun) -> None:
+        """Record the start."""
+        self.claims.append(claimed.claim)
+        self.started[claimed.claim.run_id] = time.time()
+
+    def deliver_due(self) -> None:
+        """Count the call."""
+        self.deliveries += 1
+
+    async def cancel(self, run_id: str) -> bool:
+        """Record the end."""
+        self.cancelled.append(run_id)
+        return True
+
+    async def abandon_runs(self) -> None:
+        """Record the end of all runs."""
+        self.abandoned += self.active_run_ids
+
+
+@dataclass
+class Host:
+    """A process: its journal, the runs that it starts, and its dispatch, which runs."""
+
+    journal: DatabaseJournal
+    starter: Starter
+    dispatch: Dispatch
+
+    async def pause(self, run_id: str, seconds: float) -> float:
+        """Accept a run, pause it for *seconds*, and return when the pause ends."""
+        ends = time.time() + seconds
+        assert await self.journal.accept_run(new_run(run_id))
+        assert await self.journal.park(Claim.first(run_id), wait_row(wake_at=ends))
+        self.dispatch.notify()
+        return ends
+
+    async def wait_until_started(self, *run_ids: str, limit_s: float = 10) -> None:
+        """Wait until the runs are started here."""
+        await wait_until(lambda: set(run_ids) <= set(self.starter.started), limit_s)
+
+
+async def wait_until(is_true: Callable[[], object], limit_s: float = 10) -> None:
+    """Wait until *is_true* is true."""
+    async with asyncio.timeout(limit_s):
+        while not is_true():
+            await asyncio.sleep(0.01)
+
+
+class Hosts:
+    """Opens processes on one database."""
+
+    def __init__(self, project: Project, liveness: FakeLiveness) -> None:
+        self.project = project
+        self._liveness = liveness
+        self.opened = AsyncExitStack()
+
+    def _backend(self, lease_s: float) -> Backend:
+        if self.project.sqlite_path is not None:
+            return SqliteBackend(self.project.sqlite_path, liveness=self._liveness)
+        from pdkernel.engine.journal.postgres import PostgresBackend
+
+        return PostgresBackend(self.project, lease_s=lease_s, beat_s=lease_s / 10)
+
+    async def open_journal(self, origin: str = "serve", *, lease_s: float = 10) -> DatabaseJournal:
+        """Open the journal of one more process, which has no dispatch."""
+        journal = DatabaseJournal.open(self._backend(lease_s), origin=origin)
+        self.opened.push_async_callback(journal.close)
+        await journal.store_definition(WORKFLOW)
+        return journal
+
+    async def open(self, *, free: int = 100, lease_s: float = 10) -> Host:
+        """Start one more process that serves."""
+        journal, starter = await self.open_journal(lease_s=lease_s), Starter(free)
+        dispatch = open_dispatch(self.project, journal, starter)
+        await self.opened.enter_async_context(running(dispatch))
+        return Host(journal, starter, dispatch)
+
+    def kill(self, journal: DatabaseJournal) -> None:
+        """Let the process of *journal* be taken for dead."""
+        self._liveness.kill(journal)
+        if self.project.sqlite_path is None:
+            self.execute("update executors set alive = false where id = %s", journal.executor_id)
+
+    def execute(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run SQL in the database, and return its rows."""
+        if self.project.sqlite_path is not None:
+            with closing(sqlite3.connect(self.project.sqlite_path, isolation_level=None)) as file:
+                return file.execute(sql, values).fetchall()
+        url = self.project.sqlalchemy_engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            done = connection.execute(cast("Any", sql), values or None)
+            return done.fetchall() if done.description else []
+
+    def messages(self) -> list[str]:
+        """The keys of the messages that wait."""
+        return [key for (key,) in self.execute("select dedupe_key from pgqueuer")]
+
+
+@asynccontextmanager
+async def running(dispatch: Dispatch) -> AsyncIterator[None]:
+    """Run the dispatch in the background."""
+    task = asyncio.create_task(dispatch.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def postgres_project(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project on PostgreSQL for all tests of this module."""
+    folder = tmp_path_factory.mktemp("postgres") / ".pdkernel"
+    with postgres.new_database() as url, Project.open(folder, database_url=url) as project:
+        yield project
+
+
+@pytest.fixture
+def sqlite_project(tmp_path: Path) -> Iterator[Project]:
+    """A project on SQLite."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        yield project
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def hosts(request: pytest.FixtureRequest) -> AsyncIterator[Hosts]:
+    """Opens processes on one database."""
+    project = request.getfixturevalue(f"{request.param}_project")
+    made = Hosts(project, FakeLiveness())
+    async with made.opened:
+        yield made
+    for table in (*metadata.tables, "pgqueuer", "pgqueuer_log"):
+        if request.param == "postgres" and made.execute("select to_regclass(%s)", table) != [(None,)]:
+            made.execute(f"delete from {table}")
+
+
+several = pytest.mark.parametrize("hosts", ["postgres"], indirect=True)
+"""Marks a test with several processes."""
+
+
+class TestEveryDispatch:
+    """What both dispatches do."""
+
+    async def test_a_ready_run_starts_at_once(self, hosts: Hosts) -> None:
+        """A run that this process accepted as ready starts when the dispatch is notified, with the next fence."""
+        host = await hosts.open()
+        await host.journal.accept_run(new_run("run", queue="queue"))
+        began = time.time()
+        host.dispatch.notify()
+        await host.wait_until_started("run")
+
+        assert host.starter.claims == [Claim("run", 1, 1)]
+        assert host.starter.started["run"] - began < PROMPT_S
+
+    async def test_pauses_end_in_time_and_in_order(self, hosts: Hosts) -> None:
+        """Runs continue when their pauses end, however short, and whatever the order in which they were paused."""
+        host = await hosts.open()
+        ends = {name: await host.pause(name, seconds) for name, seconds in [("c", 0.9), ("a", 0.0), ("b", 0.4)]}
+        await host.wait_until_started(*ends)
+
+        assert list(host.starter.started) == ["a", "b", "c"]
+        assert {name: 0 <= at - ends[name] < PROMPT_S for name, at in host.starter.started.items()} == dict.fromkeys(
+            "abc", True
+        )
+
+    async def test_a_resume_by_another_process_starts_the_run(self, hosts: Hosts) -> None:
+        """A call of the resume URL in another process is noticed."""
+        host, other = await hosts.open(), await hosts.open_journal("terminal")
+        await host.pause("run", 3600)
+        await other.resolve_wait(WaitKey("run", "one"), "resumed")
+        began = time.time()
+        await host.wait_until_started("run")
+
+        assert time.time() - began < PROMPT_S
+
+    async def test_a_run_that_another_process_cancels_ends(self, hosts: Hosts) -> None:
+        """The dispatch ends a run in progress that is cancelled in the database."""
+        host, other = await hosts.open(), await hosts.open_journal("terminal")
+        await host.journal.accept_run(new_run("run", queue="queue"))
+        host.dispatch.notify()
+        await host.wait_until_started("run")
+        await other.cancel("run")
+        began = time.time()
+        await wait_until(lambda: host.starter.cancelled)
+
+        assert host.starter.cancelled == ["run"]
+        assert time.time() - began < PROMPT_S
+
+    async def test_runs_of_a_dead_process_continue(self, hosts: Hosts) -> None:
+        """The run of a process that died starts again as its next attempt."""
+        dead = await hosts.open_journal()
+        await dead.accept_run(new_run("run"))
+        hosts.kill(dead)
+        host = await hosts.open()
+        await host.wait_until_started("run")
+
+        assert host.starter.claims == [Claim("run", 2, 2)]
+
+    async def test_a_full_process_starts_runs_when_it_has_room(self, hosts: Hosts) -> None:
+        """No more runs start than the process has room for; the others start when a run has ended."""
+        host = await hosts.open(free=2)
+        for name in ("a", "b", "c"):
+            await host.journal.accept_run(new_run(name, queue="queue"))
+        host.dispatch.notify()
+        await host.wait_until_started("a", "b")
+        await asyncio.sleep(0.3)
+        before = list(host.starter.started)
+        await host.starter.cancel("a")
+        host.dispatch.notify()
+        await host.wait_until_started("c")
+
+        assert before == ["a", "b"]
+
+    async def test_a_message_that_is_due_is_delivered(self, hosts: Hosts) -> None:
+        """Messages of the outbox whose time has come are delivered."""
+        host = await hosts.open()
+        await host.journal.accept_run(new_run("run"))
+        await host.journal.finish(Claim.first("run"), "success", "{}")
+        hosts.execute("insert into outbox values ('run', 'one', 1, 0, 'sealed', '{}', 1, 1)")
+        await wait_until(lambda: host.starter.deliveries)
+
+        assert host.starter.started == {}
+
+
+@several
+class TestSeveralProcesses:
+    """What only `PgQueuerDispatch` does."""
+
+    async def test_one_message_for_each_second_wakes_one_process(self, hosts: Hosts) -> None:
+        """Pauses that are far away need one message at a time, and the run starts once, in time, on one of the processes."""
+        some = [await hosts.open() for _ in range(3)]
+        seconds = TIMER_HORIZON_S + 1.5
+        ends = {f"run{n}": await some[n % 3].pause(f"run{n}", seconds + n / 100) for n in range(12)}
+        await asyncio.sleep(0.5)
+        waiting = hosts.messages()
+        await wait_until(lambda: sum(len(host.starter.started) for host in some) >= 12)
+        started = {run: at for host in some for run, at in host.starter.started.items()}
+        await asyncio.sleep(0.3)
+        delivered = hosts.execute("select count(*) from pgqueuer_log where status = 'successful'")
+
+        assert waiting == [f"due:{int(min(ends.values()))}"]
+        assert started.keys() == ends.keys()
+        assert sum(len(host.starter.claims) for host in some) == 12
+        assert max(started[run] - ends[run] for run in ends) < PROMPT_S
+        assert delivered == [(1,)]
+
+    async def test_a_lost_message_delays_a_run_by_a_sweep(self, hosts: Hosts) -> None:
+        """If PgQueuer loses the message, the run starts at the next sweep."""
+        host = await hosts.open()
+        ends = await host.pause("run", TIMER_HORIZON_S + 1)
+        await wait_until(lambda: hosts.execute("delete from pgqueuer returning 1"))
+        await host.wait_until_started("run")
+
+        assert 0 <= host.starter.started["run"] - ends < SWEEP_INTERVAL_S + PROMPT_S
+
+    async def test_messages_arrive_after_the_connections_were_cut(self, hosts: Hosts, caplog: Any) -> None:
+        """When the server ends all connections, PgQueuer's loop starts again and sends the message that may be lost."""
+        host = await hosts.open()
+        await host.pause("first", 0.1)
+        await host.wait_until_started("first")
+        ends = await host.pause("run", TIMER_HORIZON_S + 2)
+        hosts.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pdkernel'")
+        await wait_until(hosts.messages)
+        await host.wait_until_started("run")
+
+        assert host.starter.started["run"] - ends < PROMPT_S
+        assert sum("PgQueuer does not work at the moment" in line for line in caplog.messages) == 1
+
+    async def test_a_full_process_leaves_runs_to_others(self, hosts: Hosts) -> None:
+        """Runs that a process has no room for start on another one before its next sweep."""
+        full, free = await hosts.open(free=1), await hosts.open()
+        await full.journal.accept_run(new_run("a", queue="queue"))
+        full.dispatch.notify()
+        await full.wait_until_started("a")
+        await full.journal.accept_run(new_run("b", queue="queue"))
+        began = time.time()
+        full.dispatch.notify()
+        await free.wait_until_started("b")
+
+        assert time.time() - began < SWEEP_INTERVAL_S
+        assert list(full.starter.started) == ["a"]
+
+    async def test_processes_share_runs_that_are_due_together(self, hosts: Hosts) -> None:
+        """Many runs that are due in one moment start once each, on all processes that have room."""
+        some = [await hosts.open(free=30) for _ in range(2)]
+        ends = time.time() + 1
+        runs = {f"run{number}" for number in range(60)}
+        await asyncio.gather(*(some[0].journal.accept_run(new_run(run)) for run in runs))
+        await asyncio.gather(*(some[0].journal.park(Claim.first(run), wait_row(wake_at=ends)) for run in runs))
+        some[0].dispatch.notify()
+        await wait_until(lambda: all(len(host.starter.started) == 30 for host in some))
+
+        assert some[0].starter.started.keys() | some[1].starter.started.keys() == runs
+
+    async def test_a_process_that_was_taken_for_dead_abandons_its_runs(self, hosts: Hosts) -> None:
+        """It ends its runs, which another process continues, and goes on as a new executor; its old claims are refused."""
+        lost, other = await hosts.open(lease_s=2), await hosts.open(lease_s=2)
+        await lost.journal.accept_run(new_run("run", queue="queue"))
+        lost.dispatch.notify()
+        await lost.wait_until_started("run")
+        old = lost.journal.executor_id
+        lost.starter.free = 0
+        hosts.kill(lost.journal)
+        await other.wait_until_started("run")
+        await wait_until(lambda: lost.journal.executor_id != old)
+        refused = await lost.journal.finish(lost.starter.claims[0], "success", "{}")
+        lost.starter.free = 100
+        await lost.pause("next", 0)
+        await wait_until(lambda: "next" in {**lost.starter.started, **other.starter.started})
+
+        assert lost.starter.abandoned == ["run"]
+        assert other.starter.claims[0] == Claim("run", 2, 2)
+        assert not refused
+        assert not lost.journal.is_lost
+
+
+async def test_the_extra_is_named_if_it_is_missing(postgres_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PgQueuer, the error has the command that installs it."""
+    monkeypatch.setitem(sys.modules, "pgqueuer.db", None)
+    monkeypatch.delitem(sys.modules, "pdkernel.engine.wake_up_messages")
+    journal = DatabaseJournal.open(Hosts(postgres_project, FakeLiveness())._backend(10))
+    try:
+        with pytest.raises(
+            ProjectError, match="PostgreSQL needs the package pgqueuer, which is not installed"
+        ) as raised:
+            open_dispatch(postgres_project, journal, Starter())
+    finally:
+        await journal.close()
+
+    assert raised.value.fix == "pip install 'pdkernel[postgres]'"

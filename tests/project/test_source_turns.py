@@ -1,0 +1,63 @@
+"""Turns of event sources on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.errors import ProjectError
+from pdkernel.project.database import Database
+from pdkernel.project.schema import metadata
+from pdkernel.project.source_turns import SourceTurnTable
+
+
+@pytest.fixture
+def database(tmp_path: Path, postgres_url: str) -> Iterator[Database]:
+    """A database with the table of turns."""
+    database = Database.open(tmp_path, postgres_url)
+    metadata.create_all(database.engine, tables=[metadata.tables["source_turns"]])
+    yield database
+    database.close()
+
+
+def test_one_owner_has_the_turn(database: Database) -> None:
+    """Of owners that take the turn at the same time, one gets it; after its release another one."""
+    table, together, winners = SourceTurnTable(database), threading.Barrier(4), list[str]()
+
+    def take(owner: str) -> None:
+        together.wait()
+        if table.take("source", owner):
+            winners.append(owner)
+
+    threads = [threading.Thread(target=take, args=(f"owner{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = winners
+    table.release("source", "another")
+    kept = table.take("source", "another")
+    table.release("source", winner)
+
+    assert not kept
+    assert table.take("source", "another")
+
+
+def test_a_turn_ends_with_its_lease(database: Database) -> None:
+    """A turn that is not extended ends by itself; the late owner can neither extend it nor store what its source has done."""
+    table = SourceTurnTable(database, lease_s=0.3)
+    assert table.take("source", "frozen")
+    with database.write() as connection:
+        table.check(connection, "source", "frozen")
+    refused = table.take("source", "next")
+    time.sleep(0.35)
+
+    assert not refused
+    assert table.take("source", "next")
+    assert not table.take("source", "frozen")
+    with pytest.raises(ProjectError, match="Another server runs the source"), database.write() as connection:
+        table.check(connection, "source", "frozen")
