@@ -300,11 +300,10 @@ def _host_names(*names: str) -> list[str]:
 
 
 def _startup_json(project: Project, project_id: str, url: str, served: Sequence[ServedWorkflow]) -> dict[str, Any]:
-    file = project.sqlite_path
     return {
         "url": url,
         "project_id": project_id,
-        "database": f"sqlite:///{file}" if file else project.sqlalchemy_engine.url.render_as_string(hide_password=True),
+        "database": project.location,
         "workflows": [
             {
                 "name": each.source.workflow.name,

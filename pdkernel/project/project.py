@@ -156,6 +156,12 @@ class Project:
         return self._database.engine
 
     @property
+    def location(self) -> str:
+        """The database as a URL, without passwords."""
+        path = self._database.sqlite_path
+        return self._database.location if path is None else f"sqlite:///{path}"
+
+    @property
     def sqlite_path(self) -> Path | None:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
@@ -316,8 +322,9 @@ def _create_key(path: Path, database: Database) -> bytes:
         raise ProjectError(
             f"The project's key file {path} is missing. The database {database.location} contains values that were encrypted "
             "with it, so no new key was created.",
-            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, move the database to another "
-            "folder: the next command creates a new project, in which accounts and variables must be added again.",
+            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, "
+            + ("use an empty database" if database.sqlite_path is None else "move the database to another folder")
+            + ": the next command creates a new project, in which accounts and variables must be added again.",
         )
     return key
 
