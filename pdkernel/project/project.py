@@ -24,6 +24,7 @@ from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.client_keys import ClientKeyTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
+from pdkernel.project.console_logins import ConsoleLoginTable
 from pdkernel.project.data_stores import DataStoreTable
 from pdkernel.project.database import Database, check_schema_version
 from pdkernel.project.deployed_triggers import DeployedTriggerTable
@@ -281,6 +282,11 @@ class Project:
     def workflow_triggers(self) -> WorkflowTriggerTable:
         """Triggers of served workflows, and their events."""
         return WorkflowTriggerTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def console_logins(self) -> ConsoleLoginTable:
+        """One-time codes and sessions of the console."""
+        return ConsoleLoginTable(self._database, self.clock)
 
     @cached_property
     def oauth_clients(self) -> OAuthClientTable:

@@ -319,8 +319,19 @@ source_turns = Table(
     # which server runs a source now
     "source_turns",
     metadata,
-    Column("source", Text, primary_key=True),
-    Column("owner", Text, nullable=False),
+    Column("source", _Text, primary_key=True),
+    Column("owner", _Text, nullable=False),
     Column("until", Double, nullable=False),  # by the database's clock
+    info={INTRODUCED_IN: 7},
+)
+
+console_logins = Table(
+    # one-time codes and sessions of the console
+    "console_logins",
+    metadata,
+    Column("digest", _Text, primary_key=True),  # SHA-256 of the code or of the cookie's value, which are not stored
+    Column("kind", _Text, nullable=False),  # code, session
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
     info={INTRODUCED_IN: 7},
 )

@@ -69,7 +69,7 @@ def create_app(context: AppContext) -> Starlette:
         uploads=UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock),
         rate_limiter=EndpointRateLimiter(context.clock),
         console=ConsoleSessions(
-            context.clock,
+            context.project,
             admin_token_hash=context.settings.admin_token_hash,
             print_code=context.print_login_code,
         ),

@@ -18,7 +18,7 @@ from pdkernel.clock import ManualClock
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Account
 from pdkernel.project import Project, StoreRecord
-from pdkernel.project.schema import SCHEMA_VERSION
+from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
 from tests.postgres import PostgresServer
 from tests.project.conftest import Location
 
@@ -73,11 +73,9 @@ def test_an_older_project_is_migrated_once(postgres_url: str, tmp_path: Path) ->
     location = Location(tmp_path, postgres_url)
     with location.open() as project:
         project.variables.set("KEPT", "1")
-    run_sql(postgres_url, "drop table store_records, stores, workflow_triggers, trigger_events")
+    newer = [table.name for table in metadata.sorted_tables if table.info.get(INTRODUCED_IN, 1) > 1]
+    run_sql(postgres_url, f"drop table {', '.join(newer)}")
     run_sql(postgres_url, "update meta set value = '1' where name = 'schema_version'")
-    run_sql(postgres_url, "drop table source_state, secrets, connect_tokens, link_visits, account_grants, clients")
-    run_sql(postgres_url, "drop table signing_keys, client_keys, used_assertions, revoked_tokens, issued_tokens")
-    run_sql(postgres_url, "drop table endpoints, deployed_triggers, deployed_events")
 
     projects = together(location.open, location.open)
 
