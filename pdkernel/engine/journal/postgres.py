@@ -91,7 +91,7 @@ class PostgresBackend:
         self, project: Project, *, lease_s: float = LEASE_S, beat_s: float = BEAT_S, corrects_clock: bool | None = None
     ) -> None:
         engine = project.sqlalchemy_engine
-        self.location = engine.url.render_as_string(hide_password=True)
+        self.location = project.location
         self.lease_s = lease_s
         self._project = project
         self._beat_s = beat_s
