@@ -77,7 +77,7 @@ def remove_user(state: CliContext, external_user_id: str, environment: str | Non
     lost = len(directory.accounts(external_user_id=external_user_id, environment=where, own=False))
     query = ExecutionQuery(external_user=external_user_id, environment=where)
     project = state.open_project()
-    run_ids = asyncio.run(run_history.find_run_ids(project, query)) if project.sqlite_path is not None else ()
+    run_ids = asyncio.run(run_history.find_run_ids(project, query))
     confirm(
         f"Remove {external_user_id}, {format_count(lost, 'account')} with credentials and "
         f"{format_count(len(run_ids), 'recorded run')} in {where}",

@@ -287,11 +287,14 @@ async def _answer_requests(
     state: CliContext, site: _Site, options: ServeOptions, membership: ProcessMembership | None, *, as_json: bool
 ) -> None:
     """Answer requests until a signal ends the server."""
+    from pdkernel.engine.journal import mark_dead
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.server import AppContext, create_app
     from pdkernel.server.uvicorn_server import Server, serve_until_signalled, silence_uvicorn_logs
 
     project, directory = state.open_project(), state.open_directory()
+    if membership is not None and membership.predecessor is not None:
+        await asyncio.to_thread(mark_dead, project, membership.predecessor)
     engine = await WorkflowEngine.start(project, directory, max_active_runs=options["max_active_runs"], origin="serve")
     try:
         app_context = AppContext(
