@@ -44,7 +44,7 @@ def create_link_app(context: LinkOnlyContext) -> Starlette:
 def create_app(context: AppContext) -> Starlette:
     """The application that serves *context*; the caller opens and closes the context's resources."""
     own_server = context.engine.gateway.own_server
-    own_server.announce(context.settings.base_url)
+    own_server.announce(context.settings.base_url, context.project.vault.sign("calls of steps").hex().encode())
     middleware = [
         Middleware(StepCallMiddleware, own_server=own_server),
         Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint()),
