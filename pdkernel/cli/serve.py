@@ -118,7 +118,7 @@ class ServeOptions(TypedDict):
     metavar="N",
     help="Maximum number of external users in development (platform: 10).",
 )
-@cloup.option("--rate-limits", is_flag=True, help="Return 429 where the platform would.")
+@cloup.option("--rate-limits", is_flag=True, help="Return 429 where the platform would; each process counts.")
 @json_option
 def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options: Unpack[ServeOptions]) -> int:
     """
