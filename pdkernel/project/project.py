@@ -24,6 +24,7 @@ from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.client_keys import ClientKeyTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
+from pdkernel.project.console_logins import ConsoleLoginTable
 from pdkernel.project.data_stores import DataStoreTable
 from pdkernel.project.database import Database, check_schema_version
 from pdkernel.project.deployed_triggers import DeployedTriggerTable
@@ -283,6 +284,11 @@ class Project:
         return WorkflowTriggerTable(self._database, self._vault, self.clock)
 
     @cached_property
+    def console_logins(self) -> ConsoleLoginTable:
+        """One-time codes and sessions of the console."""
+        return ConsoleLoginTable(self._database, self.clock)
+
+    @cached_property
     def oauth_clients(self) -> OAuthClientTable:
         """OAuth clients of the endpoint."""
         return OAuthClientTable(self._database, self.clock, self.ids)
@@ -322,8 +328,9 @@ def _create_key(path: Path, database: Database) -> bytes:
         raise ProjectError(
             f"The project's key file {path} is missing. The database {database.location} contains values that were encrypted "
             "with it, so no new key was created.",
-            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, move the database to another "
-            "folder: the next command creates a new project, in which accounts and variables must be added again.",
+            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, "
+            + ("use an empty database" if database.sqlite_path is None else "move the database to another folder")
+            + ": the next command creates a new project, in which accounts and variables must be added again.",
         )
     return key
 
