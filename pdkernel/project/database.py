@@ -67,6 +67,7 @@ class Database:
         self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True}, **isolation)
         self._idle_connections: list[Connection] = []  # one at most
         self._closed = False
+        self._exclusive_block = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Database({self.location})"
@@ -127,6 +128,21 @@ class Database:
         if self.sqlite_path is None:
             query = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
             connection.execute(query, {"name": f"pdkernel/{name}"})
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """
+        A block of several transactions that runs once at a time, of those with the same *name*.
+
+        On Postgres it excludes the blocks of other processes too; on SQLite, one process serves a project.
+        """
+        with self._exclusive_block:
+            if self.sqlite_path is not None:
+                yield
+                return
+            with self.write() as connection:
+                self.lock(connection, name)
+                yield
 
     @contextmanager
     def _read_connection(self) -> Iterator[Connection]:

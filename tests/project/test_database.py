@@ -157,6 +157,21 @@ def test_a_user_is_deleted_while_an_account_is_added(processes: tuple[Project, P
         assert not accounts or first.accounts.find_user("ada", "development") is not None
 
 
+def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, Project]) -> None:
+    """Blocks with one name run one after the other, and see what the block before them has stored."""
+
+    def count(project: Project) -> None:
+        for _ in range(10):
+            with project.exclusive("count"):
+                number = project.settings.get("number", 0)
+                assert isinstance(number, int)
+                project.settings.set("number", number + 1)
+
+    together(*[partial(count, project) for project in processes])
+
+    assert processes[0].settings.get("number") == 20
+
+
 def test_text_is_sorted_by_its_bytes(processes: tuple[Project, Project]) -> None:
     """Lists have the order that they have on SQLite, whatever the language of the server."""
     for name in ("b", "B", "a_", "aB", "_a"):
