@@ -317,6 +317,10 @@ class Project:
         """Endpoint keys of workflows and deployed triggers."""
         return EndpointKeyTable(self._database, self.clock, self.folder.parent)
 
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; a later call opens new ones. Call it before a fork."""
+        self._database.disconnect()
+
     def close(self) -> None:
         """Close every connection."""
         self._database.close()

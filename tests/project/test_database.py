@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -312,3 +313,20 @@ def test_the_location_shows_no_password(postgres_url: str, tmp_path: Path) -> No
 
     assert project.location.startswith("postgresql://postgres:***@/test_")
     assert "pw-471" not in shown
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_connection_in_use_is_closed_later(postgres_url: str, tmp_path: Path) -> None:
+    """A connection that a thread uses while the project is closed is closed when the thread returns it."""
+    project = Project.open(tmp_path, database_url=postgres_url)
+
+    def close(state: dict[str, Any]) -> None:
+        project.close()
+
+    project.source_states.update("source", close)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        ends = time.monotonic() + 5
+        while connection.execute(query).fetchone() != (0,):
+            assert time.monotonic() < ends
+            time.sleep(0.01)
