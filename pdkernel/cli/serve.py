@@ -221,9 +221,9 @@ def _start_processes(
 
     def announce() -> None:
         _announce(state, site, as_json=as_json)
-        project.close()
+        project.disconnect()
 
-    project.close()  # a process cannot use the connections of another; each opens its own
+    project.disconnect()  # a process cannot use the connections of another; each opens its own
     count = options["server_processes"]
     return ServerProcesses(count, site.listening, on_ready=announce, write_line=_write_line).run()
 

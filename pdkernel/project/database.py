@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pdkernel.errors import DatabaseUnreachableError, PdkernelError, ProjectError, RequestError
 from pdkernel.project import sqlite
@@ -67,6 +68,8 @@ class Database:
         self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True}, **isolation)
         self._idle_connections: list[Connection] = []  # one at most
         self._closed = False
+        self._exclusive_block = threading.Lock()
+        event.listen(engine, "checkin", self._close_returned)
 
     def __repr__(self) -> str:
         return f"Database({self.location})"
@@ -127,6 +130,25 @@ class Database:
         if self.sqlite_path is None:
             query = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
             connection.execute(query, {"name": f"pdkernel/{name}"})
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """
+        A block of several transactions that runs once at a time, of those with the same *name*.
+
+        On Postgres it excludes the blocks of other processes too; on SQLite, one process serves a project.
+        """
+        with self._exclusive_block:
+            if self.sqlite_path is not None:
+                yield
+                return
+            with self.write() as connection:
+                self.lock(connection, name)
+                yield
+
+    def _close_returned(self, _: object, record: ConnectionPoolEntry) -> None:
+        if self._closed:  # the pool of an engine that was disposed of would keep the connection open
+            record.invalidate()
 
     @contextmanager
     def _read_connection(self) -> Iterator[Connection]:
@@ -260,8 +282,12 @@ class Database:
         check_schema_version(int(known), self.location, supported=version)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and later those that other threads use now."""
         self._closed = True
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; a later call opens new ones."""
         while self._idle_connections:
             self._idle_connections.pop().close()
         self.engine.dispose()

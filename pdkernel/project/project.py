@@ -175,6 +175,10 @@ class Project:
         """A context in which all reads of this thread share one connection: opening one is slower than most queries."""
         return self._database.shared_read_connection()
 
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """A block of several changes that runs once at a time; see `Database.exclusive`."""
+        return self._database.exclusive(name)
+
     @property
     def plan(self) -> Plan:
         """The plan, which decides whether production may be used; read from the database at every call."""
@@ -312,6 +316,10 @@ class Project:
     def endpoint_keys(self) -> EndpointKeyTable:
         """Endpoint keys of workflows and deployed triggers."""
         return EndpointKeyTable(self._database, self.clock, self.folder.parent)
+
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; a later call opens new ones. Call it before a fork."""
+        self._database.disconnect()
 
     def close(self) -> None:
         """Close every connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -157,6 +158,21 @@ def test_a_user_is_deleted_while_an_account_is_added(processes: tuple[Project, P
         assert not accounts or first.accounts.find_user("ada", "development") is not None
 
 
+def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, Project]) -> None:
+    """Blocks with one name run one after the other, and see what the block before them has stored."""
+
+    def count(project: Project) -> None:
+        for _ in range(10):
+            with project.exclusive("count"):
+                number = project.settings.get("number", 0)
+                assert isinstance(number, int)
+                project.settings.set("number", number + 1)
+
+    together(*[partial(count, project) for project in processes])
+
+    assert processes[0].settings.get("number") == 20
+
+
 def test_text_is_sorted_by_its_bytes(processes: tuple[Project, Project]) -> None:
     """Lists have the order that they have on SQLite, whatever the language of the server."""
     for name in ("b", "B", "a_", "aB", "_a"):
@@ -297,3 +313,20 @@ def test_the_location_shows_no_password(postgres_url: str, tmp_path: Path) -> No
 
     assert project.location.startswith("postgresql://postgres:***@/test_")
     assert "pw-471" not in shown
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_connection_in_use_is_closed_later(postgres_url: str, tmp_path: Path) -> None:
+    """A connection that a thread uses while the project is closed is closed when the thread returns it."""
+    project = Project.open(tmp_path, database_url=postgres_url)
+
+    def close(state: dict[str, Any]) -> None:
+        project.close()
+
+    project.source_states.update("source", close)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        ends = time.monotonic() + 5
+        while connection.execute(query).fetchone() != (0,):
+            assert time.monotonic() < ends
+            time.sleep(0.01)
