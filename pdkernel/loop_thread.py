@@ -91,16 +91,16 @@ class ThreadTask(Generic[T]):
 
         self._loop.call_soon_threadsafe(cancel)
 
-    def result(self, *, raises_interrupt: bool = False) -> T:
+    def result(self, *, raises_interrupt: bool = False, while_waiting: Callable[[], object] | None = None) -> T:
         """
         Wait for the coroutine and return its result.
 
         The first interrupt cancels the coroutine, and its result is still returned, so that the record of a cancelled
         run is not lost. With *raises_interrupt* the interrupt is raised instead, after the coroutine's cleanup. A second
-        interrupt ends the wait.
+        interrupt ends the wait. *while_waiting* is called twice a second.
         """
         try:
-            return self._wait()
+            return self._wait(while_waiting)
         except KeyboardInterrupt:
             self.cancel()
             result = self._wait()
@@ -119,7 +119,7 @@ class ThreadTask(Generic[T]):
             future.exception()  # otherwise asyncio logs that the exception of a cancelled run was never retrieved
             raise
 
-    def _wait(self) -> T:
+    def _wait(self, while_waiting: Callable[[], object] | None = None) -> T:
         # on some platforms a wait without a timeout cannot be interrupted
         while True:
             try:
@@ -127,6 +127,8 @@ class ThreadTask(Generic[T]):
             except TimeoutError:
                 if self._outcome.done():
                     raise
+                if while_waiting is not None:
+                    while_waiting()
 
 
 def _copy_outcome(done: asyncio.Task[T], outcome: Future[T]) -> None:

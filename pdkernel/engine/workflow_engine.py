@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -59,7 +59,7 @@ class WorkflowEngine:
     Runs workflows. Create an engine with `start`, inside a running event loop.
 
     Attributes:
-        origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
+        origin: What this process is: `serve`, `notebook`, `draft ID` (the server of a notebook), `terminal` or `python`.
         journal: The journal.
         ids: The source of run ids.
         gateway: The gateway for outbound calls.
@@ -149,7 +149,7 @@ class WorkflowEngine:
             environ: Environment variables for package installers; `os.environ` by default.
             packages: Packages of another project, or None for the project's own.
             python_executable: An interpreter with packages for all Python steps; None for an environment per workflow.
-            origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
+            origin: As the attribute.
         """
         journal = open_journal(project, clock=clock, ids=ids, origin=origin)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
@@ -193,35 +193,39 @@ class WorkflowEngine:
         async with self._cancellable(run_id):
             execution = await self._read_cancelled(await self._interpreter.run(request, watcher))
         while execution.status == "paused" and request.pause_mode == "wait":
-            try:
-                execution = await self.continue_after_pause(run_id, watcher, request=request)
-            except asyncio.CancelledError:
-                acknowledge_cancellation()
-                execution = await self.cancel_paused(run_id)
+            execution = await self.continue_after_pause(run_id, watcher, request=request)
         return execution
 
     async def continue_after_pause(
-        self, run_id: str, watcher: RunWatcher = UNWATCHED, *, request: RunRequest | None = None
+        self,
+        run_id: str,
+        watcher: RunWatcher = UNWATCHED,
+        *,
+        request: RunRequest | None = None,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> Execution:
         """
         Wait for the end of a run's pause, continue the run, and return its record at its next pause or its end.
 
-        If another process continues the run, wait for the run's end there. A cancelled wait leaves the run paused.
+        If another process continues the run, wait for the run's end there. If the task is cancelled, so is the run.
 
         Args:
             run_id: The id of the run.
             watcher: Who watches the run.
             request: The request of a run of this process, with what the journal does not store; None reads the journal.
+            is_ending: Returns whether this process ends, so that a cancelled wait leaves the run paused.
         """
-        claimed = await self._claim_after_pause(run_id, watcher)
+        claimed = None
+        try:
+            claimed = await self._claim_after_pause(run_id, watcher)
+        except asyncio.CancelledError:
+            if is_ending():
+                raise
+            acknowledge_cancellation()
+            await self.journal.cancel(run_id)
         if claimed is None:
             return await self._recorded(run_id)
         return await self.continue_run(claimed, watcher, request=request)
-
-    async def cancel_paused(self, run_id: str) -> Execution:
-        """Cancel a paused run, unless it has ended, and return its record."""
-        await self.journal.cancel(run_id)
-        return await self._recorded(run_id)
 
     async def _claim_after_pause(self, run_id: str, watcher: RunWatcher = UNWATCHED) -> ClaimedRun | None:
         """As `claim_after_pause` of `Interpreter`. The dispatcher of a server claims all its runs."""

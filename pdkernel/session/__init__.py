@@ -17,6 +17,6 @@ A notebook's session: the draft workflow, the chosen settings and the results of
 """
 
 from pdkernel.session.session import Session
-from pdkernel.session.timeline_output import render_timeline
+from pdkernel.session.timeline_output import RESUME_LINE, render_timeline
 
-__all__ = ["Session", "render_timeline"]
+__all__ = ["RESUME_LINE", "Session", "render_timeline"]

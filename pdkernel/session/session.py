@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from pdkernel.engine.run_context import build_trigger_context
 from pdkernel.engine.run_request import OnChange, RunRequest, RunWatcher
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.execution import Execution
+from pdkernel.execution import Execution, Status
 from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON
 from pdkernel.operations.runs import build_run_request
@@ -76,6 +76,7 @@ class Session(NotebookState):
         self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
         self._debugger: KernelDebugger | None = None
         self._clock = clock
+        self._waiting_run_ids: set[str] = set()
         self._engine = EngineThread(self._local, clock=clock, ids=ids)
 
     @cached_property
@@ -117,18 +118,19 @@ class Session(NotebookState):
         only: frozenset[str] | None = None,
         resend: bool = False,
         external_user_id: str | None = None,
+        skips_waits: bool = False,
         on_change: OnChange | None = None,
     ) -> Execution:
         """
-        Run the workflow, or *only* some of its steps, and wait for the end.
+        Run the workflow, or *only* some of its steps, and wait for the end or the first pause.
 
-        An interrupt ends the running step; the execution's status is then `cancelled`.
+        With *skips_waits* the run goes on at once where the workflow pauses. An interrupt ends the running step; the execution's status is then `cancelled`.
 
         Raises:
             DefinitionError: The workflow is invalid.
             RequestError: No event is chosen.
         """
-        request = self._request(only, resend, external_user_id)
+        request = self._request(only, resend, external_user_id, skips_waits=skips_waits)
         watcher = RunWatcher(on_change=on_change)
         debugger = self._debugger_for(request)
         if debugger is None:
@@ -141,10 +143,12 @@ class Session(NotebookState):
         only: frozenset[str] | None = None,
         resend: bool = False,
         external_user_id: str | None = None,
+        skips_waits: bool = False,
         on_change: OnChange | None = None,
     ) -> ThreadTask[Execution]:
         """As `run`, but return at once; steps with `--debug` run without the debugger."""
-        return self._start(self._request(only, resend, external_user_id), RunWatcher(on_change=on_change))
+        request = self._request(only, resend, external_user_id, skips_waits=skips_waits)
+        return self._start(request, RunWatcher(on_change=on_change))
 
     def _start(self, request: RunRequest, watcher: RunWatcher) -> ThreadTask[Execution]:
         # a run for another external user does not change the results that the cells show
@@ -156,6 +160,69 @@ class Session(NotebookState):
             return execution
 
         return self._engine.start(run)
+
+    def continue_paused(self, execution: Execution, *, on_change: OnChange | None = None) -> ThreadTask[Execution]:
+        """
+        Wait for the end of the pause of *execution* and continue the run, in the background; other runs can start meanwhile.
+
+        The task ends at the next pause or the end of the run, in this or in another process. Cancelling the task cancels
+        the run; the end of the session leaves a paused run to the next kernel.
+        """
+        request = self._latest.find_request(execution.id)
+        watcher = RunWatcher(on_change=on_change)
+
+        async def go_on(engine: WorkflowEngine) -> Execution:
+            self._waiting_run_ids.add(execution.id)
+            try:
+                continued = await engine.continue_after_pause(
+                    execution.id, watcher, request=request, is_ending=lambda: self._engine.is_closing
+                )
+            finally:
+                self._waiting_run_ids.discard(execution.id)
+            if request is not None:
+                # the cells show the results of a later run, if there is one
+                last = self.last_execution
+                is_detached = self._latest.is_detached(execution.id) or (last is not None and last.id != execution.id)
+                self._record_run(request, continued, is_detached=is_detached)
+            return continued
+
+        return self._engine.follow(go_on)
+
+    def list_left_runs(self) -> Sequence[Execution]:
+        """The paused runs of the notebook's workflow that this session does not continue, newest first."""
+
+        async def find(engine: WorkflowEngine) -> Sequence[Execution]:
+            unfinished: tuple[Status, ...] = ("paused", "resumed")
+            return [
+                execution
+                for status in unfinished
+                for execution in await engine.journal.list_executions(workflow=self.workflow.name, status=status)
+                if not self.is_waiting_for(execution.id)
+                if (found := await engine.journal.load_run(execution.id)) and found[1].origin == engine.origin
+            ]
+
+        return self.call_engine(find)
+
+    def is_waiting_for(self, run_id: str) -> bool:
+        """Whether a `continue_paused` of this session continues the run."""
+        return run_id in self._waiting_run_ids
+
+    def end_pause(self, run_id: str, body: JSON = None) -> None:
+        """
+        End the pause of a run, which goes on in the process that waits for that; *body* is what its step gets.
+
+        Raises:
+            RequestError: There is no such run, or it is not paused.
+        """
+        from pdkernel.operations.run_history import end_pause
+
+        self.call_engine(lambda engine: end_pause(engine, run_id, body))
+
+    def cancel_run(self, run_id: str) -> Execution:
+        """Cancel a run, and return its record. Raises `RequestError` if there is no such run, or it has ended."""
+        from pdkernel.operations.run_history import cancel_run
+
+        return self.call_engine(lambda engine: cancel_run(engine.journal, run_id))
 
     def run_recorded(
         self,
@@ -172,7 +239,9 @@ class Session(NotebookState):
         watcher = RunWatcher(on_change=on_change)
         return self._engine.start(lambda engine: operation(engine, watcher)).result()
 
-    def _request(self, only: frozenset[str] | None, resend: bool, external_user_id: str | None) -> RunRequest:
+    def _request(
+        self, only: frozenset[str] | None, resend: bool, external_user_id: str | None, *, skips_waits: bool
+    ) -> RunRequest:
         """The request for a run; pins do not apply to steps that *only* names."""
         event = self.event
         if event is None:
@@ -191,11 +260,14 @@ class Session(NotebookState):
             source_argument=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             only_steps=only,
             pinned_exports={name: pinned for name, pinned in self.pins.items() if name not in (only or ())},
+            pause_mode="skip" if skips_waits else "park",
             install=self._may_install,
             is_recorded=True,
         )
+        app_context = self.app_context
         return replace(
             request,
+            base_url=None if app_context is None else app_context.settings.base_url,
             previous_exports=self.get_exports(),
             idempotency=self.project.idempotency,
             resend=resend,
