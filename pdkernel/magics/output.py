@@ -171,7 +171,7 @@ def wait_for_pauses(shell: Any, session: Session, timeline: LiveTimeline, execut
     """
     timeline.finish(execution)
     while execution.pause is not None and _is_short(execution.pause, session.project.clock):
-        task = session.continue_paused(execution, on_change=timeline.update)
+        task = session.paused_runs.follow(execution, on_change=timeline.update)
         execution = task.result(while_waiting=timeline.redraw)
         timeline.finish(execution)
     if execution.status == "paused":
@@ -188,7 +188,7 @@ def _show_left_runs(shell: Any, session: Session) -> None:
     if getattr(shell, "_pdkernel_left_runs_shown", False):
         return
     shell._pdkernel_left_runs_shown = True  # noqa: SLF001 (an attribute that pdkernel owns)
-    left = session.list_left_runs()
+    left = session.paused_runs.list_left()
     if left:
         now = session.project.clock.now()
         lines = [f"{each.id}: {explain_status(each, now=now, resume_command=RESUME_LINE)}" for each in left]
@@ -218,7 +218,7 @@ class _BackgroundPause:
     def follow(self, paused: Execution) -> None:
         """Wait for the end of the pause; returns at once."""
         self._show_buttons(paused)
-        task = self._session.continue_paused(paused, on_change=self._draw)
+        task = self._session.paused_runs.follow(paused, on_change=self._draw)
         task.add_done_callback(lambda: self._draw_end(task))
 
     def _draw(self, execution: Execution) -> None:

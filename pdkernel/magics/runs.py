@@ -181,8 +181,8 @@ class RunsMagics(Magics):
 
         run_id = _one(run_ids, "resume ID")
         body = None if chosen.body is None else parse_json(chosen.body, label="--body")
-        if session.is_waiting_for(run_id):
-            session.end_pause(run_id, body)
+        if session.paused_runs.is_followed(run_id):
+            session.paused_runs.end_pause(run_id, body)
             show_message(f"The run {run_id} goes on below the cell that started it.")
             return
         resumed = session.call_engine(lambda engine: resume_run(engine, run_id, body))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from pdkernel.engine.run_context import build_trigger_context
 from pdkernel.engine.run_request import OnChange, RunRequest, RunWatcher
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.execution import Execution, Status
+from pdkernel.execution import Execution
 from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON
 from pdkernel.operations.runs import build_run_request
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pdkernel.session.connect_links import ConnectLinks
     from pdkernel.session.debugger import KernelDebugger
     from pdkernel.session.notebook_server import NotebookServer
+    from pdkernel.session.paused_runs import PausedRuns
 
 T = TypeVar("T")
 
@@ -76,7 +77,6 @@ class Session(NotebookState):
         self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
         self._debugger: KernelDebugger | None = None
         self._clock = clock
-        self._waiting_run_ids: set[str] = set()
         self._engine = EngineThread(self._local, clock=clock, ids=ids)
 
     @cached_property
@@ -109,6 +109,13 @@ class Session(NotebookState):
         from pdkernel.session.connect_links import ConnectLinks
 
         return ConnectLinks(self, app_context=lambda: self.app_context, public_url=self._public_url)
+
+    @cached_property
+    def paused_runs(self) -> PausedRuns:
+        """The paused runs of the notebook, and what continues them."""
+        from pdkernel.session.paused_runs import PausedRuns
+
+        return PausedRuns(self, self._engine)
 
     # ── running ────────────────────────────────────────────────────────────────────
 
@@ -156,73 +163,10 @@ class Session(NotebookState):
 
         async def run(runtime: WorkflowEngine) -> Execution:
             execution = await runtime.run(request, watcher)
-            self._record_run(request, execution, is_detached=is_detached)
+            self.record_run(request, execution, is_detached=is_detached)
             return execution
 
         return self._engine.start(run)
-
-    def continue_paused(self, execution: Execution, *, on_change: OnChange | None = None) -> ThreadTask[Execution]:
-        """
-        Wait for the end of the pause of *execution* and continue the run, in the background; other runs can start meanwhile.
-
-        The task ends at the next pause or the end of the run, in this or in another process. Cancelling the task cancels
-        the run; the end of the session leaves a paused run to the next kernel.
-        """
-        request = self._latest.find_request(execution.id)
-        watcher = RunWatcher(on_change=on_change)
-
-        async def go_on(engine: WorkflowEngine) -> Execution:
-            self._waiting_run_ids.add(execution.id)
-            try:
-                continued = await engine.continue_after_pause(
-                    execution.id, watcher, request=request, is_ending=lambda: self._engine.is_closing
-                )
-            finally:
-                self._waiting_run_ids.discard(execution.id)
-            if request is not None:
-                # the cells show the results of a later run, if there is one
-                last = self.last_execution
-                is_detached = self._latest.is_detached(execution.id) or (last is not None and last.id != execution.id)
-                self._record_run(request, continued, is_detached=is_detached)
-            return continued
-
-        return self._engine.follow(go_on)
-
-    def list_left_runs(self) -> Sequence[Execution]:
-        """The paused runs of the notebook's workflow that this session does not continue, newest first."""
-
-        async def find(engine: WorkflowEngine) -> Sequence[Execution]:
-            unfinished: tuple[Status, ...] = ("paused", "resumed")
-            return [
-                execution
-                for status in unfinished
-                for execution in await engine.journal.list_executions(workflow=self.workflow.name, status=status)
-                if not self.is_waiting_for(execution.id)
-                if (found := await engine.journal.load_run(execution.id)) and found[1].origin == engine.origin
-            ]
-
-        return self.call_engine(find)
-
-    def is_waiting_for(self, run_id: str) -> bool:
-        """Whether a `continue_paused` of this session continues the run."""
-        return run_id in self._waiting_run_ids
-
-    def end_pause(self, run_id: str, body: JSON = None) -> None:
-        """
-        End the pause of a run, which goes on in the process that waits for that; *body* is what its step gets.
-
-        Raises:
-            RequestError: There is no such run, or it is not paused.
-        """
-        from pdkernel.operations.run_history import end_pause
-
-        self.call_engine(lambda engine: end_pause(engine, run_id, body))
-
-    def cancel_run(self, run_id: str) -> Execution:
-        """Cancel a run, and return its record. Raises `RequestError` if there is no such run, or it has ended."""
-        from pdkernel.operations.run_history import cancel_run
-
-        return self.call_engine(lambda engine: cancel_run(engine.journal, run_id))
 
     def run_recorded(
         self,

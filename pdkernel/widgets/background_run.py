@@ -90,7 +90,7 @@ class BackgroundRunner:
             execution = self._draw_until_done(task)
             while execution.status == "paused":
                 self.paused_execution = execution
-                task = self._session.continue_paused(execution, on_change=self._on_change)
+                task = self._session.paused_runs.follow(execution, on_change=self._on_change)
                 self._stop = task.cancel
                 if self.is_stopping:  # stopped before this assignment
                     task.cancel()

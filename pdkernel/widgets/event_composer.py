@@ -15,7 +15,6 @@ import ipywidgets as ipw
 from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
 from pdkernel.errors import DefinitionError, EventError, PdkernelError
 from pdkernel.event import JSON_POST, Event
-from pdkernel.execution import Execution
 from pdkernel.model import JSON
 from pdkernel.render.contract import describe_violations
 from pdkernel.render.rich_output import RichOutput
@@ -30,7 +29,6 @@ from pdkernel.widgets.components import (
     build_field_layout,
     build_field_row,
     create_message,
-    set_children,
     set_value,
     set_visible,
     show_message,
@@ -83,8 +81,8 @@ class EventComposer(SessionForm):
         self._contract_note = create_message()
         self._notes = create_message()
         self._status = create_message()
-        self.pause_buttons: PauseButtons | None = None  # made at the first pause
-        self._below_buttons = ipw.VBox([self._status], layout={"margin": FIELD_MARGIN})
+        self.pause_buttons = PauseButtons(session)
+        self.pause_buttons.layout.margin = FIELD_MARGIN
         self.save_test_button = SaveTestButton(session)
         self.save_test_button.layout = {"margin": FIELD_MARGIN, "display": "none"}
         super().__init__(
@@ -103,7 +101,8 @@ class EventComposer(SessionForm):
                     [self.send_button, self.use_button, self.skip_waits, self.show_button],
                     layout={**ROW_LAYOUT, "margin": "6px 0 0 118px"},
                 ),
-                self._below_buttons,
+                ipw.VBox([self._status], layout={"margin": FIELD_MARGIN}),
+                self.pause_buttons,
                 self.save_test_button,
             ],
         )
@@ -148,12 +147,8 @@ class EventComposer(SessionForm):
             tooltip="Use this event for later runs, without running a step now",
             layout={"width": "150px"},
         )
-        self.skip_waits = ipw.Checkbox(
-            description="skip waits",
-            indent=False,
-            tooltip="Go on at once where the workflow pauses ($.flow.delay, suspend, rerun)",
-            layout={"width": "110px"},
-        )
+        self.skip_waits = ipw.Checkbox(description="skip waits", indent=False, layout={"width": "110px"})
+        self.skip_waits.tooltip = "Go on at once where the workflow pauses ($.flow.delay, suspend, rerun)"
         self.skip_waits.observe(lambda _: self._edited(None), "value")
         self.show_button = ipw.Button(
             description="Show the chosen event",
@@ -335,18 +330,11 @@ class EventComposer(SessionForm):
         self._show_contract(wrong=wrong)
         show_message_html(self._notes, build_notes_html(self._loaded_data))
         self._show_line(self.magic_line)
-        self._show_pause(self._runner.paused_execution)
+        self.pause_buttons.set_execution(self._runner.paused_execution)
         last = self._runner.last_execution
         if last is not None:
             self.save_test_button.set_execution(last)
         set_visible(self.save_test_button, visible=last is not None and not running and SaveTestButton.can_save(last))
-
-    def _show_pause(self, paused: Execution | None) -> None:
-        if self.pause_buttons is None and paused is not None:
-            self.pause_buttons = PauseButtons(self._session)
-            set_children(self._below_buttons, [self._status, self.pause_buttons])
-        if self.pause_buttons is not None:
-            self.pause_buttons.set_execution(paused)
 
     def _show_contract(self, *, wrong: bool) -> None:
         """Show the contract fields that the event lacks, or that differ from the saved events."""

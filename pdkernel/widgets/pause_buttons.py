@@ -27,7 +27,7 @@ RESUME_LABEL = "Resume now"
 
 class PauseButtons(ipw.VBox):
     """
-    The buttons, which are hidden while no run is paused, and a message below.
+    The buttons and a message below, which are made at the first pause, and hidden while no run is paused.
 
     Args:
         session: The session of the run.
@@ -37,6 +37,10 @@ class PauseButtons(ipw.VBox):
     def __init__(self, session: Session, execution: Execution | None = None) -> None:
         self._session = session
         self._execution: Execution | None = None
+        super().__init__(layout={"display": "none"})
+        self.set_execution(execution)
+
+    def _make_buttons(self) -> None:
         self.resume_button = ipw.Button(
             description=RESUME_LABEL, button_style="primary", tooltip="End the pause now", layout={"width": "auto"}
         )
@@ -50,17 +54,15 @@ class PauseButtons(ipw.VBox):
         )
         self.message = create_message()
         self.resume_button.on_click(lambda _: self._act(self._resume))
-        self.cancel_button.on_click(lambda _: self._act(self._session.cancel_run))
-        super().__init__(
-            [ipw.HBox([self.resume_button, self.data, self.cancel_button], layout=ROW_LAYOUT), self.message],
-            layout={"display": "none"},
-        )
-        self.set_execution(execution)
+        self.cancel_button.on_click(lambda _: self._act(self._session.paused_runs.cancel))
+        self.children = [ipw.HBox([self.resume_button, self.data, self.cancel_button], layout=ROW_LAYOUT), self.message]
 
     def set_execution(self, execution: Execution | None) -> None:
         """Show the buttons for *execution* if it is paused; else hide them. From any thread."""
         is_paused = execution is not None and execution.status == "paused"
-        if self._execution != execution:
+        if is_paused and not self.children:
+            self._make_buttons()
+        if is_paused and self._execution != execution:
             set_value(self.data, "")
             show_message(self.message, "")
         self._execution = execution if is_paused else None
@@ -68,7 +70,7 @@ class PauseButtons(ipw.VBox):
 
     def _resume(self, run_id: str) -> None:
         text = self.data.value.strip()
-        self._session.end_pause(run_id, parse_json(text, label="$resume_data") if text else None)
+        self._session.paused_runs.end_pause(run_id, parse_json(text, label="$resume_data") if text else None)
 
     def _act(self, act: Callable[[str], object]) -> None:
         if self._execution is None:

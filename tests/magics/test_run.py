@@ -258,7 +258,7 @@ def test_an_interrupt_cancels_a_run_that_waits(notebook: Notebook) -> None:
     run_id = paused_run(notebook)
     execution = notebook.session.call_engine(lambda engine: engine.journal.get_execution(run_id))
     assert execution is not None
-    task = notebook.session.continue_paused(execution)
+    task = notebook.session.paused_runs.follow(execution)
     task.cancel()
 
     assert task.result().status == "cancelled"
