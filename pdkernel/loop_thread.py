@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,8 +24,8 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> ThreadTask[T]:
-        """Start *coroutine* in the loop's thread and return at once."""
+    def submit(self, coroutine: Coroutine[Any, Any, T], *, context: Context | None = None) -> ThreadTask[T]:
+        """Start *coroutine* in the loop's thread and return at once; it runs in *context*, or in a copy of the caller's."""
         loop = self._running()
         outcome: Future[T] = Future()
         task = ThreadTask(loop, outcome)
@@ -34,7 +35,7 @@ class LoopThread:
             task.asyncio_task = inner
             inner.add_done_callback(lambda done: _copy_outcome(done, outcome))
 
-        loop.call_soon_threadsafe(start)
+        loop.call_soon_threadsafe(start, context=context)
         return task
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -21,7 +20,6 @@ from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
     from pdkernel.execution import ErrorRecord, Execution, RunPause
-    from pdkernel.loop_thread import ThreadTask
     from pdkernel.session import Session
     from pdkernel.widgets import PauseButtons
 
@@ -218,21 +216,19 @@ class _BackgroundPause:
     def follow(self, paused: Execution) -> None:
         """Wait for the end of the pause; returns at once."""
         self._show_buttons(paused)
-        task = self._session.paused_runs.follow(paused, on_change=self._draw)
-        task.add_done_callback(lambda: self._draw_end(task))
+        self._session.paused_runs.follow(paused, on_change=self._draw, on_stop=self._draw_stop)
 
     def _draw(self, execution: Execution) -> None:
         self._show_buttons(execution)
         self._timeline.update(execution)
 
-    def _draw_end(self, task: ThreadTask[Execution]) -> None:
-        with suppress(KeyboardInterrupt, PdkernelError):  # the session ends, or the run was removed
-            execution = task.result()
+    def _draw_stop(self, execution: Execution | None) -> None:
+        if execution is not None:
             self._timeline.finish(execution)
-            if execution.status == "paused":
-                self.follow(execution)
-                return
-        self._show_buttons(None)
+        if execution is not None and execution.status == "paused":
+            self.follow(execution)
+        else:
+            self._show_buttons(None)
 
     def _show_buttons(self, execution: Execution | None) -> None:
         if self._buttons is not None:

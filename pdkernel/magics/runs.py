@@ -42,7 +42,11 @@ class RunsMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("words", nargs="*", help="a run's id; or replay, fork, cancel, resume or remove with the run's id")
+    @argument(
+        "words",
+        nargs="*",
+        help="a run's id; or replay, fork, cancel, resume or remove with the run's id (resume: default the run that a cell waits for)",
+    )
     @argument("--workflow", metavar="NAME", help="only runs of this workflow")
     @argument("--external-user", metavar="ID", help="only runs of this external user; with replay and fork: run as")
     @argument("--environment", choices=["development", "production"], help="only runs in this environment")
@@ -179,11 +183,15 @@ class RunsMagics(Magics):
         from pdkernel.event import parse_json
         from pdkernel.operations.run_history import describe_resumed, resume_run
 
-        run_id = _one(run_ids, "resume ID")
+        newest = session.paused_runs.newest
+        run_id = _one(run_ids or ([] if newest is None else [newest]), "resume ID")
         body = None if chosen.body is None else parse_json(chosen.body, label="--body")
         if session.paused_runs.is_followed(run_id):
             session.paused_runs.end_pause(run_id, body)
             show_message(f"The run {run_id} goes on below the cell that started it.")
+            stopped = session.paused_runs.wait(run_id)
+            if stopped is not None:
+                raise_on_failure(stopped)
             return
         resumed = session.call_engine(lambda engine: resume_run(engine, run_id, body))
         claimed = resumed.claimed

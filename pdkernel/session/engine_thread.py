@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pdkernel.clock import Clock, IdGenerator
@@ -86,7 +87,8 @@ class EngineThread:
             finally:
                 self._followers.discard(task)
 
-        return self._loop.submit(run())
+        # not in the caller's context: by that, ipykernel assigns what is drawn to the cell of the caller, which has ended
+        return self._loop.submit(run(), context=Context())
 
     def close(self) -> None:
         """Stop every worker and the thread."""

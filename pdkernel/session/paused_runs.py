@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pdkernel.engine.run_request import OnChange, RunWatcher
@@ -29,31 +31,61 @@ class PausedRuns:
     def __init__(self, state: NotebookState, engine: EngineThread) -> None:
         self._state = state
         self._engine = engine
-        self._followed: set[str] = set()
+        self._followed: dict[str, Future[Execution | None]] = {}
 
-    def follow(self, execution: Execution, *, on_change: OnChange | None = None) -> ThreadTask[Execution]:
+    def follow(
+        self,
+        execution: Execution,
+        *,
+        on_change: OnChange | None = None,
+        on_stop: Callable[[Execution | None], None] | None = None,
+    ) -> ThreadTask[Execution]:
         """
         Wait for the end of the pause of *execution* and continue the run, in the background; other runs can start meanwhile.
 
         The task ends at the next pause or the end of the run, in this or in another process. Cancelling the task cancels
         the run; the end of the session leaves a paused run to the next kernel.
+
+        Args:
+            execution: The record of the paused run.
+            on_change: Receives the execution after each change, in the engine's thread.
+            on_stop: Receives the record at the next pause or the end, before the task ends; None if there is no record.
         """
         request = self._state.find_request(execution.id)
         watcher = RunWatcher(on_change=on_change)
+        stopped: Future[Execution | None] = Future()
+        self._followed[execution.id] = stopped
 
         async def go_on(engine: WorkflowEngine) -> Execution:
-            self._followed.add(execution.id)
+            continued: Execution | None = None
             try:
                 continued = await engine.continue_after_pause(
                     execution.id, watcher, request=request, is_ending=lambda: self._engine.is_closing
                 )
+                if request is not None:
+                    self._state.record_continued(request, continued)
+                return continued
             finally:
-                self._followed.discard(execution.id)
-            if request is not None:
-                self._state.record_continued(request, continued)
-            return continued
+                if self._followed.get(execution.id) is stopped:
+                    del self._followed[execution.id]
+                if on_stop is not None:
+                    on_stop(continued)
+                stopped.set_result(continued)
 
         return self._engine.follow(go_on)
+
+    def wait(self, run_id: str) -> Execution | None:
+        """Wait for the next pause or the end of a run that this session follows; None if there is no record of it."""
+        stopped = self._followed.get(run_id)
+        while stopped is not None and not stopped.done():
+            with suppress(TimeoutError):  # a wait without a timeout cannot be interrupted on some platforms
+                stopped.result(timeout=0.5)
+        return None if stopped is None else stopped.result()
+
+    @property
+    def newest(self) -> str | None:
+        """The id of the run that this session has followed last, or None."""
+        return next(reversed(self._followed), None)
 
     def is_followed(self, run_id: str) -> bool:
         """Whether this session continues the run at the end of its pause."""

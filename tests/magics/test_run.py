@@ -188,11 +188,12 @@ def test_a_suspended_run_leaves_the_notebook_usable(notebook: Notebook) -> None:
     run_id = paused_run(notebook)
     assert notebook.error is None
     assert "checking" in notebook.run("%pdegress deny\nprint('checking')")
-    resumed = notebook.run(f"%pdruns resume {run_id} --body '{{\"ok\": true}}'")
+    resumed = notebook.run("%pdruns resume --body '{\"ok\": true}'")
     until(lambda: last_status(notebook) == "success")
     result = notebook.session.get_result("after")
 
-    assert "goes on below the cell that started it" in resumed
+    assert f"The run {run_id} goes on below the cell that started it." in resumed
+    assert "Exactly one run must be named" in notebook.run("%pdruns resume")
     assert result is not None
     assert result.return_value == {"ok": True}
 
