@@ -88,7 +88,8 @@ class ThreadTask(Generic[T]):
 
         def cancel() -> None:
             if self.asyncio_task is not None:
-                self.asyncio_task.cancel()
+                # after the task's first step: a task that is cancelled before it never enters its `try` blocks
+                self._loop.call_soon(self.asyncio_task.cancel)
 
         self._loop.call_soon_threadsafe(cancel)
 
