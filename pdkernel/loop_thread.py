@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,8 +24,8 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> ThreadTask[T]:
-        """Start *coroutine* in the loop's thread and return at once."""
+    def submit(self, coroutine: Coroutine[Any, Any, T], *, context: Context | None = None) -> ThreadTask[T]:
+        """Start *coroutine* in the loop's thread and return at once; it runs in *context*, or in a copy of the caller's."""
         loop = self._running()
         outcome: Future[T] = Future()
         task = ThreadTask(loop, outcome)
@@ -34,7 +35,7 @@ class LoopThread:
             task.asyncio_task = inner
             inner.add_done_callback(lambda done: _copy_outcome(done, outcome))
 
-        loop.call_soon_threadsafe(start)
+        loop.call_soon_threadsafe(start, context=context)
         return task
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -87,20 +88,21 @@ class ThreadTask(Generic[T]):
 
         def cancel() -> None:
             if self.asyncio_task is not None:
-                self.asyncio_task.cancel()
+                # after the task's first step: a task that is cancelled before it never enters its `try` blocks
+                self._loop.call_soon(self.asyncio_task.cancel)
 
         self._loop.call_soon_threadsafe(cancel)
 
-    def result(self, *, raises_interrupt: bool = False) -> T:
+    def result(self, *, raises_interrupt: bool = False, while_waiting: Callable[[], object] | None = None) -> T:
         """
         Wait for the coroutine and return its result.
 
         The first interrupt cancels the coroutine, and its result is still returned, so that the record of a cancelled
         run is not lost. With *raises_interrupt* the interrupt is raised instead, after the coroutine's cleanup. A second
-        interrupt ends the wait.
+        interrupt ends the wait. *while_waiting* is called twice a second.
         """
         try:
-            return self._wait()
+            return self._wait(while_waiting)
         except KeyboardInterrupt:
             self.cancel()
             result = self._wait()
@@ -119,7 +121,7 @@ class ThreadTask(Generic[T]):
             future.exception()  # otherwise asyncio logs that the exception of a cancelled run was never retrieved
             raise
 
-    def _wait(self) -> T:
+    def _wait(self, while_waiting: Callable[[], object] | None = None) -> T:
         # on some platforms a wait without a timeout cannot be interrupted
         while True:
             try:
@@ -127,6 +129,8 @@ class ThreadTask(Generic[T]):
             except TimeoutError:
                 if self._outcome.done():
                     raise
+                if while_waiting is not None:
+                    while_waiting()
 
 
 def _copy_outcome(done: asyncio.Task[T], outcome: Future[T]) -> None:

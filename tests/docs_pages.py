@@ -42,6 +42,8 @@ DATABASE_URL = "postgresql://pdkernel@db.example.com/pdkernel"
 """The database on every page; the reader's database is on this machine."""
 NOTEBOOK = "greet.ipynb"
 """The notebook that the cells of a page belong to."""
+KILL_SERVER = 'kill -9 $(pgrep -f "pdkernel serve")'
+"""The command by which a page kills its server; the reader kills the server that it has started last."""
 OUTPUT_TIMEOUT_S = 60
 WITH_OUTPUT = ("cell", "python")
 """Kinds of blocks whose output is the `text` block below."""
@@ -252,6 +254,9 @@ class Reader:
     def _run_command(self, command: str, shown: str) -> str:
         if command.startswith("pdkernel serve"):
             return self._serve(command, shown)
+        if command == KILL_SERVER:  # the servers of other readers must not end
+            self._servers[-1].kill()
+            return ""
         given, piped, rest = command.rpartition(" | ")
         typed = _plain_words(given) if piped else []
         words = _plain_words(rest if typed[:1] == ["echo"] else command)
@@ -343,6 +348,11 @@ class _Server:
     def _has_failed(self) -> bool:
         """The server reports an error and will exit with a status."""
         return any(line.startswith("Error: ") for line in self._output.splitlines())
+
+    def kill(self) -> None:
+        """Kill the server with SIGKILL."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """End the server and wait for its end."""

@@ -1,7 +1,7 @@
 """
 `notebooks/02_languages_and_actions.ipynb`: its setup (accounts, a table, npm's actions, a Go build cache), and the results of its run.
 
-The notebook runs in a kernel. A startup file of IPython stores the execution of the cell `%pdrun` and the requests so far, so that one run serves the tests of the saved outputs and those of the requests.
+The notebook runs in a kernel. A startup file of IPython stores the execution of the cell `%pdrun --skip-waits` and the requests so far, so that one run serves the tests of the saved outputs and those of the requests.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Ran:
 
     Attributes:
         notebook: The notebook with the outputs of the run.
-        execution: The execution of the cell `%pdrun`.
+        execution: The execution of the cell `%pdrun --skip-waits`.
         received: The requests of all cells, by the name of the stand-in: `%pdrun` sends none again that a step's cell has sent.
         rows: The rows of the table.
         reports: The records of the data store.
@@ -119,13 +119,13 @@ def run(folder: Path, postgres: Postgres, go_cache: Path) -> Ran:
 
 
 def store_run(shell: Any) -> None:
-    """In the kernel: after the cell `%pdrun`, store its execution and the requests so far in `RESULT_FILE`."""
+    """In the kernel: after the cell `%pdrun --skip-waits`, store its execution and the requests so far in `RESULT_FILE`."""
 
     async def received(engine: WorkflowEngine) -> dict[str, list[ReceivedRequest]]:
         return {name: list(engine.gateway.stand_ins[name].received) for name in STAND_INS}
 
     def after_cell(result: Any) -> None:
-        if result.info.raw_cell == "%pdrun":
+        if result.info.raw_cell == "%pdrun --skip-waits":
             session = get_session(shell)
             Path(RESULT_FILE).write_bytes(pickle.dumps((session.last_execution, session.call_engine(received))))
 

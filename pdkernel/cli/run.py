@@ -93,8 +93,8 @@ class RunOptions(TypedDict):
     cloup.option(
         "--wait",
         is_flag=True,
-        help="Wait where the workflow pauses (delay, rerun; a suspend is cancelled at its end). "
-        "Without --wait and --skip-waits, the run ends as paused.",
+        help="Wait until each pause of the workflow has ended; another terminal can end it with `runs resume`. "
+        "Without --wait and --skip-waits, the command ends with status 4 and the run stays paused.",
     ),
     cloup.option("--skip-waits", is_flag=True, help="Continue at once where the workflow pauses."),
     cloup.option(
@@ -168,7 +168,7 @@ async def _run_all(
     async with open_engine(state) as engine:
         runs = []
         for request in requests:
-            with watch_run(state, is_shown=not as_json) as watcher:
+            with watch_run(state, is_shown=not as_json, is_waiting=options["wait"]) as watcher:
                 runs.append((request, await engine.run(request, watcher)))
             if runs[-1][1].status == "cancelled":
                 break

@@ -18,7 +18,7 @@ from pdkernel.cli.terminal import color_statuses, is_interactive
 if TYPE_CHECKING:
     from pdkernel.engine.run_request import RunWatcher
     from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.execution import Execution
+    from pdkernel.execution import Execution, RunPause
     from pdkernel.model import Workflow
 
 
@@ -35,22 +35,24 @@ async def open_engine(state: CliContext) -> AsyncIterator[WorkflowEngine]:
 
 
 @contextmanager
-def watch_run(state: CliContext, *, is_shown: bool) -> Iterator[RunWatcher]:
-    """A watcher that prints the progress of a run."""
+def watch_run(state: CliContext, *, is_shown: bool, is_waiting: bool = False) -> Iterator[RunWatcher]:
+    """A watcher that prints the progress of a run, and its pauses if the command waits for their ends."""
     from pdkernel.engine.run_request import RunWatcher
 
-    with _Progress(state, is_shown=is_shown) as progress:
+    with _Progress(state, is_shown=is_shown, is_waiting=is_waiting) as progress:
         yield RunWatcher(on_progress=progress.print_line, on_change=progress.update)
 
 
 class _Progress:
     """Progress: a line that names the running step on a terminal, and lasting lines for installed packages."""
 
-    def __init__(self, state: CliContext, *, is_shown: bool) -> None:
+    def __init__(self, state: CliContext, *, is_shown: bool, is_waiting: bool) -> None:
         self._state = state
+        self._is_waiting = is_waiting
         self._on = is_shown and not state.quiet and is_interactive(sys.stderr)
         self._shown = ""
         self._ended: set[str] = set()
+        self._pause: RunPause | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +66,12 @@ class _Progress:
         self._state.print_note(text)
 
     def update(self, execution: Execution) -> None:
-        """Show the name of the running step; with `--verbose`, print each step that has ended."""
+        """Show the name of the running step; print a pause and, with `--verbose`, each step that has ended."""
+        if self._is_waiting and execution.pause not in (None, self._pause):
+            from pdkernel.render.runs import explain_status
+
+            self._pause = execution.pause
+            self.print_line(explain_status(execution) or "")
         for step in execution.steps:
             if step.duration_ms is not None and step.name not in self._ended:
                 self._ended.add(step.name)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -21,6 +22,7 @@ import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
 from pdkernel.cli.terminal import is_interactive
+from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
     from pdkernel.server.app_context import ServedWorkflow, ServeSettings
     from pdkernel.server.passthrough import PipedreamPassthrough
+    from pdkernel.server.processes import ProcessMembership
     from pdkernel.server.source_workflows import SourceWorkflows
 
 ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -45,6 +48,7 @@ class ServeOptions(TypedDict):
     public_url: str | None
     proxies: tuple[str, ...]
     max_active_runs: int
+    server_processes: int
     egress: str | None
     via: str | None
     user_cap: int | None
@@ -89,7 +93,15 @@ class ServeOptions(TypedDict):
     metavar="N",
     default=8,
     show_default=True,
-    help="Runs that execute at once.",
+    help="Runs that execute at once in each server process.",
+)
+@cloup.option(
+    "--server-processes",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Processes that serve the project; more than 1 need a project on Postgres.",
 )
 @cloup.option(
     "--egress", metavar="MODE", help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ..."
@@ -106,7 +118,7 @@ class ServeOptions(TypedDict):
     metavar="N",
     help="Maximum number of external users in development (platform: 10).",
 )
-@cloup.option("--rate-limits", is_flag=True, help="Return 429 where the platform would.")
+@cloup.option("--rate-limits", is_flag=True, help="Return 429 where the platform would; each process counts.")
 @json_option
 def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options: Unpack[ServeOptions]) -> int:
     """
@@ -116,51 +128,104 @@ def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options
     """
     from pdkernel.server.uvicorn_server import new_event_loop
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(state, sources, options, as_json=as_json))
+    site = _prepare(state, sources, options)
+    try:
+        membership = None
+        if options["server_processes"] > 1:
+            started = _start_processes(state, site, options, as_json=as_json)
+            if isinstance(started, int):
+                return started
+            membership = started
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_answer_requests(state, site, options, membership, as_json=as_json))
+    finally:
+        site.listening.close()
     return 0
 
 
-async def _serve(state: CliContext, paths: tuple[Path, ...], options: ServeOptions, *, as_json: bool) -> None:
+@dataclass(frozen=True)
+class _Site:
+    """
+    What is served, before the first request.
+
+    Attributes:
+        listening: The listening socket.
+        url: The base of the URLs that callers use.
+        workflows: The workflows.
+        served: The workflows at the start.
+        notes: Lines that are printed at the start.
+        tls: The TLS context, or None.
+        pipedream: The passthrough to Pipedream, or None without a login.
+    """
+
+    listening: socket.socket
+    url: str
+    workflows: SourceWorkflows
+    served: Sequence[ServedWorkflow]
+    notes: Sequence[str]
+    tls: SSLContext | None
+    pipedream: PipedreamPassthrough | None
+
+
+def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) -> _Site:
+    """Load and check what is served, and listen."""
     from pdkernel.server.host_names import parse_public_url
     from pdkernel.server.uvicorn_server import listen, local_url
 
+    project = state.open_project()
+    if options["server_processes"] > 1 and project.sqlite_path is not None:
+        raise RequestError(
+            "Several server processes need a project on Postgres: on SQLite, one process serves a project, because SQLite "
+            "lets one process write at a time.",
+            fix="Name a database with --database postgresql://..., or omit --server-processes.",
+        )
     public = parse_public_url(options["public_url"]) if options["public_url"] else None
-    pipedream = _passthrough(state.open_project())
+    pipedream = _passthrough(project)
     workflows, warnings = _load_workflows(state, paths, options["host"], public, pipedream)
     served = workflows.list_workflows()
     listening = listen(options["host"], options["port"])
     try:
         local = local_url(listening, options["host"], tls=options["tls"])
         url = public or local
-        context, notes = None, [f"Listening at {local}"] if public else []
+        tls, notes = None, [f"Listening at {local}"] if public else []
         if options["tls"]:
-            context, notes = _build_tls(state.open_project(), options["host"], url)
+            tls, notes = _build_tls(project, options["host"], url)
         if pipedream is not None:
             login = pipedream.login
             notes.append(f"Requests to Connect's routes go to {login.base_url}, project {login.project_id}")
-
-        triggers = await asyncio.to_thread(_describe_triggers, state.open_project(), served, url)
-
-        def announce() -> None:
-            if as_json:
-                _print_line(_startup_json(state.open_project(), state.open_directory().project_id, url, served))
-            _print_startup(url, served, [*notes, *warnings, *triggers], as_json=as_json)
-
-        await _answer_requests(
-            state,
-            options,
-            workflows,
-            pipedream,
-            listening,
-            url=url,
-            tls=context,
-            on_ready=announce,
-            # a log must not get a code
-            print_login_code=partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None,
-        )
-    finally:
+        notes += [*warnings, *_describe_triggers(project, served, url)]
+    except BaseException:
         listening.close()
+        raise
+    return _Site(listening, url, workflows, served, notes, tls, pipedream)
+
+
+def _announce(state: CliContext, site: _Site, *, as_json: bool) -> None:
+    """Print that requests are answered, and the first code of the console."""
+    from pdkernel.server.console.sessions import ConsoleSessions
+
+    project = state.open_project()
+    if as_json:
+        _print_line(_startup_json(project, state.open_directory().project_id, site.url, site.served))
+    _print_startup(site.url, site.served, site.notes, as_json=as_json)
+    ConsoleSessions(project, print_code=_code_printer(site.url, as_json=as_json)).print_new_code()
+
+
+def _start_processes(
+    state: CliContext, site: _Site, options: ServeOptions, *, as_json: bool
+) -> ProcessMembership | int:
+    """Start the server processes. Returns as `ServerProcesses.run`."""
+    from pdkernel.server.processes import ServerProcesses
+
+    project = state.open_project()
+
+    def announce() -> None:
+        _announce(state, site, as_json=as_json)
+        project.disconnect()
+
+    project.disconnect()  # a process cannot use the connections of another; each opens its own
+    count = options["server_processes"]
+    return ServerProcesses(count, site.listening, on_ready=announce, write_line=_write_line).run()
 
 
 def _load_workflows(
@@ -219,51 +284,50 @@ def _build_tls(project: Project, host: str, url: str) -> tuple[SSLContext, list[
 
 
 async def _answer_requests(
-    state: CliContext,
-    options: ServeOptions,
-    workflows: SourceWorkflows,
-    pipedream: PipedreamPassthrough | None,
-    listening: socket.socket,
-    *,
-    url: str,
-    tls: SSLContext | None,
-    on_ready: Callable[[], None],
-    print_login_code: Callable[[str], None] | None,
+    state: CliContext, site: _Site, options: ServeOptions, membership: ProcessMembership | None, *, as_json: bool
 ) -> None:
-    """Answer requests on *listening* until a signal ends the server."""
+    """Answer requests until a signal ends the server."""
+    from pdkernel.engine.journal import mark_dead
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.server import AppContext, create_app
-    from pdkernel.server.app_state import get_state
     from pdkernel.server.uvicorn_server import Server, serve_until_signalled, silence_uvicorn_logs
 
     project, directory = state.open_project(), state.open_directory()
-    settings = _settings(options, url)
+    if membership is not None and membership.predecessor is not None:
+        await asyncio.to_thread(mark_dead, project, membership.predecessor)
     engine = await WorkflowEngine.start(project, directory, max_active_runs=options["max_active_runs"], origin="serve")
     try:
         app_context = AppContext(
             project=project,
             directory=directory,
             engine=engine,
-            workflows=workflows,
-            settings=settings,
+            workflows=site.workflows,
+            settings=_settings(options, site.url),
             clock=project.clock,
             ids=project.ids,
             write_line=_write_line,
-            passthrough=pipedream,
-            print_login_code=print_login_code,
+            passthrough=site.pipedream,
+            print_login_code=_code_printer(site.url, as_json=as_json),
         )
-        app = create_app(app_context)
 
-        def start_console() -> None:
-            on_ready()
-            get_state(app).console.print_new_code()
+        def report_ready() -> None:
+            if membership is None:
+                _announce(state, site, as_json=as_json)
+            else:
+                membership.report_ready(engine.journal.executor_id)
 
         silence_uvicorn_logs()
-        await serve_until_signalled(Server(app, tls=tls, on_ready=start_console), listening)
+        server = Server(
+            create_app(app_context),
+            tls=site.tls,
+            on_ready=report_ready,
+            share=None if membership is None else membership.share,
+        )
+        await serve_until_signalled(server, site.listening, None if membership is None else membership.parent)
     finally:
         await engine.close()
-        if pipedream is not None:
-            await pipedream.close()
+        if site.pipedream is not None:
+            await site.pipedream.close()
 
 
 def _passthrough(project: Project) -> PipedreamPassthrough | None:
@@ -300,11 +364,10 @@ def _host_names(*names: str) -> list[str]:
 
 
 def _startup_json(project: Project, project_id: str, url: str, served: Sequence[ServedWorkflow]) -> dict[str, Any]:
-    file = project.sqlite_path
     return {
         "url": url,
         "project_id": project_id,
-        "database": f"sqlite:///{file}" if file else project.sqlalchemy_engine.url.render_as_string(hide_password=True),
+        "database": project.location,
         "workflows": [
             {
                 "name": each.source.workflow.name,
@@ -315,6 +378,11 @@ def _startup_json(project: Project, project_id: str, url: str, served: Sequence[
             for each in served
         ],
     }
+
+
+def _code_printer(url: str, *, as_json: bool) -> Callable[[str], None] | None:
+    """Prints a login code on the terminal of a person; None without one, because a log must not get a code."""
+    return partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None
 
 
 def _print_login_code(url: str, code: str) -> None:
@@ -337,7 +405,7 @@ def _workflow_url(served: ServedWorkflow, url: str) -> str:
     return f"{url}/{served.endpoint_key}" if has_http_trigger else "no endpoint"
 
 
-def _print_startup(url: str, served: Sequence[ServedWorkflow], more: list[str], *, as_json: bool) -> None:
+def _print_startup(url: str, served: Sequence[ServedWorkflow], more: Sequence[str], *, as_json: bool) -> None:
     lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
     if not as_json:
         width = max((len(each.source.workflow.name) for each in served), default=0)

@@ -3,12 +3,12 @@ Marks calls of steps to the URLs of their own server.
 
 The gateway adds a secret header to such a call, and the server removes the header before anything else reads the request.
 So the server knows that a step made the call, although a reverse proxy or another program may call from the same address.
+All server processes of a project use the same secret: the call of a step may be answered by another process.
 """
 
 from __future__ import annotations
 
 import hmac
-import secrets
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -29,10 +29,11 @@ class OwnServer:
     def __init__(self) -> None:
         self.local_port: int | None = None
         self._origin: tuple[str, str, int] | None = None
-        self._secret = secrets.token_urlsafe(32).encode()
+        self._secret: bytes | None = None
 
-    def announce(self, base_url: str) -> None:
-        """Set the base URL of the server. A call by plain HTTP to another machine is not marked."""
+    def announce(self, base_url: str, secret: bytes) -> None:
+        """Set the base URL of the server, and the project's secret. A call by plain HTTP to another machine is not marked."""
+        self._secret = secret
         parts = urlsplit(base_url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
         self.local_port = port if is_loopback(host) and parts.scheme == "http" else None
@@ -42,13 +43,16 @@ class OwnServer:
     def mark(self, request: Request, headers: Headers) -> Headers:
         """Return *headers* with the mark if *request* goes to the server; a mark that the step wrote is removed."""
         others = [(name, value) for name, value in headers if name.lower() != CALLER_HEADER]
-        return [*others, (CALLER_HEADER, self._secret)] if self._is_own(request) else others
+        if self._secret is None or not self._is_own(request):
+            return others
+        return [*others, (CALLER_HEADER, self._secret)]
 
     def take_mark(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Return the headers of a received request without its mark, and whether it had the right one."""
         given = [value for name, value in headers if name == CALLER_HEADER]
         others = [(name, value) for name, value in headers if name != CALLER_HEADER]
-        return others, len(given) == 1 and hmac.compare_digest(given[0], self._secret)
+        has_mark = self._secret is not None and len(given) == 1 and hmac.compare_digest(given[0], self._secret)
+        return others, has_mark
 
     def _is_own(self, request: Request) -> bool:
         if self._origin is None or (request.scheme, request.port) != (self._origin[0], self._origin[2]):

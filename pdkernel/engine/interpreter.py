@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,7 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.deliveries import NOTIFICATION_STEP, SendDelivery, build_notification, may_retry, retry_delay_s
-from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.journal import Claim, OutboxRow, RunJournal, UnrecordedRuns
+from pdkernel.engine.journal import Claim, ClaimedRun, OutboxRow, RunJournal, UnrecordedRuns
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.mail import MailSettings
 from pdkernel.engine.outbound_calls import build_call_binding
@@ -49,7 +48,7 @@ from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.errors import InternalError, PdkernelError
-from pdkernel.execution import UNFINISHED_STATUSES, Delivery, Execution, Status
+from pdkernel.execution import Delivery, Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
@@ -77,6 +76,8 @@ class Interpreter:
         file_store: The folder of the project's file store, or None.
         mail: Returns the settings for each `$.send.email`; None only shows the message.
         error_notification: Returns the URL or e-mail address that is told of failed served runs, or None.
+        claim_after_pause: Waits until the run with that id has ended, or goes on after its pause; returns it if this process
+            must continue it, else None. None for an interpreter whose runs do not pause.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Interpreter:
         file_store: Path | None = None,
         mail: Callable[[], MailSettings | None] = lambda: None,
         error_notification: Callable[[], str | None] = lambda: None,
+        claim_after_pause: Callable[[str], Awaitable[ClaimedRun | None]] | None = None,
     ) -> None:
         self._directory = directory
         self._workers = workers
@@ -110,11 +112,10 @@ class Interpreter:
         self._files = file_store
         self._mail = mail
         self._error_notification = error_notification
+        self._claim_after_pause = claim_after_pause
         self._checks = PreflightChecks()
         executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._run_child)
-        self._scheduler = StepScheduler(
-            executor, clock, reopen_workers=lambda run: self._open(run.request, run.worker_setup)
-        )
+        self._scheduler = StepScheduler(executor, clock)
 
     async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
         """
@@ -192,7 +193,7 @@ class Interpreter:
         except PdkernelError as refusal:
             record.record_refusal(refusal)
         except asyncio.CancelledError:
-            _acknowledge_cancellation()
+            acknowledge_cancellation()
             if record.is_handed_over:
                 await asyncio.to_thread(remove_tree, scratch)
                 return await record.hand_over(), exports
@@ -234,20 +235,23 @@ class Interpreter:
     ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
         """Run a workflow that a step triggers; a child that an interrupted attempt of the step has started is not repeated."""
         assert request.run_ids is not None, "a child has its parent's ids"
-        run_id = request.run_ids[0]
+        run_id, watcher = request.run_ids[0], RunWatcher(hands_over=hands_over)
         if not may_exist or await self._journal.load_run(run_id) is None:
-            execution, exports = await self._execute(request, RunWatcher(hands_over=hands_over))
-            if execution.status != "paused" or request.pause_mode != "park" or self._vault is None:
+            execution, exports = await self._execute(request, watcher)
+            if execution.status != "paused":
                 return execution, exports
-        while True:
-            found = await self._journal.load_run(run_id)
-            if found is None or self._vault is None:
-                raise InternalError(f"The record of the run {run_id} is gone.")
-            execution, claimed = found
-            if execution.status not in UNFINISHED_STATUSES:
-                steps = restore_run(claimed, self._vault).steps
-                return execution, {step.result.name: step.exports for step in steps.values()}
-            await asyncio.sleep(POLL_INTERVAL_S)
+        assert self._claim_after_pause is not None, "a run that is not recorded does not pause"
+        assert self._vault is not None, "a recorded run has a key"
+        while (claimed := await self._claim_after_pause(run_id)) is not None:
+            state = restore_run(claimed, self._vault)
+            execution, exports = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
+            if execution.status != "paused":
+                return execution, exports
+        found = await self._journal.load_run(run_id)
+        if found is None:
+            raise InternalError(f"The record of the run {run_id} is gone.")
+        steps = restore_run(found[1], self._vault).steps
+        return found[0], {step.result.name: step.exports for step in steps.values()}
 
     async def _prepare(
         self,
@@ -382,13 +386,13 @@ class Interpreter:
         except asyncio.CancelledError:
             if run.record.is_handed_over:
                 raise
-            _acknowledge_cancellation()
+            acknowledge_cancellation()
             status = "cancelled"
         run.record.skip_remaining()
         return status
 
 
-def _acknowledge_cancellation() -> None:
+def acknowledge_cancellation() -> None:
     """Clear the task's cancellation: the run returns a record instead of raising."""
     task = asyncio.current_task()
     if task is not None:

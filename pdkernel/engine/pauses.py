@@ -1,7 +1,7 @@
 """
 Decides what to do about a pause that a step requested: `$.flow.delay`, `suspend` or `rerun`.
 
-Without a server there are three modes: wait for the end of the pause, go on at once, or end the run as `paused`.
+A run goes on at once, or is recorded as paused. A paused run is continued by a server, or by `WorkflowEngine.continue_after_pause`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pdkernel.model import JSON, Workflow
 from pdkernel.workers import Pause
 
 PauseMode = Literal["wait", "skip", "park"]
-"""`wait` waits for the end of the pause, `skip` goes on at once, `park` ends the run as paused."""
+"""`park` records the pause and leaves the run, `wait` continues the run at the end of the pause, `skip` goes on at once."""
 
 MAX_PAUSE_MS = 366 * 24 * 60 * 60 * 1000
 """The platform's longest delay is a year (its documentation of Delay)."""
@@ -50,33 +50,32 @@ class PauseDecision:
     The decision about a pause.
 
     Attributes:
-        action: Go on to the next step, run the step again, end the run as paused, or cancel the run after the delay.
-        delay_s: Seconds to wait first.
+        action: Go on to the next step, run the step again, or record the run as paused.
+        delay_s: The length of the pause in seconds.
         message: A sentence for the step's log.
     """
 
-    action: Literal["go_on", "again", "park", "cancel"]
+    action: Literal["go_on", "again", "park"]
     delay_s: float
     message: str
 
 
 def decide_pause(
-    pause: Pause, mode: PauseMode, *, run_number: int, dollar_name: str = "$", is_served: bool = False
+    pause: Pause, mode: PauseMode, *, run_number: int, dollar_name: str = "$", hint: str = ""
 ) -> PauseDecision:
     """
     Decide what to do about *pause* after the step has run *run_number* times.
 
     A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it was resumed without data.
-    If the run waits for a `suspend`, the run is cancelled at the end of the pause: only a server can resume it.
 
     Args:
         pause: The requested pause.
         mode: How pauses are treated.
         run_number: The number of the attempt that requested the pause.
         dollar_name: The name of `$` in the step's language, for the message.
-        is_served: Whether a server continues the run, for the message.
+        hint: What to do about a paused run, for the message.
     """
-    # parity[pauses]: a builder test on the platform does not pause; a deployed run does, and a server resumes it
+    # parity[pauses]: whether a builder test on the platform pauses is not documented; a deployed run does
     again = pause.kind == "rerun" and run_number <= pause.most
     if pause.kind == "rerun" and not again:
         return PauseDecision(
@@ -87,17 +86,9 @@ def decide_pause(
     if mode == "skip":
         return PauseDecision("again" if again else "go_on", 0, f"{what}: skipped.")
     if mode == "park":
-        return PauseDecision(
-            "park",
-            seconds,
-            f"{what}: the run is paused."
-            if is_served
-            else f"{what}: the run is paused. To wait for the end of the pause, pass --wait; to skip the pause, pass "
-            "--skip-waits.",
-        )
-    if pause.kind == "suspend":
-        return PauseDecision("cancel", seconds, f"{what}: the run is cancelled after this time, unless it is resumed.")
-    return PauseDecision("again" if again else "go_on", seconds, f"{what}: the run waits.")
+        return PauseDecision("park", seconds, f"{what}: the run is paused.{hint}")
+    ends = "is cancelled after this time, unless it is resumed" if pause.kind == "suspend" else "waits"
+    return PauseDecision("park", seconds, f"{what}: the run {ends}.")
 
 
 FLOW_URL_PATH = "/-/{verb}/{run_id}/{path}/{number}"

@@ -197,12 +197,6 @@ class RunRecord(GrowingExecution):
         """Store the response of a step; only the first response before a pause counts. An immediate response is sent at once."""
         self._response.set(response)
 
-    def set_status(self, status: Status) -> None:
-        """Set the status of the run, which goes on."""
-        self._update_fields(status=status)
-        self.publish()
-        self._notify_paused()
-
     def park(
         self,
         result: StepResult,

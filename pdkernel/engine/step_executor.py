@@ -23,6 +23,7 @@ from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explai
 from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause
 from pdkernel.engine.props import add_option_labels, evaluate_props, warn_undeclared_props
 from pdkernel.engine.run_context import build_step_context
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepAction
 from pdkernel.engine.workflow_trigger import ChildIds, WorkflowRunner, WorkflowTriggerService
@@ -30,7 +31,7 @@ from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTi
 from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import DataStoreTable
-from pdkernel.workers import StepCall, StepConfigurationError, StepOutcome, StepRecorder
+from pdkernel.workers import Pause, StepCall, StepConfigurationError, StepOutcome, StepRecorder
 
 
 class Service(Protocol):
@@ -244,7 +245,7 @@ def _add_warnings(
                 run.request.pause_mode,
                 run_number=rerun_state.run_number,
                 dollar_name=step.dollar_name,
-                is_served=run.request.is_served,
+                hint=_pause_hint(run.request, outcome.pause_request),
             ).message
         )
     if outcome.has_exited and outcome.exit_reason and outcome.error is None:
@@ -254,6 +255,16 @@ def _add_warnings(
             "The response is not sent: the trigger sends its own response (response: default). "
             "Write `response: custom` in %%pdworkflow."
         )
+
+
+def _pause_hint(request: RunRequest, pause: Pause) -> str:
+    """What to do about a paused run, unless its process continues the run or the output shows what to do."""
+    if request.interface == "notebook":
+        is_unreachable = pause.kind == "suspend" and request.base_url is None
+        return " Its resume_url works if the draft is served before the run: %pdserve" if is_unreachable else ""
+    if request.is_served:
+        return ""
+    return " To wait for the end of the pause, pass --wait; to skip the pause, pass --skip-waits."
 
 
 def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome) -> StepOutcome:

@@ -6,7 +6,6 @@ Handles each step of a run: skipped, pinned, or executed with its reruns and pau
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -14,13 +13,13 @@ from msgspec.structs import replace
 from pdkernel.clock import Clock, format_iso
 from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import WaitKey
-from pdkernel.engine.pauses import PauseDecision, RerunState, build_flow_urls, decide_pause, retry_delay_s
+from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause, retry_delay_s
 from pdkernel.engine.restored_run import RESUME_DATA, RestoredPause, RestoredRun
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.execution import Status, StepResult
 from pdkernel.model import Step
-from pdkernel.workers import RunWorkers, StepOutcome
+from pdkernel.workers import StepOutcome
 
 
 class StepScheduler:
@@ -29,16 +28,12 @@ class StepScheduler:
 
     Args:
         executor: Runs one attempt at a step.
-        clock: For pauses.
-        reopen_workers: Returns new workers for a run after a pause; waits for a free slot.
+        clock: For the ends of pauses.
     """
 
-    def __init__(
-        self, executor: StepExecutor, clock: Clock, *, reopen_workers: Callable[[RunState], Awaitable[RunWorkers]]
-    ) -> None:
+    def __init__(self, executor: StepExecutor, clock: Clock) -> None:
         self._executor = executor
         self._clock = clock
-        self._reopen_workers = reopen_workers
 
     async def run(self, run: RunState, step: Step, state: RestoredRun) -> Status | None:
         """Handle *step*, unless *state* has its record; return a status if the run ends with it, else None."""
@@ -98,8 +93,6 @@ class StepScheduler:
             decision = decide_pause(pause, run.request.pause_mode, run_number=rerun_state.run_number) if pause else None
             if pause is None or decision is None or decision.action == "go_on":
                 run.record.record_step(result, outcome, number=rerun_state.run_number, ends_run=outcome.has_exited)
-                if decision is not None:
-                    await self._wait(run, decision)
                 return "exited" if outcome.has_exited else None
             if decision.action == "park":
                 wake_at = self._clock.now().timestamp() + decision.delay_s
@@ -109,10 +102,6 @@ class StepScheduler:
                 )
                 return "paused"
             run.record.notify(result)
-            await self._wait(run, decision)
-            if decision.action == "cancel":
-                run.record.record_step(result, outcome)
-                return "cancelled"
             rerun_state = RerunState(rerun_state.run_number + 1, pause.context, result)
 
     def _park_for_retry(
@@ -120,8 +109,8 @@ class StepScheduler:
     ) -> bool:
         """Pause the run before a retry of the failed step; return False if the run fails."""
         error = outcome.error if outcome is not None else None
-        if error is None or run.request.pause_mode != "park":
-            return False
+        if error is None or run.request.pause_mode != "park" or run.request.interface == "notebook":
+            return False  # a person who tests a step sees its error at once
         delay_s = retry_delay_s(run.request.workflow, error, state)
         if delay_s is None:
             return False
@@ -148,12 +137,3 @@ class StepScheduler:
             retries=state.retries + 1,
         )
         return True
-
-    async def _wait(self, run: RunState, decision: PauseDecision) -> None:
-        if decision.delay_s <= 0:
-            return
-        run.record.set_status("paused")
-        await run.workers.release()  # a paused run must not occupy a slot
-        await self._clock.sleep(decision.delay_s)
-        run.workers = await self._reopen_workers(run)
-        run.record.set_status("resumed")

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.event_sources import SourceRunner
-from pdkernel.engine.interpreter import Interpreter
+from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
 from pdkernel.engine.journal import (
     ClaimedRun,
     Journal,
@@ -40,8 +41,8 @@ from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_r
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
-from pdkernel.errors import PdkernelError
-from pdkernel.execution import ErrorRecord, Execution
+from pdkernel.errors import InternalError, PdkernelError
+from pdkernel.execution import UNFINISHED_STATUSES, ErrorRecord, Execution
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.project import Project
@@ -58,7 +59,7 @@ class WorkflowEngine:
     Runs workflows. Create an engine with `start`, inside a running event loop.
 
     Attributes:
-        origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
+        origin: What this process is: `serve`, `notebook`, `draft ID` (the server of a notebook), `terminal` or `python`.
         journal: The journal.
         ids: The source of run ids.
         gateway: The gateway for outbound calls.
@@ -83,6 +84,7 @@ class WorkflowEngine:
         self.origin = origin
         self.journal = journal
         self._project = project
+        self._clock = clock
         self.ids = ids
         self.gateway = gateway
         self.catalog = Catalog.for_project(project, environ=environ)
@@ -105,6 +107,7 @@ class WorkflowEngine:
             file_store=project.folder / "files",
             mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
             error_notification=lambda: _as_text(project.settings.get("error_notification")),
+            claim_after_pause=self._claim_after_pause,
         )
         self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog, scratch=self._scratch)
         self.source_runner = SourceRunner(
@@ -146,7 +149,7 @@ class WorkflowEngine:
             environ: Environment variables for package installers; `os.environ` by default.
             packages: Packages of another project, or None for the project's own.
             python_executable: An interpreter with packages for all Python steps; None for an environment per workflow.
-            origin: What this process is: `serve`, `notebook`, `terminal` or `python`.
+            origin: As the attribute.
         """
         journal = open_journal(project, clock=clock, ids=ids, origin=origin)
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
@@ -178,12 +181,89 @@ class WorkflowEngine:
         return self.origin == "serve"
 
     async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
-        """Run *request* and return its record; see `Interpreter.run`. Another process may cancel the run."""
+        """
+        Run *request* and return its record; see `Interpreter.run`. Another process may cancel the run.
+
+        With the pause mode `wait`, the record is that of the run's end; else it may be that of a pause.
+        """
         if request.run_ids is None:
             request = replace(request, run_ids=new_run_ids(self.ids))
         assert request.run_ids is not None
-        async with self._cancellable(request.run_ids[0]):
-            return await self._read_cancelled(await self._interpreter.run(request, watcher))
+        run_id = request.run_ids[0]
+        async with self._cancellable(run_id):
+            execution = await self._read_cancelled(await self._interpreter.run(request, watcher))
+        while execution.status == "paused" and request.pause_mode == "wait":
+            execution = await self.continue_after_pause(run_id, watcher, request=request)
+        return execution
+
+    async def continue_after_pause(
+        self,
+        run_id: str,
+        watcher: RunWatcher = UNWATCHED,
+        *,
+        request: RunRequest | None = None,
+        is_ending: Callable[[], bool] = lambda: False,
+    ) -> Execution:
+        """
+        Wait for the end of a run's pause, continue the run, and return its record at its next pause or its end.
+
+        If another process continues the run, wait for the run's end there. If the task is cancelled, so is the run.
+
+        Args:
+            run_id: The id of the run.
+            watcher: Who watches the run.
+            request: The request of a run of this process, with what the journal does not store; None reads the journal.
+            is_ending: Returns whether this process ends, so that a cancelled wait leaves the run paused.
+        """
+        claimed = None
+        try:
+            claimed = await self._claim_after_pause(run_id, watcher)
+        except asyncio.CancelledError:
+            if is_ending():
+                raise
+            acknowledge_cancellation()
+            await self.journal.cancel(run_id)
+        if claimed is None:
+            return await self._recorded(run_id)
+        return await self.continue_run(claimed, watcher, request=request)
+
+    async def _claim_after_pause(self, run_id: str, watcher: RunWatcher = UNWATCHED) -> ClaimedRun | None:
+        """As `claim_after_pause` of `Interpreter`. The dispatcher of a server claims all its runs."""
+        published: Execution | None = None
+        while True:
+            execution = await self.journal.get_execution(run_id)
+            if execution is None or execution.status not in UNFINISHED_STATUSES:
+                return None
+            if watcher.on_change is not None and execution.status != "paused" and execution != published:
+                published = execution
+                watcher.on_change(execution)
+            pause = execution.pause
+            seconds = None
+            if not self.continues_runs and execution.status == "resumed":
+                if (claimed := await self.journal.claim(run_id)) is not None:
+                    return claimed
+            elif not self.continues_runs and pause is not None and pause.until is not None:
+                seconds = (datetime.fromisoformat(pause.until) - self._clock.now()).total_seconds()
+                if seconds <= 0 and await self.journal.wake_due():
+                    continue
+            await self._sleep_or_poll(seconds)
+
+    async def _sleep_or_poll(self, seconds: float | None) -> None:
+        """Sleep for *seconds* on the clock, but not longer than until the journal is read again."""
+        waits = [asyncio.ensure_future(asyncio.sleep(POLL_INTERVAL_S))]
+        if seconds is not None:  # the end in the record is rounded to milliseconds
+            waits.append(asyncio.ensure_future(self._clock.sleep(max(seconds, 0.001))))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _recorded(self, run_id: str) -> Execution:
+        execution = await self.journal.get_execution(run_id)
+        if execution is None:
+            raise InternalError(f"The record of the run {run_id} is gone.")
+        return execution
 
     def restore_request(self, claimed: ClaimedRun) -> RunRequest:
         """
@@ -228,7 +308,12 @@ class WorkflowEngine:
         return await self.journal.resolve_wait(key, "resumed" if verb == "resume" else "cancelled", sealed)
 
     async def continue_run(
-        self, claimed: ClaimedRun, watcher: RunWatcher = UNWATCHED, *, policy: OutboundPolicy | None = None
+        self,
+        claimed: ClaimedRun,
+        watcher: RunWatcher = UNWATCHED,
+        *,
+        policy: OutboundPolicy | None = None,
+        request: RunRequest | None = None,
     ) -> Execution:
         """
         Continue a claimed run and return its record. A run that cannot be continued ends with the reason.
@@ -237,17 +322,17 @@ class WorkflowEngine:
             claimed: The run.
             watcher: Who watches the run.
             policy: The policy of this process: it replaces the run's own, unless this one is `live` or the other `deny`.
+            request: The request of a run of this process; None reads the journal.
         """
         try:
-            restore = partial(asyncio.to_thread, self.restore_request, claimed)
-            request = await retry_unreachable(restore, self.journal.clock, self._check_lease)
+            if request is None:
+                restore = partial(asyncio.to_thread, self.restore_request, claimed)
+                request = await retry_unreachable(restore, self.journal.clock, self._check_lease)
             state = self.restore_state(claimed)
         except PdkernelError as fault:
             error = ErrorRecord(fault.code, type(fault).__name__, str(fault))
             await self.journal.finish(claimed.claim, "error", encode_output(error=error))
-            execution = await self.journal.get_execution(claimed.claim.run_id)
-            assert execution is not None, "a claimed run has a record"
-            return execution
+            return await self._recorded(claimed.claim.run_id)
         if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
             request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
         async with self._cancellable(claimed.claim.run_id):

@@ -7,22 +7,27 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
 
+from pdkernel.clock import Clock
 from pdkernel.errors import PdkernelError
 from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
-    from pdkernel.execution import ErrorRecord, Execution
+    from pdkernel.execution import ErrorRecord, Execution, RunPause
     from pdkernel.session import Session
+    from pdkernel.widgets import PauseButtons
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+MAX_WAIT_S = 60
+"""Seconds of a delay for which a cell waits. After a longer pause, or a suspend, its run goes on in the background."""
 REFRESH_S = 0.1
 """Seconds between two drawings of a live timeline."""
 
@@ -89,6 +94,9 @@ class LiveTimeline:
         session: The session of the run.
         only: Names of the steps to show, or None for all.
         has_own_event: As for `render_timeline`.
+
+    Attributes:
+        latest: The latest state of the run, or None.
     """
 
     def __init__(self, session: Session, *, only: Collection[str] | None = None, has_own_event: bool = False) -> None:
@@ -98,7 +106,7 @@ class LiveTimeline:
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
         self._drawn = time.monotonic()  # a step shorter than `REFRESH_S` is drawn once, at its end
-        self._latest: Execution | None = None
+        self.latest: Execution | None = None
         self._due = False
         self._finished = False
         self._view: RichOutput | None = None
@@ -106,7 +114,7 @@ class LiveTimeline:
     def update(self, execution: Execution) -> None:
         """Draw *execution*, at most once per `REFRESH_S`; from any thread."""
         with self._lock:
-            self._latest = execution
+            self.latest = execution
             if self._finished or self._due:
                 return
             wait = self._drawn + REFRESH_S - time.monotonic()
@@ -118,10 +126,10 @@ class LiveTimeline:
             self._draw_latest()
 
     def finish(self, execution: Execution) -> None:
-        """Draw the finished *execution*."""
+        """Draw the finished or paused *execution*."""
         with self._lock:
-            self._finished = True
-            self._latest = execution
+            self._finished = execution.status != "paused"
+            self.latest = execution
             self._draw_latest()
 
     def redraw(self) -> None:
@@ -136,11 +144,11 @@ class LiveTimeline:
                 self._draw_latest()
 
     def _draw_latest(self) -> None:
-        if self._latest is not None:
+        if self.latest is not None:
             from pdkernel.session import render_timeline
 
             self._drawn = time.monotonic()
-            view = render_timeline(self._session, self._latest, only=self._only, has_own_event=self._has_own_event)
+            view = render_timeline(self._session, self.latest, only=self._only, has_own_event=self._has_own_event)
             self._draw(view)
 
     def _draw(self, view: RichOutput) -> None:
@@ -151,6 +159,80 @@ class LiveTimeline:
             self._handle = display(view, display_id=True)
         elif self._handle is not None:
             self._handle.update(view)
+
+
+def wait_for_pauses(shell: Any, session: Session, timeline: LiveTimeline, execution: Execution) -> Execution:
+    """
+    Draw a run that has ended or paused, wait for the ends of short delays, and return its record.
+
+    After a longer pause the run goes on in the background, and *timeline* shows it, with buttons if there is a front end.
+    """
+    timeline.finish(execution)
+    while execution.pause is not None and _is_short(execution.pause, session.project.clock):
+        task = session.paused_runs.follow(execution, on_change=timeline.update)
+        execution = task.result(while_waiting=timeline.redraw)
+        timeline.finish(execution)
+    if execution.status == "paused":
+        _BackgroundPause(shell, session, timeline).follow(execution)
+    _show_left_runs(shell, session)
+    return execution
+
+
+def _show_left_runs(shell: Any, session: Session) -> None:
+    """Show how the paused runs of earlier kernels go on, once per kernel."""
+    from pdkernel.render.runs import explain_status
+    from pdkernel.session import RESUME_LINE
+
+    if getattr(shell, "_pdkernel_left_runs_shown", False):
+        return
+    shell._pdkernel_left_runs_shown = True  # noqa: SLF001 (an attribute that pdkernel owns)
+    left = session.paused_runs.list_left()
+    if left:
+        now = session.project.clock.now()
+        lines = [f"{each.id}: {explain_status(each, now=now, resume_command=RESUME_LINE)}" for each in left]
+        head = "These runs of an earlier kernel are not finished. Each goes on with: %pdruns resume ID"
+        show_message("\n".join([head, *lines]))
+
+
+def _is_short(pause: RunPause, clock: Clock) -> bool:
+    if pause.kind == "suspend" or pause.until is None:
+        return False
+    return (datetime.fromisoformat(pause.until) - clock.now()).total_seconds() <= MAX_WAIT_S
+
+
+class _BackgroundPause:
+    """Continues a paused run in the background, and draws it where its cell has drawn it."""
+
+    def __init__(self, shell: Any, session: Session, timeline: LiveTimeline) -> None:
+        self._session = session
+        self._timeline = timeline
+        self._buttons: PauseButtons | None = None
+        if getattr(shell, "kernel", None) is not None:
+            from pdkernel.widgets import PauseButtons
+
+            self._buttons = PauseButtons(session, timeline.latest)
+            _show_button(shell, self._buttons)
+
+    def follow(self, paused: Execution) -> None:
+        """Wait for the end of the pause; returns at once."""
+        self._show_buttons(paused)
+        self._session.paused_runs.follow(paused, on_change=self._draw, on_stop=self._draw_stop)
+
+    def _draw(self, execution: Execution) -> None:
+        self._show_buttons(execution)
+        self._timeline.update(execution)
+
+    def _draw_stop(self, execution: Execution | None) -> None:
+        if execution is not None:
+            self._timeline.finish(execution)
+        if execution is not None and execution.status == "paused":
+            self.follow(execution)
+        else:
+            self._show_buttons(None)
+
+    def _show_buttons(self, execution: Execution | None) -> None:
+        if self._buttons is not None:
+            self._buttons.set_execution(execution)
 
 
 def offer_save_test(shell: Any, session: Session, execution: Execution) -> None:

@@ -19,6 +19,7 @@ from pdkernel.magics.output import (
     raise_on_failure,
     show_errors_as_messages,
     show_message,
+    wait_for_pauses,
 )
 from pdkernel.render.rich_output import RichOutput
 
@@ -37,6 +38,7 @@ class RunMagics(Magics):
     @argument("--to", dest="last", metavar="STEP", help="last step to run")
     @argument("--send", action="store_true", help="repeat outbound calls that were already sent for this event")
     @argument("--users", metavar="all|A,B", help="run once for each of these external users")
+    @argument("--skip-waits", action="store_true", help="go on at once where the workflow pauses; implied by --users")
     @argument("--save-test", metavar="NAME", help="save the run as a test beside the notebook: tests/test_NAME.py")
     @argument(
         "--plain",
@@ -60,8 +62,14 @@ class RunMagics(Magics):
         executions = []
         for user in users:
             timeline = LiveTimeline(session, only=only)
-            execution = session.run(only=only, resend=chosen.send, external_user_id=user, on_change=timeline.update)
-            timeline.finish(execution)
+            execution = session.run(
+                only=only,
+                resend=chosen.send,
+                external_user_id=user,
+                skips_waits=chosen.skip_waits or chosen.users is not None or chosen.save_test is not None,
+                on_change=timeline.update,
+            )
+            execution = wait_for_pauses(self.shell, session, timeline, execution)
             keep_updated(self.shell, f"%pdrun {line} {user}", timeline.redraw)
             executions.append(execution)
             if chosen.save_test is None:

@@ -24,6 +24,7 @@ from pdkernel.magics.output import (
     raise_on_failure,
     show_errors_as_messages,
     show_message,
+    wait_for_pauses,
 )
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.variables import load_variables
@@ -84,6 +85,7 @@ class RunSettingsMagics(Magics):
     @magic_arguments()
     @argument("file", nargs="?", help="a saved event's name or an event file; without it, show the composer")
     @argument("--send", action="store_true", help="run the whole workflow on the event")
+    @argument("--skip-waits", action="store_true", help="with --send: go on at once where the workflow pauses")
     @argument("--save", metavar="NAME", help="save the chosen event as events/NAME.json")
     @argument(
         "--emit",
@@ -114,8 +116,8 @@ class RunSettingsMagics(Magics):
             display(drift)
         if chosen.send:
             timeline = LiveTimeline(session)
-            execution = session.run(on_change=timeline.update)
-            timeline.finish(execution)
+            execution = session.run(skips_waits=chosen.skip_waits, on_change=timeline.update)
+            execution = wait_for_pauses(self.shell, session, timeline, execution)
             keep_updated(self.shell, "%pdevent", timeline.redraw)
             offer_save_test(self.shell, session, execution)
             raise_on_failure(execution)

@@ -11,7 +11,13 @@ from IPython.display import display
 
 from pdkernel.errors import RequestError
 from pdkernel.magics.notebook_context import get_session
-from pdkernel.magics.output import LiveTimeline, raise_on_failure, show_errors_as_messages, show_message
+from pdkernel.magics.output import (
+    LiveTimeline,
+    raise_on_failure,
+    show_errors_as_messages,
+    show_message,
+    wait_for_pauses,
+)
 from pdkernel.magics.run_settings import remove_quotes
 from pdkernel.render.rich_output import RichOutput
 
@@ -36,7 +42,11 @@ class RunsMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("words", nargs="*", help="a run's id; or replay, fork, cancel, resume or remove with the run's id")
+    @argument(
+        "words",
+        nargs="*",
+        help="a run's id; or replay, fork, cancel, resume or remove with the run's id (resume: default the run that a cell waits for)",
+    )
     @argument("--workflow", metavar="NAME", help="only runs of this workflow")
     @argument("--external-user", metavar="ID", help="only runs of this external user; with replay and fork: run as")
     @argument("--environment", choices=["development", "production"], help="only runs in this environment")
@@ -96,10 +106,11 @@ class RunsMagics(Magics):
         from pdkernel.operations.run_history import get_run
         from pdkernel.render import timeline
         from pdkernel.render.runs import explain_status
+        from pdkernel.session import RESUME_LINE
 
         execution = session.call_engine(lambda _: get_run(session.project, run_id))
         if not takes_over:
-            note = explain_status(execution)
+            note = explain_status(execution, now=session.project.clock.now(), resume_command=RESUME_LINE)
             text = timeline.render_text(execution, note=note, explain_lookup=True)
             display(RichOutput(text=text, html=timeline.render_html(execution, note=note)))
             return
@@ -123,7 +134,7 @@ class RunsMagics(Magics):
                 external_user=chosen.external_user,
                 sends=chosen.send,
             )
-            _start(session, [session.call_engine(partial(prepare, run_id=run_id)) for run_id in run_ids])
+            _start(self.shell, session, [session.call_engine(partial(prepare, run_id=run_id)) for run_id in run_ids])
             return
         filters = {name: getattr(chosen, name) for name in _FILTERS}
         query = run_history.build_selection(session.project.clock, **filters)
@@ -136,7 +147,7 @@ class RunsMagics(Magics):
         for run_id, error in refused:
             show_message(f"{run_id}: {error}")
         if chosen.yes:
-            _start(session, replays)
+            _start(self.shell, session, replays)
             return
         display(runs.render_output([replay.original for replay in replays]))
         show_message("\n".join([*map(run_replay.describe_replay, replays), "To run them again, add --yes."]))
@@ -159,7 +170,7 @@ class RunsMagics(Magics):
                 sends=chosen.send,
             )
         )
-        _start(session, [fork])
+        _start(self.shell, session, [fork])
 
     def _cancel(self, session: Session, run_ids: list[str], _: Any) -> None:
         from pdkernel.operations.run_history import cancel_run
@@ -172,14 +183,22 @@ class RunsMagics(Magics):
         from pdkernel.event import parse_json
         from pdkernel.operations.run_history import describe_resumed, resume_run
 
-        run_id = _one(run_ids, "resume ID")
+        newest = session.paused_runs.newest
+        run_id = _one(run_ids or ([] if newest is None else [newest]), "resume ID")
         body = None if chosen.body is None else parse_json(chosen.body, label="--body")
+        if session.paused_runs.is_followed(run_id):
+            session.paused_runs.end_pause(run_id, body)
+            show_message(f"The run {run_id} goes on below the cell that started it.")
+            stopped = session.paused_runs.wait(run_id)
+            if stopped is not None:
+                raise_on_failure(stopped)
+            return
         resumed = session.call_engine(lambda engine: resume_run(engine, run_id, body))
         claimed = resumed.claimed
         if claimed is None:
             show_message(describe_resumed(resumed))
             return
-        raise_on_failure(_run(session, lambda engine, watcher: engine.continue_run(claimed, watcher)))
+        raise_on_failure(_run(self.shell, session, lambda engine, watcher: engine.continue_run(claimed, watcher)))
 
     def _remove(self, session: Session, run_ids: list[str], chosen: Any) -> None:
         from pdkernel.operations import run_history
@@ -204,7 +223,7 @@ def _one(run_ids: list[str], form: str) -> str:
     return run_ids[0]
 
 
-def _start(session: Session, replays: Sequence[Replay]) -> None:
+def _start(shell: Any, session: Session, replays: Sequence[Replay]) -> None:
     """Start *replays* one after another and show their runs; a failure is raised after the last run."""
     from pdkernel.operations.run_replay import describe_replay, start_replay
 
@@ -215,7 +234,7 @@ def _start(session: Session, replays: Sequence[Replay]) -> None:
             queued = session.call_engine(partial(start_replay, replay=replay))
             show_message(f"Queued as {queued.id}. To look at its result: %pdruns {queued.id}")
             continue
-        ended.append(_run(session, partial(_start_watched, replay)))
+        ended.append(_run(shell, session, partial(_start_watched, replay)))
         if ended[-1].status == "cancelled":  # an interrupt ends the cell, not only one of its runs
             break
     for execution in ended:
@@ -228,9 +247,10 @@ async def _start_watched(replay: Replay, engine: WorkflowEngine, watcher: RunWat
     return await start_replay(engine, replay, watcher)
 
 
-def _run(session: Session, operation: Callable[[WorkflowEngine, RunWatcher], Awaitable[Execution]]) -> Execution:
+def _run(
+    shell: Any, session: Session, operation: Callable[[WorkflowEngine, RunWatcher], Awaitable[Execution]]
+) -> Execution:
     """Run *operation* with a live timeline, and return its record."""
     timeline = LiveTimeline(session, has_own_event=True)
     execution = session.run_recorded(operation, on_change=timeline.update)
-    timeline.finish(execution)
-    return execution
+    return wait_for_pauses(shell, session, timeline, execution)

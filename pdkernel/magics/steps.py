@@ -9,7 +9,13 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from pdkernel.directive import STEP_OPTIONS, parse_step_cell, parse_workflow_cell
 from pdkernel.magics.directive_cells import get_cell_source
 from pdkernel.magics.notebook_context import get_cell_metadata, get_session, remove_added_newline
-from pdkernel.magics.output import LiveTimeline, raise_on_failure, show_errors_as_messages, show_message
+from pdkernel.magics.output import (
+    LiveTimeline,
+    raise_on_failure,
+    show_errors_as_messages,
+    show_message,
+    wait_for_pauses,
+)
 from pdkernel.model import Trigger
 from pdkernel.variables import load_variables
 
@@ -37,7 +43,7 @@ class StepMagics(Magics):
             return
         timeline = LiveTimeline(session, only=[name])
         execution = session.run(only=frozenset({name}), on_change=timeline.update)
-        timeline.finish(execution)
+        execution = wait_for_pauses(self.shell, session, timeline, execution)
         self._mark_stale(name, timeline)
         raise_on_failure(execution)
 

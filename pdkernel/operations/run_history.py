@@ -140,8 +140,23 @@ async def resume_run(
     Raises:
         RequestError: There is no such run, the run has ended, or the run is not in that pause.
     """
-    journal = engine.journal
-    found = await journal.load_run(run_id)
+    is_served = await end_pause(engine, run_id, body, pause=pause)
+    mine = None if is_served else await engine.journal.claim(run_id)
+    return ResumedRun(
+        _require(await engine.journal.get_execution(run_id), run_id),
+        mine,
+        is_continued=engine.continues_runs or not is_served or await engine.journal.has_executor("serve"),
+    )
+
+
+async def end_pause(engine: WorkflowEngine, run_id: str, body: JSON = None, *, pause: WaitKey | None = None) -> bool:
+    """
+    End the pause of a run, which goes on in the process that waits for that. Arguments and errors are those of `resume_run`.
+
+    Returns:
+        Whether the run is a served one.
+    """
+    found = await engine.journal.load_run(run_id)
     if found is None:
         raise _unknown_error(run_id)
     execution, claimed = found
@@ -159,12 +174,7 @@ async def resume_run(
         raise RequestError(
             f"The run {run_id} is not paused: it is {execution.status}.", fix=f"See: pdkernel runs show {run_id}"
         )
-    mine = None if is_served else await journal.claim(run_id)
-    return ResumedRun(
-        _require(await journal.get_execution(run_id), run_id),
-        mine,
-        is_continued=engine.continues_runs or not is_served or await journal.has_executor("serve"),
-    )
+    return is_served
 
 
 async def remove_runs(journal: Journal, run_ids: Sequence[str], *, keeps_executing: bool = False) -> int:

@@ -158,6 +158,7 @@ class AccessTokens:
     def rotate_signing_key(self) -> str:
         """Sign with a new key from now on; returns the key's id. Issued tokens stay valid until they expire."""
         with self._database.write() as connection:
+            self._database.lock(connection, "signing_keys")
             signer = self._make_signer(connection)
         self._refresh()
         return signer.id
@@ -168,6 +169,7 @@ class AccessTokens:
             row = connection.execute(query.limit(1)).first()
         if row is None:
             with self._database.write() as connection:
+                self._database.lock(connection, "signing_keys")
                 row = connection.execute(query.limit(1)).first()  # again: another process may have been first
                 if row is None:
                     return self._make_signer(connection)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Unpack
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pdkernel.errors import RequestError
@@ -110,6 +110,8 @@ class AccountTable:
         user = {"external_user": account.external_user_id, "environment": account.environment, "created": created}
         try:
             with self._database.write() as connection:
+                if account.external_user_id is not None:  # the user may be deleted at the same time
+                    self._lock_user(connection, account.external_user_id, account.environment)
                 connection.execute(row)
                 if account.external_user_id is not None:
                     insert_if_absent(connection, external_users, **user)
@@ -210,13 +212,10 @@ class AccountTable:
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
         """The external users of *environment*, sorted by id; at most *limit*."""
         query = select(external_users).where(external_users.c.environment == environment)
-        if limit is not None:
-            query = query.order_by(external_users.c.external_user).limit(limit)
         with self._database.read() as connection:
-            users = [_user(row) for row in connection.execute(query)]
-        return sorted(
-            users, key=lambda user: user.external_id
-        )  # sorted in Python: databases differ in how they sort text
+            return [
+                _user(row) for row in connection.execute(query.order_by(external_users.c.external_user).limit(limit))
+            ]
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """The external user with that id in *environment*, or None."""
@@ -229,6 +228,7 @@ class AccountTable:
         """Delete the user and their accounts and deployed triggers in *environment*; False if the user does not exist."""
         key = {"external_user": external_user_id, "environment": environment}
         with self._database.write() as connection:
+            self._lock_user(connection, external_user_id, environment)
             found = connection.execute(delete(external_users).filter_by(**key)).rowcount > 0
             account_ids = select(accounts.c.id).filter_by(**key)
             connection.execute(delete(account_grants).where(account_grants.c.account.in_(account_ids)))
@@ -241,6 +241,9 @@ class AccountTable:
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(trigger_sources)))
             connection.execute(delete(deployed_triggers).filter_by(**key))
         return found
+
+    def _lock_user(self, connection: Connection, external_user_id: str, environment: Environment) -> None:
+        self._database.lock(connection, f"external_users/{environment}/{external_user_id}")
 
 
 def _conditions(filters: AccountFilters) -> list[ColumnElement[bool]]:

@@ -34,6 +34,7 @@ MAX_PAGE_RECORDS = 500
 MAX_PAGE_CHARACTERS = 1 << 20
 """The size in characters of JSON from which a page ends."""
 _MAX_SWEPT_RECORDS = 200
+_STORES_LOCK = "stores"
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 Ttl: TypeAlias = "float | int | None"
@@ -106,18 +107,18 @@ class DataStoreTable:
             )
             .select_from(stores.outerjoin(store_records, alive))
             .group_by(stores.c.number, stores.c.name, stores.c.created)
+            .order_by(stores.c.name)
         )
         with self._database.read() as connection:
-            found = [
+            return [
                 DataStoreSummary(row.name, row.keys, int(row.characters), datetime.fromtimestamp(row.created, UTC))
                 for row in connection.execute(query)
             ]
-        return sorted(found, key=lambda store: store.name)  # sorted in Python: databases differ in how they sort text
 
     def names(self) -> Sequence[str]:
         """The stores' names, sorted."""
         with self._database.read() as connection:
-            return sorted(connection.execute(select(stores.c.name)).scalars())
+            return connection.execute(select(stores.c.name).order_by(stores.c.name)).scalars().all()
 
     def exists(self, store: str) -> bool:
         """Whether the store exists."""
@@ -137,7 +138,8 @@ class DataStoreTable:
     def remove(self, store: str) -> bool:
         """Remove the store and its records; False if it does not exist."""
         with self._database.write() as connection:
-            number = self._store_number(connection, store)
+            self._database.lock(connection, _STORES_LOCK)
+            number = self._store_number(connection, store, removes=True)
             if number is None:
                 return False
             connection.execute(delete(store_records).where(store_records.c.store == number))
@@ -261,31 +263,39 @@ class DataStoreTable:
     def _write(self, store: str, rows: Sequence[Mapping[str, Any]], now: float, *, clear: bool = False) -> None:
         with self._database.write() as connection:
             number = self._ensure_store(connection, store, now)
-            self._sweep(connection, now)
+            of_store = store_records.c.store == number
+            if len(rows) > 1:  # two processes that write the same records in another order would wait for each other
+                self._database.lock(connection, f"{_STORES_LOCK}/{number}")
             if clear:
-                connection.execute(delete(store_records).where(store_records.c.store == number))
+                connection.execute(delete(store_records).where(of_store))
             for row in rows:
+                expired = delete(store_records).where(of_store, store_records.c.key == row["key"])
+                connection.execute(expired.where(store_records.c.expires <= now))
                 upsert_row(connection, store_records, "store", "key", store=number, updated=now, **row)
+            self._sweep(connection, now)
 
     def _ensure_store(self, connection: Connection, store: str, now: float) -> int:
         number = self._store_number(connection, store)
         if number is None:
-            insert_if_absent(
-                connection, stores, name=store, created=now
-            )  # another process may create it at the same time
+            self._database.lock(connection, _STORES_LOCK)
+            insert_if_absent(connection, stores, name=store, created=now)  # another process may have created it
             number = self._store_number(connection, store)
         assert number is not None
         return number
 
-    def _store_number(self, connection: Connection, store: str) -> int | None:
+    def _store_number(self, connection: Connection, store: str, *, removes: bool = False) -> int | None:
+        """The number of the store, which is not removed until the end of this transaction, except by it if it *removes*."""
         query = select(stores.c.number).where(stores.c.name == check_store_name(store))
-        number: int | None = connection.execute(query).scalar_one_or_none()
+        locked = query.with_for_update() if removes else query.with_for_update(read=True, key_share=True)
+        number: int | None = connection.execute(locked).scalar_one_or_none()
         return number
 
     def _sweep(self, connection: Connection, now: float) -> None:
         """Remove some expired records; their number is limited, so that a write does not take long."""
         old = select(store_records.c.number).where(store_records.c.expires <= now).limit(_MAX_SWEPT_RECORDS)
-        connection.execute(delete(store_records).where(store_records.c.number.in_(old)))
+        # a record that another process removes or replaces is skipped: waiting for each other would never end
+        free = old.with_for_update(skip_locked=True)
+        connection.execute(delete(store_records).where(store_records.c.number.in_(free)))
 
     def _record_conditions(self, connection: Connection, store: str, key: str) -> tuple[ColumnElement[bool], ...]:
         number = self._store_number(connection, store)

@@ -24,13 +24,25 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
-from pdkernel.errors import DatabaseUnreachableError, ProjectError
+from pdkernel.errors import DatabaseUnreachableError, PdkernelError, ProjectError, RequestError
 from pdkernel.project import sqlite
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
-_ADVISORY_LOCK_ID = 0x70646B31  # an arbitrary number for pdkernel's advisory lock on Postgres
+CONNECT_TIMEOUT_S = 10
+"""Seconds until a connection to a Postgres server fails."""
+_POSTGRES_DEFAULTS = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    # a server that is cut off without a word is noticed, also while a statement waits for it
+    "tcp_user_timeout": 1000 * CONNECT_TIMEOUT_S,
+    "keepalives_idle": CONNECT_TIMEOUT_S,
+    "application_name": "pdkernel",
+}
+"""Settings of a connection, unless the URL has them."""
+_NOT_CONNECTED, _INSUFFICIENT_PRIVILEGE = "08", "42501"
 _READ_ONLY_OPTION = "pdkernel_reads"
 
 T = TypeVar("T")
@@ -51,9 +63,13 @@ class Database:
         self.sqlite_path = sqlite_path
         self.location = where
         self._thread_state = threading.local()
-        self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True})
+        # on Postgres, autocommit: a connection between two reads is in no transaction, which would keep old rows alive
+        isolation = {} if sqlite_path else {"isolation_level": "AUTOCOMMIT"}
+        self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True}, **isolation)
         self._idle_connections: list[Connection] = []  # one at most
         self._closed = False
+        self._exclusive_block = threading.Lock()
+        event.listen(engine, "checkin", self._close_returned)
 
     def __repr__(self) -> str:
         return f"Database({self.location})"
@@ -70,7 +86,7 @@ class Database:
             return _sqlite(folder / "project.db")
         try:
             parsed = make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             # the text is not shown, because it may contain a password
             raise ProjectError("The value of --database (PDKERNEL_DATABASE) is not a URL.", fix=_URLS) from None
         match parsed.get_backend_name():
@@ -105,6 +121,35 @@ class Database:
         with _TranslateErrors(self, None), self.engine.begin() as connection:
             yield connection
 
+    def lock(self, connection: Connection, name: str) -> None:
+        """
+        Let one transaction at a time go on from here, of those that pass the same *name*.
+
+        On SQLite every transaction has the write lock already.
+        """
+        if self.sqlite_path is None:
+            query = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
+            connection.execute(query, {"name": f"pdkernel/{name}"})
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """
+        A block of several transactions that runs once at a time, of those with the same *name*.
+
+        On Postgres it excludes the blocks of other processes too; on SQLite, one process serves a project.
+        """
+        with self._exclusive_block:
+            if self.sqlite_path is not None:
+                yield
+                return
+            with self.write() as connection:
+                self.lock(connection, name)
+                yield
+
+    def _close_returned(self, _: object, record: ConnectionPoolEntry) -> None:
+        if self._closed:  # the pool of an engine that was disposed of would keep the connection open
+            record.invalidate()
+
     @contextmanager
     def _read_connection(self) -> Iterator[Connection]:
         with _TranslateErrors(self, None), self._reads.connect() as connection:
@@ -115,7 +160,7 @@ class Database:
         """
         A context with a connection for reading; on SQLite the previous connection and its statement cache are reused.
 
-        On Postgres the connection would stay in a transaction, and a server that closes idle connections would end it.
+        On Postgres, the pool has checked each connection, which the server may have closed.
         """
         if self.sqlite_path is None:
             with self._read_connection() as connection:
@@ -138,27 +183,39 @@ class Database:
             else:
                 self._idle_connections.append(connection)
 
-    def translate_error(self, fault: BaseException) -> ProjectError | None:
+    def translate_error(self, fault: BaseException) -> PdkernelError | None:
         """The error for a person that explains *fault*; None if *fault* is not a database error."""
-        if isinstance(fault, sqlite3.Error):  # raised by a `CompiledQuery`
-            return None if self.sqlite_path is None else sqlite.translate_error(fault, self.sqlite_path)
-        if not isinstance(fault, DBAPIError):
+        if self.sqlite_path is None:
+            return self._translate_postgres_error(fault)
+        cause = fault.orig if isinstance(fault, DBAPIError) else fault
+        # `CompiledQuery` raises the driver's errors
+        if not isinstance(cause, sqlite3.Error) or (cause is not fault and isinstance(cause, sqlite3.IntegrityError)):
             return None
-        if isinstance(fault.orig, sqlite3.Error) and self.sqlite_path is not None:
-            if isinstance(fault.orig, sqlite3.IntegrityError):
-                return None
-            return sqlite.translate_error(fault.orig, self.sqlite_path)
-        if isinstance(fault, OperationalError):
-            return unreachable_error(self.location, fault.orig, self.engine.url)
-        return None
+        return sqlite.translate_error(cause, self.sqlite_path)
+
+    def _translate_postgres_error(self, fault: BaseException) -> PdkernelError | None:
+        if isinstance(fault, PoolTimeoutError):
+            reason, state = "all connections of this process are in use", "pool"
+        elif not isinstance(fault, DBAPIError) or isinstance(fault, IntegrityError):
+            return None
+        else:
+            reason = _first_line(fault.orig, self.engine.url)
+            state = str(getattr(fault.orig, "sqlstate", None) or _NOT_CONNECTED)
+        if isinstance(fault, DataError) and "NUL" in reason:
+            return RequestError("A text contains a NUL character, which PostgreSQL cannot store.")
+        if isinstance(fault, DataError | ProgrammingError) and state != _INSUFFICIENT_PRIVILEGE:
+            return None
+        if state.startswith((_NOT_CONNECTED, "57P")):
+            return unreachable_error(self.location, reason, self.engine.url)
+        return ProjectError(
+            f"The project's database {self.location} cannot be used: {reason}",
+            fix="Check the server and the rights of the user in --database (PDKERNEL_DATABASE), and run the command again.",
+        )
 
     def read_meta(self) -> Mapping[str, str] | None:
         """The values of the table `meta`, or None if the database does not contain a project yet."""
-        try:
-            with self.read() as connection:
-                return _facts(connection)
-        except ProgrammingError:  # Postgres: no such table
-            return None
+        with self.read() as connection:
+            return _facts(connection)
 
     def create(self, meta_values: Mapping[str, str]) -> bool:
         """
@@ -168,7 +225,7 @@ class Database:
             ProjectError: The database has a foreign table with one of pdkernel's names.
         """
         with self.write() as connection:
-            self._lock(connection)
+            self.lock(connection, "schema")
             if "meta" in _table_names(connection) and _facts(connection) is not None:
                 return False
             self._refuse_foreign_tables(connection, set(metadata.tables))
@@ -183,7 +240,7 @@ class Database:
         So far, every schema version has only added tables. Raises `ProjectError` as `create` does.
         """
         with self.write() as connection:
-            self._lock(connection)
+            self.lock(connection, "schema")
             facts = _facts(connection)
             if facts is None or int(facts["schema_version"]) >= SCHEMA_VERSION:  # another process was first
                 return
@@ -213,7 +270,7 @@ class Database:
         known = (self.read_meta() or {}).get(version_name)
         if known is None:
             with self.write() as connection:
-                self._lock(connection)
+                self.lock(connection, "schema")
                 known = (_facts(connection) or {}).get(version_name)
                 if known is None:
                     self._refuse_foreign_tables(connection, set(tables.tables))
@@ -225,15 +282,15 @@ class Database:
         check_schema_version(int(known), self.location, supported=version)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and later those that other threads use now."""
         self._closed = True
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; a later call opens new ones."""
         while self._idle_connections:
             self._idle_connections.pop().close()
         self.engine.dispose()
-
-    def _lock(self, connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK_ID})
 
     def _refuse_foreign_tables(self, connection: Connection, names: set[str]) -> None:
         taken = sorted(_table_names(connection) & names)
@@ -294,10 +351,14 @@ def check_schema_version(version: int, location: object, *, supported: int = SCH
 
 
 def _facts(connection: Connection) -> dict[str, str] | None:
-    if connection.dialect.name == "sqlite":
-        found = connection.exec_driver_sql("select 1 from sqlite_master where type = 'table' and name = 'meta'")
-        if found.first() is None:
-            return None
+    is_sqlite = connection.dialect.name == "sqlite"
+    tables = (
+        "sqlite_master where type = 'table' and name = 'meta'"
+        if is_sqlite
+        else "to_regclass('meta') t where t is not null"
+    )
+    if connection.exec_driver_sql(f"select 1 from {tables}").first() is None:  # noqa: S608 - one of these two texts
+        return None
     facts = {row.name: row.value for row in connection.execute(select(meta.c.name, meta.c.value))}
     return facts if "schema_version" in facts else None
 
@@ -326,17 +387,23 @@ def _begin(connection: Connection) -> None:
 
 
 def _postgres(url: URL) -> Database:
+    password = url.query.get("password")
+    if password is not None:  # the URL shows its own password to nobody
+        url = url.difference_update_query(["password"]).set(password=str(password))
     try:
         engine = create_engine(
-            url.set(drivername="postgresql+psycopg") if "+" not in url.drivername else url,
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={name: value for name, value in _POSTGRES_DEFAULTS.items() if name not in url.query},
             hide_parameters=True,
-            pool_pre_ping=True,
+            pool_pre_ping=True,  # a server that was restarted has closed the connections
+            max_overflow=60,  # threads of one process, as on SQLite
         )
-    except (ModuleNotFoundError, NoSuchModuleError) as fault:
+    except ModuleNotFoundError as fault:
         raise ProjectError(
             "A project on Postgres needs a driver that is not installed.", fix="pip install 'pdkernel[postgres]'"
         ) from fault
-    return Database(engine, sqlite_path=None, where=url.render_as_string(hide_password=True))
+    public = url.difference_update_query(["sslpassword"])
+    return Database(engine, sqlite_path=None, where=public.render_as_string(hide_password=True))
 
 
 def _first_line(fault: Any, url: URL) -> str:

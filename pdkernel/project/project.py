@@ -24,6 +24,7 @@ from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.client_keys import ClientKeyTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
+from pdkernel.project.console_logins import ConsoleLoginTable
 from pdkernel.project.data_stores import DataStoreTable
 from pdkernel.project.database import Database, check_schema_version
 from pdkernel.project.deployed_triggers import DeployedTriggerTable
@@ -174,6 +175,10 @@ class Project:
         """A context in which all reads of this thread share one connection: opening one is slower than most queries."""
         return self._database.shared_read_connection()
 
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """A block of several changes that runs once at a time; see `Database.exclusive`."""
+        return self._database.exclusive(name)
+
     @property
     def plan(self) -> Plan:
         """The plan, which decides whether production may be used; read from the database at every call."""
@@ -283,6 +288,11 @@ class Project:
         return WorkflowTriggerTable(self._database, self._vault, self.clock)
 
     @cached_property
+    def console_logins(self) -> ConsoleLoginTable:
+        """One-time codes and sessions of the console."""
+        return ConsoleLoginTable(self._database, self.clock)
+
+    @cached_property
     def oauth_clients(self) -> OAuthClientTable:
         """OAuth clients of the endpoint."""
         return OAuthClientTable(self._database, self.clock, self.ids)
@@ -307,6 +317,10 @@ class Project:
         """Endpoint keys of workflows and deployed triggers."""
         return EndpointKeyTable(self._database, self.clock, self.folder.parent)
 
+    def disconnect(self) -> None:
+        """Close the connections that are not in use; a later call opens new ones. Call it before a fork."""
+        self._database.disconnect()
+
     def close(self) -> None:
         """Close every connection."""
         self._database.close()
@@ -322,8 +336,9 @@ def _create_key(path: Path, database: Database) -> bytes:
         raise ProjectError(
             f"The project's key file {path} is missing. The database {database.location} contains values that were encrypted "
             "with it, so no new key was created.",
-            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, move the database to another "
-            "folder: the next command creates a new project, in which accounts and variables must be added again.",
+            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, "
+            + ("use an empty database" if database.sqlite_path is None else "move the database to another folder")
+            + ": the next command creates a new project, in which accounts and variables must be added again.",
         )
     return key
 

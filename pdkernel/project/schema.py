@@ -31,19 +31,22 @@ INTRODUCED_IN = "since"
 
 metadata = MetaData()
 
+_Text = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that both databases sort and compare by its bytes, whatever the language of a Postgres server."""
+
 meta = Table(
     "meta",
     metadata,
-    Column("name", Text, primary_key=True),  # project_id, plan, schema_version, key_fingerprint
-    Column("value", Text, nullable=False),
+    Column("name", _Text, primary_key=True),  # project_id, plan, schema_version, key_fingerprint
+    Column("value", _Text, nullable=False),
 )
 
 external_users = Table(
     # a separate table, because a user stays, with `created`, when the last account is removed
     "external_users",
     metadata,
-    Column("external_user", Text, nullable=False),
-    Column("environment", Text, nullable=False),
+    Column("external_user", _Text, nullable=False),
+    Column("environment", _Text, nullable=False),
     Column("created", Double, nullable=False),
     PrimaryKeyConstraint("external_user", "environment"),
 )
@@ -53,14 +56,14 @@ accounts = Table(
     metadata,
     # order of insertion, for accounts that were created at the same time
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("app", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("external_user", Text),  # null: an account of your own
-    Column("environment", Text, nullable=False),
+    Column("id", _Text, nullable=False, unique=True),
+    Column("app", _Text, nullable=False),
+    Column("name", _Text, nullable=False),
+    Column("external_user", _Text),  # null: an account of your own
+    Column("environment", _Text, nullable=False),
     Column("created", Double, nullable=False),
     Column("healthy", Boolean, nullable=False),
-    Column("fields", Text, nullable=False),  # JSON list of the credentials' names
+    Column("fields", _Text, nullable=False),  # JSON list of the credentials' names
     Column("sealed_credentials", LargeBinary, nullable=False),
     Index("accounts_newest", "external_user", "environment", "app", "created", "number"),
     Index("accounts_app", "app", "created", "number"),
@@ -69,7 +72,7 @@ accounts = Table(
 variables = Table(
     "variables",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", _Text, primary_key=True),
     Column("sealed_value", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
 )
@@ -77,7 +80,7 @@ variables = Table(
 notebooks = Table(
     "notebooks",
     metadata,
-    Column("notebook", Text, primary_key=True),
+    Column("notebook", _Text, primary_key=True),
     Column("sealed_state", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
 )
@@ -85,7 +88,7 @@ notebooks = Table(
 sent = Table(
     "sent",
     metadata,
-    Column("request", Text, primary_key=True),
+    Column("request", _Text, primary_key=True),
     Column("sealed_answer", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
 )
@@ -93,15 +96,15 @@ sent = Table(
 settings = Table(
     "settings",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", Text, nullable=False),  # JSON
+    Column("name", _Text, primary_key=True),
+    Column("value", _Text, nullable=False),  # JSON
 )
 
 stores = Table(
     "stores",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("name", Text, nullable=False, unique=True),
+    Column("name", _Text, nullable=False, unique=True),
     Column("created", Double, nullable=False),
     info={INTRODUCED_IN: 2},
 )
@@ -112,8 +115,8 @@ store_records = Table(
     # order of insertion, unchanged by updates, so that paging through a changing store skips nothing
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("store", ForeignKey("stores.number", ondelete="cascade"), nullable=False),
-    Column("key", Text, nullable=False),
-    Column("value", Text, nullable=False),  # JSON, not encrypted: the user's data, like a file
+    Column("key", _Text, nullable=False),
+    Column("value", _Text, nullable=False),  # JSON, not encrypted: the user's data, like a file
     Column("expires", Double),  # null: never
     Column("updated", Double, nullable=False),
     UniqueConstraint("store", "key"),
@@ -126,7 +129,7 @@ source_state = Table(
     # the state of event sources between their runs
     "source_state",
     metadata,
-    Column("source", Text, primary_key=True),
+    Column("source", _Text, primary_key=True),
     Column("sealed_state", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
     info={INTRODUCED_IN: 2},
@@ -136,7 +139,7 @@ secrets = Table(
     # the project's own secrets, by name: an app's OAuth client secret, the key that signs webhooks
     "secrets",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", _Text, primary_key=True),
     Column("sealed_value", LargeBinary, nullable=False),
     info={INTRODUCED_IN: 3},
 )
@@ -144,9 +147,9 @@ secrets = Table(
 connect_tokens = Table(
     "connect_tokens",
     metadata,
-    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which is not stored
-    Column("external_user", Text, nullable=False),
-    Column("environment", Text, nullable=False),
+    Column("digest", _Text, primary_key=True),  # SHA-256 of the token, which is not stored
+    Column("external_user", _Text, nullable=False),
+    Column("environment", _Text, nullable=False),
     Column("created", Double, nullable=False),
     Column("expires", Double, nullable=False),
     Column("used", Double),  # null: no account was connected with the token yet
@@ -160,7 +163,7 @@ link_visits = Table(
     # sign-ins at an app whose callback has not arrived yet
     "link_visits",
     metadata,
-    Column("digest", Text, primary_key=True),  # SHA-256 of OAuth's state
+    Column("digest", _Text, primary_key=True),  # SHA-256 of OAuth's state
     Column("expires", Double, nullable=False),
     Column("sealed_visit", LargeBinary, nullable=False),
     info={INTRODUCED_IN: 3},
@@ -170,12 +173,12 @@ account_grants = Table(
     # OAuth grants of accounts: refresh tokens and renewal claims
     "account_grants",
     metadata,
-    Column("account", Text, primary_key=True),
+    Column("account", _Text, primary_key=True),
     Column("expires", Double),  # when the access token expires; null: not known
     Column("renewed", Double, nullable=False),
     Column("refused", Boolean, nullable=False),  # the app answered 401 to the access token
     Column("claimed", Double),  # when a process started a renewal
-    Column("error", Text),
+    Column("error", _Text),
     Column("sealed_refresh_token", LargeBinary),
     info={INTRODUCED_IN: 3},
 )
@@ -184,10 +187,10 @@ clients = Table(
     # OAuth clients of the endpoint; removed rows stay, so that a removed client is still known
     "clients",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
+    Column("id", _Text, primary_key=True),
+    Column("name", _Text, nullable=False),
     Column("secret_hash", LargeBinary, nullable=False),
-    Column("scope", Text, nullable=False),  # scopes with spaces between
+    Column("scope", _Text, nullable=False),  # scopes with spaces between
     Column("created", Double, nullable=False),
     Column("removed", Double),  # null: the client is active
     info={INTRODUCED_IN: 3},
@@ -198,7 +201,7 @@ signing_keys = Table(
     "signing_keys",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True),
+    Column("id", _Text, nullable=False, unique=True),
     Column("sealed_key", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
     Column("expires", Double),  # null: the key that signs
@@ -209,22 +212,22 @@ client_keys = Table(
     # public keys of clients without a secret
     "client_keys",
     metadata,
-    Column("client", Text, primary_key=True),
-    Column("public_key", Text, nullable=False),  # PEM
+    Column("client", _Text, primary_key=True),
+    Column("public_key", _Text, nullable=False),  # PEM
     info={INTRODUCED_IN: 5},
 )
 used_assertions = Table(
     # assertions that these clients have used, until the assertions expire
     "used_assertions",
     metadata,
-    Column("id", Text, primary_key=True),  # a digest of the client's id and the assertion's
+    Column("id", _Text, primary_key=True),  # a digest of the client's id and the assertion's
     Column("expires", Double, nullable=False),
     info={INTRODUCED_IN: 5},
 )
 revoked_tokens = Table(
     "revoked_tokens",
     metadata,
-    Column("id", Text, primary_key=True),  # the token's jti, not the token
+    Column("id", _Text, primary_key=True),  # the token's jti, not the token
     Column("expires", Double, nullable=False),
     info={INTRODUCED_IN: 3},
 )
@@ -233,10 +236,10 @@ issued_tokens = Table(
     # access tokens that Pipedream issued through this server
     "issued_tokens",
     metadata,
-    Column("digest", Text, primary_key=True),  # SHA-256 of the token, which is not stored
-    Column("client", Text, nullable=False),
-    Column("workspace", Text),
-    Column("scope", Text, nullable=False),  # scopes with spaces between
+    Column("digest", _Text, primary_key=True),  # SHA-256 of the token, which is not stored
+    Column("client", _Text, nullable=False),
+    Column("workspace", _Text),
+    Column("scope", _Text, nullable=False),  # scopes with spaces between
     Column("expires", Double, nullable=False),
     info={INTRODUCED_IN: 4},
 )
@@ -245,8 +248,8 @@ endpoints = Table(
     # endpoint keys and workflow ids that no file sets; they are created when a workflow is first served
     "endpoints",
     metadata,
-    Column("source", Text, primary_key=True),
-    Column("key", Text, nullable=False, unique=True),
+    Column("source", _Text, primary_key=True),
+    Column("key", _Text, nullable=False, unique=True),
     Column("created", Double, nullable=False),
     info={INTRODUCED_IN: 3},
 )
@@ -256,9 +259,9 @@ deployed_triggers = Table(
     "deployed_triggers",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("external_user", Text, nullable=False),
-    Column("environment", Text, nullable=False),
+    Column("id", _Text, nullable=False, unique=True),
+    Column("external_user", _Text, nullable=False),
+    Column("environment", _Text, nullable=False),
     Column("active", Boolean, nullable=False),
     Column("created", Double, nullable=False),
     Column("updated", Double, nullable=False),
@@ -274,7 +277,7 @@ deployed_events = Table(
     "deployed_events",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("trigger", Text, nullable=False),
+    Column("trigger", _Text, nullable=False),
     Column("sealed_event", LargeBinary, nullable=False),
     Index("deployed_events_trigger", "trigger", "number"),
     info={INTRODUCED_IN: 3},
@@ -284,18 +287,18 @@ workflow_triggers = Table(
     # triggers of served workflows that were ever enabled
     "workflow_triggers",
     metadata,
-    Column("workflow", Text, nullable=False),  # p_...
-    Column("trigger", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("source", Text, nullable=False),
+    Column("workflow", _Text, nullable=False),  # p_...
+    Column("trigger", _Text, nullable=False),
+    Column("name", _Text, nullable=False),
+    Column("source", _Text, nullable=False),
     Column("sealed_settings", LargeBinary, nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("since", Double, nullable=False),
     Column("due", Double),  # null: no timer
     Column("active", Boolean, nullable=False),  # the source's activate hook has run
     Column("fired", Double),
-    Column("run", Text),
-    Column("result", Text),
+    Column("run", _Text),
+    Column("result", _Text),
     PrimaryKeyConstraint("workflow", "trigger"),
     info={INTRODUCED_IN: 6},
 )
@@ -305,9 +308,9 @@ trigger_events = Table(
     "trigger_events",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("workflow", Text, nullable=False),
-    Column("trigger", Text, nullable=False),
-    Column("dedupe_key", Text, nullable=False, unique=True),
+    Column("workflow", _Text, nullable=False),
+    Column("trigger", _Text, nullable=False),
+    Column("dedupe_key", _Text, nullable=False, unique=True),
     Column("sealed_event", LargeBinary, nullable=False),
     info={INTRODUCED_IN: 6},
 )
@@ -316,8 +319,19 @@ source_turns = Table(
     # which server runs a source now
     "source_turns",
     metadata,
-    Column("source", Text, primary_key=True),
-    Column("owner", Text, nullable=False),
+    Column("source", _Text, primary_key=True),
+    Column("owner", _Text, nullable=False),
     Column("until", Double, nullable=False),  # by the database's clock
+    info={INTRODUCED_IN: 7},
+)
+
+console_logins = Table(
+    # one-time codes and sessions of the console
+    "console_logins",
+    metadata,
+    Column("digest", _Text, primary_key=True),  # SHA-256 of the code or of the cookie's value, which are not stored
+    Column("kind", _Text, nullable=False),  # code, session
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
     info={INTRODUCED_IN: 7},
 )

@@ -50,6 +50,7 @@ class SourceStateTable:
             store_result: Stores that result in the same transaction.
         """
         with self._database.write() as connection:
+            self._database.lock(connection, f"source_state/{state_key}")
             state = self._load(connection, state_key)
             result = change(state)
             store_result(connection, result)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.render import formatting
@@ -61,8 +63,17 @@ def render_output(executions: Sequence[Execution]) -> RichOutput:
     return RichOutput(text=render_text(executions), html=render_html(executions))
 
 
-def explain_status(execution: Execution) -> str | None:
-    """Why a run is not finished or has not succeeded, and what goes on next, in one line; None for a run that has succeeded."""
+def explain_status(
+    execution: Execution, *, now: datetime | None = None, resume_command: str = "pdkernel runs resume"
+) -> str | None:
+    """
+    Why a run is not finished or has not succeeded, and what goes on next, in one line; None for a run that has succeeded.
+
+    Args:
+        execution: The record of the run.
+        now: The time, to say how much of a pause is left; or None.
+        resume_command: The command that ends a pause, without the id of the run.
+    """
     waiting = sum(sent.outcome == "waiting" for sent in execution.sends)
     verb = "waits" if waiting == 1 else "wait"
     messages = f"{formatting.format_count(waiting, 'message')} of the run {verb} for delivery." if waiting else None
@@ -72,14 +83,18 @@ def explain_status(execution: Execution) -> str | None:
         case "paused" if execution.pause is not None:
             pause = execution.pause
             until = f" until {formatting.format_timestamp(pause.until)}" if pause.until else ""
+            left = None if now is None or not pause.until else datetime.fromisoformat(pause.until) - now
+            if left is not None and timedelta() < left < timedelta(minutes=1):
+                until += f" (in {math.ceil(left.total_seconds())} s)"
             then = {
                 "delay": "Then the run goes on.",
                 "rerun": "Then the step runs again.",
                 "retry": "Then the step runs again.",
                 "suspend": "Then the run is cancelled, unless it is resumed before.",
             }[pause.kind]
-            now = f"To resume it now: pdkernel runs resume {execution.id}"
-            reason = f"Paused in {pause.step} ({pause.kind}){until}. {then} {now}"
+            if left is not None and left < -timedelta(seconds=5) and pause.kind != "suspend":
+                then = "The time has come, but the process of the run has ended."
+            reason = f"Paused in {pause.step} ({pause.kind}){until}. {then} To resume it now: {resume_command} {execution.id}"
         case "queued":
             reason = "The run waits for a process that starts it."
         case "resumed":

@@ -44,7 +44,7 @@ def create_link_app(context: LinkOnlyContext) -> Starlette:
 def create_app(context: AppContext) -> Starlette:
     """The application that serves *context*; the caller opens and closes the context's resources."""
     own_server = context.engine.gateway.own_server
-    own_server.announce(context.settings.base_url)
+    own_server.announce(context.settings.base_url, context.project.vault.sign("calls of steps").hex().encode())
     middleware = [
         Middleware(StepCallMiddleware, own_server=own_server),
         Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint()),
@@ -69,7 +69,7 @@ def create_app(context: AppContext) -> Starlette:
         uploads=UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock),
         rate_limiter=EndpointRateLimiter(context.clock),
         console=ConsoleSessions(
-            context.clock,
+            context.project,
             admin_token_hash=context.settings.admin_token_hash,
             print_code=context.print_login_code,
         ),

@@ -21,6 +21,7 @@ from pdkernel.operations.run_history import remove_expired
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.http_protocol import Pace, StrictHttpProtocol
+from pdkernel.server.shared_listener import ConnectionShare, SharedListener
 from pdkernel.server.trigger_runner import run_due_triggers
 
 BACKLOG = 2048
@@ -76,6 +77,7 @@ class UvicornServer(uvicorn.Server):
         tls: TLS context, or None for plain HTTP.
         pace: Minimum speed of clients.
         on_ready: Called when the server accepts requests.
+        share: The connections of this process and of others that serve the same socket; None for the only process.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class UvicornServer(uvicorn.Server):
         tls: SSLContext | None = None,
         pace: Pace | None = None,
         on_ready: Callable[[], None] = lambda: None,
+        share: ConnectionShare | None = None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -102,6 +105,8 @@ class UvicornServer(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._on_ready = on_ready
+        self._share = share
+        self._shared_listener: SharedListener | None = None
         self._accepts_requests = asyncio.Event()
 
     @contextlib.contextmanager
@@ -135,7 +140,12 @@ class UvicornServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept requests, then call *on_ready*."""
-        await super().startup(sockets)
+        if self._share is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            assert sockets is not None
+            self._shared_listener = self._listen_with_others(sockets[0], self._share)
         if self.started:
             self._on_started()
             self._accepts_requests.set()
@@ -144,6 +154,23 @@ class UvicornServer(uvicorn.Server):
     def stop(self) -> None:
         """Stop accepting requests."""
         self.should_exit = True
+
+    def _listen_with_others(self, opened: socket.socket, share: ConnectionShare) -> SharedListener:
+        """Accept connections on a socket that other processes serve too."""
+        loop = asyncio.get_running_loop()
+
+        def make_protocol() -> asyncio.Protocol:
+            state, config = self.server_state, self.config
+            return config.http_protocol_class(config=config, server_state=state, app_state={}, _loop=loop)  # type: ignore[call-arg]
+
+        async def connect(connection: socket.socket) -> None:
+            await loop.connect_accepted_socket(make_protocol, connection, ssl=self.config.ssl)
+
+        connections = _ObservedConnections()
+        self.server_state.connections = connections
+        listener = SharedListener(opened, share, connect, connections.__len__)
+        connections.on_change = listener.update
+        return listener
 
     def _on_started(self) -> None:
         """Called once when the server has started."""
@@ -177,6 +204,8 @@ class Server(UvicornServer):
         """End the runs first, because their callers wait for responses; then close the connections."""
         for listening in self.servers:
             listening.close()
+        if self._shared_listener is not None:
+            self._shared_listener.close()
         for opened in sockets or []:
             opened.close()
         for task in self._tasks:
@@ -190,6 +219,20 @@ class Server(UvicornServer):
                 await runs.close(0)
         self.config.timeout_graceful_shutdown = 2
         await super().shutdown(sockets)
+
+
+class _ObservedConnections(set[Any]):
+    """The open connections of a server; *on_change* is called after each change."""
+
+    on_change: Callable[[], None] = staticmethod(lambda: None)
+
+    def add(self, connection: Any) -> None:
+        super().add(connection)
+        self.on_change()
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        self.on_change()
 
 
 async def _remove_expired_runs(context: AppContext) -> None:
@@ -212,8 +255,14 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def serve_until_signalled(server: Server, opened: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; a second signal cancels all runs at once."""
+async def serve_until_signalled(
+    server: UvicornServer, opened: socket.socket, parent: socket.socket | None = None
+) -> None:
+    """
+    Serve until SIGINT or SIGTERM; a second signal cancels all runs at once.
+
+    *parent* is a socket to the process that started this one; the end of that process counts as a signal.
+    """
     loop = asyncio.get_running_loop()
 
     def stop_on_signal() -> None:
@@ -224,9 +273,19 @@ async def serve_until_signalled(server: Server, opened: socket.socket) -> None:
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, stop_on_signal)
+
+    def stop_without_parent() -> None:
+        assert parent is not None
+        loop.remove_reader(parent)
+        stop_on_signal()
+
+    if parent is not None:
+        loop.add_reader(parent, stop_without_parent)
     try:
         await server.serve(sockets=[opened])
     finally:
+        if parent is not None:
+            loop.remove_reader(parent)
         for number in signals:
             loop.remove_signal_handler(number)
 

@@ -11,12 +11,13 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     actions         pre-built actions: search, description, options
     debugger        steps with --debug, run in the kernel's main thread
     engine_thread   the engine's thread: one run at a time
+    paused_runs     paused runs, and what continues them
     notebook_server the draft behind an HTTP endpoint
     connect_links   links where a person connects an account
     timeline_output an execution as the notebook shows it
 """
 
 from pdkernel.session.session import Session
-from pdkernel.session.timeline_output import render_timeline
+from pdkernel.session.timeline_output import RESUME_LINE, render_timeline
 
-__all__ = ["Session", "render_timeline"]
+__all__ = ["RESUME_LINE", "Session", "render_timeline"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.errors import RequestError
@@ -26,6 +27,9 @@ class EngineThread:
         local: The notebook's project.
         clock: The clock for time stamps.
         ids: The source of run ids.
+
+    Attributes:
+        is_closing: Whether the session ends.
     """
 
     def __init__(self, local: LazyProject, *, clock: Clock, ids: IdGenerator) -> None:
@@ -34,6 +38,8 @@ class EngineThread:
         self._ids = ids
         self._loop = LoopThread()
         self._running = threading.Lock()
+        self._followers: set[asyncio.Task[Any]] = set()
+        self.is_closing = False
         self._starting = asyncio.Lock()
         self._runtime: WorkflowEngine | None = None
 
@@ -69,12 +75,35 @@ class EngineThread:
 
         return self._loop.run(do())
 
+    def follow(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> ThreadTask[T]:
+        """Start *operation* beside any run, and return at once; `close` cancels it."""
+
+        async def run() -> T:
+            task = asyncio.current_task()
+            assert task is not None, "a coroutine runs in a task"
+            self._followers.add(task)
+            try:
+                return await operation(await self._engine())
+            finally:
+                self._followers.discard(task)
+
+        # not in the caller's context: by that, ipykernel assigns what is drawn to the cell of the caller, which has ended
+        return self._loop.submit(run(), context=Context())
+
     def close(self) -> None:
         """Stop every worker and the thread."""
+        self.is_closing = True
+        if self._followers:
+            self._loop.run(self._cancel_followers())
         if self._runtime is not None:
             self._loop.run(self._runtime.close())
             self._runtime = None
         self._loop.close()
+
+    async def _cancel_followers(self) -> None:
+        for task in self._followers:
+            task.cancel()
+        await asyncio.gather(*self._followers, return_exceptions=True)
 
     async def _engine(self) -> WorkflowEngine:
         async with self._starting:

@@ -45,7 +45,7 @@ class DraftWorkflowSource:
         sidecar = state.sidecar
         endpoints = state.project.endpoint_keys
         self.endpoint = (sidecar.endpoint if sidecar else None) or endpoints.ensure_workflow_key(self._path)
-        self._id = endpoints.workflow_id(self._path)
+        self.workflow_id = endpoints.workflow_id(self._path)
         self._latest = self._read()
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
@@ -58,7 +58,7 @@ class DraftWorkflowSource:
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
         """The draft, if *workflow_id* is its id."""
-        return self._reload() if workflow_id == self._id else None
+        return self._reload() if workflow_id == self.workflow_id else None
 
     def _reload(self) -> ServedWorkflow:
         with suppress(DefinitionError):
@@ -71,7 +71,7 @@ class DraftWorkflowSource:
         state = self._state
         workflow = state.workflow
         return ServedWorkflow(
-            self._id,
+            self.workflow_id,
             self.endpoint,
             WorkflowSource(self._path, "notebook", workflow, state.sidecar),
             load_variables(state.project, state.folder),
@@ -188,7 +188,11 @@ class NotebookServer:
             listener = stack.enter_context(listen("127.0.0.1", port))
             base_url = build_base_url(listener.getsockname()[1], self._public_url)
             engine = await WorkflowEngine.start(
-                state.project, state.directory, max_active_runs=WORKER_COUNT, origin="notebook"
+                state.project,
+                state.directory,
+                max_active_runs=WORKER_COUNT,
+                # of this notebook only: its server must not continue the paused runs of others, or of this kernel's cells
+                origin=f"draft {workflows.workflow_id}",
             )
             stack.push_async_callback(engine.close)
             app_context = AppContext(

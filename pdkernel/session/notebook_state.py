@@ -289,12 +289,7 @@ class NotebookState:
         return self._latest.last_execution
 
     def get_request(self, execution_id: str) -> RunRequest:
-        """
-        The request of a run with its recording, for saving the run as a test.
-
-        Raises:
-            RequestError: The run is not among the latest runs of this kernel.
-        """
+        """The request of a run with its recording. Raises `RequestError` unless it is one of the latest runs of this kernel."""
         return self._latest.get_request(execution_id)
 
     def get_result(self, name: str) -> StepResult | None:
@@ -318,7 +313,17 @@ class NotebookState:
         self._load()
         return self._results.exports()
 
-    def _record_run(self, request: RunRequest, execution: Execution, *, is_detached: bool) -> None:
+    def find_request(self, execution_id: str) -> RunRequest | None:
+        """As `get_request`; or None."""
+        return self._latest.find_request(execution_id)
+
+    def record_continued(self, request: RunRequest, execution: Execution) -> None:
+        """Record a run again that went on after a pause. The cells show the results of a later run, if there is one."""
+        last = self.last_execution
+        is_detached = self._latest.is_detached(execution.id) or (last is not None and last.id != execution.id)
+        self.record_run(request, execution, is_detached=is_detached)
+
+    def record_run(self, request: RunRequest, execution: Execution, *, is_detached: bool) -> None:
         """Record a finished run; *is_detached* if its results are not the last results of the cells."""
         with self._lock:
             for result in execution.steps:

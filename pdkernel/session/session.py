@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pdkernel.session.connect_links import ConnectLinks
     from pdkernel.session.debugger import KernelDebugger
     from pdkernel.session.notebook_server import NotebookServer
+    from pdkernel.session.paused_runs import PausedRuns
 
 T = TypeVar("T")
 
@@ -109,6 +110,13 @@ class Session(NotebookState):
 
         return ConnectLinks(self, app_context=lambda: self.app_context, public_url=self._public_url)
 
+    @cached_property
+    def paused_runs(self) -> PausedRuns:
+        """The paused runs of the notebook, and what continues them."""
+        from pdkernel.session.paused_runs import PausedRuns
+
+        return PausedRuns(self, self._engine)
+
     # ── running ────────────────────────────────────────────────────────────────────
 
     def run(
@@ -117,18 +125,19 @@ class Session(NotebookState):
         only: frozenset[str] | None = None,
         resend: bool = False,
         external_user_id: str | None = None,
+        skips_waits: bool = False,
         on_change: OnChange | None = None,
     ) -> Execution:
         """
-        Run the workflow, or *only* some of its steps, and wait for the end.
+        Run the workflow, or *only* some of its steps, and wait for the end or the first pause.
 
-        An interrupt ends the running step; the execution's status is then `cancelled`.
+        With *skips_waits* the run goes on at once where the workflow pauses. An interrupt ends the running step; the execution's status is then `cancelled`.
 
         Raises:
             DefinitionError: The workflow is invalid.
             RequestError: No event is chosen.
         """
-        request = self._request(only, resend, external_user_id)
+        request = self._request(only, resend, external_user_id, skips_waits=skips_waits)
         watcher = RunWatcher(on_change=on_change)
         debugger = self._debugger_for(request)
         if debugger is None:
@@ -141,10 +150,12 @@ class Session(NotebookState):
         only: frozenset[str] | None = None,
         resend: bool = False,
         external_user_id: str | None = None,
+        skips_waits: bool = False,
         on_change: OnChange | None = None,
     ) -> ThreadTask[Execution]:
         """As `run`, but return at once; steps with `--debug` run without the debugger."""
-        return self._start(self._request(only, resend, external_user_id), RunWatcher(on_change=on_change))
+        request = self._request(only, resend, external_user_id, skips_waits=skips_waits)
+        return self._start(request, RunWatcher(on_change=on_change))
 
     def _start(self, request: RunRequest, watcher: RunWatcher) -> ThreadTask[Execution]:
         # a run for another external user does not change the results that the cells show
@@ -152,7 +163,7 @@ class Session(NotebookState):
 
         async def run(runtime: WorkflowEngine) -> Execution:
             execution = await runtime.run(request, watcher)
-            self._record_run(request, execution, is_detached=is_detached)
+            self.record_run(request, execution, is_detached=is_detached)
             return execution
 
         return self._engine.start(run)
@@ -172,7 +183,9 @@ class Session(NotebookState):
         watcher = RunWatcher(on_change=on_change)
         return self._engine.start(lambda engine: operation(engine, watcher)).result()
 
-    def _request(self, only: frozenset[str] | None, resend: bool, external_user_id: str | None) -> RunRequest:
+    def _request(
+        self, only: frozenset[str] | None, resend: bool, external_user_id: str | None, *, skips_waits: bool
+    ) -> RunRequest:
         """The request for a run; pins do not apply to steps that *only* names."""
         event = self.event
         if event is None:
@@ -191,11 +204,14 @@ class Session(NotebookState):
             source_argument=shlex.quote(self.notebook.name) if self.notebook else "SOURCE",
             only_steps=only,
             pinned_exports={name: pinned for name, pinned in self.pins.items() if name not in (only or ())},
+            pause_mode="skip" if skips_waits else "park",
             install=self._may_install,
             is_recorded=True,
         )
+        app_context = self.app_context
         return replace(
             request,
+            base_url=None if app_context is None else app_context.settings.base_url,
             previous_exports=self.get_exports(),
             idempotency=self.project.idempotency,
             resend=resend,

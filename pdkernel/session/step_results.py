@@ -151,13 +151,17 @@ class RecentRuns:
         Raises:
             RequestError: The run is not among the latest runs.
         """
-        request = self._requests.get(execution_id)
+        request = self.find_request(execution_id)
         if request is None:
             raise RequestError(
                 "The recording of this run is gone: the run is not among the latest runs of this kernel.",
                 fix="Run the workflow again; calls already sent are not repeated.",
             )
         return request
+
+    def find_request(self, execution_id: str) -> RunRequest | None:
+        """The request of a run, or None if the run is not among the latest runs."""
+        return self._requests.get(execution_id)
 
     def find_edited_steps(self, execution_id: str, workflow: Workflow) -> set[str]:
         """Steps of the run that *workflow* has changed or removed since; empty for an unknown run."""

@@ -9,7 +9,11 @@ from msgspec.structs import replace
 from pdkernel.execution import Execution
 from pdkernel.render import timeline
 from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.runs import explain_status
 from pdkernel.session.notebook_state import NotebookState
+
+RESUME_LINE = "%pdruns resume"
+"""The line that ends the pause of a run in a notebook, without the id of the run."""
 
 
 def render_timeline(
@@ -31,9 +35,15 @@ def render_timeline(
     languages = timeline.step_kinds(workflow)
     name = None if has_own_event else state.event_name
     responds = only is None and workflow.trigger.type == "http"
+    now = state.project.clock.now()
+    note = explain_status(execution, now=now, resume_command=RESUME_LINE) if execution.status == "paused" else None
     if only is not None:
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
     return RichOutput(
-        timeline.render_text(execution, stale=stale, languages=languages, event_name=name, has_response=responds),
-        timeline.render_html(execution, stale=stale, languages=languages, event_name=name, has_response=responds),
+        timeline.render_text(
+            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
+        ),
+        timeline.render_html(
+            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
+        ),
     )

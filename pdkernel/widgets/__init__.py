@@ -11,6 +11,7 @@ Forms of a notebook: ipywidgets that show and change the session.
     action_form         the props of an action step
     background_run      a run in the background, with a live timeline
     request_buttons     buttons for requests to the served draft
+    pause_buttons       buttons for a paused run
     save_test_button    the button that saves a run as a test
     prove_export_button the button that proves an export
     form                the base class of forms
@@ -22,8 +23,9 @@ A form calls the session and listens to it. Its only state of its own is unsaved
 
 from pdkernel.widgets.action_form import ActionForm
 from pdkernel.widgets.event_composer import EventComposer
+from pdkernel.widgets.pause_buttons import PauseButtons
 from pdkernel.widgets.prove_export_button import ProveExportButton
 from pdkernel.widgets.save_test_button import SaveTestButton
 from pdkernel.widgets.user_picker import UserPicker
 
-__all__ = ["ActionForm", "EventComposer", "ProveExportButton", "SaveTestButton", "UserPicker"]
+__all__ = ["ActionForm", "EventComposer", "PauseButtons", "ProveExportButton", "SaveTestButton", "UserPicker"]

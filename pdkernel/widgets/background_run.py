@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
+from pdkernel.loop_thread import ThreadTask
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session, render_timeline
 
@@ -23,43 +24,46 @@ class BackgroundRunner:
     Args:
         session: The session of the workflow and the chosen event.
         draw: Called with each drawing of the timeline, from another thread.
-        ended: Called after the end of a run, from another thread.
+        changed: Called after each pause, and after the end of a run, from another thread.
 
     Attributes:
         is_stopping: Whether the user has stopped the current run.
         last_execution: The last finished run of this runner, or None.
+        paused_execution: The current run while it is paused, or None.
     """
 
-    def __init__(self, session: Session, *, draw: Callable[[RichOutput], None], ended: Callable[[], None]) -> None:
+    def __init__(self, session: Session, *, draw: Callable[[RichOutput], None], changed: Callable[[], None]) -> None:
         self._session = session
         self._draw = draw
-        self._ended = ended
+        self._changed = changed
         self._has_update = threading.Event()
         self._latest: Execution | None = None
+        self._view: RichOutput | None = None
         self._stop: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self.is_stopping = False
         self.last_execution: Execution | None = None
+        self.paused_execution: Execution | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether a run of this runner is in progress."""
         return self._stop is not None
 
-    def start(self) -> None:
+    def start(self, *, skips_waits: bool = False) -> None:
         """
-        Start a run and return at once.
+        Start a run and return at once; with *skips_waits* the run goes on at once where the workflow pauses.
 
         Raises:
             PdkernelError: The workflow or the event is invalid, or a run is already in progress.
         """
-        self._latest = None
+        self._latest = self._view = None
         self._has_update.clear()
-        task = self._session.start(on_change=self._on_change)
+        task = self._session.start(skips_waits=skips_waits, on_change=self._on_change)
         self._stop = task.cancel
         self._draw(RichOutput.from_message("The run has started."))
         self._thread = threading.Thread(
-            target=self._draw_until_done, args=(task.result, lambda: task.done), name="pdkernel-timeline", daemon=True
+            target=self._draw_until_end, args=(task,), name="pdkernel-timeline", daemon=True
         )
         self._thread.start()
 
@@ -81,16 +85,18 @@ class BackgroundRunner:
         self._latest = execution
         self._has_update.set()
 
-    def _draw_until_done(self, result: Callable[[], Execution], done: Callable[[], bool]) -> None:
+    def _draw_until_end(self, task: ThreadTask[Execution]) -> None:
         try:
-            while not done():
-                # drawn here and not in `_on_change`, so that the last of a burst of changes is drawn as well
-                if self._has_update.wait(REFRESH_S) and not done():
-                    self._has_update.clear()
-                    self._draw_latest()
-                    threading.Event().wait(REFRESH_S)
-            self.last_execution = result()
-            self._draw(render_timeline(self._session, self.last_execution))
+            execution = self._draw_until_done(task)
+            while execution.status == "paused":
+                self.paused_execution = execution
+                task = self._session.paused_runs.follow(execution, on_change=self._on_change)
+                self._stop = task.cancel
+                if self.is_stopping:  # stopped before this assignment
+                    task.cancel()
+                self._changed()
+                execution = self._draw_until_done(task)
+            self.last_execution = execution
         except KeyboardInterrupt:
             self._draw(RichOutput.from_message("The run was stopped before its first step."))
         except PdkernelError as fault:
@@ -98,14 +104,36 @@ class BackgroundRunner:
         except Exception as fault:  # noqa: BLE001 - no caller waits for this thread: an error must be drawn
             self._draw(RichOutput.from_message(_describe_failure(fault)))
         finally:
-            self._stop = None
+            self._stop = self.paused_execution = None
             self.is_stopping = False
-            self._ended()
+            self._changed()
 
-    def _draw_latest(self) -> None:
-        latest = self._latest
-        if latest is not None:
-            self._draw(render_timeline(self._session, latest))
+    def _draw_until_done(self, task: ThreadTask[Execution]) -> Execution:
+        """Draw the run until its next pause or its end, and return its record there."""
+        while not task.done:
+            # drawn here and not in `_on_change`, so that the last of a burst of changes is drawn as well
+            has_changed = self._has_update.wait(REFRESH_S)
+            if has_changed and not task.done:
+                self._has_update.clear()
+                latest = self._latest
+                if self.paused_execution is not None and latest is not None and latest.status != "paused":
+                    self.paused_execution = None
+                    self._changed()
+                self._draw_run(latest)
+                threading.Event().wait(REFRESH_S)
+            elif self.paused_execution is not None:
+                self._draw_run(self.paused_execution)  # how much of the pause is left
+        execution = task.result()
+        self._draw_run(execution)
+        return execution
+
+    def _draw_run(self, execution: Execution | None) -> None:
+        if execution is None:
+            return
+        view = render_timeline(self._session, execution)
+        if view != self._view:
+            self._view = view
+            self._draw(view)
 
 
 def _describe_failure(fault: BaseException) -> str:

@@ -43,6 +43,7 @@ from pdkernel.widgets.event_field_text import (
 )
 from pdkernel.widgets.event_fields import EventFields, build_notes_html
 from pdkernel.widgets.form import SessionForm
+from pdkernel.widgets.pause_buttons import PauseButtons
 from pdkernel.widgets.save_test_button import SaveTestButton
 from pdkernel.widgets.saved_output import build_line_output
 
@@ -71,7 +72,7 @@ class EventComposer(SessionForm):
         self._event_name = NEW_EVENT
         self._listed_name: str | None = None  # the session's event that the list of saved events was set to
         self._sent: tuple[RichOutput, RichOutput] | None = None  # the sent event, and the output of its run
-        self._runner = BackgroundRunner(session, draw=self._show_run, ended=self.refresh)
+        self._runner = BackgroundRunner(session, draw=self._show_run, changed=self.refresh)
         self.fields = EventFields(self._edited)
         self.body = BodyEditor(lambda: self._edited(None))
         self._make_library()
@@ -80,6 +81,8 @@ class EventComposer(SessionForm):
         self._contract_note = create_message()
         self._notes = create_message()
         self._status = create_message()
+        self.pause_buttons = PauseButtons(session)
+        self.pause_buttons.layout.margin = FIELD_MARGIN
         self.save_test_button = SaveTestButton(session)
         self.save_test_button.layout = {"margin": FIELD_MARGIN, "display": "none"}
         super().__init__(
@@ -95,10 +98,11 @@ class EventComposer(SessionForm):
                 self.body.view,
                 ipw.VBox([self._contract_note, self.example_button.view, self._notes], layout={"margin": FIELD_MARGIN}),
                 ipw.HBox(
-                    [self.send_button, self.use_button, self.show_button],
+                    [self.send_button, self.use_button, self.skip_waits, self.show_button],
                     layout={**ROW_LAYOUT, "margin": "6px 0 0 118px"},
                 ),
                 ipw.VBox([self._status], layout={"margin": FIELD_MARGIN}),
+                self.pause_buttons,
                 self.save_test_button,
             ],
         )
@@ -143,6 +147,9 @@ class EventComposer(SessionForm):
             tooltip="Use this event for later runs, without running a step now",
             layout={"width": "150px"},
         )
+        self.skip_waits = ipw.Checkbox(description="skip waits", indent=False, layout={"width": "110px"})
+        self.skip_waits.tooltip = "Go on at once where the workflow pauses ($.flow.delay, suspend, rerun)"
+        self.skip_waits.observe(lambda _: self._edited(None), "value")
         self.show_button = ipw.Button(
             description="Show the chosen event",
             tooltip="Discard the changes here and show the event that was chosen elsewhere",
@@ -170,7 +177,8 @@ class EventComposer(SessionForm):
     def magic_line(self) -> str:
         """The magic line that sends the event without the form; names the event if it is saved."""
         saved = not self.is_modified and self._event_name in self._session.events.names()
-        return f"%pdevent {shlex.quote(self._event_name)} --send" if saved else "%pdevent --send"
+        line = f"%pdevent {shlex.quote(self._event_name)} --send" if saved else "%pdevent --send"
+        return f"{line} --skip-waits" if self.skip_waits.value else line
 
     def build_event(self) -> Event:
         """
@@ -214,7 +222,7 @@ class EventComposer(SessionForm):
             self._choose(self._name_now())
             before, self._sent = self._sent, (self._sentence("Sent"), RichOutput("", ""))
             try:
-                self._runner.start()
+                self._runner.start(skips_waits=self.skip_waits.value)
             except PdkernelError:
                 self._sent = before
                 raise
@@ -322,6 +330,7 @@ class EventComposer(SessionForm):
         self._show_contract(wrong=wrong)
         show_message_html(self._notes, build_notes_html(self._loaded_data))
         self._show_line(self.magic_line)
+        self.pause_buttons.set_execution(self._runner.paused_execution)
         last = self._runner.last_execution
         if last is not None:
             self.save_test_button.set_execution(last)

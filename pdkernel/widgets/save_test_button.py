@@ -47,8 +47,10 @@ class SaveTestButton(ipw.VBox):
 
     @staticmethod
     def can_save(execution: Execution) -> bool:
-        """Whether *execution* can be saved: steps ran, and the run was not cancelled."""
-        return execution.status != "cancelled" and any(step.status != "not_run" for step in execution.steps)
+        """Whether *execution* can be saved: steps ran, and the run has ended and was not cancelled."""
+        return execution.status not in ("cancelled", "paused") and any(
+            step.status != "not_run" for step in execution.steps
+        )
 
     def set_execution(self, execution: Execution) -> None:
         """Set the run to save."""

@@ -12,8 +12,10 @@ from typing import Literal
 import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
+from sqlalchemy import update
 
 from pdkernel.loop_thread import LoopThread
+from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import CODE_INTERVAL_S
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import app_state
@@ -66,7 +68,8 @@ class ConsoleSite:
 
     def renew_code(self) -> None:
         """Print a new code, which a person may do once in half a minute."""
-        app_state(self.site).console._printed_at -= CODE_INTERVAL_S
+        with self.site.context.project.sqlalchemy_engine.begin() as connection:
+            connection.execute(update(console_logins).values(created=console_logins.c.created - CODE_INTERVAL_S))
         app_state(self.site).console.print_new_code()
 
     def open(self, path: str) -> Page:

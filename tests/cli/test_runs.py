@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -115,6 +116,21 @@ def test_a_paused_run_is_resumed(pdkernel: Shell) -> None:
     assert '{"ok": true}' in resumed.stdout
     assert (again.status, again.json["error"]["code"]) == (2, "request")
     assert "its status is success" in again.json["error"]["message"]
+
+
+def test_a_waiting_command_goes_on_when_another_ends_the_pause(pdkernel: Shell) -> None:
+    """`run --wait` names the command that ends the pause, and ends with the run's end in either process."""
+    notebook = pdkernel.notebook(*WAITS, name="waits.ipynb")
+    with pdkernel.start("run", notebook, "--body", "{}", "--wait", "--json") as waiting:
+        assert waiting.stderr is not None
+        shown = next(line for line in waiting.stderr if "Paused in wait (suspend)" in line)
+        run_id = re.findall(r"pdkernel runs resume (\w+)", shown)[0]
+        resumed = pdkernel("runs", "resume", run_id, "--body", '{"ok": true}', "--json")
+        printed, _ = waiting.communicate(timeout=60)
+
+    assert (resumed.status, waiting.returncode) == (0, 0)
+    assert json.loads(printed)["steps"] == resumed.json["steps"]
+    assert resumed.json["steps"][1]["exports"] == {"$return_value": {"ok": True}}
 
 
 def test_a_paused_run_is_cancelled(pdkernel: Shell) -> None:

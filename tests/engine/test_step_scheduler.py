@@ -11,13 +11,25 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.journal import WaitKey
+from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.model import Workflow
+from pdkernel.execution import Execution
+from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
-from tests.builders import a_workflow, node_step, python_step
+from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 
 COUNTS = "pd.export('runs', pd.context['run']['runs']); pd.export('had', pd.context['run']['context'])"
+
+
+class StoppedClock(ManualClock):
+    """A clock on which no pause ends."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the task is cancelled."""
+        await asyncio.Event().wait()
 
 
 @pytest.fixture
@@ -31,6 +43,19 @@ async def runtime(project: Project, directory: LocalDirectory, clock: ManualCloc
     """An engine with that clock."""
     async with await WorkflowEngine.start(project, directory, clock=clock, max_active_runs=1) as started:
         yield started
+
+
+async def until_paused(engine: WorkflowEngine, first: Step) -> asyncio.Task[Execution]:
+    """Start the run "the-run" of two steps with `wait`, and return its task when the first step has paused."""
+    workflow = a_workflow(first, python_step("b", "return pd.steps['a']"))
+    paused = asyncio.Event()
+    watcher = RunWatcher(on_change=lambda execution: paused.set() if execution.status == "paused" else None)
+    request = RunRequest(
+        workflow, an_event(), parse_policy("deny"), run_ids=("the-run", "the-trace"), pause_mode="wait"
+    )
+    task = asyncio.ensure_future(engine.run(request, watcher))
+    await asyncio.wait_for(paused.wait(), 30)
+    return task
 
 
 class TestDelay:
@@ -74,27 +99,14 @@ class TestDelay:
         assert "paused" in seen
         assert seen.index("resumed") > seen.index("paused")
 
-    async def test_pause_can_be_cancelled(self, project: Project, directory: LocalDirectory, run: Run) -> None:
+    async def test_pause_can_be_cancelled(self, project: Project, directory: LocalDirectory) -> None:
         """A cancelled run does not wait for the end of its pause (with the system clock)."""
         async with await WorkflowEngine.start(project, directory) as runtime:
-            from pdkernel.egress import parse_policy
-            from pdkernel.engine.run_request import RunRequest, RunWatcher
-            from tests.builders import an_event
-
-            paused = asyncio.Event()
-            request = RunRequest(
-                a_workflow(node_step("a", "$.flow.delay(3_600_000)"), python_step("b")),
-                an_event(),
-                parse_policy("deny"),
-                pause_mode="wait",
-            )
-            watcher = RunWatcher(on_change=lambda execution: paused.set() if execution.status == "paused" else None)
-            task = asyncio.ensure_future(runtime.run(request, watcher))
-            await asyncio.wait_for(paused.wait(), 30)
+            task = await until_paused(runtime, node_step("a", "$.flow.delay(3_600_000)"))
             task.cancel()
             execution = await task
         assert execution.status == "cancelled"
-        assert execution.step("b").status == "skipped"
+        assert execution.step("b").status == "not_run"
 
 
 class TestSuspend:
@@ -105,7 +117,7 @@ class TestSuspend:
         before = clock.now()
         execution = await run(node_step("a", "$.flow.suspend(60_000)"), python_step("b"), pause_mode="wait")
         assert execution.status == "cancelled"
-        assert execution.step("b").status == "skipped"
+        assert execution.step("b").status == "not_run"
         assert (clock.now() - before).total_seconds() == 60
 
     async def test_step_gets_the_two_urls(self, run: Run) -> None:
@@ -122,6 +134,30 @@ class TestSuspend:
         returned = execution.step("a").return_value
         assert isinstance(returned, dict)
         assert returned["cancel_url"].startswith(f"https://flows.example.com/-/cancel/{execution.id}/a/1.1.")
+
+    async def test_another_process_resumes_a_waiting_run(
+        self, runtime: WorkflowEngine, project: Project, directory: LocalDirectory
+    ) -> None:
+        """A run with `wait` goes on when another process ends its pause, and gets the body of that call."""
+        async with await WorkflowEngine.start(project, directory, clock=StoppedClock()) as waiting:
+            task = await until_paused(waiting, python_step("a", "pd.flow.suspend(60_000)"))
+            resolution = await runtime.resolve_wait(WaitKey("the-run", "a"), "resume", {"ok": True})
+            execution = await asyncio.wait_for(task, 30)
+
+        assert resolution == "done"
+        assert execution.status == "success"
+        assert execution.step("b").return_value == {"$resume_data": {"ok": True}}
+
+    async def test_a_waiting_run_ends_with_its_end_elsewhere(
+        self, runtime: WorkflowEngine, project: Project, directory: LocalDirectory
+    ) -> None:
+        """If another process cancels the paused run, the wait ends with the record of the cancelled run."""
+        async with await WorkflowEngine.start(project, directory, clock=StoppedClock()) as waiting:
+            task = await until_paused(waiting, python_step("a", "pd.flow.delay(60_000)"))
+            await runtime.journal.cancel("the-run")
+            execution = await asyncio.wait_for(task, 30)
+
+        assert execution.status == "cancelled"
 
 
 class TestRerun:
@@ -242,6 +278,19 @@ class TestTrigger:
         error = execution.step("call").error
         assert error is not None
         assert "'Other' did not finish: broken" in error.message
+
+    @pytest.mark.parametrize("mode", ["wait", "park"])
+    async def test_the_caller_waits_for_a_paused_workflow(
+        self, run: Run, clock: ManualClock, tmp_path: Path, mode: str
+    ) -> None:
+        """If the other workflow pauses, the step gets its result after the pause."""
+        other = a_workflow(python_step("one", "pd.flow.delay(90_000)"), python_step("two", "return 2"), name="Other")
+        before = clock.now()
+        caller = python_step("call", "return pd.flow.trigger('o')")
+        execution = await run(caller, find_workflow=beside(tmp_path, o=other), pause_mode=mode)
+
+        assert execution.step("call").return_value == 2
+        assert (clock.now() - before).total_seconds() == 90
 
     async def test_unknown_workflow_is_named(self, run: Run) -> None:
         """The message for an unknown workflow says where workflows are searched."""

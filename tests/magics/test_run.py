@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+
+from pdkernel import load_ipython_extension, unload_ipython_extension
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
 
 
@@ -121,3 +126,141 @@ def test_a_proof_requires_written_files(notebook: Notebook) -> None:
 
     for line in ("%pdexport --prove", "%pdexport --to out --dry-run --prove"):
         assert "--prove needs written files, and this export writes none." in notebook.run(line)
+
+
+DELAY = "%%pdstep nap --no-run\ndef handler(pd):\n    pd.flow.delay(300)\n"
+APPROVE = "%%pdstep approve{}\ndef handler(pd):\n    return pd.flow.suspend(3600_000)\n"
+AFTER = '%%pdstep after --no-run\ndef handler(pd):\n    return pd.steps["approve"].get("$resume_data")\n'
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds."""
+    ends = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def last_status(notebook: Notebook) -> str:
+    """The status of the notebook's last run."""
+    last = notebook.session.last_execution
+    return "none" if last is None else last.status
+
+
+def paused_run(notebook: Notebook) -> str:
+    """The id of a new run that waits for an approval."""
+    notebook.run("%pdevent hello")
+    notebook.run(APPROVE.format(" --no-run"))
+    notebook.run(AFTER)
+    shown = notebook.run("%pdrun")
+    found = re.search(r"Paused in approve \(suspend\) until .* %pdruns resume (\w{27})", " ".join(shown.split()))
+    assert found is not None
+    return found[1]
+
+
+def test_a_cell_waits_for_a_short_delay(notebook: Notebook) -> None:
+    """The run goes on after the real time of the delay, and the cell's timeline ends with its success."""
+    notebook.run("%pdevent hello")
+    notebook.run(DELAY)
+    notebook.run(CHECK.replace("%%pdstep check", "%%pdstep check --no-run"))
+    began = time.monotonic()
+    shown = notebook.run("%pdrun")
+
+    assert notebook.error is None
+    assert time.monotonic() - began >= 0.3
+    assert "paused" in shown
+    assert last_status(notebook) == "success"
+    assert notebook.session.get_result("check") is not None
+
+
+def test_waits_are_skipped_on_request(notebook: Notebook) -> None:
+    """With `--skip-waits`, a run and a sent event go on at once; runs for several users and saved tests do so too."""
+    notebook.run("%pdevent hello")
+    notebook.run(APPROVE.format(" --no-run"))
+
+    for line in ("%pdrun --skip-waits", "%pdevent hello --send --skip-waits", "%pdrun --users ada,bob"):
+        assert "suspend for 1 hour: skipped." in notebook.run(line)
+        assert notebook.error is None
+
+
+def test_a_suspended_run_leaves_the_notebook_usable(notebook: Notebook) -> None:
+    """A suspend ends the cell; another cell runs; `%pdruns resume` lets the run go on, whose results the cells show."""
+    run_id = paused_run(notebook)
+    assert notebook.error is None
+    assert "checking" in notebook.run("%pdegress deny\nprint('checking')")
+    resumed = notebook.run("%pdruns resume --body '{\"ok\": true}'")
+    until(lambda: last_status(notebook) == "success")
+    result = notebook.session.get_result("after")
+
+    assert f"The run {run_id} goes on below the cell that started it." in resumed
+    assert "Exactly one run must be named" in notebook.run("%pdruns resume")
+    assert result is not None
+    assert result.return_value == {"ok": True}
+
+
+def test_a_later_run_keeps_its_results(notebook: Notebook) -> None:
+    """A paused run that goes on after another run does not replace the results of the other run in the cells."""
+    run_id = paused_run(notebook)
+    notebook.run("%pdrun --skip-waits")
+    later = notebook.session.get_result("after")
+    notebook.run(f"%pdruns resume {run_id} --body 1")
+    until(lambda: notebook.session.last_execution is not None and notebook.session.last_execution.id == run_id)
+
+    assert last_status(notebook) == "success"
+    assert notebook.session.get_result("after") == later
+
+
+def test_a_step_cell_that_pauses(notebook: Notebook) -> None:
+    """A step that pauses in its own cell leaves the cell paused, and a cancelled run ends."""
+    notebook.run("%pdevent hello")
+    shown = " ".join(notebook.run(APPROVE.format("")).split())
+    found = re.search(r"%pdruns resume (\w{27})", shown)
+    assert found is not None
+    notebook.run(f"%pdruns cancel {found[1]}")
+    until(lambda: last_status(notebook) == "cancelled")
+
+    assert "Its resume_url works if the draft is served before the run: %pdserve" in shown
+
+
+def test_a_paused_run_survives_its_kernel(notebook: Notebook) -> None:
+    """The next kernel names the paused run at its first run, and continues it on request."""
+    run_id = paused_run(notebook)
+    unload_ipython_extension(notebook.shell)
+    vars(notebook.shell).pop("_pdkernel_left_runs_shown")
+    load_ipython_extension(notebook.shell)
+    shown = notebook.run("%pdrun --skip-waits")
+    again = notebook.run("%pdrun --skip-waits")
+    resumed = notebook.run(f"%pdruns resume {run_id} --body '{{\"ok\": true}}'")
+
+    assert f"{run_id}: Paused in approve (suspend)" in shown
+    assert run_id not in again
+    assert "success" in resumed
+    assert '{"ok": true}' in resumed
+
+
+def test_the_urls_of_a_served_draft_resume_a_run(notebook: Notebook) -> None:
+    """While the draft is served, a POST to the `resume_url` of a run of a cell lets the run go on in the kernel."""
+    notebook.run("%pdserve")
+    paused_run(notebook)
+    result = notebook.session.get_result("approve")
+    assert result is not None
+    assert isinstance(result.return_value, dict)
+    answer = httpx.post(str(result.return_value["resume_url"]), json={"ok": True})
+    until(lambda: last_status(notebook) == "success")
+    after = notebook.session.get_result("after")
+
+    assert (answer.status_code, answer.text) == (200, "The run goes on.\n")
+    assert after is not None
+    assert after.return_value == {"ok": True}
+
+
+def test_an_interrupt_cancels_a_run_that_waits(notebook: Notebook) -> None:
+    """A cancelled wait ends the run, and its record says so."""
+    run_id = paused_run(notebook)
+    execution = notebook.session.call_engine(lambda engine: engine.journal.get_execution(run_id))
+    assert execution is not None
+    task = notebook.session.paused_runs.follow(execution)
+    task.cancel()
+
+    assert task.result().status == "cancelled"
+    until(lambda: last_status(notebook) == "cancelled")

@@ -39,12 +39,12 @@ def test_a_file_of_that_name_is_not_a_project(tmp_path: Path) -> None:
     assert find_project(inner) == tmp_path / ".pdkernel"
 
 
-def test_folder_is_for_its_owner_only(project: Project) -> None:
+def test_folder_is_for_its_owner_only(sqlite_project: Project) -> None:
     """Other users cannot read the folder, the key, or the database with its logs."""
-    project.variables.set("A", "1")
+    sqlite_project.variables.set("A", "1")
 
-    assert mode(project.folder) == 0o700
-    assert {path.name: mode(path) for path in project.folder.iterdir() if path.name != ".gitignore"} == {
+    assert mode(sqlite_project.folder) == 0o700
+    assert {path.name: mode(path) for path in sqlite_project.folder.iterdir() if path.name != ".gitignore"} == {
         "key": 0o600,
         "project.db": 0o600,
         "project.db-wal": 0o600,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 from pdkernel.clock import ManualClock
 from pdkernel.model import JSON
@@ -76,10 +73,10 @@ def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: Manua
     assert table.list_states()[0].fired == clock.now()
 
 
-def test_events_are_encrypted(project: Project, tmp_path: Path) -> None:
+def test_events_are_encrypted(project: Project) -> None:
     """The database does not hold the values of an event as text."""
     project.workflow_triggers.receive(a_state(project), "key", EVENT)
 
-    with closing(sqlite3.connect(tmp_path / ".pdkernel" / "project.db")) as connection:
-        (sealed,) = connection.execute("select sealed_event from trigger_events").fetchone()
+    with project.sqlalchemy_engine.connect() as connection:
+        sealed = connection.exec_driver_sql("select sealed_event from trigger_events").scalar_one()
     assert b"a-long-secret-value" not in sealed

@@ -21,7 +21,7 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
 """
 
 from pdkernel.engine.journal.journal import DatabaseJournal
-from pdkernel.engine.journal.opening import open_journal, open_journal_reader, open_reader
+from pdkernel.engine.journal.opening import mark_dead, open_journal, open_journal_reader, open_reader
 from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
@@ -76,6 +76,7 @@ __all__ = [
     "encode_event",
     "encode_output",
     "encode_step",
+    "mark_dead",
     "open_journal",
     "open_journal_reader",
     "open_reader",

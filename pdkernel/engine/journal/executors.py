@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdkernel.engine.journal.backend import Connection
-from pdkernel.engine.journal.text_columns import INTERRUPTED_OUTPUT
+from pdkernel.engine.journal.text_columns import GIVEN_UP_OUTPUT, INTERRUPTED_OUTPUT
 
 _CONTINUED_ORIGIN = "serve"
 """Runs of this origin are continued after the end of their process; another process's user watches the run and starts it again."""
@@ -16,6 +16,10 @@ EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and a
 
 _HAS_DEAD_OWNER = "status = 'running' and owner not in (select id from executors where alive)"
 """Runs whose owner is dead; an owner without a row has ended without its runs."""
+MAX_INTERRUPTIONS = 10
+"""Processes that may end during the same step of a run; perhaps the step ends them, so the run is then given up."""
+_ENDS_PROCESSES = "attempt >= :most - 1 + (select coalesce(max(s.attempt), 1) from steps s where s.run_id = runs.id)"
+"""Whether a run has had so many attempts since its last recorded step."""
 _UNLOCKED = "/*postgres for update skip locked*/"
 """A frozen process may hold locks for a while."""
 
@@ -59,6 +63,8 @@ class ExecutorStatements:
         """
         Mark *executors* as dead. Their served runs are ready for the next attempt; the others end as interrupted.
 
+        A served run that was interrupted `MAX_INTERRUPTIONS` times in the same step ends too.
+
         So do the runs of executors that had been marked or removed before: a run may be accepted at the moment of its executor's end.
 
         Returns:
@@ -66,6 +72,11 @@ class ExecutorStatements:
         """
         connection.executemany(
             "update executors set alive = false where id = ?", [(executor,) for executor in executors]
+        )
+        connection.execute(
+            "update runs set status = 'error', owner = null, ended = :now, output = :output"  # noqa: S608 - constants only
+            f" where id in (select id from runs where {_HAS_DEAD_OWNER} and origin = :origin and {_ENDS_PROCESSES} {_UNLOCKED})",
+            {"now": now, "output": GIVEN_UP_OUTPUT, "origin": _CONTINUED_ORIGIN, "most": MAX_INTERRUPTIONS},
         )
         ready = connection.execute(
             "update runs set status = 'ready', owner = null, attempt = attempt + 1"  # noqa: S608 - constants only

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from sqlalchemy import update
+
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.journal import DatabaseJournal
 from pdkernel.engine.journal.protocol import Journal
 from pdkernel.engine.journal.reader import JournalReader
+from pdkernel.engine.journal.schema import executors
 from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.project import Project
 
@@ -38,6 +41,12 @@ def open_reader(backend: Backend) -> JournalReader:
     """Open the journal in *backend* to read runs, as `open_journal_reader` does."""
     backend.create_tables()
     return JournalReader(backend.open_snapshots())
+
+
+def mark_dead(project: Project, executor_id: str) -> None:
+    """Mark the executor of a process that has ended as dead: others continue its runs without waiting for the end of its lease."""
+    with project.sqlalchemy_engine.begin() as connection:
+        connection.execute(update(executors).where(executors.c.id == executor_id).values(alive=False))
 
 
 def _backend(project: Project) -> Backend:

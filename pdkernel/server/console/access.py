@@ -8,6 +8,7 @@ An action also requires that a page of this server sent the form, with the token
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -85,7 +86,7 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
         async def respond(request: Request) -> Response:
             if request.scope.get(STEP_CALL_KEY):
                 return pages.json_response({"error": {"message": _STEP_CALL}}, status=403)
-            state, session = get_state(request.app), find_session(request)
+            state, session = get_state(request.app), await find_session(request)
             if session is None:
                 refused = _check_program(request, kind)
                 if refused is not None:
@@ -103,9 +104,10 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
     return decorate
 
 
-def find_session(request: Request) -> Session | None:
+async def find_session(request: Request) -> Session | None:
     """The session of the request's cookie, or None."""
-    return get_state(request.app).console.find(request.cookies.get(_cookie_name(request), ""))
+    cookie = request.cookies.get(_cookie_name(request), "")
+    return await asyncio.to_thread(get_state(request.app).console.find, cookie)
 
 
 async def login_page(request: Request) -> Response:
@@ -115,7 +117,7 @@ async def login_page(request: Request) -> Response:
     A code in the URL only fills the form: a link preview that follows the URL does not use the code up.
     """
     target = _target(request.query_params.get("next"))
-    if find_session(request) is not None:
+    if await find_session(request) is not None:
         return pages.redirect(request, target)
     return _login_form(request, target, code=request.query_params.get("code", ""))
 
@@ -127,7 +129,7 @@ async def log_in(request: Request) -> Response:
         return PlainTextResponse(f"{_FOREIGN}\n", status_code=403, headers=pages.HEADERS)
     target = _target(form.get("next"))
     try:
-        token = state.console.log_in(form.get("secret", ""), _address(request))
+        token = await asyncio.to_thread(state.console.log_in, form.get("secret", ""), _address(request))
     except TooManyAttemptsError:
         return _login_form(request, target, problem=_LIMITED, status=429)
     if token is None:
@@ -143,7 +145,7 @@ async def print_code(request: Request) -> Response:
     state, form = get_state(request.app), await _read_form(request)
     if request.scope.get(STEP_CALL_KEY) or not is_from_this_server(state.context, request):
         return PlainTextResponse(f"{_FOREIGN}\n", status_code=403, headers=pages.HEADERS)
-    printed = state.console.print_new_code()
+    printed = await asyncio.to_thread(state.console.print_new_code)
     text = "The terminal of the server shows a new code." if printed else "Wait half a minute before the next code."
     return _login_form(request, _target(form.get("next")), note=text)
 
@@ -152,7 +154,7 @@ async def print_code(request: Request) -> Response:
 async def log_out(visit: Visit) -> Response:
     """POST `/-/logout`: end the session."""
     if visit.session is not None:
-        visit.state.console.end(visit.session)
+        await asyncio.to_thread(visit.state.console.end, visit.session)
     response = pages.redirect(visit.request, "/-/login")
     _set_cookie(visit.request, response, "", 0)
     return response

@@ -67,7 +67,7 @@ def stream_response(visit: Visit, changes: Changes) -> Response:
 async def _stream(visit: Visit, changes: Changes) -> AsyncIterator[bytes]:
     version, silence_s = None, _SILENCE_S
     async with journal_reader(visit.state.context) as reader:
-        while not visit.state.is_stopping and _is_open(visit):
+        while not visit.state.is_stopping and await _is_open(visit):
             current = await reader.version()
             events = await changes(reader) if current != version else ()
             version = current
@@ -80,5 +80,5 @@ async def _stream(visit: Visit, changes: Changes) -> AsyncIterator[bytes]:
             silence_s += POLL_INTERVAL_S
 
 
-def _is_open(visit: Visit) -> bool:
-    return visit.session is None or visit.state.console.is_open(visit.session)
+async def _is_open(visit: Visit) -> bool:
+    return visit.session is None or await asyncio.to_thread(visit.state.console.is_open, visit.session)

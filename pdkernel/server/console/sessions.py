@@ -1,7 +1,7 @@
 """
 Logins of the console: one-time codes, sessions, and the limit of failed attempts.
 
-Everything is in the memory of the server, codes and session tokens as digests only. Sessions end with the server.
+Codes and sessions are in the project's database, for all server processes. Each process counts failed attempts itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pdkernel.clock import Clock
+from pdkernel.project import Project
 
 CODE_LIFETIME_S = 10 * 60
 SESSION_LIFETIME_S = 12 * 60 * 60
@@ -37,12 +37,12 @@ class Session:
     A person who is logged in.
 
     Attributes:
-        digest: SHA-256 of the cookie's value.
+        token: The cookie's value.
         csrf_token: The token that each form of the session carries.
         expires_at: The end, in seconds since 1970.
     """
 
-    digest: bytes = field(repr=False)
+    token: str = field(repr=False)
     csrf_token: str = field(repr=False)
     expires_at: float
 
@@ -55,23 +55,26 @@ class _Attempts:
 
 class ConsoleSessions:
     """
-    The one-time codes and the sessions of one server.
+    The one-time codes and the sessions of a project's servers. Methods that read or write the database say so.
 
     Args:
-        clock: For lifetimes.
+        project: Stores codes and sessions.
         admin_token_hash: SHA-256 of the admin token, or None if no admin token is set.
         print_code: Prints a code on the server's terminal; None without a terminal.
     """
 
     def __init__(
-        self, clock: Clock, *, admin_token_hash: bytes | None, print_code: Callable[[str], None] | None
+        self,
+        project: Project,
+        *,
+        admin_token_hash: bytes | None = None,
+        print_code: Callable[[str], None] | None = None,
     ) -> None:
-        self._clock = clock
+        self._clock = project.clock
+        self._logins = project.console_logins
+        self._vault = project.vault
         self._admin_token_hash = admin_token_hash
         self._print_code = print_code
-        self._codes: list[tuple[bytes, float]] = []
-        self._printed_at = -float(CODE_INTERVAL_S)
-        self._sessions: dict[bytes, Session] = {}
         self._attempts: dict[str, _Attempts] = {}
 
     @property
@@ -86,35 +89,35 @@ class ConsoleSessions:
 
     def print_new_code(self) -> bool:
         """
-        Print a new code. Return False without a terminal or right after another code.
+        Print a new code, and write it to the database. Return False without a terminal or right after another code.
 
         Earlier codes stay valid: otherwise a program could keep a person out by having codes printed.
         """
-        now = self._clock.monotonic()
-        if self._print_code is None or now - self._printed_at < CODE_INTERVAL_S:
+        if self._print_code is None:
             return False
-        self._printed_at = now
         text = base64.b32encode(secrets.token_bytes(_CODE_BYTES)).decode()
-        self._codes.append((_digest(text), self._now() + CODE_LIFETIME_S))
+        if not self._logins.add_code(text, CODE_LIFETIME_S, interval_s=CODE_INTERVAL_S):
+            return False
         self._print_code("-".join(text[start : start + _GROUP] for start in range(0, len(text), _GROUP)))
         return True
 
     def log_in(self, secret: str, address: str) -> str | None:
         """
-        Start a session for the one-time code or the admin token; return the cookie's value, or None for another text.
+        Start a session for the one-time code or the admin token, in the database.
+
+        Returns:
+            The cookie's value, or None for another text.
 
         Raises:
             TooManyAttemptsError: *address* has failed too often.
         """
         is_admin = self.is_admin_token(secret, address)
-        # the two comparisons always run, and each takes the same time for every text
-        if not self._use_code(secret) and not is_admin:
+        code = "".join(letter for letter in secret.upper() if letter.isalnum())
+        if not self._logins.use_code(code) and not is_admin:
             return None
         self._attempts.pop(address, None)
-        token, now = secrets.token_urlsafe(32), self._now()
-        self._sessions = {digest: each for digest, each in self._sessions.items() if each.expires_at > now}
-        digest = _digest(token)
-        self._sessions[digest] = Session(digest, secrets.token_urlsafe(32), now + SESSION_LIFETIME_S)
+        token = secrets.token_urlsafe(32)
+        self._logins.add_session(token, SESSION_LIFETIME_S)
         return token
 
     def is_admin_token(self, text: str, address: str) -> bool:
@@ -138,29 +141,20 @@ class ConsoleSessions:
         return found
 
     def find(self, token: str) -> Session | None:
-        """The session of a cookie's value, or None if it has ended."""
-        session = self._sessions.get(_digest(token))
-        return session if session is not None and self.is_open(session) else None
+        """The session of a cookie's value in the database, or None if it has ended."""
+        expires_at = self._logins.find_session(token) if token else None
+        if expires_at is None:
+            return None
+        signature = self._vault.sign(f"console csrf\0{token}")
+        return Session(token, base64.urlsafe_b64encode(signature).decode(), expires_at)
 
     def is_open(self, session: Session) -> bool:
-        """Whether the session has not ended."""
-        return session.digest in self._sessions and session.expires_at > self._now()
+        """Whether the session has not ended, from the database."""
+        return self.find(session.token) is not None
 
     def end(self, session: Session) -> None:
-        """End the session."""
-        self._sessions.pop(session.digest, None)
-
-    def _use_code(self, text: str) -> bool:
-        """Whether *text* is a code; a code is used once."""
-        given, now = _digest("".join(letter for letter in text.upper() if letter.isalnum())), self._now()
-        self._codes = [(digest, expires_at) for digest, expires_at in self._codes if expires_at > now]
-        left = [each for each in self._codes if not hmac.compare_digest(given, each[0])]
-        is_code = len(left) < len(self._codes)
-        self._codes = left
-        return is_code
-
-    def _now(self) -> float:
-        return self._clock.now().timestamp()
+        """End the session, in the database."""
+        self._logins.end_session(session.token)
 
 
 def _digest(text: str) -> bytes:

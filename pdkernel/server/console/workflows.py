@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
+from pdkernel.clock import format_iso
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.journal import ExecutionQuery, RunSummary
+from pdkernel.engine.run_context import trigger_keys
 from pdkernel.model import Trigger
+from pdkernel.project import TriggerState
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors
@@ -23,11 +26,19 @@ class TriggerLine(JsonStruct, frozen=True):
 
     Attributes:
         type: The type.
-        detail: The authorization of an HTTP trigger, or the schedule.
+        detail: The authorization of an HTTP trigger, the schedule, or the component of a source.
+        enabled: Whether the trigger fires; an HTTP trigger does while the workflow is served.
+        next_fire: ISO time when the trigger fires next, or None without a timer.
+        last_fire: ISO time when the trigger fired last; None if it never did, and for an HTTP trigger.
+        result: The result of the source's last run (`2 new events`, `error: ...`), or None.
     """
 
     type: str
     detail: str
+    enabled: bool
+    next_fire: str | None = None
+    last_fire: str | None = None
+    result: str | None = None
 
 
 class WorkflowLine(JsonStruct, frozen=True):
@@ -65,30 +76,48 @@ async def workflows_page(visit: Visit) -> Response:
 async def _load(visit: Visit) -> list[WorkflowLine]:
     context = visit.state.context
     served = context.workflows.list_workflows()
+    states = {(state.workflow_id, state.key): state for state in context.project.workflow_triggers.list_states()}
     names = list(dict.fromkeys(each.source.workflow.name for each in served))
     async with journal_reader(context) as reader:
         counts = await reader.count_by_hour(names, context.clock.now(), HOURS)
         newest = {name: await reader.summaries(ExecutionQuery(workflow=name, limit=1)) for name in names}
     return [
-        _line(each, context.settings.base_url, counts[name], newest[name])
+        _line(each, states, context.settings.base_url, counts[name], newest[name])
         for each in served
         for name in (each.source.workflow.name,)
     ]
 
 
 def _line(
-    served: ServedWorkflow, base_url: str, counts: Sequence[tuple[int, int]], newest: Sequence[RunSummary]
+    served: ServedWorkflow,
+    states: Mapping[tuple[str, str], TriggerState],
+    base_url: str,
+    counts: Sequence[tuple[int, int]],
+    newest: Sequence[RunSummary],
 ) -> WorkflowLine:
-    triggers = served.source.workflow.triggers
-    has_endpoint = any(trigger.type == "http" for trigger in triggers)
+    triggers = trigger_keys(served.source.workflow)
+    has_endpoint = any(trigger.type == "http" for trigger in triggers.values())
     return WorkflowLine(
         id=served.id,
         name=served.source.workflow.name,
         url=f"{base_url}/{served.endpoint_key}" if has_endpoint else None,
-        triggers=tuple(TriggerLine(trigger.type, _describe(trigger)) for trigger in triggers),
+        triggers=tuple(_trigger_line(trigger, states.get((served.id, key))) for key, trigger in triggers.items()),
         runs=tuple(runs for runs, _ in counts),
         failed=tuple(failed for _, failed in counts),
         last_run=newest[0] if newest else None,
+    )
+
+
+def _trigger_line(trigger: Trigger, state: TriggerState | None) -> TriggerLine:
+    if trigger.type == "http" or state is None:
+        return TriggerLine(trigger.type, _describe(trigger), trigger.type == "http")
+    return TriggerLine(
+        trigger.type,
+        _describe(trigger),
+        state.enabled,
+        None if state.due is None else format_iso(state.due),
+        None if state.fired is None else format_iso(state.fired),
+        state.result,
     )
 
 

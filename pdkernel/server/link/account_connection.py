@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 
 from pdkernel.connect.oauth import OAuthTokens
@@ -15,7 +14,6 @@ from pdkernel.server.link.tokens import USED_MESSAGE
 
 TOO_MANY_USERS_MESSAGE = "You've hit your limit on the number of external users you can connect."
 """The platform's message (documentation of its webhooks)."""
-_connect_lock = threading.Lock()
 
 
 class TokenUsedError(RequestError):
@@ -54,7 +52,7 @@ def connect_account(
         TooManyUsersError: The limit of external users is reached.
         RequestError: The credentials are invalid; the token stays unused.
     """
-    with _connect_lock:  # the check of the limit and the new user must be atomic
+    with context.project.exclusive("connect"):  # the check of the limit and the new user must be atomic
         return _connect(context, token, app, credentials, name, account_id)
 
 

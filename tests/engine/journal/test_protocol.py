@@ -21,6 +21,7 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
+from pdkernel.engine.journal.executors import MAX_INTERRUPTIONS
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
@@ -450,6 +451,33 @@ async def test_two_executors_reap_a_run_once(open_journal: Open, database: Datab
 
     assert sorted(counts) == [0, 1]
     assert (await load(reapers[0])).attempt == 2
+
+
+@pytest.mark.parametrize("has_progress", [False, True])
+async def test_a_run_that_ends_its_servers_is_given_up(
+    open_journal: Open, database: Database, has_progress: bool
+) -> None:
+    """A run is given up when ten servers have ended during one step, not when they ended during several steps."""
+    server = open_journal("serve")
+    await server.accept_run(new_run())
+    claim = FIRST
+    for attempt in range(1, MAX_INTERRUPTIONS + 1):
+        assert (await load(server)).status == "executing"
+        if has_progress and attempt == 2:
+            assert await server.append_step(claim, step_row(0, "one"))
+        database.kill(server)
+        server = open_journal("serve")
+        await server.reap_dead()
+        if (claimed := await server.claim("run")) is not None:
+            claim = claimed.claim
+
+    run = await load(server)
+    if has_progress:
+        assert (run.status, run.attempt) == ("executing", MAX_INTERRUPTIONS + 1)
+    else:
+        assert run.error is not None
+        assert (run.status, run.error.code) == ("error", "interrupted")
+        assert "ended before the same step did" in run.error.message
 
 
 async def test_run_of_a_closed_executor_is_reaped(open_journal: Open) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from pdkernel.clock import ManualClock
+from pdkernel.project import Project
+from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import (
     ATTEMPT_WINDOW_S,
     CODE_INTERVAL_S,
@@ -31,9 +36,16 @@ def codes() -> list[str]:
 
 
 @pytest.fixture
-def sessions(clock: ManualClock, codes: list[str]) -> ConsoleSessions:
+def project(tmp_path: Path, clock: ManualClock) -> Iterator[Project]:
+    """A project."""
+    with Project.open(tmp_path / ".pdkernel", clock=clock) as project:
+        yield project
+
+
+@pytest.fixture
+def sessions(project: Project, codes: list[str]) -> ConsoleSessions:
     """Sessions of a server with a terminal and an admin token."""
-    return ConsoleSessions(clock, admin_token_hash=hashlib.sha256(b"admin").digest(), print_code=codes.append)
+    return ConsoleSessions(project, admin_token_hash=hashlib.sha256(b"admin").digest(), print_code=codes.append)
 
 
 @pytest.mark.parametrize(("after_s", "opens"), [(CODE_LIFETIME_S - 1, True), (CODE_LIFETIME_S, False)])
@@ -85,20 +97,41 @@ def test_failed_attempts_count_by_address_and_minute(sessions: ConsoleSessions, 
     assert sessions.log_in("admin", "one") is not None
 
 
-def test_nothing_is_stored_in_the_clear(sessions: ConsoleSessions, codes: list[str]) -> None:
-    """The memory of the server has digests of the code and of the cookie only."""
+def test_nothing_is_stored_in_the_clear(sessions: ConsoleSessions, project: Project, codes: list[str]) -> None:
+    """The database has digests of the code and of the cookie only."""
     sessions.print_new_code()
     token = sessions.log_in("admin", "address")
     assert token is not None
-    kept = repr([vars(sessions), sessions.find(token)])
+    with project.sqlalchemy_engine.connect() as connection:
+        rows = connection.execute(select(console_logins)).all()
+    kept = repr([rows, vars(sessions), sessions.find(token)])
 
+    assert len(rows) == 2
     assert token not in kept
     assert codes[0].replace("-", "") not in kept
 
 
-def test_without_a_terminal_there_is_no_code(clock: ManualClock) -> None:
+def test_processes_share_codes_and_sessions(sessions: ConsoleSessions, project: Project, codes: list[str]) -> None:
+    """A code of one process logs in once, at any process; the session is open at all, with one form token, until it ends."""
+    with Project.open(project.folder, clock=project.clock) as same:
+        other = ConsoleSessions(same, print_code=codes.append)
+        sessions.print_new_code()
+        printed = other.print_new_code()
+        token = other.log_in(codes[0], "address")
+        assert token is not None
+        found = [each.find(token) for each in (sessions, other)]
+        again = sessions.log_in(codes[0], "address")
+        assert found[0] is not None
+        sessions.end(found[0])
+
+        assert (printed, again) == (False, None)
+        assert found[0] == found[1]
+        assert other.find(token) is None
+
+
+def test_without_a_terminal_there_is_no_code(project: Project) -> None:
     """Without a terminal and an admin token nothing logs in."""
-    sessions = ConsoleSessions(clock, admin_token_hash=None, print_code=None)
+    sessions = ConsoleSessions(project)
 
     assert not sessions.print_new_code()
     assert sessions.log_in("", "address") is None

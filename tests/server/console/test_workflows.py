@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from pdkernel.model import Trigger
+from pdkernel.project import TriggerState
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import JSON, Serve
 
@@ -24,12 +27,12 @@ async def test_workflows(serve: Serve) -> None:
     page = await console.page("/-/")
     lines = {line["name"]: line for line in (await console.http.get("/-/", headers=JSON)).json()}
 
-    assert {name: [tuple(each.values()) for each in line["triggers"]] for name, line in lines.items()} == {
-        "Greet": [("http", "auth none")],
-        "Fail": [("http", "auth none")],
-        "Nightly": [("schedule", "0 7 * * * (UTC)")],
-        "Often": [("schedule", "every 60 s")],
-        "Source": [("source", "github-new-star@0.0.1")],
+    assert {name: [tuple(each.values())[:3] for each in line["triggers"]] for name, line in lines.items()} == {
+        "Greet": [("http", "auth none", True)],
+        "Fail": [("http", "auth none", True)],
+        "Nightly": [("schedule", "0 7 * * * (UTC)", False)],
+        "Often": [("schedule", "every 60 s", False)],
+        "Source": [("source", "github-new-star@0.0.1", False)],
     }
     assert lines["Greet"]["url"] == console.site.url + console.site.path("Greet")
     assert lines["Nightly"]["url"] is None
@@ -39,6 +42,28 @@ async def test_workflows(serve: Serve) -> None:
     assert 'aria-label="2 runs in the last 24 hours, 0 failed; at most 2 in an hour"' in page
     assert 'aria-label="1 run in the last 24 hours, 1 failed; at most 1 in an hour"' in page
     assert "ValueError: no luck" in page
+
+
+async def test_triggers_that_are_on(serve: Serve) -> None:
+    """A trigger that is on has its next and last time, and the last result; one that is off, the command."""
+    console = await serve(NIGHTLY, OFTEN)
+    context = console.state.context
+    nightly, often = context.workflows.list_workflows()
+    since, due = datetime(2026, 11, 27, 9, tzinfo=UTC), datetime(2026, 11, 28, 7, tzinfo=UTC)
+    state = TriggerState(nightly.id, "schedule", "Nightly", "nightly.ipynb", {}, True, since, due=due, fired=since)
+    failed = TriggerState(
+        often.id, "schedule", "Often", "often.ipynb", {}, False, since, result="error: no <i>luck</i>"
+    )
+    context.project.workflow_triggers.save([state, failed])
+    page = await console.page("/-/")
+    (line,) = (await console.http.get("/-/", headers=JSON)).json()[0]["triggers"]
+
+    assert line["enabled"] is True
+    assert (line["next_fire"], line["last_fire"]) == ("2026-11-28T07:00:00.000Z", "2026-11-27T09:00:00.000Z")
+    assert re.search(r": on, next <time [^>]*>2026-11-28 07:00:00 UTC</time>, last <time", page)
+    assert f"pdkernel triggers enable {nightly.id}" not in page
+    assert f"pdkernel triggers enable {often.id}" in page
+    assert '<p class="error">error: no &lt;i&gt;luck&lt;/i&gt;</p>' in page
 
 
 async def test_a_server_without_workflows(serve: Serve) -> None:

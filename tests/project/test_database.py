@@ -1,0 +1,332 @@
+"""Projects on a PostgreSQL server: several processes at once, and a server that does not do what is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, text
+
+from pdkernel.clock import ManualClock
+from pdkernel.errors import ProjectError, RequestError
+from pdkernel.identity import Account
+from pdkernel.project import Project, StoreRecord
+from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
+from tests.postgres import PostgresServer
+from tests.project.conftest import Location
+
+
+@pytest.fixture
+def processes(
+    shared_database: tuple[str, Path], tmp_path: Path, clock: ManualClock
+) -> Iterator[tuple[Project, Project]]:
+    """A project on Postgres that was opened twice, as two processes do."""
+    with ExitStack() as opened:
+        first, second = (
+            opened.enter_context(Location(tmp_path / name, *shared_database).open(clock=clock)) for name in "ab"
+        )
+        yield first, second
+
+
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    """Run *calls* in threads at the same time, and return their results."""
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [future.result() for future in [threads.submit(call) for call in calls]]
+
+
+def run_sql(url: str, statement: str) -> None:
+    """Run *statement* in the database at *url*."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[call-overload, unused-ignore]  # text of this module
+
+
+def refusal(folder: Path, url: str, key_file: Path | None = None) -> ProjectError:
+    """The error of opening the project at *url*."""
+    with pytest.raises(ProjectError) as caught:
+        Project.open(folder, database_url=url, key_file=key_file)
+    return caught.value
+
+
+def test_processes_that_start_together_create_one_project(postgres_url: str, tmp_path: Path) -> None:
+    """Processes that create a project at the same time share one id; the folder holds no database."""
+    key = tmp_path / "key"
+    projects = together(
+        *[lambda n=n: Project.open(tmp_path / str(n), database_url=postgres_url, key_file=key) for n in range(3)]
+    )
+
+    assert len({project.project_id for project in projects}) == 1
+    assert sorted(project.is_new for project in projects) == [False, False, True]
+    assert [path.name for path in projects[0].folder.iterdir()] == [".gitignore"]
+    for project in projects:
+        project.close()
+
+
+def test_an_older_project_is_migrated_once(postgres_url: str, tmp_path: Path) -> None:
+    """Processes that open an older project at the same time add the newer tables once, without loss."""
+    location = Location(tmp_path, postgres_url)
+    with location.open() as project:
+        project.variables.set("KEPT", "1")
+    newer = [table.name for table in metadata.sorted_tables if table.info.get(INTRODUCED_IN, 1) > 1]
+    run_sql(postgres_url, f"drop table {', '.join(newer)}")
+    run_sql(postgres_url, "update meta set value = '1' where name = 'schema_version'")
+
+    projects = together(location.open, location.open)
+
+    projects[0].data_stores.set("new", "key", 1)
+    assert projects[1].data_stores.names() == ["new"]
+    assert projects[1].variables.values() == {"KEPT": "1"}
+    for project in projects:
+        project.close()
+
+
+def test_no_change_of_a_sources_state_is_lost(processes: tuple[Project, Project]) -> None:
+    """Two processes that change the state of one source take turns."""
+
+    def count(state: dict[str, Any]) -> None:
+        state["count"] = state.get("count", 0) + 1
+
+    def work(project: Project) -> None:
+        for _ in range(20):
+            project.source_states.update("source", count)
+
+    together(*[lambda project=project: work(project) for project in processes])
+
+    assert processes[0].source_states.load("source") == {"count": 40}
+
+
+def test_processes_sign_with_one_key(processes: tuple[Project, Project]) -> None:
+    """Two processes that issue the first token at the same time accept each other's tokens, signed with one key."""
+    client = processes[0].oauth_clients.create().client.id
+
+    tokens = together(*[lambda project=project: project.access_tokens.issue(client, ["*"]) for project in processes])
+
+    assert [processes[1 - n].access_tokens.verify(token) is not None for n, token in enumerate(tokens)] == [True, True]
+    with processes[0].sqlalchemy_engine.connect() as connection:
+        assert connection.execute(text("select count(*) from signing_keys")).scalar_one() == 1
+
+
+def test_a_store_is_removed_while_others_write(processes: tuple[Project, Project]) -> None:
+    """A process that removes a store and one that writes to the store do not disturb each other."""
+
+    def write() -> None:
+        for number in range(40):
+            processes[0].data_stores.set("contended", "key", number)
+
+    def remove() -> None:
+        for _ in range(40):
+            processes[1].data_stores.remove("contended")
+
+    together(write, remove)
+
+    record = processes[0].data_stores.find("contended", "key")
+    assert record is None or record.value == 39
+
+
+def test_records_are_written_in_opposite_orders(processes: tuple[Project, Project]) -> None:
+    """Two processes that write the same records in opposite orders do not wait for each other for ever."""
+    records = [StoreRecord(f"key{number}", number, None) for number in range(40)]
+
+    def work(project: Project, chosen: list[StoreRecord]) -> None:
+        for _ in range(5):
+            project.data_stores.put_records("crossed", chosen)
+
+    together(lambda: work(processes[0], records), lambda: work(processes[1], records[::-1]))
+
+    assert processes[0].data_stores.count("crossed") == 40
+
+
+def test_a_user_is_deleted_while_an_account_is_added(processes: tuple[Project, Project], clock: ManualClock) -> None:
+    """An account never stays without its user."""
+    first, second = processes
+
+    def add(number: int) -> Account:
+        return Account(f"apn_{number}", "slack", "", "ada", "development", datetime(2026, 1, 1, tzinfo=UTC), True, ())
+
+    for number in range(10):
+        together(
+            partial(first.accounts.add, add(number), {}), partial(second.accounts.delete_user, "ada", "development")
+        )
+        accounts = first.accounts.list_accounts(external_user_id="ada")
+        assert not accounts or first.accounts.find_user("ada", "development") is not None
+
+
+def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, Project]) -> None:
+    """Blocks with one name run one after the other, and see what the block before them has stored."""
+
+    def count(project: Project) -> None:
+        for _ in range(10):
+            with project.exclusive("count"):
+                number = project.settings.get("number", 0)
+                assert isinstance(number, int)
+                project.settings.set("number", number + 1)
+
+    together(*[partial(count, project) for project in processes])
+
+    assert processes[0].settings.get("number") == 20
+
+
+def test_text_is_sorted_by_its_bytes(processes: tuple[Project, Project]) -> None:
+    """Lists have the order that they have on SQLite, whatever the language of the server."""
+    for name in ("b", "B", "a_", "aB", "_a"):
+        processes[0].variables.set(name, "1")
+
+    assert processes[0].variables.list() == ["B", "_a", "aB", "a_", "b"]
+
+
+def test_nul_is_refused(processes: tuple[Project, Project]) -> None:
+    """A text that Postgres cannot store is refused with the reason."""
+    with pytest.raises(RequestError, match="contains a NUL character"):
+        processes[0].accounts.find("apn_\0")
+
+
+def test_closed_connections_are_replaced(processes: tuple[Project, Project], shared_database: tuple[str, Path]) -> None:
+    """After the server has closed all connections, as a restart does, the next call opens a new one."""
+    project = processes[0]
+    project.variables.set("KEPT", "1")
+    run_sql(
+        shared_database[0],
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+    )
+
+    assert project.variables.values()["KEPT"] == "1"
+
+
+def test_a_transaction_that_loses_its_connection(
+    processes: tuple[Project, Project], shared_database: tuple[str, Path]
+) -> None:
+    """A transaction whose connection is closed fails with one message, and changes nothing."""
+
+    def change(state: dict[str, Any]) -> None:
+        state["lost"] = True
+        run_sql(
+            shared_database[0],
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+        )
+
+    with pytest.raises(ProjectError, match="cannot be reached: terminating connection due to administrator command"):
+        processes[0].source_states.update("lost", change)
+
+    assert processes[0].source_states.load("lost") == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:pw-4711@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=ada&password=pw-4711",
+        "postgres://ada:pw-4711@127.0.0.1:1/db",
+    ],
+)
+def test_a_server_that_is_gone(tmp_path: Path, url: str) -> None:
+    """The error names the database and the reason, in one line, without the password; the exit status is 3."""
+    error = refusal(tmp_path, url)
+
+    assert error.message.startswith(f"The project's database {url.partition(':')[0]}://")
+    assert "cannot be reached: connection failed: " in error.message
+    assert "\n" not in error.message
+    assert "pw-4711" not in f"{error} {error!r}"
+    assert "PDKERNEL_DATABASE" in error.fix
+    assert error.exit_status == 3
+    assert not (tmp_path / "key").exists()
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:pw-4711@host:port/db", "postgresql://u:pw-4711@[::1/db"])
+def test_a_url_with_a_mistake(tmp_path: Path, url: str) -> None:
+    """A URL that cannot be parsed is refused without showing its password."""
+    error = refusal(tmp_path, url)
+
+    assert error.message == "The value of --database (PDKERNEL_DATABASE) is not a URL."
+    assert "pw-4711" not in str(error)
+
+
+def test_a_user_without_rights(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> None:
+    """A database user who may not create tables gets the server's reason."""
+    name = f"role_{tmp_path.name[-20:].replace('-', '_')}"
+    postgres.execute(f"create role {name} login")
+    try:
+        error = refusal(tmp_path, postgres_url.replace("//postgres@", f"//{name}@"))
+    finally:
+        postgres.execute(f"drop role {name}")
+
+    assert "cannot be used: permission denied for schema public" in error.message
+
+
+def test_another_key_is_refused(postgres_url: str, tmp_path: Path) -> None:
+    """A database whose values were encrypted with another key is refused, and named without its password."""
+    with_password = postgres_url.replace("//postgres@", "//postgres:pw-4711@")
+    Project.open(tmp_path / "a", database_url=with_password).close()
+    Project.open(tmp_path / "b").close()
+
+    error = refusal(tmp_path / "b", with_password)
+
+    assert "was created with another key than the one in" in error.message
+    assert "PDKERNEL_KEY_FILE" in error.fix
+    assert "pw-4711" not in str(error)
+
+
+def test_a_missing_key_is_not_replaced(postgres_url: str, tmp_path: Path) -> None:
+    """A second host without the key file gets no new key."""
+    Project.open(tmp_path / "a", database_url=postgres_url).close()
+
+    error = refusal(tmp_path / "b", postgres_url)
+
+    assert error.message.startswith(f"The project's key file {tmp_path}/b/key is missing")
+    assert "use an empty database" in error.fix
+    assert not (tmp_path / "b" / "key").exists()
+
+
+def test_a_newer_database_is_refused(postgres_url: str, tmp_path: Path) -> None:
+    """A database of a newer version is refused with the command to upgrade."""
+    Project.open(tmp_path, database_url=postgres_url).close()
+    run_sql(postgres_url, f"update meta set value = '{SCHEMA_VERSION + 1}' where name = 'schema_version'")
+
+    assert "a newer version of pdkernel has written it" in refusal(tmp_path, postgres_url).message
+
+
+def test_foreign_tables_are_left_alone(postgres_url: str, tmp_path: Path) -> None:
+    """A database with a foreign table under one of pdkernel's names is refused unchanged."""
+    run_sql(postgres_url, "create table accounts (iban text)")
+
+    error = refusal(tmp_path, postgres_url)
+
+    assert "has tables with the same names: accounts" in error.message
+    engine = create_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        assert connection.execute(text("select count(*) from pg_tables where schemaname = 'public'")).scalar() == 1
+    engine.dispose()
+
+
+def test_the_location_shows_no_password(postgres_url: str, tmp_path: Path) -> None:
+    """A project shows its database without the password."""
+    url = postgres_url.replace("//postgres@", "//postgres:pw-4711@")
+
+    with Project.open(tmp_path, database_url=f"{url}&sslpassword=pw-4712") as project:
+        shown = f"{project!r} {project.location}"
+
+    assert project.location.startswith("postgresql://postgres:***@/test_")
+    assert "pw-471" not in shown
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_connection_in_use_is_closed_later(postgres_url: str, tmp_path: Path) -> None:
+    """A connection that a thread uses while the project is closed is closed when the thread returns it."""
+    project = Project.open(tmp_path, database_url=postgres_url)
+
+    def close(state: dict[str, Any]) -> None:
+        project.close()
+
+    project.source_states.update("source", close)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        ends = time.monotonic() + 5
+        while connection.execute(query).fetchone() != (0,):
+            assert time.monotonic() < ends
+            time.sleep(0.01)

@@ -1,0 +1,61 @@
+"""
+Several processes that answer requests with their process id, in a process of its own.
+
+Arguments: the number of processes, and a file. A process whose number is in the file ends with status 7 before it accepts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from pdkernel.server.processes import ProcessMembership, ServerProcesses
+from pdkernel.server.uvicorn_server import UvicornServer, listen, local_url, new_event_loop, serve_until_signalled
+
+listening = listen("127.0.0.1", 0)
+
+
+def write(line: str) -> None:
+    """Print a line to standard error."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def announce() -> None:
+    """Print the URL."""
+    print(local_url(listening, "127.0.0.1", tls=False), flush=True)
+
+
+async def respond(request: Request) -> Response:
+    """Answer with the process id; after `?wait=S`, that many seconds later."""
+    await asyncio.sleep(float(request.query_params.get("wait", 0)))
+    return PlainTextResponse(str(os.getpid()))
+
+
+async def serve(membership: ProcessMembership) -> None:
+    """Answer requests until a signal."""
+    server = UvicornServer(
+        Starlette(routes=[Route("/", respond)]),
+        share=membership.share,
+        on_ready=lambda: membership.report_ready(f"executor-{os.getpid()}"),
+    )
+    server.config.timeout_graceful_shutdown = 5
+    write(f"predecessor {membership.predecessor}")
+    await serve_until_signalled(server, listening, membership.parent)
+
+
+outcome = ServerProcesses(int(sys.argv[1]), listening, on_ready=announce, write_line=write).run()
+if isinstance(outcome, int):
+    sys.exit(outcome)
+if str(outcome.share.index) in Path(sys.argv[2]).read_text():
+    print("cannot start", flush=True)
+    sys.exit(7)
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(serve(outcome))

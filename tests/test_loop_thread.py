@@ -1,0 +1,51 @@
+"""Coroutines in the loop of another thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from pdkernel.loop_thread import LoopThread
+
+
+@pytest.fixture
+def loop() -> Iterator[LoopThread]:
+    """A loop in a thread."""
+    started = LoopThread()
+    yield started
+    started.close()
+
+
+def test_a_task_that_is_cancelled_at_once_has_begun(loop: LoopThread) -> None:
+    """A cancellation right after the start reaches the coroutine, whose cleanup runs."""
+    seen: list[str] = []
+
+    async def work() -> str:
+        seen.append("begun")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "ended"
+
+    for _ in range(100):
+        task = loop.submit(work())
+        task.cancel()
+        assert task.result() == "cancelled"
+
+    assert seen == ["begun"] * 100
+
+
+def test_a_waiting_caller_is_called_back(loop: LoopThread) -> None:
+    """`while_waiting` is called while the caller waits."""
+    calls: list[int] = []
+
+    async def work() -> int:
+        while not calls:
+            await asyncio.sleep(0.01)
+        return 7
+
+    assert loop.submit(work()).result(while_waiting=lambda: calls.append(1)) == 7
+    assert calls
