@@ -349,6 +349,8 @@ class ProjectError(InternalError):
 class DatabaseUnreachableError(ProjectError):
     """The server of the project's database does not answer now; a served run waits for it."""
 
+    code = "database_unreachable"
+
 
 def exit_status_of(code: str) -> int:
     """Return the exit status of the error class with *code*; 1 for a code that a step's own code set."""

@@ -178,11 +178,11 @@ class LocalDispatch:
         for claimed in claims:
             self._starter.continue_run(claimed)
         if len(claims) >= free or len(claims) < woken:
-            await self._offer_ready()
+            await self._offer_ready(woken)
         return 0.0 if claims or woken else math.inf
 
-    async def _offer_ready(self) -> None:
-        """Inform other processes of ready runs that this one has not claimed, if there are other processes."""
+    async def _offer_ready(self, woken: int) -> None:
+        """Inform other processes of ready runs that this one has not claimed; *woken* of them have become ready now."""
 
     async def _find_cancelled(self) -> Collection[str]:
         active = list(self._starter.active_run_ids)
@@ -207,11 +207,15 @@ class PgQueuerDispatch(LocalDispatch):
     def __init__(self, journal: Journal, starter: RunStarter, messages: WakeUpMessages) -> None:
         super().__init__(journal, starter)
         self._messages = messages
-        self._next_sweep = self._next_offer = -math.inf
-        self._keeps_time = False
+        self._next_sweep = -math.inf
+        self._keeps_time = self._has_news = False
 
     def notify(self) -> None:
         """Look for runs at once, and wait for the ends of pauses that are near."""
+        self._has_news = True
+        self._follow_news()
+
+    def _follow_news(self) -> None:
         self._keeps_time = True
         super().notify()
 
@@ -221,7 +225,7 @@ class PgQueuerDispatch(LocalDispatch):
 
         def notify_from_thread() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self.notify)
+                loop.call_soon_threadsafe(self._follow_news)
 
         self._journal.on_change(notify_from_thread)
         async with asyncio.TaskGroup() as tasks:
@@ -239,9 +243,10 @@ class PgQueuerDispatch(LocalDispatch):
     async def _check_lease(self) -> float:
         """If other processes have taken this one for dead, end its runs and start anew."""
         if self._journal.is_lost:
-            _log.warning(
-                "This process could not extend its lease in time, so other processes continue its runs. It ends its own."
-            )
+            if self._starter.active_run_ids:
+                _log.warning(
+                    "This process could not extend its lease in time: it ends its runs, which others continue."
+                )
             await self._starter.abandon_runs()
             await self._journal.rejoin()
             self.notify()
@@ -260,7 +265,8 @@ class PgQueuerDispatch(LocalDispatch):
                 self._messages.send(self._clock.now().timestamp() + wait_s)
         return min(wait_s, SWEEP_INTERVAL_S) if self._keeps_time or wait_s == 0 else SWEEP_INTERVAL_S
 
-    async def _offer_ready(self) -> None:
-        if self._clock.monotonic() >= self._next_offer:  # two full processes would notify each other without an end
-            self._next_offer = self._clock.monotonic() + SWEEP_INTERVAL_S
+    async def _offer_ready(self, woken: int) -> None:
+        # not after news of others: two full processes would notify each other without an end
+        if woken or self._has_news:
+            self._has_news = False
             await self._journal.announce()

@@ -27,8 +27,8 @@ ENTRYPOINT = "pdkernel_due"
 """The name of the messages in PgQueuer's tables, dashboard and metrics."""
 MAX_RETRY_S = 5.0
 """Maximum seconds until a lost connection is opened again."""
-LOG_DAYS = 7
-"""Days after which PgQueuer's log of messages is removed; its statistics stay."""
+HISTORY_DAYS = 7
+"""Days after which PgQueuer's log and statistics of messages are removed."""
 
 _MIN_RETRY_S = 0.25
 _PRUNE_INTERVAL_S = 3600.0
@@ -125,7 +125,7 @@ class WakeUpMessages:
                 asyncio.create_task(manager.run(shutdown_on_listener_failure=True)),
                 asyncio.create_task(driver.wait_until_lost()),
                 asyncio.create_task(self._send_requested(queries)),
-                asyncio.create_task(self._prune_log(queries)),
+                asyncio.create_task(self._prune_history(queries)),
             )
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -164,10 +164,11 @@ class WakeUpMessages:
                 on_conflict="skip",
             )
 
-    async def _prune_log(self, queries: Queries) -> None:
-        table = queries.qbe.settings.qualified.queue_table_log
+    async def _prune_history(self, queries: Queries) -> None:
+        names = queries.qbe.settings.qualified
         while True:
-            await queries.driver.execute(
-                f"delete from {table} where aggregated and created < now() - interval '{LOG_DAYS} days'"  # noqa: S608  # PgQueuer's name
-            )
+            for table, condition in ((names.queue_table_log, "aggregated and"), (names.statistics_table, "")):
+                await queries.driver.execute(
+                    f"delete from {table} where {condition} created < now() - interval '{HISTORY_DAYS} days'"  # noqa: S608  # names of PgQueuer
+                )
             await asyncio.sleep(_PRUNE_INTERVAL_S)

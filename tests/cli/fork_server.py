@@ -111,7 +111,8 @@ def serve(connection: socket.socket) -> None:
     """Fork a child for each request on *connection*, and answer with its exit status, or with its id if it runs on."""
     for module in pkgutil.walk_packages(pdkernel.__path__, "pdkernel."):
         if not module.name.startswith(NOT_PRELOADED):
-            importlib.import_module(module.name)
+            with contextlib.suppress(ModuleNotFoundError):  # an extra is not installed
+                importlib.import_module(module.name)
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import psycopg
-
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
 from tests.cli.fork_server import ROOT, ForkServer
@@ -240,6 +238,8 @@ class ServerProcess:
 
 def postgres_rows(url: str, query: str, *values: object) -> list[Any]:
     """The rows of a query with `?` for each value; a server that starts again is waited for."""
+    import psycopg  # an extra
+
     ends = time.monotonic() + LIMIT_S
     while True:
         try:

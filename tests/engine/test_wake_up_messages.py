@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from pdkernel.clock import SYSTEM_CLOCK
-from pdkernel.engine.wake_up_messages import LOG_DAYS, WakeUpMessages
+from pdkernel.engine.wake_up_messages import HISTORY_DAYS, WakeUpMessages
 
 
 @asynccontextmanager
@@ -55,18 +55,22 @@ async def test_processes_that_start_together_create_the_tables_once(postgres_url
     assert caplog.messages == []
 
 
-async def test_old_messages_leave_the_log(postgres_url: str) -> None:
-    """PgQueuer's log keeps the messages of some days; its statistics, which are small, stay."""
+async def test_old_messages_are_forgotten(postgres_url: str) -> None:
+    """PgQueuer's log and statistics keep the messages of some days."""
     async with receiving(postgres_url, 1):
         await wait_for(postgres_url, "select 1 where to_regclass('pgqueuer_log') is not null")
-    for days in (LOG_DAYS - 1, LOG_DAYS + 1):
+    for days in (HISTORY_DAYS - 1, HISTORY_DAYS + 1):
+        at = f"now() - interval '{days} days', 'successful', 0, 'pdkernel_due'"
         await rows(
             postgres_url,
-            "insert into pgqueuer_log (created, job_id, status, priority, entrypoint, aggregated)"
-            f" values (now() - interval '{days} days', {days}, 'successful', 0, 'pdkernel_due', true)",
+            f"insert into pgqueuer_log (job_id, aggregated, created, status, priority, entrypoint) values ({days}, true, {at})",
+        )
+        await rows(
+            postgres_url,
+            f"insert into pgqueuer_statistics (count, created, status, priority, entrypoint) values ({days}, {at})",
         )
     async with receiving(postgres_url, 1):
-        await wait_for(postgres_url, "select 1 where (select count(*) from pgqueuer_log) < 2")
-    left = await rows(postgres_url, "select job_id from pgqueuer_log")
+        await wait_for(postgres_url, "select 1 where (select count(*) from pgqueuer_statistics) < 2")
+    left = await rows(postgres_url, "select job_id from pgqueuer_log union all select count from pgqueuer_statistics")
 
-    assert left == [(LOG_DAYS - 1,)]
+    assert left == [(HISTORY_DAYS - 1,)] * 2
