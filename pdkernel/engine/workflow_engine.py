@@ -191,7 +191,8 @@ class WorkflowEngine:
         assert request.run_ids is not None
         run_id = request.run_ids[0]
         async with self._cancellable(run_id):
-            execution = await self._read_cancelled(await self._interpreter.run(request, watcher))
+            execution = await self._interpreter.run(request, watcher)
+        execution = await self._read_cancelled(execution)
         while execution.status == "paused" and request.pause_mode == "wait":
             execution = await self.continue_after_pause(run_id, watcher, request=request)
         return execution
@@ -336,7 +337,8 @@ class WorkflowEngine:
         if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
             request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
         async with self._cancellable(claimed.claim.run_id):
-            return await self._read_cancelled(await self._interpreter.continue_run(request, state, watcher))
+            execution = await self._interpreter.continue_run(request, state, watcher)
+        return await self._read_cancelled(execution)
 
     async def _check_lease(self) -> None:
         """Raise `RunLostError` if other processes may continue the runs of this one."""
