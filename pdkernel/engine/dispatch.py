@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL_S = 0.25
 """Seconds until changes by other processes are noticed."""
+MIN_CANCEL_INTERVAL_S = 0.1
+"""Minimum seconds between two reads of which runs in progress are cancelled."""
 SWEEP_INTERVAL_S = 1.0
 """With several processes: seconds until runs of dead processes, and runs whose wake-up was lost, are noticed."""
 TIMER_HORIZON_S = 2.0
@@ -75,15 +77,23 @@ class Dispatch(Protocol):
         ...
 
 
-def open_dispatch(project: Project, journal: Journal, starter: RunStarter) -> Dispatch:
+def open_dispatch(
+    project: Project, journal: Journal, starter: RunStarter, *, interval_s: float | None = None
+) -> Dispatch:
     """
     Return the dispatch for the project's database.
+
+    Args:
+        project: The project.
+        journal: The project's journal.
+        starter: Starts the runs.
+        interval_s: Seconds until it looks for runs without a notice; None for the default of the database.
 
     Raises:
         ProjectError: The database is on PostgreSQL, and PgQueuer is not installed.
     """
     if project.sqlite_path is not None:
-        return LocalDispatch(journal, starter)
+        return LocalDispatch(journal, starter, interval_s=interval_s or POLL_INTERVAL_S)
     try:
         from pdkernel.engine.journal.postgres import PostgresBackend
         from pdkernel.engine.wake_up_messages import WakeUpMessages
@@ -93,7 +103,8 @@ def open_dispatch(project: Project, journal: Journal, starter: RunStarter) -> Di
             "not installed.",
             fix="pip install 'pdkernel[postgres]'",
         ) from fault
-    return PgQueuerDispatch(journal, starter, WakeUpMessages(PostgresBackend(project).arguments, journal.clock))
+    messages = WakeUpMessages(PostgresBackend(project).arguments, journal.clock)
+    return PgQueuerDispatch(journal, starter, messages, interval_s=interval_s or SWEEP_INTERVAL_S)
 
 
 async def look_repeatedly(
@@ -130,20 +141,22 @@ class LocalDispatch:
     Args:
         journal: The journal.
         starter: Starts the runs.
+        interval_s: Seconds until it looks for runs without a notice.
     """
 
-    _interval_s = POLL_INTERVAL_S
-
-    def __init__(self, journal: Journal, starter: RunStarter) -> None:
+    def __init__(self, journal: Journal, starter: RunStarter, *, interval_s: float = POLL_INTERVAL_S) -> None:
         self._journal = journal
         self._starter = starter
+        self._interval_s = interval_s
         self._clock = journal.clock
         self._is_notified = asyncio.Event()
+        self._is_new = False  # there was a notice that `_continue_due` has not seen
         self._has_reaped = False
-        self._times_read_at = -math.inf
+        self._times_read_at = self._cancelled_read_at = -math.inf
 
     def notify(self) -> None:
         """Look for runs at once."""
+        self._is_new = True
         self._is_notified.set()
 
     async def run(self) -> None:
@@ -160,8 +173,15 @@ class LocalDispatch:
 
     async def _continue_due(self) -> float:
         """Continue the runs that are due; return the seconds until the next one is due, or 0 if one was."""
-        for run_id in await self._find_cancelled():
-            await self._starter.cancel(run_id)
+        delay_s = await self._end_cancelled()
+        return min(delay_s, await self._continue_ready())
+
+    async def _continue_ready(self) -> float:
+        if self._is_new:
+            self._is_new = False
+            # most notices are about a run that is ready, or about room for one
+            if self._starter.free_runs > 0 and await self._start_ready():
+                return 0.0
         due = await self._journal.next_wake()
         if due is None:
             return math.inf
@@ -173,20 +193,34 @@ class LocalDispatch:
             self._times_read_at = self._clock.monotonic()
             self._starter.deliver_due()
             woken = await self._journal.wake_due()
+        return 0.0 if await self._start_ready(woken) or woken else math.inf
+
+    async def _start_ready(self, woken: int = 0) -> int:
+        """Start ready runs as long as there is room; return their number. *woken* runs have become ready just now."""
         free = min(self._starter.free_runs, MAX_CLAIMS)
         claims = await self._journal.claim_ready(free) if free > 0 else ()
         for claimed in claims:
             self._starter.continue_run(claimed)
         if len(claims) >= free or len(claims) < woken:
             await self._offer_ready(woken)
-        return 0.0 if claims or woken else math.inf
+        return len(claims)
 
     async def _offer_ready(self, woken: int) -> None:
         """Inform other processes of ready runs that this one has not claimed; *woken* of them have become ready now."""
 
-    async def _find_cancelled(self) -> Collection[str]:
+    async def _end_cancelled(self) -> float:
+        """End runs in progress that another process has cancelled; return the seconds until it may be tried, if it was too soon."""
         active = list(self._starter.active_run_ids)
-        return await self._journal.find_cancelled(active) if active else ()
+        if not active:
+            return math.inf
+        now = self._clock.monotonic()
+        delay_s = self._cancelled_read_at + MIN_CANCEL_INTERVAL_S - now
+        if delay_s > 0:
+            return delay_s
+        self._cancelled_read_at = now
+        for run_id in await self._journal.find_cancelled(active):
+            await self._starter.cancel(run_id)
+        return math.inf
 
 
 class PgQueuerDispatch(LocalDispatch):
@@ -200,12 +234,13 @@ class PgQueuerDispatch(LocalDispatch):
         journal: The journal.
         starter: Starts the runs.
         messages: Wakes one of the processes.
+        interval_s: Seconds between two sweeps.
     """
 
-    _interval_s = SWEEP_INTERVAL_S
-
-    def __init__(self, journal: Journal, starter: RunStarter, messages: WakeUpMessages) -> None:
-        super().__init__(journal, starter)
+    def __init__(
+        self, journal: Journal, starter: RunStarter, messages: WakeUpMessages, *, interval_s: float = SWEEP_INTERVAL_S
+    ) -> None:
+        super().__init__(journal, starter, interval_s=interval_s)
         self._messages = messages
         self._next_sweep = -math.inf
         self._keeps_time = self._has_news = False
@@ -256,14 +291,14 @@ class PgQueuerDispatch(LocalDispatch):
         if self._journal.is_lost:
             return POLL_INTERVAL_S
         if self._clock.monotonic() >= self._next_sweep:
-            self._next_sweep = self._clock.monotonic() + SWEEP_INTERVAL_S
+            self._next_sweep = self._clock.monotonic() + self._interval_s
             await self._journal.reap_dead()
         wait_s = await self._continue_due()
         if wait_s > TIMER_HORIZON_S:
             self._keeps_time = False
             if wait_s < math.inf:
                 self._messages.send(self._clock.now().timestamp() + wait_s)
-        return min(wait_s, SWEEP_INTERVAL_S) if self._keeps_time or wait_s == 0 else SWEEP_INTERVAL_S
+        return min(wait_s, self._interval_s) if self._keeps_time or wait_s == 0 else self._interval_s
 
     async def _offer_ready(self, woken: int) -> None:
         # not after news of others: two full processes would notify each other without an end
