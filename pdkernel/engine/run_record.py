@@ -304,7 +304,7 @@ class RunRecord(GrowingExecution):
                 await self.flush()  # a step that is written again must not come after the end
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED_STATUSES}
-        if not self._is_parked:
+        if not self._is_parked and not self._journal.is_lost:  # else another process continues the run
             last, self._last = self._last, None
             event = self._take_event_text()
             ended, outbox = self._ended, self.outbox.rows

@@ -332,7 +332,8 @@ class WorkflowEngine:
             state = self.restore_state(claimed)
         except PdkernelError as fault:
             error = ErrorRecord(fault.code, type(fault).__name__, str(fault))
-            await self.journal.finish(claimed.claim, "error", encode_output(error=error))
+            if not self.journal.is_lost:  # else another process continues the run
+                await self.journal.finish(claimed.claim, "error", encode_output(error=error))
             return await self._recorded(claimed.claim.run_id)
         if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
             request = replace(request, policy=replace(policy, public_only=request.policy.public_only))

@@ -89,8 +89,10 @@ class ExecutorLease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether this executor was taken for dead, or could not extend its lease in time."""
-        return self._is_refused or time.monotonic() > self._extended_at + self._seconds
+        """Whether this executor was taken for dead, or could not extend its lease in time; true from then on until `follow`."""
+        if time.monotonic() > self._extended_at + self._seconds:
+            self._is_refused = True  # a later extension does not bring the runs back that were given up
+        return self._is_refused
 
     def start(self) -> None:
         """Extend the lease, and continue in a thread. Raises `psycopg.Error`."""

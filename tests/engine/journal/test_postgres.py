@@ -146,6 +146,17 @@ async def test_executor_that_was_taken_for_dead_gets_to_know(journals: Journals,
     assert reaped.is_lost
 
 
+async def test_an_executor_that_was_late_stays_lost(journals: Journals) -> None:
+    """An extension that comes after the lease does not bring back what was given up; only `rejoin` does."""
+    executor = journals(lease_s=0.2, beat_s=0.4)
+    await asyncio.sleep(0.3)
+    was_lost = executor.is_lost
+    await asyncio.sleep(0.2)  # the late extension
+
+    assert was_lost
+    assert executor.is_lost
+
+
 async def test_lost_executor_joins_again(journals: Journals, server: PostgresDatabase) -> None:
     """A lost executor gets a new id; its runs are ready at once, and its earlier claims stay invalid."""
     executor = journals(lease_s=0.2)
