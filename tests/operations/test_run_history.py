@@ -176,7 +176,10 @@ async def test_a_run_that_is_cancelled_between_its_steps_is_reported_as_cancelle
     gate.open()
     ended = await running
 
-    assert (ended.status, ended.error and ended.error.code) in [("cancelled", "cancelled"), ("cancelled", None)]
+    assert ended.status == "cancelled"
+    assert (
+        ended.error is None or ended.error.name == "Cancelled"
+    )  # the step may be in progress when the process notices it
 
 
 async def test_a_run_of_a_terminal_is_resumed_by_the_caller(run: Run, runtime: WorkflowEngine) -> None:
