@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -28,11 +29,13 @@ from pdkernel.model import Step, Workflow
 from pdkernel.operations.run_replay import prepare_fork, prepare_replay, start_replay
 from pdkernel.packages import NPM_LOCK_NAME, PYTHON_LOCK_NAME
 from pdkernel.project import Project
+from pdkernel.workers import GO_LOCK_NAME
 from tests.actions.registry_server import PackageServer, archive, depot, serving
 from tests.actions.test_catalog import PACKAGE
-from tests.builders import Gate, a_step, a_workflow, an_event, node_step, python_step
+from tests.builders import Gate, a_step, a_workflow, an_event, go_step, node_step, python_step
 from tests.npm_registry import NpmRegistry, npm_registry
 from tests.wheels import WheelFolder
+from tests.workers.test_go_build import MODULE, proxy_with
 
 
 @dataclass
@@ -255,6 +258,24 @@ async def test_runs_before_and_after_a_change_keep_their_own(host: Host, shelf: 
     executions = {execution.id: versions(execution) for execution in await host.resume(before, after)}
 
     assert executions == {before.id: ["1.0.0"], after.id: ["2.0.0"]}
+
+
+async def test_a_go_step_keeps_its_modules(tmp_path: Path, clock: ManualClock, go_cache: Path) -> None:
+    """A Go step after a pause is compiled with the modules with which the run began."""
+    cache = tmp_path / "ours" / ".pdkernel" / "cache"
+    cache.mkdir(parents=True, mode=0o700)
+    (cache / "go").symlink_to(go_cache)
+    proxy = proxy_with(tmp_path / "proxy", MODULE, "v1.0.0", 'package words\n\nconst Word = "one"\n')
+    step = go_step("words", 'pd.Export("word", words.Word)', MODULE)
+    environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOFLAGS": ""}
+    async with host_on(tmp_path / "ours", environ, clock) as host:
+        paused = await host.start(ASK, step)
+        proxy_with(tmp_path / "proxy", MODULE, "v1.1.0", 'package words\n\nconst Word = "two"\n')
+        (host.folder / GO_LOCK_NAME).unlink()
+        new = await host.start(step)
+        (execution,) = await host.resume(paused)
+
+    assert [run.step("words").exports.get("word") for run in (execution, new)] == ["one", "two"], execution.error
 
 
 # ── packages that cannot be installed again ──────────────────────────────────────────────────────────────────────────
