@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pdkernel.actions import LockedComponent
 from pdkernel.encode import JsonStruct, decode_json, encode_json
@@ -130,6 +131,7 @@ class PackageLocks:
             )
             return kept if lock == old else lock.encode(workflow.name)
         stored = self._latest[workflow.version] = self._encode(workflow, ready, actions)
+        _limit_size(self._latest)
         return stored
 
     def _encode(self, workflow: Workflow, ready: PreparedPackages, actions: StepActions) -> StoredLock | None:
@@ -146,9 +148,13 @@ class PackageLocks:
         )
         if key not in self._known:
             self._known[key] = _collect(ready, actions).encode(workflow.name)
-            if len(self._known) > _MAX_KNOWN:
-                del self._known[next(iter(self._known))]
+            _limit_size(self._known)
         return self._known[key]
+
+
+def _limit_size(cache: dict[Any, Any]) -> None:
+    if len(cache) > _MAX_KNOWN:
+        del cache[next(iter(cache))]
 
 
 def _collect(ready: PreparedPackages, actions: StepActions) -> PackageLock:

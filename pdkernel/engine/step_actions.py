@@ -142,7 +142,11 @@ class StepActions:
 
     def describe_locks(self) -> Mapping[str, LockedComponent]:
         """What a continued run needs to find the same components, by step."""
-        return {step: self._catalog.describe_lock(found.component) for step, found in self._found.items()}
+        locked = self._locked or {}
+        return {
+            step: locked.get(step) or self._catalog.describe_lock(found.component)
+            for step, found in self._found.items()
+        }
 
     @property
     def files(self) -> tuple[Path, ...]:
