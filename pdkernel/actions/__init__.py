@@ -17,5 +17,6 @@ from pdkernel.actions.action_reference import ActionReference, suggest_step_name
 from pdkernel.actions.catalog import Catalog
 from pdkernel.actions.component import Component
 from pdkernel.actions.connect_source import ConnectSource
+from pdkernel.actions.lock import LockedComponent
 
-__all__ = ["ActionReference", "Catalog", "Component", "ConnectSource", "suggest_step_name"]
+__all__ = ["ActionReference", "Catalog", "Component", "ConnectSource", "LockedComponent", "suggest_step_name"]

@@ -24,9 +24,16 @@ from pdkernel.actions.component import Component, ComponentKind
 from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
 from pdkernel.actions.description_cache import DescriptionCache
 from pdkernel.actions.folder_source import FolderSource
-from pdkernel.actions.lock import LOCK_NAME, ActionsLock
+from pdkernel.actions.lock import LOCK_NAME, ActionsLock, LockedComponent
 from pdkernel.actions.npm_registry import NpmRegistry
-from pdkernel.actions.npm_source import APPS_ON_NPM, NPM_SCOPE, NpmSource, PackageRegistry, ProgressCallback
+from pdkernel.actions.npm_source import (
+    APPS_ON_NPM,
+    NPM_SCOPE,
+    NpmSource,
+    PackageRegistry,
+    ProgressCallback,
+    build_not_installed_error,
+)
 from pdkernel.actions.prop_binding import guess_app_bindings, resolve_app_bindings
 from pdkernel.actions.source_settings import (
     ACCEPT_LICENCE_COMMAND,
@@ -186,16 +193,50 @@ class Catalog:
                 raise self._not_found(reference)
             self._check_licence(reference)
             if not install:
-                raise ActionNotFoundError(
-                    f"The action {chosen} is not installed in this project, and --no-install forbids its installation.",
-                    fix=f"Install the action: pdkernel actions add {chosen}",
-                )
+                raise build_not_installed_error(chosen)
             found = await self._install_from_npm(chosen, progress)
         elif found.file is not None and found.file.origin == "npm":
             self.npm_source.lock_component(found)  # its package was installed for another action
         return (
             replace(found, requested_version=reference.version) if override and override != reference.version else found
         )
+
+    def describe_lock(self, component: Component) -> LockedComponent:
+        """What `restore` needs to find the same component later."""
+        if component.file is not None and component.file.origin == "npm":
+            return self.npm_source.describe_lock(component)
+        return LockedComponent(component.uses, component.requested_version)
+
+    async def restore(
+        self, locked: LockedComponent, *, install: bool = True, progress: ProgressCallback = _silent
+    ) -> Component:
+        """
+        Find exactly the component of *locked*, whatever the lock file says now; install its packages again if necessary.
+
+        Args:
+            locked: The component, from `describe_lock`.
+            install: False forbids installations.
+            progress: Called with a text before each slow operation.
+
+        Raises:
+            ActionNotFoundError: The source does not have this version any more, or *install* is False.
+            LicenceError: The action comes from npm, whose licence is not accepted.
+            ActionSourceError: The source cannot be reached, or the packages cannot be installed.
+        """
+        reference = ActionReference.parse(locked.uses)
+        found: Component | None
+        if locked.package is not None and locked.packages is not None:
+            self._check_licence(reference)
+            found = await self.npm_source.restore_component(
+                reference, locked.package, locked.packages, progress, install=install
+            )
+        else:
+            found = self._find_local(reference)
+            if found is None and self.settings.source_setting.source == "connect" and not reference.is_private:
+                found, _ = await self.connect_source.fetch_action(reference.key, reference.version)
+        if found is None or (found.file is None and self.settings.source_setting.source != "connect"):
+            raise self._not_found(reference)
+        return replace(found, requested_version=locked.requested_version or found.requested_version)
 
     async def search(
         self,

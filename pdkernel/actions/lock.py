@@ -8,10 +8,11 @@ committed, so that every clone runs the same code.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdkernel.errors import ActionSourceError
-from pdkernel.packages import NpmLock
+from pdkernel.packages import LockedSet, NpmLock
 
 LOCK_NAME = "pdkernel-actions.lock.json"
 LOCK_COMMENT = (
@@ -20,6 +21,24 @@ LOCK_COMMENT = (
 )
 _PACKAGES = "actions"
 _OVERRIDES_KEY = "instead"
+
+
+@dataclass(frozen=True)
+class LockedComponent:
+    """
+    A component, exactly.
+
+    Attributes:
+        uses: `KEY@VERSION` of the component.
+        requested_version: As in `Component`.
+        package: For a component from npm, the version of its package.
+        packages: For a component from npm, its package with all dependencies.
+    """
+
+    uses: str
+    requested_version: str | None = None
+    package: str | None = None
+    packages: LockedSet | None = None
 
 
 class ActionsLock:

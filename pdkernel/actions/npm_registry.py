@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pdkernel.actions.lock import LOCK_COMMENT
 from pdkernel.errors import ActionNotFoundError, ActionSourceError, PackageInstallError
-from pdkernel.packages import NpmPackages, NpmSpec
+from pdkernel.packages import LockedSet, NpmPackages, NpmSpec
 from pdkernel.packages.npm_command import NpmFailedError, explain_failure, run_npm
 from pdkernel.workers import find_node
 
@@ -64,25 +64,39 @@ class NpmRegistry:
             archive = next(Path(folder).glob("*.tgz"))
             await asyncio.to_thread(_extract, archive, target)
 
+    def find_locked(self, package: str, version: str) -> LockedSet | None:
+        """An installed version with its dependencies, or None if that version is not installed."""
+        tree = self._installed.find([NpmSpec(package, version)])
+        return tree.locked if tree else None
+
     def find_installed(self, package: str, version: str) -> Path | None:
         """The folder of an installed version, or None if that version is not installed."""
         spec = NpmSpec(package, version)
         tree = self._installed.find([spec])
         return tree.folder / "node_modules" / tree.aliases[str(spec)] if tree else None
 
-    async def install(self, package: str, version: str, progress: Callable[[str], None]) -> Path:
+    async def install(
+        self,
+        package: str,
+        version: str,
+        progress: Callable[[str], None],
+        *,
+        locked: LockedSet | None = None,
+        install: bool = True,
+    ) -> Path:
         """
         Install one version and its dependencies, completely or not at all; return the package's folder.
 
-        The versions of the lock file are used for a package that it contains.
+        The versions of *locked*, or else of the lock file, are used for a package that it contains.
 
         Raises:
+            PackageMissingError: The version is not installed, and *install* is False.
             ActionSourceError: npm cannot run, the registry cannot be reached, the disk cannot be written, the version
                 does not exist, or its hash differs from the lock file.
         """
         spec = NpmSpec(package, version)
         try:
-            tree = await self._installed.ensure([spec], progress=progress)
+            tree = await self._installed.ensure([spec], progress=progress, locked=locked, install=install)
         except PackageInstallError as fault:
             raise ActionSourceError(fault.message, fix=fault.fix) from None
         return tree.folder / "node_modules" / tree.aliases[str(spec)]

@@ -22,10 +22,11 @@ from pdkernel.actions.component import (
     iter_component_modules,
     parse_header,
 )
-from pdkernel.actions.lock import ActionsLock
+from pdkernel.actions.lock import ActionsLock, LockedComponent
 from pdkernel.encode import decode_json, encode_json
-from pdkernel.errors import ActionNotFoundError, ActionVersionError, ProjectError
+from pdkernel.errors import ActionNotFoundError, ActionVersionError, PackageMissingError, ProjectError
 from pdkernel.model import get_app_slug
+from pdkernel.packages import LockedSet
 
 ProgressCallback = Callable[[str], None]
 
@@ -54,8 +55,20 @@ class PackageRegistry(Protocol):
         """The folder of an installed version, or None."""
         ...
 
-    async def install(self, package: str, version: str, progress: ProgressCallback) -> Path:
-        """Install one version and its dependencies; return its folder."""
+    def find_locked(self, package: str, version: str) -> LockedSet | None:
+        """An installed version with its dependencies, or None."""
+        ...
+
+    async def install(
+        self,
+        package: str,
+        version: str,
+        progress: ProgressCallback,
+        *,
+        locked: LockedSet | None = None,
+        install: bool = True,
+    ) -> Path:
+        """Install one version and its dependencies, those of *locked* if it is given; return its folder."""
         ...
 
 
@@ -152,6 +165,37 @@ class NpmSource:
             component = installed
         self.lock_component(component)
         return component
+
+    def describe_lock(self, component: Component) -> LockedComponent:
+        """The package of an installed component, with its dependencies."""
+        package = get_package_version(component)
+        packages = self._packages.find_locked(f"{NPM_SCOPE}/{get_app_slug(component.key)}", package)
+        return LockedComponent(component.uses, component.requested_version, package, packages)
+
+    async def restore_component(
+        self, uses: ActionReference, package: str, packages: LockedSet, progress: ProgressCallback, *, install: bool
+    ) -> Component:
+        """
+        Return the component *uses* of exactly these packages; install them if they are missing.
+
+        Raises:
+            ActionNotFoundError: The packages are not installed, and *install* is False.
+            ActionSourceError: The packages cannot be installed.
+        """
+        app = get_app_slug(uses.key)
+        name = f"{NPM_SCOPE}/{app}"
+        try:
+            folder = await self._packages.install(name, package, progress, locked=packages, install=install)
+        except PackageMissingError:
+            raise build_not_installed_error(uses) from None
+        known = self._load_index(app)
+        if package not in known:
+            known[package] = tuple(_index_components(folder))
+            self._write(app, known)
+        for indexed in known[package]:
+            if (indexed.header.key, indexed.header.version) == (uses.key, uses.version):
+                return _component(app, package, indexed, folder)
+        raise ActionNotFoundError(f"{name} {package} does not contain {uses}.")
 
     def lock_component(self, component: Component) -> None:
         """Store the package version of *component* in the lock file. Raises `ActionSourceError`."""
@@ -316,6 +360,14 @@ class _VersionSearch:
 def get_package_version(component: Component) -> str:
     """The version of the npm package that contains *component*."""
     return component.source.rpartition(" ")[2]
+
+
+def build_not_installed_error(uses: ActionReference) -> ActionNotFoundError:
+    """The error for an action that is not installed and must not be installed."""
+    return ActionNotFoundError(
+        f"The action {uses} is not installed in this project, and --no-install forbids its installation.",
+        fix=f"Install the action: pdkernel actions add {uses}",
+    )
 
 
 def _component(app: str, package: str, indexed: _IndexedComponent, installed: Path | None) -> Component:

@@ -30,10 +30,11 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.deliveries import NOTIFICATION_STEP, SendDelivery, build_notification, may_retry, retry_delay_s
-from pdkernel.engine.journal import Claim, ClaimedRun, OutboxRow, RunJournal, UnrecordedRuns
+from pdkernel.engine.journal import Claim, ClaimedRun, OutboxRow, RunJournal, StoredLock, UnrecordedRuns
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.mail import MailSettings
 from pdkernel.engine.outbound_calls import build_call_binding
+from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.props import select_named_variables
@@ -103,6 +104,7 @@ class Interpreter:
         self._workers = workers
         self._catalog = catalog
         self._packages = packages
+        self._package_locks = PackageLocks()
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -123,13 +125,11 @@ class Interpreter:
 
         Cancelling the task ends the running step with all its processes; the record then has the status `cancelled`.
         """
-        execution, _ = await self._execute(request, watcher)
-        return execution
+        return (await self._execute(request, watcher))[0]
 
     async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = UNWATCHED) -> Execution:
         """Continue the run of *request* in *state*, which this executor has claimed, and return its record."""
-        execution, _ = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
-        return execution
+        return (await self._execute(replace(request, done_steps=state.done_steps), watcher, state))[0]
 
     async def enqueue(
         self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
@@ -162,19 +162,19 @@ class Interpreter:
             guard=self._workers.sandbox_kind if request.policy.guarded else "none",
         )
 
-    def _new_state(self, request: RunRequest) -> RestoredRun:
+    def _new_state(self, request: RunRequest, lock: StoredLock | None = None) -> RestoredRun:
         run_id, trace_id = request.run_ids or new_run_ids(self._ids)
         context = build_trigger_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
-        return RestoredRun(Claim.first(run_id), trace_id, context)
+        return RestoredRun(Claim.first(run_id), trace_id, context, package_lock=request.package_lock or lock)
 
     async def _execute(
         self, request: RunRequest, watcher: RunWatcher = UNWATCHED, state: RestoredRun | None = None
     ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
         """Return the record, and the steps' exports without redaction."""
         is_new = state is None
-        state = state or self._new_state(request)
+        state = state or self._new_state(request, self._package_locks.predict(request.workflow))
         record = self._new_record(request, state, watcher)
         if is_new:
             record.record_start()
@@ -185,7 +185,8 @@ class Interpreter:
         try:
             if request.refusal is not None:
                 raise request.refusal.error
-            prepare = partial(self._prepare, request, watcher, record, scratch, exports)
+            kept = request.package_lock if is_new else state.package_lock
+            prepare = partial(self._prepare, request, watcher, record, scratch, exports, kept)
             waits = request.is_served and request.pause_mode == "park"
             run = await (retry_unreachable(prepare, self._clock, record.flush) if waits else prepare())
             run.attempt += state.interruptions
@@ -224,11 +225,9 @@ class Interpreter:
             return
         if request.workflow.settings.get("error_notification") is False:
             return
-        target = self._error_notification()
-        if target:
-            record.outbox.add(
-                NOTIFICATION_STEP, 1, [build_notification(execution, target, request.base_url)], record.redactor
-            )
+        if target := self._error_notification():
+            message = build_notification(execution, target, request.base_url)
+            record.outbox.add(NOTIFICATION_STEP, 1, [message], record.redactor)
 
     async def _run_child(
         self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]
@@ -260,6 +259,7 @@ class Interpreter:
         record: RunRecord,
         scratch: Path,
         exports: dict[str, Mapping[str, JSON]],
+        kept: StoredLock | None,
     ) -> RunState:
         """Check the request, install packages and resolve accounts; the caller releases the workers of the result."""
         await asyncio.sleep(0)  # starts the record's first commit, which runs beside the following checks
@@ -267,9 +267,13 @@ class Interpreter:
         if self._workers.gateway is not None:
             await self._workers.gateway.check(request.policy)
         catalog = self._catalog.with_source(request.actions_source, base=request.folder)
-        actions = StepActions(catalog, request, watcher.on_progress)
+        locked = None if kept is None else PackageLock.decode(kept)
+        actions = StepActions(catalog, request, watcher.on_progress, locked=locked.components if locked else None)
         await actions.install()
-        ready = await self._packages.prepare_run(request, self._clock, record.notify, on_progress=watcher.on_progress)
+        ready = await self._packages.prepare_run(
+            request, self._clock, record.notify, watcher.on_progress, locked=locked, failures=actions.failures
+        )
+        record.set_package_lock(self._package_locks.describe(request.workflow, ready, actions, kept))
         setup = self._setup(request, record, scratch, ready, actions)
         workers = await self._open(request, setup)
         try:
@@ -315,6 +319,7 @@ class Interpreter:
             install=request.install,
             file_store_folder=self._files,
             node_packages=ready.node_packages,
+            go_lock=ready.go_lock,
             python=ready.python_environment.python if ready.python_environment else None,
             is_sandboxed=request.policy.guarded,
             public_only=request.policy.public_only,
@@ -343,12 +348,9 @@ class Interpreter:
         for row, step, effect in run.record.outbox.take():
             binding = build_call_binding(run, step, lambda _: None)
             deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
+            key = row.idempotency_key(run.record.run_id) if tries_again else None
             delivery = await deliveries.deliver(
-                step,
-                effect,
-                binding=binding,
-                redactor=run.record.redactor,
-                idempotency_key=row.idempotency_key(run.record.run_id) if tries_again else None,
+                step, effect, binding=binding, redactor=run.record.redactor, idempotency_key=key
             )
             delay_s = retry_delay_s(1) if tries_again and may_retry(delivery) else None
             retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
@@ -379,8 +381,7 @@ class Interpreter:
         status: Status = "success"
         try:
             for step in run.request.workflow.steps:
-                final_status = await self._scheduler.run(run, step, state)
-                if final_status is not None:
+                if (final_status := await self._scheduler.run(run, step, state)) is not None:
                     status = final_status
                     break
         except asyncio.CancelledError:

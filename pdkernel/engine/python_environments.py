@@ -15,7 +15,7 @@ from pdkernel.analysis import PythonRequirement, find_python_requirements
 from pdkernel.engine.prepared_packages import PreparedPackages, StepProgressCallback
 from pdkernel.errors import PackageInstallError, PackageMissingError
 from pdkernel.model import Step
-from pdkernel.packages import ProgressCallback, PythonEnvironment, PythonInstallError, PythonPackages
+from pdkernel.packages import LockBlock, ProgressCallback, PythonEnvironment, PythonInstallError, PythonPackages
 
 RequirementsByStep = Mapping[str, tuple[PythonRequirement, ...]]
 
@@ -43,6 +43,7 @@ class WorkflowPythonEnvironments:
         *,
         install: bool,
         on_progress: StepProgressCallback,
+        locked: LockBlock | None = None,
     ) -> None:
         """
         Set the environment of the Python steps in *prepared*, and the failures of *steps*.
@@ -54,6 +55,7 @@ class WorkflowPythonEnvironments:
             folder: The folder of the notebook or the workflow.
             install: False installs nothing.
             on_progress: Receives progress by step.
+            locked: The packages with which a continued run began, or None.
 
         Raises:
             PackageMissingError: A package of *steps* is not installed, and *install* is False.
@@ -72,14 +74,14 @@ class WorkflowPythonEnvironments:
                 prepared.messages.setdefault(waiting, []).append(line)
 
         wanted = _merge_requirements(needs)
-        if not install and wanted != _merge_requirements(needed):
+        if locked is None and not install and wanted != _merge_requirements(needed):
             try:
                 prepared.python_environment = await self._ensure(wanted, install, progress)
             except PackageMissingError:  # perhaps only steps that do not run need the package
                 wanted = _merge_requirements(needed)
         if prepared.python_environment is None:
             offsets = {step.name: step.line_offset for step in steps if _is_python(step)}
-            await self._install(prepared, wanted, needed, offsets, install, progress)
+            await self._install(prepared, wanted, needed, offsets, install, progress, locked)
 
     async def _install(
         self,
@@ -89,16 +91,21 @@ class WorkflowPythonEnvironments:
         offsets: Mapping[str, int],
         install: bool,
         progress: ProgressCallback,
+        locked: LockBlock | None,
     ) -> None:
-        refused = self._refused.get(wanted, frozenset())
+        unlocked = frozenset(
+            each.name for each in wanted if locked is not None and str(each) not in locked.requirements.split(", ")
+        )
+        refused = self._refused.get(wanted, frozenset()) if locked is None else unlocked
         if refused & {each.name for each in _merge_requirements(needed)}:
             refused = frozenset()  # a step that runs needs a refused package: try again
         while ready.python_environment is None:
             left = [each for each in wanted if each.name not in refused]
             try:
-                ready.python_environment = await self._ensure(left, install, progress)
+                ready.python_environment = await self._ensure(left, install, progress, locked)
             except PythonInstallError as error:
-                blamed = error.failed_names & {each.name for each in left} or {each.name for each in left}
+                names = {each.name for each in left}
+                blamed = error.failed_names & names or unlocked & names or names
                 refused |= blamed
                 for name, of_step in needed.items():
                     at_fault = [each.line for each in of_step if each.name in blamed and not each.is_optional]
@@ -107,12 +114,17 @@ class WorkflowPythonEnvironments:
                         ready.failures.setdefault(name, _at_line(error, line))
                 if not left:
                     return
-        self._refused[wanted] = refused
+        if locked is None:
+            self._refused[wanted] = refused
 
     async def _ensure(
-        self, wanted: Iterable[PythonRequirement], install: bool, progress: ProgressCallback
+        self,
+        wanted: Iterable[PythonRequirement],
+        install: bool,
+        progress: ProgressCallback,
+        locked: LockBlock | None = None,
     ) -> PythonEnvironment:
-        return await self._packages.ensure(wanted, install=install, progress=progress)
+        return await self._packages.ensure(wanted, install=install, progress=progress, locked=locked)
 
 
 def _is_python(step: Step) -> bool:

@@ -15,7 +15,16 @@ from msgspec.structs import replace
 
 from pdkernel.encode import JsonStruct, encode_json
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
-from pdkernel.engine.journal import Claim, ClaimedRun, OutboxRow, StepRow, WaitRow, decode_context, decode_step
+from pdkernel.engine.journal import (
+    Claim,
+    ClaimedRun,
+    OutboxRow,
+    StepRow,
+    StoredLock,
+    WaitRow,
+    decode_context,
+    decode_step,
+)
 from pdkernel.engine.run_request import RunRequest, decode_request
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
@@ -111,6 +120,8 @@ class RestoredRun:
         interruptions: How often the first step without a record was interrupted.
         response: The response that the caller has received, or None.
         secrets: The secrets in exports of recorded steps.
+        package_lock: The packages of the run's row, or None: those with which the run began, or for a new run those that it
+            will probably have.
     """
 
     claim: Claim
@@ -122,6 +133,7 @@ class RestoredRun:
     interruptions: int = 0
     response: HttpResponse | None = None
     secrets: tuple[Secret, ...] = ()
+    package_lock: StoredLock | None = None
 
     @property
     def done_steps(self) -> frozenset[str]:
@@ -245,6 +257,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         interruptions=claimed.claim.attempt - max([1, *recorded_attempts]),
         response=response,
         secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
+        package_lock=claimed.package_lock,
     )
 
 

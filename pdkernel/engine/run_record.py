@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from pdkernel.engine.journal import (
     OutboxRow,
     RunJournal,
     StepRow,
+    StoredLock,
     WaitKind,
     WaitRow,
     build_pause,
@@ -96,12 +98,12 @@ class RunRecord(GrowingExecution):
         self._event_text: str | None = None  # is written with the next commit
         self.outbox = RunOutbox(self.run_id, vault)
         self._writes = RecordWrites()
+        self._package_lock = state.package_lock
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
         # a call that runs one action gets the error instead
         self._waits_for_disk = request.is_served and request.pause_mode == "park"
-        self._has_waited = False
-        self._is_parked = False  # the pause is on disk, and this executor may not write any more
+        self._has_waited = self._is_parked = False  # parked: the pause is on disk, and this executor may not write
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self._response = CallerResponse(
             state.response,
@@ -121,6 +123,12 @@ class RunRecord(GrowingExecution):
         """Write the run's first row as waiting; return False if the queue is full. Raises `ProjectError`."""
         self._writes.start(accepting := asyncio.ensure_future(self._accept(self.execution, limits, origin)))
         return await accepting
+
+    def set_package_lock(self, lock: StoredLock | None) -> None:
+        """Record the packages of the run, before its steps begin, unless its row has them."""
+        if lock != self._package_lock:
+            self._package_lock = lock
+            self._writes.submit(lambda: self._journal.set_package_lock(self.claim, lock))
 
     def add_secrets(self, secrets: Sequence[Secret]) -> None:
         """Redact the secrets of the run's accounts, which are all resolved, from now on."""
@@ -313,11 +321,8 @@ class RunRecord(GrowingExecution):
             )
             is_final = execution.status in ("success", "exited", "cancelled")
             status = cast("FinalStatus", execution.status if is_final else "error")
-            self._writes.submit(
-                lambda: self._journal.finish(
-                    self.claim, status, output, last_step=last, event=event, ended=ended, outbox=outbox
-                )
-            )
+            finish = partial(self._journal.finish, self.claim, status, output)
+            self._writes.submit(lambda: finish(last_step=last, event=event, ended=ended, outbox=outbox))
         try:
             await self.flush()
         except PdkernelError as unwritten:
@@ -381,6 +386,7 @@ class RunRecord(GrowingExecution):
                 workflow_id=self._request.workflow_id,
                 origin=origin,
                 dedupe_key=self._request.dedupe_key,
+                package_lock=self._package_lock,
             )
         )
         if is_accepted and self._watcher.on_recorded:

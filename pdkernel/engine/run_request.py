@@ -18,6 +18,7 @@ from pdkernel.egress.recording import MemoryRecording
 from pdkernel.encode import JsonStruct, decode_json, encode_json
 from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.http_response import HttpResponse
+from pdkernel.engine.journal import StoredLock
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.event import Event
@@ -163,6 +164,7 @@ class RunRequest:
         refusal: Refuses the run; the record has the error and the response. None runs the steps.
         emitter_id: The id of the trigger that fired; None derives one from the workflow's name.
         dedupe_key: A second run with the same key is refused; or None. A replay has no key.
+        package_lock: The packages of the earlier run that a fork continues; None for those of the project.
     """
 
     workflow: Workflow
@@ -199,6 +201,7 @@ class RunRequest:
     refusal: RequestRefusal | None = None
     emitter_id: str | None = None
     dedupe_key: str | None = None
+    package_lock: StoredLock | None = None
 
     @cached_property
     def idempotency_scope(self) -> str:

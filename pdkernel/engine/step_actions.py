@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pdkernel.actions import Catalog, Component, ConnectSource
+from pdkernel.actions import Catalog, Component, ConnectSource, LockedComponent
 from pdkernel.actions.action_reference import ActionReference
 from pdkernel.actions.prop_binding import BoundStep, bind_step, resolve_app_bindings
 from pdkernel.egress import OutboundPolicy, is_loopback
@@ -25,6 +25,7 @@ from pdkernel.errors import (
     ActionSourceError,
     LicenceError,
     OutboundCallRefusedError,
+    PdkernelError,
     StepError,
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall
@@ -71,9 +72,22 @@ class StepActions:
         catalog: The project's actions.
         request: The run.
         on_progress: Receives lines about the installation of components, or None.
+        locked: The components with which a continued run began, by step; None for a new run.
+
+    Attributes:
+        failures: Why the component of a step could not be installed, by step; only for a continued run.
     """
 
-    def __init__(self, catalog: Catalog, request: RunRequest, on_progress: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        request: RunRequest,
+        on_progress: Callable[[str], None] | None = None,
+        *,
+        locked: Mapping[str, LockedComponent] | None = None,
+    ) -> None:
+        self.failures: dict[str, PdkernelError] = {}
+        self._locked = locked
         self._on_progress = on_progress or _ignore_progress
         self._catalog = catalog
         self._request = request
@@ -83,6 +97,8 @@ class StepActions:
         """
         Find the component of every selected action step; install missing components if the project allows it.
 
+        An action of a continued run that cannot be found fails its step, and not the run: the steps above it have run.
+
         Raises:
             ActionNotFoundError: No source has the action.
             LicenceError: The component is on npm, and the project has not accepted its licence.
@@ -91,11 +107,19 @@ class StepActions:
         for step in self._request.workflow.steps:
             if step.uses is None or not self._request.should_execute(step):
                 continue
-            self._found[step.name] = StepAction(await self._component(step))
+            try:
+                self._found[step.name] = StepAction(await self._component(step))
+            except PdkernelError as fault:
+                if self._locked is None:
+                    raise
+                self.failures[step.name] = fault
 
     async def _component(self, step: Step) -> Component:
         request = self._request
+        locked = (self._locked or {}).get(step.name)
         try:
+            if locked is not None:
+                return await self._catalog.restore(locked, install=request.install, progress=self._on_progress)
             component = await self._catalog.resolve_or_install(
                 ActionReference.parse(step.uses or ""),
                 install=request.install,
@@ -110,6 +134,19 @@ class StepActions:
             fault.message = f"Step {step.name}: {fault.message}"
             raise
         return component
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """The components that were found, by step."""
+        return {step: found.component for step, found in self._found.items()}
+
+    def describe_locks(self) -> Mapping[str, LockedComponent]:
+        """What a continued run needs to find the same components, by step."""
+        locked = self._locked or {}
+        return {
+            step: locked.get(step) or self._catalog.describe_lock(found.component)
+            for step, found in self._found.items()
+        }
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -133,7 +170,9 @@ class StepActions:
             ActionPropsError: The step does not set a required prop.
             EndUserError: The action is remote, and Pipedream has no account for it.
         """
-        action = self._found[step.name]
+        action = self._found.get(step.name)
+        if action is None:
+            return ()  # the step itself fails later
         if action.remote:
             description = (
                 await self._catalog.connect_source.fetch_action(action.component.key, action.component.version)

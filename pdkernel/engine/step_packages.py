@@ -14,20 +14,22 @@ from pathlib import Path
 from pdkernel.analysis import PackageImport, node_packages
 from pdkernel.analysis.go_code import find_external_packages
 from pdkernel.clock import Clock, format_iso
+from pdkernel.engine.package_lock import PackageLock
 from pdkernel.engine.prepared_packages import PreparedPackages, StepProgressCallback
 from pdkernel.engine.python_environments import WorkflowPythonEnvironments
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError
+from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, PdkernelError
 from pdkernel.execution import NOTE_PREFIX, Log, StepResult
 from pdkernel.model import Step
 from pdkernel.packages import (
     NPM_LOCK_NAME,
     PYTHON_LOCK_NAME,
+    LockedSet,
     NpmPackages,
     NpmSpec,
     PythonPackages,
 )
-from pdkernel.workers import GO_LOCK_NAME, GoBuildCache, StepCompileError, find_node
+from pdkernel.workers import GO_LOCK_NAME, GoBuildCache, GoLock, StepCompileError, find_node
 
 INSTALL_COMMAND = "pdkernel packages install"
 """The command that installs what the steps of a source import."""
@@ -70,6 +72,7 @@ class StepPackages:
         install: bool = True,
         on_progress: StepProgressCallback = lambda _step, _line: None,
         source: str = "SOURCE",
+        locked: PackageLock | None = None,
     ) -> PreparedPackages:
         """
         Install the missing packages of *steps*.
@@ -81,21 +84,34 @@ class StepPackages:
             install: False installs nothing.
             on_progress: Receives progress by step.
             source: The path of the notebook or folder, for commands in messages.
+            locked: The packages with which a continued run began. Then a package that is not installed fails only its steps.
 
         Raises:
-            PackageMissingError: A package is not installed, and *install* is False.
+            PackageMissingError: A package is not installed, *install* is False, and *locked* is None.
             ProjectError: A lock file cannot be read.
         """
         steps = list(steps)
         ready = PreparedPackages()
-        missing: list[str] = []
+        missing: dict[str, tuple[str, ...]] = {}
+        go_lock = locked.go if locked is not None else None
         for step in steps:
             if step.language == "go" and step.uses is None and find_external_packages(step.source):
-                missing += await self._compile_go_step(step, ready, install=install, on_progress=on_progress)
+                missing[step.name] = await self._compile_go_step(
+                    step, ready, install=install, on_progress=on_progress, lock=go_lock
+                )
+        if any(not names and step not in ready.failures for step, names in missing.items()):
+            ready.go_lock = go_lock or self._go.read_lock()
         # the largest set first: an installed set also serves its subsets
         needs = sorted(_iter_npm_imports(steps, folder), key=lambda need: -len(need[1]))
         for step, imports in needs:
-            missing += await self._install_npm_imports(step, imports, ready, install=install, on_progress=on_progress)
+            missing[step.name] = await self._install_npm_imports(
+                step,
+                imports,
+                ready,
+                install=install,
+                on_progress=on_progress,
+                locked=locked.node.get(step.name) if locked is not None else None,
+            )
         try:
             if self._python is not None:
                 await self._python.prepare(
@@ -105,20 +121,32 @@ class StepPackages:
                     folder,
                     install=install,
                     on_progress=on_progress,
+                    locked=locked.python if locked is not None else None,
                 )
         except PackageMissingError as error:
-            missing += error.names
-        if missing:
-            raise PackageMissingError(tuple(sorted(set(missing))), f"{INSTALL_COMMAND} {source}")
+            missing |= {step.name: error.names for step in steps if step.language == "python" and step.uses is None}
+        command = f"{INSTALL_COMMAND} {source}"
+        names = {name for of_step in missing.values() for name in of_step}
+        if names and locked is None:
+            raise PackageMissingError(tuple(sorted(names)), command)
+        for step_name, of_step in missing.items():
+            if of_step:
+                ready.failures[step_name] = PackageMissingError(of_step, command)
         return ready
 
     async def _compile_go_step(
-        self, step: Step, ready: PreparedPackages, *, install: bool, on_progress: StepProgressCallback
+        self,
+        step: Step,
+        ready: PreparedPackages,
+        *,
+        install: bool,
+        on_progress: StepProgressCallback,
+        lock: GoLock | None,
     ) -> tuple[str, ...]:
         """Compile a step that imports modules; return missing modules if installing is not allowed."""
         try:
             await self._go.build_program(
-                step, install=install, report_progress=lambda line: on_progress(step.name, line)
+                step, install=install, report_progress=lambda line: on_progress(step.name, line), lock=lock
             )
         except StepCompileError:
             pass  # the step itself fails later with the same error
@@ -136,6 +164,7 @@ class StepPackages:
         *,
         install: bool,
         on_progress: StepProgressCallback,
+        locked: LockedSet | None,
     ) -> tuple[str, ...]:
         """Install the packages that a Node.js step imports; return missing packages if installing is not allowed."""
 
@@ -146,7 +175,9 @@ class StepPackages:
 
         specs = [NpmSpec(each.name, each.version) for each in imports]
         try:
-            ready.node_packages[step.name] = await self._npm.ensure(specs, install=install, progress=progress)
+            ready.node_packages[step.name] = await self._npm.ensure(
+                specs, install=install, progress=progress, locked=locked
+            )
         except PackageMissingError as error:
             return error.names
         except PackageInstallError as error:
@@ -160,8 +191,10 @@ class StepPackages:
         request: RunRequest,
         clock: Clock,
         notify: Callable[[StepResult], None],
+        on_progress: Callable[[str], None] | None,
         *,
-        on_progress: Callable[[str], None] | None = None,
+        locked: PackageLock | None,
+        failures: Mapping[str, PdkernelError],
     ) -> PreparedPackages:
         """
         Install the missing packages of the steps that *request* runs.
@@ -171,9 +204,11 @@ class StepPackages:
             clock: For time stamps.
             notify: Receives progress as step results.
             on_progress: Receives lines about the installation, or None.
+            locked: As for `prepare`.
+            failures: Why the component of an action step of a continued run could not be installed, by step.
 
         Raises:
-            PackageMissingError: A package is not installed, and the request does not allow installing.
+            PackageMissingError: As for `prepare`.
             ProjectError: A lock file cannot be read.
         """
         steps = [step for step in request.workflow.steps if request.should_execute(step)]
@@ -188,17 +223,22 @@ class StepPackages:
             notify(StepResult(name, "not_run", started_at=format_iso(began), logs=(Log("stderr", "".join(lines)),)))
 
         try:
-            return await self.prepare(
+            ready = await self.prepare(
                 steps,
                 request.folder,
                 all_steps=[step for step in request.workflow.steps if not step.disabled],
                 install=request.install,
                 on_progress=report,
                 source=request.source,
+                locked=locked,
             )
         finally:
             for name in lines_by_step:
                 notify(StepResult(name, "not_run"))
+        if locked is not None:
+            ready.failures |= failures
+            ready.explain_lock(request)
+        return ready
 
 
 def npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:

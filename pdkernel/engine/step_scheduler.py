@@ -108,7 +108,7 @@ class StepScheduler:
         self, run: RunState, step: Step, result: StepResult, outcome: StepOutcome | None, state: RerunState
     ) -> bool:
         """Pause the run before a retry of the failed step; return False if the run fails."""
-        error = outcome.error if outcome is not None else None
+        error = outcome.error if outcome is not None else run.packages.find_temporary_failure(step.name)
         if error is None or run.request.pause_mode != "park" or run.request.interface == "notebook":
             return False  # a person who tests a step sees its error at once
         delay_s = retry_delay_s(run.request.workflow, error, state)
@@ -126,10 +126,9 @@ class StepScheduler:
         }
         shown = require_object(run.record.redactor.redact_value({"$summary": str(error), "$attempt": attempt}))
         result = replace(result, exports={**result.exports, **shown})
-        assert outcome is not None, "a step with an error has run"
         run.record.park(
             result,
-            outcome,
+            outcome or StepOutcome(),
             "retry",
             number=state.run_number,
             wake_at=wake_at,

@@ -145,5 +145,6 @@ class WorkflowTriggerService:
             run_ids=(child, child),
             parent=self._child_ids.run_id,
             done_steps=frozenset(),
+            package_lock=None,
             depth=request.depth + 1,
         )

@@ -132,6 +132,7 @@ async def prepare_fork(
         pinned_exports={**kept, **{name: recorded[name] for name in above if name in recorded}, **pinned},
         only_steps=None,
         previous_exports={},
+        package_lock=None if source is not None else claimed.package_lock,
     )
     secrets = (*_find_event_secrets(execution, request), *state.secrets)
     request = _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)

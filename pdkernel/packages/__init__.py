@@ -9,15 +9,17 @@ Finds and installs the packages that steps import, in the project's folder.
     pip                   runs pip and explains its failures
 """
 
-from pdkernel.packages.npm_lock import NpmLock
+from pdkernel.packages.npm_lock import LockedSet, NpmLock
 from pdkernel.packages.npm_packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.pip import ProgressCallback, PythonInstallError
 from pdkernel.packages.python_environments import PythonEnvironment, PythonPackages
-from pdkernel.packages.python_lock import PYTHON_LOCK_NAME as PYTHON_LOCK_NAME
+from pdkernel.packages.python_lock import PYTHON_LOCK_NAME, LockBlock
 
 __all__ = [
     "NPM_LOCK_NAME",
     "PYTHON_LOCK_NAME",
+    "LockBlock",
+    "LockedSet",
     "NpmLock",
     "NpmPackages",
     "NpmSpec",

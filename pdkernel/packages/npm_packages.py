@@ -71,10 +71,12 @@ class NpmTree:
     Attributes:
         folder: The folder with `node_modules`.
         aliases: Maps imports of code (`axios`, `axios@0.19.2`) to folders under `node_modules`.
+        locked: The set that is installed in *folder*; None if no package is required.
     """
 
     folder: Path
     aliases: Mapping[str, str] = field(default_factory=dict)
+    locked: LockedSet | None = field(default=None, repr=False, compare=False)
 
 
 class NpmPackages:
@@ -110,6 +112,7 @@ class NpmPackages:
         install: bool = True,
         progress: Callable[[str], None] = lambda _: None,
         command: str = "pdkernel packages install SOURCE",
+        locked: LockedSet | None = None,
     ) -> NpmTree:
         """
         Return the folder with *specs*; packages that are missing are installed together first.
@@ -121,6 +124,7 @@ class NpmPackages:
             install: Whether packages may be installed.
             progress: Called with short lines of progress.
             command: The command that installs the packages, for the error message.
+            locked: The set that is used instead of those of the lock file, or None.
 
         Raises:
             PackageMissingError: Packages are missing, and *install* is False.
@@ -129,16 +133,16 @@ class NpmPackages:
             ProjectError: The lock file cannot be read.
         """
         wanted = {str(spec): spec for spec in sorted(set(specs), key=str)}
-        tree = self._find_tree(wanted)
+        tree = self._find_tree(wanted, locked)
         if tree is not None:
             return tree
         if not install:
-            raise PackageMissingError(tuple(self._missing(wanted)), command)
+            raise PackageMissingError(tuple(self._missing(wanted, locked)), command)
         for spec in wanted.values():
             _check(spec)
         try:
             async with self._installation_lock(progress):
-                return self._find_tree(wanted) or await self._install(wanted, progress)
+                return self._find_tree(wanted, locked) or await self._install(wanted, progress, locked)
         except OSError as fault:
             raise build_disk_error(fault, list(wanted)) from None
 
@@ -153,12 +157,15 @@ class NpmPackages:
         Raises:
             ProjectError: The lock file cannot be read.
         """
-        return [(each, (self._folder / each.key).is_dir()) for each in self._lock.sets()]
+        return self._with_state(self._lock.sets())
 
-    def _find_tree(self, wanted: Mapping[str, NpmSpec]) -> NpmTree | None:
+    def _with_state(self, sets: Iterable[LockedSet]) -> list[tuple[LockedSet, bool]]:
+        return [(each, (self._folder / each.key).is_dir()) for each in sets]
+
+    def _find_tree(self, wanted: Mapping[str, NpmSpec], only: LockedSet | None = None) -> NpmTree | None:
         if not wanted:
             return NpmTree(self._folder)
-        for locked, is_installed in self.locked():
+        for locked, is_installed in self.locked() if only is None else self._with_state([only]):
             if is_installed and locked.holds(wanted):
                 return self._tree(locked, wanted)
         return None
@@ -167,14 +174,18 @@ class NpmPackages:
         folder = self._folder / locked.key
         with contextlib.suppress(OSError):
             os.utime(folder)  # marks the set as used
-        return NpmTree(folder, {each: locked.imports[each] for each in wanted})
+        return NpmTree(folder, {each: locked.imports[each] for each in wanted}, locked)
 
-    def _missing(self, wanted: Mapping[str, NpmSpec]) -> list[str]:
+    def _missing(self, wanted: Mapping[str, NpmSpec], only: LockedSet | None) -> list[str]:
         """The packages that are not in any installed set; all of *wanted* if each is installed, but not together."""
+        if only is not None:
+            return list(wanted)
         there = {imported for locked, is_installed in self.locked() if is_installed for imported in locked.imports}
         return [each for each in wanted if each not in there] or list(wanted)
 
-    async def _install(self, wanted: Mapping[str, NpmSpec], progress: Callable[[str], None]) -> NpmTree:
+    async def _install(
+        self, wanted: Mapping[str, NpmSpec], progress: Callable[[str], None], only: LockedSet | None
+    ) -> NpmTree:
         names = ", ".join(wanted)
         progress(f"installing {names} ...")
         began = time.monotonic()
@@ -182,7 +193,7 @@ class NpmPackages:
         staging = self._folder / f"{_STAGING}{os.getpid()}-{secrets.token_hex(4)}"
         staging.mkdir()
         try:
-            locked = next((each for each in self._lock.sets() if each.holds(wanted)), None)
+            locked = only or next((each for each in self._lock.sets() if each.holds(wanted)), None)
             new = locked is None
             if locked is None:
                 locked = await self._resolve(wanted, staging, progress)

@@ -19,7 +19,7 @@ import sys
 import time
 import venv
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,12 @@ class PythonEnvironment:
     Attributes:
         python: The interpreter.
         folder: The environment's folder.
+        locked: Its packages; None for an environment without packages.
     """
 
     python: Path
     folder: Path
+    locked: LockBlock | None = field(default=None, repr=False, compare=False)
 
     @property
     def site(self) -> Path:
@@ -90,7 +92,12 @@ class PythonPackages:
                 yield from ((pin, is_installed) for pin in block.pins)
 
     async def ensure(
-        self, requirements: Iterable[PythonRequirement], *, install: bool, progress: ProgressCallback
+        self,
+        requirements: Iterable[PythonRequirement],
+        *,
+        install: bool,
+        progress: ProgressCallback,
+        locked: LockBlock | None = None,
     ) -> PythonEnvironment:
         """
         Return the environment with *requirements*; it is built first if it does not exist.
@@ -100,6 +107,8 @@ class PythonPackages:
             install: Whether packages may be installed.
             progress: Called with lines of progress, only if something is installed. The last line is
                 `installed NAME VERSION, ... in N s`.
+            locked: Packages that are used instead of those of the lock file, which is not changed; or None. On another kind
+                of machine, their versions are used.
 
         Raises:
             PackageMissingError: Packages are missing, and *install* is False.
@@ -107,18 +116,18 @@ class PythonPackages:
             ProjectError: The lock file cannot be read.
         """
         wanted = tuple(sorted(set(requirements)))
-        known = self._known.get(wanted)
+        known = self._known.get(wanted) if locked is None else None
         if known and known[0] == self._lock.signature() and os.path.exists(known[1].python):  # noqa: PTH110 - at the start of every run
             self._touch(known[1].folder)
             return known[1]
         try:
-            found = self._find(wanted) if wanted else self._bare()
+            found = self._find(wanted, locked) if wanted else self._bare()
             if found is None:
                 if not install:
                     names = tuple(sorted({requirement.specifier for requirement in wanted}))
                     raise PackageMissingError(names, INSTALL_COMMAND)
                 async with self._building, self._installation_lock(progress):
-                    found = self._find(wanted) or await self._build(wanted, progress)
+                    found = self._find(wanted, locked) or await self._build(wanted, progress, locked)
                     self._prune(found)
         except OSError as error:
             texts = ", ".join(requirement.specifier for requirement in wanted)
@@ -126,20 +135,24 @@ class PythonPackages:
                 f"The Python environment{' for ' + texts if texts else ''} cannot be created: {error.strerror or error}.",
                 fix=f"Check that {self._folder} is writable and its disk is not full.",
             ) from None
-        self._known[wanted] = (self._lock.signature(), found)
+        if locked is None:
+            self._known[wanted] = (self._lock.signature(), found)
         self._touch(found.folder)
         return found
 
-    def _find(self, wanted: Sequence[PythonRequirement]) -> PythonEnvironment | None:
-        block = self._block(wanted)
-        return self._complete(self._folder / block.digest) if block else None
+    def _find(self, wanted: Sequence[PythonRequirement], locked: LockBlock | None) -> PythonEnvironment | None:
+        block = self._block(wanted, locked)
+        return self._complete(self._folder / block.digest, locked or block) if block else None
 
-    def _block(self, wanted: Sequence[PythonRequirement]) -> LockBlock | None:
+    def _block(self, wanted: Sequence[PythonRequirement], locked: LockBlock | None) -> LockBlock | None:
+        """Return the block for *wanted*; *locked* with this kind of machine if it is for exactly these requirements."""
         words, machine = format_requirements(wanted), describe_machine()
+        if locked is not None:
+            return replace(locked, machine=machine) if locked.requirements == words else None
         return next((each for each in self._lock.read() if (each.requirements, each.machine) == (words, machine)), None)
 
-    def _complete(self, folder: Path) -> PythonEnvironment | None:
-        found = PythonEnvironment(folder / "bin" / "python", folder)
+    def _complete(self, folder: Path, block: LockBlock | None = None) -> PythonEnvironment | None:
+        found = PythonEnvironment(folder / "bin" / "python", folder, block)
         if found.python.exists():
             return found
         if folder.exists() and not remove_tree(folder):  # its base interpreter was removed
@@ -151,24 +164,27 @@ class PythonPackages:
         place = self._folder / f"bare-{hashlib.sha256(base.encode()).hexdigest()[:16]}"
         return self._complete(place) or self._publish(self._make("making-"), place)
 
-    async def _build(self, wanted: Sequence[PythonRequirement], progress: ProgressCallback) -> PythonEnvironment:
+    async def _build(
+        self, wanted: Sequence[PythonRequirement], progress: ProgressCallback, locked: LockBlock | None
+    ) -> PythonEnvironment:
         for left in self._folder.glob(f"{_BUILDING}*"):  # of a killed process: only this process builds now
             remove_tree(left)
-        block = self._block(wanted)
+        block = self._block(wanted, locked)
         started = time.monotonic()
         environment = self._make(_BUILDING)
         try:
             pip = Pip(environment.python, self._environ, progress)
-            if block is not None:
+            if block is not None and (locked is None or block == locked):
                 file = environment.folder / "requirements.txt"
                 file.write_text(block.text, encoding="utf-8")
                 await pip.install(["--require-hashes", "--no-deps", "-r", str(file)], wanted)
             else:
-                block = LockBlock(
-                    format_requirements(wanted), describe_machine(), await self._install(pip, environment, wanted)
-                )
-                self._lock.write(block)
-            found = self._publish(environment, self._folder / block.digest)
+                pins = await self._install(pip, environment, wanted, locked)
+                block = block or LockBlock(format_requirements(wanted), describe_machine(), pins)
+                if locked is None:
+                    self._lock.write(block)
+            used = locked if locked is not None and locked.requirements == block.requirements else block
+            found = replace(self._publish(environment, self._folder / block.digest), locked=used)
             what = ", ".join(f"{pin.name} {pin.version}" for pin in block.pins)
             progress(f"installed {what} in {time.monotonic() - started:.1f} s")
             return found
@@ -176,32 +192,32 @@ class PythonPackages:
             remove_tree(environment.folder)
 
     async def _install(
-        self, pip: Pip, environment: PythonEnvironment, wanted: Sequence[PythonRequirement]
+        self, pip: Pip, environment: PythonEnvironment, wanted: Sequence[PythonRequirement], locked: LockBlock | None
     ) -> tuple[Pin, ...]:
         added = [requirement for requirement in wanted if not requirement.module]
         pins: dict[str, Pin] = {}
         if added and len(added) < len(wanted):
             # a package that a comment names may provide an import: `add-package py-foo` for `import foo`
-            pins |= await self._install_some(pip, environment, added)
+            pins |= await self._install_some(pip, environment, added, locked)
         rest = [
             requirement for requirement in wanted if not (pins and _is_provided(environment.site, requirement, pins))
         ]
         if rest:
-            pins |= await self._install_some(pip, environment, rest)
+            pins |= await self._install_some(pip, environment, rest, locked)
         return tuple(pins[name] for name in sorted(pins))
 
     async def _install_some(
-        self, pip: Pip, environment: PythonEnvironment, some: Sequence[PythonRequirement]
+        self, pip: Pip, environment: PythonEnvironment, some: Sequence[PythonRequirement], locked: LockBlock | None
     ) -> dict[str, Pin]:
-        """Install *some*, if possible in the versions that other blocks of the lock file have."""
+        """Install *some* in the versions of *locked*; else, if possible, in those that other blocks of the lock file have."""
         report, constraints = environment.folder / "report.json", environment.folder / "constraints.txt"
         arguments = ["--report", str(report), *dict.fromkeys(requirement.specifier for requirement in some)]
-        lines = self._constraints(some)
+        lines = self._constraints(some) if locked is None else [f"{pin.name}=={pin.version}\n" for pin in locked.pins]
         constraints.write_text("".join(lines), encoding="utf-8")
         try:
             await pip.install([*arguments, "--constraint", str(constraints)], some)
         except PythonInstallError as error:
-            if not (error.retry_without_lock and lines):
+            if not (error.retry_without_lock and lines and locked is None):
                 raise
             await pip.install(arguments, some)
         return _pins(json.loads(report.read_text(encoding="utf-8")))

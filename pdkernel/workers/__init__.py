@@ -25,7 +25,7 @@ from pdkernel.workers.declarations import (
     PropOptionsPage,
 )
 from pdkernel.workers.determinism import Determinism
-from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache
+from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache, GoLock
 from pdkernel.workers.interpreters import find_bash, find_go, find_node
 from pdkernel.workers.pool import WorkerPool
 from pdkernel.workers.private_tmp import describe_step_tmp, make_scratch_folder
@@ -52,6 +52,7 @@ __all__ = [
     "Emitted",
     "Evaluation",
     "GoBuildCache",
+    "GoLock",
     "OutboundGateway",
     "Pause",
     "PropDeclaration",

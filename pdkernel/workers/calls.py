@@ -17,6 +17,7 @@ from pdkernel.errors import StepError
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
 from pdkernel.workers.declarations import ComponentFile
+from pdkernel.workers.go_build import GoLock
 from pdkernel.workers.protocols import StepServices
 from pdkernel.workers.replies import Effect, Emitted, Pause
 
@@ -41,6 +42,7 @@ class RunSetup:
         file_store_folder: The folder of the project's file store (`$.files`), or None if there is no store.
         python: The interpreter of the environment with the packages of the workflow's Python steps.
         node_packages: The installed packages of each Node.js step that imports packages, by step.
+        go_lock: The modules of Go steps; None for those of the project's lock file.
         is_sandboxed: The operating system stops outbound calls that bypass the gateway. True for every policy but live, and
             for *public_only*.
         public_only: Steps reach public addresses only, neither this machine nor a private network.
@@ -57,6 +59,7 @@ class RunSetup:
     file_store_folder: Path | None = None
     python: Path | None = None
     node_packages: Mapping[str, NpmTree] = field(default_factory=dict)
+    go_lock: GoLock | None = None
     is_sandboxed: bool = False
     public_only: bool = False
     extra_code_folders: tuple[Path, ...] = ()

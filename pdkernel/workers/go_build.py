@@ -19,6 +19,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pdkernel import runtimes
 from pdkernel.analysis.go_code import HELPER_IMPORT_PATH, find_external_packages
@@ -45,6 +46,19 @@ _NO_SPACE = os.strerror(errno.ENOSPC).lower()  # as in Go's messages
 _LINK = "-s -w"  # no debug tables: linking is faster, and traces do not need them
 
 
+class GoLock(NamedTuple):
+    """
+    The modules of Go steps, exactly.
+
+    Attributes:
+        mod: The text of `go.mod`: versions.
+        sum: The text of `go.sum`: hashes.
+    """
+
+    mod: str
+    sum: str
+
+
 class GoBuildCache:
     """
     The compiled Go steps of one project.
@@ -65,7 +79,9 @@ class GoBuildCache:
         self._environ = os.environ if environ is None else environ
         self._building: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def build_program(self, step: Step, *, install: bool, report_progress: Callable[[str], None]) -> Path:
+    async def build_program(
+        self, step: Step, *, install: bool, report_progress: Callable[[str], None], lock: GoLock | None = None
+    ) -> Path:
         """
         Return the program of *step*; compile it if it is not cached.
 
@@ -73,6 +89,7 @@ class GoBuildCache:
             step: A Go step.
             install: Whether modules that it imports may be downloaded.
             report_progress: Called with a sentence before a slow build.
+            lock: The modules that are used instead of those of the lock file, which is not changed; or None.
 
         Raises:
             InterpreterMissingError: Go is not installed.
@@ -84,34 +101,38 @@ class GoBuildCache:
         imported = find_external_packages(step.source)
         source = f"//line {step.name}.go:{step.line_offset + 1}:1\n{step.source}"
         try:
-            if (program := self._find_cached(go, source, imported)) is not None:
+            if (program := self._find_cached(go, source, imported, lock)) is not None:
                 return program
             async with self._building[source]:  # one build at a time in this process; other processes may build too
-                if (program := self._find_cached(go, source, imported)) is not None:
+                if (program := self._find_cached(go, source, imported, lock)) is not None:
                     return program
                 report_progress(self._announcement(step, imported))
-                return await self._build(go, source, _import_lines(step, imported), install=install)
+                return await self._build(go, source, _import_lines(step, imported), lock, install=install)
         except OSError as error:
             raise ProjectError(
                 f"Step {step.name} cannot be compiled: {error.strerror or error} ({self.folder}).",
                 fix="Compiled steps are stored in the project's folder. Check its permissions and the free disk space.",
             ) from None
 
-    def _find_cached(self, go: GoToolchain, source: str, imported: tuple[str, ...]) -> Path | None:
-        program = self._programs / self._key(go, source, imported)
+    def read_lock(self) -> GoLock:
+        """Return the texts of the lock file."""
+        return GoLock(*map(_text, self._lock_files()))
+
+    def _find_cached(self, go: GoToolchain, source: str, imported: tuple[str, ...], lock: GoLock | None) -> Path | None:
+        program = self._programs / self._key(go, source, imported, lock)
         try:
             os.utime(program)  # programs are removed in order of last use
         except FileNotFoundError:
             return None
         return program
 
-    def _key(self, go: GoToolchain, source: str, imported: tuple[str, ...]) -> str:
+    def _key(self, go: GoToolchain, source: str, imported: tuple[str, ...], lock: GoLock | None) -> str:
         parts = [
             go.version,
             _helper_digest(),
             _FLAGS,
             _LINK,
-            *map(_text, self._lock_files() if imported else ()),
+            *((lock or self.read_lock()) if imported else ()),
             source,
         ]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
@@ -127,22 +148,24 @@ class GoBuildCache:
             )
         return f"compiling {step.name}.go" + (f" with {', '.join(imported)}" if imported else "")
 
-    async def _build(self, go: GoToolchain, source: str, lines: Mapping[str, int], *, install: bool) -> Path:
+    async def _build(
+        self, go: GoToolchain, source: str, lines: Mapping[str, int], lock: GoLock | None, *, install: bool
+    ) -> Path:
         imported = tuple(lines)
         self._programs.mkdir(mode=0o700, parents=True, exist_ok=True)
         work = self.folder / f"work-{secrets.token_hex(8)}"
         work.mkdir(mode=0o700)
         try:
-            _write_module(work, source, imported, self._lock_files())
+            _write_module(work, source, imported, lock or self.read_lock())
             command = [str(go.command), "build", "-ldflags", _LINK, "-o", "program", "."]
             status, output = await _run_go(command, work, self._environment(go, download=bool(imported) and install))
             if status != 0 and _NO_SPACE in output:
                 raise OSError(errno.ENOSPC, _NO_SPACE)
             if status != 0:
                 raise parse_module_error(output, install=install, import_lines=lines) or parse_compile_error(output)
-            if imported:
+            if imported and lock is None:
                 self._update_lock(work)
-            program = self._programs / self._key(go, source, imported)
+            program = self._programs / self._key(go, source, imported, lock)
             (work / "program").replace(program)
         finally:
             remove_tree(work)
@@ -195,13 +218,13 @@ def _import_lines(step: Step, imported: tuple[str, ...]) -> dict[str, int]:
     }
 
 
-def _write_module(work: Path, source: str, imported: tuple[str, ...], locks: tuple[Path, Path]) -> None:
+def _write_module(work: Path, source: str, imported: tuple[str, ...], lock: GoLock) -> None:
     """Write the module of the step into *work*."""
     (work / "step.go").write_text(source, encoding="utf-8", errors="replace")
     if imported or '"net/http"' in source:
         # on macOS, Go does not read SSL_CERT_FILE from the environment
         (work / "rootca_darwin.go").write_text(f'package main\n\nimport _ "{HELPER_IMPORT_PATH}/rootca"\n')
-    text, sums = (_text(path) for path in locks) if imported else ("", "")
+    text, sums = lock if imported else ("", "")
     text = text or _GO_MOD
     folder = json.dumps(str(_HELPER_FOLDER))
     (work / "go.mod").write_text(

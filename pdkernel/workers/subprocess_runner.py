@@ -118,7 +118,12 @@ class SubprocessRunner:
 
     async def _compiled(self, call: StepCall, recorder: StepRecorder) -> Path:
         self._compiling = asyncio.ensure_future(
-            self._go.build_program(call.step, install=self._setup.install, report_progress=recorder.report_progress)
+            self._go.build_program(
+                call.step,
+                install=self._setup.install,
+                report_progress=recorder.report_progress,
+                lock=self._setup.go_lock,
+            )
         )
         try:
             await asyncio.wait([self._compiling])

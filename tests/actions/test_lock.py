@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,9 @@ import pytest
 
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
-from pdkernel.errors import ActionSourceError, ProjectError
+from pdkernel.errors import ActionNotFoundError, ActionSourceError, ActionVersionError, ProjectError
 from pdkernel.project import Project
+from tests.actions.checkout import write_checkout
 from tests.actions.registry_server import PackageServer, archive, depot, serving
 from tests.actions.test_catalog import PACKAGE, npm_environ
 
@@ -156,3 +158,44 @@ def test_an_unreadable_lock_file_is_left_unchanged(tmp_path: Path) -> None:
         ActionsLock(path).override_version("a-b@0.0.1", "0.0.2")
 
     assert path.read_text() == "<<<<<<< HEAD\n"
+
+
+# ── components that a run keeps ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_kept_component_is_restored(clone: Clone, registry: PackageServer) -> None:
+    """A component is found again as it was, with the version that it replaced, in a clone without any lock file."""
+    ours = clone("ours")
+    ours.lock.override_version("depot-put-thing@0.1.7", "0.1.2")
+    component = await ours.resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
+    kept = ours.describe_lock(component)
+    ours.lock.path.unlink()
+    publish(registry, "0.11.0", "0.1.2")
+    theirs = clone("theirs")
+
+    with pytest.raises(ActionNotFoundError, match="is not installed in this project, and --no-install forbids"):
+        await theirs.restore(kept, install=False)
+    found = await theirs.restore(kept)
+
+    assert found.source_summary == component.source_summary == f"npm {PACKAGE} 0.10.0, version 0.1.2 instead of 0.1.7"
+    assert (await theirs.restore(kept, install=False)).file == found.file
+    assert not theirs.lock.path.exists()
+
+
+async def test_a_kept_component_of_a_folder_needs_its_version(clone: Clone, tmp_path: Path) -> None:
+    """A folder of components that has another version by now is refused; a built-in action is found."""
+    catalog = clone("ours")
+    folder = write_checkout(tmp_path / "checkout")
+    catalog.settings.set_source(str(folder), base=tmp_path)
+    kept = catalog.describe_lock(catalog.resolve("depot-put-thing", None))
+    builtin = await catalog.resolve_or_install(ActionReference("http-custom-request", None))
+    before = await catalog.restore(kept)
+    assert before.file is not None
+    before.file.path.write_text(before.file.path.read_text().replace('"0.1.2"', '"0.1.3"'))
+    os.utime(before.file.path, (2e9, 2e9))
+
+    with pytest.raises(ActionVersionError, match=r"has version 0\.1\.3 of depot-put-thing"):
+        await catalog.restore(kept)
+
+    assert (before.uses, kept.packages) == ("depot-put-thing@0.1.2", None)
+    assert (await catalog.restore(catalog.describe_lock(builtin))) == builtin

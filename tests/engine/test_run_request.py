@@ -15,7 +15,7 @@ OF_THE_PROCESS = {"variables", "idempotency", "recording", "find_workflow"}
 """Fields that the process that continues a run sets anew."""
 OF_THE_ROW = {"workflow", "external_user_id", "environment", "run_ids"}
 """Fields that the run's row and its definition hold."""
-OF_A_NEW_RUN = {"keep_in_journal", "refusal", "done_steps", "dedupe_key"}
+OF_A_NEW_RUN = {"keep_in_journal", "refusal", "done_steps", "dedupe_key", "package_lock"}
 """Fields that only matter until a run is recorded, or that its recorded steps hold."""
 
 REQUEST = RunRequest(

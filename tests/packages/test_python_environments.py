@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -316,3 +317,43 @@ async def test_the_real_registry(tmp_path: Path) -> None:
 
     assert environment.packages() == {"six": "1.16.0"}
     assert in_it(environment, "import six; print(six.__version__)") == "1.16.0"
+
+
+# ── packages that replace those of the lock file ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("machine", [None, "Python 3.9, elsewhere"])
+async def test_locked_packages_replace_those_of_the_file(
+    opened: Open, wheels: WheelFolder, tmp_path: Path, machine: str | None
+) -> None:
+    """Packages that are passed are installed in their versions, also those of another machine; the file is not changed."""
+    wheels.publish("tiny", "1.0", requires=["deep"])
+    wheels.publish("deep", "1.0")
+    locked = (await ensure(opened(), "import tiny")).locked
+    assert locked is not None
+    locked = replace(locked, machine=machine or locked.machine)
+    for name in ("tiny", "deep"):
+        wheels.publish(name, "2.0")
+    (tmp_path / PYTHON_LOCK_NAME).write_text("<<<<<<< HEAD\n")
+    shutil.rmtree(tmp_path / "python")
+    wanted = find_python_requirements("import tiny")
+
+    first = await opened().ensure(wanted, install=True, progress=lambda _: None, locked=locked)
+    again = await opened().ensure(wanted, install=False, progress=lambda _: None, locked=locked)
+
+    assert first.packages() == {"deep": "1.0", "tiny": "1.0"}
+    assert (again, first.locked, again.locked) == (first, locked, locked)
+    assert (tmp_path / PYTHON_LOCK_NAME).read_text() == "<<<<<<< HEAD\n"
+
+
+async def test_locked_packages_have_their_hashes(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """A file with another hash than a package that is passed is refused."""
+    wheels.publish("tiny", "1.0")
+    locked = (await ensure(opened(), "import tiny")).locked
+    wheels.publish("tiny", "1.0", modules={"tiny.py": "VERSION = 'changed'\n"})
+    shutil.rmtree(tmp_path / "python")
+
+    with pytest.raises(PythonInstallError, match="do not match the hashes"):
+        await opened().ensure(
+            find_python_requirements("import tiny"), install=True, progress=lambda _: None, locked=locked
+        )

@@ -435,6 +435,31 @@ async def test_downloaded_modules_keep_their_version(go_cache: Path, tmp_path: P
     assert "PipedreamHQ" not in lock.read_text()
 
 
+async def test_modules_of_a_lock_replace_those_of_the_project(go_cache: Path, tmp_path: Path) -> None:
+    """A step is compiled with the modules of a lock that is passed; the project's lock file is not changed."""
+    proxy = proxy_with(tmp_path / "proxy", MODULE, "v1.0.0", 'package words\n\nconst Word = "one"\n')
+    environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOFLAGS": ""}
+    lock = tmp_path / "go.mod"
+    programs = GoBuildCache(go_cache, lock=lock, environ=environ)
+    step = Step("work", "go", IMPORTER)
+    old = await programs.build_program(step, install=True, report_progress=lambda _: None)
+    began = programs.read_lock()
+    lock.unlink()
+    proxy_with(tmp_path / "proxy", MODULE, "v1.1.0", 'package words\n\nconst Word = "two"\n')
+    new = await programs.build_program(step, install=True, report_progress=lambda _: None)
+    changed = programs.read_lock()
+    old.unlink()
+
+    again = await programs.build_program(step, install=True, report_progress=lambda _: None, lock=began)
+
+    assert [subprocess.run([path], capture_output=True, check=True).stderr for path in (again, new)] == [
+        b"one\n",
+        b"two\n",
+    ]
+    assert again == old
+    assert programs.read_lock() == changed
+
+
 @pytest.mark.parametrize(
     ("proxy", "install", "message", "fix"),
     [

@@ -19,17 +19,14 @@ from pdkernel.engine.journal.rows import (
     NewRun,
     OutboxRow,
     StepRow,
+    StoredLock,
     WaitKey,
     WaitOutcome,
     WaitResolution,
     WaitRow,
 )
 from pdkernel.engine.journal.statements import Statements
-from pdkernel.engine.journal.text_columns import (
-    ExecutionQuery,
-    encode_definition,
-    hash_definition,
-)
+from pdkernel.engine.journal.text_columns import ExecutionQuery, encode_definition, hash_definition
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
@@ -158,6 +155,12 @@ class DatabaseJournal:
         if accepted and not run.is_ready:
             self._active_run_ids.add(run.id)
         return accepted
+
+    def set_package_lock(self, claim: Claim, lock: StoredLock | None) -> Awaitable[bool]:
+        """Submit the run's packages. The result is False if the claim is lost."""
+        return self._writer.write(
+            lambda connection: self._statements.set_package_lock(connection, claim, lock), is_compound=True
+        )
 
     def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
         """Submit a finished step. The result is False if the claim is lost, or the step is already recorded."""

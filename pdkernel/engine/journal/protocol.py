@@ -20,6 +20,7 @@ from pdkernel.engine.journal.rows import (
     NewRun,
     OutboxRow,
     StepRow,
+    StoredLock,
     WaitKey,
     WaitOutcome,
     WaitResolution,
@@ -64,6 +65,10 @@ class RunJournal(Protocol):
 
     async def accept_run(self, run: NewRun) -> bool:
         """Record the run: running, owned by this executor with its first claim; or ready and without owner (`NewRun.is_ready`)."""
+        ...
+
+    def set_package_lock(self, claim: Claim, lock: StoredLock | None) -> Awaitable[bool]:
+        """Record the packages with which the run's steps begin; submitted before the method returns."""
         ...
 
     def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
@@ -279,6 +284,10 @@ class UnrecordedRuns:
 
     async def accept_run(self, run: NewRun) -> bool:  # noqa: ARG002
         """Accept every run."""
+        return True
+
+    async def set_package_lock(self, claim: Claim, lock: StoredLock | None) -> bool:  # noqa: ARG002
+        """Accept all packages."""
         return True
 
     async def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> bool:  # noqa: ARG002

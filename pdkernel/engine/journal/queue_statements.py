@@ -8,11 +8,11 @@ from typing import Any
 
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, ExecutorStatements
-from pdkernel.engine.journal.rows import Claim, ClaimedRun, StepRow, WaitRow
+from pdkernel.engine.journal.rows import Claim, ClaimedRun, StepRow, StoredLock, WaitRow
 from pdkernel.engine.journal.text_columns import replace_unstorable
 
 # the SQL is made of constants only; every value is a parameter
-CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin"
+CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, package_lock"
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
     f" where id = :run and status = 'ready' and {EXECUTOR_ALIVE}"
@@ -138,7 +138,9 @@ def _exists(connection: Connection, query: str, run_id: str) -> bool:
 
 def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
-    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin = row
+    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, lock = (
+        row
+    )
     content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
     steps = connection.execute(
         "select seq, name, data, path, iteration, carry, attempt from steps where run_id = ? order by seq",
@@ -164,4 +166,10 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         was_paused=_exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id),
         sent_runs=frozenset(connection.execute("select path, number from outbox where run_id = ?", (run_id,))),
         origin=origin,
+        package_lock=None if lock is None else _load_lock(connection, lock),
     )
+
+
+def _load_lock(connection: Connection, key: str) -> StoredLock:
+    content = connection.execute("select content from package_locks where hash = ?", (key,)).fetchone()
+    return StoredLock(key, content[0] if content is not None else "")

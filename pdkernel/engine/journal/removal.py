@@ -12,16 +12,20 @@ _SECONDS_PER_DAY = 24 * 60 * 60
 
 
 def remove_runs(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]:
-    """Remove runs that are not executing, and definitions without a run. Return the ids of the removed runs."""
+    """Remove runs that are not executing; definitions and packages without a run. Return the ids of the removed runs."""
     removed = []
     definitions: dict[str, str] = {}
+    locks: dict[str, str] = {}
     for run_id in map(replace_unstorable, run_ids):
         row = connection.execute(
-            "delete from runs where id = ? and status <> 'running' returning definition, workflow", (run_id,)
+            "delete from runs where id = ? and status <> 'running' returning definition, workflow, package_lock",
+            (run_id,),
         ).fetchone()
         if row is not None:
             removed.append(run_id)
             definitions[row[0]] = row[1]
+            if row[2] is not None:
+                locks[row[2]] = row[1]
             for table in _TABLES_OF_A_RUN:
                 connection.execute(f"delete from {table} where run_id = ?", (run_id,))  # noqa: S608 - constants only
     for key, workflow in definitions.items():
@@ -30,6 +34,13 @@ def remove_runs(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]
         connection.execute(
             "delete from definitions where hash = :hash"
             " and not exists (select 1 from runs where workflow = :workflow and definition = :hash)",
+            {"hash": key, "workflow": workflow},
+        )
+    for key, workflow in locks.items():
+        connection.execute("select 1 from package_locks where hash = ? /*postgres for update*/", (key,)).fetchone()
+        connection.execute(
+            "delete from package_locks where hash = :hash"
+            " and not exists (select 1 from runs where workflow = :workflow and package_lock = :hash)",
             {"hash": key, "workflow": workflow},
         )
     return removed

@@ -39,6 +39,20 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLock:
+    """
+    The packages of a run, stored once for each hash.
+
+    Attributes:
+        hash: The key. Runs of different workflows have different keys.
+        content: The `package_locks.content` text.
+    """
+
+    hash: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
     """
     The row of a finished step. Its key is (run, path, iteration).
@@ -83,6 +97,7 @@ class NewRun:
         workflow_id: The workflow's public id (`p_...`), or None.
         dedupe_key: A second run with the same key is refused; or None.
         origin: The origin whose executors run the run, which is ready at once; None is that of the journal's executor.
+        package_lock: The packages of the run, if they are known; see `set_package_lock`.
     """
 
     id: str
@@ -100,6 +115,7 @@ class NewRun:
     workflow_id: str | None = None
     dedupe_key: str | None = None
     origin: str | None = None
+    package_lock: StoredLock | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -205,6 +221,7 @@ class ClaimedRun:
         was_paused: Whether the run has paused before.
         sent_runs: Path and number of the runs of steps whose messages are in the outbox.
         origin: The origin whose executors continue the run.
+        package_lock: The packages with which the run began, or None.
     """
 
     claim: Claim
@@ -220,6 +237,7 @@ class ClaimedRun:
     was_paused: bool = False
     sent_runs: frozenset[tuple[str, int]] = frozenset()
     origin: str = "terminal"
+    package_lock: StoredLock | None = None
 
     @property
     def open_wait(self) -> WaitRow | None:

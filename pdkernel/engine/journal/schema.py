@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The version of the tables; SQLite stores it as the file's `user_version`."""
 
 POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always as identity",)
@@ -52,6 +52,13 @@ definitions = Table(
 )
 Index("definitions_workflow", definitions.c.workflow)
 
+package_locks = Table(
+    "package_locks",
+    metadata,
+    Column("hash", _Text, primary_key=True),
+    Column("content", _Text, nullable=False),
+)
+
 runs = Table(
     "runs",
     metadata,
@@ -76,6 +83,7 @@ runs = Table(
     Column("workflow_id", _Text),
     Column("dedupe_key", _Text),
     Column("request", LargeBinary),
+    Column("package_lock", _Text),
 )
 
 
@@ -238,5 +246,10 @@ SQLITE_MIGRATIONS: Mapping[int, str] = {
         );
         create index outbox_due on outbox (due) where due is not null
     """,  # noqa: S608 - constants only
+    # the packages with which a run began; a run of an earlier version goes on with those of the project
+    4: """
+        create table package_locks (hash text not null primary key, content text not null);
+        alter table runs add column package_lock text
+    """,
 }
 """The statements, divided by semicolons, that change the tables of the version before to each version."""

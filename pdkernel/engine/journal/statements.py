@@ -19,6 +19,7 @@ from pdkernel.engine.journal.rows import (
     NewRun,
     OutboxRow,
     StepRow,
+    StoredLock,
     WaitKey,
     WaitOutcome,
     WaitResolution,
@@ -36,9 +37,9 @@ _OWNED = f"id = :run and fence = :fence and owner = :me and {EXECUTOR_ALIVE}"
 # the SQL is made of constants only; every value is a parameter
 _ACCEPT = (
     "insert into runs (id, trace_id, workflow, definition, event, external_user, environment, status, owner,"  # noqa: S608
-    " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request)"
+    " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request, package_lock)"
     " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
-    " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request"
+    " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request, :package_lock"
     f" where {EXECUTOR_ALIVE} and (cast(:queue_size as integer) is null or cast(:queue_size as integer) >"
     " (select count(*) from runs where status = 'ready' and origin = :origin and queue = :queue)) on conflict do nothing"
 )
@@ -100,10 +101,39 @@ class Statements(QueueStatements):
                 "workflow_id": storable(run.workflow_id),
                 "dedupe_key": storable(run.dedupe_key),
                 "request": run.request,
+                "package_lock": None if run.package_lock is None else run.package_lock.hash,
                 "me": self.executor_id,
             },
         )
+        if done.rowcount == 1:
+            self._store_lock(connection, run.package_lock)
         return done.rowcount == 1
+
+    def set_package_lock(self, connection: Connection, claim: Claim, lock: StoredLock | None) -> bool:
+        """Set the run's packages if this executor owns the run."""
+        done = connection.execute(
+            f"update runs set package_lock = :lock where {_OWNED}",  # noqa: S608
+            {
+                "run": claim.run_id,
+                "fence": claim.fence,
+                "lock": None if lock is None else lock.hash,
+                "me": self.executor_id,
+            },
+        )
+        if done.rowcount == 1:
+            self._store_lock(connection, lock)
+        return done.rowcount == 1
+
+    @staticmethod
+    def _store_lock(connection: Connection, lock: StoredLock | None) -> None:
+        if lock is None:
+            return
+        query = "select 1 from package_locks where hash = ? /*postgres for key share*/"
+        if connection.execute(query, (lock.hash,)).fetchone() is None:
+            connection.execute(
+                "insert into package_locks values (?, ?) on conflict do nothing",
+                (lock.hash, escape_json_text(lock.content)),
+            )
 
     def append_step(
         self, connection: Connection, claim: Claim, row: StepRow, now: float, *, event: str | None = None

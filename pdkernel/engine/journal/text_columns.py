@@ -2,6 +2,7 @@
 The JSON in the journal's text columns, and the execution that is built of it.
 
     definitions.content      the workflow's JSON, keys sorted: `Workflow.version` is the beginning of its hash
+    package_locks.content    written by the caller: the packages of runs, and their workflow
     runs.event               {"event", "context"} and, for a replay, "replay_of"; masked and redacted by the caller.
                              Without "event" until the run's accounts are resolved
     runs.request             encrypted by the caller: what an executor needs to run or to continue the run

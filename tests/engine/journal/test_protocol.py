@@ -15,6 +15,7 @@ from pdkernel.engine.journal import (
     DatabaseJournal,
     OutboxRow,
     StepRow,
+    StoredLock,
     UnrecordedRuns,
     WaitKey,
     encode_event,
@@ -46,6 +47,7 @@ from tests.engine.journal.conftest import (
 )
 
 OUTPUT = encode_output()
+LOCK = StoredLock("hash", '{"workflow":"Greet"}')
 SECOND = Claim("run", 2)
 """The second claim of `new_run()`."""
 
@@ -59,6 +61,7 @@ WRITES: dict[str, Write] = {
     ),
     "park": lambda journal, claim: journal.park(claim, wait_row(), outbox=[outbox_row()]),
     "release": lambda journal, claim: journal.release(claim),
+    "set_package_lock": lambda journal, claim: journal.set_package_lock(claim, LOCK),
 }
 """Every write that names a claim."""
 every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -1248,6 +1251,46 @@ async def test_unknown_message_has_no_delivery(journal: DatabaseJournal, run_id:
     assert [send.outcome for send in (await load(journal)).sends] == ["waiting"]
 
 
+# ── packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_continued_run_has_its_packages(journal: DatabaseJournal, rows: Rows) -> None:
+    """Packages are stored once for all runs that have them, whether a run is accepted with them or gets them later."""
+    await journal.accept_run(new_run(package_lock=LOCK))
+    await journal.accept_run(new_run("later"))
+    await journal.accept_run(new_run("without"))
+    await journal.set_package_lock(Claim.first("later"), LOCK)
+    for run_id in ("run", "later", "without"):
+        await journal.release(Claim.first(run_id))
+
+    claims = await journal.claim_next(limit=9)
+
+    assert {run.claim.run_id: run.package_lock for run in claims} == {"run": LOCK, "later": LOCK, "without": None}
+    assert rows("select hash from package_locks") == [(LOCK.hash,)]
+
+
+async def test_packages_of_a_run_can_change(journal: DatabaseJournal) -> None:
+    """A run that was accepted with other packages than it has gets its own, or none."""
+    other = StoredLock("other", "{}")
+    await journal.accept_run(new_run(package_lock=LOCK))
+    await journal.accept_run(new_run("without", package_lock=LOCK))
+
+    assert await journal.set_package_lock(FIRST, other)
+    assert await journal.set_package_lock(Claim.first("without"), None)
+
+    found = [await journal.load_run(run_id) for run_id in ("run", "without")]
+    assert [each[1].package_lock for each in found if each] == [other, None]
+
+
+async def test_a_refused_run_stores_no_packages(journal: DatabaseJournal, rows: Rows) -> None:
+    """Packages of a run that is not accepted, or that this executor does not own, are not stored."""
+    await journal.accept_run(new_run())
+
+    assert not await journal.accept_run(new_run(package_lock=LOCK))
+    assert not await journal.set_package_lock(SECOND, LOCK)
+    assert rows("select * from package_locks") == []
+
+
 # ── runs that are not recorded ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -1257,6 +1300,7 @@ async def test_unrecorded_runs_accept_every_write() -> None:
 
     assert await nothing.store_definition(WORKFLOW) == WORKFLOW.version
     assert [await nothing.accept_run(new_run()) for _ in range(2)] == [True, True]
+    assert await nothing.set_package_lock(FIRST, LOCK)
     assert await nothing.append_step(FIRST, step_row(0, "one"), event=encode_event({}, {}))
     assert await nothing.park(FIRST, wait_row(), outbox=[outbox_row()])
     assert await nothing.finish(FIRST, "success", OUTPUT, last_step=step_row(0, "one"), outbox=[outbox_row()])

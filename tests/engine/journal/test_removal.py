@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.clock import ManualClock
+from pdkernel.engine.journal import StoredLock
 from tests.engine.journal.conftest import (
     FIRST,
     WORKFLOW,
@@ -18,6 +19,7 @@ from tests.engine.journal.conftest import (
 )
 
 TABLES = ("runs", "steps", "waits", "outbox", "definitions")
+LOCK = StoredLock("hash", '{"workflow":"Greet"}')
 
 
 async def test_a_removed_run_leaves_no_row(open_journal: Open, rows: Rows) -> None:
@@ -33,6 +35,22 @@ async def test_a_removed_run_leaves_no_row(open_journal: Open, rows: Rows) -> No
     assert {table: len(rows(f"select * from {table}")) for table in TABLES} == {
         "runs": 1, "steps": 0, "waits": 0, "outbox": 0, "definitions": 1,
     }  # fmt: skip
+
+
+async def test_packages_go_with_their_last_run(open_journal: Open, rows: Rows) -> None:
+    """The packages of a run are removed with the last run that has them, and stored again with the next."""
+    journal = open_journal()
+    for run_id in ("run", "other"):
+        await journal.accept_run(new_run(run_id, queue="mail", package_lock=LOCK))
+    stored = "select hash, content from package_locks"
+
+    await journal.remove_runs(["run"])
+    kept = rows(stored)
+    await journal.remove_runs(["other"])
+    gone = rows(stored)
+    await journal.accept_run(new_run("next", package_lock=LOCK))
+
+    assert (kept, gone, rows(stored)) == ([(LOCK.hash, LOCK.content)], [], [(LOCK.hash, LOCK.content)])
 
 
 async def test_a_run_that_executes_is_not_removed(open_journal: Open) -> None:

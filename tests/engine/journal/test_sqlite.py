@@ -115,7 +115,9 @@ def test_tables_compile_for_postgres() -> None:
         for index in table.indexes
     }
 
-    assert set(tables) == {"executors", "definitions", "runs", "steps", "waits", "outbox", "limits", "starts"}
+    assert set(tables) == {
+        "executors", "definitions", "package_locks", "runs", "steps", "waits", "outbox", "limits", "starts",
+    }  # fmt: skip
     assert "lease_until DOUBLE PRECISION" in tables["executors"]
     assert "request BYTEA" in tables["runs"]
     assert "PRIMARY KEY (run_id, path, iteration, number)" in tables["waits"]
@@ -795,7 +797,7 @@ def test_one_of_many_holders_has_the_lock(tmp_path: Path) -> None:
 # ── files of earlier versions ────────────────────────────────────────────────────────────────────────────────────────
 
 UNFINISHED = {1: ("orphan", "parked", "paused", "queued", "running"), 2: ("parked", "paused", "queued", "running")}
-"""The unfinished runs of the files of earlier versions."""
+"""The unfinished runs of the files of earlier versions that lack what a continued run needs."""
 
 
 def old_file(path: Path, version: int) -> Path:
@@ -805,7 +807,7 @@ def old_file(path: Path, version: int) -> Path:
     return path
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def version(request: pytest.FixtureRequest) -> int:
     """An earlier version."""
     assert isinstance(request.param, int)
@@ -861,6 +863,7 @@ async def test_finished_runs_survive_a_migration(old_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("version", UNFINISHED)
 async def test_unfinished_runs_end_with_a_migration(old_path: Path, version: int) -> None:
     """A run that an earlier version left unfinished ends with the reason, keeps its steps, and is never continued."""
     journal = DatabaseJournal.open(SqliteBackend(old_path))
@@ -880,6 +883,24 @@ async def test_unfinished_runs_end_with_a_migration(old_path: Path, version: int
     ]
 
 
+async def test_unfinished_runs_of_version_3_are_continued(path: Path) -> None:
+    """A run that version 3 left paused, queued or running is continued; no packages are recorded of it."""
+    journal = DatabaseJournal.open(SqliteBackend(old_file(path, 3)), origin="serve")
+
+    assert await journal.reap_dead() == 1
+    assert await journal.resolve_wait(WaitKey("paused", "one"), "resumed") == "done"
+    claims = {run.claim.run_id: run for run in await journal.claim_ready(9)}
+    finished = [await journal.finish(run.claim, "success", encode_output()) for run in claims.values()]
+    await journal.close()
+
+    assert sorted(claims) == ["paused", "queued", "running"]
+    assert [(run.request, run.package_lock) for run in claims.values()] == [(b"request", None)] * 3
+    assert claims["paused"].waits[0].outcome == "resumed"
+    assert [step.path for step in claims["running"].steps] == ["one"]
+    assert finished == [True] * 3
+
+
+@pytest.mark.parametrize("version", UNFINISHED)
 async def test_executors_of_an_earlier_version_are_gone(old_path: Path) -> None:
     """The executors of an earlier version are dead: their runs have ended, and nothing is left to reap."""
     journal = DatabaseJournal.open(SqliteBackend(old_path))
