@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
-import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import click
 import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
-from pdkernel.cli.terminal import is_interactive
+from pdkernel.cli.serve_output import code_printer, print_line, print_startup, startup_json, write_line
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from ssl import SSLContext
 
     from pdkernel.project import Project
@@ -206,9 +203,9 @@ def _announce(state: CliContext, site: _Site, *, as_json: bool) -> None:
 
     project = state.open_project()
     if as_json:
-        _print_line(_startup_json(project, state.open_directory().project_id, site.url, site.served))
-    _print_startup(site.url, site.served, site.notes, as_json=as_json)
-    ConsoleSessions(project, print_code=_code_printer(site.url, as_json=as_json)).print_new_code()
+        print_line(startup_json(project, state.open_directory().project_id, site.url, site.served))
+    print_startup(site.url, site.served, site.notes, as_json=as_json)
+    ConsoleSessions(project, print_code=code_printer(site.url, as_json=as_json)).print_new_code()
 
 
 def _start_processes(
@@ -225,7 +222,7 @@ def _start_processes(
 
     project.disconnect()  # a process cannot use the connections of another; each opens its own
     count = options["server_processes"]
-    return ServerProcesses(count, site.listening, on_ready=announce, write_line=_write_line).run()
+    return ServerProcesses(count, site.listening, on_ready=announce, write_line=write_line).run()
 
 
 def _load_workflows(
@@ -250,7 +247,7 @@ def _load_workflows(
         check_bearer_tokens(served)
         return check_exposure(host, served, project, has_pipedream_login=pipedream is not None, public_url=public)
 
-    workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=_write_line)
+    workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=write_line)
     served = workflows.list_workflows()
     return workflows, check(*served)
 
@@ -305,9 +302,9 @@ async def _answer_requests(
             settings=_settings(options, site.url),
             clock=project.clock,
             ids=project.ids,
-            write_line=_write_line,
+            write_line=write_line,
             passthrough=site.pipedream,
-            print_login_code=_code_printer(site.url, as_json=as_json),
+            print_login_code=code_printer(site.url, as_json=as_json),
         )
 
         def report_ready() -> None:
@@ -361,54 +358,3 @@ def _host_names(*names: str) -> list[str]:
     """The host names in *names* (hosts or URLs), without the wildcard addresses 0.0.0.0 and ::."""
     found = [urlsplit(name).hostname if "://" in name else name for name in names]
     return [name for name in found if name and name not in ("0.0.0.0", "::")]  # noqa: S104
-
-
-def _startup_json(project: Project, project_id: str, url: str, served: Sequence[ServedWorkflow]) -> dict[str, Any]:
-    return {
-        "url": url,
-        "project_id": project_id,
-        "database": project.location,
-        "workflows": [
-            {
-                "name": each.source.workflow.name,
-                "id": each.id,
-                "endpoint": each.endpoint_key,
-                "url": f"{url}/{each.endpoint_key}",
-            }
-            for each in served
-        ],
-    }
-
-
-def _code_printer(url: str, *, as_json: bool) -> Callable[[str], None] | None:
-    """Prints a login code on the terminal of a person; None without one, because a log must not get a code."""
-    return partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None
-
-
-def _print_login_code(url: str, code: str) -> None:
-    _write_line(f"Console: {url}/-/login?code={code}    # valid once, for ten minutes")
-
-
-def _write_line(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
-def _print_line(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
-
-
-def _workflow_url(served: ServedWorkflow, url: str) -> str:
-    """The URL of a served workflow, or `no endpoint` without an HTTP trigger."""
-    has_http_trigger = any(trigger.type == "http" for trigger in served.source.workflow.triggers)
-    return f"{url}/{served.endpoint_key}" if has_http_trigger else "no endpoint"
-
-
-def _print_startup(url: str, served: Sequence[ServedWorkflow], more: Sequence[str], *, as_json: bool) -> None:
-    lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
-    if not as_json:
-        width = max((len(each.source.workflow.name) for each in served), default=0)
-        lines += [f"  {each.source.workflow.name.ljust(width)}  {_workflow_url(each, url)}" for each in served]
-        lines += [] if served else ["  No workflows: only the Connect API is served."]
-    click.echo("\n".join([*lines, *more]), err=True, nl=bool(lines or more))

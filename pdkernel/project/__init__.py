@@ -4,6 +4,7 @@ The local project: a folder, a key and a database that several threads and proce
     folder                find and create `.pdkernel/`; the key file
     vault                 encryption of values before they reach the database
     sqlite                open the SQLite file, shared with the journal
+    postgres              open a database on a PostgreSQL server
     database              engine, creation, migration, readable errors
     schema                the tables, the same on SQLite and Postgres
     accounts              external users and accounts

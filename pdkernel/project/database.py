@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -23,26 +23,14 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from pdkernel.errors import DatabaseUnreachableError, PdkernelError, ProjectError, RequestError
-from pdkernel.project import sqlite
+from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.project import postgres, sqlite
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
-CONNECT_TIMEOUT_S = 10
-"""Seconds until a connection to a Postgres server fails."""
-_POSTGRES_DEFAULTS = {
-    "connect_timeout": CONNECT_TIMEOUT_S,
-    # a server that is cut off without a word is noticed, also while a statement waits for it
-    "tcp_user_timeout": 1000 * CONNECT_TIMEOUT_S,
-    "keepalives_idle": CONNECT_TIMEOUT_S,
-    "application_name": "pdkernel",
-}
-"""Settings of a connection, unless the URL has them."""
-_NOT_CONNECTED, _INSUFFICIENT_PRIVILEGE = "08", "42501"
 _READ_ONLY_OPTION = "pdkernel_reads"
 
 T = TypeVar("T")
@@ -93,7 +81,8 @@ class Database:
             case "sqlite" if parsed.database and parsed.database != ":memory:":
                 return _sqlite(Path(parsed.database).absolute())
             case "postgresql" | "postgres":
-                return _postgres(parsed)
+                engine, location = postgres.open_engine(parsed)
+                return cls(engine, sqlite_path=None, where=location)
             case backend:
                 raise ProjectError(f"A project cannot be stored in {backend} at this URL.", fix=_URLS)
 
@@ -186,31 +175,12 @@ class Database:
     def translate_error(self, fault: BaseException) -> PdkernelError | None:
         """The error for a person that explains *fault*; None if *fault* is not a database error."""
         if self.sqlite_path is None:
-            return self._translate_postgres_error(fault)
+            return postgres.translate_error(fault, self.location, self.engine.url)
         cause = fault.orig if isinstance(fault, DBAPIError) else fault
         # `CompiledQuery` raises the driver's errors
         if not isinstance(cause, sqlite3.Error) or (cause is not fault and isinstance(cause, sqlite3.IntegrityError)):
             return None
         return sqlite.translate_error(cause, self.sqlite_path)
-
-    def _translate_postgres_error(self, fault: BaseException) -> PdkernelError | None:
-        if isinstance(fault, PoolTimeoutError):
-            reason, state = "all connections of this process are in use", "pool"
-        elif not isinstance(fault, DBAPIError) or isinstance(fault, IntegrityError):
-            return None
-        else:
-            reason = _first_line(fault.orig, self.engine.url)
-            state = str(getattr(fault.orig, "sqlstate", None) or _NOT_CONNECTED)
-        if isinstance(fault, DataError) and "NUL" in reason:
-            return RequestError("A text contains a NUL character, which PostgreSQL cannot store.")
-        if isinstance(fault, DataError | ProgrammingError) and state != _INSUFFICIENT_PRIVILEGE:
-            return None
-        if state.startswith((_NOT_CONNECTED, "57P")):
-            return unreachable_error(self.location, reason, self.engine.url)
-        return ProjectError(
-            f"The project's database {self.location} cannot be used: {reason}",
-            fix="Check the server and the rights of the user in --database (PDKERNEL_DATABASE), and run the command again.",
-        )
 
     def read_meta(self) -> Mapping[str, str] | None:
         """The values of the table `meta`, or None if the database does not contain a project yet."""
@@ -319,14 +289,6 @@ class _TranslateErrors(Generic[T]):
             raise readable from fault
 
 
-def unreachable_error(location: str, fault: object, url: URL) -> DatabaseUnreachableError:
-    """The error of a database on a server that does not answer; *fault* is the error of its driver."""
-    return DatabaseUnreachableError(
-        f"The project's database {location} cannot be reached: {_first_line(fault, url)}",
-        fix="Check that the server runs, and that the URL in --database (PDKERNEL_DATABASE) is correct.",
-    )
-
-
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."
 
 
@@ -384,28 +346,3 @@ def _begin(connection: Connection) -> None:
     # transaction takes the write lock at its beginning. Reads need no transaction.
     if not connection.get_execution_options().get(_READ_ONLY_OPTION):
         connection.exec_driver_sql("begin immediate")
-
-
-def _postgres(url: URL) -> Database:
-    password = url.query.get("password")
-    if password is not None:  # the URL shows its own password to nobody
-        url = url.difference_update_query(["password"]).set(password=str(password))
-    try:
-        engine = create_engine(
-            url.set(drivername="postgresql+psycopg"),
-            connect_args={name: value for name, value in _POSTGRES_DEFAULTS.items() if name not in url.query},
-            hide_parameters=True,
-            pool_pre_ping=True,  # a server that was restarted has closed the connections
-            max_overflow=60,  # threads of one process, as on SQLite
-        )
-    except ModuleNotFoundError as fault:
-        raise ProjectError(
-            "A project on Postgres needs a driver that is not installed.", fix="pip install 'pdkernel[postgres]'"
-        ) from fault
-    public = url.difference_update_query(["sslpassword"])
-    return Database(engine, sqlite_path=None, where=public.render_as_string(hide_password=True))
-
-
-def _first_line(fault: Any, url: URL) -> str:
-    lines = str(fault).strip().splitlines() or ["no reason given"]
-    return lines[0].replace(str(url.password), "***") if url.password else lines[0]

@@ -26,7 +26,7 @@ from pdkernel.engine.journal.executors import ExecutorStatements
 from pdkernel.engine.journal.lease import DatabaseClock, ExecutorLease
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
-from pdkernel.project.database import unreachable_error
+from pdkernel.project.postgres import unreachable_error
 
 T = TypeVar("T")
 

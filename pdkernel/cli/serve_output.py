@@ -1,0 +1,73 @@
+"""The output of `pdkernel serve` at its start: URLs, one line of JSON, and login codes of the console."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdkernel.cli.terminal import is_interactive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pdkernel.project import Project
+    from pdkernel.server.app_context import ServedWorkflow
+
+
+def startup_json(project: Project, project_id: str, url: str, served: Sequence[ServedWorkflow]) -> dict[str, Any]:
+    """What `--json` prints when the server answers requests."""
+    return {
+        "url": url,
+        "project_id": project_id,
+        "database": project.location,
+        "workflows": [
+            {
+                "name": each.source.workflow.name,
+                "id": each.id,
+                "endpoint": each.endpoint_key,
+                "url": f"{url}/{each.endpoint_key}",
+            }
+            for each in served
+        ],
+    }
+
+
+def code_printer(url: str, *, as_json: bool) -> Callable[[str], None] | None:
+    """Prints a login code on the terminal of a person; None without one, because a log must not get a code."""
+    return partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None
+
+
+def _print_login_code(url: str, code: str) -> None:
+    write_line(f"Console: {url}/-/login?code={code}    # valid once, for ten minutes")
+
+
+def write_line(line: str) -> None:
+    """Print a line to standard error."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def print_line(value: dict[str, Any]) -> None:
+    """Print a JSON value as a line of standard output."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def _workflow_url(served: ServedWorkflow, url: str) -> str:
+    """The URL of a served workflow, or `no endpoint` without an HTTP trigger."""
+    has_http_trigger = any(trigger.type == "http" for trigger in served.source.workflow.triggers)
+    return f"{url}/{served.endpoint_key}" if has_http_trigger else "no endpoint"
+
+
+def print_startup(url: str, served: Sequence[ServedWorkflow], more: Sequence[str], *, as_json: bool) -> None:
+    """Print the URLs of the served workflows, and the lines *more*."""
+    lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
+    if not as_json:
+        width = max((len(each.source.workflow.name) for each in served), default=0)
+        lines += [f"  {each.source.workflow.name.ljust(width)}  {_workflow_url(each, url)}" for each in served]
+        lines += [] if served else ["  No workflows: only the Connect API is served."]
+    click.echo("\n".join([*lines, *more]), err=True, nl=bool(lines or more))
