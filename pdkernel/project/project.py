@@ -7,9 +7,10 @@ project. Each table has its own module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast, get_args
@@ -32,6 +33,13 @@ from pdkernel.project.endpoint_keys import EndpointKeyTable
 from pdkernel.project.folder import KEY_NAME, ensure_folder, ensure_key, read_key
 from pdkernel.project.grants import GrantTable
 from pdkernel.project.idempotency import IdempotencyTable
+from pdkernel.project.key_rotation import (
+    RotationResult,
+    RotationScope,
+    load_earlier_keys,
+    rotate_key,
+    settle_rotation,
+)
 from pdkernel.project.login import LoginTable
 from pdkernel.project.notebook_states import NotebookStateTable
 from pdkernel.project.oauth_clients import OAuthClientTable
@@ -42,7 +50,7 @@ from pdkernel.project.settings import SecretTable, SettingsTable
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.source_turns import SourceTurnTable
 from pdkernel.project.variables import VariableTable
-from pdkernel.project.vault import Vault
+from pdkernel.project.vault import Vault, sign_text
 from pdkernel.project.workflow_triggers import WorkflowTriggerTable
 
 DEFAULT_PLAN: Plan = "business"
@@ -57,6 +65,7 @@ class Project:
         folder: `.../.pdkernel`.
         project_id: `proj_...`.
         is_new: Whether this call created the project.
+        key_file: The file with the key.
     """
 
     def __init__(
@@ -69,8 +78,10 @@ class Project:
         created: bool,
         clock: Clock,
         ids: IdGenerator,
+        key_file: Path,
     ) -> None:
         self.folder = folder
+        self.key_file = key_file
         self.project_id = project_id
         self.is_new = created
         self.clock = clock
@@ -115,6 +126,11 @@ class Project:
             facts = opened.read_meta()
             if facts is not None:
                 check_schema_version(int(facts["schema_version"]), opened.location)
+                if settle_rotation(key_path, facts["project_id"], opened) or not _fits(key, facts):
+                    key, facts = (
+                        read_key(key_path),
+                        opened.read_meta(),
+                    )  # another process has replaced the key meanwhile
             if key is None:
                 key = _create_key(key_path, opened)
             vault = Vault(key)
@@ -135,10 +151,11 @@ class Project:
             _check_key(vault, facts["key_fingerprint"], key_path, opened.location)
             if int(facts["schema_version"]) < SCHEMA_VERSION:
                 opened.migrate()
+            opened.key_fingerprint = vault.fingerprint
         except BaseException:
             opened.close()
             raise
-        return cls(folder, facts["project_id"], opened, vault, created=created, clock=clock, ids=ids)
+        return cls(folder, facts["project_id"], opened, vault, created=created, clock=clock, ids=ids, key_file=key_path)
 
     def __repr__(self) -> str:
         return f"Project({self.project_id}, {self._database.location})"
@@ -178,6 +195,51 @@ class Project:
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         """A block of several changes that runs once at a time; see `Database.exclusive`."""
         return self._database.exclusive(name)
+
+    def check_key(self) -> None:
+        """
+        Check that the key was not replaced since this process opened the project.
+
+        An executor of the journal calls this after it is registered: a rotation refuses to start while an executor lives.
+
+        Raises:
+            ProjectError: The key was replaced.
+        """
+        with self._database.read() as connection:
+            self._database.check_key(connection)
+
+    def rotate_key(
+        self,
+        scope: RotationScope,
+        *,
+        access_tokens: bool = False,
+        on_progress: Callable[[int, int], object] = lambda _done, _all: None,
+    ) -> RotationResult:
+        """
+        Replace the key, and encrypt every value again; see `key_rotation.rotate_key`. This object cannot be used after that.
+
+        Args:
+            scope: What belongs to the key in the journal.
+            access_tokens: Whether to replace the key that signs access tokens, too.
+            on_progress: Gets the number of values that were encrypted again, and of all values.
+        """
+        return rotate_key(
+            self._database,
+            self._vault,
+            self.key_file,
+            self.project_id,
+            now=self.clock.now().timestamp(),
+            scope=scope,
+            replace_token_key=self.access_tokens.replace_signing_key if access_tokens else None,
+            on_progress=on_progress,
+        )
+
+    @cached_property
+    def earlier_signers(self) -> Sequence[tuple[Callable[[str], bytes], float]]:
+        """`Vault.sign` of keys that were replaced, and when in seconds since 1970: each verifies URLs of runs that began before."""
+        with self._database.read() as connection:
+            keys = load_earlier_keys(connection, self._vault, self.clock.now().timestamp())
+        return [(partial(sign_text, base64.b64decode(each.key)), each.replaced) for each in keys]
 
     @property
     def plan(self) -> Plan:
@@ -343,9 +405,14 @@ def _create_key(path: Path, database: Database) -> bytes:
     return key
 
 
+def _fits(key: bytes | None, facts: Mapping[str, str]) -> bool:
+    return key is not None and Vault(key).fingerprint == facts["key_fingerprint"]
+
+
 def _check_key(vault: Vault, fingerprint: str, path: Path, where: str) -> None:
     if vault.fingerprint != fingerprint:
         raise ProjectError(
             f"The database {where} was created with another key than the one in {path}. Neither was changed.",
-            fix="Name the key file of this project in PDKERNEL_KEY_FILE, or choose the project of this key: --project FOLDER.",
+            fix="Name the key file of this project in PDKERNEL_KEY_FILE, or choose the project of this key: --project FOLDER. "
+            "If `pdkernel keys rotate` ran on another host, copy the key file of that host.",
         )
