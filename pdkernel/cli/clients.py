@@ -182,14 +182,21 @@ def _rotate_encryption(state: CliContext, project: Project, *, access_tokens: bo
 
     shows_progress = is_interactive(sys.stderr) and not state.quiet
 
-    def show(done: int, total: int) -> None:
-        sys.stderr.write(f"\r\x1b[Kencrypting value {done:,} of {total:,}" if done < total else "\r\x1b[K")
+    def show(text: str) -> None:
+        if shows_progress:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
 
-    return asyncio.run(
-        rotate_encryption_key(
-            project, access_tokens=access_tokens, on_progress=show if shows_progress else lambda _done, _total: None
+    try:
+        return asyncio.run(
+            rotate_encryption_key(
+                project,
+                access_tokens=access_tokens,
+                on_progress=lambda done, total: show(f"encrypting value {done:,} of {total:,}"),
+            )
         )
-    )
+    finally:
+        show("")
 
 
 def _print_token_key(key_id: str) -> None:

@@ -26,7 +26,7 @@ JOURNAL_COLUMNS = (
 _PROCESSES = {
     "serve": "a server (`pdkernel serve`)",
     "notebook": "a notebook",
-    "terminal": "a command (`pdkernel run`)",
+    "terminal": "another command (such as `pdkernel run`)",
     "python": "a Python program",
 }
 _UNFINISHED = ("ready", "running", "paused")

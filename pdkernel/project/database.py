@@ -152,9 +152,9 @@ class Database:
             record.invalidate()
 
     def check_key(self, connection: Connection) -> None:
-        """Raise `ProjectError` if the key of the database is not the one with `key_fingerprint` any more."""
+        """Raise `RequestError` if the key of the database is not the one with `key_fingerprint` any more."""
         if connection.exec_driver_sql(_FINGERPRINT).scalar() != self.key_fingerprint:
-            raise ProjectError(
+            raise RequestError(
                 f"The key of the project in {self.location} was replaced (`pdkernel keys rotate`) after this process had "
                 "opened the project. Nothing was written.",
                 fix="Start this process again; in a notebook, restart the kernel.",

@@ -133,8 +133,13 @@ def rotate_key(
     """
     key_file = Path(os.path.realpath(key_file))
     pending = _pending_file(key_file, project_id)
-    settle_rotation(key_file, project_id, database, wait_s=0)
-    descriptor, new = _create_pending(pending)
+    try:
+        _settle_left(pending, key_file, database, wait_s=0)
+        descriptor, new = _create_pending(pending)
+    except (BlockingIOError, FileExistsError):
+        raise RequestError(
+            "The key was not replaced: another process replaces it now.", fix="Wait until that rotation has ended."
+        ) from None
     try:
         with database.transaction() as connection:
             oldest_run = scope.check(connection)
@@ -171,20 +176,30 @@ def settle_rotation(key_file: Path, project_id: str, database: Database, *, wait
         ProjectError: A key file cannot be read or written.
     """
     key_file = Path(os.path.realpath(key_file))
-    pending = _pending_file(key_file, project_id)
-    if not pending.exists():
-        return False
     try:
-        descriptor = _lock_file(pending, os.O_RDONLY, wait_s)
-    except FileNotFoundError:  # the rotation has ended meanwhile
-        return True
+        return _settle_left(_pending_file(key_file, project_id), key_file, database, wait_s=wait_s)
     except BlockingIOError:
         raise RequestError(
             f"Another process replaces the key of the project in {database.location} (`pdkernel keys rotate`), and has not "
             f"ended after {wait_s:.0f} seconds.",
             fix="Run the command again when the rotation has ended.",
         ) from None
-    except OSError as fault:
+
+
+def _pending_file(key_file: Path, project_id: str) -> Path:
+    """The file with the new key during a rotation. It has the project's id, because projects may share a key file."""
+    return key_file.with_name(f"{key_file.name}.{project_id}.new")
+
+
+def _settle_left(pending: Path, key_file: Path, database: Database, *, wait_s: float) -> bool:
+    """Do what `settle_rotation` does. Raises `BlockingIOError` if another process has the pending key for longer."""
+    if not os.path.exists(pending):  # noqa: PTH110 - `Path.exists` raises an error if the name is too long
+        return False
+    try:
+        descriptor = _lock_file(pending, os.O_RDONLY, wait_s)
+    except FileNotFoundError:  # the rotation has ended meanwhile
+        return True
+    except PermissionError as fault:
         raise key_file_error(pending, fault) from fault
     try:
         _settle(pending, key_file, database)
@@ -193,20 +208,22 @@ def settle_rotation(key_file: Path, project_id: str, database: Database, *, wait
     return True
 
 
-def _pending_file(key_file: Path, project_id: str) -> Path:
-    """The file with the new key during a rotation. It has the project's id, because projects may share a key file."""
-    return key_file.with_name(f"{key_file.name}.{project_id}.new")
-
-
 def _create_pending(pending: Path) -> tuple[int, Vault]:
-    """Create *pending* with a new key. Returns a descriptor, which locks the file until it is closed, and the key's vault."""
+    """
+    Create *pending* with a new key.
+
+    Returns:
+        A descriptor, which locks the file until it is closed, and the key's vault.
+
+    Raises:
+        FileExistsError: Another process has just created it.
+        ProjectError: The file cannot be written.
+    """
     key = secrets.token_bytes(KEY_BYTES)
     try:
         descriptor = _lock_file(pending, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0)
     except (BlockingIOError, FileExistsError):
-        raise RequestError(
-            "The key was not replaced: another process replaces it now.", fix="Wait until that rotation has ended."
-        ) from None
+        raise
     except OSError as fault:
         raise key_file_error(pending, fault) from fault
     try:
@@ -295,9 +312,7 @@ def _reseal_all(
     new: Vault,
     on_progress: Callable[[int, int], object],
 ) -> int:
-    total = sum(
-        connection.execute(select(func.count()).where(sealed.column.is_not(None))).scalar_one() for sealed in columns
-    )
+    total = sum(connection.execute(select(func.count()).where(_is_sealed(sealed))).scalar_one() for sealed in columns)
     try:
         done = reseal_login(connection, old, new)
     except (ProjectError, ValueError, KeyError):
@@ -317,33 +332,32 @@ def _reseal_column(connection: Connection, sealed: SealedColumn, old: Vault, new
     key = list(table.primary_key.columns)
     names = [each.name for each in key]
     others = [table.c[name] for name in dict.fromkeys(sealed.names) if name not in names]
-    rows = select(*key, *others, column).where(column.is_not(None)).order_by(*key).limit(_BATCH_ROWS)
+    rows = select(*key, *others, column).where(_is_sealed(sealed)).order_by(*key).limit(_BATCH_ROWS)
     change = update(table).where(and_(*(each == bindparam(f"key_{each.name}") for each in key)))
     change = change.values({column: bindparam(_NEW_VALUE)})
     last: Mapping[str, Any] | None = None
     while True:
         page = rows if last is None else rows.where(tuple_(*key) > tuple_(*(last[name] for name in names)))
-        changes, size, seen = [], 0, 0
+        changes, size = [], 0
         # a page ends early if its values are large: memory is bounded
         with connection.execute(page, execution_options={"yield_per": _READ_ROWS}) as found:
             for row in found.mappings():
-                seen, value = seen + 1, bytes(row[column])
+                value = bytes(row[column])
                 last = {name: row[name] for name in names}
-                if value:  # an empty value is not encrypted
-                    size += len(value)
-                    changes.append(
-                        {
-                            **{f"key_{name}": row[name] for name in names},
-                            _NEW_VALUE: _reseal(sealed, row, value, old, new),
-                        }
-                    )
+                changes.append(
+                    {**{f"key_{name}": last[name] for name in names}, _NEW_VALUE: _reseal(sealed, row, value, old, new)}
+                )
+                size += len(value)
                 if size > _BATCH_BYTES:
                     break
-        if changes:
-            connection.execute(change, changes)
-        if not seen:
+        if not changes:
             return
-        yield seen
+        connection.execute(change, changes)
+        yield len(changes)
+
+
+def _is_sealed(sealed: SealedColumn) -> Any:
+    return func.length(sealed.column) > 0  # an empty value is not encrypted
 
 
 def _reseal(sealed: SealedColumn, row: Mapping[Any, Any], value: bytes, old: Vault, new: Vault) -> bytes:

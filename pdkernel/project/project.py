@@ -116,6 +116,7 @@ class Project:
 
         Raises:
             ProjectError: Folder, key or database cannot be used; all three are left unchanged.
+            RequestError: Another process is replacing the key, and has not ended within `OPENING_WAIT_S` seconds.
         """
         folder = folder.absolute()
         ensure_folder(folder)
@@ -203,7 +204,7 @@ class Project:
         An executor of the journal calls this after it is registered: a rotation refuses to start while an executor lives.
 
         Raises:
-            ProjectError: The key was replaced.
+            RequestError: The key was replaced.
         """
         with self._database.read() as connection:
             self._database.check_key(connection)

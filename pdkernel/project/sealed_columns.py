@@ -49,7 +49,7 @@ class SealedColumn:
         """The columns that the location names."""
         return [name for _, name, _, _ in string.Formatter().parse(self.template) if name]
 
-    def locate(self, row: Mapping[str, object]) -> str:
+    def locate(self, row: Mapping[Any, Any]) -> str:
         """The location of the value in *row*."""
         return self.template.format_map(row)
 
