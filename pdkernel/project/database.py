@@ -15,6 +15,7 @@ from sqlalchemy import (
     Engine,
     MetaData,
     QueuePool,
+    bindparam,
     create_engine,
     event,
     insert,
@@ -27,12 +28,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.project import postgres, sqlite
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
 _READ_ONLY_OPTION = "pdkernel_reads"
-_FINGERPRINT = "select value from meta where name = 'key_fingerprint'"
+_FINGERPRINT = CompiledQuery(select(meta.c.value).where(meta.c.name == bindparam("name")))
 
 T = TypeVar("T")
 
@@ -110,7 +112,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A context with a connection in a transaction, which is rolled back by an exception, or if the key was replaced."""
-        with self.transaction() as connection:
+        with _TranslateErrors(self, None), self.engine.begin() as connection:
             yield connection
             if self.key_fingerprint is not None:
                 # at the end: on Postgres, a rotation of the key has waited for this transaction, or is visible here
@@ -153,7 +155,7 @@ class Database:
 
     def check_key(self, connection: Connection) -> None:
         """Raise `RequestError` if the key of the database is not the one with `key_fingerprint` any more."""
-        if connection.exec_driver_sql(_FINGERPRINT).scalar() != self.key_fingerprint:
+        if _FINGERPRINT.fetch_all(connection, name="key_fingerprint") != [(self.key_fingerprint,)]:
             raise RequestError(
                 f"The key of the project in {self.location} was replaced (`pdkernel keys rotate`) after this process had "
                 "opened the project. Nothing was written.",
