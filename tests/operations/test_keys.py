@@ -14,21 +14,18 @@ import pytest
 from sqlalchemy import Column, LargeBinary, MetaData, select, update
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_policy
 from pdkernel.encode import encode_json
 from pdkernel.engine.journal import Claim, NewRun, OutboxRow, StepRow, WaitKey, WaitRow, encode_event, encode_step
 from pdkernel.engine.journal.schema import metadata as journal_tables
 from pdkernel.engine.journal.schema import steps
 from pdkernel.engine.restored_run import (
     Carry,
-    restore_request,
     restore_run,
     seal_carry,
     seal_message,
     seal_payload,
     seal_request,
 )
-from pdkernel.engine.run_request import RunRequest, encode_request
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Delivery, Execution, StepResult, StoredResponse
@@ -41,7 +38,7 @@ from pdkernel.project.key_rotation import RotationResult
 from pdkernel.project.schema import metadata as project_tables
 from pdkernel.project.sealed_columns import SEALED_COLUMNS, SealedColumn
 from pdkernel.workers import Effect
-from tests.builders import a_workflow, an_event, python_step
+from tests.builders import a_workflow, python_step
 from tests.server.site import site_of
 
 NOT_ENCRYPTED = {"clients.secret_hash"}
@@ -107,11 +104,10 @@ def read_tables(project: Project) -> Mapping[str, Any]:
 async def fill_journal(project: Project) -> None:
     """Store a paused run, which has been resumed, with a value of every kind."""
     vault, workflow = project.vault, a_workflow(python_step("one", "return 1"), python_step("two", "return 2"))
-    request = RunRequest(workflow, an_event({"token": SECRET}), parse_policy("deny"))
     carry = Carry(exports={"$return_value": SECRET}, secrets=(("slack/apn_1/token", SECRET),))
     async with open_journal(project) as journal:
         definition = await journal.store_definition(workflow)
-        sealed = seal_request(encode_request(request), "run", vault)
+        sealed = seal_request(SECRET, "run", vault)
         assert await journal.accept_run(NewRun("run", "trace", "Test", definition, encode_event({}, {}), sealed))
         claim, done = Claim.first("run"), encode_step(StepResult("one", "success"))
         await journal.append_step(claim, StepRow(0, "one", done, "one", carry=seal_carry(carry, "run", "one", vault)))
@@ -129,7 +125,11 @@ async def read_journal(project: Project) -> tuple[Execution, Any, Any]:
     async with open_journal(project) as journal:
         found = await journal.load_run("run")
         assert found is not None
-        return found[0], restore_run(found[1], project.vault), restore_request(found[1], project.vault)[0].event
+        return (
+            found[0],
+            restore_run(found[1], project.vault),
+            project.vault.unseal(found[1].request or b"", "runs/run/request"),
+        )
 
 
 def sealed_values(project: Project) -> Iterator[tuple[str, bytes, str]]:

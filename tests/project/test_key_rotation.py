@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from pdkernel.clock import ManualClock
+from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StoredResponse
 from pdkernel.project import Project, Vault
@@ -50,6 +50,13 @@ def fingerprint(project: Project) -> str:
 def database_url(request: pytest.FixtureRequest) -> str | None:
     """None for SQLite, or the URL of an empty database on PostgreSQL."""
     return None if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, clock: ManualClock) -> Iterator[Project]:
+    """A new project on SQLite."""
+    with Project.open(tmp_path / ".pdkernel", clock=clock, ids=SequentialIds()) as opened:
+        yield opened
 
 
 @pytest.fixture
