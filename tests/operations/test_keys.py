@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +44,13 @@ from tests.server.site import site_of
 NOT_ENCRYPTED = {"clients.secret_hash"}
 """Columns with bytes that are not encrypted."""
 SECRET = "xoxb-planted-4711-secret"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def open_project(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Project]:
+    """Opens one project on each database, as one more process does."""
+    url = None if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    return lambda: Project.open(tmp_path / ".pdkernel", database_url=url)
 
 
 async def rotate(project: Project, *, access_tokens: bool = False) -> RotationResult:
@@ -154,9 +161,9 @@ def test_every_encrypted_column_is_listed() -> None:
     assert all(set(sealed.names) <= set(sealed.column.table.columns.keys()) for sealed in listed)
 
 
-async def test_every_value_opens_with_the_new_key(tmp_path: Path) -> None:
+async def test_every_value_opens_with_the_new_key(open_project: Callable[[], Project]) -> None:
     """After a rotation all values are read as before, and the old key opens nothing that is stored."""
-    with Project.open(tmp_path / ".pdkernel") as project:
+    with open_project() as project:
         fill_tables(project)
         await fill_journal(project)
         before, run_before = read_tables(project), await read_journal(project)
@@ -164,7 +171,7 @@ async def test_every_value_opens_with_the_new_key(tmp_path: Path) -> None:
 
         result = await rotate(project, access_tokens=True)
 
-    with Project.open(tmp_path / ".pdkernel") as project:
+    with open_project() as project:
         assert read_tables(project) == before
         assert await read_journal(project) == run_before
         values = list(sealed_values(project))
@@ -226,12 +233,12 @@ async def an_executor(project: Project, origin: str) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize(("origin", "named"), [("serve", "`pdkernel serve`"), ("notebook", "a notebook")])
 async def test_a_rotation_is_refused_while_another_process_runs_workflows(
-    tmp_path: Path, origin: str, named: str
+    open_project: Callable[[], Project], origin: str, named: str
 ) -> None:
     """While a server or a notebook has the project, the key stays; afterwards it can be replaced."""
-    with Project.open(tmp_path / ".pdkernel") as project:
+    with open_project() as project:
         key = read_key(project.key_file)
-        with Project.open(tmp_path / ".pdkernel") as other:
+        with open_project() as other:
             async with an_executor(other, origin):
                 with pytest.raises(RequestError) as refused:
                     await rotate(project)
@@ -244,9 +251,9 @@ async def test_a_rotation_is_refused_while_another_process_runs_workflows(
         assert (kept == key, read_key(project.key_file) == key) == (True, False)
 
 
-async def test_a_process_that_opened_the_project_before_starts_no_run(tmp_path: Path) -> None:
+async def test_a_process_that_opened_the_project_before_starts_no_run(open_project: Callable[[], Project]) -> None:
     """A server that opened the project before the rotation, and starts after it, is refused: it has the old key."""
-    with Project.open(tmp_path / ".pdkernel") as project, Project.open(tmp_path / ".pdkernel") as late:
+    with open_project() as project, open_project() as late:
         await rotate(project)
 
         with pytest.raises(RequestError, match="was replaced"):
@@ -254,7 +261,7 @@ async def test_a_process_that_opened_the_project_before_starts_no_run(tmp_path: 
         with pytest.raises(RequestError, match="was replaced"):
             async with open_journal(late):
                 pass
-    with Project.open(tmp_path / ".pdkernel") as again:
+    with open_project() as again:
         async with an_executor(again, "serve"):
             pass
 
