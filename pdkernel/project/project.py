@@ -8,7 +8,7 @@ project. Each table has its own module.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,9 +30,10 @@ from pdkernel.project.data_stores import DataStoreTable
 from pdkernel.project.database import Database, check_schema_version
 from pdkernel.project.deployed_triggers import DeployedTriggerTable
 from pdkernel.project.endpoint_keys import EndpointKeyTable
-from pdkernel.project.folder import KEY_NAME, ensure_folder, ensure_key, read_key
+from pdkernel.project.folder import KEY_NAME, ensure_folder, read_key
 from pdkernel.project.grants import GrantTable
 from pdkernel.project.idempotency import IdempotencyTable
+from pdkernel.project.key_fit import check_key, create_key, fits_database
 from pdkernel.project.key_rotation import (
     RotationResult,
     RotationScope,
@@ -127,13 +128,13 @@ class Project:
             facts = opened.read_meta()
             if facts is not None:
                 check_schema_version(int(facts["schema_version"]), opened.location)
-                if settle_rotation(key_path, facts["project_id"], opened) or not _fits(key, facts):
+                if settle_rotation(key_path, facts["project_id"], opened) or not fits_database(key, facts):
                     key, facts = (
                         read_key(key_path),
                         opened.read_meta(),
                     )  # another process has replaced the key meanwhile
             if key is None:
-                key = _create_key(key_path, opened)
+                key = create_key(key_path, opened)
             vault = Vault(key)
             created = False
             if facts is None:
@@ -149,7 +150,7 @@ class Project:
                 raise ProjectError(
                     f"The project in {opened.location} was removed while it was opened.", fix="Run the command again."
                 )
-            _check_key(vault, facts["key_fingerprint"], key_path, opened.location)
+            check_key(vault, facts["key_fingerprint"], key_path, opened.location)
             if int(facts["schema_version"]) < SCHEMA_VERSION:
                 opened.migrate()
             opened.key_fingerprint = vault.fingerprint
@@ -387,33 +388,3 @@ class Project:
     def close(self) -> None:
         """Close every connection."""
         self._database.close()
-
-
-def _create_key(path: Path, database: Database) -> bytes:
-    """A new key, unless the database holds values that were encrypted with another key."""
-    facts = database.read_meta()
-    if facts is None:
-        return ensure_key(path)
-    key = read_key(path)  # read again: another new process creates the key first, then the database
-    if key is None:
-        raise ProjectError(
-            f"The project's key file {path} is missing. The database {database.location} contains values that were encrypted "
-            "with it, so no new key was created.",
-            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, "
-            + ("use an empty database" if database.sqlite_path is None else "move the database to another folder")
-            + ": the next command creates a new project, in which accounts and variables must be added again.",
-        )
-    return key
-
-
-def _fits(key: bytes | None, facts: Mapping[str, str]) -> bool:
-    return key is not None and Vault(key).fingerprint == facts["key_fingerprint"]
-
-
-def _check_key(vault: Vault, fingerprint: str, path: Path, where: str) -> None:
-    if vault.fingerprint != fingerprint:
-        raise ProjectError(
-            f"The database {where} was created with another key than the one in {path}. Neither was changed.",
-            fix="Name the key file of this project in PDKERNEL_KEY_FILE, or choose the project of this key: --project FOLDER. "
-            "If `pdkernel keys rotate` ran on another host, copy the key file of that host.",
-        )
