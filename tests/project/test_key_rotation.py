@@ -269,7 +269,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
     """Processes write while the key is replaced: each value that was stored is read with the new key."""
     folder, key_file = tmp_path / ".pdkernel", tmp_path / "key"
     stored: list[str] = []
-    is_writing = threading.Event()
+    all_write = threading.Barrier(3)  # a writer that opens the project after the rotation is not refused
 
     def write(number: int) -> None:
         with Project.open(folder, database_url=database_url, key_file=key_file) as opened:
@@ -281,7 +281,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
                     return
                 stored.append(f"V_{number}_{count}")
                 if count == 5:
-                    is_writing.set()
+                    all_write.wait(30)
         raise AssertionError("no write was refused")
 
     with (
@@ -289,7 +289,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
         ThreadPoolExecutor() as threads,
     ):
         writers = [threads.submit(write, number) for number in range(2)]
-        assert is_writing.wait(30)
+        all_write.wait(30)
         rotate(project)
         for writer in writers:
             writer.result()
