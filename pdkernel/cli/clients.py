@@ -1,12 +1,14 @@
 """
-`pdkernel clients` and `pdkernel keys`: OAuth clients and signing keys of the endpoint.
+`pdkernel clients` and `pdkernel keys`: OAuth clients of the endpoint, and the project's keys.
 
 A client's secret is printed once. The project stores only a hash.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,11 +16,12 @@ import click
 import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, print_json
+from pdkernel.cli.terminal import confirm, is_interactive, print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
+    from pdkernel.project.key_rotation import RotationResult
     from pdkernel.project.oauth_clients import OAuthClient
 
 
@@ -29,7 +32,7 @@ def clients() -> None:
 
 @group(section=SERVE)
 def keys() -> None:
-    """Rotate the key that signs access tokens of OAuth clients."""
+    """Replace the keys that encrypt values and sign access tokens."""
 
 
 @command(clients, name="create", examples=("pdkernel clients create --name backend --scope connect:workflow:invoke",))
@@ -119,22 +122,85 @@ def remove_client(state: CliContext, client_id: str, yes: bool, as_json: bool) -
     return 0
 
 
-@command(keys, name="rotate", examples=("pdkernel keys rotate --yes",))
+@command(
+    keys,
+    name="rotate",
+    examples=("pdkernel keys rotate --yes", "pdkernel keys rotate --only access-tokens --yes"),
+)
+@cloup.option(
+    "--only",
+    type=click.Choice(["encryption", "access-tokens"]),
+    help="Replace one of the two keys; default: both.",
+)
 @yes_option
 @json_option
-def rotate_keys(state: CliContext, yes: bool, as_json: bool) -> int:
+def rotate_keys(state: CliContext, only: str | None, yes: bool, as_json: bool) -> int:
     """
-    Sign new tokens with a new key.
+    Replace the project's keys.
 
-    Existing tokens stay valid until they expire.
-    """
-    confirm("Sign new access tokens with a new key", yes=yes)
-    key = state.open_project().access_tokens.rotate_signing_key()
+    \b
+    encryption     Every credential, variable, event and run is encrypted again
+                   with a new key, in one transaction. Servers and notebooks of
+                   the project must be stopped. URLs that resume or cancel a run
+                   stay valid. The old key file is removed: copies of the database
+                   from before need it, so copy it first if you keep them.
+    access-tokens  New access tokens of OAuth clients are signed with a new key.
+                   Existing tokens stay valid until they expire. Nothing needs to
+                   be stopped.
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    from pdkernel.render.formatting import format_count
+
+    project = state.open_project()
+    if only == "access-tokens":
+        confirm("Sign new access tokens with a new key", yes=yes)
+        key_id = project.access_tokens.rotate_signing_key()
+        if as_json:
+            print_json({"key_id": key_id})
+        else:
+            _print_token_key(key_id)
+        return 0
+    confirm(f"Encrypt every value with a new key, and remove the old key in {project.key_file}", yes=yes)
+    rotation = _rotate_encryption(state, project, access_tokens=only is None)
     if as_json:
-        print_json({"key_id": key})
-    else:
-        click.echo(f"New tokens are signed with the key {key}. Existing tokens stay valid for at most an hour.")
+        tokens = {} if rotation.token_key_id is None else {"key_id": rotation.token_key_id}
+        print_json({**tokens, "values": rotation.values, "key_file": str(rotation.key_file)})
+        return 0
+    click.echo(f"Encrypted {format_count(rotation.values, 'value')} with the new key in {rotation.key_file}.")
+    if rotation.token_key_id is not None:
+        _print_token_key(rotation.token_key_id)
+    if rotation.keeps_signing_key:
+        click.echo("URLs that resume or cancel a run stay valid until their runs end.")
+    state.print_note("Copies of the database from before need the old key, which is removed: make a new copy.")
+    if project.sqlite_path is None or rotation.key_file.parent != project.folder.resolve():
+        state.print_note(f"Every other host of this project needs the new file {rotation.key_file}.")
     return 0
+
+
+def _rotate_encryption(state: CliContext, project: Project, *, access_tokens: bool) -> RotationResult:
+    """Replace the encryption key; show the progress on a terminal."""
+    from pdkernel.operations.keys import rotate_encryption_key
+
+    shows_progress = is_interactive(sys.stderr) and not state.quiet
+
+    def show(text: str) -> None:
+        if shows_progress:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    try:
+        return asyncio.run(
+            rotate_encryption_key(
+                project,
+                access_tokens=access_tokens,
+                on_progress=lambda done, total: show(f"encrypting value {done:,} of {total:,}"),
+            )
+        )
+    finally:
+        show("")
+
+
+def _print_token_key(key_id: str) -> None:
+    click.echo(f"New access tokens are signed with the key {key_id}. Existing tokens stay valid for at most an hour.")
 
 
 def _text(file: TextIO) -> str:

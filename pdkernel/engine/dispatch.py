@@ -104,7 +104,9 @@ def open_dispatch(
             fix="pip install 'pdkernel[postgres]'",
         ) from fault
     messages = WakeUpMessages(PostgresBackend(project).arguments, journal.clock)
-    return PgQueuerDispatch(journal, starter, messages, interval_s=interval_s or SWEEP_INTERVAL_S)
+    return PgQueuerDispatch(
+        journal, starter, messages, check_key=project.check_key, interval_s=interval_s or SWEEP_INTERVAL_S
+    )
 
 
 async def look_repeatedly(
@@ -234,14 +236,22 @@ class PgQueuerDispatch(LocalDispatch):
         journal: The journal.
         starter: Starts the runs.
         messages: Wakes one of the processes.
+        check_key: Raises `RequestError` if the project's key was replaced while this process was taken for dead.
         interval_s: Seconds between two sweeps.
     """
 
     def __init__(
-        self, journal: Journal, starter: RunStarter, messages: WakeUpMessages, *, interval_s: float = SWEEP_INTERVAL_S
+        self,
+        journal: Journal,
+        starter: RunStarter,
+        messages: WakeUpMessages,
+        *,
+        check_key: Callable[[], None],
+        interval_s: float = SWEEP_INTERVAL_S,
     ) -> None:
         super().__init__(journal, starter, interval_s=interval_s)
         self._messages = messages
+        self._check_key = check_key
         self._next_sweep = -math.inf
         self._keeps_time = self._has_news = False
 
@@ -283,6 +293,9 @@ class PgQueuerDispatch(LocalDispatch):
                     "This process could not extend its lease in time: it ends its runs, which others continue."
                 )
             await self._starter.abandon_runs()
+            await asyncio.to_thread(
+                self._check_key
+            )  # with an old key it must not write: it stays lost, and is started again
             await self._journal.rejoin()
             self.notify()
         return POLL_INTERVAL_S

@@ -34,6 +34,12 @@ from pdkernel.project import Vault
 from pdkernel.redaction import Secret, get_redactor
 from pdkernel.workers import Effect, StepOutcome
 
+REQUEST_LOCATION = "runs/{id}/request"
+CARRY_LOCATION = "runs/{run_id}/carry/{path}"
+PAYLOAD_LOCATION = "runs/{run_id}/payload/{path}"
+MESSAGE_LOCATION = "runs/{run_id}/outbox/{path}"
+"""The locations for which the values of a run are encrypted."""
+
 RESUME_DATA = "$resume_data"
 """The export of a resumed step that holds the body of the call of its `resume_url`."""
 
@@ -144,22 +150,22 @@ class RestoredRun:
 
 def seal_request(text: str, run_id: str, vault: Vault) -> bytes:
     """Encrypt a text of `encode_request` for the run's row."""
-    return vault.seal(text, f"runs/{run_id}/request")
+    return vault.seal(text, REQUEST_LOCATION.format(id=run_id))
 
 
 def seal_carry(carry: Carry, run_id: str, path: str, vault: Vault) -> bytes:
     """Encrypt the carry of a step or a pause."""
-    return vault.seal_json(carry, f"runs/{run_id}/carry/{path}")
+    return vault.seal_json(carry, CARRY_LOCATION.format(run_id=run_id, path=path))
 
 
 def seal_message(message: Effect, run_id: str, path: str, vault: Vault) -> bytes:
     """Encrypt a queued message for the outbox."""
-    return vault.seal_json(message, f"runs/{run_id}/outbox/{path}")
+    return vault.seal_json(message, MESSAGE_LOCATION.format(run_id=run_id, path=path))
 
 
 def unseal_message(row: OutboxRow, run_id: str, vault: Vault) -> Effect:
     """Decrypt a message of the outbox. Raises `ProjectError` if the key has changed."""
-    return vault.unseal_json(row.message, f"runs/{run_id}/outbox/{row.path}", Effect)
+    return vault.unseal_json(row.message, MESSAGE_LOCATION.format(run_id=run_id, path=row.path), Effect)
 
 
 def build_carry(
@@ -212,7 +218,7 @@ def restore_request(claimed: ClaimedRun, vault: Vault, root: Path) -> tuple[RunR
         raise ProjectError(
             f"The run {run_id} cannot be continued: its record has no request.", fix="Start the workflow again."
         )
-    text = vault.unseal(claimed.request, f"runs/{run_id}/request")
+    text = vault.unseal(claimed.request, REQUEST_LOCATION.format(id=run_id))
     try:
         workflow = Workflow.from_versioned_content(json.loads(claimed.definition))
         return decode_request(
@@ -265,7 +271,7 @@ def _restore_step(row: StepRow | WaitRow, run_id: str, claimed: ClaimedRun, vaul
     result = decode_step(run_id, row.data)
     carry = Carry()
     if row.carry is not None:
-        carry = vault.unseal_json(row.carry, f"runs/{run_id}/carry/{row.path}", Carry)
+        carry = vault.unseal_json(row.carry, CARRY_LOCATION.format(run_id=run_id, path=row.path), Carry)
     sends = () if (row.path, carry.number) in claimed.sent_runs else carry.sends
     exports = result.exports if carry.exports is None else carry.exports
     return RestoredStep(result, exports, sends, carry.number, carry.response), carry
@@ -274,10 +280,10 @@ def _restore_step(row: StepRow | WaitRow, run_id: str, claimed: ClaimedRun, vaul
 def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, vault: Vault) -> RestoredPause:
     payload: JSON = None
     if row.payload is not None:
-        payload = json.loads(vault.unseal(row.payload, f"runs/{run_id}/payload/{row.path}"))
+        payload = json.loads(vault.unseal(row.payload, PAYLOAD_LOCATION.format(run_id=run_id, path=row.path)))
     return RestoredPause(step, row.kind in ("rerun", "retry"), row.number, carry.context, payload, carry.retries)
 
 
 def seal_payload(payload: JSON, run_id: str, path: str, vault: Vault) -> bytes:
     """Encrypt the body of a call that resumes a run."""
-    return vault.seal_json(payload, f"runs/{run_id}/payload/{path}")
+    return vault.seal_json(payload, PAYLOAD_LOCATION.format(run_id=run_id, path=path))

@@ -152,6 +152,11 @@ class WorkflowEngine:
             origin: As the attribute.
         """
         journal = open_journal(project, clock=clock, ids=ids, origin=origin)
+        try:
+            project.check_key()
+        except BaseException:
+            await journal.close()
+            raise
         gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         environ = os.environ if environ is None else environ
         return cls(

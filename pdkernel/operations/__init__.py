@@ -7,6 +7,7 @@ What a person can ask for, written once: interfaces parse the arguments, call an
     events       saved events, the shape of events, and their check against a workflow's contract
     export       the files that Pipedream deploys, and their proof
     invocation   a call of a workflow's endpoint
+    keys         the replacement of the project's keys
     projects     the local project, found and opened
     run_history  recorded runs: listed, cancelled, resumed and removed
     run_replay   recorded events, run again

@@ -80,6 +80,7 @@ async def open_journal(project: Project) -> AsyncIterator[Journal]:
     """The project's journal for a command, which closes it. Raises `ProjectError` if the journal cannot be used."""
     journal = open_executor(project, clock=project.clock, ids=project.ids)
     try:
+        project.check_key()
         yield journal
     finally:
         await journal.close()

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, delete, insert, or_, select, update
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
 from pdkernel.project.schema import clients, revoked_tokens, signing_keys
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import insert_if_absent
 from pdkernel.project.vault import Vault
 
@@ -159,9 +160,13 @@ class AccessTokens:
         """Sign with a new key from now on; returns the key's id. Issued tokens stay valid until they expire."""
         with self._database.write() as connection:
             self._database.lock(connection, "signing_keys")
-            signer = self._make_signer(connection)
+            key_id = self.replace_signing_key(connection)
         self._refresh()
-        return signer.id
+        return key_id
+
+    def replace_signing_key(self, connection: Connection) -> str:
+        """Do what `rotate_signing_key` does in the caller's transaction."""
+        return self._make_signer(connection).id
 
     def _signer(self) -> _SigningKey:
         query = select(signing_keys).where(signing_keys.c.expires.is_(None)).order_by(signing_keys.c.number.desc())
@@ -217,4 +222,4 @@ class AccessTokens:
 
 
 def _vault_context(key_id: str) -> str:
-    return f"signing_keys/{key_id}/key"
+    return locate(signing_keys.c.sealed_key, id=key_id)

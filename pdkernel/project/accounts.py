@@ -36,6 +36,7 @@ from pdkernel.project.schema import (
     endpoints,
     external_users,
 )
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.source_states import delete_source_states
 from pdkernel.project.upsert import insert_if_absent
 from pdkernel.project.vault import Vault
@@ -283,4 +284,4 @@ def _user(row: Any) -> ExternalUser:
 
 
 def _vault_context(account_id: str) -> str:
-    return f"accounts/{account_id}/credentials"
+    return locate(accounts.c.sealed_credentials, id=account_id)

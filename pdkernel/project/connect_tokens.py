@@ -17,6 +17,7 @@ from pdkernel.clock import Clock
 from pdkernel.identity import Environment
 from pdkernel.project.database import Database
 from pdkernel.project.schema import connect_tokens
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.vault import Vault
 
 EXPIRED_RETENTION_S = 24 * 3600.0
@@ -141,4 +142,4 @@ class ConnectTokenTable:
 
 
 def _vault_context(digest: str) -> str:
-    return f"connect_tokens/{digest}/terms"
+    return locate(connect_tokens.c.sealed_terms, digest=digest)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Engine,
     MetaData,
     QueuePool,
+    bindparam,
     create_engine,
     event,
     insert,
@@ -27,11 +28,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.project import postgres, sqlite
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
 _READ_ONLY_OPTION = "pdkernel_reads"
+_FINGERPRINT = CompiledQuery(select(meta.c.value).where(meta.c.name == bindparam("name")))
 
 T = TypeVar("T")
 
@@ -44,12 +47,14 @@ class Database:
         engine: SQLAlchemy's engine; on SQLite its transactions take the write lock when they begin.
         sqlite_path: The SQLite file, or None on Postgres.
         location: The file, or the URL without its password.
+        key_fingerprint: The fingerprint of the key with which this process encrypts values; None before it is known.
     """
 
     def __init__(self, engine: Engine, *, sqlite_path: Path | None, where: str) -> None:
         self.engine = engine
         self.sqlite_path = sqlite_path
         self.location = where
+        self.key_fingerprint: str | None = None
         self._thread_state = threading.local()
         # on Postgres, autocommit: a connection between two reads is in no transaction, which would keep old rows alive
         isolation = {} if sqlite_path else {"isolation_level": "AUTOCOMMIT"}
@@ -106,7 +111,16 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A context with a connection in a transaction; an exception rolls the transaction back."""
+        """A context with a connection in a transaction, which is rolled back by an exception, or if the key was replaced."""
+        with _TranslateErrors(self, None), self.engine.begin() as connection:
+            yield connection
+            if self.key_fingerprint is not None:
+                # at the end: on Postgres, a rotation of the key has waited for this transaction, or is visible here
+                self.check_key(connection)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """`write` for the transaction that replaces the key."""
         with _TranslateErrors(self, None), self.engine.begin() as connection:
             yield connection
 
@@ -138,6 +152,15 @@ class Database:
     def _close_returned(self, _: object, record: ConnectionPoolEntry) -> None:
         if self._closed:  # the pool of an engine that was disposed of would keep the connection open
             record.invalidate()
+
+    def check_key(self, connection: Connection) -> None:
+        """Raise `RequestError` if the key of the database is not the one with `key_fingerprint` any more."""
+        if _FINGERPRINT.fetch_all(connection, name="key_fingerprint") != [(self.key_fingerprint,)]:
+            raise RequestError(
+                f"The key of the project in {self.location} was replaced (`pdkernel keys rotate`) after this process had "
+                "opened the project. Nothing was written.",
+                fix="Start this process again; in a notebook, restart the kernel.",
+            )
 
     @contextmanager
     def _read_connection(self) -> Iterator[Connection]:

@@ -20,6 +20,7 @@ from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import deployed_events, deployed_triggers, endpoints
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.vault import Vault
 
 MAX_EVENTS_PER_TRIGGER = 100
@@ -264,8 +265,8 @@ def _due(trigger: DeployedTrigger, moment: datetime) -> float | None:
 
 
 def _settings_vault_context(trigger_id: str) -> str:
-    return f"deployed_triggers/{trigger_id}/settings"
+    return locate(deployed_triggers.c.sealed_settings, id=trigger_id)
 
 
 def _events_vault_context(trigger_id: str) -> str:
-    return f"deployed_triggers/{trigger_id}/events"
+    return locate(deployed_events.c.sealed_event, trigger=trigger_id)

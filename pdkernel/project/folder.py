@@ -72,16 +72,27 @@ def read_key(path: Path) -> bytes | None:
             f"The project's key file {path} cannot be read: {_reason(fault)}.",
             fix="Make the file readable, or name another key file in PDKERNEL_KEY_FILE.",
         ) from fault
-    try:
-        key = base64.b64decode(text.strip(), validate=True)
-    except binascii.Error:
-        key = b""
-    if len(key) != KEY_BYTES:
+    key = decode_key(text)
+    if key is None:
         raise ProjectError(
             f"{path} is not a key file of pdkernel: it does not contain {KEY_BYTES} bytes in base64. The file was not changed.",
             fix="Restore the key file of this project, or name it in PDKERNEL_KEY_FILE.",
         )
     return key
+
+
+def encode_key(key: bytes) -> bytes:
+    """The content of the file with *key*."""
+    return base64.b64encode(key) + b"\n"
+
+
+def decode_key(content: bytes) -> bytes | None:
+    """The key in the content of a file, or None if the content is not complete."""
+    try:
+        key = base64.b64decode(content.strip(), validate=True)
+    except binascii.Error:
+        return None
+    return key if len(key) == KEY_BYTES else None
 
 
 def ensure_key(path: Path) -> bytes:
@@ -99,7 +110,7 @@ def ensure_key(path: Path) -> bytes:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+            os.write(descriptor, encode_key(secrets.token_bytes(KEY_BYTES)))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -109,10 +120,7 @@ def ensure_key(path: Path) -> bytes:
         finally:
             draft.unlink()
     except OSError as fault:
-        raise ProjectError(
-            f"The project's key file {path} cannot be written: {_reason(fault)}.",
-            fix="Make its folder writable, or name a file in another folder in PDKERNEL_KEY_FILE.",
-        ) from fault
+        raise key_file_error(path, fault) from fault
     key = read_key(path)
     if key is None:
         raise ProjectError(
@@ -126,6 +134,14 @@ def folder_error(folder: Path, fault: OSError) -> ProjectError:
     return ProjectError(
         f"The project folder {folder} cannot be used: {_reason(fault)}.",
         fix="Make it a writable folder, or choose another folder: --project FOLDER (PDKERNEL_PROJECT).",
+    )
+
+
+def key_file_error(path: Path, fault: OSError) -> ProjectError:
+    """The error for a key file that cannot be written because of *fault*."""
+    return ProjectError(
+        f"The project's key file {path} cannot be written: {_reason(fault)}.",
+        fix="Make its folder writable, or name a file in another folder in PDKERNEL_KEY_FILE.",
     )
 
 

@@ -17,6 +17,7 @@ from pdkernel.clock import Clock
 from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.schema import account_grants
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
@@ -140,4 +141,4 @@ def _columns(grant: Grant) -> dict[str, Any]:
 
 
 def _vault_context(account_id: str) -> str:
-    return f"account_grants/{account_id}/refresh_token"
+    return locate(account_grants.c.sealed_refresh_token, account=account_id)

@@ -12,6 +12,7 @@ from pdkernel.clock import Clock
 from pdkernel.execution import StoredResponse
 from pdkernel.project.database import Database
 from pdkernel.project.schema import sent
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
@@ -52,4 +53,4 @@ class IdempotencyTable:
 
 
 def _vault_context(key: str) -> str:
-    return f"sent/{key}/answer"
+    return locate(sent.c.sealed_answer, request=key)

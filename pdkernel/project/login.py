@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
+from sqlalchemy import Connection, select, update
+
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, PIPEDREAM_API_URL, Environment, parse_environment
 from pdkernel.model import JSON
+from pdkernel.project.schema import settings
 from pdkernel.project.settings import SettingsTable
 from pdkernel.project.vault import Vault
 
@@ -133,7 +137,7 @@ class LoginTable:
             "kept": location,
         }
         if location == "project":
-            value["secret"] = base64.b64encode(self._vault.seal(login.client_secret, _VAULT_CONTEXT)).decode()
+            value["secret"] = _seal_secret(self._vault, login.client_secret)
         self._settings.set(LOGIN_SETTING, value)
         return location
 
@@ -152,7 +156,7 @@ class LoginTable:
 
     def _secret(self, stored: Mapping[str, JSON]) -> str:
         if stored.get("kept") == "project":
-            return self._vault.unseal(base64.b64decode(cast("str", stored["secret"])), _VAULT_CONTEXT)
+            return _unseal_secret(self._vault, stored)
         secret = _from_keyring(self._owner)
         if secret is None:
             raise ConnectSettingsError(
@@ -190,3 +194,22 @@ def _out_of_keyring(owner: str) -> None:
         import keyring
 
         keyring.delete_password(KEYRING_SERVICE, owner)
+
+
+def reseal_login(connection: Connection, old: Vault, new: Vault) -> int:
+    """Encrypt the stored client secret for another key, in the caller's transaction. Returns the number of values: 0 or 1."""
+    text = connection.execute(select(settings.c.value).where(settings.c.name == LOGIN_SETTING)).scalar_one_or_none()
+    stored = None if text is None else json.loads(text)
+    if not isinstance(stored, dict) or stored.get("kept") != "project":
+        return 0
+    stored["secret"] = _seal_secret(new, _unseal_secret(old, stored))
+    connection.execute(update(settings).where(settings.c.name == LOGIN_SETTING).values(value=json.dumps(stored)))
+    return 1
+
+
+def _seal_secret(vault: Vault, secret: str) -> str:
+    return base64.b64encode(vault.seal(secret, _VAULT_CONTEXT)).decode()
+
+
+def _unseal_secret(vault: Vault, stored: Mapping[str, JSON]) -> str:
+    return vault.unseal(base64.b64decode(cast("str", stored["secret"])), _VAULT_CONTEXT)

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
 from pdkernel.project.schema import notebooks
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
@@ -43,4 +44,4 @@ class NotebookStateTable:
 
 
 def _vault_context(notebook_key: str) -> str:
-    return f"notebooks/{notebook_key}/state"
+    return locate(notebooks.c.sealed_state, notebook=notebook_key)

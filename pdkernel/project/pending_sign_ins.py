@@ -14,6 +14,7 @@ from pdkernel.clock import Clock
 from pdkernel.project.connect_tokens import hash_token
 from pdkernel.project.database import Database
 from pdkernel.project.schema import link_visits
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.vault import Vault
 
 SIGN_IN_TIMEOUT_S = 15 * 60.0
@@ -74,4 +75,4 @@ class PendingSignInTable:
 
 
 def _vault_context(digest: str) -> str:
-    return f"link_visits/{digest}/visit"
+    return locate(link_visits.c.sealed_visit, digest=digest)

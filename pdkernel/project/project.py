@@ -7,9 +7,10 @@ project. Each table has its own module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast, get_args
@@ -29,9 +30,17 @@ from pdkernel.project.data_stores import DataStoreTable
 from pdkernel.project.database import Database, check_schema_version
 from pdkernel.project.deployed_triggers import DeployedTriggerTable
 from pdkernel.project.endpoint_keys import EndpointKeyTable
-from pdkernel.project.folder import KEY_NAME, ensure_folder, ensure_key, read_key
+from pdkernel.project.folder import KEY_NAME, ensure_folder, read_key
 from pdkernel.project.grants import GrantTable
 from pdkernel.project.idempotency import IdempotencyTable
+from pdkernel.project.key_fit import check_key, create_key, fits_database
+from pdkernel.project.key_rotation import (
+    RotationResult,
+    RotationScope,
+    load_earlier_keys,
+    rotate_key,
+    settle_rotation,
+)
 from pdkernel.project.login import LoginTable
 from pdkernel.project.notebook_states import NotebookStateTable
 from pdkernel.project.oauth_clients import OAuthClientTable
@@ -42,7 +51,7 @@ from pdkernel.project.settings import SecretTable, SettingsTable
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.source_turns import SourceTurnTable
 from pdkernel.project.variables import VariableTable
-from pdkernel.project.vault import Vault
+from pdkernel.project.vault import Vault, sign_text
 from pdkernel.project.workflow_triggers import WorkflowTriggerTable
 
 DEFAULT_PLAN: Plan = "business"
@@ -57,6 +66,7 @@ class Project:
         folder: `.../.pdkernel`.
         project_id: `proj_...`.
         is_new: Whether this call created the project.
+        key_file: The file with the key.
     """
 
     def __init__(
@@ -69,8 +79,10 @@ class Project:
         created: bool,
         clock: Clock,
         ids: IdGenerator,
+        key_file: Path,
     ) -> None:
         self.folder = folder
+        self.key_file = key_file
         self.project_id = project_id
         self.is_new = created
         self.clock = clock
@@ -105,6 +117,7 @@ class Project:
 
         Raises:
             ProjectError: Folder, key or database cannot be used; all three are left unchanged.
+            RequestError: Another process is replacing the key, and has not ended within `OPENING_WAIT_S` seconds.
         """
         folder = folder.absolute()
         ensure_folder(folder)
@@ -115,8 +128,13 @@ class Project:
             facts = opened.read_meta()
             if facts is not None:
                 check_schema_version(int(facts["schema_version"]), opened.location)
+                if settle_rotation(key_path, facts["project_id"], opened) or not fits_database(key, facts):
+                    key, facts = (
+                        read_key(key_path),
+                        opened.read_meta(),
+                    )  # another process has replaced the key meanwhile
             if key is None:
-                key = _create_key(key_path, opened)
+                key = create_key(key_path, opened)
             vault = Vault(key)
             created = False
             if facts is None:
@@ -132,13 +150,14 @@ class Project:
                 raise ProjectError(
                     f"The project in {opened.location} was removed while it was opened.", fix="Run the command again."
                 )
-            _check_key(vault, facts["key_fingerprint"], key_path, opened.location)
+            check_key(vault, facts["key_fingerprint"], key_path, opened.location)
             if int(facts["schema_version"]) < SCHEMA_VERSION:
                 opened.migrate()
+            opened.key_fingerprint = vault.fingerprint
         except BaseException:
             opened.close()
             raise
-        return cls(folder, facts["project_id"], opened, vault, created=created, clock=clock, ids=ids)
+        return cls(folder, facts["project_id"], opened, vault, created=created, clock=clock, ids=ids, key_file=key_path)
 
     def __repr__(self) -> str:
         return f"Project({self.project_id}, {self._database.location})"
@@ -178,6 +197,51 @@ class Project:
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         """A block of several changes that runs once at a time; see `Database.exclusive`."""
         return self._database.exclusive(name)
+
+    def check_key(self) -> None:
+        """
+        Check that the key was not replaced since this process opened the project.
+
+        An executor of the journal calls this after it is registered: a rotation refuses to start while an executor lives.
+
+        Raises:
+            RequestError: The key was replaced.
+        """
+        with self._database.read() as connection:
+            self._database.check_key(connection)
+
+    def rotate_key(
+        self,
+        scope: RotationScope,
+        *,
+        access_tokens: bool = False,
+        on_progress: Callable[[int, int], object] = lambda _done, _all: None,
+    ) -> RotationResult:
+        """
+        Replace the key, and encrypt every value again; see `key_rotation.rotate_key`. This object cannot be used after that.
+
+        Args:
+            scope: What belongs to the key in the journal.
+            access_tokens: Whether to replace the key that signs access tokens, too.
+            on_progress: Gets the number of values that were encrypted again, and of all values.
+        """
+        return rotate_key(
+            self._database,
+            self._vault,
+            self.key_file,
+            self.project_id,
+            now=self.clock.now().timestamp(),
+            scope=scope,
+            replace_token_key=self.access_tokens.replace_signing_key if access_tokens else None,
+            on_progress=on_progress,
+        )
+
+    @cached_property
+    def earlier_signers(self) -> Sequence[tuple[Callable[[str], bytes], float]]:
+        """`Vault.sign` of keys that were replaced, and when in seconds since 1970: each verifies URLs of runs that began before."""
+        with self._database.read() as connection:
+            keys = load_earlier_keys(connection, self._vault, self.clock.now().timestamp())
+        return [(partial(sign_text, base64.b64decode(each.key)), each.replaced) for each in keys]
 
     @property
     def plan(self) -> Plan:
@@ -324,28 +388,3 @@ class Project:
     def close(self) -> None:
         """Close every connection."""
         self._database.close()
-
-
-def _create_key(path: Path, database: Database) -> bytes:
-    """A new key, unless the database holds values that were encrypted with another key."""
-    facts = database.read_meta()
-    if facts is None:
-        return ensure_key(path)
-    key = read_key(path)  # read again: another new process creates the key first, then the database
-    if key is None:
-        raise ProjectError(
-            f"The project's key file {path} is missing. The database {database.location} contains values that were encrypted "
-            "with it, so no new key was created.",
-            fix="Restore the key file, or name it in PDKERNEL_KEY_FILE. If the key is lost, "
-            + ("use an empty database" if database.sqlite_path is None else "move the database to another folder")
-            + ": the next command creates a new project, in which accounts and variables must be added again.",
-        )
-    return key
-
-
-def _check_key(vault: Vault, fingerprint: str, path: Path, where: str) -> None:
-    if vault.fingerprint != fingerprint:
-        raise ProjectError(
-            f"The database {where} was created with another key than the one in {path}. Neither was changed.",
-            fix="Name the key file of this project in PDKERNEL_KEY_FILE, or choose the project of this key: --project FOLDER.",
-        )

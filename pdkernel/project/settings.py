@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
 from pdkernel.project.schema import secrets, settings
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import insert_if_absent, upsert_row
 from pdkernel.project.vault import Vault
 
@@ -84,4 +85,4 @@ def _load(text: str) -> JSON:
 
 
 def _vault_context(name: str) -> str:
-    return f"secrets/{name}/value"
+    return locate(secrets.c.sealed_value, name=name)

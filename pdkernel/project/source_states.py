@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, select
 from pdkernel.clock import Clock
 from pdkernel.project.database import Database
 from pdkernel.project.schema import source_state
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
@@ -77,4 +78,4 @@ def delete_source_states(connection: Connection, owner: str) -> None:
 
 
 def _vault_context(source: str) -> str:
-    return f"sources/{source}/state"
+    return locate(source_state.c.sealed_state, source=source)

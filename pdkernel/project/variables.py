@@ -15,6 +15,7 @@ from pdkernel.errors import RequestError
 from pdkernel.model import VARIABLE_NAME
 from pdkernel.project.database import Database
 from pdkernel.project.schema import variables
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
@@ -93,4 +94,4 @@ def check_variable(name: str, value: str) -> None:
 
 
 def _vault_context(name: str) -> str:
-    return f"variables/{name}/value"
+    return locate(variables.c.sealed_value, name=name)

@@ -25,13 +25,19 @@ _NONCE_BYTES = 12
 
 
 class Vault:
-    """Encrypts and decrypts texts with the project's key; *fingerprint* identifies the key without revealing it."""
+    """
+    Encrypts and decrypts texts with the project's key.
 
-    __slots__ = ("_cipher", "_signing_key", "fingerprint")
+    Attributes:
+        fingerprint: Identifies the key without revealing it.
+        signing_key: The key of `sign`. The project's key does not follow from it.
+    """
+
+    __slots__ = ("_cipher", "fingerprint", "signing_key")
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
-        self._signing_key = hashlib.sha256(b"pdkernel signing key\0" + key).digest()
+        self.signing_key = hashlib.sha256(b"pdkernel signing key\0" + key).digest()
         self.fingerprint = hashlib.sha256(b"pdkernel key fingerprint\0" + key).hexdigest()[:32]
 
     def __repr__(self) -> str:
@@ -58,12 +64,13 @@ class Vault:
         except InvalidTag:
             raise ProjectError(
                 f"A stored value cannot be decrypted ({location}): it is damaged, or was encrypted with another key.",
-                fix="Add the value again, or restore the project's database from a copy.",
+                fix="If `pdkernel keys rotate` has replaced the key since this process started, start the process again. "
+                "Otherwise add the value again, or restore the project's database from a copy.",
             ) from None
 
     def sign(self, text: str) -> bytes:
-        """Return the signature of *text*, 32 bytes (keyed BLAKE2b). Compare it in constant time."""
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32, key=self._signing_key).digest()
+        """Return the signature of *text*; see `sign_text`."""
+        return sign_text(self.signing_key, text)
 
     def seal_json(self, value: object, location: str) -> bytes:
         """Encrypt the JSON of *value* for *location*."""
@@ -84,3 +91,8 @@ class Vault:
                 f"A stored value cannot be read ({location}): it is damaged, or another version of pdkernel wrote it.",
                 fix="Set the value again, or restore the project's database from a copy.",
             ) from None
+
+
+def sign_text(signing_key: bytes, text: str) -> bytes:
+    """Return the signature of *text*, 32 bytes (keyed BLAKE2b). Compare it in constant time."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32, key=signing_key).digest()

@@ -19,6 +19,7 @@ from pdkernel.model import JSON
 from pdkernel.project.database import Database
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import trigger_events, workflow_triggers
+from pdkernel.project.sealed_columns import locate
 from pdkernel.project.upsert import insert_if_absent, upsert_row
 from pdkernel.project.vault import Vault
 
@@ -214,10 +215,10 @@ class WorkflowTriggerTable:
 
     def _seal_settings(self, state: TriggerState) -> bytes:
         content = {"settings": dict(state.settings), "schedule": list(astuple(state.schedule))}
-        return self._vault.seal_json(content, _settings_vault_context(state.id))
+        return self._vault.seal_json(content, _settings_vault_context(state.workflow_id, state.key))
 
     def _state(self, row: Any) -> TriggerState:
-        context = _settings_vault_context(f"{row.workflow}/{row.trigger}")
+        context = _settings_vault_context(row.workflow, row.trigger)
         sealed = self._vault.unseal_json(row.sealed_settings, context, dict[str, Any])
         return TriggerState(
             workflow_id=row.workflow,
@@ -248,9 +249,9 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _settings_vault_context(trigger_id: str) -> str:
-    return f"workflow_triggers/{trigger_id}/settings"
+def _settings_vault_context(workflow_id: str, key: str) -> str:
+    return locate(workflow_triggers.c.sealed_settings, workflow=workflow_id, trigger=key)
 
 
 def _event_vault_context(dedupe_key: str) -> str:
-    return f"trigger_events/{dedupe_key}/event"
+    return locate(trigger_events.c.sealed_event, dedupe_key=dedupe_key)

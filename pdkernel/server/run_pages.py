@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -11,10 +12,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.encode import JsonStruct, decode_json
-from pdkernel.engine.journal import ClaimedRun
+from pdkernel.engine.journal import ClaimedRun, WaitKey
 from pdkernel.engine.pauses import FLOW_URL_PATH, FlowVerb, verify_flow_url
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.model import JSON
+from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.endpoint.request_body import NO_BODY, BodyError, BodyTooLargeError, read_body
 from pdkernel.server.middleware import STEP_CALL_KEY
@@ -66,10 +68,10 @@ async def flow_url(verb: FlowVerb, request: Request) -> Response:
     # parity[resume-get]: on the platform any request to the URL resumes the run
     state, params = get_state(request.app), request.path_params
     context = state.context
-    key = verify_flow_url(verb, params["run_id"], params["path"], params["number"], context.project.vault.sign)
-    found = None if key is None else await context.engine.journal.load_run(key.run_id)
-    if key is None or found is None:
+    pause = await _find_pause(context, verb, params)
+    if pause is None:
         return PlainTextResponse("There is no such run.\n", status_code=404, headers=_HEADERS)
+    key, found = pause
     if request.method != "POST" and not (request.scope.get(STEP_CALL_KEY) or _resumes_on_get(found[1])):
         return _flow_page(verb, found[0])
     try:
@@ -85,6 +87,23 @@ async def flow_url(verb: FlowVerb, request: Request) -> Response:
         await state.runs.cancel(key.run_id)
     done = "The run is cancelled.\n" if verb == "cancel" else "The run goes on.\n"
     return PlainTextResponse(done, headers=_HEADERS)
+
+
+async def _find_pause(
+    context: AppContext, verb: FlowVerb, params: Mapping[str, str]
+) -> tuple[WaitKey, tuple[Execution, ClaimedRun]] | None:
+    """
+    The pause that the URL names, and its run; None if there is no such run, or the URL is not signed by this project.
+
+    A key that was replaced opens only runs that began before: it may have been replaced because others know it.
+    """
+    project = context.project
+    for sign, replaced in ((project.vault.sign, math.inf), *project.earlier_signers):
+        key = verify_flow_url(verb, params["run_id"], params["path"], params["number"], sign)
+        if key is not None:
+            found = await context.engine.journal.load_run(key.run_id)
+            return None if found is None or found[1].created > replaced else (key, found)
+    return None
 
 
 def _resumes_on_get(claimed: ClaimedRun) -> bool:

@@ -57,13 +57,20 @@ class ForkServer:
         self.pid = self._process.pid
 
     def run(
-        self, args: Sequence[str], *, folder: Path, environ: Mapping[str, str], stdin: str, timeout: float
+        self,
+        args: Sequence[str],
+        *,
+        folder: Path,
+        environ: Mapping[str, str],
+        stdin: str = "",
+        timeout: float = 100,
+        before: Sequence[object] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run `pdkernel` with *args* in *folder* to its end. Raises `TimeoutError` after *timeout* seconds."""
+        """Run `pdkernel` as `start` does, in *folder*, to its end. Raises `TimeoutError` after *timeout* seconds."""
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin.encode())
             given.seek(0)
-            request = {"args": list(args), "folder": str(folder), "environ": dict(environ)}
+            request = {"args": list(args), "folder": str(folder), "environ": dict(environ), "before": list(before)}
             self._client.settimeout(timeout)
             status = self._ask(request, (given.fileno(), out.fileno(), err.fileno()))
             out.seek(0)

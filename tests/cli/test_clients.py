@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from pdkernel.project import Project
 from tests.cli.conftest import Shell
 
 
@@ -39,9 +40,58 @@ def test_an_invalid_scope_is_refused(pdkernel: Shell) -> None:
     assert pdkernel("clients", "create", "--scope", "a b").status == 2
 
 
-def test_keys_rotate(pdkernel: Shell) -> None:
-    """The rotated key has a new name."""
-    assert pdkernel("keys", "rotate", "--yes", "--json").json["key_id"]
+def test_keys_rotate(pdkernel: Shell, tmp_path: Path) -> None:
+    """Both keys are replaced, or only the one that `--only` names; stored values stay readable."""
+    key_file = tmp_path / ".pdkernel" / "key"
+    pdkernel("env", "set", "TOKEN", stdin="value")
+    keys = [key_file.read_bytes()]
+    answers = []
+    for only in ([], ["--only", "encryption"], ["--only", "access-tokens"]):
+        answers.append(pdkernel("keys", "rotate", *only, "--yes", "--json").json)
+        keys.append(key_file.read_bytes())
+
+    both, encryption, tokens = answers
+    assert both == {"key_id": both["key_id"], "values": 2, "key_file": str(key_file)}
+    assert encryption == {"values": 2, "key_file": str(key_file)}
+    assert list(tokens) == ["key_id"]
+    assert keys[0] != keys[1] != keys[2] == keys[3]
+    assert pdkernel("env", "list", "--json").json == [{"name": "TOKEN"}]
+    with Project.open(tmp_path / ".pdkernel") as project:
+        assert project.variables.values() == {"TOKEN": "value"}
+
+
+def test_keys_rotate_as_text(pdkernel: Shell, tmp_path: Path) -> None:
+    """The text says what copies of the database and other hosts need; no key is printed."""
+    key_file = tmp_path / "keys" / "shared"
+    pdkernel("env", "set", "TOKEN", stdin="value", PDKERNEL_KEY_FILE=str(key_file))
+    old = key_file.read_text().strip()
+
+    asked = pdkernel("keys", "rotate", PDKERNEL_KEY_FILE=str(key_file))
+    done = pdkernel("keys", "rotate", "--yes", PDKERNEL_KEY_FILE=str(key_file))
+    own = pdkernel("keys", "rotate", "--yes", "--project", "other")
+
+    assert (asked.status, "--yes" in asked.stderr, f"remove the old key in {key_file}" in asked.stderr) == (
+        2,
+        True,
+        True,
+    )
+    assert done.status == 0
+    assert f"Encrypted 2 values with the new key in {key_file}." in done.stdout
+    assert "Copies of the database from before need the old key" in done.stderr
+    assert f"Every other host of this project needs the new file {key_file}." in done.stderr
+    assert (own.status, "other host" in own.stderr) == (0, False)
+    assert not any(key in done.stdout + done.stderr for key in (old, key_file.read_text().strip()))
+
+
+def test_keys_rotate_on_a_terminal(pdkernel: Shell) -> None:
+    """On a terminal the command asks first, and shows the progress."""
+    pdkernel("env", "set", "TOKEN", stdin="value")
+
+    status, shown = pdkernel.on_terminal("keys", "rotate", answers=[("[y/N]", "y")])
+
+    assert status == 0
+    assert "encrypting value 1 of 2" in shown
+    assert "Encrypted 2 values" in shown
 
 
 def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:

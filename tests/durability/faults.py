@@ -1,4 +1,4 @@
-"""Faults in a server's process, set up before the command: the process dies at a commit, or its disk is full."""
+"""Faults in the process of a command, set up before the command: it dies at a commit or another point, or its disk is full."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import itertools
 import os
 import signal
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
 KILL_AT_COMMIT = "tests.durability.faults:kill_at_commit"
+KILL_IN_ROTATION = "tests.durability.faults:kill_in_rotation"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
 SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
 
@@ -51,3 +53,37 @@ def shorten_lease(lease_s: float, beat_s: float) -> None:
     defaults = PostgresBackend.__init__.__kwdefaults__
     assert defaults is not None
     defaults.update(lease_s=lease_s, beat_s=beat_s)
+
+
+def kill_in_rotation(number: int) -> None:
+    """
+    Kill this process at one of the points of a rotation of the project's key, the one with that *number*, from 1.
+
+    A point is before an operation on a key file or its folder, before an update of one of two tables, and before and after a commit.
+    """
+    count = itertools.count(1)
+
+    def reach_point() -> None:
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch_files(event: str, args: tuple[Any, ...]) -> None:
+        if event in ("open", "os.rename", "os.remove") and str(args[0]).endswith((".new", "/.pdkernel")):
+            reach_point()
+
+    def watch_statement(sql: str) -> None:
+        if sql.startswith(("UPDATE variables", "UPDATE meta")):
+            reach_point()
+
+    class Connection(sqlite3.Connection):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            self.set_trace_callback(watch_statement)
+
+        def commit(self) -> None:
+            reach_point()
+            super().commit()
+            reach_point()
+
+    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+    sys.addaudithook(watch_files)

@@ -359,6 +359,22 @@ class TestSeveralProcesses:
         assert not refused
         assert not lost.journal.is_lost
 
+    async def test_a_process_with_an_old_key_does_not_return(
+        self, hosts: Hosts, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A process that was taken for dead does not return while the database has another key than it; the log names the reason."""
+        lost = await hosts.open()
+        old = lost.journal.executor_id
+        ((key,),) = hosts.execute("select value from meta where name = 'key_fingerprint'")
+        hosts.execute("update meta set value = 'another' where name = 'key_fingerprint'")
+        hosts.kill(lost.journal)
+        await wait_until(lambda: "was replaced" in caplog.text)
+        kept = lost.journal.executor_id
+        hosts.execute("update meta set value = %s where name = 'key_fingerprint'", key)
+        await wait_until(lambda: lost.journal.executor_id != old)
+
+        assert kept == old
+
 
 async def test_the_extra_is_named_if_it_is_missing(postgres_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PgQueuer, the error has the command that installs it."""

@@ -1,0 +1,73 @@
+"""The replacement of the project's keys: the key that encrypts values, and the key that signs access tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, func, select, text
+
+from pdkernel.engine.journal.schema import executors, outbox, runs, steps, waits
+from pdkernel.engine.restored_run import CARRY_LOCATION, MESSAGE_LOCATION, PAYLOAD_LOCATION, REQUEST_LOCATION
+from pdkernel.errors import RequestError
+from pdkernel.operations.run_history import open_journal
+from pdkernel.project import Project
+from pdkernel.project.key_rotation import RotationResult, RotationScope
+from pdkernel.project.sealed_columns import SealedColumn
+
+JOURNAL_COLUMNS = (
+    SealedColumn(runs.c.request, REQUEST_LOCATION),
+    SealedColumn(steps.c.carry, CARRY_LOCATION),
+    SealedColumn(waits.c.carry, CARRY_LOCATION),
+    SealedColumn(waits.c.payload, PAYLOAD_LOCATION),
+    SealedColumn(outbox.c.message, MESSAGE_LOCATION),
+)
+"""The encrypted columns of the journal. A column that is not here is lost with the next rotation of the key."""
+
+_PROCESSES = {
+    "serve": "a server (`pdkernel serve`)",
+    "notebook": "a notebook",
+    "terminal": "another command (such as `pdkernel run`)",
+    "python": "a Python program",
+}
+_UNFINISHED = ("ready", "running", "paused")
+
+
+async def rotate_encryption_key(
+    project: Project, *, access_tokens: bool, on_progress: Callable[[int, int], object]
+) -> RotationResult:
+    """
+    Encrypt every value of the project with a new key. The project must be opened again after that.
+
+    URLs that resume or cancel a run stay valid.
+
+    Args:
+        project: The project.
+        access_tokens: Whether to replace the key that signs access tokens, too, in the same transaction.
+        on_progress: Gets the number of values that were encrypted again, and of all values.
+
+    Raises:
+        RequestError: Another process uses the project. Nothing was changed.
+        ProjectError: A value cannot be decrypted, or a file or the database cannot be written. Nothing was changed.
+    """
+    async with open_journal(project) as journal:  # which also creates the journal's tables
+        await journal.reap_dead()
+    scope = RotationScope(JOURNAL_COLUMNS, _check_runs)
+    return project.rotate_key(scope, access_tokens=access_tokens, on_progress=on_progress)
+
+
+def _check_runs(connection: Connection) -> float | None:
+    """Refuse the rotation while an executor lives; return the start of the oldest run that has not ended, or None."""
+    if connection.dialect.name == "postgresql":  # an executor that starts now waits, and is refused after the rotation
+        connection.execute(text("lock table executors in share row exclusive mode"))
+    living = connection.execute(select(executors.c.origin).where(executors.c.alive)).scalars().all()
+    if living:
+        names = " and ".join(_PROCESSES.get(origin, origin) for origin in sorted(set(living)))
+        raise RequestError(
+            f"The key was not replaced, because the project is in use by {names}. Nothing was changed.",
+            fix="Stop the process (in a notebook: shut the kernel down), and run the command again. To replace only the key "
+            "that signs access tokens, no process needs to stop: pdkernel keys rotate --only access-tokens",
+        )
+    oldest: float | None = connection.execute(
+        select(func.min(runs.c.created)).where(runs.c.status.in_(_UNFINISHED))
+    ).scalar_one()
+    return oldest
