@@ -21,11 +21,11 @@ Language = Literal["python", "node", "bash", "go"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 LANGUAGE_NAMES: Mapping[Language, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go"}
 
-TriggerType = Literal["http", "schedule", "email", "source"]
+TriggerType = Literal["http", "schedule", "email", "source", "errors", "emit"]
 HttpAuth = Literal["none", "bearer", "oauth"]
 ResponseMode = Literal["default", "custom"]
 
-DEFAULT_TIMEOUT_S: Mapping[str, float] = {"http": 30.0, "email": 30.0, "schedule": 60.0, "source": 60.0}
+DEFAULT_TIMEOUT_S: Mapping[str, float] = {**dict.fromkeys(get_args(TriggerType), 60.0), "http": 30.0, "email": 30.0}
 """Seconds that a step may run, by trigger type, if `settings.lambda_timeout` is not set (platform limits page)."""
 
 MAX_PROP_BYTES = 64 * 1024
@@ -107,7 +107,8 @@ class Trigger:
         auth: The authorization of an HTTP trigger.
         token_env: For `auth: bearer`, the environment variable that holds the token.
         response: For an HTTP trigger, whether the platform or the workflow sends the response.
-        config: Further settings of the type (`cron`, `interval_seconds`, `timezone`, `uses`, `app`, `props`).
+        config: Further settings of the type (`cron`, `interval_seconds`, `timezone`, `uses`, `app`, `props`, `workflows`,
+            `channel`).
     """
 
     type: TriggerType = "http"

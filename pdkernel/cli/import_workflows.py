@@ -262,11 +262,11 @@ class ImportPrompts:
     def ask_trigger(self, trigger: Trigger) -> Trigger | None:
         """Ask for the settings of *trigger* that Git does not hold; None keeps assumed settings."""
         trigger_id = str(trigger.config.get("id"))
-        if trigger.type == "email" or not self._asks_triggers:
+        asks = {"http": self._http, "schedule": self._schedule, "source": self._source}
+        if trigger.type not in asks or not self._asks_triggers:
             return None
         if trigger_id not in self._triggers:
-            ask = {"http": self._http, "schedule": self._schedule, "source": self._source}[trigger.type]
-            self._triggers[trigger_id] = ask(trigger, trigger_id)
+            self._triggers[trigger_id] = asks[trigger.type](trigger, trigger_id)
         return self._triggers[trigger_id]
 
     @staticmethod
@@ -305,9 +305,11 @@ class ImportPrompts:
     @staticmethod
     def _source(trigger: Trigger, trigger_id: str) -> Trigger | None:
         uses = click.prompt(
-            f"Event source {trigger_id}: component KEY@VERSION (empty: unknown)",
+            f"Event source {trigger_id}: component KEY@VERSION, or errors for errors of other workflows (empty: unknown)",
             default="",
             show_default=False,
             err=True,
         ).strip()
+        if uses == "errors":
+            return replace(trigger, type="errors")
         return replace(trigger, config={**trigger.config, "uses": uses}) if uses else None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @group(section=SERVE)
 def triggers() -> None:
-    """Turn schedules, sources and email triggers on and off, and move webhooks from Pipedream."""
+    """Turn triggers other than HTTP on and off, and move webhooks from Pipedream."""
 
 
 @command(triggers, name="list", examples=("pdkernel triggers list", "pdkernel triggers list workflows/ --json"))
@@ -51,9 +51,7 @@ def list_triggers(state: CliContext, sources: tuple[Path, ...], as_json: bool) -
     if as_json:
         print_json([_trigger_json(project, view) for view in views])
     else:
-        click.echo(
-            "\n".join(trigger_lines(project, views)) or "No workflow here has a schedule, source or email trigger."
-        )
+        click.echo("\n".join(trigger_lines(project, views)) or "No workflow here has a trigger other than HTTP.")
     return 0
 
 
@@ -137,6 +135,8 @@ def _trigger_state(project: Project, view: TriggerView, base_url: str) -> str:
         parts = [f"next {format_timestamp(format_iso(state.due))}"]
     elif view.trigger is not None and view.trigger.type == "source" and not state.is_active:
         parts = ["starts when it is served"]
+    elif state.type in ("errors", "emit"):
+        parts = ["fires when a run fails" if state.type == "errors" else "fires when a run emits an event"]
     elif state.result is None or state.fired is not None:
         parts = [f"fires on requests to {base_url}/{project.endpoint_keys.ensure_trigger_key(state.id)}"]
     if state is not None and state.fired is not None:

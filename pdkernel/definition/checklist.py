@@ -11,6 +11,7 @@ from pdkernel.definition.file_plan import SIDECAR_SETTINGS
 from pdkernel.definition.languages import INFERRED_LANGUAGES
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.definition.step_props import is_store_id
+from pdkernel.directive import describe_emitters
 from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
 
 
@@ -99,6 +100,15 @@ def _trigger(trigger: Trigger) -> str:
             return f"Create the schedule trigger in the builder: {when}{zone}."
         case "email":
             return "Create the email trigger in the builder."
+        case "errors":
+            only = f" It fires for every workflow: let it exit unless the error is of {describe_emitters(trigger)}."
+            more = only if "workflows" in config else ""
+            return f"Create the trigger `Workspace $error events` of the Pipedream app in the builder.{more}"
+        case "emit":
+            return (
+                f"Create the subscription to events of {describe_emitters(trigger)} with the REST API (POST /v1/subscriptions). A project "
+                "with GitHub Sync has no subscriptions: there, call $.flow.trigger in the emitting workflow instead."
+            )
         case "source":
             return f"Create the trigger {config.get('uses')} in the builder, with its props and account."
 

@@ -64,7 +64,14 @@ def _lines(workflow: Workflow, checklist: Sequence[str]) -> Iterator[str]:
 
 
 def _trigger(trigger: Trigger) -> str:
-    kind = {"http": "an HTTP request", "schedule": "a schedule", "email": "an email", "source": "an event source"}
+    kind = {
+        "http": "an HTTP request",
+        "schedule": "a schedule",
+        "email": "an email",
+        "source": "an event source",
+        "errors": "errors of other workflows",
+        "emit": "events that other workflows emit",
+    }
     config = {key: value for key, value in trigger.config.items() if key != "id"}
     if trigger.type == "http":
         config = {"auth": trigger.auth, "response": trigger.response, **config}

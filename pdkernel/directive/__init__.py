@@ -8,7 +8,7 @@ from pdkernel.directive.psych_yaml import dump_yaml
 from pdkernel.directive.step_line import format_step_line
 from pdkernel.directive.step_options import STEP_OPTIONS, StepOption
 from pdkernel.directive.suggestions import did_you_mean
-from pdkernel.directive.triggers import build_trigger_mapping, parse_trigger
+from pdkernel.directive.triggers import build_trigger_mapping, describe_emitters, parse_trigger
 from pdkernel.directive.workflow_header import WORKFLOW_MAGIC, WorkflowHeader, parse_settings, parse_workflow_cell
 from pdkernel.directive.yaml_patch import Alignment, is_same_value, patch_yaml
 
@@ -21,6 +21,7 @@ __all__ = [
     "StepOption",
     "WorkflowHeader",
     "build_trigger_mapping",
+    "describe_emitters",
     "did_you_mean",
     "dump_cell_yaml",
     "dump_yaml",

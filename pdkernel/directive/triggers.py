@@ -19,6 +19,8 @@ KEYS_BY_TYPE: Mapping[TriggerType, tuple[str, ...]] = {
     "schedule": ("type", "cron", "interval_seconds", "timezone"),
     "email": ("type",),
     "source": ("type", "uses", "app", "props"),
+    "errors": ("type", "workflows"),
+    "emit": ("type", "workflows", "channel"),
 }
 _CRON = re.compile(r"\S+(?:\s+\S+){4,5}\Z")
 
@@ -70,6 +72,12 @@ def build_trigger_mapping(trigger: Trigger, *, with_id: bool = True) -> dict[str
     return {**mapping, **{key: value for key, value in trigger.config.items() if key != "id"}}
 
 
+def describe_emitters(trigger: Trigger) -> str:
+    """The workflows that fire *trigger*, of type `errors` or `emit`."""
+    names = trigger.config.get("workflows")
+    return ", ".join(map(str, names)) if isinstance(names, list) else "all workflows"
+
+
 def _one_of(check: YamlChecker, path: ValuePath, key: str, value: JSON, known: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in known:
         return value
@@ -90,6 +98,10 @@ def _read(
             _check_schedule(check, path, data, complete=complete)
         case "source":
             _check_source(check, path, data, complete=complete)
+        case "errors":
+            _check_workflows(check, path, data)
+        case "emit":
+            _check_emit(check, path, data, complete=complete)
         case "email":
             pass
     return Trigger(type=kind, config=config)
@@ -163,3 +175,27 @@ def _check_source(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON],
             check.require_text((*path, key))
     if data.get("props") is not None:
         check.require_mapping((*path, "props"))
+
+
+def _check_workflows(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON]) -> None:
+    names = data.get("workflows")
+    if "workflows" in data and not (
+        isinstance(names, list)
+        and names
+        and all(isinstance(each, str) and each and each.isprintable() for each in names)
+    ):
+        raise check.build_error(
+            (*path, "workflows"),
+            f"has workflows: {check.format_value(names)}; expected a list of names",
+            fix="List workflows by name, id or path.",
+        )
+
+
+def _check_emit(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON], *, complete: bool) -> None:
+    if "workflows" not in data and complete:
+        raise check.build_error(
+            path, "has emit without workflows", fix="Write workflows: [NAME], the workflows that call $.send.emit."
+        )
+    _check_workflows(check, path, data)
+    if "channel" in data:
+        check.require_text((*path, "channel"))

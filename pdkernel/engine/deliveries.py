@@ -64,9 +64,9 @@ class SendDelivery:
             return await self._http(shown, payload, binding, redactor, idempotency_key)
         if effect.kind == "email":
             return await self._email(shown, payload, binding, redactor)
-        # parity[send-emit]: pdkernel has no listeners, buckets or event streams; messages to them are only shown
+        # parity[send-emit]: pdkernel has no buckets or event streams; messages to them are only shown
         note = {
-            "emit": "Not emitted: a workflow in pdkernel has no listeners.",
+            "emit": "Not emitted: only a run of `pdkernel serve` starts workflows that listen.",
             "s3": "Not written: the platform writes to S3 with its own credentials. Use the AWS SDK with an account.",
             "sse": "Not streamed: only the platform has event streams.",
         }[effect.kind]
@@ -103,7 +103,7 @@ class SendDelivery:
                 status: int | None = response.status_code
                 note = None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
-            status, note = None, f"{_NOT_SENT}{redactor.redact_text(str(error) or type(error).__name__)}"
+            status, note = None, f"{NOT_SENT}{redactor.redact_text(str(error) or type(error).__name__)}"
         if refusals or failures:
             note = (refusals or failures)[0]
         request = calls[0] if calls else None
@@ -204,10 +204,15 @@ def retry_delay_s(tries: int) -> float | None:
 
 def may_retry(delivery: Delivery) -> bool:
     """Return whether another try of a message may succeed: its destination did not answer, and no rule refused the call."""
-    return delivery.outcome == "failed" and delivery.kind == "http" and (delivery.note or "").startswith(_NOT_SENT)
+    return (
+        delivery.outcome == "failed"
+        and delivery.kind in ("http", "emit")
+        and (delivery.note or "").startswith(NOT_SENT)
+    )
 
 
-_NOT_SENT = "Not sent: "
+NOT_SENT = "Not sent: "
+"""The beginning of the note of a delivery that another try may send."""
 
 
 def _headers(payload: Mapping[str, JSON], idempotency_key: str | None) -> dict[str, str]:

@@ -14,12 +14,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from pdkernel.actions import Catalog
 from pdkernel.clock import Clock, IdGenerator
-from pdkernel.egress import CallContext
-from pdkernel.encode import decode_json, encode_json
 from pdkernel.engine.account_lookup import BindingsByStep
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_props import find_account_props, may_have_app_props
@@ -29,11 +25,8 @@ from pdkernel.engine.account_resolution import (
     find_unauthorized_accounts,
     resolve_accounts,
 )
-from pdkernel.engine.deliveries import NOTIFICATION_STEP, SendDelivery, build_notification, may_retry, retry_delay_s
-from pdkernel.engine.journal import Claim, ClaimedRun, OutboxRow, RunJournal, StoredLock, UnrecordedRuns
+from pdkernel.engine.journal import Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns
 from pdkernel.engine.limits import PayloadCounter
-from pdkernel.engine.mail import MailSettings
-from pdkernel.engine.outbound_calls import build_call_binding
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
@@ -41,21 +34,21 @@ from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.record_writes import retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
+from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
-from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher, collect_request_secrets
+from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.errors import InternalError, PdkernelError
-from pdkernel.execution import Delivery, Execution, Status
+from pdkernel.execution import Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
-from pdkernel.redaction import get_redactor
 from pdkernel.runtimes.file_tree import remove_tree
-from pdkernel.workers import Effect, RunSetup, RunWorkers, WorkerPool, remove_if_empty
+from pdkernel.workers import RunSetup, RunWorkers, WorkerPool, remove_if_empty
 
 
 class Interpreter:
@@ -75,8 +68,7 @@ class Interpreter:
         scratch: The parent of the runs' temporary folders.
         root: The project's place on this host.
         file_store: The folder of the project's file store, or None.
-        mail: Returns the settings for each `$.send.email`; None only shows the message.
-        error_notification: Returns the URL or e-mail address that is told of failed served runs, or None.
+        deliveries: Delivers the messages of runs.
         claim_after_pause: Waits until the run with that id has ended, or goes on after its pause; returns it if this process
             must continue it, else None. None for an interpreter whose runs do not pause.
     """
@@ -96,8 +88,7 @@ class Interpreter:
         scratch: Path,
         root: Path,
         file_store: Path | None = None,
-        mail: Callable[[], MailSettings | None] = lambda: None,
-        error_notification: Callable[[], str | None] = lambda: None,
+        deliveries: RunDeliveries,
         claim_after_pause: Callable[[str], Awaitable[ClaimedRun | None]] | None = None,
     ) -> None:
         self._directory = directory
@@ -112,8 +103,7 @@ class Interpreter:
         self._scratch = scratch
         self._root = root
         self._files = file_store
-        self._mail = mail
-        self._error_notification = error_notification
+        self._deliveries = deliveries
         self._claim_after_pause = claim_after_pause
         self._checks = PreflightChecks()
         executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._run_child)
@@ -204,7 +194,7 @@ class Interpreter:
         except BaseException:
             remove_tree(scratch)
             raise
-        self._queue_notification(request, record)
+        self._deliveries.queue_failure(request, record)
         if remove_if_empty(scratch):
             execution = await record.finish()
         else:
@@ -213,21 +203,10 @@ class Interpreter:
             execution, _ = await asyncio.gather(record.finish(), removed)
         if record.write_error is None and execution.status != "cancelled":
             if run is not None:
-                await self._deliver(run)
-            for row, _, effect in record.outbox.take():  # the notification of a refused run
-                await self.deliver_again(request, record.run_id, row, effect, 0)
+                await self._deliveries.deliver(run)
+            else:
+                await self._deliveries.deliver_refusal(request, record)
         return record.execution, exports
-
-    def _queue_notification(self, request: RunRequest, record: RunRecord) -> None:
-        """Queue the notification of a failed served run."""
-        execution = record.execution
-        if execution.status != "error" or not request.is_served:
-            return
-        if request.workflow.settings.get("error_notification") is False:
-            return
-        if target := self._error_notification():
-            message = build_notification(execution, target, request.base_url)
-            record.outbox.add(NOTIFICATION_STEP, 1, [message], record.redactor)
 
     async def _run_child(
         self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]
@@ -342,40 +321,6 @@ class Interpreter:
         execution = run.record.execution
         for account in find_unauthorized_accounts(execution):
             await asyncio.to_thread(self._directory.report_unauthorized, account, credentials_read_at(execution))
-
-    async def _deliver(self, run: RunState) -> None:
-        tries_again = run.request.is_served
-        for row, step, effect in run.record.outbox.take():
-            binding = build_call_binding(run, step, lambda _: None)
-            deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
-            key = row.idempotency_key(run.record.run_id) if tries_again else None
-            delivery = await deliveries.deliver(
-                step, effect, binding=binding, redactor=run.record.redactor, idempotency_key=key
-            )
-            delay_s = retry_delay_s(1) if tries_again and may_retry(delivery) else None
-            retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
-            await run.record.add_delivery(row, delivery, retry_at=retry_at)
-
-    async def deliver_again(self, request: RunRequest, run_id: str, row: OutboxRow, effect: Effect, tries: int) -> None:
-        """Deliver a message of the run of *request*, which has ended or waits, after *tries* tries; record the result."""
-        redactor = get_redactor(*collect_request_secrets(request))
-        binding = CallContext(
-            step=row.path,
-            policy=request.policy,
-            redactor=redactor,
-            external_user=request.external_user_id,
-            on_call_finished=lambda _: None,
-            on_call_refused=lambda _: None,
-        )
-        deliveries = SendDelivery(self._workers.gateway, self._mail() if effect.kind == "email" else None)
-        key = row.idempotency_key(run_id)
-        delivery = await deliveries.deliver(row.path, effect, binding=binding, redactor=redactor, idempotency_key=key)
-        # the first record of the message was redacted with the secrets of the run's accounts, which are not resolved here
-        shown = decode_json(row.shown, Delivery)
-        delivery = msgspec.structs.replace(shown, outcome=delivery.outcome, status=delivery.status, note=delivery.note)
-        delay_s = retry_delay_s(tries + 1) if may_retry(delivery) else None
-        retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
-        await self._journal.record_delivery(run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
 
     async def _steps(self, run: RunState, state: RestoredRun) -> Status:
         status: Status = "success"

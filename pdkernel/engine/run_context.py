@@ -14,7 +14,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.model import JSON, Trigger, Workflow
 from pdkernel.version import VERSION
 
-_EMITTER_ID_PREFIXES = {"schedule": "ti_", "email": "ei_", "source": "dc_"}
+_EMITTER_ID_PREFIXES = {"schedule": "ti_", "email": "ei_", "source": "dc_", "errors": "sub_", "emit": "sub_"}
 """Prefixes of trigger ids; the prefix for HTTP is `hi_`."""
 
 

@@ -165,6 +165,7 @@ class RunRequest:
         emitter_id: The id of the trigger that fired; None derives one from the workflow's name.
         dedupe_key: A second run with the same key is refused; or None. A replay has no key.
         package_lock: The packages of the earlier run that a fork continues; None for those of the project.
+        below_error_handler: Whether a run that handles errors (`emitted_events`) has triggered this run.
     """
 
     workflow: Workflow
@@ -202,6 +203,7 @@ class RunRequest:
     emitter_id: str | None = None
     dedupe_key: str | None = None
     package_lock: StoredLock | None = None
+    below_error_handler: bool = False
 
     @cached_property
     def idempotency_scope(self) -> str:
@@ -299,6 +301,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     replay_of: str | None = None
     secrets: tuple[tuple[str, str], ...] = ()
     emitter_id: str | None = None
+    below_error_handler: bool = False
 
 
 _UNCHANGED = (
@@ -318,6 +321,7 @@ _UNCHANGED = (
     "parent",
     "replay_of",
     "emitter_id",
+    "below_error_handler",
 )
 """Fields that a stored request has as the request has them."""
 _POLICY_PATHS = ("recording_file",)

@@ -24,6 +24,7 @@ from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
+from pdkernel.engine.emitted_events import EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
 from pdkernel.engine.journal import (
@@ -34,11 +35,11 @@ from pdkernel.engine.journal import (
     encode_output,
     open_journal,
 )
-from pdkernel.engine.mail import parse_mail_settings
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.record_writes import RunLostError, retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run, seal_payload, unseal_message
 from pdkernel.engine.run_context import new_run_ids
+from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs
 from pdkernel.errors import InternalError, PdkernelError
@@ -64,6 +65,7 @@ class WorkflowEngine:
         ids: The source of run ids.
         gateway: The gateway for outbound calls.
         catalog: The pre-built actions.
+        emitted_events: What runs emit for triggers of workflows.
     """
 
     def __init__(
@@ -92,6 +94,9 @@ class WorkflowEngine:
         self._shares_workers = shares_workers
         self._scratch = make_scratch_folder("pdkernel-")
         WARDEN.register_folder(self._scratch)  # a notebook's kernel is often killed without a chance to clean up
+        self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
+        emitted = self.emitted_events if self.continues_runs else None
+        self._deliveries = RunDeliveries.for_project(project, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
             directory=directory,
             stores=project.data_stores,
@@ -105,8 +110,7 @@ class WorkflowEngine:
             scratch=self._scratch,
             root=project.folder.parent,
             file_store=project.folder / "files",
-            mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
-            error_notification=lambda: _as_text(project.settings.get("error_notification")),
+            deliveries=self._deliveries,
             claim_after_pause=self._claim_after_pause,
         )
         self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog, scratch=self._scratch)
@@ -300,7 +304,7 @@ class WorkflowEngine:
                 found = await self.journal.load_run(run_id)
                 if found is not None:
                     effect = unseal_message(row, run_id, self._project.vault)
-                    await self._interpreter.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
+                    await self._deliveries.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
             except PdkernelError as fault:  # the message is due again later, and must not hold up the others
                 _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
 
@@ -394,7 +398,3 @@ class WorkflowEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _as_text(value: JSON) -> str | None:
-    return value if isinstance(value, str) and value else None

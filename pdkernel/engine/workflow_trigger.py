@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pdkernel.engine.emitted_events import handles_errors
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError
 from pdkernel.event import Event
@@ -147,4 +148,5 @@ class WorkflowTriggerService:
             done_steps=frozenset(),
             package_lock=None,
             depth=request.depth + 1,
+            below_error_handler=handles_errors(request),
         )

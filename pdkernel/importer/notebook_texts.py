@@ -126,7 +126,7 @@ def _with_triggers_of(workflow: Workflow, earlier: Sidecar | None) -> Workflow:
     triggers = [
         replace(known, config={**({"id": trigger.config["id"]} if "id" in trigger.config else {}), **known.config})
         if (known := earlier_triggers[index] if index < len(earlier_triggers) else None) is not None
-        and known.type == trigger.type
+        and known.type in ((trigger.type, "errors") if trigger.type == "source" else (trigger.type,))
         else trigger
         for index, trigger in enumerate(workflow.triggers)
     ]

@@ -22,6 +22,7 @@ from pdkernel.analysis import (
 )
 from pdkernel.analysis.step_references import find_step_variables
 from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
+from pdkernel.directive import describe_emitters
 from pdkernel.errors import (
     ActionNotFoundError,
     ActionVersionError,
@@ -211,6 +212,10 @@ def _trigger(trigger: Trigger, assumed: Collection[str]) -> TriggerUse:
             settings = "started by an email"
         case "source":
             settings = str(config.get("uses") or "unknown event source")
+        case "errors":
+            settings = f"errors of {describe_emitters(trigger)}"
+        case "emit":
+            settings = f"events of {describe_emitters(trigger)}"
     trigger_id = config.get("id")
     return TriggerUse(
         trigger_id if isinstance(trigger_id, str) else None, trigger.type, settings, trigger_id in assumed

@@ -59,7 +59,8 @@ class RunsMagics(Magics):
     @argument(
         "--event",
         action="store_true",
-        help="with an id: choose the run's event, external user and exports for the cells; outbound calls are refused",
+        help="with an id: choose the run's event, external user and exports for the cells; outbound calls are refused. "
+        "In a workflow with an errors trigger: choose the error of the other workflow's run",
     )
     @argument("--from", dest="first", metavar="STEP", help="with fork: the first step that runs")
     @argument("--draft", action="store_true", help="with fork: run this notebook's workflow, not the recorded one")
@@ -103,6 +104,7 @@ class RunsMagics(Magics):
         return None
 
     def _show(self, session: Session, run_id: str, *, takes_over: bool) -> None:
+        from pdkernel.operations.events import find_error_event
         from pdkernel.operations.run_history import get_run
         from pdkernel.render import timeline
         from pdkernel.render.runs import explain_status
@@ -113,6 +115,12 @@ class RunsMagics(Magics):
             note = explain_status(execution, now=session.project.clock.now(), resume_command=RESUME_LINE)
             text = timeline.render_text(execution, note=note, explain_lookup=True)
             display(RichOutput(text=text, html=timeline.render_html(execution, note=note)))
+            return
+        error = find_error_event(session.workflow, execution)
+        if error is not None:
+            session.choose_event(error, f"error of run {run_id}")
+            self.shell.user_ns["event"] = session.event
+            show_message(f"The error of the run {run_id} is chosen as the event.")
             return
         names = session.take_over_run(execution)
         self.shell.user_ns["event"] = session.event

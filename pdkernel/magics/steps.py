@@ -6,7 +6,7 @@ from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
-from pdkernel.directive import STEP_OPTIONS, parse_step_cell, parse_workflow_cell
+from pdkernel.directive import STEP_OPTIONS, describe_emitters, parse_step_cell, parse_workflow_cell
 from pdkernel.magics.directive_cells import get_cell_source
 from pdkernel.magics.notebook_context import get_cell_metadata, get_session, remove_added_newline
 from pdkernel.magics.output import (
@@ -59,7 +59,7 @@ class StepMagics(Magics):
             %%pdworkflow
             name: Open issue to Slack
             trigger:
-              type: http        # http | schedule | email | source
+              type: http        # http | schedule | email | source | errors | emit
               auth: none        # none | bearer | oauth
               response: custom  # default | custom
             settings:
@@ -131,6 +131,8 @@ class StepMagics(Magics):
 
 
 def _describe_trigger(trigger: Trigger) -> str:
+    if trigger.type in ("errors", "emit"):
+        return f"of {describe_emitters(trigger)}"
     if trigger.type != "http":
         return ", ".join(f"{key} {value}" for key, value in trigger.config.items()) or "no settings"
     who = {"none": "no authorization", "bearer": "bearer token required", "oauth": "OAuth client required"}

@@ -20,6 +20,7 @@ from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import EventError
 from pdkernel.event import Event
+from pdkernel.execution import Execution
 from pdkernel.files import read_file
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import shape as shape_view
@@ -179,6 +180,15 @@ def resolve_event(source: WorkflowSource, event: EventLike | None, body: JSON) -
     if trigger.type == "schedule":
         return Event.from_schedule(trigger.config, SYSTEM_CLOCK.now())
     raise EventError("The event is missing.", fix="Pass event=EVENT, or a bare payload with body=VALUE.")
+
+
+def find_error_event(workflow: Workflow, execution: Execution) -> Event | None:
+    """The event that a failed run of another workflow emits for *workflow*; None if its first trigger is not an errors trigger."""
+    from pdkernel.engine.emitted_events import build_error_event
+
+    if workflow.trigger.type != "errors" or execution.workflow == workflow.name or execution.error is None:
+        return None
+    return Event(build_error_event(execution, execution.id), is_http=False)
 
 
 def _copy_json(value: JSON, label: str) -> JSON:

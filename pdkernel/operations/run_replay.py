@@ -251,6 +251,7 @@ def _renew(
         secrets=tuple(dict.fromkeys((*request.secrets, *secrets))),
         parent=None,
         depth=0,
+        below_error_handler=False,
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdkernel.actions import ActionReference
+from pdkernel.directive import describe_emitters
 from pdkernel.engine.run_context import trigger_keys
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.model import Trigger
-from pdkernel.project import Project, Schedule, TriggerState
+from pdkernel.project import Project, Schedule, TriggerState, is_workflow_named
 from pdkernel.source import WorkflowSource, iter_workflow_paths, load_source
 
 _FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]+)\Z")
@@ -54,6 +55,10 @@ class TriggerView:
                 return f"schedule {Schedule.from_trigger(self.trigger.config)}"
             case "source":
                 return f"source {self.trigger.config.get('uses', '')}".rstrip()
+            case "errors":
+                return f"errors of {describe_emitters(self.trigger)}"
+            case "emit":
+                return f"events of {describe_emitters(self.trigger)}"
             case other:
                 return other
 
@@ -72,6 +77,21 @@ def view_triggers(project: Project, source: WorkflowSource) -> list[TriggerView]
         TriggerView(own_id, workflow.name, source.path, key, trigger, states.get(key))
         for key, trigger in trigger_keys(workflow).items()
         if trigger.type != "http"
+    ]
+
+
+def find_unserved_emitters(view: TriggerView, served: Iterable[tuple[str, WorkflowSource]]) -> list[str]:
+    """Which of the workflows that *view* names are not in *served*, pairs of an id and a source."""
+    names = view.trigger.config.get("workflows") if view.trigger is not None else None
+    folder = view.source.resolve().parent
+    known = [(each.workflow.name, own_id, each.path.resolve()) for own_id, each in served]
+    return [
+        str(name)
+        for name in (names if isinstance(names, list) else ())
+        if not any(
+            is_workflow_named(str(name), folder, workflow_name=title, workflow_id=own_id, source=path)
+            for title, own_id, path in known
+        )
     ]
 
 
@@ -114,7 +134,7 @@ def enable_triggers(project: Project, name: str, folder: Path) -> list[TriggerVi
     views = view_triggers(project, source)
     if not views:
         raise RequestError(
-            f"{source.workflow.name!r} has no schedule, source or email trigger.",
+            f"{source.workflow.name!r} has only HTTP triggers.",
             fix="An HTTP trigger is on while the workflow is served: pdkernel serve SOURCE",
         )
     changed = [_enable(project, view) for view in views if not view.is_enabled]
@@ -162,6 +182,11 @@ def _enable(project: Project, view: TriggerView) -> TriggerState:
         schedule.check(now)
     elif trigger.type == "source":
         ActionReference.parse(str(trigger.config.get("uses") or ""))
+    elif trigger.type == "emit" and "workflows" not in trigger.config:
+        raise RequestError(
+            f"The emit trigger of {view.workflow_name!r} names no workflows.",
+            fix="Write workflows: [NAME] into the trigger: the workflows that call $.send.emit.",
+        )
     return TriggerState(
         workflow_id=view.workflow_id,
         key=view.key,
@@ -175,6 +200,7 @@ def _enable(project: Project, view: TriggerView) -> TriggerState:
         is_active=is_active,
         fired=before.fired if before is not None else None,
         run_id=before.run_id if before is not None else None,
+        type=trigger.type,
     )
 
 
@@ -202,8 +228,9 @@ def _ambiguous(name: str, sources: Sequence[str]) -> RequestError:
 
 
 def _is_named(state: TriggerState, name: str, folder: Path) -> bool:
-    path = Path(state.source)
-    return name in (state.workflow_name, state.workflow_id, path.name, path.stem) or (folder / name).resolve() == path
+    return is_workflow_named(
+        name, folder, workflow_name=state.workflow_name, workflow_id=state.workflow_id, source=Path(state.source)
+    )
 
 
 def _readable(path: Path) -> Iterator[WorkflowSource]:

@@ -45,7 +45,7 @@ from pdkernel.project.project import Project
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.vault import Vault
-from pdkernel.project.workflow_triggers import TriggerEvent, TriggerState, WorkflowTriggerTable
+from pdkernel.project.workflow_triggers import TriggerEvent, TriggerState, WorkflowTriggerTable, is_workflow_named
 
 __all__ = [
     "DEFAULT_DATA_STORE",
@@ -70,4 +70,5 @@ __all__ = [
     "WorkflowTriggerTable",
     "check_key",
     "find_project",
+    "is_workflow_named",
 ]

@@ -7,15 +7,17 @@ source's state. It is removed when its run is recorded. The run's dedupe key mak
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, select, update
 
 from pdkernel.clock import Clock
-from pdkernel.model import JSON
+from pdkernel.model import JSON, TriggerType
 from pdkernel.project.database import Database
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import trigger_events, workflow_triggers
@@ -43,6 +45,7 @@ class TriggerState:
         fired: When the trigger fired last, or None.
         run_id: The last run that the trigger started, or None.
         result: The result of the source's last run, or None.
+        type: The trigger's type; None if an earlier version stored the state.
     """
 
     workflow_id: str
@@ -58,6 +61,7 @@ class TriggerState:
     fired: datetime | None = None
     run_id: str | None = None
     result: str | None = None
+    type: TriggerType | None = None
 
     @property
     def id(self) -> str:
@@ -214,7 +218,7 @@ class WorkflowTriggerTable:
             connection.execute(update(workflow_triggers).where(is_trigger).values(**values))
 
     def _seal_settings(self, state: TriggerState) -> bytes:
-        content = {"settings": dict(state.settings), "schedule": list(astuple(state.schedule))}
+        content = {"settings": dict(state.settings), "schedule": list(astuple(state.schedule)), "type": state.type}
         return self._vault.seal_json(content, _settings_vault_context(state.workflow_id, state.key))
 
     def _state(self, row: Any) -> TriggerState:
@@ -234,7 +238,17 @@ class WorkflowTriggerTable:
             fired=_moment(row.fired),
             run_id=row.run,
             result=row.result,
+            type=sealed.get("type"),
         )
+
+
+def is_workflow_named(
+    name: str, folder: Path, *, workflow_name: str, workflow_id: str | None, source: Path | None
+) -> bool:
+    """Whether *name* is the name or the id of a workflow, or names its *source*: a path relative to *folder*, or its file name."""
+    if name in (workflow_name, workflow_id):
+        return True
+    return source is not None and (name in (source.name, source.stem) or os.path.realpath(folder / name) == str(source))
 
 
 def _is(workflow_id: str, key: str) -> Any:

@@ -22,6 +22,7 @@ from pdkernel.egress import Gateway
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import UnrecordedRuns
+from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_request import RunRequest, WorkflowFinder
 from pdkernel.engine.step_packages import StepPackages, go_programs
 from pdkernel.execution import Execution
@@ -114,18 +115,20 @@ class ProofRunner:
         await asyncio.to_thread(self._fill_stores, side.workflow)
         files = await asyncio.to_thread(self._copy_files)
         clock, ids = ManualClock(self._at), SequentialIds()
+        journal = UnrecordedRuns()
         interpreter = Interpreter(
             directory=self._directory,
             stores=self._scratch_project.data_stores,
             workers=self._workers,
             catalog=self.catalog,
             packages=self._packages,
-            journal=UnrecordedRuns(),
+            journal=journal,
             clock=clock,
             ids=ids,
             vault=None,
             scratch=self._scratch,
             root=self._scratch,
+            deliveries=RunDeliveries(journal=journal, gateway=self._workers.gateway, clock=clock),
             file_store=files,
         )
         execution = await interpreter.run(

@@ -1,5 +1,5 @@
 """
-Fires the triggers of served workflows that are on: schedules, event sources and e-mails.
+Fires the triggers of served workflows that are on: schedules, event sources, e-mails, errors and emitted events.
 
 An event is stored first, and its run is started with a dedupe key: a crash loses no event, and starts no run twice. Triggers that
 are deployed by the Connect API are in `trigger_runner`.
@@ -55,6 +55,7 @@ class WorkflowTriggers:
         self._runs = runs
         self._table = context.project.workflow_triggers
         self._has_events = asyncio.Event()
+        context.engine.emitted_events.on_stored = self._has_events.set
 
     async def run(self) -> None:
         """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
@@ -80,7 +81,7 @@ class WorkflowTriggers:
                 if state.is_active:
                     self._runs.start_source(self._deactivate(served, state))
                 continue
-            if state.settings != trigger.config:
+            if state.settings != trigger.config or state.type not in (None, trigger.type):
                 state = await self._reconfigure(served, state, trigger)
             due = state.due
             if trigger.type == "source" and not state.is_active and (due is None or due <= now):
@@ -188,7 +189,7 @@ class WorkflowTriggers:
         """Store the changed settings of a trigger; times count from now. Return the trigger's new state."""
         async with self._runs.source_turns.take(state.id) as guard:
             current = await self._reload(state)
-            if current.settings == trigger.config:  # another server was first
+            if current.settings == trigger.config and current.type in (None, trigger.type):  # another server was first
                 return current
             if state.is_active:
                 await self._run_hook(guard, served, state, "deactivate")
@@ -216,6 +217,7 @@ class WorkflowTriggers:
             due=due,
             is_active=False,
             result=result,
+            type=trigger.type,
         )
         await asyncio.to_thread(self._table.configure, changed)
         return changed

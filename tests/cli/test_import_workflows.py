@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pdkernel.definition import plan_files, read_folder_workflow
+from pdkernel.model import Trigger
 from tests.cli.conftest import Shell
 from tests.cli.kiosk import Kiosk, open_kiosk
 from tests.definition.builders import synced
@@ -212,6 +213,22 @@ def test_questions_on_a_terminal(pdkernel: Shell) -> None:
     assert sidecar.steps["send"].accounts["slack"].synced == "apn_Git"
     assert sidecar.steps["other"].accounts["github"].account == "apn_Hub"
     assert "apn_Hub" in [item["id"] for item in pdkernel("accounts", "list", "--own", "--json").json]
+
+
+def test_a_subscription_may_be_one_to_errors(pdkernel: Shell) -> None:
+    """For a trigger that Git holds as `sub_...`, the answer `errors` makes an errors trigger; a second import reuses the answer."""
+    workflow(pdkernel, steps="")
+    path = pdkernel.folder / "send-it-p_1" / "workflow.yaml"
+    path.write_text(path.read_text().replace("hi_1", "sub_1"))
+    command = ("import", "send-it-p_1", "--to", "n.ipynb")
+
+    status, said = pdkernel.on_terminal(*command, answers=[("Event source sub_1", "errors")])
+    back, _ = as_written(pdkernel.folder / "n.ipynb")
+    again = pdkernel(*command)
+
+    assert (status, again.status) == (0, 0), said + again.stderr
+    assert back.triggers == (Trigger("errors", config={"id": "sub_1"}),)
+    assert as_written(pdkernel.folder / "n.ipynb")[0].triggers == back.triggers
 
 
 def test_the_enter_key_decides_nothing(pdkernel: Shell) -> None:

@@ -42,11 +42,29 @@ def test_a_workflow_is_turned_on_and_off(pdkernel: Shell) -> None:
     assert again.stdout == off.stdout
 
 
+def test_listening_triggers(pdkernel: Shell) -> None:
+    """A line of the list has the workflows to which a trigger listens, and what fires it once it is on."""
+    header = "%%pdworkflow\nname: Ears\ntriggers: [errors, {type: emit, workflows: [Depot, Mail]}]"
+    notebook = pdkernel.notebook(header, STEP)
+
+    off = pdkernel("triggers", "list")
+    on = pdkernel("triggers", "enable", notebook)
+
+    assert off.stdout.splitlines() == [
+        "off  Ears  errors of all workflows  pdkernel triggers enable work.ipynb",
+        "off  Ears  events of Depot, Mail    pdkernel triggers enable work.ipynb",
+    ]
+    assert on.stdout.splitlines() == [
+        "on   Ears  errors of all workflows  fires when a run fails",
+        "on   Ears  events of Depot, Mail    fires when a run emits an event",
+    ]
+
+
 def test_no_triggers(pdkernel: Shell) -> None:
     """A folder without such triggers has an empty list."""
     pdkernel.notebook(STEP)
 
-    assert pdkernel("triggers", "list").stdout == "No workflow here has a schedule, source or email trigger.\n"
+    assert pdkernel("triggers", "list").stdout == "No workflow here has a trigger other than HTTP.\n"
     assert pdkernel("triggers", "list", "--json").json == []
     assert pdkernel("triggers", "list", "missing.ipynb").status == 2
 
@@ -55,7 +73,7 @@ def test_no_triggers(pdkernel: Shell) -> None:
     ("header", "named", "message"),
     [
         (MAIL, "Other", "There is no workflow 'Other' in "),
-        ("%%pdworkflow\nname: Mail", "Mail", "'Mail' has no schedule, source or email trigger."),
+        ("%%pdworkflow\nname: Mail", "Mail", "'Mail' has only HTTP triggers."),
         (
             MAIL.replace("0 9 * * *", "0 0 31 2 *"),
             "Mail",
@@ -83,12 +101,14 @@ def test_a_server_lists_its_triggers_and_fires_them(pdkernel: Shell) -> None:
     """The server prints what is on and off, and starts a run on a POST to the email trigger's endpoint."""
     pdkernel.notebook(MAIL, STEP)
     pdkernel.notebook(
-        "%%pdworkflow\nname: Off\ntrigger: {type: schedule, interval_seconds: 60}", STEP, name="off.ipynb"
+        "%%pdworkflow\nname: Off\ntriggers: [{type: schedule, interval_seconds: 60}, {type: errors, workflows: [Mail, Mial]}]",
+        STEP,
+        name="off.ipynb",
     )
     pdkernel("triggers", "enable", "Mail")
     with serving(pdkernel) as (said, process):
         lines = ""
-        while "Mail  schedule" not in lines:
+        while "which is not served" not in lines:
             assert process.stderr
             lines += process.stderr.readline()
         url = re.search(r"fires on requests to (http\S+)", lines)
@@ -101,5 +121,7 @@ def test_a_server_lists_its_triggers_and_fires_them(pdkernel: Shell) -> None:
     assert url[1].startswith(said["url"])
     assert "Triggers (off until they are enabled, because Pipedream may still fire them):" in lines
     assert "off  Off   schedule every 60 s " in lines
+    assert "off  Off   errors of Mail, Mial " in lines
+    assert "\n  'Off' listens to 'Mial', which is not served.\n" in lines
     assert "pdkernel triggers enable off.ipynb" in lines
     assert [(run["workflow"], run["trigger"]["event"]) for run in runs] == [("Mail", {"body": {"text": "hello"}})]

@@ -83,7 +83,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
     settings = draw(st.dictionaries(st.sampled_from(list(SETTING_RULES)), st.sampled_from([1, True])))
     trigger = st.builds(
         Trigger,
-        st.sampled_from(["http", "schedule", "email", "source"]),
+        st.sampled_from(["http", "schedule", "email", "source", "errors", "emit"]),
         config=st.sampled_from([{}, {"id": "hi_1"}, {"cron": "* * * * *"}]),
     )
     return Workflow(

@@ -353,6 +353,9 @@ def workflows(draw: st.DrawFn) -> Workflow:
                             Trigger(auth="bearer", token_env="T", response="custom"),
                             Trigger("schedule", config={"interval_seconds": 5}),
                             Trigger("email"),
+                            Trigger("errors"),
+                            Trigger("errors", config={"workflows": ["a", "b/c.ipynb"]}),
+                            Trigger("emit", config={"workflows": ["a"], "channel": "c"}),
                         ]
                     ),
                     min_size=1,

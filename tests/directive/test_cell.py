@@ -357,12 +357,16 @@ def test_several_triggers() -> None:
     header = parse_workflow_cell(
         "%%pdworkflow\ntriggers:\n- type: schedule\n  cron: '*/5 * * * *'\n  timezone: Europe/Berlin\n- email\n"
         "- type: source\n  uses: github-new-issue@1.0.0\n  props: {repo: {{process.env.REPO}}}\n"
+        "- errors\n- type: errors\n  workflows: [Depot, ./other.ipynb]\n- {type: emit, workflows: [p_a], channel: parcels}\n"
     )
 
     assert header.triggers == (
         Trigger("schedule", config={"cron": "*/5 * * * *", "timezone": "Europe/Berlin"}),
         Trigger("email"),
         Trigger("source", config={"uses": "github-new-issue@1.0.0", "props": {"repo": "{{process.env.REPO}}"}}),
+        Trigger("errors"),
+        Trigger("errors", config={"workflows": ["Depot", "./other.ipynb"]}),
+        Trigger("emit", config={"workflows": ["p_a"], "channel": "parcels"}),
     )
 
 
@@ -384,6 +388,12 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: schedule\n  interval_seconds: 0", 4, "1 or more"),
         ("trigger:\n  type: schedule\n  interval_seconds: 5\n  timezone: berlin", 5, "Did you mean Europe/Berlin?"),
         ("trigger:\n  type: source", 2, "a source without uses"),
+        ("trigger:\n  type: errors\n  workflows: Depot", 4, "expected a list of names"),
+        ("trigger:\n  type: errors\n  workflows: []", 4, "expected a list of names"),
+        ("trigger:\n  type: errors\n  workflow: Depot", 4, "Did you mean workflows?"),
+        ("trigger: emit", 2, "emit without workflows"),
+        ("trigger:\n  type: emit\n  workflows: [5]", 4, "expected a list of names"),
+        ("trigger:\n  type: emit\n  workflows: [a]\n  channel: 5", 5, "expected text"),
         ("trigger: http\ntriggers: [http]", 3, "both trigger and triggers"),
         ("triggers: []", 2, "no trigger under triggers"),
         ("settings:\n  lambda_timeot: 4", 3, "Did you mean lambda_timeout?"),

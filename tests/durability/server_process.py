@@ -85,6 +85,7 @@ class ServerProcess:
     Attributes:
         database_url: The project's database on PostgreSQL, or None for SQLite.
         key_file: The project's key, or None for the folder's own.
+        more: Other notebooks that it serves.
         said: The output of the last start: one line as JSON, or an error.
         take_overs: For each start after which runs of a dead process went on, the seconds from the start's first answer.
         starts_s: Seconds of each start, until the server accepts requests.
@@ -101,6 +102,7 @@ class ServerProcess:
     said: str = ""
     take_overs: list[float] = field(default_factory=list)
     starts_s: list[float] = field(default_factory=list)
+    more: tuple[str, ...] = ()
     _handle: int | None = None
 
     @property
@@ -124,7 +126,7 @@ class ServerProcess:
             environ["PDKERNEL_DATABASE"] = self.database_url
         if self.key_file is not None:
             environ["PDKERNEL_KEY_FILE"] = str(self.key_file)
-        args = ("serve", "flow.ipynb", "--port", str(self.port), "--json")
+        args = ("serve", "flow.ipynb", *self.more, "--port", str(self.port), "--json")
         with Path(os.devnull).open() as nothing, self.log.with_suffix(".errors").open("a") as errors:
             streams = (nothing.fileno(), writes, errors.fileno())
             self.pid = self.forks.start(args, folder=self.folder, environ=environ, streams=streams, before=before)

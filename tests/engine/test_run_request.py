@@ -55,6 +55,7 @@ REQUEST = RunRequest(
     replay_of="first",
     secrets=(Secret("slack/apn_1/token", "xoxb-0123456789"),),
     emitter_id="ti_1",
+    below_error_handler=True,
 )
 
 

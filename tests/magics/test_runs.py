@@ -112,6 +112,23 @@ def test_the_event_of_a_run_is_taken_over(ran: Notebook) -> None:
     assert "Hello, Ada" in ran.run("%pdrun greet")
 
 
+def test_a_handler_is_tried_on_the_error_of_a_run(ran: Notebook) -> None:
+    """In a workflow with an errors trigger, `--event` chooses the error of another workflow's failed run."""
+    ran.run(GREET.replace('return "Hello, "', "1 / 0\n    return "))
+    ran.run("%pdrun")
+    failed = newest(ran)
+    header = ran.run("%%pdworkflow\nname: On errors\ntrigger: {type: errors}")
+    ran.run(
+        "%%pdstep greet\ndef handler(pd):\n    event = pd.steps['trigger']['event']\n    return event['error']['name']"
+    )
+    shown = ran.run(f"%pdruns {failed} --event")
+
+    assert "Workflow 'On errors': errors trigger, of all workflows." in header
+    assert f"The error of the run {failed} is chosen as the event." in shown
+    assert ran.shell.user_ns["event"].data["original_context"]["id"] == failed
+    assert "ZeroDivisionError" in ran.run("%pdrun greet")
+
+
 def test_runs_are_resumed_cancelled_and_removed(notebook: Notebook) -> None:
     """A paused run is resumed in the notebook; another is cancelled; both are removed after `--yes`."""
     notebook.run("%pdevent hello")

@@ -82,7 +82,8 @@ def test_an_id_names_a_workflow(project: Project, tmp_path: Path) -> None:
         ("name: Reports\ntrigger: {type: schedule, cron: '0 9 * * *', timezone: Mars/Base}", "not a known time zone"),
         ("name: Reports\ntrigger: {type: schedule, id: ti_a}", "has no times"),
         ("name: Reports\ntrigger: {type: source, id: dc_a}", "is not an action's key"),
-        ("name: Reports\ntrigger: {type: http}", "has no schedule, source or email trigger"),
+        ("name: Reports\ntrigger: {type: http}", "has only HTTP triggers"),
+        ("name: Reports\ntrigger: {type: emit, id: sub_a}", "names no workflows"),
         ("name: Other\ntrigger: {type: email}", "There is no workflow 'Reports'"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Triggers of served workflows: schedules, event sources and e-mails start runs."""
+"""Triggers of served workflows: schedules, event sources, e-mails, errors and emitted events start runs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -12,20 +12,21 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from pdkernel.clock import ManualClock, format_iso
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.dispatch import Dispatch
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.operations.triggers import disable_triggers, enable_triggers
 from pdkernel.project import Project, TriggerState
 from pdkernel.project.schema import source_state
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
-from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.run_registry import RunRegistry, build_run_request
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
 from pdkernel.source import load_sources
@@ -102,6 +103,14 @@ class Serving:
         assert view.state is not None
         return view.state
 
+    async def post(self, name: str, body: Any = None, **headers: str) -> None:
+        """Send an event to the endpoint of the workflow with that name, and wait until its run has ended or paused."""
+        (key,) = (
+            each.endpoint_key for each in self.context.workflows.list_workflows() if each.source.workflow.name == name
+        )
+        await self.http.post(f"/{key}", json=body, headers=headers)
+        await self.settle()
+
     def state(self) -> TriggerState:
         """The state of the only trigger."""
         (state,) = self.context.project.workflow_triggers.list_states()
@@ -138,13 +147,17 @@ def serve(tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def serving(
-        *headers: str, place: str = ".", database_url: str | None = None, clock: ManualClock | None = None
+        *headers: str,
+        steps: Mapping[str, str] | None = None,
+        place: str = ".",
+        database_url: str | None = None,
+        clock: ManualClock | None = None,
     ) -> AsyncIterator[Serving]:
         folder, clock, key_file = tmp_path / place, clock or ManualClock(), tmp_path / "key"
         folder.mkdir(exist_ok=True)
         for number, header in enumerate(headers):
             name = "Work" if number == 0 else f"Work {number + 1}"
-            write(folder, header, name)
+            write(folder, header, name, (steps or {}).get(name, STEP))
         with Project.open(folder / ".pdkernel", database_url=database_url, key_file=key_file, clock=clock) as project:
             components = folder / "components" / "depot" / "sources"
             for key, text in (("new-parcel", PARCEL_SOURCE), ("new-call", CALL_SOURCE)):
@@ -173,9 +186,9 @@ def serve(tmp_path: Path) -> Serve:
     return serving
 
 
-def write(folder: Path, header: str, name: str = "Work") -> None:
-    """Save a notebook with that trigger."""
-    notebook_of(folder / f"{name.lower().replace(' ', '-')}.ipynb", f"%%pdworkflow\nname: {name}\n{header}", STEP)
+def write(folder: Path, header: str, name: str = "Work", step: str = STEP) -> None:
+    """Save a notebook with that trigger and that step."""
+    notebook_of(folder / f"{name.lower().replace(' ', '-')}.ipynb", f"%%pdworkflow\nname: {name}\n{header}", step)
 
 
 def trigger_of(run: Execution) -> Any:
@@ -446,6 +459,206 @@ class TestEmails:
         assert [answer.status_code for answer in (unknown, accepted, *refused)] == [404, 200, 400, 400]
         assert events_of([run]) == [email]
         assert (run.external_user, context_of(run)["emitter_id"][:3]) == (None, "ei_")
+
+
+ERRORS = "trigger: {type: errors}"
+HTTP = "trigger: {type: http}"
+SECRET = "depot-4f9a7c21e8"
+
+
+def node(code: str) -> str:
+    """The cell of a Node.js step with that code."""
+    return f"%%pdstep seen --lang node\nexport default defineComponent({{ async run({{ steps, $ }}) {{\n{code}\n}} }})"
+
+
+FAILING = node("throw new TypeError('no depot')")
+
+
+async def deliver_again(site: Serving) -> None:
+    """Deliver all messages again, as a process does that finds them without an outcome."""
+    with site.context.project.sqlalchemy_engine.begin() as connection:
+        connection.execute(text("update outbox set due = 1"))
+    await site.context.engine.deliver_due()
+
+
+class TestErrors:
+    """`type: errors`."""
+
+    async def test_a_failed_run_starts_the_workflow(self, serve: Serve) -> None:
+        """The event has the documented keys and those of pdkernel; it starts one run, which has no external user."""
+        async with serve(ERRORS, HTTP, steps={"Work 2": FAILING}) as site:
+            await site.post("Work 2")
+            before = await site.pass_time()
+            site.enable()
+            await site.post("Work 2", {"n": 1})
+            runs = await site.pass_time()
+            again = await site.pass_time(60)
+
+        (handler,) = (run for run in runs if run.workflow == "Work")
+        event, context = trigger_of(handler)["event"], context_of(handler)
+        (failed,) = (run for run in runs if run.id == event["original_context"]["id"])
+        assert [run.workflow for run in before] == ["Work 2"]
+        assert len(again) == len(runs) == 3
+        assert (event["original_event"], event["original_context"]) == (failed.event, failed.context)
+        assert event["original_event"]["body"] == {"n": 1}
+        error, metadata = event["error"], event["metadata"]
+        assert (error["code"], error["name"], error["step"], error["line"]) == ("step_failed", "TypeError", "seen", 3)
+        assert (error["ts"], error["cellId"][:2], error["message"]) == (failed.finished_at, "c_", "no depot")
+        assert error["stack"].startswith("TypeError: no depot")
+        assert (metadata["name"], metadata["emitter_id"]) == ("$errors", failed.context["workflow_id"])
+        assert len(metadata["emit_id"]) == 27
+        assert (handler.external_user, context["emitter_id"][:4], context["test"]) == (None, "sub_", False)
+        assert [(sent.kind, sent.outcome, sent.to) for sent in failed.sends] == [("emit", "sent", "Work")]
+
+    async def test_an_error_event_is_redacted(self, serve: Serve) -> None:
+        """The event has a placeholder for each secret of the run, and no values of secret headers."""
+        failing = node("throw new TypeError(`no ${process.env.DEPOT_KEY}`)")
+        async with serve(ERRORS, HTTP, steps={"Work 2": failing}) as site:
+            site.context.project.variables.set("DEPOT_KEY", SECRET)
+            state = site.enable()
+            await site.post("Work 2", {"key": SECRET}, authorization="Bearer hidden-in-header")
+            (waiting,) = site.context.project.workflow_triggers.waiting_events([state.workflow_id], 10)
+
+        event: Any = waiting.data
+        assert event["original_event"]["body"] == {"key": "⟦secret:env/DEPOT_KEY⟧"}
+        assert event["error"]["message"] == "no ⟦secret:env/DEPOT_KEY⟧"
+        assert SECRET not in str(event)
+        assert "hidden-in-header" not in str(event)
+
+    async def test_the_event_of_a_refused_run_stays_hidden(self, serve: Serve) -> None:
+        """The event of a run that ended before its accounts were known is empty, as in the record of the run."""
+        refused = node("return process.env.DEPOT_KEY").replace("--lang", "--app slack --lang")
+        async with serve(ERRORS, HTTP, steps={"Work 2": refused}) as site:
+            site.enable()
+            await site.post("Work 2", {"n": 1})
+            runs = await site.pass_time()
+
+        (handler,) = (run for run in runs if run.workflow == "Work")
+        event = trigger_of(handler)["event"]
+        assert (event["original_event"], event["error"]["step"], event["error"]["cellId"]) == ({}, None, None)
+        assert event["error"]["name"] == "VariableMissingError"
+
+    @pytest.mark.parametrize("name", ["Work 3", "work-3", "work-3.ipynb", "./work-3.ipynb", "p_"])
+    async def test_only_named_workflows_are_heard(self, serve: Serve, tmp_path: Path, name: str) -> None:
+        """`workflows` names the workflows by name, file, path or id; errors of others start no run."""
+        steps = dict.fromkeys(["Work 2", "Work 3"], FAILING)
+        async with serve(f"{ERRORS[:-1]}, workflows: [{name}]}}", HTTP, HTTP, steps=steps) as site:
+            if name == "p_":
+                (name,) = (each.id for each in site.context.workflows.list_workflows() if each.path.stem == "work-3")
+                write(tmp_path, f"{ERRORS[:-1]}, workflows: [{name}]}}")
+                await site.pass_time(RELOAD_INTERVAL_S)
+            site.enable()
+            await site.post("Work 2")
+            await site.post("Work 3")
+            runs = await site.pass_time()
+
+        (handler,) = (run for run in runs if run.workflow == "Work")
+        assert trigger_of(handler)["event"]["original_context"]["workflow_name"] == "Work 3"
+
+    async def test_an_error_of_a_handler_starts_nothing(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        """Neither a failed run of a workflow with an errors trigger nor one that it triggers starts such a workflow; the log says so."""
+        both = "triggers: [{type: http}, {type: errors}]"
+        calling = node("await $.flow.trigger('work-3')")
+        async with serve(ERRORS, both, HTTP, steps={"Work 2": calling, "Work 3": FAILING}) as site:
+            site.enable()
+            await site.post("Work 2")
+            runs = await site.pass_time()
+
+        assert sorted((run.workflow, run.status) for run in runs) == [("Work 2", "error"), ("Work 3", "error")]
+        logged = [each.getMessage() for each in caplog.records if "because it handles errors" in each.getMessage()]
+        assert [message.partition(" starts ")[0] for message in logged] == [
+            f"The failed run {run.id} of {run.workflow!r}" for run in reversed(runs)
+        ]
+
+    async def test_a_run_that_is_retried_has_not_failed(self, serve: Serve) -> None:
+        """With auto_retry, a failed step pauses the run: no event before the last try."""
+        async with serve(ERRORS, f"{HTTP}\nsettings: {{auto_retry: true}}", steps={"Work 2": FAILING}) as site:
+            site.enable()
+            await site.post("Work 2")
+            (run,) = await site.pass_time()
+
+        assert (run.status, run.sends) == ("paused", ())
+
+    async def test_a_test_run_starts_nothing(self, serve: Serve) -> None:
+        """A failed test run starts no workflow, as on Pipedream."""
+        async with serve(ERRORS, HTTP, steps={"Work 2": FAILING}) as site:
+            site.enable()
+            (served,) = (each for each in site.context.workflows.list_workflows() if each.path.stem == "work-2")
+            request = build_run_request(
+                site.context, served, Event(), external_user_id=None, environment="development", test=True
+            )
+            await site.context.engine.run(request)
+            (run,) = await site.pass_time()
+
+        assert (run.status, run.sends) == ("error", ())
+
+    async def test_a_second_delivery_starts_no_second_run(self, serve: Serve) -> None:
+        """An event that is delivered again, before or after its run has started, starts one run."""
+        async with serve(ERRORS, HTTP, steps={"Work 2": FAILING}) as site:
+            state = site.enable()
+            await site.post("Work 2")
+            await deliver_again(site)
+            waiting = site.context.project.workflow_triggers.waiting_events([state.workflow_id], 10)
+            first = await site.pass_time()
+            await deliver_again(site)
+            site.restart()
+            runs = await site.pass_time()
+
+        assert len(waiting) == 1
+        assert len(runs) == len(first) == 2
+
+    async def test_a_trigger_that_was_turned_off_is_left_out(self, serve: Serve) -> None:
+        """If the trigger is turned off before the event is delivered, the record says that no workflow listens."""
+        async with serve(ERRORS, HTTP, steps={"Work 2": FAILING}) as site:
+            site.enable()
+            await site.post("Work 2")
+            disable_triggers(site.context.project, "Work", site.folder)
+            await deliver_again(site)
+            (failed,) = (run for run in await site.pass_time() if run.workflow == "Work 2")
+
+        assert [sent.note for sent in failed.sends] == ["Not emitted: no workflow listens."]
+
+
+class TestEmits:
+    """`type: emit`."""
+
+    async def test_an_emitted_event_starts_the_workflow(self, serve: Serve) -> None:
+        """`$.send.emit` starts the workflows that listen to that workflow and channel; a value that is not an object becomes one."""
+        listening = "trigger: {type: emit, workflows: [Work 3], channel: depot}"
+        emitting = node("$.send.emit({ parcel: 7 }, 'depot'); $.send.emit('text', 'depot'); $.send.emit({ parcel: 8 })")
+        steps = {"Work 3": emitting, "Work 4": emitting}
+        async with serve(listening, "trigger: {type: emit, workflows: [Work 3]}", HTTP, HTTP, steps=steps) as site:
+            site.enable()
+            site.enable("Work 2")
+            await site.post("Work 3")
+            await site.post("Work 4")
+            runs = await site.pass_time()
+            await deliver_again(site)
+            again = await site.pass_time()
+
+        assert events_of([run for run in runs if run.workflow == "Work"]) == [{"parcel": 7}, {"value": "text"}]
+        assert events_of([run for run in runs if run.workflow == "Work 2"]) == [{"parcel": 8}]
+        sends = {run.workflow: [(sent.outcome, sent.to) for sent in run.sends] for run in runs}
+        assert sends["Work 3"] == [("sent", "Work"), ("sent", "Work"), ("sent", "Work 2")]
+        assert sends["Work 4"] == [("shown", None)] * 3
+        assert len(again) == len(runs) == 5
+
+    async def test_a_secret_in_an_event_is_a_placeholder(self, serve: Serve) -> None:
+        """An event leaves its run without secrets, also if it is delivered by another process."""
+        listening = "trigger: {type: emit, workflows: [Work 2]}"
+        emitting = node("$.send.emit({ key: process.env.DEPOT_KEY })")
+        async with serve(listening, HTTP, steps={"Work 2": emitting}) as site:
+            site.context.project.variables.set("DEPOT_KEY", SECRET)
+            state = site.enable()
+            await site.post("Work 2")
+            table = site.context.project.workflow_triggers
+            (waiting,) = table.waiting_events([state.workflow_id], 10)
+            table.finish_event(waiting, "none")
+            site.context.project.variables.remove("DEPOT_KEY")
+            await deliver_again(site)
+            (again,) = table.waiting_events([state.workflow_id], 10)
+
+        assert waiting.data == again.data == {"key": "⟦secret:env/DEPOT_KEY⟧"}
 
 
 async def test_the_loop_fires_until_it_is_cancelled(serve: Serve) -> None:

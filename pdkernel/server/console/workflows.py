@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from starlette.responses import Response
 
 from pdkernel.clock import format_iso
+from pdkernel.directive import describe_emitters
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.journal import ExecutionQuery, RunSummary
 from pdkernel.engine.run_context import trigger_keys
@@ -26,7 +27,7 @@ class TriggerLine(JsonStruct, frozen=True):
 
     Attributes:
         type: The type.
-        detail: The authorization of an HTTP trigger, the schedule, or the component of a source.
+        detail: The authorization of an HTTP trigger, the schedule, or what else fires the trigger.
         enabled: Whether the trigger fires; an HTTP trigger does while the workflow is served.
         next_fire: ISO time when the trigger fires next, or None without a timer.
         last_fire: ISO time when the trigger fired last; None if it never did, and for an HTTP trigger.
@@ -122,7 +123,7 @@ def _trigger_line(trigger: Trigger, state: TriggerState | None) -> TriggerLine:
 
 
 def _describe(trigger: Trigger) -> str:
-    """The authorization of an HTTP trigger, the schedule, or the component of a source."""
+    """The authorization of an HTTP trigger, the schedule, the component of a source, or the workflows to which the trigger listens."""
     config = trigger.config
     match trigger.type:
         case "http":
@@ -131,5 +132,7 @@ def _describe(trigger: Trigger) -> str:
             return f"{config['cron']} ({config.get('timezone') or 'UTC'})"
         case "schedule":
             return f"every {config.get('interval_seconds')} s"
+        case "errors" | "emit":
+            return f"of {describe_emitters(trigger)}"
         case _:
             return str(config.get("uses") or "")

@@ -16,11 +16,14 @@ FAIL = a_workflow(python_step("fail", "raise ValueError('no luck')"), name="Fail
 NIGHTLY = replace(GREET, name="Nightly", triggers=(Trigger("schedule", config={"cron": "0 7 * * *"}),))
 OFTEN = replace(GREET, name="Often", triggers=(Trigger("schedule", config={"interval_seconds": 60}),))
 SOURCE = replace(GREET, name="Source", triggers=(Trigger("source", config={"uses": "github-new-star@0.0.1"}),))
+LISTENS = replace(
+    GREET, name="Listens", triggers=(Trigger("errors"), Trigger("emit", config={"workflows": ["Greet", "Fail"]}))
+)
 
 
 async def test_workflows(serve: Serve) -> None:
     """Each workflow has its trigger, its URL, its last run, and the runs and failures of the last hours."""
-    console = await serve(GREET, FAIL, NIGHTLY, OFTEN, SOURCE)
+    console = await serve(GREET, FAIL, NIGHTLY, OFTEN, SOURCE, LISTENS)
     for name in ("Greet", "Greet", "Fail"):
         last = await console.start(name=name)
     await console.site.runs()
@@ -33,6 +36,7 @@ async def test_workflows(serve: Serve) -> None:
         "Nightly": [("schedule", "0 7 * * * (UTC)", False)],
         "Often": [("schedule", "every 60 s", False)],
         "Source": [("source", "github-new-star@0.0.1", False)],
+        "Listens": [("errors", "of all workflows", False), ("emit", "of Greet, Fail", False)],
     }
     assert lines["Greet"]["url"] == console.site.url + console.site.path("Greet")
     assert lines["Nightly"]["url"] is None

@@ -1,0 +1,153 @@
+"""
+The messages of a run on their way out: what steps have queued, and what tells others that a served run has failed.
+
+`deliveries` sends one message; `emitted_events` passes events on to other workflows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Self
+
+from msgspec.structs import replace
+
+from pdkernel.clock import Clock
+from pdkernel.egress import CallContext
+from pdkernel.encode import decode_json, encode_json
+from pdkernel.engine.deliveries import NOTIFICATION_STEP, SendDelivery, build_notification, may_retry, retry_delay_s
+from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
+from pdkernel.engine.journal import OutboxRow, RunJournal
+from pdkernel.engine.mail import MailSettings, parse_mail_settings
+from pdkernel.engine.outbound_calls import build_call_binding
+from pdkernel.engine.run_record import RunRecord
+from pdkernel.engine.run_request import RunRequest, collect_request_secrets
+from pdkernel.engine.run_state import RunState
+from pdkernel.errors import InternalError, ProjectError
+from pdkernel.execution import Delivery
+from pdkernel.model import JSON
+from pdkernel.project import Project
+from pdkernel.redaction import Redactor, get_redactor
+from pdkernel.workers import Effect, OutboundGateway
+
+_log = logging.getLogger(__name__)
+
+
+class RunDeliveries:
+    """
+    Delivers the messages of runs.
+
+    Args:
+        journal: The journal.
+        gateway: The gateway for outbound calls, or None to connect directly.
+        clock: For the times of further tries.
+        mail: Returns the settings for each `$.send.email`; None only shows the message.
+        error_notification: Returns the URL or e-mail address that is told of failed served runs, or None.
+        emitted_events: Passes on what served runs emit; None outside of a server.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: RunJournal,
+        gateway: OutboundGateway | None,
+        clock: Clock,
+        mail: Callable[[], MailSettings | None] = lambda: None,
+        error_notification: Callable[[], str | None] = lambda: None,
+        emitted_events: EmittedEvents | None = None,
+    ) -> None:
+        self._journal = journal
+        self._gateway = gateway
+        self._clock = clock
+        self._mail = mail
+        self._error_notification = error_notification
+        self._emitted = emitted_events
+
+    @classmethod
+    def for_project(
+        cls,
+        project: Project,
+        journal: RunJournal,
+        gateway: OutboundGateway | None,
+        clock: Clock,
+        emitted_events: EmittedEvents | None,
+    ) -> Self:
+        """Return the deliveries with the mail server and the `error_notification` of the project's settings."""
+        return cls(
+            journal=journal,
+            gateway=gateway,
+            clock=clock,
+            mail=lambda: parse_mail_settings(project.settings.all_settings(), project.variables.values()),
+            error_notification=lambda: _as_text(project.settings.get("error_notification")),
+            emitted_events=emitted_events,
+        )
+
+    def queue_failure(self, request: RunRequest, record: RunRecord) -> None:
+        """Queue what tells others that a served run has failed: the event for workflows that listen, and the notification."""
+        execution = record.execution
+        if execution.status != "error" or not request.is_served:
+            return
+        if self._emitted is not None and self._emitted.has_error_listener(request, execution):
+            record.outbox.add(ERRORS_CHANNEL, 1, [self._emitted.new_error()], record.redactor)
+        if request.workflow.settings.get("error_notification") is False:
+            return
+        try:
+            target = self._error_notification()
+        except ProjectError as fault:
+            _log.warning("The failure of the run %s is not notified: %s", execution.id, fault.message)
+            return
+        if target:
+            notification = build_notification(execution, target, request.base_url)
+            record.outbox.add(NOTIFICATION_STEP, 1, [notification], record.redactor)
+
+    async def deliver(self, run: RunState) -> None:
+        """Deliver what the steps of *run* have queued, and what tells of its failure, once; record the results."""
+        tries_again = run.request.is_served
+        for row, step, effect in run.record.outbox.take():
+            binding = build_call_binding(run, step, lambda _: None)
+            delivery = await self._send(run.request, run.record.run_id, row, effect, binding, run.record.redactor)
+            delay_s = retry_delay_s(1) if tries_again and may_retry(delivery) else None
+            retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
+            await run.record.add_delivery(row, delivery, retry_at=retry_at)
+
+    async def deliver_refusal(self, request: RunRequest, record: RunRecord) -> None:
+        """Deliver what tells that the run of *request* was refused."""
+        for row, _, effect in record.outbox.take():
+            await self.deliver_again(request, record.run_id, row, effect, 0)
+
+    async def deliver_again(self, request: RunRequest, run_id: str, row: OutboxRow, effect: Effect, tries: int) -> None:
+        """Deliver a message of the run of *request*, which has ended or waits, after *tries* tries; record the result."""
+        redactor = get_redactor(*collect_request_secrets(request))
+        binding = CallContext(
+            step=row.path,
+            policy=request.policy,
+            redactor=redactor,
+            external_user=request.external_user_id,
+            on_call_finished=lambda _: None,
+            on_call_refused=lambda _: None,
+        )
+        delivery = await self._send(request, run_id, row, effect, binding, redactor)
+        # the first record of the message was redacted with the secrets of the run's accounts, which are not resolved here
+        shown = decode_json(row.shown, Delivery)
+        to = delivery.to if effect.kind == "emit" else shown.to
+        delivery = replace(shown, outcome=delivery.outcome, to=to, status=delivery.status, note=delivery.note)
+        delay_s = retry_delay_s(tries + 1) if may_retry(delivery) else None
+        retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
+        await self._journal.record_delivery(run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
+
+    async def _send(
+        self, request: RunRequest, run_id: str, row: OutboxRow, effect: Effect, binding: CallContext, redactor: Redactor
+    ) -> Delivery:
+        """Send a message of the run of *request* once; the result has the outcome."""
+        key = row.idempotency_key(run_id) if request.is_served else None
+        if effect.kind == "emit" and key is not None and self._emitted is not None and not request.test:
+            recorded = await self._journal.load_run(run_id)
+            if recorded is None:
+                raise InternalError(f"The record of the run {run_id} is gone.")
+            return await self._emitted.deliver(decode_json(row.shown, Delivery), request, recorded[0], key)
+        sending = SendDelivery(self._gateway, self._mail() if effect.kind == "email" else None)
+        return await sending.deliver(row.path, effect, binding=binding, redactor=redactor, idempotency_key=key)
+
+
+def _as_text(value: JSON) -> str | None:
+    return value if isinstance(value, str) and value else None

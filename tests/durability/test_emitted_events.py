@@ -1,0 +1,53 @@
+"""A server that dies around the end of a failed run: the workflow that listens to errors runs once."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pdkernel.operations.triggers import enable_triggers
+from pdkernel.project import Project
+from tests.cli.fork_server import ForkServer
+from tests.durability.faults import KILL_AT_COMMIT
+from tests.durability.server_process import LIMIT_S, logging_step, new_project, server_of
+
+LISTENS = "%%pdworkflow\nname: Ears\ntrigger: {type: errors}"
+
+
+@pytest.mark.parametrize(("number", "side"), [(5, "after"), (6, "before"), (8, "after")])
+def test_a_kill_loses_and_repeats_no_error(forks: ForkServer, tmp_path: Path, number: int, side: str) -> None:
+    """
+    A failed run starts one run of the workflow that listens, whichever of these commits was the last one.
+
+    They are the end of the failed run with its event, the outcome of the delivery, and the start of the listener's run.
+    """
+    folder = tmp_path / "project"
+    with server_of(forks, folder) as server:
+        fails = logging_step("bad", server.log, "raise ValueError('no stock')")
+        new_project(folder, [fails], ears=[LISTENS, logging_step("heard", server.log)])
+        with Project.open(folder / ".pdkernel") as project:
+            enable_triggers(project, "Ears", folder)
+        server.more = ("ears.ipynb",)
+        server.start(KILL_AT_COMMIT, number, side)
+        server.post(server.endpoint, {"n": 1})
+        server.wait_until_ended()
+        with closing(sqlite3.connect(server.database)) as connection, connection:
+            # another process delivers the message after a minute
+            connection.execute("update outbox set due = 1 where due is not null")
+        server.restart()
+        ends = time.monotonic() + LIMIT_S
+        while not server.rows("select 1 from runs where workflow = 'Ears'") or server.rows(
+            "select 1 from outbox where due is not null union select 1 from trigger_events"
+            " union select 1 from runs where ended is null"
+        ):
+            assert time.monotonic() < ends, server.errors
+            time.sleep(0.01)
+
+        assert server.rows("select workflow, status from runs order by created") == [
+            ("flow", "error"),
+            ("Ears", "success"),
+        ]
