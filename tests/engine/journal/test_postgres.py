@@ -471,7 +471,7 @@ async def test_lost_commit_is_neither_lost_nor_repeated(
 
 
 async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: Proxy) -> None:
-    """While the server is gone nothing is accepted, with one message; then the journal goes on by itself."""
+    """While the server is gone nothing is accepted, with one message; after it the executor joins again."""
     await distant.accept_run(new_run())
     proxy.stop()
 
@@ -485,8 +485,10 @@ async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: 
     await until(lambda: distant.is_lost)
 
     proxy.start()
-    await until(lambda: not distant.is_lost)  # no other executor has taken this one for dead
-    assert await distant.append_step(FIRST, step_row(0, "one"))
+    await distant.rejoin()
+    assert not distant.is_lost
+    assert not await distant.append_step(FIRST, step_row(0, "one"))  # its runs are those of a dead executor
+    assert await distant.accept_run(new_run("later"))
     assert await distant.get_execution("refused") is None
 
 
