@@ -231,7 +231,8 @@ class Reader:
     def _as_shown(self, text: str) -> str:
         for shown, own in self._ids.items():
             text = text.replace(own, shown)
-        for own, shown in ((str(self.folder), "/home/you/work"), (self._port or PORT, PORT)):
+        folders = ((str(self.folder), "/home/you/work"), (str(self.folder.parent), "/home/you"))
+        for own, shown in (*folders, (self._port or PORT, PORT)):
             text = text.replace(own, shown)
         return text
 

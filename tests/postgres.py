@@ -82,7 +82,7 @@ class PostgresServer:
 
     def url(self, database: str) -> str:
         """The URL of a database."""
-        return f"postgresql://postgres@/{database}?host={quote(str(self.sockets), safe='/')}"
+        return f"postgresql://postgres@/{database}?host={quote(str(self.sockets), safe='')}"
 
     def execute(self, sql: str) -> None:
         """Run one statement in the database `postgres`, outside of a transaction."""

@@ -66,9 +66,7 @@ class CliContext:
                 Path.cwd(), os.environ, folder=self.project_folder, database_url=self.database_url
             )
             if self._project.is_new:
-                self.print_note(
-                    f"Created a local project in {self._project.folder} (ignored by Git; includes the key)."
-                )
+                self.print_note(_describe_new_project(self._project))
             self.print_detail(f"Project {self._project.project_id} in {self._project.folder}.")
         return self._project
 
@@ -301,6 +299,16 @@ def _configure_logging(state: CliContext) -> None:
     levels = {0: logging.WARNING, 1: logging.INFO}
     level = logging.ERROR if state.quiet else levels.get(state.verbosity, logging.DEBUG)
     logging.getLogger("pdkernel").setLevel(level)
+
+
+def _describe_new_project(project: Project) -> str:
+    """Say where a new project is, and where its key is."""
+    key = f"the key is in {project.key_file}"
+    if project.sqlite_path is None:
+        return f"Created a project in {project.location} ({key})."
+    if project.key_file.parent == project.folder.absolute():
+        key = "includes the key"
+    return f"Created a local project in {project.folder} (ignored by Git; {key})."
 
 
 def report_error(error: PdkernelError, *, as_json: bool) -> int:

@@ -46,6 +46,16 @@ class _Driver(PsycopgDriver):
         self._querying = PsycopgDriver(querying)
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listening: asyncio.Task[None] | None = None
+        self._has_listener = asyncio.Event()
+
+    async def add_listener(self, channel: str, callback: Callable[[str | bytes | bytearray], None]) -> None:
+        await super().add_listener(channel, callback)
+        self._has_listener.set()
+
+    async def notify(self, channel: str, payload: str) -> None:
+        # PgQueuer starts to probe its listener before it listens, and a lost probe ends its loop after ten seconds
+        await self._has_listener.wait()
+        await super().notify(channel, payload)
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         return await self._querying.fetch(query, *args)
