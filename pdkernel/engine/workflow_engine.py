@@ -195,10 +195,8 @@ class WorkflowEngine:
 
         With the pause mode `wait`, the record is that of the run's end; else it may be that of a pause.
         """
-        if request.run_ids is None:
-            request = replace(request, run_ids=new_run_ids(self.ids))
-        assert request.run_ids is not None
-        run_id = request.run_ids[0]
+        run_id, trace_id = request.run_ids or new_run_ids(self.ids)
+        request = request if request.run_ids else replace(request, run_ids=(run_id, trace_id))
         if self.journal.is_lost and not self.continues_runs:  # a server's dispatch returns by itself
             await asyncio.to_thread(self._project.check_key)
             await self.journal.rejoin()
@@ -273,8 +271,7 @@ class WorkflowEngine:
                 wait.cancel()
 
     async def _recorded(self, run_id: str) -> Execution:
-        execution = await self.journal.get_execution(run_id)
-        if execution is None:
+        if (execution := await self.journal.get_execution(run_id)) is None:
             raise InternalError(f"The record of the run {run_id} is gone.")
         return execution
 
