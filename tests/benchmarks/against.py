@@ -54,7 +54,8 @@ def main(commit: str, script: str = "bench_serve.py") -> None:
     """Measure in turns, and print medians and ratios."""
     with work_tree(commit) as base:
         rounds = [(measure(base, script), measure(ROOT, script)) for _ in range(ROUNDS)]
-    units = {name: unit for earlier, now in rounds for name, (_, unit) in now.items() if name in earlier}
+    common = set.intersection(*(set(figures) for each in rounds for figures in each))
+    units = {name: unit for name, (_, unit) in rounds[0][1].items() if name in common}
     print(f"{script}: medians of {ROUNDS} rounds, {commit} / this checkout")
     for name, unit in units.items():
         earlier, now = (statistics.median(each[side][name][0] for each in rounds) for side in (0, 1))
