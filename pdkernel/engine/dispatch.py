@@ -154,7 +154,7 @@ class LocalDispatch:
         self._is_notified = asyncio.Event()
         self._is_new = False  # there was a notice that `_continue_due` has not seen
         self._has_reaped = False
-        self._times_read_at = self._cancelled_read_at = -math.inf
+        self._times_read_at = self._cancelled_read_at = self._claimed_at = -math.inf
 
     def notify(self) -> None:
         """Look for runs at once."""
@@ -181,8 +181,9 @@ class LocalDispatch:
     async def _continue_ready(self) -> float:
         if self._is_new:
             self._is_new = False
-            # most notices are about a run that is ready, or about room for one
-            if self._starter.free_runs > 0 and await self._start_ready():
+            # while runs wait for limits, most notices are about room for one: a write, so not for each run that ends
+            are_waiting = self._clock.monotonic() < self._claimed_at + POLL_INTERVAL_S
+            if are_waiting and self._starter.free_runs > 0 and await self._start_ready():
                 return 0.0
         due = await self._journal.next_wake()
         if due is None:
@@ -202,6 +203,7 @@ class LocalDispatch:
         free = min(self._starter.free_runs, MAX_CLAIMS)
         claims = await self._journal.claim_ready(free) if free > 0 else ()
         for claimed in claims:
+            self._claimed_at = self._clock.monotonic()
             self._starter.continue_run(claimed)
         if len(claims) >= free or len(claims) < woken:
             await self._offer_ready(woken)
