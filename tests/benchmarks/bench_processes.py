@@ -17,13 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import psutil
 
-from tests.benchmarks.bench_serve import Caller
+from tests.benchmarks.bench_serve import together
 from tests.notebook_files import notebook_of
 from tests.postgres import PostgresServer, shared_postgres
 
@@ -37,23 +35,6 @@ def handler(pd):
     time.sleep(0.05)
     pd.respond({"status": 200, "body": {"ok": True}})
 """
-
-
-def together(url: str, calls_each: int) -> float:
-    """The calls per second that are answered for all clients."""
-
-    def work() -> None:
-        caller = Caller(url, {})
-        for _ in range(calls_each):
-            caller.call()
-
-    threads = [threading.Thread(target=work) for _ in range(CLIENTS)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return CLIENTS * calls_each / (time.perf_counter() - began)
 
 
 def processor_s(process: psutil.Process) -> float:
@@ -80,10 +61,10 @@ def measure(folder: Path, database: str, processes: int) -> tuple[float, float]:
     ) as server:
         assert server.stdout
         url = json.loads(server.stdout.readline())["workflows"][0]["url"]
-        together(url, 4)  # the workers start
+        together(url, {}, 4, CLIENTS)  # the workers start
         seen = psutil.Process(server.pid)
         before = processor_s(seen)
-        rate = together(url, CALLS_EACH)
+        rate = together(url, {}, CALLS_EACH, CLIENTS)
         used = processor_s(seen) - before
         server.send_signal(signal.SIGTERM)
     return rate, used * 1000 / (CLIENTS * CALLS_EACH)

@@ -6,20 +6,22 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import BrowserContext, Locator, Page
 
 from pdkernel.notebook.notebook_text import LANGUAGE_INFO
-from tests.lab_files import TOKEN, private_environment, wait_for_url
+from tests.lab_files import CHECKOUT, TOKEN, private_environment, wait_for_url
 
 # What a careful server sends: no inline script, no script from elsewhere. Lab itself needs 'unsafe-eval'.
 STRICT_POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -300,3 +302,20 @@ class LabPage:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+@contextmanager
+def ran_notebook(browser: BrowserContext, lab: Lab, name: str, folder: str) -> Iterator[LabPage]:
+    """The notebook *name* after Run All, in a *folder* of its own; at the end, the page must have had no error and no call elsewhere."""
+    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
+    shutil.copytree(CHECKOUT / "notebooks", lab.root / folder, ignore=ours)
+    page = LabPage(lab, browser.new_page())
+    page.watch()
+    page.open_notebook(f"{folder}/{name}.ipynb")
+    page.menu("Edit", "Clear Outputs of All Cells")
+    page.run_all()
+    yield page
+    page.page.close()
+    lab.end_sessions()
+    assert page.external == []
+    assert page.errors == []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from tests.browser.harness import Lab, LabPage
+from tests.browser.harness import Lab, LabPage, ran_notebook
 from tests.lab_files import CHECKOUT
 
 FOLDER = "bring"
@@ -19,18 +18,8 @@ NAME = "04_bring_your_workflows"
 @pytest.fixture(scope="module")
 def ran(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
     """The notebook after Run All, in its own folder."""
-    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
-    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
-    page = LabPage(lab, browser.new_page())
-    page.watch()
-    page.open_notebook(f"{FOLDER}/{NAME}.ipynb")
-    page.menu("Edit", "Clear Outputs of All Cells")
-    page.run_all()
-    yield page
-    page.page.close()
-    lab.end_sessions()
-    assert page.external == []
-    assert page.errors == []
+    with ran_notebook(browser, lab, NAME, FOLDER) as page:
+        yield page
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +10,7 @@ from playwright.sync_api import BrowserContext, Locator, expect
 
 from pdkernel.project import Project
 from pdkernel.redaction.secret_patterns import CREDENTIAL_FORMS
-from tests.browser.harness import Lab, LabPage
-from tests.lab_files import CHECKOUT
+from tests.browser.harness import Lab, LabPage, ran_notebook
 
 FOLDER = "end-users"
 NAME = "03_end_users"
@@ -36,18 +34,8 @@ class Notebook:
 @pytest.fixture(scope="module")
 def ran(browser: BrowserContext, lab: Lab) -> Iterator[Notebook]:
     """The notebook after Run All, in its own folder."""
-    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
-    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
-    page = LabPage(lab, browser.new_page())
-    page.watch()
-    page.open_notebook(f"{FOLDER}/{NAME}.ipynb")
-    page.menu("Edit", "Clear Outputs of All Cells")
-    page.run_all()
-    yield Notebook(page)
-    page.page.close()
-    lab.end_sessions()
-    assert page.external == []
-    assert page.errors == []
+    with ran_notebook(browser, lab, NAME, FOLDER) as page:
+        yield Notebook(page)
 
 
 @pytest.fixture(scope="module")

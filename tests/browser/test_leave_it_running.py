@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from tests.browser.harness import Lab, LabPage
-from tests.lab_files import CHECKOUT
+from tests.browser.harness import Lab, LabPage, ran_notebook
 
 FOLDER = "running"
 NAME = "05_leave_it_running"
@@ -18,18 +16,8 @@ NAME = "05_leave_it_running"
 @pytest.fixture(scope="module")
 def ran(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
     """The notebook after Run All, in its own folder."""
-    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
-    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=ours)
-    page = LabPage(lab, browser.new_page())
-    page.watch()
-    page.open_notebook(f"{FOLDER}/{NAME}.ipynb")
-    page.menu("Edit", "Clear Outputs of All Cells")
-    page.run_all()
-    yield page
-    page.page.close()
-    lab.end_sessions()
-    assert page.external == []
-    assert page.errors == []
+    with ran_notebook(browser, lab, NAME, FOLDER) as page:
+        yield page
 
 
 @pytest.mark.parametrize(
