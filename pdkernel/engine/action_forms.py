@@ -261,7 +261,9 @@ class ActionForms:
         with temporary_folder("form-", inside=self._scratch) as scratch:
             setup = RunSetup(
                 run_id="form",
-                reuse_key="form",
+                workflow="form",
+                environment=request.environment,
+                external_user=request.external_user_id,
                 trigger={"event": dict(request.event), "context": {}},
                 variables=request.variables,
                 import_folder=request.folder,

@@ -195,6 +195,8 @@ class SourceRunner:
                 is_sandboxed=request.policy.guarded,
                 public_only=request.policy.public_only,
                 extra_code_folders=(component.file.path,) if component.file else (),
+                environment=request.environment,
+                external_user=request.external_user_id,
             )
             workers = await self._workers.open_run(setup)
             try:

@@ -290,7 +290,11 @@ class Interpreter:
     ) -> RunSetup:
         return RunSetup(
             run_id=record.run_id,
-            reuse_key=f"{request.workflow.name}@{request.workflow.version}",
+            workflow=request.workflow.name,
+            workflow_version=request.workflow.version,
+            environment=request.environment,
+            external_user=request.external_user_id,
+            share_workers=request.workflow.settings.get("share_workers") == "always",
             trigger={"event": dict(request.event.data), "context": dict(record.context)},
             variables=select_named_variables(request),
             import_folder=request.folder,

@@ -10,10 +10,12 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pdkernel.errors import StepError
+from pdkernel.identity import DEFAULT_ENVIRONMENT
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
 from pdkernel.workers.declarations import ComponentFile
@@ -25,6 +27,28 @@ WORKING_FOLDER_NAME = "tmp"
 """Name of the working folder inside a run's scratch folder, for steps without a private `/tmp`."""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerKey:
+    """
+    What the runs that one worker may serve have in common. So a worker never serves two external users.
+
+    Attributes:
+        environment: The external user's environment.
+        external_user: The external user; None for runs without an external user, and for *shared_workflow*.
+        python: The interpreter of the Python steps, which belongs to a set of packages.
+        is_sandboxed: The operating system stops outbound calls that bypass the gateway.
+        public_only: Steps reach public addresses only.
+        shared_workflow: The workflow with `share_workers: always` whose runs of all external users share workers, or None.
+    """
+
+    environment: str
+    external_user: str | None
+    python: Path | None
+    is_sandboxed: bool
+    public_only: bool
+    shared_workflow: str | None = None
+
+
 @dataclass(frozen=True)
 class RunSetup:
     """
@@ -32,7 +56,7 @@ class RunSetup:
 
     Attributes:
         run_id: The execution's id.
-        reuse_key: The workflow's name and version. Only runs with the same key reuse a worker.
+        workflow: The workflow's name.
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
         import_folder: The folder from which Node.js resolves imports that are not in *node_packages*.
@@ -47,10 +71,14 @@ class RunSetup:
             for *public_only*.
         public_only: Steps reach public addresses only, neither this machine nor a private network.
         extra_code_folders: More folders from which steps read code.
+        workflow_version: The workflow's version. Python imports files beside the workflow again for another version.
+        environment: The environment of *external_user*.
+        external_user: The external user of the run, or None.
+        share_workers: Runs of this workflow for other external users may use the same workers (`share_workers: always`).
     """
 
     run_id: str
-    reuse_key: str
+    workflow: str
     trigger: Mapping[str, JSON]
     variables: Mapping[str, str]
     import_folder: Path
@@ -63,6 +91,22 @@ class RunSetup:
     is_sandboxed: bool = False
     public_only: bool = False
     extra_code_folders: tuple[Path, ...] = ()
+    workflow_version: str = ""
+    environment: str = DEFAULT_ENVIRONMENT
+    external_user: str | None = None
+    share_workers: bool = False
+
+    @cached_property
+    def worker_key(self) -> WorkerKey:
+        """The key of the workers that may serve this run."""
+        return WorkerKey(
+            self.environment,
+            None if self.share_workers else self.external_user,
+            self.python,
+            self.is_sandboxed,
+            self.public_only,
+            self.workflow if self.share_workers else None,
+        )
 
     def ensure_scratch_folder(self) -> Path:
         """Create the scratch folder if it is missing, and return it. Raises `OSError` if that fails."""

@@ -1,7 +1,7 @@
 """
 The pool of workers: keeps workers warm and limits how many runs execute at once.
 
-A warm slot serves one run at a time, always of the same workflow version. A worker that a step left dirty is not reused.
+A warm slot serves one run at a time, always of the same `WorkerKey`. A worker that a step left dirty is not reused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pdkernel import runtimes
 from pdkernel.runtimes.file_tree import remove_tree
-from pdkernel.workers.calls import RunSetup
+from pdkernel.workers.calls import RunSetup, WorkerKey
 from pdkernel.workers.declarations import ComponentDescription
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
@@ -74,6 +74,7 @@ class WorkerPool:
         self._node = node
         self._run_semaphore = asyncio.Semaphore(max_active_runs)
         self._idle_slots: dict[WorkerSlot, None] = {}  # in order of last use
+        self._idle_by_key: dict[WorkerKey, dict[WorkerSlot, None]] = {}  # likewise
         self._extra_read_folders = tuple(extra_read_folders)
         self._tmp_works = is_supported()
         self._tmp_folder: Path | None = None
@@ -100,6 +101,7 @@ class WorkerPool:
         for slot in list(self._idle_slots):
             slot.close()
         self._idle_slots.clear()
+        self._idle_by_key.clear()
         self._closed = True
         if self._tmp_folder is not None:
             remove_tree(self._tmp_folder)
@@ -116,37 +118,42 @@ class WorkerPool:
         return self.gateway.sandbox_kind if self.gateway else "none"
 
     def acquire_slot(self, setup: RunSetup) -> WorkerSlot:
-        """Return a slot for a run of *setup*: a warm slot of its workflow, else a new slot."""
+        """Return a slot for a run of *setup*: a warm slot of its key, else a new slot."""
         warm = self.acquire_warm_slot(setup)
         if warm is not None:
             return warm
         needed = self._needed_tmp_names(setup)
         tmp = None if needed is None else self._make_tmp(needed)
-        return WorkerSlot(setup.reuse_key, setup.is_sandboxed, setup.public_only, tmp)
+        return WorkerSlot(setup.worker_key, tmp)
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
-        """Return a slot that is kept warm for the workflow of *setup*, or None."""
+        """Return a slot that is kept warm for the key of *setup*, or None."""
+        same_key = self._idle_by_key.get(setup.worker_key)
+        if same_key is None:
+            return None
         needed = self._needed_tmp_names(setup)
-        for slot in reversed(self._idle_slots):
-            if slot.can_serve(setup.reuse_key, needed, is_sandboxed=setup.is_sandboxed, public_only=setup.public_only):
-                del self._idle_slots[slot]
-                return slot
-        return None
+        slot = next((slot for slot in reversed(same_key) if slot.shows(needed)), None)
+        if slot is not None:
+            self._take_idle(slot)
+        return slot
 
-    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker:
+    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker:
         """
-        Return the worker of *language* in *slot*: the warm worker if its interpreter is *python*, else a new worker.
+        Return the worker of *language* in *slot*: the warm worker, else a new worker.
 
         Raises:
             InterpreterMissingError: The interpreter of the language is not installed.
         """
-        warm = self.find_warm_worker(slot, language, python=python)
+        warm = self.find_warm_worker(slot, language)
         if warm is not None:
             return warm
         slot.end_worker(language)
         argv = list(
             build_worker_command(
-                language, python=self._python or python, node=self._node, ignore_environment=self.determinism is None
+                language,
+                python=self._python or slot.key.python,
+                node=self._node,
+                ignore_environment=self.determinism is None,
             )
         )
         if slot.private_tmp is not None:
@@ -154,32 +161,37 @@ class WorkerPool:
         environment = base_environment(Path("/"), "") | (
             self.determinism.interpreter_variables if self.determinism else {}
         )
+        key = slot.key
         worker = Worker(
-            language, argv, environment, self.gateway, is_sandboxed=slot.is_sandboxed, public_only=slot.public_only
+            language, argv, environment, self.gateway, is_sandboxed=key.is_sandboxed, public_only=key.public_only
         )
         slot.workers[language] = worker
-        if language == "python":
-            slot.python = python
         return worker
 
     @staticmethod
-    def find_warm_worker(slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker | None:
-        """Return the warm worker of *language* in *slot*, or None if the interpreter of the worker is not *python*."""
+    def find_warm_worker(slot: WorkerSlot, language: WorkerLanguage) -> Worker | None:
+        """Return the warm worker of *language* in *slot*, or None."""
         worker = slot.workers.get(language)
-        if worker is None or not worker.is_alive or (language == "python" and slot.python != python):
-            return None
-        return worker
+        return worker if worker is not None and worker.is_alive else None
 
     def release_slot(self, slot: WorkerSlot) -> None:
-        """Keep *slot* for the next run of its workflow, or close it if it is not clean."""
+        """Keep *slot* for the next run of its key, or close it if it is not clean."""
         if not slot.reset() or self._closed:
             slot.close()
             return
         self._idle_slots[slot] = None
+        self._idle_by_key.setdefault(slot.key, {})[slot] = None
         while sum(max(1, len(idle.workers)) for idle in self._idle_slots) > 2 * self._size:
             oldest = next(iter(self._idle_slots))
-            del self._idle_slots[oldest]
+            self._take_idle(oldest)
             oldest.close()
+
+    def _take_idle(self, slot: WorkerSlot) -> None:
+        del self._idle_slots[slot]
+        same_key = self._idle_by_key[slot.key]
+        del same_key[slot]
+        if not same_key:
+            del self._idle_by_key[slot.key]
 
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the active runs and free its slot."""

@@ -68,21 +68,19 @@ class WorkerProvider(Protocol):
         ...
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
-        """Return a slot that is kept warm for the workflow of *setup*, or None."""
+        """Return a slot that is kept warm for the key of *setup*, or None."""
         ...
 
-    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None) -> Worker:
+    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker:
         """Return the worker of *language* in *slot*: the warm worker, else a new worker."""
         ...
 
-    def find_warm_worker(
-        self, slot: WorkerSlot, language: WorkerLanguage, *, python: Path | None = None
-    ) -> Worker | None:
+    def find_warm_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker | None:
         """Return the warm worker of *language* in *slot*, or None."""
         ...
 
     def release_slot(self, slot: WorkerSlot) -> None:
-        """Keep *slot* for the next run of its workflow, or end its workers."""
+        """Keep *slot* for the next run of its key, or end its workers."""
         ...
 
     def finish_run(self, run: RunWorkers) -> None:
@@ -156,7 +154,7 @@ class RunWorkers:
         languages: tuple[WorkerLanguage, ...] = ("python", "node")
         for language in languages:
             matching = [step for step in steps if step.language == language and not step.uses]
-            worker = self._pool.find_warm_worker(self._slot, language, python=self._setup.python) if matching else None
+            worker = self._pool.find_warm_worker(self._slot, language) if matching else None
             if worker is not None:
                 request = {"op": "prepare", "texts": [], **self._begin(worker)}
                 request["codes"] = [worker.build_code(step) for step in matching]
@@ -267,7 +265,7 @@ class RunWorkers:
         before_start: Callable[[], Awaitable[None]] | None = None,
         read: Callable[[JSON], Any] = lambda value: value,
     ) -> Done | StepError:
-        worker = self._get_worker(language)
+        worker = self._pool.get_worker(self._acquired_slot, language)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._encode_value(name, value) for name, value in values.items()}
         request |= self._begin(worker)
@@ -323,6 +321,7 @@ class RunWorkers:
         setup, tmp = self._setup, self._acquired_slot.private_tmp
         return worker.build_begin(
             self,
+            workflow=f"{setup.workflow}@{setup.workflow_version}",
             variables=dict(setup.variables),
             folder=str(setup.import_folder),
             files=str(setup.file_store_folder) if setup.file_store_folder else None,
@@ -348,9 +347,6 @@ class RunWorkers:
 
     def _end_worker(self, worker: Worker) -> None:
         self._acquired_slot.end_worker(worker.language)
-
-    def _get_worker(self, language: WorkerLanguage) -> Worker:
-        return self._pool.get_worker(self._acquired_slot, language, python=self._setup.python)
 
     @property
     def _acquired_slot(self) -> WorkerSlot:

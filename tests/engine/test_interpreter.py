@@ -41,6 +41,15 @@ async def test_exports_pass_through_three_languages(run: Run) -> None:
     assert execution.step("four").return_value == 4
 
 
+async def test_process_serves_one_external_user(run: Run) -> None:
+    """Two users, and runs without a user, have separate processes, although no step uses an account."""
+    step = python_step("one", "import os\nreturn os.getpid()")
+    pids = [(await run(step, external_user_id=user)).step("one").return_value for user in ("ada", "grace", None, "ada")]
+
+    assert len(set(pids)) == 3
+    assert pids[0] == pids[3]
+
+
 async def test_failure_ends_the_run(run: Run) -> None:
     """Steps after a failed step are skipped, and the run's error is the step's."""
     execution = await run(python_step("one", "1 / 0"), python_step("two"))

@@ -59,7 +59,7 @@ async def pool(go_programs: GoBuildCache) -> AsyncIterator[WorkerPool]:
 
 @pytest.fixture
 async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
-    """A factory of runs: event, variables, context and workflow are its arguments."""
+    """A factory of runs: event, variables, context, workflow and external user are its arguments."""
     opened = 0
 
     async def open_one(
@@ -67,7 +67,12 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
         event: JSON = None,
         variables: Mapping[str, str] | None = None,
         context: Mapping[str, JSON] | None = None,
-        workflow: str = "demo@1",
+        workflow: str = "demo",
+        version: str = "1",
+        external_user: str | None = None,
+        environment: str = "development",
+        share_workers: bool = False,
+        python: Path | None = None,
         node_packages: Mapping[str, NpmTree] | None = None,
         of: WorkerPool = pool,
         guarded: bool = False,
@@ -80,7 +85,12 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
         scratch.mkdir()
         setup = RunSetup(
             run_id=f"run{opened}",
-            reuse_key=workflow,
+            workflow=workflow,
+            workflow_version=version,
+            external_user=external_user,
+            environment=environment,
+            share_workers=share_workers,
+            python=python,
             trigger={"event": {} if event is None else event, "context": dict(context or {"id": "ctx1"})},
             variables=variables or {},
             import_folder=folder,

@@ -55,7 +55,7 @@ async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> 
     pool = WorkerPool(max_active_runs=1, determinism=fixed)
     setup = RunSetup(
         run_id="r",
-        reuse_key="w",
+        workflow="w",
         trigger={"event": {}, "context": {}},
         variables={},
         import_folder=folder,

@@ -374,7 +374,7 @@ class TestWarmth:
     async def test_next_run_of_the_workflow_reuses_the_worker(
         self, open_run: OpenRun, language: Language, pid: str
     ) -> None:
-        """Steps and runs of one workflow version share a process, one after the other."""
+        """Steps and runs of one workflow share a process, one after the other."""
         pids = []
         for _ in range(2):
             bench = await open_run()
@@ -382,16 +382,6 @@ class TestWarmth:
             await bench.workers.release()
 
         assert len(set(pids)) == 1
-
-    async def test_another_workflow_gets_another_worker(self, open_run: OpenRun, language: Language, pid: str) -> None:
-        """A process serves one workflow version."""
-        pids = []
-        for workflow in ("one@1", "one@2"):
-            bench = await open_run(workflow=workflow)
-            pids.append((await bench.run(language, pid)).exports["$return_value"])
-            await bench.workers.release()
-
-        assert len(set(pids)) == 2
 
     async def test_concurrent_runs_have_separate_workers(self, open_run: OpenRun, language: Language, pid: str) -> None:
         """A process serves one run at a time."""
@@ -476,21 +466,6 @@ async def test_removed_step_is_removed_in_the_process(bench: Bench) -> None:
     outcome = await bench.run("python", python("return list(pd.steps)"))
 
     assert outcome.exports["$return_value"] == ["trigger"]
-
-
-async def test_open_run_waits_for_a_free_slot(tmp_path: Path, open_run: OpenRun) -> None:
-    """No more runs than `max_active_runs` execute at once."""
-    small = WorkerPool(max_active_runs=1)
-    first = await open_run(of=small)
-    waiting = asyncio.ensure_future(open_run(of=small))
-    await asyncio.sleep(0.01)
-    waited = not waiting.done()
-
-    await first.workers.release()
-
-    assert waited
-    assert isinstance(await waiting, Bench)
-    await small.close()
 
 
 async def test_action_without_its_component_is_refused(bench: Bench) -> None:

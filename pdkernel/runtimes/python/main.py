@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
+_INSTALLED = tuple(os.path.join(path, "") for path in {*sys.path, str(_HERE)})  # noqa: PTH118 - as strings, for `startswith`
 
 
 class Runtime:
@@ -44,6 +45,7 @@ class Runtime:
         self._last_call_id = 0
         self._environment: dict[str, str] = {}
         self._secrets: list[str] = []
+        self._workflow = ""
         self._folder = os.devnull
         self._read_only_folders: tuple[str, ...] = ()
         self._texts: dict[str, bytes] = {}
@@ -60,8 +62,9 @@ class Runtime:
 
     def begin_run(self, message: dict[str, Any]) -> None:
         """Discard the state of the last run, and store the settings of the new run."""
-        for name in self._modules_of_the_run():
+        for name in self._outdated_modules(is_other_workflow=message["workflow"] != self._workflow):
             del sys.modules[name]
+        self._workflow = message["workflow"]
         for path in list(sys.path_importer_cache):  # the next run may have other files with the same names
             if self._is_of_the_run(path + os.sep):
                 del sys.path_importer_cache[path]
@@ -181,8 +184,13 @@ class Runtime:
             self._codes[number, file, offset] = code
         return code
 
-    def _modules_of_the_run(self) -> list[str]:
-        """Return the names of imported modules whose files the run's steps wrote."""
+    def _outdated_modules(self, *, is_other_workflow: bool) -> list[str]:
+        """
+        Return the names of imported modules whose files the last run's steps wrote.
+
+        With *is_other_workflow*, also those from folders that steps added to `sys.path`: each workflow may have other
+        files with the same names, and another version of a workflow other content.
+        """
         found = []
         for name, module in sys.modules.copy().items():
             if self._built_in.get(name) is module:  # without a file; looking up its `__file__` is slow
@@ -190,9 +198,10 @@ class Runtime:
             file = getattr(module, "__file__", None) or ""
             if file in self._foreign_files:
                 continue
-            if self._is_of_the_run(file):
+            is_installed = file.startswith(_INSTALLED)
+            if self._is_of_the_run(file) or (is_other_workflow and file and not is_installed):
                 found.append(name)
-            else:
+            elif is_installed:
                 self._foreign_files.add(file)
         return found
 

@@ -1,0 +1,160 @@
+"""Which runs share a worker process, and which do not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.model import Language
+from pdkernel.workers import WorkerPool
+from tests.workers.conftest import Bench, OpenRun
+
+PID: dict[Language, str] = {
+    "python": "import os\ndef handler(pd):\n    return os.getpid()\n",
+    "node": "export default { async run() { return process.pid } }",
+}
+LONG_LIVED = pytest.mark.parametrize("language", list(PID))
+
+
+async def pids_of(open_run: OpenRun, language: Language, *runs: dict[str, Any]) -> list[Any]:
+    """Return the process id of each of *runs*, which execute one after the other."""
+    pids = []
+    for run in runs:
+        source = run.pop("source", PID[language])
+        bench = await open_run(**run)
+        pids.append((await bench.run(language, source)).exports["$return_value"])
+        await bench.workers.release()
+    return pids
+
+
+@LONG_LIVED
+async def test_external_users_have_separate_processes(open_run: OpenRun, language: Language) -> None:
+    """A process serves one external user, who gets the same process again."""
+    ada, grace, again = await pids_of(
+        open_run, language, {"external_user": "ada"}, {"external_user": "grace"}, {"external_user": "ada"}
+    )
+
+    assert ada != grace
+    assert again == ada
+
+
+@LONG_LIVED
+async def test_run_without_an_external_user_has_another_process(open_run: OpenRun, language: Language) -> None:
+    """A run without an external user does not use the process of a user, nor the other way round."""
+    nobody, ada, again = await pids_of(open_run, language, {}, {"external_user": "ada"}, {})
+
+    assert nobody != ada
+    assert again == nobody
+
+
+@LONG_LIVED
+async def test_environments_have_separate_processes(open_run: OpenRun, language: Language) -> None:
+    """The same id in another environment is another external user."""
+    development, production = await pids_of(
+        open_run, language, {"external_user": "ada"}, {"external_user": "ada", "environment": "production"}
+    )
+
+    assert development != production
+
+
+async def test_package_sets_have_separate_processes(open_run: OpenRun, tmp_path: Path) -> None:
+    """Workflows of one user with different packages have different processes."""
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+
+    first, second = await pids_of(open_run, "python", {}, {"python": other})
+
+    assert first != second
+
+
+@LONG_LIVED
+async def test_workflows_of_one_user_share_a_process(open_run: OpenRun, language: Language) -> None:
+    """Another workflow of the same external user needs no other process."""
+    pids = await pids_of(
+        open_run,
+        language,
+        {"external_user": "ada", "workflow": "one"},
+        {"external_user": "ada", "workflow": "other"},
+    )
+
+    assert len(set(pids)) == 1
+
+
+@LONG_LIVED
+async def test_changed_text_runs_in_the_same_process(open_run: OpenRun, language: Language) -> None:
+    """A new version of a workflow needs no new process, and its new text runs."""
+    changed = PID[language].replace("getpid()", "getpid(), 'new'").replace("process.pid", "[process.pid, 'new']")
+
+    before, after = await pids_of(open_run, language, {"version": "1"}, {"version": "2", "source": changed})
+
+    assert after == [before, "new"]
+
+
+@LONG_LIVED
+async def test_share_workers_always_lets_the_users_of_a_workflow_share(open_run: OpenRun, language: Language) -> None:
+    """With `share_workers: always`, runs of one workflow share a process, and no other workflow uses that process."""
+    shared = {"workflow": "shared", "share_workers": True}
+    ada, grace, nobody, other, never = await pids_of(
+        open_run,
+        language,
+        {**shared, "external_user": "ada"},
+        {**shared, "external_user": "grace"},
+        shared,
+        {**shared, "workflow": "other"},
+        {"workflow": "shared", "external_user": "ada"},
+    )
+
+    assert ada == grace == nobody
+    assert len({ada, other, never}) == 3
+
+
+async def test_file_beside_a_workflow_is_imported_again_for_another_workflow(open_run: OpenRun, tmp_path: Path) -> None:
+    """Workflows of one user that share a process import their own files, although the files have the same names."""
+    source = "import sys\ndef handler(pd):\n    sys.path.insert(0, {folder!r})\n    import helpers\n    return helpers.word\n"
+    words = []
+    for workflow, version, word in (("one", "1", "a"), ("other", "1", "b"), ("one", "2", "changed")):
+        folder = tmp_path / f"{workflow}{version}"
+        folder.mkdir()
+        (folder / "helpers.py").write_text(f"word = {word!r}\n")
+        bench = await open_run(external_user="ada", workflow=workflow, version=version)
+        words.append((await bench.run("python", source.format(folder=str(folder)))).exports["$return_value"])
+        await bench.workers.release()
+
+    assert words == ["a", "b", "changed"]
+
+
+@LONG_LIVED
+async def test_variables_of_another_workflow_are_gone(open_run: OpenRun, language: Language) -> None:
+    """A workflow does not see the environment variables of the workflow that used the process before."""
+    read: dict[Language, str] = {
+        "python": "import os\ndef handler(pd):\n    return [os.getpid(), os.environ.get('TOKEN')]\n",
+        "node": "export default { async run() { return [process.pid, process.env.TOKEN ?? null] } }",
+    }
+
+    [first, token], [second, later] = await pids_of(
+        open_run,
+        language,
+        {"workflow": "one", "variables": {"TOKEN": "tok-123456"}, "source": read[language]},
+        {"workflow": "other", "source": read[language]},
+    )
+
+    assert (first, token, later) == (second, "tok-123456", None)
+
+
+async def test_open_run_waits_for_a_free_slot(open_run: OpenRun) -> None:
+    """No more runs than `max_active_runs` execute at once."""
+    small = WorkerPool(max_active_runs=1)
+    first = await open_run(of=small)
+    waiting = asyncio.ensure_future(open_run(of=small))
+    await asyncio.sleep(0.01)
+    waited = not waiting.done()
+
+    await first.workers.release()
+
+    assert waited
+    assert isinstance(await waiting, Bench)
+    await small.close()
