@@ -74,7 +74,8 @@ def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str
             yield f"Trigger {trigger.config['id']}: Git holds its id alone. Check in the builder that it is {setup}"
     for step in workflow.steps:
         yield from _step(step, kept)
-    limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in SIDECAR_SETTINGS if key in workflow.settings]
+    platform_settings = [key for key in SIDECAR_SETTINGS if key in workflow.settings and key != "share_workers"]
+    limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in platform_settings]
     if limits:
         yield f"Set in the workflow's settings: {', '.join(limits)}."
     if variables := dict.fromkeys(

@@ -33,7 +33,16 @@ from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, Workflow
 WORKFLOW_FILE = "workflow.yaml"
 STATE_FILE = ".workflow.state"
 WORKFLOW_SCHEMA = "workflow/2022.04"
-SIDECAR_SETTINGS = ("memory", "concurrency", "throttle", "queue", "auto_retry", "retention", "resume_on_get")
+SIDECAR_SETTINGS = (
+    "memory",
+    "concurrency",
+    "throttle",
+    "queue",
+    "auto_retry",
+    "retention",
+    "resume_on_get",
+    "share_workers",
+)
 """Settings that were never observed in `workflow.yaml`: they are written to `pdkernel.yaml`."""
 
 

@@ -36,8 +36,12 @@ SETTING_RULES: dict[str, SettingRule] = {
     "retention": integer_range(1, 3650, "days"),
     "error_notification": BOOLEAN_RULE,
     "resume_on_get": BOOLEAN_RULE,
+    "share_workers": SettingRule(lambda value: value in ("never", "always"), "never or always"),
 }
-"""Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum."""
+"""
+Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum; the platform has no
+`share_workers`.
+"""
 
 THROTTLE_RULES: dict[str, SettingRule] = {
     "limit": integer_range(0, 10_000),

@@ -294,7 +294,7 @@ class Interpreter:
             workflow_version=request.workflow.version,
             environment=request.environment,
             external_user=request.external_user_id,
-            share_workers=request.workflow.settings.get("share_workers") == "always",
+            share_workers=request.workflow.shares_workers,
             trigger={"event": dict(request.event.data), "context": dict(record.context)},
             variables=select_named_variables(request),
             import_folder=request.folder,

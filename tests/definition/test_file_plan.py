@@ -20,7 +20,7 @@ from pdkernel.definition import (
 )
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError
-from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
+from pdkernel.model import JSON, AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.definition.builders import GO, NODE, PYTHON, quickstart, text_of
 
 ROOT = Path(__file__).parents[2]
@@ -183,12 +183,15 @@ def test_python_apps_are_declared_in_the_file() -> None:
 
 def test_limits_are_in_pdkernel_yaml() -> None:
     """Settings without a known key in Git are in pdkernel.yaml only."""
-    workflow = Workflow("w", settings={"memory": 512, "throttle": {"limit": 1, "interval": 60}})
+    throttle: JSON = {"limit": 1, "interval": 60}
+    workflow = Workflow("w", settings={"memory": 512, "throttle": throttle, "share_workers": "always"})
 
     files = plan_files(workflow)
 
     assert "memory" not in text_of(files, "workflow.yaml")
-    assert "limits:\n  memory: 512\n  throttle:\n    limit: 1\n    interval: 60\n" in text_of(files, "pdkernel.yaml")
+    assert "limits:\n  memory: 512\n  throttle:\n    limit: 1\n    interval: 60\n  share_workers: always\n" in text_of(
+        files, "pdkernel.yaml"
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pdkernel.definition import (
     lint_workflow,
     read_folder_workflow,
 )
-from pdkernel.model import AppBinding, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.model import JSON, AppBinding, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.render.files import Finding
 from tests.definition.builders import PYTHON
 
@@ -261,9 +261,11 @@ def test_limits() -> None:
     """Settings out of range, a long time limit and a long value are found."""
     step = Step("a", source=PYTHON, timeout_s=900, props={"text": "é" * 33_000})
 
-    findings = found("limit", step, settings={"lambda_timeout": 751, "memory": 512, "unknown": 1})
+    settings: dict[str, JSON] = {"lambda_timeout": 751, "memory": 512, "unknown": 1, "share_workers": "sometimes"}
+    findings = found("limit", step, settings=settings)
 
-    assert [finding.message.split(" ")[0] for finding in findings] == ["lambda_timeout", "No", "The"]
+    assert [finding.message.split(" ")[0] for finding in findings] == ["lambda_timeout", "share_workers", "No", "The"]
+    assert findings[1].message == 'share_workers is "sometimes"; expected never or always.'
 
 
 def test_packages() -> None:

@@ -35,6 +35,8 @@ COMPLETE: dict[str, JSON] = {
         "queue": 10,
         "auto_retry": True,
         "retention": 30,
+        "resume_on_get": True,
+        "share_workers": "always",
     },
     "variables": ["TOKEN", "_URL"],
     "test_users": ["ada", "grace"],
@@ -45,7 +47,7 @@ WRONG = st.one_of(
     st.none(),
     st.booleans(),
     st.sampled_from([-1, 0, 0.5, 1.0, 10_000, 10_241, 10**9, float("inf")]),
-    st.sampled_from(["", "http", "pdkernel/2", "a b", "x\n", "x" * 251]),
+    st.sampled_from(["", "http", "never", "pdkernel/2", "a b", "x\n", "x" * 251]),
     st.sampled_from([[], [1], ["a", "a"], [{"type": "http"}], {}, {"type": 1}, {"app": "x"}, {"unknown": 1}]),
 )
 

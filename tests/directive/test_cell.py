@@ -400,6 +400,7 @@ def test_several_triggers() -> None:
         ("settings:\n  lambda_timeout: 900", 3, "a whole number of seconds from 1 to 750"),
         ("settings:\n  memory: big", 3, "megabytes"),
         ("settings:\n  auto_retry: yes", 3, "true or false"),
+        ("settings:\n  share_workers: sometimes", 3, "never or always"),
         ("settings:\n  throttle: {limit: 5}", 3, "a throttle without interval"),
         ("settings:\n  throttle: {limit: -5, interval: 1}", 3, "from 0 to 10000"),
         ("a: b: c", 2, "is not YAML"),

@@ -50,6 +50,15 @@ async def test_process_serves_one_external_user(run: Run) -> None:
     assert pids[0] == pids[3]
 
 
+async def test_share_workers_always_lets_users_share_a_process(run: Run) -> None:
+    """With `settings: share_workers: always`, the runs of a workflow share a process, whoever the user is."""
+    workflow = a_workflow(python_step("one", "import os\nreturn os.getpid()"), share_workers="always")
+
+    pids = [(await run(workflow, external_user_id=user)).step("one").return_value for user in ("ada", "grace", None)]
+
+    assert len(set(pids)) == 1
+
+
 async def test_failure_ends_the_run(run: Run) -> None:
     """Steps after a failed step are skipped, and the run's error is the step's."""
     execution = await run(python_step("one", "1 / 0"), python_step("two"))
