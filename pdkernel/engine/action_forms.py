@@ -25,7 +25,6 @@ from pdkernel.errors import StepError
 from pdkernel.identity import Directory, Environment, ProxyAccess
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.redaction import Redactor, Secret
-from pdkernel.runtimes.file_tree import temporary_folder
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,
@@ -86,14 +85,12 @@ class ActionForms:
         directory: Users and accounts.
         workers: The worker pool.
         catalog: The pre-built actions.
-        scratch: The parent of temporary folders.
     """
 
-    def __init__(self, *, directory: Directory, workers: WorkerPool, catalog: Catalog, scratch: Path) -> None:
+    def __init__(self, *, directory: Directory, workers: WorkerPool, catalog: Catalog) -> None:
         self._directory = directory
         self._workers = workers
         self._catalog = catalog
-        self._scratch = scratch
 
     async def describe(
         self,
@@ -258,27 +255,24 @@ class ActionForms:
 
     @asynccontextmanager
     async def _open_workers(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[RunWorkers]:
-        with temporary_folder("form-", inside=self._scratch) as scratch:
-            setup = RunSetup(
-                run_id="form",
-                workflow="form",
-                environment=request.environment,
-                external_user=request.external_user_id,
-                trigger={"event": dict(request.event), "context": {}},
-                variables=request.variables,
-                import_folder=request.folder,
-                scratch_folder=scratch,
-                is_sandboxed=request.policy.public_only,
-                public_only=request.policy.public_only,
-                extra_code_folders=(component.path,),
-            )
-            workers = await self._workers.open_run(
-                setup, wait_for_slot=False
-            )  # a person waits for the form, so it does not queue behind runs
-            try:
-                yield workers
-            finally:
-                await workers.release()
+        setup = RunSetup(
+            run_id="form",
+            workflow="form",
+            environment=request.environment,
+            external_user=request.external_user_id,
+            trigger={"event": dict(request.event), "context": {}},
+            variables=request.variables,
+            import_folder=request.folder,
+            is_sandboxed=request.policy.public_only,
+            public_only=request.policy.public_only,
+            extra_code_folders=(component.path,),
+        )
+        # a person waits for the form, so it does not queue behind runs
+        workers = await self._workers.open_run(setup, wait_for_slot=False)
+        try:
+            yield workers
+        finally:
+            await workers.release()
 
 
 _DENY_POLICY = OutboundPolicy(mode="deny", mode_text="deny")

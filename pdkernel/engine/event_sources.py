@@ -35,7 +35,6 @@ from pdkernel.model import JSON, AppBinding, Step, Trigger
 from pdkernel.project import SourceStateTable
 from pdkernel.project.schedule import DEFAULT_INTERVAL_S
 from pdkernel.redaction import Redactor
-from pdkernel.runtimes.file_tree import temporary_folder
 from pdkernel.workers import (
     ComponentDescription,
     Emitted,
@@ -151,7 +150,6 @@ class SourceRunner:
         catalog: The project's components.
         states: The stored states of sources.
         clock: For time stamps and the timer's tick.
-        scratch: The parent of temporary folders.
     """
 
     def __init__(
@@ -162,14 +160,12 @@ class SourceRunner:
         catalog: Catalog,
         states: SourceStateTable,
         clock: Clock,
-        scratch: Path,
     ) -> None:
         self._directory = directory
         self._workers = workers
         self._catalog = catalog
         self._states = states
         self._clock = clock
-        self._scratch = scratch
 
     async def run(self, request: SourceRequest) -> SourceResult:
         """
@@ -184,26 +180,24 @@ class SourceRunner:
         """
         component = await self._component(request)
         context = {"id": derive_id("dc_", request.state_key)}
-        with temporary_folder("source-", inside=self._scratch) as scratch:
-            setup = RunSetup(
-                context["id"],
-                f"source {request.uses}",
-                {"event": {}, "context": context},
-                {},
-                request.folder,
-                scratch,
-                is_sandboxed=request.policy.guarded,
-                public_only=request.policy.public_only,
-                extra_code_folders=(component.file.path,) if component.file else (),
-                environment=request.environment,
-                external_user=request.external_user_id,
-            )
-            workers = await self._workers.open_run(setup)
-            try:
-                description = await describe_component(component, workers, self._catalog)
-                return await self._run(request, component, description, workers, context["id"])
-            finally:
-                await workers.release()
+        setup = RunSetup(
+            context["id"],
+            f"source {request.uses}",
+            {"event": {}, "context": context},
+            {},
+            request.folder,
+            is_sandboxed=request.policy.guarded,
+            public_only=request.policy.public_only,
+            extra_code_folders=(component.file.path,) if component.file else (),
+            environment=request.environment,
+            external_user=request.external_user_id,
+        )
+        workers = await self._workers.open_run(setup)
+        try:
+            description = await describe_component(component, workers, self._catalog)
+            return await self._run(request, component, description, workers, context["id"])
+        finally:
+            await workers.release()
 
     async def _component(self, request: SourceRequest) -> Component:
         component = await self._catalog.resolve_or_install(request.uses, install=request.install)

@@ -47,8 +47,7 @@ from pdkernel.execution import Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
-from pdkernel.runtimes.file_tree import remove_tree
-from pdkernel.workers import RunSetup, RunWorkers, WorkerPool, remove_if_empty
+from pdkernel.workers import RunSetup, RunWorkers, WorkerPool
 
 
 class Interpreter:
@@ -65,7 +64,6 @@ class Interpreter:
         clock: For every time stamp and duration.
         ids: For run and trace ids.
         vault: Encrypts what the records of runs do not show; None if no run is recorded.
-        scratch: The parent of the runs' temporary folders.
         root: The project's place on this host.
         file_store: The folder of the project's file store, or None.
         deliveries: Delivers the messages of runs.
@@ -85,7 +83,6 @@ class Interpreter:
         clock: Clock,
         ids: IdGenerator,
         vault: Vault | None,
-        scratch: Path,
         root: Path,
         file_store: Path | None = None,
         deliveries: RunDeliveries,
@@ -100,7 +97,6 @@ class Interpreter:
         self._clock = clock
         self._ids = ids
         self._vault = vault
-        self._scratch = scratch
         self._root = root
         self._files = file_store
         self._deliveries = deliveries
@@ -168,15 +164,13 @@ class Interpreter:
         record = self._new_record(request, state, watcher)
         if is_new:
             record.record_start()
-        # a run that is continued in the same process may start before its first part has removed its files
-        scratch = self._scratch / f"run-{record.run_id}.{record.claim.fence}"
         exports: dict[str, Mapping[str, JSON]] = {}
         run: RunState | None = None
         try:
             if request.refusal is not None:
                 raise request.refusal.error
             kept = request.package_lock if is_new else state.package_lock
-            prepare = partial(self._prepare, request, watcher, record, scratch, exports, kept)
+            prepare = partial(self._prepare, request, watcher, record, exports, kept)
             waits = request.is_served and request.pause_mode == "park"
             run = await (retry_unreachable(prepare, self._clock, record.flush) if waits else prepare())
             run.attempt += state.interruptions
@@ -186,21 +180,12 @@ class Interpreter:
         except asyncio.CancelledError:
             acknowledge_cancellation()
             if record.is_handed_over:
-                await asyncio.to_thread(remove_tree, scratch)
                 return await record.hand_over(), exports
             record.set_final_status("cancelled")
         except OSError as fault:  # from the run's own files
             record.record_refusal(scratch_write_error(fault))
-        except BaseException:
-            remove_tree(scratch)
-            raise
         self._deliveries.queue_failure(request, record)
-        if remove_if_empty(scratch):
-            execution = await record.finish()
-        else:
-            # runs beside the last commit, in a thread: a disk under load takes milliseconds to remove files
-            removed = asyncio.to_thread(remove_tree, scratch)
-            execution, _ = await asyncio.gather(record.finish(), removed)
+        execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":
             if run is not None:
                 await self._deliveries.deliver(run)
@@ -236,7 +221,6 @@ class Interpreter:
         request: RunRequest,
         watcher: RunWatcher,
         record: RunRecord,
-        scratch: Path,
         exports: dict[str, Mapping[str, JSON]],
         kept: StoredLock | None,
     ) -> RunState:
@@ -253,7 +237,7 @@ class Interpreter:
             request, self._clock, record.notify, watcher.on_progress, locked=locked, failures=actions.failures
         )
         record.set_package_lock(self._package_locks.describe(request.workflow, ready, actions, kept))
-        setup = self._setup(request, record, scratch, ready, actions)
+        setup = self._setup(request, record, ready, actions)
         workers = await self._open(request, setup)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))
@@ -285,9 +269,7 @@ class Interpreter:
         # a triggered run uses the slot of the step that waits for it
         return await self._workers.open_run(setup, wait_for_slot=request.depth == 0)
 
-    def _setup(
-        self, request: RunRequest, record: RunRecord, scratch: Path, ready: PreparedPackages, actions: StepActions
-    ) -> RunSetup:
+    def _setup(self, request: RunRequest, record: RunRecord, ready: PreparedPackages, actions: StepActions) -> RunSetup:
         return RunSetup(
             run_id=record.run_id,
             workflow=request.workflow.name,
@@ -298,7 +280,6 @@ class Interpreter:
             trigger={"event": dict(request.event.data), "context": dict(record.context)},
             variables=select_named_variables(request),
             import_folder=request.folder,
-            scratch_folder=scratch,
             install=request.install,
             file_store_folder=self._files,
             node_packages=ready.node_packages,

@@ -48,8 +48,8 @@ class TriggerableWorkflow(Protocol):
 class StepDebugger(Protocol):
     """Runs Python steps in the kernel, where a debugger can stop them."""
 
-    async def run_step(self, call: StepCall, setup: RunSetup, recorder: StepRecorder) -> StepOutcome:
-        """Run a step as `workers.RunWorkers.run_step` does, without a time limit."""
+    async def run_step(self, call: StepCall, setup: RunSetup, folder: Path, recorder: StepRecorder) -> StepOutcome:
+        """Run a step in the working *folder* as `workers.RunWorkers.run_step` does, without a time limit."""
         ...
 
 

@@ -47,10 +47,9 @@ from pdkernel.execution import UNFINISHED_STATUSES, ErrorRecord, Execution
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.project import Project
-from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.source import sibling_workflow_finder
 from pdkernel.variables import load_variables
-from pdkernel.workers import WARDEN, WorkerPool, make_scratch_folder
+from pdkernel.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 
@@ -92,8 +91,6 @@ class WorkflowEngine:
         self.catalog = Catalog.for_project(project, environ=environ)
         self._workers = workers
         self._shares_workers = shares_workers
-        self._scratch = make_scratch_folder("pdkernel-")
-        WARDEN.register_folder(self._scratch)  # a notebook's kernel is often killed without a chance to clean up
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
         emitted = self.emitted_events if self.continues_runs else None
         self._deliveries = RunDeliveries.for_project(project, journal, workers.gateway, clock, emitted)
@@ -107,20 +104,18 @@ class WorkflowEngine:
             clock=clock,
             ids=ids,
             vault=project.vault,
-            scratch=self._scratch,
             root=project.folder.parent,
             file_store=project.folder / "files",
             deliveries=self._deliveries,
             claim_after_pause=self._claim_after_pause,
         )
-        self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog, scratch=self._scratch)
+        self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog)
         self.source_runner = SourceRunner(
             directory=directory,
             workers=workers,
             catalog=self.catalog,
             states=project.source_states,
             clock=clock,
-            scratch=self._scratch,
         )
 
     @classmethod
@@ -383,13 +378,11 @@ class WorkflowEngine:
                     return
 
     async def close(self) -> None:
-        """Close pool and gateway unless they are shared; close the journal; remove temporary files."""
+        """Close pool and gateway unless they are shared; close the journal."""
         if not self._shares_workers:
             await self._workers.close()
             await self.gateway.close()
         await self.journal.close()
-        await asyncio.to_thread(remove_tree, self._scratch)
-        WARDEN.unregister_folder(self._scratch)
 
     async def __aenter__(self) -> Self:
         return self

@@ -126,7 +126,6 @@ class ProofRunner:
             clock=clock,
             ids=ids,
             vault=None,
-            scratch=self._scratch,
             root=self._scratch,
             deliveries=RunDeliveries(journal=journal, gateway=self._workers.gateway, clock=clock),
             file_store=files,

@@ -12,6 +12,7 @@ import queue
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import PdkernelError, StepError
@@ -22,7 +23,7 @@ from pdkernel.notebook import NotebookCell, enumerate_cells
 from pdkernel.packages import PythonEnvironment
 from pdkernel.redaction import Redactor
 from pdkernel.runtimes.python.step_api import RefusedError
-from pdkernel.workers import WORKING_FOLDER_NAME, RunSetup, StepCall, StepOutcome, StepRecorder
+from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
 from pdkernel.workers.in_kernel import InKernelRunner, StepChannel
 from pdkernel.workers.replies import decode_step_reply
 from pdkernel.workers.run_workers import build_step_input
@@ -35,6 +36,7 @@ _POLL_S = 0.5  # an endless wait cannot be interrupted on every platform
 class _Job:
     call: StepCall
     setup: RunSetup
+    folder: Path
     recorder: StepRecorder
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[StepError | None]
@@ -72,11 +74,11 @@ class KernelDebugger:
         }
         self._redactor = redactor
 
-    async def run_step(self, call: StepCall, setup: RunSetup, recorder: StepRecorder) -> StepOutcome:
-        """Run *call* in the kernel's main thread, and wait for the outcome."""
+    async def run_step(self, call: StepCall, setup: RunSetup, folder: Path, recorder: StepRecorder) -> StepOutcome:
+        """Run *call* in the kernel's main thread, with the working *folder*, and wait for the outcome."""
         loop = asyncio.get_running_loop()
         recorder.warn(UNGUARDED_CALLS_WARNING)
-        job = _Job(call, setup, recorder, loop, loop.create_future())
+        job = _Job(call, setup, folder, recorder, loop, loop.create_future())
         self._jobs.put(job)
         return recorder.outcome(await job.done)
 
@@ -109,8 +111,6 @@ class KernelDebugger:
     def _run(self, job: _Job) -> StepError | None:
         call, setup, call_soon = job.call, job.setup, job.loop.call_soon_threadsafe
         exports = {"trigger": setup.trigger, **call.steps}
-        folder = setup.ensure_scratch_folder() / WORKING_FOLDER_NAME
-        folder.mkdir(mode=0o700, exist_ok=True)
         file = self._files.get(call.step.name, call.step.filename)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -119,7 +119,7 @@ class KernelDebugger:
             {"step": call.step.name, "file": file, **build_step_input(call, setup)},
             {name: json.dumps(value).encode() for name, value in exports.items()},
             variables=setup.variables,
-            folder=folder,
+            folder=job.folder,
             site_packages=PythonEnvironment(setup.python, setup.python.parents[1]).site if setup.python else None,
             channel=StepChannel(
                 send_line=lambda line: call_soon(job.recorder.add_reply, decode_step_reply(line)),

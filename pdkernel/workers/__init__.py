@@ -9,13 +9,12 @@ Worker processes that run steps. Node.js and Python workers are kept warm; a Bas
 """
 
 from pdkernel.workers.calls import (
-    WORKING_FOLDER_NAME,
     RunSetup,
     SourceCall,
     SourceOutcome,
     StepCall,
     StepOutcome,
-    remove_if_empty,
+    WorkerKey,
 )
 from pdkernel.workers.declarations import (
     ComponentDescription,
@@ -44,7 +43,6 @@ from pdkernel.workers.warden_client import WARDEN
 __all__ = [
     "GO_LOCK_NAME",
     "WARDEN",
-    "WORKING_FOLDER_NAME",
     "ComponentDescription",
     "ComponentFile",
     "Determinism",
@@ -70,11 +68,11 @@ __all__ = [
     "StepRecorder",
     "StepServices",
     "StepUnsupportedError",
+    "WorkerKey",
     "WorkerPool",
     "describe_step_tmp",
     "find_bash",
     "find_go",
     "find_node",
     "make_scratch_folder",
-    "remove_if_empty",
 ]

@@ -6,8 +6,6 @@ All values are unredacted. The caller redacts secrets before it stores or shows 
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,9 +20,6 @@ from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.go_build import GoLock
 from pdkernel.workers.protocols import StepServices
 from pdkernel.workers.replies import Effect, Emitted, Pause
-
-WORKING_FOLDER_NAME = "tmp"
-"""Name of the working folder inside a run's scratch folder, for steps without a private `/tmp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +55,6 @@ class RunSetup:
         trigger: `{"event": ..., "context": ...}`.
         variables: The workflow's environment variables.
         import_folder: The folder from which Node.js resolves imports that are not in *node_packages*.
-        scratch_folder: The run's folder for temporary files. `ensure_scratch_folder` creates it at first use, and the caller
-            removes it. Steps without a private `/tmp` work in its subfolder `tmp`.
         install: Whether missing packages may be downloaded.
         file_store_folder: The folder of the project's file store (`$.files`), or None if there is no store.
         python: The interpreter of the environment with the packages of the workflow's Python steps.
@@ -82,7 +75,6 @@ class RunSetup:
     trigger: Mapping[str, JSON]
     variables: Mapping[str, str]
     import_folder: Path
-    scratch_folder: Path
     install: bool = True
     file_store_folder: Path | None = None
     python: Path | None = None
@@ -107,11 +99,6 @@ class RunSetup:
             self.public_only,
             self.workflow if self.share_workers else None,
         )
-
-    def ensure_scratch_folder(self) -> Path:
-        """Create the scratch folder if it is missing, and return it. Raises `OSError` if that fails."""
-        self.scratch_folder.mkdir(mode=0o700, exist_ok=True)
-        return self.scratch_folder
 
 
 @dataclass(frozen=True)
@@ -235,15 +222,3 @@ class SourceOutcome:
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     error: StepError | None = None
-
-
-def remove_if_empty(scratch: Path) -> bool:
-    """Remove a run's folder if it is empty; return whether it does not exist now. Most runs leave it empty."""
-    if not os.path.lexists(scratch):
-        return True
-    with contextlib.suppress(OSError):  # the folder is not empty
-        with contextlib.suppress(FileNotFoundError):
-            (scratch / WORKING_FOLDER_NAME).rmdir()
-        scratch.rmdir()
-        return True
-    return False

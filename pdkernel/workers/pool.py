@@ -7,7 +7,6 @@ A warm slot serves one run at a time, always of the same `WorkerKey`. A worker t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import sys
@@ -24,7 +23,7 @@ from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.private_tmp import TMP_FOLDER, PrivateTmp, is_supported, make_scratch_folder, names_in_tmp
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.run_workers import RunWorkers
-from pdkernel.workers.slot import WorkerSlot
+from pdkernel.workers.slot import TMP_NAME, WorkerSlot
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
@@ -77,8 +76,8 @@ class WorkerPool:
         self._idle_by_key: dict[WorkerKey, dict[WorkerSlot, None]] = {}  # likewise
         self._extra_read_folders = tuple(extra_read_folders)
         self._tmp_works = is_supported()
-        self._tmp_folder: Path | None = None
-        self._tmp_count = 0
+        self._folder: Path | None = None  # the parent of the slots' folders
+        self._slot_count = 0
         self._closed = False
         self._runs: set[RunWorkers] = set()
 
@@ -103,9 +102,9 @@ class WorkerPool:
         self._idle_slots.clear()
         self._idle_by_key.clear()
         self._closed = True
-        if self._tmp_folder is not None:
-            remove_tree(self._tmp_folder)
-            WARDEN.unregister_folder(self._tmp_folder)
+        if self._folder is not None:
+            await asyncio.to_thread(remove_tree, self._folder)
+            WARDEN.unregister_folder(self._folder)
 
     @property
     def active_runs(self) -> int:
@@ -118,13 +117,22 @@ class WorkerPool:
         return self.gateway.sandbox_kind if self.gateway else "none"
 
     def acquire_slot(self, setup: RunSetup) -> WorkerSlot:
-        """Return a slot for a run of *setup*: a warm slot of its key, else a new slot."""
+        """
+        Return a slot for a run of *setup*: a warm slot of its key, else a new slot.
+
+        Raises:
+            OSError: The folder of the slot cannot be created.
+        """
         warm = self.acquire_warm_slot(setup)
         if warm is not None:
             return warm
         needed = self._needed_tmp_names(setup)
-        tmp = None if needed is None else self._make_tmp(needed)
-        return WorkerSlot(setup.worker_key, tmp)
+        self._slot_count += 1
+        folder = self._ensure_folder() / str(self._slot_count)
+        folder.mkdir(mode=0o700)
+        private_tmp = None if needed is None else PrivateTmp.create(folder / TMP_NAME, needed)
+        self._tmp_works = needed is None or private_tmp is not None
+        return WorkerSlot(setup.worker_key, folder, private_tmp)
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
         """Return a slot that is kept warm for the key of *setup*, or None."""
@@ -174,9 +182,9 @@ class WorkerPool:
         worker = slot.workers.get(language)
         return worker if worker is not None and worker.is_alive else None
 
-    def release_slot(self, slot: WorkerSlot) -> None:
-        """Keep *slot* for the next run of its key, or close it if it is not clean."""
-        if not slot.reset() or self._closed:
+    def release_slot(self, slot: WorkerSlot, *, is_clean: bool) -> None:
+        """Keep *slot* for the next run of its key, or close it if it is not clean: its run has ended, but left files."""
+        if not is_clean or self._closed:
             slot.close()
             return
         self._idle_slots[slot] = None
@@ -203,12 +211,10 @@ class WorkerPool:
     def _needed_tmp_names(self, setup: RunSetup) -> frozenset[str] | None:
         """The names in `/tmp` that the run's processes must see, or None if they get the system's `/tmp`."""
         # a private /tmp shows folders read-only, so a folder that steps write to must not be below /tmp
-        written = [
-            path
-            for path in (setup.import_folder, setup.scratch_folder.parent, setup.file_store_folder)
-            if path is not None
-        ]
-        if not self._tmp_works or names_in_tmp(*written) != frozenset():
+        if not self._tmp_works:
+            return None
+        written = [setup.import_folder, self._ensure_folder(), *filter(None, [setup.file_store_folder])]
+        if names_in_tmp(*written) != frozenset():
             return None
         # under Landlock a new process cannot open the parent's descriptors, which entering a private /tmp needs
         if setup.is_sandboxed and self.sandbox_kind == "landlock":
@@ -220,16 +226,11 @@ class WorkerPool:
         common, own = _common_tmp_names(), names_in_tmp(*(path for path in read if path is not None))
         return None if common is None or own is None else common | own
 
-    def _make_tmp(self, needed: frozenset[str]) -> PrivateTmp | None:
-        with contextlib.suppress(OSError):  # if the disk is full, the step reports it
-            if self._tmp_folder is None:
-                self._tmp_folder = make_scratch_folder("pdkernel-tmp-")
-                WARDEN.register_folder(self._tmp_folder)
-            self._tmp_count += 1
-            private_tmp = PrivateTmp.create(self._tmp_folder / str(self._tmp_count), needed)
-            self._tmp_works = private_tmp is not None
-            return private_tmp
-        return None
+    def _ensure_folder(self) -> Path:
+        if self._folder is None:
+            self._folder = make_scratch_folder("pdkernel-run-")
+            WARDEN.register_folder(self._folder)  # a notebook's kernel is often killed without a chance to clean up
+        return self._folder
 
 
 @functools.cache

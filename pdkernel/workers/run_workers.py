@@ -7,7 +7,6 @@ It binds outbound calls to the step, sends the request, enforces limits, and rep
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Protocol, cast
 from pdkernel.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
 from pdkernel.model import JSON, Step
-from pdkernel.workers.calls import WORKING_FOLDER_NAME, RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
+from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.workers.component_client import ComponentClient, find_error
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
 from pdkernel.workers.determinism import Determinism
@@ -79,8 +78,8 @@ class WorkerProvider(Protocol):
         """Return the warm worker of *language* in *slot*, or None."""
         ...
 
-    def release_slot(self, slot: WorkerSlot) -> None:
-        """Keep *slot* for the next run of its key, or end its workers."""
+    def release_slot(self, slot: WorkerSlot, *, is_clean: bool) -> None:
+        """Keep *slot* for the next run of its key, or close it if it is not clean."""
         ...
 
     def finish_run(self, run: RunWorkers) -> None:
@@ -217,6 +216,10 @@ class RunWorkers:
         assert isinstance(done, Done)
         return cast("list[Evaluation]", done.value)
 
+    def ensure_tmp_folder(self) -> Path:
+        """Return the working folder of the run's steps as this process sees it. Raises `OSError` if it cannot be created."""
+        return self._acquired_slot.ensure_tmp_folder()
+
     def fail_step(self, error: StepError) -> None:
         """Make the active `run_step` return with *error*; its worker is not reused."""
         if self._exchange is not None:
@@ -231,22 +234,31 @@ class RunWorkers:
         self._subprocesses.kill()
 
     async def release(self) -> None:
-        """Finish the run: keep clean workers for the next run and end the others, even if the caller is cancelled."""
+        """
+        Finish the run, even if the caller is cancelled: end what is not clean, and remove the files of the run.
+
+        Clean workers are kept for the next run.
+        """
         if self._exchange is not None:
             self.kill()
-        if self._subprocesses.has_leftovers:
-            await asyncio.shield(self._end_leftovers())
-        else:
-            self._release_slot()
-
-    async def _end_leftovers(self) -> None:
-        await self._subprocesses.end_leftovers()
-        self._release_slot()
-
-    def _release_slot(self) -> None:
         if self._slot is not None:
-            self._pool.release_slot(self._slot)
-            self._slot = None
+            self._slot.end_run()
+        if self._subprocesses.has_leftovers or (self._slot is not None and not self._slot.is_empty()):
+            await asyncio.shield(self._clean_up())
+        else:
+            self._finish(is_clean=True)
+
+    async def _clean_up(self) -> None:
+        if self._subprocesses.has_leftovers:
+            await self._subprocesses.end_leftovers()
+        # in a thread: a disk under load takes milliseconds to remove files
+        slot = self._slot
+        self._finish(is_clean=slot is None or slot.is_empty() or await asyncio.to_thread(slot.clear))
+
+    def _finish(self, *, is_clean: bool) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._pool.release_slot(slot, is_clean=is_clean)
         self._pool.finish_run(self)
 
     async def _exchange_request(
@@ -340,7 +352,7 @@ class RunWorkers:
         self._exchange = self._subprocesses
         try:
             return await self._subprocesses.run_step(
-                call, b"{" + text + b"}", self._folder(), recorder, private_tmp=self._acquired_slot.private_tmp
+                call, b"{" + text + b"}", self._folder(), recorder, slot=self._acquired_slot
             )
         finally:
             self._exchange = None
@@ -367,11 +379,7 @@ class RunWorkers:
         if self._acquired_slot.private_tmp is not None:
             return TMP_FOLDER
         # parity[temporary-folder]: without a private /tmp, a path /tmp/... is the system's folder, which no run empties
-        working = self._setup.scratch_folder / WORKING_FOLDER_NAME
-        if not os.path.isdir(working):  # noqa: PTH112 - each time: a step may have removed it
-            self._setup.ensure_scratch_folder()
-            working.mkdir(mode=0o700, exist_ok=True)
-        return working
+        return self.ensure_tmp_folder()
 
 
 def build_step_input(call: StepCall, setup: RunSetup) -> dict[str, Any]:

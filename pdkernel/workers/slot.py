@@ -1,17 +1,23 @@
 """
-A slot of the pool: the warm workers for the runs of one `WorkerKey`, and their private `/tmp`.
+A slot of the pool: the warm workers for the runs of one `WorkerKey`, and the folder of their files.
 
 The workers of a slot stay together, because the steps of a run pass files through `/tmp`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.private_tmp import PrivateTmp
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage
+
+TMP_NAME = "tmp"
+"""Name of the folder in a slot's folder that steps see as `/tmp`, or have as their working folder."""
 
 
 @dataclass(eq=False)
@@ -21,13 +27,27 @@ class WorkerSlot:
 
     Attributes:
         key: What the runs that it serves have in common.
+        folder: The folder of the files of its runs, emptied after each run. Processes of other slots have other folders.
         private_tmp: The private `/tmp` of its workers, or None for the system's.
         workers: The workers by language.
     """
 
     key: WorkerKey
+    folder: Path
     private_tmp: PrivateTmp | None
     workers: dict[WorkerLanguage, Worker] = field(default_factory=dict)
+
+    @property
+    def tmp_folder(self) -> Path:
+        """The working folder of steps, as this process sees it."""
+        return self.folder / TMP_NAME
+
+    def ensure_tmp_folder(self) -> Path:
+        """Create `tmp_folder` if it is missing, and return it. Raises `OSError` if that fails."""
+        folder = self.tmp_folder
+        if not os.path.isdir(folder):  # noqa: PTH112 - before each step: a step may have removed it
+            folder.mkdir(mode=0o700)
+        return folder
 
     def shows(self, tmp_names: frozenset[str] | None) -> bool:
         """Whether its workers see *tmp_names* in `/tmp` (None: they see the system's `/tmp`)."""
@@ -35,14 +55,34 @@ class WorkerSlot:
             return self.private_tmp is None and tmp_names is None
         return tmp_names <= self.private_tmp.visible_names
 
-    def reset(self) -> bool:
-        """End workers that are not clean, and empty `/tmp`; return whether the slot can serve another run."""
+    def end_run(self) -> None:
+        """End the workers that are not clean, and let the others forget the run."""
         for language, worker in list(self.workers.items()):
             if worker.is_stale or not worker.is_healthy or not worker.is_alive:
                 self.end_worker(language)
             else:
                 worker.end_run()
-        return self.private_tmp.clear() if self.private_tmp is not None else bool(self.workers)
+
+    def is_empty(self) -> bool:
+        """Whether the last run has left no file."""
+        visible = self.private_tmp.visible_names if self.private_tmp is not None else frozenset()
+        try:
+            names = os.listdir(self.folder)  # noqa: PTH208 - at the end of every run
+            if names != [TMP_NAME]:
+                return not names
+            return not self.tmp_folder.is_symlink() and visible.issuperset(os.listdir(self.tmp_folder))  # noqa: PTH208
+        except OSError:  # a step has replaced a folder
+            return False
+
+    def clear(self) -> bool:
+        """Remove the files of the last run; return whether all of them are gone. May block for long."""
+        try:
+            left = [path for path in self.folder.iterdir() if path.name != TMP_NAME and not remove_tree(path)]
+            if self.private_tmp is not None:
+                return self.private_tmp.clear() and not left
+            return remove_tree(self.tmp_folder) and not left
+        except OSError:
+            return False
 
     def end_worker(self, language: WorkerLanguage) -> None:
         """End the worker of *language*."""
@@ -51,9 +91,10 @@ class WorkerSlot:
             worker.kill()
 
     def close(self) -> None:
-        """End every worker, and remove the files in `/tmp`."""
+        """End every worker, and remove the folder."""
         for language in list(self.workers):
             self.end_worker(language)
         if self.private_tmp is not None:
             self.private_tmp.close()
             self.private_tmp = None
+        remove_tree(self.folder)

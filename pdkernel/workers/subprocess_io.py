@@ -32,16 +32,16 @@ class SubprocessIO:
         environment: The environment variables with the paths of the files.
     """
 
-    def __init__(self, scratch: Path, steps: bytes, account_fields: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, parent: Path, steps: bytes, account_fields: Mapping[str, Mapping[str, str]]) -> None:
         """
         Write the input of the step.
 
         Args:
-            scratch: The run's scratch folder, in which `folder` is created.
+            parent: The folder of the run's files, in which `folder` is created.
             steps: The JSON text of `steps`.
             account_fields: App prop to the fields of its account.
         """
-        self.folder = scratch / f"step-{secrets.token_hex(4)}"
+        self.folder = parent / f"step-{secrets.token_hex(4)}"
         self.folder.mkdir(mode=0o700)
         self._exports = self.folder / "exports"
         self._response = self.folder / "response"

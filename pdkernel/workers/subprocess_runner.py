@@ -19,9 +19,9 @@ from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.go_errors import parse_panic
 from pdkernel.workers.interpreters import find_bash
 from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
-from pdkernel.workers.private_tmp import PrivateTmp
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
+from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.step_errors import build_timeout_error
 from pdkernel.workers.subprocess_io import SubprocessIO
 from pdkernel.workers.subprocess_step import SubprocessStep, ignore_exit_status
@@ -43,7 +43,7 @@ class SubprocessRunner:
         """
         self._setup = setup
         self._gateway = gateway
-        self._go = go_cache or GoBuildCache(setup.scratch_folder / "go", lock=setup.scratch_folder / "go.mod")
+        self._go = go_cache
         self._running: SubprocessStep | None = None
         self._compiling: asyncio.Task[Path] | None = None
         self._finished_steps: list[SubprocessStep] = []
@@ -55,7 +55,7 @@ class SubprocessRunner:
         folder: Path,
         recorder: StepRecorder,
         *,
-        private_tmp: PrivateTmp | None = None,
+        slot: WorkerSlot,
     ) -> StepError | None:
         """
         Run the step of *call* to its end, and return its error or None.
@@ -65,7 +65,7 @@ class SubprocessRunner:
             steps: The JSON text of `steps`.
             folder: The working folder.
             recorder: Receives what the step does.
-            private_tmp: The run's private `/tmp`, which is then the working folder.
+            slot: The slot of the run, whose private `/tmp` is the working folder if there is one.
 
         Raises:
             InterpreterMissingError: The interpreter of the step's language is not installed.
@@ -74,10 +74,10 @@ class SubprocessRunner:
         program = None
         if call.step.language == "go":
             try:
-                program = await self._compiled(call, recorder)
+                program = await self._compiled(call, recorder, slot.folder)
             except StepError as fault:
                 return fault
-        files = SubprocessIO(self._setup.ensure_scratch_folder(), steps, call.account_fields)
+        files, private_tmp = SubprocessIO(slot.folder, steps, call.account_fields), slot.private_tmp
         try:
             if program is not None:
                 step, command = SubprocessStep(recorder, parse_panic), [str(program)]
@@ -116,7 +116,8 @@ class SubprocessRunner:
             step.unregister_leftovers()
         self._finished_steps = []
 
-    async def _compiled(self, call: StepCall, recorder: StepRecorder) -> Path:
+    async def _compiled(self, call: StepCall, recorder: StepRecorder, folder: Path) -> Path:
+        self._go = self._go or GoBuildCache(folder / "go", lock=folder / "go.mod")
         self._compiling = asyncio.ensure_future(
             self._go.build_program(
                 call.step,

@@ -44,7 +44,7 @@ async def in_a_step(tree: NpmTree, scratch: Path) -> float:
     """Milliseconds from the request to the end of the step, in a running worker."""
     pool = WorkerPool()
     trigger: dict[str, JSON] = {"event": {}, "context": {}}
-    setup = RunSetup("run", "bench@1", trigger, {}, scratch, scratch, node_packages={"work": tree})
+    setup = RunSetup("run", "bench@1", trigger, {}, scratch, node_packages={"work": tree})
     workers = await pool.open_run(setup)
     await workers.run_step(StepCall(Step("first", "node", EMPTY)), StepRecorder())
     began = time.perf_counter()

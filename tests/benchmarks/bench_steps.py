@@ -78,7 +78,7 @@ async def in_new_workers(folder: Path) -> float:
         exports: dict[str, Mapping[str, JSON]] = {}
         for step in (python_step("one", WORK), node_step("node", NODE_WORK), python_step("two", WORK)):
             pool = WorkerPool()
-            workers = await pool.open_run(RunSetup("run", "bench@1", trigger, {}, folder, folder))
+            workers = await pool.open_run(RunSetup("run", "bench@1", trigger, {}, folder))
             outcome = await workers.run_step(StepCall(step, exports), StepRecorder())
             assert outcome.error is None, outcome.error
             exports[step.name] = outcome.exports

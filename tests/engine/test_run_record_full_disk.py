@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
 from pdkernel.engine.journal import DatabaseJournal
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.project import Project
 from tests.builders import python_step
 from tests.engine.conftest import Run
 
@@ -43,11 +42,9 @@ async def test_run_with_an_unwritten_end_is_an_error(run: Run) -> None:
     assert execution.step("one").status == "success"
 
 
-async def test_missing_temporary_folder_is_an_error(
-    project: Project, directory: LocalDirectory, runtime: WorkflowEngine, run: Run, tmp_path: Path
-) -> None:
+async def test_missing_temporary_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the temporary folder does not exist, the error names the fix."""
-    runtime._scratch.rmdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     execution = await run(python_step("one"))
     assert execution.error is not None
     assert execution.error.code == "internal"

@@ -109,7 +109,7 @@ async def sweep_package(row: Row, package: Path, folder: Path, *, step_s: float)
         marks = Path(scratch) / "marks"
         async with StandIn(marks) as gateway:
             pool = WorkerPool(gateway=gateway, max_active_runs=1)
-            setup = RunSetup("sweep", row.app, {"event": {}, "context": {"id": "1"}}, {}, folder, Path(scratch))
+            setup = RunSetup("sweep", row.app, {"event": {}, "context": {"id": "1"}}, {}, folder)
             workers = await pool.open_run(setup)
             try:
                 for one in found:

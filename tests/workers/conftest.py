@@ -80,9 +80,7 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
         nonlocal opened
         opened += 1
         folder = tmp_path / "project"
-        scratch = tmp_path / f"scratch{opened}"
         folder.mkdir(exist_ok=True)
-        scratch.mkdir()
         setup = RunSetup(
             run_id=f"run{opened}",
             workflow=workflow,
@@ -94,7 +92,6 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
             trigger={"event": {} if event is None else event, "context": dict(context or {"id": "ctx1"})},
             variables=variables or {},
             import_folder=folder,
-            scratch_folder=scratch,
             node_packages=node_packages or {},
             is_sandboxed=guarded,
         )

@@ -20,7 +20,7 @@ def print_output(result: StepResult) -> None:
 
 async def main(language: Any, source: str, folder: Path) -> None:
     """Run one step, which is expected never to end."""
-    setup = RunSetup("run", "w", {"event": {}, "context": {}}, {}, folder, folder)
+    setup = RunSetup("run", "w", {"event": {}, "context": {}}, {}, folder)
     workers = await WorkerPool().open_run(setup)
     recorder = StepRecorder("forever", on_change=print_output)
     await workers.run_step(StepCall(Step("forever", language, source), timeout_s=600), recorder)

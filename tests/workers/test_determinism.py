@@ -48,10 +48,8 @@ export default defineComponent({
 
 
 @asynccontextmanager
-async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> AsyncIterator[Bench]:
+async def a_run(folder: Path, *, fixed: Determinism | None) -> AsyncIterator[Bench]:
     """A run with its own processes."""
-    scratch = folder / f"scratch-{number}"
-    scratch.mkdir()
     pool = WorkerPool(max_active_runs=1, determinism=fixed)
     setup = RunSetup(
         run_id="r",
@@ -59,7 +57,6 @@ async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> 
         trigger={"event": {}, "context": {}},
         variables={},
         import_folder=folder,
-        scratch_folder=scratch,
     )
     workers = await pool.open_run(setup)
     try:
@@ -72,8 +69,8 @@ async def a_run(folder: Path, *, fixed: Determinism | None, number: int = 0) -> 
 async def twice(folder: Path, language: Language, source: str, fixed: Determinism | None) -> list[Any]:
     """Return values of a step in two runs with separate processes."""
     values = []
-    for number in range(2):
-        async with a_run(folder, fixed=fixed, number=number) as bench:
+    for _ in range(2):
+        async with a_run(folder, fixed=fixed) as bench:
             outcome = await bench.run(language, source)
             assert outcome.error is None, outcome.error
             values.append(outcome.exports["$return_value"])
@@ -143,8 +140,8 @@ async def test_random_numbers_depend_only_on_the_step(tmp_path: Path, language: 
 async def test_expressions_and_another_seed(tmp_path: Path) -> None:
     """Expressions in props see the same time and random numbers; another seed gives other numbers."""
     results = []
-    for number, seed in enumerate(("seed", "seed", "another")):
-        async with a_run(tmp_path, fixed=Determinism(AT, seed), number=number) as bench:
+    for seed in ("seed", "seed", "another"):
+        async with a_run(tmp_path, fixed=Determinism(AT, seed)) as bench:
             results.append(await bench.workers.evaluate(["new Date().toISOString()", "Math.random()"], {}))
 
     assert results[0] == results[1]

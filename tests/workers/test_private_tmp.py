@@ -75,11 +75,10 @@ async def open_one(base: Path, go_programs: GoBuildCache) -> AsyncIterator[Open]
     async def open_run(*, event: JSON = None, of: WorkerPool = pool, folder: Path | None = None) -> Bench:
         nonlocal count
         count += 1
-        folder, scratch = folder or base / "project", base / f"scratch{count}"
-        for path in (folder, scratch):
-            path.mkdir(exist_ok=True)
+        folder = folder or base / "project"
+        folder.mkdir(exist_ok=True)
         trigger: dict[str, JSON] = {"event": event, "context": {"id": "ctx1"}}
-        return Bench(await of.open_run(RunSetup(f"run{count}", "demo@1", trigger, {}, folder, scratch)))
+        return Bench(await of.open_run(RunSetup(f"run{count}", "demo@1", trigger, {}, folder)))
 
     yield open_run
     await pool.close()
@@ -207,8 +206,8 @@ async def test_files_of_a_run_are_removed_with_the_run_and_the_folders_with_the_
     bench = await open_one(of=pool)
     await bench.run("bash", f"touch /tmp/{name}")
     bases = {Path("/var/tmp"), Path(tempfile.gettempdir())}
-    [written] = (path for base in bases for path in base.glob(f"pdkernel-tmp-*/*/{name}"))
-    folder_of_pool = written.parents[1]
+    [written] = (path for base in bases for path in base.glob(f"pdkernel-run-*/*/tmp/{name}"))
+    folder_of_pool = written.parents[2]
 
     await bench.workers.release()
     after_the_run = (written.exists(), folder_of_pool.exists())

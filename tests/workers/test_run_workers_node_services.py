@@ -160,11 +160,7 @@ async def test_request_without_a_url_is_an_error(bench: Bench) -> None:
 @pytest.fixture
 async def filing(pool: WorkerPool, tmp_path: Path) -> Bench:
     """A run with a file store in `files`."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    setup = RunSetup(
-        "r", "w@1", {"event": {}, "context": {}}, {}, tmp_path, scratch, file_store_folder=tmp_path / "files"
-    )
+    setup = RunSetup("r", "w@1", {"event": {}, "context": {}}, {}, tmp_path, file_store_folder=tmp_path / "files")
     return Bench(await pool.open_run(setup))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -68,14 +67,14 @@ async def test_prepared_step_starts_fresh(language: Language, open_run: OpenRun)
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
-async def test_worker_survives_an_unused_preparation(language: Language, open_run: OpenRun, tmp_path: Path) -> None:
-    """A worker survives a run that ends, with its folder, before the preparation."""
+async def test_worker_survives_an_unused_preparation(language: Language, open_run: OpenRun) -> None:
+    """A worker survives a run that ends before the preparation, and whose working folder is gone."""
     first = await open_run()
     before = await first.run(language, PIDS[language])
     await first.workers.release()
     second = await open_run()
     second.workers.prepare_steps([Step("work", language, FACES[language])])
-    shutil.rmtree(tmp_path / "scratch2")
+    second.workers.ensure_tmp_folder().rmdir()
 
     await second.workers.release()
     third = await open_run()
@@ -134,4 +133,4 @@ async def test_exit_after_the_return_loses_no_result(open_run: OpenRun) -> None:
 
 def test_preparation_does_not_start_a_worker(pool: WorkerPool, tmp_path: Path) -> None:
     """Preparing does not start a worker."""
-    assert pool.acquire_warm_slot(RunSetup("run", "w@1", {"event": {}, "context": {}}, {}, tmp_path, tmp_path)) is None
+    assert pool.acquire_warm_slot(RunSetup("run", "w@1", {"event": {}, "context": {}}, {}, tmp_path)) is None

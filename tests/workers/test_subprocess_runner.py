@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.workers.conftest import Bench
@@ -43,7 +41,7 @@ async def test_messages_of_bash_have_the_line_of_the_cell(bench: Bench) -> None:
     assert outcome.warnings == ("exit status 2",)
 
 
-async def test_folder_of_the_script_is_removed_from_split_messages(bench: Bench, tmp_path: Path) -> None:
+async def test_folder_of_the_script_is_removed_from_split_messages(bench: Bench) -> None:
     """The path is removed however the output is split; a text that only begins like the path is not lost."""
     outcome = await bench.run(
         "bash",
@@ -51,7 +49,7 @@ async def test_folder_of_the_script_is_removed_from_split_messages(bench: Bench,
         'printf %s " and $head" >&2\n',
     )
 
-    assert bench.printed("stderr") == f"work.sh: here and {str(tmp_path)[:7]}"
+    assert bench.printed("stderr") == f"work.sh: here and {str(bench.workers.ensure_tmp_folder())[:7]}"
     assert outcome.error is None
 
 
@@ -75,11 +73,11 @@ async def test_line_that_is_not_an_export_is_a_warning(bench: Bench) -> None:
     assert outcome.warnings == ("Line 1 of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored.",)
 
 
-async def test_files_of_the_step_are_removed(bench: Bench, tmp_path: Path) -> None:
-    """The input files of a step do not stay in the scratch folder."""
+async def test_files_of_the_step_are_removed(bench: Bench) -> None:
+    """The input files of a step do not stay in the folder of the run."""
     await bench.run("bash", "true")
 
-    assert [path.name for path in tmp_path.joinpath("scratch1").iterdir()] == ["tmp"]
+    assert [path.name for path in bench.workers.ensure_tmp_folder().parent.iterdir()] == ["tmp"]
 
 
 async def test_background_processes_end_with_the_run(bench: Bench) -> None:

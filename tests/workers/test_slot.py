@@ -1,0 +1,92 @@
+"""The folder of a slot: the files of one run at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdkernel.workers import WorkerPool
+from tests.workers.conftest import OpenRun
+
+
+async def test_files_of_a_run_are_removed_with_the_run(open_run: OpenRun) -> None:
+    """The next run in the same processes finds an empty working folder."""
+    first = await open_run()
+    await first.run("bash", "mkdir -p a/b; touch .hidden a/b/c; ln -s /nowhere link")
+    folder = first.workers.ensure_tmp_folder()
+    await first.workers.release()
+    after_release = list(folder.parent.rglob("*"))
+
+    second = await open_run()
+    listed = await second.run("bash", 'echo "all=$(ls -A)" >> $PIPEDREAM_EXPORTS')
+
+    assert after_release == []
+    assert second.workers.ensure_tmp_folder() == folder
+    assert listed.exports == {"all": ""}
+
+
+async def test_file_beside_the_working_folder_is_removed(open_run: OpenRun) -> None:
+    """A step that writes into the folder of its slot, outside of the working folder, leaves no file."""
+    first = await open_run()
+    await first.run("bash", "mkdir ../mine; touch ../mine/file")
+    folder = first.workers.ensure_tmp_folder().parent
+
+    await first.workers.release()
+
+    assert not (folder / "mine").exists()
+
+
+async def test_run_without_files_keeps_the_working_folder(open_run: OpenRun) -> None:
+    """A run that writes no file costs no removal and no creation of a folder."""
+    first = await open_run()
+    await first.run("python", "def handler(pd):\n    return 1\n")
+    folder = first.workers.ensure_tmp_folder()
+
+    await first.workers.release()
+
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("files", [[], ["file"]])
+async def test_step_may_replace_its_working_folder(open_run: OpenRun, tmp_path: Path, files: list[str]) -> None:
+    """A link in place of the working folder is removed with the run; its target stays."""
+    target = tmp_path / "target"
+    target.mkdir()
+    for name in files:
+        (target / name).touch()
+    first = await open_run()
+    await first.run("bash", f"cd ..; rmdir tmp; ln -s {target} tmp")
+    await first.workers.release()
+
+    second = await open_run()
+    folder = second.workers.ensure_tmp_folder()
+
+    assert [path.name for path in target.iterdir()] == files
+    assert not folder.is_symlink()
+    assert list(folder.iterdir()) == []
+
+
+async def test_concurrent_runs_have_separate_folders(open_run: OpenRun) -> None:
+    """A run does not find the files of another run that executes at the same time, not even of the same user."""
+    one, other = await open_run(external_user="ada"), await open_run(external_user="ada")
+    await one.run("bash", "touch mine")
+
+    assert [path.name for path in one.workers.ensure_tmp_folder().iterdir()] == ["mine"]
+    assert list(other.workers.ensure_tmp_folder().iterdir()) == []
+
+
+async def test_pool_removes_every_folder(open_run: OpenRun) -> None:
+    """The end of the pool removes the folders of idle slots, and of a run that did not end."""
+    pool = WorkerPool()
+    folders = []
+    for user in ("ada", "grace"):
+        bench = await open_run(of=pool, external_user=user)
+        await bench.run("bash", "touch file")
+        folders.append(bench.workers.ensure_tmp_folder().parent)
+        if user == "ada":
+            await bench.workers.release()
+
+    await pool.close()
+
+    assert [folder.exists() for folder in folders] == [False, False]
