@@ -137,6 +137,7 @@ class StoredResponse(JsonStruct, frozen=True):
         headers: Names and values in the order received; names may repeat.
         body: The bytes that the step received.
         at: ISO time of the call.
+        has_body: False if the body was too large to store; *body* is then empty.
     """
 
     status: int
@@ -144,6 +145,7 @@ class StoredResponse(JsonStruct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     body: bytes
     at: str
+    has_body: bool = True
 
     def __repr__(self) -> str:
         return f"StoredResponse(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"

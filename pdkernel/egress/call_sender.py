@@ -16,6 +16,7 @@ from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, Response, end_to_end_headers, format_origin
 from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.pending_call import CallResult
+from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES
 from pdkernel.egress.responses import UpstreamResult, build_response, outgoing_headers
 from pdkernel.egress.stand_ins import ReceivedRequest, StandIn, select_stand_in
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
@@ -105,7 +106,11 @@ def _without_compression(headers: Headers) -> Headers:
 
 
 async def _call_built_in_stand_in(stand_in: StandIn, request: Request) -> UpstreamResult:
-    """Answer *request* with a built-in stand-in."""
+    """Answer *request* with a built-in stand-in, which reads bodies up to `MAX_RECORDED_BODY_BYTES`."""
+    await request.body.buffer()
+    if request.body.byte_count > MAX_RECORDED_BODY_BYTES:
+        note = f"the stand-in reads bodies up to {MAX_RECORDED_BODY_BYTES >> 20} MB"
+        return UpstreamResult(build_response(413, b"", [], b""), CallResult("stand_in", 413, note=note))
     path, _, query = request.target.decode("latin-1").partition("?")
     received = ReceivedRequest(
         method=request.method,

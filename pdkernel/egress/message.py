@@ -17,7 +17,8 @@ _HOP_BY_HOP = frozenset(
 )  # fmt: skip
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_MAX_MEMORY_BYTES = 1 << 20
+MAX_MEMORY_BYTES = 1 << 20
+"""Bytes of a buffered body in memory; a longer body is buffered in a file."""
 _CHUNK = 1 << 16
 
 
@@ -79,7 +80,7 @@ class Body:
             async for chunk in self.stream():
                 digest.update(chunk)
             return digest.hexdigest()
-        stored: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_MAX_MEMORY_BYTES)  # noqa: SIM115  # closed by close()
+        stored: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=MAX_MEMORY_BYTES)  # noqa: SIM115  # closed by close()
         self._buffer = stored
         async for chunk in self._chunks:
             self._count(chunk)

@@ -3,7 +3,8 @@ Recorded calls without credentials: redaction before a call is stored, and the k
 
 A credential becomes a placeholder, `{{secret:slack.bot_token}}`. A placeholder of a run names an account; a placeholder of a
 recording names app and field only, so that a recording made with one account can be replayed with another. Bodies are searched
-for secrets after their content codings and character sets are decoded and their archives are opened.
+for secrets after their content codings and character sets are decoded and their archives are opened. A body above 32 MB is not
+searched: its length and its hash are stored.
 
 Files of recorded calls are in `recording`.
 """
@@ -37,7 +38,8 @@ _PLACEHOLDER_START = "{{secret:"
 _LITERAL = "{{secret:|literal}}"
 _RUN_PLACEHOLDER = re.compile(r"⟦secret:([^⟦⟧\[\]|]*)((?:\|[^⟦⟧\[\]|]+)?(?:\[\d+:\])?)⟧")
 _RECORDING_PLACEHOLDER = re.compile(r"\{\{secret:([^{}|\[\]]*)((?:\|[^{}|\[\]]+)?(?:\[\d+:\])?)\}\}")
-_MAX_UNPACKED_BYTES = 32 << 20
+MAX_RECORDED_BODY_BYTES = 32 << 20
+"""The longest body that is recorded, packed and unpacked: a search for secrets needs the whole body in memory."""
 _MAX_ARCHIVES = 1000
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _CHARSET = re.compile(r'charset\s*=\s*"?(utf-?(?:16|32)(?:-?[lb]e)?|iso-8859-\d+|windows-125\d)\b', re.IGNORECASE)
@@ -47,6 +49,14 @@ _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 class NotSearchableError(Exception):
     """A body cannot be searched, or contains a secret that cannot be replaced. The message is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeBody:
+    """A body above `MAX_RECORDED_BODY_BYTES`, of which only the length and the hash are known."""
+
+    byte_count: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +91,22 @@ class CallRedactor:
     def __init__(self) -> None:
         self._pattern_redactor = SecretPatternRedactor()
 
-    def redact_request(self, method: str, url: str, headers: Headers, body: bytes, redactor: Redactor) -> RecordedCall:
+    def redact_request(
+        self, method: str, url: str, headers: Headers, body: bytes | LargeBody, redactor: Redactor
+    ) -> RecordedCall:
         """The redacted request. Its key does not depend on the account whose credentials the request carries."""
         sent = _decoded(headers)
         url = self._text(url, redactor)
-        body = self._bytes(body, sent, redactor)
+        stored_body = self._bytes(body, sent, redactor)
         kept_headers = tuple(
             (name, self._text(value, redactor)) for name, value in sent if name in _KEPT_REQUEST_HEADERS
         )
         return RecordedCall(
-            key=_key(method, url, _value(kept_headers, "content-type"), body),
+            key=_key(method, url, _value(kept_headers, "content-type"), stored_body),
             method=method,
             url=url,
             headers=kept_headers,
-            body=body,
+            body=stored_body,
         )
 
     def redact_response(
@@ -102,7 +114,7 @@ class CallRedactor:
         status: int,
         reason: bytes,
         headers: Headers,
-        body: bytes,
+        body: bytes | LargeBody,
         redactor: Redactor,
         *,
         length_only: bool = False,
@@ -122,9 +134,14 @@ class CallRedactor:
     def _text(self, text: str, redactor: Redactor) -> str:
         return self._pattern_redactor.redact(insert_placeholders(text, redactor))
 
-    def _bytes(self, body: bytes, headers: Sequence[tuple[str, str]], redactor: Redactor) -> bytes:
+    def _bytes(self, body: bytes | LargeBody, headers: Sequence[tuple[str, str]], redactor: Redactor) -> bytes:
         if not body:
-            return body
+            return b""
+        if isinstance(body, LargeBody):
+            return (
+                f"{LEFT_OUT_START}it has {body.byte_count:,} bytes (SHA-256 {body.sha256}), and a recording keeps bodies "
+                f"up to {MAX_RECORDED_BODY_BYTES >> 20} MB}}}}"
+            ).encode()
         content_type = _value(headers, "content-type")
         redact = partial(self._text, redactor=redactor)
         try:
@@ -212,7 +229,7 @@ def check_archives(body: bytes, content_type: str, rewrite: Rewrite) -> None:
     parts = [body]
     if boundary is not None:
         parts = [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in body.split(b"--" + boundary)]
-    left, opened = _MAX_UNPACKED_BYTES, 0
+    left, opened = MAX_RECORDED_BODY_BYTES, 0
     while parts:
         packed = parts.pop()
         if not packed.startswith((_GZIP, _ZIP)):
@@ -302,7 +319,7 @@ def _rewrite_as(body: bytes, rewrite: Rewrite, charset: str, decode_errors: str,
     return body if changed == text else changed.encode(charset, encode_errors)
 
 
-def _decompress_gzip(body: bytes, limit: int = _MAX_UNPACKED_BYTES) -> bytes:
+def _decompress_gzip(body: bytes, limit: int = MAX_RECORDED_BODY_BYTES) -> bytes:
     try:
         return _check_size(limit, gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1))
     except (OSError, EOFError, zlib.error):
@@ -314,11 +331,11 @@ def _decompress_deflate(body: bytes) -> bytes:
     for window_bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
         decoder = zlib.decompressobj(window_bits)
         try:
-            data = decoder.decompress(body, _MAX_UNPACKED_BYTES + 1)
+            data = decoder.decompress(body, MAX_RECORDED_BODY_BYTES + 1)
         except zlib.error:
             continue
-        if decoder.eof or len(data) > _MAX_UNPACKED_BYTES:
-            return _check_size(_MAX_UNPACKED_BYTES, data)
+        if decoder.eof or len(data) > MAX_RECORDED_BODY_BYTES:
+            return _check_size(MAX_RECORDED_BODY_BYTES, data)
     raise NotSearchableError("its deflate data cannot be read")
 
 

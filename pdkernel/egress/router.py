@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdkernel.clock import Clock
 from pdkernel.egress import connect_proxy, refusals
+from pdkernel.egress.call_recorder import CallRecorder, max_recorded_bytes
 from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
 from pdkernel.egress.message import Request, Response, format_origin
@@ -23,15 +23,17 @@ from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.protocol_sniff import CLIENT_FIRST_PORTS
 from pdkernel.egress.public_addresses import NotPublicError, is_inside
 from pdkernel.egress.recorded_call import restore_secrets
-from pdkernel.egress.recording import MAX_MEMORY_RECORDING_BYTES, MemoryRecording, RecordingFile
 from pdkernel.egress.responses import (
-    ResponseRecorder,
     build_response,
+    close_unread,
     is_bodyless,
+    join_streams,
+    read_up_to,
     repeat_response,
     stream_response,
 )
 from pdkernel.egress.send_once import (
+    MAX_STORED_BODY_BYTES,
     NOT_AGAIN,
     UNKNOWN,
     SentRequestStore,
@@ -68,8 +70,8 @@ class CallRouter:
         self.own_server = own_server
         self._sender = CallSender(upstream, stand_ins, own_server)
         self._clock = clock
-        self._recording_files: dict[Path, RecordingFile] = {}
-        self._unfinished_sends: set[asyncio.Task[Response]] = set()
+        self._recorder = CallRecorder()
+        self._unfinished_sends: set[asyncio.Task[Any]] = set()
 
     async def route(self, caller: CallerToken | None, request: Request) -> Response:
         """
@@ -110,7 +112,11 @@ class CallRouter:
             sending.add_done_callback(
                 lambda done: done.cancelled() or done.exception()
             )  # retrieved, even if the client left
-            return await asyncio.shield(sending)
+            try:
+                return await asyncio.shield(sending)
+            except asyncio.CancelledError:
+                sending.add_done_callback(self._close_body)
+                raise
         return await self._send_and_stream(binding, call, request)
 
     async def refuse(self, caller: CallerToken | None, request: Request, refusal: refusals.Refusal) -> Response:
@@ -209,7 +215,7 @@ class CallRouter:
 
     def check(self, policy: OutboundPolicy) -> None:
         """Read the recording of *policy*; called in a thread. Raises `RecordingError`."""
-        self._recording_file(policy).check(replay=policy.mode == "replay")
+        self._recorder.check(policy)
 
     async def close(self) -> None:
         """Cancel unfinished calls and close all connections."""
@@ -229,7 +235,7 @@ class CallRouter:
         recorder = None
         if binding.context.is_recorded:
             await request.body.buffer()
-            recorder = await self._open_response_recorder(binding, call, request)
+            recorder = await self._recorder.open(binding, call, request)
         try:
             result = await self._sender.send(binding.context, request)
         except UpstreamError as error:
@@ -250,7 +256,7 @@ class CallRouter:
             body,
             recorder,
             has_no_body=is_bodyless(request.method, result.response.status),
-            max_recorded_bytes=None if binding.context.policy.mode == "record" else MAX_MEMORY_RECORDING_BYTES,
+            max_recorded_bytes=max_recorded_bytes(binding.context),
         )
         return replace(result.response, body=watched)
 
@@ -271,13 +277,12 @@ class CallRouter:
             ordinal=binding.next_ordinal(identity),
         )
         recorded = None if context.send_again else await asyncio.to_thread(sent.find, key)
-        recorder = await self._open_response_recorder(binding, call, request)
+        recorder = await self._recorder.open(binding, call, request)
         if recorded is not None:
             return repeat_response(call, recorded, recorder)
         try:
             result = await self._sender.send(context, request)
-            body = result.response.body
-            content = body if isinstance(body, bytes) else b"".join([chunk async for chunk in body])
+            content, rest = await read_up_to(result.response.body, MAX_STORED_BODY_BYTES)
         except UpstreamError as error:
             call.fail(f"{error} {UNKNOWN} {NOT_AGAIN}" if error.sent else str(error))
             if error.sent:
@@ -298,8 +303,26 @@ class CallRouter:
             if name.lower() != b"content-length"
         )
         record = StoredResponse(
-            response.status, response.reason.decode("latin-1"), stored_headers, content, call.started_at
+            response.status,
+            response.reason.decode("latin-1"),
+            stored_headers,
+            content if rest is None else b"",
+            call.started_at,
+            has_body=rest is None,
         )
+        bodyless = is_bodyless(request.method, response.status)
+        if rest is not None:
+            if may_have_effect(response.status):
+                await self._remember(binding, sent, key, request, record)
+            body = stream_response(
+                call,
+                result,
+                join_streams(content, rest),
+                recorder,
+                has_no_body=bodyless,
+                max_recorded_bytes=max_recorded_bytes(context),
+            )
+            return replace(response, body=body)
         # Recorded first, so that the call is in the record even if storing the response fails.
         notes = [note for note in (result.call_result.note, doubt(record)) if note]
         call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
@@ -307,8 +330,16 @@ class CallRouter:
             await self._remember(binding, sent, key, request, record)
         if recorder is not None:
             recorder(response, content)
-        bodyless = is_bodyless(request.method, response.status)
         return build_response(response.status, response.reason, response.headers, content, has_no_body=bodyless)
+
+    def _close_body(self, sending: asyncio.Task[Response]) -> None:
+        """Close the connection of a response that no client reads."""
+        body = b"" if sending.cancelled() or sending.exception() is not None else sending.result().body
+        if isinstance(body, bytes):
+            return
+        closing = asyncio.ensure_future(close_unread(body))
+        self._unfinished_sends.add(closing)
+        closing.add_done_callback(self._unfinished_sends.discard)
 
     async def _remember(
         self, binding: StepBinding, sent: SentRequestStore, key: str, request: Request, record: StoredResponse
@@ -319,74 +350,15 @@ class CallRouter:
         await asyncio.to_thread(sent.add, host, no_answer("", record.at))
 
     async def _replay(self, binding: StepBinding, call: PendingCall, request: Request) -> Response:
-        policy = binding.context.policy
-        await request.body.buffer()
-        recording = self._recording_file(policy)
-        stored_request = recording.call_redactor.redact_request(
-            request.method, request.url, request.headers, await request.body.read(), binding.context.redactor
-        )
-        safe = is_safe_method(request.method)
-        found = recording.find(
-            binding.context.step, binding.next_ordinal(stored_request.key), stored_request, safe=safe
-        )
+        found = await self._recorder.find(binding, call, request)
         if isinstance(found, str):
-            return call.refuse(refusals.not_recorded(call.method, call.url, policy.mode_text, found))
-        if binding.context.memory_recording is not None:
-            nth = binding.next_ordinal(f"in memory {stored_request.key}")
-            binding.context.memory_recording.add(binding.context.step, nth, stored_request, found, call.duration_ms)
+            mode = binding.context.policy.mode_text
+            return call.refuse(refusals.not_recorded(call.method, call.url, mode, found))
         found = restore_secrets(found, binding.context.redactor)
         call.finish(CallResult("replayed", found.status, body_bytes=len(found.body)))
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = is_bodyless(request.method, found.status)
         return build_response(found.status, found.reason.encode("latin-1"), headers, found.body, has_no_body=bodyless)
-
-    async def _open_response_recorder(
-        self, binding: StepBinding, call: PendingCall, request: Request
-    ) -> ResponseRecorder | None:
-        """A function that records the call with its complete response, or None. The request's body must be buffered."""
-        context = binding.context
-        recordings: list[RecordingFile | MemoryRecording] = []
-        if context.policy.mode == "record":
-            recordings.append(self._recording_file(context.policy))
-        if context.memory_recording is not None and context.memory_recording.has_room_for(request.body.byte_count):
-            recordings.append(context.memory_recording)
-        elif context.memory_recording is not None:
-            context.memory_recording.skip(call.method, call.url)
-        if not recordings:
-            return None
-        body = await request.body.read()
-        prepared = []
-        for number, recording in enumerate(recordings):
-            stored_request = recording.call_redactor.redact_request(
-                request.method, request.url, request.headers, body, context.redactor
-            )
-            prepared.append(
-                (recording, stored_request, binding.next_ordinal(f"recorded {number} {stored_request.key}"))
-            )
-
-        def recorder(answer: Response, body: bytes | None) -> None:
-            length_only = request.method == "HEAD"
-            for recording, stored_request, nth in prepared:
-                if body is None or (isinstance(recording, MemoryRecording) and not recording.has_room_for(len(body))):
-                    if isinstance(recording, MemoryRecording):
-                        recording.skip(call.method, call.url)
-                    continue
-                stored_response = recording.call_redactor.redact_response(
-                    answer.status, answer.reason, answer.headers, body, context.redactor, length_only=length_only
-                )
-                try:
-                    recording.add(context.step, nth, stored_request, stored_response, call.duration_ms)
-                except OSError as fault:
-                    context.on_call_refused(
-                        f"{call.method} {call.url} was sent, but its response cannot be recorded "
-                        f"({context.policy.mode_text}): {fault.strerror}."
-                    )
-
-        return recorder
-
-    def _recording_file(self, policy: OutboundPolicy) -> RecordingFile:
-        assert policy.recording_file is not None, "the modes record and replay have a file"
-        return self._recording_files.setdefault(policy.recording_file, RecordingFile(policy.recording_file))
 
 
 def _host_key(context: CallContext, url: str) -> str:

@@ -30,6 +30,9 @@ UNKNOWN = "The outcome is unknown: the host may have acted."
 """Note for an unsafe request of which a part was sent and whose response does not show whether the host acted."""
 NOT_AGAIN = "A run on the same event does not send it again; `%pdrun --send` repeats it."
 
+MAX_STORED_BODY_BYTES = 8 << 20
+"""The longest body of a stored response; more than a run may export."""
+
 _REFUSING_STATUSES = frozenset({401, 403, 407, 408, 425, 429})
 _NO_ANSWER = 0
 
@@ -55,7 +58,12 @@ def no_answer(why: str, at: str) -> StoredResponse:
 
 
 def doubt(recorded: StoredResponse) -> str | None:
-    """The note about an unknown outcome, for a request that is not sent again; None if the outcome is known."""
+    """The note about a request that is not sent again, if its outcome is unknown or its response is not stored; else None."""
+    if not recorded.has_body:
+        return (
+            f"it was sent at {recorded.at} and got status {recorded.status} with a body of more than "
+            f"{MAX_STORED_BODY_BYTES >> 20} MB, which is not stored. {NOT_AGAIN}"
+        )
     if recorded.status == _NO_ANSWER:
         return f"it was sent at {recorded.at} and got no response: {recorded.reason} {UNKNOWN} {NOT_AGAIN}"
     return f"{UNKNOWN} {NOT_AGAIN}" if recorded.status >= 500 else None

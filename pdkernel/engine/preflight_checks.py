@@ -16,8 +16,8 @@ from pdkernel.analysis import check_import_complete, check_packages, check_workf
 from pdkernel.engine.limits import check_props
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, UnsupportedError
-from pdkernel.expression import iter_templates
-from pdkernel.model import LANGUAGE_NAMES, ROUND_TRIP_KEY, Workflow
+from pdkernel.expression import is_plain_path, iter_templates
+from pdkernel.model import JSON, LANGUAGE_NAMES, ROUND_TRIP_KEY, Workflow
 from pdkernel.workers import find_bash, find_go, find_node
 
 
@@ -82,12 +82,20 @@ def disable_skipped_steps(request: RunRequest) -> Workflow:
 def check_interpreters(workflow: Workflow) -> None:
     """Refuse a workflow whose interpreters are not installed. Raises `InterpreterMissingError`."""
     steps = [step for step in workflow.steps if not step.disabled]
-    if any(step.language == "node" or any(True for _ in iter_templates(step.props)) for step in steps):
+    if any(step.language == "node" or _needs_javascript(step.props) for step in steps):
         find_node()
     if any(step.language == "bash" for step in steps):
         find_bash()
     if any(step.language == "go" and step.uses is None for step in steps):
         find_go()
+
+
+def _needs_javascript(props: Mapping[str, JSON]) -> bool:
+    return any(
+        not is_plain_path(expression.source)
+        for _, template in iter_templates(props)
+        for expression in template.expressions
+    )
 
 
 def check_debug(request: RunRequest) -> None:

@@ -1,7 +1,8 @@
 """
 Evaluates the props of a step and selects the environment variables that its workflow names.
 
-A Node.js worker evaluates `{{ }}`. A value that is one whole expression keeps its type, as on the platform.
+A `{{ }}` is evaluated in Python if it is a plain path, else by a Node.js worker. A value that is one whole
+expression keeps its type, as on the platform.
 """
 
 from __future__ import annotations

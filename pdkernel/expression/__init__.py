@@ -1,9 +1,10 @@
 """
 `{{ }}` expressions: finding them in values, the steps that they read, and substituting their results.
 
-A Node.js worker evaluates the expressions.
+Plain paths are evaluated in Python, other expressions by a Node.js worker.
 """
 
+from pdkernel.expression.plain_path import Evaluation, evaluate_plain_paths, is_plain_path
 from pdkernel.expression.references import find_javascript_references, find_reference_lines
 from pdkernel.expression.substitution import UNDEFINED, substitute_results
 from pdkernel.expression.template import (
@@ -18,13 +19,16 @@ from pdkernel.expression.template import (
 
 __all__ = [
     "UNDEFINED",
+    "Evaluation",
     "Expression",
     "Template",
     "ValuePath",
     "add_missing_braces",
+    "evaluate_plain_paths",
     "find_closing_braces",
     "find_javascript_references",
     "find_reference_lines",
+    "is_plain_path",
     "iter_templates",
     "parse_template",
     "substitute_results",

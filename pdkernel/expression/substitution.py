@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 from pdkernel.expression.template import OPENING_BRACES, Template, parse_template
@@ -75,7 +75,34 @@ def format_result(result: Any) -> str:
         return ""
     if isinstance(result, str):
         return result
-    if isinstance(result, float):
-        # JavaScript writes 1e-7 where Python writes 1e-07, and 1 where Python writes 1.0.
-        return re.sub(r"e-0(\d)", r"e-\1", repr(result)).removesuffix(".0")
-    return json.dumps(result, ensure_ascii=False, separators=(",", ":"))
+    return _stringify(result)
+
+
+def _stringify(value: Any) -> str:
+    """Return *value* as `JSON.stringify` writes it: `json.dumps` writes numbers in another way."""
+    if isinstance(value, float):
+        return _format_number(value)
+    if isinstance(value, list):
+        return "[" + ",".join(map(_stringify, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_stringify(key)}:{_stringify(item)}" for key, item in value.items()) + "}"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()  # escapes a lone surrogate
+
+
+def _format_number(number: float) -> str:
+    """Return *number* with the notation that JavaScript chooses for its size (ECMAScript, `Number::toString`)."""
+    sign, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
+    assert isinstance(exponent, int), "JSON has no infinite numbers"
+    written = "".join(map(str, digits))
+    point = len(written) + exponent
+    if len(written) <= point <= 21:
+        text = written.ljust(point, "0")
+    elif 0 < point <= 21:
+        text = f"{written[:point]}.{written[point:]}"
+    elif -6 < point <= 0:
+        text = f"0.{'0' * -point}{written}"
+    else:
+        fraction = f".{written[1:]}" if len(written) > 1 else ""
+        text = f"{written[0]}{fraction}e{point - 1:+}"
+    return f"-{text}" if sign and number else text

@@ -30,7 +30,7 @@ from pdkernel.workers.pool import WorkerPool
 from pdkernel.workers.private_tmp import describe_step_tmp, make_scratch_folder
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Effect, Emitted, Evaluation, Pause
+from pdkernel.workers.replies import Effect, Emitted, Pause
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.step_errors import (
     StepCompileError,
@@ -48,7 +48,6 @@ __all__ = [
     "Determinism",
     "Effect",
     "Emitted",
-    "Evaluation",
     "GoBuildCache",
     "GoLock",
     "OutboundGateway",

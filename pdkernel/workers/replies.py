@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pdkernel.errors import StepError
+from pdkernel.expression import Evaluation
 from pdkernel.model import JSON
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
@@ -170,21 +171,6 @@ class ServiceCall(Reply, frozen=True, tag="ask"):
     id: Count
     call: str
     args: dict[str, Any]
-
-
-class EvaluationError(TypedDict):
-    """The error of an expression."""
-
-    name: str
-    message: str
-
-
-class Evaluation(TypedDict, total=False):
-    """The result of one expression: exactly one of the keys."""
-
-    value: JSON
-    undefined: bool
-    error: EvaluationError
 
 
 def parse_evaluations(value: JSON, count: int) -> list[Evaluation]:

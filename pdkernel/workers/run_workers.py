@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 
 from pdkernel.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
+from pdkernel.expression import Evaluation, evaluate_plain_paths
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.workers.component_client import ComponentClient, find_error
@@ -25,7 +26,7 @@ from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.private_tmp import TMP_FOLDER
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Done, Evaluation, parse_evaluations
+from pdkernel.workers.replies import Done, parse_evaluations
 from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
 from pdkernel.workers.worker import StepExchange, Worker, WorkerGone, diagnose_exit
@@ -197,14 +198,16 @@ class RunWorkers:
         Return the values of JavaScript *expressions*, in order. If an expression fails, the others are still evaluated.
 
         Their scope: `steps`, `event` (`steps.trigger.event`), `process.env` (the workflow's variables), and
-        JavaScript's own globals.
+        JavaScript's own globals. If all are plain paths, no Node.js worker is needed.
 
         Raises:
             StepError: The expressions took longer than *timeout_s*, or ended the process.
             InterpreterMissingError: Node.js is not installed.
         """
-        if not expressions:
-            return []
+        values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
+        plain = evaluate_plain_paths(expressions, values, self._setup.variables)
+        if plain is not None:
+            return plain
         request = {"op": "evaluate", "expressions": list(expressions)}
         read = partial(parse_evaluations, count=len(expressions))
         done = await self._exchange_request(

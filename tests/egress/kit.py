@@ -58,6 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         length = int(self.headers.get("content-length") or 0)
+        if self.path.startswith("/large/"):
+            self._large(length)
+            return
         body = self._chunks() if self.headers.get("transfer-encoding") else self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append(Seen(self.command, self.path, headers, body))
@@ -80,8 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
             return
         status = int(path.removeprefix("/status/")) if path.startswith("/status/") else 200
-        if path.startswith("/big/"):
-            content = b"x" * int(path.removeprefix("/big/"))
+        if path.startswith(("/big/", "/held/")):
+            if path.startswith("/held/"):
+                self.server.go_on.wait(10)
+            content = b"x" * int(path.rpartition("/")[2])
         elif path == "/cut":
             self.send_response(200)
             self.send_header("content-length", "1000")
@@ -102,6 +107,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     do_GET = do_POST = do_HEAD = _answer  # noqa: N815  # the names that http.server looks for
+
+    def _large(self, length: int) -> None:
+        """Read a body of *length* bytes and send a body of the length in the path, in pieces."""
+        while length > 0:
+            length -= len(self.rfile.read(min(length, 1 << 18)))
+        left = int(self.path.removeprefix("/large/"))
+        self.send_response(200)
+        self.send_header("content-length", str(left))
+        self.end_headers()
+        while left > 0:
+            left -= self.wfile.write(bytes(min(left, 1 << 18)))
 
     def _events(self) -> None:
         """Send one event at once, and another when the test allows it."""
@@ -131,7 +147,7 @@ class OutsideServer(ThreadingHTTPServer):
 
     Attributes:
         seen: The requests that arrived.
-        go_on: Lets `/events` send its second event.
+        go_on: Lets `/events` send its second event, and `/held/SIZE` its response.
     """
 
     daemon_threads = True

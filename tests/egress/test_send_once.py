@@ -330,3 +330,37 @@ def test_a_request_is_recorded_if_the_store_fails(
     assert "error" in out
     assert len(outside.seen) == 1
     assert [call.outcome for call in ledger.calls] == ["sent"]
+
+
+def test_a_request_with_a_large_response_is_not_sent_again(runs: Runs, outside: OutsideServer, ledger: Ledger) -> None:
+    """A response above 8 MB is passed on completely and not stored: the next run fails and sends nothing."""
+    url = "https://api.example.test/big/9000000"
+    first = runs.post(url)
+    error = runs.fail(url)
+
+    assert (first.status, len(first.body)) == (200, 9_000_000)
+    assert "got status 200 with a body of more than 8 MB, which is not stored" in error
+    assert "`%pdrun --send` repeats it" in error
+    assert len(outside.seen) == 1
+    assert [(call.outcome, call.status, call.bytes) for call in ledger.calls] == [
+        ("sent", 200, 9_000_000),
+        ("not_sent", None, None),
+    ]
+    assert all(len(stored.body) < 100 for stored in runs.sent.kept.values())
+
+
+def test_a_large_response_that_no_client_reads_is_recorded(
+    gateway: Gateway, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """If the client leaves before a large response arrives, its connection is closed and the call is in the record."""
+    sent = SentMemory()
+    token = issue_bound_token(gateway, ledger, sent_requests=sent)
+    with knock(gateway, token, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(b"POST /held/50000000 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        wait_until(lambda: bool(outside.seen))
+    gateway.revoke_token(token)
+    outside.go_on.set()
+
+    wait_until(lambda: bool(ledger.calls))
+    assert ledger.calls[0].outcome == "sent"
+    assert [stored.has_body for stored in sent.kept.values() if stored.status] == [False]

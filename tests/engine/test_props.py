@@ -1,11 +1,14 @@
-"""Warnings about props that a step sets and its code does not declare."""
+"""Evaluation of props, and warnings about props that a step sets and its code does not declare."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from pdkernel.errors import InterpreterMissingError
 from pdkernel.model import Step
-from tests.builders import bash_step, node_step, python_step
+from tests.builders import an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
 DECLARED = "{ channel: { type: 'string', optional: true }, slack: { type: 'app', app: 'slack' } }"
@@ -56,3 +59,31 @@ async def test_rerun_does_not_repeat_the_warning(run: Run) -> None:
 
     assert execution.step("code").attempt == 3
     assert execution.step("code").output.count("declares no props") == 1
+
+
+async def test_python_workflow_with_plain_paths_needs_no_node(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python workflow whose props are plain paths runs where Node.js is not installed; another expression needs it."""
+    monkeypatch.setenv("PDKERNEL_NODE", str(tmp_path / "missing"))
+    first = python_step("a", "return {'items': [1, 2]}")
+    props = "--prop q={{steps.a.$return_value.items[1]}} --prop text='is {{event.body.name}}'"
+
+    execution = await run(first, python_step("b", "return pd.inputs", options=props), event=an_event({"name": "Ada"}))
+
+    assert execution.step("b").exports["$return_value"] == {"q": 2, "text": "is Ada"}
+    other = await run(first, python_step("b", options="--prop q={{steps.a.$return_value.items.at(1)}}"))
+    assert other.error is not None
+    assert other.error.code == InterpreterMissingError.code
+
+
+async def test_failed_path_names_the_prop(run: Run) -> None:
+    """A path that reads a property of undefined fails with the error of JavaScript, the prop and the expression."""
+    execution = await run(python_step(options="--prop q={{event.body.missing.name}}"), event=an_event({}))
+
+    error = execution.step("code").error
+    assert error is not None
+    assert error.name == "TypeError"
+    assert error.message.endswith(
+        "{{event.body.missing.name}} fails with TypeError: Cannot read properties of undefined (reading 'name')"
+    )

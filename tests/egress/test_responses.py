@@ -1,0 +1,126 @@
+"""Large bodies pass the gateway without being held."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, OutsideServer, node_paths
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from /proc")
+
+MB = 1_000_000
+SIZE = 300 * MB
+MAX_GROWTH = 30 * MB
+
+PYTHON_STEP = """
+import http.client, runpy, sys
+runpy.run_path(sys.argv[1])
+method, host, up, down = sys.argv[2:]
+connection = http.client.HTTPConnection(host)
+pieces = (bytes(100_000) for _ in range(int(up) // 100_000))
+connection.request(method, f"/large/{down}", body=pieces if int(up) else None, headers={"content-length": up})
+answer, count = connection.getresponse(), 0
+while chunk := answer.read(1 << 18):
+    count += len(chunk)
+print(answer.status, count)
+"""
+NODE_STEP = """
+const [, , method, host, up, down] = process.argv;
+const request = require("node:http").request({ method, host, path: `/large/${down}`, headers: { "content-length": up } });
+request.on("response", async (answer) => {
+  let count = 0;
+  for await (const chunk of answer) count += chunk.length;
+  console.log(answer.statusCode, count);
+});
+let left = Number(up) / 100_000;
+const write = () => {
+  while (left-- > 0) if (!request.write(Buffer.alloc(100_000))) return request.once("drain", write);
+  request.end();
+};
+write();
+"""
+
+
+class MeasuredGateway:
+    """A gateway whose memory is measured, and steps whose calls it routes."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        command = [sys.executable, "-m", "tests.egress.clients.measured_gateway", str(folder), str(port)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CLIENTS_FOLDER.parents[2]
+        )
+        self._answers: list[str] = []
+        self.call("python", "GET", mode="live")  # loads the libraries
+
+    def call(
+        self, language: str, method: str, *, mode: str, up: int = 0, down: int = 10, send_once: bool = False
+    ) -> int:
+        """Let a step send *up* and receive *down* bytes; returns the bytes by which the gateway's memory grew at most."""
+        environment = self._ask(json.dumps({"mode": mode, "send_once": send_once}))
+        assert isinstance(environment, dict)
+        arguments = [method, HOSTS[0], str(up), str(down)]
+        command = [sys.executable, "-c", PYTHON_STEP, str(PYTHON_HOOK), *arguments]
+        if language == "node":
+            command = [str(node_paths()["wheel"]), "-e", NODE_STEP, "-", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+        assert done.stdout.split() == ["200", str(down)]
+        growth = self._ask("")
+        assert isinstance(growth, int)
+        return growth
+
+    def _ask(self, line: str) -> object:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the gateway."""
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def measured(plain_outside: OutsideServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredGateway]:
+    """A gateway in its own process."""
+    gateway = MeasuredGateway(tmp_path_factory.mktemp("measured"), plain_outside.port)
+    yield gateway
+    gateway.close()
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+def test_large_response_is_not_held(measured: MeasuredGateway, language: str) -> None:
+    """A step receives 300 MB through the gateway, whose memory grows by less than 30 MB."""
+    assert measured.call(language, "GET", mode="live", down=SIZE) < MAX_GROWTH
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+def test_large_upload_is_not_held(measured: MeasuredGateway, language: str) -> None:
+    """A step sends 300 MB through the gateway, whose memory grows by less than 30 MB."""
+    assert measured.call(language, "POST", mode="live", up=SIZE) < MAX_GROWTH
+
+
+def test_large_bodies_of_a_request_that_is_sent_once_are_not_held(measured: MeasuredGateway) -> None:
+    """The gateway does not hold the bodies of a request that a repeated run does not send again."""
+    assert measured.call("python", "POST", mode="live", up=SIZE, down=SIZE, send_once=True) < MAX_GROWTH
+
+
+def test_large_recorded_bodies_are_not_held(measured: MeasuredGateway, tmp_path: Path) -> None:
+    """A recording has the lengths and hashes of bodies that are too large to be searched for secrets."""
+    recording = tmp_path / "calls.jsonl"
+
+    assert measured.call("python", "POST", mode=f"record={recording}", up=SIZE, down=SIZE) < MAX_GROWTH
+
+    line = json.loads(recording.read_text())
+    digest = hashlib.sha256(bytes(SIZE)).hexdigest()
+    left_out = (
+        f"{{{{left out: it has 300,000,000 bytes (SHA-256 {digest}), and a recording keeps bodies up to 32 MB}}}}"
+    )
+    assert line["request"]["body"]["text"] == line["response"]["body"]["text"] == left_out
