@@ -21,7 +21,8 @@ The local project: a folder, a key and a database that several threads and proce
     pending_sign_ins      sign-ins at an app that have not ended yet
     grants                OAuth grants that renew access tokens
     deployed_triggers     event sources of external users, and their events
-    workflow_triggers     triggers of served workflows, and their events that wait
+    workflow_triggers     triggers of served workflows
+    trigger_events        events of both kinds of triggers that wait for runs and webhooks
     schedule              computes when a timer is due
     endpoint_keys         keys in URLs of workflows and deployed triggers
     oauth_clients         OAuth clients of the endpoint
@@ -44,8 +45,9 @@ from pdkernel.project.pending_sign_ins import PendingSignIn
 from pdkernel.project.project import Project
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.source_states import SourceStateTable
+from pdkernel.project.trigger_events import EventTarget, TriggerEvent
 from pdkernel.project.vault import Vault
-from pdkernel.project.workflow_triggers import TriggerEvent, TriggerState, WorkflowTriggerTable, is_workflow_named
+from pdkernel.project.workflow_triggers import TriggerState, WorkflowTriggerTable, is_workflow_named
 
 __all__ = [
     "DEFAULT_DATA_STORE",
@@ -54,6 +56,7 @@ __all__ = [
     "DataStoreTable",
     "DeployedTrigger",
     "DeployedTriggerTable",
+    "EventTarget",
     "Grant",
     "IdempotencyTable",
     "Login",

@@ -35,6 +35,7 @@ from pdkernel.project.schema import (
     deployed_triggers,
     endpoints,
     external_users,
+    trigger_events,
 )
 from pdkernel.project.sealed_columns import locate
 from pdkernel.project.source_states import delete_source_states
@@ -240,6 +241,7 @@ class AccountTable:
                 delete_source_states(connection, trigger)
             trigger_sources = select(literal(TRIGGER_SOURCE_PREFIX) + deployed_triggers.c.id).filter_by(**key)
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(trigger_sources)))
+            connection.execute(delete(trigger_events).where(trigger_events.c.trigger.in_(trigger_sources)))
             connection.execute(delete(deployed_triggers).filter_by(**key))
         return found
 

@@ -1,17 +1,18 @@
 """
 Deployed triggers: event sources that run for an external user, and the newest events of each.
 
-A process claims a due trigger, so that no other process runs it at the same time. The engine runs the sources.
+The events that wait for workflows and webhooks are in `trigger_events`. A process claims a due trigger, so that no other process runs it at the same time. The engine runs the sources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.identity import Environment
@@ -19,8 +20,9 @@ from pdkernel.model import JSON
 from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schedule import Schedule
-from pdkernel.project.schema import deployed_events, deployed_triggers, endpoints
+from pdkernel.project.schema import deployed_events, deployed_triggers, endpoints, trigger_events
 from pdkernel.project.sealed_columns import locate
+from pdkernel.project.trigger_events import EventTarget, TriggerEventTable
 from pdkernel.project.vault import Vault
 
 MAX_EVENTS_PER_TRIGGER = 100
@@ -106,6 +108,7 @@ class DeployedTriggerTable:
         self._database = database
         self._vault = vault
         self._clock = clock
+        self._waiting = TriggerEventTable(database, vault)
 
     def add(self, trigger: DeployedTrigger) -> None:
         """Store a new trigger."""
@@ -144,10 +147,12 @@ class DeployedTriggerTable:
         return [self._trigger(row) for row in rows]
 
     def remove(self, trigger_id: str) -> bool:
-        """Remove the trigger, its events and its endpoint key; False if the trigger does not exist."""
+        """Remove the trigger, its events, those that wait too, and its endpoint key; False if the trigger does not exist."""
         with self._database.write() as connection:
+            key = format_trigger_source(trigger_id)
+            connection.execute(delete(trigger_events).where(trigger_events.c.trigger == key))
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
-            connection.execute(delete(endpoints).where(endpoints.c.source == format_trigger_source(trigger_id)))
+            connection.execute(delete(endpoints).where(endpoints.c.source == key))
             found = connection.execute(delete(deployed_triggers).where(deployed_triggers.c.id == trigger_id))
             return found.rowcount > 0
 
@@ -197,17 +202,40 @@ class DeployedTriggerTable:
             change = update(deployed_triggers).where(deployed_triggers.c.id == trigger_id)
             connection.execute(change.values(sealed_settings=sealed))
 
-    def add_events(self, trigger_id: str, events: Sequence[Mapping[str, JSON]]) -> None:
-        """Store *events*, oldest first, and remove the trigger's oldest events beyond `MAX_EVENTS_PER_TRIGGER`."""
+    def add_events(
+        self,
+        trigger_id: str,
+        events: Sequence[Mapping[str, JSON]],
+        targets: Iterable[str] = (),
+        *,
+        connection: Connection | None = None,
+    ) -> None:
+        """
+        Store *events*, and remove the trigger's oldest events beyond `MAX_EVENTS_PER_TRIGGER`. No effect if the trigger was removed.
+
+        Args:
+            trigger_id: The trigger.
+            events: The events as the API shows them, oldest first: `id` is new, and `e` is the event itself.
+            targets: The ids of the workflows and webhooks for which each event waits.
+            connection: The caller's transaction; None for a new one.
+        """
         table = deployed_events
-        with self._database.write() as connection:
+        with self._database.write() if connection is None else nullcontext(connection) as opened:
+            is_trigger = deployed_triggers.c.id == trigger_id
+            if opened.execute(select(deployed_triggers.c.id).where(is_trigger).with_for_update()).first() is None:
+                return
             for event in events:
                 sealed = self._vault.seal_json(dict(event), _events_vault_context(trigger_id))
-                connection.execute(insert(table).values(trigger=trigger_id, sealed_event=sealed))
+                opened.execute(insert(table).values(trigger=trigger_id, sealed_event=sealed))
+                for each in targets:
+                    target = EventTarget(each, format_trigger_source(trigger_id))
+                    data = event["e"]
+                    assert isinstance(data, dict), "the event of a source"
+                    self._waiting.add(opened, target, [(f"{trigger_id}/{event['id']}/{each}", data)])
             newest_first = select(table.c.number).where(table.c.trigger == trigger_id).order_by(table.c.number.desc())
-            oldest = connection.execute(newest_first.offset(MAX_EVENTS_PER_TRIGGER - 1).limit(1)).scalar_one_or_none()
+            oldest = opened.execute(newest_first.offset(MAX_EVENTS_PER_TRIGGER - 1).limit(1)).scalar_one_or_none()
             if oldest is not None:
-                connection.execute(delete(table).where(table.c.trigger == trigger_id, table.c.number < oldest))
+                opened.execute(delete(table).where(table.c.trigger == trigger_id, table.c.number < oldest))
 
     def list_events(self, trigger_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """The trigger's newest events, newest first; at most *limit*."""

@@ -50,6 +50,7 @@ from pdkernel.project.schema import SCHEMA_VERSION, meta
 from pdkernel.project.settings import SecretTable, SettingsTable
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.source_turns import SourceTurnTable
+from pdkernel.project.trigger_events import TriggerEventTable
 from pdkernel.project.variables import VariableTable
 from pdkernel.project.vault import Vault, sign_text
 from pdkernel.project.workflow_triggers import WorkflowTriggerTable
@@ -348,8 +349,13 @@ class Project:
 
     @cached_property
     def workflow_triggers(self) -> WorkflowTriggerTable:
-        """Triggers of served workflows, and their events."""
+        """Triggers of served workflows."""
         return WorkflowTriggerTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def trigger_events(self) -> TriggerEventTable:
+        """Events of triggers that wait."""
+        return TriggerEventTable(self._database, self._vault)
 
     @cached_property
     def console_logins(self) -> ConsoleLoginTable:

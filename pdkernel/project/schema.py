@@ -304,12 +304,12 @@ workflow_triggers = Table(
 )
 
 trigger_events = Table(
-    # events of these triggers whose runs have not started yet
+    # events of these triggers and of deployed triggers, whose runs have not started yet, or which a webhook has not received yet
     "trigger_events",
     metadata,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("workflow", _Text, nullable=False),
-    Column("trigger", _Text, nullable=False),
+    Column("workflow", _Text, nullable=False),  # or a webhook, wh_...
+    Column("trigger", _Text, nullable=False),  # trigger:dc_... for a deployed trigger
     Column("dedupe_key", _Text, nullable=False, unique=True),
     Column("sealed_event", LargeBinary, nullable=False),
     info={INTRODUCED_IN: 6},

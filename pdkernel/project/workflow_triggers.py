@@ -1,8 +1,7 @@
 """
-Triggers of served workflows: which are on, when each is due, and events whose runs have not started yet.
+Triggers of served workflows: which are on, and when each is due.
 
-An event is stored in the transaction that makes it: the one that moves a schedule to its next time, or the one that stores a
-source's state. It is removed when its run is recorded. The run's dedupe key makes a second start of the event harmless.
+Their events wait in `trigger_events`.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, select, update
+from sqlalchemy import and_, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.model import JSON, TriggerType
 from pdkernel.project.database import Database
 from pdkernel.project.schedule import Schedule
-from pdkernel.project.schema import trigger_events, workflow_triggers
+from pdkernel.project.schema import workflow_triggers
 from pdkernel.project.sealed_columns import locate
-from pdkernel.project.upsert import insert_if_absent, upsert_row
+from pdkernel.project.trigger_events import EventTarget, TriggerEventTable
+from pdkernel.project.upsert import upsert_row
 from pdkernel.project.vault import Vault
 
 
@@ -68,34 +68,20 @@ class TriggerState:
         """The id of the trigger in the project: `<workflow id>/<key>`."""
         return f"{self.workflow_id}/{self.key}"
 
-
-@dataclass(frozen=True, slots=True)
-class TriggerEvent:
-    """
-    An event whose run has not started yet.
-
-    Attributes:
-        number: The position in the order of events.
-        workflow_id: The workflow that the event starts.
-        key: The key of the trigger.
-        dedupe_key: The run's dedupe key.
-        data: The event.
-    """
-
-    number: int
-    workflow_id: str
-    key: str
-    dedupe_key: str
-    data: Mapping[str, JSON] = field(repr=False)
+    @property
+    def target(self) -> EventTarget:
+        """The receiver of the trigger's events."""
+        return EventTarget(self.workflow_id, self.key)
 
 
 class WorkflowTriggerTable:
-    """The triggers of workflows, and their events that wait."""
+    """The triggers of workflows."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
         self._database = database
         self._vault = vault
         self._clock = clock
+        self._events = TriggerEventTable(database, vault)
 
     def save(self, states: Iterable[TriggerState]) -> None:
         """Store *states*, in one transaction."""
@@ -149,7 +135,7 @@ class WorkflowTriggerTable:
         with self._database.write() as connection:
             if connection.execute(update(table).where(is_unchanged).values(**values)).rowcount != 1:
                 return False
-            self.add_events(connection, state, events)
+            self._events.add(connection, state.target, events)
         return True
 
     def configure(self, state: TriggerState) -> None:
@@ -168,49 +154,11 @@ class WorkflowTriggerTable:
         """Store when the trigger fired, and the result of its source."""
         self._update(state, fired=self._clock.now().timestamp(), result=result)
 
-    def add_events(
-        self, connection: Connection, state: TriggerState, events: Iterable[tuple[str, Mapping[str, JSON]]]
-    ) -> None:
-        """Store *events*, each with its dedupe key, in the caller's transaction. An event whose key waits already is dropped."""
-        for key, data in events:
-            sealed = self._vault.seal_json(dict(data), _event_vault_context(key))
-            insert_if_absent(
-                connection,
-                trigger_events,
-                workflow=state.workflow_id,
-                trigger=state.key,
-                dedupe_key=key,
-                sealed_event=sealed,
-            )
-
     def receive(self, state: TriggerState, dedupe_key: str, data: Mapping[str, JSON]) -> None:
         """Store an event that arrived for the trigger."""
         with self._database.write() as connection:
-            self.add_events(connection, state, [(dedupe_key, data)])
+            self._events.add(connection, state.target, [(dedupe_key, data)])
         self.record_fired(state, None)
-
-    def waiting_events(self, workflow_ids: Sequence[str], limit: int) -> Sequence[TriggerEvent]:
-        """The oldest events that wait for these workflows."""
-        query = select(trigger_events).where(trigger_events.c.workflow.in_(workflow_ids))
-        with self._database.read() as connection:
-            rows = connection.execute(query.order_by(trigger_events.c.number).limit(limit)).all()
-        return [
-            TriggerEvent(
-                row.number,
-                row.workflow,
-                row.trigger,
-                row.dedupe_key,
-                self._vault.unseal_json(row.sealed_event, _event_vault_context(row.dedupe_key), dict[str, Any]),
-            )
-            for row in rows
-        ]
-
-    def finish_event(self, event: TriggerEvent, run_id: str) -> None:
-        """Remove an event whose run is recorded."""
-        with self._database.write() as connection:
-            connection.execute(delete(trigger_events).where(trigger_events.c.number == event.number))
-            is_trigger = _is(event.workflow_id, event.key)
-            connection.execute(update(workflow_triggers).where(is_trigger).values(run=run_id))
 
     def _update(self, state: TriggerState, *conditions: Any, **values: Any) -> None:
         with self._database.write() as connection:
@@ -265,7 +213,3 @@ def _moment(seconds: float | None) -> datetime | None:
 
 def _settings_vault_context(workflow_id: str, key: str) -> str:
     return locate(workflow_triggers.c.sealed_settings, workflow=workflow_id, trigger=key)
-
-
-def _event_vault_context(dedupe_key: str) -> str:
-    return locate(trigger_events.c.sealed_event, dedupe_key=dedupe_key)

@@ -15,7 +15,10 @@ The HTTP server: Connect's API, workflow endpoints and Connect Link.
     run_pages           URLs that resume or cancel a run, health checks
     endpoint            requests that start workflows
     run_registry        runs in progress
+    workflow_triggers   triggers of the served workflows
     trigger_runner      runs of deployed triggers
+    trigger_events      hands stored events of triggers over to workflows and webhooks
+    webhook_requests    signed requests to webhooks of the product
     uploads             files and large bodies of requests
     rate_limits         the platform's rate limits
     uvicorn_server      sockets, TLS, start and stop

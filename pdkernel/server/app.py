@@ -22,6 +22,8 @@ from pdkernel.server.oauth.authorization import parse_bearer_token
 from pdkernel.server.path_params import rest_of_path
 from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.trigger_events import TriggerEvents
+from pdkernel.server.trigger_runner import DeployedTriggers
 from pdkernel.server.uploads import UploadFolder
 from pdkernel.server.workflow_triggers import WorkflowTriggers
 
@@ -62,6 +64,7 @@ def create_app(context: AppContext) -> Starlette:
         exception_handlers={ClientDisconnect: _on_client_disconnect},
     )
     runs = RunRegistry(context)
+    events = TriggerEvents(context, runs)
     state = AppState(
         context=context,
         runs=runs,
@@ -73,7 +76,9 @@ def create_app(context: AppContext) -> Starlette:
             admin_token_hash=context.settings.admin_token_hash,
             print_code=context.print_login_code,
         ),
-        triggers=WorkflowTriggers(context, runs),
+        events=events,
+        triggers=WorkflowTriggers(context, runs, events),
+        deployed_triggers=DeployedTriggers(context, runs, events),
     )
     set_state(app, state)
     return app

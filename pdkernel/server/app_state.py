@@ -11,6 +11,8 @@ from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.trigger_events import TriggerEvents
+from pdkernel.server.trigger_runner import DeployedTriggers
 from pdkernel.server.uploads import UploadFolder
 from pdkernel.server.workflow_triggers import WorkflowTriggers
 
@@ -27,7 +29,9 @@ class AppState:
         uploads: Stored files of requests.
         rate_limiter: Limits requests to endpoints.
         console: Logins of the console.
+        events: The events of triggers that wait.
         triggers: The triggers of the served workflows.
+        deployed_triggers: The triggers that the Connect API has deployed.
         is_stopping: Whether a shutdown has begun.
     """
 
@@ -37,7 +41,9 @@ class AppState:
     uploads: UploadFolder
     rate_limiter: EndpointRateLimiter
     console: ConsoleSessions
+    events: TriggerEvents
     triggers: WorkflowTriggers
+    deployed_triggers: DeployedTriggers
     is_stopping: bool = False
 
 

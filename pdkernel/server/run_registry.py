@@ -337,8 +337,10 @@ class RunRegistry:
 
     async def close(self, grace_s: float) -> None:
         """Wait up to *grace_s* seconds for the runs to end; leave the others to the next process, and cancel sources."""
-        if self._tasks or self._sources:
-            await asyncio.wait([*self._tasks, *self._sources], timeout=grace_s)
+        ends = asyncio.get_running_loop().time() + grace_s
+        while (pending := [*self._tasks, *self._sources]) and (left := ends - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(pending, timeout=left)
+            await asyncio.sleep(0)  # the tasks' callbacks remove them; a source that ends may have started a run
         # a notebook's runs end with their server, as the cells of an interrupted kernel do
         self._is_handing_over = self._context.engine.continues_runs
         for follower in self._followers:

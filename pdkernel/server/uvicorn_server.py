@@ -22,7 +22,6 @@ from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.http_protocol import Pace, StrictHttpProtocol
 from pdkernel.server.shared_listener import ConnectionShare, SharedListener
-from pdkernel.server.trigger_runner import run_due_triggers
 
 BACKLOG = 2048
 REMOVAL_INTERVAL_S = 3600.0
@@ -194,7 +193,8 @@ class Server(UvicornServer):
         state = get_state(self._app)
         self._tasks = (
             asyncio.create_task(state.runs.dispatch.run()),
-            asyncio.create_task(run_due_triggers(state.context, state.runs)),
+            asyncio.create_task(state.deployed_triggers.run_due()),
+            asyncio.create_task(state.events.run()),
             asyncio.create_task(_remove_expired_runs(state.context)),
             # a notebook serves drafts, whose triggers do not fire
             *([asyncio.create_task(state.triggers.run())] if state.context.engine.continues_runs else []),

@@ -1,8 +1,7 @@
 """
 Fires the triggers of served workflows that are on: schedules, event sources, e-mails, errors and emitted events.
 
-An event is stored first, and its run is started with a dedupe key: a crash loses no event, and starts no run twice. Triggers that
-are deployed by the Connect API are in `trigger_runner`.
+An event is stored, and `trigger_events` starts its run. Triggers that are deployed by the Connect API are in `trigger_runner`.
 """
 
 from __future__ import annotations
@@ -29,43 +28,35 @@ from pdkernel.engine.event_sources import (
     timer_setting,
 )
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
+from pdkernel.engine.run_context import trigger_keys
 from pdkernel.errors import PdkernelError, ProjectError, RequestError, StepError
 from pdkernel.event import Event
-from pdkernel.identity import DEFAULT_ENVIRONMENT
 from pdkernel.model import JSON, Trigger
-from pdkernel.project import Schedule, TriggerEvent, TriggerState
+from pdkernel.project import Schedule, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
-from pdkernel.server.run_registry import RunRegistry, build_run_request
+from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import Guard
+from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents
 
 RETRY_INTERVAL = timedelta(minutes=5)
 """Until a source that could not be activated is activated again."""
-MAX_POLL_INTERVAL_S = 5.0
-"""Maximum seconds until triggers that another process has enabled are noticed."""
-_BATCH_SIZE = 100
 _LOG = logging.getLogger(__name__)
 
 
 class WorkflowTriggers:
     """The triggers of the workflows of one server. Belongs to one event loop."""
 
-    def __init__(self, context: AppContext, runs: RunRegistry) -> None:
+    def __init__(self, context: AppContext, runs: RunRegistry, events: TriggerEvents) -> None:
         self._context = context
         self._runs = runs
+        self._events = events
         self._table = context.project.workflow_triggers
-        self._has_events = asyncio.Event()
-        context.engine.emitted_events.on_stored = self._has_events.set
+        self._has_changed = asyncio.Event()
 
     async def run(self) -> None:
         """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
         problem = "Triggers cannot fire at the moment"
-        await look_repeatedly(self._look, self._has_events, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
-
-    async def _look(self) -> float:
-        wait_s = await self.fire_due()
-        await self.start_runs()
-        return wait_s
+        await look_repeatedly(self.fire_due, self._has_changed, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
     async def fire_due(self) -> float:
         """Fire each trigger that is due: store its event, or start its source. Return the seconds until the next look."""
@@ -91,51 +82,10 @@ class WorkflowTriggers:
                 wait_s = wait_s if upcoming is None else min(wait_s, (upcoming - now).total_seconds())
         return max(wait_s, 0.05)
 
-    async def start_runs(self) -> None:
-        """Start the runs of events that wait, in order, as long as the limit of runs permits."""
-        while not self._runs.is_full:
-            known = {state.workflow_id for state in await asyncio.to_thread(self._table.list_states)}
-            served = [each for each in sorted(known) if self._context.workflows.find_id(each) is not None]
-            events = await asyncio.to_thread(self._table.waiting_events, served, _BATCH_SIZE)
-            for event in events:
-                run_id = await self._start_run(event)
-                if run_id is None:
-                    return
-                await asyncio.to_thread(self._table.finish_event, event, run_id)
-            if len(events) < _BATCH_SIZE:
-                return
-
-    async def _start_run(self, event: TriggerEvent) -> str | None:
-        """Start the run of *event*, unless an earlier process has started it; return its id, or None if it was not recorded."""
-        known = await self._context.engine.journal.find_run_id(event.dedupe_key)
-        served = self._context.workflows.find_id(event.workflow_id)
-        if known is not None or served is None or self._runs.is_full:
-            return known
-        workflow = served.source.workflow
-        trigger = trigger_keys(workflow).get(event.key)
-        request = build_run_request(
-            self._context,
-            served,
-            Event(event.data, is_http=False),
-            external_user_id=None,
-            environment=DEFAULT_ENVIRONMENT,
-            dedupe_key=event.dedupe_key,
-        )
-        if trigger is not None:  # else it was removed from the workflow after it fired
-            emitter_id = derive_emitter_id(workflow, event.key)
-            request = replace(request, workflow=fired_by(workflow, trigger), emitter_id=emitter_id)
-        started = self._runs.start(request)
-        recorded = await started.recorded
-        if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
-            await started.outcome
-        elif recorded:
-            return started.run_id
-        return await self._context.engine.journal.find_run_id(event.dedupe_key)  # of another server that was faster
-
     async def receive_email(self, state: TriggerState, event: Mapping[str, JSON]) -> None:
         """Store the event of an e-mail trigger; its run starts at once."""
         await asyncio.to_thread(self._table.receive, state, self._new_key(state), event)
-        self._has_events.set()
+        self._events.notify()
 
     async def run_source(
         self,
@@ -159,7 +109,7 @@ class WorkflowTriggers:
             _LOG.warning("The source of %r failed: %s", state.workflow_name, error)
         with contextlib.suppress(PdkernelError):  # an unreadable database, which `run` reports
             await asyncio.to_thread(self._table.record_fired, state, result)
-        self._has_events.set()
+        self._events.notify()
         return ran
 
     def find_endpoint(self, state: TriggerState | None) -> tuple[ServedWorkflow, Trigger] | None:
@@ -183,6 +133,7 @@ class WorkflowTriggers:
         missed = await asyncio.to_thread(state.schedule.latest, state.due, now)
         event = Event.from_schedule(trigger.config, missed)
         await asyncio.to_thread(self._table.fire, state, upcoming, [(f"{state.id}/{format_iso(missed)}", event.data)])
+        self._events.notify()
         return upcoming
 
     async def _reconfigure(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> TriggerState:
@@ -230,7 +181,8 @@ class WorkflowTriggers:
                 # else another server was first
                 if current.enabled and not current.is_active and current.due == state.due:
                     await asyncio.to_thread(self._table.configure, await self._run_hooks(guard, served, current))
-        self._has_events.set()
+        self._events.notify()
+        self._has_changed.set()
 
     async def _run_hooks(self, guard: Guard, served: ServedWorkflow, state: TriggerState) -> TriggerState:
         now = self._context.clock.now()
@@ -284,9 +236,8 @@ class WorkflowTriggers:
 
         def store_events(connection: Connection, events: Sequence[SourceEvent]) -> None:
             if act != "deploy":
-                self._table.add_events(
-                    connection, state, [(self._new_key(state), found.event.data) for found in events]
-                )
+                stored = [(self._new_key(state), found.event.data) for found in events]
+                context.project.trigger_events.add(connection, state.target, stored)
 
         return SourceRequest(
             Trigger("source", config={**state.settings, "props": _props(state)}),

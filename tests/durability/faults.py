@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 KILL_AT_COMMIT = "tests.durability.faults:kill_at_commit"
+KILL_AT_EVENT = "tests.durability.faults:kill_at_event"
 KILL_IN_ROTATION = "tests.durability.faults:kill_in_rotation"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
 SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
@@ -87,3 +88,26 @@ def kill_in_rotation(number: int) -> None:
 
     vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
     sys.addaudithook(watch_files)
+
+
+def kill_at_event(side: str) -> None:
+    """Let SQLite's connections kill this process `before` or `after` the commit that stores the events of a deployed trigger."""
+
+    class Connection(sqlite3.Connection):
+        has_events = False
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            self.set_trace_callback(self.watch)
+
+        def watch(self, sql: str) -> None:
+            self.has_events = self.has_events or sql.startswith("INSERT INTO deployed_events")
+
+        def commit(self) -> None:
+            if self.has_events and side == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            super().commit()
+            if self.has_events:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)

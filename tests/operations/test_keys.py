@@ -31,7 +31,17 @@ from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Delivery, Execution, StepResult, StoredResponse
 from pdkernel.operations.keys import JOURNAL_COLUMNS, rotate_encryption_key
 from pdkernel.operations.run_history import open_journal
-from pdkernel.project import DeployedTrigger, Grant, Login, PendingSignIn, Project, Schedule, TriggerState, Vault
+from pdkernel.project import (
+    DeployedTrigger,
+    EventTarget,
+    Grant,
+    Login,
+    PendingSignIn,
+    Project,
+    Schedule,
+    TriggerState,
+    Vault,
+)
 from pdkernel.project.connect_tokens import ConnectToken, TokenTerms, hash_token
 from pdkernel.project.folder import read_key
 from pdkernel.project.key_rotation import RotationResult
@@ -103,7 +113,7 @@ def read_tables(project: Project) -> Mapping[str, Any]:
         "deployed": project.deployed_triggers.find("dc_1"),
         "deployed events": project.deployed_triggers.list_events("dc_1", 10),
         "trigger": project.workflow_triggers.list_states(),
-        "trigger events": project.workflow_triggers.waiting_events(["p_a"], 10),
+        "trigger events": project.trigger_events.list_waiting([EventTarget("p_a", "schedule")], 10),
         "login": project.login.load({}),
     }
 

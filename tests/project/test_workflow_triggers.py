@@ -1,4 +1,4 @@
-"""Triggers of workflows and their events that wait."""
+"""Triggers of workflows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
-from pdkernel.clock import ManualClock
 from pdkernel.model import JSON
 from pdkernel.project import Project, Schedule, TriggerState
 
@@ -41,7 +40,7 @@ def test_one_process_fires_a_due_trigger(project: Project) -> None:
 
     first = table.fire(stored, upcoming, [("p_a/schedule/1", EVENT)])
     second = table.fire(stored, upcoming, [("p_a/schedule/2", EVENT)])
-    (event,) = table.waiting_events(["p_a"], 10)
+    (event,) = project.trigger_events.list_waiting([stored.target], 10)
 
     assert (first, second) == (True, False)
     assert (event.dedupe_key, event.data) == ("p_a/schedule/1", EVENT)
@@ -54,29 +53,4 @@ def test_a_disabled_trigger_does_not_fire(project: Project) -> None:
     table.save([replace(stored, enabled=False)])
 
     assert not table.fire(stored, None, [("key", EVENT)])
-    assert not table.waiting_events(["p_a"], 10)
-
-
-def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: ManualClock) -> None:
-    """An event with a key that waits already is dropped; the end of an event stores the run at its trigger."""
-    table, stored = project.workflow_triggers, a_state(project)
-    for _ in range(2):
-        table.receive(stored, "key", EVENT)
-
-    (event,) = table.waiting_events(["p_a"], 10)
-    others = table.waiting_events(["p_b"], 10)
-    table.finish_event(event, "run")
-
-    assert not others
-    assert not table.waiting_events(["p_a"], 10)
-    assert table.list_states()[0].run_id == "run"
-    assert table.list_states()[0].fired == clock.now()
-
-
-def test_events_are_encrypted(project: Project) -> None:
-    """The database does not hold the values of an event as text."""
-    project.workflow_triggers.receive(a_state(project), "key", EVENT)
-
-    with project.sqlalchemy_engine.connect() as connection:
-        sealed = connection.exec_driver_sql("select sealed_event from trigger_events").scalar_one()
-    assert b"a-long-secret-value" not in sealed
+    assert not project.trigger_events.list_targets()

@@ -28,6 +28,7 @@ from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
 from pdkernel.server.run_registry import RunRegistry, build_run_request
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows
+from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
 from pdkernel.source import load_sources
 from tests.notebook_files import notebook_of
@@ -68,6 +69,7 @@ class Serving:
         folder: The folder of the notebooks.
         context: The context of the server.
         triggers: The triggers of the server.
+        events: The events of triggers that wait.
         http: A client of the server's endpoints.
     """
 
@@ -77,6 +79,7 @@ class Serving:
         app = create_app(context)
         self._runs: list[RunRegistry] = []
         self.triggers = get_state(app).triggers
+        self.events = get_state(app).events
         self._runs.append(get_state(app).runs)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=context.settings.base_url)
 
@@ -95,7 +98,8 @@ class Serving:
         """Forget everything that is not in the database."""
         runs = RunRegistry(self.context)
         self._runs.append(runs)
-        self.triggers = WorkflowTriggers(self.context, runs)
+        self.events = TriggerEvents(self.context, runs)
+        self.triggers = WorkflowTriggers(self.context, runs, self.events)
 
     def enable(self, name: str = "Work") -> TriggerState:
         """Turn the triggers of the workflow on; return the state of the first one."""
@@ -121,7 +125,7 @@ class Serving:
         self.clock.advance(seconds)
         await self.triggers.fire_due()
         await self.settle()
-        await self.triggers.start_runs()
+        await self.events.start_runs()
         await self.settle()
         return (await self.context.engine.journal.list_executions())[::-1]
 
@@ -259,7 +263,7 @@ class TestSchedules:
             site.restart()
 
             again = await site.pass_time()
-            waiting = table.waiting_events([site.state().workflow_id], 10)
+            waiting = site.context.project.trigger_events.list_targets()
 
         assert [each.id for each in again] == [run.id]
         assert not waiting
@@ -270,9 +274,9 @@ class TestSchedules:
             site.enable()
             site.clock.advance(1800)
             await site.triggers.fire_due()
-            other = site.triggers
+            other = site.events
             site.restart()
-            await asyncio.gather(other.start_runs(), site.triggers.start_runs())
+            await asyncio.gather(other.start_runs(), site.events.start_runs())
 
             runs = await site.pass_time()
 
@@ -517,7 +521,7 @@ class TestErrors:
             site.context.project.variables.set("DEPOT_KEY", SECRET)
             state = site.enable()
             await site.post("Work 2", {"key": SECRET}, authorization="Bearer hidden-in-header")
-            (waiting,) = site.context.project.workflow_triggers.waiting_events([state.workflow_id], 10)
+            (waiting,) = site.context.project.trigger_events.list_waiting([state.target], 10)
 
         event: Any = waiting.data
         assert event["original_event"]["body"] == {"key": "⟦secret:env/DEPOT_KEY⟧"}
@@ -598,7 +602,7 @@ class TestErrors:
             state = site.enable()
             await site.post("Work 2")
             await deliver_again(site)
-            waiting = site.context.project.workflow_triggers.waiting_events([state.workflow_id], 10)
+            waiting = site.context.project.trigger_events.list_waiting([state.target], 10)
             first = await site.pass_time()
             await deliver_again(site)
             site.restart()
@@ -651,12 +655,12 @@ class TestEmits:
             site.context.project.variables.set("DEPOT_KEY", SECRET)
             state = site.enable()
             await site.post("Work 2")
-            table = site.context.project.workflow_triggers
-            (waiting,) = table.waiting_events([state.workflow_id], 10)
-            table.finish_event(waiting, "none")
+            events = site.context.project.trigger_events
+            (waiting,) = events.list_waiting([state.target], 10)
+            events.finish(waiting, "none")
             site.context.project.variables.remove("DEPOT_KEY")
             await deliver_again(site)
-            (again,) = table.waiting_events([state.workflow_id], 10)
+            (again,) = events.list_waiting([state.target], 10)
 
         assert waiting.data == again.data == {"key": "⟦secret:env/DEPOT_KEY⟧"}
 
@@ -666,7 +670,7 @@ async def test_the_loop_fires_until_it_is_cancelled(serve: Serve) -> None:
     async with serve(HOURLY) as site:
         site.enable()
         site.clock.advance(1800)
-        running = asyncio.create_task(site.triggers.run())
+        running = asyncio.gather(site.triggers.run(), site.events.run())
         try:
             async with asyncio.timeout(20):
                 while site.state().run_id is None:
@@ -733,8 +737,10 @@ async def pass_time_on(first: Serving, second: Serving, seconds: float) -> list[
     """Advance the clock of two servers, which fire what is due and start runs at the same time; return all runs."""
     first.clock.advance(seconds)
     sites = (first, second)
-    for act in (WorkflowTriggers.fire_due, WorkflowTriggers.start_runs):
-        await asyncio.gather(*(act(site.triggers) for site in sites))
-        for site in sites:
-            await site.settle()
+    await asyncio.gather(*(site.triggers.fire_due() for site in sites))
+    for site in sites:
+        await site.settle()
+    await asyncio.gather(*(site.events.start_runs() for site in sites))
+    for site in sites:
+        await site.settle()
     return await first.context.engine.journal.list_executions()

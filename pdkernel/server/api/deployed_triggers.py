@@ -25,7 +25,7 @@ from pdkernel.server.api.trigger_deployment import (
     resolve_schedule_and_endpoint,
 )
 from pdkernel.server.api.trigger_serializers import serialize_trigger, serialize_webhook
-from pdkernel.server.trigger_runner import build_source_request, run_hook
+from pdkernel.server.trigger_runner import build_source_request
 from pdkernel.workers import ComponentDescription
 
 _EMITTERS = ("email", "http", "source", "timer")
@@ -184,7 +184,7 @@ def _webhooks(call: ApiCall, trigger: DeployedTrigger) -> JSON:
 
 
 async def _run_hook(call: ApiCall, trigger: DeployedTrigger, name: SourceAct) -> None:
-    run = await run_hook(call.context, call.runs, trigger, name)
+    run = await call.state.deployed_triggers.run_hook(trigger, name)
     if run.record.error is not None:
         raise ApiError(400, f"The {name} hook of {trigger.key} failed: {run.record.error.message}")
 

@@ -21,12 +21,7 @@ from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.component_request import ComponentRequest, parse_component_request
 from pdkernel.server.api.trigger_serializers import serialize_trigger
 from pdkernel.server.app_context import AppContext
-from pdkernel.server.trigger_runner import (
-    build_source_request,
-    dispatch_events,
-    find_workflow,
-    run_hook,
-)
+from pdkernel.server.trigger_runner import build_source_request, find_workflow
 from pdkernel.workers import ComponentDescription
 
 _HOOKS: tuple[SourceAct, ...] = ("deploy", "activate")
@@ -50,7 +45,7 @@ async def deploy(call: ApiCall) -> JSON:
         await asyncio.shield(call.run_in_thread(_delete, call.context, trigger))
         raise
     if trigger.emits_on_deploy:
-        await dispatch_events(call.context, call.runs, trigger, emitted)
+        await call.state.deployed_triggers.emit(trigger, emitted)
     shown = serialize_trigger(call, trigger, configured.description)
     keys = {"webhook_signing_key": trigger.webhooks[0].signing_key} if trigger.webhooks and call.token is None else {}
     return {"data": {**shown, **keys}}
@@ -60,7 +55,7 @@ async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEven
     """Run the hooks; return the events that they emit."""
     emitted: list[SourceEvent] = []
     for hook in _HOOKS:
-        run = await run_hook(call.context, call.runs, trigger, hook)
+        run = await call.state.deployed_triggers.run_hook(trigger, hook)
         if run.record.error is not None:
             uses = f"{trigger.key}@{trigger.version}"
             raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")

@@ -1,8 +1,9 @@
 """
 Handles a request to the endpoint of a deployed trigger, or of a workflow's source or e-mail trigger.
 
-If the source's HTTP interface has `customResponse`, the caller gets the response of the source, else 200 at once. The secret key in
-the URL is the only authorization, as on the platform.
+If the source's HTTP interface has `customResponse`, the caller gets the response of the source, else 200 as soon as the source's
+events are stored: a request that a crash interrupts has no response, so its sender repeats it. The secret key in the URL is the only
+authorization, as on the platform.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from pdkernel.server.endpoint.request_body import (
     collect_fields,
     read_body_and_text,
 )
-from pdkernel.server.trigger_runner import run_trigger
 
 _KEY = re.compile(r"en[a-z0-9]{16}\Z", re.IGNORECASE)
 _LOG = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ async def _run_and_respond(
 
     run = state.runs.start_source(start(on_respond))
     if not await _has_custom_response(state.context, uses):
+        await asyncio.wait([run])
         return responses.trigger_response()
     either: list[asyncio.Future[Any]] = [run, response_future]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -124,7 +125,7 @@ async def _run(
     state: AppState, trigger: DeployedTrigger, event: JSON, on_respond: Callable[[HttpResponse], None]
 ) -> SourceResult | None:
     try:
-        return await run_trigger(state.context, state.runs, trigger, event, on_respond)
+        return await state.deployed_triggers.run(trigger, event, on_respond)
     except PdkernelError as fault:
         _LOG.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
         return None

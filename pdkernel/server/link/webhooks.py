@@ -11,8 +11,6 @@ network.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import logging
 from collections.abc import Mapping
@@ -25,13 +23,12 @@ from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, Project
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.app_serializers import format_app_name
+from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
 
 if TYPE_CHECKING:
     import httpx
 
 SIGNING_KEY_SECRET = "webhook_signing_key"  # noqa: S105 - the name of a secret
-SIGNATURE_HEADER = "x-pd-signature"
-TIMEOUT_S = 10.0
 # parity[link-webhooks]: the platform's number of retries and its timeout are not documented
 RETRY_DELAYS_S = (0.5, 2.0)
 
@@ -41,12 +38,6 @@ _log = logging.getLogger(__name__)
 def get_signing_key(project: Project) -> str:
     """The project's signing key, created at the first call."""
     return project.secrets.get_or_set(SIGNING_KEY_SECRET, RANDOM_IDS.new("whsec_", 43))
-
-
-def sign_body(key: str, at: int, body: bytes) -> str:
-    """The signature header for *body*, sent at *at* (Unix time in seconds)."""
-    digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"
 
 
 def build_success_event(token: ConnectToken, text: str, account: Account) -> dict[str, Any]:
@@ -108,7 +99,7 @@ async def _post(client: httpx.AsyncClient, url: str, body: bytes, key: str, at: 
     """The reason why the delivery failed, or None."""
     import httpx
 
-    headers = {"content-type": "application/json", SIGNATURE_HEADER: sign_body(key, at, body), "user-agent": "pdkernel"}
+    headers = build_headers(key, at, body)
     try:
         answer = await client.post(url, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as fault:

@@ -16,7 +16,8 @@ import pytest
 from pdkernel.egress import Gateway
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
-from pdkernel.server.trigger_runner import build_source_request, run_due_triggers
+from pdkernel.server.trigger_events import TriggerEvents
+from pdkernel.server.trigger_runner import DeployedTriggers, build_source_request
 from pdkernel.source import load_source
 from tests.actions.checkout import write_checkout
 from tests.http_servers import AnsweringServer
@@ -102,7 +103,8 @@ async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> l
     """Advance the clock and run due triggers until the trigger has *until* events; returns the events."""
     site.clock.advance(seconds)
     runs = RunRegistry(site.context)
-    running = asyncio.create_task(run_due_triggers(site.context, runs))
+    handed_over = TriggerEvents(site.context, runs)
+    running = asyncio.gather(DeployedTriggers(site.context, runs, handed_over).run_due(), handed_over.run())
     try:
         async with asyncio.timeout(20):
             while len(found := await events(site, trigger)) < until:

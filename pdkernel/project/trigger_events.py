@@ -1,0 +1,127 @@
+"""
+Events of triggers that wait: until the run that an event starts is recorded, or until a webhook has received the event.
+
+An event is stored in the transaction that makes it: the one that moves a schedule to its next time, or the one that stores a
+source's state. The dedupe key makes a second start of a run harmless, and tells a webhook that it has received the event before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, select, tuple_, update
+
+from pdkernel.model import JSON
+from pdkernel.project.database import Database
+from pdkernel.project.endpoint_keys import TRIGGER_SOURCE_PREFIX
+from pdkernel.project.schema import trigger_events, workflow_triggers
+from pdkernel.project.sealed_columns import locate
+from pdkernel.project.upsert import insert_if_absent
+from pdkernel.project.vault import Vault
+
+WEBHOOK_ID_PREFIX = "wh_"
+"""Prefix of the id of a deployed trigger's webhook."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventTarget:
+    """
+    What receives the events of a trigger.
+
+    Attributes:
+        id: The id of a workflow, or of a webhook of a deployed trigger.
+        key: The key of the workflow's trigger, or `trigger:` with the id of a deployed trigger.
+    """
+
+    id: str
+    key: str
+
+    @property
+    def is_webhook(self) -> bool:
+        """Whether the events are sent to a webhook."""
+        return self.id.startswith(WEBHOOK_ID_PREFIX)
+
+    @property
+    def deployed_trigger_id(self) -> str | None:
+        """The id of the deployed trigger that emits the events; None for a trigger of the workflow."""
+        key = self.key
+        return key.removeprefix(TRIGGER_SOURCE_PREFIX) if key.startswith(TRIGGER_SOURCE_PREFIX) else None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerEvent:
+    """
+    An event that waits.
+
+    Attributes:
+        number: The position in the order of events.
+        target: What receives the event.
+        dedupe_key: The run's dedupe key, or the idempotency key for the webhook.
+        data: The event.
+    """
+
+    number: int
+    target: EventTarget
+    dedupe_key: str
+    data: Mapping[str, JSON] = field(repr=False)
+
+
+class TriggerEventTable:
+    """The events that wait."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    def add(
+        self, connection: Connection, target: EventTarget, events: Iterable[tuple[str, Mapping[str, JSON]]]
+    ) -> None:
+        """Store *events*, each with its dedupe key, in the caller's transaction. An event whose key waits already is dropped."""
+        for key, data in events:
+            sealed = self._vault.seal_json(dict(data), _vault_context(key))
+            insert_if_absent(
+                connection,
+                trigger_events,
+                workflow=target.id,
+                trigger=target.key,
+                dedupe_key=key,
+                sealed_event=sealed,
+            )
+
+    def list_targets(self) -> Sequence[EventTarget]:
+        """The targets for which events wait, in the order of their ids."""
+        table = trigger_events.c
+        query = select(table.workflow, table.trigger).distinct().order_by(table.workflow, table.trigger)
+        with self._database.read() as connection:
+            return [EventTarget(*row) for row in connection.execute(query).all()]
+
+    def list_waiting(self, targets: Iterable[EventTarget], limit: int) -> Sequence[TriggerEvent]:
+        """The oldest events that wait for *targets*."""
+        pairs = [(each.id, each.key) for each in targets]
+        query = select(trigger_events).where(tuple_(trigger_events.c.workflow, trigger_events.c.trigger).in_(pairs))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(trigger_events.c.number).limit(limit)).all()
+        return [
+            TriggerEvent(
+                row.number,
+                EventTarget(row.workflow, row.trigger),
+                row.dedupe_key,
+                self._vault.unseal_json(row.sealed_event, _vault_context(row.dedupe_key), dict[str, Any]),
+            )
+            for row in rows
+        ]
+
+    def finish(self, event: TriggerEvent, run_id: str | None = None) -> None:
+        """Remove an event that was handed over; *run_id* is its recorded run, and becomes the trigger's last run."""
+        with self._database.write() as connection:
+            connection.execute(delete(trigger_events).where(trigger_events.c.number == event.number))
+            if run_id is not None:
+                table, target = workflow_triggers, event.target
+                is_trigger = and_(table.c.workflow == target.id, table.c.trigger == target.key)
+                connection.execute(update(table).where(is_trigger).values(run=run_id))
+
+
+def _vault_context(dedupe_key: str) -> str:
+    return locate(trigger_events.c.sealed_event, dedupe_key=dedupe_key)

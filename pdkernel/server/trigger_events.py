@@ -1,0 +1,182 @@
+"""
+Hands over the stored events of triggers: starts their runs, and sends the events of deployed triggers to webhooks.
+
+A run is started with the event's dedupe key, so a crash loses no event, and starts no run twice. A webhook receives an event at
+least once, and again only if the server died before it recorded the response. A request to a webhook is an outbound call under
+the same policy as a step's call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pdkernel.egress import CallContext
+from pdkernel.egress.gateway_client import open_client
+from pdkernel.egress.refusals import REFUSAL_HEADER
+from pdkernel.engine.dispatch import look_repeatedly
+from pdkernel.engine.http_response import HttpResponse
+from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.errors import PdkernelError
+from pdkernel.event import Event
+from pdkernel.identity import DEFAULT_ENVIRONMENT
+from pdkernel.project import DeployedTrigger, EventTarget, TriggerEvent, Webhook
+from pdkernel.redaction import Redactor
+from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.run_registry import RunRegistry, build_run_request
+from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
+
+MAX_POLL_INTERVAL_S = 5.0
+"""Maximum seconds until an event that another process has stored is noticed."""
+_BATCH_SIZE = 100
+_LOG = logging.getLogger(__name__)
+
+
+class TriggerEvents:
+    """The events of triggers that one server hands over. Belongs to one event loop."""
+
+    def __init__(self, context: AppContext, runs: RunRegistry) -> None:
+        self._context = context
+        self._runs = runs
+        self._table = context.project.trigger_events
+        self._deployed = context.project.deployed_triggers
+        self._turn = asyncio.Lock()
+        self._has_events = asyncio.Event()
+        context.engine.emitted_events.on_stored = self.notify
+
+    def notify(self) -> None:
+        """Let `run` look now, because events were stored."""
+        self._has_events.set()
+
+    async def run(self) -> None:
+        """Hand over events when they are stored, until the task is cancelled; an unreadable database is tried again."""
+        problem = "Events of triggers cannot be read at the moment"
+        await look_repeatedly(self._look, self._has_events, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
+
+    async def _look(self) -> float:
+        targets = await asyncio.to_thread(self._table.list_targets)
+        for each in targets:
+            if each.is_webhook and not self._runs.source_turns.is_taken(each.id):
+                self._runs.start_source(self.send_to_webhook(each))
+        await self.start_runs()
+        return MAX_POLL_INTERVAL_S
+
+    async def start_runs(self) -> None:
+        """Start the runs of events that wait, in order, as long as the limit of runs permits."""
+        async with self._turn:
+            while not self._runs.is_full:
+                targets = [each for each in await asyncio.to_thread(self._table.list_targets) if self._serves(each)]
+                events = await asyncio.to_thread(self._table.list_waiting, targets, _BATCH_SIZE) if targets else []
+                for event in events:
+                    if not await self._start_run(event):
+                        return
+                if len(events) < _BATCH_SIZE:
+                    return
+
+    def _serves(self, target: EventTarget) -> bool:
+        """Whether this server starts the runs of the target."""
+        # a notebook serves drafts, whose own triggers do not fire
+        is_fired = self._context.engine.continues_runs or target.deployed_trigger_id is not None
+        return is_fired and self._context.workflows.find_id(target.id) is not None
+
+    async def _start_run(self, event: TriggerEvent) -> bool:
+        """Start the run of *event*, unless an earlier process has started it; return whether the event no longer waits."""
+        run_id = await self._context.engine.journal.find_run_id(event.dedupe_key)
+        if run_id is None:
+            served = self._context.workflows.find_id(event.target.id)
+            if served is None or self._runs.is_full:
+                return False
+            request = await self._build_request(served, event)
+            if request is None:
+                await asyncio.to_thread(self._table.finish, event)
+                return True
+            run_id = await self._record_run(request, event.dedupe_key)
+        if run_id is not None:
+            await asyncio.to_thread(self._table.finish, event, run_id)
+        return run_id is not None
+
+    async def _record_run(self, request: RunRequest, dedupe_key: str) -> str | None:
+        """Start the run of *request*; return the id of the run with that key, or None if no run was recorded."""
+        started = self._runs.start(request)
+        recorded = await started.recorded
+        if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
+            await started.outcome
+        elif recorded:
+            return started.run_id
+        return await self._context.engine.journal.find_run_id(dedupe_key)  # of another server that was faster
+
+    async def _build_request(self, served: ServedWorkflow, event: TriggerEvent) -> RunRequest | None:
+        """The request for the run of *event*; None if its deployed trigger was removed meanwhile."""
+        user, environment, key = None, DEFAULT_ENVIRONMENT, event.target.deployed_trigger_id
+        if key is not None:
+            deployed = await asyncio.to_thread(self._deployed.find, key)
+            if deployed is None:
+                return None
+            user, environment = deployed.external_user_id, deployed.environment
+        request = build_run_request(
+            self._context,
+            served,
+            Event(event.data, is_http=False),
+            external_user_id=user,
+            environment=environment,
+            dedupe_key=event.dedupe_key,
+        )
+        workflow = served.source.workflow
+        trigger = trigger_keys(workflow).get(event.target.key)
+        if trigger is None:  # of a deployed trigger, or removed from the workflow after it fired
+            return request
+        emitter_id = derive_emitter_id(workflow, event.target.key)
+        return replace(request, workflow=fired_by(workflow, trigger), emitter_id=emitter_id)
+
+    async def send_to_webhook(self, target: EventTarget) -> None:
+        """Send the events that wait for a webhook, in order; a failed delivery is recorded, and is not repeated."""
+        try:
+            async with self._runs.source_turns.take(target.id):
+                while events := await asyncio.to_thread(self._table.list_waiting, [target], _BATCH_SIZE):
+                    for event in events:
+                        await self._send(event)
+        except PdkernelError as fault:
+            _LOG.warning("The events of the webhook %s cannot be sent at the moment: %s", target.id, fault.message)
+
+    async def _send(self, event: TriggerEvent) -> None:
+        trigger = await asyncio.to_thread(self._deployed.find, event.target.deployed_trigger_id or "")
+        hooks: Sequence[Webhook] = trigger.webhooks if trigger is not None else ()
+        hook = next((each for each in hooks if each.id == event.target.id), None)
+        if trigger is not None and hook is not None:  # else removed meanwhile
+            failure = await self._post(trigger, hook, event)
+            if failure is not None or hook.failures:
+                await asyncio.to_thread(self._deployed.record_delivery, trigger.id, hook.id, failure)
+            if failure is not None:
+                _LOG.warning("A webhook of the deployed trigger %s rejected an event: %s", trigger.id, failure)
+        await asyncio.to_thread(self._table.finish, event)
+
+    async def _post(self, trigger: DeployedTrigger, hook: Webhook, event: TriggerEvent) -> str | None:
+        """The reason why the delivery failed, or None."""
+        import httpx
+
+        context, body = self._context, json.dumps(event.data).encode()
+        headers = {
+            **build_headers(hook.signing_key, int(context.clock.now().timestamp()), body),
+            "x-pd-emitter-id": trigger.id,
+            "x-pd-external-user-id": trigger.external_user_id,
+            "idempotency-key": event.dedupe_key,
+        }
+        binding = CallContext(
+            step="webhook",
+            policy=replace(context.settings.policy, public_only=hook.public_only),
+            redactor=Redactor(()),
+            on_call_finished=lambda _: None,
+            on_call_refused=lambda _: None,
+        )
+        try:
+            async with open_client(hook.url, context.engine.gateway, binding, timeout_s=TIMEOUT_S) as client:
+                answer = await client.post(hook.url, content=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as fault:
+            return type(fault).__name__
+        if REFUSAL_HEADER.decode() in answer.headers:
+            return "not sent"
+        return None if answer.is_success else f"status {answer.status_code}"

@@ -1,0 +1,75 @@
+"""A server that dies around the commit of a deployed trigger's events: each event starts one run and reaches the webhook."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdkernel.clock import SYSTEM_CLOCK
+from pdkernel.operations.triggers import workflow_id
+from pdkernel.project import DeployedTrigger, Project, Webhook
+from pdkernel.source import load_source
+from tests.actions.checkout import write_checkout
+from tests.cli.fork_server import ForkServer
+from tests.durability.faults import KILL_AT_EVENT
+from tests.durability.server_process import logging_step, new_project, server_of
+from tests.http_servers import AnsweringServer
+
+SOURCE = """
+export default { key: "depot-called", name: "Called", version: "0.1.0", type: "source", dedupe: "unique", description: "d",
+  props: { http: "$.interface.http" },
+  async run(event) { this.$emit({ n: event.body.n }, { id: event.body.n }) } };
+"""
+TRIGGER = "dc_called"
+
+
+def deploy(folder: Path, url: str) -> str:
+    """Deploy the source for ada, with the workflow and a webhook as targets; return the path of its endpoint."""
+    checkout = write_checkout(folder / "components")
+    place = checkout / "components" / "depot" / "sources" / "called" / "called.mjs"
+    place.parent.mkdir(parents=True)
+    place.write_text(SOURCE)
+    now = SYSTEM_CLOCK.now()
+    with Project.open(folder / ".pdkernel") as project:
+        project.settings.set("actions", str(checkout))
+        endpoint = project.endpoint_keys.ensure_trigger_key(TRIGGER)
+        trigger = DeployedTrigger(
+            TRIGGER, "ada", "development", "depot-called", "0.1.0", "Called", {}, {}, True, now, now
+        )
+        served = workflow_id(project, load_source(folder / "flow.ipynb"))
+        hook = Webhook("wh_1", url, "key", 1.0, 1.0)
+        project.deployed_triggers.add(replace(trigger, endpoint=endpoint, workflows=(served,), webhooks=(hook,)))
+    return f"/{endpoint}"
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_kill_loses_and_repeats_no_event(
+    forks: ForkServer, tmp_path: Path, receiver: AnsweringServer, side: str
+) -> None:
+    """
+    An event starts one run and reaches the webhook once, whichever side of its commit the server dies on.
+
+    Before the commit, the sender has no response and sends again. After it, the sender also sends again, because the response is
+    sent later; the state of the source knows the event.
+    """
+    folder = tmp_path / "project"
+    with server_of(forks, folder) as server:
+        new_project(folder, [logging_step("heard", server.log)])
+        url = f"{server.url}{deploy(folder, receiver.url)}"
+        server.start(KILL_AT_EVENT, side)
+        lost = server.post(url, {"n": 1})
+        server.wait_until_ended()
+        waiting = server.rows("select workflow from trigger_events")
+        server.restart()
+        again = [server.post(url, {"n": 1}), server.post(url, {"n": 2})]
+        server.wait_for("select 1 where (select count(*) from runs where status = 'success') = 2")
+        server.wait_for("select 1 where not exists (select 1 from trigger_events)")
+
+        assert (lost.status, [each.status for each in again]) == (0, [200, 200])
+        assert len(waiting) == (0 if side == "before" else 2)
+        assert [begun.step for begun in server.begun()] == ["heard", "heard"]
+        assert [json.loads(request.body) for request in receiver.requests] == [{"n": 1}, {"n": 2}]
+        assert server.rows("select distinct external_user from runs") == [("ada",)]

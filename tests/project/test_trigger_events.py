@@ -1,0 +1,102 @@
+"""Events of triggers that wait for runs and webhooks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.project import DeployedTrigger, EventTarget, Project, Webhook
+from tests.project.test_workflow_triggers import EVENT, a_state
+
+TRIGGER = "dc_parcels"
+WEBHOOK = EventTarget("wh_1", f"trigger:{TRIGGER}")
+WORKFLOW = EventTarget("p_a", f"trigger:{TRIGGER}")
+
+
+def deploy(project: Project) -> DeployedTrigger:
+    """Store a trigger of ada with a webhook and a workflow."""
+    now = project.clock.now()
+    trigger = DeployedTrigger(TRIGGER, "ada", "development", "k", "1", "n", {}, {}, True, now, now)
+    project.deployed_triggers.add(
+        replace(trigger, workflows=("p_a",), webhooks=(Webhook("wh_1", "https://product.example", "key", 1.0, 1.0),))
+    )
+    return trigger
+
+
+def add_event(project: Project) -> None:
+    """Store an event of the deployed trigger for its webhook and its workflow."""
+    project.deployed_triggers.add_events(TRIGGER, [{"id": "1", "e": dict(EVENT)}], ["wh_1", "p_a"])
+
+
+def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: ManualClock) -> None:
+    """An event with a key that waits already is dropped; the end of an event stores the run at its trigger."""
+    table, events, stored = project.workflow_triggers, project.trigger_events, a_state(project)
+    for _ in range(2):
+        table.receive(stored, "key", EVENT)
+
+    (event,) = events.list_waiting([stored.target], 10)
+    others = events.list_waiting([EventTarget("p_a", "other"), EventTarget("p_b", "schedule")], 10)
+    events.finish(event, "run")
+
+    assert not others
+    assert not events.list_targets()
+    assert table.list_states()[0].run_id == "run"
+    assert table.list_states()[0].fired == clock.now()
+
+
+def test_events_are_listed_in_order(project: Project) -> None:
+    """The oldest events come first, whatever their targets are, and not more than the limit."""
+    stored = a_state(project)
+    for key in ("z", "a", "m"):
+        project.workflow_triggers.receive(stored, key, EVENT)
+
+    listed = project.trigger_events.list_waiting([stored.target], 2)
+
+    assert [event.dedupe_key for event in listed] == ["z", "a"]
+
+
+def test_an_event_of_a_deployed_trigger_waits_for_each_target(project: Project) -> None:
+    """Webhook and workflow have an event each, with a key of its own; the end of one leaves the other."""
+    deploy(project)
+    add_event(project)
+    targets = project.trigger_events.list_targets()
+
+    events = [project.trigger_events.list_waiting([each], 10)[0] for each in targets]
+    project.trigger_events.finish(events[0], "run")
+
+    assert targets == [WORKFLOW, WEBHOOK]
+    assert [(each.dedupe_key, each.data) for each in events] == [
+        (f"{TRIGGER}/1/p_a", EVENT),
+        (f"{TRIGGER}/1/wh_1", EVENT),
+    ]
+    assert project.trigger_events.list_targets() == [WEBHOOK]
+    assert [(each.is_webhook, each.deployed_trigger_id) for each in targets] == [(False, TRIGGER), (True, TRIGGER)]
+
+
+@pytest.mark.parametrize("what", ["trigger", "user"])
+def test_events_are_removed_with_their_trigger(project: Project, what: str) -> None:
+    """Neither a removed trigger nor one of a removed user has events that wait, and both store none any more."""
+    stored = a_state(project)
+    project.workflow_triggers.receive(stored, "key", EVENT)
+    deploy(project)
+    add_event(project)
+
+    if what == "trigger":
+        project.deployed_triggers.remove(TRIGGER)
+    else:
+        project.accounts.delete_user("ada", "development")
+    add_event(project)
+
+    assert project.trigger_events.list_targets() == [stored.target]
+    assert project.deployed_triggers.list_events(TRIGGER, 10) == []
+
+
+def test_events_are_encrypted(project: Project) -> None:
+    """The database does not hold the values of an event as text."""
+    project.workflow_triggers.receive(a_state(project), "key", EVENT)
+
+    with project.sqlalchemy_engine.connect() as connection:
+        sealed = connection.exec_driver_sql("select sealed_event from trigger_events").scalar_one()
+    assert b"a-long-secret-value" not in sealed

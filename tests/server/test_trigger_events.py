@@ -1,0 +1,126 @@
+"""Stored events of deployed triggers, as a process that died leaves them; the source itself does not run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdkernel.model import JSON
+from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.trigger_events import TriggerEvents
+from pdkernel.source import load_source
+from tests.http_servers import AnsweringServer
+from tests.notebook_files import notebook_of
+from tests.server.served import Served, served
+
+TRIGGER = "dc_parcels"
+HOOK = "wh_1"
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Served]:
+    """A project with a served workflow."""
+    notebook = tmp_path / "work.ipynb"
+    notebook_of(notebook, "%%pdstep note\ndef handler(pd):\n    return pd.steps['trigger']['event']['parcel']")
+    async with served(tmp_path, ServedWorkflow("p_work", "eowork", load_source(notebook))) as site:
+        yield site
+
+
+def deploy(site: Served, url: str = "") -> DeployedTrigger:
+    """Store a trigger of ada in production, with a webhook if there is a *url*, and events that wait for its targets."""
+    now, table = site.context.clock.now(), site.project.deployed_triggers
+    trigger = DeployedTrigger(TRIGGER, "ada", "production", "k", "1", "n", {}, {}, True, now, now)
+    if url:
+        trigger = replace(trigger, webhooks=(Webhook(HOOK, url, "key", 1.0, 1.0),))
+    table.add(trigger)
+    for number in (1, 2):
+        event: dict[str, JSON] = {"e": {"parcel": number}, "k": "emit", "ts": 1, "id": str(number)}
+        table.add_events(TRIGGER, [event], [HOOK, "p_work"] if url else ["p_work"])
+    return trigger
+
+
+async def hand_over(site: Served, *, restarts: int = 1) -> None:
+    """Hand over what waits, by as many servers one after the other."""
+    for _ in range(restarts):
+        runs = RunRegistry(site.context)
+        running = asyncio.create_task(TriggerEvents(site.context, runs).run())
+        async with asyncio.timeout(20):
+            while site.project.trigger_events.list_targets():
+                await asyncio.sleep(0.02)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await runs.close(10)
+
+
+async def test_each_event_starts_one_run(site: Served) -> None:
+    """The next server starts the run of each event once, as the trigger's user in its environment."""
+    deploy(site)
+
+    await hand_over(site, restarts=2)
+
+    runs = await site.context.engine.journal.list_executions()
+    assert {run.step("note").return_value for run in runs} == {1, 2}
+    assert [(run.status, run.external_user, run.environment) for run in runs] == [("success", "ada", "production")] * 2
+
+
+async def test_an_event_whose_run_is_recorded_starts_no_second_one(site: Served) -> None:
+    """A process that dies after the record of the run leaves the event, which then only ends."""
+    deploy(site)
+    (event, _) = site.project.trigger_events.list_waiting(site.project.trigger_events.list_targets(), 2)
+    await hand_over(site)
+
+    table = site.project.deployed_triggers
+    table.add_events(TRIGGER, [{"e": dict(event.data), "k": "emit", "ts": 1, "id": "1"}], ["p_work"])
+    await hand_over(site)
+
+    assert len(await site.context.engine.journal.list_executions()) == 2
+
+
+async def test_a_webhook_receives_each_event_once_in_order(site: Served, receiver: AnsweringServer) -> None:
+    """A request names its event, so that the product recognises a repeated one."""
+    deploy(site, receiver.url)
+
+    await hand_over(site)
+
+    assert [request.json() for request in receiver.requests] == [{"parcel": 1}, {"parcel": 2}]
+    assert [request.headers["idempotency-key"] for request in receiver.requests] == [
+        f"{TRIGGER}/{number}/{HOOK}" for number in (1, 2)
+    ]
+
+
+async def test_a_failed_delivery_is_not_repeated(site: Served) -> None:
+    """Each event is tried once; the webhook counts the failures."""
+    deploy(site, "http://127.0.0.1:9/unreachable")
+
+    await hand_over(site)
+
+    trigger = site.project.deployed_triggers.find(TRIGGER)
+    assert trigger is not None
+    assert [(hook.failures, hook.last_error) for hook in trigger.webhooks] == [(2, "ConnectError")]
+
+
+async def test_events_of_a_removed_webhook_are_dropped(site: Served, receiver: AnsweringServer) -> None:
+    """A webhook that was replaced after the events were stored gets none of them; the workflow starts."""
+    trigger = deploy(site, receiver.url)
+    site.project.deployed_triggers.update(replace(trigger, webhooks=()))
+
+    await hand_over(site)
+
+    assert receiver.requests == []
+    assert len(await site.context.engine.journal.list_executions()) == 2
+
+
+async def test_two_servers_hand_over_together(site: Served, receiver: AnsweringServer) -> None:
+    """Two servers that find the same events waiting record one run for each."""
+    deploy(site, receiver.url)
+
+    await asyncio.gather(hand_over(site), hand_over(site))
+
+    runs = await site.context.engine.journal.list_executions()
+    assert sorted(run.step("note").return_value for run in runs) == [1, 2]  # type: ignore[type-var]  # both are numbers
